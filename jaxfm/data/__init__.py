@@ -1,0 +1,1 @@
+"""From a source URI to packed rows: a pure function of data and seed."""

@@ -1,0 +1,1 @@
+"""Metrics, writers, progress and reports: all that a person sees."""

@@ -1,0 +1,1 @@
+"""State, optimizer, step, evaluation, checkpoints and the loop."""
