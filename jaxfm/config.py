@@ -1,0 +1,252 @@
+"""The one schema of a run: frozen dataclasses, each field with its default, unit and reason.
+
+A config file (`configs/*.py`) starts from `default_config()`, an ml_collections ConfigDict with every key of this
+schema, and sets what differs; `from_config_dict` turns the result into the dataclasses below. A key that is not in
+the schema is an error that names the nearest one; a value out of range is an error that names the key and the rule.
+"""
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from jaxfm.errors import UserError, did_you_mean
+
+
+def _field(default: Any, doc: str, **rules: Any) -> Any:
+    """A schema field: `choices`, `at_least`, `at_most`, `above` are checked by `from_config_dict`."""
+    return dataclasses.field(default=default, metadata={"doc": doc, **rules})
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Which weights to start from and how the encoder computes."""
+
+    init: str = _field("scratch", "URI of the first weights: scratch, hf:OWNER/NAME, dir:PATH, package:MODULE/SUBDIR")
+    preset: str = _field("", "architecture when init is scratch: a name of jaxfm.models.presets; else left empty")
+    tokenizer: str = _field("", "URI of the tokenizer (dir:, package:, hf:); empty: the one beside the first weights")
+    dropout: float | None = _field(
+        None, "probability for hidden states, attention and head; None: as the weights' own config says",
+        at_least=0.0, at_most=0.9,
+    )
+    scan_layers: bool = _field(True, "one compiled layer looped over (fast compile); False: all layers unrolled")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where examples come from and how they fill fixed-length rows."""
+
+    source: str = _field("quickstart", "URI: quickstart, conll:DIR, tfds:NAME, hf:OWNER/NAME, jsonl:DIR")
+    words_column: str = _field("", "column or field of the words; empty: found by its usual names")
+    tags_column: str = _field("", "column or field of the tags; empty: found by its usual names")
+    document_column: str = _field("", "field of the document id, where the source has one; empty: the usual names")
+    row_length: int = _field(128, "tokens a packed row; the device sees [batch_size, row_length]", at_least=8)
+    window: int = _field(0, "longest example in tokens, special tokens included; 0: row_length", at_least=0)
+    overlap: int = _field(32, "tokens shared by neighbouring windows of a sentence that fits no window", at_least=0)
+    context: str = _field(
+        "sentence", "what fills a window: the sentence alone, or its neighbours of the same document as well",
+        choices=("sentence", "document"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """AdamW (Loshchilov and Hutter 2019) and its schedule."""
+
+    learning_rate: float = _field(5e-5, "peak rate", above=0.0)
+    schedule: str = _field(
+        "linear", "shape after the warm-up; wsd: constant, then linear decay over the last decay_fraction",
+        choices=("linear", "cosine", "constant", "wsd"),
+    )
+    warmup_fraction: float = _field(0.1, "share of all steps with rising rate", at_least=0.0, at_most=1.0)
+    decay_fraction: float = _field(0.2, "share of all steps with falling rate (wsd only)", at_least=0.0, at_most=1.0)
+    final_fraction: float = _field(0.0, "rate at the last step as a share of the peak", at_least=0.0, at_most=1.0)
+    weight_decay: float = _field(0.01, "decoupled decay, times the rate, of the parameters not in no_decay", at_least=0)
+    no_decay: tuple[str, ...] = _field(
+        ("*/bias", "*norm/scale"), "path patterns (fnmatch) of parameters without decay; each must match something"
+    )
+    b1: float = _field(0.9, "decay of the first moment", at_least=0.0, at_most=1.0)
+    b2: float = _field(0.999, "decay of the second moment", at_least=0.0, at_most=1.0)
+    eps: float = _field(1e-8, "added to the root of the second moment", above=0.0)
+    clip_norm: float = _field(1.0, "global gradient norm above which gradients are scaled down; 0: never", at_least=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long and in what portions to train."""
+
+    epochs: float = _field(3.0, "passes over the training rows (rounded up to whole steps)", above=0.0)
+    steps: int = _field(0, "optimizer updates; 0: as epochs says", at_least=0)
+    batch_size: int = _field(16, "rows of one update over ALL devices and hosts", at_least=1)
+    accumulate: int = _field(1, "micro-batches an update is summed from (exact for token-weighted losses)", at_least=1)
+    precision: str = _field(
+        "auto", "of activations and matrix products (weights stay f32); auto: bf16 on TPU and GPU, f32 on CPU",
+        choices=("auto", "f32", "bf16"),
+    )
+    label_smoothing: float = _field(0.0, "share of the target spread over all classes", at_least=0.0, at_most=0.9)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """When to score the validation split and which checkpoint wins."""
+
+    every_steps: int = _field(0, "updates between evaluations; 0: once an epoch", at_least=0)
+    batch_size: int = _field(32, "rows of one evaluation step over all devices and hosts", at_least=1)
+    metric: str = _field("f1", "validation metric by which the best checkpoint is chosen")
+    select: str = _field("best", "the checkpoint that is reported, exported and used", choices=("best", "last"))
+    patience: int = _field(0, "evaluations without a better metric before training stops; 0: never stop", at_least=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """What is kept on disk (one checkpoint = parameters, both moments, open metric sums)."""
+
+    every_steps: int = _field(0, "updates between saves beside those at evaluations; 0: none beside", at_least=0)
+    keep_last: int = _field(1, "latest checkpoints kept (the best one is kept as well)", at_least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelConfig:
+    """Sizes of the device mesh's axes; their product is the number of devices."""
+
+    data: int = _field(-1, "copies of the model, each with its share of the batch; -1: all devices left over")
+    fsdp: int = _field(1, "parts into which each parameter is cut; the batch is cut too", at_least=1)
+    tensor: int = _field(1, "parts into which heads, ffn and vocabulary are cut", at_least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    """What is written while training runs."""
+
+    every_steps: int = _field(20, "updates between two log lines", at_least=1)
+    tensorboard: bool = _field(True, "write TensorBoard events beside metrics.jsonl")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One run, whole."""
+
+    task: str = _field("ner", "what is learned: a name of jaxfm.tasks.registry")
+    seed: int = _field(0, "of initial head, packing, row order and dropout", at_least=0)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)
+    log: LogConfig = dataclasses.field(default_factory=LogConfig)
+
+
+# Keys that change neither the result nor what a checkpoint holds: a run may be resumed with other values of these.
+FREE_ON_RESUME = ("log", "parallel", "checkpoint")
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """Returns the schema's defaults as a locked ConfigDict: where every config file starts."""
+    return _to_config_dict(Config())
+
+
+def from_config_dict(values: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
+    """Turns a ConfigDict (or nested mapping) into a checked `Config`; keys left out take their defaults.
+
+    Raises:
+      UserError: an unknown key (with the nearest one), a value of a wrong type, out of range or not among the choices.
+    """
+    if isinstance(values, ml_collections.ConfigDict):
+        values = values.to_dict()
+    return _build(Config, values, prefix="")
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Returns the config as nested dicts of JSON values (tuples become lists)."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, ignore: tuple[str, ...] = ()) -> list[str]:
+    """Returns `key: old -> new` for each leaf that differs between two results of `to_dict`, in order of keys."""
+    flat_old, flat_new = _flatten(old), _flatten(new)
+    keys = [key for key in sorted(flat_old | flat_new) if key.split(".")[0] not in ignore]
+    absent = "(not set)"
+    return [
+        f"{key}: {flat_old.get(key, absent)!r} -> {flat_new.get(key, absent)!r}"
+        for key in keys
+        if flat_old.get(key, absent) != flat_new.get(key, absent)
+    ]
+
+
+def config_hash(config: Config) -> str:
+    """Returns 16 hex digits that identify all that determines the result of a run."""
+    values = {key: value for key, value in to_dict(config).items() if key not in FREE_ON_RESUME}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _to_config_dict(node: Any) -> ml_collections.ConfigDict:
+    result = ml_collections.ConfigDict()
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if dataclasses.is_dataclass(value):
+            result[field.name] = _to_config_dict(value)
+        elif value is None:
+            kind = next(kind for kind in typing.get_args(field.type) if kind is not types.NoneType)
+            result[field.name] = config_dict.placeholder(kind)
+        else:
+            result[field.name] = value
+    return result.lock()
+
+
+def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            raise UserError(f"config.{prefix}{key}: there is no such key. {did_you_mean(key, fields)}")
+    built = {}
+    for key, value in values.items():
+        field = fields[key]
+        if dataclasses.is_dataclass(field.type):
+            if not isinstance(value, Mapping):
+                raise UserError(f"config.{prefix}{key}: is {value!r}, but must be a group of keys.")
+            built[key] = _build(typing.cast(type, field.type), value, prefix=f"{prefix}{key}.")
+        else:
+            built[key] = _checked(field, value, f"config.{prefix}{key}")
+    return cls(**built)
+
+
+def _checked(field: dataclasses.Field[Any], value: Any, key: str) -> Any:
+    """Returns `value` in the field's type, or says which rule it breaks."""
+    kinds = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
+    if value is None and types.NoneType in kinds:
+        return None
+    if typing.get_origin(field.type) is tuple:
+        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+            raise UserError(f"{key}: is {value!r}, but must be a tuple of strings.")
+        return tuple(value)
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not any(type(value) is kind for kind in kinds):
+        wanted = " or ".join(kind.__name__ for kind in kinds if kind is not types.NoneType)
+        raise UserError(f"{key}: is {value!r} ({type(value).__name__}), but must be {wanted}.")
+    rules = field.metadata
+    if "choices" in rules and value not in rules["choices"]:
+        raise UserError(f"{key}: is {value!r}. {did_you_mean(value, rules['choices'])}")
+    for rule, word, holds in (
+        ("at_least", "at least", lambda bound: value >= bound),
+        ("at_most", "at most", lambda bound: value <= bound),
+        ("above", "above", lambda bound: value > bound),
+    ):
+        if rule in rules and not holds(rules[rule]):
+            raise UserError(f"{key}: is {value!r}, but must be {word} {rules[rule]} ({rules['doc']}).")
+    return value
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

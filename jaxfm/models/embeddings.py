@@ -1,0 +1,53 @@
+"""What a token is before the first layer: word + position + segment type, normalised (Devlin et al. 2019, section 3)."""
+
+# B batch, T tokens, D model, V vocab
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxfm.models.dropout import dropout
+from jaxfm.models.presets import EncoderConfig
+from jaxfm.parallel.mesh import with_axes
+
+
+def layer_norm(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """The layer norm of all families: statistics in f32, by the two-pass variance (the one-pass one loses digits)."""
+    return nnx.LayerNorm(
+        config.hidden_size,
+        epsilon=config.norm_eps,
+        dtype=dtype,
+        use_fast_variance=False,
+        scale_init=with_axes(nnx.initializers.ones_init(), "norm"),
+        bias_init=with_axes(nnx.initializers.zeros_init(), "norm"),
+        rngs=rngs,
+    )
+
+
+class Embeddings(nnx.Module):
+    """Sums the three tables, normalises, drops out."""
+
+    def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+        """Makes the tables with weights drawn from N(0, initializer_range), cut at two deviations."""
+        init = nnx.initializers.truncated_normal(config.initializer_range)
+
+        def table(rows: int, axis: str) -> nnx.Embed:
+            return nnx.Embed(
+                rows, config.hidden_size, dtype=dtype, embedding_init=with_axes(init, axis, "embed"), rngs=rngs
+            )
+
+        self.word = table(config.vocab_size, "vocab")
+        self.position = table(config.max_positions + config.position_offset, "positions")
+        self.type = table(config.type_vocab_size, "types")
+        self.norm = layer_norm(config, dtype, rngs)
+        self.position_offset = config.position_offset
+        self.dropout_rate = config.dropout
+
+    def __call__(
+        self, tokens_BT: jax.Array, positions_BT: jax.Array, type_ids_BT: jax.Array, key: jax.Array | None
+    ) -> jax.Array:
+        """Returns [B, T, D]; positions count from 0 inside each segment."""
+        x_BTD = (
+            self.word(tokens_BT) + self.position(positions_BT + self.position_offset) + self.type(type_ids_BT)
+        )
+        return dropout(self.norm(x_BTD), self.dropout_rate, key)

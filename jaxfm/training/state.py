@@ -1,0 +1,105 @@
+"""What a run is between two steps: a plain pytree of arrays, born sharded."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from jaxfm.parallel import mesh as meshes
+from jaxfm.training.optim import path_name
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that the next update depends on beside its batch.
+
+    Attributes:
+      step: int32 scalar, optimizer updates done.
+      params: nested dicts of f32 arrays.
+      opt_state: optax state, sharded like the parameters it belongs to.
+      key: uint32 [2], threefry key data of the run; anything random is fold_in(key, step).
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    key: jax.Array
+
+
+def abstract_state(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Returns the state's shapes and shardings for abstract, sharded `params`.
+
+    An optimizer leaf whose path ends with a parameter's path and that has its shape is sharded like it; any other
+    leaf is whole on every device. (jax.jit(optimizer.init) alone would replicate all of them.)
+    """
+    whole = meshes.replicated(mesh)
+    by_path = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+    def place(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        name = path_name(path)
+        owners = [by_path[tail] for tail in _tails(name) if tail in by_path and by_path[tail].shape == leaf.shape]
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=owners[0].sharding if owners else whole)
+
+    opt_state = jax.tree_util.tree_map_with_path(place, jax.eval_shape(optimizer.init, params))
+    scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
+    return TrainState(scalar, params, opt_state, jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=whole))
+
+
+def new_state(
+    make_model: Callable[[nnx.Rngs], nnx.Module],
+    optimizer: optax.GradientTransformation,
+    abstract: TrainState,
+    seed: int,
+    loaded: Mapping[str, np.ndarray],
+) -> TrainState:
+    """Makes the state of step 0: parameters given in `loaded` (path -> array) as they are, all others initialised.
+
+    Every leaf is made on the devices that keep it; a loaded parameter is never initialised first.
+    """
+    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract.params)]
+    assert set(loaded) <= set(names), f"loaded parameters without a place: {sorted(set(loaded) - set(names))}"
+    shapes, treedef = jax.tree.flatten(abstract.params)
+    for name, shape in zip(names, shapes, strict=True):
+        assert name not in loaded or loaded[name].shape == shape.shape, f"{name}: {loaded[name].shape} != {shape.shape}"
+    model_key, run_key = jax.random.split(jax.random.key(seed))
+
+    def init_missing() -> list[jax.Array]:
+        leaves = jax.tree.leaves(meshes.initialise(lambda: make_model(nnx.Rngs(model_key))))
+        return [leaf for name, leaf in zip(names, leaves, strict=True) if name not in loaded]
+
+    places = [shape.sharding for name, shape in zip(names, shapes, strict=True) if name not in loaded]
+    fresh = iter(jax.jit(init_missing, out_shardings=places)())
+    leaves = [
+        _put(loaded[name], shape) if name in loaded else next(fresh) for name, shape in zip(names, shapes, strict=True)
+    ]
+    params = jax.tree.unflatten(treedef, leaves)
+    init_opt = jax.jit(optimizer.init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract.opt_state))
+    return TrainState(
+        step=_put(np.zeros((), np.int32), abstract.step),
+        params=params,
+        opt_state=init_opt(params),
+        key=_put(np.asarray(jax.random.key_data(run_key)), abstract.key),
+    )
+
+
+def count_parameters(params: Any) -> int:
+    """Returns the number of scalars in (abstract) `params`."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+
+
+def _put(value: np.ndarray, place: jax.ShapeDtypeStruct) -> jax.Array:
+    """Puts each device's part of a host array on that device."""
+    value = np.asarray(value, place.dtype)
+    return jax.make_array_from_callback(place.shape, place.sharding, lambda index: value[index])
+
+
+def _tails(name: str) -> list[str]:
+    parts = name.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]

@@ -1,0 +1,79 @@
+"""One optimizer update: summed losses, summed gradients, one division, and never a NaN in the weights."""
+
+# A micro-batches, B batch, T tokens
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxfm.observe import metrics as metrics_lib
+from jaxfm.observe.metrics import Sums, weighted
+from jaxfm.training.optim import finite
+from jaxfm.training.state import TrainState
+
+# (params, batch, key) -> (sum of losses, (weight, metric sums)); a task's loss with its model closed over.
+LossFn = Callable[[Any, Mapping[str, jax.Array], jax.Array], tuple[jax.Array, tuple[jax.Array, Sums]]]
+StepFn = Callable[[TrainState, Sums, Mapping[str, jax.Array]], tuple[TrainState, Sums]]
+
+
+def make_train_step(loss_fn: LossFn, optimizer: optax.GradientTransformation, *, accumulate: int = 1) -> StepFn:
+    """Returns (state, sums, batch) -> (state after one update, sums with this step's metrics added).
+
+    With `accumulate` = A the batch is cut into A micro-batches whose summed losses and gradients are added and divided
+    once by the global weight: the update is that of the whole batch, whatever the spread of labels
+    (huggingface/transformers#34191). A step whose gradient is not finite changes neither parameters nor optimizer
+    state and is counted in the metric "skipped"; `step` goes on, so that the next batch and key differ.
+    """
+    gradients = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def summed(params: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Any, jax.Array, Sums]:
+        if accumulate == 1:
+            (loss, (weight, sums)), grads = gradients(params, batch, key)
+            return loss, grads, weight, sums
+        # Rows i, i + A, i + 2A ... form a micro-batch: each keeps the batch's sharding without moving a row.
+        micro = {
+            name: jnp.swapaxes(value.reshape(-1, accumulate, *value.shape[1:]), 0, 1) for name, value in batch.items()
+        }
+        keys = jax.random.split(key, accumulate)
+
+        def one(index_batch: Any) -> Any:
+            part, part_key = index_batch
+            (loss, (weight, sums)), grads = gradients(params, part, part_key)
+            return loss, grads, weight, sums
+
+        def body(total: Any, part: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, one(part)), None
+
+        shapes = jax.eval_shape(one, jax.tree.map(lambda leaf: leaf[0], (micro, keys)))
+        start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return lax.scan(body, start, (micro, keys))[0]
+
+    def train_step(state: TrainState, sums: Sums, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Sums]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        loss, grads, weight, step_sums = summed(state.params, batch, key)
+        grads = jax.tree.map(lambda grad: grad / jnp.maximum(weight, 1.0), grads)
+        norm = optax.global_norm(grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        healthy = jnp.isfinite(loss) & jnp.isfinite(norm) & finite(updates)
+
+        def keep(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda fresh, stale: jnp.where(healthy, fresh, stale), new, old)
+
+        state = TrainState(
+            step=state.step + 1,
+            params=keep(optax.apply_updates(state.params, updates), state.params),
+            opt_state=keep(opt_state, state.opt_state),
+            key=state.key,
+        )
+        step_sums = step_sums | {
+            "loss": weighted(loss, weight),
+            "gradient_norm": weighted(norm),
+            "skipped": weighted(jnp.where(healthy, 0.0, 1.0)),
+        }
+        return state, metrics_lib.add(sums, step_sums)
+
+    return train_step
