@@ -1,0 +1,197 @@
+"""Tensors of a Hugging Face directory in and out: strict both ways, safetensors only."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+
+import ml_dtypes  # noqa: F401  (teaches numpy bfloat16, which safetensors then reads)
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from jaxfm import files
+from jaxfm.errors import UserError
+from jaxfm.hub.families import FAMILIES, Tensor, encoder_config
+from jaxfm.models.presets import EncoderConfig
+
+# Ours -> theirs for the head of ForTokenClassification and the like: one linear layer.
+CLASSIFIER_HEAD = {"head/kernel": Tensor("classifier.weight", 1), "head/bias": Tensor("classifier.bias")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A Hugging Face directory's weights in jaxfm's names.
+
+    Attributes:
+      encoder: shape of the encoder.
+      params: path ("encoder/...", "head/...") -> f32 array; layers stacked along a leading axis.
+      labels: class names of the head in `params`, empty when it has none that fits.
+      notes: sentences for the log: which tensors were not used.
+    """
+
+    encoder: EncoderConfig
+    params: dict[str, np.ndarray]
+    labels: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def read_config(directory: pathlib.Path) -> EncoderConfig:
+    """Reads config.json of a Hugging Face directory; UserError when it is missing or not supported."""
+    return encoder_config(_config_values(directory), str(directory / "config.json"))
+
+
+def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
+    """Reads a Hugging Face directory whole.
+
+    Raises:
+      UserError: no safetensors (a .bin is refused: it is a pickle), a tensor missing, of wrong shape, or unknown.
+    """
+    values = _config_values(directory)
+    config = encoder_config(values, str(directory / "config.json"))
+    family = FAMILIES[config.family]
+    tensors = {_modern(name): value for name, value in _read_tensors(directory)}
+    prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
+    table = {f"encoder/{ours}": dataclasses.replace(t, name=prefix + t.name) for ours, t in family.encoder.items()}
+    labels = _labels(values) if all(t.name in tensors for t in CLASSIFIER_HEAD.values()) else ()
+    if labels:
+        table |= CLASSIFIER_HEAD
+    params, used = {}, set()
+    for ours, tensor in table.items():
+        params[ours], names = _gather(ours, tensor, tensors, config, len(labels), directory)
+        used |= names
+    extras = {name if prefix else name.removeprefix(family.prefix) for name in family.known_extras}
+    unused = sorted(set(tensors) - used)
+    unknown = [name for name in unused if name not in extras]
+    if unknown:
+        raise UserError(
+            f"{directory}: {len(unknown)} tensors have no place in a {config.family} encoder: {', '.join(unknown[:8])}"
+            f"{' ...' if len(unknown) > 8 else ''}. The checkpoint is of another architecture than config.json says."
+        )
+    notes = [f"weights not used: {', '.join(unused)}"] if unused else []
+    return Checkpoint(config, params, labels, tuple(notes))
+
+
+def write_tensors(path: pathlib.Path, config: EncoderConfig, params: Mapping[str, np.ndarray]) -> None:
+    """Writes encoder and head (path -> array) under transformers' names to one safetensors file."""
+    family = FAMILIES[config.family]
+    table = {f"encoder/{ours}": dataclasses.replace(t, name=family.prefix + t.name) for ours, t in family.encoder.items()}
+    table |= CLASSIFIER_HEAD
+    assert set(params) == set(table), f"parameters without a name: {sorted(set(params) ^ set(table))}"
+    tensors: dict[str, np.ndarray] = {}
+    for ours, tensor in table.items():
+        value = np.asarray(params[ours], np.float32)
+        layers = enumerate(value) if "{}" in tensor.name else [(None, value)]
+        for layer, part in layers:
+            if tensor.inputs:
+                part = part.reshape(int(np.prod(part.shape[: tensor.inputs])), -1).T
+            elif "layers/" in ours:
+                part = part.reshape(-1)
+            tensors[tensor.name.format(layer)] = np.ascontiguousarray(part)
+    with files.atomic_write(path, binary=True) as file:
+        # The metadata is what transformers looks for to know how the file was laid out.
+        file.write(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
+
+
+def _gather(
+    ours: str,
+    tensor: Tensor,
+    tensors: Mapping[str, np.ndarray],
+    config: EncoderConfig,
+    num_classes: int,
+    directory: pathlib.Path,
+) -> tuple[np.ndarray, set[str]]:
+    """Returns one of our arrays, layers stacked, and the names it was made from."""
+    layers = range(config.num_layers) if "{}" in tensor.name else (0,)
+    names = [tensor.name.format(layer) for layer in layers]
+    shape = _shape(ours, config, num_classes)
+    parts = []
+    for name in names:
+        if name not in tensors:
+            raise UserError(f"{directory}: the tensor {name!r} is missing (needed for {ours}).")
+        value = tensors[name]
+        if value.size != np.prod(shape):
+            raise UserError(
+                f"{directory}: {name!r} has shape {list(value.shape)}, but config.json asks for {list(shape)} elements."
+            )
+        value = value.astype(np.float32)
+        parts.append((value.T if tensor.inputs else value).reshape(shape))
+    return (np.stack(parts) if "{}" in tensor.name else parts[0]), set(names)
+
+
+def _shape(ours: str, config: EncoderConfig, num_classes: int) -> tuple[int, ...]:
+    """Shape of one layer's part of a parameter."""
+    d, f, heads = config.hidden_size, config.ffn_size, (config.num_heads, config.head_dim)
+    kind = ours.removeprefix("encoder/").removeprefix("layers/")
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings/word/embedding": (config.vocab_size, d),
+        "embeddings/position/embedding": (config.max_positions + config.position_offset, d),
+        "embeddings/type/embedding": (config.type_vocab_size, d),
+        "attention/output/kernel": (*heads, d),
+        "ffn/up/kernel": (d, f),
+        "ffn/up/bias": (f,),
+        "ffn/down/kernel": (f, d),
+        "head/kernel": (d, num_classes),
+        "head/bias": (num_classes,),
+    }
+    for name in ("query", "key", "value"):
+        shapes |= {f"attention/{name}/kernel": (d, *heads), f"attention/{name}/bias": heads}
+    return shapes.get(kind, (d,))
+
+
+def _read_tensors(directory: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
+    for path in _safetensors_files(directory):
+        try:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                for name in file.keys():  # noqa: SIM118  (not a dict)
+                    yield name, file.get_tensor(name)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise UserError(f"{path}: is not a whole safetensors file ({error}). Fetch it again.") from error
+
+
+def _safetensors_files(directory: pathlib.Path) -> list[pathlib.Path]:
+    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        names = sorted(set(files.read_json(index)["weight_map"].values()))
+        if any(pathlib.PurePath(name).name != name for name in names):
+            raise UserError(f"{index}: names files outside its directory: {names}.")
+        missing = [name for name in names if not (directory / name).is_file()]
+        if missing:
+            raise UserError(f"{directory}: {', '.join(missing)} listed in {index.name} but not there.")
+        return [directory / name for name in names]
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.ckpt", "*.h5") for path in directory.glob(pattern))
+    if pickles:
+        raise UserError(
+            f"{directory}: has {pickles[0]} but no model.safetensors. jaxfm reads safetensors only (a .bin is a pickle "
+            "and can run code). Convert it once where torch is installed: AutoModel.from_pretrained(DIR)"
+            ".save_pretrained(NEW_DIR)."
+        )
+    raise UserError(f"{directory}: has no model.safetensors (found: {', '.join(_listing(directory)) or 'nothing'}).")
+
+
+def _config_values(directory: pathlib.Path) -> dict[str, object]:
+    path = directory / "config.json"
+    if not path.is_file():
+        raise UserError(f"{directory}: has no config.json (found: {', '.join(_listing(directory)) or 'nothing'}).")
+    try:
+        return files.read_json(path)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is not JSON ({error}).") from error
+
+
+def _labels(values: Mapping[str, object]) -> tuple[str, ...]:
+    names = values.get("id2label")
+    if not isinstance(names, Mapping):
+        return ()
+    return tuple(str(names[key]) for key in sorted(names, key=int))
+
+
+def _modern(name: str) -> str:
+    """The first BERT checkpoints carry TensorFlow's names of layer-norm parameters; transformers renames them too."""
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+def _listing(directory: pathlib.Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())[:12]
