@@ -49,7 +49,7 @@ class Outcome:
 
 @pytest.fixture
 def launch(tmp_path):
-    """Runs the script on a TPU VM of `hosts` hosts ("" = not found); its trainings end with `codes`, one after another."""
+    """Runs the script on a TPU VM of `hosts` hosts ("" = not found); its trainings end with `codes`, one by one."""
     stand_in = tmp_path / "gcloud"
     stand_in.write_text(GCLOUD.format(python=sys.executable))
     stand_in.chmod(0o755)
