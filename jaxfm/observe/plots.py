@@ -1,0 +1,134 @@
+"""Curves and bars as PNG files, made to be read 900 pixels wide."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jaxfm.files import atomic_write
+
+if TYPE_CHECKING:  # matplotlib takes a second to import: only a program that draws pays for it
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH_INCHES = 9.0
+DOTS_PER_INCH = 200  # drawn at twice the size it is shown at: sharp on dense screens
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe & Ito: safe for colour-blind eyes
+INK, GRID, ALARM = "#333333", "#e3e3e3", "#b00020"
+SMOOTHED_FROM = 40
+"""Points from which a training curve gets a smoothed line over the raw one."""
+
+Points = tuple[list[int], list[float]]
+
+
+def plot_curves(
+    metrics: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, score: str | None = "f1"
+) -> None:
+    """Draws loss against step for every split and, beside it, the metric named `score` where it was recorded.
+
+    `metrics` as `writers.read_metrics` returns them. Steps whose value is NaN or infinite are marked in red. Raises
+    OSError when the file cannot be written.
+    """
+    names = ["loss"] + ([score] if score is not None and any(score in line for line in metrics) else [])
+    splits = list(dict.fromkeys(line["split"] for line in metrics))
+    figure = _figure(3.8)
+    panels = figure.subplots(1, len(names), squeeze=False, sharex=True)[0]
+    for axes, name in zip(panels, names, strict=True):
+        for split, colour in zip(splits, COLOURS * len(splits), strict=False):
+            _draw_curve(axes, split, _points(metrics, split, name), colour)
+        _mark_broken(axes, metrics, name)
+        label = name.replace("_", " ").capitalize()
+        _style(axes, title=f"{label} by step", x_label="step (optimiser updates)", y_label=label)
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, labelcolor=INK)
+    _save(figure, path)
+
+
+def plot_per_type(
+    per_type: Mapping[str, Mapping[str, float]], path: str | os.PathLike[str], *, score: str = "f1"
+) -> None:
+    """Draws `score` (a fraction) of each type as a horizontal bar with its support, most frequent type on top.
+
+    `per_type`: at least one type -> at least `score` and "support". Raises OSError when the file cannot be written.
+    """
+    assert per_type, "no types to plot"
+    names = sorted(per_type, key=lambda name: (per_type[name]["support"], name))
+    values = [float(per_type[name][score]) for name in names]
+    figure = _figure(1.1 + 0.36 * len(names))
+    axes = figure.subplots()
+    axes.barh(range(len(names)), values, height=0.62, color=COLOURS[0])
+    for row, (name, value) in enumerate(zip(names, values, strict=True)):
+        text = f"{value:.3f}   n = {per_type[name]['support']:,}"
+        # On white, so that no grid line runs through the digits.
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+        axes.text(value + 0.012, row, text, va="center", color=INK, fontsize=10, bbox=box)
+    # A type may be named "$100": a label is never mathematics.
+    axes.set_yticks(range(len(names)), labels=names, parse_math=False)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.set_xlim(0, 1.25)  # room for the numbers right of a full bar
+    axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    label = score.replace("_", " ").capitalize()
+    _style(axes, title=f"{label} by type", x_label=f"{label}  (n: items of the type in the data)", y_label="")
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
+    axes.tick_params(axis="y", length=0)
+    _save(figure, path)
+
+
+def smooth(values: Sequence[float], span: int) -> list[float]:
+    """Returns the exponential moving average over about `span` points, corrected for its start (as Adam's moments)."""
+    keep = 1 - 2 / (span + 1)
+    smoothed, total, weight = [], 0.0, 0.0
+    for value in values:
+        total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
+        smoothed.append(total / weight)
+    return smoothed
+
+
+def _points(metrics: Sequence[Mapping[str, Any]], split: str, name: str) -> Points:
+    # A step recorded twice (a repeated evaluation) counts once, as it was last.
+    last = {line["step"]: line[name] for line in metrics if line["split"] == split and name in line}
+    finite = sorted((step, value) for step, value in last.items() if math.isfinite(value))
+    return [step for step, _ in finite], [value for _, value in finite]
+
+
+def _draw_curve(axes: "Axes", split: str, points: Points, colour: str) -> None:
+    steps, values = points
+    if not steps:
+        return
+    if len(steps) >= SMOOTHED_FROM:
+        axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.3)
+        axes.plot(steps, smooth(values, span=len(steps) // 20), color=colour, linewidth=2, label=f"{split}, smoothed")
+    else:
+        axes.plot(steps, values, color=colour, linewidth=2, marker="o", markersize=5, label=split)
+
+
+def _mark_broken(axes: "Axes", metrics: Sequence[Mapping[str, Any]], name: str) -> None:
+    broken = sorted({line["step"] for line in metrics if name in line and not math.isfinite(line[name])})
+    for index, step in enumerate(broken):
+        label = f"NaN or infinite at {len(broken)} step{'s' * (len(broken) > 1)}" if index == 0 else None
+        axes.axvline(step, color=ALARM, linewidth=1, linestyle="--", label=label)
+
+
+def _figure(height_inches: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    # The object interface: no pyplot, so no global state and no choice of window toolkit.
+    return Figure(figsize=(WIDTH_INCHES, height_inches), dpi=DOTS_PER_INCH, layout="constrained", facecolor="white")
+
+
+def _style(axes: "Axes", *, title: str, x_label: str, y_label: str) -> None:
+    axes.set_title(title, loc="left", color=INK, fontsize=13, fontweight="bold", parse_math=False)
+    axes.set_xlabel(x_label, color=INK, fontsize=11, parse_math=False)
+    axes.set_ylabel(y_label, color=INK, fontsize=11, parse_math=False)
+    axes.tick_params(colors=INK, labelsize=10)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(GRID)
+
+
+def _save(figure: "Figure", path: str | os.PathLike[str]) -> None:
+    with atomic_write(path, binary=True) as file:
+        figure.savefig(file, format="png")

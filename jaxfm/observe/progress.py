@@ -1,0 +1,161 @@
+"""A run as a person watches it: a bar on a terminal, plain lines in a file."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+import rich.progress
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from jaxfm.observe.tables import Table, to_plain, to_rich
+
+REDRAW_SECONDS, PLAIN_SECONDS = 0.1, 10.0
+
+
+class Progress:
+    """Context manager that shows the training steps done, and prints texts and tables without breaking the bar.
+
+    Args:
+      total_steps: the step that training ends at.
+      start_step: steps already done when this process started (resumed run); speed counts from there.
+      console: where to write; standard output by default. A bar if it is a terminal, plain lines otherwise.
+
+    Nothing is drawn between calls (no thread), so that an untouched terminal costs the training nothing.
+    """
+
+    def __init__(self, total_steps: int, *, start_step: int = 0, console: Console | None = None) -> None:
+        self._console = Console() if console is None else console
+        self._total = total_steps
+        self._first: tuple[float, int] | None = None  # when and at which step the first update came
+        self._fields: dict[str, str] = {}
+        self._bars = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}", markup=False),
+            rich.progress.BarColumn(bar_width=None),
+            rich.progress.TextColumn("{task.fields[count]}", markup=False),
+            expand=True,
+            console=self._console,
+            auto_refresh=False,
+        )
+        count = _count(start_step, total_steps)
+        self._training = self._bars.add_task("training", total=total_steps, completed=start_step, count=count)
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        if self._console.is_interactive:
+            live = Live(console=self._console, auto_refresh=False, get_renderable=self._render)
+            live.start(refresh=True)
+            self._live = live
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def update(self, step: int, *, epoch: float, loss: float, learning_rate: float, tokens_per_second: float) -> None:
+        """Shows where training is: `step` updates done, passes over the data, loss and speed."""
+        fields = {
+            "epoch": f"epoch {epoch:.2f}",
+            "loss": f"loss {loss:.4f}",
+            "rate": f"lr {learning_rate:.1e}",
+            "speed": f"{tokens_per_second:,.0f} useful tokens/s",
+        }
+        remaining = self._seconds_left(step)
+        if remaining is not None:
+            fields["left"] = f"ETA {format_seconds(remaining)}"
+        if self._live is None:
+            self.say("  ".join([f"step {_count(step, self._total)}", *fields.values()]))
+            return
+        self._fields = fields
+        self._bars.update(self._training, completed=step, count=_count(step, self._total))
+        self._live.refresh()
+
+    def say(self, text: str) -> None:
+        """Prints a line of text as it is, above the bar where there is one."""
+        # out() adds no wrapping, markup or colour: brackets in a message are text, and a file gets no codes.
+        if self._live is None:
+            self._console.out(text, highlight=False)
+        else:
+            self._console.print(text, markup=False, highlight=False, emoji=False)
+
+    def table(self, table: Table) -> None:
+        """Prints a table, above the bar where there is one."""
+        if self._console.is_interactive:
+            self._console.print(to_rich(table))
+        else:
+            self._console.out("\n" + to_plain(table), highlight=False)
+
+    @contextlib.contextmanager
+    def task(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Shows a second, passing bar (an evaluation, a load); yields a function to call with how many more are done.
+
+        On a terminal it is drawn at most every 0.1 s; elsewhere a line says how far it is at most every 10 s.
+        """
+        done, shown_at = 0, monotonic()
+        bar = self._bars.add_task(description, total=total, count=_count(0, total))
+
+        def advance(more: int) -> None:
+            nonlocal done, shown_at
+            done += more
+            self._bars.update(bar, completed=done, count=_count(done, total))
+            wait = PLAIN_SECONDS if self._live is None else REDRAW_SECONDS
+            if monotonic() - shown_at < wait:
+                return
+            shown_at = monotonic()
+            if self._live is None:
+                self.say(f"{description} {_count(done, total)}")
+            else:
+                self._live.refresh()
+
+        if self._live is not None:
+            self._live.refresh()
+        try:
+            yield advance
+        finally:
+            self._bars.remove_task(bar)
+            if self._live is not None:
+                self._live.refresh()
+
+    def _seconds_left(self, step: int) -> float | None:
+        """Extrapolates from the time since the first update, which leaves compilation out; None at the first."""
+        now = monotonic()
+        if self._first is None:
+            self._first = (now, step)
+        since, first_step = self._first
+        if step <= first_step:
+            return None
+        return (now - since) / (step - first_step) * max(self._total - step, 0)
+
+    def _render(self) -> Group:
+        """The bars, and under them the fields; a narrow terminal loses the least telling ones."""
+        fields = dict(self._fields)
+        for least_telling in ("rate", "epoch", "speed", "left"):
+            if len("  ".join(fields.values())) > self._console.width:
+                fields.pop(least_telling, None)
+        return Group(self._bars, Text("  ".join(fields.values()), no_wrap=True, overflow="ellipsis"))
+
+
+def format_seconds(seconds: float) -> str:
+    """Writes a duration as a person says it: 9s, 1m 12s, 2h 05m, 3d 04h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes}m {rest:02d}s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours}h {minutes:02d}m"
+    days, hours = divmod(hours, 24)
+    return f"{days}d {hours:02d}h"
+
+
+def _count(done: int, total: int) -> str:
+    # Rounded down: 100 % means done.
+    return f"{done}/{total} ({100 * done // total if total else 100} %)"

@@ -1,0 +1,152 @@
+"""The end of a run as a person and a program read it: report.md and report.json."""
+
+import os
+import pathlib
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxfm.files import write_json, write_text
+from jaxfm.observe.progress import format_seconds
+from jaxfm.observe.tables import Cell, Table, to_markdown
+from jaxfm.observe.writers import to_json
+
+JSON_FILE, MARKDOWN_FILE = "report.json", "report.md"
+
+
+def write_report(
+    workdir: str | os.PathLike[str],
+    report: Mapping[str, Any],
+    tables: Mapping[str, Sequence[Table]],
+    plots: Sequence[pathlib.Path],
+) -> None:
+    """Writes `report` as WORKDIR/report.json and, with tables and plots, WORKDIR/report.md; each whole or not at all.
+
+    Args:
+      workdir: the run directory.
+      report: at least {"task", "splits": {split: {metric: fraction, ...}}, "training": {"steps", "seconds",
+        "tokens_per_second", "useful_token_share", "goodput": {what: seconds}}, "model": {"parameters", "init"},
+        "device", "versions": {package: version}}. More keys are kept; NaN and infinity become the strings "nan", "inf".
+      tables: heading (mostly a split) -> tables under it.
+      plots: pictures inside WORKDIR, shown by relative path.
+
+    Raises TypeError or ValueError for a value JSON cannot hold, OSError when the disk is full.
+    """
+    folder = pathlib.Path(workdir)
+    values = to_json(report)
+    write_text(folder / MARKDOWN_FILE, to_report_text(folder, values, tables, plots))
+    # Last, so that whoever finds report.json finds everything.
+    write_json(folder / JSON_FILE, values)
+
+
+def to_report_text(
+    workdir: pathlib.Path,
+    report: Mapping[str, Any],
+    tables: Mapping[str, Sequence[Table]],
+    plots: Sequence[pathlib.Path],
+) -> str:
+    """Returns the text of report.md; `report` as JSON types, the rest as for `write_report`."""
+    parts = [f"# {report['task']}: {workdir.name or workdir}", _summary(report)]
+    parts += ["## Scores", to_markdown(scores_table(report["splits"]))]
+    for heading, group in tables.items():
+        parts += [f"## {heading}"]
+        for table in group:
+            parts += [f"### {table.title}", to_markdown(table)]
+    if plots:
+        parts += ["## Curves"]
+        parts += [f"![{plot.stem.replace('_', ' ')}](<{_relative(plot, workdir)}>)" for plot in plots]
+    parts += [
+        "## Cost",
+        to_markdown(training_table(report["training"])),
+        to_markdown(goodput_table(report["training"])),
+    ]
+    parts += ["## Use it", _how_to_use(workdir, list(report["splits"])), "## Made with", _made_with(report)]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def scores_table(splits: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Lays out the single numbers of each split (nested scores are left to the task's own tables): a row a split."""
+    numbers = {split: _numbers(scores) for split, scores in splits.items()}
+    names = list(dict.fromkeys(name for scores in numbers.values() for name in scores))
+    rows = [(split, *(scores[name] if name in scores else None for name in names)) for split, scores in numbers.items()]
+    return Table("Scores", ("split", *(_words(name) for name in names)), rows)
+
+
+def training_table(training: Mapping[str, Any]) -> Table:
+    """Lays out the single numbers of the training: what, value."""
+    texts = {
+        "seconds": lambda value: f"{value:,.1f} ({format_seconds(value)})",
+        "tokens_per_second": lambda value: f"{value:,.0f}",
+        "useful_token_share": lambda value: f"{value:.1%}",
+    }
+    rows: list[tuple[Cell, ...]] = []
+    for name, value in training.items():
+        if _is_number(value):
+            other = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+            rows.append((_words(name), texts[name](value) if name in texts else other))
+        elif isinstance(value, str):
+            rows.append((_words(name), value))
+    return Table("Training", ("training", "value"), rows)
+
+
+def goodput_table(training: Mapping[str, Any]) -> Table:
+    """Lays out where the wall time went; what `goodput` does not account for is named as "other"."""
+    spent = dict(training["goodput"])
+    counted = sum(spent.values())
+    total = max(training["seconds"], counted)
+    if total > counted:
+        spent["other"] = total - counted
+    rows = [(_words(what), seconds, seconds / total if total else 0.0) for what, seconds in spent.items()]
+    rows.append(("wall time", total, 1.0))
+    formats = {"seconds": ",.1f", "share": ".1%"}
+    return Table("Wall time", ("where the time went", "seconds", "share"), rows, footer=1, formats=formats)
+
+
+def _summary(report: Mapping[str, Any]) -> str:
+    training, model = report["training"], report["model"]
+    text = (
+        f"A model of {model['parameters']:,} parameters, started from `{model['init']}`, trained for "
+        f"{training['steps']:,} steps in {format_seconds(training['seconds'])} on {report['device']}, "
+        f"at {training['tokens_per_second']:,.0f} useful tokens a second "
+        f"({training['useful_token_share']:.1%} of the tokens computed were useful)."
+    )
+    for split, scores in report["splits"].items():
+        numbers = [
+            f"{_words(name)} {value:.4f}" for name, value in _numbers(scores).items() if isinstance(value, float)
+        ]
+        if numbers:
+            text += f" On {split}: {', '.join(numbers)}."
+    return text
+
+
+def _how_to_use(workdir: pathlib.Path, splits: Sequence[str]) -> str:
+    run = shlex.quote(str(workdir))
+    split = shlex.quote(splits[-1] if splits else "test")
+    commands = [
+        f"python -m jaxfm.evaluate --workdir={run} --split={split}",
+        f"python -m jaxfm.predict --workdir={run} --input=FILE --output=OUT.jsonl",
+        f"python -m jaxfm.export --workdir={run} --format=hf --output=DIR",
+    ]
+    return "\n".join(["```sh", *commands, "```"])
+
+
+def _made_with(report: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in report["versions"].items()) + "."
+
+
+def _relative(plot: pathlib.Path, workdir: pathlib.Path) -> str:
+    return pathlib.Path(os.path.relpath(plot, workdir)).as_posix()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _numbers(scores: Mapping[str, Any]) -> dict[str, int | float]:
+    """The single numbers among scores, "nan" and "inf" as floats again."""
+    found = {name: float(value) if value in ("nan", "inf", "-inf") else value for name, value in scores.items()}
+    return {name: value for name, value in found.items() if _is_number(value)}
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

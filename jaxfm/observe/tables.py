@@ -1,0 +1,110 @@
+"""One plain table type, and the three ways a person reads it: Markdown, a terminal, a text file."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import rich.box
+import rich.table
+import rich.text
+from rich.cells import cell_len
+
+Cell = str | int | float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows under named columns, numbers still numbers.
+
+    Attributes:
+      title: heading over the table.
+      columns: names, one a column.
+      rows: as many cells as columns; None prints as an empty cell.
+      footer: how many of the last rows (averages, totals) are set off from the others.
+      formats: Python format specification by column name for its numbers; otherwise integers get thousands
+        separators and other numbers 4 decimals.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    footer: int = 0
+    formats: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert all(len(row) == len(self.columns) for row in self.rows), f"a row of {self.title!r} has other columns"
+        assert 0 <= self.footer <= len(self.rows), f"footer of {self.title!r}"
+        assert set(self.formats) <= set(self.columns), f"formats of {self.title!r} name unknown columns"
+
+
+def to_markdown(table: Table) -> str:
+    """Renders the table (without its title) in GitHub's Markdown, columns padded so that the source reads well too."""
+    header = [_escape(name) for name in table.columns]
+    body = [[_escape(text) for text in row] for row in _texts(table)]
+    right = _right_aligned(table)
+    widths = _widths([header, *body], least=3)
+    rule = ["-" * (width - 1) + ":" if is_right else "-" * width for width, is_right in zip(widths, right, strict=True)]
+    lines = [_pad(row, widths, right) for row in (header, rule, *body)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def to_plain(table: Table) -> str:
+    """Renders title and table as aligned text without control codes."""
+    header, body = list(table.columns), _texts(table)
+    right = _right_aligned(table)
+    widths = _widths([header, *body])
+    lines = ["  ".join(_pad(row, widths, right)).rstrip() for row in (header, *body)]
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    lines.insert(1, rule)
+    if table.footer:
+        lines.insert(len(lines) - table.footer, rule)
+    return "\n".join([table.title, "", *lines]) + "\n"
+
+
+def to_rich(table: Table) -> rich.table.Table:
+    """Renders the table for a terminal."""
+    rendered = rich.table.Table(
+        title=rich.text.Text(table.title, style="bold"), title_justify="left", box=rich.box.SIMPLE_HEAD
+    )
+    for name, is_right in zip(table.columns, _right_aligned(table), strict=True):
+        rendered.add_column(rich.text.Text(name), justify="right" if is_right else "left")
+    first_of_footer = len(table.rows) - table.footer
+    for index, row in enumerate(_texts(table)):
+        # Text, not str: rich would read a cell such as [B-LOC] as a style and swallow it.
+        cells = [rich.text.Text(text) for text in row]
+        rendered.add_row(*cells, end_section=index == first_of_footer - 1 and table.footer > 0)
+    return rendered
+
+
+def _texts(table: Table) -> list[list[str]]:
+    def text(cell: Cell, column: str) -> str:
+        if cell is None:
+            return ""
+        if isinstance(cell, str):
+            return " ".join(cell.split())
+        if column in table.formats:
+            return format(cell, table.formats[column])
+        return f"{cell:,}" if isinstance(cell, int) else f"{cell:,.4f}"
+
+    return [[text(cell, name) for cell, name in zip(row, table.columns, strict=True)] for row in table.rows]
+
+
+def _right_aligned(table: Table) -> list[bool]:
+    """Columns that hold nothing but numbers."""
+    columns = [[row[index] for row in table.rows] for index in range(len(table.columns))]
+    return [bool(cells) and all(not isinstance(cell, str) for cell in cells) for cells in columns]
+
+
+def _widths(rows: Sequence[Sequence[str]], least: int = 0) -> list[int]:
+    return [max(least, *(cell_len(row[index]) for row in rows)) for index in range(len(rows[0]))]
+
+
+def _pad(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> list[str]:
+    # cell_len, not len: Chinese or Japanese labels are two columns wide.
+    fills = [" " * (width - cell_len(text)) for text, width in zip(row, widths, strict=True)]
+    return [fill + text if is_right else text + fill for text, fill, is_right in zip(row, fills, right, strict=True)]
+
+
+def _escape(text: str) -> str:
+    for character in "\\|<*`":
+        text = text.replace(character, "\\" + character)
+    return text

@@ -1,0 +1,70 @@
+"""The pictures are whole PNG files of the right size that show what was recorded."""
+
+import math
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from jaxfm.observe.plots import COLOURS, plot_curves, plot_per_type, smooth
+
+
+def metrics_of(steps=100):
+    lines = [{"step": step, "split": "train", "loss": 2 / step + 0.1} for step in range(1, steps + 1)]
+    lines += [{"step": step, "split": "valid", "loss": 3 / step, "f1": 1 - 1 / step} for step in (25, 50, 75, 100)]
+    return lines
+
+
+def has_colour(picture, colour):
+    target = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return bool((np.abs(picture[..., :3] - target).max(axis=-1) < 0.01).any())
+
+
+def test_curves_show_both_splits(tmp_path):
+    plot_curves(metrics_of(), tmp_path / "plots" / "curves.png")
+    picture = imread(tmp_path / "plots" / "curves.png")
+    assert picture.shape[:2] == (760, 1800)
+    left, right = picture[:, :900], picture[:, 900:]
+    train, valid = COLOURS[:2]
+    assert has_colour(left, train) and has_colour(left, valid)
+    assert has_colour(right, valid) and not has_colour(right, train)  # F1 is known for valid only
+    assert list((tmp_path / "plots").iterdir()) == [tmp_path / "plots" / "curves.png"]
+
+
+def test_a_metric_nobody_recorded_gets_no_panel(tmp_path):
+    for name in ("f1", None):
+        plot_curves(metrics_of(), tmp_path / f"{name}.png", score=name)
+    with_score, without = (imread(tmp_path / f"{name}.png") for name in ("f1", None))
+    assert has_colour(without[:, 1000:], COLOURS[0])  # the loss takes the whole width
+    assert not has_colour(with_score[:, 1000:], COLOURS[0])
+
+
+def test_nan_is_marked(tmp_path):
+    lines = [*metrics_of(5), {"step": 3, "split": "valid", "loss": math.nan}]
+    plot_curves(lines, tmp_path / "a.png", score=None)
+    assert has_colour(imread(tmp_path / "a.png"), "#b00020")
+    plot_curves(metrics_of(5), tmp_path / "b.png", score=None)
+    assert not has_colour(imread(tmp_path / "b.png"), "#b00020")
+
+
+@pytest.mark.parametrize("lines", [[], [{"step": 1, "split": "train", "loss": 1.0}]])
+def test_little_or_nothing_recorded_still_draws(tmp_path, lines):
+    plot_curves(lines, tmp_path / "a.png")
+    assert imread(tmp_path / "a.png").shape[:2] == (760, 1800)
+
+
+def test_bars_grow_with_the_score(tmp_path):
+    scores = {"$A_1$": {"f1": 0.5, "support": 10}, "B": {"f1": 1.0, "support": 1000}, "C^": {"f1": 0.0, "support": 0}}
+    plot_per_type(scores, tmp_path / "bars.png")
+    picture = imread(tmp_path / "bars.png")
+    target = np.array([int(COLOURS[0][i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    blue = (np.abs(picture[..., :3] - target).max(axis=-1) < 0.01).sum(axis=1)
+    assert blue.max() == pytest.approx(2 * blue[len(blue) // 2], rel=0.02)  # the middle bar is at 0.5
+    rows = np.flatnonzero(blue)
+    assert rows[0] < len(blue) / 3  # the most frequent type is on top
+
+
+def test_smoothing_is_exact_on_a_constant_and_weights_the_recent():
+    assert smooth([3.0] * 5, span=3) == pytest.approx([3.0] * 5)
+    # span 3: weights 1/2, 1/4 of the newest two, normalised.
+    assert smooth([0.0, 3.0], span=3) == pytest.approx([0.0, 2.0])

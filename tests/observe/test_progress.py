@@ -1,0 +1,155 @@
+"""What a person sees while a run goes on, on a terminal and in a file."""
+
+import io
+import re
+import sys
+
+import pytest
+from rich.console import Console
+
+from jaxfm.observe import progress as progress_module
+from jaxfm.observe.progress import Progress, format_seconds
+from jaxfm.observe.tables import Table
+
+CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that the test sets."""
+    now = [100.0]
+    monkeypatch.setattr(progress_module, "monotonic", lambda: now[0])
+    return now
+
+
+def terminal(width=80):
+    # force_interactive: without it rich takes the TERM of whoever runs the tests into account.
+    return Console(file=io.StringIO(), width=width, force_terminal=True, force_interactive=True, _environ={})
+
+
+def shown(console):
+    return CODES.sub("", console.file.getvalue())
+
+
+def screen(text):
+    """Plays a terminal: line ends, "cursor up" and "erase line" are all that rich uses here."""
+    rows, row, column = [""], 0, 0
+    for code, amount, letter, character in re.findall(r"(\x1b\[([0-9;?]*)([A-Za-z]))|([\s\S])", text):
+        if code:
+            if letter == "A":
+                row = max(0, row - int(amount or 1))
+            elif letter == "K":
+                rows[row] = ""
+        elif character == "\r":
+            column = 0
+        elif character == "\n":
+            row, column = row + 1, 0
+            rows += [""] * (row == len(rows))
+        else:
+            rows[row] = rows[row].ljust(column)[:column] + character + rows[row][column + 1 :]
+            column += 1
+    return [line.rstrip() for line in rows]
+
+
+def test_plain_lines_tell_everything_once(clock):
+    console = Console(file=io.StringIO(), _environ={})
+    with Progress(636, console=console) as progress:
+        progress.update(60, epoch=0.2830, loss=1.5, learning_rate=1e-4, tokens_per_second=1999.6)
+        clock[0] += 60
+        progress.update(120, epoch=0.566, loss=0.21337, learning_rate=8.1e-5, tokens_per_second=2040.2)
+        progress.say("[B-LOC] " + "a long message " * 10)
+        progress.table(Table("Scores", ("split", "f1"), (("test", 0.5),)))
+    assert console.file.getvalue().splitlines() == [
+        "step 60/636 (9 %)  epoch 0.28  loss 1.5000  lr 1.0e-04  2,000 useful tokens/s",
+        "step 120/636 (18 %)  epoch 0.57  loss 0.2134  lr 8.1e-05  2,040 useful tokens/s  ETA 8m 36s",
+        "[B-LOC] " + "a long message " * 10,
+        "",
+        "Scores",
+        "",
+        "split      f1",
+        "-------------",
+        "test   0.5000",
+        "",
+    ]
+
+
+def test_a_long_wait_speaks_now_and_then_in_a_file(clock):
+    console = Console(file=io.StringIO(), _environ={})
+    with Progress(10, console=console) as progress, progress.task("evaluating valid", 400) as advance:
+        for _ in range(40):
+            clock[0] += 1
+            advance(10)
+    assert console.file.getvalue().splitlines() == [
+        f"evaluating valid {n}/400 ({n // 4} %)" for n in (100, 200, 300, 400)
+    ]
+
+
+@pytest.mark.parametrize("width", [30, 50, 80, 200])
+def test_the_bar_fits_any_terminal(clock, width):
+    console = terminal(width)
+    with Progress(636, start_step=100, console=console) as progress:
+        for step in (110, 120):
+            progress.update(step, epoch=0.57, loss=0.2134, learning_rate=8.1e-5, tokens_per_second=2040.0)
+            clock[0] += 1
+        with progress.task("evaluating valid", 10) as advance:
+            clock[0] += 1
+            advance(4)
+        progress.say("[bold] saved")
+    text = shown(console)
+    assert max(len(line) for line in re.split("[\r\n]+", text)) <= width
+    assert "loss 0.2134" in text
+    assert "[bold] saved" in text
+    assert ("evaluating" in text) and ("4/10 (40 %)" in text or width < 50)
+    if width >= 80:
+        assert "epoch 0.57  loss 0.2134  lr 8.1e-05  2,040 useful tokens/s  ETA 52s" in text
+        assert "120/636 (18 %)" in text
+
+
+def test_messages_stay_above_one_bar(clock):
+    console = terminal(64)
+    with Progress(60, console=console) as progress:
+        progress.say("compiled in 4.2 s")
+        for step in (20, 40, 60):
+            clock[0] += 1
+            progress.update(step, epoch=step / 20, loss=1 / step, learning_rate=1e-4, tokens_per_second=2040.0)
+            with progress.task("evaluating valid", 3) as advance:
+                for _ in range(3):
+                    clock[0] += 1
+                    advance(1)
+                during = screen(console.file.getvalue())
+            progress.say(f"valid f1 {step / 100}")
+        progress.table(Table("Scores", ("split", "f1"), (("test", 0.5),)))
+    assert during[-2].startswith("evaluating valid") and during[-2].endswith("3/3 (100 %)")
+    lines = [line for line in screen(console.file.getvalue()) if line]
+    assert lines[:4] == ["compiled in 4.2 s", "valid f1 0.2", "valid f1 0.4", "valid f1 0.6"]
+    assert lines[4] == "Scores" and "0.5000" in lines[7]
+    assert re.fullmatch(r"training ━+ 60/60 \(100 %\)", lines[8])
+    assert lines[9:] == ["epoch 3.00  loss 0.0167  2,040 useful tokens/s  ETA 0s"]  # lr finds no room in 64 columns
+
+
+def test_the_terminal_is_given_back(clock):
+    before = sys.stdout, sys.stderr
+    console = terminal()
+    with pytest.raises(RuntimeError), Progress(2, console=console):
+        raise RuntimeError
+    assert (sys.stdout, sys.stderr) == before
+    assert console.file.getvalue().rstrip().endswith("\x1b[?25h")  # the cursor is shown again
+
+
+def test_no_codes_reach_a_file(tmp_path, clock):
+    with (tmp_path / "log").open("w") as file:
+        console = Console(file=file, _environ={})
+        with Progress(4, console=console) as progress, progress.task("loading", 2) as advance:
+            progress.update(4, epoch=1.0, loss=float("nan"), learning_rate=0.0, tokens_per_second=0.0)
+            advance(2)
+    text = (tmp_path / "log").read_text()
+    assert "\x1b" not in text and "\r" not in text
+    assert "step 4/4 (100 %)  epoch 1.00  loss nan" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (59.4, "59s"), (59.6, "1m 00s"), (72, "1m 12s"), (7500, "2h 05m"), (273600, "3d 04h")]
+)  # fmt: skip
+def test_durations(seconds, text):
+    assert format_seconds(seconds) == text
