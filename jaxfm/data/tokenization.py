@@ -1,0 +1,197 @@
+"""Words to pieces with a Hugging Face fast tokenizer, and raw text to words with character offsets."""
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxfm.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# Any of these holds a vocabulary. Without one transformers builds an empty tokenizer from config.json and says nothing.
+VOCABULARY_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+_SENTENCES_PER_CALL = 1024  # bounds the memory that the tokenizer's own encodings take
+
+
+def load_tokenizer(directory: Path) -> "PreTrainedTokenizerFast":
+    """Opens the fast tokenizer in a Hugging Face directory; nothing is downloaded, no remote code runs.
+
+    Raises UserError when the directory has no tokenizer files, when they cannot be read, or when they give only a slow
+    tokenizer (which cannot say to which word a piece belongs).
+    """
+    from transformers import AutoTokenizer  # seconds to import; most users of this module's neighbours don't need it
+
+    directory = Path(directory)
+    if not directory.is_dir() or not any((directory / name).is_file() for name in VOCABULARY_FILES):
+        raise UserError(
+            f"{directory}: no tokenizer here. A tokenizer directory holds one of {', '.join(VOCABULARY_FILES)}; "
+            "copy the tokenizer files of the pretrained model into it."
+        )
+
+    def load(**options: bool) -> "PreTrainedTokenizerFast":
+        try:
+            return AutoTokenizer.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False, use_fast=True, **options
+            )
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise UserError(f"{directory}: the tokenizer files cannot be read: {error}") from error
+
+    tokenizer = load()
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"{directory}: only a slow tokenizer is here and word alignment needs a fast one. "
+            "Convert it once with transformers' convert_slow_tokenizer and save the resulting tokenizer.json here."
+        )
+    if _is_byte_level(tokenizer) and not getattr(tokenizer, "add_prefix_space", False):
+        tokenizer = load(add_prefix_space=True)  # recorded in the saved tokenizer, so that others split words alike
+    return tokenizer
+
+
+def _is_byte_level(tokenizer: "PreTrainedTokenizerFast") -> bool:
+    pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
+    if pre_tokenizer is None:
+        return False
+    state = json.loads(pre_tokenizer.__getstate__())
+    return "ByteLevel" in {state["type"], *(part["type"] for part in state.get("pretokenizers", ()))}
+
+
+def _is_unicode(word: str) -> bool:
+    return word.isascii() or not any("\ud800" <= character <= "\udfff" for character in word)
+
+
+def encode_words(tokenizer: "PreTrainedTokenizerFast", sentences: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+    """Returns the piece ids of every word: sentence -> word -> ids, without special tokens and never truncated.
+
+    A word for which the tokenizer has no piece (a control character, a soft hyphen) becomes the unknown token, so every
+    word keeps at least one piece. Raises UserError if there is no unknown token to stand in, or for a word that is not
+    valid Unicode (half of a surrogate pair, which JSON can hold).
+    """
+    # Byte-level BPE has one piece for a word after a space and another without. Not every class obeys add_prefix_space
+    # (the generic one of transformers 5 ignores it), and after a Split it would mark inner parts: so the space is ours.
+    space = " " if _is_byte_level(tokenizer) else ""
+    unknown = tokenizer.unk_token_id
+    assert unknown is None or isinstance(unknown, int)
+    encoded = []
+    for first in range(0, len(sentences), _SENTENCES_PER_CALL):
+        chunk = sentences[first : first + _SENTENCES_PER_CALL]
+        for word in (word for sentence in chunk for word in sentence if not _is_unicode(word)):
+            raise UserError(f"the word {word!a} holds half of a surrogate pair, which is no character: repair the text")
+        words_of = [[space + word for word in sentence] for sentence in chunk]
+        batch = tokenizer(
+            words_of,
+            is_split_into_words=True,
+            add_special_tokens=False,
+            truncation=False,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # long sentences are cut into windows later, no need to warn of them
+        )
+        for sentence, encoding in zip(chunk, batch.encodings or (), strict=True):
+            pieces: list[list[int]] = [[] for _ in sentence]
+            for piece, word in zip(encoding.ids, encoding.word_ids, strict=True):
+                assert word is not None, "only special tokens belong to no word"
+                pieces[word].append(piece)
+            for word, ids in zip(sentence, pieces, strict=True):
+                if ids:
+                    continue
+                if unknown is None:
+                    raise UserError(f"the tokenizer has no piece for the word {word!r} and no unknown token: remove it")
+                ids.append(unknown)
+            encoded.append(pieces)
+    return encoded
+
+
+# Raw text to words, for prediction. The rules aim at the tokens of CoNLL-2003 and of most other tagged corpora.
+_ABBREVIATION = re.compile(r"(?:[^\W\d_]\.){2,}")  # U.N.  e.g.  p.m.
+_ABBREVIATIONS = frozenset(
+    "mr. mrs. ms. dr. prof. sen. rep. gov. gen. col. sgt. st. jr. sr. inc. corp. co. ltd. bros. no. vs.".split()
+)
+_POSSESSIVE = re.compile(r"['\u2019][sS]$")
+# Written without spaces: BERT's tokenizers take ideographs one by one, tagged corpora the kana too.
+_CJK = re.compile("[\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
+
+
+def words_with_offsets(text: str) -> list[tuple[str, int, int]]:
+    """Splits raw text into (word, start, end), offsets in characters, `text[start:end] == word`.
+
+    Splits at white space, peels punctuation off both ends, splits the English possessive, takes each CJK character
+    alone; punctuation inside a word and abbreviations stay. Every character but white space is in exactly one word.
+    """
+    spans: list[tuple[int, int]] = []
+    for chunk in re.finditer(r"\S+", text):
+        start = chunk.start()
+        for character in _CJK.finditer(text, chunk.start(), chunk.end()):
+            spans.extend(_split_chunk(text, start, character.start()))
+            spans.append(character.span())
+            start = character.end()
+        spans.extend(_split_chunk(text, start, chunk.end()))
+    return [(text[start:end], start, end) for start, end in spans]
+
+
+def _split_chunk(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yields the words of `text[start:end]`, which holds neither white space nor CJK characters, in order."""
+    if _POSSESSIVE.fullmatch(text, start, end):  # already split off by whoever wrote the text
+        yield start, end
+        return
+    while start < end and _is_punctuation(text[start]) and not _is_sigil(text, start, end):
+        after = start + 1
+        while after < end and (text[after] == text[start] or _is_mark(text[after])):  # "..." is one word
+            after += 1
+        yield start, after
+        start = after
+    trailing: list[tuple[int, int]] = []
+    while (before := _trailing_punctuation(text, start, end)) < end:
+        trailing.append((before, end))
+        end = before
+    possessive = _POSSESSIVE.search(text, start, end)
+    if possessive and possessive.start() > start:
+        yield start, possessive.start()
+        yield possessive.span()
+    elif start < end:
+        yield start, end
+    yield from reversed(trailing)
+
+
+def _trailing_punctuation(text: str, start: int, end: int) -> int:
+    """Where the last word of `text[start:end]` begins if it is punctuation to split off, else `end`."""
+    last = end - 1
+    while last > start and _is_mark(text[last]):
+        last -= 1
+    if last < start or not _is_punctuation(text[last]) or (text[last] == "." and _is_abbreviation(text[start:end])):
+        return end
+    while last > start and text[last - 1] == text[last]:
+        last -= 1
+    return last
+
+
+def _is_mark(character: str) -> bool:
+    """Whether the character only modifies the one before it (accents, emoji selectors and joiners)."""
+    return unicodedata.category(character) in ("Mn", "Me", "Cf")
+
+
+def _is_punctuation(character: str) -> bool:
+    return unicodedata.category(character)[0] in "PS"
+
+
+def _is_sigil(text: str, start: int, end: int) -> bool:
+    """Whether the mark belongs to what follows it: @name, #topic, -5, +1."""
+    follows = text[start + 1] if start + 1 < end else ""
+    return (text[start] in "@#" and (follows.isalnum() or follows == "_")) or (
+        text[start] in "+-" and follows.isdigit()
+    )
+
+
+def _is_abbreviation(word: str) -> bool:
+    return word.lower() in _ABBREVIATIONS or _ABBREVIATION.fullmatch(word) is not None

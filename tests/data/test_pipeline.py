@@ -1,0 +1,158 @@
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from jaxfm.data.packing import PackedRows, build_rows
+from jaxfm.data.pipeline import BATCH_FIELDS, TrainBatches, eval_batches
+from jaxfm.errors import UserError
+
+T = 8
+
+
+def some_rows(count: int) -> PackedRows:
+    """Rows of one full example each, whose first token tells which row it is."""
+    tokens = [np.full(T, 100 + row, np.int32) for row in range(count)]
+    return build_rows(tokens, [array + 1000 for array in tokens], T, pad_id=7, seed=None)
+
+
+def drawn(batches: list[dict[str, np.ndarray]]) -> list[int]:
+    return [int(token) - 100 for batch in batches for token in batch["tokens"][:, 0]]
+
+
+def assert_equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name])
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(12, 4), (13, 4), (5, 16), (1, 4), (64, 64)])
+def test_every_row_is_drawn_once_an_epoch(count: int, batch_size: int) -> None:
+    batches = TrainBatches(some_rows(count), batch_size=batch_size, seed=3)
+    stream = drawn([batches.batch(step) for step in range(batches.steps_for(6))])
+    assert len(stream) >= 6 * count
+    epochs = [stream[first : first + count] for first in range(0, 6 * count, count)]
+    assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
+    if count > 4:
+        assert len({tuple(epoch) for epoch in epochs}) == 6  # each in an order of its own
+
+
+def test_a_batch_holds_the_packed_fields_of_its_rows() -> None:
+    lengths = [3, 5, 2, 8, 6, 1, 1, 4]
+    tokens = [np.arange(length, dtype=np.int32) + 10 * n for n, length in enumerate(lengths)]
+    rows = build_rows(tokens, [-array - 2 for array in tokens], T, pad_id=7, seed=1)
+    batch = TrainBatches(rows, batch_size=2, seed=0).batch(1)
+    assert tuple(batch) == BATCH_FIELDS == ("tokens", "segment_ids", "positions", "type_ids", "labels")
+    for row in range(2):
+        (source,) = np.flatnonzero((rows.tokens == batch["tokens"][row]).all(axis=1))
+        for name, values in batch.items():
+            assert values.shape == (2, T) and values.dtype == np.int32
+            np.testing.assert_array_equal(values[row], getattr(rows, name)[source])
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_share_the_same_global_batch(hosts: int) -> None:
+    rows = some_rows(11)
+    alone = TrainBatches(rows, batch_size=8, seed=5)
+    shares = [
+        TrainBatches(rows, batch_size=8, seed=5, process_index=host, process_count=hosts) for host in range(hosts)
+    ]
+    for step in range(7):
+        parts = [share.batch(step) for share in shares]
+        assert_equal(alone.batch(step), {name: np.concatenate([p[name] for p in parts]) for name in BATCH_FIELDS})
+
+
+def test_reading_ahead_and_resuming_change_nothing() -> None:
+    rows = some_rows(11)
+    batches = TrainBatches(rows, batch_size=4, seed=5)
+    expected = [batches.batch(step) for step in range(40)]
+    for start in (0, 1, 23):
+        resumed = TrainBatches(rows, batch_size=4, seed=5)
+        found = list(resumed.iterate(start, 40))
+        assert len(found) == 40 - start
+        for a, b in zip(expected[start:], found, strict=True):
+            assert_equal(a, b)
+    assert list(batches.iterate(40, 40)) == []
+
+
+def test_the_seed_sets_the_order() -> None:
+    rows = some_rows(50)
+    orders = [drawn([TrainBatches(rows, batch_size=50, seed=seed).batch(step)]) for seed in (0, 1) for step in (0, 1)]
+    assert len({tuple(order) for order in orders}) == 4  # also: epoch 1 of seed 0 is not epoch 0 of seed 1
+
+
+def test_a_batch_belongs_to_its_reader() -> None:
+    rows = some_rows(4)
+    batches = TrainBatches(rows, batch_size=4, seed=0)
+    before = batches.batch(0)["tokens"].copy()
+    batches.batch(0)["tokens"][:] = 0
+    np.testing.assert_array_equal(batches.batch(0)["tokens"], before)
+
+
+def test_epochs_and_steps() -> None:
+    batches = TrainBatches(some_rows(30), batch_size=4, seed=0)
+    assert [batches.steps_for(epochs) for epochs in (1, 2, 3, 0.5, 0.1)] == [8, 15, 23, 4, 1]
+    assert batches.epoch_of(0) == 0 and batches.epoch_of(15) == 2
+    assert TrainBatches(some_rows(30), batch_size=1, seed=0).steps_for(0.1) == 3  # 0.1 * 30 > 3 in floats
+
+
+def reading_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("grain-prefetch")]
+
+
+@pytest.mark.parametrize("end", ["exhausted", "closed", "dropped", "never started"])
+def test_no_thread_outlives_an_iterator(end: str) -> None:
+    for thread in reading_threads():
+        thread.join(timeout=10)
+    batches = TrainBatches(some_rows(9), batch_size=4, seed=0)
+    iterator = batches.iterate(0, 20 if end == "exhausted" else 10**9)
+    if end == "exhausted":
+        assert len(list(iterator)) == 20
+    elif end != "never started":
+        next(iterator)
+        assert reading_threads()
+    if end == "closed":
+        iterator.close()
+    elif end == "dropped":
+        del iterator
+    for thread in reading_threads():
+        thread.join(timeout=10)
+    assert reading_threads() == []
+
+
+def test_an_error_while_reading_reaches_the_caller() -> None:
+    batches = TrainBatches(some_rows(4), batch_size=4, seed=0)
+    iterator = batches.iterate(0, 10)
+    next(iterator)
+    batches._rows = None  # type: ignore[assignment]
+    with pytest.raises(TypeError):
+        for _ in iterator:
+            time.sleep(0)
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_evaluation_reads_every_row_once_in_order(hosts: int) -> None:
+    rows = some_rows(10)
+    per_host = [list(eval_batches(rows, 4, host, hosts)) for host in range(hosts)]
+    assert [len(batches) for batches in per_host] == [3] * hosts
+    for number, parts in enumerate(zip(*per_host, strict=True)):
+        whole = {name: np.concatenate([part[name] for part in parts]) for name in BATCH_FIELDS}
+        assert all(values.shape == (4, T) and values.dtype == np.int32 for values in whole.values())
+        real = min(4, 10 - 4 * number)
+        for name, values in whole.items():
+            np.testing.assert_array_equal(values[:real], getattr(rows, name)[4 * number : 4 * number + real])
+            empty = {"tokens": 7, "labels": -1}.get(name, 0)
+            assert (values[real:] == empty).all()
+
+
+def test_evaluation_of_nothing_has_no_batch() -> None:
+    assert list(eval_batches(some_rows(0), 4)) == []
+
+
+@pytest.mark.parametrize(("batch_size", "hosts"), [(0, 1), (-4, 1), (6, 4), (2, 4)])
+def test_a_batch_that_hosts_cannot_share_is_refused(batch_size: int, hosts: int) -> None:
+    with pytest.raises(UserError, match=f"batch_size = {batch_size}: .*{hosts}"):
+        TrainBatches(some_rows(8), batch_size=batch_size, seed=0, process_count=hosts)
+    with pytest.raises(UserError, match=f"batch_size = {batch_size}: .*{hosts}"):
+        next(eval_batches(some_rows(8), batch_size, 0, hosts))
