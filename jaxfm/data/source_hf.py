@@ -1,0 +1,89 @@
+"""`hf:OWNER/NAME[:CONFIG]`: data files of the Hugging Face hub, through the package `datasets`; never its scripts."""
+
+import functools
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jaxfm.data.source_records import (
+    TAGS_FIELDS,
+    WORDS_FIELDS,
+    Columns,
+    RawSplit,
+    SplitBuilder,
+    Splits,
+    choose_document_field,
+    choose_field,
+    name_tags,
+    named_splits,
+)
+from jaxfm.errors import UserError
+
+_NAME = re.compile(r"((?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*)(?::([\w.-]+))?")
+_OLDEST = 4  # datasets 4.0 removed scripts: from there on a data set is files alone
+_CHUNK = 1000
+
+
+def find_hf(rest: str, columns: Columns) -> Splits:
+    """Returns the splits of a hub data set, downloaded first where it is not in the cache.
+
+    Raises UserError: package absent or too old, no such name, no network, a data set that is a script.
+    """
+    match = _NAME.fullmatch(rest)
+    if not match:
+        raise UserError(f"hf:{rest}: write hf:OWNER/NAME or hf:OWNER/NAME:CONFIG.")
+    data = _load(match[1], match[2], rest)
+    names = named_splits(data, f"hf:{rest}")
+    readers = {split: functools.partial(_read, data[name], name, rest, columns) for split, name in names.items()}
+    return Splits(readers, f"its own splits: {', '.join(data)}")
+
+
+def _load(name: str, config: str | None, rest: str) -> Any:
+    try:
+        import datasets
+        from datasets.exceptions import DatasetsError
+    except ModuleNotFoundError:
+        raise UserError(f"hf:{rest}: the package datasets is needed: pip install 'jaxfm[hf]'.") from None
+    if int(datasets.__version__.split(".")[0]) < _OLDEST:
+        raise UserError(
+            f"hf:{rest}: datasets {datasets.__version__} may run code from the hub: pip install 'datasets>={_OLDEST}'."
+        )
+    try:
+        return datasets.load_dataset(name, config)
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        raise UserError(
+            f"hf:{rest}: {type(error).__name__}: {error}. If there is no network: on a machine that has one, "
+            f"run `import datasets; datasets.load_dataset({name!r}, {config!r})` and copy its cache here "
+            "(~/.cache/huggingface, or HF_HOME); or use files: conll:DIR, jsonl:DIR. Scripts are never run."
+        ) from None
+
+
+def _read(data: Any, name: str, rest: str, columns: Columns) -> RawSplit:
+    source = f"hf:{rest}"
+    there = list(data.features)
+    words_field = choose_field(there, columns.words_column, WORDS_FIELDS, "words", source)
+    tags_field = choose_field(there, columns.tags_column, TAGS_FIELDS, "tags", source)
+    document_field = choose_document_field(there, columns.document_column, source)
+    tag_names = _class_names(data.features[tags_field])
+    fields = list(dict.fromkeys(filter(None, (words_field, tags_field, document_field))))
+    split = SplitBuilder(f"{source}/{name}")
+    index = 0
+    for chunk in data.select_columns(fields).iter(_CHUNK):
+        documents = chunk[document_field] if document_field else [None] * len(chunk[words_field])
+        for words, tags, document in zip(chunk[words_field], chunk[tags_field], documents, strict=True):
+            origin = f"{source}/{name}[{index}]"
+            for field, values in ((words_field, words), (tags_field, tags)):
+                if not isinstance(values, list):
+                    raise UserError(f"{origin}: {field!r} is a {type(values).__name__}, but must be a list.")
+            if not all(isinstance(word, str) for word in words):
+                raise UserError(f"{origin}: {words_field!r} holds something that is not text.")
+            split.add([sys.intern(word) for word in words], name_tags(tags, tag_names, origin), origin, document)
+            index += 1
+    return split.finish("marked" if document_field else "none")
+
+
+def _class_names(feature: Any) -> Sequence[str] | None:
+    """The names of class numbers in a list of them; `datasets` writes such a list in several ways."""
+    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    return getattr(inner, "names", None)
