@@ -95,7 +95,9 @@ def _records(data: Any, places: Sequence[int]) -> Iterator[dict[str, Any]]:
         yield from data.__getitems__(places[start : start + _CHUNK])
 
 
-def _decoded(value: bytes, origin: str) -> str:
+def _decoded(value: Any, origin: str) -> str:
+    if not isinstance(value, bytes):
+        raise UserError(f"{origin}: {value!r} in the words is not text.")
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError as error:
