@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from jaxfm.config import OptimConfig
@@ -80,7 +79,3 @@ def make_optimizer(config: OptimConfig, schedule: Schedule, params: Any) -> opta
     ]
     return optax.chain(*parts)
 
-
-def finite(tree: Any) -> jax.Array:
-    """Returns a bool scalar: is every element of every leaf finite? By the sum, which is non-finite if one term is."""
-    return jnp.isfinite(sum(jnp.sum(leaf, dtype=jnp.float32) for leaf in jax.tree.leaves(tree)))

@@ -12,12 +12,18 @@ from jax import lax
 
 from jaxfm.observe import metrics as metrics_lib
 from jaxfm.observe.metrics import Sums, weighted
-from jaxfm.training.optim import finite
 from jaxfm.training.state import TrainState
 
 # (params, batch, key) -> (sum of losses, (weight, metric sums)); a task's loss with its model closed over.
 LossFn = Callable[[Any, Mapping[str, jax.Array], jax.Array], tuple[jax.Array, tuple[jax.Array, Sums]]]
 StepFn = Callable[[TrainState, Sums, Mapping[str, jax.Array]], tuple[TrainState, Sums]]
+
+
+def metric_names(loss_fn: LossFn, params: Any, batch: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of the sums a step adds to, for (abstract) parameters and batch."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    _, (_, sums) = jax.eval_shape(loss_fn, params, batch, key)
+    return (*sums, "loss", "gradient_norm", "skipped")
 
 
 def make_train_step(loss_fn: LossFn, optimizer: optax.GradientTransformation, *, accumulate: int = 1) -> StepFn:
@@ -58,7 +64,8 @@ def make_train_step(loss_fn: LossFn, optimizer: optax.GradientTransformation, *,
         grads = jax.tree.map(lambda grad: grad / jnp.maximum(weight, 1.0), grads)
         norm = optax.global_norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        healthy = jnp.isfinite(loss) & jnp.isfinite(norm) & finite(updates)
+        # A finite norm means finite gradients whose squares do not overflow either: the moments stay finite too.
+        healthy = jnp.isfinite(loss) & jnp.isfinite(norm)
 
         def keep(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda fresh, stale: jnp.where(healthy, fresh, stale), new, old)

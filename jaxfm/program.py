@@ -1,0 +1,84 @@
+"""What all programs share: flags in, exit codes out.
+
+0 done · 2 the user's mistake, said in one message · 75 stopped by preemption after a good save (launchers start it
+again) · 130 stopped by Ctrl-C, after a save where there is something to save.
+"""
+
+import errno
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from jaxfm.errors import UserError
+
+EXIT_USER_MISTAKE, EXIT_PREEMPTED, EXIT_INTERRUPTED = 2, 75, 130
+
+
+def quiet_libraries() -> None:
+    """Keeps other packages' chatter off the terminal; their errors still come through as exceptions."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    for name in ("orbax", "transformers", "huggingface_hub", "datasets", "tensorflow_datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="(orbax|tensorflow_datasets|transformers|tensorboardX).*")
+
+
+def run(main: Callable[[], None], usage: str, *, takes_arguments: bool = False) -> None:
+    """Parses the flags, calls `main` and exits with the code that the module's first lines explain.
+
+    Args:
+      main: reads flags by itself.
+      usage: how to call the program, shown with a wrong flag.
+      takes_arguments: whether words without a dash may follow the flags.
+    """
+    try:
+        argv = _parsed(sys.argv, usage, takes_arguments)
+        quiet_libraries()  # after the flags: parsing them sets the verbosity anew
+        app.run(lambda _: main(), argv=argv, flags_parser=lambda argv: argv)
+    except UserError as error:
+        _stop(str(error), EXIT_USER_MISTAKE)
+    except KeyboardInterrupt:
+        _stop("stopped by Ctrl-C", EXIT_INTERRUPTED)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG):
+            raise
+        _stop(f"{error.filename or 'writing'}: {error.strerror}. What was written before is whole.", EXIT_USER_MISTAKE)
+
+
+def stopped_by_signal(number: int) -> int:
+    """Returns the exit code for a run that saved itself on that signal."""
+    return EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_PREEMPTED
+
+
+def _parsed(argv: Sequence[str], usage: str, takes_arguments: bool) -> list[str]:
+    """Parses absl flags; everything wrong with them becomes a UserError."""
+    try:
+        rest = flags.FLAGS(list(argv))
+    # config_flags runs the config file and sets its keys while it parses: what it raises is about the user's words.
+    except (flags.Error, KeyError, AttributeError, TypeError, ValueError, FileNotFoundError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+        raise UserError(f"{reason}\n{usage}") from error
+    if rest[1:] and not takes_arguments:
+        raise UserError(f"unexpected argument {rest[1]!r} (a flag starts with --).\n{usage}")
+    return rest
+
+
+def define_config_flag() -> flags.FlagHolder[object]:
+    """Defines --config=FILE[:ARG] and --config.KEY=VALUE."""
+    return config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/ner.py or configs/ner.py:wnut17.")
+
+
+def _stop(message: str, code: int) -> None:
+    print(f"error: {message}" if code == EXIT_USER_MISTAKE else message, file=sys.stderr)
+    sys.exit(code)

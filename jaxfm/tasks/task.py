@@ -1,0 +1,74 @@
+"""What the loop asks of a task; one file a task implements it, and the loop never asks which one it has."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxfm.data.packing import PackedRows
+from jaxfm.observe.metrics import Sums
+from jaxfm.observe.tables import Table
+
+# The run directory's memory of a task: enough to predict, evaluate and export without the config or the data.
+TASK_FILE = "task.json"
+TOKENIZER_DIR = "tokenizer"
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """A split's result.
+
+    Attributes:
+      metrics: name -> number, for the log; one of them chooses the best checkpoint.
+      scores: the same and more, nested, as JSON values for report.json.
+      tables: for people.
+      predictions: records for predictions/*.jsonl, made as they are asked for.
+    """
+
+    metrics: Mapping[str, float]
+    scores: Mapping[str, Any]
+    tables: tuple[Table, ...]
+    predictions: Iterable[Mapping[str, Any]]
+
+
+class Task(Protocol):
+    """A model, a loss and a score over one run's data."""
+
+    name: str
+    # Metrics of `score` that may choose a checkpoint -> is more better?
+    choosing: Mapping[str, bool]
+
+    def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool) -> nnx.Module:
+        """Builds the model; parameter values are drawn from `rngs`."""
+        ...
+
+    def loss(
+        self, model: nnx.Module, batch: Mapping[str, jax.Array], key: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, Sums]]:
+        """Returns the SUM of losses, its weight (targets counted) and further metric sums; `key` is for dropout."""
+        ...
+
+    def outputs(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns what `score` needs of each row, arrays [B, ...]; without dropout."""
+        ...
+
+    def splits(self) -> tuple[str, ...]:
+        """Returns the names of the splits there are, "train" first."""
+        ...
+
+    def rows(self, split: str) -> PackedRows:
+        """Returns a split's packed rows."""
+        ...
+
+    def score(self, split: str, outputs: Mapping[str, np.ndarray]) -> Evaluation:
+        """Scores `outputs` (arrays [N, ...] over the rows of the split)."""
+        ...
+
+    def save(self, workdir: pathlib.Path) -> None:
+        """Writes task.json and the tokenizer's files."""
+        ...

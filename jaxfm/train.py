@@ -1,0 +1,84 @@
+"""Trains: `python -m jaxfm.train --config=configs/ner.py[:variant] --workdir=runs/ner [--config.KEY=VALUE ...]`.
+
+The same command again goes on where the run stopped.
+"""
+
+import pathlib
+import sys
+from typing import Any
+
+import ml_collections
+from absl import flags
+
+from jaxfm import program
+from jaxfm.config import Config, from_config_dict
+from jaxfm.errors import UserError
+from jaxfm.observe.goodput import Goodput
+from jaxfm.observe.progress import Progress
+from jaxfm.parallel.mesh import make_mesh
+from jaxfm.parallel.preemption import Preempted
+from jaxfm.tasks import registry
+from jaxfm.training import results, workdir as workdirs
+from jaxfm.training.checkpoint import Checkpoints
+from jaxfm.training.loop import fit
+from jaxfm.training.setup import set_up
+
+USAGE = "usage: python -m jaxfm.train --config=configs/ner.py[:variant] --workdir=DIR [--config.KEY=VALUE ...]"
+
+
+def train(config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
+    """Runs, resumes or merely reports a run.
+
+    Args:
+      config: a checked Config, or a ConfigDict as a config file returns it.
+      workdir: the run directory; made if need be.
+
+    Returns:
+      The content of report.json.
+
+    Raises:
+      UserError: anything wrong with config, data, weights or workdir; nothing is half-written then.
+      Preempted: stopped by a signal, after saving.
+    """
+    if not isinstance(config, Config):
+        config = from_config_dict(config)
+    workdir = pathlib.Path(workdir)
+    goodput = Goodput()
+    status = workdirs.status(workdir, config)
+    if status == "finished":
+        return workdirs.read_report(workdir)
+    mesh = make_mesh(config.parallel)
+    task, loaded, notes = registry.create(config)
+    setup = set_up(config, task, loaded, mesh)
+    # Everything that can be checked is checked: from here on the run directory exists.
+    if status == "new":
+        task.save(workdir)
+        workdirs.write_config(workdir, config)
+    checkpoints = Checkpoints(workdir / workdirs.CHECKPOINTS_DIR, keep_last=config.checkpoint.keep_last)
+    with Progress(setup.total_steps) as progress:
+        for note in notes:
+            progress.say(note)
+        try:
+            fitted = fit(config, task, setup, mesh, checkpoints, workdir, progress, goodput)
+        finally:
+            checkpoints.close()
+        return results.finish(config, task, setup, fitted, workdir, progress, goodput)
+
+
+def main() -> None:
+    """The program."""
+    config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
+    if config is None or workdir is None:
+        raise UserError(f"--{'config' if config is None else 'workdir'} is missing.\n{USAGE}")
+    try:
+        train(config, workdir)
+    except Preempted as stop:
+        print(f"{stop}. The same command goes on from there.", file=sys.stderr)
+        sys.exit(program.stopped_by_signal(stop.signal_number))
+    print(f"run finished; report: {workdir}/report.md")
+
+
+if __name__ == "__main__":
+    program.define_config_flag()
+    flags.DEFINE_string("workdir", None, "The run directory; the same one again resumes.")
+    program.run(main, USAGE)

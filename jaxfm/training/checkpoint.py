@@ -1,0 +1,174 @@
+"""Checkpoints that are whole and verified or not used. The one file that knows Orbax."""
+
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax import lax
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
+
+from jaxfm.errors import UserError
+from jaxfm.observe.metrics import Sums
+from jaxfm.training.optim import path_name
+from jaxfm.training.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class _KeepLastAndBest(policies.PreservationPolicy):
+    """Keeps the last `last` checkpoints and the one that the run calls its best."""
+
+    last: int
+    best: int | None = None
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: policies.PreservationContext
+    ) -> Sequence[bool]:
+        del context
+        late = len(checkpoints) - self.last
+        return [index >= late or checkpoint.step == self.best for index, checkpoint in enumerate(checkpoints)]
+
+
+class Checkpoints:
+    """The checkpoints of one run: CHECKPOINTS/STEP/{params, rest, meta}.
+
+    `params` are apart so that predict and export read nothing else; `meta` holds a hash of every array, because the
+    file format has none: flipped bits would be restored without a word.
+    """
+
+    def __init__(self, directory: pathlib.Path, *, keep_last: int = 1, read_only: bool = False):
+        """Opens (and unless read_only makes) the directory."""
+        self._directory = directory
+        self._policy = _KeepLastAndBest(last=keep_last)
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(),
+            item_names=("params", "rest", "meta"),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self._policy,
+                create=not read_only,
+                read_only=read_only,
+                cleanup_tmp_directories=not read_only,
+            ),
+        )
+
+    def save(self, state: TrainState, sums: Sums, meta: Mapping[str, Any], *, best: int | None) -> None:
+        """Starts a save in the background; the arrays are copied before it returns.
+
+        Args:
+          state: as after its last update; its step names the checkpoint.
+          sums: the open metric sums.
+          meta: JSON values kept beside the arrays.
+          best: the step that must outlive the others.
+        """
+        rest = {"opt_state": state.opt_state, "key": state.key, "step": state.step, "sums": sums}
+        self._policy.best = best
+        hashes = {"params": array_hashes(state.params), "rest": array_hashes(rest)}
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(state.params),
+                rest=ocp.args.StandardSave(rest),
+                meta=ocp.args.JsonSave({**meta, "hashes": hashes}),
+            ),
+        )
+
+    def restore_latest(self, state: TrainState, sums: Any) -> tuple[TrainState, Sums, dict[str, Any]] | None:
+        """Restores the newest checkpoint that is whole, onto the shapes and shardings of the abstract arguments.
+
+        Returns None when there is no checkpoint. A broken one is named in the log and the one before is taken.
+
+        Raises:
+          UserError: there are checkpoints, but none is whole.
+        """
+        rest = {"opt_state": state.opt_state, "key": state.key, "step": state.step, "sums": sums}
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                params, meta = self._restore(step, "params", state.params)
+                others, _ = self._restore(step, "rest", rest)
+            except UserError as error:
+                logger.warning("%s Trying the checkpoint before.", error)
+                continue
+            restored = TrainState(others["step"], params, others["opt_state"], others["key"])
+            return restored, others["sums"], meta
+        if steps:
+            raise UserError(
+                f"{self._directory}: none of the checkpoints {sorted(steps)} is whole. Move the run directory away to "
+                "start anew."
+            )
+        return None
+
+    def restore_params(self, step: int, params: Any) -> Any:
+        """Restores the parameters alone; UserError when that checkpoint is not there or not whole."""
+        if step not in self._manager.all_steps():
+            raise UserError(f"{self._directory}: there is no checkpoint of step {step}.")
+        return self._restore(step, "params", params)[0]
+
+    def steps(self) -> list[int]:
+        """Returns the steps there are checkpoints of, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """Returns the JSON values saved beside the arrays of a step."""
+        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+
+    def wait(self) -> None:
+        """Waits for saves in the background and raises what went wrong in them."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for saves and frees the threads."""
+        self._manager.close()
+
+    def _restore(self, step: int, item: str, target: Any) -> tuple[Any, dict[str, Any]]:
+        where = self._directory / str(step)
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    **{item: ocp.args.StandardRestore(target)}, meta=ocp.args.JsonRestore()
+                ),
+            )
+        # What Orbax and TensorStore raise for a missing or torn file differs by driver and version.
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(f"{where}: the checkpoint cannot be read ({reason}).") from error
+        tree, meta = restored[item], restored["meta"]
+        wrong = [name for name, value in array_hashes(tree).items() if meta["hashes"][item].get(name) != value]
+        if wrong:
+            raise UserError(f"{where}: the bytes of {', '.join(wrong[:3])} are not those that were saved.")
+        return tree, meta
+
+
+def array_hashes(tree: Any) -> dict[str, int]:
+    """Returns path -> 32-bit hash of each array's bits and their places; the same on any mesh.
+
+    Each word is mixed with its index (Murmur3's finaliser) and the results are added modulo 2^32: integer addition
+    has no order, so shards add up to the same on any number of devices. Runs on the devices; fetches 4 bytes an array.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    hashes = jax.device_get(_hash_leaves([leaf for _, leaf in leaves]))
+    return {path_name(path): int(value) for (path, _), value in zip(leaves, np.asarray(hashes), strict=True)}
+
+
+@jax.jit
+def _hash_leaves(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.stack([_hash(leaf) for leaf in leaves])
+
+
+def _hash(leaf: jax.Array) -> jax.Array:
+    bits = lax.bitcast_convert_type(leaf, jnp.uint32)
+    index = jnp.zeros(bits.shape, jnp.uint32)
+    for axis in range(bits.ndim):
+        index = index * jnp.uint32(bits.shape[axis]) + lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+    mixed = bits + index * jnp.uint32(0x9E3779B9)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+    return jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)

@@ -1,0 +1,252 @@
+"""The loop: where the state comes from, then step, log, evaluate, save until done. It knows no task by name."""
+
+import dataclasses
+import math
+import pathlib
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jaxfm.config import Config
+from jaxfm.errors import UserError
+from jaxfm.observe import metrics as metrics_lib
+from jaxfm.observe.goodput import Goodput
+from jaxfm.observe.metrics import Sums
+from jaxfm.observe.progress import Progress
+from jaxfm.observe.writers import MetricsWriter
+from jaxfm.parallel import mesh as meshes
+from jaxfm.parallel.preemption import Preempted, PreemptionFlag
+from jaxfm.tasks.task import Task
+from jaxfm.training.checkpoint import Checkpoints
+from jaxfm.training.setup import Setup, empty_sums
+from jaxfm.training.state import TrainState, count_parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The best evaluation so far.
+
+    Attributes:
+      step: whose checkpoint is kept; None before the first evaluation.
+      value: its validation metric.
+      waited: evaluations since that were not better.
+    """
+
+    step: int | None = None
+    value: float | None = None
+    waited: int = 0
+
+    def after(self, step: int, value: float, *, more_is_better: bool) -> "Best":
+        """Returns the best after one more evaluation; a NaN is never better, an equal value neither."""
+        sign = 1.0 if more_is_better else -1.0
+        if not math.isnan(value) and (self.value is None or sign * value > sign * self.value):
+            return Best(step, value, 0)
+        return dataclasses.replace(self, waited=self.waited + 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A run after its last step.
+
+    Attributes:
+      params: of the checkpoint that `config.eval.select` chooses.
+      step: the step they are of.
+      last_step: updates done.
+      best: the best evaluation; its step is None without a validation split.
+    """
+
+    params: Any
+    step: int
+    last_step: int
+    best: Best
+
+
+@dataclasses.dataclass
+class _Log:
+    """Turns sums into log lines, one dispatch after the step they end with, so that no step waits for the host."""
+
+    setup: Setup
+    writer: MetricsWriter
+    progress: Progress
+    goodput: Goodput
+    tokens_per_step: float
+    pending: tuple[int, Sums] | None = None
+    last: tuple[int, float] = (0, 0.0)
+    skipped_in_a_row: int = 0
+
+    def flush(self) -> None:
+        """Fetches and writes the interval that was closed last, if it is not written yet."""
+        if self.pending is None:
+            return
+        (step, sums), self.pending = self.pending, None
+        values = metrics_lib.means(sums)
+        now, (last_step, since) = self.goodput.busy(), self.last
+        self.last = (step, now)
+        rate = float(self.setup.schedule(step - 1))
+        speed = (step - last_step) * self.tokens_per_step / max(now - since, 1e-9)
+        epoch = self.setup.batches.epoch_of(step)
+        # A mean gradient norm over a skipped update would be NaN too: said in words, and in the log as it is.
+        skipped = round(values["skipped"] * (step - last_step))
+        self.writer.write(
+            step, "train", values | {"epoch": epoch, "learning_rate": rate, "useful_tokens_per_second": speed}
+        )
+        self.progress.update(step, epoch=epoch, loss=values["loss"], learning_rate=rate, tokens_per_second=speed)
+        if skipped:
+            self.progress.say(
+                f"WARNING: {skipped} of the last {step - last_step} updates were skipped: gradient not finite."
+            )
+        self.skipped_in_a_row = self.skipped_in_a_row + skipped if values["skipped"] == 1.0 else 0
+        if self.skipped_in_a_row >= 20:
+            raise UserError(
+                f"training diverged: the last {self.skipped_in_a_row} updates up to step {step} had gradients that are "
+                "not finite (none of them reached the weights). Try a lower config.optim.learning_rate, a longer "
+                "config.optim.warmup_fraction, config.optim.clip_norm=1.0 or config.train.precision=f32."
+            )
+
+
+def fit(
+    config: Config,
+    task: Task,
+    setup: Setup,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+    workdir: pathlib.Path,
+    progress: Progress,
+    goodput: Goodput,
+) -> Fitted:
+    """Runs, or goes on with, a run up to its last step.
+
+    Raises:
+      Preempted: a signal came; the state is saved.
+      UserError: the checkpoints are of other data, or training diverged.
+    """
+    # Where the state comes from, exactly one of:
+    # 1. this run's own newest whole checkpoint, 2. loaded weights, with what they lack drawn at random, 3. all random.
+    # (2 and 3 are one call: `setup.initial_state` knows which parameters are loaded.)
+    state, sums, best = _restore(setup, mesh, checkpoints, goodput, progress)
+    with goodput.during("compile"):
+        train_step = setup.lowered.compile()
+    progress.say(_describe(train_step, setup, config, task, mesh))
+    step = first = int(state.step)
+    batches = setup.batches.iterate(first, setup.total_steps)
+    with (
+        MetricsWriter(workdir, resume_step=first or None, tensorboard=config.log.tensorboard) as writer,
+        PreemptionFlag() as preemption,
+    ):
+        log = _Log(setup, writer, progress, goodput, _useful_tokens(config, task), last=(first, goodput.busy()))
+        goodput.enter("train")
+        while step < setup.total_steps:
+            with goodput.during("wait for data"):
+                batch = meshes.place_batch(next(batches), mesh)
+            with jax.transfer_guard("disallow"):
+                state, sums = train_step(state, sums, batch)
+            step += 1
+            log.flush()  # the interval before this step: the device is busy with this one meanwhile
+            if step % config.log.every_steps == 0 or step == setup.total_steps:
+                log.pending, sums = (step, sums), empty_sums(setup.metric_names, mesh)
+            evaluated = _is_evaluation(step, config, setup)
+            if evaluated and "valid" in task.splits():
+                log.flush()
+                jax.block_until_ready(state)  # else the steps under way would be counted as evaluation
+                best = _evaluate(step, state, config, task, setup, best, writer, progress, goodput)
+            stopping = bool(config.eval.patience) and best.waited >= config.eval.patience
+            if evaluated or stopping or preemption.received or _is_due(step, config.checkpoint.every_steps):
+                log.flush()
+                writer.flush()
+                with goodput.during("checkpoint"):
+                    meta = {"fingerprint": setup.fingerprint, "best": dataclasses.asdict(best)}
+                    checkpoints.save(state, sums, meta | {"goodput": goodput.seconds()}, best=best.step)
+            if preemption.received:
+                checkpoints.wait()
+                raise Preempted(preemption.received, step)
+            if stopping:
+                progress.say(f"stopped early: {best.waited} evaluations without a better {config.eval.metric}")
+                break
+        batches.close()
+        log.flush()
+        with goodput.during("checkpoint"):
+            checkpoints.wait()
+    if config.eval.select == "last" or best.step is None or best.step == step:
+        return Fitted(state.params, step, step, best)
+    return Fitted(checkpoints.restore_params(best.step, setup.abstract.params), best.step, step, best)
+
+
+def _restore(
+    setup: Setup, mesh: Mesh, checkpoints: Checkpoints, goodput: Goodput, progress: Progress
+) -> tuple[TrainState, Sums, Best]:
+    sums = empty_sums(setup.metric_names, mesh)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), sums)
+    restored = checkpoints.restore_latest(setup.abstract, shapes)
+    if restored is None:
+        return setup.initial_state(), sums, Best()
+    state, sums, meta = restored
+    if meta["fingerprint"] != setup.fingerprint:
+        raise UserError(
+            "the checkpoint was made with other training data (or another tokenizer or row length): what is packed "
+            "now has another fingerprint. Put the data back as it was, or start a new --workdir."
+        )
+    goodput.add(meta["goodput"])
+    progress.say(f"resuming after step {int(state.step)} of {setup.total_steps}")
+    return state, sums, Best(**meta["best"])
+
+
+def _evaluate(
+    step: int,
+    state: TrainState,
+    config: Config,
+    task: Task,
+    setup: Setup,
+    best: Best,
+    writer: MetricsWriter,
+    progress: Progress,
+    goodput: Goodput,
+) -> Best:
+    """Scores the validation split, writes the numbers and returns the best so far."""
+    rows = task.rows("valid")
+    with goodput.during("evaluate"), progress.task("validating", len(rows)) as advance:
+        metrics = task.score("valid", setup.evaluate(state.params, rows, advance)).metrics
+    writer.write(step, "valid", metrics)
+    name = config.eval.metric
+    best = best.after(step, metrics[name], more_is_better=task.choosing[name])
+    others = "  ".join(f"{key} {value:.4f}" for key, value in metrics.items() if key != name)
+    mark = "best so far" if best.step == step else f"best {best.value:.4f} at step {best.step}"
+    progress.say(f"valid at step {step}: {name} {metrics[name]:.4f} ({mark})  {others}")
+    return best
+
+
+def _describe(train_step: jax.stages.Compiled, setup: Setup, config: Config, task: Task, mesh: Mesh) -> str:
+    """What a person wants to know before step 1."""
+    memory = train_step.memory_analysis()
+    peak = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+    rows = task.rows("train")
+    tokens = config.train.batch_size * rows.tokens.shape[1]
+    shape = " x ".join(f"{size} {axis}" for axis, size in mesh.shape.items())
+    return (
+        f"{count_parameters(setup.abstract.params):,} parameters; {mesh.size} device(s) as {shape}; "
+        f"peak memory {peak / 2**20:,.0f} MiB a device\n"
+        f"{len(rows):,} rows of {rows.tokens.shape[1]} tokens, {rows.useful_share:.1%} of them useful; "
+        f"{setup.total_steps:,} steps of {config.train.batch_size} rows ({tokens:,} tokens)"
+    )
+
+
+def _useful_tokens(config: Config, task: Task) -> float:
+    """Tokens a step that are not padding, on average over an epoch."""
+    rows = task.rows("train")
+    return config.train.batch_size * rows.tokens.shape[1] * rows.useful_share
+
+
+def _is_evaluation(step: int, config: Config, setup: Setup) -> bool:
+    """At the last step and at every_steps, or where an epoch ends."""
+    if step == setup.total_steps or config.eval.every_steps:
+        return step == setup.total_steps or _is_due(step, config.eval.every_steps)
+    return math.floor(setup.batches.epoch_of(step)) > math.floor(setup.batches.epoch_of(step - 1))
+
+
+def _is_due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0

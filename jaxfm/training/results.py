@@ -1,0 +1,90 @@
+"""From the chosen parameters to all that a run leaves behind: scores, tables, plots, predictions, report."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from jaxfm.config import Config
+from jaxfm.observe import plots
+from jaxfm.observe.goodput import Goodput
+from jaxfm.observe.progress import Progress
+from jaxfm.observe.report import write_report
+from jaxfm.observe.tables import Table
+from jaxfm.observe.writers import read_metrics, write_predictions
+from jaxfm.tasks.task import Evaluation, Task
+from jaxfm.training.loop import Fitted
+from jaxfm.training.setup import Setup
+from jaxfm.training.state import count_parameters
+from jaxfm.training.workdir import device_name, versions
+
+
+def finish(
+    config: Config,
+    task: Task,
+    setup: Setup,
+    fitted: Fitted,
+    workdir: pathlib.Path,
+    progress: Progress,
+    goodput: Goodput,
+) -> dict[str, Any]:
+    """Scores every split but train, writes predictions/, plots/, report.md and report.json; returns the report."""
+    evaluations: dict[str, Evaluation] = {}
+    for split in task.splits():
+        if split == "train":
+            continue
+        rows = task.rows(split)
+        with goodput.during("evaluate"), progress.task(f"scoring {split}", len(rows)) as advance:
+            evaluations[split] = task.score(split, setup.evaluate(fitted.params, rows, advance))
+        write_predictions(workdir / "predictions" / f"{split}.jsonl", evaluations[split].predictions)
+    tables = {split: evaluation.tables for split, evaluation in evaluations.items()}
+    pictures = draw(config, evaluations, workdir)
+    report = {
+        "task": task.name,
+        "splits": {split: dict(evaluation.scores) for split, evaluation in evaluations.items()},
+        "training": training_facts(config, task, setup, fitted, goodput),
+        "model": {"parameters": count_parameters(setup.abstract.params), "init": config.model.init},
+        "data": {"source": config.data.source, "fingerprint": setup.fingerprint},
+        "seed": config.seed,
+        "device": device_name(),
+        "versions": versions(),
+    }
+    write_report(workdir, report, tables, pictures)
+    return report
+
+
+def draw(config: Config, evaluations: dict[str, Evaluation], workdir: pathlib.Path) -> Sequence[pathlib.Path]:
+    """Draws loss and metric curves, and scores by type where a task has types; returns the files."""
+    curves = workdir / "plots" / "curves.png"
+    plots.plot_curves(read_metrics(workdir / "metrics.jsonl"), curves, score=config.eval.metric)
+    pictures = [curves]
+    for split, evaluation in evaluations.items():
+        if evaluation.scores.get("per_type"):
+            pictures.append(workdir / "plots" / f"{split}_per_type.png")
+            plots.plot_per_type(evaluation.scores["per_type"], pictures[-1])
+    return pictures
+
+
+def training_facts(config: Config, task: Task, setup: Setup, fitted: Fitted, goodput: Goodput) -> dict[str, Any]:
+    """The part "training" of the report: how much, how fast, and where the time went."""
+    seconds = goodput.seconds()
+    rows = task.rows("train")
+    busy = max(goodput.busy(), 1e-9)
+    tokens = fitted.last_step * config.train.batch_size * rows.tokens.shape[1]
+    return {
+        "steps": fitted.last_step,
+        "epochs": setup.batches.epoch_of(fitted.last_step),
+        "chosen_step": fitted.step,
+        "seconds": sum(seconds.values()),
+        "tokens_per_second": tokens / busy,
+        "useful_tokens_per_second": tokens * rows.useful_share / busy,
+        "useful_token_share": rows.useful_share,
+        "goodput": seconds,
+    }
+
+
+def print_tables(progress: Progress, tables: dict[str, Sequence[Table]]) -> None:
+    """Prints each split's tables under its name."""
+    for split, group in tables.items():
+        progress.say(f"\n{split}")
+        for table in group:
+            progress.table(table)

@@ -1,0 +1,117 @@
+"""Everything the loop works with, built and checked before the first array is made."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from jaxfm.config import Config
+from jaxfm.data.packing import fingerprint
+from jaxfm.data.pipeline import BATCH_FIELDS, TrainBatches
+from jaxfm.errors import UserError, did_you_mean
+from jaxfm.observe import metrics as metrics_lib
+from jaxfm.parallel import mesh as meshes
+from jaxfm.tasks.task import Task
+from jaxfm.training.evaluation import Evaluator
+from jaxfm.training.optim import Schedule, make_optimizer, make_schedule
+from jaxfm.training.state import TrainState, abstract_state, new_state
+from jaxfm.training.step import make_train_step, metric_names
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A run before its first step.
+
+    Attributes:
+      batches: the batch of each step.
+      fingerprint: sha256 of the packed training rows; a checkpoint remembers it.
+      total_steps: optimizer updates of the whole run.
+      schedule: step -> learning rate.
+      abstract: shapes and shardings of the state.
+      metric_names: names of the sums that a step adds to.
+      lowered: the step, traced but not compiled: (state, sums, batch) -> (state, sums).
+      evaluate: (params, rows) -> the task's outputs.
+      initial_state: makes the state of step 0.
+    """
+
+    batches: TrainBatches
+    fingerprint: str
+    total_steps: int
+    schedule: Schedule
+    abstract: TrainState
+    metric_names: tuple[str, ...]
+    lowered: jax.stages.Lowered
+    evaluate: Evaluator
+    initial_state: Callable[[], TrainState]
+
+
+def compute_dtype(precision: str) -> jnp.dtype:
+    """Returns the dtype of activations that `config.train.precision` means on this device."""
+    if precision == "auto":
+        precision = "f32" if jax.default_backend() == "cpu" else "bf16"
+    return jnp.dtype(jnp.bfloat16 if precision == "bf16" else jnp.float32)
+
+
+def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: Mesh) -> Setup:
+    """Checks sizes and builds the functions of the loop; makes no array yet.
+
+    Raises:
+      UserError: a batch that cannot be divided, an unknown metric, a pattern that matches nothing.
+    """
+    meshes.check_batch_size("config.train.batch_size", config.train.batch_size, mesh, accumulate=config.train.accumulate)
+    meshes.check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
+    if config.eval.metric not in task.choosing:
+        raise UserError(f"config.eval.metric: {config.eval.metric!r}. {did_you_mean(config.eval.metric, task.choosing)}")
+    batches = TrainBatches(
+        task.rows("train"),
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    total_steps = config.train.steps or batches.steps_for(config.train.epochs)
+    dtype = compute_dtype(config.train.precision)
+
+    def make_model(rngs: nnx.Rngs) -> nnx.Module:
+        return task.make_model(rngs, dtype=dtype, scan=config.model.scan_layers)
+
+    graphdef, params = meshes.build_abstract(lambda: make_model(nnx.Rngs(0)), mesh)
+    schedule = make_schedule(config.optim, total_steps)
+    optimizer = make_optimizer(config.optim, schedule, params)
+
+    def loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> Any:
+        return task.loss(nnx.merge(graphdef, params), batch, key)
+
+    shape = (config.train.batch_size, task.rows("train").tokens.shape[1])
+    batch = {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=meshes.batch_sharding(mesh)) for name in BATCH_FIELDS}
+    abstract = abstract_state(params, optimizer, mesh)
+    names = metric_names(loss, params, batch)
+    whole = meshes.replicated(mesh)
+    sums = {name: jax.ShapeDtypeStruct((2,), jnp.float32, sharding=whole) for name in names}
+    step = jax.jit(
+        make_train_step(loss, optimizer, accumulate=config.train.accumulate),
+        donate_argnums=(0, 1),
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, (abstract, sums)),
+    )
+    return Setup(
+        batches=batches,
+        fingerprint=fingerprint(task.rows("train")),
+        total_steps=total_steps,
+        schedule=schedule,
+        abstract=abstract,
+        metric_names=names,
+        lowered=step.lower(abstract, sums, batch),
+        evaluate=Evaluator(task.outputs, graphdef, mesh, config.eval.batch_size),
+        initial_state=lambda: new_state(make_model, optimizer, abstract, config.seed, loaded),
+    )
+
+
+def empty_sums(names: tuple[str, ...], mesh: Mesh) -> metrics_lib.Sums:
+    """Returns open metric sums of nothing, on every device."""
+    return jax.device_put(metrics_lib.zeros_like(dict.fromkeys(names)), meshes.replicated(mesh))

@@ -1,0 +1,23 @@
+"""Shared set-up: 4 fake CPU devices, no network, and the optional folder of real data."""
+
+import os
+import pathlib
+
+# Before jax is imported anywhere: several devices so that every test of the step is a test of sharding too.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "agg"
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+    """The folder `data/` of the optional real data sets; tests that ask for it skip where it is absent."""
+    folder = pathlib.Path(os.environ.get("JAXFM_DATA", ROOT.parent / "shared")) / "data"
+    if not folder.is_dir():
+        pytest.skip(f"real data folder not found: {folder} (set JAXFM_DATA to the folder that holds data/)")
+    return folder
