@@ -1,9 +1,9 @@
 """NER fine-tuning. `--config=configs/ner.py` trains on the embedded corpus; variants follow after a colon.
 
-  quickstart  MiniLM on the generated corpus: a few minutes on a laptop, to see that all works (the default)
-  files       MiniLM on your own files: --config.data.source=conll:DIR (train, valid and test files with columns)
-  wnut17      MiniLM on WNUT-17 in tfds or, with --config.data.source=conll:DIR, from files
-  conll2003   BERT-base with document context, the recipe behind the 92.4 of Devlin et al. 2019, table 5
+quickstart  MiniLM on the generated corpus: a few minutes on a laptop, to see that all works (the default)
+files       MiniLM on your own files: --config.data.source=conll:DIR (train, valid and test files with columns)
+wnut17      MiniLM on WNUT-17 in tfds or, with --config.data.source=conll:DIR, from files
+conll2003   BERT-base with document context, the recipe behind the 92.4 of Devlin et al. 2019, table 5
 """
 
 import ml_collections

@@ -32,8 +32,10 @@ class ModelConfig:
     preset: str = _field("", "architecture when init is scratch: a name of jaxfm.models.presets; else left empty")
     tokenizer: str = _field("", "URI of the tokenizer (dir:, package:, hf:); empty: the one beside the first weights")
     dropout: float | None = _field(
-        None, "probability for hidden states, attention and head; None: as the weights' own config says",
-        at_least=0.0, at_most=0.9,
+        None,
+        "probability for hidden states, attention and head; None: as the weights' own config says",
+        at_least=0.0,
+        at_most=0.9,
     )
     scan_layers: bool = _field(True, "one compiled layer looped over (fast compile); False: all layers unrolled")
 
@@ -50,7 +52,8 @@ class DataConfig:
     window: int = _field(0, "longest example in tokens, special tokens included; 0: row_length", at_least=0)
     overlap: int = _field(32, "tokens shared by neighbouring windows of a sentence that fits no window", at_least=0)
     context: str = _field(
-        "sentence", "what fills a window: the sentence alone, or its neighbours of the same document as well",
+        "sentence",
+        "what fills a window: the sentence alone, or its neighbours of the same document as well",
         choices=("sentence", "document"),
     )
 
@@ -61,7 +64,8 @@ class OptimConfig:
 
     learning_rate: float = _field(5e-5, "peak rate", above=0.0)
     schedule: str = _field(
-        "linear", "shape after the warm-up; wsd: constant, then linear decay over the last decay_fraction",
+        "linear",
+        "shape after the warm-up; wsd: constant, then linear decay over the last decay_fraction",
         choices=("linear", "cosine", "constant", "wsd"),
     )
     warmup_fraction: float = _field(0.1, "share of all steps with rising rate", at_least=0.0, at_most=1.0)
@@ -86,7 +90,8 @@ class TrainConfig:
     batch_size: int = _field(16, "rows of one update over ALL devices and hosts", at_least=1)
     accumulate: int = _field(1, "micro-batches an update is summed from (exact for token-weighted losses)", at_least=1)
     precision: str = _field(
-        "auto", "of activations and matrix products (weights stay f32); auto: bf16 on TPU and GPU, f32 on CPU",
+        "auto",
+        "of activations and matrix products (weights stay f32); auto: bf16 on TPU and GPU, f32 on CPU",
         choices=("auto", "f32", "bf16"),
     )
     label_smoothing: float = _field(0.0, "share of the target spread over all classes", at_least=0.0, at_most=0.9)
@@ -220,7 +225,7 @@ def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
 
 def _checked(field: dataclasses.Field[Any], value: Any, key: str) -> Any:
     """Returns `value` in the field's type, or says which rule it breaks."""
-    kinds = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
+    kinds: tuple[Any, ...] = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
     if value is None and types.NoneType in kinds:
         return None
     if typing.get_origin(field.type) is tuple:
@@ -234,7 +239,7 @@ def _checked(field: dataclasses.Field[Any], value: Any, key: str) -> Any:
         raise UserError(f"{key}: is {value!r} ({type(value).__name__}), but must be {wanted}.")
     rules = field.metadata
     if "choices" in rules and value not in rules["choices"]:
-        raise UserError(f"{key}: is {value!r}. {did_you_mean(value, rules['choices'])}")
+        raise UserError(f"{key}: is {value!r}. {did_you_mean(str(value), rules['choices'])}")
     for rule, word, holds in (
         ("at_least", "at least", lambda bound: value >= bound),
         ("at_most", "at most", lambda bound: value <= bound),

@@ -32,18 +32,18 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", module="(orbax|tensorflow_datasets|transformers|tensorboardX).*")
 
 
-def run(main: Callable[[], None], usage: str, *, takes_arguments: bool = False) -> None:
+def run(main: Callable[..., None], usage: str, *, takes_arguments: bool = False) -> None:
     """Parses the flags, calls `main` and exits with the code that the module's first lines explain.
 
     Args:
-      main: reads flags by itself.
+      main: reads flags by itself; with takes_arguments it is called with the list of the other words.
       usage: how to call the program, shown with a wrong flag.
       takes_arguments: whether words without a dash may follow the flags.
     """
     try:
         argv = _parsed(sys.argv, usage, takes_arguments)
         quiet_libraries()  # after the flags: parsing them sets the verbosity anew
-        app.run(lambda _: main(), argv=argv, flags_parser=lambda argv: argv)
+        app.run(lambda rest: main(*([rest[1:]] if takes_arguments else [])), argv=argv, flags_parser=lambda argv: argv)
     except UserError as error:
         _stop(str(error), EXIT_USER_MISTAKE)
     except KeyboardInterrupt:

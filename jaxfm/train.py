@@ -18,7 +18,8 @@ from jaxfm.observe.progress import Progress
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.parallel.preemption import Preempted
 from jaxfm.tasks import registry
-from jaxfm.training import results, workdir as workdirs
+from jaxfm.training import results
+from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.loop import fit
 from jaxfm.training.setup import set_up

@@ -75,7 +75,9 @@ def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
 def write_tensors(path: pathlib.Path, config: EncoderConfig, params: Mapping[str, np.ndarray]) -> None:
     """Writes encoder and head (path -> array) under transformers' names to one safetensors file."""
     family = FAMILIES[config.family]
-    table = {f"encoder/{ours}": dataclasses.replace(t, name=family.prefix + t.name) for ours, t in family.encoder.items()}
+    table = {
+        f"encoder/{ours}": dataclasses.replace(t, name=family.prefix + t.name) for ours, t in family.encoder.items()
+    }
     table |= CLASSIFIER_HEAD
     assert set(params) == set(table), f"parameters without a name: {sorted(set(params) ^ set(table))}"
     tensors: dict[str, np.ndarray] = {}

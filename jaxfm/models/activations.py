@@ -1,7 +1,6 @@
 """Activation functions in the forms that compile well everywhere."""
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 

@@ -1,4 +1,4 @@
-"""What a token is before the first layer: word + position + segment type, normalised (Devlin et al. 2019, section 3)."""
+"""What a token is before the first layer: word + position + segment type, normalised (Devlin et al. 2019)."""
 
 # B batch, T tokens, D model, V vocab
 
@@ -47,7 +47,5 @@ class Embeddings(nnx.Module):
         self, tokens_BT: jax.Array, positions_BT: jax.Array, type_ids_BT: jax.Array, key: jax.Array | None
     ) -> jax.Array:
         """Returns [B, T, D]; positions count from 0 inside each segment."""
-        x_BTD = (
-            self.word(tokens_BT) + self.position(positions_BT + self.position_offset) + self.type(type_ids_BT)
-        )
+        x_BTD = self.word(tokens_BT) + self.position(positions_BT + self.position_offset) + self.type(type_ids_BT)
         return dropout(self.norm(x_BTD), self.dropout_rate, key)

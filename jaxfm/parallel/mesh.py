@@ -5,7 +5,7 @@ each of them is cut along. Batches are cut over "data" and "fsdp" alike.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,7 +34,7 @@ RULES: dict[str, str | None] = {
 }
 
 
-def make_mesh(config: ParallelConfig, devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: ParallelConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Builds the mesh over all devices (or those given).
 
     Raises:

@@ -6,7 +6,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 
-class Preempted(Exception):
+class Preempted(Exception):  # noqa: N818  (not an error: the run goes on later)
     """The run was stopped by a signal after a good save; `signal_number` says by which."""
 
     def __init__(self, signal_number: int, step: int):

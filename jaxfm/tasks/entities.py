@@ -2,17 +2,11 @@
 
 import collections
 import dataclasses
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
-from jaxfm.errors import UserError
+from jaxfm.data.tagging import entity_spans
 from jaxfm.observe.tables import Cell, Table
-
-TAG = re.compile(r"O|[BI]-.+", re.DOTALL)
-
-Span = tuple[str, int, int]
-"""Type, first word, one past the last word."""
 
 
 class Score(TypedDict):
@@ -57,28 +51,6 @@ class TokenScores:
         return dataclasses.asdict(self)
 
 
-def entity_spans(tags: Sequence[str]) -> list[Span]:
-    """Reads the entities of one BIO sequence, in order; an I- after O or after another type starts an entity.
-
-    The rule of conlleval (CoNLL-2000) and of seqeval's default mode, so every sequence a model may emit has a reading.
-    Raises UserError for a tag that is not O, B-TYPE or I-TYPE.
-    """
-    spans: list[Span] = []
-    start, kind = 0, ""  # kind "" = outside
-    for index, tag in enumerate(tags):
-        if not TAG.fullmatch(tag):
-            raise UserError(f"Tag {tag!r} is not a BIO tag: it must be O, B-TYPE or I-TYPE.")
-        new_kind = tag[2:]
-        if kind and (tag[0] != "I" or new_kind != kind):
-            spans.append((kind, start, index))
-        if tag[0] == "B" or new_kind != kind:
-            start = index
-        kind = new_kind
-    if kind:
-        spans.append((kind, start, len(tags)))
-    return spans
-
-
 def score_entities(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> EntityScores:
     """Scores predicted entities: right only where type, start and end all agree.
 
@@ -87,9 +59,9 @@ def score_entities(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[s
     right, gold_count, predicted_count = collections.Counter(), collections.Counter(), collections.Counter()
     for gold_tags, predicted_tags in _paired(gold, predicted):
         gold_spans, predicted_spans = entity_spans(gold_tags), entity_spans(predicted_tags)
-        gold_count.update(kind for kind, _, _ in gold_spans)
-        predicted_count.update(kind for kind, _, _ in predicted_spans)
-        right.update(kind for kind, _, _ in set(gold_spans) & set(predicted_spans))
+        gold_count.update(kind for _, _, kind in gold_spans)
+        predicted_count.update(kind for _, _, kind in predicted_spans)
+        right.update(kind for _, _, kind in set(gold_spans) & set(predicted_spans))
     kinds = sorted(gold_count | predicted_count)
     per_type = {kind: _score(right[kind], predicted_count[kind], gold_count[kind]) for kind in kinds}
     micro = _score(right.total(), predicted_count.total(), gold_count.total())

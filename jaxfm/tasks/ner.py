@@ -14,107 +14,22 @@ from flax import nnx
 
 from jaxfm import files
 from jaxfm.config import Config
-from jaxfm.data.packing import PackedRows, build_rows
+from jaxfm.data.packing import PackedRows
 from jaxfm.data.source_records import Columns
 from jaxfm.data.sources import TaggedSentence, available_splits, read_tagged
-from jaxfm.data.tokenization import encode_words, load_tokenizer
-from jaxfm.data.windows import Windows, make_windows
+from jaxfm.data.tagging import entity_spans
+from jaxfm.data.tokenization import load_tokenizer
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub.initial import Initial
 from jaxfm.models.heads import TokenClassifier
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.observe.metrics import Sums, weighted
 from jaxfm.tasks import entities
+from jaxfm.tasks.tagger import Encoded, NerModel, Tagger, encode, token_losses
 from jaxfm.tasks.task import TASK_FILE, TOKENIZER_DIR, Evaluation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-
-@dataclasses.dataclass(frozen=True)
-class NerModel:
-    """All that a trained tagger is beside its weights; kept in task.json.
-
-    Attributes:
-      labels: tag of each class.
-      encoder: shape of the encoder.
-      row_length: tokens a packed row.
-      window: longest example in tokens.
-      overlap: tokens shared by neighbouring windows of one sentence.
-      context: "sentence" or "document", what else fills a window.
-    """
-
-    labels: tuple[str, ...]
-    encoder: EncoderConfig
-    row_length: int
-    window: int
-    overlap: int
-    context: str
-
-    def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool = True) -> TokenClassifier:
-        """Builds encoder and head."""
-        return TokenClassifier(self.encoder, len(self.labels), rngs, dtype=dtype, scan=scan)
-
-    def outputs(self, model: TokenClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns class [B, T] int32, its probability [B, T], and summed loss and its weight [B] of labelled tokens."""
-        logits_BTC = model(dict(batch))
-        loss_BT, weight_BT = _losses(logits_BTC, batch["labels"], smoothing=0.0)
-        return {
-            "label": jnp.argmax(logits_BTC, axis=-1).astype(jnp.int32),
-            "probability": jnp.max(jax.nn.softmax(logits_BTC), axis=-1),
-            "loss": loss_BT.sum(axis=-1),
-            "weight": weight_BT.sum(axis=-1),
-        }
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoded:
-    """Sentences as windows in packed rows, and the way back."""
-
-    windows: Windows
-    rows: PackedRows
-    word_counts: tuple[int, ...]
-
-    def per_word(self, values_NT: np.ndarray) -> list[np.ndarray]:
-        """Returns for each sentence the value at each word's own position, from an array over the rows.
-
-        Each word is owned by exactly one window, so every word gets exactly one value.
-        """
-        result = [np.empty(count, values_NT.dtype) for count in self.word_counts]
-        filled = np.zeros(len(result), np.int64)
-        for sentence, words, (row, _, start) in zip(
-            self.windows.sentence, self.windows.words, self.rows.slots, strict=True
-        ):
-            places = np.flatnonzero(words >= 0)
-            result[sentence][words[places]] = values_NT[row, start + places]
-            filled[sentence] += len(places)
-        assert np.array_equal(filled, self.word_counts), "a word without its one prediction"
-        return result
-
-
-def encode(
-    model: NerModel,
-    tokenizer: "PreTrainedTokenizerFast",
-    sentences: Sequence[Sequence[str]],
-    *,
-    labels: Sequence[Sequence[int]] | None = None,
-    documents: Sequence[int] | None = None,
-    seed: int | None = None,
-) -> Encoded:
-    """Tokenizes, cuts into windows and packs; with a seed the examples are shuffled before packing (training)."""
-    assert tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None
-    windows = make_windows(
-        encode_words(tokenizer, sentences),
-        labels,
-        cls_id=tokenizer.cls_token_id,
-        sep_id=tokenizer.sep_token_id,
-        max_length=model.window,
-        overlap=model.overlap,
-        context="document" if model.context == "document" and documents is not None else "sentence",
-        documents=documents,
-    )
-    rows = build_rows(windows.tokens, windows.labels, model.row_length, tokenizer.pad_token_id, seed)
-    return Encoded(windows, rows, tuple(len(words) for words in sentences))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +55,7 @@ class NerTask:
     ) -> tuple[jax.Array, tuple[jax.Array, Sums]]:
         """Cross-entropy summed over the words of the batch; also "accuracy" over words."""
         logits_BTC = model(dict(batch), key=key)
-        loss_BT, weight_BT = _losses(logits_BTC, batch["labels"], self.label_smoothing)
+        loss_BT, weight_BT = token_losses(logits_BTC, batch["labels"], self.label_smoothing)
         weight = weight_BT.sum()
         right = jnp.sum((jnp.argmax(logits_BTC, axis=-1) == batch["labels"]) * weight_BT)
         return loss_BT.sum(), (weight, {"accuracy": weighted(right, weight)})
@@ -191,7 +106,7 @@ def create(config: Config, initial: Initial) -> NerTask:
     Raises:
       UserError: no training data, a window the encoder has no positions for, a label unseen in training.
     """
-    columns = Columns(config.data.words_column, config.data.tags_column, config.data.document_column)
+    columns = _columns(config)
     there = available_splits(config.data.source, columns)
     if "train" not in there:
         raise UserError(f"config.data.source: {config.data.source} has no split 'train' (found: {', '.join(there)}).")
@@ -237,13 +152,22 @@ def open_model(workdir: pathlib.Path) -> tuple[NerModel, "PreTrainedTokenizerFas
     return NerModel(labels=tuple(values["labels"]), encoder=encoder, **rest), load_tokenizer(workdir / TOKENIZER_DIR)
 
 
-def open_task(workdir: pathlib.Path, source: str, splits: Sequence[str], columns: Columns) -> NerTask:
-    """Builds the task of a trained run over (other) labelled data, for evaluation."""
+def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) -> NerTask:
+    """Builds the task of a trained run over one split of (other) labelled data, for evaluation."""
     model, tokenizer = open_model(workdir)
-    read = read_tagged(source, splits, columns=columns)
-    sentences = {split: read[split].sentences for split in splits}
-    encoded = {split: encode_tagged(model, tokenizer, sentences[split], seed=None) for split in splits}
-    return NerTask(model, tokenizer, 0.0, sentences, encoded, tuple(read[split].note for split in splits))
+    read = read_tagged(source, (split,), columns=_columns(config))
+    ((split, found),) = read.items()
+    encoded = encode_tagged(model, tokenizer, found.sentences, seed=None)
+    return NerTask(model, tokenizer, 0.0, {split: found.sentences}, {split: encoded}, (found.note,))
+
+
+def open_predictor(workdir: pathlib.Path) -> "Tagger":
+    """Returns the tagger of a trained run."""
+    return Tagger(*open_model(workdir))
+
+
+# A tagger knows all that an export needs.
+open_exporter = open_predictor
 
 
 def encode_tagged(
@@ -280,6 +204,10 @@ def check_tokenizer(tokenizer: "PreTrainedTokenizerFast", encoder: EncoderConfig
             raise UserError(f"{where}: the tokenizer has no {name}, which an encoder's input needs.")
 
 
+def _columns(config: Config) -> Columns:
+    return Columns(config.data.words_column, config.data.tags_column, config.data.document_column)
+
+
 def _window(config: Config, encoder: EncoderConfig) -> int:
     window = config.data.window or min(config.data.row_length, encoder.max_positions)
     for limit, name in ((config.data.row_length, "config.data.row_length"), (encoder.max_positions, "the encoder")):
@@ -293,25 +221,16 @@ def _window(config: Config, encoder: EncoderConfig) -> int:
     return window
 
 
-def _losses(logits_BTC: jax.Array, labels_BT: jax.Array, smoothing: float) -> tuple[jax.Array, jax.Array]:
-    """Returns cross-entropy and weight (1.0 where labelled), both [B, T]; smoothing as in Szegedy et al. 2016."""
-    weight_BT = (labels_BT >= 0).astype(jnp.float32)
-    log_probs_BTC = jax.nn.log_softmax(logits_BTC)
-    picked_BT = jnp.take_along_axis(log_probs_BTC, jnp.maximum(labels_BT, 0)[..., None], axis=-1)[..., 0]
-    loss_BT = -(1.0 - smoothing) * picked_BT - smoothing * log_probs_BTC.mean(axis=-1)
-    return loss_BT * weight_BT, weight_BT
-
-
 def _records(
     sentences: Sequence[TaggedSentence], predicted: Sequence[Sequence[str]], probabilities: Sequence[np.ndarray]
 ) -> Iterator[dict[str, Any]]:
     """Yields one record a sentence: words, both tag rows, entities found, missed and invented."""
     for sentence, tags, scores in zip(sentences, predicted, probabilities, strict=True):
-        gold, found = set(entities.entity_spans(sentence.tags)), set(entities.entity_spans(tags))
+        gold, found = set(entity_spans(sentence.tags)), set(entity_spans(tags))
 
         def described(spans: set[Any], words: Sequence[str] = sentence.words) -> list[dict[str, Any]]:
-            ordered = sorted(spans, key=lambda span: span[1])
-            return [{"type": k, "start": a, "end": b, "text": " ".join(words[a:b])} for k, a, b in ordered]
+            ordered = sorted(spans)
+            return [{"type": k, "start": a, "end": b, "text": " ".join(words[a:b])} for a, b, k in ordered]
 
         yield {
             "origin": sentence.origin,

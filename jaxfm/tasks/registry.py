@@ -1,14 +1,17 @@
 """Tasks by the name that `config.task` gives."""
 
+import pathlib
 from collections.abc import Mapping
+from types import ModuleType
 
 import numpy as np
 
+from jaxfm import files
 from jaxfm.config import Config
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub import initial as initials
 from jaxfm.tasks import ner
-from jaxfm.tasks.task import Task
+from jaxfm.tasks.task import TASK_FILE, Exporter, Predictor, Task
 
 TASKS = {"ner": ner}
 
@@ -18,9 +21,34 @@ def create(config: Config) -> tuple[Task, Mapping[str, np.ndarray], tuple[str, .
 
     Returns the task, its loaded parameters (path -> array; the others start at random) and notes for the log.
     """
-    if config.task not in TASKS:
-        raise UserError(f"config.task: {config.task!r} is not a task. {did_you_mean(config.task, TASKS)}")
-    module = TASKS[config.task]
+    module = _module(config.task)
     initial = initials.resolve(config.model)
     task = module.create(config, initial)
     return task, module.keep_head(task, initial), task.notes
+
+
+def reopen(workdir: pathlib.Path, config: Config, source: str, split: str) -> Task:
+    """Builds the task of a trained run over one split of a source, for evaluation."""
+    return _of_run(workdir).open_task(workdir, config, source, split)
+
+
+def open_predictor(workdir: pathlib.Path) -> Predictor:
+    """Returns what turns texts into a trained run's predictions."""
+    return _of_run(workdir).open_predictor(workdir)
+
+
+def open_exporter(workdir: pathlib.Path) -> Exporter:
+    """Returns what writes a trained run's parameters for other libraries."""
+    return _of_run(workdir).open_exporter(workdir)
+
+
+def _of_run(workdir: pathlib.Path) -> ModuleType:
+    if not (workdir / TASK_FILE).is_file():
+        raise UserError(f"--workdir={workdir}: holds no run of jaxfm ({TASK_FILE} is not there).")
+    return _module(files.read_json(workdir / TASK_FILE)["task"])
+
+
+def _module(name: str) -> ModuleType:
+    if name not in TASKS:
+        raise UserError(f"config.task: {name!r} is not a task. {did_you_mean(name, TASKS)}")
+    return TASKS[name]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -71,4 +71,40 @@ class Task(Protocol):
 
     def save(self, workdir: pathlib.Path) -> None:
         """Writes task.json and the tokenizer's files."""
+        ...
+
+
+class Predictor(Protocol):
+    """A trained model over unlabelled input: records in, rows to compute, records out."""
+
+    def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool = True) -> nnx.Module:
+        """Builds the model."""
+        ...
+
+    def outputs(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns what `decode` needs of each row."""
+        ...
+
+    def encode(self, records: Sequence[Mapping[str, Any]]) -> Any:
+        """Turns records ({"text": ...}) into an object with `rows`, the packed rows to compute."""
+        ...
+
+    def decode(self, encoded: Any, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+        """Returns one result a record, JSON values."""
+        ...
+
+    def lines(self, result: Mapping[str, Any]) -> list[str]:
+        """Returns a result as lines for a person."""
+        ...
+
+
+class Exporter(Protocol):
+    """A trained model on its way out."""
+
+    def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool = True) -> nnx.Module:
+        """Builds the model."""
+        ...
+
+    def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
+        """Writes config, weights and tokenizer as transformers' from_pretrained wants them."""
         ...

@@ -28,9 +28,7 @@ class _KeepLastAndBest(policies.PreservationPolicy):
     last: int
     best: int | None = None
 
-    def should_preserve(
-        self, checkpoints: Sequence[Any], *, context: policies.PreservationContext
-    ) -> Sequence[bool]:
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: policies.PreservationContext) -> Sequence[bool]:
         del context
         late = len(checkpoints) - self.last
         return [index >= late or checkpoint.step == self.best for index, checkpoint in enumerate(checkpoints)]
@@ -132,9 +130,7 @@ class Checkpoints:
         try:
             restored = self._manager.restore(
                 step,
-                args=ocp.args.Composite(
-                    **{item: ocp.args.StandardRestore(target)}, meta=ocp.args.JsonRestore()
-                ),
+                args=ocp.args.Composite(**{item: ocp.args.StandardRestore(target)}, meta=ocp.args.JsonRestore()),
             )
         # What Orbax and TensorStore raise for a missing or torn file differs by driver and version.
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:

@@ -10,10 +10,16 @@ from jax.sharding import Mesh
 
 from jaxfm.data.packing import PackedRows
 from jaxfm.data.pipeline import eval_batches
-from jaxfm.parallel.mesh import place_batch, replicated
+from jaxfm.parallel.mesh import batch_shards, place_batch, replicated
 
 # (model, batch) -> arrays [B, ...]
 OutputsFn = Callable[[Any, Mapping[str, jax.Array]], dict[str, jax.Array]]
+
+
+def whole_batches(batch_size: int, rows: int, mesh: Mesh) -> int:
+    """Returns the batch size nearest to `batch_size` that the mesh divides, no larger than `rows` needs."""
+    shards = batch_shards(mesh)
+    return shards * max(1, min(batch_size // shards, -(-rows // shards)))
 
 
 class Evaluator:

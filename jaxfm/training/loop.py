@@ -218,18 +218,16 @@ def _evaluate(
 def _describe(train_step: jax.stages.Compiled, setup: Setup, config: Config, task: Task, mesh: Mesh) -> str:
     """What a person wants to know before step 1."""
     memory = train_step.memory_analysis()
-    peak = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes
-        - memory.alias_size_in_bytes
-    )
+    peak = "not known"
+    if memory is not None:  # some backends do not say
+        held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        peak = f"{(held + memory.temp_size_in_bytes) / 2**20:,.0f} MiB a device"
     rows = task.rows("train")
     tokens = config.train.batch_size * rows.tokens.shape[1]
     shape = " x ".join(f"{size} {axis}" for axis, size in mesh.shape.items())
     return (
         f"{count_parameters(setup.abstract.params):,} parameters; {mesh.size} device(s) as {shape}; "
-        f"peak memory {peak / 2**20:,.0f} MiB a device\n"
+        f"peak memory {peak}\n"
         f"{len(rows):,} rows of {rows.tokens.shape[1]} tokens, {rows.useful_share:.1%} of them useful; "
         f"{setup.total_steps:,} steps of {config.train.batch_size} rows ({tokens:,} tokens)"
     )

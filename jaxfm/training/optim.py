@@ -78,4 +78,3 @@ def make_optimizer(config: OptimConfig, schedule: Schedule, params: Any) -> opta
         optax.scale_by_learning_rate(schedule),
     ]
     return optax.chain(*parts)
-

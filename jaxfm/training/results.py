@@ -1,7 +1,7 @@
 """From the chosen parameters to all that a run leaves behind: scores, tables, plots, predictions, report."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxfm.config import Config
@@ -49,6 +49,7 @@ def finish(
         "versions": versions(),
     }
     write_report(workdir, report, tables, pictures)
+    print_tables(progress, tables)
     return report
 
 
@@ -82,7 +83,7 @@ def training_facts(config: Config, task: Task, setup: Setup, fitted: Fitted, goo
     }
 
 
-def print_tables(progress: Progress, tables: dict[str, Sequence[Table]]) -> None:
+def print_tables(progress: Progress, tables: Mapping[str, Sequence[Table]]) -> None:
     """Prints each split's tables under its name."""
     for split, group in tables.items():
         progress.say(f"\n{split}")

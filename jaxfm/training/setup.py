@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -64,10 +63,14 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
     Raises:
       UserError: a batch that cannot be divided, an unknown metric, a pattern that matches nothing.
     """
-    meshes.check_batch_size("config.train.batch_size", config.train.batch_size, mesh, accumulate=config.train.accumulate)
+    meshes.check_batch_size(
+        "config.train.batch_size", config.train.batch_size, mesh, accumulate=config.train.accumulate
+    )
     meshes.check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
     if config.eval.metric not in task.choosing:
-        raise UserError(f"config.eval.metric: {config.eval.metric!r}. {did_you_mean(config.eval.metric, task.choosing)}")
+        raise UserError(
+            f"config.eval.metric: {config.eval.metric!r}. {did_you_mean(config.eval.metric, task.choosing)}"
+        )
     batches = TrainBatches(
         task.rows("train"),
         batch_size=config.train.batch_size,
@@ -89,7 +92,9 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
         return task.loss(nnx.merge(graphdef, params), batch, key)
 
     shape = (config.train.batch_size, task.rows("train").tokens.shape[1])
-    batch = {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=meshes.batch_sharding(mesh)) for name in BATCH_FIELDS}
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=meshes.batch_sharding(mesh)) for name in BATCH_FIELDS
+    }
     abstract = abstract_state(params, optimizer, mesh)
     names = metric_names(loss, params, batch)
     whole = meshes.replicated(mesh)

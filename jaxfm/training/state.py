@@ -18,7 +18,7 @@ from jaxfm.training.optim import path_name
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that the next update depends on beside its batch.
+    """All that the next update depends on beside its batch. Leaves are arrays, or their shapes while it is abstract.
 
     Attributes:
       step: int32 scalar, optimizer updates done.
@@ -27,10 +27,10 @@ class TrainState:
       key: uint32 [2], threefry key data of the run; anything random is fold_in(key, step).
     """
 
-    step: jax.Array
+    step: Any
     params: Any
     opt_state: Any
-    key: jax.Array
+    key: Any
 
 
 def abstract_state(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:

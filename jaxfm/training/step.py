@@ -62,7 +62,7 @@ def make_train_step(loss_fn: LossFn, optimizer: optax.GradientTransformation, *,
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         loss, grads, weight, step_sums = summed(state.params, batch, key)
         grads = jax.tree.map(lambda grad: grad / jnp.maximum(weight, 1.0), grads)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         # A finite norm means finite gradients whose squares do not overflow either: the moments stay finite too.
         healthy = jnp.isfinite(loss) & jnp.isfinite(norm)

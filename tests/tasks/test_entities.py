@@ -8,9 +8,9 @@ import seqeval.metrics
 import sklearn.metrics
 from hypothesis import strategies as st
 
-from jaxfm.errors import UserError
+from jaxfm.data.tagging import entity_spans
 from jaxfm.observe.tables import to_plain
-from jaxfm.tasks.entities import entity_spans, entity_table, score_entities, score_tokens, token_table
+from jaxfm.tasks.entities import entity_table, score_entities, score_tokens, token_table
 
 # "a-b" and the one-letter types guard the reading of a type with a hyphen or one that looks like a prefix.
 TAGS = ["O", "O", *(f"{prefix}-{kind}" for prefix in "BI" for kind in ("PER", "LOC", "a-b", "B"))]
@@ -21,32 +21,10 @@ CORPUS = st.lists(PAIR, min_size=1, max_size=6).map(
 FEW = hypothesis.settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
 
-@pytest.mark.parametrize(
-    ("tags", "spans"),
-    [
-        ([], []),
-        (["O", "O"], []),
-        (["B-PER", "I-PER", "O"], [("PER", 0, 2)]),
-        (["O", "I-PER", "I-PER"], [("PER", 1, 3)]),  # an I- after O starts
-        (["B-PER", "I-LOC", "I-LOC"], [("PER", 0, 1), ("LOC", 1, 3)]),  # ... and after another type
-        (["B-PER", "B-PER"], [("PER", 0, 1), ("PER", 1, 2)]),
-        (["I-PER", "B-PER", "I-PER", "O", "B-a-b"], [("PER", 0, 1), ("PER", 1, 3), ("a-b", 4, 5)]),
-    ],
-)
-def test_spans_by_hand(tags, spans):
-    assert entity_spans(tags) == spans
-
-
-@pytest.mark.parametrize("tag", ["PER", "B-", "B", "", "o", "E-PER", "OO"])
-def test_a_tag_that_is_not_bio_is_named(tag):
-    with pytest.raises(UserError, match="BIO"):
-        entity_spans(["O", tag])
-
-
 @FEW
 @hypothesis.given(tags=st.lists(st.sampled_from(TAGS), max_size=20))
 def test_spans_equal_seqeval(tags):
-    expected = [(kind, first, last + 1) for kind, first, last in seqeval.metrics.sequence_labeling.get_entities(tags)]
+    expected = [(first, last + 1, kind) for kind, first, last in seqeval.metrics.sequence_labeling.get_entities(tags)]
     assert entity_spans(tags) == expected
 
 

@@ -1,0 +1,66 @@
+"""Scores a trained model: `python -m jaxfm.evaluate --workdir=runs/ner --split=test [--source=URI] [--output=FILE]`."""
+
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from jaxfm import files, program
+from jaxfm.errors import UserError
+from jaxfm.observe.progress import Progress
+from jaxfm.observe.writers import to_json
+from jaxfm.parallel.mesh import make_mesh
+from jaxfm.tasks import registry
+from jaxfm.tasks.task import Evaluation
+from jaxfm.training import workdir as workdirs
+from jaxfm.training.evaluation import Evaluator, whole_batches
+from jaxfm.training.restore import restore_params
+from jaxfm.training.setup import compute_dtype
+
+USAGE = "usage: python -m jaxfm.evaluate --workdir=DIR [--split=test] [--source=URI] [--output=FILE.json]"
+
+
+def evaluate(
+    workdir: str | pathlib.Path, split: str = "test", source: str | None = None, progress: Progress | None = None
+) -> Evaluation:
+    """Scores the run's chosen checkpoint on a split of its own source or of another one with the same labels.
+
+    Raises:
+      UserError: no run or checkpoint there, no such split, a label the model does not know.
+    """
+    workdir = pathlib.Path(workdir)
+    config = workdirs.read_config(workdir)
+    task = registry.reopen(workdir, config, source or config.data.source, split)
+    mesh = make_mesh(config.parallel)
+    dtype = compute_dtype(config.train.precision)
+    graphdef, params, _ = restore_params(
+        workdir, lambda rngs: task.make_model(rngs, dtype=dtype, scan=config.model.scan_layers), mesh
+    )
+    rows = task.rows(split)
+    evaluator = Evaluator(task.outputs, graphdef, mesh, whole_batches(config.eval.batch_size, len(rows), mesh))
+    progress = progress or Progress(len(rows))
+    with progress, progress.task(f"scoring {split}", len(rows)) as advance:
+        outputs = evaluator(params, rows, advance)
+    return task.score(split, outputs)
+
+
+def main() -> None:
+    """The program."""
+    values = flags.FLAGS
+    if values.workdir is None:
+        raise UserError(f"--workdir is missing.\n{USAGE}")
+    progress = Progress(0)
+    evaluation = evaluate(values.workdir, values.split, values.source, progress)
+    for table in evaluation.tables:
+        progress.table(table)
+    if values.output is not None:
+        scores: dict[str, Any] = {"workdir": values.workdir, "split": values.split, "source": values.source}
+        files.write_json(values.output, to_json(scores | {"scores": dict(evaluation.scores)}))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "A run directory.")
+    flags.DEFINE_string("split", "test", "train, valid or test.")
+    flags.DEFINE_string("source", None, "Data to score on; the run's own if not given.")
+    flags.DEFINE_string("output", None, "A JSON file for the scores.")
+    program.run(main, USAGE)

@@ -1,0 +1,50 @@
+"""Writes a trained model for others: `python -m jaxfm.export --workdir=runs/ner --format=hf --output=DIR`."""
+
+import pathlib
+
+from absl import flags
+
+from jaxfm import files, program
+from jaxfm.config import ParallelConfig
+from jaxfm.errors import UserError, did_you_mean
+from jaxfm.parallel.mesh import make_mesh
+from jaxfm.tasks import registry
+from jaxfm.training.restore import restore_params, to_host
+from jaxfm.training.setup import compute_dtype
+
+USAGE = "usage: python -m jaxfm.export --workdir=DIR --output=DIR [--format=hf]"
+FORMATS = ("hf",)
+
+
+def export(workdir: str | pathlib.Path, output: str | pathlib.Path, format: str = "hf") -> pathlib.Path:
+    """Writes the run's chosen checkpoint as a Hugging Face directory; whole or not at all. Returns its path.
+
+    Raises:
+      UserError: an unknown format, no run or checkpoint, an output that is there already.
+    """
+    if format not in FORMATS:
+        raise UserError(f"--format={format}: {did_you_mean(format, FORMATS)}")
+    workdir, output = pathlib.Path(workdir), pathlib.Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output={output}: is there already. Name a new directory.")
+    exporter = registry.open_exporter(workdir)
+    mesh = make_mesh(ParallelConfig())
+    _, params, _ = restore_params(workdir, lambda rngs: exporter.make_model(rngs, dtype=compute_dtype("f32")), mesh)
+    with files.atomic_directory(output) as folder:
+        exporter.write_hf(folder, to_host(params))
+    return output
+
+
+def main() -> None:
+    """The program."""
+    values = flags.FLAGS
+    if values.workdir is None or values.output is None:
+        raise UserError(f"--{'workdir' if values.workdir is None else 'output'} is missing.\n{USAGE}")
+    print(f"written: {export(values.workdir, values.output, values.format)}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "A run directory.")
+    flags.DEFINE_string("output", None, "The directory to write.")
+    flags.DEFINE_string("format", "hf", "hf: what transformers' from_pretrained opens.")
+    program.run(main, USAGE)

@@ -1,0 +1,48 @@
+"""The parameters a run stands for, for the programs that use a trained model."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from jaxfm.errors import UserError
+from jaxfm.parallel.mesh import build_abstract
+from jaxfm.training import workdir as workdirs
+from jaxfm.training.checkpoint import Checkpoints
+from jaxfm.training.optim import path_name
+
+
+def restore_params(
+    workdir: pathlib.Path, make_model: Callable[[nnx.Rngs], nnx.Module], mesh: Mesh
+) -> tuple[nnx.GraphDef[Any], Any, int]:
+    """Restores the checkpoint that `config.eval.select` chose: the best, or the last where none was evaluated.
+
+    Returns the model's graph definition, its sharded parameters and their step.
+
+    Raises:
+      UserError: no run there, or no whole checkpoint yet.
+    """
+    config = workdirs.read_config(workdir)
+    graphdef, abstract = build_abstract(lambda: make_model(nnx.Rngs(0)), mesh)
+    directory = workdir / workdirs.CHECKPOINTS_DIR
+    if not directory.is_dir():
+        raise UserError(f"--workdir={workdir}: has no checkpoint yet.")
+    checkpoints = Checkpoints(directory, read_only=True)
+    try:
+        steps = checkpoints.steps()
+        if not steps:
+            raise UserError(f"--workdir={workdir}: has no checkpoint yet.")
+        best = checkpoints.meta(steps[-1])["best"]["step"]
+        step = best if config.eval.select == "best" and best in steps else steps[-1]
+        return graphdef, checkpoints.restore_params(step, abstract), step
+    finally:
+        checkpoints.close()
+
+
+def to_host(params: Any) -> dict[str, np.ndarray]:
+    """Returns path -> host array of every parameter."""
+    return {path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
