@@ -1,0 +1,195 @@
+"""Fine-tuning speed of jaxfm and of transformers + torch, in turns on one machine: useful sub-word tokens a second.
+
+  python -m profiles.against_transformers --reference=hf_ner.py --source=conll:DIR --output=FILE.json [--bf16]
+
+Both train on the first --limit sentences of the training split, the same number a step, each time in a process of its
+own, A B A B ..., so that a machine that slows down slows both. A useful token is a piece or a special token, never
+padding. The rate is over the training loop alone: no imports, reading, tokenization or scoring, and for jaxfm no
+compilation either; a second rate of jaxfm's counts the compilation of the step in. All in f32; --bf16 adds turns of
+the reference under its own mixed precision. `--config.KEY=VALUE` goes to jaxfm as it is.
+"""
+
+import argparse
+import os
+import pathlib
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxfm import files
+from jaxfm.data.source_records import Columns
+from jaxfm.data.sources import read_tagged
+from jaxfm.hub.locate import locate
+from profiles.ner_quality import (
+    MINILM,
+    NEVER,
+    REFERENCE_BATCH,
+    choose_rows,
+    last_json,
+    machine,
+    shown_command,
+    training_lengths,
+)
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SCORED = 32  # sentences scored after training, by both: scoring is not timed, so a few are enough
+
+
+def write_subset(source: str, limit: int, folder: pathlib.Path) -> int:
+    """Writes the first `limit` training sentences as train.conll, a few of them as valid and test; returns how many."""
+    sentences = read_tagged(source, ["train"], columns=Columns("", "", ""))["train"].sentences[:limit]
+    for split, count in (("train", limit), ("valid", SCORED), ("test", SCORED)):
+        blocks = [
+            "".join(f"{word}\t{tag}\n" for word, tag in zip(sentence.words, sentence.tags, strict=True))
+            for sentence in sentences[:count]
+        ]
+        files.write_text(folder / f"{split}.conll", "\n".join(blocks))
+    return len(sentences)
+
+
+def reference_command(script: str, folder: pathlib.Path, epochs: float, *, bf16: bool) -> list[str]:
+    """Returns the reference's command line."""
+    model = str(locate(MINILM, "config.model.init"))
+    data = [str(folder / f"{split}.conll") for split in ("train", "valid", "test")]
+    options = ["--epochs", f"{epochs:g}", "--lr", "1e-4", "--batch", str(REFERENCE_BATCH), "--seed", "0"]
+    return [sys.executable, script, model, *data, *options, *(["--bf16"] if bf16 else [])]
+
+
+def jaxfm_command(folder: pathlib.Path, workdir: pathlib.Path, epochs: float, changes: Sequence[str]) -> list[str]:
+    """Returns jaxfm's command line: the same sentences a step, one evaluation and one checkpoint at the end."""
+    shape = choose_rows(training_lengths(f"conll:{folder}", MINILM), REFERENCE_BATCH, seed=0)
+    values = {
+        "data.source": f"conll:{folder}",
+        "data.row_length": shape.row_length,
+        "train.batch_size": shape.rows,
+        "train.epochs": epochs,
+        "train.precision": "f32",
+        "optim.learning_rate": 1e-4,
+        "eval.select": "last",
+        "eval.every_steps": NEVER,
+    }
+    settings = [f"--config.{key}={value}" for key, value in values.items()]
+    program = [sys.executable, "-m", "jaxfm.train", "--config=configs/ner.py:files", f"--workdir={workdir}"]
+    return [*program, *settings, *changes]
+
+
+def reference_rates(printed: Mapping[str, Any], sentences: int) -> dict[str, Any]:
+    """Returns the reference's record from the object it printed."""
+    steps = printed["epochs"] * -(-sentences // printed["batch"])
+    tokens = printed["tokens_per_s"] * printed["train_s"]
+    return {
+        "tokens_per_second": printed["tokens_per_s"],
+        "useful_tokens": round(tokens),
+        "sentences_per_step": round(sentences * printed["epochs"] / steps, 2),
+    }
+
+
+def jaxfm_rates(report: Mapping[str, Any], sentences: int) -> dict[str, Any]:
+    """Returns jaxfm's record from its report.json."""
+    training = report["training"]
+    goodput = training["goodput"]
+    busy = goodput["train"] + goodput["wait for data"]
+    tokens = training["useful_tokens_per_second"] * busy
+    return {
+        "tokens_per_second": round(training["useful_tokens_per_second"], 1),
+        "tokens_per_second_with_compilation": round(tokens / (busy + goodput["compile"]), 1),
+        "compile_seconds": round(goodput["compile"], 2),
+        "useful_tokens": round(tokens),
+        "useful_token_share": round(training["useful_token_share"], 4),
+        "sentences_per_step": round(sentences * training["epochs"] / training["steps"], 2),
+    }
+
+
+def timed(command: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Runs a command from the repository's root; returns what it printed, its wall seconds and the load before it."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu", "MPLBACKEND": "agg"}
+    load, start = os.getloadavg()[0], time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout, {"process_seconds": round(time.perf_counter() - start, 1), "load_before": round(load, 2)}
+
+
+def compare(runs: Mapping[str, Sequence[Mapping[str, Any]]], rate: str = "tokens_per_second") -> dict[str, Any]:
+    """Returns medians, extremes and the ratio of medians jaxfm / reference.
+
+    The spread of the ratio is the least and the most that a turn of both gives by itself.
+    """
+    medians = {name: statistics.median(run[rate] for run in turns) for name, turns in runs.items()}
+    ratios = [ours[rate] / theirs[rate] for ours, theirs in zip(runs["jaxfm"], runs["reference"], strict=True)]
+    return {
+        "median_tokens_per_second": medians,
+        "extremes": {name: [min(r[rate] for r in turns), max(r[rate] for r in turns)] for name, turns in runs.items()},
+        "ratio": round(medians["jaxfm"] / medians["reference"], 2),
+        "ratio_of_turns": [round(min(ratios), 2), round(max(ratios), 2)],
+    }
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Returns the comparison as a Markdown table."""
+    compared = result["compared"]
+    names = {"reference": "transformers + torch, f32", "jaxfm": "jaxfm, f32", "reference_bf16": "transformers, bf16"}
+    base = compared["median_tokens_per_second"]["reference"]
+    lines = ["| program | useful tokens/s: median (least to most) | against f32 reference |", "|---|---|---:|"]
+    for name, median in compared["median_tokens_per_second"].items():
+        least, most = compared["extremes"][name]
+        lines.append(f"| {names[name]} | {median:,.0f} ({least:,.0f} to {most:,.0f}) | {median / base:.2f} |")
+    with_compilation = statistics.median(run["tokens_per_second_with_compilation"] for run in result["runs"]["jaxfm"])
+    lines.append(f"| jaxfm, compilation counted in | {with_compilation:,.0f} | {with_compilation / base:.2f} |")
+    return "\n".join(lines)
+
+
+def measure(arguments: argparse.Namespace, changes: Sequence[str], folder: pathlib.Path) -> dict[str, Any]:
+    """Runs all turns and returns what is written to --output."""
+    sentences = write_subset(arguments.source, arguments.limit, folder)
+    runs: dict[str, list[dict[str, Any]]] = {"reference": [], "jaxfm": []}
+    if arguments.bf16:
+        runs["reference_bf16"] = []
+    for turn in range(arguments.repeats):
+        for name, records in runs.items():
+            if name == "jaxfm":
+                workdir = folder / f"run_{turn}"
+                _, facts = timed(jaxfm_command(folder, workdir, arguments.epochs, changes))
+                rates = jaxfm_rates(files.read_json(workdir / "report.json"), sentences)
+            else:
+                bf16 = name == "reference_bf16"
+                printed, facts = timed(reference_command(arguments.reference, folder, arguments.epochs, bf16=bf16))
+                rates = reference_rates(last_json(printed), sentences)
+            records.append(rates | facts)
+            print(f"turn {turn}: {name} {rates['tokens_per_second']:,.0f} useful tokens/s", file=sys.stderr, flush=True)
+    return {
+        "data": f"first {sentences} training sentences of {pathlib.Path(arguments.source).name}",
+        "epochs": arguments.epochs,
+        "command": shown_command(sys.argv),
+        **machine(),
+        "compared": compare(runs),
+        "runs": runs,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures, writes the JSON and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reference", required=True, help="the torch script, see profiles/README.md")
+    parser.add_argument("--source", required=True, help="conll:DIR")
+    parser.add_argument("--output", required=True, help="JSON file of results")
+    parser.add_argument("--limit", type=int, default=1000, help="training sentences")
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each program")
+    parser.add_argument("--bf16", action="store_true", help="also the reference under its own bf16")
+    arguments, changes = parser.parse_known_args(argv)
+    unknown = [word for word in changes if not word.startswith("--config.")]
+    if unknown:
+        parser.error(f"unknown argument {shlex.join(unknown)}")
+    arguments.reference = str(pathlib.Path(arguments.reference).resolve())
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(arguments, changes, pathlib.Path(folder))
+    files.write_json(arguments.output, result)
+    print(table(result))
+
+
+if __name__ == "__main__":
+    main()
