@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO, Any
 
+from jaxfm.errors import UserError
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], *, binary: bool = False) -> Iterator[IO[Any]]:
@@ -46,6 +48,19 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def check_room(path: str | os.PathLike[str], size: int, what: str) -> None:
+    """Raises UserError when the disk that `path` (which need not exist yet) lies on has not `size` bytes free."""
+    folder = pathlib.Path(path).absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise UserError(
+            f"{path}: the disk is too full: {what} needs {size / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB are free. "
+            "Make room, or name a directory on another disk."
+        )
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

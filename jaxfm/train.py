@@ -20,7 +20,7 @@ from jaxfm.parallel.preemption import Preempted
 from jaxfm.tasks import registry
 from jaxfm.training import results
 from jaxfm.training import workdir as workdirs
-from jaxfm.training.checkpoint import Checkpoints
+from jaxfm.training.checkpoint import Checkpoints, check_room
 from jaxfm.training.loop import fit
 from jaxfm.training.setup import set_up
 
@@ -51,6 +51,7 @@ def train(config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Pat
     mesh = make_mesh(config.parallel)
     task, loaded, notes = registry.create(config)
     setup = set_up(config, task, loaded, mesh)
+    check_room(workdir, setup.abstract)
     # Everything that can be checked is checked: from here on the run directory exists.
     if status == "new":
         task.save(workdir)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ import orbax.checkpoint as ocp
 from jax import lax
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
+from jaxfm import files
 from jaxfm.errors import UserError
 from jaxfm.observe.metrics import Sums
 from jaxfm.training.optim import path_name
@@ -64,7 +66,12 @@ class Checkpoints:
           sums: the open metric sums.
           meta: JSON values kept beside the arrays.
           best: the step that must outlive the others.
+
+        Raises:
+          UserError: the disk is too full; what was saved before is kept. (A failed write would leave Orbax' threads
+            in a state that no message comes out of, so the room is looked at first.)
         """
+        check_room(self._directory, state)
         rest = {"opt_state": state.opt_state, "key": state.key, "step": state.step, "sums": sums}
         self._policy.best = best
         hashes = {"params": array_hashes(state.params), "rest": array_hashes(rest)}
@@ -141,6 +148,12 @@ class Checkpoints:
         if wrong:
             raise UserError(f"{where}: the bytes of {', '.join(wrong[:3])} are not those that were saved.")
         return tree, meta
+
+
+def check_room(directory: pathlib.Path, state: TrainState) -> None:
+    """Raises UserError when the disk has no room for one checkpoint of a state, which may be abstract."""
+    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    files.check_room(directory, size, "a checkpoint")
 
 
 def array_hashes(tree: Any) -> dict[str, int]:
