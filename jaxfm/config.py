@@ -8,6 +8,7 @@ the schema is an error that names the nearest one; a value out of range is an er
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -237,6 +238,8 @@ def _checked(field: dataclasses.Field[Any], value: Any, key: str) -> Any:
     if not any(type(value) is kind for kind in kinds):
         wanted = " or ".join(kind.__name__ for kind in kinds if kind is not types.NoneType)
         raise UserError(f"{key}: is {value!r} ({type(value).__name__}), but must be {wanted}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{key}: is {value!r}, but must be a finite number.")
     rules = field.metadata
     if "choices" in rules and value not in rules["choices"]:
         raise UserError(f"{key}: is {value!r}. {did_you_mean(str(value), rules['choices'])}")

@@ -133,6 +133,9 @@ def encoder_config(values: Mapping[str, Any], where: str) -> EncoderConfig:
     for key, allowed in _REQUIRED.items():
         if values.get(key, allowed[0]) not in allowed:
             raise UserError(f"{where}: {key} is {values[key]!r}; the {family} encoder here computes {allowed[0]!r}.")
+    width, heads = values.get("hidden_size"), values.get("num_attention_heads")
+    if isinstance(width, int) and isinstance(heads, int) and (heads < 1 or width % heads):
+        raise UserError(f"{where}: hidden_size {width} is not a multiple of num_attention_heads {heads}.")
     offset = 0 if family == "bert" else int(values.get("pad_token_id", 1)) + 1
     try:
         return EncoderConfig(

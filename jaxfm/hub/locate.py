@@ -40,7 +40,8 @@ def locate(uri: str, key: str) -> pathlib.Path:
 
 def _from_package(rest: str, uri: str, key: str) -> pathlib.Path:
     module, _, subdirectory = rest.partition("/")
-    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", module) or ".." in pathlib.PurePath(subdirectory).parts:
+    inside = pathlib.PurePath(subdirectory)
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", module) or inside.is_absolute() or ".." in inside.parts:
         raise UserError(f"{key}: {uri!r} must read package:MODULE/SUBDIR, the subdirectory inside the package.")
     # find_spec finds the files without running the package's code (which may import torch).
     spec = importlib.util.find_spec(module.split(".")[0])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Iterator, Mapping
 
@@ -112,10 +113,8 @@ def _gather(
         if name not in tensors:
             raise UserError(f"{directory}: the tensor {name!r} is missing (needed for {ours}).")
         value = tensors[name]
-        if value.size != np.prod(shape):
-            raise UserError(
-                f"{directory}: {name!r} has shape {list(value.shape)}, but config.json asks for {list(shape)} elements."
-            )
+        if list(value.shape) != (wanted := _their_shape(ours, tensor, shape)):
+            raise UserError(f"{directory}: {name!r} has shape {list(value.shape)}, but config.json asks for {wanted}.")
         value = value.astype(np.float32)
         parts.append((value.T if tensor.inputs else value).reshape(shape))
     return (np.stack(parts) if "{}" in tensor.name else parts[0]), set(names)
@@ -141,6 +140,13 @@ def _shape(ours: str, config: EncoderConfig, num_classes: int) -> tuple[int, ...
     return shapes.get(kind, (d,))
 
 
+def _their_shape(ours: str, tensor: Tensor, shape: tuple[int, ...]) -> list[int]:
+    """Shape in the checkpoint of what is `shape` here: [out, in] for a linear map's kernel, heads in one axis."""
+    if tensor.inputs:
+        return [math.prod(shape[tensor.inputs :]), math.prod(shape[: tensor.inputs])]
+    return [math.prod(shape)] if ours.endswith("/bias") else list(shape)
+
+
 def _read_tensors(directory: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
     for path in _safetensors_files(directory):
         try:
@@ -156,7 +162,7 @@ def _safetensors_files(directory: pathlib.Path) -> list[pathlib.Path]:
     if single.is_file():
         return [single]
     if index.is_file():
-        names = sorted(set(files.read_json(index)["weight_map"].values()))
+        names = _shards(index)
         if any(pathlib.PurePath(name).name != name for name in names):
             raise UserError(f"{index}: names files outside its directory: {names}.")
         missing = [name for name in names if not (directory / name).is_file()]
@@ -173,14 +179,29 @@ def _safetensors_files(directory: pathlib.Path) -> list[pathlib.Path]:
     raise UserError(f"{directory}: has no model.safetensors (found: {', '.join(_listing(directory)) or 'nothing'}).")
 
 
+def _shards(index: pathlib.Path) -> list[str]:
+    """Names of the files that an index says hold the tensors."""
+    table = _json_object(index).get("weight_map")
+    if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
+        raise UserError(f"{index}: has no 'weight_map' from tensors to files. Fetch it again.")
+    return sorted(set(table.values()))
+
+
 def _config_values(directory: pathlib.Path) -> dict[str, object]:
     path = directory / "config.json"
     if not path.is_file():
         raise UserError(f"{directory}: has no config.json (found: {', '.join(_listing(directory)) or 'nothing'}).")
+    return _json_object(path)
+
+
+def _json_object(path: pathlib.Path) -> dict[str, object]:
     try:
-        return files.read_json(path)
+        values = files.read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not JSON ({error}).") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: is JSON, but not an object of keys and values.")
+    return values
 
 
 def _labels(values: Mapping[str, object]) -> tuple[str, ...]:
