@@ -1,13 +1,22 @@
-"""Shared set-up: 4 fake CPU devices, no network, and the optional folder of real data."""
+"""Shared set-up: 4 fake CPU devices, no network, one compilation cache, and the optional folder of real data."""
 
+import atexit
 import os
 import pathlib
+import shutil
+import tempfile
 
 # Before jax is imported anywhere: several devices so that every test of the step is a test of sharding too.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "agg"
+# The same train step is compiled by many tests and subprocesses. A folder of this session's own (xdist's workers and
+# subprocesses inherit it), so that nothing stale is ever read.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxfm-tests-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import pytest
 
