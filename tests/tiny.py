@@ -1,0 +1,145 @@
+"""A run that takes seconds: a generated tagged corpus in CoNLL files, a two-layer BERT with random weights, a config."""
+
+import dataclasses
+import json
+import pathlib
+import random
+import string
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.traverse_util
+import jax
+import numpy as np
+from flax import nnx
+
+from jaxfm.config import Config, default_config, from_config_dict, to_dict
+from jaxfm.hub.families import hf_config
+from jaxfm.hub.weights import write_tensors
+from jaxfm.models.heads import TokenClassifier
+from jaxfm.models.presets import EncoderConfig
+from jaxfm.parallel.mesh import initialise
+
+NAMES = {
+    "PER": ("ada", "boole", "curry", "dedekind", "emmy", "frege", "gauss", "hilbert"),
+    "LOC": ("arles", "bergen", "cadiz", "delft", "essen", "ferrara", "ghent", "hull"),
+}
+FILLERS = ("met", "in", "saw", "the", "old", "town", "near", "left", "and", "went", "to", ".")
+PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *FILLERS)
+# Names are spelled in letters: several pieces a word, and room for any word of letters.
+VOCABULARY = (*PIECES, *string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase))
+LABELS = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
+# 96 is no multiple of the vocabulary by chance: it can be cut over two and four devices.
+ENCODER = EncoderConfig(
+    vocab_size=96, hidden_size=32, num_layers=2, num_heads=2, ffn_size=64, max_positions=64, initializer_range=0.1
+)
+SIZES = {"train": 60, "valid": 16, "test": 18}
+
+Sentence = tuple[list[str], list[str]]
+
+
+def sentences(count: int, seed: int) -> list[Sentence]:
+    """Sentences of 2 to 18 words with names of one or two words; very different numbers of words."""
+    draw = random.Random(seed)
+    made = []
+    for _ in range(count):
+        words: list[str] = []
+        tags: list[str] = []
+        for _ in range(draw.choice((1, 1, 2, 6))):
+            words.append(draw.choice(FILLERS))
+            tags.append("O")
+            kind = draw.choice(tuple(NAMES))
+            for position in "BI"[: draw.choice((1, 2))]:
+                words.append(draw.choice(NAMES[kind]))
+                tags.append(f"{position}-{kind}")
+        made.append((words, tags))
+    return made
+
+
+def write_conll(path: pathlib.Path, content: Sequence[Sentence], *, documents: int = 0) -> None:
+    """Writes sentences, with a document mark before every `documents` of them."""
+    lines: list[str] = []
+    for number, (words, tags) in enumerate(content):
+        if documents and number % documents == 0:
+            lines += ["-DOCSTART- O", ""]
+        lines += [*(f"{word} {tag}" for word, tag in zip(words, tags, strict=True)), ""]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_corpus(directory: pathlib.Path, sizes: Mapping[str, int] = SIZES, *, documents: int = 0) -> str:
+    """Writes a folder of splits; returns its URI."""
+    for seed, (split, count) in enumerate(sizes.items()):
+        write_conll(directory / f"{split}.conll", sentences(count, seed), documents=documents)
+    return f"conll:{directory}"
+
+
+def random_params(encoder: EncoderConfig, classes: int, seed: int) -> dict[str, np.ndarray]:
+    """Path -> array of an encoder and a head; no bias is 0 and no scale is 1, so that a mix-up shows."""
+    draw = np.random.default_rng(seed)
+    shapes = jax.eval_shape(lambda: initialise(lambda: TokenClassifier(encoder, classes, nnx.Rngs(0))))
+    flat = flax.traverse_util.flatten_dict(shapes, sep="/")
+    return {
+        name: (name.endswith("scale") + encoder.initializer_range * draw.standard_normal(shape.shape)).astype(np.float32)
+        for name, shape in flat.items()
+    }
+
+
+def nested(params: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Path -> array as nested dicts."""
+    return flax.traverse_util.unflatten_dict(params, sep="/")
+
+
+def write_weights(
+    directory: pathlib.Path, encoder: EncoderConfig = ENCODER, labels: Sequence[str] = (), seed: int = 7
+) -> str:
+    """Writes a Hugging Face directory of random weights, whose head is used only with `labels`; returns its URI."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_tensors(directory / "model.safetensors", encoder, random_params(encoder, max(len(labels), 1), seed))
+    values = hf_config(encoder, head="ForTokenClassification", pad_token_id=0, labels=tuple(labels))
+    (directory / "config.json").write_text(json.dumps(values))
+    (directory / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    (directory / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
+    return f"dir:{directory}"
+
+
+def config(directory: pathlib.Path, **overrides: Any) -> Config:
+    """A checked config over the corpus and weights in `directory`, made at the first call; keys as `train__steps=4`."""
+    values = default_config()
+    values.model.init = f"dir:{directory / 'weights'}"
+    values.data.source = f"conll:{directory / 'corpus'}"
+    values.data.row_length = 48
+    values.data.overlap = 8
+    values.optim.learning_rate = 1e-2
+    values.train.batch_size = 4
+    values.train.steps = 8
+    values.eval.batch_size = 8
+    values.log.every_steps = 2
+    if not (directory / "corpus").exists():
+        write_corpus(directory / "corpus")
+    if not (directory / "weights").exists():
+        write_weights(directory / "weights")
+    return replaced(from_config_dict(values), **overrides)
+
+
+def replaced(values: Config, **overrides: Any) -> Config:
+    """Returns the config with other values; keys as `train__steps=4`."""
+    nested = to_dict(values)
+    for key, value in overrides.items():
+        *groups, name = key.split("__")
+        group = nested
+        for part in groups:
+            group = group[part]
+        group[name] = value
+    return from_config_dict(nested)
+
+
+def batch_of(rows: Any, count: int, first: int = 0) -> dict[str, np.ndarray]:
+    """Rows `first` .. `first + count` of packed rows as a batch on the host."""
+    names = ("tokens", "segment_ids", "positions", "type_ids", "labels")
+    return {name: getattr(rows, name)[first : first + count] for name in names}
+
+
+def with_dropout(encoder: EncoderConfig, rate: float) -> EncoderConfig:
+    """The encoder with another dropout everywhere."""
+    return dataclasses.replace(encoder, dropout=rate, attention_dropout=rate)
