@@ -22,6 +22,7 @@ from jaxfm.errors import UserError
 
 _NAME = re.compile(r"((?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*)(?::([\w.-]+))?")
 _OLDEST = 4  # datasets 4.0 removed scripts: from there on a data set is files alone
+_IS_SCRIPT = "scripts are no longer supported"  # what datasets >= 4 says
 _CHUNK = 1000
 
 
@@ -50,7 +51,13 @@ def _load(name: str, config: str | None, rest: str) -> Any:
             f"hf:{rest}: datasets {datasets.__version__} may run code from the hub: pip install 'datasets>={_OLDEST}'."
         )
     try:
-        return datasets.load_dataset(name, config)
+        try:
+            return datasets.load_dataset(name, config)
+        except RuntimeError as error:
+            if _IS_SCRIPT not in str(error):
+                raise
+            # The hub keeps its own conversion of most such sets to parquet files, made without us running the script.
+            return datasets.load_dataset(name, config, revision="refs/convert/parquet")
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         raise UserError(
             f"hf:{rest}: {type(error).__name__}: {error}. If there is no network: on a machine that has one, "

@@ -367,6 +367,21 @@ def test_hf_files_with_class_names(hub):
         read_tagged("hf:owner/name", ["test"])
 
 
+def test_hf_set_that_is_a_script_is_read_from_the_hubs_own_conversion(hub, monkeypatch):
+    hub({"tokens": [["Ada"]], "ner_tags": [["B-PER"]]})
+    load, asked = hub.datasets.load_dataset, []
+
+    def scripted(name, config, revision=None):
+        asked.append(revision)
+        if revision is None:
+            raise RuntimeError("Dataset scripts are no longer supported, but found name.py")
+        return load(name, config)
+
+    monkeypatch.setattr(hub.datasets, "load_dataset", scripted)
+    assert tags(read_tagged("hf:owner/name", ["train"])["train"]) == ["B-PER"]
+    assert asked == [None, "refs/convert/parquet"]
+
+
 def test_hf_tags_as_text_and_documents(hub):
     hub({"words": [["a"], ["b"], ["c"]], "labels": [["O"], ["I-X"], ["O"]], "document": ["p", "p", "q"]})
     read = read_tagged("hf:owner/name", ["train"])["train"]
