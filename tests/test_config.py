@@ -1,0 +1,282 @@
+import ast
+import dataclasses
+import math
+import pathlib
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+import pytest
+
+from jaxfm import config as schema
+from jaxfm.config import FREE_ON_RESUME, Config, config_hash, default_config, differences, from_config_dict, to_dict
+from jaxfm.errors import UserError
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+# Every option there is. Whoever adds, renames or removes one edits this list on purpose, and the documentation with it.
+OPTIONS = """
+task seed
+model.init model.preset model.tokenizer model.dropout model.scan_layers
+data.source data.words_column data.tags_column data.document_column data.row_length data.window data.overlap
+data.context
+optim.learning_rate optim.schedule optim.warmup_fraction optim.decay_fraction optim.final_fraction optim.weight_decay
+optim.no_decay optim.b1 optim.b2 optim.eps optim.clip_norm
+train.epochs train.steps train.batch_size train.accumulate train.precision train.label_smoothing
+eval.every_steps eval.batch_size eval.metric eval.select eval.patience
+checkpoint.every_steps checkpoint.keep_last
+parallel.data parallel.fsdp parallel.tensor
+log.every_steps log.tensorboard
+""".split()
+
+
+def leaves(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+    """Yields (dotted key, field) of every option."""
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(field.type):
+            yield from leaves(typing.cast(type, field.type), f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", field
+
+
+FIELDS = dict(leaves())
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """One key as nested dicts: what from_config_dict takes."""
+    first, _, rest = key.partition(".")
+    return {first: nested(rest, value) if rest else value}
+
+
+def built(key: str, value: Any) -> Any:
+    """The value of `key` in the config that sets it to `value` and leaves all else alone."""
+    result: Any = from_config_dict(nested(key, value))
+    for name in key.split("."):
+        result = getattr(result, name)
+    return result
+
+
+def other_value(field: dataclasses.Field[Any]) -> Any:
+    """A valid value that is not the default."""
+    default, rules = field.default, field.metadata
+    if "choices" in rules:
+        return next(choice for choice in rules["choices"] if choice != default)
+    if isinstance(default, bool):
+        return not default
+    if isinstance(default, str):
+        return default + "x"
+    if isinstance(default, tuple):
+        return (*default, "x")
+    if default is None:
+        return 0.25
+    if isinstance(default, float):
+        return (default + 0.5) / 2  # every share and rate may be that
+    return rules["at_least"] if rules.get("at_least", default) != default else default + 1
+
+
+def test_the_list_of_options() -> None:
+    assert sorted(FIELDS) == sorted(OPTIONS)
+
+
+def test_every_option_says_what_it_is() -> None:
+    for key, field in FIELDS.items():
+        assert len(field.metadata["doc"].split()) >= 2, key
+        assert set(field.metadata) <= {"doc", "choices", "at_least", "at_most", "above"}, key
+
+
+def test_defaults_go_round() -> None:
+    assert from_config_dict(default_config()) == Config() == from_config_dict({})
+    assert from_config_dict(to_dict(Config())) == Config()
+
+
+@pytest.mark.parametrize("key", OPTIONS)
+def test_every_option_goes_round_and_back(key: str) -> None:
+    value = other_value(FIELDS[key])
+    assert value != FIELDS[key].default
+    values = default_config()
+    *groups, name = key.split(".")
+    node = values
+    for group in groups:
+        node = node[group]
+    node[name] = value
+    config = from_config_dict(values)
+    assert config != Config() and built(key, value) == value
+    assert config == from_config_dict(nested(key, value)) == from_config_dict(to_dict(config))
+    assert [line.partition(":")[0] for line in differences(to_dict(Config()), to_dict(config))] == [key]
+
+
+def test_the_default_config_is_locked() -> None:
+    config = default_config()
+    with pytest.raises(AttributeError):
+        config.optim.learning_rat = 1.0
+    with pytest.raises(AttributeError):
+        config.new = 1
+    with pytest.raises(TypeError):
+        config.train.batch_size = "many"
+    config.model.dropout = 0.2  # a placeholder: unset, but of type float
+    assert from_config_dict(config).model.dropout == 0.2
+    with pytest.raises(TypeError):
+        config.model.dropout = "much"
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().train.steps = 1  # type: ignore[misc]
+
+
+def test_to_dict_is_json() -> None:
+    values = to_dict(Config())
+    assert values["optim"]["no_decay"] == ["*/bias", "*norm/scale"] and values["model"]["dropout"] is None
+    assert all(isinstance(value, str | int | dict) for value in values.values())
+
+
+# (key, value, the whole message)
+REFUSED = [
+    ("optin", {}, "config.optin: there is no such key. Did you mean 'optim'?"),
+    ("optim.learning_rat", 1.0, "config.optim.learning_rat: there is no such key. Did you mean 'learning_rate'?"),
+    ("log.zzz", 1, "config.log.zzz: there is no such key. Valid choices: 'every_steps', 'tensorboard'."),
+    ("optim", 3, "config.optim: is 3, but must be a group of keys."),
+    ("optim", None, "config.optim: is None, but must be a group of keys."),
+    ("seed", True, "config.seed: is True (bool), but must be int."),
+    ("seed", 1.0, "config.seed: is 1.0 (float), but must be int."),
+    ("seed", None, "config.seed: is None (NoneType), but must be int."),
+    ("optim.learning_rate", True, "config.optim.learning_rate: is True (bool), but must be float."),
+    ("optim.learning_rate", "1e-3", "config.optim.learning_rate: is '1e-3' (str), but must be float."),
+    ("model.dropout", "0.1", "config.model.dropout: is '0.1' (str), but must be float."),
+    ("model.scan_layers", 1, "config.model.scan_layers: is 1 (int), but must be bool."),
+    ("task", None, "config.task: is None (NoneType), but must be str."),
+    ("optim.no_decay", "*/bias", "config.optim.no_decay: is '*/bias', but must be a tuple of strings."),
+    ("optim.no_decay", [1], "config.optim.no_decay: is [1], but must be a tuple of strings."),
+    ("optim.schedule", "liner", "config.optim.schedule: is 'liner'. Did you mean 'linear'?"),
+    ("eval.select", "first", "config.eval.select: is 'first'. Valid choices: 'best', 'last'."),
+    ("train.epochs", math.nan, "config.train.epochs: is nan, but must be a finite number."),
+    ("optim.clip_norm", math.inf, "config.optim.clip_norm: is inf, but must be a finite number."),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), REFUSED, ids=[f"{key}={value!r}" for key, value, _ in REFUSED])
+def test_what_is_refused_and_how(key: str, value: Any, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        from_config_dict(nested(key, value))
+    assert str(caught.value) == message
+
+
+RULES = [(key, rule, bound) for key, field in FIELDS.items() for rule, bound in field.metadata.items() if rule != "doc"]
+
+
+@pytest.mark.parametrize(
+    ("key", "rule", "bound"), [case for case in RULES if case[1] != "choices"], ids=lambda value: str(value)
+)
+def test_bounds(key: str, rule: str, bound: float) -> None:
+    kind = int if FIELDS[key].type is int else float
+    step = 1 if kind is int else 1e-6
+    outside, inside = {
+        "at_least": (bound - step, bound),
+        "at_most": (bound + step, bound),
+        "above": (bound, bound + step),
+    }[rule]
+    assert built(key, kind(inside)) == inside
+    with pytest.raises(UserError) as caught:
+        built(key, kind(outside))
+    rule_said = f"must be {rule.replace('_', ' ')} {bound}"
+    assert str(caught.value).startswith(f"config.{key}: is {kind(outside)!r}, but {rule_said}")
+    assert FIELDS[key].metadata["doc"] in str(caught.value)
+
+
+def test_every_kind_of_rule_is_used() -> None:
+    assert {rule for _, rule, _ in RULES} == {"choices", "at_least", "at_most", "above"}
+
+
+def test_every_choice_is_taken() -> None:
+    for key, rule, choices in RULES:
+        if rule == "choices":
+            assert FIELDS[key].default in choices
+            assert [built(key, choice) for choice in choices] == list(choices)
+
+
+def test_an_int_is_taken_for_a_float_and_becomes_one() -> None:
+    value = built("train.epochs", 3)
+    assert value == 3.0 and type(value) is float
+    assert type(built("model.dropout", 0)) is float
+
+
+def test_none_is_for_optional_keys_alone() -> None:
+    optional = {key for key, field in FIELDS.items() if type(None) in typing.get_args(field.type)}
+    assert optional == {"model.dropout"}
+    assert built("model.dropout", None) is None
+
+
+def test_lists_become_tuples() -> None:
+    assert built("optim.no_decay", ["a", "b"]) == ("a", "b") and built("optim.no_decay", []) == ()
+
+
+def test_differences() -> None:
+    old = to_dict(Config())
+    new = to_dict(from_config_dict({"seed": 3, "optim": {"learning_rate": 1e-3}, "log": {"every_steps": 7}}))
+    assert differences(old, old) == []
+    assert differences(old, new) == [
+        "log.every_steps: 20 -> 7",
+        "optim.learning_rate: 5e-05 -> 0.001",
+        "seed: 0 -> 3",
+    ]
+    assert differences(old, new, ignore=FREE_ON_RESUME) == ["optim.learning_rate: 5e-05 -> 0.001", "seed: 0 -> 3"]
+    del old["seed"]  # a run of a version that had no such key
+    assert differences(old, to_dict(Config())) == ["seed: '(not set)' -> 0"]
+    assert differences(to_dict(Config()), old) == ["seed: 0 -> '(not set)'"]
+
+
+@pytest.mark.parametrize("key", OPTIONS)
+def test_the_hash_depends_on_all_but_what_is_free(key: str) -> None:
+    changed = config_hash(from_config_dict(nested(key, other_value(FIELDS[key]))))
+    assert (changed == config_hash(Config())) == (key.split(".")[0] in FREE_ON_RESUME)
+
+
+def test_the_hash_is_16_hex_digits_and_the_groups_that_are_free_exist() -> None:
+    value = config_hash(Config())
+    assert len(value) == 16 and int(value, 16) >= 0
+    assert set(FREE_ON_RESUME) <= {field.name for field in dataclasses.fields(Config)}
+
+
+def reads(source: str) -> set[str]:
+    """Returns the options that a source reads as attributes: `x.optim.b1`, or `x.b1` where x is an OptimConfig."""
+    groups = {field.type.__name__: field.name for field in dataclasses.fields(Config) if isinstance(field.type, type)}
+    found = set()
+    for scope in ast.walk(ast.parse(source)):
+        if not isinstance(scope, ast.FunctionDef):
+            continue
+        annotated = {arg.arg: ast.unparse(arg.annotation) for arg in ast.walk(scope.args) if arg_annotated(arg)}
+        for node in ast.walk(scope):
+            if isinstance(node, ast.Attribute):
+                owner = ast.unparse(node.value)
+                group = owner.rpartition(".")[2]
+                if "." in owner and not owner.startswith("self."):
+                    found.add(f"{group}.{node.attr}")
+                if annotated.get(owner) in groups:
+                    found.add(f"{groups[annotated[owner]]}.{node.attr}")
+                if annotated.get(owner) == "Config":
+                    found.add(node.attr)
+    return found
+
+
+def arg_annotated(node: ast.AST) -> typing.TypeGuard[ast.arg]:
+    return isinstance(node, ast.arg) and node.annotation is not None
+
+
+def test_every_option_is_read_somewhere() -> None:
+    found: set[str] = set()
+    for path in (ROOT / "jaxfm").rglob("*.py"):
+        if path.name != "config.py":
+            found |= reads(path.read_text(encoding="utf-8"))
+    assert [key for key in OPTIONS if key not in found] == []
+
+
+def test_the_search_for_reads_tells_groups_apart() -> None:
+    source = "def f(config: Config, optim: OptimConfig):\n  config.train.steps; optim.b1; config.seed; optim.other.b2"
+    assert reads(source) & set(OPTIONS) == {"train.steps", "optim.b1", "seed"}
+
+
+def test_a_config_file_starts_from_the_defaults() -> None:
+    values = default_config()
+    assert isinstance(values, ml_collections.ConfigDict) and values.is_locked
+    assert default_config() is not values and schema.to_dict(from_config_dict(values)) == to_dict(Config())
