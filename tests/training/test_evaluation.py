@@ -1,0 +1,50 @@
+"""The outputs of a split against the model applied to all its rows at once."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxfm.config import ParallelConfig
+from jaxfm.parallel.mesh import build_abstract, make_mesh
+from jaxfm.tasks import registry
+from jaxfm.training.evaluation import Evaluator, whole_batches
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> registry.Task:
+    return registry.create(tiny.config(tmp_path_factory.mktemp("evaluation")))[0]
+
+
+@pytest.mark.parametrize(("sizes", "batch_size"), [((4, 1, 1), 4), ((4, 1, 1), 64), ((1, 2, 2), 6), ((1, 1, 1), 7)])
+def test_outputs_do_not_depend_on_the_batch_size(
+    task: registry.Task, sizes: tuple[int, int, int], batch_size: int
+) -> None:
+    mesh = make_mesh(ParallelConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
+    graphdef, _ = build_abstract(lambda: make_model(task), mesh)
+    params = tiny.nested(tiny.random_params(tiny.ENCODER, len(tiny.LABELS), seed=1))
+    rows = task.rows("train")
+    batch = tiny.batch_of(rows, len(rows))
+    wanted = task.outputs(nnx.merge(graphdef, params), batch)
+    done: list[int] = []
+    got = Evaluator(task.outputs, graphdef, mesh, batch_size)(params, rows, done.append)
+    assert len(rows) % batch_size and sum(done) == len(rows) == 31  # the last batch is a partial one
+    assert got.keys() == wanted.keys()
+    np.testing.assert_array_equal(got["label"], wanted["label"])
+    for name in ("probability", "loss", "weight"):
+        np.testing.assert_allclose(got[name], wanted[name], rtol=2e-5, atol=1e-6)
+    assert got["weight"].sum() == (rows.labels >= 0).sum()
+
+
+def make_model(task: registry.Task) -> nnx.Module:
+    return task.make_model(nnx.Rngs(0), dtype=np.dtype(np.float32), scan=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "rows", "wanted"), [(32, 100, 32), (30, 100, 28), (2, 100, 4), (32, 5, 8), (32, 1, 4), (4, 4, 4)]
+)
+def test_whole_batches_fit_the_mesh_and_the_rows(asked: int, rows: int, wanted: int) -> None:
+    assert whole_batches(asked, rows, make_mesh(ParallelConfig(2, 2, 1))) == wanted
