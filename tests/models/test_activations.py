@@ -1,0 +1,35 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxfm.models.activations import gelu
+
+X = np.concatenate([np.linspace(-6.0, 6.0, 2001), [-40.0, 0.0, 40.0]]).astype(np.float32)
+
+
+def phi(x: float) -> float:
+    """The normal distribution function in the form that keeps its digits for negative x."""
+    return 0.5 * math.erfc(-x / math.sqrt(2.0))
+
+
+def test_gelu_is_x_times_the_normal_distribution_function() -> None:
+    expected = np.asarray([x * phi(x) for x in X.astype(np.float64)])
+    np.testing.assert_allclose(gelu(jnp.asarray(X)), expected, atol=2e-6)
+    tanh_form = jax.nn.gelu(jnp.asarray(X), approximate=True)
+    assert np.abs(tanh_form - expected).max() > 1e-4  # so the tolerance above tells the two forms apart
+
+
+def test_gelu_has_the_closed_form_gradient() -> None:
+    expected = [phi(x) + x * math.exp(-x * x / 2) / math.sqrt(2 * math.pi) for x in X.astype(np.float64)]
+    np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(jnp.asarray(X)), expected, atol=2e-6)
+
+
+def test_gelu_keeps_the_dtype_and_bf16_precision() -> None:
+    x = jnp.asarray(X, jnp.bfloat16)
+    result = gelu(x)
+    assert result.dtype == jnp.bfloat16
+    exact = np.asarray([v * phi(v) for v in np.asarray(x, np.float64)])
+    # The factor is at most 1 and is off by three roundings of bf16 (erf, sum, product): 2^-9 each, and one of 1 + erf.
+    np.testing.assert_array_less(np.abs(np.asarray(result, np.float64) - exact), 4 * 2.0**-9 * np.abs(x) + 1e-6)

@@ -1,0 +1,104 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxfm.config import ParallelConfig
+from jaxfm.models.dropout import dropout, split_key
+from jaxfm.parallel import mesh as meshes
+
+KEY = jax.random.key(7)
+SHAPE = (64, 128, 256)  # 2,097,152 elements
+COUNT = math.prod(SHAPE)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.9])
+def test_rate_and_mean(rate: float) -> None:
+    kept = np.asarray(dropout(jnp.ones(SHAPE), rate, KEY))
+    share, deviation = (kept == 0).mean(), math.sqrt(rate * (1 - rate) / COUNT)
+    # Four standard deviations of the binomial: a wrong rate of 0.1014 for 0.1 would fail.
+    assert abs(share - rate) < 4 * deviation
+    values = np.unique(kept)
+    assert len(values) == 2 and values[0] == 0.0
+    np.testing.assert_allclose(values[1], 1 / (1 - rate), rtol=1e-4)  # the rate is met to 2^-16
+    assert abs(kept.mean(dtype=np.float64) - 1.0) < 4 * deviation / (1 - rate)
+
+
+def test_the_scale_belongs_to_the_rate_that_is_met() -> None:
+    rate = 1.4 / 65536  # met as 1 / 65536
+    kept = np.asarray(dropout(jnp.ones(SHAPE), rate, KEY))
+    assert 0 < (kept == 0).sum() < 4 * COUNT / 65536
+    assert kept.max() == np.float32(65536 / 65535)
+
+
+def test_neighbours_fall_independently() -> None:
+    """Two elements share a random word, so a bad split of it would show as correlation along the last axis."""
+    zero = np.asarray(dropout(jnp.ones(SHAPE), 0.3, KEY)) == 0
+    for axis in range(3):
+        left, right = np.take(zero, range(0, SHAPE[axis] - 1), axis), np.take(zero, range(1, SHAPE[axis]), axis)
+        both, pairs = (left & right).mean(), left.size
+        assert abs(both - 0.09) < 5 * math.sqrt(0.09 * 0.91 / pairs)
+
+
+def test_kept_elements_are_scaled_and_dropped_ones_are_exactly_zero() -> None:
+    x = jax.random.normal(jax.random.key(1), (40, 33)) * 1e6  # an odd last axis: one half of the last word is unused
+    result = np.asarray(dropout(x, 0.25, KEY))
+    dropped = result == 0
+    assert 0.15 < dropped.mean() < 0.35
+    np.testing.assert_allclose(result[~dropped], np.asarray(x)[~dropped] / 0.75, rtol=1e-6)
+    gradient = np.asarray(jax.grad(lambda x: dropout(x, 0.25, KEY).sum())(x))
+    np.testing.assert_array_equal(gradient[dropped], 0.0)
+    np.testing.assert_allclose(gradient[~dropped], 1 / 0.75, rtol=1e-6)
+
+
+def test_what_is_not_finite_leaves_no_trace_where_it_is_dropped() -> None:
+    x = jnp.full((100,), jnp.inf)
+    result = np.asarray(dropout(x, 0.5, KEY))
+    assert set(result) == {0.0, np.inf}
+
+
+def test_without_a_key_or_a_rate_nothing_changes() -> None:
+    x = jax.random.normal(jax.random.key(1), (8, 16))
+    assert dropout(x, 0.5, None) is x
+    assert dropout(x, 0.0, KEY) is x
+
+
+def test_the_key_alone_decides() -> None:
+    x = jnp.ones((64, 64))
+    masks = [np.asarray(dropout(x, 0.5, key)) for key in (KEY, KEY, jax.random.key(8))]
+    np.testing.assert_array_equal(masks[0], masks[1])
+    assert 0.4 < (masks[0] != masks[2]).mean() < 0.6
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_the_dtype_is_kept_and_does_not_change_the_mask(dtype) -> None:
+    result = dropout(jnp.ones((64, 64), dtype), 0.5, KEY)
+    assert result.dtype == dtype
+    np.testing.assert_array_equal(np.asarray(result) == 0, np.asarray(dropout(jnp.ones((64, 64)), 0.5, KEY)) == 0)
+
+
+@pytest.mark.parametrize(
+    ("count", "config"),
+    [
+        (1, ParallelConfig()),
+        (2, ParallelConfig()),
+        (4, ParallelConfig()),
+        (4, ParallelConfig(fsdp=2)),
+        (4, ParallelConfig(tensor=2)),
+    ],
+    ids=str,
+)
+def test_the_mask_is_the_same_on_every_mesh(count: int, config: ParallelConfig) -> None:
+    mesh = meshes.make_mesh(config, jax.devices()[:count])
+    x = jax.device_put(np.ones((8, 16, 32), np.float32), meshes.batch_sharding(mesh))
+    assert len(x.sharding.device_set) == count
+    result = jax.jit(lambda x, key: dropout(x, 0.3, key), out_shardings=meshes.batch_sharding(mesh))(x, KEY)
+    np.testing.assert_array_equal(result, dropout(jnp.ones((8, 16, 32)), 0.3, KEY))
+
+
+def test_split_key() -> None:
+    assert split_key(None, 3) == [None, None, None]
+    keys = split_key(KEY, 3)
+    assert len({tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in keys}) == 3

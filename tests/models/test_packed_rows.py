@@ -1,0 +1,176 @@
+"""Packed equals unpacked: several examples in a row compute what each computes alone, losses and gradients too."""
+
+# N rows, T tokens, D model, C classes
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxfm.config import ParallelConfig
+from jaxfm.data.packing import PackedRows, build_rows
+from jaxfm.data.pipeline import BATCH_FIELDS
+from jaxfm.models.heads import TokenClassifier
+from jaxfm.models.presets import EncoderConfig
+from jaxfm.parallel import mesh as meshes
+from jaxfm.tasks.ner import NerModel, NerTask
+
+CONFIG = EncoderConfig(
+    vocab_size=64, hidden_size=32, num_layers=2, num_heads=4, ffn_size=48, max_positions=16, dropout=0.0,
+    attention_dropout=0.0, initializer_range=0.3,
+)  # fmt: skip
+CLASSES = 5
+LENGTHS = (5, 9, 3, 7, 12, 1, 4, 16, 2, 6)
+PAD = 0
+
+
+def make() -> TokenClassifier:
+    return TokenClassifier(CONFIG, CLASSES, nnx.Rngs(0))
+
+
+@functools.cache
+def classifier() -> tuple[Any, Any]:
+    """Returns the graph definition and wide random parameters."""
+    graphdef, abstract = meshes.build_abstract(make, meshes.make_mesh(ParallelConfig()))
+    draw = np.random.default_rng(1)
+
+    def value(path: Any, leaf: Any) -> np.ndarray:
+        return (path[-1].key == "scale") + 0.3 * draw.normal(size=leaf.shape).astype(np.float32)
+
+    return graphdef, jax.tree_util.tree_map_with_path(value, abstract)
+
+
+@functools.cache
+def rows(row_length: int, max_segments: int | None, pad_id: int = PAD) -> PackedRows:
+    """The same examples in rows; about a third of the tokens without a label, as pieces inside words are."""
+    generator = np.random.default_rng(2)
+    tokens = [generator.integers(0, CONFIG.vocab_size, length).astype(np.int32) for length in LENGTHS]
+    labels = [
+        np.where(generator.random(length) < 0.3, -1, generator.integers(0, CLASSES, length)).astype(np.int32)
+        for length in LENGTHS
+    ]
+    return build_rows(tokens, labels, row_length, pad_id, seed=3, max_segments=max_segments)
+
+
+def batch_of(packed: PackedRows) -> dict[str, jax.Array]:
+    return {name: jnp.asarray(getattr(packed, name)) for name in BATCH_FIELDS}
+
+
+def task(smoothing: Any) -> NerTask:
+    labels = tuple(f"L{i}" for i in range(CLASSES))
+    model = NerModel(labels=labels, encoder=CONFIG, row_length=16, window=16, overlap=0, context="sentence")
+    return NerTask(model, None, smoothing, {}, {}, ())  # type: ignore[arg-type]
+
+
+@jax.jit
+def loss_and_gradients(params: Any, batch: Any, smoothing: float = 0.0) -> Any:
+    def loss(params: Any) -> Any:
+        return task(smoothing).loss(nnx.merge(classifier()[0], params), batch, jax.random.key(0))
+
+    return jax.value_and_grad(loss, has_aux=True)(params)
+
+
+def by_example(values_NTD: np.ndarray, packed: PackedRows) -> np.ndarray:
+    """Tokens of all examples one after another, in the order of the examples."""
+    places = zip(packed.slots, LENGTHS, strict=True)
+    return np.concatenate([values_NTD[row, start : start + length] for (row, _, start), length in places])
+
+
+@jax.jit
+def forward(params: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+    """Returns hidden states and logits."""
+    model = nnx.merge(classifier()[0], params)
+    return model.encoder(*(batch[name] for name in BATCH_FIELDS[:4])), model(batch)
+
+
+def hidden_states(packed: PackedRows, **changes: jax.Array) -> np.ndarray:
+    return by_example(np.asarray(forward(classifier()[1], batch_of(packed) | changes)[0]), packed)
+
+
+PACKED, ALONE, WIDE = (16, None), (16, 1), (24, None)
+
+
+def test_the_layouts_really_differ() -> None:
+    assert BATCH_FIELDS[:4] == ("tokens", "segment_ids", "positions", "type_ids")
+    assert len(rows(*ALONE)) == len(LENGTHS) and rows(*ALONE).segments.max() == 1
+    assert len(rows(*PACKED)) < 7 and rows(*PACKED).segments.max() >= 3
+    assert rows(*WIDE).tokens.shape[1] == 24
+
+
+@pytest.mark.parametrize("layout", [PACKED, WIDE, (16, None, 7)], ids=str)
+def test_hidden_states(layout: Any) -> None:
+    np.testing.assert_allclose(hidden_states(rows(*layout)), hidden_states(rows(*ALONE)), atol=1e-5)
+
+
+def test_hidden_states_do_depend_on_what_segments_and_positions_say() -> None:
+    packed = rows(*PACKED)
+    joined = {"segment_ids": jnp.ones_like(packed.segment_ids)}
+    counted_on = {"positions": jnp.broadcast_to(jnp.arange(16), packed.positions.shape)}
+    for wrong in (joined, counted_on):
+        assert np.abs(hidden_states(packed, **wrong) - hidden_states(rows(*ALONE))).max() > 0.1
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_summed_losses_and_gradients(smoothing: float) -> None:
+    _, params = classifier()
+    (expected, (weight, sums)), gradients = loss_and_gradients(params, batch_of(rows(*ALONE)), smoothing)
+    (result, (packed_weight, packed_sums)), packed_gradients = loss_and_gradients(
+        params, batch_of(rows(*PACKED)), smoothing
+    )
+    labelled = int((rows(*ALONE).labels >= 0).sum())
+    assert 30 < labelled < sum(LENGTHS) and float(weight) == float(packed_weight) == labelled
+    np.testing.assert_allclose(result, expected, rtol=1e-5)
+    np.testing.assert_array_equal(packed_sums["accuracy"], sums["accuracy"])
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradients))
+    assert largest > 1.0
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * largest), packed_gradients, gradients
+    )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_loss_is_the_cross_entropy_in_float64(smoothing: float) -> None:
+    params, batch = classifier()[1], batch_of(rows(*PACKED))
+    logits = np.asarray(forward(params, batch)[1], np.float64)
+    labels = np.asarray(batch["labels"])
+    expected, right = 0.0, 0
+    for n, t in zip(*np.nonzero(labels >= 0), strict=True):
+        log_probs = logits[n, t] - np.log(np.exp(logits[n, t]).sum())
+        target = np.full(CLASSES, smoothing / CLASSES)
+        target[labels[n, t]] += 1 - smoothing
+        expected -= target @ log_probs
+        right += int(np.argmax(logits[n, t]) == labels[n, t])
+    (result, (weight, sums)), _ = loss_and_gradients(params, batch, smoothing)
+    np.testing.assert_allclose(result, expected, rtol=1e-5)
+    np.testing.assert_array_equal(sums["accuracy"], [right, float(weight)])
+    assert 0 < right < float(weight)
+
+
+def test_outputs_add_up_to_the_loss() -> None:
+    graphdef, params = classifier()
+    batch = batch_of(rows(*PACKED))
+    outputs = jax.jit(lambda params, batch: task(0.3).outputs(nnx.merge(graphdef, params), batch))(params, batch)
+    (expected, (weight, _)), _ = loss_and_gradients(params, batch, 0.0)  # outputs never smooth
+    np.testing.assert_allclose(outputs["loss"].sum(), expected, rtol=1e-5)
+    assert outputs["loss"].shape == outputs["weight"].shape == (len(rows(*PACKED)),)
+    np.testing.assert_array_equal(outputs["weight"], (np.asarray(batch["labels"]) >= 0).sum(axis=1))
+    assert outputs["weight"].sum() == weight
+    logits = np.asarray(forward(params, batch)[1], np.float64)
+    np.testing.assert_array_equal(outputs["label"], logits.argmax(-1))
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(outputs["probability"], probabilities.max(-1), rtol=1e-5)
+
+
+def test_a_batch_of_nothing_but_padding_weighs_nothing() -> None:
+    _, params = classifier()
+    shape = rows(*PACKED).tokens.shape
+    batch = {name: jnp.zeros(shape, jnp.int32) for name in BATCH_FIELDS} | {"labels": jnp.full(shape, -1)}
+    (loss, (weight, sums)), gradients = loss_and_gradients(params, batch)
+    assert float(loss) == float(weight) == 0.0
+    np.testing.assert_array_equal(sums["accuracy"], [0.0, 0.0])
+    for leaf in jax.tree.leaves(gradients):
+        np.testing.assert_array_equal(leaf, 0.0)

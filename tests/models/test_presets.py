@@ -1,0 +1,34 @@
+import dataclasses
+
+import jax
+import pytest
+from flax import nnx
+
+from jaxfm.config import ParallelConfig
+from jaxfm.errors import UserError
+from jaxfm.models.encoder import Encoder
+from jaxfm.models.presets import PRESETS, EncoderConfig, preset
+from jaxfm.parallel import mesh as meshes
+
+# Parameters of the encoder without its pooler, from the sizes alone (D width, L layers, F = 4 D, V vocabulary):
+# embeddings (V + 512 + 2) D + 2 D; a layer 4 (D^2 + D) + 2 D F + F + D + 4 D.
+MILLIONS = {"bert_tiny": 4.37, "bert_mini": 11.10, "bert_small": 28.50, "bert_base": 108.89, "bert_large": 334.09}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_parameters_of_a_preset(name: str) -> None:
+    config = preset(name)
+    _, abstract = meshes.build_abstract(lambda: Encoder(config, nnx.Rngs(0)), meshes.make_mesh(ParallelConfig()))
+    count = sum(leaf.size for leaf in jax.tree.leaves(abstract))
+    assert round(count / 1e6, 2) == MILLIONS[name]
+    assert config.head_dim == 64
+
+
+def test_an_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"config\.model\.preset: 'bert_bse' .*Did you mean 'bert_base'\?"):
+        preset("bert_bse")
+
+
+def test_heads_must_divide_the_width() -> None:
+    with pytest.raises(AssertionError, match="multiple of num_heads"):
+        dataclasses.replace(EncoderConfig(), num_heads=7)

@@ -1,0 +1,248 @@
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from jaxfm.config import ParallelConfig
+from jaxfm.errors import UserError
+from jaxfm.models.heads import TokenClassifier
+from jaxfm.models.presets import EncoderConfig
+from jaxfm.parallel import mesh as meshes
+
+CONFIG = EncoderConfig(
+    vocab_size=64, hidden_size=32, num_layers=2, num_heads=4, ffn_size=48, max_positions=16, initializer_range=0.2
+)
+
+# How every parameter is cut, by hand. A new parameter must be added here.
+EXPECTED = {
+    "encoder/embeddings/word/embedding": ("tensor", "fsdp"),
+    "encoder/embeddings/position/embedding": (None, "fsdp"),
+    "encoder/embeddings/type/embedding": (None, "fsdp"),
+    "encoder/embeddings/norm/scale": (None,),
+    "encoder/embeddings/norm/bias": (None,),
+    **{f"encoder/layers/attention/{name}/kernel": (None, "fsdp", "tensor", None) for name in ("query", "key", "value")},
+    **{f"encoder/layers/attention/{name}/bias": (None, "tensor", None) for name in ("query", "key", "value")},
+    "encoder/layers/attention/output/kernel": (None, "tensor", None, "fsdp"),
+    "encoder/layers/attention/output/bias": (None, None),
+    "encoder/layers/attention_norm/scale": (None, None),
+    "encoder/layers/attention_norm/bias": (None, None),
+    "encoder/layers/ffn/up/kernel": (None, "fsdp", "tensor"),
+    "encoder/layers/ffn/up/bias": (None, "tensor"),
+    "encoder/layers/ffn/down/kernel": (None, "tensor", "fsdp"),
+    "encoder/layers/ffn/down/bias": (None, None),
+    "encoder/layers/ffn_norm/scale": (None, None),
+    "encoder/layers/ffn_norm/bias": (None, None),
+    "head/kernel": ("fsdp", None),
+    "head/bias": (None,),
+}
+MESHES = [
+    ParallelConfig(),
+    ParallelConfig(fsdp=2),
+    ParallelConfig(fsdp=4),
+    ParallelConfig(tensor=4),
+    ParallelConfig(tensor=2),
+    ParallelConfig(data=1, fsdp=2, tensor=2),
+]
+
+
+def flat(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(key.key for key in path): leaf for path, leaf in leaves}
+
+
+def make(config: EncoderConfig = CONFIG) -> TokenClassifier:
+    return TokenClassifier(config, 5, nnx.Rngs(0))
+
+
+def spec(leaf: Any) -> tuple[str | None, ...]:
+    return (*leaf.sharding.spec, *(None,) * (len(leaf.shape) - len(leaf.sharding.spec)))
+
+
+@pytest.mark.parametrize(
+    ("config", "count", "shape"),
+    [
+        (ParallelConfig(), 4, (4, 1, 1)),
+        (ParallelConfig(), 1, (1, 1, 1)),
+        (ParallelConfig(fsdp=2), 4, (2, 2, 1)),
+        (ParallelConfig(fsdp=2, tensor=2), 4, (1, 2, 2)),
+        (ParallelConfig(data=2, tensor=2), 4, (2, 1, 2)),
+        (ParallelConfig(tensor=2), 2, (1, 1, 2)),
+    ],
+    ids=str,
+)
+def test_mesh_shape(config: ParallelConfig, count: int, shape: tuple[int, ...]) -> None:
+    assert jax.device_count() == 4
+    mesh = meshes.make_mesh(config, None if count == 4 else jax.devices()[:count])
+    assert mesh.axis_names == ("data", "fsdp", "tensor") and mesh.devices.shape == shape
+    assert set(mesh.devices.flat) == set(jax.devices()[:count])
+    assert set(mesh.axis_types) == {AxisType.Auto}
+    assert meshes.batch_shards(mesh) == shape[0] * shape[1]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ParallelConfig(data=3),
+        ParallelConfig(data=2),
+        ParallelConfig(fsdp=3),
+        ParallelConfig(fsdp=8),
+        ParallelConfig(data=4, tensor=2),
+        ParallelConfig(data=0),
+        ParallelConfig(data=-2, fsdp=2),
+        ParallelConfig(data=-2, tensor=-2),
+    ],
+    ids=str,
+)
+def test_a_mesh_that_is_not_the_devices_is_refused(config: ParallelConfig) -> None:
+    with pytest.raises(UserError, match=r"config\.parallel: data=.* does not multiply to the 4 devices.*\[1, 2, 4\]"):
+        meshes.make_mesh(config)
+
+
+@pytest.mark.parametrize("config", MESHES, ids=str)
+def test_shardings_of_all_parameters_and_bytes_on_a_device(config: ParallelConfig) -> None:
+    mesh = meshes.make_mesh(config)
+    _, abstract = meshes.build_abstract(make, mesh)
+    leaves = flat(abstract)
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) and leaf.dtype == jnp.float32 for leaf in leaves.values())
+    assert {name: spec(leaf) for name, leaf in leaves.items()} == EXPECTED
+
+    for name, leaf in leaves.items():
+        array = jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)
+        parts = int(np.prod([mesh.shape[axis] for axis in EXPECTED[name] if axis]))
+        sizes = {shard.data.nbytes for shard in array.addressable_shards}
+        assert len(array.addressable_shards) == 4 and sizes == {array.nbytes // parts}
+
+
+def test_bytes_on_a_device_fall_with_fsdp_and_tensor() -> None:
+    def device_bytes(config: ParallelConfig) -> int:
+        _, abstract = meshes.build_abstract(make, meshes.make_mesh(config))
+        return sum(4 * int(np.prod(leaf.sharding.shard_shape(leaf.shape))) for leaf in flat(abstract).values())
+
+    whole, halves, quarters, both = (device_bytes(MESHES[i]) for i in (0, 1, 2, 5))
+    assert whole == 4 * sum(leaf.size for leaf in flat(jax.eval_shape(lambda: meshes.initialise(make))).values())
+    # Norms and biases stay whole; at this width they are a few percent.
+    assert whole / 2 < halves < 0.55 * whole and whole / 4 < quarters < 0.32 * whole
+    assert whole / 4 < both < 0.35 * whole
+
+
+def test_what_a_mesh_axis_does_not_divide_stays_whole() -> None:
+    odd = EncoderConfig(vocab_size=63, hidden_size=30, num_layers=1, num_heads=3, ffn_size=50, max_positions=7)
+    _, abstract = meshes.build_abstract(lambda: make(odd), meshes.make_mesh(ParallelConfig(data=1, fsdp=2, tensor=2)))
+    leaves = flat(abstract)
+    assert spec(leaves["encoder/embeddings/word/embedding"]) == (None, "fsdp")  # 63 entries
+    assert spec(leaves["encoder/layers/attention/query/kernel"]) == (None, "fsdp", None, None)  # 3 heads
+    assert spec(leaves["encoder/layers/attention/output/kernel"]) == (None, None, None, "fsdp")
+    assert spec(leaves["encoder/layers/ffn/up/kernel"]) == (None, "fsdp", "tensor")  # 50 is even
+    _, abstract = meshes.build_abstract(lambda: make(odd), meshes.make_mesh(ParallelConfig(data=1, fsdp=4)))
+    assert all(leaf.sharding.shard_shape(leaf.shape) == leaf.shape for leaf in flat(abstract).values())  # 30 / 4
+
+
+@functools.cache
+def initial(config: ParallelConfig) -> Any:
+    """Parameters born sharded over the mesh."""
+    _, abstract = meshes.build_abstract(make, meshes.make_mesh(config))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.jit(lambda: meshes.initialise(make), out_shardings=shardings)()
+
+
+def test_initial_values_do_not_depend_on_the_mesh() -> None:
+    results = [flat(initial(config)) for config in (MESHES[0], MESHES[5])]
+    for name, value in results[0].items():
+        np.testing.assert_array_equal(value, results[1][name], err_msg=name)
+        assert spec(results[1][name]) == EXPECTED[name]
+
+
+@functools.cache
+def loss_and_gradients(config: ParallelConfig, count: int) -> Any:
+    """A loss with dropout, the batch and the parameters cut over the mesh of the first `count` devices."""
+    mesh = meshes.make_mesh(config, jax.devices()[:count])
+    graphdef, abstract = meshes.build_abstract(make, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    params = jax.device_put(jax.device_get(initial(MESHES[0])), shardings)
+    batch = meshes.place_batch(rows(), mesh)
+
+    def loss(params: Any, batch: Any) -> jax.Array:
+        return jnp.mean(jnp.sin(nnx.merge(graphdef, params)(batch, key=jax.random.key(9))))
+
+    whole = meshes.replicated(mesh)
+    value, gradients = jax.jit(jax.value_and_grad(loss), out_shardings=(whole, shardings))(params, batch)
+    return jax.device_get((value, flat(gradients)))
+
+
+def rows() -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(0)
+    return {
+        "tokens": generator.integers(0, 64, (8, 16)).astype(np.int32),
+        "segment_ids": np.repeat([[1, 2, 2, 0]], 8, axis=0).repeat(4, axis=1).astype(np.int32),
+        "positions": np.tile(np.asarray([*range(4), *range(8), *[0] * 4], np.int32), (8, 1)),
+        "type_ids": np.zeros((8, 16), np.int32),
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [(ParallelConfig(), 2), (MESHES[5], 4)],
+    ids=str,
+)
+def test_loss_and_gradients_with_dropout_do_not_depend_on_the_mesh(config: ParallelConfig, count: int) -> None:
+    expected, gradients = loss_and_gradients(ParallelConfig(), 1)
+    value, sharded = loss_and_gradients(config, count)
+    np.testing.assert_allclose(value, expected, atol=1e-6)
+    largest = max(np.abs(leaf).max() for leaf in gradients.values())
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(sharded[name], gradient, atol=1e-5 * largest, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "words"),
+    [
+        (6, 1, "6 rows cannot be divided over 4 devices. Nearest that can: 4 or 8."),
+        (3, 1, "3 rows cannot be divided over 4 devices. Nearest that can: 4."),
+        (12, 2, "12 rows cannot be divided over 4 devices x 2 micro-batches. Nearest that can: 8 or 16."),
+    ],
+)
+def test_batch_size_must_be_divisible(batch_size: int, accumulate: int, words: str) -> None:
+    mesh = meshes.make_mesh(ParallelConfig(fsdp=2))
+    with pytest.raises(UserError) as caught:
+        meshes.check_batch_size("config.train.batch_size", batch_size, mesh, accumulate=accumulate)
+    assert str(caught.value) == f"config.train.batch_size: {words}"
+
+
+def test_batch_size_that_can_be_divided() -> None:
+    meshes.check_batch_size("key", 8, meshes.make_mesh(ParallelConfig()), accumulate=2)
+    # The tensor axis does not cut the batch.
+    meshes.check_batch_size("key", 2, meshes.make_mesh(ParallelConfig(tensor=2)))
+    with pytest.raises(UserError):
+        meshes.check_batch_size("key", 2, meshes.make_mesh(ParallelConfig(fsdp=2)))
+
+
+def test_place_batch_lays_rows_over_data_and_fsdp_and_repeats_them_over_tensor() -> None:
+    tokens = np.arange(8 * 3, dtype=np.int32).reshape(8, 3)
+    for config in (MESHES[0], MESHES[1], MESHES[4], MESHES[5]):
+        mesh = meshes.make_mesh(config)
+        placed = meshes.place_batch({"tokens": tokens}, mesh)["tokens"]
+        np.testing.assert_array_equal(placed, tokens)
+        assert placed.dtype == jnp.int32 and placed.sharding == meshes.batch_sharding(mesh)
+        _, fsdp, _ = mesh.devices.shape
+        share = 8 // meshes.batch_shards(mesh)
+        by_device = {shard.device: np.asarray(shard.data) for shard in placed.addressable_shards}
+        assert len(by_device) == 4
+        for (d, f, _), device in np.ndenumerate(mesh.devices):
+            part = d * fsdp + f
+            np.testing.assert_array_equal(by_device[device], tokens[part * share : (part + 1) * share])
+
+
+def test_replicated_is_whole_everywhere() -> None:
+    mesh = meshes.make_mesh(ParallelConfig(fsdp=2))
+    assert meshes.replicated(mesh).spec == P() and meshes.replicated(mesh).shard_shape((8, 3)) == (8, 3)
+
+
+def test_an_axis_without_a_rule_is_our_own_mistake() -> None:
+    with pytest.raises(AssertionError, match="without a rule: \\['embd'\\]"):
+        meshes.with_axes(nnx.initializers.zeros_init(), "vocab", "embd")
