@@ -38,7 +38,9 @@ class ModelConfig:
         at_least=0.0,
         at_most=0.9,
     )
-    scan_layers: bool = _field(True, "one compiled layer looped over (fast compile); False: all layers unrolled")
+    scan_layers: bool | None = _field(
+        None, "one compiled layer looped over (fast compile) or all unrolled; None: unrolled on CPU, looped elsewhere"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from jaxfm.tasks.task import Evaluation
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.evaluation import Evaluator, whole_batches
 from jaxfm.training.restore import restore_params
-from jaxfm.training.setup import compute_dtype
+from jaxfm.training.setup import compute_dtype, scans_layers
 
 USAGE = "usage: python -m jaxfm.evaluate --workdir=DIR [--split=test] [--source=URI] [--output=FILE.json]"
 
@@ -34,7 +34,7 @@ def evaluate(
     mesh = make_mesh(config.parallel)
     dtype = compute_dtype(config.train.precision)
     graphdef, params, _ = restore_params(
-        workdir, lambda rngs: task.make_model(rngs, dtype=dtype, scan=config.model.scan_layers), mesh
+        workdir, lambda rngs: task.make_model(rngs, dtype=dtype, scan=scans_layers(config.model.scan_layers)), mesh
     )
     rows = task.rows(split)
     evaluator = Evaluator(task.outputs, graphdef, mesh, whole_batches(config.eval.batch_size, len(rows), mesh))

@@ -72,11 +72,16 @@ class Checkpoints:
             in a state that no message comes out of, so the room is looked at first.)
         """
         check_room(self._directory, state)
+        step = int(state.step)
+        # Checkpoints from this step on are broken ones, which the run went back behind: Orbax skips, without a word,
+        # the save of a step that is not newer than all it has.
+        for broken in [known for known in self._manager.all_steps() if known >= step]:
+            self._manager.delete(broken)
         rest = {"opt_state": state.opt_state, "key": state.key, "step": state.step, "sums": sums}
         self._policy.best = best
         hashes = {"params": array_hashes(state.params), "rest": array_hashes(rest)}
         self._manager.save(
-            int(state.step),
+            step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardSave(state.params),
                 rest=ocp.args.StandardSave(rest),

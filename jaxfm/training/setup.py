@@ -57,6 +57,11 @@ def compute_dtype(precision: str) -> jnp.dtype:
     return jnp.dtype(jnp.bfloat16 if precision == "bf16" else jnp.float32)
 
 
+def scans_layers(choice: bool | None) -> bool:
+    """Returns what `config.model.scan_layers` means on this device (measured: profiles/NOTES.md)."""
+    return jax.default_backend() != "cpu" if choice is None else choice
+
+
 def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: Mesh) -> Setup:
     """Checks sizes and builds the functions of the loop; makes no array yet.
 
@@ -82,7 +87,7 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
     dtype = compute_dtype(config.train.precision)
 
     def make_model(rngs: nnx.Rngs) -> nnx.Module:
-        return task.make_model(rngs, dtype=dtype, scan=config.model.scan_layers)
+        return task.make_model(rngs, dtype=dtype, scan=scans_layers(config.model.scan_layers))
 
     graphdef, params = meshes.build_abstract(lambda: make_model(nnx.Rngs(0)), mesh)
     schedule = make_schedule(config.optim, total_steps)

@@ -61,21 +61,19 @@ def make_train_step(loss_fn: LossFn, optimizer: optax.GradientTransformation, *,
     def train_step(state: TrainState, sums: Sums, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Sums]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         loss, grads, weight, step_sums = summed(state.params, batch, key)
-        grads = jax.tree.map(lambda grad: grad / jnp.maximum(weight, 1.0), grads)
-        norm = optax.tree.norm(grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        divisor = jnp.maximum(weight, 1.0)
+        norm = optax.tree.norm(grads) / divisor
+
+        def update(params: Any, opt_state: Any) -> tuple[Any, Any]:
+            mean = jax.tree.map(lambda grad: grad / divisor, grads)
+            updates, opt_state = optimizer.update(mean, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state
+
         # A finite norm means finite gradients whose squares do not overflow either: the moments stay finite too.
+        # A branch, not a select: XLA then updates the donated buffers in place (10 % of a step on CPU).
         healthy = jnp.isfinite(loss) & jnp.isfinite(norm)
-
-        def keep(new: Any, old: Any) -> Any:
-            return jax.tree.map(lambda fresh, stale: jnp.where(healthy, fresh, stale), new, old)
-
-        state = TrainState(
-            step=state.step + 1,
-            params=keep(optax.apply_updates(state.params, updates), state.params),
-            opt_state=keep(opt_state, state.opt_state),
-            key=state.key,
-        )
+        params, opt_state = lax.cond(healthy, update, lambda *same: same, state.params, state.opt_state)
+        state = TrainState(step=state.step + 1, params=params, opt_state=opt_state, key=state.key)
         step_sums = step_sums | {
             "loss": weighted(loss, weight),
             "gradient_norm": weighted(norm),
