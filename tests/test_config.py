@@ -69,7 +69,7 @@ def other_value(field: dataclasses.Field[Any]) -> Any:
     if isinstance(default, tuple):
         return (*default, "x")
     if default is None:
-        return 0.25
+        return True if bool in typing.get_args(field.type) else 0.25
     if isinstance(default, float):
         return (default + 0.5) / 2  # every share and rate may be that
     return rules["at_least"] if rules.get("at_least", default) != default else default + 1
@@ -203,8 +203,8 @@ def test_an_int_is_taken_for_a_float_and_becomes_one() -> None:
 
 def test_none_is_for_optional_keys_alone() -> None:
     optional = {key for key, field in FIELDS.items() if type(None) in typing.get_args(field.type)}
-    assert optional == {"model.dropout"}
-    assert built("model.dropout", None) is None
+    assert "model.dropout" in optional and "optim.learning_rate" not in optional
+    assert all(FIELDS[key].default is None and built(key, None) is None for key in optional)
 
 
 def test_lists_become_tuples() -> None:

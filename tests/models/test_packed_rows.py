@@ -67,7 +67,7 @@ def task(smoothing: Any) -> NerTask:
 
 
 @jax.jit
-def loss_and_gradients(params: Any, batch: Any, smoothing: float = 0.0) -> Any:
+def loss_and_gradients(params: Any, batch: Any, smoothing: float) -> Any:
     def loss(params: Any) -> Any:
         return task(smoothing).loss(nnx.merge(classifier()[0], params), batch, jax.random.key(0))
 
@@ -168,8 +168,8 @@ def test_outputs_add_up_to_the_loss() -> None:
 def test_a_batch_of_nothing_but_padding_weighs_nothing() -> None:
     _, params = classifier()
     shape = rows(*PACKED).tokens.shape
-    batch = {name: jnp.zeros(shape, jnp.int32) for name in BATCH_FIELDS} | {"labels": jnp.full(shape, -1)}
-    (loss, (weight, sums)), gradients = loss_and_gradients(params, batch)
+    batch = {name: jnp.zeros(shape, jnp.int32) for name in BATCH_FIELDS} | {"labels": jnp.full(shape, -1, jnp.int32)}
+    (loss, (weight, sums)), gradients = loss_and_gradients(params, batch, 0.0)
     assert float(loss) == float(weight) == 0.0
     np.testing.assert_array_equal(sums["accuracy"], [0.0, 0.0])
     for leaf in jax.tree.leaves(gradients):
