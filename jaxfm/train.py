@@ -18,6 +18,7 @@ from jaxfm.observe.progress import Progress
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.parallel.preemption import Preempted
 from jaxfm.tasks import registry
+from jaxfm.tasks.task import TASK_FILE
 from jaxfm.training import results
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints, check_room
@@ -53,9 +54,11 @@ def train(config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Pat
     setup = set_up(config, task, loaded, mesh)
     check_room(workdir, setup.abstract)
     # Everything that can be checked is checked: from here on the run directory exists.
+    # config.json first: whatever follows may be cut short, and the same command still knows the run as its own.
     if status == "new":
-        task.save(workdir)
         workdirs.write_config(workdir, config)
+    if not (workdir / TASK_FILE).is_file():
+        task.save(workdir)
     checkpoints = Checkpoints(workdir / workdirs.CHECKPOINTS_DIR, keep_last=config.checkpoint.keep_last)
     with Progress(setup.total_steps) as progress:
         for note in notes:

@@ -136,7 +136,7 @@ def fit(
     ):
         log = _Log(setup, writer, progress, goodput, _useful_tokens(config, task), last=(first, goodput.busy()))
         goodput.enter("train")
-        while step < setup.total_steps:
+        while step < setup.total_steps and not _gives_up(best, config):
             with goodput.during("wait for data"):
                 batch = meshes.place_batch(next(batches), mesh)
             with jax.transfer_guard("disallow"):
@@ -150,8 +150,7 @@ def fit(
                 log.flush()
                 jax.block_until_ready(state)  # else the steps under way would be counted as evaluation
                 best = _evaluate(step, state, config, task, setup, best, writer, progress, goodput)
-            stopping = bool(config.eval.patience) and best.waited >= config.eval.patience
-            if evaluated or stopping or preemption.received or _is_due(step, config.checkpoint.every_steps):
+            if evaluated or preemption.received or _is_due(step, config.checkpoint.every_steps):
                 log.flush()
                 writer.flush()
                 with goodput.during("checkpoint"):
@@ -160,10 +159,9 @@ def fit(
             if preemption.received:
                 checkpoints.wait()
                 raise Preempted(preemption.received, step)
-            if stopping:
-                progress.say(f"stopped early: {best.waited} evaluations without a better {config.eval.metric}")
-                break
         batches.close()
+        if _gives_up(best, config):
+            progress.say(f"stopped early: {best.waited} evaluations without a better {config.eval.metric}")
         log.flush()
         with goodput.during("checkpoint"):
             checkpoints.wait()
@@ -244,6 +242,10 @@ def _is_evaluation(step: int, config: Config, setup: Setup) -> bool:
     if step == setup.total_steps or config.eval.every_steps:
         return step == setup.total_steps or _is_due(step, config.eval.every_steps)
     return math.floor(setup.batches.epoch_of(step)) > math.floor(setup.batches.epoch_of(step - 1))
+
+
+def _gives_up(best: Best, config: Config) -> bool:
+    return bool(config.eval.patience) and best.waited >= config.eval.patience
 
 
 def _is_due(step: int, every: int) -> bool:

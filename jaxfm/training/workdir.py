@@ -31,7 +31,9 @@ def status(workdir: pathlib.Path, config: Config) -> Status:
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir}: is a file; name a directory.")
     if not (workdir / CONFIG_FILE).is_file():
-        if workdir.is_dir() and any(workdir.iterdir()):
+        # A half-written config.json of a run killed at its first breath is no obstacle.
+        unfinished = set(workdir.glob(f".{CONFIG_FILE}.*.part"))
+        if workdir.is_dir() and any(path not in unfinished for path in workdir.iterdir()):
             raise UserError(f"--workdir={workdir}: is not empty and holds no run of jaxfm. Name a new directory.")
         return "new"
     changed = differences(read_config_values(workdir), to_dict(config), ignore=FREE_ON_RESUME)
