@@ -1,7 +1,5 @@
 """The outputs of a split against the model applied to all its rows at once."""
 
-import pathlib
-
 import jax
 import numpy as np
 import pytest

@@ -50,7 +50,9 @@ def test_wsd_is_flat_until_the_last_steps() -> None:
 
 
 def test_wsd_whose_parts_overlap_is_refused() -> None:
-    with pytest.raises(UserError, match=r"config\.optim\.decay_fraction: 0\.6 .*warmup_fraction 0\.5 .*overlap: 25 \+ 30"):
+    with pytest.raises(
+        UserError, match=r"config\.optim\.decay_fraction: 0\.6 .*warmup_fraction 0\.5 .*overlap: 25 \+ 30"
+    ):
         rates(50, schedule="wsd", warmup_fraction=0.5, decay_fraction=0.6)
 
 
@@ -94,7 +96,9 @@ def test_decay_falls_on_kernels_and_embeddings_alone() -> None:
 def test_a_pattern_that_matches_nothing_is_refused() -> None:
     params = {"encoder": {"norm": {"scale": 0.0, "bias": 0.0}}}
     assert match_paths(params, ("*/bias",), "key") == {"encoder": {"norm": {"scale": False, "bias": True}}}
-    with pytest.raises(UserError, match=r"config\.optim\.no_decay: pattern 'encoder/norm/scales' .*'encoder/norm/scale'"):
+    with pytest.raises(
+        UserError, match=r"config\.optim\.no_decay: pattern 'encoder/norm/scales' .*'encoder/norm/scale'"
+    ):
         make_optimizer(OptimConfig(no_decay=("*/bias", "encoder/norm/scales")), optax.constant_schedule(1.0), params)
 
 

@@ -114,7 +114,9 @@ def test_a_gradient_that_is_not_finite_changes_nothing_but_the_count(accumulate:
     after, sums = step(before, sums, toy_batch(1, poison=1))
     assert int(after.step) == 2
     for old, new in zip(
-        jax.tree.leaves((before.params, before.opt_state)), jax.tree.leaves((after.params, after.opt_state)), strict=True
+        jax.tree.leaves((before.params, before.opt_state)),
+        jax.tree.leaves((after.params, after.opt_state)),
+        strict=True,
     ):
         assert np.asarray(old).tobytes() == np.asarray(new).tobytes()
     np.testing.assert_array_equal(sums["skipped"], [1.0, 2.0])
