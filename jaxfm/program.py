@@ -7,6 +7,7 @@ again) · 130 stopped by Ctrl-C, after a save where there is something to save.
 import errno
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
@@ -16,6 +17,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from jaxfm.config import check_key
 from jaxfm.errors import UserError
 
 EXIT_USER_MISTAKE, EXIT_PREEMPTED, EXIT_INTERRUPTED = 2, 75, 130
@@ -61,17 +63,29 @@ def stopped_by_signal(number: int) -> int:
 
 def _parsed(argv: Sequence[str], usage: str, takes_arguments: bool) -> list[str]:
     """Parses absl flags; everything wrong with them becomes a UserError."""
+    for word in argv[1:]:
+        if match := re.match(r"--?(?:no)?config\.([\w.]+)", word):
+            check_key(match[1])
     try:
         rest = flags.FLAGS(list(argv))
+        if getattr(flags.FLAGS, "config", None) is not None:
+            flags.FLAGS.config.is_locked  # noqa: B018  (config_flags keeps a missing file's error until it is looked at)
     # config_flags runs the config file and sets its keys while it parses: what it raises is about the user's words.
-    except (flags.Error, KeyError, AttributeError, TypeError, ValueError, FileNotFoundError) as error:
-        if isinstance(error, UserError):
-            raise
-        reason = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
-        raise UserError(f"{reason}\n{usage}") from error
+    except (flags.Error, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
+        raise UserError(f"{_reason(error)}\n{usage}") from error
     if rest[1:] and not takes_arguments:
         raise UserError(f"unexpected argument {rest[1]!r} (a flag starts with --).\n{usage}")
     return rest
+
+
+def _reason(error: Exception) -> str:
+    """Returns an error's own words in one line, without what config_flags wraps around them."""
+    if isinstance(error, OSError) and error.__cause__ is not None:
+        return f"the file of --config cannot be read: {' '.join(str(error.__cause__).split())}"
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    if "Traceback (most recent call last)" in text:  # of the config file: its last line says what was wrong
+        return text.strip().splitlines()[-1].removeprefix("jaxfm.errors.UserError: ")
+    return " ".join(text.split())
 
 
 def define_config_flag() -> flags.FlagHolder[object]:
