@@ -29,6 +29,13 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     absl_logging.set_verbosity(absl_logging.ERROR)
+    # What jaxfm itself warns of (a damaged checkpoint, say) must not be quieted with them.
+    own = logging.getLogger("jaxfm")
+    if not own.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("WARNING: %(message)s"))
+        own.addHandler(handler)
+        own.propagate = False
     for name in ("orbax", "transformers", "huggingface_hub", "datasets", "tensorflow_datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="(orbax|tensorflow_datasets|transformers|tensorboardX).*")
