@@ -36,6 +36,7 @@ def quiet_libraries() -> None:
         handler.setFormatter(logging.Formatter("WARNING: %(message)s"))
         own.addHandler(handler)
         own.propagate = False
+        own.setLevel(logging.WARNING)  # else the root's level holds, which absl has just raised
     for name in ("orbax", "transformers", "huggingface_hub", "datasets", "tensorflow_datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="(orbax|tensorflow_datasets|transformers|tensorboardX).*")
