@@ -1,0 +1,262 @@
+"""The program `python -m jaxfm.train` as a user runs it: exit codes, messages, kills and restarts."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import ml_collections
+import pytest
+
+from jaxfm import config as configs
+from jaxfm.observe.writers import read_metrics
+from jaxfm.train import train
+from jaxfm.training import workdir as workdirs
+from jaxfm.training.checkpoint import Checkpoints
+from tests import tiny
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+# Runs the program once for each list of arguments, in one process: its imports take longer than all that follows.
+RUN_MANY = """
+import contextlib, io, json, runpy, sys
+import jaxfm.program, jaxfm.tasks.registry, jaxfm.training.results
+from absl.testing import flagsaver
+results = []
+for arguments in json.load(sys.stdin):
+    sys.argv = ["train.py", *arguments]
+    output, errors = io.StringIO(), io.StringIO()
+    with flagsaver.flagsaver(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        try:
+            runpy.run_module("jaxfm.train", run_name="__main__", alter_sys=True)
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        except BaseException as error:
+            code = f"{type(error).__name__}: {error}"
+    results.append((code, output.getvalue(), errors.getvalue()))
+json.dump(results, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("train")
+    tiny.config(folder)
+    return folder
+
+
+def flags(folder: pathlib.Path) -> list[str]:
+    """Corpus and weights of `folder` for configs/ner.py:files."""
+    return [
+        f"--config={ROOT / 'configs/ner.py'}:files",
+        f"--config.model.init=dir:{folder / 'weights'}",
+        f"--config.data.source=conll:{folder / 'corpus'}",
+        "--config.data.row_length=48",
+        "--config.data.overlap=8",
+    ]
+
+
+def bad_input(folder: pathlib.Path) -> dict[str, tuple[list[str], str]]:
+    """Name -> arguments of the program, pattern of its message."""
+    good, workdir = flags(folder), f"--workdir={folder / 'run'}"
+    (folder / "typo.py").write_text(
+        "from jaxfm.config import default_config\n\n\n"
+        "def get_config():\n    config = default_config()\n    config.train.stepz = 3\n    return config\n"
+    )
+    (folder / "extra.py").write_text(
+        "import ml_collections\n\n\ndef get_config():\n"
+        "    return ml_collections.ConfigDict({'optim': {'learningrate': 1.0}})\n"
+    )
+    damaged = folder / "damaged"
+    tiny.write_corpus(damaged)
+    content = (damaged / "valid.conll").read_text().splitlines()
+    damaged_line = next(number for number, line in enumerate(content) if number and " " in line)
+    content[damaged_line] = content[damaged_line].replace(" ", "")
+    (damaged / "valid.conll").write_text("\n".join(content) + "\n")
+    other = folder / "other"
+    workdirs.write_config(other, tiny.config(folder, seed=5))
+    (folder / "file").write_text("")
+    full = folder / "full"
+    full.mkdir()
+    (full / "thesis.tex").write_text("")
+    config = f"--config={folder / 'typo.py'}"
+    return {
+        "unknown key": (
+            [*good, workdir, "--config.train.stepz=3"],
+            r"config\.train\.stepz: there is no such key\. .*'steps'",
+        ),
+        "unknown group": ([*good, workdir, "--config.trian.steps=3"], r"config\.trian: .*'train'"),
+        "unknown key in a file": ([config, workdir], r"stepz.*steps"),
+        "unknown key of a file's own": (
+            [f"--config={folder / 'extra.py'}", workdir],
+            r"config\.optim\.learningrate.*'learning_rate'",
+        ),
+        "wrong type": ([*good, workdir, "--config.train.steps=many"], r"config\.train\.steps.*many"),
+        "out of range": (
+            [*good, workdir, "--config.model.dropout=1.5"],
+            r"config\.model\.dropout: is 1\.5, but must be at most 0\.9",
+        ),
+        "unknown variant": ([f"--config={ROOT / 'configs/ner.py'}:wnut18", workdir], r"no variant 'wnut18'.*wnut17"),
+        "no such config file": ([f"--config={folder / 'nothing.py'}", workdir], r"nothing\.py"),
+        "no work directory": (good, r"--workdir is missing.*usage:"),
+        "no config": ([workdir], r"--config is missing.*usage:"),
+        "unknown flag": ([*good, "--wrokdir=x"], r"wrokdir"),
+        "a stray word": ([*good, workdir, "runs/ner"], r"unexpected argument 'runs/ner'"),
+        "no data": (
+            [*good, workdir, "--config.data.source=conll:/no/such/folder"],
+            r"conll:/no/such/folder: no such file",
+        ),
+        "a damaged line": (
+            [*good, workdir, f"--config.data.source=conll:{damaged}"],
+            re.escape(f"{damaged / 'valid.conll'}:{damaged_line + 1}: 1 column"),
+        ),
+        "no weights": ([*good, workdir, "--config.model.init=dir:/no/weights"], r"config\.model\.init.*/no/weights"),
+        "no network": (
+            [*good, workdir, "--config.model.init=hf:owner/name"],
+            r"config\.model\.init.*hf download owner/name",
+        ),
+        "a work directory of another config": ([*good, f"--workdir={other}"], r"another config .*seed: 5 -> 0"),
+        "a file": ([*good, f"--workdir={folder / 'file'}"], r"is a file"),
+        "a directory of other things": ([*good, f"--workdir={full}"], r"holds no run of jaxfm"),
+        "a batch that cannot be cut": (
+            [*good, workdir, "--config.train.batch_size=6"],
+            r"config\.train\.batch_size: 6 .*4 or 8",
+        ),
+        "impossible mesh": ([*good, workdir, "--config.parallel.fsdp=3"], r"config\.parallel: .*4 devices"),
+        "a pattern that matches nothing": (
+            [*good, workdir, "--config.optim.no_decay=('*/bais',)"],
+            r"config\.optim\.no_decay: pattern '\*/bais'",
+        ),
+        "unknown metric": ([*good, workdir, "--config.eval.metric=f2"], r"config\.eval\.metric: 'f2'.*'f1'"),
+    }
+
+
+def test_bad_input_ends_in_one_message(folder: pathlib.Path) -> None:
+    cases = bad_input(folder)
+    before = sorted(folder.rglob("*"))
+    ran = subprocess.run(
+        [sys.executable, "-B", "-c", RUN_MANY],
+        input=json.dumps([arguments for arguments, _ in cases.values()]),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")  # nothing is said beside the message
+    wrong = []
+    for (name, (_, pattern)), (code, output, errors) in zip(cases.items(), json.loads(ran.stdout), strict=True):
+        said = " ".join(errors.split())
+        if code != 2 or output or not errors.startswith("error: ") or "Traceback" in errors:
+            wrong.append(f"{name}: exit {code}: {output[-500:]} {errors[-2000:]}")
+        elif not re.search(pattern, said):
+            wrong.append(f"{name}: {said} (not: {pattern})")
+    assert not wrong, "\n\n".join(wrong)
+    assert sorted(folder.rglob("*")) == before  # nothing half-written: not even the work directory
+
+
+STEPS = 40
+
+
+def long_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
+    """A config whose run takes long enough to be hit: a checkpoint every 5 steps."""
+    values = tiny.config(
+        folder,
+        train__steps=STEPS,
+        train__batch_size=8,
+        train__accumulate=2,
+        eval__every_steps=20,
+        checkpoint__every_steps=5,
+        checkpoint__keep_last=2,
+        log__every_steps=3,
+    )
+    return ml_collections.ConfigDict(configs.to_dict(values))
+
+
+def command(folder: pathlib.Path, workdir: pathlib.Path) -> list[str]:
+    (folder / "long.py").write_text(
+        "import ml_collections\n\n\ndef get_config():\n"
+        f"    return ml_collections.ConfigDict({long_config(folder).to_dict()!r})\n"
+    )
+    return [sys.executable, "-m", "jaxfm.train", f"--config={folder / 'long.py'}", f"--workdir={workdir}"]
+
+
+def start(arguments: list[str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(process: "subprocess.Popen[str]", workdir: pathlib.Path, saved: int) -> None:
+    """Waits until a checkpoint of at least step `saved` is whole."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        if any(step >= saved for step in steps_in(workdir)):
+            return
+        time.sleep(0.02)
+    process.kill()
+    raise AssertionError(f"no checkpoint of step {saved}: {process.communicate()[0]}")
+
+
+def steps_in(workdir: pathlib.Path) -> list[int]:
+    folder = workdir / "checkpoints"
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+
+
+def hashes(workdir: pathlib.Path) -> Any:
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    try:
+        return checkpoints.meta(STEPS)["hashes"]
+    finally:
+        checkpoints.close()
+
+
+def test_killed_damaged_and_terminated_the_same_command_ends_as_if_nothing_had_been(folder: pathlib.Path) -> None:
+    workdir = folder / "hit"
+    arguments = command(folder, workdir)
+
+    killed = start(arguments)
+    wait_for(killed, workdir, saved=10)
+    time.sleep(int.from_bytes(os.urandom(2)) / 2**16 * 0.3)
+    killed.kill()
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    newest = workdir / "checkpoints" / str(steps_in(workdir)[-1])
+    assert len(steps_in(workdir)) >= 2
+    for path in (newest / "rest").rglob("d/*"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+    terminated = start(arguments)
+    wait_for(terminated, workdir, saved=int(newest.name) + 10)
+    terminated.terminate()
+    output = terminated.communicate(timeout=120)[0]
+    assert terminated.returncode == 75, output
+    step = int(re.findall(r"stopped by SIGTERM after saving step (\d+)\. The same command goes on", output)[0])
+    assert step in steps_in(workdir)
+    assert f"{newest}: " in output and "Trying the checkpoint before" in output
+    assert not (workdir / "report.json").exists()
+
+    finished = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert finished.returncode == 0, finished.stderr
+    assert f"resuming after step {step} of {STEPS}" in finished.stdout
+    assert finished.stdout.endswith(f"run finished; report: {workdir}/report.md\n")
+    assert "micro average" in finished.stdout
+
+    reference = train(long_config(folder), folder / "reference")
+    assert hashes(workdir) == hashes(folder / "reference")
+    assert json.loads((workdir / "report.json").read_text())["splits"] == reference["splits"]
+    without_speed = [
+        [{name: value for name, value in line.items() if "per_second" not in name} for line in read_metrics(path)]
+        for path in (workdir / "metrics.jsonl", folder / "reference" / "metrics.jsonl")
+    ]
+    assert without_speed[0] == without_speed[1]
+
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    again = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert f"run finished; report: {workdir}/report.md" in again.stdout and "step" not in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
