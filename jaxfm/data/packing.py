@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+# The arrays of a batch that every row has; int32 [B, T].
+BATCH_FIELDS = ("tokens", "segment_ids", "positions", "type_ids", "labels")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PackedRows:
@@ -39,9 +42,27 @@ class PackedRows:
         return len(self.tokens)
 
     @property
+    def row_length(self) -> int:
+        """Tokens a row, T."""
+        return self.tokens.shape[1]
+
+    @property
     def useful_share(self) -> float:
         """The share of tokens that are not padding; 0 for no rows."""
         return float(np.count_nonzero(self.segment_ids)) / max(1, self.segment_ids.size)
+
+    def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the rows [n] asked for as a batch: int32 [n, T] a field of `BATCH_FIELDS`."""
+        return {name: getattr(self, name)[index] for name in BATCH_FIELDS}
+
+    def fingerprint(self) -> str:
+        """The sha256 over the names, shapes and bytes of all arrays: what a checkpoint remembers of its data."""
+        digest = hashlib.sha256()
+        for field in dataclasses.fields(self):
+            value = np.ascontiguousarray(getattr(self, field.name), dtype="<i4")
+            digest.update(f"{field.name}{value.shape}".encode())
+            digest.update(value.data)
+        return digest.hexdigest()
 
 
 def pack(lengths: Sequence[int] | np.ndarray, row_length: int, max_segments: int | None = None) -> list[np.ndarray]:
@@ -145,13 +166,3 @@ def shuffled(count: int, *seed: int) -> np.ndarray:
     """
     bits = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(count)
     return np.argsort(bits, kind="stable")
-
-
-def fingerprint(rows: PackedRows) -> str:
-    """The sha256 over the names, shapes and bytes of all arrays: what a checkpoint remembers of its data."""
-    digest = hashlib.sha256()
-    for field in dataclasses.fields(rows):
-        value = np.ascontiguousarray(getattr(rows, field.name), dtype="<i4")
-        digest.update(f"{field.name}{value.shape}".encode())
-        digest.update(value.data)
-    return digest.hexdigest()

@@ -7,6 +7,7 @@ import fractions
 import functools
 import math
 from collections.abc import Generator, Iterator
+from typing import Protocol
 
 import grain
 import numpy as np
@@ -14,10 +15,40 @@ import numpy as np
 from jaxfm.data import packing
 from jaxfm.errors import UserError
 
-BATCH_FIELDS = ("tokens", "segment_ids", "positions", "type_ids", "labels")
 _READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 
 Batch = dict[str, np.ndarray]
+
+
+class Rows(Protocol):
+    """Packed rows by index, in memory (`packing.PackedRows`) or on disk (`shards.ShardedRows`)."""
+
+    def __len__(self) -> int:
+        """The number of rows N."""
+        ...
+
+    @property
+    def row_length(self) -> int:
+        """Tokens a row, T."""
+        ...
+
+    @property
+    def pad_id(self) -> int:
+        """The padding token."""
+        ...
+
+    @property
+    def useful_share(self) -> float:
+        """The share of tokens that are not padding."""
+        ...
+
+    def take(self, index: np.ndarray) -> Batch:
+        """Returns the rows [n] asked for, int32 [n, T] a field."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Identifies the rows' content."""
+        ...
 
 
 class TrainBatches:
@@ -31,7 +62,7 @@ class TrainBatches:
 
     def __init__(
         self,
-        rows: packing.PackedRows,
+        rows: Rows,
         *,
         batch_size: int,
         seed: int,
@@ -55,7 +86,7 @@ class TrainBatches:
         for epoch in np.unique(epochs):
             here = epochs == epoch
             index[here] = self._order(int(epoch))[within[here]]
-        return {name: getattr(self._rows, name)[index] for name in BATCH_FIELDS}
+        return self._rows.take(index)
 
     def epoch_of(self, step: int) -> float:
         """How many epochs lie before the batch of `step`."""
@@ -74,9 +105,7 @@ class TrainBatches:
             yield from batches
 
 
-def eval_batches(
-    rows: packing.PackedRows, batch_size: int, process_index: int = 0, process_count: int = 1
-) -> Iterator[Batch]:
+def eval_batches(rows: Rows, batch_size: int, process_index: int = 0, process_count: int = 1) -> Iterator[Batch]:
     """Yields every row once, in order, in batches of one shape, int32 [B / hosts, T]; empty rows fill up the last one.
 
     Row r of the data is row r % B of global batch r // B. Raises UserError if the hosts cannot share a batch evenly.
@@ -84,12 +113,12 @@ def eval_batches(
     share = _host_share(batch_size, process_index, process_count)
     empty = {"tokens": rows.pad_id, "labels": -1}
     for first in range(0, len(rows), batch_size):
-        batch = {}
-        for name in BATCH_FIELDS:
-            values = getattr(rows, name)[first + share.start : first + share.stop]
-            missing = len(share) - len(values)
-            batch[name] = np.pad(values, ((0, missing), (0, 0)), constant_values=empty.get(name, 0))
-        yield batch
+        here = np.arange(first + share.start, min(first + share.stop, len(rows)))
+        missing = len(share) - len(here)
+        yield {
+            name: np.pad(values, ((0, missing), (0, 0)), constant_values=empty.get(name, 0))
+            for name, values in rows.take(here).items()
+        }
 
 
 def _host_share(batch_size: int, process_index: int, process_count: int) -> range:

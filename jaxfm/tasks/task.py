@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxfm.data.packing import PackedRows
+from jaxfm.data.pipeline import Rows
 from jaxfm.observe.metrics import Sums
 from jaxfm.observe.tables import Table
 
@@ -61,7 +61,7 @@ class Task(Protocol):
         """Returns the names of the splits there are, "train" first."""
         ...
 
-    def rows(self, split: str) -> PackedRows:
+    def rows(self, split: str) -> Rows:
         """Returns a split's packed rows."""
         ...
 

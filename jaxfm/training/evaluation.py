@@ -8,8 +8,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxfm.data.packing import PackedRows
-from jaxfm.data.pipeline import eval_batches
+from jaxfm.data.pipeline import Rows, eval_batches
 from jaxfm.parallel.mesh import batch_shards, place_batch, replicated
 
 # (model, batch) -> arrays [B, ...]
@@ -33,7 +32,7 @@ class Evaluator:
             lambda params, batch: outputs(nnx.merge(graphdef, params), batch), out_shardings=replicated(mesh)
         )
 
-    def __call__(self, params: Any, rows: PackedRows, advance: Callable[[int], None] | None = None) -> dict[str, Any]:
+    def __call__(self, params: Any, rows: Rows, advance: Callable[[int], None] | None = None) -> dict[str, Any]:
         """Returns the outputs of all rows, arrays [N, ...]; `advance` is told of each batch of rows done."""
         parts: list[dict[str, np.ndarray]] = []
         for outputs in self._run_ahead(params, rows):
@@ -42,7 +41,7 @@ class Evaluator:
                 advance(min(self._batch_size, len(rows) - (len(parts) - 1) * self._batch_size))
         return {name: np.concatenate([part[name] for part in parts])[: len(rows)] for name in parts[0]}
 
-    def _run_ahead(self, params: Any, rows: PackedRows) -> Iterator[dict[str, jax.Array]]:
+    def _run_ahead(self, params: Any, rows: Rows) -> Iterator[dict[str, jax.Array]]:
         """Dispatches one batch ahead of the one that is fetched."""
         waiting = None
         for batch in eval_batches(rows, self._batch_size, jax.process_index(), jax.process_count()):

@@ -221,12 +221,12 @@ def _describe(train_step: jax.stages.Compiled, setup: Setup, config: Config, tas
         held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
         peak = f"{(held + memory.temp_size_in_bytes) / 2**20:,.0f} MiB a device"
     rows = task.rows("train")
-    tokens = config.train.batch_size * rows.tokens.shape[1]
+    tokens = config.train.batch_size * rows.row_length
     shape = " x ".join(f"{size} {axis}" for axis, size in mesh.shape.items())
     return (
         f"{count_parameters(setup.abstract.params):,} parameters; {mesh.size} device(s) as {shape}; "
         f"peak memory {peak}\n"
-        f"{len(rows):,} rows of {rows.tokens.shape[1]} tokens, {rows.useful_share:.1%} of them useful; "
+        f"{len(rows):,} rows of {rows.row_length} tokens, {rows.useful_share:.1%} of them useful; "
         f"{setup.total_steps:,} steps of {config.train.batch_size} rows ({tokens:,} tokens)"
     )
 
@@ -234,7 +234,7 @@ def _describe(train_step: jax.stages.Compiled, setup: Setup, config: Config, tas
 def _useful_tokens(config: Config, task: Task) -> float:
     """Tokens a step that are not padding, on average over an epoch."""
     rows = task.rows("train")
-    return config.train.batch_size * rows.tokens.shape[1] * rows.useful_share
+    return config.train.batch_size * rows.row_length * rows.useful_share
 
 
 def _is_evaluation(step: int, config: Config, setup: Setup) -> bool:

@@ -11,8 +11,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxfm.config import Config
-from jaxfm.data.packing import fingerprint
-from jaxfm.data.pipeline import BATCH_FIELDS, TrainBatches
+from jaxfm.data.packing import BATCH_FIELDS
+from jaxfm.data.pipeline import TrainBatches
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.observe import metrics as metrics_lib
 from jaxfm.parallel import mesh as meshes
@@ -96,7 +96,7 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
     def loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> Any:
         return task.loss(nnx.merge(graphdef, params), batch, key)
 
-    shape = (config.train.batch_size, task.rows("train").tokens.shape[1])
+    shape = (config.train.batch_size, task.rows("train").row_length)
     batch = {
         name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=meshes.batch_sharding(mesh)) for name in BATCH_FIELDS
     }
@@ -111,7 +111,7 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
     )
     return Setup(
         batches=batches,
-        fingerprint=fingerprint(task.rows("train")),
+        fingerprint=task.rows("train").fingerprint(),
         total_steps=total_steps,
         schedule=schedule,
         abstract=abstract,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxfm.data.packing import PackedRows, build_rows, fingerprint, pack, shuffled
+from jaxfm.data.packing import PackedRows, build_rows, pack, shuffled
 
 T = 16
 GOLDEN = [0, 6, 2, 1, 3, 7, 4, 5]
@@ -95,8 +95,8 @@ def test_an_example_longer_than_the_row_is_our_own_error() -> None:
 def test_the_fingerprint_sees_every_array() -> None:
     rows = build_rows(*examples([3, 5, 7, 16, 2]), T, 0, seed=4)
     same = build_rows(*examples([3, 5, 7, 16, 2]), T, 0, seed=4)
-    assert fingerprint(rows) == fingerprint(same)
-    seen = {fingerprint(rows)}
+    assert rows.fingerprint() == same.fingerprint()
+    seen = {rows.fingerprint()}
     for field in dataclasses.fields(PackedRows):
         value = getattr(rows, field.name)
         if field.name == "pad_id":
@@ -104,9 +104,9 @@ def test_the_fingerprint_sees_every_array() -> None:
         else:
             changed = value.copy()
             changed.flat[-1] += 1
-        seen.add(fingerprint(dataclasses.replace(rows, **{field.name: changed})))
+        seen.add(dataclasses.replace(rows, **{field.name: changed}).fingerprint())
     reshaped = rows.tokens.reshape(-1, T // 2)
-    seen.add(fingerprint(dataclasses.replace(rows, tokens=reshaped)))
+    seen.add(dataclasses.replace(rows, tokens=reshaped).fingerprint())
     assert len(seen) == len(dataclasses.fields(PackedRows)) + 2
 
 

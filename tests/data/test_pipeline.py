@@ -4,8 +4,8 @@ import time
 import numpy as np
 import pytest
 
-from jaxfm.data.packing import PackedRows, build_rows
-from jaxfm.data.pipeline import BATCH_FIELDS, TrainBatches, eval_batches
+from jaxfm.data.packing import BATCH_FIELDS, PackedRows, build_rows
+from jaxfm.data.pipeline import TrainBatches, eval_batches
 from jaxfm.errors import UserError
 
 T = 8

@@ -12,8 +12,7 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import ParallelConfig
-from jaxfm.data.packing import PackedRows, build_rows
-from jaxfm.data.pipeline import BATCH_FIELDS
+from jaxfm.data.packing import BATCH_FIELDS, PackedRows, build_rows
 from jaxfm.models.heads import TokenClassifier
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.parallel import mesh as meshes
