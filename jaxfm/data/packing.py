@@ -118,13 +118,13 @@ def build_rows(
     members = order[np.concatenate(packed)] if packed else np.zeros(0, np.int64)
     counts = np.asarray([len(row) for row in packed], np.int64)
     row = np.repeat(np.arange(len(packed)), counts)
-    segment = _ramps(counts)
+    segment = ramps(counts)
     ends = np.cumsum(lengths[members])
     row_begins = np.concatenate([[0], ends])[np.cumsum(counts) - counts]  # pieces before each row
     start = ends - lengths[members] - np.repeat(row_begins, counts)
 
     shape = (len(packed), row_length)
-    inside = _ramps(lengths[members])
+    inside = ramps(lengths[members])
     place = np.repeat(row * row_length + start, lengths[members]) + inside
 
     def lay(values: np.ndarray, empty: int) -> np.ndarray:
@@ -152,7 +152,7 @@ def build_rows(
     )
 
 
-def _ramps(counts: np.ndarray) -> np.ndarray:
+def ramps(counts: np.ndarray) -> np.ndarray:
     """0..counts[0]-1, 0..counts[1]-1, ... in one array."""
     ends = np.cumsum(counts)
     return np.arange(int(counts.sum())) - np.repeat(ends - counts, counts)
