@@ -1,6 +1,6 @@
 """One `attend` for every encoder: bidirectional attention in which no token sees another segment."""
 
-# B batch, T tokens (S: the same axis as keys), N heads, H head dim
+# B batch, T tokens (S: the same axis as keys), N heads, H head dim, C chunks, W tokens a chunk
 
 import jax
 import jax.numpy as jnp
@@ -19,22 +19,71 @@ def segment_mask(segment_ids_BT: jax.Array) -> jax.Array:
     return (segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :])[:, None]
 
 
+def local_mask(segment_ids_BT: jax.Array, positions_BT: jax.Array, reach: int, chunk: int) -> jax.Array:
+    """Returns True where query and key are of one segment and at most `reach` positions apart.
+
+    The result is bool [B, 1, T, T], or [B C, 1, W, 3 W] for `attend` with chunk = W >= reach.
+    """
+    queries = [segment_ids_BT, positions_BT]
+    keys = queries
+    if chunk:
+        # What fills the last chunk, or lies before the first and behind the last, is of segment -1: no token's.
+        queries = [_chunks(segment_ids_BT, chunk, -1), _chunks(positions_BT, chunk, 0)]
+        keys = [_with_neighbours(segment_ids_BT, chunk, -1), _with_neighbours(positions_BT, chunk, 0)]
+    (query_segments, query_positions), (key_segments, key_positions) = queries, keys
+    same = query_segments[:, :, None] == key_segments[:, None, :]
+    near = jnp.abs(query_positions[:, :, None] - key_positions[:, None, :]) <= reach
+    return (same & near)[:, None]
+
+
+def chunk_length(tokens: int, reach: int) -> int:
+    """Returns the length of chunks that pays for rows of `tokens`; 0: none does (a chunk sees three times its keys)."""
+    return reach if tokens > 4 * reach else 0
+
+
 def attend(
     q_BTNH: jax.Array,
     k_BTNH: jax.Array,
     v_BTNH: jax.Array,
-    mask_B1TT: jax.Array,
+    mask: jax.Array,
     *,
+    chunk: int = 0,
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
     """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1); returns [B, T, N, H] in the dtype of `q`.
 
     Scores and softmax are f32 whatever the dtype of the inputs. Dropout falls on the attention weights, as in BERT;
-    without a key there is none.
+    without a key there is none. With `chunk`, each chunk of queries sees itself and its two neighbours only (as in
+    Longformer, Beltagy et al. 2020, section 3.1), so that the cost grows with T, not with T squared.
     """
+    if chunk:
+        tokens = q_BTNH.shape[1]
+        k_BTNH, v_BTNH = _with_neighbours(k_BTNH, chunk, 0), _with_neighbours(v_BTNH, chunk, 0)
+        context = attend(
+            _chunks(q_BTNH, chunk, 0), k_BTNH, v_BTNH, mask, dropout_rate=dropout_rate, dropout_key=dropout_key
+        )
+        return context.reshape(q_BTNH.shape[0], -1, *context.shape[2:])[:, :tokens]
     scale = q_BTNH.shape[-1] ** -0.5
     scores_BNTS = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH * scale, k_BTNH, preferred_element_type=jnp.float32)
-    weights_BNTS = jax.nn.softmax(jnp.where(mask_B1TT, scores_BNTS, MASKED), axis=-1)
+    weights_BNTS = jax.nn.softmax(jnp.where(mask, scores_BNTS, MASKED), axis=-1)
     weights_BNTS = dropout(weights_BNTS.astype(v_BTNH.dtype), dropout_rate, dropout_key)
     return jnp.einsum("BNTS,BSNH->BTNH", weights_BNTS, v_BTNH)
+
+
+def _chunks(x_BT: jax.Array, chunk: int, fill: int) -> jax.Array:
+    """Cuts [B, T, ...] into [B C, W, ...], the last chunk filled up."""
+    return _cut(x_BT, chunk, fill, 0).reshape(-1, chunk, *x_BT.shape[2:])
+
+
+def _with_neighbours(x_BT: jax.Array, chunk: int, fill: int) -> jax.Array:
+    """Cuts [B, T, ...] into [B C, 3 W, ...]: every chunk between the one before and the one behind it."""
+    x_BCW = _cut(x_BT, chunk, fill, chunk)
+    x_BCS = jnp.concatenate([x_BCW[:, :-2], x_BCW[:, 1:-1], x_BCW[:, 2:]], axis=2)
+    return x_BCS.reshape(-1, 3 * chunk, *x_BT.shape[2:])
+
+
+def _cut(x_BT: jax.Array, chunk: int, fill: int, border: int) -> jax.Array:
+    batch, tokens, *rest = x_BT.shape
+    widths = [(0, 0), (border, border + -tokens % chunk), *[(0, 0)] * len(rest)]
+    return jnp.pad(x_BT, widths, constant_values=fill).reshape(batch, -1, chunk, *rest)

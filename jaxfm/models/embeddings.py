@@ -1,4 +1,7 @@
-"""What a token is before the first layer: word + position + segment type, normalised (Devlin et al. 2019)."""
+"""What a token is before the first layer: word + position + segment type, normalised (Devlin et al. 2019).
+
+With rotary positions there is no position table, with no segment types no type table (ModernBERT).
+"""
 
 # B batch, T tokens, D model, V vocab
 
@@ -18,6 +21,7 @@ def layer_norm(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.L
         epsilon=config.norm_eps,
         dtype=dtype,
         use_fast_variance=False,
+        use_bias=config.norm_bias,
         scale_init=with_axes(nnx.initializers.ones_init(), "norm"),
         bias_init=with_axes(nnx.initializers.zeros_init(), "norm"),
         rngs=rngs,
@@ -25,7 +29,7 @@ def layer_norm(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.L
 
 
 class Embeddings(nnx.Module):
-    """Sums the three tables, normalises, drops out."""
+    """Sums the tables, normalises, drops out."""
 
     def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
         """Makes the tables with weights drawn from N(0, initializer_range), cut at two deviations."""
@@ -37,8 +41,9 @@ class Embeddings(nnx.Module):
             )
 
         self.word = table(config.vocab_size, "vocab")
-        self.position = table(config.max_positions + config.position_offset, "positions")
-        self.type = table(config.type_vocab_size, "types")
+        learned = config.position_embedding == "learned"
+        self.position = table(config.max_positions + config.position_offset, "positions") if learned else None
+        self.type = table(config.type_vocab_size, "types") if config.type_vocab_size else None
         self.norm = layer_norm(config, dtype, rngs)
         self.position_offset = config.position_offset
         self.dropout_rate = config.dropout
@@ -47,5 +52,9 @@ class Embeddings(nnx.Module):
         self, tokens_BT: jax.Array, positions_BT: jax.Array, type_ids_BT: jax.Array, key: jax.Array | None
     ) -> jax.Array:
         """Returns [B, T, D]; positions count from 0 inside each segment."""
-        x_BTD = self.word(tokens_BT) + self.position(positions_BT + self.position_offset) + self.type(type_ids_BT)
+        x_BTD = self.word(tokens_BT)
+        if self.position is not None:
+            x_BTD = x_BTD + self.position(positions_BT + self.position_offset)
+        if self.type is not None:
+            x_BTD = x_BTD + self.type(type_ids_BT)
         return dropout(self.norm(x_BTD), self.dropout_rate, key)

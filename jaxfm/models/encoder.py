@@ -2,21 +2,47 @@
 
 # B batch, T tokens, D model, N heads, H head dim, F ffn, L layers
 
+import math
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
 from jaxfm.models.activations import gelu
-from jaxfm.models.attention import attend, segment_mask
+from jaxfm.models.attention import attend, chunk_length, local_mask, segment_mask
 from jaxfm.models.dropout import dropout, split_key
 from jaxfm.models.embeddings import Embeddings, layer_norm
 from jaxfm.models.presets import EncoderConfig
+from jaxfm.models.rotary import Rotation, rotate, rotation
 from jaxfm.parallel.mesh import stack_metadata, with_axes
 
 
+class View(NamedTuple):
+    """What the attention of a layer sees of a batch.
+
+    Attributes:
+      mask: as `attend` takes it, for `chunk`.
+      chunk: tokens that queries are cut into; 0: not cut.
+      rotation: of queries and keys; None where positions are learned.
+    """
+
+    mask: jax.Array
+    chunk: int
+    rotation: Rotation | None
+
+
+def output_init(config: EncoderConfig) -> nnx.Initializer:
+    """Initialiser of the kernels that write to the residual stream: narrower by sqrt(2 L), the number of such writes.
+
+    GPT-2 (Radford et al. 2019, section 2.3) and Megatron-LM (Shoeybi et al. 2019, section 4) scale so.
+    """
+    return nnx.initializers.truncated_normal(config.initializer_range / math.sqrt(2 * config.num_layers))
+
+
 class Attention(nnx.Module):
-    """Multi-head self-attention with biases."""
+    """Multi-head self-attention."""
 
     def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
         """Makes the query, key, value and output projections."""
@@ -27,6 +53,7 @@ class Attention(nnx.Module):
             return nnx.LinearGeneral(
                 config.hidden_size,
                 (config.num_heads, config.head_dim),
+                use_bias=config.linear_bias,
                 dtype=dtype,
                 kernel_init=with_axes(kernel_init, "embed", "heads", "head_dim"),
                 bias_init=with_axes(zeros, "heads", "head_dim"),
@@ -38,20 +65,25 @@ class Attention(nnx.Module):
             (config.num_heads, config.head_dim),
             config.hidden_size,
             axis=(-2, -1),
+            use_bias=config.linear_bias,
             dtype=dtype,
-            kernel_init=with_axes(kernel_init, "heads", "head_dim", "embed"),
+            kernel_init=with_axes(output_init(config), "heads", "head_dim", "embed"),
             bias_init=with_axes(zeros, "norm"),
             rngs=rngs,
         )
         self.dropout_rate = config.attention_dropout
 
-    def __call__(self, x_BTD: jax.Array, mask_B1TT: jax.Array, key: jax.Array | None) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, view: View, key: jax.Array | None) -> jax.Array:
         """Returns [B, T, D]."""
+        q_BTNH, k_BTNH = self.query(x_BTD), self.key(x_BTD)
+        if view.rotation is not None:
+            q_BTNH, k_BTNH = rotate(q_BTNH, view.rotation), rotate(k_BTNH, view.rotation)
         context_BTNH = attend(
-            self.query(x_BTD),
-            self.key(x_BTD),
+            q_BTNH,
+            k_BTNH,
             self.value(x_BTD),
-            mask_B1TT,
+            view.mask,
+            chunk=view.chunk,
             dropout_rate=self.dropout_rate,
             dropout_key=key,
         )
@@ -59,51 +91,72 @@ class Attention(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """Two projections with an exact gelu between them."""
+    """Up and down again with an exact gelu between, which a second projection may gate."""
 
     def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
         """Makes the projections up to ffn_size and down again."""
-        kernel_init = nnx.initializers.truncated_normal(config.initializer_range)
         zeros = nnx.initializers.zeros_init()
-        self.up = nnx.Linear(
-            config.hidden_size,
-            config.ffn_size,
-            dtype=dtype,
-            kernel_init=with_axes(kernel_init, "embed", "ffn"),
-            bias_init=with_axes(zeros, "ffn"),
-            rngs=rngs,
-        )
+
+        def up() -> nnx.Linear:
+            kernel_init = nnx.initializers.truncated_normal(config.initializer_range)
+            return nnx.Linear(
+                config.hidden_size,
+                config.ffn_size,
+                use_bias=config.linear_bias,
+                dtype=dtype,
+                kernel_init=with_axes(kernel_init, "embed", "ffn"),
+                bias_init=with_axes(zeros, "ffn"),
+                rngs=rngs,
+            )
+
+        self.up = up()
         self.down = nnx.Linear(
             config.ffn_size,
             config.hidden_size,
+            use_bias=config.linear_bias,
             dtype=dtype,
-            kernel_init=with_axes(kernel_init, "ffn", "embed"),
+            kernel_init=with_axes(output_init(config), "ffn", "embed"),
             bias_init=with_axes(zeros, "norm"),
             rngs=rngs,
         )
+        self.gate = up() if config.ffn == "geglu" else None
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """Returns [B, T, D]."""
-        return self.down(gelu(self.up(x_BTD)))
+        inner_BTF = gelu(self.up(x_BTD))
+        if self.gate is not None:
+            inner_BTF = inner_BTF * self.gate(x_BTD)
+        return self.down(inner_BTF)
 
 
 class EncoderLayer(nnx.Module):
-    """Attention and feed-forward, each added to its input and normalised after (post-LN, Vaswani et al. 2017)."""
+    """Attention and feed-forward, each added to its input.
+
+    Post-norm: each sum is normalised. Pre-norm: the stream is a pair, the sum so far and what the next part reads,
+    which is the sum normalised. The norm before a layer's attention belongs to the layer before it (`next_norm`), and
+    that of the last layer is the encoder's final norm: the first layer reads the normalised embeddings as they are.
+    """
 
     def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
         """Makes one layer."""
+        self.pre_norm = config.norm_placement == "pre"
         self.attention = Attention(config, dtype, rngs)
-        self.attention_norm = layer_norm(config, dtype, rngs)
+        self.attention_norm = None if self.pre_norm else layer_norm(config, dtype, rngs)
         self.ffn = FeedForward(config, dtype, rngs)
         self.ffn_norm = layer_norm(config, dtype, rngs)
+        self.next_norm = layer_norm(config, dtype, rngs) if self.pre_norm else None
         self.dropout_rate = config.dropout
 
-    def __call__(self, x_BTD: jax.Array, mask_B1TT: jax.Array, key: jax.Array | None) -> jax.Array:
-        """Returns [B, T, D]."""
+    def __call__(self, stream: Any, view: View, key: jax.Array | None) -> Any:
+        """Returns the stream behind the layer: [B, T, D], or a pair of it for pre-norm."""
         weights_key, attention_key, ffn_key = split_key(key, 3)
-        attended_BTD = dropout(self.attention(x_BTD, mask_B1TT, weights_key), self.dropout_rate, attention_key)
-        x_BTD = self.attention_norm(x_BTD + attended_BTD)
-        return self.ffn_norm(x_BTD + dropout(self.ffn(x_BTD), self.dropout_rate, ffn_key))
+        x_BTD, read_BTD = stream if self.pre_norm else (stream, stream)
+        x_BTD = x_BTD + dropout(self.attention(read_BTD, view, weights_key), self.dropout_rate, attention_key)
+        if self.attention_norm is not None:
+            x_BTD = self.attention_norm(x_BTD)
+        read_BTD = self.ffn_norm(x_BTD) if self.pre_norm else x_BTD
+        x_BTD = x_BTD + dropout(self.ffn(read_BTD), self.dropout_rate, ffn_key)
+        return (x_BTD, self.next_norm(x_BTD)) if self.next_norm is not None else self.ffn_norm(x_BTD)
 
 
 class Encoder(nnx.Module):
@@ -116,8 +169,8 @@ class Encoder(nnx.Module):
             lambda layer_rngs: EncoderLayer(config, dtype, layer_rngs), transform_metadata=stack_metadata()
         )
         self.layers = make_layers(rngs.split(config.num_layers))
-        self.num_layers = config.num_layers
-        self.unroll = 1 if scan else config.num_layers
+        self.config = config
+        self.scan = scan
 
     def __call__(
         self,
@@ -130,14 +183,45 @@ class Encoder(nnx.Module):
     ) -> jax.Array:
         """Returns the last hidden states [B, T, D]; `key` turns dropout on."""
         embedding_key, layers_key = split_key(key, 2)
-        mask_B1TT = segment_mask(segment_ids_BT)
-        graphdef, stacked = nnx.split(self.layers)
-        keys = None if layers_key is None else jax.random.split(layers_key, self.num_layers)
+        views = self._views(segment_ids_BT, positions_BT)
+        graphdef, parameters = nnx.split(self.layers)
+        keys = None if layers_key is None else jax.random.split(layers_key, self.config.num_layers)
+        pre_norm = self.config.norm_placement == "pre"
 
-        def apply_layer(x_BTD: jax.Array, layer: tuple[nnx.State, jax.Array | None]) -> tuple[jax.Array, None]:
-            parameters, layer_key = layer
-            return nnx.merge(graphdef, parameters)(x_BTD, mask_B1TT, layer_key), None
+        def apply_layers(stream: Any, layers: list[tuple[nnx.State, jax.Array | None]]) -> tuple[Any, None]:
+            for (layer, layer_key), view in zip(layers, views, strict=False):
+                stream = nnx.merge(graphdef, layer)(stream, view, layer_key)
+            return stream, None
 
         x_BTD = self.embeddings(tokens_BT, positions_BT, type_ids_BT, embedding_key)
-        x_BTD, _ = lax.scan(apply_layer, x_BTD, (stacked, keys), unroll=self.unroll)
-        return x_BTD
+        stream = (x_BTD, x_BTD) if pre_norm else x_BTD
+        # One round of the loop is one period of views, so that which layers are local is known to the compiler.
+        period = len(views)
+        rounds, rest = divmod(self.config.num_layers, period)
+        looped = [_every(period, first, rounds, (parameters, keys)) for first in range(period)]
+        stream, _ = lax.scan(apply_layers, stream, looped, length=rounds, unroll=1 if self.scan else max(rounds, 1))
+        left = [jax.tree.map(lambda leaf, i=i: leaf[rounds * period + i], (parameters, keys)) for i in range(rest)]
+        stream, _ = apply_layers(stream, left)
+        return stream[1] if pre_norm else stream
+
+    def _views(self, segment_ids_BT: jax.Array, positions_BT: jax.Array) -> tuple[View, ...]:
+        """Returns what each layer of a period sees: the first the whole segment, the others a window."""
+        config = self.config
+
+        def turned(theta: float) -> Rotation | None:
+            rotary = config.position_embedding == "rope"
+            return rotation(positions_BT, config.head_dim, theta) if rotary else None
+
+        whole = View(segment_mask(segment_ids_BT), 0, turned(config.global_rope_theta))
+        if not config.local_window:
+            return (whole,)
+        reach = config.local_window // 2
+        chunk = chunk_length(segment_ids_BT.shape[1], reach)
+        mask = local_mask(segment_ids_BT, positions_BT, reach, chunk)
+        local = View(mask, chunk, turned(config.local_rope_theta))
+        return (whole, *(local,) * (config.global_every - 1))
+
+
+def _every(period: int, first: int, rounds: int, stacked: Any) -> Any:
+    """Takes layers first, first + period, ... of stacked arrays; the arrays themselves where that is all of them."""
+    return stacked if period == 1 else jax.tree.map(lambda leaf: leaf[first : rounds * period : period], stacked)

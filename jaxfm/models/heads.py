@@ -1,19 +1,83 @@
 """What sits on top of an encoder, one class a kind of target."""
 
-# B batch, T tokens, D model, C classes
+# B batch, T tokens, P chosen tokens, D model, C classes, V vocabulary
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxfm.models.activations import gelu
 from jaxfm.models.dropout import dropout
+from jaxfm.models.embeddings import layer_norm
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.parallel.mesh import with_axes
 
 
+class Transform(nnx.Module):
+    """Dense layer, gelu and norm between encoder and classes (Devlin et al. 2019, in their code)."""
+
+    def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+        """Makes the layer."""
+        self.dense = nnx.Linear(
+            config.hidden_size,
+            config.hidden_size,
+            use_bias=config.linear_bias,
+            dtype=dtype,
+            kernel_init=with_axes(nnx.initializers.truncated_normal(config.initializer_range), "embed", "norm"),
+            bias_init=with_axes(nnx.initializers.zeros_init(), "norm"),
+            rngs=rngs,
+        )
+        self.norm = layer_norm(config, dtype, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns an array of the shape of `x`, [..., D]."""
+        return self.norm(gelu(self.dense(x)))
+
+
+class TiedDecoder(nnx.Module):
+    """Scores of the vocabulary by the word embedding itself (Press and Wolf 2017) and a bias of its own."""
+
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
+        """Makes the bias; the embedding comes with each call."""
+        init = with_axes(nnx.initializers.zeros_init(), "vocab")
+        self.bias = nnx.Param(init(rngs.params(), (config.vocab_size,), jnp.float32))
+
+    def __call__(self, x_BPD: jax.Array, table_VD: jax.Array) -> jax.Array:
+        """Returns logits [B, P, V] in f32."""
+        table_VD = table_VD.astype(x_BPD.dtype)
+        return jnp.einsum("BPD,VD->BPV", x_BPD, table_VD, preferred_element_type=jnp.float32) + self.bias[...]
+
+
+class MaskedLM(nnx.Module):
+    """An encoder and scores of the vocabulary (as transformers' ForMaskedLM).
+
+    The scores are computed only where they are asked for: the caller takes the chosen tokens of `hidden` and gives
+    those to `logits`. At 15 % of the tokens that is a seventh of the projection, the largest array of a step.
+    """
+
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs, *, dtype: jnp.dtype = jnp.float32, scan: bool = True):
+        """Makes encoder and head; the word embedding serves as both."""
+        self.encoder = Encoder(config, rngs, dtype=dtype, scan=scan)
+        self.transform = Transform(config, dtype, rngs)
+        self.decoder = TiedDecoder(config, rngs)
+
+    def hidden(self, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+        """Returns the encoder's hidden states [B, T, D]; `key` turns dropout on."""
+        return self.encoder(batch["tokens"], batch["segment_ids"], batch["positions"], batch["type_ids"], key=key)
+
+    def logits(self, hidden_BPD: jax.Array) -> jax.Array:
+        """Returns the vocabulary's logits [B, P, V] in f32 at hidden states of any tokens."""
+        return self.decoder(self.transform(hidden_BPD), self.encoder.embeddings.word.embedding[...])
+
+
 class TokenClassifier(nnx.Module):
-    """An encoder and one linear layer that scores each token (as transformers' ForTokenClassification)."""
+    """An encoder and one linear layer that scores each token (as transformers' ForTokenClassification).
+
+    With `config.classifier_transform` a Transform stands before that layer (ModernBERT).
+    """
 
     def __init__(
         self,
@@ -26,6 +90,7 @@ class TokenClassifier(nnx.Module):
     ):
         """Makes encoder and head; logits are always f32."""
         self.encoder = Encoder(config, rngs, dtype=dtype, scan=scan)
+        self.transform = Transform(config, dtype, rngs) if config.classifier_transform else None
         self.head = nnx.Linear(
             config.hidden_size,
             num_classes,
@@ -42,4 +107,6 @@ class TokenClassifier(nnx.Module):
         hidden_BTD = self.encoder(
             batch["tokens"], batch["segment_ids"], batch["positions"], batch["type_ids"], key=encoder_key
         )
+        if self.transform is not None:
+            hidden_BTD = self.transform(hidden_BTD)
         return self.head(dropout(hidden_BTD, self.dropout_rate, head_key)).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""Shapes of encoders: what a Hugging Face config says, in jaxfm's words, and Google's BERT sizes by name."""
+"""Shapes of encoders: what a Hugging Face config says, in jaxfm's words, and the published sizes by name."""
 
 import dataclasses
 
@@ -18,11 +18,22 @@ class EncoderConfig:
       ffn_size: inner width F of the feed-forward part.
       max_positions: longest segment in tokens.
       position_offset: row of the position table that position 0 uses (RoBERTa keeps the first rows for padding).
-      type_vocab_size: rows of the segment-type embedding.
+      type_vocab_size: rows of the segment-type embedding; 0: there is none.
       norm_eps: added to the variance in layer norms.
       dropout: probability after embeddings, attention output and feed-forward, and in the head.
       attention_dropout: probability on attention weights.
       initializer_range: standard deviation of fresh weights.
+      norm_placement: "post" normalises the sum of a part's input and output (Vaswani et al. 2017), "pre" a part's
+        input, and at the end the output of the encoder (Xiong et al. 2020).
+      position_embedding: "learned" table, or "rope": queries and keys are rotated.
+      global_rope_theta: base of the rotary frequencies in layers that see the whole segment.
+      local_rope_theta: the same in layers with a local window.
+      local_window: tokens that a local layer sees on both sides together; 0: every layer sees the whole segment.
+      global_every: layers 0, n, 2n ... see the whole segment even where there is a local window.
+      ffn: "gelu", or "geglu": gelu(up) * gate (Shazeer 2020).
+      linear_bias: biases in attention, feed-forward and the transform of heads.
+      norm_bias: biases in layer norms.
+      classifier_transform: the masked-LM head's transform (dense, gelu, norm) stands before token classifiers too.
     """
 
     family: str = "bert"
@@ -38,9 +49,21 @@ class EncoderConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.1
     initializer_range: float = 0.02
+    norm_placement: str = "post"
+    position_embedding: str = "learned"
+    global_rope_theta: float = 160_000.0
+    local_rope_theta: float = 10_000.0
+    local_window: int = 0
+    global_every: int = 1
+    ffn: str = "gelu"
+    linear_bias: bool = True
+    norm_bias: bool = True
+    classifier_transform: bool = False
 
     def __post_init__(self) -> None:
         assert self.hidden_size % self.num_heads == 0, "hidden_size must be a multiple of num_heads"
+        assert self.norm_placement in ("post", "pre") and self.ffn in ("gelu", "geglu") and self.global_every >= 1
+        assert self.position_embedding == "learned" or (self.position_embedding == "rope" and self.head_dim % 2 == 0)
 
     @property
     def head_dim(self) -> int:
@@ -52,13 +75,40 @@ def _bert(layers: int, width: int) -> EncoderConfig:
     return EncoderConfig(hidden_size=width, num_layers=layers, num_heads=width // 64, ffn_size=4 * width)
 
 
-# Devlin et al. 2019 (base, large) and Turc et al. 2019, "Well-Read Students Learn Better", table 1 (the others).
+def _modern(layers: int, width: int, ffn_size: int) -> EncoderConfig:
+    return EncoderConfig(
+        family="modernbert",
+        vocab_size=50368,
+        hidden_size=width,
+        num_layers=layers,
+        num_heads=width // 64,
+        ffn_size=ffn_size,
+        max_positions=8192,
+        type_vocab_size=0,
+        norm_eps=1e-5,
+        dropout=0.0,
+        attention_dropout=0.0,
+        norm_placement="pre",
+        position_embedding="rope",
+        local_window=128,
+        global_every=3,
+        ffn="geglu",
+        linear_bias=False,
+        norm_bias=False,
+        classifier_transform=True,
+    )
+
+
+# Devlin et al. 2019 (BERT base, large), Turc et al. 2019, "Well-Read Students Learn Better", table 1 (smaller ones),
+# Warner et al. 2024, "Smarter, Better, Faster, Longer", appendix A.1 (modern).
 PRESETS = {
     "bert_tiny": _bert(2, 128),
     "bert_mini": _bert(4, 256),
     "bert_small": _bert(4, 512),
     "bert_base": _bert(12, 768),
     "bert_large": _bert(24, 1024),
+    "modern_base": _modern(22, 768, 1152),
+    "modern_large": _modern(28, 1024, 2624),
 }
 
 

@@ -11,8 +11,12 @@ from jaxfm.models.presets import PRESETS, EncoderConfig, preset
 from jaxfm.parallel import mesh as meshes
 
 # Parameters of the encoder without its pooler, from the sizes alone (D width, L layers, F = 4 D, V vocabulary):
-# embeddings (V + 512 + 2) D + 2 D; a layer 4 (D^2 + D) + 2 D F + F + D + 4 D.
-MILLIONS = {"bert_tiny": 4.37, "bert_mini": 11.10, "bert_small": 28.50, "bert_base": 108.89, "bert_large": 334.09}
+# embeddings (V + 512 + 2) D + 2 D; a layer 4 (D^2 + D) + 2 D F + F + D + 4 D. The modern ones without biases, positions
+# and types: V D + D; a layer 4 D^2 + 3 D F + 2 D (149 and 395 million in the paper).
+MILLIONS = {
+    "bert_tiny": 4.37, "bert_mini": 11.10, "bert_small": 28.50, "bert_base": 108.89, "bert_large": 334.09,
+    "modern_base": 149.01, "modern_large": 394.78,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PRESETS)
