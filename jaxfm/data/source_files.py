@@ -1,7 +1,9 @@
-"""Files of a `conll:` or `jsonl:` source: which file is which split, and its lines with their numbers."""
+"""Files of a `conll:`, `jsonl:` or `text:` source: which file is which split, and its lines with their numbers."""
 
+import codecs
 import glob
 import gzip
+import io
 import os
 import pathlib
 import re
@@ -12,6 +14,10 @@ from jaxfm.data.source_records import SPLIT_NAMES, canonical_split, require_spli
 from jaxfm.errors import UserError
 
 _EXPLICIT = re.compile(r"\w+=")
+# Files that lie beside data and are none.
+_ABOUT = frozenset("readme license licence copying notice changelog citation contributing".split())
+PIECE_BYTES = 1 << 20  # of a line held at a time
+LINE_BYTES = 1 << 28  # the longest line that is ever put together
 
 
 def find_split_files(rest: str, kind: str, suffixes: Sequence[str]) -> tuple[dict[str, pathlib.Path], str]:
@@ -25,18 +31,7 @@ def find_split_files(rest: str, kind: str, suffixes: Sequence[str]) -> tuple[dic
         raise UserError(f"{kind}: needs a folder, a glob or train=PATH,valid=PATH,test=PATH after the colon.")
     if _EXPLICIT.match(rest):
         return _explicit(rest, kind)
-    place = pathlib.Path(rest).expanduser()
-    if place.is_dir():
-        names = sorted(os.listdir(place))
-        paths = [place / name for name in names if _is_data(name, suffixes) and (place / name).is_file()]
-        listed = f"{place} holds {_listing(names)}"
-    elif glob.has_magic(str(place)):
-        paths = sorted(path for path in map(pathlib.Path, glob.glob(str(place), recursive=True)) if path.is_file())
-        listed = f"the glob matches {_listing([str(path) for path in paths])}"
-    elif place.is_file():
-        paths, listed = [place], f"{place} is one file"
-    else:
-        raise UserError(f"{kind}:{rest}: no such file or folder; {_nearest_folder(place)}.")
+    paths, listed = _paths(rest, kind, suffixes)
     files: dict[str, pathlib.Path] = {}
     for path in paths:
         split = _split_of(path, kind)
@@ -57,39 +52,123 @@ def find_split_files(rest: str, kind: str, suffixes: Sequence[str]) -> tuple[dic
     return files, listed
 
 
+def find_corpus_files(rest: str, kind: str, suffixes: Sequence[str]) -> dict[str, list[pathlib.Path]]:
+    """Returns the files of each split, in the order of their names; any number may belong to one.
+
+    `rest` is as for `find_split_files`, where each PATH may itself be a folder or a glob, and a split may be given more
+    than once. A file without the word of a split in its name is of "train". In a folder, files named README, LICENSE
+    and the like are left out. Raises UserError: nothing there, a name with two splits.
+    """
+    if not rest:
+        raise UserError(f"{kind}: needs a folder, a glob, a file or train=PATH,valid=PATH,test=PATH after the colon.")
+    files: dict[str, list[pathlib.Path]] = {}
+    if _EXPLICIT.match(rest):
+        for name, value in _parts(rest):
+            files.setdefault(require_split(name), []).extend(_some_paths(value, kind, suffixes))
+    else:
+        for path in _some_paths(rest, kind, suffixes):
+            files.setdefault(_split_of(path, kind) or "train", []).append(path)
+    return files
+
+
 def numbered_lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
     """Yields (number from 1, text without line end) of a UTF-8 file, gzip by its suffix; a byte order mark is dropped.
 
     Lines end at LF or CRLF alone: characters such as U+2028 belong to the text.
     Raises UserError `path:line:` for bytes that are not UTF-8, and `path:` for what cannot be opened or unpacked.
     """
-    number = 0
+    parts: list[str] = []
+    for number, piece, ends in numbered_pieces(path):
+        if ends and not parts:
+            yield number, piece
+            continue
+        parts.append(piece)
+        if len(parts) * PIECE_BYTES > LINE_BYTES:
+            raise UserError(f"{path}:{number}: the line is longer than {LINE_BYTES >> 20} MiB: divide it.")
+        if ends:
+            yield number, "".join(parts).rstrip("\r\n")
+            parts = []
+
+
+def numbered_pieces(path: pathlib.Path) -> Iterator[tuple[int, str, bool]]:
+    """Yields lines as `numbered_lines` does, but cut: (number, at most PIECE_BYTES of it, whether the line ends there).
+
+    Raises UserError as `numbered_lines` does.
+    """
+    number, before = 1, 0  # of the line, and its bytes already read
+    decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-            for number, data in enumerate(file, 1):
-                if number == 1:
+        with _opened(path) as file:
+            while data := file.readline(PIECE_BYTES):
+                if number == 1 and not before:
                     data = data.removeprefix(b"\xef\xbb\xbf")
-                yield number, data.decode("utf-8").rstrip("\r\n")
+                ends = data.endswith(b"\n") or len(data) < PIECE_BYTES or not file.peek(1)
+                if ends and not before:
+                    yield number, data.decode("utf-8").rstrip("\r\n"), True
+                else:
+                    piece = decoder.decode(data, ends)
+                    yield number, piece.rstrip("\r\n") if ends else piece, ends
+                number, before = (number + 1, 0) if ends else (number, before + len(data))
     except UnicodeDecodeError as error:
+        # The decoder may still have held the first bytes of the character.
+        position = before - len(decoder.getstate()[0]) + error.start + 1
         raise UserError(
-            f"{path}:{number}: byte 0x{error.object[error.start]:02X} at position {error.start + 1} of the line is not "
+            f"{path}:{number}: byte 0x{error.object[error.start]:02X} at position {position} of the line is not "
             f"UTF-8 ({error.reason}). Convert the file, for instance: iconv -f LATIN1 -t UTF-8."
         ) from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path}:{number + 1}: the gzip data is damaged ({error}). Copy the file again.") from None
+        raise UserError(f"{path}:{number}: the gzip data is damaged ({error}). Copy the file again.") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}.") from None
 
 
-def _explicit(rest: str, kind: str) -> tuple[dict[str, pathlib.Path], str]:
-    files: dict[str, pathlib.Path] = {}
+def _opened(path: pathlib.Path) -> io.BufferedReader:
+    if path.suffix == ".gz":
+        return io.BufferedReader(gzip.GzipFile(path))  # pyright: ignore[reportArgumentType]  (its own readline is slow)
+    return open(path, "rb")
+
+
+def _paths(rest: str, kind: str, suffixes: Sequence[str]) -> tuple[list[pathlib.Path], str]:
+    """The files of a folder, a glob or a file, sorted, and what the place holds."""
+    place = pathlib.Path(rest).expanduser()
+    if place.is_dir():
+        names = sorted(os.listdir(place))
+        paths = [place / name for name in names if _is_data(name, suffixes) and (place / name).is_file()]
+        return paths, f"{place} holds {_listing(names)}"
+    if glob.has_magic(str(place)):
+        paths = sorted(path for path in map(pathlib.Path, glob.glob(str(place), recursive=True)) if path.is_file())
+        return paths, f"the glob matches {_listing([str(path) for path in paths])}"
+    if place.is_file():
+        return [place], f"{place} is one file"
+    raise UserError(f"{kind}:{rest}: no such file or folder; {_nearest_folder(place)}.")
+
+
+def _some_paths(rest: str, kind: str, suffixes: Sequence[str]) -> list[pathlib.Path]:
+    paths, listed = _paths(rest, kind, suffixes)
+    if pathlib.Path(rest).expanduser().is_dir():
+        paths = [path for path in paths if _stem_words(path.name)[0] not in _ABOUT]
+    if not paths:
+        raise UserError(
+            f"{kind}:{rest}: no file with one of the suffixes {' '.join(suffixes)} (.gz may follow): {listed}. "
+            f"For files in folders below write a glob: {kind}:DIR/**/*{suffixes[0]}."
+        )
+    return paths
+
+
+def _parts(rest: str) -> Iterator[tuple[str, str]]:
     for part in re.split(r",(?=\w+=)", rest):
         name, _, value = part.partition("=")
+        yield name, value
+
+
+def _explicit(rest: str, kind: str) -> tuple[dict[str, pathlib.Path], str]:
+    files: dict[str, pathlib.Path] = {}
+    for name, value in _parts(rest):
         split, path = require_split(name), pathlib.Path(value).expanduser()
         if split in files:
             raise UserError(f"{kind}:{rest}: the split {split!r} is given twice: {files[split]} and {path}.")
         if not path.is_file():
-            raise UserError(f"{kind}:{part}: no such file; {_nearest_folder(path.parent)}.")
+            raise UserError(f"{kind}:{name}={value}: no such file; {_nearest_folder(path.parent)}.")
         files[split] = path
     return files, ""
 

@@ -3,7 +3,7 @@
 import functools
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jaxfm.data.source_records import (
@@ -31,13 +31,23 @@ def find_hf(rest: str, columns: Columns) -> Splits:
 
     Raises UserError: package absent or too old, no such name, no network, a data set that is a script.
     """
-    match = _NAME.fullmatch(rest)
-    if not match:
-        raise UserError(f"hf:{rest}: write hf:OWNER/NAME or hf:OWNER/NAME:CONFIG.")
-    data = _load(match[1], match[2], rest)
+    data = open_hf(rest)
     names = named_splits(data, f"hf:{rest}")
     readers = {split: functools.partial(_read, data[name], name, rest, columns) for split, name in names.items()}
     return Splits(readers, f"its own splits: {', '.join(data)}")
+
+
+def open_hf(rest: str) -> Any:
+    """Returns a hub data set, split name -> records. Raises UserError as `find_hf`."""
+    match = _NAME.fullmatch(rest)
+    if not match:
+        raise UserError(f"hf:{rest}: write hf:OWNER/NAME or hf:OWNER/NAME:CONFIG.")
+    return _load(match[1], match[2], rest)
+
+
+def read_columns(data: Any, fields: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
+    """Yields the columns `fields` of a split, a thousand records at a time."""
+    return data.select_columns(list(fields)).iter(_CHUNK)
 
 
 def _load(name: str, config: str | None, rest: str) -> Any:
@@ -62,7 +72,7 @@ def _load(name: str, config: str | None, rest: str) -> Any:
         raise UserError(
             f"hf:{rest}: {type(error).__name__}: {error}. If there is no network: on a machine that has one, "
             f"run `import datasets; datasets.load_dataset({name!r}, {config!r})` and copy its cache here "
-            "(~/.cache/huggingface, or HF_HOME); or use files: conll:DIR, jsonl:DIR. Scripts are never run."
+            "(~/.cache/huggingface, or HF_HOME); or use files: conll:DIR, jsonl:DIR, text:DIR. Scripts are never run."
         ) from None
 
 
@@ -76,7 +86,7 @@ def _read(data: Any, name: str, rest: str, columns: Columns) -> RawSplit:
     fields = list(dict.fromkeys(filter(None, (words_field, tags_field, document_field))))
     split = SplitBuilder(f"{source}/{name}")
     index = 0
-    for chunk in data.select_columns(fields).iter(_CHUNK):
+    for chunk in read_columns(data, fields):
         documents = chunk[document_field] if document_field else [None] * len(chunk[words_field])
         for words, tags, document in zip(chunk[words_field], chunk[tags_field], documents, strict=True):
             origin = f"{source}/{name}[{index}]"

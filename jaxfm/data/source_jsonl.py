@@ -44,7 +44,7 @@ def read_jsonl(path: pathlib.Path, columns: Columns) -> RawSplit:
         if not line or line.isspace():
             continue
         origin = f"{path}:{number}"
-        record = _object(line, origin)
+        record = parse_object(line, origin)
         words, tags = _sentence(record, columns, origin)
         here = choose_document_field(list(record), columns.document_column, origin)
         if field is None:
@@ -100,7 +100,8 @@ def tag_text(text: str, entities: list[tuple[int, int, str]], origin: str) -> tu
     return [text[start:end] for start, end in offsets], tagging.write_tags(spans, len(offsets))
 
 
-def _object(line: str, origin: str) -> dict[str, Any]:
+def parse_object(line: str, origin: str) -> dict[str, Any]:
+    """Returns the object that a line holds. Raises UserError naming `origin` for anything else."""
     try:
         record = json.loads(line)
     except ValueError as error:
@@ -116,7 +117,7 @@ def _sentence(record: dict[str, Any], columns: Columns, origin: str) -> tuple[li
     there = list(record)
     by_words = columns.words_column or columns.tags_column or set(WORDS_FIELDS) & set(there)
     if "text" in record and "entities" in record and not by_words:
-        return tag_text(_text(record["text"], "text", origin), _entities(record["entities"], origin), origin)
+        return tag_text(require_text(record["text"], "text", origin), _entities(record["entities"], origin), origin)
     words_field = choose_field(there, columns.words_column, WORDS_FIELDS, "words", origin)
     tags_field = choose_field(there, columns.tags_column, TAGS_FIELDS, "tags", origin)
     words, tags = record[words_field], record[tags_field]
@@ -124,7 +125,7 @@ def _sentence(record: dict[str, Any], columns: Columns, origin: str) -> tuple[li
         if not isinstance(values, list):
             raise UserError(f"{origin}: {field!r} is a {type(values).__name__}, but must be a list.")
     for word in words:
-        if not _text(word, words_field, origin).strip():
+        if not require_text(word, words_field, origin).strip():
             raise UserError(f"{origin}: the word {word!r} in {words_field!r} is empty.")
     return words, name_tags(tags, None, origin)
 
@@ -147,7 +148,8 @@ def _entities(values: Any, origin: str) -> list[tuple[int, int, str]]:
     return entities
 
 
-def _text(value: Any, field: str, origin: str) -> str:
+def require_text(value: Any, field: str, origin: str) -> str:
+    """Returns a value that is text. Raises UserError naming `origin` for any other, or for half a surrogate pair."""
     if not isinstance(value, str):
         raise UserError(f"{origin}: {json.dumps(value)} in {field!r} is a {type(value).__name__}, but must be text.")
     if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):

@@ -1,6 +1,7 @@
-"""What every reader of tagged words gives back, and the names that splits and columns go by."""
+"""What every reader of tagged words gives back, and the names that sources, splits and columns go by."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -75,6 +76,24 @@ class Splits:
     others: str = ""
 
 
+def parse_source(source: str, forms: Sequence[str]) -> tuple[str, str]:
+    """Returns the kind of a source and what follows its colon; `forms` are all there are, such as "jsonl:DIR".
+
+    Raises UserError for a kind that is not among them.
+    """
+    kinds = [form.partition(":")[0] for form in forms]
+    kind, colon, rest = source.partition(":")
+    if kind == "quickstart" and colon:
+        raise UserError(f"{source}: quickstart takes nothing after it.")
+    if kind in kinds and (colon or kind == "quickstart"):
+        return kind, rest
+    hint = did_you_mean(kind, kinds)
+    if pathlib.Path(source).expanduser().exists():
+        hint = f"For files write {' or '.join(form[:-3] + source for form in forms if form.endswith(':DIR'))}."
+    listed = f"{', '.join(forms[:-1])} or {forms[-1]}"
+    raise UserError(f"unknown data source {source!r}: a source is {listed}. {hint}")
+
+
 def canonical_split(name: str) -> str | None:
     """Returns train, valid or test for any usual name of it (dev, validation, testa ...), else None."""
     return _CANONICAL.get(name.lower())
@@ -101,12 +120,15 @@ def named_splits(names: Iterable[str], source: str) -> dict[str, str]:
     return found
 
 
-def choose_field(there: Sequence[str], asked: str, usual: Sequence[str], what: str, place: str) -> str:
+def choose_field(
+    there: Sequence[str], asked: str, usual: Sequence[str], what: str, place: str, option: str = ""
+) -> str:
     """Returns the field to read for `what` ("words", "tags"); `asked` wins, else the one usual name that is there.
 
-    Raises UserError, with the fields that are there, when it is absent or when several fit.
+    Raises UserError, with the fields that are there and the `option` to set (a config's key unless given), when it is
+    absent or when several fit.
     """
-    option = f"data.{what}_column"
+    option = option or f"data.{what}_column"
     if asked:
         if asked not in there:
             raise UserError(f"{place}: {option}={asked!r} is not there. {did_you_mean(asked, there)}")

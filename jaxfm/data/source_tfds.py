@@ -5,6 +5,7 @@ import importlib
 import os
 import pathlib
 import re
+import reprlib
 import socket
 import sys
 import urllib.request
@@ -34,15 +35,48 @@ def find_tfds(rest: str, columns: Columns) -> Splits:
 
     Raises UserError: no such name or configuration, not prepared and no way to get it, prepared in another file format.
     """
+    builder = open_tfds(rest)
+    names = named_splits(builder.info.splits, f"tfds:{rest}")
+    readers = {split: functools.partial(_read, builder, name, rest, columns) for split, name in names.items()}
+    return Splits(readers, f"its own splits: {', '.join(builder.info.splits)}")
+
+
+def open_tfds(rest: str) -> Any:
+    """Returns the builder of a data set that is prepared, by this call if need be. Raises UserError as `find_tfds`."""
     match = _NAME.fullmatch(rest)
     if not match:
         raise UserError(f"tfds:{rest}: write tfds:NAME or tfds:NAME:CONFIG, such as tfds:conll2003.")
     builder = _builder(match[1], match[2] or "")
     if not builder.is_prepared():
         _prepare(builder, rest)
-    names = named_splits(builder.info.splits, f"tfds:{rest}")
-    readers = {split: functools.partial(_read, builder, name, rest, columns) for split, name in names.items()}
-    return Splits(readers, f"its own splits: {', '.join(builder.info.splits)}")
+    return builder
+
+
+def open_split(builder: Any, name: str, source: str) -> Any:
+    """Returns the records of a prepared split by index. Raises UserError when its file format has no random access."""
+    try:
+        return builder.as_data_source(split=name)
+    except NotImplementedError:
+        raise UserError(
+            f"{source}: prepared in {builder.data_path} in a file format without random access. Prepare it again: "
+            f"{_prepare_code(builder)}, with TFDS_DATA_DIR at another folder."
+        ) from None
+
+
+def read_records(data: Any, places: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Yields the records of `open_split` at `places`, in that order, holding a thousand at a time."""
+    for start in range(0, len(places), _CHUNK):
+        yield from data.__getitems__(places[start : start + _CHUNK])
+
+
+def decode_text(value: Any, field: str, origin: str) -> str:
+    """Returns text that tfds holds as bytes. Raises UserError naming `origin` for what is not UTF-8, or no text."""
+    if not isinstance(value, bytes):
+        raise UserError(f"{origin}: {reprlib.repr(value)} in {field!r} is not text.")
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{origin}: {reprlib.repr(value)} in {field!r} is not UTF-8 ({error.reason}).") from None
 
 
 def original_order(count: int, split: str) -> list[int]:
@@ -68,40 +102,20 @@ def _read(builder: Any, name: str, rest: str, columns: Columns) -> RawSplit:
     tags_field = choose_field(there, columns.tags_column, TAGS_FIELDS, "tags", source)
     document_field = choose_document_field(there, columns.document_column, source)
     tag_names = getattr(getattr(features[tags_field], "feature", None), "names", None)  # of Sequence(ClassLabel)
-    try:
-        data = builder.as_data_source(split=name)
-    except NotImplementedError:
-        raise UserError(
-            f"{source}: prepared in {builder.data_path} in a file format without random access. Prepare it again: "
-            f"{_prepare_code(builder)}, with TFDS_DATA_DIR at another folder."
-        ) from None
+    data = open_split(builder, name, source)
     # The CoNLL builders key the sentences of the file 0, 1, 2 ... and leave out its -DOCSTART- lines, so sentences can
     # be put back in order, but where documents start is lost. In all other sets the order is not known.
     stream = isinstance(builder, tfds.dataset_builders.ConllDatasetBuilder)
     shuffled = stream and not builder.info.disable_shuffling
     places = original_order(len(data), name) if shuffled else list(range(len(data)))
     split = SplitBuilder(f"{source}/{name}")
-    for index, record in enumerate(_records(data, places)):
+    for index, record in enumerate(read_records(data, places)):
         origin = f"{source}/{name}[{index}]"
-        words = [sys.intern(_decoded(word, origin)) for word in record[words_field]]
-        values = [_decoded(tag, origin) if isinstance(tag, bytes) else tag for tag in record[tags_field]]
+        words = [sys.intern(decode_text(word, words_field, origin)) for word in record[words_field]]
+        values = [decode_text(tag, tags_field, origin) if isinstance(tag, bytes) else tag for tag in record[tags_field]]
         document = record[document_field] if document_field else None
         split.add(words, name_tags(values, tag_names, origin), origin, document)
     return split.finish("marked" if document_field else "stream" if stream else "none")
-
-
-def _records(data: Any, places: Sequence[int]) -> Iterator[dict[str, Any]]:
-    for start in range(0, len(places), _CHUNK):
-        yield from data.__getitems__(places[start : start + _CHUNK])
-
-
-def _decoded(value: Any, origin: str) -> str:
-    if not isinstance(value, bytes):
-        raise UserError(f"{origin}: {value!r} in the words is not text.")
-    try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{origin}: {value!r} is not UTF-8 ({error.reason}).") from None
 
 
 def _data_dir() -> str | None:
@@ -176,5 +190,6 @@ def _not_there(builder: Any, rest: str, reason: str) -> UserError:
     return UserError(
         f"tfds:{rest}: not prepared in {builder.data_path}, and it could not be downloaded ({reason}). Ways to get it: "
         f"run this once with a network, or on a machine that has one: {_prepare_code(builder)}; copy that machine's "
-        f"~/tensorflow_datasets here, or point TFDS_DATA_DIR at it; or use the files themselves: conll:DIR."
+        f"~/tensorflow_datasets here, or point TFDS_DATA_DIR at it; or use the files themselves: conll:DIR, "
+        "jsonl:DIR or text:DIR."
     )

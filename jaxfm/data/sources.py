@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import operator
-import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
@@ -18,10 +17,11 @@ from jaxfm.data.source_records import (
     RawSplit,
     SplitBuilder,
     Splits,
+    parse_source,
     require_split,
 )
 from jaxfm.data.source_tfds import find_tfds
-from jaxfm.errors import UserError, did_you_mean
+from jaxfm.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -113,21 +113,11 @@ def _finish(name: str, raw: RawSplit, scheme: str) -> TaggedSplit:
 
 
 def _find(source: str, columns: Columns) -> Splits:
-    scheme, colon, rest = source.partition(":")
-    if scheme in _FINDERS and (colon or scheme == "quickstart"):
-        return _FINDERS[scheme](rest, columns)
-    hint = did_you_mean(scheme, _FINDERS)
-    if pathlib.Path(source).expanduser().exists():
-        hint = f"For files write conll:{source} or jsonl:{source}."
-    raise UserError(
-        f"unknown data source {source!r}: a source is quickstart, conll:DIR, jsonl:DIR, tfds:NAME or "
-        f"hf:OWNER/NAME. {hint}"
-    )
+    kind, rest = parse_source(source, _FORMS)
+    return _FINDERS[kind](rest, columns)
 
 
 def _find_quickstart(rest: str, columns: Columns) -> Splits:
-    if rest:
-        raise UserError(f"quickstart:{rest}: quickstart takes nothing after it.")
     return Splits({split: functools.partial(_read_quickstart, split) for split in SPLIT_NAMES})
 
 
@@ -145,6 +135,7 @@ def _read_quickstart(name: str) -> RawSplit:
     return split.finish("none")
 
 
+_FORMS = ("quickstart", "conll:DIR", "jsonl:DIR", "tfds:NAME", "hf:OWNER/NAME")
 _FINDERS: dict[str, Callable[[str, Columns], Splits]] = {
     "quickstart": _find_quickstart,
     "conll": find_conll,

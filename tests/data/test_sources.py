@@ -281,7 +281,7 @@ def test_tfds_really_stores_another_order(prepared):
         ("tfds:conll2003:big", Columns(), r"no such configuration\. Valid choices: 'conll2003'"),
         ("tfds:../x", Columns(), r"tfds:\.\./x: write tfds:NAME"),
         ("tfds:conll2003", Columns(tags_column="nre"), r"data\.tags_column='nre' is not there\. Did you mean 'ner'\?"),
-        ("tfds:conll2003", Columns(words_column="pos"), r"train\[0\]: .* in the words is not text"),
+        ("tfds:conll2003", Columns(words_column="pos"), r"train\[0\]: .* in 'pos' is not text"),
     ],
 )
 def test_tfds_names_and_fields_that_are_not_there(prepared, monkeypatch, source, columns, message):

@@ -1,0 +1,86 @@
+"""Where plain text comes from: one URI, streams of documents, whatever the source is. For pretraining."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+
+from jaxfm.data import docstrings, source_text
+from jaxfm.data.documents import Document, Streams, uniform_hash
+from jaxfm.data.source_records import parse_source
+from jaxfm.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """A source of documents.
+
+    Attributes:
+        source: the URI.
+        splits: train, valid, test (those there are) -> a function whose every call reads the split anew, one document
+            at a time in the order of the source; its iterator raises UserError for a split without text, and for all
+            that the source's reader finds.
+        notes: lines for the log: what was found and how it is read.
+    """
+
+    source: str
+    splits: Mapping[str, Callable[[], Iterator[Document]]]
+    notes: tuple[str, ...]
+
+
+def open_corpus(source: str, *, text_column: str = "", holdout: float = 0.0) -> Corpus:
+    """Opens `quickstart` (docstrings of the installed packages), `text:`, `jsonl:`, `tfds:` or `hf:`.
+
+    Args:
+      source: the URI.
+      text_column: the field with the text, where records have fields; empty takes text, content or document.
+      holdout: this share of the documents of "train" becomes "valid" where the source has none. Which ones, a hash of
+        their text says: it depends on no order, and equal texts are on one side.
+
+    Raises:
+      UserError: unknown source, nothing there, no such column.
+    """
+    if not 0 <= holdout < 1:
+        raise UserError(f"holdout={holdout}: must be a share of the documents, at least 0 and below 1.")
+    kind, rest = parse_source(source, _FORMS)
+    found = _FINDERS[kind](rest, text_column)
+    splits, notes = dict(found.splits), found.notes
+    if holdout and "train" in splits and "valid" not in splits:
+        whole = splits["train"]
+        splits["train"] = functools.partial(_side, whole, holdout, False)
+        splits["valid"] = functools.partial(_side, whole, holdout, True)
+        notes += (f"valid: {holdout:.3%} of the documents of train, chosen by a hash of their text",)
+    if not splits:
+        raise UserError(f"{source}: none of its splits is train, valid or test.")
+    readers = {name: functools.partial(_not_empty, source, name, read) for name, read in splits.items()}
+    return Corpus(source, readers, notes)
+
+
+def _side(read: Callable[[], Iterator[Document]], holdout: float, held_out: bool) -> Iterator[Document]:
+    for document in read():
+        if (uniform_hash(document.text) < holdout) == held_out:
+            yield document
+
+
+def _not_empty(source: str, split: str, read: Callable[[], Iterator[Document]]) -> Iterator[Document]:
+    document = None
+    for document in read():
+        yield document
+    if document is None:
+        raise UserError(f"{source}: the split {split!r} is empty: no document with text in it.")
+
+
+def _find_quickstart(rest: str, text_column: str) -> Streams:
+    assert not rest
+    if text_column:
+        raise UserError(f"text_column={text_column!r}: quickstart has no columns; leave it empty.")
+    return docstrings.find_docstrings()
+
+
+_FORMS = ("quickstart", "text:DIR", "jsonl:DIR", "tfds:NAME", "hf:OWNER/NAME")
+_FINDERS: dict[str, Callable[[str, str], Streams]] = {
+    "quickstart": _find_quickstart,
+    "text": source_text.find_text,
+    "jsonl": source_text.find_jsonl,
+    "tfds": source_text.find_tfds,
+    "hf": source_text.find_hf,
+}
