@@ -4,7 +4,7 @@ One `Family` a model_type. A family that differs only in prefix, positions or he
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxfm.errors import UserError, did_you_mean
@@ -13,21 +13,45 @@ from jaxfm.models.presets import EncoderConfig
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor's name in the checkpoint and how many leading axes of ours are inputs of a linear map.
+    """A tensor's name in the checkpoint and how ours is laid out in it.
 
-    inputs = 0: same layout. inputs = n: theirs is [out, in]; ours has n axes of inputs, then those of outputs.
+    Attributes:
+      name: {} stands for the layer.
+      inputs: how many leading axes of ours are inputs of a linear map. 0: same layout. n: theirs is [out, in]; ours
+        has n axes of inputs, then those of outputs.
+      part: which of the `parts` that theirs has along its first axis is ours.
+      parts: how many of ours lie in the one tensor.
+      last: what our last layer is called; the others then count from 1 there ({} is the layer behind ours).
     """
 
     name: str
     inputs: int = 0
+    part: int = 0
+    parts: int = 1
+    last: str = ""
+
+    @property
+    def layered(self) -> bool:
+        """Whether there is one tensor a layer, stacked in ours."""
+        return "{}" in self.name
+
+    def names(self, num_layers: int) -> list[str]:
+        """Returns the names of all layers in order, or the one name."""
+        if self.last:
+            return [*(self.name.format(layer) for layer in range(1, num_layers)), self.last]
+        return [self.name.format(layer) for layer in range(num_layers if self.layered else 1)]
 
 
-def _linear(ours: str, theirs: str, inputs: int = 1) -> dict[str, Tensor]:
-    return {f"{ours}/kernel": Tensor(f"{theirs}.weight", inputs), f"{ours}/bias": Tensor(f"{theirs}.bias")}
+def _linear(ours: str, theirs: str, inputs: int = 1, part: int = 0, parts: int = 1) -> dict[str, Tensor]:
+    return {
+        f"{ours}/kernel": Tensor(f"{theirs}.weight", inputs, part, parts),
+        f"{ours}/bias": Tensor(f"{theirs}.bias", 0, part, parts),
+    }
 
 
-def _norm(ours: str, theirs: str) -> dict[str, Tensor]:
-    return {f"{ours}/scale": Tensor(f"{theirs}.weight"), f"{ours}/bias": Tensor(f"{theirs}.bias")}
+def _norm(ours: str, theirs: str, last: str = "") -> dict[str, Tensor]:
+    names = {"scale": "weight", "bias": "bias"}
+    return {f"{ours}/{o}": Tensor(f"{theirs}.{t}", last=last and f"{last}.{t}") for o, t in names.items()}
 
 
 # Ours -> theirs, {} standing for the layer; relative to "encoder/" here and to the family's prefix there.
@@ -47,40 +71,73 @@ _BERT_ENCODER: dict[str, Tensor] = {
 }
 
 
+_MODERN_ENCODER: dict[str, Tensor] = {
+    "embeddings/word/embedding": Tensor("embeddings.tok_embeddings.weight"),
+    **_norm("embeddings/norm", "embeddings.norm"),
+    **_linear("layers/attention/query", "layers.{}.attn.Wqkv", part=0, parts=3),
+    **_linear("layers/attention/key", "layers.{}.attn.Wqkv", part=1, parts=3),
+    **_linear("layers/attention/value", "layers.{}.attn.Wqkv", part=2, parts=3),
+    **_linear("layers/attention/output", "layers.{}.attn.Wo", inputs=2),
+    **_linear("layers/ffn/up", "layers.{}.mlp.Wi", part=0, parts=2),
+    **_linear("layers/ffn/gate", "layers.{}.mlp.Wi", part=1, parts=2),
+    **_linear("layers/ffn/down", "layers.{}.mlp.Wo"),
+    **_norm("layers/ffn_norm", "layers.{}.mlp_norm"),
+    # The norm before a layer's attention is the layer's before it here (models.encoder.EncoderLayer).
+    **_norm("layers/next_norm", "layers.{}.attn_norm", last="final_norm"),
+}
+
+# The head of masked-LM checkpoints, full names. Its decoder is the word embedding.
+_BERT_MASKED_LM: dict[str, Tensor] = {
+    **_linear("transform/dense", "cls.predictions.transform.dense"),
+    **_norm("transform/norm", "cls.predictions.transform.LayerNorm"),
+    "decoder/bias": Tensor("cls.predictions.bias"),
+}
+_ROBERTA_MASKED_LM: dict[str, Tensor] = {
+    **_linear("transform/dense", "lm_head.dense"),
+    **_norm("transform/norm", "lm_head.layer_norm"),
+    "decoder/bias": Tensor("lm_head.bias"),
+}
+_MODERN_MASKED_LM: dict[str, Tensor] = {
+    **_linear("transform/dense", "head.dense"),
+    **_norm("transform/norm", "head.norm"),
+    "decoder/bias": Tensor("decoder.bias"),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """How one model_type of transformers maps onto the encoder.
 
     Attributes:
       prefix: of the encoder's tensors in checkpoints that carry a head ("bert."); bare encoders have none.
-      encoder: our parameter -> their tensor.
-      known_extras: tensors that such checkpoints may carry and that the encoder does not use (full names).
+      encoder: our parameter -> their tensor; those of biases that a config leaves out are not looked for.
+      masked_lm: the same for the head of masked-LM checkpoints.
+      tied: tensors that such checkpoints may carry although they must equal one of our parameters.
+      known_extras: tensors that such checkpoints may carry and that nothing here uses (full names).
       architecture: transformers' class name up to the head, as in "Bert" + "ForTokenClassification".
     """
 
     prefix: str
     encoder: Mapping[str, Tensor]
+    masked_lm: Mapping[str, Tensor]
+    tied: Mapping[str, str]
     known_extras: tuple[str, ...]
     architecture: str
 
 
+WORD_EMBEDDING = "encoder/embeddings/word/embedding"
 _HEADS = ("classifier.weight", "classifier.bias", "qa_outputs.weight", "qa_outputs.bias")
 
 FAMILIES: dict[str, Family] = {
     "bert": Family(
         prefix="bert.",
         encoder=_BERT_ENCODER,
+        masked_lm=_BERT_MASKED_LM,
+        tied={"cls.predictions.decoder.weight": WORD_EMBEDDING, "cls.predictions.decoder.bias": "decoder/bias"},
         known_extras=(
             "bert.embeddings.position_ids",  # a buffer that transformers < 4.31 saved
             "bert.pooler.dense.weight",
             "bert.pooler.dense.bias",
-            "cls.predictions.bias",
-            "cls.predictions.transform.dense.weight",
-            "cls.predictions.transform.dense.bias",
-            "cls.predictions.transform.LayerNorm.weight",
-            "cls.predictions.transform.LayerNorm.bias",
-            "cls.predictions.decoder.weight",
-            "cls.predictions.decoder.bias",
             "cls.seq_relationship.weight",
             "cls.seq_relationship.bias",
             *_HEADS,
@@ -90,17 +147,12 @@ FAMILIES: dict[str, Family] = {
     "roberta": Family(
         prefix="roberta.",
         encoder=_BERT_ENCODER,
+        masked_lm=_ROBERTA_MASKED_LM,
+        tied={"lm_head.decoder.weight": WORD_EMBEDDING, "lm_head.decoder.bias": "decoder/bias"},
         known_extras=(
             "roberta.embeddings.position_ids",
             "roberta.pooler.dense.weight",
             "roberta.pooler.dense.bias",
-            "lm_head.bias",
-            "lm_head.dense.weight",
-            "lm_head.dense.bias",
-            "lm_head.layer_norm.weight",
-            "lm_head.layer_norm.bias",
-            "lm_head.decoder.weight",
-            "lm_head.decoder.bias",
             "classifier.dense.weight",
             "classifier.dense.bias",
             "classifier.out_proj.weight",
@@ -109,12 +161,29 @@ FAMILIES: dict[str, Family] = {
         ),
         architecture="Roberta",
     ),
+    "modernbert": Family(
+        prefix="model.",
+        encoder=_MODERN_ENCODER,
+        masked_lm=_MODERN_MASKED_LM,
+        tied={"decoder.weight": WORD_EMBEDDING},
+        known_extras=_HEADS,
+        architecture="ModernBert",
+    ),
 }
 # Same tensors, same function; only transformers' class differs.
 FAMILIES["xlm-roberta"] = dataclasses.replace(FAMILIES["roberta"], architecture="XLMRoberta")
 
-# Values of config.json for which the encoder computes the same function; anything else is refused.
-_REQUIRED = {"hidden_act": ("gelu",), "position_embedding_type": ("absolute",), "is_decoder": (False,)}
+
+def present(table: Mapping[str, Tensor], config: EncoderConfig) -> dict[str, Tensor]:
+    """Returns the entries of `table` without those of biases that `config` leaves out."""
+
+    def has(ours: str) -> bool:
+        *_, module, name = ours.split("/")
+        if name != "bias" or module in ("head", "decoder"):
+            return True
+        return config.norm_bias if module.endswith("norm") else config.linear_bias
+
+    return {ours: tensor for ours, tensor in table.items() if has(ours)}
 
 
 def encoder_config(values: Mapping[str, Any], where: str) -> EncoderConfig:
@@ -130,39 +199,138 @@ def encoder_config(values: Mapping[str, Any], where: str) -> EncoderConfig:
     family = values.get("model_type")
     if family not in FAMILIES:
         raise UserError(f"{where}: model_type {family!r} is not supported. {did_you_mean(str(family), FAMILIES)}")
-    for key, allowed in _REQUIRED.items():
-        if values.get(key, allowed[0]) not in allowed:
-            raise UserError(f"{where}: {key} is {values[key]!r}; the {family} encoder here computes {allowed[0]!r}.")
     width, heads = values.get("hidden_size"), values.get("num_attention_heads")
     if isinstance(width, int) and isinstance(heads, int) and (heads < 1 or width % heads):
         raise UserError(f"{where}: hidden_size {width} is not a multiple of num_attention_heads {heads}.")
-    offset = 0 if family == "bert" else int(values.get("pad_token_id", 1)) + 1
+    read: Callable[..., EncoderConfig] = _read_modern if family == "modernbert" else _read_bert
     try:
-        return EncoderConfig(
-            family=family,
-            vocab_size=values["vocab_size"],
-            hidden_size=values["hidden_size"],
-            num_layers=values["num_hidden_layers"],
-            num_heads=values["num_attention_heads"],
-            ffn_size=values["intermediate_size"],
-            max_positions=values["max_position_embeddings"] - offset,
-            position_offset=offset,
-            type_vocab_size=values["type_vocab_size"],
-            norm_eps=values.get("layer_norm_eps", 1e-12),
-            dropout=values.get("hidden_dropout_prob", 0.1),
-            attention_dropout=values.get("attention_probs_dropout_prob", 0.1),
-            initializer_range=values.get("initializer_range", 0.02),
-        )
+        return read(family, values, where)
     except KeyError as error:
         raise UserError(f"{where}: the key {error.args[0]!r} is missing.") from error
+
+
+def _require(values: Mapping[str, Any], where: str, **required: Any) -> None:
+    """Refuses values with which transformers computes another function than the encoder here."""
+    for key, value in required.items():
+        if values.get(key, value) != value:
+            raise UserError(
+                f"{where}: {key} is {values[key]!r}; the {values['model_type']} encoder here computes {value!r}."
+            )
+
+
+def _read_bert(family: str, values: Mapping[str, Any], where: str) -> EncoderConfig:
+    _require(values, where, hidden_act="gelu", position_embedding_type="absolute", is_decoder=False)
+    offset = 0
+    if family != "bert":
+        pad = values.get("pad_token_id", 1)
+        if not isinstance(pad, int) or pad < 0:
+            raise UserError(
+                f"{where}: pad_token_id is {pad!r}; {family} counts positions from pad_token_id + 1, so it must be an "
+                "integer (1 in the published checkpoints)."
+            )
+        offset = pad + 1
+    return EncoderConfig(
+        family=family,
+        vocab_size=values["vocab_size"],
+        hidden_size=values["hidden_size"],
+        num_layers=values["num_hidden_layers"],
+        num_heads=values["num_attention_heads"],
+        ffn_size=values["intermediate_size"],
+        max_positions=values["max_position_embeddings"] - offset,
+        position_offset=offset,
+        type_vocab_size=values["type_vocab_size"],
+        norm_eps=values.get("layer_norm_eps", 1e-12),
+        dropout=values.get("hidden_dropout_prob", 0.1),
+        attention_dropout=values.get("attention_probs_dropout_prob", 0.1),
+        initializer_range=values.get("initializer_range", 0.02),
+    )
+
+
+def _read_modern(family: str, values: Mapping[str, Any], where: str) -> EncoderConfig:
+    """Defaults are those of transformers' ModernBertConfig."""
+    _require(values, where, hidden_activation="gelu", classifier_activation="gelu", decoder_bias=True)
+    biases = {key: bool(values.get(key, False)) for key in ("attention_bias", "mlp_bias", "classifier_bias")}
+    if len(set(biases.values())) > 1:
+        raise UserError(f"{where}: {biases}; the encoder here has all of these biases or none.")
+    if values["hidden_size"] // values["num_attention_heads"] % 2:
+        raise UserError(f"{where}: hidden_size / num_attention_heads must be even: rotary positions turn pairs.")
+    thetas = {kind: _rope_theta(kind, values, where) for kind in _ROPE}
+    every, window = _global_every(values, where), values.get("local_attention", 128)
+    if not isinstance(window, int) or window < 2:
+        raise UserError(f"{where}: local_attention is {window!r}; it must be an integer of at least 2 tokens.")
+    return EncoderConfig(
+        family=family,
+        vocab_size=values["vocab_size"],
+        hidden_size=values["hidden_size"],
+        num_layers=values["num_hidden_layers"],
+        num_heads=values["num_attention_heads"],
+        ffn_size=values["intermediate_size"],
+        max_positions=values["max_position_embeddings"],
+        type_vocab_size=0,
+        norm_eps=values.get("norm_eps", 1e-5),
+        # transformers has one rate each for embeddings, feed-forward and head; jaxfm one for all of them.
+        dropout=float(values.get("mlp_dropout", 0.0)),
+        attention_dropout=float(values.get("attention_dropout", 0.0)),
+        initializer_range=values.get("initializer_range", 0.02),
+        norm_placement="pre",
+        position_embedding="rope",
+        global_rope_theta=thetas["full_attention"],
+        local_rope_theta=thetas["sliding_attention"],
+        local_window=window if every > 1 else 0,
+        global_every=every,
+        ffn="geglu",
+        linear_bias=biases["attention_bias"],
+        norm_bias=bool(values.get("norm_bias", False)),
+        classifier_transform=True,
+    )
+
+
+# Kind of layer -> key of transformers < 5 and its default.
+_ROPE = {"full_attention": ("global_rope_theta", 160_000.0), "sliding_attention": ("local_rope_theta", 10_000.0)}
+
+
+def _rope_theta(kind: str, values: Mapping[str, Any], where: str) -> float:
+    """Reads the base of the rotary frequencies; only unscaled ones are computed here."""
+    old_key, default = _ROPE[kind]
+    rope = values.get("rope_parameters") or {}
+    own = rope.get(kind) or {} if isinstance(rope, Mapping) else None
+    if not isinstance(own, Mapping) or set(rope) - set(_ROPE) or values.get("rope_scaling"):
+        raise UserError(
+            f"{where}: rope_parameters {rope!r}, rope_scaling {values.get('rope_scaling')!r}; the modernbert encoder "
+            "here takes rope_parameters of 'full_attention' and 'sliding_attention' and no rope_scaling."
+        )
+    if own.get("rope_type", "default") != "default" or set(own) - {"rope_type", "rope_theta"}:
+        raise UserError(f"{where}: rope_parameters[{kind!r}] is {dict(own)!r}; only rope_type 'default' is computed.")
+    theta = own.get("rope_theta", values.get(old_key, default))
+    if not isinstance(theta, int | float) or theta <= 0:
+        raise UserError(f"{where}: {old_key} (rope_theta of {kind}) is {theta!r}; it must be a positive number.")
+    return float(theta)
+
+
+def _global_every(values: Mapping[str, Any], where: str) -> int:
+    """Reads which layers see the whole segment: every n-th, from the first."""
+    every, layers = values.get("global_attn_every_n_layers", 3), values["num_hidden_layers"]
+    kinds = values.get("layer_types")
+    if kinds is not None:
+        # The second layer that sees everything gives n away; where there is none, any n >= layers says the same.
+        whole = [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]
+        every = whole[1] if len(whole) > 1 else max(layers, 1)
+        if list(kinds) != ["sliding_attention" if layer % every else "full_attention" for layer in range(layers)]:
+            raise UserError(
+                f"{where}: layer_types is {kinds}; the modernbert encoder here computes 'full_attention' in every n-th "
+                f"of {layers} layers, from the first, and 'sliding_attention' in the others."
+            )
+    if not isinstance(every, int) or every < 1:
+        raise UserError(f"{where}: global_attn_every_n_layers is {every!r}; it must be a positive integer.")
+    return every
 
 
 def hf_config(config: EncoderConfig, *, head: str, pad_token_id: int, labels: tuple[str, ...]) -> dict[str, Any]:
     """Returns what config.json must say for transformers to build the same model.
 
-    `head` is the rest of transformers' class name, e.g. "ForTokenClassification".
+    `head` is the rest of transformers' class name, e.g. "ForTokenClassification" or "ForMaskedLM".
     """
-    return {
+    values = {
         "architectures": [f"{FAMILIES[config.family].architecture}{head}"],
         "model_type": config.family,
         "vocab_size": config.vocab_size,
@@ -171,14 +339,49 @@ def hf_config(config: EncoderConfig, *, head: str, pad_token_id: int, labels: tu
         "num_attention_heads": config.num_heads,
         "intermediate_size": config.ffn_size,
         "max_position_embeddings": config.max_positions + config.position_offset,
-        "type_vocab_size": config.type_vocab_size,
-        "layer_norm_eps": config.norm_eps,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": config.dropout,
-        "attention_probs_dropout_prob": config.attention_dropout,
         "initializer_range": config.initializer_range,
         "pad_token_id": pad_token_id,
         "id2label": {str(index): label for index, label in enumerate(labels)},
         "label2id": {label: index for index, label in enumerate(labels)},
         "dtype": "float32",
+    }
+    return values | (_modern_values(config) if config.family == "modernbert" else _bert_values(config))
+
+
+def _bert_values(config: EncoderConfig) -> dict[str, Any]:
+    assert (config.norm_placement, config.position_embedding, config.ffn) == ("post", "learned", "gelu")
+    assert config.linear_bias and config.norm_bias and not config.local_window and not config.classifier_transform
+    return {
+        "type_vocab_size": config.type_vocab_size,
+        "layer_norm_eps": config.norm_eps,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.attention_dropout,
+    }
+
+
+def _modern_values(config: EncoderConfig) -> dict[str, Any]:
+    assert (config.norm_placement, config.position_embedding, config.ffn) == ("pre", "rope", "geglu")
+    assert config.classifier_transform and not config.type_vocab_size and not config.position_offset
+    every = config.global_every if config.local_window else 1
+    thetas = {"full_attention": config.global_rope_theta, "sliding_attention": config.local_rope_theta}
+    return {
+        "norm_eps": config.norm_eps,
+        "norm_bias": config.norm_bias,
+        **dict.fromkeys(("attention_bias", "mlp_bias", "classifier_bias"), config.linear_bias),
+        "hidden_activation": "gelu",
+        "classifier_activation": "gelu",
+        **dict.fromkeys(("embedding_dropout", "mlp_dropout", "classifier_dropout"), config.dropout),
+        "attention_dropout": config.attention_dropout,
+        "local_attention": config.local_window or 128,  # without a window there is no layer that reads it
+        "layer_types": [
+            "sliding_attention" if layer % every else "full_attention" for layer in range(config.num_layers)
+        ],
+        "rope_parameters": {kind: {"rope_theta": theta, "rope_type": "default"} for kind, theta in thetas.items()},
+        # The same for transformers < 5.
+        "global_attn_every_n_layers": every,
+        "global_rope_theta": config.global_rope_theta,
+        "local_rope_theta": config.local_rope_theta,
+        # Else ids of ModernBERT's own tokenizer, which this vocabulary may not have.
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")),
     }

@@ -13,10 +13,10 @@ import safetensors.numpy
 
 from jaxfm import files
 from jaxfm.errors import UserError
-from jaxfm.hub.families import FAMILIES, Tensor, encoder_config
+from jaxfm.hub.families import FAMILIES, Family, Tensor, encoder_config, present
 from jaxfm.models.presets import EncoderConfig
 
-# Ours -> theirs for the head of ForTokenClassification and the like: one linear layer.
+# Ours -> theirs for the last layer of ForTokenClassification and the like.
 CLASSIFIER_HEAD = {"head/kernel": Tensor("classifier.weight", 1), "head/bias": Tensor("classifier.bias")}
 
 
@@ -26,8 +26,9 @@ class Checkpoint:
 
     Attributes:
       encoder: shape of the encoder.
-      params: path ("encoder/...", "head/...") -> f32 array; layers stacked along a leading axis.
-      labels: class names of the head in `params`, empty when it has none that fits.
+      params: path -> f32 array, layers stacked along a leading axis: "encoder/..."; "head/..." of a token classifier
+        whose classes have names; "transform/..." and "decoder/bias" of a masked-LM head.
+      labels: class names of the "head/" in `params`; empty when there is none.
       notes: sentences for the log: which tensors were not used.
     """
 
@@ -51,17 +52,24 @@ def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
     values = _config_values(directory)
     config = encoder_config(values, str(directory / "config.json"))
     family = FAMILIES[config.family]
-    tensors = {_modern(name): value for name, value in _read_tensors(directory)}
+    tensors = {_renamed(name): value for name, value in _read_tensors(directory)}
     prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
-    table = {f"encoder/{ours}": dataclasses.replace(t, name=prefix + t.name) for ours, t in family.encoder.items()}
+    table = _encoder_tensors(config, prefix)
     labels = _labels(values) if all(t.name in tensors for t in CLASSIFIER_HEAD.values()) else ()
     if labels:
-        table |= CLASSIFIER_HEAD
+        table |= _classifier_tensors(config)
+    head = present(family.masked_lm, config)
+    untied = _untied(table | head, family, tensors)
+    if not untied and all(tensor.name in tensors for tensor in head.values()):
+        table |= head
     params, used = {}, set()
     for ours, tensor in table.items():
         params[ours], names = _gather(ours, tensor, tensors, config, len(labels), directory)
         used |= names
+    if "decoder/bias" in params:
+        used |= set(family.tied)
     extras = {name if prefix else name.removeprefix(family.prefix) for name in family.known_extras}
+    extras |= {tensor.name for tensor in head.values()} | set(family.tied)
     unused = sorted(set(tensors) - used)
     unknown = [name for name in unused if name not in extras]
     if unknown:
@@ -70,30 +78,59 @@ def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
             f"{' ...' if len(unknown) > 8 else ''}. The checkpoint is of another architecture than config.json says."
         )
     notes = [f"weights not used: {', '.join(unused)}"] if unused else []
+    if untied:
+        notes.append(f"masked-LM head not used: {untied}; here they are one parameter")
     return Checkpoint(config, params, labels, tuple(notes))
 
 
 def write_tensors(path: pathlib.Path, config: EncoderConfig, params: Mapping[str, np.ndarray]) -> None:
-    """Writes encoder and head (path -> array) under transformers' names to one safetensors file."""
+    """Writes encoder and head (path -> array) under transformers' names to one safetensors file.
+
+    The head is that of masked LM where `params` has its decoder, else a token classifier's.
+    """
     family = FAMILIES[config.family]
-    table = {
-        f"encoder/{ours}": dataclasses.replace(t, name=family.prefix + t.name) for ours, t in family.encoder.items()
-    }
-    table |= CLASSIFIER_HEAD
+    table = _encoder_tensors(config, family.prefix)
+    table |= present(family.masked_lm, config) if "decoder/bias" in params else _classifier_tensors(config)
     assert set(params) == set(table), f"parameters without a name: {sorted(set(params) ^ set(table))}"
-    tensors: dict[str, np.ndarray] = {}
+    found: dict[str, list[np.ndarray]] = {}
     for ours, tensor in table.items():
         value = np.asarray(params[ours], np.float32)
-        layers = enumerate(value) if "{}" in tensor.name else [(None, value)]
-        for layer, part in layers:
+        names = tensor.names(config.num_layers)
+        for name, array in zip(names, value if tensor.layered else [value], strict=True):
             if tensor.inputs:
-                part = part.reshape(int(np.prod(part.shape[: tensor.inputs])), -1).T
-            elif "layers/" in ours:
-                part = part.reshape(-1)
-            tensors[tensor.name.format(layer)] = np.ascontiguousarray(part)
+                array = array.reshape(math.prod(array.shape[: tensor.inputs]), -1).T
+            elif tensor.layered:
+                array = array.reshape(-1)
+            assert len(found.setdefault(name, [])) == tensor.part, f"{ours}: the parts of {name} are out of order"
+            found[name].append(array)
+    tensors = {name: np.ascontiguousarray(np.concatenate(parts)) for name, parts in found.items()}
     with files.atomic_write(path, binary=True) as file:
         # The metadata is what transformers looks for to know how the file was laid out.
         file.write(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
+
+
+def _encoder_tensors(config: EncoderConfig, prefix: str) -> dict[str, Tensor]:
+    """Ours -> theirs, under full names."""
+    table = present(FAMILIES[config.family].encoder, config).items()
+    return {
+        f"encoder/{ours}": dataclasses.replace(t, name=prefix + t.name, last=t.last and prefix + t.last)
+        for ours, t in table
+    }
+
+
+def _classifier_tensors(config: EncoderConfig) -> dict[str, Tensor]:
+    """The head of token classifiers, which shares its transform with masked LM in families that have one."""
+    head = present(FAMILIES[config.family].masked_lm, config) if config.classifier_transform else {}
+    return {ours: tensor for ours, tensor in head.items() if ours.startswith("transform/")} | CLASSIFIER_HEAD
+
+
+def _untied(table: Mapping[str, Tensor], family: Family, tensors: Mapping[str, np.ndarray]) -> str:
+    """Says which tensor of the checkpoint differs from the one it must equal; "" when none does."""
+    for name, ours in family.tied.items():
+        own = table[ours].name
+        if name in tensors and own in tensors and not np.array_equal(tensors[name], tensors[own]):
+            return f"{name} differs from {own}"
+    return ""
 
 
 def _gather(
@@ -105,8 +142,7 @@ def _gather(
     directory: pathlib.Path,
 ) -> tuple[np.ndarray, set[str]]:
     """Returns one of our arrays, layers stacked, and the names it was made from."""
-    layers = range(config.num_layers) if "{}" in tensor.name else (0,)
-    names = [tensor.name.format(layer) for layer in layers]
+    names = tensor.names(config.num_layers)
     shape = _shape(ours, config, num_classes)
     parts = []
     for name in names:
@@ -115,9 +151,9 @@ def _gather(
         value = tensors[name]
         if list(value.shape) != (wanted := _their_shape(ours, tensor, shape)):
             raise UserError(f"{directory}: {name!r} has shape {list(value.shape)}, but config.json asks for {wanted}.")
-        value = value.astype(np.float32)
+        value = np.split(value, tensor.parts)[tensor.part].astype(np.float32)
         parts.append((value.T if tensor.inputs else value).reshape(shape))
-    return (np.stack(parts) if "{}" in tensor.name else parts[0]), set(names)
+    return (np.stack(parts) if tensor.layered else parts[0]), set(names)
 
 
 def _shape(ours: str, config: EncoderConfig, num_classes: int) -> tuple[int, ...]:
@@ -131,9 +167,13 @@ def _shape(ours: str, config: EncoderConfig, num_classes: int) -> tuple[int, ...
         "attention/output/kernel": (*heads, d),
         "ffn/up/kernel": (d, f),
         "ffn/up/bias": (f,),
+        "ffn/gate/kernel": (d, f),
+        "ffn/gate/bias": (f,),
         "ffn/down/kernel": (f, d),
         "head/kernel": (d, num_classes),
         "head/bias": (num_classes,),
+        "transform/dense/kernel": (d, d),
+        "decoder/bias": (config.vocab_size,),
     }
     for name in ("query", "key", "value"):
         shapes |= {f"attention/{name}/kernel": (d, *heads), f"attention/{name}/bias": heads}
@@ -143,8 +183,8 @@ def _shape(ours: str, config: EncoderConfig, num_classes: int) -> tuple[int, ...
 def _their_shape(ours: str, tensor: Tensor, shape: tuple[int, ...]) -> list[int]:
     """Shape in the checkpoint of what is `shape` here: [out, in] for a linear map's kernel, heads in one axis."""
     if tensor.inputs:
-        return [math.prod(shape[tensor.inputs :]), math.prod(shape[: tensor.inputs])]
-    return [math.prod(shape)] if ours.endswith("/bias") else list(shape)
+        return [tensor.parts * math.prod(shape[tensor.inputs :]), math.prod(shape[: tensor.inputs])]
+    return [tensor.parts * math.prod(shape)] if ours.endswith("/bias") else list(shape)
 
 
 def _read_tensors(directory: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -211,7 +251,7 @@ def _labels(values: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(str(names[key]) for key in sorted(names, key=int))
 
 
-def _modern(name: str) -> str:
+def _renamed(name: str) -> str:
     """The first BERT checkpoints carry TensorFlow's names of layer-norm parameters; transformers renames them too."""
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 

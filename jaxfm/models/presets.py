@@ -100,7 +100,7 @@ def _modern(layers: int, width: int, ffn_size: int) -> EncoderConfig:
 
 
 # Devlin et al. 2019 (BERT base, large), Turc et al. 2019, "Well-Read Students Learn Better", table 1 (smaller ones),
-# Warner et al. 2024, "Smarter, Better, Faster, Longer", appendix A.1 (modern).
+# Warner et al. 2024, "Smarter, Better, Faster, Longer: ..." (ModernBERT).
 PRESETS = {
     "bert_tiny": _bert(2, 128),
     "bert_mini": _bert(4, 256),

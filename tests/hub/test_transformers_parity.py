@@ -1,7 +1,8 @@
 """transformers and torch as the oracle: the same files give the same numbers, in both directions."""
 
-# B batch, T tokens, D model, C classes
+# B batch, T tokens, D model, C classes, V vocabulary
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
@@ -15,11 +16,12 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import ParallelConfig
-from jaxfm.hub.families import FAMILIES, hf_config
+from jaxfm.hub.families import FAMILIES, hf_config, present
 from jaxfm.hub.weights import Checkpoint, read_checkpoint, write_tensors
+from jaxfm.models.attention import chunk_length
 from jaxfm.models.encoder import Encoder
-from jaxfm.models.heads import TokenClassifier
-from jaxfm.models.presets import EncoderConfig
+from jaxfm.models.heads import MaskedLM, TokenClassifier
+from jaxfm.models.presets import EncoderConfig, preset
 from jaxfm.parallel import mesh as meshes
 
 torch = pytest.importorskip("torch", reason="torch is the oracle; it is installed with the test extra on Python 3.11")
@@ -33,8 +35,16 @@ OWN: dict[str, dict[str, Any]] = {
     "bert": {"max_position_embeddings": 24, "type_vocab_size": 2, "layer_norm_eps": 1e-12, "pad_token_id": 0},
     "roberta": {"max_position_embeddings": 26, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "pad_token_id": 1},
     "xlm-roberta": {"max_position_embeddings": 26, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "pad_token_id": 1},
-}
-CONFIGS = {"bert": "BertConfig", "roberta": "RobertaConfig", "xlm-roberta": "XLMRobertaConfig"}
+    # Layers 0 and 3 see all, the others three tokens on either side; ids of special tokens as in no small vocabulary.
+    "modernbert": {
+        "max_position_embeddings": 24, "num_hidden_layers": 5, "local_attention": 6, "norm_eps": 1e-4,
+        "pad_token_id": 0, **dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")),
+    },
+}  # fmt: skip
+CONFIGS = {
+    "bert": "BertConfig", "roberta": "RobertaConfig", "xlm-roberta": "XLMRobertaConfig",
+    "modernbert": "ModernBertConfig",
+}  # fmt: skip
 LENGTHS = (24, 13, 1)
 
 
@@ -42,12 +52,12 @@ def torch_model(family: str, head: str, **changes: Any) -> Any:
     """A random model with wide weights, so that attention is sharp and every bias and norm counts."""
     names = {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
     names = names if head == "ForTokenClassification" else {}
-    config = getattr(transformers, CONFIGS[family])(**SIZES, **OWN[family], **names, **changes)
+    config = getattr(transformers, CONFIGS[family])(**SIZES | OWN[family] | names | changes)
     torch.manual_seed(0)
     model = getattr(transformers, FAMILIES[family].architecture + head)(config).eval()
     with torch.no_grad():
         for name, value in model.named_parameters():
-            value.normal_(mean=1.0 if "LayerNorm.weight" in name else 0.0, std=0.3)
+            value.normal_(mean=1.0 if name.lower().endswith("norm.weight") else 0.0, std=0.3)
     return model
 
 
@@ -56,14 +66,16 @@ def inputs(family: str, vocab_size: int = 90, lengths: tuple[int, ...] = LENGTHS
     draw = np.random.default_rng(1)
     shape = (len(lengths), max(lengths))
     mask = np.arange(shape[1]) < np.asarray(lengths)[:, None]
-    types = draw.integers(0, OWN[family]["type_vocab_size"], shape)
+    types = draw.integers(0, OWN[family].get("type_vocab_size", 1), shape)
     tokens = np.where(mask, draw.integers(5, vocab_size, shape), OWN[family]["pad_token_id"])
     return {"input_ids": tokens, "attention_mask": mask.astype(np.int64), "token_type_ids": types * mask}
 
 
 def oracle(model: Any, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    typed = hasattr(model.config, "type_vocab_size")
+    known = {name: value for name, value in arrays.items() if typed or name != "token_type_ids"}
     with torch.no_grad():
-        output = model(**{name: torch.from_numpy(value) for name, value in arrays.items()})
+        output = model(**{name: torch.from_numpy(value) for name, value in known.items()})
     return output[0].float().numpy()
 
 
@@ -82,7 +94,9 @@ def ours(read: Checkpoint, arrays: dict[str, np.ndarray]) -> np.ndarray:
     """Logits where the checkpoint has a head, else hidden states, from the parameters that were read."""
     params, batch = read.params, batch_of(arrays)
     make = lambda: TokenClassifier(read.encoder, len(read.labels), nnx.Rngs(0))  # noqa: E731
-    if not read.labels:
+    if "decoder/bias" in params:
+        make = lambda: MaskedLM(read.encoder, nnx.Rngs(0))  # noqa: E731
+    elif not read.labels:
         make = lambda: Encoder(read.encoder, nnx.Rngs(0))  # noqa: E731
         params = {name.removeprefix("encoder/"): value for name, value in params.items()}
     graphdef, abstract = meshes.build_abstract(make, meshes.make_mesh(ParallelConfig()))
@@ -92,6 +106,8 @@ def ours(read: Checkpoint, arrays: dict[str, np.ndarray]) -> np.ndarray:
     @jax.jit
     def apply(params: Any, batch: Any) -> jax.Array:
         model = nnx.merge(graphdef, params)
+        if isinstance(model, MaskedLM):
+            return model.logits(model.hidden(batch))
         fields = (batch[name] for name in ("tokens", "segment_ids", "positions", "type_ids"))
         return model(batch) if read.labels else model(*fields)
 
@@ -109,8 +125,9 @@ def test_hidden_states(family: str, tmp_path: pathlib.Path) -> None:
     model, arrays = torch_model(family, "Model"), inputs(family)
     model.save_pretrained(tmp_path)
     read = read_checkpoint(tmp_path)
-    assert read.labels == () and read.notes == ("weights not used: pooler.dense.bias, pooler.dense.weight",)
-    assert read.encoder.norm_eps == OWN[family]["layer_norm_eps"] and read.encoder.max_positions == 24
+    pooler = () if family == "modernbert" else ("weights not used: pooler.dense.bias, pooler.dense.weight",)
+    assert read.labels == () and read.notes == pooler and read.encoder.max_positions == 24
+    assert read.encoder.norm_eps == OWN[family].get("layer_norm_eps", 1e-4)
     expected = oracle(model, arrays)
     assert_equal_where_real(ours(read, arrays), expected, arrays)
     # The padding mask and the token types do something in this set-up.
@@ -128,6 +145,38 @@ def test_logits_of_a_token_classifier(family: str, tmp_path: pathlib.Path) -> No
     read = read_checkpoint(tmp_path)
     assert read.labels == LABELS and read.notes == ()
     assert_equal_where_real(ours(read, arrays), oracle(model, arrays), arrays)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_of_a_masked_lm(family: str, tmp_path: pathlib.Path) -> None:
+    model, arrays = torch_model(family, "ForMaskedLM"), inputs(family)
+    model.save_pretrained(tmp_path)
+    read = read_checkpoint(tmp_path)
+    assert read.labels == () and read.notes == ()
+    expected = oracle(model, arrays)
+    assert expected.shape == (3, 24, 90)
+    assert_equal_where_real(ours(read, arrays), expected, arrays)
+
+
+@pytest.mark.parametrize("biases", [True, False], ids=["biases", "no biases"])
+@pytest.mark.parametrize("lengths", [(12, 7, 1), (24, 13, 1)], ids=["short", "in chunks"])
+def test_modernbert_with_biases_and_at_lengths_about_the_window(
+    lengths: tuple[int, ...], biases: bool, tmp_path: pathlib.Path
+) -> None:
+    names = ("attention_bias", "mlp_bias", "classifier_bias", "norm_bias")
+    model = torch_model("modernbert", "ForMaskedLM", **dict.fromkeys(names, biases), num_hidden_layers=7)
+    arrays = inputs("modernbert", lengths=lengths)
+    model.save_pretrained(tmp_path)
+    read = read_checkpoint(tmp_path)
+    assert read.encoder.linear_bias == read.encoder.norm_bias == ("transform/dense/bias" in read.params) == biases
+    assert (read.encoder.local_window, read.encoder.global_every) == (6, 3)
+    assert (chunk_length(max(lengths), 3) > 0) == (lengths[0] == 24)
+    expected = oracle(model, arrays)
+    assert_equal_where_real(ours(read, arrays), expected, arrays)
+    # The window and the two bases of rotation do something in this set-up.
+    for change in ({"local_window": 48}, {"local_rope_theta": 160_000.0}, {"global_rope_theta": 10_000.0}):
+        other = dataclasses.replace(read, encoder=dataclasses.replace(read.encoder, **change))
+        assert np.abs(ours(other, arrays) - expected)[0, : lengths[0]].max() > 1e-2
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -148,6 +197,7 @@ HEADS = {
     ),
     "roberta": ("ForMaskedLM", "ForSequenceClassification", "ForQuestionAnswering", "ForMultipleChoice"),
     "xlm-roberta": ("ForMaskedLM", "ForSequenceClassification", "ForQuestionAnswering"),
+    "modernbert": ("ForMaskedLM", "ForSequenceClassification", "ForQuestionAnswering", "ForMultipleChoice"),
 }  # fmt: skip
 
 
@@ -156,41 +206,71 @@ def test_the_encoder_below_any_head_is_read(family: str, head: str, tmp_path: pa
     model = torch_model(family, head)
     model.save_pretrained(tmp_path)
     read = read_checkpoint(tmp_path)
-    table = model.base_model.embeddings.word_embeddings.weight.detach().numpy()
+    table = model.base_model.get_input_embeddings().weight.detach().numpy()
     np.testing.assert_array_equal(read.params["encoder/embeddings/word/embedding"], table)
-    assert len([name for name in read.params if name.startswith("encoder/")]) == len(FAMILIES[family].encoder)
+    assert len([name for name in read.params if name.startswith("encoder/")]) == len(
+        present(FAMILIES[family].encoder, read.encoder)
+    )
     assert head in ("ForSequenceClassification", "ForMultipleChoice") or read.labels == ()
+    assert ("decoder/bias" in read.params) == (head in ("ForMaskedLM", "ForPreTraining"))
 
 
-def random_params(config: EncoderConfig) -> dict[str, np.ndarray]:
+def random_params(config: EncoderConfig, head: str) -> dict[str, np.ndarray]:
     """Parameters as training would hand them over, none of them at its starting value."""
-    shapes = jax.eval_shape(lambda: meshes.initialise(lambda: TokenClassifier(config, len(LABELS), nnx.Rngs(0))))
+
+    def make() -> nnx.Module:
+        rngs = nnx.Rngs(0)
+        return MaskedLM(config, rngs) if head == "ForMaskedLM" else TokenClassifier(config, len(LABELS), rngs)
+
+    shapes = jax.eval_shape(lambda: meshes.initialise(make))
     draw = np.random.default_rng(3)
     flat = flax.traverse_util.flatten_dict(shapes, sep="/")
     return {name: draw.normal(scale=0.3, size=leaf.shape).astype(np.float32) for name, leaf in flat.items()}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_transformers_reads_what_is_exported(family: str, tmp_path: pathlib.Path) -> None:
+def exported(family: str) -> EncoderConfig:
+    """A shape of the family in which nothing has its default value."""
     pad, positions = OWN[family]["pad_token_id"], OWN[family]["max_position_embeddings"]
+    sizes = {"vocab_size": 90, "hidden_size": 32, "num_heads": 4, "ffn_size": 48, "dropout": 0.2}
+    if family == "modernbert":
+        return dataclasses.replace(
+            preset("modern_base"), **sizes, num_layers=5, max_positions=24, norm_eps=1e-4, attention_dropout=0.3,
+            local_window=6, global_every=2, global_rope_theta=5000.0, local_rope_theta=300.0,
+        )  # fmt: skip
     offset = 0 if family == "bert" else pad + 1
-    config = EncoderConfig(
-        family=family, vocab_size=90, hidden_size=32, num_layers=2, num_heads=4, ffn_size=48,
-        max_positions=positions - offset, position_offset=offset, norm_eps=1e-5, dropout=0.2, attention_dropout=0.3,
-        type_vocab_size=OWN[family]["type_vocab_size"],
+    return EncoderConfig(
+        family=family, **sizes, num_layers=2, max_positions=positions - offset, position_offset=offset, norm_eps=1e-5,
+        attention_dropout=0.3, type_vocab_size=OWN[family]["type_vocab_size"],
     )  # fmt: skip
-    params = random_params(config)
+
+
+@pytest.mark.parametrize("head", ["ForTokenClassification", "ForMaskedLM"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_reads_what_is_exported(family: str, head: str, tmp_path: pathlib.Path) -> None:
+    config = exported(family)
+    params = random_params(config, head)
+    labels = LABELS if head == "ForTokenClassification" else ()
     write_tensors(tmp_path / "model.safetensors", config, params)
-    values = hf_config(config, head="ForTokenClassification", pad_token_id=pad, labels=LABELS)
+    values = hf_config(config, head=head, pad_token_id=OWN[family]["pad_token_id"], labels=labels)
     (tmp_path / "config.json").write_text(json.dumps(values))
-    model, info = transformers.AutoModelForTokenClassification.from_pretrained(tmp_path, output_loading_info=True)
+    auto = getattr(transformers, f"AutoModel{head}")
+    model, info = auto.from_pretrained(tmp_path, output_loading_info=True)
     assert {name: found for name, found in info.items() if found} == {}
-    assert type(model).__name__ == f"{FAMILIES[family].architecture}ForTokenClassification"
-    assert [model.config.id2label[i] for i in range(5)] == list(LABELS) and model.config.label2id["I-X"] == 2
-    assert (model.config.hidden_dropout_prob, model.config.attention_probs_dropout_prob) == (0.2, 0.3)
+    assert type(model).__name__ == FAMILIES[family].architecture + head
+    if labels:
+        assert [model.config.id2label[i] for i in range(5)] == list(LABELS) and model.config.label2id["I-X"] == 2
+    dropout = "mlp_dropout" if family == "modernbert" else "hidden_dropout_prob"
+    attention = "attention_dropout" if family == "modernbert" else "attention_probs_dropout_prob"
+    assert (getattr(model.config, dropout), getattr(model.config, attention)) == (0.2, 0.3)
     arrays = inputs(family)
-    read = Checkpoint(config, params, LABELS, ())
+    read = Checkpoint(config, params, labels, ())
     assert_equal_where_real(ours(read, arrays), oracle(model.eval(), arrays), arrays)
+    # And back: what was written is what is read.
+    again = read_checkpoint(tmp_path)
+    assert again.encoder == config and again.labels == labels and again.notes == ()
+    assert set(again.params) == set(params)
+    for name, value in params.items():
+        np.testing.assert_array_equal(again.params[name], value, err_msg=name)
 
 
 def test_real_weights_minilm() -> None:
