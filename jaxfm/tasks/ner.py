@@ -133,15 +133,22 @@ def create(config: Config, initial: Initial) -> NerTask:
         split: encode_tagged(model, tokenizer, sentences[split], seed=config.seed if split == "train" else None)
         for split in there
     }
-    notes = (*initial.notes, head_note, *(read[split].note for split in there))
+    unused = [name for name in initial.params if not name.startswith(("head/", *_used(model, initial)))]
+    unused_note = [f"weights not used: {', '.join(unused)} (masked-LM head)"] if unused else []
+    notes = (*initial.notes, *unused_note, head_note, *(read[split].note for split in there))
     return NerTask(model, tokenizer, config.train.label_smoothing, sentences, encoded, notes)
 
 
 def keep_head(task: NerTask, initial: Initial) -> dict[str, np.ndarray]:
     """Returns the loaded parameters this task uses: the head only when its labels are the task's."""
-    if initial.labels == task.model.labels:
-        return initial.params
-    return {name: value for name, value in initial.params.items() if not name.startswith("head/")}
+    used = _used(task.model, initial)
+    return {name: value for name, value in initial.params.items() if name.startswith(used)}
+
+
+def _used(model: NerModel, initial: Initial) -> tuple[str, ...]:
+    """Parts of a checkpoint that a tagger takes."""
+    transform = ("transform/",) if model.encoder.classifier_transform else ()
+    return ("encoder/", *transform, *(("head/",) if initial.labels == model.labels else ()))
 
 
 def open_model(workdir: pathlib.Path) -> tuple[NerModel, "PreTrainedTokenizerFast"]:
