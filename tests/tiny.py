@@ -100,6 +100,12 @@ def write_weights(
     write_tensors(directory / "model.safetensors", encoder, random_params(encoder, max(len(labels), 1), seed))
     values = hf_config(encoder, head="ForTokenClassification", pad_token_id=0, labels=tuple(labels))
     (directory / "config.json").write_text(json.dumps(values))
+    return write_tokenizer(directory)
+
+
+def write_tokenizer(directory: pathlib.Path) -> str:
+    """Writes the tokenizer files of VOCABULARY; returns the directory's URI."""
+    directory.mkdir(parents=True, exist_ok=True)
     (directory / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
     (directory / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
     return f"dir:{directory}"

@@ -75,6 +75,25 @@ def plot_per_type(
     _save(figure, path)
 
 
+def plot_histogram(
+    counts: Mapping[str, int], path: str | os.PathLike[str], *, title: str, x_label: str, y_label: str
+) -> None:
+    """Draws how many things fall into each class (label -> count, at least one), classes from left to right.
+
+    Raises OSError when the file cannot be written.
+    """
+    assert counts, "no classes to plot"
+    figure = _figure(3.8)
+    axes = figure.subplots()
+    axes.bar(range(len(counts)), list(counts.values()), width=0.86, color=COLOURS[0])
+    axes.set_xticks(range(len(counts)), labels=list(counts), rotation=30, ha="right", parse_math=False)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    _style(axes, title=title, x_label=x_label, y_label=y_label)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.tick_params(axis="x", length=0)
+    _save(figure, path)
+
+
 def smooth(values: Sequence[float], span: int) -> list[float]:
     """Returns the exponential moving average over about `span` points, corrected for its start (as Adam's moments)."""
     keep = 1 - 2 / (span + 1)

@@ -141,6 +141,62 @@ class Progress:
         return Group(self._bars, Text("  ".join(fields.values()), no_wrap=True, overflow="ellipsis"))
 
 
+class StreamProgress:
+    """Context manager that shows how much of a stream of unknown length is done.
+
+    On a terminal a moving bar, drawn at most every 0.1 s; elsewhere a line at most every 10 s; nothing where quiet.
+    """
+
+    def __init__(self, description: str = "", *, console: Console | None = None, quiet: bool = False) -> None:
+        self._console = Console(quiet=quiet) if console is None else console
+        self._description = description
+        self._started = self._shown_at = monotonic()
+        self._bars = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}", markup=False),
+            rich.progress.BarColumn(bar_width=20),
+            rich.progress.TextColumn("{task.fields[count]}", markup=False),
+            console=self._console,
+            auto_refresh=False,
+        )
+        self._bar = self._bars.add_task(description, total=None, count="")
+        self._live = False
+
+    def __enter__(self) -> Self:
+        if self._console.is_interactive and not self._console.quiet:
+            self._bars.start()
+            self._live = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._bars.stop()
+            self._live = False
+
+    def update(self, *, documents: int, size: int, tokens: int | None = None) -> None:
+        """Shows how many documents and bytes of text were read and, if any are, how many tokens written so far."""
+        now = monotonic()
+        if now - self._shown_at < (REDRAW_SECONDS if self._live else PLAIN_SECONDS):
+            return
+        self._shown_at = now
+        speed = size / 1e6 / max(now - self._started, 1e-9)
+        written = "" if tokens is None else f"  {tokens:,} tokens"
+        count = f"{documents:,} documents  {size / 1e6:,.1f} MB{written}  {speed:,.1f} MB/s"
+        if self._live:
+            self._bars.update(self._bar, count=count)
+            self._bars.refresh()
+        else:
+            self.say(f"{self._description} {count}")
+
+    def say(self, text: str) -> None:
+        """Prints a line of text as it is, above the bar where there is one."""
+        if self._live:
+            self._console.print(text, markup=False, highlight=False, emoji=False)
+        else:
+            self._console.out(text, highlight=False)
+
+
 def format_seconds(seconds: float) -> str:
     """Writes a duration as a person says it: 9s, 1m 12s, 2h 05m, 3d 04h."""
     whole = round(seconds)
