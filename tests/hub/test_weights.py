@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ import safetensors.numpy
 from jaxfm.errors import UserError
 from jaxfm.hub.families import FAMILIES, encoder_config, hf_config
 from jaxfm.hub.weights import CLASSIFIER_HEAD, read_checkpoint, read_config, write_tensors
-from jaxfm.models.presets import EncoderConfig
+from jaxfm.models.presets import EncoderConfig, preset
 
 SHAPE = EncoderConfig(
     vocab_size=11, hidden_size=6, num_layers=3, num_heads=2, ffn_size=10, max_positions=7, type_vocab_size=3
@@ -92,7 +93,7 @@ def test_every_tensor_finds_its_place(tensors: Tensors, write) -> None:
     np.testing.assert_array_equal(read.params["encoder/embeddings/type/embedding"], types)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta"])
 def test_writing_is_the_inverse_of_reading(family: str, tensors: Tensors, write, tmp_path: pathlib.Path) -> None:
     renamed = {name.replace("bert.", FAMILIES[family].prefix): value for name, value in tensors.items()}
     read = read_checkpoint(write(renamed, config(model_type=family, pad_token_id=1)))
@@ -123,6 +124,67 @@ def test_with_and_without_prefix_and_head(tensors: Tensors, write) -> None:
     assert set(full) - set(read.params) == set(CLASSIFIER_HEAD)
     for name, value in read.params.items():
         np.testing.assert_array_equal(value, full[name])
+
+
+def masked_lm_head(tensors: Tensors) -> Tensors:
+    """Takes the classifier away and puts BERT's masked-LM head there."""
+    transform = "cls.predictions.transform"
+    sizes = {f"{transform}.dense.weight": (6, 6), f"{transform}.dense.bias": (6,), "cls.predictions.bias": (11,)}
+    sizes |= {f"{transform}.LayerNorm.weight": (6,), f"{transform}.LayerNorm.bias": (6,)}
+    draw = np.random.default_rng(1)
+    encoder = {name: value for name, value in tensors.items() if not name.startswith("classifier")}
+    return encoder | {name: draw.normal(size=size).astype(np.float32) for name, size in sizes.items()}
+
+
+MASKED_LM = (
+    "decoder/bias",
+    *(f"transform/{name}" for name in ("dense/bias", "dense/kernel", "norm/bias", "norm/scale")),
+)
+
+
+def test_a_masked_lm_head_and_the_copies_it_may_carry_of_tied_tensors(tensors: Tensors, write) -> None:
+    tensors = masked_lm_head(tensors)
+    copies = {
+        "cls.predictions.decoder.weight": tensors["bert.embeddings.word_embeddings.weight"],
+        "cls.predictions.decoder.bias": tensors["cls.predictions.bias"],
+    }
+    for carried in (tensors, tensors | copies):
+        read = read_checkpoint(write(carried))
+        assert read.labels == () and read.notes == ()
+        assert sorted(name for name in read.params if not name.startswith("encoder/")) == sorted(MASKED_LM)
+        dense = tensors["cls.predictions.transform.dense.weight"].T
+        np.testing.assert_array_equal(read.params["transform/dense/kernel"], dense)
+        scale = tensors["cls.predictions.transform.LayerNorm.weight"]
+        np.testing.assert_array_equal(read.params["transform/norm/scale"], scale)
+        np.testing.assert_array_equal(read.params["decoder/bias"], tensors["cls.predictions.bias"])
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "shape"),
+    [
+        ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight", (11, 6)),
+        ("cls.predictions.decoder.bias", "cls.predictions.bias", (11,)),
+    ],
+)
+def test_a_masked_lm_head_with_a_decoder_of_its_own_is_not_used(
+    name: str, own: str, shape: tuple[int, ...], tensors: Tensors, write
+) -> None:
+    read = read_checkpoint(write(masked_lm_head(tensors) | {name: normal(*shape)}))
+    assert all(ours.startswith("encoder/") for ours in read.params)
+    assert name in read.notes[0] and "cls.predictions.transform.dense.weight" in read.notes[0]
+    assert read.notes[1] == f"masked-LM head not used: {name} differs from {own}; here they are one parameter"
+
+
+def test_half_a_masked_lm_head_is_not_used(tensors: Tensors, write) -> None:
+    tensors = masked_lm_head(tensors)
+    del tensors["cls.predictions.bias"]
+    read = read_checkpoint(write(tensors))
+    assert all(ours.startswith("encoder/") for ours in read.params) and "transform.dense" in read.notes[0]
+
+
+def test_a_masked_lm_head_of_another_vocabulary(tensors: Tensors, write) -> None:
+    text = message(write(masked_lm_head(tensors) | {"cls.predictions.bias": normal(12)}))
+    assert text.endswith("'cls.predictions.bias' has shape [12], but config.json asks for [11].")
 
 
 def test_a_head_without_label_names_is_not_used(tensors: Tensors, write) -> None:
@@ -288,7 +350,7 @@ def test_config_json(tensors: Tensors, write) -> None:
     [
         ({"model_type": "robertta"}, "model_type 'robertta' is not supported. Did you mean 'roberta'?"),
         ({"model_type": None}, "model_type None is not supported."),
-        ({"model_type": "llama"}, "Valid choices: 'bert', 'roberta', 'xlm-roberta'."),
+        ({"model_type": "llama"}, "Valid choices: 'bert', 'modernbert', 'roberta', 'xlm-roberta'."),
         ({"hidden_act": "relu"}, "hidden_act is 'relu'; the bert encoder here computes 'gelu'."),
         ({"hidden_act": "gelu_new"}, "hidden_act is 'gelu_new'"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
@@ -308,6 +370,68 @@ def test_a_missing_key(key: str) -> None:
     del values[key]
     with pytest.raises(UserError, match=f"^here/config.json: the key '{key}' is missing"):
         encoder_config(values, "here/config.json")
+
+
+@pytest.mark.parametrize("pad", [None, "1", -1])
+def test_roberta_needs_the_id_of_padding(pad: Any) -> None:
+    values = config(model_type="roberta", pad_token_id=pad)
+    with pytest.raises(UserError, match=r"^here/config.json: pad_token_id is .*; roberta counts positions from"):
+        encoder_config(values, "here/config.json")
+    assert encoder_config(config(pad_token_id=None), "config.json").position_offset == 0  # BERT does not count so
+
+
+MODERN = dataclasses.replace(
+    preset("modern_base"), vocab_size=11, hidden_size=8, num_layers=7, num_heads=2, ffn_size=10, max_positions=9
+)
+
+
+def modern(**changes: Any) -> dict[str, Any]:
+    return hf_config(MODERN, head="ForMaskedLM", pad_token_id=0, labels=()) | changes
+
+
+def test_config_of_modernbert_old_and_new() -> None:
+    assert encoder_config(modern(), "config.json") == MODERN
+    new = {
+        name: value for name, value in modern().items() if not name.startswith("glob") and name != "local_rope_theta"
+    }
+    old = {name: value for name, value in modern().items() if name not in ("layer_types", "rope_parameters")}
+    none = {name: value for name, value in new.items() if name in old}
+    for values in (new, old, none, none | {"position_embedding_type": "absolute", "rope_scaling": None}):
+        assert encoder_config(values, "config.json") == MODERN
+    own = dataclasses.replace(MODERN, global_rope_theta=7.0, local_rope_theta=5.0, global_every=2, local_window=4)
+    changes = {"global_rope_theta": 7, "local_rope_theta": 5.0, "global_attn_every_n_layers": 2, "local_attention": 4}
+    assert encoder_config(old | changes, "config.json") == own
+    every_layer = encoder_config(modern(layer_types=["full_attention"] * 7), "config.json")
+    assert (every_layer.local_window, every_layer.global_every) == (0, 1)
+    written = hf_config(every_layer, head="", pad_token_id=0, labels=())
+    assert encoder_config(written, "config.json") == every_layer
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"hidden_activation": "silu"}, "hidden_activation is 'silu'; the modernbert encoder here computes 'gelu'."),
+        ({"classifier_activation": "relu"}, "classifier_activation is 'relu'"),
+        ({"decoder_bias": False}, "decoder_bias is False"),
+        ({"attention_bias": True}, "'attention_bias': True, 'mlp_bias': False"),
+        ({"num_attention_heads": 8}, "must be even"),
+        ({"layer_types": ["sliding_attention"] * 7}, "layer_types is ['sliding_attention'"),
+        ({"layer_types": ["full_attention"] * 6}, "of 7 layers"),
+        ({"layer_types": ["full_attention", "sliding_attention"] * 2 + ["full_attention"] * 3}, "every n-th"),
+        ({"layer_types": None, "global_attn_every_n_layers": 0}, "global_attn_every_n_layers is 0"),
+        ({"local_attention": 0}, "local_attention is 0"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "no rope_scaling"),
+        ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}, "takes rope_parameters of"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "only rope_type 'default'"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4, "factor": 2.0}}}, "only rope_type 'default'"),
+        ({"rope_parameters": None, "local_rope_theta": None}, "(rope_theta of sliding_attention) is None"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_modernbert_of_another_function(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        encoder_config(modern(**change), "here/config.json")
+    assert str(caught.value).startswith("here/config.json: ") and words in str(caught.value)
 
 
 def test_roberta_positions_start_behind_those_of_padding() -> None:

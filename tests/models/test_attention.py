@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfm.models.attention import attend, segment_mask
+from jaxfm.models.attention import attend, chunk_length, local_mask, segment_mask
 from jaxfm.models.dropout import dropout
 
 B, T, N, H = 3, 12, 2, 16
@@ -100,3 +100,37 @@ def test_dropout_falls_on_the_weights() -> None:
     np.testing.assert_allclose(result, expected, atol=1e-5)
     assert np.abs(result - attend(q, k, v, mask)).max() > 0.1
     np.testing.assert_array_equal(attend(q, k, v, mask, dropout_rate=0.4), attend(q, k, v, mask))
+
+
+POSITIONS = np.asarray([[*range(5), *range(4), *range(3)], [*range(7), *[0] * 5], [0] * 12], np.int32)
+
+
+@pytest.mark.parametrize("reach", [1, 2, 3, 5])
+def test_local_attention_in_chunks_and_whole(reach: int) -> None:
+    """Chunks that divide the row and that do not, against the rule by hand."""
+    q, k, v = inputs(scale=2.0)
+    near = allowed(SEGMENTS) & (np.abs(POSITIONS[:, :, None] - POSITIONS[:, None, :]) <= reach)
+    real = SEGMENTS > 0
+    # Padding sees other padding in chunks than it does whole; nobody reads it.
+    assert near[0, 4, 4 - min(reach, 4)] and not near[0, 4, 5] and near[real].any(axis=-1).all()
+    expected = reference(q, k, v, near)
+    assert np.abs(expected - reference(q, k, v, allowed(SEGMENTS)))[real].max() > 0.1 or reach >= 5
+    for chunk in (0, reach, reach + 1):
+        mask = local_mask(jnp.asarray(SEGMENTS), jnp.asarray(POSITIONS), reach, chunk)
+        assert mask.shape == ((B * -(-T // chunk), 1, chunk, 3 * chunk) if chunk else (B, 1, T, T))
+        result = attend(q, k, v, mask, chunk=chunk)
+        assert result.shape == q.shape and np.isfinite(result).all()
+        np.testing.assert_allclose(np.asarray(result)[real], expected[real], atol=2e-5)
+
+
+def test_chunks_cost_in_proportion_to_the_row() -> None:
+    def flops(tokens: int, chunk: int) -> float:
+        shape = jax.ShapeDtypeStruct((1, tokens, N, H), jnp.float32)
+        ids = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
+        apply = jax.jit(lambda q, ids: attend(q, q, q, local_mask(ids, ids, 16, chunk), chunk=chunk))
+        analysis = apply.lower(shape, ids).compile().cost_analysis()
+        assert analysis is not None
+        return analysis["flops"]
+
+    assert chunk_length(512, 16) == 16 and chunk_length(64, 16) == 0
+    assert flops(1024, 16) < 2.2 * flops(512, 16) and flops(512, 16) < flops(512, 0) / 5

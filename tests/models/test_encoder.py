@@ -130,6 +130,15 @@ def test_fresh_layers_differ_and_are_cut_at_two_deviations() -> None:
     assert 0.55 < np.abs(kernel).max() <= 0.6 and abs(np.std(kernel) / (0.8796 * 0.3) - 1) < 0.05
 
 
+def test_fresh_kernels_that_write_to_the_stream_are_narrower_the_deeper_the_encoder() -> None:
+    deep = dataclasses.replace(CONFIG, num_layers=8)
+    layers = jax.jit(lambda: meshes.initialise(lambda: Encoder(deep, nnx.Rngs(0)))["layers"])()
+    for kernel in (layers["attention"]["output"]["kernel"], layers["ffn"]["down"]["kernel"]):
+        assert abs(np.std(kernel) / (0.8796 * 0.3 / 4) - 1) < 0.05  # sqrt(2 * 8) = 4
+    for kernel in (layers["attention"]["value"]["kernel"], layers["ffn"]["up"]["kernel"]):
+        assert abs(np.std(kernel) / (0.8796 * 0.3) - 1) < 0.05
+
+
 def test_each_layer_draws_its_own_mask() -> None:
     run = forward(KEY, rate=0.5)
     # With everything but the biases of the attention's output silenced, a layer adds its mask times that bias.

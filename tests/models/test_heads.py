@@ -9,8 +9,9 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import ParallelConfig
-from jaxfm.models.heads import TokenClassifier
-from jaxfm.models.presets import EncoderConfig
+from jaxfm.models.activations import gelu
+from jaxfm.models.heads import MaskedLM, TokenClassifier
+from jaxfm.models.presets import EncoderConfig, preset
 from jaxfm.parallel import mesh as meshes
 
 CONFIG = EncoderConfig(
@@ -74,3 +75,97 @@ def test_dropout_needs_a_key_and_falls_on_the_head_too() -> None:
 def test_without_a_rate_a_key_changes_nothing() -> None:
     (plain, params), (keyed, _) = build(dropout=0.0), build(dropout=0.0, keyed=True)
     np.testing.assert_array_equal(keyed(params)[1], plain(params)[1])
+
+
+MODERN = dataclasses.replace(
+    preset("modern_base"), vocab_size=40, hidden_size=32, num_layers=2, num_heads=4, ffn_size=24, max_positions=8
+)
+
+
+def random_model(make: Any) -> tuple[Any, Any]:
+    """Returns graph definition and wide random parameters."""
+    graphdef, abstract = meshes.build_abstract(make, meshes.make_mesh(ParallelConfig()))
+    draw = np.random.default_rng(1)
+    return graphdef, jax.tree.map(lambda leaf: 0.3 * draw.normal(size=leaf.shape).astype(np.float32), abstract)
+
+
+def transformed(hidden: np.ndarray, params: Any, eps: float) -> np.ndarray:
+    """Dense, gelu and norm in float64, biases where there are any."""
+    inner = hidden @ params["dense"]["kernel"].astype(np.float64) + params["dense"].get("bias", 0.0)
+    inner = np.asarray(gelu(jnp.asarray(inner, jnp.float32)), np.float64)
+    centred = inner - inner.mean(-1, keepdims=True)
+    normal = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps)
+    return normal * params["norm"]["scale"] + params["norm"].get("bias", 0.0)
+
+
+@pytest.mark.parametrize("config", [CONFIG, MODERN], ids=["bert", "modern"])
+def test_masked_lm_logits_of_chosen_tokens(config: EncoderConfig) -> None:
+    graphdef, params = random_model(lambda: MaskedLM(config, nnx.Rngs(0)))
+    chosen = np.asarray([[1, 3], [0, 7], [2, 2], [5, 6]])
+
+    @jax.jit
+    def apply(params: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+        model = nnx.merge(graphdef, params)
+        hidden_BTD = model.hidden(BATCH)
+        few = jnp.take_along_axis(hidden_BTD, chosen[..., None], axis=1)
+        return hidden_BTD, model.logits(hidden_BTD), model.logits(few)
+
+    hidden, everywhere, few = (np.asarray(x) for x in apply(params))
+    assert everywhere.shape == (4, 8, 40) and few.shape == (4, 2, 40)
+    table = params["encoder"]["embeddings"]["word"]["embedding"]
+    expected = transformed(hidden, params["transform"], config.norm_eps) @ table.T + params["decoder"]["bias"]
+    np.testing.assert_allclose(everywhere, expected, atol=1e-4)
+    np.testing.assert_allclose(few, np.take_along_axis(everywhere, chosen[..., None], axis=1), atol=1e-5)
+    assert ("bias" in params["transform"]["dense"]) == config.linear_bias
+
+
+def test_masked_lm_logits_are_f32_whatever_the_dtype() -> None:
+    graphdef, params = random_model(lambda: MaskedLM(CONFIG, nnx.Rngs(0), dtype=jnp.bfloat16))
+    apply = jax.jit(lambda params: nnx.merge(graphdef, params).logits(nnx.merge(graphdef, params).hidden(BATCH)))
+    logits = apply(params)
+    assert logits.dtype == jnp.float32
+    assert (logits.astype(jnp.bfloat16) != logits).mean() > 0.9  # and not rounded on the way
+
+
+def test_masked_lm_drops_out_with_a_key_only() -> None:
+    graphdef, params = random_model(lambda: MaskedLM(CONFIG, nnx.Rngs(0)))
+    run = jax.jit(lambda params, key: nnx.merge(graphdef, params).hidden(BATCH, key))
+    plain, first, second = (np.asarray(run(params, key)) for key in (None, jax.random.key(1), jax.random.key(2)))
+    assert np.abs(plain - first).max() > 0.01 and np.abs(first - second).max() > 0.01
+
+
+def test_the_tied_table_learns_from_both_of_its_uses() -> None:
+    graphdef, params = random_model(lambda: MaskedLM(CONFIG, nnx.Rngs(0)))
+
+    def loss(first: jax.Array, second: jax.Array) -> jax.Array:
+        """`first` for the tokens read, `second` for those scored."""
+
+        def with_table(table: jax.Array) -> MaskedLM:
+            encoder = params["encoder"]
+            embeddings = encoder["embeddings"] | {"word": {"embedding": table}}
+            return nnx.merge(graphdef, params | {"encoder": encoder | {"embeddings": embeddings}})
+
+        return jnp.sum(jnp.sin(with_table(second).logits(with_table(first).hidden(BATCH))))
+
+    table = params["encoder"]["embeddings"]["word"]["embedding"]
+    read, scored = (np.asarray(leaf) for leaf in jax.jit(jax.grad(loss, argnums=(0, 1)))(table, table))
+    tied = np.asarray(jax.jit(jax.grad(lambda table: loss(table, table)))(table))
+    unread = np.setdiff1d(np.arange(40), BATCH["tokens"])
+    assert len(unread) and not read[unread].any() and np.abs(scored[unread]).max(axis=1).min() > 1e-3
+    assert np.abs(read).max() > 0.1
+    np.testing.assert_allclose(tied, read + scored, atol=1e-4 * np.abs(tied).max())
+
+
+def test_a_classifier_with_a_transform() -> None:
+    graphdef, params = random_model(lambda: TokenClassifier(MODERN, 3, nnx.Rngs(0)))
+
+    @jax.jit
+    def apply(params: Any) -> tuple[jax.Array, jax.Array]:
+        model = nnx.merge(graphdef, params)
+        return model.encoder(*(BATCH[name] for name in ("tokens", "segment_ids", "positions", "type_ids"))), model(
+            BATCH
+        )
+
+    hidden, logits = (np.asarray(x) for x in apply(params))
+    expected = transformed(hidden, params["transform"], MODERN.norm_eps) @ params["head"]["kernel"]
+    np.testing.assert_allclose(logits, expected + params["head"]["bias"], atol=1e-4)

@@ -1,3 +1,4 @@
+import dataclasses
 from typing import Any
 
 import jax
@@ -10,12 +11,16 @@ from jax.sharding import PartitionSpec as P
 
 from jaxfm.config import ParallelConfig
 from jaxfm.errors import UserError
-from jaxfm.models.heads import TokenClassifier
-from jaxfm.models.presets import EncoderConfig
+from jaxfm.models.heads import MaskedLM, TokenClassifier
+from jaxfm.models.presets import EncoderConfig, preset
 from jaxfm.parallel import mesh as meshes
 
 CONFIG = EncoderConfig(
     vocab_size=64, hidden_size=32, num_layers=2, num_heads=4, ffn_size=48, max_positions=16, initializer_range=0.2
+)
+
+MODERN_CONFIG = dataclasses.replace(
+    preset("modern_base"), vocab_size=64, hidden_size=32, num_layers=5, num_heads=4, ffn_size=48, local_window=4
 )
 
 # How every parameter is cut, by hand. A new parameter must be added here.
@@ -40,6 +45,22 @@ EXPECTED = {
     "head/kernel": ("fsdp", None),
     "head/bias": (None,),
 }
+MASKED_LM = {
+    **{name: axes for name, axes in EXPECTED.items() if not name.startswith("head/")},
+    "transform/dense/kernel": ("fsdp", None),
+    "transform/dense/bias": (None,),
+    "transform/norm/scale": (None,),
+    "transform/norm/bias": (None,),
+    "decoder/bias": ("tensor",),
+}
+# Without biases, positions, types and the norm behind attention; with a gate and the norm before what comes next.
+MODERN = {
+    **{name: axes for name, axes in MASKED_LM.items() if name.endswith(("/kernel", "word/embedding", "/scale"))},
+    "encoder/layers/ffn/gate/kernel": (None, "fsdp", "tensor"),
+    "encoder/layers/next_norm/scale": (None, None),
+    "decoder/bias": ("tensor",),
+}
+del MODERN["encoder/layers/attention_norm/scale"]
 MESHES = [
     ParallelConfig(),
     ParallelConfig(fsdp=2),
@@ -116,6 +137,12 @@ def test_shardings_of_all_parameters_and_bytes_on_a_device(config: ParallelConfi
         parts = int(np.prod([mesh.shape[axis] for axis in EXPECTED[name] if axis]))
         sizes = {shard.data.nbytes for shard in array.addressable_shards}
         assert len(array.addressable_shards) == 4 and sizes == {array.nbytes // parts}
+
+
+@pytest.mark.parametrize(("config", "expected"), [(CONFIG, MASKED_LM), (MODERN_CONFIG, MODERN)], ids=["bert", "modern"])
+def test_shardings_of_a_masked_lm(config: EncoderConfig, expected: Any) -> None:
+    _, abstract = meshes.build_abstract(lambda: MaskedLM(config, nnx.Rngs(0)), meshes.make_mesh(MESHES[5]))
+    assert {name: spec(leaf) for name, leaf in flat(abstract).items()} == expected
 
 
 def test_bytes_on_a_device_fall_with_fsdp_and_tensor() -> None:
