@@ -185,10 +185,10 @@ def test_initial_values_do_not_depend_on_the_mesh() -> None:
         assert spec(results[1][name]) == EXPECTED[name] and np.std(results[0][name]) > 0.1
 
 
-def loss_and_gradients(config: ParallelConfig, count: int) -> Any:
+def loss_and_gradients(config: ParallelConfig, count: int, encoder: EncoderConfig) -> Any:
     """A loss with dropout, the batch and the parameters cut over the mesh of the first `count` devices."""
     mesh = meshes.make_mesh(config, jax.devices()[:count])
-    graphdef, abstract = meshes.build_abstract(make, mesh)
+    graphdef, abstract = meshes.build_abstract(lambda: make(encoder), mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     draw = np.random.default_rng(4)
     params = jax.tree.map(lambda leaf: 0.3 * draw.normal(size=leaf.shape).astype(np.float32), abstract)
@@ -213,9 +213,13 @@ def rows() -> dict[str, np.ndarray]:
     }
 
 
-def test_loss_and_gradients_with_dropout_do_not_depend_on_the_mesh() -> None:
-    expected, gradients = loss_and_gradients(ParallelConfig(), 1)
-    value, sharded = loss_and_gradients(MESHES[5], 4)
+DROPPING_MODERN = dataclasses.replace(MODERN_CONFIG, dropout=0.1, attention_dropout=0.1)
+
+
+@pytest.mark.parametrize("encoder", [CONFIG, DROPPING_MODERN], ids=["bert", "modern"])
+def test_loss_and_gradients_with_dropout_do_not_depend_on_the_mesh(encoder: EncoderConfig) -> None:
+    expected, gradients = loss_and_gradients(ParallelConfig(), 1, encoder)
+    value, sharded = loss_and_gradients(MESHES[5], 4, encoder)
     np.testing.assert_allclose(value, expected, atol=1e-6)
     largest = max(np.abs(leaf).max() for leaf in gradients.values())
     for name, gradient in gradients.items():
