@@ -87,7 +87,7 @@ def module_docstrings(source: bytes) -> Iterator[str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about escapes in other people's strings
             tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two for what is nested too deeply
         return
     nodes = [node for node in ast.walk(tree) if isinstance(node, _Nodes)]
     for node in sorted(nodes, key=lambda node: node.lineno if not isinstance(node, ast.Module) else 0):

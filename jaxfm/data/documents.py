@@ -24,6 +24,16 @@ class Document:
     origin: str
 
 
+class Texts:
+    """The texts of a split: goes through it anew each time it is iterated over."""
+
+    def __init__(self, read: Callable[[], Iterator[Document]]) -> None:
+        self._read = read
+
+    def __iter__(self) -> Iterator[str]:
+        return (document.text for document in self._read())
+
+
 class Streams(NamedTuple):
     """What a source of documents has: what reads each split, anew at every call, and lines for the log."""
 
@@ -63,7 +73,7 @@ def whole_documents(text: str, origin: str) -> Iterator[Document]:
 def joined_documents(fragments: Iterable[tuple[int, str, bool]], path: str) -> Iterator[Document]:
     """Yields the documents of fragments (line number, text, whether a document ends there), read one at a time.
 
-    Holds at most a document and a fragment.
+    The last fragment must end a document. Holds at most a document and a fragment.
     """
     parts: list[str] = []
     size = first = 0

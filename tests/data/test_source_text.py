@@ -1,0 +1,198 @@
+"""Documents of text files, JSON lines, tfds and the hub, read through the public door: `open_corpus`."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from jaxfm.data import documents, source_files, source_text
+from jaxfm.data.corpus import open_corpus
+from jaxfm.errors import UserError
+
+
+def read(source, split="train", **options):
+    return [(document.text, document.origin) for document in open_corpus(source, **options).splits[split]()]
+
+
+def test_documents_divided_by_empty_lines(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("\n\nTitle\nfirst  line\n \n\nsecond\n\n")
+    assert read(f"text:{path}") == [("Title\nfirst  line", f"{path}:3"), ("second", f"{path}:7")]
+    assert open_corpus(f"text:{path}").notes == (
+        "train: 1 file, 0.0 MB; documents are divided by empty lines in a.txt",
+    )
+
+
+def test_a_document_a_line_where_no_empty_line_divides(tmp_path):
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress("\ufeff\none\r\n two\u2028x \n\n".encode()))
+    assert read(f"text:{path}") == [("one", f"{path}:2"), ("two\u2028x", f"{path}:3")]
+    assert open_corpus(f"text:{path}").notes == ("train: 1 file, 0.0 MB; each line is a document in a.txt.gz",)
+
+
+def test_an_empty_line_counts_up_to_where_is_looked(tmp_path, monkeypatch):
+    monkeypatch.setattr(source_text, "_LOOK_CHARACTERS", 20)
+    path = tmp_path / "a.txt"
+    path.write_text("0123456789\n\nb\n")
+    assert len(read(f"text:{path}")) == 2
+    path.write_text("0123456789\n0123456789\n\nb\n")
+    assert len(read(f"text:{path}")) == 3
+
+
+def test_each_file_is_divided_in_its_own_way_and_files_follow_each_other(tmp_path):
+    (tmp_path / "a.txt").write_text("a\nb\n\nc")
+    (tmp_path / "b.txt").write_text("d\ne")
+    assert [text for text, _ in read(f"text:{tmp_path}")] == ["a\nb", "c", "d", "e"]
+    assert (
+        open_corpus(f"text:{tmp_path}")
+        .notes[0]
+        .endswith("divided by empty lines in a.txt; each line is a document in b.txt")
+    )
+
+
+def test_only_some_of_many_files_are_looked_at_before_reading(tmp_path):
+    for i in range(25):
+        (tmp_path / f"{i:02}.txt").write_text(f"a{i}\n\nb")
+    (note,) = open_corpus(f"text:{tmp_path}").notes
+    assert note.startswith("train: 25 files, ") and note.endswith("19.txt; and so on, a file at a time")
+    assert len(read(f"text:{tmp_path}")) == 50
+
+
+def test_one_long_line_becomes_documents(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "DOCUMENT_CHARACTERS", 100)
+    monkeypatch.setattr(source_files, "PIECE_BYTES", 16)
+    path = tmp_path / "a.txt"
+    words = [f"wörd{i}" for i in range(500)]
+    path.write_text(" ".join(words) + "\nlast")
+    found = read(f"text:{path}")
+    assert " ".join(text for text, _ in found[:-1]).split() == words
+    assert max(len(text) for text, _ in found) <= 100
+    assert {origin for _, origin in found[:-1]} == {f"{path}:1"}
+    assert found[-1] == ("last", f"{path}:2")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"ok\nbin\0ary\n", r"a\.txt:2: a NUL byte: this is a binary file, or text in UTF-16"),
+        ("text".encode("utf-16"), r"a\.txt:1: byte 0xFF at position 1 of the line is not UTF-8"),
+        (b"ok\n\xff\xfe\n", r"a\.txt:2: byte 0xFF"),
+        (b"", r"text:.*a\.txt: the split 'train' is empty: no document with text in it"),
+        (b" \n\n\t\n", r"the split 'train' is empty"),
+    ],
+)
+def test_files_that_are_no_text(tmp_path, data, message):
+    (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        read(f"text:{tmp_path}/a.txt")
+
+
+def test_text_files_have_no_columns(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(UserError, match="text_column='body': text: files have no columns"):
+        open_corpus(f"text:{tmp_path}", text_column="body")
+
+
+def lines(path, *records):
+    path.write_text("\n".join(map(json.dumps, records)) + "\n\n")
+
+
+def test_json_lines(tmp_path):
+    lines(tmp_path / "train.1.jsonl", {"text": "a\nb", "n": 1}, {"n": 2, "text": " "})
+    lines(tmp_path / "train.2.jsonl", {"content": "c\n\nd"})
+    lines(tmp_path / "dev.jsonl", {"body": "e", "text": "f"})
+    source = f"jsonl:{tmp_path}"
+    assert read(source) == [("a\nb", f"{tmp_path}/train.1.jsonl:1"), ("c\n\nd", f"{tmp_path}/train.2.jsonl:1")]
+    assert read(source, "valid", text_column="body") == [("e", f"{tmp_path}/dev.jsonl:1")]
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "message"),
+    [
+        ("[1]", "", r"a\.jsonl:2: a list, but each line must be one JSON object"),
+        ("{", "", r"a\.jsonl:2: not JSON"),
+        ('{"txt": "a"}', "", r"a\.jsonl:2: text_column='text' is not there\. Valid choices: 'txt'|Did you mean 'txt'"),
+        ('{"text": null}', "", r"a\.jsonl:2: null in 'text' is a NoneType, but must be text"),
+        ('{"text": "\\ud800"}', "", r"a\.jsonl:2: .*half of a surrogate pair"),
+        ("", "txet", r"a\.jsonl:1: text_column='txet' is not there\. Did you mean 'text'\?"),
+    ],
+)
+def test_bad_json_lines(tmp_path, line, column, message):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "ok"}\n' + line + "\n")
+    with pytest.raises(UserError, match=message):
+        read(f"jsonl:{path}", text_column=column)
+
+
+def test_json_lines_without_a_usual_field_or_with_two(tmp_path):
+    path = tmp_path / "a.jsonl"
+    lines(path, {"title": "a"})
+    with pytest.raises(UserError, match=r"a\.jsonl:1: no field for the text .*there: 'title'\): set text_column"):
+        read(f"jsonl:{path}")
+    lines(path, {"text": "a", "content": "b"})
+    with pytest.raises(UserError, match=r"'text' and 'content' could both be the text: set text_column"):
+        read(f"jsonl:{path}")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    data_dir = tmp_path_factory.mktemp("tfds")
+    features = tfds.features.FeaturesDict({"text": tfds.features.Text(), "id": tfds.features.Scalar(np.int32)})
+
+    class Ours(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": self.examples("Ärger 0", "Ärger 1", "Ärger 2"), "validation": self.examples("\nv\n")}
+
+        def _generate_examples(self):
+            raise NotImplementedError
+
+        def examples(self, *texts):
+            return ((i, {"text": text, "id": i}) for i, text in enumerate(texts))
+
+    Ours(data_dir=data_dir).download_and_prepare(file_format="array_record")
+    return data_dir
+
+
+def test_tfds_records(prepared, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
+    corpus = open_corpus("tfds:ours")
+    assert set(corpus.splits) == {"train", "valid"}
+    assert corpus.notes == ("train: 3 records", "valid: 1 records")
+    found = read("tfds:ours")
+    assert {text for text, _ in found} == {"Ärger 0", "Ärger 1", "Ärger 2"}
+    assert [origin for _, origin in found] == [f"tfds:ours/train[{i}]" for i in range(3)]
+    assert read("tfds:ours", "valid") == [("v", "tfds:ours/validation[0]")]
+    with pytest.raises(UserError, match=r"tfds:ours: text_column='txt' is not there\. Did you mean 'text'"):
+        open_corpus("tfds:ours", text_column="txt")
+    with pytest.raises(UserError, match=r"tfds:ours/train\[0\]: .* in 'id' is not text"):
+        read("tfds:ours", text_column="id")
+
+
+def test_hub_records(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    datasets.Dataset.from_dict({"content": ["a\nb", "", "c"], "id": [1, 2, 3]}).to_parquet("owner/name/train.parquet")
+    assert read("hf:owner/name") == [("a\nb", "hf:owner/name/train[0]"), ("c", "hf:owner/name/train[2]")]
+    assert open_corpus("hf:owner/name").notes == ("train: 3 records",)
+    with pytest.raises(UserError, match=r"hf:owner/name/train\[0\]: 1 in 'id' is not text"):
+        read("hf:owner/name", text_column="id")
+    with pytest.raises(UserError, match=r"hf:owner/name: text_column='contnt' .* Did you mean 'content'"):
+        open_corpus("hf:owner/name", text_column="contnt")
+
+
+def test_the_shared_corpus(shared_data):
+    corpus = open_corpus(f"text:{shared_data / 'mlm-corpus'}")
+    counts = {name: sum(1 for _ in read()) for name, read in corpus.splits.items()}
+    # 7 books (empty lines), 88 empty lines between articles, 14,400 lines of sentences; the longest books are cut.
+    assert counts["train"] >= 7 + 88 + 14_400
+    assert counts["test"] == 2_891
+    assert "divided by empty lines in books.train.txt.gz, wikipedia_articles.train.txt.gz;" in corpus.notes[0]
