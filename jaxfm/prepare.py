@@ -14,10 +14,10 @@ from jaxfm.data import deduplication
 from jaxfm.data.corpus import open_corpus
 from jaxfm.data.preparation import Preparation
 from jaxfm.data.preparation import prepare as prepare_documents
+from jaxfm.data.preparation_report import MARKDOWN_FILE
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub.locate import locate
 from jaxfm.observe.progress import StreamProgress
-from jaxfm.observe.report import MARKDOWN_FILE
 
 USAGE = (
     "usage: python -m jaxfm.prepare --input=URI --output=DIR --tokenizer=URI [--row_length=128] [--split=train]\n"

@@ -8,10 +8,9 @@ from jaxfm import files
 from jaxfm.data import deduplication
 from jaxfm.observe.plots import plot_histogram
 from jaxfm.observe.progress import format_seconds
-from jaxfm.observe.report import JSON_FILE, MARKDOWN_FILE
 from jaxfm.observe.tables import Cell, Table, to_markdown
 
-PLOT_FILE = "lengths.png"
+JSON_FILE, MARKDOWN_FILE, PLOT_FILE = "report.json", "report.md", "lengths.png"
 MANY_UNKNOWN = 0.01
 
 

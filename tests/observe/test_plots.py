@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from jaxfm.observe.plots import COLOURS, plot_curves, plot_per_type, smooth
+from jaxfm.observe.plots import COLOURS, plot_curves, plot_histogram, plot_per_type, smooth
 
 
 def metrics_of(steps=100):
@@ -68,3 +68,16 @@ def test_smoothing_is_exact_on_a_constant_and_weights_the_recent():
     assert smooth([3.0] * 5, span=3) == pytest.approx([3.0] * 5)
     # span 3: weights 1/2, 1/4 of the newest two, normalised.
     assert smooth([0.0, 3.0], span=3) == pytest.approx([0.0, 2.0])
+
+
+def test_a_histogram_has_a_bar_a_class_as_high_as_its_count(tmp_path):
+    counts = {"1": 10, "2-3": 0, "4-7": 40, "$8": 20}
+    plot_histogram(counts, tmp_path / "lengths.png", title="Length", x_label="pieces", y_label="documents")
+    picture = imread(tmp_path / "lengths.png")
+    assert picture.shape[:2] == (760, 1800)
+    target = np.array([int(COLOURS[0][i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    heights = (np.abs(picture[..., :3] - target).max(axis=-1) < 0.01).sum(axis=0)
+    filled = heights > 20
+    assert np.count_nonzero(filled[1:] & ~filled[:-1]) == 3  # no bar for nothing
+    levels = sorted({int(height) for height in heights if np.count_nonzero(heights == height) > 100} - {0})
+    np.testing.assert_allclose(np.array(levels) / levels[0], [1, 2, 4], rtol=0.05)

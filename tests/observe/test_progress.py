@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from jaxfm.observe import progress as progress_module
-from jaxfm.observe.progress import Progress, format_seconds
+from jaxfm.observe.progress import Progress, StreamProgress, format_seconds
 from jaxfm.observe.tables import Table
 
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -153,3 +153,38 @@ def test_no_codes_reach_a_file(tmp_path, clock):
 )  # fmt: skip
 def test_durations(seconds, text):
     assert format_seconds(seconds) == text
+
+
+def test_a_stream_of_unknown_length_is_a_line_every_ten_seconds_in_a_file(clock):
+    console = Console(file=io.StringIO(), width=200)
+    with StreamProgress("preparing", console=console) as progress:
+        progress.say("text [bold] as it is")
+        for second in range(26):
+            clock[0] = 100.0 + second
+            progress.update(documents=1000 * second, size=2_000_000 * second, tokens=300 * second)
+    assert console.file.getvalue().splitlines() == [
+        "text [bold] as it is",
+        "preparing 10,000 documents  20.0 MB  3,000 tokens  2.0 MB/s",
+        "preparing 20,000 documents  40.0 MB  6,000 tokens  2.0 MB/s",
+    ]
+
+
+def test_a_stream_is_a_bar_on_a_terminal(clock):
+    console = terminal(width=120)
+    with StreamProgress("preparing", console=console) as progress:
+        clock[0] = 104.0
+        progress.update(documents=7, size=8_000_000, tokens=1234)
+        progress.say("[a note]")
+        clock[0] = 104.05
+        progress.update(documents=8, size=9_000_000, tokens=1234)
+    seen = screen(console.file.getvalue())
+    assert "[a note]" in seen
+    assert "7 documents  8.0 MB  1,234 tokens  2.0 MB/s" in shown(console)
+    assert "8 documents" not in shown(console)  # drawn a moment ago
+
+
+def test_a_quiet_stream_says_nothing(capsys):
+    with StreamProgress(quiet=True) as progress:
+        progress.say("nothing")
+        progress.update(documents=1, size=1, tokens=1)
+    assert capsys.readouterr().out == ""
