@@ -64,7 +64,7 @@ def test_optimizer_state_is_cut_like_its_parameters(sizes: tuple[int, int, int],
 
 def test_loaded_parameters_are_used_bit_for_bit_and_the_others_initialised() -> None:
     loaded = tiny.random_params(tiny.ENCODER, CLASSES, seed=0)
-    missing = {name: loaded.pop(name) for name in ("head/kernel", "encoder/layers/ffn/down/kernel")}
+    missing = {name: loaded.pop(name) for name in ("head/kernel", "encoder/layers/ffn/up/kernel")}
     loaded["head/bias"] = np.asarray([-0.0, 1e-40, 3.4e38, -1.17549435e-38], np.float32)  # -0.0 and a denormal too
     params = named(state_on(mesh_of(1, 2, 2), loaded).params)
     for name, value in loaded.items():
