@@ -29,9 +29,15 @@ def _field(default: Any, doc: str, **rules: Any) -> Any:
 class ModelConfig:
     """Which weights to start from and how the encoder computes."""
 
-    init: str = _field("scratch", "URI of the first weights: scratch, hf:OWNER/NAME, dir:PATH, package:MODULE/SUBDIR")
+    init: str = _field(
+        "scratch", "URI of the first weights: scratch, hf:OWNER/NAME, dir:PATH, package:MODULE/SUBDIR, run:WORKDIR"
+    )
     preset: str = _field("", "architecture when init is scratch: a name of jaxfm.models.presets; else left empty")
-    tokenizer: str = _field("", "URI of the tokenizer (dir:, package:, hf:); empty: the one beside the first weights")
+    tokenizer: str = _field(
+        "",
+        "URI of the tokenizer (dir:, package:, hf:, or train:wordpiece/SIZE, train:bpe/SIZE for one learned from the "
+        "training text); empty: the one beside the first weights",
+    )
     dropout: float | None = _field(
         None,
         "probability for hidden states, attention and head; None: as the weights' own config says",
@@ -47,10 +53,20 @@ class ModelConfig:
 class DataConfig:
     """Where examples come from and how they fill fixed-length rows."""
 
-    source: str = _field("quickstart", "URI: quickstart, conll:DIR, tfds:NAME, hf:OWNER/NAME, jsonl:DIR")
+    source: str = _field(
+        "quickstart", "URI: quickstart, conll:DIR, tfds:NAME, hf:OWNER/NAME, jsonl:DIR, text:DIR, array_record:DIR"
+    )
     words_column: str = _field("", "column or field of the words; empty: found by its usual names")
     tags_column: str = _field("", "column or field of the tags; empty: found by its usual names")
     document_column: str = _field("", "field of the document id, where the source has one; empty: the usual names")
+    text_column: str = _field("", "field of the text, for objectives that read plain text; empty: the usual names")
+    holdout: float = _field(
+        0.01,
+        "share of the documents of a text kept for validation where there is no such split",
+        at_least=0,
+        at_most=0.5,
+    )
+    cache: str = _field("", "folder for corpora prepared on the fly; empty: jaxfm in the user's cache folder")
     row_length: int = _field(128, "tokens a packed row; the device sees [batch_size, row_length]", at_least=8)
     window: int = _field(0, "longest example in tokens, special tokens included; 0: row_length", at_least=0)
     overlap: int = _field(32, "tokens shared by neighbouring windows of a sentence that fits no window", at_least=0)
@@ -59,6 +75,23 @@ class DataConfig:
         "what fills a window: the sentence alone, or its neighbours of the same document as well",
         choices=("sentence", "document"),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskConfig:
+    """What masked-LM pretraining hides (Devlin et al. 2019, section 3.1) and how it is scored."""
+
+    unit: str = _field("token", "what is hidden as a whole", choices=("token", "whole_word", "span"))
+    ratio: float = _field(0.15, "share of the tokens that are hidden, at the first step", above=0.0, at_most=0.9)
+    final_ratio: float | None = _field(
+        None, "the same at the last step, linear between; None: the ratio stays", above=0.0, at_most=0.9
+    )
+    mask_share: float = _field(0.8, "of the hidden tokens, those replaced by the mask token", at_least=0, at_most=1)
+    random_share: float = _field(0.1, "of the hidden tokens, those replaced by a random one", at_least=0, at_most=1)
+    evaluate: tuple[str, ...] = _field(
+        ("token", "whole_word", "span"), "units whose fixed masks validation and test are scored on, beside `unit`"
+    )
+    z_loss: float = _field(0.0, "weight of the squared log-partition, keeps logits small (PaLM: 1e-4)", at_least=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,9 +174,15 @@ class Config:
     """One run, whole."""
 
     task: str = _field("ner", "what is learned: a name of jaxfm.tasks.registry")
+    objective: str = _field(
+        "mlm",
+        "of task masked_lm: guess what is hidden, or also which tokens a small generator replaced (ELECTRA)",
+        choices=("mlm", "rtd"),
+    )
     seed: int = _field(0, "of initial head, packing, row order and dropout", at_least=0)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    mask: MaskConfig = dataclasses.field(default_factory=MaskConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
@@ -153,7 +192,7 @@ class Config:
 
 
 # Keys that change neither the result nor what a checkpoint holds: a run may be resumed with other values of these.
-FREE_ON_RESUME = ("log", "parallel", "checkpoint")
+FREE_ON_RESUME = ("log", "parallel", "checkpoint", "data.cache")
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -191,7 +230,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, ignore: tuple[str, ...] = ()) -> list[str]:
     """Returns `key: old -> new` for each leaf that differs between two results of `to_dict`, in order of keys."""
     flat_old, flat_new = _flatten(old), _flatten(new)
-    keys = [key for key in sorted(flat_old | flat_new) if key.split(".")[0] not in ignore]
+    keys = [key for key in sorted(flat_old | flat_new) if not _is_under(key, ignore)]
     absent = "(not set)"
     return [
         f"{key}: {flat_old.get(key, absent)!r} -> {flat_new.get(key, absent)!r}"
@@ -202,7 +241,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, ignore: tuple
 
 def config_hash(config: Config) -> str:
     """Returns 16 hex digits that identify all that determines the result of a run."""
-    values = {key: value for key, value in to_dict(config).items() if key not in FREE_ON_RESUME}
+    flat = _flatten(to_dict(config))
+    values = {key: value for key, value in flat.items() if not _is_under(key, FREE_ON_RESUME)}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -264,6 +304,11 @@ def _checked(field: dataclasses.Field[Any], value: Any, key: str) -> Any:
         if rule in rules and not holds(rules[rule]):
             raise UserError(f"{key}: is {value!r}, but must be {word} {rules[rule]} ({rules['doc']}).")
     return value
+
+
+def _is_under(key: str, groups: tuple[str, ...]) -> bool:
+    """Is a dotted key one of `groups`, or inside one?"""
+    return any(f"{key}.".startswith(f"{group}.") for group in groups)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

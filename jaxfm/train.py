@@ -19,7 +19,7 @@ from jaxfm.parallel.mesh import make_mesh
 from jaxfm.parallel.preemption import Preempted
 from jaxfm.tasks import registry
 from jaxfm.tasks.task import TASK_FILE
-from jaxfm.training import results
+from jaxfm.training import initial, results
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints, check_room
 from jaxfm.training.loop import fit
@@ -50,7 +50,7 @@ def train(config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Pat
     if status == "finished":
         return workdirs.read_report(workdir)
     mesh = make_mesh(config.parallel)
-    task, loaded, notes = registry.create(config)
+    task, loaded, notes = registry.create(config, initial.resolve(config.model))
     setup = set_up(config, task, loaded, mesh)
     check_room(workdir, setup.abstract)
     # Everything that can be checked is checked: from here on the run directory exists.

@@ -4,7 +4,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -57,12 +57,42 @@ class PackedRows:
 
     def fingerprint(self) -> str:
         """The sha256 over the names, shapes and bytes of all arrays: what a checkpoint remembers of its data."""
-        digest = hashlib.sha256()
-        for field in dataclasses.fields(self):
-            value = np.ascontiguousarray(getattr(self, field.name), dtype="<i4")
-            digest.update(f"{field.name}{value.shape}".encode())
-            digest.update(value.data)
-        return digest.hexdigest()
+        return _fingerprint({field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArrayRows:
+    """Rows of any origin held in memory: a batch of all of them.
+
+    Attributes:
+        arrays: int32 [N, T] a field of `BATCH_FIELDS`.
+        pad_id: the padding token.
+    """
+
+    arrays: dict[str, np.ndarray]
+    pad_id: int
+
+    def __len__(self) -> int:
+        return len(self.arrays["tokens"])
+
+    @property
+    def row_length(self) -> int:
+        """Tokens a row, T."""
+        return self.arrays["tokens"].shape[1]
+
+    @property
+    def useful_share(self) -> float:
+        """The share of tokens that are not padding; 0 for no rows."""
+        segment_ids = self.arrays["segment_ids"]
+        return float(np.count_nonzero(segment_ids)) / max(1, segment_ids.size)
+
+    def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the rows [n] asked for as a batch."""
+        return {name: values[index] for name, values in self.arrays.items()}
+
+    def fingerprint(self) -> str:
+        """The sha256 over the names, shapes and bytes of all arrays."""
+        return _fingerprint(self.arrays)
 
 
 def pack(lengths: Sequence[int] | np.ndarray, row_length: int, max_segments: int | None = None) -> list[np.ndarray]:
@@ -166,3 +196,12 @@ def shuffled(count: int, *seed: int) -> np.ndarray:
     """
     bits = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(count)
     return np.argsort(bits, kind="stable")
+
+
+def _fingerprint(arrays: Mapping[str, np.ndarray | int]) -> str:
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        value = np.ascontiguousarray(array, dtype="<i4")
+        digest.update(f"{name}{value.shape}".encode())
+        digest.update(value.data)
+    return digest.hexdigest()

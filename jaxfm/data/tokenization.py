@@ -58,6 +58,23 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerFast":
     return tokenizer
 
 
+def check_tokenizer(
+    tokenizer: "PreTrainedTokenizerFast", vocab_size: int, where: Path, *, needs_mask: bool = False
+) -> None:
+    """Raises UserError for a tokenizer whose ids the word embedding has no rows for, or without [CLS], [SEP], [PAD].
+
+    With `needs_mask` it must have [MASK] too.
+    """
+    if len(tokenizer) > vocab_size:
+        raise UserError(
+            f"{where}: the tokenizer has {len(tokenizer)} entries, the word embedding {vocab_size} rows: "
+            "they are not of the same model."
+        )
+    for name in ("cls_token", "sep_token", "pad_token", *(("mask_token",) if needs_mask else ())):
+        if getattr(tokenizer, name) is None:
+            raise UserError(f"{where}: the tokenizer has no {name}, which an encoder's input needs.")
+
+
 def _is_byte_level(tokenizer: "PreTrainedTokenizerFast") -> bool:
     pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
     if pre_tokenizer is None:

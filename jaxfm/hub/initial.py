@@ -20,14 +20,14 @@ class Initial:
       encoder: shape and dropout of the encoder.
       params: path -> array of every parameter that is not drawn at random; empty for scratch.
       labels: class names of the head in `params`; empty when it carries none.
-      tokenizer: directory of the tokenizer's files.
+      tokenizer: directory of the tokenizer's files; None where scratch names none.
       notes: sentences for the log.
     """
 
     encoder: EncoderConfig
     params: dict[str, np.ndarray]
     labels: tuple[str, ...]
-    tokenizer: pathlib.Path
+    tokenizer: pathlib.Path | None
     notes: tuple[str, ...]
 
 
@@ -38,25 +38,38 @@ def resolve(config: ModelConfig) -> Initial:
       UserError: contradicting or missing keys, and all that `locate` and `read_checkpoint` find.
     """
     if config.init == "scratch":
-        if not config.preset or not config.tokenizer:
-            raise UserError(
-                "config.model.init: 'scratch' needs config.model.preset (the encoder's shape) and "
-                "config.model.tokenizer (dir:PATH of a tokenizer)."
-            )
-        encoder, params, labels = preset(config.preset), {}, ()
+        if not config.preset:
+            raise UserError("config.model.init: 'scratch' needs config.model.preset, the encoder's shape.")
         notes = (f"weights: none, {config.preset} starts from random values",)
-        tokenizer = locate(config.tokenizer, "config.model.tokenizer")
-    else:
-        if config.preset:
-            raise UserError(
-                f"config.model.preset: is {config.preset!r}, but the shape comes from the weights of "
-                f"{config.init!r}. Leave it empty, or set config.model.init=scratch."
-            )
-        directory = locate(config.init, "config.model.init")
-        checkpoint = read_checkpoint(directory)
-        encoder, params, labels = checkpoint.encoder, checkpoint.params, checkpoint.labels
-        notes = (f"weights: {config.init} ({encoder.family})", *checkpoint.notes)
-        tokenizer = locate(config.tokenizer, "config.model.tokenizer") if config.tokenizer else directory
-    if config.dropout is not None:
-        encoder = dataclasses.replace(encoder, dropout=config.dropout, attention_dropout=config.dropout)
-    return Initial(encoder, params, labels, tokenizer, notes)
+        return Initial(with_dropout(preset(config.preset), config.dropout), {}, (), tokenizer_folder(config), notes)
+    check_no_preset(config)
+    directory = locate(config.init, "config.model.init")
+    checkpoint = read_checkpoint(directory)
+    return Initial(
+        encoder=with_dropout(checkpoint.encoder, config.dropout),
+        params=checkpoint.params,
+        labels=checkpoint.labels,
+        tokenizer=tokenizer_folder(config) or directory,
+        notes=(f"weights: {config.init} ({checkpoint.encoder.family})", *checkpoint.notes),
+    )
+
+
+def tokenizer_folder(config: ModelConfig) -> pathlib.Path | None:
+    """Returns the directory that `config.model.tokenizer` names; None where it names none, or one to be learned."""
+    if not config.tokenizer or config.tokenizer.startswith("train:"):
+        return None
+    return locate(config.tokenizer, "config.model.tokenizer")
+
+
+def check_no_preset(config: ModelConfig) -> None:
+    """Raises UserError for a preset beside weights, whose shape is their own."""
+    if config.preset:
+        raise UserError(
+            f"config.model.preset: is {config.preset!r}, but the shape comes from the weights of {config.init!r}. "
+            "Leave it empty, or set config.model.init=scratch."
+        )
+
+
+def with_dropout(encoder: EncoderConfig, rate: float | None) -> EncoderConfig:
+    """Returns the encoder with `config.model.dropout` where it is set."""
+    return encoder if rate is None else dataclasses.replace(encoder, dropout=rate, attention_dropout=rate)

@@ -18,7 +18,7 @@ from jaxfm.data.packing import PackedRows
 from jaxfm.data.source_records import Columns
 from jaxfm.data.sources import TaggedSentence, available_splits, read_tagged
 from jaxfm.data.tagging import entity_spans
-from jaxfm.data.tokenization import load_tokenizer
+from jaxfm.data.tokenization import check_tokenizer, load_tokenizer
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub.initial import Initial
 from jaxfm.models.heads import TokenClassifier
@@ -51,9 +51,10 @@ class NerTask:
         return self.model.make_model(rngs, dtype=dtype, scan=scan)
 
     def loss(
-        self, model: TokenClassifier, batch: Mapping[str, jax.Array], key: jax.Array
+        self, model: TokenClassifier, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array | float
     ) -> tuple[jax.Array, tuple[jax.Array, Sums]]:
-        """Cross-entropy summed over the words of the batch; also "accuracy" over words."""
+        """Cross-entropy summed over the words of the batch, the same all through a run; also "accuracy" over words."""
+        del progress
         logits_BTC = model(dict(batch), key=key)
         loss_BT, weight_BT = token_losses(logits_BTC, batch["labels"], self.label_smoothing)
         weight = weight_BT.sum()
@@ -126,8 +127,10 @@ def create(config: Config, initial: Initial) -> NerTask:
         overlap=config.data.overlap,
         context=config.data.context,
     )
+    if initial.tokenizer is None:
+        raise UserError("config.model.tokenizer: 'scratch' needs dir:PATH (or package:, hf:) of a tokenizer.")
     tokenizer = load_tokenizer(initial.tokenizer)
-    check_tokenizer(tokenizer, initial.encoder, initial.tokenizer)
+    check_tokenizer(tokenizer, initial.encoder.vocab_size, initial.tokenizer)
     sentences = {split: read[split].sentences for split in there}
     encoded = {
         split: encode_tagged(model, tokenizer, sentences[split], seed=config.seed if split == "train" else None)
@@ -197,18 +200,6 @@ def encode_tagged(
         documents=[sentence.document for sentence in sentences],
         seed=seed,
     )
-
-
-def check_tokenizer(tokenizer: "PreTrainedTokenizerFast", encoder: EncoderConfig, where: pathlib.Path) -> None:
-    """Raises UserError for a tokenizer whose ids the word embedding has no rows for, or without [CLS], [SEP], [PAD]."""
-    if len(tokenizer) > encoder.vocab_size:
-        raise UserError(
-            f"{where}: the tokenizer has {len(tokenizer)} entries, the word embedding {encoder.vocab_size} rows: "
-            "they are not of the same model."
-        )
-    for name in ("cls_token", "sep_token", "pad_token"):
-        if getattr(tokenizer, name) is None:
-            raise UserError(f"{where}: the tokenizer has no {name}, which an encoder's input needs.")
 
 
 def _columns(config: Config) -> Columns:

@@ -9,20 +9,19 @@ import numpy as np
 from jaxfm import files
 from jaxfm.config import Config
 from jaxfm.errors import UserError, did_you_mean
-from jaxfm.hub import initial as initials
-from jaxfm.tasks import ner
+from jaxfm.hub.initial import Initial
+from jaxfm.tasks import masked_lm, ner
 from jaxfm.tasks.task import TASK_FILE, Exporter, Predictor, Task
 
-TASKS = {"ner": ner}
+TASKS = {"masked_lm": masked_lm, "ner": ner}
 
 
-def create(config: Config) -> tuple[Task, Mapping[str, np.ndarray], tuple[str, ...]]:
-    """Builds a new run's task from its config.
+def create(config: Config, initial: Initial) -> tuple[Task, Mapping[str, np.ndarray], tuple[str, ...]]:
+    """Builds a new run's task from its config and what `config.model` resolves to.
 
     Returns the task, its loaded parameters (path -> array; the others start at random) and notes for the log.
     """
     module = _module(config.task)
-    initial = initials.resolve(config.model)
     task = module.create(config, initial)
     return task, module.keep_head(task, initial), task.notes
 

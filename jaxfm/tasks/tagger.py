@@ -134,6 +134,16 @@ class Tagger:
     model: NerModel
     tokenizer: "PreTrainedTokenizerFast"
 
+    @property
+    def encoder(self) -> EncoderConfig:
+        """Shape of the encoder."""
+        return self.model.encoder
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Tag of each class."""
+        return self.model.labels
+
     def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool = True) -> TokenClassifier:
         """Builds encoder and head."""
         return self.model.make_model(rngs, dtype=dtype, scan=scan)

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from jaxfm.data.pipeline import Rows
+from jaxfm.models.presets import EncoderConfig
 from jaxfm.observe.metrics import Sums
 from jaxfm.observe.tables import Table
 
@@ -28,12 +29,14 @@ class Evaluation:
       scores: the same and more, nested, as JSON values for report.json.
       tables: for people.
       predictions: records for predictions/*.jsonl, made as they are asked for.
+      remarks: sentences for the person who watches the run.
     """
 
     metrics: Mapping[str, float]
     scores: Mapping[str, Any]
     tables: tuple[Table, ...]
     predictions: Iterable[Mapping[str, Any]]
+    remarks: tuple[str, ...] = ()
 
 
 class Task(Protocol):
@@ -48,9 +51,12 @@ class Task(Protocol):
         ...
 
     def loss(
-        self, model: nnx.Module, batch: Mapping[str, jax.Array], key: jax.Array
+        self, model: nnx.Module, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, Sums]]:
-        """Returns the SUM of losses, its weight (targets counted) and further metric sums; `key` is for dropout."""
+        """Returns the SUM of losses, its weight (targets counted) and further metric sums.
+
+        `key` is for dropout and whatever else is random, `progress` (0 to 1) for whatever changes during a run.
+        """
         ...
 
     def outputs(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -100,6 +106,16 @@ class Predictor(Protocol):
 
 class Exporter(Protocol):
     """A trained model on its way out."""
+
+    @property
+    def encoder(self) -> EncoderConfig:
+        """Shape of the encoder."""
+        ...
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names of the head; empty where it has none."""
+        ...
 
     def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool = True) -> nnx.Module:
         """Builds the model."""

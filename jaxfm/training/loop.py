@@ -203,13 +203,16 @@ def _evaluate(
     """Scores the validation split, writes the numbers and returns the best so far."""
     rows = task.rows("valid")
     with goodput.during("evaluate"), progress.task("validating", len(rows)) as advance:
-        metrics = task.score("valid", setup.evaluate(state.params, rows, advance)).metrics
+        evaluation = task.score("valid", setup.evaluate(state.params, rows, advance))
+    metrics = evaluation.metrics
     writer.write(step, "valid", metrics)
     name = config.eval.metric
     best = best.after(step, metrics[name], more_is_better=task.choosing[name])
     others = "  ".join(f"{key} {value:.4f}" for key, value in metrics.items() if key != name)
     mark = "best so far" if best.step == step else f"best {best.value:.4f} at step {best.step}"
     progress.say(f"valid at step {step}: {name} {metrics[name]:.4f} ({mark})  {others}")
+    for remark in evaluation.remarks:
+        progress.say(remark)
     return best
 
 

@@ -93,8 +93,8 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
     schedule = make_schedule(config.optim, total_steps)
     optimizer = make_optimizer(config.optim, schedule, params)
 
-    def loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> Any:
-        return task.loss(nnx.merge(graphdef, params), batch, key)
+    def loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array) -> Any:
+        return task.loss(nnx.merge(graphdef, params), batch, key, progress)
 
     shape = (config.train.batch_size, task.rows("train").row_length)
     batch = {
@@ -105,7 +105,7 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
     whole = meshes.replicated(mesh)
     sums = {name: jax.ShapeDtypeStruct((2,), jnp.float32, sharding=whole) for name in names}
     step = jax.jit(
-        make_train_step(loss, optimizer, accumulate=config.train.accumulate),
+        make_train_step(loss, optimizer, total_steps=total_steps, accumulate=config.train.accumulate),
         donate_argnums=(0, 1),
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, (abstract, sums)),
     )

@@ -14,31 +14,37 @@ from jaxfm.observe import metrics as metrics_lib
 from jaxfm.observe.metrics import Sums, weighted
 from jaxfm.training.state import TrainState
 
-# (params, batch, key) -> (sum of losses, (weight, metric sums)); a task's loss with its model closed over.
-LossFn = Callable[[Any, Mapping[str, jax.Array], jax.Array], tuple[jax.Array, tuple[jax.Array, Sums]]]
+# (params, batch, key, progress) -> (sum of losses, (weight, metric sums)); a task's loss with its model closed over.
+LossFn = Callable[[Any, Mapping[str, jax.Array], jax.Array, jax.Array], tuple[jax.Array, tuple[jax.Array, Sums]]]
 StepFn = Callable[[TrainState, Sums, Mapping[str, jax.Array]], tuple[TrainState, Sums]]
 
 
 def metric_names(loss_fn: LossFn, params: Any, batch: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the names of the sums a step adds to, for (abstract) parameters and batch."""
     key = jax.eval_shape(lambda: jax.random.key(0))
-    _, (_, sums) = jax.eval_shape(loss_fn, params, batch, key)
+    _, (_, sums) = jax.eval_shape(loss_fn, params, batch, key, jax.ShapeDtypeStruct((), jnp.float32))
     return (*sums, "loss", "gradient_norm", "skipped")
 
 
-def make_train_step(loss_fn: LossFn, optimizer: optax.GradientTransformation, *, accumulate: int = 1) -> StepFn:
+def make_train_step(
+    loss_fn: LossFn, optimizer: optax.GradientTransformation, *, total_steps: int, accumulate: int = 1
+) -> StepFn:
     """Returns (state, sums, batch) -> (state after one update, sums with this step's metrics added).
 
     With `accumulate` = A the batch is cut into A micro-batches whose summed losses and gradients are added and divided
     once by the global weight: the update is that of the whole batch, whatever the spread of labels
     (huggingface/transformers#34191). A step whose gradient is not finite changes neither parameters nor optimizer
     state and is counted in the metric "skipped"; `step` goes on, so that the next batch and key differ.
+
+    The loss is told how far the run of `total_steps` is, from 0 to 1, for whatever a task schedules.
     """
     gradients = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def summed(params: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Any, jax.Array, Sums]:
+    def summed(
+        params: Any, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, Any, jax.Array, Sums]:
         if accumulate == 1:
-            (loss, (weight, sums)), grads = gradients(params, batch, key)
+            (loss, (weight, sums)), grads = gradients(params, batch, key, progress)
             return loss, grads, weight, sums
         # Rows i, i + A, i + 2A ... form a micro-batch: each keeps the batch's sharding without moving a row.
         micro = {
@@ -48,7 +54,7 @@ def make_train_step(loss_fn: LossFn, optimizer: optax.GradientTransformation, *,
 
         def one(index_batch: Any) -> Any:
             part, part_key = index_batch
-            (loss, (weight, sums)), grads = gradients(params, part, part_key)
+            (loss, (weight, sums)), grads = gradients(params, part, part_key, progress)
             return loss, grads, weight, sums
 
         def body(total: Any, part: Any) -> tuple[Any, None]:
@@ -60,7 +66,7 @@ def make_train_step(loss_fn: LossFn, optimizer: optax.GradientTransformation, *,
 
     def train_step(state: TrainState, sums: Sums, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Sums]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        loss, grads, weight, step_sums = summed(state.params, batch, key)
+        loss, grads, weight, step_sums = summed(state.params, batch, key, state.step / total_steps)
         divisor = jnp.maximum(weight, 1.0)
         norm = optax.tree.norm(grads) / divisor
 

@@ -65,7 +65,6 @@ def test_scratch(tmp_path: pathlib.Path) -> None:
     ("config", "words"),
     [
         (ModelConfig(), "needs config.model.preset"),
-        (ModelConfig(preset="bert_tiny"), "and config.model.tokenizer"),
         (ModelConfig(tokenizer="dir:."), "needs config.model.preset"),
         (ModelConfig(preset="bert_tini", tokenizer="dir:."), "Did you mean 'bert_tiny'?"),
         (ModelConfig(init="dir:.", preset="bert_tiny"), "the shape comes from the weights of 'dir:.'"),

@@ -68,7 +68,7 @@ def task(smoothing: Any) -> NerTask:
 @jax.jit
 def loss_and_gradients(params: Any, batch: Any, smoothing: float) -> Any:
     def loss(params: Any) -> Any:
-        return task(smoothing).loss(nnx.merge(classifier()[0], params), batch, jax.random.key(0))
+        return task(smoothing).loss(nnx.merge(classifier()[0], params), batch, jax.random.key(0), 0.0)
 
     return jax.value_and_grad(loss, has_aux=True)(params)
 

@@ -19,11 +19,13 @@ from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.tasks import ner, registry
 from jaxfm.tasks.ner import NerTask
 from jaxfm.tasks.tagger import token_losses
+from jaxfm.training.initial import resolve
 from tests import tiny
 
 
 def create(folder: pathlib.Path, **overrides: Any) -> tuple[NerTask, dict[str, np.ndarray], tuple[str, ...]]:
-    task, loaded, notes = registry.create(tiny.config(folder, **overrides))
+    config = tiny.config(folder, **overrides)
+    task, loaded, notes = registry.create(config, resolve(config.model))
     assert isinstance(task, NerTask)
     return task, dict(loaded), notes
 
@@ -180,7 +182,7 @@ def test_loss_and_outputs_agree_and_score_as_seqeval(tmp_path: pathlib.Path) -> 
     @jax.jit
     def both(params: Any) -> Any:
         model = nnx.merge(graphdef, params)
-        return task.outputs(model, batch), task.loss(model, batch, jax.random.key(0))
+        return task.outputs(model, batch), task.loss(model, batch, jax.random.key(0), 0.0)
 
     outputs, (loss, (weight, sums)) = both(params)
     words = sum(len(sentence.words) for sentence in task.sentences["test"])

@@ -9,12 +9,14 @@ from jaxfm.config import ParallelConfig
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.tasks import registry
 from jaxfm.training.evaluation import Evaluator, whole_batches
+from jaxfm.training.initial import resolve
 from tests import tiny
 
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> registry.Task:
-    return registry.create(tiny.config(tmp_path_factory.mktemp("evaluation")))[0]
+    config = tiny.config(tmp_path_factory.mktemp("evaluation"))
+    return registry.create(config, resolve(config.model))[0]
 
 
 @pytest.mark.parametrize(("sizes", "batch_size"), [((4, 1, 1), 4), ((4, 1, 1), 64), ((1, 2, 2), 6), ((1, 1, 1), 7)])

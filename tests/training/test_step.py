@@ -17,6 +17,7 @@ from jaxfm.observe import metrics as metrics_lib
 from jaxfm.observe.metrics import weighted
 from jaxfm.parallel.mesh import make_mesh, place_batch
 from jaxfm.tasks import registry
+from jaxfm.training.initial import resolve
 from jaxfm.training.setup import Setup, empty_sums, set_up
 from jaxfm.training.state import TrainState
 from jaxfm.training.step import make_train_step, metric_names
@@ -25,9 +26,9 @@ from tests import tiny
 WORDS, WIDTH, CLASSES = 11, 6, 3
 
 
-def toy_loss(params: Any, batch: Any, key: jax.Array) -> Any:
+def toy_loss(params: Any, batch: Any, key: jax.Array, progress: Any) -> Any:
     """A classifier of single tokens: cross-entropy summed over labelled tokens; "poison" in a batch makes it NaN."""
-    del key
+    del key, progress
     logits = jnp.take(params["embedding"], batch["tokens"], axis=0) @ params["kernel"]
     weights = (batch["labels"] >= 0).astype(jnp.float32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(batch["labels"], 0))
@@ -62,12 +63,17 @@ def new_state(optimizer: optax.GradientTransformation, params: Any) -> TrainStat
 def toy_step(optimizer: optax.GradientTransformation, accumulate: int = 1, loss: Any = toy_loss) -> Any:
     names = metric_names(toy_loss, toy_params(), toy_batch())
     sums = metrics_lib.zeros_like(dict.fromkeys(names))
-    return jax.jit(make_train_step(loss, optimizer, accumulate=accumulate)), sums
+    return jax.jit(make_train_step(loss, optimizer, total_steps=8, accumulate=accumulate)), sums
 
 
 def gradient(params: Any, batch: Any) -> Any:
     """Of the mean over labelled tokens."""
-    return jax.grad(lambda params: toy_loss(params, batch, None)[0] / toy_loss(params, batch, None)[1][0])(params)
+
+    def mean(params: Any) -> jax.Array:
+        total, (weight, _) = toy_loss(params, batch, None, 0.0)
+        return total / weight
+
+    return jax.grad(mean)(params)
 
 
 def test_accumulation_gives_the_update_of_the_whole_batch() -> None:
@@ -87,7 +93,8 @@ def test_accumulation_gives_the_update_of_the_whole_batch() -> None:
 
 
 def test_micro_batches_draw_dropout_of_their_own() -> None:
-    def loss(params: Any, batch: Any, key: jax.Array) -> Any:
+    def loss(params: Any, batch: Any, key: jax.Array, progress: Any) -> Any:
+        del progress
         total = jax.random.uniform(key) * params["kernel"].sum()
         return total, (jnp.float32(1.0), {"tokens": weighted(jax.random.uniform(key))})
 
@@ -104,6 +111,19 @@ def test_micro_batches_draw_dropout_of_their_own() -> None:
     parts = [part for step in steps for part in jax.random.split(step)]
     np.testing.assert_allclose(drawn[1], sum(jax.random.uniform(part) for part in parts), rtol=1e-6)
     assert len({float(jax.random.uniform(part)) for part in parts}) == 4
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_loss_is_told_how_far_the_run_is(accumulate: int) -> None:
+    def loss(params: Any, batch: Any, key: jax.Array, progress: jax.Array) -> Any:
+        del batch, key
+        return params["kernel"].sum(), (jnp.float32(1.0), {"tokens": weighted(progress)})
+
+    step, sums = toy_step(optax.sgd(1.0), accumulate, loss)
+    state = new_state(optax.sgd(1.0), toy_params())
+    for _ in range(3):
+        state, sums = step(state, sums, toy_batch())
+    assert float(sums["tokens"][0] / sums["tokens"][1]) == np.float32((0 / 8 + 1 / 8 + 2 / 8) / 3)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -163,7 +183,7 @@ def losses_on(folder: pathlib.Path, sizes: tuple[int, int, int]) -> tuple[float,
 
 
 def real_setup(config: Config, mesh: Mesh) -> Setup:
-    task, loaded, _ = registry.create(config)
+    task, loaded, _ = registry.create(config, resolve(config.model))
     return set_up(config, task, loaded, mesh)
 
 
@@ -182,7 +202,7 @@ def test_losses_are_those_of_one_device_with_dropout(
 def test_the_state_is_donated_and_nothing_is_traced_again(tmp_path: pathlib.Path, monkeypatch: Any) -> None:
     config = tiny.config(tmp_path)
     mesh = make_mesh(config.parallel)
-    task, loaded, _ = registry.create(config)
+    task, loaded, _ = registry.create(config, resolve(config.model))
     traces = []
     model_loss = type(task).loss
 

