@@ -144,7 +144,8 @@ def main() -> None:
             files.write_json(
                 path,
                 {
-                    "command": "python -m profiles.prepare_memory " + " ".join(sys.argv[1:]),
+                    "command": "python -m profiles.prepare_memory "
+                    + " ".join(word for word in sys.argv[1:] if not word.startswith("--workdir")),
                     **surroundings(),
                     "runs": list(runs.values()),
                 },
