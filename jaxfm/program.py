@@ -19,6 +19,7 @@ from ml_collections import config_flags
 
 from jaxfm.config import check_key
 from jaxfm.errors import UserError
+from jaxfm.parallel.host_memory import keep_freed_memory
 
 EXIT_USER_MISTAKE, EXIT_PREEMPTED, EXIT_INTERRUPTED = 2, 75, 130
 
@@ -53,6 +54,7 @@ def run(main: Callable[..., None], usage: str, *, takes_arguments: bool = False)
     try:
         argv = _parsed(sys.argv, usage, takes_arguments)
         quiet_libraries()  # after the flags: parsing them sets the verbosity anew
+        keep_freed_memory()
         app.run(lambda rest: main(*([rest[1:]] if takes_arguments else [])), argv=argv, flags_parser=lambda argv: argv)
     except UserError as error:
         _stop(str(error), EXIT_USER_MISTAKE)
