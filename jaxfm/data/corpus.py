@@ -46,8 +46,8 @@ def open_corpus(source: str, *, text_column: str = "", holdout: float = 0.0) -> 
     splits, notes = dict(found.splits), found.notes
     if holdout and "train" in splits and "valid" not in splits:
         whole = splits["train"]
-        splits["train"] = functools.partial(_side, whole, holdout, False)
-        splits["valid"] = functools.partial(_side, whole, holdout, True)
+        splits["train"] = functools.partial(_side, source, whole, holdout, False)
+        splits["valid"] = functools.partial(_side, source, whole, holdout, True)
         notes += (f"valid: {holdout:.3%} of the documents of train, chosen by a hash of their text",)
     if not splits:
         raise UserError(f"{source}: none of its splits is train, valid or test.")
@@ -55,10 +55,17 @@ def open_corpus(source: str, *, text_column: str = "", holdout: float = 0.0) -> 
     return Corpus(source, readers, notes)
 
 
-def _side(read: Callable[[], Iterator[Document]], holdout: float, held_out: bool) -> Iterator[Document]:
-    for document in read():
+def _side(source: str, read: Callable[[], Iterator[Document]], holdout: float, held_out: bool) -> Iterator[Document]:
+    documents = found = 0
+    for documents, document in enumerate(read(), start=1):  # noqa: B007  (their number is for the message)
         if (uniform_hash(document.text) < holdout) == held_out:
+            found += 1
             yield document
+    if documents and not found:
+        raise UserError(
+            f"{source}: with holdout={holdout:g} all of the {documents:,} documents are on one side of train and "
+            "valid. Take a share that fits so few, 0 for no validation, or name a file of its own as valid."
+        )
 
 
 def _not_empty(source: str, split: str, read: Callable[[], Iterator[Document]]) -> Iterator[Document]:

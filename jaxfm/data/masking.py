@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 UNITS = ("token", "whole_word", "span")
-# Spans count words: lengths are geometric, cut at 10 words (Joshi et al. 2020, SpanBERT, section 3.1: mean 3.8).
+# Spans count words: lengths are geometric among 1 to 10 (Joshi et al. 2020, SpanBERT, section 3.1: mean 3.8).
 SPAN_P, SPAN_MAX = 0.2, 10
+# How pieces that start a word are marked, the space first: byte-level BPE (space, line end, tab), SentencePiece.
+_WHITE_SPACE = ("ĠĊĉč", "▁")
 # Room for the last unit of a row, which may reach beyond the wanted count: what does not fit it is left out.
 _HEADROOM = {"token": 0, "whole_word": 8, "span": 24}
 
@@ -61,15 +63,15 @@ def vocabulary_of(tokenizer: "PreTrainedTokenizerFast", size: int) -> MaskVocabu
     """Reads special tokens and word pieces off a tokenizer, for an embedding of `size` rows.
 
     A piece continues a word where WordPiece writes its prefix ("##"), and in byte-level BPE and SentencePiece where it
-    does not start with the mark of a space; there punctuation counts to the word it touches, as in fairseq.
+    does not start with white space; there punctuation counts to the word it touches, as in fairseq.
     """
     pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     special = set(tokenizer.all_special_ids)
     maskable, continues = np.zeros(size, bool), np.zeros(size, bool)
     maskable[: len(pieces)] = [index not in special for index in range(len(pieces))]
-    spaced = {mark for mark in "Ġ▁" if sum(piece.startswith(mark) for piece in pieces) > len(pieces) // 20}
+    starts = [marks for marks in _WHITE_SPACE if sum(piece.startswith(marks[0]) for piece in pieces) > len(pieces) / 20]
     for index, piece in enumerate(pieces):
-        continues[index] = not piece.startswith(tuple(spaced)) if spaced else piece.startswith("##")
+        continues[index] = not piece.startswith(tuple(starts[0])) if starts else piece.startswith("##")
     assert isinstance(tokenizer.mask_token_id, int), "a tokenizer without a mask token is refused before"
     return MaskVocabulary(tokenizer.mask_token_id, maskable, continues & maskable)
 
@@ -168,7 +170,8 @@ def _span_owners(
     A span starts at every word; taking spans in order until enough tokens are covered is then the same as taking
     tokens by the earliest span over them, which needs no loop.
     """
-    uniform_BT = jax.random.uniform(key, draws_BT.shape, minval=jnp.finfo(jnp.float32).tiny)
+    # The inverse of the distribution of lengths; the least uniform number is that at which a span of SPAN_MAX ends.
+    uniform_BT = jax.random.uniform(key, draws_BT.shape, minval=(1 - SPAN_P) ** SPAN_MAX)
     words_BT = jnp.minimum(1 + jnp.floor(jnp.log(uniform_BT) / math.log(1 - SPAN_P)), SPAN_MAX).astype(jnp.int32)
     best_rank_BT, owner_BT = jnp.take_along_axis(draws_BT, own_BT, axis=1), own_BT
     first_BT = own_BT

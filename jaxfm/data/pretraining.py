@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -56,6 +57,11 @@ def open_pretraining(data: DataConfig, tokenizer_uri: str, tokenizer: pathlib.Pa
     Raises:
       UserError: an empty corpus, rows prepared with another tokenizer or length, no tokenizer.
     """
+    if tokenizer is not None and tokenizer_uri.startswith(TRAIN_TOKENIZER):
+        raise UserError(
+            f"config.model.tokenizer: {tokenizer_uri!r} learns a vocabulary, but the weights have theirs already "
+            f"({tokenizer}). Leave it empty, or set config.model.init=scratch."
+        )
     if data.source.startswith(PREPARED):
         return _open_prepared(data, tokenizer)
     corpus = open_corpus(data.source, text_column=data.text_column, holdout=data.holdout)
@@ -108,7 +114,7 @@ def _prepared(data: DataConfig, corpus: Corpus, split: str, tokenizer: pathlib.P
 def _open_prepared(data: DataConfig, tokenizer: pathlib.Path | None) -> PretrainingData:
     rest = data.source.removeprefix(PREPARED)
     folders = {}
-    if "=" in rest:
+    if re.match(r"\w+=", rest):
         for part in rest.split(","):
             name, _, path = part.partition("=")
             folders[require_split(name)] = pathlib.Path(path).expanduser()
@@ -138,7 +144,8 @@ def _open_prepared(data: DataConfig, tokenizer: pathlib.Path | None) -> Pretrain
                 f"{folders[split]}: was prepared with another tokenizer than {chosen}. Prepare it anew with "
                 f"--tokenizer=dir:{chosen}."
             )
-    return PretrainingData(chosen, rows, _described(rows))
+    notes = () if tokenizer else (f"tokenizer: the one that the text was prepared with ({chosen})",)
+    return PretrainingData(chosen, rows, (*notes, *_described(rows)))
 
 
 def _learned(data: DataConfig, uri: str, read: Callable[[], Iterator[Document]]) -> pathlib.Path:

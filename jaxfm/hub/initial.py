@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 
 from jaxfm.config import ModelConfig
+from jaxfm.data.tokenization import VOCABULARY_FILES, load_tokenizer
 from jaxfm.errors import UserError
 from jaxfm.hub.locate import locate
 from jaxfm.hub.weights import read_checkpoint
@@ -49,7 +50,7 @@ def resolve(config: ModelConfig) -> Initial:
         encoder=with_dropout(checkpoint.encoder, config.dropout),
         params=checkpoint.params,
         labels=checkpoint.labels,
-        tokenizer=tokenizer_folder(config) or directory,
+        tokenizer=fitting_tokenizer(config, directory),
         notes=(f"weights: {config.init} ({checkpoint.encoder.family})", *checkpoint.notes),
     )
 
@@ -59,6 +60,24 @@ def tokenizer_folder(config: ModelConfig) -> pathlib.Path | None:
     if not config.tokenizer or config.tokenizer.startswith("train:"):
         return None
     return locate(config.tokenizer, "config.model.tokenizer")
+
+
+def fitting_tokenizer(config: ModelConfig, directory: pathlib.Path) -> pathlib.Path:
+    """Returns the tokenizer's directory: the one `config.model.tokenizer` names, else the one beside the weights.
+
+    Raises UserError where both are there and most of their entries have other numbers: a size may fit by chance.
+    """
+    named = tokenizer_folder(config)
+    if named is None or not any((directory / name).is_file() for name in VOCABULARY_FILES):
+        return named or directory
+    own, other = load_tokenizer(directory).get_vocab(), load_tokenizer(named).get_vocab()
+    alike = sum(own.get(piece) == number for piece, number in other.items())
+    if 2 * alike < len(other):
+        raise UserError(
+            f"config.model.tokenizer: only {alike:,} of the {len(other):,} entries of {named} have the number that the "
+            f"vocabulary of {config.init!r} gives them: it is not the tokenizer of these weights. Leave it empty."
+        )
+    return named
 
 
 def check_no_preset(config: ModelConfig) -> None:

@@ -89,9 +89,10 @@ class Filler:
     def encode(self, records: Sequence[Mapping[str, Any]]) -> Questions:
         """Asks for the masks of each text; in a text without one, for each of its tokens in turn.
 
-        A text longer than the encoder's positions is seen through a window around the token in question.
+        A text longer than the encoder's positions is seen through a window around the token in question. "[MASK]" is
+        taken as the mask whatever the tokenizer calls its own; "text" of the results then has the tokenizer's.
         """
-        texts = tuple(str(record["text"]) for record in records)
+        texts = tuple(str(record["text"]).replace("[MASK]", str(self.tokenizer.mask_token)) for record in records)
         mask_id, pad_id = self.tokenizer.mask_token_id, self.tokenizer.pad_token_id
         assert isinstance(mask_id, int) and isinstance(pad_id, int), "see check_tokenizer"
         opening, closing = ([getattr(self.tokenizer, name)] for name in ("cls_token_id", "sep_token_id"))

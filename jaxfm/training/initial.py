@@ -33,11 +33,16 @@ def resolve(config: ModelConfig) -> Initial:
     hub_initial.check_no_preset(config)
     exporter = registry.open_exporter(workdir)
     mesh = make_mesh(ParallelConfig())
-    _, params, step = restore_params(workdir, lambda rngs: exporter.make_model(rngs, dtype=compute_dtype("f32")), mesh)
+    try:
+        _, params, step = restore_params(
+            workdir, lambda rngs: exporter.make_model(rngs, dtype=compute_dtype("f32")), mesh
+        )
+    except UserError as error:
+        raise UserError(f"config.model.init: {error}") from error
     return Initial(
         encoder=hub_initial.with_dropout(exporter.encoder, config.dropout),
         params=to_host(params),
         labels=exporter.labels,
-        tokenizer=hub_initial.tokenizer_folder(config) or workdir / TOKENIZER_DIR,
+        tokenizer=hub_initial.fitting_tokenizer(config, workdir / TOKENIZER_DIR),
         notes=(f"weights: {config.init}, step {step} ({exporter.encoder.family})",),
     )

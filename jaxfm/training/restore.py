@@ -30,12 +30,12 @@ def restore_params(
     graphdef, abstract = build_abstract(lambda: make_model(nnx.Rngs(0)), mesh)
     directory = workdir / workdirs.CHECKPOINTS_DIR
     if not directory.is_dir():
-        raise UserError(f"--workdir={workdir}: has no checkpoint yet.")
+        raise UserError(f"{workdir}: has no checkpoint yet.")
     checkpoints = Checkpoints(directory, read_only=True)
     try:
         steps = checkpoints.steps()
         if not steps:
-            raise UserError(f"--workdir={workdir}: has no checkpoint yet.")
+            raise UserError(f"{workdir}: has no checkpoint yet.")
         best = checkpoints.meta(steps[-1])["best"]["step"]
         step = best if config.eval.select == "best" and best in steps else steps[-1]
         return graphdef, checkpoints.restore_params(step, abstract), step
