@@ -1,11 +1,11 @@
-"""A run that takes seconds: a generated tagged corpus in CoNLL files, a two-layer BERT of random weights, a config."""
+"""Runs that take seconds: a generated corpus, tagged or as plain text, a two-layer BERT of random weights, configs."""
 
 import dataclasses
 import json
 import pathlib
 import random
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.traverse_util
@@ -16,7 +16,7 @@ from flax import nnx
 from jaxfm.config import Config, default_config, from_config_dict, to_dict
 from jaxfm.hub.families import hf_config
 from jaxfm.hub.weights import write_tensors
-from jaxfm.models.heads import TokenClassifier
+from jaxfm.models.heads import MaskedLM, TokenClassifier
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.parallel.mesh import initialise
 
@@ -74,10 +74,29 @@ def write_corpus(directory: pathlib.Path, sizes: Mapping[str, int] = SIZES, *, d
     return f"conll:{directory}"
 
 
+def write_text(directory: pathlib.Path, sizes: Mapping[str, int] = SIZES) -> str:
+    """Writes a folder of plain text of so many sentences a split, two a document; returns its URI."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for seed, (split, count) in enumerate(sizes.items()):
+        lines = [" ".join(words) for words, _ in sentences(count, seed)]
+        documents = ["\n".join(lines[first : first + 2]) for first in range(0, count, 2)]
+        (directory / f"{split}.txt").write_text("\n\n".join(documents) + "\n", encoding="utf-8")
+    return f"text:{directory}"
+
+
 def random_params(encoder: EncoderConfig, classes: int, seed: int) -> dict[str, np.ndarray]:
-    """Path -> array of an encoder and a head; no bias is 0 and no scale is 1, so that a mix-up shows."""
+    """Path -> array of an encoder and a token classifier; no bias is 0 and no scale is 1, so that a mix-up shows."""
+    return _drawn(lambda: TokenClassifier(encoder, classes, nnx.Rngs(0)), encoder, seed)
+
+
+def random_masked_lm(encoder: EncoderConfig, seed: int) -> dict[str, np.ndarray]:
+    """The same of an encoder and a masked-LM head."""
+    return _drawn(lambda: MaskedLM(encoder, nnx.Rngs(0)), encoder, seed)
+
+
+def _drawn(make: Callable[[], nnx.Module], encoder: EncoderConfig, seed: int) -> dict[str, np.ndarray]:
     draw = np.random.default_rng(seed)
-    shapes = jax.eval_shape(lambda: initialise(lambda: TokenClassifier(encoder, classes, nnx.Rngs(0))))
+    shapes = jax.eval_shape(lambda: initialise(make))
     flat = flax.traverse_util.flatten_dict(shapes, sep="/")
     return {
         name: (name.endswith("scale") + encoder.initializer_range * draw.standard_normal(shape.shape)).astype(
@@ -99,6 +118,15 @@ def write_weights(
     directory.mkdir(parents=True, exist_ok=True)
     write_tensors(directory / "model.safetensors", encoder, random_params(encoder, max(len(labels), 1), seed))
     values = hf_config(encoder, head="ForTokenClassification", pad_token_id=0, labels=tuple(labels))
+    (directory / "config.json").write_text(json.dumps(values))
+    return write_tokenizer(directory)
+
+
+def write_masked_lm_weights(directory: pathlib.Path, encoder: EncoderConfig = ENCODER, seed: int = 7) -> str:
+    """Writes a Hugging Face directory of random weights with a masked-LM head; returns its URI."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_tensors(directory / "model.safetensors", encoder, random_masked_lm(encoder, seed))
+    values = hf_config(encoder, head="ForMaskedLM", pad_token_id=0, labels=())
     (directory / "config.json").write_text(json.dumps(values))
     return write_tokenizer(directory)
 
@@ -128,6 +156,28 @@ def config(directory: pathlib.Path, **overrides: Any) -> Config:
         write_corpus(directory / "corpus")
     if not (directory / "weights").exists():
         write_weights(directory / "weights")
+    return replaced(from_config_dict(values), **overrides)
+
+
+def masked_lm_config(directory: pathlib.Path, **overrides: Any) -> Config:
+    """The same for masked LM, over plain text and weights that have its head."""
+    values = default_config()
+    values.task = "masked_lm"
+    values.model.init = f"dir:{directory / 'masked_lm'}"
+    values.model.scan_layers = True
+    values.data.source = f"text:{directory / 'text'}"
+    values.data.cache = str(directory / "cache")
+    values.data.row_length = 48
+    values.optim.learning_rate = 1e-2
+    values.train.batch_size = 4
+    values.train.steps = 8
+    values.eval.batch_size = 8
+    values.eval.metric = "loss"
+    values.log.every_steps = 2
+    if not (directory / "text").exists():
+        write_text(directory / "text")
+    if not (directory / "masked_lm").exists():
+        write_masked_lm_weights(directory / "masked_lm")
     return replaced(from_config_dict(values), **overrides)
 
 
