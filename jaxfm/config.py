@@ -86,12 +86,22 @@ class MaskConfig:
     final_ratio: float | None = _field(
         None, "the same at the last step, linear between; None: the ratio stays", above=0.0, at_most=0.9
     )
-    mask_share: float = _field(0.8, "of the hidden tokens, those replaced by the mask token", at_least=0, at_most=1)
-    random_share: float = _field(0.1, "of the hidden tokens, those replaced by a random one", at_least=0, at_most=1)
+    mask_share: float = _field(
+        0.8, "mlm: of the hidden tokens, those replaced by the mask token (rtd: all)", at_least=0, at_most=1
+    )
+    random_share: float = _field(
+        0.1, "mlm: of the hidden tokens, those replaced by a random one (rtd: none)", at_least=0, at_most=1
+    )
     evaluate: tuple[str, ...] = _field(
         ("token", "whole_word", "span"), "units whose fixed masks validation and test are scored on, beside `unit`"
     )
     z_loss: float = _field(0.0, "weight of the squared log-partition, keeps logits small (PaLM: 1e-4)", at_least=0)
+    generator_depth: float = _field(
+        1 / 3, "rtd: layers of the generator as a share of the encoder's, at least one layer", above=0.0, at_most=1.0
+    )
+    discriminator_weight: float = _field(
+        50.0, "rtd: weight of the discriminator's loss beside the generator's (Clark et al. 2020: 50)", at_least=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +134,10 @@ class TrainConfig:
     epochs: float = _field(3.0, "passes over the training rows (rounded up to whole steps)", above=0.0)
     steps: int = _field(0, "optimizer updates; 0: as epochs says", at_least=0)
     batch_size: int = _field(16, "rows of one update over ALL devices and hosts", at_least=1)
+    first_batch_size: int = _field(
+        0, "rows of the first updates, doubled at equal intervals up to batch_size; 0: batch_size", at_least=0
+    )
+    batch_warmup_steps: int = _field(0, "updates before the batch has its full size", at_least=0)
     accumulate: int = _field(1, "micro-batches an update is summed from (exact for token-weighted losses)", at_least=1)
     precision: str = _field(
         "auto",

@@ -14,8 +14,8 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 def keep_freed_memory() -> bool:
     """Makes malloc reuse what was freed instead of returning it; says whether it did.
 
-    XLA's CPU client allocates a step's temporary buffers as one block and frees it after the step. glibc maps so large a
-    block anew each time, and the kernel zeroes every page of it again: a fifth of a step of a small encoder
+    XLA's CPU client allocates a step's temporary buffers as one block and frees it after the step. glibc maps so large
+    a block anew each time, and the kernel zeroes every page of it again: a fifth of a step of a small encoder
     (profiles/NOTES.md). In one arena, without mmap and without trimming, the block is the same at every step. The
     process keeps the most it ever needed; where an accelerator computes, nothing is gained and nothing changed.
 
@@ -28,7 +28,7 @@ def keep_freed_memory() -> bool:
 
 
 def _computes_on_cpu() -> bool:
-    """Whether JAX will choose the CPU, told without starting it: it was asked to, or has no plugin for anything else."""
+    """Whether JAX will choose the CPU, told without starting it: asked to, or without a plugin for anything else."""
     asked = os.environ.get("JAX_PLATFORMS", "")
     if asked:
         return asked.split(",")[0] == "cpu"

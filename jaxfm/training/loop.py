@@ -70,7 +70,7 @@ class _Log:
     writer: MetricsWriter
     progress: Progress
     goodput: Goodput
-    tokens_per_step: float
+    tokens_per_row: float
     pending: tuple[int, Sums] | None = None
     last: tuple[int, float] = (0, 0.0)
     skipped_in_a_row: int = 0
@@ -84,7 +84,8 @@ class _Log:
         now, (last_step, since) = self.goodput.busy(), self.last
         self.last = (step, now)
         rate = float(self.setup.schedule(step - 1))
-        speed = (step - last_step) * self.tokens_per_step / max(now - since, 1e-9)
+        rows = self.setup.batches.rows_before(step) - self.setup.batches.rows_before(last_step)
+        speed = rows * self.tokens_per_row / max(now - since, 1e-9)
         epoch = self.setup.batches.epoch_of(step)
         # A mean gradient norm over a skipped update would be NaN too: said in words, and in the log as it is.
         skipped = round(values["skipped"] * (step - last_step))
@@ -126,21 +127,21 @@ def fit(
     # (2 and 3 are one call: `setup.initial_state` knows which parameters are loaded.)
     state, sums, best = _restore(setup, mesh, checkpoints, goodput, progress)
     with goodput.during("compile"):
-        train_step = setup.lowered.compile()
-    progress.say(_describe(train_step, setup, config, task, mesh))
+        train_steps = {size: lowered.compile() for size, lowered in setup.lowered.items()}
+    progress.say(_describe(train_steps[config.train.batch_size], setup, config, task, mesh))
     step = first = int(state.step)
     batches = setup.batches.iterate(first, setup.total_steps)
     with (
         MetricsWriter(workdir, resume_step=first or None, tensorboard=config.log.tensorboard) as writer,
         PreemptionFlag() as preemption,
     ):
-        log = _Log(setup, writer, progress, goodput, _useful_tokens(config, task), last=(first, goodput.busy()))
+        log = _Log(setup, writer, progress, goodput, _useful_tokens(task), last=(first, goodput.busy()))
         goodput.enter("train")
         while step < setup.total_steps and not _gives_up(best, config):
             with goodput.during("wait for data"):
                 batch = meshes.place_batch(next(batches), mesh)
             with jax.transfer_guard("disallow"):
-                state, sums = train_step(state, sums, batch)
+                state, sums = train_steps[setup.batches.size(step)](state, sums, batch)
             step += 1
             log.flush()  # the interval before this step: the device is busy with this one meanwhile
             if step % config.log.every_steps == 0 or step == setup.total_steps:
@@ -230,14 +231,19 @@ def _describe(train_step: jax.stages.Compiled, setup: Setup, config: Config, tas
         f"{count_parameters(setup.abstract.params):,} parameters; {mesh.size} device(s) as {shape}; "
         f"peak memory {peak}\n"
         f"{len(rows):,} rows of {rows.row_length} tokens, {rows.useful_share:.1%} of them useful; "
-        f"{setup.total_steps:,} steps of {config.train.batch_size} rows ({tokens:,} tokens)"
+        f"{setup.total_steps:,} steps of {config.train.batch_size} rows ({tokens:,} tokens){_growth(setup)}"
     )
 
 
-def _useful_tokens(config: Config, task: Task) -> float:
-    """Tokens a step that are not padding, on average over an epoch."""
+def _growth(setup: Setup) -> str:
+    sizes = setup.batches.sizes
+    return f", of {', '.join(map(str, sizes[:-1]))} rows first" if len(sizes) > 1 else ""
+
+
+def _useful_tokens(task: Task) -> float:
+    """Tokens a row that are not padding, on average over an epoch."""
     rows = task.rows("train")
-    return config.train.batch_size * rows.row_length * rows.useful_share
+    return rows.row_length * rows.useful_share
 
 
 def _is_evaluation(step: int, config: Config, setup: Setup) -> bool:

@@ -70,7 +70,7 @@ def training_facts(config: Config, task: Task, setup: Setup, fitted: Fitted, goo
     seconds = goodput.seconds()
     rows = task.rows("train")
     busy = max(goodput.busy(), 1e-9)
-    tokens = fitted.last_step * config.train.batch_size * rows.row_length
+    tokens = setup.batches.rows_before(fitted.last_step) * rows.row_length
     return {
         "steps": fitted.last_step,
         "epochs": setup.batches.epoch_of(fitted.last_step),

@@ -34,7 +34,7 @@ class Setup:
       schedule: step -> learning rate.
       abstract: shapes and shardings of the state.
       metric_names: names of the sums that a step adds to.
-      lowered: the step, traced but not compiled: (state, sums, batch) -> (state, sums).
+      lowered: for each batch size of the run the step, traced but not compiled: (state, sums, batch) -> (state, sums).
       evaluate: (params, rows) -> the task's outputs.
       initial_state: makes the state of step 0.
     """
@@ -45,7 +45,7 @@ class Setup:
     schedule: Schedule
     abstract: TrainState
     metric_names: tuple[str, ...]
-    lowered: jax.stages.Lowered
+    lowered: Mapping[int, jax.stages.Lowered]
     evaluate: Evaluator
     initial_state: Callable[[], TrainState]
 
@@ -68,9 +68,6 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
     Raises:
       UserError: a batch that cannot be divided, an unknown metric, a pattern that matches nothing.
     """
-    meshes.check_batch_size(
-        "config.train.batch_size", config.train.batch_size, mesh, accumulate=config.train.accumulate
-    )
     meshes.check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
     if config.eval.metric not in task.choosing:
         raise UserError(
@@ -79,10 +76,15 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
     batches = TrainBatches(
         task.rows("train"),
         batch_size=config.train.batch_size,
+        first_batch_size=config.train.first_batch_size,
+        warmup_steps=config.train.batch_warmup_steps,
         seed=config.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    for size in batches.sizes:
+        key = "config.train.batch_size" if size == config.train.batch_size else "config.train.first_batch_size"
+        meshes.check_batch_size(key, size, mesh, accumulate=config.train.accumulate)
     total_steps = config.train.steps or batches.steps_for(config.train.epochs)
     dtype = compute_dtype(config.train.precision)
 
@@ -96,12 +98,12 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
     def loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array) -> Any:
         return task.loss(nnx.merge(graphdef, params), batch, key, progress)
 
-    shape = (config.train.batch_size, task.rows("train").row_length)
-    batch = {
-        name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=meshes.batch_sharding(mesh)) for name in BATCH_FIELDS
-    }
+    def batch(size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        shape, sharding = (size, task.rows("train").row_length), meshes.batch_sharding(mesh)
+        return {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding) for name in BATCH_FIELDS}
+
     abstract = abstract_state(params, optimizer, mesh)
-    names = metric_names(loss, params, batch)
+    names = metric_names(loss, params, batch(config.train.batch_size))
     whole = meshes.replicated(mesh)
     sums = {name: jax.ShapeDtypeStruct((2,), jnp.float32, sharding=whole) for name in names}
     step = jax.jit(
@@ -116,7 +118,7 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
         schedule=schedule,
         abstract=abstract,
         metric_names=names,
-        lowered=step.lower(abstract, sums, batch),
+        lowered={size: step.lower(abstract, sums, batch(size)) for size in batches.sizes},
         evaluate=Evaluator(task.outputs, graphdef, mesh, config.eval.batch_size),
         initial_state=lambda: new_state(make_model, optimizer, abstract, config.seed, loaded),
     )

@@ -156,3 +156,44 @@ def test_a_batch_that_hosts_cannot_share_is_refused(batch_size: int, hosts: int)
         TrainBatches(some_rows(8), batch_size=batch_size, seed=0, process_count=hosts)
     with pytest.raises(UserError, match=f"batch_size = {batch_size}: .*{hosts}"):
         next(eval_batches(some_rows(8), batch_size, 0, hosts))
+
+
+def test_a_batch_that_grows_drops_and_repeats_no_row() -> None:
+    rows = some_rows(37)
+    batches = TrainBatches(rows, batch_size=16, seed=2, first_batch_size=2, warmup_steps=7)
+    assert batches.sizes == (2, 4, 8, 16)
+    sizes = [len(batches.batch(step)["tokens"]) for step in range(12)]
+    assert sizes == [batches.size(step) for step in range(12)] == [2] * 2 + [4] * 2 + [8] * 3 + [16] * 5
+    assert [batches.rows_before(step) for step in range(13)] == np.cumsum([0, *sizes]).tolist()
+    # The same stream of rows as with one size.
+    stream = drawn([batches.batch(step) for step in range(12)])
+    whole = drawn([TrainBatches(rows, batch_size=sum(sizes), seed=2).batch(0)])
+    assert stream == whole
+    for epochs in (0.01, 0.3, 1, 2, 3.2):
+        steps = batches.steps_for(epochs)
+        assert batches.rows_before(steps) >= epochs * 37 > batches.rows_before(steps - 1)
+    parts = [
+        TrainBatches(
+            rows, batch_size=16, seed=2, first_batch_size=2, warmup_steps=7, process_index=host, process_count=2
+        )
+        for host in range(2)
+    ]
+    for step in (0, 3, 6, 9):
+        assert_equal(batches.batch(step), {n: np.concatenate([p.batch(step)[n] for p in parts]) for n in BATCH_FIELDS})
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ((16, 3, 5), "3 does not double up to the batch size of 16; 8, 4, 2, 1 does"),
+        ((16, 16, 5), "16 does not double up"),
+        ((16, 32, 5), "32 does not double up"),
+        ((15, 5, 5), "nothing does"),
+        ((16, 4, 0), "needs both"),
+        ((16, 0, 5), "needs both"),
+    ],
+)
+def test_sizes_that_do_not_grow_into_the_batch_are_refused(sizes: tuple[int, int, int], words: str) -> None:
+    size, first, steps = sizes
+    with pytest.raises(UserError, match=words):
+        TrainBatches(some_rows(8), batch_size=size, seed=0, first_batch_size=first, warmup_steps=steps)

@@ -166,6 +166,21 @@ def test_a_run_stopped_three_times_is_the_run_that_was_not(
     assert len({step: whole.saved[step] for step in (5, 10, 12)}) == 3
 
 
+def test_a_growing_batch_resumes_to_the_same_bits(folder: pathlib.Path, tmp_path: pathlib.Path, saved: Saved) -> None:
+    sizes = {"train__batch_size": 16, "train__first_batch_size": 8, "train__batch_warmup_steps": 3}
+    config = tiny.config(folder, **BASE | sizes | {"train__steps": 5, "eval__every_steps": 2})
+    report = train(config, tmp_path / "whole")
+    wanted = dict(saved)
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(patch, 4, crash)  # the first update of full size; step 2 is saved
+        with pytest.raises(CrashError):
+            train(config, tmp_path / "run")
+    saved.clear()
+    assert train(config, tmp_path / "run")["splits"] == report["splits"]
+    assert saved[5] == wanted[5] and min(saved) > 2
+    assert report["training"]["epochs"] == (3 * 8 + 2 * 16) / 31
+
+
 def test_a_damaged_newest_checkpoint_costs_only_time(
     whole: Whole, config: Config, tmp_path: pathlib.Path, saved: Saved, caplog: pytest.LogCaptureFixture
 ) -> None:

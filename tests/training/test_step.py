@@ -166,7 +166,7 @@ def losses_on(folder: pathlib.Path, sizes: tuple[int, int, int]) -> tuple[float,
     config = tiny.config(folder, optim__learning_rate=1e-3, train__steps=10, model__dropout=0.3)
     mesh = make_mesh(ParallelConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
     setup = real_setup(config, mesh)
-    step, losses = setup.lowered.compile(), []
+    step, losses = setup.lowered[config.train.batch_size].compile(), []
 
     def one_step(state: TrainState, index: int) -> TrainState:
         batch = place_batch(setup.batches.batch(index), mesh)
@@ -212,7 +212,7 @@ def test_the_state_is_donated_and_nothing_is_traced_again(tmp_path: pathlib.Path
 
     monkeypatch.setattr(type(task), "loss", counted)
     setup = set_up(config, task, loaded, mesh)
-    step = setup.lowered.compile()
+    step = setup.lowered[config.train.batch_size].compile()
     traced, state, sums = len(traces), setup.initial_state(), empty_sums(setup.metric_names, mesh)
     assert traced
     state_bytes = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
