@@ -10,6 +10,7 @@ from typing import Any
 
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -19,6 +20,11 @@ from jaxfm.hub.weights import write_tensors
 from jaxfm.models.heads import MaskedLM, TokenClassifier
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.parallel.mesh import initialise
+from jaxfm.tasks import registry
+from jaxfm.training import workdir as workdirs
+from jaxfm.training.checkpoint import Checkpoints
+from jaxfm.training.initial import resolve
+from jaxfm.training.state import TrainState
 
 NAMES = {
     "PER": ("ada", "boole", "curry", "dedekind", "emmy", "frege", "gauss", "hilbert"),
@@ -191,6 +197,22 @@ def replaced(values: Config, **overrides: Any) -> Config:
             group = group[part]
         group[name] = value
     return from_config_dict(nested)
+
+
+def write_run(workdir: pathlib.Path, ner: Config, *, best: int) -> dict[int, dict[str, np.ndarray]]:
+    """Writes the directory of a run of NER that was never trained; returns path -> array of its checkpoints 1 and 2."""
+    task, _, _ = registry.create(ner, resolve(ner.model))
+    workdirs.write_config(workdir, ner)
+    task.save(workdir)
+    checkpoints = Checkpoints(workdir / workdirs.CHECKPOINTS_DIR, keep_last=2)
+    made = {step: random_params(ENCODER, len(LABELS), seed=20 + step) for step in (1, 2)}
+    for step, params in made.items():
+        arrays = jax.tree.map(jnp.asarray, nested(params))
+        state = TrainState(jnp.int32(step), arrays, {"count": jnp.int32(step)}, jnp.zeros(2, jnp.uint32))
+        meta = {"fingerprint": "", "best": {"step": best, "value": 0.5, "waited": 0}, "goodput": {}}
+        checkpoints.save(state, {"loss": jnp.zeros(2)}, meta, best=best)
+    checkpoints.close()
+    return made
 
 
 def batch_of(rows: Any, count: int, first: int = 0) -> dict[str, np.ndarray]:

@@ -55,7 +55,7 @@ def test_every_call_reads_anew_and_lazily(folder):
 
 def test_a_share_that_holds_nothing_is_said(folder):
     corpus = open_corpus(f"text:{folder}", holdout=1e-9)
-    with pytest.raises(UserError, match="the split 'valid' is empty"):
+    with pytest.raises(UserError, match=r"holdout=1e-09 all of the 1,000 documents are on one side of train and valid"):
         texts(corpus, "valid")
 
 

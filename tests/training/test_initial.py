@@ -1,0 +1,86 @@
+"""Weights of another run: which checkpoint of it, and what is refused. Other places: tests/hub/test_initial.py."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from jaxfm.config import Config, ModelConfig
+from jaxfm.errors import UserError
+from jaxfm.export import export
+from jaxfm.hub import initial as hub_initial
+from jaxfm.training.initial import resolve
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return tmp_path_factory.mktemp("initial")
+
+
+@pytest.fixture(scope="module")
+def run(folder: pathlib.Path) -> tuple[Config, pathlib.Path]:
+    """A run of NER with the checkpoints 1 and 2, of which the first is the best."""
+    config = tiny.config(folder)
+    tiny.write_run(folder / "run", config, best=1)
+    return config, folder / "run"
+
+
+def test_the_weights_are_those_the_run_reports(run: tuple[Config, pathlib.Path], tmp_path: pathlib.Path) -> None:
+    config, workdir = run
+    initial = resolve(ModelConfig(init=f"run:{workdir}"))
+    chosen = tiny.random_params(tiny.ENCODER, len(tiny.LABELS), seed=21)
+    assert set(initial.params) == set(chosen) and initial.labels == tiny.LABELS
+    for name, values in chosen.items():
+        np.testing.assert_array_equal(initial.params[name], values)
+    assert initial.encoder == tiny.ENCODER and initial.tokenizer == workdir / "tokenizer"
+    assert initial.notes == (f"weights: run:{workdir}, step 1 (bert)",)
+    # The same as by way of an export.
+    exported = hub_initial.resolve(ModelConfig(init=f"dir:{export(workdir, tmp_path / 'hf')}"))
+    assert exported.encoder == initial.encoder and set(exported.params) == set(chosen)
+    for name, values in chosen.items():
+        np.testing.assert_array_equal(exported.params[name], values)
+    # Where the last checkpoint is chosen, the last.
+    made = tiny.write_run(tmp_path / "last", tiny.replaced(config, eval__select="last"), best=1)
+    last = resolve(ModelConfig(init=f"run:{tmp_path / 'last'}"))
+    np.testing.assert_array_equal(last.params["head/kernel"], made[2]["head/kernel"])
+    assert not np.array_equal(made[2]["head/kernel"], chosen["head/kernel"]) and "step 2" in last.notes[0]
+
+
+def test_all_else_is_resolved_as_ever(run: tuple[Config, pathlib.Path]) -> None:
+    config, _ = run
+    ours, theirs = resolve(config.model), hub_initial.resolve(config.model)
+    assert ours.notes == theirs.notes and ours.encoder == theirs.encoder and set(ours.params) == set(theirs.params)
+
+
+def test_dropout_and_tokenizer_of_the_new_run_come_first(
+    run: tuple[Config, pathlib.Path], tmp_path: pathlib.Path
+) -> None:
+    _, workdir = run
+    own = tiny.write_tokenizer(tmp_path / "own")
+    initial = resolve(ModelConfig(init=f"run:{workdir}", dropout=0.3, tokenizer=own))
+    assert (initial.encoder.dropout, initial.encoder.attention_dropout) == (0.3, 0.3)
+    assert initial.tokenizer == tmp_path / "own"
+    (tmp_path / "own" / "vocab.txt").write_text("\n".join([*tiny.PIECES[:5], *tiny.VOCABULARY[:4:-1]]) + "\n")
+    with pytest.raises(UserError, match="is not the tokenizer of these weights"):
+        resolve(ModelConfig(init=f"run:{workdir}", tokenizer=own))
+
+
+def test_what_is_no_run_is_refused(run: tuple[Config, pathlib.Path], tmp_path: pathlib.Path) -> None:
+    _, workdir = run
+    for place in (tmp_path, tmp_path / "none"):
+        with pytest.raises(UserError) as caught:
+            resolve(ModelConfig(init=f"run:{place}"))
+        assert str(caught.value).startswith(f"config.model.init: 'run:{place}': {place} holds no run of jaxfm")
+    with pytest.raises(UserError, match="config.model.preset: is 'bert_tiny', but the shape comes from the weights"):
+        resolve(ModelConfig(init=f"run:{workdir}", preset="bert_tiny"))
+    # A run that was stopped before its first checkpoint.
+    for name in ("config.json", "task.json"):
+        (tmp_path / name).write_bytes((workdir / name).read_bytes())
+    (tmp_path / "tokenizer").symlink_to(workdir / "tokenizer")
+    with pytest.raises(UserError) as caught:
+        resolve(ModelConfig(init=f"run:{tmp_path}"))
+    assert str(caught.value) == f"config.model.init: {tmp_path}: has no checkpoint yet."
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match=r"config\.model\.init: .*: has no checkpoint yet"):
+        resolve(ModelConfig(init=f"run:{tmp_path}"))
