@@ -102,6 +102,16 @@ _MODERN_MASKED_LM: dict[str, Tensor] = {
     **_norm("transform/norm", "head.norm"),
     "decoder/bias": Tensor("decoder.bias"),
 }
+_ELECTRA_MASKED_LM: dict[str, Tensor] = {
+    **_linear("transform/dense", "generator_predictions.dense"),
+    **_norm("transform/norm", "generator_predictions.LayerNorm"),
+    "decoder/bias": Tensor("generator_lm_head.bias"),
+}
+# The head of replaced-token detection (ForPreTraining), full names.
+_ELECTRA_DETECTOR: dict[str, Tensor] = {
+    **_linear("detector/dense", "discriminator_predictions.dense"),
+    **_linear("detector/head", "discriminator_predictions.dense_prediction"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +125,7 @@ class Family:
       tied: tensors that such checkpoints may carry although they must equal one of our parameters.
       known_extras: tensors that such checkpoints may carry and that nothing here uses (full names).
       architecture: transformers' class name up to the head, as in "Bert" + "ForTokenClassification".
+      detector: as masked_lm, for the head of replaced-token detection; empty where transformers has no such class.
     """
 
     prefix: str
@@ -123,6 +134,7 @@ class Family:
     tied: Mapping[str, str]
     known_extras: tuple[str, ...]
     architecture: str
+    detector: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 WORD_EMBEDDING = "encoder/embeddings/word/embedding"
@@ -168,6 +180,24 @@ FAMILIES: dict[str, Family] = {
         tied={"decoder.weight": WORD_EMBEDDING},
         known_extras=_HEADS,
         architecture="ModernBert",
+    ),
+    "electra": Family(
+        prefix="electra.",
+        encoder=_BERT_ENCODER,
+        masked_lm=_ELECTRA_MASKED_LM,
+        tied={"generator_lm_head.weight": WORD_EMBEDDING},
+        known_extras=(
+            "electra.embeddings.position_ids",
+            "sequence_summary.summary.weight",
+            "sequence_summary.summary.bias",
+            "classifier.dense.weight",
+            "classifier.dense.bias",
+            "classifier.out_proj.weight",
+            "classifier.out_proj.bias",
+            *_HEADS,
+        ),
+        architecture="Electra",
+        detector=_ELECTRA_DETECTOR,
     ),
 }
 # Same tensors, same function; only transformers' class differs.
@@ -220,8 +250,14 @@ def _require(values: Mapping[str, Any], where: str, **required: Any) -> None:
 
 def _read_bert(family: str, values: Mapping[str, Any], where: str) -> EncoderConfig:
     _require(values, where, hidden_act="gelu", position_embedding_type="absolute", is_decoder=False)
+    # transformers' default is 128, whatever the width.
+    if family == "electra" and (size := values.get("embedding_size", 128)) != values["hidden_size"]:
+        raise UserError(
+            f"{where}: embedding_size is {size!r} and hidden_size {values['hidden_size']!r}; the electra encoder here "
+            "has no projection between them, so both must be the same (as in electra-base and electra-large)."
+        )
     offset = 0
-    if family != "bert":
+    if family in ("roberta", "xlm-roberta"):
         pad = values.get("pad_token_id", 1)
         if not isinstance(pad, int) or pad < 0:
             raise UserError(
@@ -328,7 +364,7 @@ def _global_every(values: Mapping[str, Any], where: str) -> int:
 def hf_config(config: EncoderConfig, *, head: str, pad_token_id: int, labels: tuple[str, ...]) -> dict[str, Any]:
     """Returns what config.json must say for transformers to build the same model.
 
-    `head` is the rest of transformers' class name, e.g. "ForTokenClassification" or "ForMaskedLM".
+    `head` is the rest of transformers' class name: "ForTokenClassification", "ForMaskedLM" or "ForPreTraining".
     """
     values = {
         "architectures": [f"{FAMILIES[config.family].architecture}{head}"],
@@ -351,7 +387,8 @@ def hf_config(config: EncoderConfig, *, head: str, pad_token_id: int, labels: tu
 def _bert_values(config: EncoderConfig) -> dict[str, Any]:
     assert (config.norm_placement, config.position_embedding, config.ffn) == ("post", "learned", "gelu")
     assert config.linear_bias and config.norm_bias and not config.local_window and not config.classifier_transform
-    return {
+    own = {"embedding_size": config.hidden_size} if config.family == "electra" else {}
+    return own | {
         "type_vocab_size": config.type_vocab_size,
         "layer_norm_eps": config.norm_eps,
         "hidden_act": "gelu",

@@ -27,7 +27,8 @@ class Checkpoint:
     Attributes:
       encoder: shape of the encoder.
       params: path -> f32 array, layers stacked along a leading axis: "encoder/..."; "head/..." of a token classifier
-        whose classes have names; "transform/..." and "decoder/bias" of a masked-LM head.
+        whose classes have names; "transform/..." and "decoder/bias" of a masked-LM head; "detector/..." of
+        replaced-token detection.
       labels: class names of the "head/" in `params`; empty when there is none.
       notes: sentences for the log: which tensors were not used.
     """
@@ -62,6 +63,8 @@ def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
     untied = _untied(table | head, family, tensors)
     if not untied and all(tensor.name in tensors for tensor in head.values()):
         table |= head
+    if all(tensor.name in tensors for tensor in family.detector.values()):
+        table |= family.detector
     params, used = {}, set()
     for ours, tensor in table.items():
         params[ours], names = _gather(ours, tensor, tensors, config, len(labels), directory)
@@ -69,7 +72,7 @@ def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
     if "decoder/bias" in params:
         used |= set(family.tied)
     extras = {name if prefix else name.removeprefix(family.prefix) for name in family.known_extras}
-    extras |= {tensor.name for tensor in head.values()} | set(family.tied)
+    extras |= {tensor.name for tensor in (*head.values(), *family.detector.values())} | set(family.tied)
     unused = sorted(set(tensors) - used)
     unknown = [name for name in unused if name not in extras]
     if unknown:
@@ -86,11 +89,15 @@ def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
 def write_tensors(path: pathlib.Path, config: EncoderConfig, params: Mapping[str, np.ndarray]) -> None:
     """Writes encoder and head (path -> array) under transformers' names to one safetensors file.
 
-    The head is that of masked LM where `params` has its decoder, else a token classifier's.
+    The head is that of masked LM where `params` has its decoder, that of replaced-token detection where it has a
+    detector, else a token classifier's.
     """
     family = FAMILIES[config.family]
     table = _encoder_tensors(config, family.prefix)
-    table |= present(family.masked_lm, config) if "decoder/bias" in params else _classifier_tensors(config)
+    if "decoder/bias" in params:
+        table |= present(family.masked_lm, config)
+    else:
+        table |= family.detector if "detector/head/bias" in params else _classifier_tensors(config)
     assert set(params) == set(table), f"parameters without a name: {sorted(set(params) ^ set(table))}"
     found: dict[str, list[np.ndarray]] = {}
     for ours, tensor in table.items():
@@ -172,6 +179,9 @@ def _shape(ours: str, config: EncoderConfig, num_classes: int) -> tuple[int, ...
         "ffn/down/kernel": (f, d),
         "head/kernel": (d, num_classes),
         "head/bias": (num_classes,),
+        "detector/dense/kernel": (d, d),
+        "detector/head/kernel": (d, 1),
+        "detector/head/bias": (1,),
         "transform/dense/kernel": (d, d),
         "decoder/bias": (config.vocab_size,),
     }

@@ -165,10 +165,7 @@ class Encoder(nnx.Module):
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs, *, dtype: jnp.dtype = jnp.float32, scan: bool = True):
         """Makes the encoder; `dtype` is that of activations (parameters are f32), `scan=False` unrolls the layers."""
         self.embeddings = Embeddings(config, dtype, rngs)
-        make_layers = nnx.vmap(
-            lambda layer_rngs: EncoderLayer(config, dtype, layer_rngs), transform_metadata=stack_metadata()
-        )
-        self.layers = make_layers(rngs.split(config.num_layers))
+        self.layers = make_layers(config, dtype, rngs)
         self.config = config
         self.scan = scan
 
@@ -183,43 +180,65 @@ class Encoder(nnx.Module):
     ) -> jax.Array:
         """Returns the last hidden states [B, T, D]; `key` turns dropout on."""
         embedding_key, layers_key = split_key(key, 2)
-        views = self._views(segment_ids_BT, positions_BT)
-        graphdef, parameters = nnx.split(self.layers)
-        keys = None if layers_key is None else jax.random.split(layers_key, self.config.num_layers)
-        pre_norm = self.config.norm_placement == "pre"
-
-        def apply_layers(stream: Any, layers: list[tuple[nnx.State, jax.Array | None]]) -> tuple[Any, None]:
-            for (layer, layer_key), view in zip(layers, views, strict=False):
-                stream = nnx.merge(graphdef, layer)(stream, view, layer_key)
-            return stream, None
-
         x_BTD = self.embeddings(tokens_BT, positions_BT, type_ids_BT, embedding_key)
-        stream = (x_BTD, x_BTD) if pre_norm else x_BTD
-        # One round of the loop is one period of views, so that which layers are local is known to the compiler.
-        period = len(views)
-        rounds, rest = divmod(self.config.num_layers, period)
-        looped = [_every(period, first, rounds, (parameters, keys)) for first in range(period)]
-        stream, _ = lax.scan(apply_layers, stream, looped, length=rounds, unroll=1 if self.scan else max(rounds, 1))
-        left = [jax.tree.map(lambda leaf, i=i: leaf[rounds * period + i], (parameters, keys)) for i in range(rest)]
-        stream, _ = apply_layers(stream, left)
-        return stream[1] if pre_norm else stream
+        return apply_layers(
+            self.config, self.layers, x_BTD, segment_ids_BT, positions_BT, key=layers_key, scan=self.scan
+        )
 
-    def _views(self, segment_ids_BT: jax.Array, positions_BT: jax.Array) -> tuple[View, ...]:
-        """Returns what each layer of a period sees: the first the whole segment, the others a window."""
-        config = self.config
 
-        def turned(theta: float) -> Rotation | None:
-            rotary = config.position_embedding == "rope"
-            return rotation(positions_BT, config.head_dim, theta) if rotary else None
+def make_layers(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> EncoderLayer:
+    """Makes `num_layers` layers as one whose parameters are stacked along a leading axis."""
+    make = nnx.vmap(lambda layer_rngs: EncoderLayer(config, dtype, layer_rngs), transform_metadata=stack_metadata())
+    return make(rngs.split(config.num_layers))
 
-        whole = View(segment_mask(segment_ids_BT), 0, turned(config.global_rope_theta))
-        if not config.local_window:
-            return (whole,)
-        reach = config.local_window // 2
-        chunk = chunk_length(segment_ids_BT.shape[1], reach)
-        mask = local_mask(segment_ids_BT, positions_BT, reach, chunk)
-        local = View(mask, chunk, turned(config.local_rope_theta))
-        return (whole, *(local,) * (config.global_every - 1))
+
+def apply_layers(
+    config: EncoderConfig,
+    layers: EncoderLayer,
+    x_BTD: jax.Array,
+    segment_ids_BT: jax.Array,
+    positions_BT: jax.Array,
+    *,
+    key: jax.Array | None,
+    scan: bool,
+) -> jax.Array:
+    """Returns the hidden states [B, T, D] behind stacked layers; `x_BTD` are embeddings, `key` turns dropout on."""
+    views = _views(config, segment_ids_BT, positions_BT)
+    graphdef, parameters = nnx.split(layers)
+    keys = None if key is None else jax.random.split(key, config.num_layers)
+    pre_norm = config.norm_placement == "pre"
+
+    def apply(stream: Any, some: list[tuple[nnx.State, jax.Array | None]]) -> tuple[Any, None]:
+        for (layer, layer_key), view in zip(some, views, strict=False):
+            stream = nnx.merge(graphdef, layer)(stream, view, layer_key)
+        return stream, None
+
+    stream = (x_BTD, x_BTD) if pre_norm else x_BTD
+    # One round of the loop is one period of views, so that which layers are local is known to the compiler.
+    period = len(views)
+    rounds, rest = divmod(config.num_layers, period)
+    looped = [_every(period, first, rounds, (parameters, keys)) for first in range(period)]
+    stream, _ = lax.scan(apply, stream, looped, length=rounds, unroll=1 if scan else max(rounds, 1))
+    left = [jax.tree.map(lambda leaf, i=i: leaf[rounds * period + i], (parameters, keys)) for i in range(rest)]
+    stream, _ = apply(stream, left)
+    return stream[1] if pre_norm else stream
+
+
+def _views(config: EncoderConfig, segment_ids_BT: jax.Array, positions_BT: jax.Array) -> tuple[View, ...]:
+    """Returns what each layer of a period sees: the first the whole segment, the others a window."""
+
+    def turned(theta: float) -> Rotation | None:
+        rotary = config.position_embedding == "rope"
+        return rotation(positions_BT, config.head_dim, theta) if rotary else None
+
+    whole = View(segment_mask(segment_ids_BT), 0, turned(config.global_rope_theta))
+    if not config.local_window:
+        return (whole,)
+    reach = config.local_window // 2
+    chunk = chunk_length(segment_ids_BT.shape[1], reach)
+    mask = local_mask(segment_ids_BT, positions_BT, reach, chunk)
+    local = View(mask, chunk, turned(config.local_rope_theta))
+    return (whole, *(local,) * (config.global_every - 1))
 
 
 def _every(period: int, first: int, rounds: int, stacked: Any) -> Any:

@@ -16,20 +16,25 @@ from jaxfm.models.presets import EncoderConfig
 from jaxfm.parallel.mesh import with_axes
 
 
+def square(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
+    """The dense layer, D to D, that heads begin with."""
+    return nnx.Linear(
+        config.hidden_size,
+        config.hidden_size,
+        use_bias=config.linear_bias,
+        dtype=dtype,
+        kernel_init=with_axes(nnx.initializers.truncated_normal(config.initializer_range), "embed", "norm"),
+        bias_init=with_axes(nnx.initializers.zeros_init(), "norm"),
+        rngs=rngs,
+    )
+
+
 class Transform(nnx.Module):
     """Dense layer, gelu and norm between encoder and classes (Devlin et al. 2019, in their code)."""
 
     def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
         """Makes the layer."""
-        self.dense = nnx.Linear(
-            config.hidden_size,
-            config.hidden_size,
-            use_bias=config.linear_bias,
-            dtype=dtype,
-            kernel_init=with_axes(nnx.initializers.truncated_normal(config.initializer_range), "embed", "norm"),
-            bias_init=with_axes(nnx.initializers.zeros_init(), "norm"),
-            rngs=rngs,
-        )
+        self.dense = square(config, dtype, rngs)
         self.norm = layer_norm(config, dtype, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:

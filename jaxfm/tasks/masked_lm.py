@@ -89,29 +89,42 @@ class MaskedLMTask:
     ) -> tuple[jax.Array, tuple[jax.Array, Sums]]:
         """Cross-entropy summed over the tokens hidden at this step, plus the z-loss; also their "accuracy"."""
         mask_key, dropout_key = jax.random.split(key)
+        guessed = guess(model, self.mask(batch, mask_key, progress), self.limit(batch, self.masking.unit), dropout_key)
+        found = compare(guessed)
+        weight = found["weight"].sum()
+        accuracy = weighted((found["right"] * found["weight"]).sum(), weight)
+        return self.total(found), (weight, {"accuracy": accuracy})
+
+    def ratio(self, progress: jax.Array | float) -> jax.Array | float:
+        """Returns the share of the tokens to hide at `progress` (0 to 1) of a run."""
         first, last = self.ratios
-        limit = masking.max_predictions(self.masking.unit, max(self.ratios), batch["tokens"].shape[1])
+        return first + (last - first) * progress
+
+    def mask(self, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array | float) -> dict[str, jax.Array]:
+        """Returns the batch with tokens hidden, and those that they were as labels."""
         tokens_BT, labels_BT = masking.mask_tokens(
-            mask_key,
+            key,
             batch["tokens"],
             batch["segment_ids"],
             self.vocabulary,
             self.masking,
-            ratio=first + (last - first) * progress,
-            limit=limit,
+            ratio=self.ratio(progress),
+            limit=self.limit(batch, self.masking.unit),
         )
-        hidden_BTD = model.hidden({**batch, "tokens": tokens_BT}, key=dropout_key)
-        found = _predict(model, hidden_BTD, labels_BT, limit)
-        weight = found["weight"].sum()
-        loss = found["loss"].sum() + self.z_loss * jnp.sum(found["log_z"] ** 2 * found["weight"])
-        return loss, (weight, {"accuracy": weighted((found["right"] * found["weight"]).sum(), weight)})
+        return {**batch, "tokens": tokens_BT, "labels": labels_BT}
+
+    def limit(self, batch: Mapping[str, jax.Array], *units: str) -> int:
+        """Returns P, the number of places a row that hidden tokens of these units may take."""
+        length = batch["tokens"].shape[1]
+        return max(masking.max_predictions(unit, max(self.ratios), length) for unit in units)
+
+    def total(self, found: Mapping[str, jax.Array]) -> jax.Array:
+        """Returns the sum of cross-entropy and z-loss of what `compare` found."""
+        return found["loss"].sum() + self.z_loss * jnp.sum(found["log_z"] ** 2 * found["weight"])
 
     def outputs(self, model: MaskedLM, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns for the P first labelled tokens of each row: "place", "target" (-1: none), "predicted", "loss"."""
-        ratio = max(self.ratios)
-        length = batch["tokens"].shape[1]
-        limit = max(masking.max_predictions(unit, ratio, length) for unit in self.units)
-        found = _predict(model, model.hidden(batch), batch["labels"], limit)
+        found = compare(guess(model, batch, self.limit(batch, *self.units)))
         return {name: found[name] for name in ("place", "target", "predicted", "loss")}
 
     def splits(self) -> tuple[str, ...]:
@@ -125,8 +138,8 @@ class MaskedLMTask:
     def score(self, split: str, outputs: Mapping[str, np.ndarray]) -> Evaluation:
         """Masked loss (nats a hidden token), accuracy and perplexity by unit, beside guessing by frequency."""
         by_unit = {
-            unit: _scores({name: values[part] for name, values in outputs.items()}, self.baseline)
-            for unit, part in zip(self.units, _parts(len(outputs["target"]), len(self.units)), strict=True)
+            unit: unit_scores({name: values[part] for name, values in outputs.items()}, self.baseline)
+            for unit, part in unit_parts(self.units, outputs).items()
         }
         own = by_unit[self.masking.unit]
         metrics = {name: own[name] for name in ("loss", "accuracy", "perplexity")}
@@ -136,23 +149,16 @@ class MaskedLMTask:
             if unit != self.masking.unit
             for name in ("loss", "accuracy")
         }
-        remarks = ()
-        if "unigram_loss" in own and own["loss"] > own["unigram_loss"] - _STUCK:
-            remarks = (
-                f"NOTE: the masked loss, {own['loss']:.2f}, is not yet below that of guessing by frequency alone, "
-                f"{own['unigram_loss']:.2f}. Where it stays there for thousands of steps, the usual causes are too "
-                "small a batch, no warm-up or too high a rate for a deep encoder, and many duplicates in the text.",
-            )
         return Evaluation(
             metrics=metrics,
             scores=metrics | {"units": by_unit},
             tables=(_table(by_unit, self.ratios[1]),),
             predictions=self._records(split, outputs),
-            remarks=remarks,
+            remarks=stuck(own),
         )
 
-    def save(self, workdir: pathlib.Path) -> None:
-        """Writes task.json and the tokenizer's files."""
+    def save(self, workdir: pathlib.Path, **own: Any) -> None:
+        """Writes task.json, with the values of the objective's `own`, and the tokenizer's files."""
         self.tokenizer.save_pretrained(workdir / TOKENIZER_DIR)
         values = {
             "encoder": dataclasses.asdict(self.encoder),
@@ -160,11 +166,11 @@ class MaskedLMTask:
             "ratios": self.ratios,
             "units": self.units,
         }
-        files.write_json(workdir / TASK_FILE, {"task": self.name, **values})
+        files.write_json(workdir / TASK_FILE, {"task": self.name, "objective": "mlm", **values, **own})
 
     def _records(self, split: str, outputs: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
         """Yields one record a row under the masks of the run's own unit: the hidden tokens, and what was guessed."""
-        part = _parts(len(outputs["target"]), len(self.units))[self.units.index(self.masking.unit)]
+        part = unit_parts(self.units, outputs)[self.masking.unit]
         tokens_NT = self.held_out[split].arrays["tokens"][part]
         to_text = self.tokenizer.convert_ids_to_tokens
         for index, tokens_T in enumerate(tokens_NT):
@@ -194,7 +200,13 @@ def create(config: Config, initial: Initial) -> MaskedLMTask:
     Raises:
       UserError: an empty corpus, a tokenizer that does not fit the weights, shares that do not add up.
     """
-    _check(config)
+    chosen = Masking(config.mask.unit, config.mask.mask_share, config.mask.random_share)
+    return assemble(config, initial, chosen, _head_note(initial))
+
+
+def assemble(config: Config, initial: Initial, chosen: Masking, head_notes: tuple[str, ...]) -> MaskedLMTask:
+    """Builds what every objective over hidden tokens needs; see `create`."""
+    _check(config, initial)
     data = open_pretraining(config.data, config.model.tokenizer, initial.tokenizer)
     tokenizer = load_tokenizer(data.tokenizer)
     encoder = initial.encoder
@@ -209,21 +221,34 @@ def create(config: Config, initial: Initial) -> MaskedLMTask:
         encoder=encoder,
         tokenizer=tokenizer,
         vocabulary=vocabulary,
-        masking=Masking(config.mask.unit, config.mask.mask_share, config.mask.random_share),
+        masking=chosen,
         ratios=(config.mask.ratio, config.mask.ratio if config.mask.final_ratio is None else config.mask.final_ratio),
         z_loss=config.mask.z_loss,
         units=tuple(dict.fromkeys((config.mask.unit, *config.mask.evaluate))),
         training=training,
         held_out={},
         baseline=Baseline.of(counts_V, vocabulary),
-        notes=(*initial.notes, *data.notes),
+        notes=(*initial.notes, *head_notes, *data.notes),
     )
     held_out = {split: hide(task, rows) for split, rows in data.rows.items() if split != "train"}
     return dataclasses.replace(task, held_out=held_out)
 
 
-def _check(config: Config) -> None:
-    """Raises UserError for keys that contradict each other."""
+def _check(config: Config, initial: Initial) -> None:
+    """Raises UserError for what contradicts each other, before hours go into preparing a corpus."""
+    if initial.params and initial.tokenizer is not None:
+        tokenizer = load_tokenizer(initial.tokenizer)
+        check_tokenizer(tokenizer, initial.encoder.vocab_size, initial.tokenizer, needs_mask=True)
+    if config.data.row_length > initial.encoder.max_positions:
+        raise UserError(
+            f"config.data.row_length: {config.data.row_length} tokens, but the encoder has "
+            f"{initial.encoder.max_positions} positions. Take at most that many."
+        )
+    if config.train.label_smoothing:
+        raise UserError(
+            f"config.train.label_smoothing: is {config.train.label_smoothing}, but masked LM is trained on the hidden "
+            "tokens themselves. Set it to 0."
+        )
     if config.mask.mask_share + config.mask.random_share > 1:
         raise UserError(
             f"config.mask.random_share: {config.mask.random_share} and mask_share {config.mask.mask_share} exceed 1 "
@@ -234,10 +259,22 @@ def _check(config: Config) -> None:
             raise UserError(f"config.mask.evaluate: {unit!r}. {did_you_mean(unit, masking.UNITS)}")
 
 
+def _head_note(initial: Initial) -> tuple[str, ...]:
+    if not initial.params:
+        return ()
+    parts = [part for part in ("transform/", "decoder/") if any(name.startswith(part) for name in initial.params)]
+    if len(parts) == 2:
+        return ("masked-LM head: loaded with the weights",)
+    if parts:
+        return ("masked-LM head: its transform is loaded with the weights, its bias over the vocabulary starts at 0",)
+    return ("masked-LM head: new, the weights have none that can be used",)
+
+
 def keep_head(task: MaskedLMTask, initial: Initial) -> dict[str, np.ndarray]:
     """Returns the loaded parameters this task uses: the encoder and, where there is one, the vocabulary head."""
     del task
-    return {name: value for name, value in initial.params.items() if not name.startswith("head/")}
+    used = ("encoder/", "transform/", "decoder/")
+    return {name: value for name, value in initial.params.items() if name.startswith(used)}
 
 
 def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) -> MaskedLMTask:
@@ -296,17 +333,25 @@ def hide(task: MaskedLMTask, rows: Rows) -> ArrayRows:
     return ArrayRows({name: np.concatenate([part[name] for part in parts]) for name in arrays}, rows.pad_id)
 
 
-def _predict(model: MaskedLM, hidden_BTD: jax.Array, labels_BT: jax.Array, limit: int) -> dict[str, jax.Array]:
-    """Returns arrays [B, P] over the first `limit` labelled tokens of each row; the vocabulary is seen only there."""
-    places_BP, targets_BP = masking.target_places(labels_BT, limit)
-    hidden_BPD = jnp.take_along_axis(hidden_BTD, places_BP[..., None], axis=1)
-    logits_BPV = model.logits(hidden_BPD)
+def guess(model: Any, batch: Mapping[str, jax.Array], limit: int, key: jax.Array | None = None) -> dict[str, jax.Array]:
+    """Returns "place" and "target" [B, P] of the first `limit` labelled tokens of each row, and "logits" [B, P, V].
+
+    `model` has `hidden` and `logits` as MaskedLM; the vocabulary is seen only at these places.
+    """
+    places_BP, targets_BP = masking.target_places(batch["labels"], limit)
+    hidden_BPD = jnp.take_along_axis(model.hidden(batch, key=key), places_BP[..., None], axis=1)
+    return {"place": places_BP.astype(jnp.int32), "target": targets_BP, "logits": model.logits(hidden_BPD)}
+
+
+def compare(guessed: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns arrays [B, P] that say how far what was guessed is from the targets; weight 0 where there is none."""
+    targets_BP, logits_BPV = guessed["target"], guessed["logits"]
     weight_BP = (targets_BP >= 0).astype(jnp.float32)
     log_z_BP = jax.nn.logsumexp(logits_BPV, axis=-1)
     wanted_BP = jnp.take_along_axis(logits_BPV, jnp.maximum(targets_BP, 0)[..., None], axis=-1)[..., 0]
     predicted_BP = jnp.argmax(logits_BPV, axis=-1).astype(jnp.int32)
     return {
-        "place": places_BP.astype(jnp.int32),
+        "place": guessed["place"],
         "target": targets_BP,
         "predicted": predicted_BP,
         "right": (predicted_BP == targets_BP).astype(jnp.float32),
@@ -316,16 +361,31 @@ def _predict(model: MaskedLM, hidden_BTD: jax.Array, labels_BT: jax.Array, limit
     }
 
 
-def _parts(rows: int, units: int) -> list[slice]:
-    each = rows // units
-    assert each * units == rows, "one copy of the rows for each unit"
-    return [slice(unit * each, (unit + 1) * each) for unit in range(units)]
+def unit_parts(units: tuple[str, ...], outputs: Mapping[str, np.ndarray]) -> dict[str, slice]:
+    """Returns which of the held-out rows were hidden in which unit; see `hide`."""
+    rows = len(outputs["target"])
+    each = rows // len(units)
+    assert each * len(units) == rows, "one copy of the rows for each unit"
+    return {unit: slice(number * each, (number + 1) * each) for number, unit in enumerate(units)}
 
 
-def _scores(outputs: Mapping[str, np.ndarray], baseline: Baseline | None) -> dict[str, float]:
+def stuck(scores: Mapping[str, float]) -> tuple[str, ...]:
+    """Says so where the masked loss is still about what guessing by frequency reaches."""
+    if not ("unigram_loss" in scores and scores["loss"] > scores["unigram_loss"] - _STUCK):
+        return ()
+    return (
+        f"NOTE: the masked loss, {scores['loss']:.2f}, is not yet clearly below that of guessing by frequency alone, "
+        f"{scores['unigram_loss']:.2f}. Where it stays there for thousands of steps, the usual causes are too small a "
+        "batch, no warm-up or too high a rate for a deep encoder, and many duplicates in the text.",
+    )
+
+
+def unit_scores(outputs: Mapping[str, np.ndarray], baseline: Baseline | None) -> dict[str, float]:
+    """Returns loss, perplexity and accuracy of the hidden tokens of one unit, and those of the baseline."""
     there = outputs["target"] >= 0
     target = outputs["target"][there]
-    loss = float(outputs["loss"][there].sum(dtype=np.float64) / max(len(target), 1))
+    # A split of a few tokens may have none hidden: no score is better than a perfect one.
+    loss = float(outputs["loss"][there].mean(dtype=np.float64)) if len(target) else math.nan
     scores = {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700.0)),

@@ -136,8 +136,9 @@ def create(config: Config, initial: Initial) -> NerTask:
         split: encode_tagged(model, tokenizer, sentences[split], seed=config.seed if split == "train" else None)
         for split in there
     }
-    unused = [name for name in initial.params if not name.startswith(("head/", *_used(model, initial)))]
-    unused_note = [f"weights not used: {', '.join(unused)} (masked-LM head)"] if unused else []
+    kept = ("head/", *_used(model, initial))
+    unused = sorted({name.partition("/")[0] for name in initial.params if not name.startswith(kept)})
+    unused_note = [f"weights not used: {', '.join(unused)} (of pretraining)"] if unused else []
     notes = (*initial.notes, *unused_note, head_note, *(read[split].note for split in there))
     return NerTask(model, tokenizer, config.train.label_smoothing, sentences, encoded, notes)
 

@@ -10,10 +10,12 @@ from jaxfm import files
 from jaxfm.config import Config
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub.initial import Initial
-from jaxfm.tasks import masked_lm, ner
+from jaxfm.tasks import masked_lm, ner, replaced_token
 from jaxfm.tasks.task import TASK_FILE, Exporter, Predictor, Task
 
 TASKS = {"masked_lm": masked_lm, "ner": ner}
+# What else a task may minimise, by the name that `config.objective` gives.
+OBJECTIVES = {("masked_lm", "rtd"): replaced_token}
 
 
 def create(config: Config, initial: Initial) -> tuple[Task, Mapping[str, np.ndarray], tuple[str, ...]]:
@@ -21,7 +23,11 @@ def create(config: Config, initial: Initial) -> tuple[Task, Mapping[str, np.ndar
 
     Returns the task, its loaded parameters (path -> array; the others start at random) and notes for the log.
     """
-    module = _module(config.task)
+    if config.objective != "mlm" and (config.task, config.objective) not in OBJECTIVES:
+        raise UserError(
+            f"config.objective: {config.objective!r} is of task masked_lm, but config.task is {config.task!r}."
+        )
+    module = _module(config.task, config.objective)
     task = module.create(config, initial)
     return task, module.keep_head(task, initial), task.notes
 
@@ -44,10 +50,11 @@ def open_exporter(workdir: pathlib.Path) -> Exporter:
 def _of_run(workdir: pathlib.Path) -> ModuleType:
     if not (workdir / TASK_FILE).is_file():
         raise UserError(f"--workdir={workdir}: holds no run of jaxfm ({TASK_FILE} is not there).")
-    return _module(files.read_json(workdir / TASK_FILE)["task"])
+    values = files.read_json(workdir / TASK_FILE)
+    return _module(values["task"], values.get("objective", ""))
 
 
-def _module(name: str) -> ModuleType:
+def _module(name: str, objective: str) -> ModuleType:
     if name not in TASKS:
         raise UserError(f"config.task: {name!r} is not a task. {did_you_mean(name, TASKS)}")
-    return TASKS[name]
+    return OBJECTIVES.get((name, objective), TASKS[name])
