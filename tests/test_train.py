@@ -1,5 +1,6 @@
 """The program `python -m jaxfm.train` as a user runs it: exit codes, messages, kills and restarts."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ import pytest
 
 from jaxfm import config as configs
 from jaxfm.observe.writers import read_metrics
+from jaxfm.prepare import prepare
 from jaxfm.train import train
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints
@@ -60,6 +62,57 @@ def flags(folder: pathlib.Path) -> list[str]:
         "--config.data.row_length=48",
         "--config.data.overlap=8",
     ]
+
+
+def bad_text(folder: pathlib.Path) -> dict[str, tuple[list[str], str]]:
+    """The same for pretraining on text."""
+    tiny.masked_lm_config(folder)
+    good = [
+        f"--config={ROOT / 'configs/mlm.py'}:continue",
+        f"--workdir={folder / 'run'}",
+        f"--config.model.init=dir:{folder / 'masked_lm'}",
+        f"--config.data.cache={folder.parent / 'cache'}",
+        "--config.data.row_length=48",
+    ]
+
+    def source(name: str, content: bytes) -> str:
+        (folder / name).mkdir()
+        (folder / name / "train.txt").write_bytes(content)
+        return f"--config.data.source=text:{folder / name}"
+
+    prepare(f"text:{folder / 'text'}", folder / "shards", f"dir:{folder / 'masked_lm'}", row_length=48, workers=1)
+    shard = next((folder / "shards").glob("*.array_record"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    small = dataclasses.replace(tiny.ENCODER, vocab_size=50)
+    tiny.write_masked_lm_weights(folder / "small", small)
+    text = f"--config.data.source=text:{folder / 'text'}"
+    return {
+        "empty corpus": ([*good, source("empty", b" \n\n \n")], r"the split 'train' is empty"),
+        "a binary file": (
+            [*good, source("binary", b"ada met boole\n\x00\x01\x02\n")],
+            re.escape(f"{folder / 'binary' / 'train.txt'}:2: "),
+        ),
+        "not UTF-8": (
+            [*good, source("latin", b"ada met\n\xe9t\xe9 boole\n")],
+            re.escape(f"{folder / 'latin' / 'train.txt'}:2: "),
+        ),
+        "a tokenizer that does not fit the vocabulary": (
+            [*good, text, f"--config.model.init=dir:{folder / 'small'}"],
+            r"the tokenizer has 69 entries, the word embedding 50 rows",
+        ),
+        "a shard with flipped bytes": (
+            [*good, f"--config.data.source=array_record:{folder / 'shards'}"],
+            re.escape(f"{shard}: its bytes have changed since it was written"),
+        ),
+        "no run to start from": ([*good, text, f"--config.model.init=run:{folder / 'full'}"], r"holds no run of jaxfm"),
+        "unknown unit": ([*good, text, "--config.mask.unit=spam"], r"config\.mask\.unit.*'span'"),
+        "unknown variant of mlm": (
+            [f"--config={ROOT / 'configs/mlm.py'}:bert_smal", f"--workdir={folder / 'run'}"],
+            r"no variant 'bert_smal'.*bert_small",
+        ),
+    }
 
 
 def bad_input(folder: pathlib.Path) -> dict[str, tuple[list[str], str]]:
@@ -138,7 +191,7 @@ def bad_input(folder: pathlib.Path) -> dict[str, tuple[list[str], str]]:
 
 
 def test_bad_input_ends_in_one_message(folder: pathlib.Path) -> None:
-    cases = bad_input(folder)
+    cases = bad_input(folder) | bad_text(folder)
     before = sorted(folder.rglob("*"))
     ran = subprocess.run(
         [sys.executable, "-B", "-c", RUN_MANY],

@@ -168,14 +168,14 @@ def _span_owners(
     """Returns for each token the first token [B, T] of the span that comes first in the row's order and covers it.
 
     A span starts at every word; taking spans in order until enough tokens are covered is then the same as taking
-    tokens by the earliest span over them, which needs no loop.
+    tokens by the earliest span over them, which needs no loop over spans.
     """
     # The inverse of the distribution of lengths; the least uniform number is that at which a span of SPAN_MAX ends.
     uniform_BT = jax.random.uniform(key, draws_BT.shape, minval=(1 - SPAN_P) ** SPAN_MAX)
     words_BT = jnp.minimum(1 + jnp.floor(jnp.log(uniform_BT) / math.log(1 - SPAN_P)), SPAN_MAX).astype(jnp.int32)
-    best_rank_BT, owner_BT = jnp.take_along_axis(draws_BT, own_BT, axis=1), own_BT
-    first_BT = own_BT
-    for distance in range(1, SPAN_MAX):
+
+    def look_further(distance: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        best_rank_BT, owner_BT, first_BT = carry
         # The start of the word before the one that starts at first_BT; first_BT itself where there is none.
         at_BT = jnp.maximum(first_BT - 1, 0)
         earlier_BT = jnp.take_along_axis(own_BT, at_BT, axis=1)
@@ -190,8 +190,10 @@ def _span_owners(
         covers_BT = reaches_BT & (jnp.take_along_axis(words_BT, first_BT, axis=1) > distance)
         better_BT = covers_BT & (rank_BT < best_rank_BT)
         best_rank_BT = jnp.where(better_BT, rank_BT, best_rank_BT)
-        owner_BT = jnp.where(better_BT, first_BT, owner_BT)
-    return owner_BT
+        return best_rank_BT, jnp.where(better_BT, first_BT, owner_BT), first_BT
+
+    start = (jnp.take_along_axis(draws_BT, own_BT, axis=1), own_BT, own_BT)
+    return lax.fori_loop(1, SPAN_MAX, look_further, start)[1]
 
 
 def _choose(rank_BT: jax.Array, coins_BT: jax.Array, wanted_B1: jax.Array, limit: int) -> jax.Array:

@@ -54,7 +54,8 @@ def random_rows(rows: int, length: int, seed: int, *, framed: bool, starts: floa
     return tokens.astype(np.int32), segments.astype(np.int32)
 
 
-@functools.partial(jax.jit, static_argnames=("unit", "mask_share", "random_share"))
+# Everything but the unit is traced, and few shapes are used: compiling takes longer than all else here.
+@functools.partial(jax.jit, static_argnames="unit")
 def masked(
     key: jax.Array,
     tokens: jax.Array,
@@ -62,9 +63,9 @@ def masked(
     ratio: jax.Array | float,
     *,
     unit: str,
-    limit: Any,  # traced here, for fewer compilations
-    mask_share: float = 0.8,
-    random_share: float = 0.1,
+    limit: Any,
+    mask_share: Any = 0.8,
+    random_share: Any = 0.1,
 ) -> tuple[jax.Array, jax.Array]:
     how = Masking(unit, mask_share, random_share)
     return mask_tokens(key, tokens, segments, VOCABULARY, how, ratio=ratio, limit=limit)
@@ -163,14 +164,12 @@ def test_no_word_is_hidden_in_part(unit: str) -> None:
 
 
 def test_spans_stay_within_their_segment() -> None:
-    # Segments of three words side by side, no special token between: only spans of at most three words fit.
-    segments = np.repeat(np.arange(64, dtype=np.int32) // 3 + 1, 1)[None].repeat(512, 0)
-    tokens = np.full((512, 64), 7, np.int32)
-    # So rarely that few rows hide more than one span.
-    chosen = numpy_masked(0, (tokens, segments), 1.5 / 64, unit="span", limit=64)[1] >= 0
-    within = [set(segments[0, np.flatnonzero(row)]) for row in chosen]
-    assert sum(len(found) == 1 for found in within) > 100
-    # And exactly: whole segments are hidden together far more often than across an edge.
+    # Segments of three words side by side, no special token between, and hardly more than a span a row.
+    segments = (np.arange(80, dtype=np.int32) // 3 + 1)[None].repeat(48, 0)
+    tokens = np.full((48, 80), 7, np.int32)
+    parts = [numpy_masked(seed, (tokens, segments), 1.5 / 80, unit="span", limit=80)[1] >= 0 for seed in range(12)]
+    chosen = np.concatenate(parts)
+    # Whole segments are hidden together far more often than across an edge (where two spans meet by chance).
     pairs = chosen[:, 1:] & chosen[:, :-1]
     edge = segments[0, 1:] != segments[0, :-1]
     assert pairs[:, ~edge].mean() > 5 * pairs[:, edge].mean()
@@ -253,11 +252,12 @@ def test_statistics_over_a_million_places(unit: str, million: Arrays) -> None:
 
 
 def test_a_span_has_one_fate_and_tokens_have_their_own() -> None:
-    tokens = np.full((400, 64), 7, np.int32)
+    tokens = np.full((48, 80), 7, np.int32)
     segments = np.ones_like(tokens)
 
     def changes(unit: str) -> float:
-        hidden, labels = numpy_masked(0, (tokens, segments), 0.3, unit=unit, limit=64)
+        parts = [numpy_masked(seed, (tokens, segments), 0.3, unit=unit, limit=80) for seed in range(10)]
+        hidden, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         chosen, mask = labels >= 0, hidden == MASK
         pairs = chosen[:, 1:] & chosen[:, :-1]
         return float((mask[:, 1:] != mask[:, :-1])[pairs].mean())
@@ -268,10 +268,9 @@ def test_a_span_has_one_fate_and_tokens_have_their_own() -> None:
 
 @pytest.mark.parametrize(("mask_share", "random_share"), [(1.0, 0.0), (0.0, 1.0), (0.0, 0.0)])
 def test_shares_at_their_ends(mask_share: float, random_share: float) -> None:
-    rows = random_rows(64, 128, seed=4, framed=True)
-    hidden, labels = numpy_masked(
-        0, rows, 0.5, unit="token", limit=128, mask_share=mask_share, random_share=random_share
-    )
+    rows = random_rows(48, 80, seed=4, framed=True)
+    shares = {"mask_share": mask_share, "random_share": random_share}
+    hidden, labels = numpy_masked(0, rows, 0.9, unit="token", limit=80, **shares)
     chosen = labels >= 0
     assert chosen.sum() > 1000
     if mask_share:
@@ -285,30 +284,30 @@ def test_shares_at_their_ends(mask_share: float, random_share: float) -> None:
 
 
 def test_a_ratio_may_change_while_a_run_goes_on() -> None:
-    rows = random_rows(256, 128, seed=6, framed=False)
+    rows = random_rows(48, 80, seed=6, framed=False)
     maskable = (rows[1] > 0).sum(1)
     shares = []
     for ratio in (0.3, 0.225, 0.15):  # one compiled function
-        chosen = numpy_masked(0, rows, ratio, unit="token", limit=128)[1] >= 0
+        chosen = numpy_masked(0, rows, ratio, unit="token", limit=80)[1] >= 0
         assert np.abs(chosen.sum(1) - ratio * maskable).max() < 1
         shares.append(chosen.sum() / maskable.sum())
-    np.testing.assert_allclose(shares, (0.3, 0.225, 0.15), atol=0.002)
+    np.testing.assert_allclose(shares, (0.3, 0.225, 0.15), atol=0.008)
 
 
 def test_rows_of_padding_hide_nothing() -> None:
-    rows = (np.full((4, 16), PAD, np.int32), np.zeros((4, 16), np.int32))
+    rows = (np.full((48, 80), PAD, np.int32), np.zeros((48, 80), np.int32))
     for unit in UNITS:
-        assert (numpy_masked(0, rows, 0.9, unit=unit, limit=16)[1] == -1).all()
+        assert (numpy_masked(0, rows, 0.9, unit=unit, limit=80)[1] == -1).all()
 
 
 # Devices and micro-batches.
 
 
-@pytest.mark.parametrize("unit", UNITS)
-def test_masks_do_not_depend_on_the_mesh(unit: str) -> None:
-    rows = random_rows(16, 64, seed=8, framed=True)
+@pytest.mark.parametrize(("unit", "counts"), [("token", (4,)), ("whole_word", (2,)), ("span", (1, 2, 4))])
+def test_masks_do_not_depend_on_the_mesh(unit: str, counts: tuple[int, ...]) -> None:
+    rows = random_rows(48, 80, seed=8, framed=True)
     wanted = numpy_masked(5, rows, 0.2, unit=unit, limit=24)
-    for count in (1, 2, 4):
+    for count in counts:
         sharding = NamedSharding(Mesh(np.asarray(jax.devices()[:count]), ("data",)), PartitionSpec("data"))
         placed = tuple(jax.device_put(array, sharding) for array in rows)
         hidden, labels = numpy_masked(5, placed, 0.2, unit=unit, limit=24)
@@ -316,8 +315,8 @@ def test_masks_do_not_depend_on_the_mesh(unit: str) -> None:
         np.testing.assert_array_equal(labels, wanted[1])
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_masks_of_a_step_are_a_function_of_its_number(accumulate: int) -> None:
+@pytest.mark.parametrize(("accumulate", "counts"), [(1, (2,)), (2, (1, 4))])
+def test_masks_of_a_step_are_a_function_of_its_number(accumulate: int, counts: tuple[int, ...]) -> None:
     """Micro-batch i of A has rows i, i + A, ... and the i-th part of the step's key, on any mesh."""
     rows = random_rows(16, 64, seed=9, framed=True)
     digits = np.arange(rows[0].size, dtype=np.int32).reshape(rows[0].shape) % 251
@@ -332,7 +331,7 @@ def test_masks_of_a_step_are_a_function_of_its_number(accumulate: int) -> None:
     optimizer = optax.sgd(0.1)
     step = jax.jit(make_train_step(loss, optimizer, total_steps=4, accumulate=accumulate))
     seen = []
-    for count in (1, 2, 4):
+    for count in counts:
         mesh = Mesh(np.asarray(jax.devices()[:count]), ("data",))
         batch = {"tokens": rows[0], "segment_ids": rows[1], "digits": digits}
         batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
@@ -353,7 +352,7 @@ def test_masks_of_a_step_are_a_function_of_its_number(accumulate: int) -> None:
         own = tuple(array[part::accumulate] for array in rows)
         hidden, labels = masked(part_key, *own, 0.3, unit="token", limit=32)
         wanted += ((np.asarray(labels) >= 0) * digits[part::accumulate] + (np.asarray(hidden) == MASK)).sum()
-    assert seen == [wanted] * 3
+    assert seen == [wanted] * len(counts)
 
 
 # Vocabularies.
