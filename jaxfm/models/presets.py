@@ -107,6 +107,7 @@ PRESETS = {
     "bert_small": _bert(4, 512),
     "bert_base": _bert(12, 768),
     "bert_large": _bert(24, 1024),
+    "modern_tiny": _modern(3, 192, 288),  # nobody's but ours: learns something in minutes on a CPU
     "modern_base": _modern(22, 768, 1152),
     "modern_large": _modern(28, 1024, 2624),
 }

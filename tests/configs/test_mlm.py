@@ -28,7 +28,7 @@ def test_the_default_is_the_quickstart() -> None:
     assert from_config_dict(get_config()) == built("quickstart")
     config = built("quickstart")
     assert config.data.source == "quickstart" and config.model.init == "scratch"
-    assert config.model.preset == "bert_tiny" and config.model.tokenizer.startswith("train:wordpiece/")
+    assert config.model.preset == "modern_tiny" and config.model.tokenizer.startswith("train:wordpiece/")
 
 
 def test_scratch_is_for_every_preset_of_an_encoder() -> None:

@@ -15,7 +15,7 @@ from jaxfm.parallel import mesh as meshes
 # and types: V D + D; a layer 4 D^2 + 3 D F + 2 D (149 and 395 million in the paper).
 MILLIONS = {
     "bert_tiny": 4.37, "bert_mini": 11.10, "bert_small": 28.50, "bert_base": 108.89, "bert_large": 334.09,
-    "modern_base": 149.01, "modern_large": 394.78,
+    "modern_tiny": 10.61, "modern_base": 149.01, "modern_large": 394.78,
 }  # fmt: skip
 
 
