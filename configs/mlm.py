@@ -64,7 +64,7 @@ def _quickstart(config: ml_collections.ConfigDict) -> None:
     config.mask.evaluate = ()
     config.optim.learning_rate = 3e-3
     config.train.batch_size = 16
-    config.train.steps = 1200
+    config.train.steps = 900
 
 
 def _continue(config: ml_collections.ConfigDict) -> None:

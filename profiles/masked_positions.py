@@ -3,8 +3,8 @@
   python -m profiles.masked_positions --output=profiles/results/masked_positions.json
 
 Both variants are the same train step on the same rows, but for P, the number of places a row that the head is
-computed for: 24 of 128 at 15 %, or all 128, as a head that looks for its targets only in the loss does. Turns of the two
-alternate, so that a busy machine slows both.
+computed for: 24 of 128 at 15 %, or all 128, as a head that looks for its targets only in the loss does. Turns of the
+two alternate, so that a busy machine slows both.
 """
 
 import argparse
