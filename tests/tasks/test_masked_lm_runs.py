@@ -42,6 +42,7 @@ RUN = {
     "mask__z_loss": 1e-4,
     "eval__every_steps": 4,
     "log__every_steps": 1,
+    "log__tensorboard": False,
 }
 
 
