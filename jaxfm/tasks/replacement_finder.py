@@ -55,6 +55,7 @@ class ReplacementFinder:
 
     # The detector's one class has no name.
     labels = ()
+    records_at_once = 2048
 
     def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool = True) -> ReplacedTokenModel:
         """Builds encoder, detector and generator: all that a checkpoint holds."""
@@ -124,8 +125,9 @@ class ReplacementFinder:
         """
         if not FAMILIES[self.encoder.family].detector:
             raise UserError(
-                f"transformers has no class for replaced-token detection with a {self.encoder.family} encoder. "
-                "Fine-tune from it with --config.model.init=run:WORKDIR, and export that run."
+                f"transformers has no class for replaced-token detection with a {self.encoder.family} encoder, only "
+                "ElectraForPreTraining for those of BERT's kind (the presets bert_*). Fine-tune from this run with "
+                "--config.model.init=run:WORKDIR, and export that one."
             )
         pad = self.tokenizer.pad_token_id
         assert isinstance(pad, int), "see check_tokenizer"

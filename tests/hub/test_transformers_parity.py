@@ -16,9 +16,11 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import ParallelConfig
+from jaxfm.errors import UserError
 from jaxfm.hub.families import FAMILIES, hf_config, present
 from jaxfm.hub.weights import Checkpoint, read_checkpoint, write_tensors
 from jaxfm.models.attention import chunk_length
+from jaxfm.models.electra import Detector
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.heads import MaskedLM, TokenClassifier
 from jaxfm.models.presets import EncoderConfig, preset
@@ -40,10 +42,14 @@ OWN: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 24, "num_hidden_layers": 5, "local_attention": 6, "norm_eps": 1e-4,
         "pad_token_id": 0, **dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")),
     },
+    "electra": {
+        "max_position_embeddings": 24, "type_vocab_size": 2, "layer_norm_eps": 1e-12, "pad_token_id": 0,
+        "embedding_size": 32,
+    },
 }  # fmt: skip
 CONFIGS = {
     "bert": "BertConfig", "roberta": "RobertaConfig", "xlm-roberta": "XLMRobertaConfig",
-    "modernbert": "ModernBertConfig",
+    "modernbert": "ModernBertConfig", "electra": "ElectraConfig",
 }  # fmt: skip
 LENGTHS = (24, 13, 1)
 
@@ -90,12 +96,22 @@ def batch_of(arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     return {name: jnp.asarray(value, jnp.int32) for name, value in fields.items()}
 
 
+class Discriminator(nnx.Module):
+    """The part of a ReplacedTokenModel that a checkpoint holds."""
+
+    def __init__(self, config: EncoderConfig):
+        self.encoder = Encoder(config, nnx.Rngs(0))
+        self.detector = Detector(config, jnp.dtype(jnp.float32), nnx.Rngs(0))
+
+
 def ours(read: Checkpoint, arrays: dict[str, np.ndarray]) -> np.ndarray:
     """Logits where the checkpoint has a head, else hidden states, from the parameters that were read."""
     params, batch = read.params, batch_of(arrays)
     make = lambda: TokenClassifier(read.encoder, len(read.labels), nnx.Rngs(0))  # noqa: E731
     if "decoder/bias" in params:
         make = lambda: MaskedLM(read.encoder, nnx.Rngs(0))  # noqa: E731
+    elif "detector/head/bias" in params:
+        make = lambda: Discriminator(read.encoder)  # noqa: E731
     elif not read.labels:
         make = lambda: Encoder(read.encoder, nnx.Rngs(0))  # noqa: E731
         params = {name.removeprefix("encoder/"): value for name, value in params.items()}
@@ -109,6 +125,8 @@ def ours(read: Checkpoint, arrays: dict[str, np.ndarray]) -> np.ndarray:
         if isinstance(model, MaskedLM):
             return model.logits(model.hidden(batch))
         fields = (batch[name] for name in ("tokens", "segment_ids", "positions", "type_ids"))
+        if isinstance(model, Discriminator):
+            return model.detector(model.encoder(*fields))
         return model(batch) if read.labels else model(*fields)
 
     return np.asarray(apply(nested, batch))
@@ -125,7 +143,9 @@ def test_hidden_states(family: str, tmp_path: pathlib.Path) -> None:
     model, arrays = torch_model(family, "Model"), inputs(family)
     model.save_pretrained(tmp_path)
     read = read_checkpoint(tmp_path)
-    pooler = () if family == "modernbert" else ("weights not used: pooler.dense.bias, pooler.dense.weight",)
+    pooler = (
+        () if family in ("modernbert", "electra") else ("weights not used: pooler.dense.bias, pooler.dense.weight",)
+    )
     assert read.labels == () and read.notes == pooler and read.encoder.max_positions == 24
     assert read.encoder.norm_eps == OWN[family].get("layer_norm_eps", 1e-4)
     expected = oracle(model, arrays)
@@ -156,6 +176,31 @@ def test_logits_of_a_masked_lm(family: str, tmp_path: pathlib.Path) -> None:
     expected = oracle(model, arrays)
     assert expected.shape == (3, 24, 90)
     assert_equal_where_real(ours(read, arrays), expected, arrays)
+
+
+def test_logits_of_replaced_token_detection(tmp_path: pathlib.Path) -> None:
+    model, arrays = torch_model("electra", "ForPreTraining"), inputs("electra")
+    model.save_pretrained(tmp_path)
+    read = read_checkpoint(tmp_path)
+    assert read.labels == () and read.notes == () and "decoder/bias" not in read.params
+    result = ours(read, arrays)
+    assert result.shape == (3, 24)
+    assert_equal_where_real(result, oracle(model, arrays), arrays)
+
+
+@pytest.mark.parametrize("given", [16, None], ids=["another size", "transformers' default of 128"])
+def test_embeddings_of_another_width_are_refused(given: int | None, tmp_path: pathlib.Path) -> None:
+    model = torch_model("electra", "ForPreTraining", embedding_size=given or 128)
+    model.save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    if given is None:
+        del values["embedding_size"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError) as caught:
+        read_checkpoint(tmp_path)
+    assert str(caught.value).startswith(
+        f"{tmp_path / 'config.json'}: embedding_size is {given or 128} and hidden_size 32;"
+    )
 
 
 @pytest.mark.parametrize("biases", [True, False], ids=["biases", "no biases"])
@@ -198,6 +243,9 @@ HEADS = {
     "roberta": ("ForMaskedLM", "ForSequenceClassification", "ForQuestionAnswering", "ForMultipleChoice"),
     "xlm-roberta": ("ForMaskedLM", "ForSequenceClassification", "ForQuestionAnswering"),
     "modernbert": ("ForMaskedLM", "ForSequenceClassification", "ForQuestionAnswering", "ForMultipleChoice"),
+    "electra": (
+        "ForPreTraining", "ForMaskedLM", "ForSequenceClassification", "ForQuestionAnswering", "ForMultipleChoice",
+    ),
 }  # fmt: skip
 
 
@@ -212,7 +260,9 @@ def test_the_encoder_below_any_head_is_read(family: str, head: str, tmp_path: pa
         present(FAMILIES[family].encoder, read.encoder)
     )
     assert head in ("ForSequenceClassification", "ForMultipleChoice") or read.labels == ()
-    assert ("decoder/bias" in read.params) == (head in ("ForMaskedLM", "ForPreTraining"))
+    detects = family == "electra" and head == "ForPreTraining"
+    assert ("decoder/bias" in read.params) == (head in ("ForMaskedLM", "ForPreTraining") and not detects)
+    assert ("detector/head/bias" in read.params) == detects
 
 
 def random_params(config: EncoderConfig, head: str) -> dict[str, np.ndarray]:
@@ -220,12 +270,18 @@ def random_params(config: EncoderConfig, head: str) -> dict[str, np.ndarray]:
 
     def make() -> nnx.Module:
         rngs = nnx.Rngs(0)
+        if head == "ForPreTraining":
+            return Discriminator(config)
         return MaskedLM(config, rngs) if head == "ForMaskedLM" else TokenClassifier(config, len(LABELS), rngs)
 
     shapes = jax.eval_shape(lambda: meshes.initialise(make))
     draw = np.random.default_rng(3)
     flat = flax.traverse_util.flatten_dict(shapes, sep="/")
-    return {name: draw.normal(scale=0.3, size=leaf.shape).astype(np.float32) for name, leaf in flat.items()}
+
+    def deviation(name: str) -> float:
+        return 1.5 if name.startswith("detector/") else 0.3  # its hidden states are small, and it has one class
+
+    return {name: draw.normal(scale=deviation(name), size=leaf.shape).astype(np.float32) for name, leaf in flat.items()}
 
 
 def exported(family: str) -> EncoderConfig:
@@ -237,15 +293,17 @@ def exported(family: str) -> EncoderConfig:
             preset("modern_base"), **sizes, num_layers=5, max_positions=24, norm_eps=1e-4, attention_dropout=0.3,
             local_window=6, global_every=2, global_rope_theta=5000.0, local_rope_theta=300.0,
         )  # fmt: skip
-    offset = 0 if family == "bert" else pad + 1
+    offset = 0 if family in ("bert", "electra") else pad + 1
     return EncoderConfig(
         family=family, **sizes, num_layers=2, max_positions=positions - offset, position_offset=offset, norm_eps=1e-5,
         attention_dropout=0.3, type_vocab_size=OWN[family]["type_vocab_size"],
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("head", ["ForTokenClassification", "ForMaskedLM"])
-@pytest.mark.parametrize("family", FAMILIES)
+EXPORTED = [(family, head) for family in FAMILIES for head in ("ForTokenClassification", "ForMaskedLM")]
+
+
+@pytest.mark.parametrize(("family", "head"), [*EXPORTED, ("electra", "ForPreTraining")])
 def test_transformers_reads_what_is_exported(family: str, head: str, tmp_path: pathlib.Path) -> None:
     config = exported(family)
     params = random_params(config, head)

@@ -350,7 +350,7 @@ def test_config_json(tensors: Tensors, write) -> None:
     [
         ({"model_type": "robertta"}, "model_type 'robertta' is not supported. Did you mean 'roberta'?"),
         ({"model_type": None}, "model_type None is not supported."),
-        ({"model_type": "llama"}, "Valid choices: 'bert', 'modernbert', 'roberta', 'xlm-roberta'."),
+        ({"model_type": "llama"}, "Valid choices: 'bert', 'electra', 'modernbert', 'roberta', 'xlm-roberta'."),
         ({"hidden_act": "relu"}, "hidden_act is 'relu'; the bert encoder here computes 'gelu'."),
         ({"hidden_act": "gelu_new"}, "hidden_act is 'gelu_new'"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxfm.config import ParallelConfig
 from jaxfm.errors import UserError
+from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.heads import MaskedLM, TokenClassifier
 from jaxfm.models.presets import EncoderConfig, preset
 from jaxfm.parallel import mesh as meshes
@@ -61,6 +62,19 @@ MODERN = {
     "decoder/bias": ("tensor",),
 }
 del MODERN["encoder/layers/attention_norm/scale"]
+# The generator's layers and head are cut as those of a masked-LM; it has no embeddings of its own.
+REPLACED_TOKEN = {
+    **{name: axes for name, axes in MASKED_LM.items() if name.startswith("encoder/")},
+    **{
+        f"generator/{name.removeprefix('encoder/')}": axes
+        for name, axes in MASKED_LM.items()
+        if not name.startswith("encoder/embeddings/")
+    },
+    "detector/dense/kernel": ("fsdp", None),
+    "detector/dense/bias": (None,),
+    "detector/head/kernel": ("fsdp", None),
+    "detector/head/bias": (None,),
+}
 MESHES = [
     ParallelConfig(),
     ParallelConfig(fsdp=2),
@@ -143,6 +157,11 @@ def test_shardings_of_all_parameters_and_bytes_on_a_device(config: ParallelConfi
 def test_shardings_of_a_masked_lm(config: EncoderConfig, expected: Any) -> None:
     _, abstract = meshes.build_abstract(lambda: MaskedLM(config, nnx.Rngs(0)), meshes.make_mesh(MESHES[5]))
     assert {name: spec(leaf) for name, leaf in flat(abstract).items()} == expected
+
+
+def test_shardings_of_a_replaced_token_model() -> None:
+    _, abstract = meshes.build_abstract(lambda: ReplacedTokenModel(CONFIG, 1, nnx.Rngs(0)), meshes.make_mesh(MESHES[5]))
+    assert {name: spec(leaf) for name, leaf in flat(abstract).items()} == REPLACED_TOKEN
 
 
 def test_bytes_on_a_device_fall_with_fsdp_and_tensor() -> None:
