@@ -22,8 +22,6 @@ from jaxfm.training.restore import restore_params
 from jaxfm.training.setup import compute_dtype
 
 USAGE = 'usage: python -m jaxfm.predict --workdir=DIR ("TEXT" ... | --input=FILE --output=FILE.jsonl)'
-# Records computed at a time: enough to pack well, few enough to hold (a million lines never are at once).
-CHUNK = 2048
 
 
 class Model:
@@ -48,9 +46,9 @@ class Model:
         return list(self.stream({"text": text} for text in texts))
 
     def stream(self, records: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Yields one result a record ({"text": ...}), in order, holding CHUNK records at a time."""
+        """Yields one result a record ({"text": ...}), in order, holding as many at a time as the predictor says."""
         iterator = iter(records)
-        while chunk := list(itertools.islice(iterator, CHUNK)):
+        while chunk := list(itertools.islice(iterator, self._predictor.records_at_once)):
             yield from self._predict(chunk)
 
     def lines(self, result: Mapping[str, Any]) -> list[str]:

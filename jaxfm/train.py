@@ -25,7 +25,7 @@ from jaxfm.training.checkpoint import Checkpoints, check_room
 from jaxfm.training.loop import fit
 from jaxfm.training.setup import set_up
 
-USAGE = "usage: python -m jaxfm.train --config=configs/ner.py[:variant] --workdir=DIR [--config.KEY=VALUE ...]"
+USAGE = "usage: python -m jaxfm.train --config=FILE[:variant] --workdir=DIR [--config.KEY=VALUE ...]"
 
 
 def train(config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from jaxfm.data.masking import Masking
 from jaxfm.data.packing import ArrayRows
 from jaxfm.data.pipeline import Rows
 from jaxfm.data.tokenization import load_tokenizer
+from jaxfm.hub.families import FAMILIES
 from jaxfm.hub.initial import Initial
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.presets import EncoderConfig
@@ -250,6 +251,11 @@ def create(config: Config, initial: Initial) -> ReplacedTokenTask:
         f"loaded beside the encoder: {', '.join(parts) or 'nothing'}",
         "hidden tokens all stand behind the mask token (mask.mask_share and random_share are of objective mlm)",
     )
+    if not FAMILIES[encoder.family].detector:
+        notes += (
+            f"NOTE: transformers has no class for the discriminator of a {encoder.family} encoder: fine-tune from it "
+            "here (--config.model.init=run:WORKDIR); jaxfm.export cannot write it",
+        )
     text = masked_lm.assemble(config, initial, chosen, notes)
     return ReplacedTokenTask(_numbered(text), layers, config.mask.discriminator_weight, text.notes)
 

@@ -134,6 +134,8 @@ class Tagger:
     model: NerModel
     tokenizer: "PreTrainedTokenizerFast"
 
+    records_at_once = 2048
+
     @property
     def encoder(self) -> EncoderConfig:
         """Shape of the encoder."""

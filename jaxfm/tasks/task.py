@@ -83,6 +83,9 @@ class Task(Protocol):
 class Predictor(Protocol):
     """A trained model over unlabelled input: records in, rows to compute, records out."""
 
+    # Enough to pack well, few enough to hold: a million lines never are in memory at once.
+    records_at_once: int
+
     def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool = True) -> nnx.Module:
         """Builds the model."""
         ...

