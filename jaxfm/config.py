@@ -167,12 +167,20 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class ParallelConfig:
-    """Sizes of the device mesh's axes; their product is the number of devices."""
+class MeshConfig:
+    """Sizes of the device mesh's axes; their product is the number of devices. One of them may be -1: all left over."""
 
-    data: int = _field(-1, "copies of the model, each with its share of the batch; -1: all devices left over")
-    fsdp: int = _field(1, "parts into which each parameter is cut; the batch is cut too", at_least=1)
-    tensor: int = _field(1, "parts into which heads, ffn and vocabulary are cut", at_least=1)
+    data: int = _field(-1, "copies of the model, each with its share of the batch", at_least=-1)
+    fsdp: int = _field(1, "parts into which each parameter is cut; the batch is cut too", at_least=-1)
+    tensor: int = _field(1, "parts into which heads, ffn and vocabulary are cut", at_least=-1)
+    sequence: int = _field(1, "parts into which rows are cut along their tokens, for long rows", at_least=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelConfig:
+    """How a run is spread over devices; changes nothing about its result."""
+
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,7 @@ def evaluate(
     workdir = pathlib.Path(workdir)
     config = workdirs.read_config(workdir)
     task = registry.reopen(workdir, config, source or config.data.source, split)
-    mesh = make_mesh(config.parallel)
+    mesh = make_mesh(config.parallel.mesh)
     dtype = compute_dtype(config.train.precision)
     graphdef, params, _ = restore_params(
         workdir, lambda rngs: task.make_model(rngs, dtype=dtype, scan=scans_layers(config.model.scan_layers)), mesh

@@ -5,7 +5,7 @@ import pathlib
 from absl import flags
 
 from jaxfm import files, program
-from jaxfm.config import ParallelConfig
+from jaxfm.config import MeshConfig
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.tasks import registry
@@ -28,7 +28,7 @@ def export(workdir: str | pathlib.Path, output: str | pathlib.Path, format: str 
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output={output}: is there already. Name a new directory.")
     exporter = registry.open_exporter(workdir)
-    mesh = make_mesh(ParallelConfig())
+    mesh = make_mesh(MeshConfig())
     _, params, _ = restore_params(workdir, lambda rngs: exporter.make_model(rngs, dtype=compute_dtype("f32")), mesh)
     with files.atomic_directory(output) as folder:
         exporter.write_hf(folder, to_host(params))

@@ -11,7 +11,7 @@ from typing import Any
 from absl import flags
 
 from jaxfm import files, program
-from jaxfm.config import ParallelConfig
+from jaxfm.config import MeshConfig
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.parallel.mesh import make_mesh
@@ -32,7 +32,7 @@ class Model:
         workdir = pathlib.Path(workdir)
         self._predictor = registry.open_predictor(workdir)
         config = workdirs.read_config(workdir)
-        self._mesh = make_mesh(ParallelConfig())
+        self._mesh = make_mesh(MeshConfig())
         dtype = compute_dtype(config.train.precision)
         self._graphdef, self._params, self.step = restore_params(
             workdir, lambda rngs: self._predictor.make_model(rngs, dtype=dtype), self._mesh

@@ -49,7 +49,7 @@ def train(config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Pat
     status = workdirs.status(workdir, config)
     if status == "finished":
         return workdirs.read_report(workdir)
-    mesh = make_mesh(config.parallel)
+    mesh = make_mesh(config.parallel.mesh)
     task, loaded, notes = registry.create(config, initial.resolve(config.model))
     setup = set_up(config, task, loaded, mesh)
     check_room(workdir, setup.abstract)

@@ -48,7 +48,7 @@ class Variant:
     def __init__(self, config: Config, initial: Initial, every_place: bool):
         """Compiles it; `every_place` computes the head for all tokens."""
         task, loaded, _ = registry.create(config, initial)
-        mesh = make_mesh(config.parallel)
+        mesh = make_mesh(config.parallel.mesh)
         places = (lambda unit, ratio, length: length) if every_place else masking.max_predictions
         with mock.patch.object(masking, "max_predictions", places):
             setup = set_up(config, task, loaded, mesh)

@@ -29,7 +29,7 @@ train.epochs train.steps train.batch_size train.first_batch_size
 train.batch_warmup_steps train.accumulate train.precision train.label_smoothing
 eval.every_steps eval.batch_size eval.metric eval.select eval.patience
 checkpoint.every_steps checkpoint.keep_last
-parallel.data parallel.fsdp parallel.tensor
+parallel.mesh.data parallel.mesh.fsdp parallel.mesh.tensor parallel.mesh.sequence
 log.every_steps log.tensorboard
 """.split()
 
@@ -241,10 +241,17 @@ def test_the_hash_is_16_hex_digits_and_the_groups_that_are_free_exist() -> None:
     assert all(any(f"{key}.".startswith(f"{free}.") for key in OPTIONS) for free in FREE_ON_RESUME)
 
 
+def groups(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yields (name of the dataclass, dotted key) of every group of options, the whole config first, under ""."""
+    yield cls.__name__, prefix
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(field.type):
+            yield from groups(typing.cast(type, field.type), f"{prefix}{field.name}.")
+
+
 def reads(source: str) -> set[str]:
     """Returns the options that a source reads as attributes: `x.optim.b1`, or `x.b1` where x is an OptimConfig."""
-    groups = {field.type.__name__: field.name for field in dataclasses.fields(Config) if isinstance(field.type, type)}
-    found = set()
+    by_class, found = dict(groups()), set()
     for scope in ast.walk(ast.parse(source)):
         if not isinstance(scope, ast.FunctionDef):
             continue
@@ -252,13 +259,11 @@ def reads(source: str) -> set[str]:
         for node in ast.walk(scope):
             if isinstance(node, ast.Attribute):
                 owner = ast.unparse(node.value)
-                group = owner.rpartition(".")[2]
-                if "." in owner and not owner.startswith("self."):
-                    found.add(f"{group}.{node.attr}")
-                if annotated.get(owner) in groups:
-                    found.add(f"{groups[annotated[owner]]}.{node.attr}")
-                if annotated.get(owner) == "Config":
-                    found.add(node.attr)
+                first, *inner = owner.split(".")
+                if inner and first != "self":
+                    found |= {".".join([*inner[start:], node.attr]) for start in range(len(inner))}
+                if annotated.get(owner) in by_class:
+                    found.add(f"{by_class[annotated[owner]]}{node.attr}")
     return found
 
 

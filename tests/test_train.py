@@ -181,7 +181,10 @@ def bad_input(folder: pathlib.Path) -> dict[str, tuple[list[str], str]]:
             [*good, workdir, "--config.train.batch_size=6"],
             r"config\.train\.batch_size: 6 .*4 or 8",
         ),
-        "impossible mesh": ([*good, workdir, "--config.parallel.fsdp=3"], r"config\.parallel: .*4 devices"),
+        "impossible mesh": (
+            [*good, workdir, "--config.parallel.mesh.fsdp=3"],
+            r"config\.parallel\.mesh: .*devices, 4\.",
+        ),
         "a pattern that matches nothing": (
             [*good, workdir, "--config.optim.no_decay=('*/bais',)"],
             r"config\.optim\.no_decay: pattern '\*/bais'",

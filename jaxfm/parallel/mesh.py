@@ -5,7 +5,7 @@ each of them is cut along. Batches are cut over "data" and "fsdp" alike.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,10 +13,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxfm.config import ParallelConfig
+from jaxfm.config import MeshConfig
 from jaxfm.errors import UserError
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "tensor", "sequence")
 BATCH_AXES = ("data", "fsdp")
 
 # Logical axis of a parameter -> mesh axis it is cut along (None: whole on every device).
@@ -34,24 +34,52 @@ RULES: dict[str, str | None] = {
 }
 
 
-def make_mesh(config: ParallelConfig, devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Builds the mesh over all devices (or those given).
 
     Raises:
-      UserError: the axes do not multiply to the number of devices.
+      UserError: the axes do not multiply to the number of devices, or two of them are -1.
     """
     devices = jax.devices() if devices is None else devices
-    count, fixed = len(devices), config.fsdp * config.tensor
-    data = config.data if config.data != -1 else max(count // fixed, 1)
-    if data < 1 or data * fixed != count:
-        divisors = [n for n in range(1, count + 1) if count % n == 0]
-        raise UserError(
-            f"config.parallel: data={config.data} x fsdp={config.fsdp} x tensor={config.tensor} does not multiply to "
-            f"the {count} devices there are. Each axis must be one of {divisors} (data may be -1: what is left over)."
-        )
-    shape = (data, config.fsdp, config.tensor)
+    shape = mesh_shape(config, len(devices))
     # Since jax 0.10 axes are explicit unless said otherwise; jaxfm leaves propagation to GSPMD.
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
+    """Returns the sizes of AXES over so many devices, the one that is -1 filled in; UserError where there are none."""
+    sizes = [config.data, config.fsdp, config.tensor, config.sequence]
+    asked = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+    if sizes.count(-1) > 1:
+        raise UserError(f"config.parallel.mesh: {asked}: only one axis may be -1 (what is left over).")
+    shape = sizes
+    if -1 in sizes and min(size for size in sizes if size != -1) > 0:
+        left = devices // math.prod(size for size in sizes if size != -1)
+        shape = [left if size == -1 else size for size in sizes]
+    if min(shape) < 1 or math.prod(shape) != devices:
+        raise UserError(
+            f"config.parallel.mesh: {asked} does not multiply to the number of devices, {devices}. Nearest that do: "
+            f"{'; '.join(_nearest_shapes(sizes, devices))}."
+        )
+    return tuple(shape)
+
+
+def _nearest_shapes(sizes: Sequence[int], devices: int) -> list[str]:
+    """Returns up to three meshes of so many devices that are least far from `sizes`; what is -1 may be anything."""
+
+    def shapes(count: int, axes: int) -> Iterator[tuple[int, ...]]:
+        if axes == 1:
+            yield (count,)
+            return
+        for size in (size for size in range(1, count + 1) if count % size == 0):
+            yield from ((size, *rest) for rest in shapes(count // size, axes - 1))
+
+    def distance(shape: tuple[int, ...]) -> float:
+        pairs = zip(shape, sizes, strict=True)
+        return sum(abs(math.log(size / max(asked, 1))) for size, asked in pairs if asked != -1)
+
+    nearest = sorted(shapes(devices, len(AXES)), key=lambda shape: (round(distance(shape), 9), shape))[:3]
+    return [" ".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True)) for shape in nearest]
 
 
 def batch_shards(mesh: Mesh) -> int:

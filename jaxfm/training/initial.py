@@ -2,7 +2,7 @@
 
 import pathlib
 
-from jaxfm.config import ModelConfig, ParallelConfig
+from jaxfm.config import MeshConfig, ModelConfig
 from jaxfm.errors import UserError
 from jaxfm.hub import initial as hub_initial
 from jaxfm.hub.initial import Initial
@@ -32,7 +32,7 @@ def resolve(config: ModelConfig) -> Initial:
         )
     hub_initial.check_no_preset(config)
     exporter = registry.open_exporter(workdir)
-    mesh = make_mesh(ParallelConfig())
+    mesh = make_mesh(MeshConfig())
     try:
         _, params, step = restore_params(
             workdir, lambda rngs: exporter.make_model(rngs, dtype=compute_dtype("f32")), mesh

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxfm.config import ParallelConfig
+from jaxfm.config import MeshConfig
 from jaxfm.errors import UserError
 from jaxfm.hub.families import FAMILIES, hf_config, present
 from jaxfm.hub.weights import Checkpoint, read_checkpoint, write_tensors
@@ -115,7 +115,7 @@ def ours(read: Checkpoint, arrays: dict[str, np.ndarray]) -> np.ndarray:
     elif not read.labels:
         make = lambda: Encoder(read.encoder, nnx.Rngs(0))  # noqa: E731
         params = {name.removeprefix("encoder/"): value for name, value in params.items()}
-    graphdef, abstract = meshes.build_abstract(make, meshes.make_mesh(ParallelConfig()))
+    graphdef, abstract = meshes.build_abstract(make, meshes.make_mesh(MeshConfig()))
     nested = flax.traverse_util.unflatten_dict(params, sep="/")
     assert jax.tree.map(jnp.shape, nested) == jax.tree.map(lambda leaf: leaf.shape, abstract)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfm.config import ParallelConfig
+from jaxfm.config import MeshConfig
 from jaxfm.models.dropout import dropout, split_key
 from jaxfm.parallel import mesh as meshes
 
@@ -82,15 +82,15 @@ def test_the_dtype_is_kept_and_does_not_change_the_mask(dtype) -> None:
 @pytest.mark.parametrize(
     ("count", "config"),
     [
-        (1, ParallelConfig()),
-        (2, ParallelConfig()),
-        (4, ParallelConfig()),
-        (4, ParallelConfig(fsdp=2)),
-        (4, ParallelConfig(tensor=2)),
+        (1, MeshConfig()),
+        (2, MeshConfig()),
+        (4, MeshConfig()),
+        (4, MeshConfig(fsdp=2)),
+        (4, MeshConfig(tensor=2)),
     ],
     ids=str,
 )
-def test_the_mask_is_the_same_on_every_mesh(count: int, config: ParallelConfig) -> None:
+def test_the_mask_is_the_same_on_every_mesh(count: int, config: MeshConfig) -> None:
     mesh = meshes.make_mesh(config, jax.devices()[:count])
     x = jax.device_put(np.ones((8, 16, 32), np.float32), meshes.batch_sharding(mesh))
     assert len(x.sharding.device_set) == count

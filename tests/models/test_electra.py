@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxfm.config import ParallelConfig
+from jaxfm.config import MeshConfig
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.heads import MaskedLM
 from jaxfm.models.presets import EncoderConfig
@@ -34,7 +34,7 @@ SHARED |= {f"encoder/embeddings/norm/{name}" for name in ("scale", "bias")}
 
 def built(make: Any, seed: int = 1) -> tuple[Any, dict[str, np.ndarray]]:
     """Returns the graph definition and wide random parameters, path -> array."""
-    graphdef, abstract = meshes.build_abstract(make, meshes.make_mesh(ParallelConfig()))
+    graphdef, abstract = meshes.build_abstract(make, meshes.make_mesh(MeshConfig()))
     draw = np.random.default_rng(seed)
     flat = flax.traverse_util.flatten_dict(abstract, sep="/")
     return graphdef, {name: 0.3 * draw.normal(size=leaf.shape).astype(np.float32) for name, leaf in flat.items()}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxfm.config import ParallelConfig
+from jaxfm.config import MeshConfig
 from jaxfm.models.embeddings import Embeddings
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.presets import EncoderConfig
@@ -45,7 +45,7 @@ def parameters(abstract: Any) -> Any:
 
 def build(make: Any) -> tuple[Any, Any]:
     """Returns graph definition and parameters without running an initialiser."""
-    graphdef, abstract = meshes.build_abstract(make, meshes.make_mesh(ParallelConfig()))
+    graphdef, abstract = meshes.build_abstract(make, meshes.make_mesh(MeshConfig()))
     return graphdef, parameters(abstract)
 
 

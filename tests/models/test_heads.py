@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxfm.config import ParallelConfig
+from jaxfm.config import MeshConfig
 from jaxfm.models.activations import gelu
 from jaxfm.models.heads import MaskedLM, TokenClassifier
 from jaxfm.models.presets import EncoderConfig, preset
@@ -34,7 +34,7 @@ def build(dtype: Any = jnp.float32, dropout: float = 0.1, keyed: bool = False) -
     def make() -> TokenClassifier:
         return TokenClassifier(config, 3, nnx.Rngs(0), dtype=dtype)
 
-    graphdef, abstract = meshes.build_abstract(make, meshes.make_mesh(ParallelConfig()))
+    graphdef, abstract = meshes.build_abstract(make, meshes.make_mesh(MeshConfig()))
     draw = np.random.default_rng(1)
 
     @jax.jit
@@ -84,7 +84,7 @@ MODERN = dataclasses.replace(
 
 def random_model(make: Any) -> tuple[Any, Any]:
     """Returns graph definition and wide random parameters."""
-    graphdef, abstract = meshes.build_abstract(make, meshes.make_mesh(ParallelConfig()))
+    graphdef, abstract = meshes.build_abstract(make, meshes.make_mesh(MeshConfig()))
     draw = np.random.default_rng(1)
     return graphdef, jax.tree.map(lambda leaf: 0.3 * draw.normal(size=leaf.shape).astype(np.float32), abstract)
 

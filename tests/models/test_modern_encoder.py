@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxfm.config import ParallelConfig
+from jaxfm.config import MeshConfig
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.presets import EncoderConfig, preset
 from jaxfm.parallel import mesh as meshes
@@ -52,7 +52,7 @@ SEGMENTS = PACKED[1]
 def model(config: EncoderConfig = CONFIG, scan: bool = True) -> tuple[Any, Any]:
     """Returns graph definition and wide random parameters."""
     graphdef, abstract = meshes.build_abstract(
-        lambda: Encoder(config, nnx.Rngs(0), scan=scan), meshes.make_mesh(ParallelConfig())
+        lambda: Encoder(config, nnx.Rngs(0), scan=scan), meshes.make_mesh(MeshConfig())
     )
     draw = np.random.default_rng(1)
 
@@ -166,7 +166,7 @@ def test_bf16_is_close_to_f32() -> None:
     )
     expected = np.asarray(program()(params, PACKED, SEGMENTS > 0)[1])[:2]
     graphdef, _ = meshes.build_abstract(
-        lambda: Encoder(CONFIG, nnx.Rngs(0), dtype=jnp.bfloat16), meshes.make_mesh(ParallelConfig())
+        lambda: Encoder(CONFIG, nnx.Rngs(0), dtype=jnp.bfloat16), meshes.make_mesh(MeshConfig())
     )
     result = jax.jit(lambda params: nnx.merge(graphdef, params)(*PACKED))(params)
     assert result.dtype == jnp.bfloat16

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxfm.config import ParallelConfig
+from jaxfm.config import MeshConfig
 from jaxfm.data.packing import BATCH_FIELDS, PackedRows, build_rows
 from jaxfm.models.heads import TokenClassifier
 from jaxfm.models.presets import EncoderConfig
@@ -34,7 +34,7 @@ def make() -> TokenClassifier:
 @functools.cache
 def classifier() -> tuple[Any, Any]:
     """Returns the graph definition and wide random parameters."""
-    graphdef, abstract = meshes.build_abstract(make, meshes.make_mesh(ParallelConfig()))
+    graphdef, abstract = meshes.build_abstract(make, meshes.make_mesh(MeshConfig()))
     draw = np.random.default_rng(1)
 
     def value(path: Any, leaf: Any) -> np.ndarray:

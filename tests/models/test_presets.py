@@ -4,7 +4,7 @@ import jax
 import pytest
 from flax import nnx
 
-from jaxfm.config import ParallelConfig
+from jaxfm.config import MeshConfig
 from jaxfm.errors import UserError
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.presets import PRESETS, EncoderConfig, preset
@@ -22,7 +22,7 @@ MILLIONS = {
 @pytest.mark.parametrize("name", PRESETS)
 def test_parameters_of_a_preset(name: str) -> None:
     config = preset(name)
-    _, abstract = meshes.build_abstract(lambda: Encoder(config, nnx.Rngs(0)), meshes.make_mesh(ParallelConfig()))
+    _, abstract = meshes.build_abstract(lambda: Encoder(config, nnx.Rngs(0)), meshes.make_mesh(MeshConfig()))
     count = sum(leaf.size for leaf in jax.tree.leaves(abstract))
     assert round(count / 1e6, 2) == MILLIONS[name]
     assert config.head_dim == 64

@@ -9,7 +9,7 @@ from flax import nnx
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from jaxfm.config import ParallelConfig
+from jaxfm.config import MeshConfig
 from jaxfm.errors import UserError
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.heads import MaskedLM, TokenClassifier
@@ -76,12 +76,12 @@ REPLACED_TOKEN = {
     "detector/head/bias": (None,),
 }
 MESHES = [
-    ParallelConfig(),
-    ParallelConfig(fsdp=2),
-    ParallelConfig(fsdp=4),
-    ParallelConfig(tensor=4),
-    ParallelConfig(tensor=2),
-    ParallelConfig(data=1, fsdp=2, tensor=2),
+    MeshConfig(),
+    MeshConfig(fsdp=2),
+    MeshConfig(fsdp=4),
+    MeshConfig(tensor=4),
+    MeshConfig(tensor=2),
+    MeshConfig(data=1, fsdp=2, tensor=2),
 ]
 
 
@@ -101,45 +101,73 @@ def spec(leaf: Any) -> tuple[str | None, ...]:
 @pytest.mark.parametrize(
     ("config", "count", "shape"),
     [
-        (ParallelConfig(), 4, (4, 1, 1)),
-        (ParallelConfig(), 1, (1, 1, 1)),
-        (ParallelConfig(fsdp=2), 4, (2, 2, 1)),
-        (ParallelConfig(fsdp=2, tensor=2), 4, (1, 2, 2)),
-        (ParallelConfig(data=2, tensor=2), 4, (2, 1, 2)),
-        (ParallelConfig(tensor=2), 2, (1, 1, 2)),
+        (MeshConfig(), 4, (4, 1, 1, 1)),
+        (MeshConfig(), 1, (1, 1, 1, 1)),
+        (MeshConfig(fsdp=2), 4, (2, 2, 1, 1)),
+        (MeshConfig(fsdp=2, tensor=2), 4, (1, 2, 2, 1)),
+        (MeshConfig(data=2, tensor=2), 4, (2, 1, 2, 1)),
+        (MeshConfig(tensor=2), 2, (1, 1, 2, 1)),
     ],
     ids=str,
 )
-def test_mesh_shape(config: ParallelConfig, count: int, shape: tuple[int, ...]) -> None:
+def test_mesh_shape(config: MeshConfig, count: int, shape: tuple[int, ...]) -> None:
     assert jax.device_count() == 4
     mesh = meshes.make_mesh(config, None if count == 4 else jax.devices()[:count])
-    assert mesh.axis_names == ("data", "fsdp", "tensor") and mesh.devices.shape == shape
+    assert mesh.axis_names == ("data", "fsdp", "tensor", "sequence") and mesh.devices.shape == shape
     assert set(mesh.devices.flat) == set(jax.devices()[:count])
     assert set(mesh.axis_types) == {AxisType.Auto}
     assert meshes.batch_shards(mesh) == shape[0] * shape[1]
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("config", "words"),
     [
-        ParallelConfig(data=3),
-        ParallelConfig(data=2),
-        ParallelConfig(fsdp=3),
-        ParallelConfig(fsdp=8),
-        ParallelConfig(data=4, tensor=2),
-        ParallelConfig(data=0),
-        ParallelConfig(data=-2, fsdp=2),
-        ParallelConfig(data=-2, tensor=-2),
+        (MeshConfig(data=3), "data=3 x fsdp=1 x tensor=1 x sequence=1"),
+        (MeshConfig(data=2), "data=2 x"),
+        (MeshConfig(fsdp=3), "fsdp=3 x"),
+        (MeshConfig(fsdp=8), "fsdp=8 x"),
+        (MeshConfig(data=4, tensor=2), "data=4 x fsdp=1 x tensor=2 x"),
+        (MeshConfig(data=0), "data=0 x"),
+        (MeshConfig(data=-2, fsdp=2), "data=-2 x fsdp=2 x"),
+        (MeshConfig(data=-2, tensor=-2), "data=-2 x fsdp=1 x tensor=-2 x"),
+        (MeshConfig(fsdp=0), "data=-1 x fsdp=0 x"),
+        (MeshConfig(sequence=8), "sequence=8"),
     ],
     ids=str,
 )
-def test_a_mesh_that_is_not_the_devices_is_refused(config: ParallelConfig) -> None:
-    with pytest.raises(UserError, match=r"config\.parallel: data=.* does not multiply to the 4 devices.*\[1, 2, 4\]"):
+def test_a_mesh_that_is_not_the_devices_is_refused(config: MeshConfig, words: str) -> None:
+    with pytest.raises(UserError) as caught:
         meshes.make_mesh(config)
+    message = str(caught.value)
+    assert message.startswith("config.parallel.mesh: ") and words in message
+    assert "does not multiply to the number of devices, 4. Nearest that do: data=" in message
+    offers = message.rpartition("that do: ")[2].rstrip(".").split("; ")
+    for offer in offers:  # each is a mesh that is taken
+        sizes = dict(part.split("=") for part in offer.split())
+        assert meshes.make_mesh(MeshConfig(**{axis: int(size) for axis, size in sizes.items()})).size == 4
+
+
+def test_nearest_meshes() -> None:
+    with pytest.raises(UserError, match="devices, 16. Nearest that do: data=8 fsdp=2 tensor=1 sequence=1;"):
+        meshes.mesh_shape(MeshConfig(data=8, fsdp=3), 16)
+    with pytest.raises(UserError, match="do: data=4 fsdp=1 tensor=4 sequence=1;"):
+        meshes.mesh_shape(MeshConfig(tensor=5), 16)
+
+
+def test_any_one_axis_may_be_what_is_left_over() -> None:
+    for axis in meshes.AXES:
+        config = dataclasses.replace(MeshConfig(data=1), **{axis: -1})
+        assert meshes.mesh_shape(config, 8) == tuple(8 if name == axis else 1 for name in meshes.AXES)
+    assert meshes.mesh_shape(MeshConfig(data=2, fsdp=-1, sequence=2), 24) == (2, 6, 1, 2)
+    with pytest.raises(UserError) as caught:
+        meshes.mesh_shape(MeshConfig(fsdp=-1), 8)
+    assert str(caught.value) == (
+        "config.parallel.mesh: data=-1 x fsdp=-1 x tensor=1 x sequence=1: only one axis may be -1 (what is left over)."
+    )
 
 
 @pytest.mark.parametrize("config", MESHES, ids=str)
-def test_shardings_of_all_parameters_and_bytes_on_a_device(config: ParallelConfig) -> None:
+def test_shardings_of_all_parameters_and_bytes_on_a_device(config: MeshConfig) -> None:
     mesh = meshes.make_mesh(config)
     _, abstract = meshes.build_abstract(make, mesh)
     leaves = flat(abstract)
@@ -165,7 +193,7 @@ def test_shardings_of_a_replaced_token_model() -> None:
 
 
 def test_bytes_on_a_device_fall_with_fsdp_and_tensor() -> None:
-    def device_bytes(config: ParallelConfig) -> int:
+    def device_bytes(config: MeshConfig) -> int:
         _, abstract = meshes.build_abstract(make, meshes.make_mesh(config))
         return sum(4 * int(np.prod(leaf.sharding.shard_shape(leaf.shape))) for leaf in flat(abstract).values())
 
@@ -178,13 +206,13 @@ def test_bytes_on_a_device_fall_with_fsdp_and_tensor() -> None:
 
 def test_what_a_mesh_axis_does_not_divide_stays_whole() -> None:
     odd = EncoderConfig(vocab_size=63, hidden_size=30, num_layers=1, num_heads=3, ffn_size=50, max_positions=7)
-    _, abstract = meshes.build_abstract(lambda: make(odd), meshes.make_mesh(ParallelConfig(data=1, fsdp=2, tensor=2)))
+    _, abstract = meshes.build_abstract(lambda: make(odd), meshes.make_mesh(MeshConfig(data=1, fsdp=2, tensor=2)))
     leaves = flat(abstract)
     assert spec(leaves["encoder/embeddings/word/embedding"]) == (None, "fsdp")  # 63 entries
     assert spec(leaves["encoder/layers/attention/query/kernel"]) == (None, "fsdp", None, None)  # 3 heads
     assert spec(leaves["encoder/layers/attention/output/kernel"]) == (None, None, None, "fsdp")
     assert spec(leaves["encoder/layers/ffn/up/kernel"]) == (None, "fsdp", "tensor")  # 50 is even
-    _, abstract = meshes.build_abstract(lambda: make(odd), meshes.make_mesh(ParallelConfig(data=1, fsdp=4)))
+    _, abstract = meshes.build_abstract(lambda: make(odd), meshes.make_mesh(MeshConfig(data=1, fsdp=4)))
     assert all(leaf.sharding.shard_shape(leaf.shape) == leaf.shape for leaf in flat(abstract).values())  # 30 / 4
 
 
@@ -204,7 +232,7 @@ def test_initial_values_do_not_depend_on_the_mesh() -> None:
         assert spec(results[1][name]) == EXPECTED[name] and np.std(results[0][name]) > 0.1
 
 
-def loss_and_gradients(config: ParallelConfig, count: int, encoder: EncoderConfig) -> Any:
+def loss_and_gradients(config: MeshConfig, count: int, encoder: EncoderConfig) -> Any:
     """A loss with dropout, the batch and the parameters cut over the mesh of the first `count` devices."""
     mesh = meshes.make_mesh(config, jax.devices()[:count])
     graphdef, abstract = meshes.build_abstract(lambda: make(encoder), mesh)
@@ -237,7 +265,7 @@ DROPPING_MODERN = dataclasses.replace(MODERN_CONFIG, dropout=0.1, attention_drop
 
 @pytest.mark.parametrize("encoder", [CONFIG, DROPPING_MODERN], ids=["bert", "modern"])
 def test_loss_and_gradients_with_dropout_do_not_depend_on_the_mesh(encoder: EncoderConfig) -> None:
-    expected, gradients = loss_and_gradients(ParallelConfig(), 1, encoder)
+    expected, gradients = loss_and_gradients(MeshConfig(), 1, encoder)
     value, sharded = loss_and_gradients(MESHES[5], 4, encoder)
     np.testing.assert_allclose(value, expected, atol=1e-6)
     largest = max(np.abs(leaf).max() for leaf in gradients.values())
@@ -254,18 +282,18 @@ def test_loss_and_gradients_with_dropout_do_not_depend_on_the_mesh(encoder: Enco
     ],
 )
 def test_batch_size_must_be_divisible(batch_size: int, accumulate: int, words: str) -> None:
-    mesh = meshes.make_mesh(ParallelConfig(fsdp=2))
+    mesh = meshes.make_mesh(MeshConfig(fsdp=2))
     with pytest.raises(UserError) as caught:
         meshes.check_batch_size("config.train.batch_size", batch_size, mesh, accumulate=accumulate)
     assert str(caught.value) == f"config.train.batch_size: {words}"
 
 
 def test_batch_size_that_can_be_divided() -> None:
-    meshes.check_batch_size("key", 8, meshes.make_mesh(ParallelConfig()), accumulate=2)
+    meshes.check_batch_size("key", 8, meshes.make_mesh(MeshConfig()), accumulate=2)
     # The tensor axis does not cut the batch.
-    meshes.check_batch_size("key", 2, meshes.make_mesh(ParallelConfig(tensor=2)))
+    meshes.check_batch_size("key", 2, meshes.make_mesh(MeshConfig(tensor=2)))
     with pytest.raises(UserError):
-        meshes.check_batch_size("key", 2, meshes.make_mesh(ParallelConfig(fsdp=2)))
+        meshes.check_batch_size("key", 2, meshes.make_mesh(MeshConfig(fsdp=2)))
 
 
 def test_place_batch_lays_rows_over_data_and_fsdp_and_repeats_them_over_tensor() -> None:
@@ -275,17 +303,17 @@ def test_place_batch_lays_rows_over_data_and_fsdp_and_repeats_them_over_tensor()
         placed = meshes.place_batch({"tokens": tokens}, mesh)["tokens"]
         np.testing.assert_array_equal(placed, tokens)
         assert placed.dtype == jnp.int32 and placed.sharding == meshes.batch_sharding(mesh)
-        _, fsdp, _ = mesh.devices.shape
+        _, fsdp, *_ = mesh.devices.shape
         share = 8 // meshes.batch_shards(mesh)
         by_device = {shard.device: np.asarray(shard.data) for shard in placed.addressable_shards}
         assert len(by_device) == 4
-        for (d, f, _), device in np.ndenumerate(mesh.devices):
+        for (d, f, *_), device in np.ndenumerate(mesh.devices):
             part = d * fsdp + f
             np.testing.assert_array_equal(by_device[device], tokens[part * share : (part + 1) * share])
 
 
 def test_replicated_is_whole_everywhere() -> None:
-    mesh = meshes.make_mesh(ParallelConfig(fsdp=2))
+    mesh = meshes.make_mesh(MeshConfig(fsdp=2))
     assert meshes.replicated(mesh).spec == P() and meshes.replicated(mesh).shard_shape((8, 3)) == (8, 3)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxfm.config import ParallelConfig
+from jaxfm.config import MeshConfig
 from jaxfm.data.tokenization import load_tokenizer
 from jaxfm.data.tokenizer_training import train_tokenizer
 from jaxfm.parallel.mesh import build_abstract, make_mesh
@@ -46,7 +46,7 @@ def filler(folder: pathlib.Path) -> Filler:
 
 @functools.cache
 def evaluator(filler: Filler, size: int) -> Evaluator:
-    mesh = make_mesh(ParallelConfig())
+    mesh = make_mesh(MeshConfig())
     dtype = np.dtype(np.float32)
     graphdef, _ = build_abstract(lambda: filler.make_model(nnx.Rngs(0), dtype=dtype), mesh)
     return Evaluator(filler.outputs, graphdef, mesh, size)
@@ -57,7 +57,7 @@ def results_of(filler: Filler, texts: tuple[str, ...]) -> list[dict[str, Any]]:
     params = tiny.nested(tiny.random_masked_lm(filler.encoder, seed=3))
     if not len(encoded.rows):
         return filler.decode(encoded, {})
-    size = whole_batches(4, len(encoded.rows), make_mesh(ParallelConfig()))
+    size = whole_batches(4, len(encoded.rows), make_mesh(MeshConfig()))
     return filler.decode(encoded, evaluator(filler, size)(params, encoded.rows))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxfm.config import Config, ParallelConfig
+from jaxfm.config import Config, MeshConfig
 from jaxfm.data.masking import mask_tokens, max_predictions
 from jaxfm.errors import UserError
 from jaxfm.parallel.mesh import build_abstract, make_mesh
@@ -50,7 +50,7 @@ def task(config: Config) -> MaskedLMTask:
 
 def graph(task: MaskedLMTask) -> Any:
     return build_abstract(
-        lambda: task.make_model(nnx.Rngs(0), dtype=jnp.dtype("float32"), scan=True), make_mesh(ParallelConfig())
+        lambda: task.make_model(nnx.Rngs(0), dtype=jnp.dtype("float32"), scan=True), make_mesh(MeshConfig())
     )[0]
 
 

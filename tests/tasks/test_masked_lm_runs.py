@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxfm.config import Config, ParallelConfig
+from jaxfm.config import Config, MeshConfig
 from jaxfm.data.pipeline import TrainBatches
 from jaxfm.evaluate import evaluate
 from jaxfm.export import export
@@ -153,7 +153,7 @@ def test_the_loss_of_a_step_computed_alone_is_that_of_the_run(whole: Whole) -> N
     task, loaded, _ = created(whole.config)
     batch = TrainBatches(task.rows("train"), batch_size=8, seed=0).batch(0)
     graphdef, _ = build_abstract(
-        lambda: task.make_model(nnx.Rngs(0), dtype=jnp.dtype("float32"), scan=True), make_mesh(ParallelConfig())
+        lambda: task.make_model(nnx.Rngs(0), dtype=jnp.dtype("float32"), scan=True), make_mesh(MeshConfig())
     )
     compiled = jax.jit(lambda params, part, key: task.loss(nnx.merge(graphdef, params), part, key, 0.0))
     key = jax.random.fold_in(jax.random.split(jax.random.key(0))[1], 0)  # see training.state.new_state
@@ -179,7 +179,7 @@ def test_an_exported_run_is_that_model_in_transformers(whole: Whole, tmp_path: p
         wanted = theirs(input_ids=torch.tensor(ids[None])).logits.numpy()
     exporter = registry.open_exporter(whole.workdir)
     make = functools.partial(exporter.make_model, dtype=jnp.dtype("float32"))
-    graphdef, params, _ = restore_params(whole.workdir, make, make_mesh(ParallelConfig()))
+    graphdef, params, _ = restore_params(whole.workdir, make, make_mesh(MeshConfig()))
     model = nnx.merge(graphdef, params)
     shape = (1, len(ids))
     logits = model.logits(
@@ -209,7 +209,7 @@ def test_a_run_is_scored_again_as_it_was(whole: Whole) -> None:
 def own_params(workdir: pathlib.Path) -> dict[str, np.ndarray]:
     exporter = registry.open_exporter(workdir)
     make = functools.partial(exporter.make_model, dtype=jnp.dtype("float32"))
-    return to_host(restore_params(workdir, make, make_mesh(ParallelConfig()))[1])
+    return to_host(restore_params(workdir, make, make_mesh(MeshConfig()))[1])
 
 
 def test_ner_and_masked_lm_start_from_each_others_runs(whole: Whole, folder: pathlib.Path) -> None:

@@ -173,7 +173,7 @@ def test_loss_and_outputs_agree_and_score_as_seqeval(tmp_path: pathlib.Path) -> 
     task, _, _ = create(tmp_path, model__dropout=0.0)
     graphdef, _ = build_abstract(
         lambda: task.make_model(nnx.Rngs(0), dtype=jnp.dtype("float32"), scan=True),
-        make_mesh(tiny.config(tmp_path).parallel),
+        make_mesh(tiny.config(tmp_path).parallel.mesh),
     )
     params = tiny.nested(tiny.random_params(dataclasses.replace(tiny.ENCODER, initializer_range=0.3), 5, seed=5))
     rows = task.rows("test")

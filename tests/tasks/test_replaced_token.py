@@ -17,7 +17,7 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxfm.config import Config, ParallelConfig
+from jaxfm.config import Config, MeshConfig
 from jaxfm.data import masking
 from jaxfm.errors import UserError
 from jaxfm.evaluate import evaluate
@@ -37,7 +37,7 @@ from jaxfm.training.restore import restore_params, to_host
 from jaxfm.training.setup import set_up
 from tests import tiny
 
-F32, MESH = jnp.dtype(jnp.float32), ParallelConfig()
+F32, MESH = jnp.dtype(jnp.float32), MeshConfig()
 # Share of hidden tokens at the first and the last step.
 RATIOS = (0.4, 0.25)
 

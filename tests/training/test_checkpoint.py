@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxfm.config import ParallelConfig
+from jaxfm.config import MeshConfig
 from jaxfm.errors import UserError
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.training.checkpoint import Checkpoints, array_hashes
@@ -34,7 +34,7 @@ def collect_unfinished_reads() -> Iterator[None]:
 
 
 def mesh_of(sizes: tuple[int, int, int]) -> Mesh:
-    return make_mesh(ParallelConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
+    return make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
 
 
 def state_on(mesh: Mesh, step: int) -> tuple[TrainState, dict[str, jax.Array]]:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxfm.config import ParallelConfig
+from jaxfm.config import MeshConfig
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.tasks import registry
 from jaxfm.training.evaluation import Evaluator, whole_batches
@@ -23,7 +23,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> registry.Task:
 def test_outputs_do_not_depend_on_the_batch_size(
     task: registry.Task, sizes: tuple[int, int, int], batch_size: int
 ) -> None:
-    mesh = make_mesh(ParallelConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
+    mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
     graphdef, _ = build_abstract(lambda: make_model(task), mesh)
     params = tiny.nested(tiny.random_params(tiny.ENCODER, len(tiny.LABELS), seed=1))
     rows = task.rows("train")
@@ -47,4 +47,4 @@ def make_model(task: registry.Task) -> nnx.Module:
     ("asked", "rows", "wanted"), [(32, 100, 32), (30, 100, 28), (2, 100, 4), (32, 5, 8), (32, 1, 4), (4, 4, 4)]
 )
 def test_whole_batches_fit_the_mesh_and_the_rows(asked: int, rows: int, wanted: int) -> None:
-    assert whole_batches(asked, rows, make_mesh(ParallelConfig(2, 2, 1))) == wanted
+    assert whole_batches(asked, rows, make_mesh(MeshConfig(2, 2, 1))) == wanted

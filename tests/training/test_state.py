@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxfm.config import OptimConfig, ParallelConfig
+from jaxfm.config import MeshConfig, OptimConfig
 from jaxfm.models.heads import TokenClassifier
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.training.optim import make_optimizer, make_schedule, path_name
@@ -25,7 +25,7 @@ def make_model(rngs: nnx.Rngs) -> nnx.Module:
 
 
 def mesh_of(data: int, fsdp: int, tensor: int) -> Mesh:
-    return make_mesh(ParallelConfig(data, fsdp, tensor), jax.devices()[: data * fsdp * tensor])
+    return make_mesh(MeshConfig(data, fsdp, tensor), jax.devices()[: data * fsdp * tensor])
 
 
 def state_on(mesh: Mesh, loaded: dict[str, np.ndarray], seed: int = 3) -> TrainState:

@@ -12,7 +12,7 @@ import optax
 import pytest
 from jax.sharding import Mesh
 
-from jaxfm.config import Config, ParallelConfig
+from jaxfm.config import Config, MeshConfig
 from jaxfm.observe import metrics as metrics_lib
 from jaxfm.observe.metrics import weighted
 from jaxfm.parallel.mesh import make_mesh, place_batch
@@ -164,7 +164,7 @@ def test_a_batch_without_labels_is_no_division_by_zero() -> None:
 def losses_on(folder: pathlib.Path, sizes: tuple[int, int, int]) -> tuple[float, ...]:
     """The losses of 10 steps with much dropout, and that of the first step again with another key."""
     config = tiny.config(folder, optim__learning_rate=1e-3, train__steps=10, model__dropout=0.3)
-    mesh = make_mesh(ParallelConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
+    mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
     setup = real_setup(config, mesh)
     step, losses = setup.lowered[config.train.batch_size].compile(), []
 
@@ -201,7 +201,7 @@ def test_losses_are_those_of_one_device_with_dropout(
 
 def test_the_state_is_donated_and_nothing_is_traced_again(tmp_path: pathlib.Path, monkeypatch: Any) -> None:
     config = tiny.config(tmp_path)
-    mesh = make_mesh(config.parallel)
+    mesh = make_mesh(config.parallel.mesh)
     task, loaded, _ = registry.create(config, resolve(config.model))
     traces = []
     model_loss = type(task).loss
