@@ -7,7 +7,7 @@ import contextlib
 import fractions
 import functools
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Protocol
 
 import grain
@@ -19,6 +19,8 @@ from jaxfm.errors import UserError
 _READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 
 Batch = dict[str, np.ndarray]
+# Size of a batch over all hosts -> which of its rows this host makes, ascending (`parallel.mesh.host_rows`).
+Share = Callable[[int], np.ndarray]
 
 
 class Rows(Protocol):
@@ -100,8 +102,8 @@ class TrainBatches:
     """Endless training batches over packed rows: each epoch is every row once, in an order of its own.
 
     Step s takes the B rows of the endless stream of epochs that follow those of the steps before, so a batch may
-    straddle two epochs and no row is ever dropped or repeated within one. Each host gets its contiguous share of the
-    same global batch. The order does not use grain's shuffle: it costs the same 2**16 rounds an epoch for 5 rows as for
+    straddle two epochs and no row is ever dropped or repeated within one. Each host makes its share of the same
+    global batch. The order does not use grain's shuffle: it costs the same 2**16 rounds an epoch for 5 rows as for
     50,000, and its epoch 1 of seed 0 is epoch 0 of seed 1.
     """
 
@@ -113,25 +115,23 @@ class TrainBatches:
         seed: int,
         first_batch_size: int = 0,
         warmup_steps: int = 0,
-        process_index: int = 0,
-        process_count: int = 1,
+        share: Share = np.arange,
     ) -> None:
         """`batch_size` counts rows over all hosts; see `BatchSizes` for how it may grow.
 
-        Raises UserError if the hosts cannot share a batch evenly, or the first size does not double up to the last.
+        Raises UserError if the first size does not double up to the last.
         """
         assert len(rows) > 0, "no rows to train on"
         self._rows = rows
         self._sizes = BatchSizes(batch_size, first=first_batch_size, warmup_steps=warmup_steps)
-        self._shares = {size: _host_share(size, process_index, process_count) for size in self._sizes.sizes}
+        self._share = functools.cache(share)
         # A batch is made in a thread; two epochs meet in a batch, and read-ahead may be one further.
         self._order = functools.lru_cache(maxsize=4)(functools.partial(packing.shuffled, len(rows), seed))
 
     def batch(self, step: int) -> Batch:
-        """This host's part of the batch of `step`: int32 arrays [B / hosts, T]."""
+        """This host's rows of the batch of `step`: int32 arrays [rows, T]."""
         assert step >= 0
-        share = self._shares[self._sizes.size(step)]
-        positions = self._sizes.rows_before(step) + np.arange(share.start, share.stop)
+        positions = self._sizes.rows_before(step) + self._share(self._sizes.size(step))
         epochs, within = np.divmod(positions, len(self._rows))
         index = np.empty_like(positions)
         for epoch in np.unique(epochs):
@@ -169,28 +169,17 @@ class TrainBatches:
             yield from batches
 
 
-def eval_batches(rows: Rows, batch_size: int, process_index: int = 0, process_count: int = 1) -> Iterator[Batch]:
-    """Yields every row once, in order, in batches of one shape, int32 [B / hosts, T]; empty rows fill up the last one.
+def eval_batches(rows: Rows, batch_size: int, share: Share = np.arange) -> Iterator[Batch]:
+    """Yields every row once, in order, in batches of one shape; empty rows fill up the last one.
 
-    Row r of the data is row r % B of global batch r // B. Raises UserError if the hosts cannot share a batch evenly.
+    Row r of the data is row r % B of global batch r // B, of which this host makes its share, int32 [rows, T].
     """
-    share = _host_share(batch_size, process_index, process_count)
+    own = share(batch_size)
     empty = {"tokens": rows.pad_id, "labels": -1}
     for first in range(0, len(rows), batch_size):
-        here = np.arange(first + share.start, min(first + share.stop, len(rows)))
-        missing = len(share) - len(here)
+        here = first + own[first + own < len(rows)]
+        missing = len(own) - len(here)
         yield {
             name: np.pad(values, ((0, missing), (0, 0)), constant_values=empty.get(name, 0))
             for name, values in rows.take(here).items()
         }
-
-
-def _host_share(batch_size: int, process_index: int, process_count: int) -> range:
-    """The rows of a global batch that this host makes."""
-    assert 0 <= process_index < process_count
-    if batch_size < 1 or batch_size % process_count:
-        raise UserError(
-            f"batch_size = {batch_size}: must be a positive multiple of the number of processes, {process_count}"
-        )
-    each = batch_size // process_count
-    return range(process_index * each, (process_index + 1) * each)

@@ -1,7 +1,8 @@
 """Device mesh, logical-axis rules and shardings. The one file that touches Flax's sharding metadata.
 
-Parameters name their axes in the model's own words ("embed", "heads", "ffn", "vocab", ...); RULES says which mesh axis
-each of them is cut along. Batches are cut over "data" and "fsdp" alike.
+Parameters and activations name their axes in the model's own words ("embed", "heads", "ffn", "batch", ...); RULES says
+which mesh axis each of them is cut along. The rows of a batch are cut over "data" and "fsdp" alike, their tokens over
+"sequence".
 """
 
 import math
@@ -11,7 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.experimental import mesh_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxfm.config import MeshConfig
 from jaxfm.errors import UserError
@@ -19,18 +21,27 @@ from jaxfm.errors import UserError
 AXES = ("data", "fsdp", "tensor", "sequence")
 BATCH_AXES = ("data", "fsdp")
 
-# Logical axis of a parameter -> mesh axis it is cut along (None: whole on every device).
-RULES: dict[str, str | None] = {
+# Logical axis -> mesh axes it is cut along (None: whole on every device).
+RULES: dict[str, str | tuple[str, ...] | None] = {
+    # of parameters
     "layers": None,
-    "vocab": "tensor",
     "embed": "fsdp",
-    "heads": "tensor",
     "head_dim": None,
-    "ffn": "tensor",
     "positions": None,
     "types": None,
     "norm": None,
     "classes": None,
+    # of both
+    "vocab": "tensor",
+    "heads": "tensor",
+    "ffn": "tensor",
+    # of activations
+    "batch": BATCH_AXES,
+    "tokens": "sequence",
+    "chunks": "sequence",
+    "places": "sequence",
+    "keys": None,  # every part of a row sees the keys and values of all of it
+    "features": None,
 }
 
 
@@ -38,12 +49,28 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Builds the mesh over all devices (or those given).
 
     Raises:
-      UserError: the axes do not multiply to the number of devices, or two of them are -1.
+      UserError: the axes do not multiply to the number of devices, two of them are -1, or the slices divide neither
+        data nor fsdp.
     """
     devices = jax.devices() if devices is None else devices
-    shape = mesh_shape(config, len(devices))
+    grid = device_grid(mesh_shape(config, len(devices)), devices)
     # Since jax 0.10 axes are explicit unless said otherwise; jaxfm leaves propagation to GSPMD.
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def device_grid(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
+    """Arranges devices as an array of `shape` in which neighbours have fast links.
+
+    Over several slices (groups of chips with fast links among them alone) the data axis, and behind it fsdp, crosses
+    from slice to slice: gradients go over the slow network, activations never.
+    """
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    # An axis that is no axis of the torus of chips is laid over parts of one, where there is no other way.
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    outer = _over_slices(shape, slices)
+    inner = [size // across for size, across in zip(shape, outer, strict=True)]
+    return mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
 
 
 def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
@@ -62,6 +89,19 @@ def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
             f"{'; '.join(_nearest_shapes(sizes, devices))}."
         )
     return tuple(shape)
+
+
+def _over_slices(shape: Sequence[int], slices: int) -> tuple[int, ...]:
+    """Returns how many parts of each axis lie in different slices."""
+    data, fsdp, *_ = shape
+    across = math.gcd(data, slices)
+    if fsdp % (slices // across):
+        fitting = [size for size in range(slices, math.prod(shape) + 1, slices) if math.prod(shape) % size == 0]
+        raise UserError(
+            f"config.parallel.mesh: data={data} and fsdp={fsdp} cannot be laid over {slices} slices, and no other axis "
+            f"may reach over several. Make data (or fsdp) one of {fitting}."
+        )
+    return across, slices // across, 1, 1
 
 
 def _nearest_shapes(sizes: Sequence[int], devices: int) -> list[str]:
@@ -87,9 +127,31 @@ def batch_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Sharding of arrays whose first axis is the batch."""
-    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+def batch_shardings(shapes: Mapping[str, tuple[int, ...]], mesh: Mesh) -> dict[str, NamedSharding]:
+    """Returns the sharding of each field of a batch of such shapes.
+
+    All are cut along their rows; those of the shape of "tokens" [B, T], and only those, along their tokens as well.
+    """
+    by_token, by_row = (NamedSharding(mesh, spec("batch", *more)) for more in (("tokens",), ()))
+    return {name: by_token if shape == shapes["tokens"] else by_row for name, shape in shapes.items()}
+
+
+def host_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """Returns which rows of a batch of `batch_size` this process's devices hold, ascending."""
+    return rows_of_process(mesh.devices, jax.process_index(), batch_size)
+
+
+def rows_of_process(devices: np.ndarray, process: int, batch_size: int) -> np.ndarray:
+    """Returns which rows the devices of one process hold, of an array of devices as in a mesh (axes AXES).
+
+    Processes may share rows, where tensor or sequence axes reach over several, and theirs need not be neighbours, where
+    the mesh follows the links between chips.
+    """
+    here = np.vectorize(lambda device: device.process_index == process, otypes=[bool])(devices)
+    parts = np.flatnonzero(here.reshape(-1, *here.shape[len(BATCH_AXES) :]).any(axis=(1, 2)))
+    shards = math.prod(here.shape[: len(BATCH_AXES)])
+    assert batch_size % shards == 0, "see check_batch_size"
+    return np.arange(batch_size).reshape(shards, -1)[parts].reshape(-1)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -107,10 +169,58 @@ def check_batch_size(key: str, batch_size: int, mesh: Mesh, *, accumulate: int =
         raise UserError(f"{key}: {batch_size} rows cannot be divided over {over}. Nearest that can: {nearest}.")
 
 
+def check_row_length(key: str, length: int, mesh: Mesh) -> None:
+    """Raises UserError when rows of `length` tokens cannot be cut evenly along the sequence axis."""
+    parts = mesh.shape["sequence"]
+    if length % parts:
+        below, above = length // parts * parts, -(-length // parts) * parts
+        raise UserError(
+            f"{key}: rows of {length} tokens cannot be cut into {parts} equal parts (config.parallel.mesh.sequence). "
+            f"Nearest that can: {f'{below} or {above}' if below else above} tokens."
+        )
+
+
 def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Puts this host's rows on its devices as parts of the global batch."""
-    sharding = batch_sharding(mesh)
-    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+    """Puts this host's rows, as `host_rows` names them, on its devices as parts of the global batch."""
+    shards = batch_shards(mesh)
+    parts = host_rows(mesh, shards)
+    each = len(batch["tokens"]) // len(parts)
+    first_here = dict(zip((parts * each).tolist(), range(0, len(parts) * each, each), strict=True))
+    shapes = {name: (shards * each, *value.shape[1:]) for name, value in batch.items()}
+
+    def put(value: np.ndarray, shape: tuple[int, ...], sharding: NamedSharding) -> jax.Array:
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None, "a place of the batch"
+            first = first_here[index[0].start or 0]
+            return value[(slice(first, first + each), *index[1:])]
+
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    shardings = batch_shardings(shapes, mesh)
+    return {name: put(value, shapes[name], shardings[name]) for name, value in batch.items()}
+
+
+def spec(*axes: str) -> PartitionSpec:
+    """Returns where RULES puts an array of these logical axes."""
+    return PartitionSpec(*(RULES[axis] for axis in axes))
+
+
+def constrain(x: jax.Array, *axes: str) -> jax.Array:
+    """Says how an activation lies on the mesh, one logical axis a dimension; its gradient will lie alike.
+
+    Nothing happens where no mesh is set (`jax.set_mesh`), or it is one device; an axis that its mesh axes do not divide
+    stays whole.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    assert x.ndim == len(axes), f"{x.ndim} dimensions, but axes {axes}"
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, fitting(x.shape, spec(*axes), mesh))
+
+
+def pin(tree: Any, places: Any) -> Any:
+    """Says that arrays lie as the abstract `places` do, and so their gradients, which else may be whole everywhere."""
+    return jax.lax.with_sharding_constraint(tree, jax.tree.map(lambda place: place.sharding, places))
 
 
 def with_axes(init: Callable[..., Any], *axes: str) -> Callable[..., Any]:
@@ -135,7 +245,9 @@ def build_abstract(make: Callable[[], nnx.Module], mesh: Mesh) -> tuple[nnx.Grap
         shardings = nnx.to_pure_dict(nnx.get_named_sharding(state, mesh))
     shapes = nnx.to_pure_dict(state)
     abstract = jax.tree.map(
-        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=_fitting(shape, sharding)),
+        lambda leaf, sharding: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, fitting(leaf.shape, sharding.spec, mesh))
+        ),
         shapes,
         shardings,
     )
@@ -148,11 +260,11 @@ def initialise(make: Callable[[], nnx.Module]) -> dict[str, Any]:
         return nnx.to_pure_dict(nnx.split(make(), nnx.Param)[1])
 
 
-def _fitting(shape: jax.ShapeDtypeStruct, sharding: NamedSharding) -> NamedSharding:
-    """Drops mesh axes that do not divide their dimension (a vocabulary of 30,522 over 4 devices): kept whole there."""
-    mesh = sharding.mesh
-    spec = [
-        axis if axis is not None and size % mesh.shape[axis] == 0 else None
-        for size, axis in zip(shape.shape, tuple(sharding.spec) + (None,) * len(shape.shape), strict=False)
-    ]
-    return NamedSharding(mesh, PartitionSpec(*spec))
+def fitting(shape: Sequence[int], axes: PartitionSpec, mesh: Mesh | AbstractMesh) -> PartitionSpec:
+    """Leaves out mesh axes that do not divide their dimension (3 heads over 2 devices): it is whole there."""
+
+    def parts(entry: Any) -> int:
+        return math.prod(mesh.shape[axis] for axis in ((entry,) if isinstance(entry, str) else entry or ()))
+
+    entries = tuple(axes) + (None,) * (len(shape) - len(axes))
+    return PartitionSpec(*(e if size % parts(e) == 0 else None for size, e in zip(shape, entries, strict=True)))

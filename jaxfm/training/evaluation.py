@@ -1,5 +1,6 @@
 """A split through the model: one compiled function, fixed shapes, no dropout."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxfm.data.pipeline import Rows, eval_batches
-from jaxfm.parallel.mesh import batch_shards, place_batch, replicated
+from jaxfm.parallel.mesh import batch_shards, host_rows, place_batch, replicated
 
 # (model, batch) -> arrays [B, ...]
 OutputsFn = Callable[[Any, Mapping[str, jax.Array]], dict[str, jax.Array]]
@@ -27,6 +28,7 @@ class Evaluator:
     def __init__(self, outputs: OutputsFn, graphdef: nnx.GraphDef[Any], mesh: Mesh, batch_size: int):
         """Closes over the model; `batch_size` rows over all devices and hosts, a multiple of the batch shards."""
         self._mesh, self._batch_size = mesh, batch_size
+        self._share = functools.partial(host_rows, mesh)
         # Replicated outputs: every host scores alike, and a later np.asarray needs no further communication.
         self._apply = jax.jit(
             lambda params, batch: outputs(nnx.merge(graphdef, params), batch), out_shardings=replicated(mesh)
@@ -44,8 +46,9 @@ class Evaluator:
     def _run_ahead(self, params: Any, rows: Rows) -> Iterator[dict[str, jax.Array]]:
         """Dispatches one batch ahead of the one that is fetched."""
         waiting = None
-        for batch in eval_batches(rows, self._batch_size, jax.process_index(), jax.process_count()):
-            outputs = self._apply(params, place_batch(batch, self._mesh))
+        for batch in eval_batches(rows, self._batch_size, self._share):
+            with jax.set_mesh(self._mesh):  # for the constraints on activations
+                outputs = self._apply(params, place_batch(batch, self._mesh))
             if waiting is not None:
                 yield waiting
             waiting = outputs

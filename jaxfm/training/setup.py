@@ -1,6 +1,7 @@
 """Everything the loop works with, built and checked before the first array is made."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -79,12 +80,12 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
         first_batch_size=config.train.first_batch_size,
         warmup_steps=config.train.batch_warmup_steps,
         seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        share=functools.partial(meshes.host_rows, mesh),
     )
     for size in batches.sizes:
         key = "config.train.batch_size" if size == config.train.batch_size else "config.train.first_batch_size"
         meshes.check_batch_size(key, size, mesh, accumulate=config.train.accumulate)
+    meshes.check_row_length("config.data.row_length", task.rows("train").row_length, mesh)
     total_steps = config.train.steps or batches.steps_for(config.train.epochs)
     dtype = compute_dtype(config.train.precision)
 
@@ -96,11 +97,13 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
     optimizer = make_optimizer(config.optim, schedule, params)
 
     def loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array) -> Any:
+        params = meshes.pin(params, abstract.params)  # and so their gradients
         return task.loss(nnx.merge(graphdef, params), batch, key, progress)
 
     def batch(size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        shape, sharding = (size, task.rows("train").row_length), meshes.batch_sharding(mesh)
-        return {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding) for name in BATCH_FIELDS}
+        shapes = {name: (size, task.rows("train").row_length) for name in BATCH_FIELDS}
+        places = meshes.batch_shardings(shapes, mesh)
+        return {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=places[name]) for name, shape in shapes.items()}
 
     abstract = abstract_state(params, optimizer, mesh)
     names = metric_names(loss, params, batch(config.train.batch_size))
@@ -111,6 +114,8 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
         donate_argnums=(0, 1),
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, (abstract, sums)),
     )
+    with jax.set_mesh(mesh):  # for the constraints on activations
+        lowered = {size: step.lower(abstract, sums, batch(size)) for size in batches.sizes}
     return Setup(
         batches=batches,
         fingerprint=task.rows("train").fingerprint(),
@@ -118,7 +123,7 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
         schedule=schedule,
         abstract=abstract,
         metric_names=names,
-        lowered={size: step.lower(abstract, sums, batch(size)) for size in batches.sizes},
+        lowered=lowered,
         evaluate=Evaluator(task.outputs, graphdef, mesh, config.eval.batch_size),
         initial_state=lambda: new_state(make_model, optimizer, abstract, config.seed, loaded),
     )

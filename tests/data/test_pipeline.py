@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxfm.data.packing import BATCH_FIELDS, PackedRows, build_rows
-from jaxfm.data.pipeline import TrainBatches, eval_batches
+from jaxfm.data.pipeline import Share, TrainBatches, eval_batches
 from jaxfm.errors import UserError
 
 T = 8
@@ -25,6 +25,10 @@ def assert_equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
     assert a.keys() == b.keys()
     for name in a:
         np.testing.assert_array_equal(a[name], b[name])
+
+
+def share_of(host: int, hosts: int) -> Share:
+    return lambda size: np.arange(host * size // hosts, (host + 1) * size // hosts)
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(12, 4), (13, 4), (5, 16), (1, 4), (64, 64)])
@@ -55,9 +59,7 @@ def test_a_batch_holds_the_packed_fields_of_its_rows() -> None:
 def test_hosts_share_the_same_global_batch(hosts: int) -> None:
     rows = some_rows(11)
     alone = TrainBatches(rows, batch_size=8, seed=5)
-    shares = [
-        TrainBatches(rows, batch_size=8, seed=5, process_index=host, process_count=hosts) for host in range(hosts)
-    ]
+    shares = [TrainBatches(rows, batch_size=8, seed=5, share=share_of(host, hosts)) for host in range(hosts)]
     for step in range(7):
         parts = [share.batch(step) for share in shares]
         assert_equal(alone.batch(step), {name: np.concatenate([p[name] for p in parts]) for name in BATCH_FIELDS})
@@ -126,7 +128,7 @@ def test_an_error_while_reading_reaches_the_caller() -> None:
     iterator = batches.iterate(0, 10)
     next(iterator)
     batches._rows = None  # type: ignore[assignment]
-    with pytest.raises(TypeError):
+    with pytest.raises((TypeError, AttributeError)):  # whichever line the thread has reached
         for _ in iterator:
             time.sleep(0)
 
@@ -134,7 +136,7 @@ def test_an_error_while_reading_reaches_the_caller() -> None:
 @pytest.mark.parametrize("hosts", [1, 2, 4])
 def test_evaluation_reads_every_row_once_in_order(hosts: int) -> None:
     rows = some_rows(10)
-    per_host = [list(eval_batches(rows, 4, host, hosts)) for host in range(hosts)]
+    per_host = [list(eval_batches(rows, 4, share_of(host, hosts))) for host in range(hosts)]
     assert [len(batches) for batches in per_host] == [3] * hosts
     for number, parts in enumerate(zip(*per_host, strict=True)):
         whole = {name: np.concatenate([part[name] for part in parts]) for name in BATCH_FIELDS}
@@ -150,12 +152,14 @@ def test_evaluation_of_nothing_has_no_batch() -> None:
     assert list(eval_batches(some_rows(0), 4)) == []
 
 
-@pytest.mark.parametrize(("batch_size", "hosts"), [(0, 1), (-4, 1), (6, 4), (2, 4)])
-def test_a_batch_that_hosts_cannot_share_is_refused(batch_size: int, hosts: int) -> None:
-    with pytest.raises(UserError, match=f"batch_size = {batch_size}: .*{hosts}"):
-        TrainBatches(some_rows(8), batch_size=batch_size, seed=0, process_count=hosts)
-    with pytest.raises(UserError, match=f"batch_size = {batch_size}: .*{hosts}"):
-        next(eval_batches(some_rows(8), batch_size, 0, hosts))
+def test_a_host_makes_the_rows_it_is_asked_for_wherever_they_lie() -> None:
+    rows = some_rows(10)
+    own = np.asarray([1, 2, 5])
+    whole, part = (TrainBatches(rows, batch_size=6, seed=4, share=share) for share in (np.arange, lambda _: own))
+    for step in range(5):
+        assert_equal(part.batch(step), {name: values[own] for name, values in whole.batch(step).items()})
+    for whole, part in zip(eval_batches(rows, 6), eval_batches(rows, 6, lambda _: own), strict=True):
+        assert_equal(part, {name: values[own] for name, values in whole.items()})
 
 
 def test_a_batch_that_grows_drops_and_repeats_no_row() -> None:
@@ -173,9 +177,7 @@ def test_a_batch_that_grows_drops_and_repeats_no_row() -> None:
         steps = batches.steps_for(epochs)
         assert batches.rows_before(steps) >= epochs * 37 > batches.rows_before(steps - 1)
     parts = [
-        TrainBatches(
-            rows, batch_size=16, seed=2, first_batch_size=2, warmup_steps=7, process_index=host, process_count=2
-        )
+        TrainBatches(rows, batch_size=16, seed=2, first_batch_size=2, warmup_steps=7, share=share_of(host, 2))
         for host in range(2)
     ]
     for step in (0, 3, 6, 9):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 
 from jaxfm.config import MeshConfig
 from jaxfm.models.dropout import dropout, split_key
@@ -92,9 +93,10 @@ def test_the_dtype_is_kept_and_does_not_change_the_mask(dtype) -> None:
 )
 def test_the_mask_is_the_same_on_every_mesh(count: int, config: MeshConfig) -> None:
     mesh = meshes.make_mesh(config, jax.devices()[:count])
-    x = jax.device_put(np.ones((8, 16, 32), np.float32), meshes.batch_sharding(mesh))
+    by_row = NamedSharding(mesh, meshes.spec("batch"))
+    x = jax.device_put(np.ones((8, 16, 32), np.float32), by_row)
     assert len(x.sharding.device_set) == count
-    result = jax.jit(lambda x, key: dropout(x, 0.3, key), out_shardings=meshes.batch_sharding(mesh))(x, KEY)
+    result = jax.jit(lambda x, key: dropout(x, 0.3, key), out_shardings=by_row)(x, KEY)
     np.testing.assert_array_equal(result, dropout(jnp.ones((8, 16, 32)), 0.3, KEY))
 
 

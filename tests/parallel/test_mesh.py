@@ -296,20 +296,36 @@ def test_batch_size_that_can_be_divided() -> None:
         meshes.check_batch_size("key", 2, meshes.make_mesh(MeshConfig(fsdp=2)))
 
 
-def test_place_batch_lays_rows_over_data_and_fsdp_and_repeats_them_over_tensor() -> None:
-    tokens = np.arange(8 * 3, dtype=np.int32).reshape(8, 3)
-    for config in (MESHES[0], MESHES[1], MESHES[4], MESHES[5]):
-        mesh = meshes.make_mesh(config)
-        placed = meshes.place_batch({"tokens": tokens}, mesh)["tokens"]
-        np.testing.assert_array_equal(placed, tokens)
-        assert placed.dtype == jnp.int32 and placed.sharding == meshes.batch_sharding(mesh)
-        _, fsdp, *_ = mesh.devices.shape
-        share = 8 // meshes.batch_shards(mesh)
-        by_device = {shard.device: np.asarray(shard.data) for shard in placed.addressable_shards}
+@pytest.mark.parametrize("config", [*MESHES, MeshConfig(sequence=2), MeshConfig(1, 1, 2, 2)], ids=str)
+def test_place_batch_cuts_rows_and_tokens_and_repeats_them_over_tensor(config: MeshConfig) -> None:
+    batch = {"tokens": np.arange(8 * 6, dtype=np.int32).reshape(8, 6), "row": np.arange(8, dtype=np.int32)[:, None]}
+    mesh = meshes.make_mesh(config)
+    placed = meshes.place_batch(batch, mesh)
+    places = meshes.batch_shardings({name: value.shape for name, value in batch.items()}, mesh)
+    _, fsdp, _, sequence = mesh.devices.shape
+    share, length = 8 // meshes.batch_shards(mesh), 6 // sequence
+    for name, value in batch.items():
+        np.testing.assert_array_equal(placed[name], value)
+        assert placed[name].dtype == jnp.int32 and placed[name].sharding == places[name]
+        by_device = {shard.device: np.asarray(shard.data) for shard in placed[name].addressable_shards}
         assert len(by_device) == 4
-        for (d, f, *_), device in np.ndenumerate(mesh.devices):
-            part = d * fsdp + f
-            np.testing.assert_array_equal(by_device[device], tokens[part * share : (part + 1) * share])
+        for (d, f, _, s), device in np.ndenumerate(mesh.devices):
+            part, columns = d * fsdp + f, slice(s * length, (s + 1) * length) if name == "tokens" else slice(None)
+            wanted = value[part * share : (part + 1) * share, columns]
+            np.testing.assert_array_equal(by_device[device], wanted)
+
+
+def test_row_length_must_be_divisible() -> None:
+    mesh = meshes.make_mesh(MeshConfig(data=1, sequence=4))
+    meshes.check_row_length("key", 100, mesh)
+    for length, nearest in ((102, "100 or 104"), (3, "4")):
+        with pytest.raises(UserError) as caught:
+            meshes.check_row_length("config.data.row_length", length, mesh)
+        assert str(caught.value) == (
+            f"config.data.row_length: rows of {length} tokens cannot be cut into 4 equal parts "
+            f"(config.parallel.mesh.sequence). Nearest that can: {nearest} tokens."
+        )
+    meshes.check_row_length("key", 101, meshes.make_mesh(MeshConfig(tensor=4)))
 
 
 def test_replicated_is_whole_everywhere() -> None:

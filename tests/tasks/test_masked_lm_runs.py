@@ -139,8 +139,8 @@ def test_a_batch_computed_alone_is_the_one_of_the_run_on_any_number_of_processes
     for step in (7, 0, 8):
         for count in (1, 2, 4):
             parts = [
-                TrainBatches(rows, batch_size=8, seed=0, process_index=index, process_count=count).batch(step)
-                for index in range(count)
+                TrainBatches(rows, batch_size=8, seed=0, share=lambda _, own=own: own).batch(step)
+                for own in np.split(np.arange(8), count)
             ]
             assert all(len(part["tokens"]) == 8 // count for part in parts)
             for name, values in whole.batches[step].items():
