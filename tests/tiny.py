@@ -12,6 +12,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from jaxfm.config import Config, default_config, from_config_dict, to_dict
@@ -88,6 +89,28 @@ def write_text(directory: pathlib.Path, sizes: Mapping[str, int] = SIZES) -> str
         documents = ["\n".join(lines[first : first + 2]) for first in range(0, count, 2)]
         (directory / f"{split}.txt").write_text("\n\n".join(documents) + "\n", encoding="utf-8")
     return f"text:{directory}"
+
+
+CONLL_2003 = "-DOCSTART- -X- -X- O\n\n" + "".join(
+    f"Ada{i} NNP B-NP B-PER\nsaid VBD B-VP O\nRome NNP B-NP B-LOC\n\n"
+    + ("-DOCSTART- -X- -X- O\n\n" if i % 4 == 3 else "")
+    for i in range(40)
+)
+
+
+def prepare_conll2003(directory: pathlib.Path) -> pathlib.Path:
+    """tfds' own conll2003, prepared by its own builder from files of the same columns instead of its download."""
+    import tensorflow_datasets as tfds
+    import tensorflow_datasets.text.conll2003.conll2003  # noqa: F401  registers the builder
+
+    raw, prepared = directory / "raw", directory / "prepared"
+    raw.mkdir()
+    for name, text in (("train", CONLL_2003), ("valid", CONLL_2003[:400].rsplit("\n\n", 1)[0]), ("test", CONLL_2003)):
+        (raw / f"{name}.txt").write_text(text + "\n\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tfds.download.DownloadManager, "download_and_extract", lambda self, url: raw)
+        tfds.builder("conll2003", data_dir=prepared).download_and_prepare(file_format="array_record")
+    return prepared
 
 
 def random_params(encoder: EncoderConfig, classes: int, seed: int) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ from jaxfm.data.source_tfds import original_order
 from jaxfm.data.sources import Columns, available_splits, read_tagged
 from jaxfm.data.tagging import entity_spans
 from jaxfm.errors import UserError
+from tests import tiny
 
 ALL = ("train", "valid", "test")
 
@@ -222,26 +223,11 @@ def test_no_character_and_no_entity_is_lost(text, data):
 
 # --- tfds ---
 
-CONLL_2003 = "-DOCSTART- -X- -X- O\n\n" + "".join(
-    f"Ada{i} NNP B-NP B-PER\nsaid VBD B-VP O\nRome NNP B-NP B-LOC\n\n"
-    + ("-DOCSTART- -X- -X- O\n\n" if i % 4 == 3 else "")
-    for i in range(40)
-)
-
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """tfds' own conll2003, prepared by its own builder from files of the same columns instead of its download."""
-    tfds = pytest.importorskip("tensorflow_datasets")
-    import tensorflow_datasets.text.conll2003.conll2003  # noqa: F401  registers the builder
-
-    raw, data_dir = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("tfds")
-    for name, text in (("train", CONLL_2003), ("valid", CONLL_2003[:400].rsplit("\n\n", 1)[0]), ("test", CONLL_2003)):
-        (raw / f"{name}.txt").write_text(text + "\n\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tfds.download.DownloadManager, "download_and_extract", lambda self, url: raw)
-        tfds.builder("conll2003", data_dir=data_dir).download_and_prepare(file_format="array_record")
-    return data_dir
+    pytest.importorskip("tensorflow_datasets")
+    return tiny.prepare_conll2003(tmp_path_factory.mktemp("tfds"))
 
 
 def test_tfds_conll2003_in_the_order_of_its_files(prepared, monkeypatch):
