@@ -62,7 +62,7 @@ def reference_command(script: str, folder: pathlib.Path, epochs: float, *, bf16:
 
 def jaxfm_command(folder: pathlib.Path, workdir: pathlib.Path, epochs: float, changes: Sequence[str]) -> list[str]:
     """Returns jaxfm's command line: the same sentences a step, one evaluation and one checkpoint at the end."""
-    shape = choose_rows(training_lengths(f"conll:{folder}", MINILM), REFERENCE_BATCH, seed=0)
+    shape = choose_rows(training_lengths(f"conll:{folder}", locate(MINILM, "MINILM")), REFERENCE_BATCH, seed=0)
     values = {
         "data.source": f"conll:{folder}",
         "data.row_length": shape.row_length,

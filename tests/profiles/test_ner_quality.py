@@ -7,6 +7,7 @@ import pytest
 
 from jaxfm.data.packing import pack, shuffled
 from jaxfm.errors import UserError
+from jaxfm.hub.locate import locate
 from profiles import ner_quality
 
 WORDS = (("Ada", "B-PER"), ("met", "O"), ("Charles", "B-PER"), ("in", "O"), ("London", "B-LOC"), (".", "O"))
@@ -39,7 +40,7 @@ def test_lengths_are_those_of_the_tokenizer_cut_at_the_window(tmp_path: pathlib.
     source = write_conll(tmp_path / "data", 2)
     with open(tmp_path / "data" / "train.conll", "a") as file:
         file.write("\n" + "London\tB-LOC\n" * 200)
-    assert ner_quality.training_lengths(source, ner_quality.MINILM).tolist() == [8, 8, 128]
+    assert ner_quality.training_lengths(source, locate(ner_quality.MINILM, "init")).tolist() == [8, 8, 128]
 
 
 def test_summary_is_mean_and_sample_deviation() -> None:
