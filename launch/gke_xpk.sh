@@ -77,6 +77,7 @@ where=("--cluster=$cluster" "--zone=$zone")
 # exec: xpk runs the command in a shell of its own, and sends that shell the signal to save.
 # Exit codes: xpk starts again after 42 and 127-255 (signals) by itself; 1 is a Python program that crashed.
 perform xpk workload create "--workload=$name" "${where[@]}" "--tpu-type=$tpu_type" "--num-slices=$slices" \
-  "--docker-image=$image" "--priority=$priority" "--max-restarts=$restarts" "--restart-on-exit-codes=1,$PREEMPTED" \
+  "--docker-image=$image" "--priority=$priority" "--max-restarts=$restarts" \
+  "--restart-on-exit-codes=1,$LOST,$PREEMPTED" \
   "--termination-grace-period-seconds=$grace" "${environment[@]/#/--env=}" \
   "--command=exec $(quoted "$python" -m jaxfm.train "$@")"

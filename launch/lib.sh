@@ -8,8 +8,8 @@ if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
   exit 2
 fi
 
-# What a training ends with, see jaxfm/program.py; any other code but 0 is a crash.
-readonly USER_MISTAKE=2 PREEMPTED=75
+# What a training ends with, see jaxfm/program.py. Any other code but 0 is a crash, of another host where it is LOST.
+readonly USER_MISTAKE=2 LOST=69 PREEMPTED=75
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 program="${0##*/}"
 readonly here program
@@ -42,8 +42,8 @@ perform() {
   fi
 }
 
-# check OPTION VALUE PATTERN MEANING: the whole value matches the pattern, or the script ends. What is checked here would
-# otherwise fail minutes later, on another machine, or reach a command as another option.
+# check OPTION VALUE PATTERN MEANING: the whole value matches the pattern, or the script ends. What is checked here
+# would otherwise fail minutes later, on another machine, or reach a command as another option.
 check() {
   [[ $2 =~ ^($3)$ ]] || fail "$1='$2' is not $4"
 }

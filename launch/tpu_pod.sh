@@ -212,6 +212,7 @@ outcome() {
       "$USER_MISTAKE") echo "$USER_MISTAKE" && return ;;
       "$PREEMPTED" | lost | none) preempted=true ;;
       0) ;;
+      "$LOST") crash="${crash:-$LOST}" ;; # the host that crashed has more to say
       *) crash="$code" ;;
     esac
   done
