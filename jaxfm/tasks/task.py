@@ -39,12 +39,8 @@ class Evaluation:
     remarks: tuple[str, ...] = ()
 
 
-class Task(Protocol):
-    """A model, a loss and a score over one run's data."""
-
-    name: str
-    # Metrics of `score` that may choose a checkpoint -> is more better?
-    choosing: Mapping[str, bool]
+class Objective(Protocol):
+    """A model and what it minimises: all that the train step is made of."""
 
     def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool) -> nnx.Module:
         """Builds the model; parameter values are drawn from `rngs`."""
@@ -58,6 +54,14 @@ class Task(Protocol):
         `key` is for dropout and whatever else is random, `progress` (0 to 1) for whatever changes during a run.
         """
         ...
+
+
+class Task(Objective, Protocol):
+    """A model, a loss and a score over one run's data."""
+
+    name: str
+    # Metrics of `score` that may choose a checkpoint -> is more better?
+    choosing: Mapping[str, bool]
 
     def outputs(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns what `score` needs of each row, arrays [B, ...]; without dropout."""

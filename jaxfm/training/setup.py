@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -17,7 +18,7 @@ from jaxfm.data.pipeline import TrainBatches
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.observe import metrics as metrics_lib
 from jaxfm.parallel import mesh as meshes
-from jaxfm.tasks.task import Task
+from jaxfm.tasks.task import Objective, Task
 from jaxfm.training.evaluation import Evaluator
 from jaxfm.training.optim import Schedule, make_optimizer, make_schedule
 from jaxfm.training.state import TrainState, abstract_state, new_state
@@ -51,16 +52,106 @@ class Setup:
     initial_state: Callable[[], TrainState]
 
 
-def compute_dtype(precision: str) -> jnp.dtype:
-    """Returns the dtype of activations that `config.train.precision` means on this device."""
+@dataclasses.dataclass(frozen=True)
+class TracedStep:
+    """The train step of a model and a loss over a mesh, from shapes alone.
+
+    Attributes:
+      mesh: of devices that may lie elsewhere, or exist nowhere (a topology to compile for).
+      graphdef: of the model.
+      schedule: step -> learning rate.
+      optimizer: of the parameters.
+      abstract: shapes and shardings of the state.
+      metric_names: names of the sums that a step adds to.
+      make_model: builds the model.
+      traced: batch size -> the step, neither lowered nor compiled.
+    """
+
+    mesh: Mesh
+    graphdef: nnx.GraphDef[Any]
+    schedule: Schedule
+    optimizer: optax.GradientTransformation
+    abstract: TrainState
+    metric_names: tuple[str, ...]
+    make_model: Callable[[nnx.Rngs], nnx.Module]
+    traced: Callable[[int], jax.stages.Traced]
+
+    def lower(self, batch_size: int, platform: str | None = None) -> jax.stages.Lowered:
+        """Lowers the step for the mesh's devices, or for a platform ("cuda") that it only stands for."""
+        with jax.set_mesh(self.mesh):  # for the constraints on activations
+            traced = self.traced(batch_size)
+            return traced.lower() if platform is None else traced.lower(lowering_platforms=(platform,))
+
+
+def compute_dtype(precision: str, platform: str | None = None) -> jnp.dtype:
+    """Returns the dtype of activations that `config.train.precision` means on this device, or on `platform`."""
     if precision == "auto":
-        precision = "f32" if jax.default_backend() == "cpu" else "bf16"
+        precision = "f32" if (platform or jax.default_backend()) == "cpu" else "bf16"
     return jnp.dtype(jnp.bfloat16 if precision == "bf16" else jnp.float32)
 
 
-def scans_layers(choice: bool | None) -> bool:
-    """Returns what `config.model.scan_layers` means on this device (measured: profiles/NOTES.md)."""
-    return jax.default_backend() != "cpu" if choice is None else choice
+def scans_layers(choice: bool | None, platform: str | None = None) -> bool:
+    """Returns what `config.model.scan_layers` means on this device or on `platform` (measured: profiles/NOTES.md)."""
+    return (platform or jax.default_backend()) != "cpu" if choice is None else choice
+
+
+def trace_step(
+    config: Config,
+    objective: Objective,
+    mesh: Mesh,
+    *,
+    row_length: int,
+    total_steps: int,
+    platform: str | None = None,
+) -> TracedStep:
+    """Builds the train step without any data or array.
+
+    Args:
+      config: of the run; of the batch only what divides it is read.
+      objective: the model and its loss.
+      mesh: of the run's devices, or of those it is planned for.
+      row_length: tokens a row.
+      total_steps: of the whole run, for schedules.
+      platform: what decides on precision and loops over layers where config leaves that open; None: this process's.
+
+    Raises:
+      UserError: rows that cannot be cut along the mesh, a pattern that matches nothing.
+    """
+    meshes.check_row_length("config.data.row_length", row_length, mesh)
+    dtype, scan = compute_dtype(config.train.precision, platform), scans_layers(config.model.scan_layers, platform)
+
+    def make_model(rngs: nnx.Rngs) -> nnx.Module:
+        return objective.make_model(rngs, dtype=dtype, scan=scan)
+
+    graphdef, params = meshes.build_abstract(lambda: make_model(nnx.Rngs(0)), mesh)
+    schedule = make_schedule(config.optim, total_steps)
+    optimizer = make_optimizer(config.optim, schedule, params)
+    abstract = abstract_state(params, optimizer, mesh)
+
+    def loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array) -> Any:
+        params = meshes.pin(params, abstract.params)  # and so their gradients
+        return objective.loss(nnx.merge(graphdef, params), batch, key, progress)
+
+    def batch(size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        shapes = {name: (size, row_length) for name in BATCH_FIELDS}
+        places = meshes.batch_shardings(shapes, mesh)
+        return {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=places[name]) for name, shape in shapes.items()}
+
+    names = metric_names(loss, params, batch(config.train.batch_size))
+    whole = meshes.replicated(mesh)
+    sums = {name: jax.ShapeDtypeStruct((2,), jnp.float32, sharding=whole) for name in names}
+    step = jax.jit(
+        make_train_step(loss, optimizer, total_steps=total_steps, accumulate=config.train.accumulate),
+        donate_argnums=(0, 1),
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, (abstract, sums)),
+    )
+
+    def traced(size: int) -> jax.stages.Traced:
+        key = "config.train.batch_size" if size == config.train.batch_size else "config.train.first_batch_size"
+        meshes.check_batch_size(key, size, mesh, accumulate=config.train.accumulate)
+        return step.trace(abstract, sums, batch(size))
+
+    return TracedStep(mesh, graphdef, schedule, optimizer, abstract, names, make_model, traced)
 
 
 def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: Mesh) -> Setup:
@@ -82,50 +173,19 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
         seed=config.seed,
         share=functools.partial(meshes.host_rows, mesh),
     )
-    for size in batches.sizes:
-        key = "config.train.batch_size" if size == config.train.batch_size else "config.train.first_batch_size"
-        meshes.check_batch_size(key, size, mesh, accumulate=config.train.accumulate)
-    meshes.check_row_length("config.data.row_length", task.rows("train").row_length, mesh)
     total_steps = config.train.steps or batches.steps_for(config.train.epochs)
-    dtype = compute_dtype(config.train.precision)
-
-    def make_model(rngs: nnx.Rngs) -> nnx.Module:
-        return task.make_model(rngs, dtype=dtype, scan=scans_layers(config.model.scan_layers))
-
-    graphdef, params = meshes.build_abstract(lambda: make_model(nnx.Rngs(0)), mesh)
-    schedule = make_schedule(config.optim, total_steps)
-    optimizer = make_optimizer(config.optim, schedule, params)
-
-    def loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array) -> Any:
-        params = meshes.pin(params, abstract.params)  # and so their gradients
-        return task.loss(nnx.merge(graphdef, params), batch, key, progress)
-
-    def batch(size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        shapes = {name: (size, task.rows("train").row_length) for name in BATCH_FIELDS}
-        places = meshes.batch_shardings(shapes, mesh)
-        return {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=places[name]) for name, shape in shapes.items()}
-
-    abstract = abstract_state(params, optimizer, mesh)
-    names = metric_names(loss, params, batch(config.train.batch_size))
-    whole = meshes.replicated(mesh)
-    sums = {name: jax.ShapeDtypeStruct((2,), jnp.float32, sharding=whole) for name in names}
-    step = jax.jit(
-        make_train_step(loss, optimizer, total_steps=total_steps, accumulate=config.train.accumulate),
-        donate_argnums=(0, 1),
-        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, (abstract, sums)),
-    )
-    with jax.set_mesh(mesh):  # for the constraints on activations
-        lowered = {size: step.lower(abstract, sums, batch(size)) for size in batches.sizes}
+    row_length = task.rows("train").row_length
+    step = trace_step(config, task, mesh, row_length=row_length, total_steps=total_steps)
     return Setup(
         batches=batches,
         fingerprint=task.rows("train").fingerprint(),
         total_steps=total_steps,
-        schedule=schedule,
-        abstract=abstract,
-        metric_names=names,
-        lowered=lowered,
-        evaluate=Evaluator(task.outputs, graphdef, mesh, config.eval.batch_size),
-        initial_state=lambda: new_state(make_model, optimizer, abstract, config.seed, loaded),
+        schedule=step.schedule,
+        abstract=step.abstract,
+        metric_names=step.metric_names,
+        lowered={size: step.lower(size) for size in batches.sizes},
+        evaluate=Evaluator(task.outputs, step.graphdef, mesh, config.eval.batch_size),
+        initial_state=lambda: new_state(step.make_model, step.optimizer, step.abstract, config.seed, loaded),
     )
 
 
