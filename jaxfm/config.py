@@ -251,7 +251,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, ignore: tuple[str, ...] = ()) -> list[str]:
     """Returns `key: old -> new` for each leaf that differs between two results of `to_dict`, in order of keys."""
-    flat_old, flat_new = _flatten(old), _flatten(new)
+    flat_old, flat_new = flatten(old), flatten(new)
     keys = [key for key in sorted(flat_old | flat_new) if not _is_under(key, ignore)]
     absent = "(not set)"
     return [
@@ -263,7 +263,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, ignore: tuple
 
 def config_hash(config: Config) -> str:
     """Returns 16 hex digits that identify all that determines the result of a run."""
-    flat = _flatten(to_dict(config))
+    flat = flatten(to_dict(config))
     values = {key: value for key, value in flat.items() if not _is_under(key, FREE_ON_RESUME)}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -333,8 +333,9 @@ def _is_under(key: str, groups: tuple[str, ...]) -> bool:
     return any(f"{key}.".startswith(f"{group}.") for group in groups)
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested groups as one dict of dotted keys ("optim.learning_rate")."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat

@@ -9,6 +9,7 @@ from jaxfm import files, program
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.writers import to_json
+from jaxfm.parallel import distributed
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.tasks import registry
 from jaxfm.tasks.task import Evaluation
@@ -26,10 +27,12 @@ def evaluate(
     """Scores the run's chosen checkpoint on a split of its own source or of another one with the same labels.
 
     Raises:
-      UserError: no run or checkpoint there, no such split, a label the model does not know.
+      UserError: no run or checkpoint there, no such split, a label the model does not know; or not all processes of
+        a run of several agree.
     """
     workdir = pathlib.Path(workdir)
     config = workdirs.read_config(workdir)
+    distributed.agree("start", workdirs.identity(workdir, config) | {"--split": split, "--source": source})
     task = registry.reopen(workdir, config, source or config.data.source, split)
     mesh = make_mesh(config.parallel.mesh)
     dtype = compute_dtype(config.train.precision)
@@ -37,6 +40,7 @@ def evaluate(
         workdir, lambda rngs: task.make_model(rngs, dtype=dtype, scan=scans_layers(config.model.scan_layers)), mesh
     )
     rows = task.rows(split)
+    distributed.agree("data", {f"the fingerprint of {split}": rows.fingerprint()})
     evaluator = Evaluator(task.outputs, graphdef, mesh, whole_batches(config.eval.batch_size, len(rows), mesh))
     progress = progress or Progress(len(rows))
     with progress, progress.task(f"scoring {split}", len(rows)) as advance:
@@ -49,11 +53,12 @@ def main() -> None:
     values = flags.FLAGS
     if values.workdir is None:
         raise UserError(f"--workdir is missing.\n{USAGE}")
-    progress = Progress(0)
+    program.join()
+    progress = Progress(0, quiet=not distributed.is_main())
     evaluation = evaluate(values.workdir, values.split, values.source, progress)
     for table in evaluation.tables:
         progress.table(table)
-    if values.output is not None:
+    if values.output is not None and distributed.is_main():
         scores: dict[str, Any] = {"workdir": values.workdir, "split": values.split, "source": values.source}
         files.write_json(values.output, to_json(scores | {"scores": dict(evaluation.scores)}))
 
@@ -63,4 +68,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("split", "test", "train, valid or test.")
     flags.DEFINE_string("source", None, "Data to score on; the run's own if not given.")
     flags.DEFINE_string("output", None, "A JSON file for the scores.")
+    program.define_process_flags()
     program.run(main, USAGE)

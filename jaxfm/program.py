@@ -1,7 +1,8 @@
 """What all programs share: flags in, exit codes out.
 
-0 done · 2 the user's mistake, said in one message · 75 stopped by preemption after a good save (launchers start it
-again) · 130 stopped by Ctrl-C, after a save where there is something to save.
+0 done · 2 the user's mistake, said in one message · 69 another process of the run failed or is gone
+(docs/multi_host.md) · 75 stopped by preemption after a good save (launchers start it again) · 130 stopped by Ctrl-C,
+after a save where there is something to save.
 """
 
 import errno
@@ -19,9 +20,11 @@ from ml_collections import config_flags
 
 from jaxfm.config import check_key
 from jaxfm.errors import UserError
+from jaxfm.parallel import distributed
+from jaxfm.parallel.distributed import EXIT_INTERRUPTED, EXIT_USER_MISTAKE
 from jaxfm.parallel.host_memory import keep_freed_memory
 
-EXIT_USER_MISTAKE, EXIT_PREEMPTED, EXIT_INTERRUPTED = 2, 75, 130
+EXIT_PREEMPTED = 75
 
 
 def quiet_libraries() -> None:
@@ -55,15 +58,25 @@ def run(main: Callable[..., None], usage: str, *, takes_arguments: bool = False)
         argv = _parsed(sys.argv, usage, takes_arguments)
         quiet_libraries()  # after the flags: parsing them sets the verbosity anew
         keep_freed_memory()
-        app.run(lambda rest: main(*([rest[1:]] if takes_arguments else [])), argv=argv, flags_parser=lambda argv: argv)
+        arguments = [argv[1:]] if takes_arguments else []
+        with distributed.Together():
+            app.run(lambda _: _translating(main, *arguments), argv=argv, flags_parser=lambda argv: argv)
     except UserError as error:
         _stop(str(error), EXIT_USER_MISTAKE)
     except KeyboardInterrupt:
         _stop("stopped by Ctrl-C", EXIT_INTERRUPTED)
+
+
+def _translating(main: Callable[..., None], *arguments: Sequence[str]) -> None:
+    """Calls `main`; a disk that is full or may not be written to is the user's to mend."""
+    try:
+        main(*arguments)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG):
             raise
-        _stop(f"{error.filename or 'writing'}: {error.strerror}. What was written before is whole.", EXIT_USER_MISTAKE)
+        raise UserError(
+            f"{error.filename or 'writing'}: {error.strerror}. What was written before is whole."
+        ) from error
 
 
 def stopped_by_signal(number: int) -> int:
@@ -101,6 +114,35 @@ def _reason(error: Exception) -> str:
 def define_config_flag() -> flags.FlagHolder[object]:
     """Defines --config=FILE[:ARG] and --config.KEY=VALUE."""
     return config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/ner.py or configs/ner.py:wnut17.")
+
+
+def define_process_flags() -> None:
+    """Defines the flags of a program that several processes may run together; `join` reads them."""
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where a run has several processes.")
+    flags.DEFINE_integer("num_processes", None, "How many; 1 alone: look for no cluster.")
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+    flags.DEFINE_float("start_timeout", distributed.START_SECONDS, "Seconds to wait for the others.", lower_bound=1.0)
+    flags.DEFINE_float(
+        "heartbeat_timeout",
+        distributed.SILENCE_SECONDS,
+        "Seconds after which a process that says nothing counts as lost.",
+        lower_bound=2.0,
+    )
+
+
+def join() -> None:
+    """Joins the other processes of the run, if there are any, as the flags of `define_process_flags` say."""
+    values = flags.FLAGS
+    distributed.start(
+        values.coordinator,
+        values.num_processes,
+        values.process_id,
+        start_timeout=values.start_timeout,
+        heartbeat_timeout=values.heartbeat_timeout,
+    )
+    if not distributed.is_main():
+        # What it would warn of, process 0 says as well.
+        logging.getLogger("jaxfm").setLevel(logging.ERROR)
 
 
 def _stop(message: str, code: int) -> None:

@@ -1,12 +1,14 @@
 """Trains: `python -m jaxfm.train --config=configs/ner.py[:variant] --workdir=runs/ner [--config.KEY=VALUE ...]`.
 
-The same command again goes on where the run stopped.
+The same command again goes on where the run stopped. Several processes of one run are started alike; see
+docs/multi_host.md.
 """
 
 import pathlib
 import sys
 from typing import Any
 
+import jax
 import ml_collections
 from absl import flags
 
@@ -15,6 +17,7 @@ from jaxfm.config import Config, from_config_dict
 from jaxfm.errors import UserError
 from jaxfm.observe.goodput import Goodput
 from jaxfm.observe.progress import Progress
+from jaxfm.parallel import distributed
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.parallel.preemption import Preempted
 from jaxfm.tasks import registry
@@ -33,13 +36,15 @@ def train(config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Pat
 
     Args:
       config: a checked Config, or a ConfigDict as a config file returns it.
-      workdir: the run directory; made if need be.
+      workdir: the run directory; made if need be. Where the run has several processes (`distributed.start` was called
+        before), one that all of them see.
 
     Returns:
       The content of report.json.
 
     Raises:
-      UserError: anything wrong with config, data, weights or workdir; nothing is half-written then.
+      UserError: anything wrong with config, data, weights or workdir, or not the same on all processes; nothing is
+        half-written then.
       Preempted: stopped by a signal, after saving.
     """
     if not isinstance(config, Config):
@@ -47,20 +52,29 @@ def train(config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Pat
     workdir = pathlib.Path(workdir)
     goodput = Goodput()
     status = workdirs.status(workdir, config)
+    distributed.agree("start", workdirs.identity(workdir, config) | {"the run in --workdir": status})
     if status == "finished":
         return workdirs.read_report(workdir)
+    distributed.say_when_lost(lambda: workdirs.where_it_goes_on(workdir))
+    local = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
+    distributed.agree("devices", {"the devices of a process": local})
     mesh = make_mesh(config.parallel.mesh)
     task, loaded, notes = registry.create(config, initial.resolve(config.model))
     setup = set_up(config, task, loaded, mesh)
     check_room(workdir, setup.abstract)
+    distributed.agree(
+        "data", {"the training data's fingerprint": setup.fingerprint, "the number of steps": setup.total_steps}
+    )
     # Everything that can be checked is checked: from here on the run directory exists.
     # config.json first: whatever follows may be cut short, and the same command still knows the run as its own.
-    if status == "new":
+    if status == "new" and distributed.is_main():
         workdirs.write_config(workdir, config)
-    if not (workdir / TASK_FILE).is_file():
+    if not (workdir / TASK_FILE).is_file() and distributed.is_main():
         task.save(workdir)
+    distributed.agree("run directory", {})
+    workdirs.check_shared(workdir)
     checkpoints = Checkpoints(workdir / workdirs.CHECKPOINTS_DIR, keep_last=config.checkpoint.keep_last)
-    with Progress(setup.total_steps) as progress:
+    with Progress(setup.total_steps, quiet=not distributed.is_main()) as progress:
         for note in notes:
             progress.say(note)
         try:
@@ -75,15 +89,19 @@ def main() -> None:
     config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
     if config is None or workdir is None:
         raise UserError(f"--{'config' if config is None else 'workdir'} is missing.\n{USAGE}")
+    program.join()
     try:
         train(config, workdir)
     except Preempted as stop:
-        print(f"{stop}. The same command goes on from there.", file=sys.stderr)
+        if distributed.is_main():
+            print(f"{stop}. The same command goes on from there.", file=sys.stderr)
         sys.exit(program.stopped_by_signal(stop.signal_number))
-    print(f"run finished; report: {workdir}/report.md")
+    if distributed.is_main():
+        print(f"run finished; report: {workdir}/report.md")
 
 
 if __name__ == "__main__":
     program.define_config_flag()
     flags.DEFINE_string("workdir", None, "The run directory; the same one again resumes.")
+    program.define_process_flags()
     program.run(main, USAGE)

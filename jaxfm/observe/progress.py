@@ -23,12 +23,15 @@ class Progress:
       total_steps: the step that training ends at.
       start_step: steps already done when this process started (resumed run); speed counts from there.
       console: where to write; standard output by default. A bar if it is a terminal, plain lines otherwise.
+      quiet: write nothing to standard output after all (every process of a run but the first).
 
     Nothing is drawn between calls (no thread), so that an untouched terminal costs the training nothing.
     """
 
-    def __init__(self, total_steps: int, *, start_step: int = 0, console: Console | None = None) -> None:
-        self._console = Console() if console is None else console
+    def __init__(
+        self, total_steps: int, *, start_step: int = 0, console: Console | None = None, quiet: bool = False
+    ) -> None:
+        self._console = Console(quiet=quiet) if console is None else console
         self._total = total_steps
         self._first: tuple[float, int] | None = None  # when and at which step the first update came
         self._fields: dict[str, str] = {}

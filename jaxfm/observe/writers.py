@@ -27,12 +27,23 @@ FLUSH_SECONDS = 10.0
 class MetricsWriter:
     """Appends metrics to `WORKDIR/metrics.jsonl` and to a TensorBoard event file in WORKDIR.
 
-    For one process of a run only. A resumed run leaves no line twice: what an earlier attempt wrote after
+    For one process of a run only; with `silent` it writes nothing, for the others.
+    A resumed run leaves no line twice: what an earlier attempt wrote after
     `resume_step` (steps done in the state resumed from; None = nothing to resume, all is dropped) goes first.
     Raises UserError for a metrics file with an unreadable line, OSError when the disk is full.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], *, resume_step: int | None, tensorboard: bool = True) -> None:
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        *,
+        resume_step: int | None,
+        tensorboard: bool = True,
+        silent: bool = False,
+    ) -> None:
+        self._lines = self._events = None
+        if silent:
+            return
         folder = pathlib.Path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / METRICS_FILE
@@ -46,6 +57,8 @@ class MetricsWriter:
     def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
         """Records numbers (Python's, NumPy's or arrays of one element) of one step and split, e.g. split "train"."""
         assert not {"step", "split"} & set(values), f"metric names {sorted(values)}: step and split are taken"
+        if self._lines is None:
+            return
         numbers = {name: to_number(value) for name, value in values.items()}
         line = {"step": int(step), "split": split} | {name: to_json(number) for name, number in numbers.items()}
         self._lines.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
@@ -58,6 +71,8 @@ class MetricsWriter:
 
     def flush(self) -> None:
         """Brings everything written so far to the disk."""
+        if self._lines is None:
+            return
         self._lines.flush()
         os.fsync(self._lines.fileno())
         if self._events is not None:
@@ -66,7 +81,7 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Flushes and closes the files; a second call does nothing."""
-        if self._lines.closed:
+        if self._lines is None or self._lines.closed:
             return
         self.flush()
         self._lines.close()

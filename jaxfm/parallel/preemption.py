@@ -3,7 +3,7 @@
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 
 class Preempted(Exception):  # noqa: N818  (not an error: the run goes on later)
@@ -15,15 +15,75 @@ class Preempted(Exception):  # noqa: N818  (not an error: the run goes on later)
         self.signal_number, self.step = signal_number, step
 
 
+class _Store(Protocol):
+    """What is needed of `jaxfm.parallel.watch.Store`."""
+
+    def set_first(self, key: str, value: str) -> None: ...
+
+    def under(self, prefix: str) -> dict[str, str]: ...
+
+
+class SharedStop:
+    """One step for all processes of a run to stop after, once any of them has been asked to.
+
+    Processes dispatch steps at slightly different times, so each may be asked at another step; were each to save and
+    stop at its own, they would wait for one another in different collectives. Instead, once one is asked, every watch
+    takes `_lock`, publishes the last step its main thread has passed, waits until all have done so, and lets go. The
+    step to stop after is the greatest of these and one more: no process can have passed it, because a main thread that
+    wants to pass another step waits for the lock meanwhile (a second or two, once in a run), and all reach it, because
+    no main thread waits for anything but steps that all will do. A step costs one uncontended lock; the devices are
+    never waited for. (jax.experimental.multihost_utils.reached_preemption_sync_point does the same, but its handler of
+    SIGTERM is in C++: it takes Python's place, swallows the signal while a run starts, and knows no Ctrl-C.)
+    """
+
+    def __init__(self) -> None:
+        """No step has been passed, and nobody asks."""
+        self.asked: int | None = None  # by which signal this process was asked to stop
+        self._lock = threading.Lock()
+        self._step: int | None = None
+        self._agreed: tuple[int, int] | None = None  # (step, signal)
+        self.is_settling = False
+
+    def passed(self, step: int) -> int | None:
+        """Notes that `step` updates are dispatched; returns the signal to stop by, if this is the step to stop after.
+
+        To be called after every update, and once before the first.
+        """
+        with self._lock:
+            self._step = step
+            return self._agreed[1] if self._agreed is not None and step == self._agreed[0] else None
+
+    def settle(self, store: _Store, process: int, count: int) -> None:
+        """Does what there is to do now, without waiting; the watch calls it over and over."""
+        if self._agreed is not None:
+            return
+        if self.asked is not None:
+            store.set_first("stop/asked/by", str(self.asked))
+        asked = store.under("stop/asked/").get("by")
+        if asked is None or self._step is None:
+            return
+        if not self.is_settling:
+            # Released below, by this same thread, in a later call.
+            self._lock.acquire()
+            self.is_settling = True
+            store.set_first(f"stop/at/{process}", str(self._step))
+        steps = store.under("stop/at/").values()
+        if len(steps) == count:
+            self._agreed = (max(map(int, steps)) + 1, int(asked))
+            self.is_settling = False
+            self._lock.release()
+
+
 class PreemptionFlag:
     """While entered, the first SIGTERM or SIGINT is noted in `received`; a second one acts as usual.
 
     Outside the main thread, where Python allows no handlers, nothing is installed.
     """
 
-    def __init__(self) -> None:
-        """Nothing is installed before it is entered."""
+    def __init__(self, shared: SharedStop | None = None) -> None:
+        """Nothing is installed before it is entered. `shared` is needed where a run has several processes."""
         self.received: int | None = None
+        self._shared = shared
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -39,9 +99,18 @@ class PreemptionFlag:
         """Puts the handlers back that were there."""
         self._restore()
 
+    def passed(self, step: int) -> int | None:
+        """Returns the signal to stop by now that `step` updates are dispatched, None to go on.
+
+        The same on all processes of a run, whichever of them was asked.
+        """
+        return self.received if self._shared is None else self._shared.passed(step)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
         self.received = number
+        if self._shared is not None:
+            self._shared.asked = number
         self._restore()
 
     def _restore(self) -> None:

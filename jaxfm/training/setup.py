@@ -191,4 +191,10 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
 
 def empty_sums(names: tuple[str, ...], mesh: Mesh) -> metrics_lib.Sums:
     """Returns open metric sums of nothing, on every device."""
-    return jax.device_put(metrics_lib.zeros_like(dict.fromkeys(names)), meshes.replicated(mesh))
+    return _empty_sums(names, mesh)()
+
+
+@functools.lru_cache(maxsize=1)
+def _empty_sums(names: tuple[str, ...], mesh: Mesh) -> Callable[[], metrics_lib.Sums]:
+    # Compiled, not put there: over several processes, device_put first compares what each of them would put.
+    return jax.jit(lambda: metrics_lib.zeros_like(dict.fromkeys(names)), out_shardings=meshes.replicated(mesh))

@@ -1,23 +1,28 @@
 """The run directory: whose it is, and whether the run in it is new, half-way or finished."""
 
+import hashlib
 import importlib.metadata
 import json
 import pathlib
 import platform
 import subprocess
+import time
 from typing import Any, Literal
 
 import jax
 
 import jaxfm
 from jaxfm import files
-from jaxfm.config import FREE_ON_RESUME, Config, differences, from_config_dict, to_dict
+from jaxfm.config import FREE_ON_RESUME, Config, differences, flatten, from_config_dict, to_dict
 from jaxfm.errors import UserError
 from jaxfm.observe.report import JSON_FILE
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS_DIR = "checkpoints"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "tokenizers", "numpy")
+
+# Network file systems show what another machine wrote with some delay.
+_SHARED_SECONDS = 30.0
 
 Status = Literal["new", "half-way", "finished"]
 
@@ -43,6 +48,51 @@ def status(workdir: pathlib.Path, config: Config) -> Status:
             "on with that run, or another --workdir for a new one."
         )
     return "finished" if (workdir / JSON_FILE).is_file() else "half-way"
+
+
+def identity(workdir: pathlib.Path, config: Config) -> dict[str, Any]:
+    """Returns what must be the same on all processes of a run: fact -> JSON value.
+
+    All of the config but `data.cache`, which may be a place of each machine's own; versions, jaxfm's source, and what
+    newest checkpoint each finds in the run directory.
+    """
+    source = hashlib.sha256()
+    package = pathlib.Path(jaxfm.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        source.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes())
+    return {
+        **{f"config.{key}": value for key, value in flatten(to_dict(config)).items() if key != "data.cache"},
+        **{f"the version of {name}": version for name, version in versions().items()},
+        "the version of Python": platform.python_version(),
+        "jaxfm's code (hash)": source.hexdigest()[:16],
+        "the checkpoint to go on from": newest_checkpoint(workdir),
+    }
+
+
+def newest_checkpoint(workdir: pathlib.Path) -> int | None:
+    """Returns the step of the newest checkpoint, which need not be whole; None without any."""
+    folder = workdir / CHECKPOINTS_DIR
+    steps = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    return max(steps, default=None)
+
+
+def where_it_goes_on(workdir: pathlib.Path) -> str:
+    """Says what the same command would do after the run has been cut off."""
+    step = newest_checkpoint(workdir)
+    kept = "There is no checkpoint yet" if step is None else f"The last checkpoint is of step {step}"
+    return f"{kept}; the same command {'starts anew' if step is None else 'goes on from there'}."
+
+
+def check_shared(workdir: pathlib.Path) -> None:
+    """Raises UserError where the run directory, which process 0 has just made, is not seen by this process."""
+    deadline = time.monotonic() + _SHARED_SECONDS
+    while not (workdir / CONFIG_FILE).is_file():
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"--workdir={workdir}: process 0 has written it, but this process ({platform.node()}) does not see it. "
+                "Give a directory of a file system that all machines share."
+            )
+        time.sleep(0.1)
 
 
 def write_config(workdir: pathlib.Path, config: Config) -> None:
@@ -84,8 +134,9 @@ def versions() -> dict[str, str]:
 
 
 def device_name() -> str:
-    """Returns e.g. "4 x TPU v5 lite" or "1 x cpu"."""
-    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    """Returns e.g. "16 x TPU v5 lite in 4 processes" or "1 x cpu"."""
+    several = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}{several}"
 
 
 def _git_commit() -> str | None:

@@ -1,0 +1,353 @@
+"""Several processes as one run: how they find each other, agree before step 1, and end together.
+
+`jax.distributed` connects them; everything here goes through the key-value store of its coordination service, which
+process 0 holds. JAX has no public name for that store nor for its detection of clusters: this is the one file that uses
+its private ones (`_Store`, `_detected`), and tests/parallel/test_distributed.py says so when they change.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+import jax
+from jax._src import clusters
+from jax._src.distributed import global_state
+
+from jaxfm.errors import UserError
+from jaxfm.parallel.preemption import SharedStop
+from jaxfm.parallel.rendezvous import (
+    EXIT_USER_MISTAKE,
+    Connecting,
+    check_port,
+    given,
+    leave_at_once,
+    listed,
+    not_reached,
+    say,
+)
+from jaxfm.parallel.watch import Ending, UnreachableError, Watch, differences
+
+EXIT_FAILED, EXIT_LOST, EXIT_INTERRUPTED = 1, 69, 130
+START_SECONDS, SILENCE_SECONDS = 300.0, 30.0
+# How long process 0, which holds the store, stays for the others to read why the run ends.
+_FAREWELL_SECONDS = 10.0
+_PREFIX = "jaxfm/"
+
+
+class _Store:
+    """The coordination service's key-value store (implements jaxfm.parallel.watch.Store)."""
+
+    def __init__(self) -> None:
+        assert global_state.client is not None
+        self._client = global_state.client
+
+    def set(self, key: str, value: str) -> None:
+        self._ask(lambda: self._client.key_value_set(_PREFIX + key, value, allow_overwrite=True))
+
+    def set_first(self, key: str, value: str) -> None:
+        self._ask(lambda: self._client.key_value_set(_PREFIX + key, value), "ALREADY_EXISTS")
+
+    def wait_for(self, key: str, seconds: float) -> str | None:
+        milliseconds = int(seconds * 1000)
+        return self._ask(
+            lambda: self._client.blocking_key_value_get(_PREFIX + key, milliseconds), "DEADLINE_EXCEEDED", "NOT_FOUND"
+        )
+
+    def under(self, prefix: str) -> dict[str, str]:
+        found = self._ask(lambda: self._client.key_value_dir_get(_PREFIX + prefix), "NOT_FOUND") or []
+        return {key.removeprefix(_PREFIX + prefix): value for key, value in found}
+
+    def _ask(self, call: Callable[[], Any], *harmless: str) -> Any:
+        try:
+            return call()
+        except jax.errors.JaxRuntimeError as error:  # its text starts with the name of a gRPC status
+            if str(error).startswith(harmless):
+                return None
+            raise UnreachableError(str(error)) from error
+
+
+class _Run:
+    """This process's part of a run of several."""
+
+    def __init__(self, process: int, count: int, coordinator: str, silence: float):
+        self.process, self.count, self.coordinator, self.silence = process, count, coordinator, silence
+        self.host = socket.gethostname()
+        self.store = _Store()
+        self.stop = SharedStop()
+        self.watch = Watch(self.store, process, count, self.host, silence=silence, stop=self.stop)
+        self.resume_words: Callable[[], str] = str
+
+
+_run: _Run | None = None
+
+
+def start(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    start_timeout: float = START_SECONDS,
+    heartbeat_timeout: float = SILENCE_SECONDS,
+) -> None:
+    """Joins the other processes of the run, if there are any; before anything of JAX is used.
+
+    Without arguments a cluster that JAX knows is looked for: a Cloud TPU pod, TPU slices on GKE, an indexed Kubernetes
+    job, SLURM, Open MPI. An ordinary single process, and a cluster of one, stay as they are.
+
+    Args:
+      coordinator: HOST:PORT of process 0, a free port there.
+      num_processes: of the whole run; 1 alone says: look for no cluster.
+      process_id: 0 to num_processes - 1, each once.
+      start_timeout: seconds to wait for the others.
+      heartbeat_timeout: seconds after which a silent process counts as lost and all others end.
+
+    Raises:
+      UserError: arguments that contradict each other, or the others did not come in time (says which are missing, as
+        far as it can be known).
+    """
+    global _run
+    assert _run is None, "start() is called once"
+    place = given(coordinator, num_processes, process_id)
+    if place is None and num_processes is None:
+        place = _detected(start_timeout)
+    if place is None or place[1] == 1:
+        return
+    address, count, process = place
+    check_port(address, process)
+    _hook_abort(address, process, count)
+    # Its handler of SIGTERM would take the place of Python's and keep the signal to itself; see preemption.SharedStop.
+    jax.config.update("jax_enable_preemption_service", False)
+    arguments = {} if coordinator is None else {"cluster_detection_method": "deactivate"}
+    connecting = Connecting(address, count, process, start_timeout, heartbeat_timeout, arguments)
+    connecting.wait()
+    _run = _Run(process, count, address, heartbeat_timeout)
+    _run.watch.start(_end_by_watch)
+
+
+def is_main() -> bool:
+    """Says whether this process is the one that writes logs, reports and everything else but checkpoints."""
+    return _run is None or _run.process == 0
+
+
+def shared_stop() -> SharedStop | None:
+    """Returns how this run's processes agree on a step to stop after; None for a single process."""
+    return None if _run is None else _run.stop
+
+
+def say_when_lost(words: Callable[[], str]) -> None:
+    """Sets what is said beside the news that a process is lost: where the run would go on from."""
+    if _run is not None:
+        _run.resume_words = words
+
+
+def agree(what: str, facts: Mapping[str, Any], *, timeout: float = float("inf")) -> None:
+    """Waits for all processes of the run to come here and compares their facts; nothing to do for a single process.
+
+    Process 0 gathers and compares, and all raise what it finds. A process that fails, or is killed, before it comes
+    here ends all others through the watch, so `timeout` (seconds) is only for those that hang.
+
+    Args:
+      what: names this place in the program; each name once a run.
+      facts: name -> JSON value.
+
+    Raises:
+      UserError: on all processes: who differs from the others in what, or who did not come.
+    """
+    if _run is None:
+        if jax.distributed.is_initialized():
+            raise UserError("the processes were connected by jax.distributed.initialize(); call start() instead.")
+        return
+    run = _run
+    # Facts first: who is here has said all.
+    run.store.set(f"facts/{what}/{run.process}", json.dumps(dict(facts)))
+    run.store.set(f"here/{what}/{run.process}", "")
+    if run.process == 0:
+        run.store.set(f"verdict/{what}", _verdict(run, what, timeout))
+    deadline = time.monotonic() + timeout + _FAREWELL_SECONDS
+    verdict = None
+    while verdict is None and time.monotonic() < deadline:
+        verdict = run.store.wait_for(f"verdict/{what}", 5.0)
+    if verdict is None:
+        verdict = f"process 0, which compares what all processes found ({what}), did not come in {timeout:g} s."
+    if verdict:
+        raise UserError(verdict)
+
+
+def _verdict(run: _Run, what: str, timeout: float) -> str:
+    """Waits for all; returns what is wrong, empty if nothing is."""
+    began = time.monotonic()
+    pause, remind = 0.02, 60.0
+    while len(here := run.store.under(f"here/{what}/")) < run.count:
+        waited = time.monotonic() - began
+        if waited > timeout or waited > remind:
+            absent = [process for process in range(run.count) if str(process) not in here]
+            text = f"{listed(absent, run.watch.hosts())} did not come ({what})"
+            if waited > timeout:
+                return f"{text} within {timeout:g} s."
+            say(f"waiting: {text} so far; {waited:.0f} s")
+            remind += 60.0
+        time.sleep(pause)
+        pause = min(pause * 2, 1.0)
+    values = {int(process): json.loads(own) for process, own in run.store.under(f"facts/{what}/").items()}
+    found = differences(values, run.watch.hosts())
+    if not found:
+        return ""
+    more = f" And {len(found) - 5} more differences." if len(found) > 5 else ""
+    return f"the processes of this run do not agree: {'. '.join(found[:5])}.{more} Start all of them the same."
+
+
+class Together:
+    """Context manager around a program: whatever ends this process ends the whole run in order.
+
+    A good end waits for all. A failure is told to the others before this process exits, which then needs `os._exit`:
+    JAX's own clean-up at exit would wait minutes for processes that are still in the middle of a step.
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if _run is None:
+            return
+        code = error.code if isinstance(error, SystemExit) else None
+        if error is None or code in (0, None) and kind is SystemExit:
+            agree("end", {})
+            _run.watch.stop()
+            jax.distributed.shutdown()
+        elif isinstance(error, SystemExit) and isinstance(code, int) and code not in (EXIT_USER_MISTAKE, EXIT_FAILED):
+            # Stopped by a signal, all at the same step: nothing is left to wait for long.
+            _run.watch.stop()
+            _farewell(code)
+        elif isinstance(error, UserError):
+            _fail(EXIT_USER_MISTAKE, str(error), f"error: {error}")
+        elif isinstance(error, KeyboardInterrupt):
+            _fail(EXIT_INTERRUPTED, "stopped by Ctrl-C", "stopped by Ctrl-C")
+        else:
+            assert error is not None
+            of_all = isinstance(error, jax.errors.JaxRuntimeError | UnreachableError)
+            if of_all and "RESOURCE_EXHAUSTED" not in str(error):
+                # A collective that another process has left: the watch will say which, and end this process.
+                say(f"a step failed ({_first_line(error)}); looking for a process that is gone")
+                time.sleep(_run.silence + _FAREWELL_SECONDS)
+            told = "".join(traceback.format_exception(error))
+            _fail(EXIT_FAILED, _first_line(error), told.rstrip())
+
+
+def _detected(timeout: float) -> tuple[str, int, int] | None:
+    """Asks JAX's cluster detection: coordinator, number of processes, own id; None outside a cluster."""
+    if "OMPI_MCA_orte_hnp_uri" not in os.environ and int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "this is one of several processes of Open MPI, which since version 5 does not say where process 0 is. Give "
+            "--coordinator=HOST:PORT --num_processes=$OMPI_COMM_WORLD_SIZE --process_id=$OMPI_COMM_WORLD_RANK."
+        )
+    for kind in clusters.ClusterEnv._cluster_types:
+        if kind.opt_in_only_method or (kind is clusters.K8sCluster and "JOB_COMPLETION_INDEX" not in os.environ):
+            continue  # a pod that is no part of an indexed job is an ordinary process, and may not ask for its job
+        if not kind.is_env_present():
+            continue
+        try:
+            count = kind.get_process_count()
+            if count == 1:
+                return None
+            address = kind.get_coordinator_address(
+                timeout_secs=int(timeout), override_coordinator_port=os.environ.get("JAX_COORDINATOR_PORT")
+            )
+            return address, count, kind.get_process_id()
+        # Whatever a metadata server or Kubernetes answers; another place to look does not exist.
+        except (RuntimeError, ValueError, KeyError, IndexError, OSError) as error:
+            raise UserError(
+                f"this is part of a cluster ({kind.name or kind.__name__}), but it does not say where the other "
+                f"processes are: {error}. Give --coordinator, --num_processes and --process_id, or --num_processes=1 "
+                "for a run of this process alone."
+            ) from error
+    return None
+
+
+def _end_by_watch(ending: Ending | None) -> None:
+    """Ends this process because of another one; called in the watch's thread."""
+    assert _run is not None
+    rest = _run.resume_words()
+    if ending is None:
+        leave_at_once(EXIT_LOST, f"{_coordinator_lost(_run.coordinator)} {rest}".rstrip())
+    who = f"process {ending.process} ({ending.host})"
+    if ending.lost:
+        _farewell(EXIT_LOST, f"{who} {ending.text}. {rest}".rstrip(), without=ending.process)
+    did = "failed" if ending.code == EXIT_LOST else "stopped the run"
+    rest = rest if ending.code == EXIT_LOST else ""
+    _farewell(ending.code, f"{who} {did}: {ending.text} {rest}".rstrip())
+
+
+def _fail(code: int, text: str, told: str) -> NoReturn:
+    """Says `told`, tells the others `text`, and exits."""
+    assert _run is not None
+    _run.watch.stop()
+    say(told)
+    try:
+        others = code if code in (EXIT_USER_MISTAKE, EXIT_INTERRUPTED) else EXIT_LOST
+        _run.watch.tell(Ending(_run.process, _run.host, others, text))
+    except UnreachableError:
+        leave_at_once(code)
+    _farewell(code)
+
+
+def _farewell(code: int, text: str = "", *, without: int | None = None) -> NoReturn:
+    """Exits; process 0, whose end would tear the others out of theirs, when they have left or after some seconds."""
+    assert _run is not None
+    if text:
+        say(text)
+    try:
+        _run.watch.leave()
+        deadline = time.monotonic() + _FAREWELL_SECONDS
+        expected = set(range(_run.count)) - {without}
+        while _run.process == 0 and time.monotonic() < deadline and not expected <= _run.watch.left():
+            time.sleep(0.1)
+    except UnreachableError:
+        pass
+    leave_at_once(code)
+
+
+def _coordinator_lost(address: str) -> str:
+    return f"process 0, the coordinator at {address}, is gone: it was killed, or its machine or the network failed."
+
+
+def _hook_abort(address: str, process: int, count: int) -> None:
+    """Says in words what the coordination service's client ends the process for.
+
+    When process 0 is gone the client's C++ calls abort() at once, after a stack trace of its own; its hook for a Python
+    function does not work (jaxlib 0.10.2: std::bad_cast). So SIGABRT is caught below Python, whose own handlers would
+    never be reached. An abort for another reason goes on to whoever handled it before.
+    """
+    library = ctypes.CDLL(None)
+    library.signal.restype = ctypes.c_void_p
+    library.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    before: list[int | None] = []
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_int)
+    def said(number: int) -> None:
+        del number
+        if _run is None:
+            leave_at_once(
+                EXIT_USER_MISTAKE,
+                f"error: process {process} of {count} could not join the run at {address}; the lines above say why. Is "
+                "another process of the same --process_id there, or one of another --num_processes?",
+            )
+        if not_reached(address):
+            leave_at_once(EXIT_LOST, f"{_coordinator_lost(address)} {_run.resume_words()}".rstrip())
+        library.signal(signal.SIGABRT, before[0])
+        getattr(library, "raise")(signal.SIGABRT)
+
+    _hook_abort.kept = said  # pyright: ignore[reportFunctionMemberAccess]  (C keeps no reference)
+    before.append(library.signal(signal.SIGABRT, ctypes.cast(said, ctypes.c_void_p)))
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]

@@ -1,0 +1,172 @@
+"""A thread in every process of a run that notices when another one fails, is lost, or is asked to stop."""
+
+import dataclasses
+import json
+import math
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from jaxfm.parallel.preemption import SharedStop
+
+# How often a watch looks; more seldom where thousands of them would ask one process.
+TICK_SECONDS, WATCHES_A_SECOND = 1.0, 300
+# While processes agree on a step to stop after, their main threads wait for the watches.
+FAST_TICK_SECONDS = 0.1
+
+
+class UnreachableError(Exception):
+    """The coordination service, which is part of process 0, does not answer."""
+
+
+class Store(Protocol):
+    """The coordination service's key-value store. Every method raises UnreachableError when it does not answer."""
+
+    def set(self, key: str, value: str) -> None:
+        """Sets a key, also one that is there."""
+        ...
+
+    def set_first(self, key: str, value: str) -> None:
+        """Sets a key unless it is there."""
+        ...
+
+    def wait_for(self, key: str, seconds: float) -> str | None:
+        """Returns a key's value as soon as it is there; None after so many seconds without."""
+        ...
+
+    def under(self, prefix: str) -> dict[str, str]:
+        """Returns the keys that start with `prefix`, without it, and their values."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Ending:
+    """Why a run ends for all its processes.
+
+    Attributes:
+      process: whose fault it was.
+      host: that process's machine.
+      code: what the other processes exit with.
+      text: the reason, one message.
+      lost: the process said nothing itself; others noticed its silence.
+    """
+
+    process: int
+    host: str
+    code: int
+    text: str
+    lost: bool = False
+
+
+class Watch:
+    """Beats for its own process, and calls `end` once when another one has failed or fallen silent.
+
+    A process that is killed cannot say so, and collectives over TPU and GPU links then wait for ever rather than fail:
+    each process therefore raises a counter in the store about every second, process 0 compares all counters, and what
+    it finds, like what a failing process says of itself, stands in the store under "end/". Silence is counted in ticks
+    of process 0's own watch, so that a machine that was suspended as a whole finds nobody lost.
+    """
+
+    def __init__(self, store: Store, process: int, count: int, host: str, *, silence: float, stop: SharedStop):
+        """`silence` in seconds is how long a process may say nothing before it counts as lost."""
+        self._store, self._process, self._count, self._stop = store, process, count, stop
+        self._tick = max(TICK_SECONDS, count / WATCHES_A_SECOND)
+        self._allowed = max(math.ceil(silence / self._tick), 2)
+        self._beats = 0
+        self._seen: dict[str, tuple[str, int]] = {}  # process -> the counter last seen, ticks since it changed
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        store.set(f"host/{process}", host)
+
+    def start(self, end: Callable[[Ending | None], None]) -> None:
+        """Starts the thread. `end` is called in it: with the ending, or None when process 0 cannot be reached."""
+        self._thread = threading.Thread(target=self._run, args=(end,), name="watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread; the run is over, whatever the others do from here on."""
+        self._over.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def tell(self, ending: Ending) -> None:
+        """Tells all processes that the run ends."""
+        self._store.set_first(f"end/{ending.process}", json.dumps(dataclasses.asdict(ending)))
+
+    def leave(self) -> None:
+        """Says that this process has done all it wanted to."""
+        self._store.set(f"left/{self._process}", "")
+
+    def left(self) -> set[int]:
+        """Returns the processes that have left."""
+        return {int(process) for process in self._store.under("left/")}
+
+    def hosts(self) -> Mapping[int, str]:
+        """Returns each process's host name, as far as they have said it."""
+        return {int(process): host for process, host in self._store.under("host/").items()}
+
+    def tick(self) -> Ending | None:
+        """Does once what the thread does every second; returns why the run ends, if it does."""
+        self._beats += 1
+        self._store.set(f"beat/{self._process}", str(self._beats))
+        if self._process == 0:
+            self._look_for_the_lost()
+        endings = [Ending(**json.loads(value)) for value in self._store.under("end/").values()]
+        others = [ending for ending in endings if ending.process != self._process]
+        # Who failed of itself says more than whoever fell silent because of that.
+        return min(others, key=lambda ending: (ending.lost, ending.process), default=None)
+
+    def _run(self, end: Callable[[Ending | None], None]) -> None:
+        waited = 0.0
+        while not self._over.wait(pause := FAST_TICK_SECONDS if self._stop.is_settling else self._tick):
+            waited += pause
+            try:
+                if waited >= self._tick:
+                    waited = 0.0
+                    ending = self.tick()
+                    if ending is not None and not self._over.is_set():
+                        return end(ending)
+                self._stop.settle(self._store, self._process, self._count)
+            except UnreachableError:
+                if not self._over.is_set():
+                    return end(None)
+
+    def _look_for_the_lost(self) -> None:
+        left = {str(process) for process in self.left()}
+        beats = self._store.under("beat/")
+        for process in map(str, range(1, self._count)):
+            beat = beats.get(process, "")
+            known, silent = self._seen.get(process, ("", 0))
+            self._seen[process] = (beat, silent + 1 if beat == known else 0)
+            if self._seen[process][1] > self._allowed and process not in left:
+                seconds = self._allowed * self._tick
+                text = f"has not been heard of for {seconds:g} s: it was killed, or its machine is gone"
+                host = self.hosts().get(int(process), "host unknown")
+                self.tell(Ending(int(process), host, 0, text, lost=True))
+
+
+def differences(values: Mapping[int, Mapping[str, Any]], hosts: Mapping[int, str]) -> list[str]:
+    """Says who differs from the others in what: a clause for each fact that is not the same on all processes.
+
+    Args:
+      values: process -> fact -> JSON value.
+      hosts: process -> host name.
+
+    The value that most processes have is taken for the right one; of equally frequent ones that of the first process.
+    """
+    facts = list(dict.fromkeys(fact for own in values.values() for fact in own))
+    found = []
+    for fact in facts:
+        by_value: dict[str, list[int]] = {}
+        for process in sorted(values):
+            by_value.setdefault(json.dumps(values[process].get(fact)), []).append(process)
+        if len(by_value) > 1:
+            usual, *others = sorted(by_value.items(), key=lambda item: (-len(item[1]), item[1]))
+            clauses = [f"{value} on {_named(processes, hosts)}" for value, processes in others]
+            found.append(f"{fact} is {'; '.join(clauses)}, but {usual[0]} on {_named(usual[1], hosts)}")
+    return found
+
+
+def _named(processes: list[int], hosts: Mapping[int, str]) -> str:
+    names = [f"process {process} ({hosts.get(process, 'host unknown')})" for process in processes[:3]]
+    return ", ".join(names) + (f" and {len(processes) - 3} more" if len(processes) > 3 else "")
