@@ -1,0 +1,351 @@
+"""Reads a compiled program's HLO text: how often each instruction runs, its matrix products and its memory traffic.
+
+The text is that of `jax.stages.Compiled.as_text()`: XLA's optimized, scheduled module as one device runs it. XLA's own
+cost analysis counts the body of a loop once; here it counts as often as it runs.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+_ITEM_BITS = {
+    **dict.fromkeys(("pred", "s8", "u8"), 8),
+    **dict.fromkeys(("s16", "u16", "bf16", "f16"), 16),
+    **dict.fromkeys(("s32", "u32", "f32"), 32),
+    **dict.fromkeys(("s64", "u64", "f64", "c64"), 64),
+    **dict.fromkeys(("s4", "u4"), 4),
+    "c128": 128,
+}
+_ARRAY = re.compile(r"\b(pred|bf16|[suf]\d+\w*|c64|c128)\[([\d,<=]*)\](?:\{([^}]*)\})?")
+# Which of an instruction's computations run with it, once each (a `to_apply` of reduce or sort is an operator).
+_CALLS = re.compile(r"\b(?:calls|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+# Instructions that name or regroup arrays and move no byte.
+_FREE = frozenset(
+    "parameter constant tuple get-tuple-element bitcast while conditional call after-all partition-id replica-id "
+    "opt-barrier copy-done slice-done async-done async-update add-dependency domain".split()
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """One array type of an instruction.
+
+    Attributes:
+      dtype: as HLO writes it.
+      shape: sizes.
+      near: kept in the chip's own memory (VMEM and the like), not in HBM.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    near: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes, without padding."""
+        return math.prod(self.shape) * _ITEM_BITS.get(self.dtype, 8) // 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of a computation."""
+
+    name: str
+    opcode: str
+    arrays: tuple[Array, ...]
+    operands: tuple[str, ...]
+    literal: str
+    attributes: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of the result, all parts of a tuple together."""
+        return sum(array.size for array in self.arrays)
+
+    def attribute(self, pattern: str) -> str:
+        """Returns the first group of `pattern` in the attributes; empty where it is not found."""
+        found = re.search(pattern, self.attributes)
+        return found[1] if found else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """An instruction as it runs in a step.
+
+    Attributes:
+      instruction: which.
+      computation: the computation that holds it, which names its operands.
+      times: how often it runs in one step.
+      caller: where it is fused or wrapped, the place (computation and instruction) that does so; else None.
+    """
+
+    instruction: Instruction
+    computation: "Computation"
+    times: int
+    caller: tuple[str, Instruction] | None
+
+
+class Computation(dict[str, Instruction]):
+    """Name -> instruction, in the order of the text; the last ROOT is `root`."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.root: Instruction | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+    """A parsed program."""
+
+    computations: Mapping[str, Computation]
+    entry: str
+
+    def calls(self) -> Iterator[Call]:
+        """Yields every instruction of a step, those inside fusions too; both branches of a conditional are taken."""
+        yield from self._calls(self.computations[self.entry], 1, None)
+
+    def _calls(self, computation: Computation, times: int, caller: tuple[str, Instruction] | None) -> Iterator[Call]:
+        for instruction in computation.values():
+            yield Call(instruction, computation, times, caller)
+            inner = instruction.opcode in ("fusion", "async-start", "custom-call")
+            place = (caller or (computation.name, instruction)) if inner else None
+            repeats = self.trip_count(instruction, computation) if instruction.opcode == "while" else 1
+            for name in _called(instruction):
+                yield from self._calls(self.computations[name], times * repeats, place)
+
+    def trip_count(self, loop: Instruction, computation: Computation) -> int:
+        """Returns how often a while loop of `computation` runs.
+
+        XLA writes the count beside the loop or it is read off `counter < limit`, the form of lax.scan and fori_loop.
+
+        Raises:
+          ValueError: a loop of another form.
+        """
+        if known := loop.attribute(r'known_trip_count":\{"n":"(\d+)"'):
+            return int(known)
+        condition = self.computations[loop.attribute(r"condition=%?([\w.\-]+)")]
+        body = self.computations[loop.attribute(r"body=%?([\w.\-]+)")]
+        test = self._comparison(condition)
+        if test is None:
+            raise ValueError(f"{loop.name}: the loop's condition is not `counter < constant`")
+        index, limit = test
+        start = _constant(computation, _element(computation, loop.operands[0], index)) or 0
+        step = 1
+        if body.root is not None and body.root.opcode == "tuple":
+            following = body[body.root.operands[index]]
+            if following.opcode == "add":
+                step = next((c for c in (_constant(body, name) for name in following.operands) if c), 1)
+        return max(-(-(limit - start) // step), 0)
+
+    def _comparison(self, condition: Computation) -> tuple[int, int] | None:
+        """Returns (index of the counter in the loop's tuple, limit) of `counter < limit`, fused or not."""
+        root = condition.root
+        if root is None:
+            return None
+        if root.opcode == "fusion":  # the comparison alone, its operands passed on
+            inner = self.computations[_called(root)[0]]
+            order = {name: int(line.literal) for name, line in inner.items() if line.opcode == "parameter"}
+            if inner.root is None or inner.root.opcode != "compare":
+                return None
+            compare, names = inner.root, []
+            for name in inner.root.operands:
+                names.append(root.operands[order[name]] if name in order else name)
+            limit = _constant(inner, compare.operands[1]) or _constant(condition, names[1])
+        elif root.opcode == "compare":
+            compare, names, limit = root, list(root.operands), _constant(condition, root.operands[1])
+        else:
+            return None
+        counter = condition.get(names[0])
+        if "direction=LT" not in compare.attributes or limit is None or counter is None:
+            return None
+        index = counter.attribute(r"index=(\d+)")
+        return (int(index), limit) if index else None
+
+
+def parse(text: str) -> Module:
+    """Parses HLO text.
+
+    Raises:
+      ValueError: the text has no entry computation.
+    """
+    computations: dict[str, Computation] = {}
+    current, entry = None, ""
+    for line in text.splitlines():
+        if current is None:
+            if header := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$", line):
+                current = computations[header[2]] = Computation(header[2])
+                entry = header[2] if header[1] else entry
+        elif line.startswith("}"):
+            current = None
+        elif instruction := _instruction(line):
+            current[instruction.name] = instruction
+            if line.lstrip().startswith("ROOT "):
+                current.root = instruction
+    if not entry:
+        raise ValueError("no ENTRY computation in the HLO text")
+    return Module(computations, entry)
+
+
+def matmul_flops(call: Call) -> int:
+    """Returns the floating-point operations (two a product) of one run of a dot or convolution; 0 for all else.
+
+    TPUs run dots as convolutions whose batch axes are dilated windows: only taps that meet an element count.
+    """
+    instruction = call.instruction
+    if instruction.opcode == "dot":
+        left = call.computation[instruction.operands[0]].arrays[0].shape
+        axes = instruction.attribute(r"lhs_contracting_dims=\{([\d,]*)\}")
+        return 2 * math.prod(instruction.arrays[0].shape) * math.prod(left[int(a)] for a in axes.split(",") if a)
+    if instruction.opcode != "convolution":
+        return 0
+    left, kernel = (call.computation[name].arrays[0].shape for name in instruction.operands[:2])
+    inputs, kernels, outputs = re.split(r"_|->", instruction.attribute(r"dim_labels=([\w?]+->[\w?]+)"))
+    window = instruction.attribute(r"window=\{([^}]*)\}")
+    flops = 2 * kernel[kernels.index("i")]
+    for label, size in zip(outputs, instruction.arrays[0].shape, strict=True):
+        flops *= size if label in "bf" else 1
+    for number in range(sum(label.isdigit() for label in outputs)):
+        label = str(number)
+        flops *= _taps(
+            left[inputs.index(label)],
+            kernel[kernels.index(label)],
+            instruction.arrays[0].shape[outputs.index(label)],
+            *(_window(window, key, number, default) for key, default in _WINDOW_DEFAULTS),
+        )
+    return flops
+
+
+def traffic(call: Call, module: Module) -> int:
+    """Returns the bytes one run of a scheduled instruction reads from and writes to HBM.
+
+    Of an operand that is only sliced the slice counts, of one that is updated in place the update; what is kept near
+    the compute units costs nothing. Instructions inside a fusion cost nothing beside the fusion.
+    """
+    instruction = call.instruction
+    if call.caller is not None or instruction.opcode in _FREE:
+        return 0
+    operands = [call.computation[name] for name in instruction.operands if name in call.computation]
+    if instruction.opcode == "fusion":
+        inner = module.computations[_called(instruction)[0]]
+        return _fusion_traffic(instruction, operands, inner)
+    written = _far(instruction.arrays)
+    if instruction.opcode in ("dynamic-slice", "slice", "gather"):
+        return written + min(instruction.size, _far(operands[0].arrays))
+    if instruction.opcode == "dynamic-update-slice":
+        return 2 * _far(operands[1].arrays)
+    if instruction.opcode.endswith("-start"):  # the result names operand and result both
+        return sum(2 * _far(operand.arrays) for operand in operands[:1])
+    return written + sum(_far(operand.arrays) for operand in operands)
+
+
+def estimated_cycles(call: Call) -> int:
+    """Returns the cycles of one run of a scheduled instruction by the TPU compiler's cost model; 0: it says none."""
+    if call.caller is not None:
+        return 0
+    return int(call.instruction.attribute(r'"estimated_cycles":"(\d+)"') or 0)
+
+
+def _fusion_traffic(fusion: Instruction, operands: Sequence[Instruction], inner: Computation) -> int:
+    users: dict[str, list[Instruction]] = {}
+    for line in inner.values():
+        for name in line.operands:
+            users.setdefault(name, []).append(line)
+    parameters = {int(line.literal): line.name for line in inner.values() if line.opcode == "parameter"}
+    total, updated = 0, 0
+    for index, operand in enumerate(operands):
+        used = users.get(parameters.get(index, ""), [])
+        whole = _far(operand.arrays)
+        if not whole or not used:
+            continue
+        if all(line.opcode in ("dynamic-slice", "slice", "gather") for line in used):
+            total += min(whole, sum(line.size for line in used))
+        elif all(line.opcode == "dynamic-update-slice" and line.operands[0] == parameters[index] for line in used):
+            updated += whole
+            total += sum(2 * inner[line.operands[1]].size for line in used)
+        else:
+            total += whole
+    return total + max(_far(fusion.arrays) - updated, 0)
+
+
+def _far(arrays: Sequence[Array]) -> int:
+    return sum(array.size for array in arrays if not array.near)
+
+
+_WINDOW_DEFAULTS = (("stride", 1), ("pad", 0), ("lhs_dilate", 1), ("rhs_dilate", 1))
+
+
+def _window(text: str, key: str, number: int, default: int) -> int:
+    """Returns the value for a spatial axis of e.g. `size=1x2 pad=0_0x1_1`; of padding the lower one."""
+    found = re.search(rf"\b{key}=([\dx_\-]+)", text)
+    return int(re.split(r"(?<=\d)_", found[1].split("x")[number])[0]) if found else default
+
+
+@functools.cache
+def _taps(size: int, kernel: int, output: int, stride: int, pad: int, dilation: int, kernel_dilation: int) -> int:
+    """Returns how many pairs of output place and kernel place meet an element of the input along one axis."""
+    places = (place * stride + tap * kernel_dilation - pad for place in range(output) for tap in range(kernel))
+    return sum(0 <= place <= (size - 1) * dilation and place % dilation == 0 for place in places)
+
+
+def _called(instruction: Instruction) -> list[str]:
+    branches = _BRANCHES.search(instruction.attributes)
+    names = [name.strip(" %") for name in branches[1].split(",")] if branches else []
+    names += _CALLS.findall(instruction.attributes)
+    if instruction.opcode == "call":
+        names += re.findall(r"to_apply=%?([\w.\-]+)", instruction.attributes)
+    return names
+
+
+def _element(computation: Computation, name: str, index: int) -> str:
+    """Returns what element `index` of the tuple `name` was made from; the tuple's own name where that is not seen."""
+    made = computation.get(name)
+    return made.operands[index] if made is not None and made.opcode == "tuple" else name
+
+
+def _constant(computation: Computation, name: str) -> int | None:
+    """Returns the value of an integer constant, seen through copies; None where it is none."""
+    line = computation.get(name)
+    while line is not None and line.opcode in ("copy", "bitcast", "convert"):
+        line = computation.get(line.operands[0])
+    return int(line.literal) if line is not None and line.opcode == "constant" and line.literal.isdigit() else None
+
+
+def _instruction(line: str) -> Instruction | None:
+    head = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = ", line)
+    if not head:
+        return None
+    start = head.end()
+    end = _closing(line, start) if line[start] == "(" else line.index(" ", start)
+    opcode = re.match(r"\s*([a-z][\w\-]*)\(", line[end:])
+    if not opcode:
+        return None
+    opening = end + opcode.end() - 1
+    closing = _closing(line, opening)
+    inside = line[opening + 1 : closing - 1]
+    literal = inside if opcode[1] in ("constant", "parameter") else ""
+    operands = () if literal else tuple(re.findall(r"%([\w.\-]+)", inside))
+    return Instruction(head[1], opcode[1], _arrays(line[start:end]), operands, literal, line[closing:])
+
+
+def _closing(text: str, start: int) -> int:
+    """Returns the index behind the parenthesis that closes the one at `start`."""
+    depth = 0
+    for match in re.compile(r"[()]").finditer(text, start):
+        depth += 1 if match[0] == "(" else -1
+        if not depth:
+            return match.end()
+    raise ValueError(f"unbalanced parentheses: {text[:200]}")
+
+
+@functools.cache
+def _arrays(text: str) -> tuple[Array, ...]:
+    found = []
+    for dtype, sizes, layout in _ARRAY.findall(text):
+        shape = tuple(int(size.lstrip("<=")) for size in sizes.split(",") if size)
+        # Memory space 0 is HBM; layouts write others as S(n).
+        found.append(Array(dtype, shape, near="S(" in layout))
+    return tuple(found)

@@ -1,0 +1,71 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from jaxfm.config import default_config, from_config_dict
+from jaxfm.models.encoder import Encoder
+from jaxfm.models.presets import preset
+from jaxfm.planning import hlo
+from jaxfm.planning.flops import flops_per_token, layer_flops
+
+
+def config(**data):
+    values = default_config()
+    values.task = "masked_lm"
+    values.data.row_length = data.pop("row_length", 128)
+    for name, value in data.items():
+        setattr(values, name, value) if name in ("task", "objective") else setattr(values.mask, name, value)
+    return from_config_dict(values)
+
+
+def test_bert_by_hand() -> None:
+    # 72 L D^2 + 12 L D T + 0.15 * 6 (D V + D^2) for 12 layers of 768, 128 tokens, 30,522 words.
+    expected = 72 * 12 * 768**2 + 12 * 12 * 768 * 128 + 0.15 * 6 * (768 * 30522 + 768**2)
+    assert flops_per_token(config(), preset("bert_base")) == pytest.approx(expected)
+
+
+def test_a_classifier_scores_every_token() -> None:
+    encoder = preset("bert_base")
+    expected = 72 * 12 * 768**2 + 12 * 12 * 768 * 128 + 6 * 768 * 9
+    assert flops_per_token(config(task="ner"), encoder, classes=9) == pytest.approx(expected)
+
+
+def test_a_share_that_changes_counts_by_its_mean() -> None:
+    encoder = preset("bert_base")
+    changing = flops_per_token(config(ratio=0.3, final_ratio=0.1), encoder)
+    assert changing == pytest.approx(flops_per_token(config(ratio=0.2), encoder))
+
+
+def test_a_generator_adds_its_layers() -> None:
+    encoder = preset("bert_base")
+    more = flops_per_token(config(objective="rtd", generator_depth=0.25), encoder)
+    layer = 72 * 768**2 + 12 * 768 * 128
+    assert more - flops_per_token(config(), encoder) == pytest.approx(3 * layer + 6 * 768**2)
+
+
+def test_local_layers_see_their_window_alone() -> None:
+    layers = layer_flops(preset("modern_base"), 1024)
+    assert layers[0] - layers[1] == 12 * 768 * (1024 - 129)
+    assert layers[0] == layers[3] and layers[1] == layers[2]
+
+
+@pytest.mark.parametrize("name", ["bert_tiny", "modern_tiny"])
+def test_the_formula_is_what_the_compiled_layers_do(name: str) -> None:
+    # Without a window: chunks of neighbours do more products than a token needs.
+    encoder = dataclasses.replace(preset(name), vocab_size=128, local_window=0, dropout=0.0, attention_dropout=0.0)
+    batch, tokens = 2, 64
+    with nnx.use_eager_sharding(False):
+        model = Encoder(encoder, nnx.Rngs(0))
+    graphdef, params = nnx.split(model)
+
+    def loss(params):
+        ids = jnp.ones((batch, tokens), jnp.int32)
+        positions = jnp.broadcast_to(jnp.arange(tokens), ids.shape)
+        return jnp.sum(nnx.merge(graphdef, params)(ids, ids, positions, 0 * ids) ** 2)
+
+    module = hlo.parse(jax.jit(jax.grad(loss)).lower(params).compile().as_text())
+    done = sum(call.times * hlo.matmul_flops(call) for call in module.calls())
+    assert done == pytest.approx(batch * tokens * sum(layer_flops(encoder, tokens)), rel=0.02)

@@ -1,0 +1,113 @@
+import importlib.util
+import math
+
+import pytest
+
+from jaxfm.errors import UserError
+from jaxfm.planning import hardware
+from jaxfm.planning.hardware import CHIPS, SLICES, describe_devices, parse_topology, places
+
+
+@pytest.mark.parametrize(
+    ("name", "slices", "chip", "shape", "size"),
+    [
+        ("v5e:16x16", 1, "v5e", (16, 16), 256),
+        ("v5e:16x16", 2, "v5e", (16, 16), 512),
+        ("v5p:4x4x8", 1, "v5p", (4, 4, 8), 128),
+        ("gpu:h100:16", 1, "h100", (16,), 16),
+        ("gpu:a100:4", 1, "a100", (4,), 4),
+    ],
+)
+def test_names_are_read(name: str, slices: int, chip: str, shape: tuple[int, ...], size: int) -> None:
+    topology = parse_topology(name, slices)
+    assert (topology.chip.name, topology.shape, topology.size) == (chip, shape, size)
+
+
+@pytest.mark.parametrize("name", ["v5e:3x5", "v5e", "v9:2x2", "tpu", "", "v5e:16x16x16", "v5p:2x2"])
+def test_an_unknown_topology_lists_those_there_are(name: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse_topology(name)
+    message = str(error.value)
+    assert f"--topology={name}:" in message
+    assert all(f"{family}:{shape}" in message for family, shapes in SLICES.items() for shape in shapes)
+    assert "gpu:h100:COUNT" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "slices", "words"),
+    [
+        ("gpu:h10:8", 1, "h100"),
+        ("gpu:h100:12", 1, "nodes of 8"),
+        ("gpu:h100:0", 1, "nodes of 8"),
+        ("gpu:h100:16", 2, "no slices"),
+        ("v5e:4x4", 0, "at least 1"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(name: str, slices: int, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        parse_topology(name, slices)
+
+
+def test_every_slice_of_the_list_is_read() -> None:
+    for family, shapes in SLICES.items():
+        for shape in shapes:
+            assert parse_topology(f"{family}:{shape}").chip is CHIPS[family]
+
+
+@pytest.mark.parametrize(
+    ("name", "wraps"),
+    [
+        ("v5e:16x16", (True, True)),
+        ("v5e:8x16", (False, True)),
+        ("v5e:4x4", (False, False)),
+        ("v5p:4x4x8", (True, True, True)),
+        ("v5p:2x4x4", (False, False, False)),
+    ],
+)
+def test_which_axes_of_a_torus_close(name: str, wraps: tuple[bool, ...]) -> None:
+    assert parse_topology(name).wraps == wraps
+
+
+def test_figures_agree_with_each_other() -> None:
+    for chip in CHIPS.values():
+        # A kernel that reads a byte for each 100 to 700 operations keeps both busy on any of these.
+        assert 100 < chip.peak_flops / chip.hbm_bandwidth < 700, chip.name
+        assert chip.network_bandwidth < chip.link_bandwidth < chip.hbm_bandwidth, chip.name
+        if chip.kind == "tpu":
+            # A matrix unit is square, of a power of two: the clock follows from the peak.
+            products = chip.peak_flops / chip.clock / 2
+            assert math.log2(products) == pytest.approx(round(math.log2(products)), abs=0.01), chip.name
+
+
+def test_without_the_compiler_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'jaxfm\[tpu\]'"):
+        describe_devices(parse_topology("v5e:2x2"))
+
+
+def test_gpus_need_as_many_devices_to_stand_for_them() -> None:
+    assert len(describe_devices(parse_topology("gpu:h100:4"))) == 4
+    with pytest.raises(UserError, match="device_count=16"):
+        describe_devices(parse_topology("gpu:h100:16"))
+
+
+def test_gpus_lie_in_nodes() -> None:
+    topology = parse_topology("gpu:h100:4")
+    assert [place.slice for place in places(describe_devices(topology), topology)] == [0, 0, 0, 0]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu (the extra tpu) is not installed")
+@pytest.mark.parametrize(("name", "slices"), [("v4:2x2x2", 1), ("v5e:4x4", 2), ("v5p:2x2x1", 1), ("v6e:16x16", 1)])
+def test_devices_are_described_as_the_table_says(name: str, slices: int) -> None:
+    topology = parse_topology(name, slices)
+    where = places(describe_devices(topology), topology)
+    assert len(where) == topology.size == len(set((each.slice, each.coordinates) for each in where))
+    assert {each.slice for each in where} == set(range(slices))
+    corner = tuple(max(each.coordinates[axis] for each in where) + 1 for axis in range(len(topology.shape)))
+    assert corner == topology.shape
+
+
+def test_every_source_is_named() -> None:
+    assert hardware.__doc__ is not None
+    for letter in "abcde":
+        assert f"[{letter}]" in hardware.__doc__
