@@ -19,6 +19,9 @@ from ml_collections import config_dict
 
 from jaxfm.errors import UserError, did_you_mean
 
+# What of a layer is computed again for the backward pass, to save memory; see ModelConfig.remat.
+REMAT = ("none", "dots", "full")
+
 
 def _field(default: Any, doc: str, **rules: Any) -> Any:
     """A schema field: `choices`, `at_least`, `at_most`, `above` are checked by `from_config_dict`."""
@@ -46,6 +49,12 @@ class ModelConfig:
     )
     scan_layers: bool | None = _field(
         None, "one compiled layer looped over (fast compile) or all unrolled; None: unrolled on CPU, looped elsewhere"
+    )
+    remat: str = _field(
+        "none",
+        "what of a layer the backward pass computes again instead of keeping it: nothing; all but the products with "
+        "weights (dots: attention, dropout and the like, little work for most of the memory); all of it",
+        choices=REMAT,
     )
 
 

@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Every option there is. Whoever adds, renames or removes one edits this list on purpose, and the documentation with it.
 OPTIONS = """
 task objective seed
-model.init model.preset model.tokenizer model.dropout model.scan_layers
+model.init model.preset model.tokenizer model.dropout model.scan_layers model.remat
 data.source data.words_column data.tags_column data.document_column data.row_length data.window data.overlap
 data.context data.text_column data.holdout data.cache
 mask.unit mask.ratio mask.final_ratio mask.mask_share mask.random_share mask.evaluate mask.z_loss

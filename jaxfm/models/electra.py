@@ -64,9 +64,10 @@ class ReplacedTokenModel(nnx.Module):
         *,
         dtype: jnp.dtype = jnp.float32,
         scan: bool = True,
+        remat: str = "none",
     ):
         """Makes encoder, detector and generator."""
-        self.encoder = Encoder(config, rngs, dtype=dtype, scan=scan)
+        self.encoder = Encoder(config, rngs, dtype=dtype, scan=scan, remat=remat)
         self.detector = Detector(config, dtype, rngs)
         self.generator_config = dataclasses.replace(config, num_layers=generator_layers)
         self.generator = Generator(self.generator_config, dtype, rngs)
@@ -82,6 +83,7 @@ class ReplacedTokenModel(nnx.Module):
             batch["positions"],
             key=layers_key,
             scan=self.encoder.scan,
+            remat=self.encoder.remat,
         )
 
     def logits(self, hidden_BPD: jax.Array) -> jax.Array:

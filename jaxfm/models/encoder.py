@@ -3,6 +3,7 @@
 # B batch, T tokens, D model, N heads, H head dim, F ffn, L layers
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,10 @@ from jaxfm.models.embeddings import Embeddings, layer_norm
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.models.rotary import Rotation, rotate, rotation
 from jaxfm.parallel.mesh import stack_metadata, with_axes
+
+# What a layer that is computed again keeps all the same: the results of products without a batch axis (those with
+# weights, not those of attention), or nothing but its input.
+_KEPT = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
 
 
 class View(NamedTuple):
@@ -162,12 +167,24 @@ class EncoderLayer(nnx.Module):
 class Encoder(nnx.Module):
     """Embeddings and `num_layers` layers whose parameters are stacked along a leading axis."""
 
-    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs, *, dtype: jnp.dtype = jnp.float32, scan: bool = True):
-        """Makes the encoder; `dtype` is that of activations (parameters are f32), `scan=False` unrolls the layers."""
+    def __init__(
+        self,
+        config: EncoderConfig,
+        rngs: nnx.Rngs,
+        *,
+        dtype: jnp.dtype = jnp.float32,
+        scan: bool = True,
+        remat: str = "none",
+    ):
+        """Makes the encoder; `dtype` is that of activations (parameters are f32), `scan=False` unrolls the layers.
+
+        `remat` is what of a layer the backward pass computes again (`ModelConfig.remat`).
+        """
         self.embeddings = Embeddings(config, dtype, rngs)
         self.layers = make_layers(config, dtype, rngs)
         self.config = config
         self.scan = scan
+        self.remat = remat
 
     def __call__(
         self,
@@ -182,7 +199,14 @@ class Encoder(nnx.Module):
         embedding_key, layers_key = split_key(key, 2)
         x_BTD = self.embeddings(tokens_BT, positions_BT, type_ids_BT, embedding_key)
         return apply_layers(
-            self.config, self.layers, x_BTD, segment_ids_BT, positions_BT, key=layers_key, scan=self.scan
+            self.config,
+            self.layers,
+            x_BTD,
+            segment_ids_BT,
+            positions_BT,
+            key=layers_key,
+            scan=self.scan,
+            remat=self.remat,
         )
 
 
@@ -201,16 +225,27 @@ def apply_layers(
     *,
     key: jax.Array | None,
     scan: bool,
+    remat: str = "none",
 ) -> jax.Array:
-    """Returns the hidden states [B, T, D] behind stacked layers; `x_BTD` are embeddings, `key` turns dropout on."""
+    """Returns the hidden states [B, T, D] behind stacked layers; `x_BTD` are embeddings, `key` turns dropout on.
+
+    What `remat` (`ModelConfig.remat`) says is computed again for the backward pass, layer by layer.
+    """
     views = _views(config, segment_ids_BT, positions_BT)
     graphdef, parameters = nnx.split(layers)
     keys = None if key is None else jax.random.split(key, config.num_layers)
     pre_norm = config.norm_placement == "pre"
 
+    def with_view(view: View) -> Callable[[Any, nnx.State, jax.Array | None], Any]:
+        def one(stream: Any, layer: nnx.State, layer_key: jax.Array | None) -> Any:
+            return nnx.merge(graphdef, layer)(stream, view, layer_key)
+
+        # In a loop the compiler cannot find the forward pass' values again, so that no barrier is needed.
+        return one if remat == "none" else jax.checkpoint(one, policy=_KEPT[remat], prevent_cse=not scan)
+
     def apply(stream: Any, some: list[tuple[nnx.State, jax.Array | None]]) -> tuple[Any, None]:
         for (layer, layer_key), view in zip(some, views, strict=False):
-            stream = nnx.merge(graphdef, layer)(stream, view, layer_key)
+            stream = with_view(view)(stream, layer, layer_key)
         return stream, None
 
     stream = (x_BTD, x_BTD) if pre_norm else x_BTD

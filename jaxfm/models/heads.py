@@ -63,9 +63,17 @@ class MaskedLM(nnx.Module):
     those to `logits`. At 15 % of the tokens that is a seventh of the projection, the largest array of a step.
     """
 
-    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs, *, dtype: jnp.dtype = jnp.float32, scan: bool = True):
+    def __init__(
+        self,
+        config: EncoderConfig,
+        rngs: nnx.Rngs,
+        *,
+        dtype: jnp.dtype = jnp.float32,
+        scan: bool = True,
+        remat: str = "none",
+    ):
         """Makes encoder and head; the word embedding serves as both."""
-        self.encoder = Encoder(config, rngs, dtype=dtype, scan=scan)
+        self.encoder = Encoder(config, rngs, dtype=dtype, scan=scan, remat=remat)
         self.transform = Transform(config, dtype, rngs)
         self.decoder = TiedDecoder(config, rngs)
 
@@ -92,9 +100,10 @@ class TokenClassifier(nnx.Module):
         *,
         dtype: jnp.dtype = jnp.float32,
         scan: bool = True,
+        remat: str = "none",
     ):
         """Makes encoder and head; logits are always f32."""
-        self.encoder = Encoder(config, rngs, dtype=dtype, scan=scan)
+        self.encoder = Encoder(config, rngs, dtype=dtype, scan=scan, remat=remat)
         self.transform = Transform(config, dtype, rngs) if config.classifier_transform else None
         self.head = nnx.Linear(
             config.hidden_size,

@@ -80,9 +80,9 @@ class MaskedLMTask:
     name = "masked_lm"
     choosing = {"loss": False, "accuracy": True, "perplexity": False}
 
-    def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool) -> nnx.Module:
+    def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool, remat: str = "none") -> nnx.Module:
         """Builds encoder and head."""
-        return MaskedLM(self.encoder, rngs, dtype=dtype, scan=scan)
+        return MaskedLM(self.encoder, rngs, dtype=dtype, scan=scan, remat=remat)
 
     def loss(
         self, model: MaskedLM, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array | float

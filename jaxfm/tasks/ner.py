@@ -46,9 +46,9 @@ class NerTask:
     name = "ner"
     choosing = {"f1": True, "precision": True, "recall": True, "macro_f1": True, "accuracy": True, "loss": False}
 
-    def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool) -> nnx.Module:
+    def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool, remat: str = "none") -> nnx.Module:
         """Builds encoder and head."""
-        return self.model.make_model(rngs, dtype=dtype, scan=scan)
+        return self.model.make_model(rngs, dtype=dtype, scan=scan, remat=remat)
 
     def loss(
         self, model: TokenClassifier, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array | float

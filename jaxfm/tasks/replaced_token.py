@@ -67,9 +67,9 @@ class ReplacedTokenTask:
         "f1": True,
     }
 
-    def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool) -> nnx.Module:
+    def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool, remat: str = "none") -> nnx.Module:
         """Builds encoder, detector and generator."""
-        return ReplacedTokenModel(self.text.encoder, self.generator_layers, rngs, dtype=dtype, scan=scan)
+        return ReplacedTokenModel(self.text.encoder, self.generator_layers, rngs, dtype=dtype, scan=scan, remat=remat)
 
     def loss(
         self, model: ReplacedTokenModel, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array | float

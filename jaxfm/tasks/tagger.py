@@ -46,9 +46,11 @@ class NerModel:
     overlap: int
     context: str
 
-    def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool = True) -> TokenClassifier:
+    def make_model(
+        self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool = True, remat: str = "none"
+    ) -> TokenClassifier:
         """Builds encoder and head."""
-        return TokenClassifier(self.encoder, len(self.labels), rngs, dtype=dtype, scan=scan)
+        return TokenClassifier(self.encoder, len(self.labels), rngs, dtype=dtype, scan=scan, remat=remat)
 
     def outputs(self, model: TokenClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns class [B, T] int32, its probability [B, T], and summed loss and its weight [B] of labelled tokens."""

@@ -42,8 +42,8 @@ class Evaluation:
 class Objective(Protocol):
     """A model and what it minimises: all that the train step is made of."""
 
-    def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool) -> nnx.Module:
-        """Builds the model; parameter values are drawn from `rngs`."""
+    def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool, remat: str = "none") -> nnx.Module:
+        """Builds the model; parameter values are drawn from `rngs`. `remat` is that of `ModelConfig`."""
         ...
 
     def loss(

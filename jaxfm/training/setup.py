@@ -121,7 +121,7 @@ def trace_step(
     dtype, scan = compute_dtype(config.train.precision, platform), scans_layers(config.model.scan_layers, platform)
 
     def make_model(rngs: nnx.Rngs) -> nnx.Module:
-        return objective.make_model(rngs, dtype=dtype, scan=scan)
+        return objective.make_model(rngs, dtype=dtype, scan=scan, remat=config.model.remat)
 
     graphdef, params = meshes.build_abstract(lambda: make_model(nnx.Rngs(0)), mesh)
     schedule = make_schedule(config.optim, total_steps)
