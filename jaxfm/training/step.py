@@ -36,9 +36,11 @@ def make_train_step(
     (huggingface/transformers#34191). A step whose gradient is not finite changes neither parameters nor optimizer
     state and is counted in the metric "skipped"; `step` goes on, so that the next batch and key differ.
 
-    The loss is told how far the run of `total_steps` is, from 0 to 1, for whatever a task schedules.
+    The optimizer's update may ask for the gradients' global norm, as `norm`. The loss is told how far the run of
+    `total_steps` is, from 0 to 1, for whatever a task schedules.
     """
     gradients = jax.value_and_grad(loss_fn, has_aux=True)
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def summed(
         params: Any, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array
@@ -72,7 +74,7 @@ def make_train_step(
 
         def update(params: Any, opt_state: Any) -> tuple[Any, Any]:
             mean = jax.tree.map(lambda grad: grad / divisor, grads)
-            updates, opt_state = optimizer.update(mean, opt_state, params)
+            updates, opt_state = optimizer.update(mean, opt_state, params, norm=norm)
             return optax.apply_updates(params, updates), opt_state
 
         # A finite norm means finite gradients whose squares do not overflow either: the moments stay finite too.

@@ -120,11 +120,13 @@ CONFIG = OptimConfig(learning_rate=1e-2, warmup_fraction=0.2, weight_decay=0.1, 
 
 def ours(params: dict[str, np.ndarray], gradients: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
     optimizer = make_optimizer(CONFIG, make_schedule(CONFIG, len(gradients)), params)
-    now = {name: jnp.asarray(value, jnp.float32) for name, value in params.items()}
+    now: Any = {name: jnp.asarray(value, jnp.float32) for name, value in params.items()}
+    optimizer = optax.with_extra_args_support(optimizer)
     state, history = optimizer.init(now), []
     for gradient in gradients:
-        updates, state = optimizer.update(jax.tree.map(jnp.float32, gradient), state, now)
-        now = {name: now[name] + updates[name] for name in now}
+        gradient = jax.tree.map(jnp.float32, gradient)
+        updates, state = optimizer.update(gradient, state, now, norm=optax.tree.norm(gradient))
+        now = optax.apply_updates(now, updates)
         history.append(jax.tree.map(np.asarray, now))
     return history
 
