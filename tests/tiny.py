@@ -19,7 +19,7 @@ from jaxfm.config import Config, default_config, from_config_dict, to_dict
 from jaxfm.hub.families import hf_config
 from jaxfm.hub.weights import write_tensors
 from jaxfm.models.heads import MaskedLM, TokenClassifier
-from jaxfm.models.presets import EncoderConfig
+from jaxfm.models.presets import EncoderConfig, has_padded_rows
 from jaxfm.parallel.mesh import initialise
 from jaxfm.tasks import registry
 from jaxfm.training import workdir as workdirs
@@ -127,12 +127,15 @@ def _drawn(make: Callable[[], nnx.Module], encoder: EncoderConfig, seed: int) ->
     draw = np.random.default_rng(seed)
     shapes = jax.eval_shape(lambda: initialise(make))
     flat = flax.traverse_util.flatten_dict(shapes, sep="/")
-    return {
+    made = {
         name: (name.endswith("scale") + encoder.initializer_range * draw.standard_normal(shape.shape)).astype(
             np.float32
         )
         for name, shape in flat.items()
     }
+    for name in filter(has_padded_rows, made):
+        made[name][encoder.vocab_size :] = 0
+    return made
 
 
 def nested(params: Mapping[str, np.ndarray]) -> dict[str, Any]:

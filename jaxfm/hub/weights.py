@@ -14,7 +14,7 @@ import safetensors.numpy
 from jaxfm import files
 from jaxfm.errors import UserError
 from jaxfm.hub.families import FAMILIES, Family, Tensor, encoder_config, present
-from jaxfm.models.presets import EncoderConfig
+from jaxfm.models.presets import EncoderConfig, has_padded_rows
 
 # Ours -> theirs for the last layer of ForTokenClassification and the like.
 CLASSIFIER_HEAD = {"head/kernel": Tensor("classifier.weight", 1), "head/bias": Tensor("classifier.bias")}
@@ -28,7 +28,7 @@ class Checkpoint:
       encoder: shape of the encoder.
       params: path -> f32 array, layers stacked along a leading axis: "encoder/..."; "head/..." of a token classifier
         whose classes have names; "transform/..." and "decoder/bias" of a masked-LM head; "detector/..." of
-        replaced-token detection.
+        replaced-token detection. The vocabulary is padded (EncoderConfig.padded_vocab_size).
       labels: class names of the "head/" in `params`; empty when there is none.
       notes: sentences for the log: which tensors were not used.
     """
@@ -67,7 +67,8 @@ def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
         table |= family.detector
     params, used = {}, set()
     for ours, tensor in table.items():
-        params[ours], names = _gather(ours, tensor, tensors, config, len(labels), directory)
+        value, names = _gather(ours, tensor, tensors, config, len(labels), directory)
+        params[ours] = pad_vocabulary(value, config) if has_padded_rows(ours) else value
         used |= names
     if "decoder/bias" in params:
         used |= set(family.tied)
@@ -87,7 +88,7 @@ def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
 
 
 def write_tensors(path: pathlib.Path, config: EncoderConfig, params: Mapping[str, np.ndarray]) -> None:
-    """Writes encoder and head (path -> array) under transformers' names to one safetensors file.
+    """Writes encoder and head (path -> array) under transformers' names to one safetensors file, without padding.
 
     The head is that of masked LM where `params` has its decoder, that of replaced-token detection where it has a
     detector, else a token classifier's.
@@ -102,6 +103,9 @@ def write_tensors(path: pathlib.Path, config: EncoderConfig, params: Mapping[str
     found: dict[str, list[np.ndarray]] = {}
     for ours, tensor in table.items():
         value = np.asarray(params[ours], np.float32)
+        if has_padded_rows(ours):
+            assert len(value) == config.padded_vocab_size, f"{ours}: {len(value)} rows"
+            value = value[: config.vocab_size]
         names = tensor.names(config.num_layers)
         for name, array in zip(names, value if tensor.layered else [value], strict=True):
             if tensor.inputs:
@@ -114,6 +118,12 @@ def write_tensors(path: pathlib.Path, config: EncoderConfig, params: Mapping[str
     with files.atomic_write(path, binary=True) as file:
         # The metadata is what transformers looks for to know how the file was laid out.
         file.write(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
+
+
+def pad_vocabulary(table: np.ndarray, config: EncoderConfig) -> np.ndarray:
+    """Appends rows of zeros to an array [V, ...] up to the padded vocabulary."""
+    assert len(table) == config.vocab_size
+    return np.pad(table, [(0, config.padded_vocab_size - len(table)), *[(0, 0)] * (table.ndim - 1)])
 
 
 def _encoder_tensors(config: EncoderConfig, prefix: str) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxfm.models.dropout import dropout
+from jaxfm.parallel.mesh import constrain
 
 # Finite, so that a row of nothing but padding gives a uniform softmax and no NaN; exp(-1e30 - max) is exactly 0 in f32.
 MASKED = -1e30
@@ -22,18 +23,18 @@ def segment_mask(segment_ids_BT: jax.Array) -> jax.Array:
 def local_mask(segment_ids_BT: jax.Array, positions_BT: jax.Array, reach: int, chunk: int) -> jax.Array:
     """Returns True where query and key are of one segment and at most `reach` positions apart.
 
-    The result is bool [B, 1, T, T], or [B C, 1, W, 3 W] for `attend` with chunk = W >= reach.
+    The result is bool [B, 1, T, T], or [B, C, 1, W, 3 W] for `attend` with chunk = W >= reach.
     """
     queries = [segment_ids_BT, positions_BT]
     keys = queries
     if chunk:
         # What fills the last chunk, or lies before the first and behind the last, is of segment -1: no token's.
-        queries = [_chunks(segment_ids_BT, chunk, -1), _chunks(positions_BT, chunk, 0)]
+        queries = [_cut(segment_ids_BT, chunk, -1), _cut(positions_BT, chunk, 0)]
         keys = [_with_neighbours(segment_ids_BT, chunk, -1), _with_neighbours(positions_BT, chunk, 0)]
     (query_segments, query_positions), (key_segments, key_positions) = queries, keys
-    same = query_segments[:, :, None] == key_segments[:, None, :]
-    near = jnp.abs(query_positions[:, :, None] - key_positions[:, None, :]) <= reach
-    return (same & near)[:, None]
+    same = query_segments[..., :, None] == key_segments[..., None, :]
+    near = jnp.abs(query_positions[..., :, None] - key_positions[..., None, :]) <= reach
+    return (same & near)[..., None, :, :]
 
 
 def chunk_length(tokens: int, reach: int) -> int:
@@ -59,31 +60,25 @@ def attend(
     """
     if chunk:
         tokens = q_BTNH.shape[1]
-        k_BTNH, v_BTNH = _with_neighbours(k_BTNH, chunk, 0), _with_neighbours(v_BTNH, chunk, 0)
-        context = attend(
-            _chunks(q_BTNH, chunk, 0), k_BTNH, v_BTNH, mask, dropout_rate=dropout_rate, dropout_key=dropout_key
-        )
-        return context.reshape(q_BTNH.shape[0], -1, *context.shape[2:])[:, :tokens]
+        cut = (_cut(q_BTNH, chunk, 0), *(_with_neighbours(x_BTNH, chunk, 0) for x_BTNH in (k_BTNH, v_BTNH)))
+        q_BCWNH, k_BCSNH, v_BCSNH = (constrain(x, "batch", "chunks", "features", "heads", "head_dim") for x in cut)
+        context_BCWNH = attend(q_BCWNH, k_BCSNH, v_BCSNH, mask, dropout_rate=dropout_rate, dropout_key=dropout_key)
+        return context_BCWNH.reshape(len(q_BTNH), -1, *q_BTNH.shape[2:])[:, :tokens]
     scale = q_BTNH.shape[-1] ** -0.5
-    scores_BNTS = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH * scale, k_BTNH, preferred_element_type=jnp.float32)
+    scores_BNTS = jnp.einsum("...TNH,...SNH->...NTS", q_BTNH * scale, k_BTNH, preferred_element_type=jnp.float32)
     weights_BNTS = jax.nn.softmax(jnp.where(mask, scores_BNTS, MASKED), axis=-1)
     weights_BNTS = dropout(weights_BNTS.astype(v_BTNH.dtype), dropout_rate, dropout_key)
-    return jnp.einsum("BNTS,BSNH->BTNH", weights_BNTS, v_BTNH)
-
-
-def _chunks(x_BT: jax.Array, chunk: int, fill: int) -> jax.Array:
-    """Cuts [B, T, ...] into [B C, W, ...], the last chunk filled up."""
-    return _cut(x_BT, chunk, fill, 0).reshape(-1, chunk, *x_BT.shape[2:])
+    return jnp.einsum("...NTS,...SNH->...TNH", weights_BNTS, v_BTNH)
 
 
 def _with_neighbours(x_BT: jax.Array, chunk: int, fill: int) -> jax.Array:
-    """Cuts [B, T, ...] into [B C, 3 W, ...]: every chunk between the one before and the one behind it."""
+    """Cuts [B, T, ...] into [B, C, 3 W, ...]: every chunk between the one before and the one behind it."""
     x_BCW = _cut(x_BT, chunk, fill, chunk)
-    x_BCS = jnp.concatenate([x_BCW[:, :-2], x_BCW[:, 1:-1], x_BCW[:, 2:]], axis=2)
-    return x_BCS.reshape(-1, 3 * chunk, *x_BT.shape[2:])
+    return jnp.concatenate([x_BCW[:, :-2], x_BCW[:, 1:-1], x_BCW[:, 2:]], axis=2)
 
 
-def _cut(x_BT: jax.Array, chunk: int, fill: int, border: int) -> jax.Array:
+def _cut(x_BT: jax.Array, chunk: int, fill: int, border: int = 0) -> jax.Array:
+    """Cuts [B, T, ...] into [B, C, W, ...], the last chunk filled up, with `border` more before and behind all."""
     batch, tokens, *rest = x_BT.shape
     widths = [(0, 0), (border, border + -tokens % chunk), *[(0, 0)] * len(rest)]
     return jnp.pad(x_BT, widths, constant_values=fill).reshape(batch, -1, chunk, *rest)

@@ -17,7 +17,7 @@ from jaxfm.models.dropout import dropout, split_key
 from jaxfm.models.embeddings import Embeddings, layer_norm
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.models.rotary import Rotation, rotate, rotation
-from jaxfm.parallel.mesh import stack_metadata, with_axes
+from jaxfm.parallel.mesh import constrain, stack_metadata, with_axes
 
 # What a layer that is computed again keeps all the same: the results of products without a batch axis (those with
 # weights, not those of attention), or nothing but its input.
@@ -80,19 +80,21 @@ class Attention(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, view: View, key: jax.Array | None) -> jax.Array:
         """Returns [B, T, D]."""
-        q_BTNH, k_BTNH = self.query(x_BTD), self.key(x_BTD)
+        q_BTNH, k_BTNH, v_BTNH = self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
         if view.rotation is not None:
             q_BTNH, k_BTNH = rotate(q_BTNH, view.rotation), rotate(k_BTNH, view.rotation)
+        # In chunks a part of a row needs its neighbours alone, else every key of the row.
+        keys = "tokens" if view.chunk else "keys"
         context_BTNH = attend(
-            q_BTNH,
-            k_BTNH,
-            self.value(x_BTD),
+            constrain(q_BTNH, "batch", "tokens", "heads", "head_dim"),
+            constrain(k_BTNH, "batch", keys, "heads", "head_dim"),
+            constrain(v_BTNH, "batch", keys, "heads", "head_dim"),
             view.mask,
             chunk=view.chunk,
             dropout_rate=self.dropout_rate,
             dropout_key=key,
         )
-        return self.output(context_BTNH)
+        return constrain(self.output(context_BTNH), "batch", "tokens", "features")
 
 
 class FeedForward(nnx.Module):
@@ -131,7 +133,8 @@ class FeedForward(nnx.Module):
         inner_BTF = gelu(self.up(x_BTD))
         if self.gate is not None:
             inner_BTF = inner_BTF * self.gate(x_BTD)
-        return self.down(inner_BTF)
+        inner_BTF = constrain(inner_BTF, "batch", "tokens", "ffn")
+        return constrain(self.down(inner_BTF), "batch", "tokens", "features")
 
 
 class EncoderLayer(nnx.Module):

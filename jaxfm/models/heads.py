@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxfm.models.activations import gelu
+from jaxfm.models.attention import MASKED
 from jaxfm.models.dropout import dropout
 from jaxfm.models.embeddings import layer_norm
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.presets import EncoderConfig
-from jaxfm.parallel.mesh import with_axes
+from jaxfm.parallel.mesh import constrain, with_axes
 
 
 def square(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
@@ -43,17 +44,25 @@ class Transform(nnx.Module):
 
 
 class TiedDecoder(nnx.Module):
-    """Scores of the vocabulary by the word embedding itself (Press and Wolf 2017) and a bias of its own."""
+    """Scores of the vocabulary by the word embedding itself (Press and Wolf 2017) and a bias of its own.
+
+    Rows behind the vocabulary score -1e30: no share of a softmax, never the greatest, and so without a gradient.
+    """
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
         """Makes the bias; the embedding comes with each call."""
         init = with_axes(nnx.initializers.zeros_init(), "vocab")
-        self.bias = nnx.Param(init(rngs.params(), (config.vocab_size,), jnp.float32))
+        self.bias = nnx.Param(init(rngs.params(), (config.padded_vocab_size,), jnp.float32))
+        self.vocab_size = config.vocab_size
 
     def __call__(self, x_BPD: jax.Array, table_VD: jax.Array) -> jax.Array:
-        """Returns logits [B, P, V] in f32."""
+        """Returns logits [B, P, V] in f32, V the padded vocabulary."""
         table_VD = table_VD.astype(x_BPD.dtype)
-        return jnp.einsum("BPD,VD->BPV", x_BPD, table_VD, preferred_element_type=jnp.float32) + self.bias[...]
+        x_BPD = constrain(x_BPD, "batch", "places", "features")
+        logits_BPV = jnp.einsum("BPD,VD->BPV", x_BPD, table_VD, preferred_element_type=jnp.float32)
+        # By way of the bias it costs nothing: the rows of the table are zero there.
+        bias_V = jnp.where(jnp.arange(len(table_VD)) < self.vocab_size, self.bias[...], MASKED)
+        return constrain(logits_BPV + bias_V, "batch", "places", "vocab")
 
 
 class MaskedLM(nnx.Module):
@@ -82,7 +91,7 @@ class MaskedLM(nnx.Module):
         return self.encoder(batch["tokens"], batch["segment_ids"], batch["positions"], batch["type_ids"], key=key)
 
     def logits(self, hidden_BPD: jax.Array) -> jax.Array:
-        """Returns the vocabulary's logits [B, P, V] in f32 at hidden states of any tokens."""
+        """Returns the padded vocabulary's logits [B, P, V] in f32 at hidden states of any tokens."""
         return self.decoder(self.transform(hidden_BPD), self.encoder.embeddings.word.embedding[...])
 
 

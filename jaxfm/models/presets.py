@@ -4,6 +4,9 @@ import dataclasses
 
 from jaxfm.errors import UserError, did_you_mean
 
+# Any usual number of devices divides it, and it is the width of a TPU's matrix unit.
+_VOCABULARY_MULTIPLE = 128
+
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
@@ -11,7 +14,7 @@ class EncoderConfig:
 
     Attributes:
       family: name table used for Hugging Face directories (`jaxfm.hub.names`), e.g. "bert".
-      vocab_size: rows of the word embedding.
+      vocab_size: entries of the vocabulary; the tables have `padded_vocab_size` rows.
       hidden_size: width D of the residual stream.
       num_layers: transformer layers.
       num_heads: attention heads; hidden_size / num_heads is the head dimension H.
@@ -70,6 +73,14 @@ class EncoderConfig:
         """Width of one attention head."""
         return self.hidden_size // self.num_heads
 
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the word embedding: a multiple of 128, whatever the mesh, so that a checkpoint fits every mesh.
+
+        The rows behind the vocabulary are and stay zero, are never predicted, and do not leave jaxfm (`hub.weights`).
+        """
+        return -(-self.vocab_size // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
+
 
 def _bert(layers: int, width: int) -> EncoderConfig:
     return EncoderConfig(hidden_size=width, num_layers=layers, num_heads=width // 64, ffn_size=4 * width)
@@ -111,6 +122,11 @@ PRESETS = {
     "modern_base": _modern(22, 768, 1152),
     "modern_large": _modern(28, 1024, 2624),
 }
+
+
+def has_padded_rows(path: str) -> bool:
+    """Whether the parameter of that path has a row for each of `padded_vocab_size`."""
+    return path.endswith(("embeddings/word/embedding", "decoder/bias"))
 
 
 def preset(name: str) -> EncoderConfig:

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 _EVALUATION_SEED = 20181011
 # Nats below the unigram loss under which a model is held to have learnt nothing but how frequent tokens are.
 _STUCK = 0.3
-# A vocabulary of a multiple of 64 rows can be cut over devices and keeps matrix units full (Karpathy 2023, nanoGPT).
-_VOCABULARY_MULTIPLE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,12 +209,11 @@ def assemble(config: Config, initial: Initial, chosen: Masking, head_notes: tupl
     tokenizer = load_tokenizer(data.tokenizer)
     encoder = initial.encoder
     if not initial.params:
-        rows = _VOCABULARY_MULTIPLE * math.ceil(len(tokenizer) / _VOCABULARY_MULTIPLE)
-        encoder = dataclasses.replace(encoder, vocab_size=rows)
+        encoder = dataclasses.replace(encoder, vocab_size=len(tokenizer))
     check_tokenizer(tokenizer, encoder.vocab_size, data.tokenizer, needs_mask=True)
     training = {"train": data.rows["train"]}
-    vocabulary = masking.vocabulary_of(tokenizer, encoder.vocab_size)
-    counts_V = data.token_counts(encoder.vocab_size)
+    vocabulary = masking.vocabulary_of(tokenizer, encoder.padded_vocab_size)
+    counts_V = data.token_counts(encoder.padded_vocab_size)
     task = MaskedLMTask(
         encoder=encoder,
         tokenizer=tokenizer,
@@ -285,7 +282,7 @@ def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) ->
     task = MaskedLMTask(
         encoder=encoder,
         tokenizer=tokenizer,
-        vocabulary=masking.vocabulary_of(tokenizer, encoder.vocab_size),
+        vocabulary=masking.vocabulary_of(tokenizer, encoder.padded_vocab_size),
         masking=Masking(**values["masking"]),
         ratios=tuple(values["ratios"]),
         z_loss=0.0,

@@ -46,6 +46,11 @@ class NerTask:
     name = "ner"
     choosing = {"f1": True, "precision": True, "recall": True, "macro_f1": True, "accuracy": True, "loss": False}
 
+    @property
+    def encoder(self) -> EncoderConfig:
+        """Shape of the encoder."""
+        return self.model.encoder
+
     def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool, remat: str = "none") -> nnx.Module:
         """Builds encoder and head."""
         return self.model.make_model(rngs, dtype=dtype, scan=scan, remat=remat)

@@ -67,6 +67,11 @@ class ReplacedTokenTask:
         "f1": True,
     }
 
+    @property
+    def encoder(self) -> EncoderConfig:
+        """Shape of the encoder."""
+        return self.text.encoder
+
     def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool, remat: str = "none") -> nnx.Module:
         """Builds encoder, detector and generator."""
         return ReplacedTokenModel(self.text.encoder, self.generator_layers, rngs, dtype=dtype, scan=scan, remat=remat)

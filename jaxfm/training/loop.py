@@ -228,7 +228,7 @@ def _describe(train_step: jax.stages.Compiled, setup: Setup, config: Config, tas
     tokens = config.train.batch_size * rows.row_length
     shape = " x ".join(f"{size} {axis}" for axis, size in mesh.shape.items())
     return (
-        f"{count_parameters(setup.abstract.params):,} parameters; {mesh.size} device(s) as {shape}; "
+        f"{count_parameters(setup.abstract.params, task.encoder):,} parameters; {mesh.size} device(s) as {shape}; "
         f"peak memory {peak}\n"
         f"{len(rows):,} rows of {rows.row_length} tokens, {rows.useful_share:.1%} of them useful; "
         f"{setup.total_steps:,} steps of {config.train.batch_size} rows ({tokens:,} tokens){_growth(setup)}"

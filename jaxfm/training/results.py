@@ -42,7 +42,7 @@ def finish(
         "task": task.name,
         "splits": {split: dict(evaluation.scores) for split, evaluation in evaluations.items()},
         "training": training_facts(config, task, setup, fitted, goodput),
-        "model": {"parameters": count_parameters(setup.abstract.params), "init": config.model.init},
+        "model": {"parameters": count_parameters(setup.abstract.params, task.encoder), "init": config.model.init},
         "data": {"source": config.data.source, "fingerprint": setup.fingerprint},
         "seed": config.seed,
         "device": device_name(),

@@ -1,6 +1,7 @@
 """What a run is between two steps: a plain pytree of arrays, born sharded."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from jaxfm.models.presets import EncoderConfig, has_padded_rows
 from jaxfm.parallel import mesh as meshes
 from jaxfm.training.optim import path_name
 
@@ -89,9 +91,13 @@ def new_state(
     )
 
 
-def count_parameters(params: Any) -> int:
-    """Returns the number of scalars in (abstract) `params`."""
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+def count_parameters(params: Any, encoder: EncoderConfig) -> int:
+    """Returns the number of scalars in (abstract) `params`, the rows that pad the vocabulary left out."""
+    count = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        rows = [encoder.vocab_size] if has_padded_rows(path_name(path)) else leaf.shape[:1]
+        count += math.prod((*rows, *leaf.shape[1:]))
+    return count
 
 
 def _put(value: np.ndarray, place: jax.ShapeDtypeStruct) -> jax.Array:

@@ -89,6 +89,9 @@ def test_every_tensor_finds_its_place(tensors: Tensors, write) -> None:
         scale = tensors[f"{start}.output.LayerNorm.weight"]
         np.testing.assert_array_equal(read.params["encoder/layers/ffn_norm/scale"][layer], scale)
     np.testing.assert_array_equal(read.params["head/kernel"], tensors["classifier.weight"].T)
+    # 11 entries, and what pads them to a multiple of 128.
+    words = tensors["bert.embeddings.word_embeddings.weight"]
+    np.testing.assert_array_equal(read.params["encoder/embeddings/word/embedding"], np.pad(words, [(0, 117), (0, 0)]))
     types = tensors["bert.embeddings.token_type_embeddings.weight"]
     np.testing.assert_array_equal(read.params["encoder/embeddings/type/embedding"], types)
 
@@ -156,7 +159,7 @@ def test_a_masked_lm_head_and_the_copies_it_may_carry_of_tied_tensors(tensors: T
         np.testing.assert_array_equal(read.params["transform/dense/kernel"], dense)
         scale = tensors["cls.predictions.transform.LayerNorm.weight"]
         np.testing.assert_array_equal(read.params["transform/norm/scale"], scale)
-        np.testing.assert_array_equal(read.params["decoder/bias"], tensors["cls.predictions.bias"])
+        np.testing.assert_array_equal(read.params["decoder/bias"], np.pad(tensors["cls.predictions.bias"], (0, 117)))
 
 
 @pytest.mark.parametrize(

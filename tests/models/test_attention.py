@@ -117,7 +117,7 @@ def test_local_attention_in_chunks_and_whole(reach: int) -> None:
     assert np.abs(expected - reference(q, k, v, allowed(SEGMENTS)))[real].max() > 0.1 or reach >= 5
     for chunk in (0, reach, reach + 1):
         mask = local_mask(jnp.asarray(SEGMENTS), jnp.asarray(POSITIONS), reach, chunk)
-        assert mask.shape == ((B * -(-T // chunk), 1, chunk, 3 * chunk) if chunk else (B, 1, T, T))
+        assert mask.shape == ((B, -(-T // chunk), 1, chunk, 3 * chunk) if chunk else (B, 1, T, T))
         result = attend(q, k, v, mask, chunk=chunk)
         assert result.shape == q.shape and np.isfinite(result).all()
         np.testing.assert_allclose(np.asarray(result)[real], expected[real], atol=2e-5)

@@ -111,10 +111,15 @@ def test_masked_lm_logits_of_chosen_tokens(config: EncoderConfig) -> None:
         return hidden_BTD, model.logits(hidden_BTD), model.logits(few)
 
     hidden, everywhere, few = (np.asarray(x) for x in apply(params))
-    assert everywhere.shape == (4, 8, 40) and few.shape == (4, 2, 40)
+    assert everywhere.shape == (4, 8, 128) and few.shape == (4, 2, 128)
     table = params["encoder"]["embeddings"]["word"]["embedding"]
     expected = transformed(hidden, params["transform"], config.norm_eps) @ table.T + params["decoder"]["bias"]
-    np.testing.assert_allclose(everywhere, expected, atol=1e-4)
+    np.testing.assert_allclose(everywhere[..., :40], expected[..., :40], atol=1e-4)
+    # What pads the vocabulary has no share at all of a softmax, whatever its rows hold, and gets no gradient from it.
+    shares = np.asarray(jax.nn.softmax(everywhere))
+    assert not shares[..., 40:].any() and everywhere[..., 40:].max() < everywhere.min(initial=0, where=shares > 0)
+    whole, own = (jax.nn.logsumexp(logits, axis=-1) for logits in (everywhere, everywhere[..., :40]))
+    np.testing.assert_allclose(whole, own, rtol=1e-6)
     np.testing.assert_allclose(few, np.take_along_axis(everywhere, chosen[..., None], axis=1), atol=1e-5)
     assert ("bias" in params["transform"]["dense"]) == config.linear_bias
 
@@ -145,15 +150,27 @@ def test_the_tied_table_learns_from_both_of_its_uses() -> None:
             embeddings = encoder["embeddings"] | {"word": {"embedding": table}}
             return nnx.merge(graphdef, params | {"encoder": encoder | {"embeddings": embeddings}})
 
-        return jnp.sum(jnp.sin(with_table(second).logits(with_table(first).hidden(BATCH))))
+        log_probs = jax.nn.log_softmax(with_table(second).logits(with_table(first).hidden(BATCH)))
+        return jnp.sum(jnp.sin(log_probs[..., :40]))
 
     table = params["encoder"]["embeddings"]["word"]["embedding"]
     read, scored = (np.asarray(leaf) for leaf in jax.jit(jax.grad(loss, argnums=(0, 1)))(table, table))
     tied = np.asarray(jax.jit(jax.grad(lambda table: loss(table, table)))(table))
     unread = np.setdiff1d(np.arange(40), BATCH["tokens"])
     assert len(unread) and not read[unread].any() and np.abs(scored[unread]).max(axis=1).min() > 1e-3
+    assert not tied[40:].any()  # and so the rows that pad the vocabulary stay what they are
     assert np.abs(read).max() > 0.1
     np.testing.assert_allclose(tied, read + scored, atol=1e-4 * np.abs(tied).max())
+
+
+def test_rows_that_pad_the_vocabulary_start_at_zero_and_change_no_other() -> None:
+    rows = {}
+    for size in (40, 128):
+        config = dataclasses.replace(CONFIG, vocab_size=size)
+        params = jax.jit(lambda config=config: meshes.initialise(lambda: MaskedLM(config, nnx.Rngs(3))))()
+        rows[size] = np.asarray(params["encoder"]["embeddings"]["word"]["embedding"])
+    assert not rows[40][40:].any() and np.abs(rows[128]).min(axis=1).max() > 0 and len(rows[40]) == 128
+    np.testing.assert_array_equal(rows[40][:40], rows[128][:40])
 
 
 def test_a_classifier_with_a_transform() -> None:

@@ -9,6 +9,7 @@ from jaxfm.errors import UserError
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.presets import PRESETS, EncoderConfig, preset
 from jaxfm.parallel import mesh as meshes
+from jaxfm.training.state import count_parameters
 
 # Parameters of the encoder without its pooler, from the sizes alone (D width, L layers, F = 4 D, V vocabulary):
 # embeddings (V + 512 + 2) D + 2 D; a layer 4 (D^2 + D) + 2 D F + F + D + 4 D. The modern ones without biases, positions
@@ -23,8 +24,11 @@ MILLIONS = {
 def test_parameters_of_a_preset(name: str) -> None:
     config = preset(name)
     _, abstract = meshes.build_abstract(lambda: Encoder(config, nnx.Rngs(0)), meshes.make_mesh(MeshConfig()))
-    count = sum(leaf.size for leaf in jax.tree.leaves(abstract))
-    assert round(count / 1e6, 2) == MILLIONS[name]
+    assert round(count_parameters(abstract, config) / 1e6, 2) == MILLIONS[name]
+    # What pads the vocabulary to a multiple of 128 is no parameter: nothing depends on it.
+    assert config.padded_vocab_size % 128 == 0 <= config.padded_vocab_size - config.vocab_size < 128
+    padding = (config.padded_vocab_size - config.vocab_size) * config.hidden_size
+    assert sum(leaf.size for leaf in jax.tree.leaves(abstract)) - count_parameters(abstract, config) == padding
     assert config.head_dim == 64
 
 

@@ -208,7 +208,8 @@ def test_what_a_mesh_axis_does_not_divide_stays_whole() -> None:
     odd = EncoderConfig(vocab_size=63, hidden_size=30, num_layers=1, num_heads=3, ffn_size=50, max_positions=7)
     _, abstract = meshes.build_abstract(lambda: make(odd), meshes.make_mesh(MeshConfig(data=1, fsdp=2, tensor=2)))
     leaves = flat(abstract)
-    assert spec(leaves["encoder/embeddings/word/embedding"]) == (None, "fsdp")  # 63 entries
+    assert spec(leaves["encoder/embeddings/type/embedding"]) == (None, "fsdp")  # 2 x 30
+    assert spec(leaves["encoder/embeddings/word/embedding"]) == ("tensor", "fsdp")  # 63 entries and 65 of padding
     assert spec(leaves["encoder/layers/attention/query/kernel"]) == (None, "fsdp", None, None)  # 3 heads
     assert spec(leaves["encoder/layers/attention/output/kernel"]) == (None, None, None, "fsdp")
     assert spec(leaves["encoder/layers/ffn/up/kernel"]) == (None, "fsdp", "tensor")  # 50 is even

@@ -275,5 +275,5 @@ def test_from_scratch_the_vocabulary_is_that_of_the_tokenizer(folder: pathlib.Pa
         **QUICK,
     )
     task, loaded, _ = created(config)
-    assert not loaded and task.encoder.vocab_size == 128 and task.encoder.hidden_size == 128  # 69 entries and room
+    assert not loaded and task.encoder.vocab_size == 69 and task.encoder.hidden_size == 128
     assert len(task.vocabulary.ordinary) == len(tiny.VOCABULARY) - 5
