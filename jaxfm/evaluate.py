@@ -32,7 +32,8 @@ def evaluate(
     """
     workdir = pathlib.Path(workdir)
     config = workdirs.read_config(workdir)
-    distributed.agree("start", workdirs.identity(workdir, config) | {"--split": split, "--source": source})
+    facts = workdirs.identity(workdir, config) | {"--split": split, "--source": source}
+    distributed.agree("start", facts, soon=True)
     task = registry.reopen(workdir, config, source or config.data.source, split)
     mesh = make_mesh(config.parallel.mesh)
     dtype = compute_dtype(config.train.precision)

@@ -52,12 +52,12 @@ def train(config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Pat
     workdir = pathlib.Path(workdir)
     goodput = Goodput()
     status = workdirs.status(workdir, config)
-    distributed.agree("start", workdirs.identity(workdir, config) | {"the run in --workdir": status})
+    distributed.agree("start", workdirs.identity(workdir, config) | {"the run in --workdir": status}, soon=True)
     if status == "finished":
         return workdirs.read_report(workdir)
     distributed.say_when_lost(lambda: workdirs.where_it_goes_on(workdir))
     local = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
-    distributed.agree("devices", {"the devices of a process": local})
+    distributed.agree("devices", {"the devices of a process": local}, soon=True)
     mesh = make_mesh(config.parallel.mesh)
     task, loaded, notes = registry.create(config, initial.resolve(config.model))
     setup = set_up(config, task, loaded, mesh)

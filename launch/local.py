@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Runs a training as several processes on this machine's CPU: launch/local.py --processes=4 --devices=2 -- FLAGS.
 
 What follows -- goes to `python -m jaxfm.train` as it is. The processes find each other, agree, compute and save exactly

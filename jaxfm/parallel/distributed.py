@@ -39,6 +39,8 @@ START_SECONDS, SILENCE_SECONDS = 300.0, 30.0
 # How long process 0, which holds the store, stays for the others to read why the run ends.
 _FAREWELL_SECONDS = 10.0
 _PREFIX = "jaxfm/"
+_HOLDS = "holds"
+_STATUS_OF_ANOTHER = ("UNKNOWN:", "INTERNAL:", "UNAVAILABLE:", "ABORTED:", "CANCELLED:", "DEADLINE_EXCEEDED:")
 
 
 class _Store:
@@ -76,8 +78,10 @@ class _Store:
 class _Run:
     """This process's part of a run of several."""
 
-    def __init__(self, process: int, count: int, coordinator: str, silence: float):
-        self.process, self.count, self.coordinator, self.silence = process, count, coordinator, silence
+    def __init__(self, process: int, count: int, coordinator: str, start_timeout: float, silence: float):
+        self.process, self.count, self.coordinator = process, count, coordinator
+        self.start_timeout, self.silence = start_timeout, silence
+        self.asked = 0
         self.host = socket.gethostname()
         self.store = _Store()
         self.stop = SharedStop()
@@ -127,7 +131,7 @@ def start(
     arguments = {} if coordinator is None else {"cluster_detection_method": "deactivate"}
     connecting = Connecting(address, count, process, start_timeout, heartbeat_timeout, arguments)
     connecting.wait()
-    _run = _Run(process, count, address, heartbeat_timeout)
+    _run = _Run(process, count, address, start_timeout, heartbeat_timeout)
     _run.watch.start(_end_by_watch)
 
 
@@ -147,15 +151,17 @@ def say_when_lost(words: Callable[[], str]) -> None:
         _run.resume_words = words
 
 
-def agree(what: str, facts: Mapping[str, Any], *, timeout: float = float("inf")) -> None:
+def agree(what: str, facts: Mapping[str, Any], *, soon: bool = False) -> None:
     """Waits for all processes of the run to come here and compares their facts; nothing to do for a single process.
 
     Process 0 gathers and compares, and all raise what it finds. A process that fails, or is killed, before it comes
-    here ends all others through the watch, so `timeout` (seconds) is only for those that hang.
+    here ends all others through the watch. One that neither comes nor fails is named every minute; preparing data may
+    take hours on one machine and no time on the next.
 
     Args:
-      what: names this place in the program; each name once a run.
+      what: names this place in the program, where all processes come in the same order.
       facts: name -> JSON value.
+      soon: all should be here within the time to start.
 
     Raises:
       UserError: on all processes: who differs from the others in what, or who did not come.
@@ -164,24 +170,39 @@ def agree(what: str, facts: Mapping[str, Any], *, timeout: float = float("inf"))
         if jax.distributed.is_initialized():
             raise UserError("the processes were connected by jax.distributed.initialize(); call start() instead.")
         return
-    run = _run
-    # Facts first: who is here has said all.
-    run.store.set(f"facts/{what}/{run.process}", json.dumps(dict(facts)))
-    run.store.set(f"here/{what}/{run.process}", "")
-    if run.process == 0:
-        run.store.set(f"verdict/{what}", _verdict(run, what, timeout))
-    deadline = time.monotonic() + timeout + _FAREWELL_SECONDS
-    verdict = None
-    while verdict is None and time.monotonic() < deadline:
-        verdict = run.store.wait_for(f"verdict/{what}", 5.0)
-    if verdict is None:
-        verdict = f"process 0, which compares what all processes found ({what}), did not come in {timeout:g} s."
+    verdict = _ask_process_0(what, dict(facts), _run.start_timeout if soon else float("inf"))
     if verdict:
         raise UserError(verdict)
 
 
+def holds_everywhere(what: str, holds: bool) -> bool:
+    """Waits for all processes of the run to come here; says whether `holds` is true on all. `what` as for `agree`."""
+    if _run is None:
+        return holds
+    return not _ask_process_0(what, {_HOLDS: holds})
+
+
+def _ask_process_0(what: str, facts: Mapping[str, Any], timeout: float = float("inf")) -> str:
+    """Has process 0 gather all processes' facts; returns what it finds wrong, empty if nothing."""
+    run = _run
+    assert run is not None
+    run.asked += 1
+    what = f"{run.asked}, {what}"
+    # Facts first: who is here has said all.
+    run.store.set(f"facts/{what}/{run.process}", json.dumps(facts))
+    run.store.set(f"here/{what}/{run.process}", "")
+    if run.process == 0:
+        run.store.set(f"verdict/{what}", _verdict(run, what, timeout))
+    deadline = time.monotonic() + timeout + _FAREWELL_SECONDS
+    while time.monotonic() < deadline:
+        verdict = run.store.wait_for(f"verdict/{what}", 5.0)
+        if verdict is not None:
+            return verdict
+    return f"process 0, which compares what all processes found ({what}), did not come in {timeout:g} s."
+
+
 def _verdict(run: _Run, what: str, timeout: float) -> str:
-    """Waits for all; returns what is wrong, empty if nothing is."""
+    """Waits for all and compares."""
     began = time.monotonic()
     pause, remind = 0.02, 60.0
     while len(here := run.store.under(f"here/{what}/")) < run.count:
@@ -196,6 +217,8 @@ def _verdict(run: _Run, what: str, timeout: float) -> str:
         time.sleep(pause)
         pause = min(pause * 2, 1.0)
     values = {int(process): json.loads(own) for process, own in run.store.under(f"facts/{what}/").items()}
+    if not all(own.get(_HOLDS, True) for own in values.values()):
+        return "no"
     found = differences(values, run.watch.hosts())
     if not found:
         return ""
@@ -233,10 +256,9 @@ class Together:
             _fail(EXIT_INTERRUPTED, "stopped by Ctrl-C", "stopped by Ctrl-C")
         else:
             assert error is not None
-            of_all = isinstance(error, jax.errors.JaxRuntimeError | UnreachableError)
-            if of_all and "RESOURCE_EXHAUSTED" not in str(error):
+            if _may_be_of_another(error):
                 # A collective that another process has left: the watch will say which, and end this process.
-                say(f"a step failed ({_first_line(error)}); looking for a process that is gone")
+                say(f"computing together failed ({_first_line(error)}); looking for a process that is gone")
                 time.sleep(_run.silence + _FAREWELL_SECONDS)
             told = "".join(traceback.format_exception(error))
             _fail(EXIT_FAILED, _first_line(error), told.rstrip())
@@ -252,7 +274,10 @@ def _detected(timeout: float) -> tuple[str, int, int] | None:
     for kind in clusters.ClusterEnv._cluster_types:
         if kind.opt_in_only_method or (kind is clusters.K8sCluster and "JOB_COMPLETION_INDEX" not in os.environ):
             continue  # a pod that is no part of an indexed job is an ordinary process, and may not ask for its job
-        if not kind.is_env_present():
+        try:
+            if not kind.is_env_present():
+                continue
+        except OSError:  # a TPU without a metadata server, as in a notebook service, is no part of a pod
             continue
         try:
             count = kind.get_process_count()
@@ -283,7 +308,7 @@ def _end_by_watch(ending: Ending | None) -> None:
         _farewell(EXIT_LOST, f"{who} {ending.text}. {rest}".rstrip(), without=ending.process)
     did = "failed" if ending.code == EXIT_LOST else "stopped the run"
     rest = rest if ending.code == EXIT_LOST else ""
-    _farewell(ending.code, f"{who} {did}: {ending.text} {rest}".rstrip())
+    _farewell(ending.code, f"{who} {did}: {ending.text.rstrip('.')}. {rest}".rstrip())
 
 
 def _fail(code: int, text: str, told: str) -> NoReturn:
@@ -347,6 +372,18 @@ def _hook_abort(address: str, process: int, count: int) -> None:
 
     _hook_abort.kept = said  # pyright: ignore[reportFunctionMemberAccess]  (C keeps no reference)
     before.append(library.signal(signal.SIGABRT, ctypes.cast(said, ctypes.c_void_p)))
+
+
+def _may_be_of_another(error: BaseException | None) -> bool:
+    """Whether an error is one that a collective raises when another process is gone.
+
+    XLA raises JaxRuntimeError or, by the code of a status (gloo's is UNKNOWN), ValueError; Orbax wraps both.
+    """
+    while error is not None:
+        if isinstance(error, UnreachableError) or str(error).startswith(_STATUS_OF_ANOTHER):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ import jax
 from jaxfm.errors import UserError
 
 EXIT_USER_MISTAKE = 2
-_REMIND_SECONDS = 10.0
+_REMIND_SECONDS, _LOOK_SECONDS = 10.0, 2.0
 
 
 def given(coordinator: str | None, num_processes: int | None, process_id: int | None) -> tuple[str, int, int] | None:
@@ -75,18 +75,23 @@ class Connecting:
             shutdown_timeout_seconds=60,
         )
         self._error: BaseException | None = None
+        self._reached = False
         self._thread = threading.Thread(target=self._connect, name="connect", daemon=True)
 
     def wait(self) -> None:
         """Returns when all processes have come; UserError when they do not in time."""
         began = time.monotonic()
         self._thread.start()
-        remind = _REMIND_SECONDS
+        remind, looked = _REMIND_SECONDS, 0.0
         while self._thread.is_alive():
             self._thread.join(0.2)
             waited = time.monotonic() - began
-            if self._thread.is_alive() and waited > self._timeout:
+            # Process 0, which knows most, first.
+            if self._thread.is_alive() and waited > self._timeout + (1.0 if self._process else 0.0):
                 leave_at_once(EXIT_USER_MISTAKE, f"error: gave up after {self._timeout:g} s: {self._for_whom()}")
+            if waited > looked + _LOOK_SECONDS:
+                self._reached |= self._process != 0 and not not_reached(self._address)
+                looked = waited
             if waited > remind:
                 say(f"waiting: {self._for_whom()} {waited:.0f} of {self._timeout:g} s.")
                 remind *= 2
@@ -106,7 +111,10 @@ class Connecting:
         me = f"process {self._process} ({socket.gethostname()}) of {self._count}"
         port = int(self._address.rpartition(":")[2])
         if self._process == 0:
-            peers = connected_peers(port)
+            # Twice: the others look whether process 0 is there by a connection that is soon closed.
+            first = connected_peers(port)
+            time.sleep(0.3)
+            peers = [address for peer, address in connected_peers(port).items() if peer in first]
             others = [process for process in range(self._count) if process]
             if not peers:
                 return f"{me}: no other process has come to {self._address}; missing: {listed(others, {})}."
@@ -115,19 +123,23 @@ class Connecting:
                 f"(from {', '.join(sorted(set(peers)))}); {self._count - 1 - len(peers)} have not."
             )
         if reason := not_reached(self._address):
+            if self._reached:
+                return f"{me}: process 0 was there ({self._address}) and has given up; others did not come."
             return f"{me}: process 0 cannot be reached at {self._address} ({reason})."
+        self._reached = True
         return f"{me}: process 0 is there ({self._address}), others are missing; process 0 says how many."
 
 
-def connected_peers(port: int) -> list[str] | None:
-    """Returns from where others are connected to this process' port; None where Linux' /proc is not."""
-    found, own = [], 0
+def connected_peers(port: int) -> dict[str, str]:
+    """Returns who else is connected to this process' port, by address and port: the address. Needs Linux' /proc."""
+    found: dict[str, str] = {}
+    own = False
     for family, table in ((socket.AF_INET, "/proc/net/tcp"), (socket.AF_INET6, "/proc/net/tcp6")):
         try:
             with open(table, encoding="ascii") as file:
                 lines = file.read().splitlines()[1:]
         except OSError:
-            return None
+            return {}
         for line in lines:
             _, local, remote, state, *_ = line.split()
             if state == "01" and int(local.rpartition(":")[2], 16) == port:
@@ -136,9 +148,9 @@ def connected_peers(port: int) -> list[str] | None:
                 packed = b"".join(words[at : at + 4][::-1] for at in range(0, len(words), 4))
                 # This process is its own client, too.
                 if not own and local.rpartition(":")[0] == remote.rpartition(":")[0]:
-                    own = 1
+                    own = True
                     continue
-                found.append(socket.inet_ntop(family, packed).removeprefix("::ffff:"))
+                found[remote] = socket.inet_ntop(family, packed).removeprefix("::ffff:")
     return found
 
 

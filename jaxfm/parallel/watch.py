@@ -138,7 +138,7 @@ class Watch:
             beat = beats.get(process, "")
             known, silent = self._seen.get(process, ("", 0))
             self._seen[process] = (beat, silent + 1 if beat == known else 0)
-            if self._seen[process][1] > self._allowed and process not in left:
+            if self._seen[process][1] >= self._allowed and process not in left:
                 seconds = self._allowed * self._tick
                 text = f"has not been heard of for {seconds:g} s: it was killed, or its machine is gone"
                 host = self.hosts().get(int(process), "host unknown")

@@ -17,6 +17,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 from jaxfm import files
 from jaxfm.errors import UserError
 from jaxfm.observe.metrics import Sums
+from jaxfm.parallel import distributed
 from jaxfm.training.optim import path_name
 from jaxfm.training.state import TrainState
 
@@ -139,6 +140,7 @@ class Checkpoints:
 
     def _restore(self, step: int, item: str, target: Any) -> tuple[Any, dict[str, Any]]:
         where = self._directory / str(step)
+        reason, restored = "", {}
         try:
             restored = self._manager.restore(
                 step,
@@ -147,7 +149,9 @@ class Checkpoints:
         # What Orbax and TensorStore raise for a missing or torn file differs by driver and version.
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(f"{where}: the checkpoint cannot be read ({reason}).") from error
+        # What one process of a run could not read, none goes on with.
+        if not distributed.holds_everywhere(f"reading {item} of {where}", not reason):
+            raise UserError(f"{where}: the checkpoint cannot be read ({reason or 'by another process'}).")
         tree, meta = restored[item], restored["meta"]
         wrong = [name for name, value in array_hashes(tree).items() if meta["hashes"][item].get(name) != value]
         if wrong:

@@ -15,6 +15,7 @@ from jaxfm.observe.goodput import Goodput
 from jaxfm.observe.metrics import Sums
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.writers import MetricsWriter
+from jaxfm.parallel import distributed
 from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel.preemption import Preempted, PreemptionFlag
 from jaxfm.tasks.task import Task
@@ -119,7 +120,7 @@ def fit(
     """Runs, or goes on with, a run up to its last step.
 
     Raises:
-      Preempted: a signal came; the state is saved.
+      Preempted: a signal came to this process or another of the run; all have saved the same step.
       UserError: the checkpoints are of other data, or training diverged.
     """
     # Where the state comes from, exactly one of:
@@ -132,9 +133,15 @@ def fit(
     step = first = int(state.step)
     batches = setup.batches.iterate(first, setup.total_steps)
     with (
-        MetricsWriter(workdir, resume_step=first or None, tensorboard=config.log.tensorboard) as writer,
-        PreemptionFlag() as preemption,
+        MetricsWriter(
+            workdir,
+            resume_step=first or None,
+            tensorboard=config.log.tensorboard,
+            silent=not distributed.is_main(),
+        ) as writer,
+        PreemptionFlag(distributed.shared_stop()) as preemption,
     ):
+        preemption.passed(first)
         log = _Log(setup, writer, progress, goodput, _useful_tokens(task), last=(first, goodput.busy()))
         goodput.enter("train")
         while step < setup.total_steps and not _gives_up(best, config):
@@ -151,15 +158,16 @@ def fit(
                 log.flush()
                 jax.block_until_ready(state)  # else the steps under way would be counted as evaluation
                 best = _evaluate(step, state, config, task, setup, best, writer, progress, goodput)
-            if evaluated or preemption.received or _is_due(step, config.checkpoint.every_steps):
+            stopped_by = preemption.passed(step)
+            if evaluated or stopped_by or _is_due(step, config.checkpoint.every_steps):
                 log.flush()
                 writer.flush()
                 with goodput.during("checkpoint"):
                     meta = {"fingerprint": setup.fingerprint, "best": dataclasses.asdict(best)}
                     checkpoints.save(state, sums, meta | {"goodput": goodput.seconds()}, best=best.step)
-            if preemption.received:
+            if stopped_by:
                 checkpoints.wait()
-                raise Preempted(preemption.received, step)
+                raise Preempted(stopped_by, step)
         batches.close()
         if _gives_up(best, config):
             progress.say(f"stopped early: {best.waited} evaluations without a better {config.eval.metric}")

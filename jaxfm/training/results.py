@@ -11,6 +11,7 @@ from jaxfm.observe.progress import Progress
 from jaxfm.observe.report import write_report
 from jaxfm.observe.tables import Table
 from jaxfm.observe.writers import read_metrics, write_predictions
+from jaxfm.parallel import distributed
 from jaxfm.tasks.task import Evaluation, Task
 from jaxfm.training.loop import Fitted
 from jaxfm.training.setup import Setup
@@ -27,7 +28,10 @@ def finish(
     progress: Progress,
     goodput: Goodput,
 ) -> dict[str, Any]:
-    """Scores every split but train, writes predictions/, plots/, report.md and report.json; returns the report."""
+    """Scores every split but train, writes predictions/, plots/, report.md and report.json; returns the report.
+
+    Where a run has several processes all compute, and return the report; the first one writes.
+    """
     evaluations: dict[str, Evaluation] = {}
     for split in task.splits():
         if split == "train":
@@ -35,9 +39,9 @@ def finish(
         rows = task.rows(split)
         with goodput.during("evaluate"), progress.task(f"scoring {split}", len(rows)) as advance:
             evaluations[split] = task.score(split, setup.evaluate(fitted.params, rows, advance))
-        write_predictions(workdir / "predictions" / f"{split}.jsonl", evaluations[split].predictions)
+        if distributed.is_main():
+            write_predictions(workdir / "predictions" / f"{split}.jsonl", evaluations[split].predictions)
     tables = {split: evaluation.tables for split, evaluation in evaluations.items()}
-    pictures = draw(config, evaluations, workdir)
     report = {
         "task": task.name,
         "splits": {split: dict(evaluation.scores) for split, evaluation in evaluations.items()},
@@ -48,7 +52,8 @@ def finish(
         "device": device_name(),
         "versions": versions(),
     }
-    write_report(workdir, report, tables, pictures)
+    if distributed.is_main():
+        write_report(workdir, report, tables, draw(config, evaluations, workdir))
     print_tables(progress, tables)
     return report
 
