@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # Masks of held-out rows never change, so that runs with other seeds are scored on the same targets.
 _EVALUATION_SEED = 20181011
+# How often each token occurs in the training split: what `evaluate` compares with needs it.
+COUNTS_FILE = "token_counts.json"
 # Nats below the unigram loss under which a model is held to have learnt nothing but how frequent tokens are.
 _STUCK = 0.3
 
@@ -44,19 +46,21 @@ class Baseline:
     """What guessing by frequency alone reaches, from the training split's tokens.
 
     Attributes:
+      counts: [V] how often each token occurs there.
       log_probs: [V] log of each token's share (one is added to each count).
       top: the most frequent token.
     """
 
+    counts: np.ndarray
     log_probs: np.ndarray
     top: int
 
     @classmethod
     def of(cls, counts_V: np.ndarray, vocabulary: MaskVocabulary) -> "Baseline":
         """Counts only tokens that can be hidden."""
-        counts_V = np.where(vocabulary.maskable, counts_V + 1.0, 0.0)
+        some_V = np.where(vocabulary.maskable, counts_V + 1.0, 0.0)
         with np.errstate(divide="ignore"):
-            return cls(np.log(counts_V / counts_V.sum()), int(counts_V.argmax()))
+            return cls(counts_V, np.log(some_V / some_V.sum()), int(some_V.argmax()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +76,7 @@ class MaskedLMTask:
     units: tuple[str, ...]
     training: Mapping[str, Rows]
     held_out: Mapping[str, ArrayRows]
-    baseline: Baseline | None
+    baseline: Baseline
     notes: tuple[str, ...]
 
     name = "masked_lm"
@@ -156,8 +160,9 @@ class MaskedLMTask:
         )
 
     def save(self, workdir: pathlib.Path, **own: Any) -> None:
-        """Writes task.json, with the values of the objective's `own`, and the tokenizer's files."""
+        """Writes task.json, with the values of the objective's `own`, the tokenizer's files and the token counts."""
         self.tokenizer.save_pretrained(workdir / TOKENIZER_DIR)
+        files.write_json(workdir / COUNTS_FILE, self.baseline.counts.tolist())
         values = {
             "encoder": dataclasses.asdict(self.encoder),
             "masking": dataclasses.asdict(self.masking),
@@ -279,17 +284,18 @@ def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) ->
     values = files.read_json(workdir / TASK_FILE)
     tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
     encoder = EncoderConfig(**values["encoder"])
+    vocabulary = masking.vocabulary_of(tokenizer, encoder.padded_vocab_size)
     task = MaskedLMTask(
         encoder=encoder,
         tokenizer=tokenizer,
-        vocabulary=masking.vocabulary_of(tokenizer, encoder.padded_vocab_size),
+        vocabulary=vocabulary,
         masking=Masking(**values["masking"]),
         ratios=tuple(values["ratios"]),
         z_loss=0.0,
         units=tuple(values["units"]),
         training={},
         held_out={},
-        baseline=None,
+        baseline=Baseline.of(np.asarray(files.read_json(workdir / COUNTS_FILE)), vocabulary),
         notes=(),
     )
     rows = open_split(dataclasses.replace(config.data, source=source), split, workdir / TOKENIZER_DIR)
@@ -368,7 +374,7 @@ def unit_parts(units: tuple[str, ...], outputs: Mapping[str, np.ndarray]) -> dic
 
 def stuck(scores: Mapping[str, float]) -> tuple[str, ...]:
     """Says so where the masked loss is still about what guessing by frequency reaches."""
-    if not ("unigram_loss" in scores and scores["loss"] > scores["unigram_loss"] - _STUCK):
+    if not scores["loss"] > scores["unigram_loss"] - _STUCK:
         return ()
     return (
         f"NOTE: the masked loss, {scores['loss']:.2f}, is not yet clearly below that of guessing by frequency alone, "
@@ -377,22 +383,20 @@ def stuck(scores: Mapping[str, float]) -> tuple[str, ...]:
     )
 
 
-def unit_scores(outputs: Mapping[str, np.ndarray], baseline: Baseline | None) -> dict[str, float]:
+def unit_scores(outputs: Mapping[str, np.ndarray], baseline: Baseline) -> dict[str, float]:
     """Returns loss, perplexity and accuracy of the hidden tokens of one unit, and those of the baseline."""
     there = outputs["target"] >= 0
     target = outputs["target"][there]
     # A split of a few tokens may have none hidden: no score is better than a perfect one.
     loss = float(outputs["loss"][there].mean(dtype=np.float64)) if len(target) else math.nan
-    scores = {
+    return {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700.0)),
         "accuracy": float((outputs["predicted"][there] == target).mean()) if len(target) else math.nan,
         "targets": len(target),
+        "unigram_loss": float(-baseline.log_probs[target].mean()) if len(target) else math.nan,
+        "unigram_accuracy": float((target == baseline.top).mean()) if len(target) else math.nan,
     }
-    if baseline is not None:
-        scores["unigram_loss"] = float(-baseline.log_probs[target].mean()) if len(target) else math.nan
-        scores["unigram_accuracy"] = float((target == baseline.top).mean()) if len(target) else math.nan
-    return scores
 
 
 def _table(by_unit: Mapping[str, Mapping[str, float]], ratio: float) -> Table:
