@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, NoReturn
 
-PREEMPTED, USER_MISTAKE, INTERRUPTED = 75, 2, 130
+PREEMPTED, USER_MISTAKE, OTHER_FAILED = 75, 2, 69
 # What the processes need to end by themselves, with their own messages, once one of them has.
 END_SECONDS, KILL_SECONDS = 15.0, 10.0
 # Of the output of a process that is shown only when it fails.
@@ -135,14 +135,15 @@ class Process:
 
     def _read(self) -> None:
         assert self.child.stdout is not None
-        for line in self.child.stdout:
-            self._log.write(line)
-            self._log.flush()
-            if not line.startswith(CHATTER):
-                self.tail.append(line)
-                if self.number == 0:
-                    sys.stdout.write(f"[0] {line}")
-                    sys.stdout.flush()
+        with self.child.stdout as output:
+            for line in output:
+                self._log.write(line)
+                self._log.flush()
+                if not line.startswith(CHATTER):
+                    self.tail.append(line)
+                    if self.number == 0:
+                        sys.stdout.write(f"[0] {line}")
+                        sys.stdout.flush()
 
     def finish(self) -> None:
         """Waits for the rest of the output of a process that has ended."""
@@ -166,6 +167,7 @@ class Launcher:
         """`say` is given what the launcher itself has to tell."""
         self._say = say
         self.received: int | None = None
+        self.stopped = False
 
     def note(self, number: int, frame: object) -> None:
         """Handler of SIGINT and SIGTERM."""
@@ -203,10 +205,14 @@ class Launcher:
             if self.received is not None:
                 self._say(f"passing {signal.Signals(self.received).name} on to all processes")
                 _signal(processes, self.received)
-                received, self.received = self.received, None
+                received, self.received, self.stopped = self.received, None, True
                 self._wait_at_most(processes, 120.0 if received == signal.SIGTERM else 60.0)
                 return self._first_failed(processes)
             failed = self._first_failed(processes)
+            if failed is not None and failed.child.returncode == OTHER_FAILED:
+                # Which one was it? It may still be writing its traceback.
+                self._wait_at_most(processes, END_SECONDS)
+                failed = self._first_failed(processes)
             if failed is not None:
                 what = words_of(failed.child.returncode)
                 if code_of(failed.child.returncode) != PREEMPTED:
@@ -219,7 +225,7 @@ class Launcher:
     def _first_failed(self, processes: Sequence[Process]) -> Process | None:
         ended = [process for process in processes if process.child.poll() not in (None, 0)]
         # Those that end because of another process say so with code 69.
-        return min(ended, key=lambda process: (process.child.returncode == 69, process.number), default=None)
+        return min(ended, key=lambda process: (process.child.returncode == OTHER_FAILED, process.number), default=None)
 
     def _end(self, processes: Sequence[Process], *, asked: bool) -> None:
         """Waits for processes to end by themselves, then asks, then kills."""
@@ -298,7 +304,7 @@ def main(arguments: Sequence[str]) -> int:
     with log_folder(options.logs) as folder:
         for started in range(options.restarts + 1):
             code = launcher.run(plan(options, options.port or free_port(), os.environ), folder)
-            if code != PREEMPTED or started == options.restarts:
+            if code != PREEMPTED or launcher.stopped or started == options.restarts:
                 return code
             say(f"stopped by preemption after a good save; starting again ({started + 1} of {options.restarts})")
     return code
