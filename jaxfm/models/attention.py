@@ -4,6 +4,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxfm.models.dropout import dropout
 from jaxfm.parallel.mesh import constrain
@@ -73,12 +74,18 @@ def attend(
 
 def _with_neighbours(x_BT: jax.Array, chunk: int, fill: int) -> jax.Array:
     """Cuts [B, T, ...] into [B, C, 3 W, ...]: every chunk between the one before and the one behind it."""
-    x_BCW = _cut(x_BT, chunk, fill, chunk)
-    return jnp.concatenate([x_BCW[:, :-2], x_BCW[:, 1:-1], x_BCW[:, 2:]], axis=2)
+    x_BCW = _cut(x_BT, chunk, fill)
+
+    def shifted(by: int) -> jax.Array:
+        # As a padding that keeps the shape: where chunks lie on several devices, one chunk goes to the neighbour.
+        widths = [(by, -by, 0) if axis == 1 else (0, 0, 0) for axis in range(x_BCW.ndim)]
+        return lax.pad(x_BCW, jnp.asarray(fill, x_BCW.dtype), widths)
+
+    return jnp.concatenate([shifted(1), x_BCW, shifted(-1)], axis=2)
 
 
-def _cut(x_BT: jax.Array, chunk: int, fill: int, border: int = 0) -> jax.Array:
-    """Cuts [B, T, ...] into [B, C, W, ...], the last chunk filled up, with `border` more before and behind all."""
+def _cut(x_BT: jax.Array, chunk: int, fill: int) -> jax.Array:
+    """Cuts [B, T, ...] into [B, C, W, ...], the last chunk filled up."""
     batch, tokens, *rest = x_BT.shape
-    widths = [(0, 0), (border, border + -tokens % chunk), *[(0, 0)] * len(rest)]
+    widths = [(0, 0), (0, -tokens % chunk), *[(0, 0)] * len(rest)]
     return jnp.pad(x_BT, widths, constant_values=fill).reshape(batch, -1, chunk, *rest)

@@ -83,12 +83,14 @@ class Attention(nnx.Module):
         q_BTNH, k_BTNH, v_BTNH = self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
         if view.rotation is not None:
             q_BTNH, k_BTNH = rotate(q_BTNH, view.rotation), rotate(k_BTNH, view.rotation)
-        # In chunks a part of a row needs its neighbours alone, else every key of the row.
-        keys = "tokens" if view.chunk else "keys"
+        own = ("batch", "tokens", "heads", "head_dim")
+        q_BTNH, k_BTNH, v_BTNH = (constrain(x_BTNH, *own) for x_BTNH in (q_BTNH, k_BTNH, v_BTNH))
+        if not view.chunk:  # every part of a row sees all keys of it; in chunks it needs its neighbours' alone
+            k_BTNH, v_BTNH = (constrain(x_BTNH, "batch", "keys", "heads", "head_dim") for x_BTNH in (k_BTNH, v_BTNH))
         context_BTNH = attend(
-            constrain(q_BTNH, "batch", "tokens", "heads", "head_dim"),
-            constrain(k_BTNH, "batch", keys, "heads", "head_dim"),
-            constrain(v_BTNH, "batch", keys, "heads", "head_dim"),
+            q_BTNH,
+            k_BTNH,
+            v_BTNH,
             view.mask,
             chunk=view.chunk,
             dropout_rate=self.dropout_rate,

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jaxfm.config import MeshConfig
 from jaxfm.errors import UserError
 from jaxfm.models.electra import ReplacedTokenModel
+from jaxfm.models.encoder import Encoder
 from jaxfm.models.heads import MaskedLM, TokenClassifier
 from jaxfm.models.presets import EncoderConfig, preset
 from jaxfm.parallel import mesh as meshes
@@ -247,7 +249,8 @@ def loss_and_gradients(config: MeshConfig, count: int, encoder: EncoderConfig) -
         return jnp.mean(jnp.sin(nnx.merge(graphdef, params)(batch, key=jax.random.key(9))))
 
     whole = meshes.replicated(mesh)
-    value, gradients = jax.jit(jax.value_and_grad(loss), out_shardings=(whole, shardings))(params, batch)
+    with jax.set_mesh(mesh):
+        value, gradients = jax.jit(jax.value_and_grad(loss), out_shardings=(whole, shardings))(params, batch)
     return jax.device_get((value, flat(gradients)))
 
 
@@ -264,14 +267,34 @@ def rows() -> dict[str, np.ndarray]:
 DROPPING_MODERN = dataclasses.replace(MODERN_CONFIG, dropout=0.1, attention_dropout=0.1)
 
 
-@pytest.mark.parametrize("encoder", [CONFIG, DROPPING_MODERN], ids=["bert", "modern"])
-def test_loss_and_gradients_with_dropout_do_not_depend_on_the_mesh(encoder: EncoderConfig) -> None:
+@pytest.mark.parametrize(
+    ("encoder", "mesh"),
+    [(CONFIG, MESHES[5]), (DROPPING_MODERN, MeshConfig(data=1, tensor=2, sequence=2))],
+    ids=["bert", "modern"],
+)
+def test_loss_and_gradients_with_dropout_do_not_depend_on_the_mesh(encoder: EncoderConfig, mesh: MeshConfig) -> None:
     expected, gradients = loss_and_gradients(MeshConfig(), 1, encoder)
-    value, sharded = loss_and_gradients(MESHES[5], 4, encoder)
+    value, sharded = loss_and_gradients(mesh, 4, encoder)
     np.testing.assert_allclose(value, expected, atol=1e-6)
     largest = max(np.abs(leaf).max() for leaf in gradients.values())
     for name, gradient in gradients.items():
         np.testing.assert_allclose(sharded[name], gradient, atol=1e-5 * largest, err_msg=name)
+
+
+def test_what_parts_of_a_row_tell_each_other() -> None:
+    """All keys in layers that see the whole row, one chunk of the neighbours' in local ones, and nothing else."""
+    encoder = dataclasses.replace(MODERN_CONFIG, num_layers=3, local_window=8)  # chunks of 4, of 32 tokens
+    mesh = meshes.make_mesh(MeshConfig(data=1, sequence=4))
+    graphdef, abstract = meshes.build_abstract(lambda: Encoder(encoder, nnx.Rngs(0)), mesh)
+    names = ("tokens", "segment_ids", "positions", "type_ids")
+    places = meshes.batch_shardings(dict.fromkeys(names, (2, 32)), mesh)
+    fields = [jax.ShapeDtypeStruct((2, 32), jnp.int32, sharding=places[name]) for name in names]
+    with jax.set_mesh(mesh):
+        apply = jax.jit(lambda params, *fields: nnx.merge(graphdef, params)(*fields))
+        text = apply.lower(abstract, *fields).compile().as_text()
+    found = re.findall(r"= (\w+\[[\d,]*\])\S* (all-gather|all-reduce|all-to-all|collective-permute)\(", text)
+    wide = {(shape, kind) for shape, kind in found if shape.startswith("f32")}
+    assert wide == {("f32[2,32,4,8]", "all-gather"), ("f32[2,1,4,4,8]", "collective-permute")}
 
 
 @pytest.mark.parametrize(
