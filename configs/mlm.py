@@ -4,6 +4,7 @@ quickstart                 a small encoder from scratch on the docstrings of the
 bert_tiny ... bert_large   Google's sizes from scratch on your text: --config.data.source=text:DIR (or jsonl:, tfds:,
                            hf:, array_record:DIR as written by python -m jaxfm.prepare)
 modern_tiny ... _large      ModernBERT's shapes (tiny is ours), rows of 1,024 tokens: the same sources
+xlmr_xl                    XLM-R XL's shape, 3.5 billion parameters cut over all chips, rows of 512 tokens
 continue                   goes on from any checkpoint on your text: --config.model.init=hf:OWNER/NAME or dir:PATH
 """
 
@@ -20,7 +21,7 @@ MODERN_RATES = {"modern_tiny": 3e-3, "modern_base": 8e-4, "modern_large": 5e-4}
 
 def get_config(variant: str = "quickstart") -> ml_collections.ConfigDict:
     """Returns the config of a variant; an unknown one is an error that lists them."""
-    variants = {"quickstart": _quickstart, "continue": _continue}
+    variants = {"quickstart": _quickstart, "continue": _continue, "xlmr_xl": _xlmr_xl}
     known = (*variants, *BERT_RATES, *MODERN_RATES)
     if variant not in known:
         raise UserError(f"configs/mlm.py has no variant {variant!r}. {did_you_mean(variant, known)}")
@@ -65,6 +66,21 @@ def _quickstart(config: ml_collections.ConfigDict) -> None:
     config.optim.learning_rate = 3e-3
     config.train.batch_size = 16
     config.train.steps = 900
+
+
+def _xlmr_xl(config: ml_collections.ConfigDict) -> None:
+    # Goyal et al. 2021, section 2: 100 languages, sentences of up to 512 tokens, 2,048 of them an update.
+    config.model.preset = "xlmr_xl"
+    config.model.tokenizer = "hf:facebook/xlm-roberta-xl"
+    config.model.remat = "full"
+    config.data.source = "text:."
+    config.data.row_length = 512
+    config.optim.learning_rate = 1e-4
+    config.parallel.mesh.data = 1
+    config.parallel.mesh.fsdp = -1
+    config.train.batch_size = 2048
+    config.eval.batch_size = 2048
+    config.train.epochs = 1.0
 
 
 def _continue(config: ml_collections.ConfigDict) -> None:

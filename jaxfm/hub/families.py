@@ -365,7 +365,15 @@ def hf_config(config: EncoderConfig, *, head: str, pad_token_id: int, labels: tu
     """Returns what config.json must say for transformers to build the same model.
 
     `head` is the rest of transformers' class name: "ForTokenClassification", "ForMaskedLM" or "ForPreTraining".
+
+    Raises:
+      UserError: a family without a name table.
     """
+    if config.family not in FAMILIES:
+        raise UserError(
+            f"an encoder of family {config.family!r} cannot be written for transformers, which computes another "
+            f"function under that name; those that can: {', '.join(FAMILIES)}."
+        )
     values = {
         "architectures": [f"{FAMILIES[config.family].architecture}{head}"],
         "model_type": config.family,

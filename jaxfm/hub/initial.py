@@ -9,7 +9,7 @@ from jaxfm.config import ModelConfig
 from jaxfm.data.tokenization import VOCABULARY_FILES, load_tokenizer
 from jaxfm.errors import UserError
 from jaxfm.hub.locate import locate
-from jaxfm.hub.weights import read_checkpoint
+from jaxfm.hub.weights import read_checkpoint, read_config
 from jaxfm.models.presets import EncoderConfig, preset
 
 
@@ -39,10 +39,9 @@ def resolve(config: ModelConfig) -> Initial:
       UserError: contradicting or missing keys, and all that `locate` and `read_checkpoint` find.
     """
     if config.init == "scratch":
-        if not config.preset:
-            raise UserError("config.model.init: 'scratch' needs config.model.preset, the encoder's shape.")
+        encoder = with_dropout(_from_preset(config), config.dropout)
         notes = (f"weights: none, {config.preset} starts from random values",)
-        return Initial(with_dropout(preset(config.preset), config.dropout), {}, (), tokenizer_folder(config), notes)
+        return Initial(encoder, {}, (), tokenizer_folder(config), notes)
     check_no_preset(config)
     directory = locate(config.init, "config.model.init")
     checkpoint = read_checkpoint(directory)
@@ -53,6 +52,31 @@ def resolve(config: ModelConfig) -> Initial:
         tokenizer=fitting_tokenizer(config, directory),
         notes=(f"weights: {config.init} ({checkpoint.encoder.family})", *checkpoint.notes),
     )
+
+
+def shape(config: ModelConfig) -> tuple[EncoderConfig, tuple[str, ...]]:
+    """Finds the shape of what `config.model` names without its weights or its tokenizer, and says what was assumed.
+
+    Raises:
+      UserError: as `resolve`; of a hf: repository only config.json is needed.
+    """
+    if config.init == "scratch":
+        encoder = with_dropout(_from_preset(config), config.dropout)
+        learned, _, size = config.tokenizer.removeprefix("train:").partition("/")
+        if config.tokenizer == f"train:{learned}/{size}" and size.isdigit():
+            return dataclasses.replace(encoder, vocab_size=int(size)), (
+                f"vocabulary: {size}, as {config.tokenizer} says",
+            )
+        return encoder, (f"vocabulary: {encoder.vocab_size}, the usual one of {config.preset}",)
+    check_no_preset(config)
+    directory = locate(config.init, "config.model.init", ["config.json"])
+    return with_dropout(read_config(directory), config.dropout), (f"shape: config.json of {config.init}",)
+
+
+def _from_preset(config: ModelConfig) -> EncoderConfig:
+    if not config.preset:
+        raise UserError("config.model.init: 'scratch' needs config.model.preset, the encoder's shape.")
+    return preset(config.preset)
 
 
 def tokenizer_folder(config: ModelConfig) -> pathlib.Path | None:

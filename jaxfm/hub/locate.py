@@ -4,6 +4,7 @@ import importlib.util
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 
 from jaxfm.errors import UserError, did_you_mean
 
@@ -12,19 +13,20 @@ SCHEMES = ("hf", "dir", "package")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 
-def locate(uri: str, key: str) -> pathlib.Path:
+def locate(uri: str, key: str, files: Sequence[str] = _HUB_FILES) -> pathlib.Path:
     """Returns the directory that `uri` (hf:OWNER/NAME, dir:PATH or package:MODULE/SUBDIR) names.
 
     Args:
       uri: hf: repositories are downloaded to the Hugging Face cache, or taken from there when offline.
       key: the config key it came from, for messages.
+      files: patterns of what is needed of a hf: repository.
 
     Raises:
       UserError: an unknown scheme, a directory or package that is not there, a repository out of reach.
     """
     scheme, _, rest = uri.partition(":")
     if scheme == "hf" and rest:
-        return _from_hub(rest, key)
+        return _from_hub(rest, key, files)
     if scheme == "dir" and rest:
         path = pathlib.Path(rest).expanduser()
         if not path.is_dir():
@@ -56,13 +58,13 @@ def _from_package(rest: str, uri: str, key: str) -> pathlib.Path:
     return path
 
 
-def _from_hub(name: str, key: str) -> pathlib.Path:
+def _from_hub(name: str, key: str, files: Sequence[str]) -> pathlib.Path:
     # Imported late: it reads the environment (HF_HUB_OFFLINE, HF_HOME) and costs a second nobody else should pay.
     import huggingface_hub
     from huggingface_hub import errors
 
     try:
-        return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES))
+        return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files)))
     except errors.HFValidationError as error:
         raise UserError(f"{key}: 'hf:{name}': {error}") from error
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:

@@ -111,7 +111,9 @@ def _modern(layers: int, width: int, ffn_size: int) -> EncoderConfig:
 
 
 # Devlin et al. 2019 (BERT base, large), Turc et al. 2019, "Well-Read Students Learn Better", table 1 (smaller ones),
-# Warner et al. 2024, "Smarter, Better, Faster, Longer: ..." (ModernBERT).
+# Warner et al. 2024, "Smarter, Better, Faster, Longer: ..." (ModernBERT), Goyal et al. 2021, "Larger-Scale Transformers
+# for Multilingual Masked Language Modeling" (XLM-R XL, 3.5 billion; theirs does not normalise the embeddings, so that
+# its weights do not fit here).
 PRESETS = {
     "bert_tiny": _bert(2, 128),
     "bert_mini": _bert(4, 256),
@@ -121,6 +123,18 @@ PRESETS = {
     "modern_tiny": _modern(3, 192, 288),  # nobody's but ours: learns something in minutes on a CPU
     "modern_base": _modern(22, 768, 1152),
     "modern_large": _modern(28, 1024, 2624),
+    "xlmr_xl": EncoderConfig(
+        family="xlm-roberta-xl",
+        vocab_size=250880,
+        hidden_size=2560,
+        num_layers=36,
+        num_heads=32,
+        ffn_size=10240,
+        position_offset=2,
+        type_vocab_size=1,
+        norm_eps=1e-5,
+        norm_placement="pre",
+    ),
 }
 
 

@@ -64,23 +64,14 @@ class Baseline:
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedLMTask:
-    """An encoder with a vocabulary head over packed text (implements jaxfm.tasks.task.Task)."""
+class HiddenTokens:
+    """An encoder with a vocabulary head and what it has to guess (implements jaxfm.tasks.task.Objective)."""
 
     encoder: EncoderConfig
-    tokenizer: "PreTrainedTokenizerFast"
     vocabulary: MaskVocabulary
     masking: Masking
     ratios: tuple[float, float]
     z_loss: float
-    units: tuple[str, ...]
-    training: Mapping[str, Rows]
-    held_out: Mapping[str, ArrayRows]
-    baseline: Baseline
-    notes: tuple[str, ...]
-
-    name = "masked_lm"
-    choosing = {"loss": False, "accuracy": True, "perplexity": False}
 
     def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool, remat: str = "none") -> nnx.Module:
         """Builds encoder and head."""
@@ -123,6 +114,21 @@ class MaskedLMTask:
     def total(self, found: Mapping[str, jax.Array]) -> jax.Array:
         """Returns the sum of cross-entropy and z-loss of what `compare` found."""
         return found["loss"].sum() + self.z_loss * jnp.sum(found["log_z"] ** 2 * found["weight"])
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedLMTask(HiddenTokens):
+    """The same over packed text (implements jaxfm.tasks.task.Task)."""
+
+    tokenizer: "PreTrainedTokenizerFast"
+    units: tuple[str, ...]
+    training: Mapping[str, Rows]
+    held_out: Mapping[str, ArrayRows]
+    baseline: Baseline
+    notes: tuple[str, ...]
+
+    name = "masked_lm"
+    choosing = {"loss": False, "accuracy": True, "perplexity": False}
 
     def outputs(self, model: MaskedLM, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns for the P first labelled tokens of each row: "place", "target" (-1: none), "predicted", "loss"."""
@@ -220,12 +226,8 @@ def assemble(config: Config, initial: Initial, chosen: Masking, head_notes: tupl
     vocabulary = masking.vocabulary_of(tokenizer, encoder.padded_vocab_size)
     counts_V = data.token_counts(encoder.padded_vocab_size)
     task = MaskedLMTask(
-        encoder=encoder,
+        **vars(_hidden_tokens(config, encoder, vocabulary, chosen)),
         tokenizer=tokenizer,
-        vocabulary=vocabulary,
-        masking=chosen,
-        ratios=(config.mask.ratio, config.mask.ratio if config.mask.final_ratio is None else config.mask.final_ratio),
-        z_loss=config.mask.z_loss,
         units=tuple(dict.fromkeys((config.mask.unit, *config.mask.evaluate))),
         training=training,
         held_out={},
@@ -234,6 +236,24 @@ def assemble(config: Config, initial: Initial, chosen: Masking, head_notes: tupl
     )
     held_out = {split: hide(task, rows) for split, rows in data.rows.items() if split != "train"}
     return dataclasses.replace(task, held_out=held_out)
+
+
+def outline(config: Config, encoder: EncoderConfig) -> HiddenTokens:
+    """Builds model and loss without text or tokenizer, for shapes alone."""
+    return assume(config, encoder, Masking(config.mask.unit, config.mask.mask_share, config.mask.random_share))
+
+
+def assume(config: Config, encoder: EncoderConfig, chosen: Masking) -> HiddenTokens:
+    """Builds what `assemble` does, but over a made-up vocabulary: a few special tokens, and every other a word."""
+    index = np.arange(encoder.padded_vocab_size)
+    maskable = (index > 4) & (index < encoder.vocab_size)
+    vocabulary = MaskVocabulary(mask_id=4, maskable=maskable, continues=np.zeros_like(maskable))
+    return _hidden_tokens(config, encoder, vocabulary, chosen)
+
+
+def _hidden_tokens(config: Config, encoder: EncoderConfig, vocabulary: MaskVocabulary, chosen: Masking) -> HiddenTokens:
+    first, last = config.mask.ratio, config.mask.final_ratio
+    return HiddenTokens(encoder, vocabulary, chosen, (first, first if last is None else last), config.mask.z_loss)
 
 
 def _check(config: Config, initial: Initial) -> None:

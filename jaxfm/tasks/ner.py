@@ -32,19 +32,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
+# Classes where no data says which there are: those of CoNLL-2003.
+_USUAL_LABELS = ("O", *(f"{position}-{kind}" for kind in ("LOC", "MISC", "ORG", "PER") for position in "BI"))
+
+
 @dataclasses.dataclass(frozen=True)
-class NerTask:
-    """A tagger with the splits of one source (implements jaxfm.tasks.task.Task)."""
+class Tagging:
+    """A tagger and its loss (implements jaxfm.tasks.task.Objective)."""
 
     model: NerModel
-    tokenizer: "PreTrainedTokenizerFast"
     label_smoothing: float
-    sentences: Mapping[str, tuple[TaggedSentence, ...]]
-    encoded: Mapping[str, Encoded]
-    notes: tuple[str, ...]
-
-    name = "ner"
-    choosing = {"f1": True, "precision": True, "recall": True, "macro_f1": True, "accuracy": True, "loss": False}
 
     @property
     def encoder(self) -> EncoderConfig:
@@ -65,6 +62,19 @@ class NerTask:
         weight = weight_BT.sum()
         right = jnp.sum((jnp.argmax(logits_BTC, axis=-1) == batch["labels"]) * weight_BT)
         return loss_BT.sum(), (weight, {"accuracy": weighted(right, weight)})
+
+
+@dataclasses.dataclass(frozen=True)
+class NerTask(Tagging):
+    """The same with the splits of one source (implements jaxfm.tasks.task.Task)."""
+
+    tokenizer: "PreTrainedTokenizerFast"
+    sentences: Mapping[str, tuple[TaggedSentence, ...]]
+    encoded: Mapping[str, Encoded]
+    notes: tuple[str, ...]
+
+    name = "ner"
+    choosing = {"f1": True, "precision": True, "recall": True, "macro_f1": True, "accuracy": True, "loss": False}
 
     def outputs(self, model: TokenClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """See NerModel.outputs."""
@@ -124,14 +134,7 @@ def create(config: Config, initial: Initial) -> NerTask:
     head_note = f"head: new, {len(labels)} classes ({', '.join(types)})"
     if set(initial.labels) == set(labels):
         labels, head_note = initial.labels, "head: loaded, its labels are those of the data"
-    model = NerModel(
-        labels=labels,
-        encoder=initial.encoder,
-        row_length=config.data.row_length,
-        window=_window(config, initial.encoder),
-        overlap=config.data.overlap,
-        context=config.data.context,
-    )
+    model = _model(config, initial.encoder, labels)
     if initial.tokenizer is None:
         raise UserError("config.model.tokenizer: 'scratch' needs dir:PATH (or package:, hf:) of a tokenizer.")
     tokenizer = load_tokenizer(initial.tokenizer)
@@ -145,7 +148,23 @@ def create(config: Config, initial: Initial) -> NerTask:
     unused = sorted({name.partition("/")[0] for name in initial.params if not name.startswith(kept)})
     unused_note = [f"weights not used: {', '.join(unused)} (of pretraining)"] if unused else []
     notes = (*initial.notes, *unused_note, head_note, *(read[split].note for split in there))
-    return NerTask(model, tokenizer, config.train.label_smoothing, sentences, encoded, notes)
+    return NerTask(model, config.train.label_smoothing, tokenizer, sentences, encoded, notes)
+
+
+def outline(config: Config, encoder: EncoderConfig) -> Tagging:
+    """Builds model and loss without data or tokenizer, for shapes alone."""
+    return Tagging(_model(config, encoder, _USUAL_LABELS), config.train.label_smoothing)
+
+
+def _model(config: Config, encoder: EncoderConfig, labels: tuple[str, ...]) -> NerModel:
+    return NerModel(
+        labels=labels,
+        encoder=encoder,
+        row_length=config.data.row_length,
+        window=_window(config, encoder),
+        overlap=config.data.overlap,
+        context=config.data.context,
+    )
 
 
 def keep_head(task: NerTask, initial: Initial) -> dict[str, np.ndarray]:
@@ -174,7 +193,7 @@ def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) ->
     read = read_tagged(source, (split,), columns=_columns(config))
     ((split, found),) = read.items()
     encoded = encode_tagged(model, tokenizer, found.sentences, seed=None)
-    return NerTask(model, tokenizer, 0.0, {split: found.sentences}, {split: encoded}, (found.note,))
+    return NerTask(model, 0.0, tokenizer, {split: found.sentences}, {split: encoded}, (found.note,))
 
 
 def open_predictor(workdir: pathlib.Path) -> "Tagger":

@@ -10,8 +10,9 @@ from jaxfm import files
 from jaxfm.config import Config
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub.initial import Initial
+from jaxfm.models.presets import EncoderConfig
 from jaxfm.tasks import masked_lm, ner, replaced_token
-from jaxfm.tasks.task import TASK_FILE, Exporter, Predictor, Task
+from jaxfm.tasks.task import TASK_FILE, Exporter, Objective, Predictor, Task
 
 TASKS = {"masked_lm": masked_lm, "ner": ner}
 # What else a task may minimise, by the name that `config.objective` gives.
@@ -23,13 +24,14 @@ def create(config: Config, initial: Initial) -> tuple[Task, Mapping[str, np.ndar
 
     Returns the task, its loaded parameters (path -> array; the others start at random) and notes for the log.
     """
-    if config.objective != "mlm" and (config.task, config.objective) not in OBJECTIVES:
-        raise UserError(
-            f"config.objective: {config.objective!r} is of task masked_lm, but config.task is {config.task!r}."
-        )
-    module = _module(config.task, config.objective)
+    module = _of_config(config)
     task = module.create(config, initial)
     return task, module.keep_head(task, initial), task.notes
+
+
+def outline(config: Config, encoder: EncoderConfig) -> Objective:
+    """Builds a run's model and loss for an encoder's shape, without data, weights or tokenizer."""
+    return _of_config(config).outline(config, encoder)
 
 
 def reopen(workdir: pathlib.Path, config: Config, source: str, split: str) -> Task:
@@ -45,6 +47,14 @@ def open_predictor(workdir: pathlib.Path) -> Predictor:
 def open_exporter(workdir: pathlib.Path) -> Exporter:
     """Returns what writes a trained run's parameters for other libraries."""
     return _of_run(workdir).open_exporter(workdir)
+
+
+def _of_config(config: Config) -> ModuleType:
+    if config.objective != "mlm" and (config.task, config.objective) not in OBJECTIVES:
+        raise UserError(
+            f"config.objective: {config.objective!r} is of task masked_lm, but config.task is {config.task!r}."
+        )
+    return _module(config.task, config.objective)
 
 
 def _of_run(workdir: pathlib.Path) -> ModuleType:

@@ -30,7 +30,7 @@ from jaxfm.models.presets import EncoderConfig
 from jaxfm.observe.metrics import Sums, weighted
 from jaxfm.observe.tables import Table
 from jaxfm.tasks import masked_lm
-from jaxfm.tasks.masked_lm import MaskedLMTask
+from jaxfm.tasks.masked_lm import HiddenTokens, MaskedLMTask
 from jaxfm.tasks.replacement_finder import ReplacementFinder
 from jaxfm.tasks.task import TASK_FILE, TOKENIZER_DIR, Evaluation
 
@@ -41,31 +41,18 @@ _GENERATOR = "generator/"
 
 
 @dataclasses.dataclass(frozen=True)
-class ReplacedTokenTask:
-    """A generator and a discriminator over packed text (implements jaxfm.tasks.task.Task).
+class ReplacedTokens:
+    """A generator and a discriminator (implements jaxfm.tasks.task.Objective).
 
     Attributes:
-      text: rows, masks and tokenizer, all as in masked LM.
+      text: what is hidden from the generator, as in masked LM.
       generator_layers: of the encoder's shape.
       discriminator_weight: of the discriminator's mean loss beside the generator's.
     """
 
-    text: MaskedLMTask
+    text: HiddenTokens
     generator_layers: int
     discriminator_weight: float
-    notes: tuple[str, ...]
-
-    name = "masked_lm"
-    choosing = {
-        "loss": False,
-        "generator_loss": False,
-        "generator_accuracy": True,
-        "discriminator_loss": False,
-        "discriminator_accuracy": True,
-        "precision": True,
-        "recall": True,
-        "f1": True,
-    }
 
     @property
     def encoder(self) -> EncoderConfig:
@@ -108,6 +95,47 @@ class ReplacedTokenTask:
             },
         )
 
+    def _see(
+        self, logits_BT: jax.Array, tokens_BT: jax.Array, original_BT: jax.Array, segment_ids_BT: jax.Array
+    ) -> dict[str, jax.Array]:
+        """Returns arrays [B, T] to sum, over the tokens that can be hidden: neither special ones nor padding.
+
+        A sample that is the original counts as the original (section 2).
+        """
+        weight_BT = (jnp.asarray(self.text.vocabulary.maskable)[original_BT] & (segment_ids_BT > 0)).astype(jnp.float32)
+        replaced_BT, flagged_BT = tokens_BT != original_BT, logits_BT > 0
+        return {
+            "tokens": weight_BT,
+            "loss": jax.nn.softplus(jnp.where(replaced_BT, -logits_BT, logits_BT)) * weight_BT,
+            "right": (replaced_BT == flagged_BT) * weight_BT,
+            "replaced": replaced_BT * weight_BT,
+            "flagged": flagged_BT * weight_BT,
+            "found": (replaced_BT & flagged_BT) * weight_BT,
+        }
+
+    def _scale(self, progress: jax.Array | float) -> jax.Array | float:
+        return self.discriminator_weight * self.text.ratio(progress)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplacedTokenTask(ReplacedTokens):
+    """The same over packed text: rows and tokenizer as in masked LM (implements jaxfm.tasks.task.Task)."""
+
+    text: MaskedLMTask
+    notes: tuple[str, ...]
+
+    name = "masked_lm"
+    choosing = {
+        "loss": False,
+        "generator_loss": False,
+        "generator_accuracy": True,
+        "discriminator_loss": False,
+        "discriminator_accuracy": True,
+        "precision": True,
+        "recall": True,
+        "f1": True,
+    }
+
     def outputs(self, model: ReplacedTokenModel, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns what masked LM does, "sampled" and "suspicion" (its probability) there [B, P], and counts a row [B].
 
@@ -131,27 +159,6 @@ class ReplacedTokenTask:
             "suspicion": jax.nn.sigmoid(jnp.take_along_axis(logits_BT, guessed["place"], axis=1)),
             **{f"row_{name}": value_BT.sum(axis=1) for name, value_BT in counts.items()},
         }
-
-    def _see(
-        self, logits_BT: jax.Array, tokens_BT: jax.Array, original_BT: jax.Array, segment_ids_BT: jax.Array
-    ) -> dict[str, jax.Array]:
-        """Returns arrays [B, T] to sum, over the tokens that can be hidden: neither special ones nor padding.
-
-        A sample that is the original counts as the original (section 2).
-        """
-        weight_BT = (jnp.asarray(self.text.vocabulary.maskable)[original_BT] & (segment_ids_BT > 0)).astype(jnp.float32)
-        replaced_BT, flagged_BT = tokens_BT != original_BT, logits_BT > 0
-        return {
-            "tokens": weight_BT,
-            "loss": jax.nn.softplus(jnp.where(replaced_BT, -logits_BT, logits_BT)) * weight_BT,
-            "right": (replaced_BT == flagged_BT) * weight_BT,
-            "replaced": replaced_BT * weight_BT,
-            "flagged": flagged_BT * weight_BT,
-            "found": (replaced_BT & flagged_BT) * weight_BT,
-        }
-
-    def _scale(self, progress: jax.Array | float) -> jax.Array | float:
-        return self.discriminator_weight * self.text.ratio(progress)
 
     def splits(self) -> tuple[str, ...]:
         """Returns the names of the splits there are."""
@@ -248,7 +255,7 @@ def create(config: Config, initial: Initial) -> ReplacedTokenTask:
     if encoder.family == "bert":  # the same parameters and function; transformers has the detector's head only there
         encoder = dataclasses.replace(encoder, family="electra")
     initial = dataclasses.replace(initial, encoder=encoder)
-    chosen = Masking(config.mask.unit, mask_share=1.0, random_share=0.0)
+    chosen = _masking(config)
     layers = generator_layers(config.mask.generator_depth, encoder)
     parts = [name for name in ("detector", "generator") if any(p.startswith(name) for p in _kept(initial, layers))]
     notes = (
@@ -256,13 +263,24 @@ def create(config: Config, initial: Initial) -> ReplacedTokenTask:
         f"loaded beside the encoder: {', '.join(parts) or 'nothing'}",
         "hidden tokens all stand behind the mask token (mask.mask_share and random_share are of objective mlm)",
     )
-    if not FAMILIES[encoder.family].detector:
+    if encoder.family not in FAMILIES or not FAMILIES[encoder.family].detector:
         notes += (
             f"NOTE: transformers has no class for the discriminator of a {encoder.family} encoder: fine-tune from it "
             "here (--config.model.init=run:WORKDIR); jaxfm.export cannot write it",
         )
     text = masked_lm.assemble(config, initial, chosen, notes)
     return ReplacedTokenTask(_numbered(text), layers, config.mask.discriminator_weight, text.notes)
+
+
+def outline(config: Config, encoder: EncoderConfig) -> ReplacedTokens:
+    """Builds model and loss without text or tokenizer, for shapes alone."""
+    text = masked_lm.assume(config, encoder, _masking(config))
+    layers = generator_layers(config.mask.generator_depth, encoder)
+    return ReplacedTokens(text, layers, config.mask.discriminator_weight)
+
+
+def _masking(config: Config) -> Masking:
+    return Masking(config.mask.unit, mask_share=1.0, random_share=0.0)
 
 
 def generator_layers(depth: float, encoder: EncoderConfig) -> int:

@@ -42,6 +42,11 @@ class Evaluation:
 class Objective(Protocol):
     """A model and what it minimises: all that the train step is made of."""
 
+    @property
+    def encoder(self) -> EncoderConfig:
+        """Shape of the encoder."""
+        ...
+
     def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool, remat: str = "none") -> nnx.Module:
         """Builds the model; parameter values are drawn from `rngs`. `remat` is that of `ModelConfig`."""
         ...

@@ -6,6 +6,7 @@ from jaxfm.config import MeshConfig, ModelConfig
 from jaxfm.errors import UserError
 from jaxfm.hub import initial as hub_initial
 from jaxfm.hub.initial import Initial
+from jaxfm.models.presets import EncoderConfig
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.tasks import registry
 from jaxfm.tasks.task import TASK_FILE, TOKENIZER_DIR
@@ -25,12 +26,7 @@ def resolve(config: ModelConfig) -> Initial:
     """
     if not config.init.startswith(RUN):
         return hub_initial.resolve(config)
-    workdir = pathlib.Path(config.init.removeprefix(RUN)).expanduser()
-    if not (workdir / TASK_FILE).is_file():
-        raise UserError(
-            f"config.model.init: {config.init!r}: {workdir} holds no run of jaxfm ({TASK_FILE} is missing)."
-        )
-    hub_initial.check_no_preset(config)
+    workdir = _workdir(config)
     exporter = registry.open_exporter(workdir)
     mesh = make_mesh(MeshConfig())
     try:
@@ -46,3 +42,21 @@ def resolve(config: ModelConfig) -> Initial:
         tokenizer=hub_initial.fitting_tokenizer(config, workdir / TOKENIZER_DIR),
         notes=(f"weights: {config.init}, step {step} ({exporter.encoder.family})",),
     )
+
+
+def shape(config: ModelConfig) -> tuple[EncoderConfig, tuple[str, ...]]:
+    """Finds the shape alone of what `config.model` names; see `jaxfm.hub.initial.shape`."""
+    if not config.init.startswith(RUN):
+        return hub_initial.shape(config)
+    encoder = registry.open_exporter(_workdir(config)).encoder
+    return hub_initial.with_dropout(encoder, config.dropout), (f"shape: task.json of {config.init}",)
+
+
+def _workdir(config: ModelConfig) -> pathlib.Path:
+    workdir = pathlib.Path(config.init.removeprefix(RUN)).expanduser()
+    if not (workdir / TASK_FILE).is_file():
+        raise UserError(
+            f"config.model.init: {config.init!r}: {workdir} holds no run of jaxfm ({TASK_FILE} is missing)."
+        )
+    hub_initial.check_no_preset(config)
+    return workdir

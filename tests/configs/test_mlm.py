@@ -16,7 +16,7 @@ def built(variant: str) -> Config:
     return from_config_dict(get_config(variant))
 
 
-@pytest.mark.parametrize("variant", ["quickstart", "continue", *SCRATCH])
+@pytest.mark.parametrize("variant", ["quickstart", "continue", "xlmr_xl", *SCRATCH])
 def test_every_variant_builds_a_masked_lm_run(variant: str) -> None:
     config = built(variant)
     assert config.task == "masked_lm" and config.task in registry.TASKS
@@ -60,6 +60,14 @@ def test_modern_variants_are_as_modernbert_was_trained(variant: str) -> None:
     assert config.data.row_length == 1024 and config.mask.ratio == 0.3
     assert config.optim.schedule == "wsd" and config.optim.weight_decay == 1e-5
     assert config.model.tokenizer.startswith("train:bpe/")
+
+
+def test_the_largest_is_cut_over_all_chips_and_recomputes() -> None:
+    config = built("xlmr_xl")
+    assert (config.parallel.mesh.data, config.parallel.mesh.fsdp, config.model.remat) == (1, -1, "full")
+    shape = preset(config.model.preset)
+    assert (shape.num_layers, shape.hidden_size, shape.num_heads, shape.ffn_size) == (36, 2560, 32, 10240)
+    assert shape.vocab_size == 250880 and config.data.row_length == shape.max_positions == 512
 
 
 def test_continue_goes_on_from_weights() -> None:

@@ -62,7 +62,7 @@ def batch_of(packed: PackedRows) -> dict[str, jax.Array]:
 def task(smoothing: Any) -> NerTask:
     labels = tuple(f"L{i}" for i in range(CLASSES))
     model = NerModel(labels=labels, encoder=CONFIG, row_length=16, window=16, overlap=0, context="sentence")
-    return NerTask(model, None, smoothing, {}, {}, ())  # type: ignore[arg-type]
+    return NerTask(model, smoothing, None, {}, {}, ())  # type: ignore[arg-type]
 
 
 @jax.jit

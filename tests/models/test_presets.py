@@ -16,7 +16,7 @@ from jaxfm.training.state import count_parameters
 # and types: V D + D; a layer 4 D^2 + 3 D F + 2 D (149 and 395 million in the paper).
 MILLIONS = {
     "bert_tiny": 4.37, "bert_mini": 11.10, "bert_small": 28.50, "bert_base": 108.89, "bert_large": 334.09,
-    "modern_tiny": 10.61, "modern_base": 149.01, "modern_large": 394.78,
+    "modern_tiny": 10.61, "modern_base": 149.01, "modern_large": 394.78, "xlmr_xl": 3475.93,
 }  # fmt: skip
 
 
@@ -29,7 +29,7 @@ def test_parameters_of_a_preset(name: str) -> None:
     assert config.padded_vocab_size % 128 == 0 <= config.padded_vocab_size - config.vocab_size < 128
     padding = (config.padded_vocab_size - config.vocab_size) * config.hidden_size
     assert sum(leaf.size for leaf in jax.tree.leaves(abstract)) - count_parameters(abstract, config) == padding
-    assert config.head_dim == 64
+    assert config.head_dim == (80 if name == "xlmr_xl" else 64)
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:

@@ -1,0 +1,347 @@
+"""One plan: the real train step compiled for a topology, and what its text, its memory and published rates say."""
+
+import dataclasses
+import importlib.metadata
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxfm.config import Config
+from jaxfm.data.packing import BATCH_FIELDS
+from jaxfm.parallel.mesh import AXES, make_mesh
+from jaxfm.planning import hlo, roofline
+from jaxfm.planning.collectives import UNKNOWN, Collective, by_kind, collectives
+from jaxfm.planning.flops import flops_per_token
+from jaxfm.planning.hardware import Place, Topology, describe_devices, places
+from jaxfm.planning.roofline import Links, Times
+from jaxfm.planning.without_compiler import expected_collectives
+from jaxfm.tasks import registry
+from jaxfm.tasks.task import Objective
+from jaxfm.training import initial
+from jaxfm.training.setup import TracedStep, trace_step
+from jaxfm.training.state import count_parameters
+
+# Updates of a run that says only how many epochs it has: schedules need a number, memory and time do not.
+_STEPS = 100_000
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes a chip.
+
+    Attributes:
+      parameters: this chip's part of them.
+      optimizer: likewise of the optimizer's state.
+      batch: rows, metric sums and keys.
+      temporaries: activations, gradients and whatever else lives for a while; None where the compiler gave up
+        before it knew, or was not asked.
+      program: the machine code.
+      peak: all together; where the program does not fit, what the compiler says it would need.
+      capacity: what there is.
+    """
+
+    parameters: int
+    optimizer: int
+    batch: int
+    temporaries: int | None
+    program: int
+    peak: int | None
+    capacity: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether it does, as far as it is known."""
+        least = self.parameters + self.optimizer + self.batch
+        return (least if self.peak is None else self.peak) <= self.capacity
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Collectives of one kind over the same axes, all of a step together.
+
+    Attributes:
+      kind: as HLO names it.
+      axes: of the mesh; "?" where that is not known.
+      count: how many a step runs.
+      size: bytes of their arrays.
+      sent: bytes that a chip sends.
+      seconds: that the links are busy.
+      waited: seconds of them that nothing overlaps.
+    """
+
+    kind: str
+    axes: str
+    count: int
+    size: int
+    sent: float
+    seconds: float
+    waited: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run is going to be like; every number is of one step and one chip unless its name says otherwise.
+
+    Attributes:
+      topology: chips.
+      mesh: axis -> size.
+      settings: what of the config decides.
+      parameters: of the whole model.
+      memory: see there.
+      model_flops: by formula (`jaxfm.planning.flops`).
+      matmul_flops: of the compiled program's matrix products, recomputed and repeated ones included.
+      xla_flops: what XLA's cost analysis says, which counts the body of a loop once.
+      times: None where the program does not fit.
+      collectives: likewise empty then.
+      compile_seconds: how long lowering and compiling took.
+      notes: what was assumed.
+      versions: of the compiler.
+    """
+
+    topology: Topology
+    mesh: Mapping[str, int]
+    settings: Mapping[str, Any]
+    parameters: int
+    memory: Memory
+    model_flops: float
+    matmul_flops: float | None
+    xla_flops: float | None
+    times: Times | None
+    collectives: tuple[Row, ...]
+    compile_seconds: float
+    notes: tuple[str, ...]
+    versions: Mapping[str, str]
+
+    @property
+    def tokens(self) -> int:
+        """Of a step, all chips together."""
+        return self.settings["batch_size"] * self.settings["row_length"]
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Of all chips together."""
+        return self.tokens / self.times.step if self.times else None
+
+    @property
+    def mfu(self) -> float | None:
+        """Model FLOPs utilisation: the formula's operations as a share of what the chips could do in a step."""
+        return self.model_flops / self.topology.chip.peak_flops / self.times.step if self.times else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is planned, from shapes alone.
+
+    Attributes:
+      config: of the run.
+      objective: model and loss.
+      notes: what was assumed.
+    """
+
+    config: Config
+    objective: Objective
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, config: Config) -> "Subject":
+        """Finds the shapes; neither data nor weights nor tokenizer need be there."""
+        encoder, notes = initial.shape(config.model)
+        return cls(config, registry.outline(config, encoder), notes)
+
+    def step(self, topology: Topology, devices: Sequence[Any]) -> TracedStep:
+        """Traces the train step for devices of a topology."""
+        return trace_step(
+            self.config,
+            self.objective,
+            make_mesh(self.config.parallel.mesh, devices),
+            row_length=self.config.data.row_length,
+            total_steps=self.config.train.steps or _STEPS,
+            platform=topology.chip.kind,
+        )
+
+
+def make_plan(subject: Subject, topology: Topology) -> Plan:
+    """Compiles the train step of a config for a topology and reads off what it needs.
+
+    Args:
+      subject: what is planned.
+      topology: chips; for TPUs the step is compiled, for GPUs only lowered.
+
+    Raises:
+      UserError: a mesh that does not fit the chips, a batch that the mesh does not divide, no TPU compiler.
+    """
+    config, encoder = subject.config, subject.objective.encoder
+    step = subject.step(topology, describe_devices(topology))
+    mesh = step.mesh
+    start = time.monotonic()
+    compiled, memory, found = _compile(config, step, topology)
+    model_flops = flops_per_token(config, encoder) * config.train.batch_size * config.data.row_length / topology.size
+    plan = Plan(
+        topology=topology,
+        mesh=dict(zip(AXES, mesh.devices.shape, strict=True)),
+        settings=_settings(config, step),
+        parameters=count_parameters(step.abstract.params, encoder),
+        memory=memory,
+        model_flops=model_flops,
+        matmul_flops=None,
+        xla_flops=None,
+        times=None,
+        collectives=(),
+        compile_seconds=time.monotonic() - start,
+        notes=(*subject.notes, *found),
+        versions=_versions(topology),
+    )
+    where = places(list(mesh.devices.flat), topology)
+    if topology.chip.kind == "gpu":
+        expected = expected_collectives(config, encoder, step.abstract.params, mesh)
+        return _with_times(plan, expected, where, compute=model_flops)
+    return _read(plan, compiled, mesh, where) if compiled is not None else plan
+
+
+def _compile(config: Config, step: TracedStep, topology: Topology) -> tuple[Any, Memory, list[str]]:
+    """Returns the compiled step (None: it was only lowered, or does not fit), its memory, and what is to be said."""
+    rows = config.train.batch_size * config.data.row_length * len(BATCH_FIELDS) * 4
+    memory = Memory(
+        parameters=_held(step.abstract.params),
+        optimizer=_held(step.abstract.opt_state),
+        batch=rows // math.prod(size for axis, size in step.mesh.shape.items() if axis != "tensor"),
+        temporaries=None,
+        program=0,
+        peak=None,
+        capacity=int(topology.chip.hbm),
+    )
+    if topology.chip.kind == "gpu":
+        step.lower(config.train.batch_size, platform="cuda")
+        return None, memory, ["the step was lowered for CUDA, not compiled: activations are not known"]
+    lowered = step.lower(config.train.batch_size)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None, dataclasses.replace(memory, peak=_wanted(str(error))), _largest(str(error))
+    known = compiled.memory_analysis()
+    assert known is not None, "the TPU compiler always says"
+    held = known.argument_size_in_bytes + known.output_size_in_bytes - known.alias_size_in_bytes
+    code = known.generated_code_size_in_bytes
+    memory = dataclasses.replace(
+        memory,
+        temporaries=known.temp_size_in_bytes,
+        program=code,
+        peak=held + known.temp_size_in_bytes + code,
+    )
+    return compiled, memory, []
+
+
+def _read(plan: Plan, compiled: jax.stages.Compiled, mesh: Mesh, where: Sequence[Place]) -> Plan:
+    """Adds what the compiled program's text says."""
+    module = hlo.parse(compiled.as_text() or "")
+    calls = list(module.calls())
+    flops = sum(call.times * hlo.matmul_flops(call) for call in calls)
+    cost = compiled.cost_analysis() or {}
+    plan = dataclasses.replace(plan, matmul_flops=float(flops), xla_flops=cost.get("flops"))
+    return _with_times(
+        plan,
+        collectives(module, plan.mesh, _slice_axes(mesh, where)),
+        where,
+        compute=flops,
+        memory_bytes=sum(call.times * hlo.traffic(call, module) for call in calls),
+        cycles=sum(call.times * hlo.estimated_cycles(call) for call in calls),
+    )
+
+
+def _with_times(
+    plan: Plan,
+    found: Sequence[Collective],
+    where: Sequence[Place],
+    *,
+    compute: float,
+    memory_bytes: float = 0.0,
+    cycles: int = 0,
+) -> Plan:
+    chip, rows, busy, waited = plan.topology.chip, [], [Links()], [Links()]
+    for (kind, axes), same in by_kind(found).items():
+        links = [_links(each, where, plan.topology) for each in same]
+        held_up = [each for each, one in zip(links, same, strict=True) if not one.asynchronous]
+        rows.append(
+            Row(
+                kind=kind,
+                axes=axes,
+                count=sum(each.times for each in same),
+                size=sum(each.times * each.size for each in same),
+                sent=sum(each.times * roofline.ring_bytes(each) for each in same),
+                seconds=roofline.total(links).longest,
+                waited=roofline.total(held_up).longest,
+            )
+        )
+        busy += links
+        waited += held_up
+    times = Times(
+        compute=compute / chip.peak_flops,
+        memory=memory_bytes / chip.hbm_bandwidth,
+        links=roofline.total(busy),
+        waiting=roofline.total(waited),
+        kernels=cycles / chip.clock if chip.clock else 0.0,
+    )
+    return dataclasses.replace(plan, times=times, collectives=tuple(rows))
+
+
+def links_of(found: Sequence[Collective], where: Sequence[Place], topology: Topology) -> Links:
+    """Returns the seconds of a step that collectives keep the links busy."""
+    return roofline.total([_links(each, where, topology) for each in found])
+
+
+def _links(each: Collective, where: Sequence[Place], topology: Topology) -> Links:
+    """Returns the links' seconds of a step, of all runs of a collective; of an unknown one none."""
+    if each.kind == UNKNOWN:
+        return Links()
+    once = roofline.link_seconds(each, where, topology)
+    return Links(once.inside * each.times, once.between * each.times)
+
+
+def _held(tree: Any) -> int:
+    """Returns the bytes that one device holds of abstract arrays with shardings."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _wanted(message: str) -> int | None:
+    """Returns the bytes that a program would need, from the compiler's message that they are not there."""
+    found = re.search(r"Used ([\d.]+)([KMGT]) of", message) or re.search(r"\(([\d.]+)([KMGT])\) exceeds", message)
+    return int(float(found[1]) * _UNITS[found[2]]) if found else None
+
+
+def _largest(message: str) -> list[str]:
+    """Returns the compiler's list of the largest allocations, one a line: size, shape, operation."""
+    found = re.findall(r"Size: (\S+)(?:(?!Size: ).)*?(?:Operator: op_name=\"([^\"]*)\".*?)?Shape: (\S+)", message, re.S)
+    return [f"would need {size} for {shape} ({operation or 'no operation'})" for size, operation, shape in found[:3]]
+
+
+def _slice_axes(mesh: Mesh, where: Sequence[Place]) -> tuple[str, ...]:
+    """Returns the axes along which devices lie in different slices."""
+    slices = np.array([place.slice for place in where]).reshape(mesh.devices.shape)
+    return tuple(name for axis, name in enumerate(AXES) if (slices != slices.take([0], axis)).any())
+
+
+def _settings(config: Config, step: TracedStep) -> dict[str, Any]:
+    return {
+        "task": config.task,
+        "objective": config.objective,
+        "model": config.model.preset or config.model.init,
+        "batch_size": config.train.batch_size,
+        "accumulate": config.train.accumulate,
+        "row_length": config.data.row_length,
+        "remat": config.model.remat,
+        "parameters_dtype": str(jax.tree.leaves(step.abstract.params)[0].dtype),
+    }
+
+
+def _versions(topology: Topology) -> dict[str, str]:
+    names = ("jax", "jaxlib", "libtpu") if topology.chip.kind == "tpu" else ("jax", "jaxlib")
+    return {name: importlib.metadata.version(name) for name in names}

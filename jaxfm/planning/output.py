@@ -1,0 +1,124 @@
+"""A plan for people and for programs."""
+
+import dataclasses
+from typing import Any
+
+from jaxfm.observe.tables import Cell, Table
+from jaxfm.planning.advice import advise
+from jaxfm.planning.collectives import UNKNOWN
+from jaxfm.planning.estimate import Memory, Plan
+from jaxfm.planning.roofline import cost_per_billion_tokens
+
+
+def tables(plan: Plan, price: float | None) -> list[Table]:
+    """Returns memory, collectives and times as tables; `price` is in USD a chip and hour."""
+    found = [_memory(plan.memory)]
+    if plan.collectives:
+        found.append(_collectives(plan))
+    if plan.times is not None:
+        found.append(_times(plan, price))
+    return found
+
+
+def headline(plan: Plan) -> str:
+    """Returns what was planned, in two lines."""
+    shape = " x ".join(f"{size} {axis}" for axis, size in plan.mesh.items() if size > 1) or "1"
+    slices = f"{plan.topology.slices} slices of " if plan.topology.slices > 1 else ""
+    settings = plan.settings
+    return (
+        f"{settings['model']} ({settings['task']}): {plan.parameters:,} parameters on {slices}{plan.topology.name}, "
+        f"{plan.topology.size} chips as {shape}\n"
+        f"a step: {settings['batch_size']:,} rows of {settings['row_length']} tokens ({plan.tokens:,}), "
+        f"{settings['accumulate']} micro-batch(es), remat {settings['remat']}; "
+        f"compiled in {plan.compile_seconds:.0f} s"
+    )
+
+
+def to_dict(plan: Plan, price: float | None) -> dict[str, Any]:
+    """Returns the plan as JSON values."""
+    values = dataclasses.asdict(plan)
+    values["memory"]["fits"] = plan.memory.fits
+    if plan.times is not None:
+        own = {"bound": plan.times.bound, "limited_by": plan.times.limited_by, "step": plan.times.step}
+        values["times"] |= own
+    values["topology"] = {
+        "name": plan.topology.name,
+        "slices": plan.topology.slices,
+        "chips": plan.topology.size,
+        "chip": dataclasses.asdict(plan.topology.chip),
+    }
+    rate = plan.tokens_per_second
+    return values | {
+        "tokens_per_step": plan.tokens,
+        "tokens_per_second": rate,
+        "mfu": plan.mfu,
+        "price": price,
+        "cost_per_billion_tokens": _cost(plan, price),
+        "unknown_collectives": sum(row.count for row in plan.collectives if row.kind.startswith(UNKNOWN)),
+        "advice": advise(plan),
+    }
+
+
+def _cost(plan: Plan, price: float | None) -> float | None:
+    rate = plan.tokens_per_second
+    return None if price is None or rate is None else cost_per_billion_tokens(price, plan.topology.size, rate)
+
+
+def _memory(memory: Memory) -> Table:
+    parts: list[tuple[str, int | None]] = [
+        ("parameters", memory.parameters),
+        ("optimizer", memory.optimizer),
+        ("batch", memory.batch),
+        ("activations, gradients", memory.temporaries),
+        ("program", memory.program),
+        ("peak", memory.peak),
+        ("capacity", memory.capacity),
+    ]
+    rows: list[tuple[Cell, ...]] = [
+        (name, None if size is None else size / 2**20, None if size is None else size / memory.capacity)
+        for name, size in parts
+    ]
+    verdict = "fits" if memory.fits else "DOES NOT FIT"
+    formats = {"MiB": ",.1f", "share": ".1%"}
+    return Table(f"Memory of a chip: {verdict}", ("part", "MiB", "share"), rows, footer=2, formats=formats)
+
+
+def _collectives(plan: Plan) -> Table:
+    rows = [
+        (row.kind, row.axes, row.count, row.size / 2**20, row.sent / 2**20, 1e3 * row.seconds, 1e3 * row.waited)
+        for row in plan.collectives
+    ]
+    columns = ("kind", "axes", "runs", "MiB", "MiB sent", "ms busy", "ms waited")
+    formats: dict[str, str] = dict.fromkeys(columns[3:], ",.2f")
+    by = "as compiled" if plan.topology.chip.kind == "tpu" else "by formula"
+    return Table(f"Collectives of a step and chip, {by}", columns, rows, formats=formats)
+
+
+def _times(plan: Plan, price: float | None) -> Table:
+    times = plan.times
+    assert times is not None
+    rows: list[tuple[Cell, ...]] = [
+        ("matrix products at peak", f"{1e3 * times.compute:,.2f} ms"),
+        ("memory traffic", f"{1e3 * times.memory:,.2f} ms"),
+        ("links in the slice", f"{1e3 * times.links.inside:,.2f} ms"),
+        ("links between slices", f"{1e3 * times.links.between:,.2f} ms"),
+        ("roofline (limited by " + times.limited_by + ")", f"{1e3 * times.bound:,.2f} ms"),
+    ]
+    if times.kernels:
+        rows.append(("kernels, by the compiler's cost model", f"{1e3 * times.kernels:,.2f} ms"))
+    rate, mfu = plan.tokens_per_second or 0.0, plan.mfu or 0.0
+    rows += [
+        ("PREDICTED STEP", f"{1e3 * times.step:,.2f} ms"),
+        ("tokens a second", f"{rate:,.0f}"),
+        ("tokens a second and chip", f"{rate / plan.topology.size:,.0f}"),
+        ("MFU", f"{mfu:.1%}"),
+        ("FLOPs a chip: formula", f"{plan.model_flops:.4g}"),
+    ]
+    if plan.matmul_flops is not None:
+        rows.append(("FLOPs a chip: matrix products of the program", f"{plan.matmul_flops:.4g}"))
+    if plan.xla_flops is not None:
+        rows.append(("FLOPs a chip: XLA (bodies of loops once)", f"{plan.xla_flops:.4g}"))
+    cost = _cost(plan, price)
+    if cost is not None:
+        rows.append((f"USD for 1e9 tokens at {price:g} a chip hour", f"{cost:,.2f}"))
+    return Table("Time of a step", ("what", "value"), rows)
