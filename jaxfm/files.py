@@ -1,6 +1,7 @@
 """Files that are whole or not there: everything jaxfm writes beside checkpoints goes through here."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -48,6 +49,22 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+@contextlib.contextmanager
+def alone_with(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Lets one process at a time into the block, by a lock on the directory of `path`; the others wait.
+
+    The system gives the lock free when its process ends, however it ends.
+    """
+    folder = pathlib.Path(path).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def check_room(path: str | os.PathLike[str], size: int, what: str) -> None:

@@ -2,6 +2,8 @@ import json
 import os
 import pathlib
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -84,3 +86,16 @@ def test_what_is_not_json_is_refused_before_the_file_is_touched(tmp_path: pathli
         files.write_json(path, {"loss": object()})
     assert files.read_json(path) == {"loss": 1.0}
     assert names(tmp_path) == ["a.json"]
+
+
+def test_one_process_at_a_time_is_alone_with_a_path(tmp_path: pathlib.Path) -> None:
+    program = (
+        "import pathlib, sys, time\nfrom jaxfm import files\npath = pathlib.Path(sys.argv[1])\n"
+        "with files.alone_with(path):\n"
+        "    if not path.exists():\n        time.sleep(0.3)\n        path.mkdir()\n        print('made')\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "folder" / "made")]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    outputs = [child.communicate(timeout=60)[0] for child in started]
+    assert [child.returncode for child in started] == [0, 0, 0]
+    assert sorted(outputs) == ["", "", "made\n"]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
+from jaxfm import files
 from jaxfm.config import DataConfig
 from jaxfm.data import shards
 from jaxfm.data.corpus import Corpus, open_corpus
@@ -163,8 +164,10 @@ def _learned(data: DataConfig, uri: str, read: Callable[[], Iterator[Document]])
         digest.update(f"{len(document.text)} ".encode())
         digest.update(document.text.encode())
     output = cache_folder(data) / "tokenizers" / f"{kind}-{size}-{digest.hexdigest()[:16]}"
-    if not output.is_dir():
-        output.parent.mkdir(parents=True, exist_ok=True)
+    # The processes of a run ask for the same at once: one learns, the others find it.
+    with files.alone_with(output):
+        if output.is_dir():
+            return output
         with StreamProgress("learning a tokenizer") as progress:
             train_tokenizer(
                 Texts(read), kind=kind, vocab_size=int(size), lowercase=False, output=output, progress=progress
