@@ -4,8 +4,10 @@ import pathlib
 from typing import Any
 
 from absl import flags
+from jax.sharding import Mesh
 
 from jaxfm import files, program
+from jaxfm.config import Config, MeshConfig
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.writers import to_json
@@ -35,7 +37,7 @@ def evaluate(
     facts = workdirs.identity(workdir, config) | {"--split": split, "--source": source}
     distributed.agree("start", facts, soon=True)
     task = registry.reopen(workdir, config, source or config.data.source, split)
-    mesh = make_mesh(config.parallel.mesh)
+    mesh, note = _mesh(config)
     dtype = compute_dtype(config.train.precision)
     graphdef, params, _ = restore_params(
         workdir, lambda rngs: task.make_model(rngs, dtype=dtype, scan=scans_layers(config.model.scan_layers)), mesh
@@ -44,9 +46,21 @@ def evaluate(
     distributed.agree("data", {f"the fingerprint of {split}": rows.fingerprint()})
     evaluator = Evaluator(task.outputs, graphdef, mesh, whole_batches(config.eval.batch_size, len(rows), mesh))
     progress = progress or Progress(len(rows))
-    with progress, progress.task(f"scoring {split}", len(rows)) as advance:
-        outputs = evaluator(params, rows, advance)
+    with progress:
+        if note:
+            progress.say(note)
+        with progress.task(f"scoring {split}", len(rows)) as advance:
+            outputs = evaluator(params, rows, advance)
     return task.score(split, outputs)
+
+
+def _mesh(config: Config) -> tuple[Mesh, str]:
+    """Returns the run's own mesh or, where there are other devices than it was trained on, all of them along fsdp."""
+    try:
+        return make_mesh(config.parallel.mesh), ""
+    except UserError as error:
+        note = f"NOTE: the run's mesh is not one of these devices, all of which share the parameters instead. {error}"
+        return make_mesh(MeshConfig(data=1, fsdp=-1)), note
 
 
 def main() -> None:

@@ -85,7 +85,7 @@ class Run:
         """How many stacked parameters are cut, and which of them appear whole in the compiled step."""
         leaves = jax.tree_util.tree_leaves_with_path(self.setup.abstract.params["encoder"]["layers"])
         cut = {path_name(path): leaf for path, leaf in leaves if leaf.sharding.shard_shape(leaf.shape) != leaf.shape}
-        text = self.step.as_text()
+        text = self.step.as_text() or ""
         whole = [name for name, leaf in cut.items() if f"f32[{','.join(map(str, leaf.shape))}]" in text]
         return len(cut), whole
 
