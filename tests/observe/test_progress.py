@@ -188,3 +188,13 @@ def test_a_quiet_stream_says_nothing(capsys):
         progress.say("nothing")
         progress.update(documents=1, size=1, tokens=1)
     assert capsys.readouterr().out == ""
+
+
+def test_quiet_progress_says_nothing(capsys):
+    with Progress(10, quiet=True) as progress:
+        progress.say("text")
+        progress.update(5, epoch=0.5, loss=1.0, learning_rate=1e-3, tokens_per_second=10.0)
+        progress.table(Table("Title", ("a",), [(1,)]))
+        with progress.task("scoring", 3) as advance:
+            advance(3)
+    assert capsys.readouterr() == ("", "")

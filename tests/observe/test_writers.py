@@ -184,3 +184,14 @@ def test_to_json_takes_what_reports_hold(tmp_path):
     assert to_json(value) == {"a": [1.5, "nan"], "3": {"b": None, "c": True}, "path": str(tmp_path), "n": 7}
     with pytest.raises(TypeError, match="not a number"):
         to_json({"a": {1, 2}})
+
+
+def test_a_silent_writer_touches_nothing(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "split": "train"}\n{"step": 2, "split": "train"}\n')
+    with MetricsWriter(tmp_path / "new", resume_step=None, silent=True) as writer:
+        writer.write(1, "train", {"loss": 1.0})
+        writer.flush()
+    with MetricsWriter(tmp_path, resume_step=1, silent=True) as writer:
+        writer.write(2, "train", {"loss": 1.0})
+    assert [path.name for path in tmp_path.rglob("*")] == ["metrics.jsonl"]
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
