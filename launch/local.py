@@ -99,8 +99,10 @@ def plan(options: argparse.Namespace, port: int, environment: Mapping[str, str])
     for process in range(options.processes):
         place = (f"--coordinator=127.0.0.1:{port}", f"--num_processes={options.processes}", f"--process_id={process}")
         commands.append((options.python, "-m", options.program, *place, *options.training))
-    # Set here alone: the flag would count for as much as the variable, and JAX refuses both.
+    # Set by the variable below alone: JAX refuses both.
     flags = re.sub(r"--xla_force_host_platform_device_count=\S*\s*", "", environment.get("XLA_FLAGS", "")).strip()
+    # Devices that share few cores wait for one another longer than the 40 s after which XLA takes them for stuck.
+    flags = f"--xla_cpu_collective_call_terminate_timeout_seconds=600 {flags}".strip()
     return Plan(
         commands=tuple(commands),
         environment={

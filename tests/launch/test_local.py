@@ -60,7 +60,8 @@ def test_a_dry_run_prints_commands_for_a_shell_and_runs_nothing(
 ) -> None:
     monkeypatch.setenv("XLA_FLAGS", "--xla_a=1 --xla_force_host_platform_device_count=4 --xla_b=2")
     assert local.main(["--processes=2", "--devices=3", "--python=py", "--dry-run", "--", "--workdir=a b"]) == 0
-    variables = "JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=3 XLA_FLAGS='--xla_a=1 --xla_b=2' PYTHONUNBUFFERED=1"
+    flags = "--xla_cpu_collective_call_terminate_timeout_seconds=600 --xla_a=1 --xla_b=2"
+    variables = f"JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=3 XLA_FLAGS='{flags}' PYTHONUNBUFFERED=1"
     assert capsys.readouterr().out.splitlines() == [
         f"{variables} py -m jaxfm.train --coordinator=127.0.0.1:12345 --num_processes=2 --process_id={process} "
         "'--workdir=a b' &"

@@ -250,6 +250,25 @@ def test_stopped_by_a_signal_it_goes_on_by_itself(folder: pathlib.Path, alone: E
 
 
 @pytest.mark.slow
+def test_evaluation_on_two_processes_scores_as_the_run_did(folder: pathlib.Path, alone: Ended) -> None:
+    launcher = [sys.executable, str(ROOT / "launch" / "local.py"), "--processes=2", "--devices=2"]
+    flags = [f"--workdir={alone.workdir}", "--split=test", f"--output={folder / 'scores.json'}"]
+    done = subprocess.run(
+        [*launcher, "--program=jaxfm.evaluate", "--", *flags],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert done.stdout.count("micro average") > 0
+    found = json.loads((folder / "scores.json").read_text())["scores"]
+    assert flat(found) == pytest.approx(flat(alone.report()["splits"]["test"]), rel=1e-5)
+
+
+@pytest.mark.slow
 def test_a_process_of_another_config_is_named_before_anything_is_made(folder: pathlib.Path) -> None:
     """Each process reads a config file of its own: seed = number of the process's parity."""
     (folder / "odd.py").write_text(
