@@ -129,6 +129,8 @@ def fit(
     state, sums, best = _restore(setup, mesh, checkpoints, goodput, progress)
     with goodput.during("compile"):
         train_steps = {size: lowered.compile() for size, lowered in setup.lowered.items()}
+        # gloo (collectives on CPU) gives all processes 30 s to come to the first step; compiling may differ by more.
+        distributed.agree("compiled", {})
     progress.say(_describe(train_steps[config.train.batch_size], setup, config, task, mesh))
     step = first = int(state.step)
     batches = setup.batches.iterate(first, setup.total_steps)
