@@ -192,7 +192,8 @@ def test_an_exported_run_is_that_model_in_transformers(whole: Whole, tmp_path: p
             }
         )
     )
-    np.testing.assert_allclose(logits, wanted, atol=1e-4, rtol=1e-5)
+    assert wanted.shape == (*shape, tiny.ENCODER.vocab_size)  # without the rows that pad the vocabulary here
+    np.testing.assert_allclose(logits[..., : tiny.ENCODER.vocab_size], wanted, atol=1e-4, rtol=1e-5)
 
 
 def test_a_run_is_scored_again_as_it_was(whole: Whole) -> None:
