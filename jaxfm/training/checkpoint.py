@@ -23,6 +23,8 @@ from jaxfm.training.state import TrainState
 
 logger = logging.getLogger(__name__)
 
+_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError)
+
 
 @dataclasses.dataclass
 class _KeepLastAndBest(policies.PreservationPolicy):
@@ -56,6 +58,15 @@ class Checkpoints:
                 create=not read_only,
                 read_only=read_only,
                 cleanup_tmp_directories=not read_only,
+            ),
+        )
+
+        # Reads for this process alone: the manager's own would wait for all processes to have read, for ever when one
+        # of them cannot.
+        self._reader = ocp.Checkpointer(
+            ocp.CompositeCheckpointHandler(),
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=None, active_processes={jax.process_index()}, barrier_sync_key_prefix="read"
             ),
         )
 
@@ -128,7 +139,7 @@ class Checkpoints:
 
     def meta(self, step: int) -> dict[str, Any]:
         """Returns the JSON values saved beside the arrays of a step."""
-        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        return self._read(step, meta=ocp.args.JsonRestore())["meta"]
 
     def wait(self) -> None:
         """Waits for saves in the background and raises what went wrong in them."""
@@ -137,17 +148,21 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for saves and frees the threads."""
         self._manager.close()
+        self._reader.close()
+
+    def _read(self, step: int, **items: Any) -> Any:
+        return self._reader.restore((self._directory / str(step)).absolute(), args=ocp.args.Composite(**items))
 
     def _restore(self, step: int, item: str, target: Any) -> tuple[Any, dict[str, Any]]:
         where = self._directory / str(step)
         reason, restored = "", {}
         try:
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(**{item: ocp.args.StandardRestore(target)}, meta=ocp.args.JsonRestore()),
-            )
+            restored = self._read(step, **{item: ocp.args.StandardRestore(target)}, meta=ocp.args.JsonRestore())
         # What Orbax and TensorStore raise for a missing or torn file differs by driver and version.
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        except Exception as error:
+            # Orbax raises Exception itself where a process cannot read its part of an array.
+            if not isinstance(error, _UNREADABLE) and type(error) is not Exception:
+                raise
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         # What one process of a run could not read, none goes on with.
         if not distributed.holds_everywhere(f"reading {item} of {where}", not reason):
