@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv ner test test-slow lint format clean
+.PHONY: help venv ner test test-slow plan-all lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -28,6 +28,9 @@ test: $(VENV)/installed-test  ## run the tests that are not marked slow
 
 test-slow: $(VENV)/installed-test  ## run all tests, the slow ones too
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "slow or not slow" $(ARGS)
+
+plan-all: $(VENV)/installed-tpu  ## compile every shipped config for TPUs, nightly (no TPU needed, an hour or two)
+	$(BIN)/python -m pytest -n $(JOBS) -m "slow or not slow" tests/planning tests/test_plan.py $(ARGS)
 
 lint: $(VENV)/installed-dev  ## check style, docstrings and types
 	$(BIN)/ruff format --check .
@@ -57,6 +60,11 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(PIP) --editable '.[test]'
+	@touch $@
+
+# The TPU compiler alone takes 0.7 GB of disk: too much for `make test`, whose tests of it skip without.
+$(VENV)/installed-tpu: $(VENV)/installed-test
+	$(PIP) --editable '.[tpu]'
 	@touch $@
 
 # Lint needs the test packages as well: pyright reads their types.

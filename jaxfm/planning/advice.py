@@ -16,8 +16,8 @@ def advise(plan: Plan) -> list[str]:
         while wanted < plan.topology.size and state * cut / wanted > _ROOM_FOR_STATE * memory.capacity:
             wanted *= 2
         first = f"parameters and optimizer alone take {state / memory.capacity:.0%} of a chip's memory"
-        if wanted == cut:
-            return [f"{first}; they are cut as far as the chips go: take more chips, or ones with more memory"]
+        if state * cut / wanted > _ROOM_FOR_STATE * memory.capacity:
+            return [f"{first}, too much even where they are cut over all: take more chips, or ones with more memory"]
         return [f"{first}: --config.parallel.mesh.fsdp={mesh['fsdp'] * wanted // cut} leaves room for activations"]
     if not memory.fits:
         return [_activations(plan)]

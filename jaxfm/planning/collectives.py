@@ -109,7 +109,7 @@ def _of(call: Call, devices: int, mesh_shape: Mapping[str, int], slice_axes: tup
 
 def _is_scattered(call: Call) -> bool:
     """Whether nothing but this device's part of the sum leaves the fusion: how TPUs write a reduce-scatter."""
-    users = [line for line in call.computation.values() if call.instruction.name in line.operands]
+    users = call.computation.users(call.instruction.name)
     return call.caller is not None and bool(users) and all(line.opcode == "dynamic-slice" for line in users)
 
 

@@ -196,7 +196,7 @@ def make_plan(subject: Subject, topology: Topology) -> Plan:
         collectives=(),
         compile_seconds=time.monotonic() - start,
         notes=(*subject.notes, *found),
-        versions=_versions(topology),
+        versions=_versions(),
     )
     where = places(list(mesh.devices.flat), topology)
     if topology.chip.kind == "gpu":
@@ -342,6 +342,6 @@ def _settings(config: Config, step: TracedStep) -> dict[str, Any]:
     }
 
 
-def _versions(topology: Topology) -> dict[str, str]:
-    names = ("jax", "jaxlib", "libtpu") if topology.chip.kind == "tpu" else ("jax", "jaxlib")
-    return {name: importlib.metadata.version(name) for name in names}
+def _versions() -> dict[str, str]:
+    found = (importlib.metadata.distributions(name=name) for name in ("jax", "jaxlib", "libtpu"))
+    return {each.name: each.version for distributions in found for each in distributions}

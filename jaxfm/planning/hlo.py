@@ -95,6 +95,15 @@ class Computation(dict[str, Instruction]):
         super().__init__()
         self.name = name
         self.root: Instruction | None = None
+        self._users: dict[str, list[Instruction]] = {}
+
+    def users(self, name: str) -> list[Instruction]:
+        """Returns the instructions that have `name` among their operands; to be asked once the computation is whole."""
+        if not self._users:
+            for line in self.values():
+                for operand in dict.fromkeys(line.operands):
+                    self._users.setdefault(operand, []).append(line)
+        return self._users.get(name, [])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,15 +239,17 @@ def traffic(call: Call, module: Module) -> int:
         return 0
     operands = [call.computation[name] for name in instruction.operands if name in call.computation]
     if instruction.opcode == "fusion":
-        inner = module.computations[_called(instruction)[0]]
-        return _fusion_traffic(instruction, operands, inner)
+        return _fusion_traffic(instruction, operands, module)
     written = _far(instruction.arrays)
     if instruction.opcode in ("dynamic-slice", "slice", "gather"):
         return written + min(instruction.size, _far(operands[0].arrays))
     if instruction.opcode == "dynamic-update-slice":
         return 2 * _far(operands[1].arrays)
-    if instruction.opcode.endswith("-start"):  # the result names operand and result both
-        return sum(2 * _far(operand.arrays) for operand in operands[:1])
+    if instruction.opcode in ("copy-start", "slice-start"):  # of the results one is the copy, another the operand
+        copy = instruction.arrays[instruction.opcode == "slice-start"]
+        return _far([copy]) + min(_far(operands[0].arrays), copy.size)
+    if instruction.opcode.endswith("-start"):  # the results are the operands and what comes of them
+        return written
     return written + sum(_far(operand.arrays) for operand in operands)
 
 
@@ -249,26 +260,40 @@ def estimated_cycles(call: Call) -> int:
     return int(call.instruction.attribute(r'"estimated_cycles":"(\d+)"') or 0)
 
 
-def _fusion_traffic(fusion: Instruction, operands: Sequence[Instruction], inner: Computation) -> int:
-    users: dict[str, list[Instruction]] = {}
-    for line in inner.values():
-        for name in line.operands:
-            users.setdefault(name, []).append(line)
+def _fusion_traffic(fusion: Instruction, operands: Sequence[Instruction], module: Module) -> int:
+    inner = module.computations[_called(fusion)[0]]
     parameters = {int(line.literal): line.name for line in inner.values() if line.opcode == "parameter"}
     total, updated = 0, 0
     for index, operand in enumerate(operands):
-        used = users.get(parameters.get(index, ""), [])
         whole = _far(operand.arrays)
-        if not whole or not used:
+        if not whole or index not in parameters:
             continue
-        if all(line.opcode in ("dynamic-slice", "slice", "gather") for line in used):
-            total += min(whole, sum(line.size for line in used))
-        elif all(line.opcode == "dynamic-update-slice" and line.operands[0] == parameters[index] for line in used):
-            updated += whole
-            total += sum(2 * inner[line.operands[1]].size for line in used)
-        else:
-            total += whole
+        read, written = _used(module, inner, parameters[index])
+        total += min(read, whole) + written
+        updated += whole if written else 0
     return total + max(_far(fusion.arrays) - updated, 0)
+
+
+def _used(module: Module, computation: Computation, name: str) -> tuple[int, int]:
+    """Returns how many bytes of a value a fused computation reads, and how many it updates in place."""
+    read, written = 0, 0
+    for line in computation.users(name):
+        if line.opcode in ("dynamic-slice", "slice", "gather"):
+            read += line.size
+        elif line.opcode == "dynamic-update-slice" and line.operands[0] == name:
+            written += computation[line.operands[1]].size
+        elif line.opcode == "bitcast":
+            more = _used(module, computation, line.name)
+            read, written = read + more[0], written + more[1]
+        elif line.opcode == "fusion":  # fusions nest
+            inner = module.computations[_called(line)[0]]
+            for parameter in inner.values():
+                if parameter.opcode == "parameter" and line.operands[int(parameter.literal)] == name:
+                    more = _used(module, inner, parameter.name)
+                    read, written = read + more[0], written + more[1]
+        else:
+            read += computation[name].size
+    return read, written
 
 
 def _far(arrays: Sequence[Array]) -> int:

@@ -129,6 +129,27 @@ def test_what_is_kept_near_the_compute_units_is_no_traffic() -> None:
     assert total(":T(256)S(1)") == 0
 
 
+@pytest.mark.parametrize(("to", "sizes"), [("S(1)", 1), ("", 2)])
+def test_a_copy_to_near_memory_is_read_alone(to: str, sizes: int) -> None:
+    text = (
+        f"ENTRY %main (x: f32[64]) -> f32[64] {{\n  %x = f32[64]{{0}} parameter(0)\n"
+        f"  %s = (f32[64]{{0:T(256){to}}}, f32[64]{{0}}, u32[]{{:S(2)}}) copy-start(%x)\n"
+        f"  ROOT %d = f32[64]{{0:T(256){to}}} copy-done(%s)\n}}\n"
+    )
+    module = hlo.parse(text)
+    assert sum(hlo.traffic(call, module) for call in module.calls()) == sizes * 64 * 4
+
+
+def test_of_a_large_array_a_slice_is_fetched() -> None:
+    text = (
+        "ENTRY %main (x: f32[1024]) -> f32[64] {\n  %x = f32[1024]{0} parameter(0)\n"
+        "  %s = ((f32[1024]{0}), f32[64]{0:T(256)S(1)}, s32[]{:S(2)}) slice-start(%x), slice={[0:64]}\n"
+        "  ROOT %d = f32[64]{0:T(256)S(1)} slice-done(%s)\n}\n"
+    )
+    module = hlo.parse(text)
+    assert sum(hlo.traffic(call, module) for call in module.calls()) == 64 * 4
+
+
 def test_a_tuple_has_the_bytes_of_its_parts() -> None:
     text = (
         "ENTRY %main (x: bf16[4,8]) -> (bf16[4,8], f32[3]) {\n  %x = bf16[4,8]{1,0:T(8,128)(2,1)} parameter(0)\n"
