@@ -250,6 +250,24 @@ def test_stopped_by_a_signal_it_goes_on_by_itself(folder: pathlib.Path, alone: E
 
 
 @pytest.mark.slow
+def test_a_checkpoint_that_one_process_cannot_read_none_takes(folder: pathlib.Path, alone: Ended) -> None:
+    """Each of two processes reads its half of the parameters; that of process 1 is damaged."""
+    mesh = ("--config.parallel.mesh.data=1", "--config.parallel.mesh.fsdp=2")
+    first = run(folder, "damaged", 2, 1, *mesh)
+    check_same(first, alone)
+    (first.workdir / "report.json").unlink()
+    newest = first.workdir / "checkpoints" / str(STEPS)
+    parts = list((newest / "params" / "ocdbt.process_1" / "d").iterdir())
+    for path in parts:
+        path.write_bytes(bytes(path.stat().st_size))
+    assert parts
+    again = run(folder, "damaged", 2, 1, *mesh)
+    assert f"{newest}: the checkpoint cannot be read" in again.output
+    assert re.search(r"resuming after step 1\d of 20", again.output)
+    check_same(again, alone)
+
+
+@pytest.mark.slow
 def test_evaluation_on_two_processes_scores_as_the_run_did(folder: pathlib.Path, alone: Ended) -> None:
     launcher = [sys.executable, str(ROOT / "launch" / "local.py"), "--processes=2", "--devices=2"]
     flags = [f"--workdir={alone.workdir}", "--split=test", f"--output={folder / 'scores.json'}"]
