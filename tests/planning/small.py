@@ -1,0 +1,40 @@
+"""A run small enough to compile in a test, and CPU devices that stand for a v5e of four chips."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import pytest
+
+from jaxfm.config import Config, default_config, from_config_dict
+from jaxfm.planning import estimate
+from jaxfm.planning.hardware import Place, Topology
+
+
+def config(**overrides: Any) -> Config:
+    """bert_tiny over short rows; keys as `train__batch_size=4`."""
+    values = default_config()
+    values.task = "masked_lm"
+    values.model.preset = "bert_tiny"
+    values.model.tokenizer = "train:wordpiece/500"
+    values.model.scan_layers = True
+    values.data.row_length = 16
+    values.train.batch_size = 8
+    values.eval.metric = "loss"
+    for key, value in overrides.items():
+        *groups, name = key.split("__")
+        node = values
+        for group in groups:
+            node = node[group]
+        node[name] = value
+    return from_config_dict(values)
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the CPU's first four devices pass for the chips of v5e:2x2."""
+
+    def places(devices: Sequence[Any], topology: Topology) -> list[Place]:
+        return [Place(0, (device.id // 2, device.id % 2)) for device in devices]
+
+    monkeypatch.setattr(estimate, "describe_devices", lambda topology: jax.devices()[: topology.size])
+    monkeypatch.setattr(estimate, "places", places)

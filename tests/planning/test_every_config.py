@@ -1,0 +1,81 @@
+"""Every shipped config compiles for a TPU: the small ones wherever libtpu is, the others in `make plan-all`."""
+
+import importlib
+import importlib.util
+import pathlib
+import re
+
+import pytest
+
+from jaxfm.config import Config, from_config_dict
+from jaxfm.errors import UserError
+from jaxfm.planning.estimate import Subject, make_plan
+from jaxfm.planning.hardware import parse_topology
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu (the extra tpu) is not installed"
+)
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# File and variant -> smallest topology whose chips hold it; those of the second list take minutes each.
+SMALL = {
+    ("ner", "quickstart"): "v5e:2x2",
+    ("mlm", "quickstart"): "v5e:2x2",
+    ("mlm", "bert_tiny"): "v4:2x2x1",
+}
+LARGE = {
+    ("ner", "files"): "v5e:2x2",
+    ("ner", "wnut17"): "v6e:2x2",
+    ("ner", "conll2003"): "v5e:2x4",
+    ("mlm", "continue"): "v5p:2x2x1",
+    ("mlm", "bert_mini"): "v5e:2x2",
+    ("mlm", "bert_small"): "v6e:2x2",
+    ("mlm", "bert_base"): "v5e:4x4",
+    ("mlm", "bert_large"): "v5e:8x8",
+    ("mlm", "modern_tiny"): "v5e:2x4",
+    ("mlm", "modern_base"): "v5p:2x2x4",
+    ("mlm", "modern_large"): "v5p:4x4x4",
+    ("mlm", "xlmr_xl"): "v5e:16x16",
+}
+# Where a repository of the hub is out of reach: the shape of its weights.
+SHAPES = {"hf:google-bert/bert-base-cased": "bert_base"}
+
+
+def test_no_config_is_forgotten() -> None:
+    for file in sorted(path.stem for path in (ROOT / "configs").glob("*.py")):
+        with pytest.raises(UserError) as error:
+            importlib.import_module(f"configs.{file}").get_config("?")
+        there = set(re.findall(r"'(\w+)'", str(error.value)))
+        assert there == {variant for name, variant in (*SMALL, *LARGE) if name == file}, file
+
+
+def subject(file: str, variant: str) -> Subject:
+    values = importlib.import_module(f"configs.{file}").get_config(variant)
+    config: Config = from_config_dict(values)
+    try:
+        return Subject.of(config)
+    except UserError:
+        if config.model.init.startswith("package:"):
+            pytest.skip(f"{config.model.init} is not installed")
+        values.model.preset, values.model.init = SHAPES[config.model.init], "scratch"
+        return Subject.of(from_config_dict(values))
+
+
+def compiles(file: str, variant: str, topology: str) -> None:
+    plan = make_plan(subject(file, variant), parse_topology(topology))
+    assert plan.memory.fits, plan.notes
+    assert not [row for row in plan.collectives if row.kind.startswith("unknown") or row.axes == "?"]
+    assert plan.mfu is not None and 0 < plan.mfu < 1
+
+
+@needs_libtpu
+@pytest.mark.parametrize(("file", "variant"), SMALL, ids="-".join)
+def test_a_small_config_compiles(file: str, variant: str) -> None:
+    compiles(file, variant, SMALL[file, variant])
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize(("file", "variant"), LARGE, ids="-".join)
+def test_a_large_config_compiles(file: str, variant: str) -> None:
+    compiles(file, variant, LARGE[file, variant])
