@@ -66,9 +66,9 @@ def main() -> None:
     else:
         plans = [make_plan(subject, topology)]
     best = plans[0]
-    console.print(output.headline(best), markup=False, highlight=False)
+    console.print(output.headline(best), markup=False, highlight=False, soft_wrap=True)
     for note in best.notes:
-        console.print(f"  {note}", markup=False, highlight=False)
+        console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
     _show(console, output.tables(best, values.price))
     for sentence in advise(best):
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)

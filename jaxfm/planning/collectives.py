@@ -65,19 +65,20 @@ def collectives(
       slice_axes: the axes that lead from one slice to another.
     """
     devices = math.prod(mesh_shape.values())
-    found, chains = [], {}
+    found: list[Collective] = []
+    chains: dict[str, list[tuple[bool, Collective]]] = {}
     for call in module.calls():
         for each in _of(call, devices, mesh_shape, slice_axes):
             if call.caller is not None and _CHAIN in call.instruction.attributes:
-                # One collective in pieces: between start and done, other fusions carry it along.
-                computation, fusion = call.caller
-                key = (computation, call.instruction.attribute(r"channel_id=(\d+)"), call.times)
-                starts, _ = chains.get(key, (0, each))
-                chains[key] = (starts + fusion.name.startswith(_CHAIN_START), each)
+                # One collective in pieces: between start and done other fusions carry it along, into a loop even.
+                channel = call.instruction.attribute(r"channel_id=(\d+)")
+                is_start = call.caller[1].name.startswith(_CHAIN_START)
+                chains.setdefault(channel, []).append((is_start, dataclasses.replace(each, asynchronous=True)))
             else:
                 found.append(each)
-    for starts, each in chains.values():
-        found += [dataclasses.replace(each, asynchronous=True)] * max(starts, 1)
+    for pieces in chains.values():
+        # Each start is one; where the compiler names none so, any of the pieces stands for them all.
+        found += [each for is_start, each in pieces if is_start] or [pieces[0][1]]
     return tuple(found)
 
 

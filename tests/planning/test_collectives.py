@@ -127,6 +127,38 @@ def test_a_start_and_its_done_are_one_asynchronous_collective() -> None:
     assert found(text, (4,)) == {("all-gather", "data"): [(4 * 16 * 4, 1, True)]}
 
 
+def piece(name: str, result: str = "ROOT ") -> str:
+    attributes = 'channel_id=7, replica_groups=[1,4]<=[4], dimensions={0}, frontend_attributes={chain_id="0"}'
+    return (
+        f"%{name} (p: f32[16]) -> f32[64] {{\n  %p = f32[16]{{0}} parameter(0)\n"
+        f"  {result}%g = f32[64]{{0}} all-gather(%p), {attributes}\n}}\n\n"
+    )
+
+
+def test_a_collective_in_pieces_is_one_though_a_loop_carries_it_along() -> None:
+    text = (
+        piece("first")
+        + piece("between")
+        + piece("last")
+        + "%condition (s: (s32[], f32[16])) -> pred[] {\n  %s = (s32[], f32[16]{0}) parameter(0)\n"
+        "  %i = s32[] get-tuple-element(%s), index=0\n  %n = s32[] constant(9)\n"
+        "  ROOT %c = pred[] compare(%i, %n), direction=LT\n}\n\n"
+        "%body (t: (s32[], f32[16])) -> (s32[], f32[16]) {\n  %t = (s32[], f32[16]{0}) parameter(0)\n"
+        "  %j = s32[] get-tuple-element(%t), index=0\n  %y = f32[16]{0} get-tuple-element(%t), index=1\n"
+        "  %f = f32[64]{0} fusion(%y), kind=kOutput, calls=%between\n  %one = s32[] constant(1)\n"
+        "  %k = s32[] add(%j, %one)\n  ROOT %r = (s32[], f32[16]{0}) tuple(%k, %y)\n}\n\n"
+        "ENTRY %main (x: f32[16]) -> f32[64] {\n  %x = f32[16]{0} parameter(0)\n  %zero = s32[] constant(0)\n"
+        "  %async-collective-start.1 = f32[64]{0} fusion(%x), kind=kCustom, calls=%first\n"
+        "  %state = (s32[], f32[16]{0}) tuple(%zero, %x)\n"
+        "  %w = (s32[], f32[16]{0}) while(%state), condition=%condition, body=%body\n"
+        "  ROOT %async-collective-done.1 = f32[64]{0} fusion(%x), kind=kCustom, calls=%last\n}\n"
+    )
+    assert found(text, (4,)) == {("all-gather", "data"): [(4 * 16 * 4, 1, True)]}
+    assert found(text.replace("async-collective-start", "another-name"), (4,)) == {
+        ("all-gather", "data"): [(4 * 16 * 4, 1, True)]
+    }
+
+
 @pytest.mark.parametrize(
     "instruction",
     [
