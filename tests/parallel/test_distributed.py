@@ -126,8 +126,9 @@ def test_a_killed_process_ends_the_others_in_time() -> None:
             f"process 2 ({HOST}) has not been heard of for 3 s: it was killed, or its machine is gone. The last "
             "checkpoint is of step 7."
         )
-        assert (ended[process].code, said(ended[process])[-1]) == (69, message)
-        assert len(said(ended[process])) <= 2  # before it, perhaps that a collective failed
+        # Beside it, from another thread, perhaps that a collective failed.
+        assert ended[process].code == 69 and message in said(ended[process])
+        assert len(said(ended[process])) <= 2
 
 
 def test_a_killed_coordinator_ends_the_others_at_once() -> None:
