@@ -26,8 +26,8 @@ BATCH, TOKENS = 4, 64
 
 
 @functools.cache
-def compiled(name: str, remat: str, scan: bool = True) -> tuple[Any, jax.stages.Compiled]:
-    encoder = ENCODERS[name]
+def compiled(name: str, remat: str, scan: bool = True, layers: int = 4) -> tuple[Any, jax.stages.Compiled]:
+    encoder = dataclasses.replace(ENCODERS[name], num_layers=layers)
     mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:1])
     graphdef, abstract = meshes.build_abstract(lambda: Encoder(encoder, nnx.Rngs(0), scan=scan, remat=remat), mesh)
     draw = np.random.default_rng(0)
@@ -44,7 +44,8 @@ def compiled(name: str, remat: str, scan: bool = True) -> tuple[Any, jax.stages.
 
 
 def temporaries(name: str, remat: str) -> int:
-    _, step = compiled(name, remat)
+    # In few layers the most memory is needed elsewhere (local attention's chunks), the same for all.
+    _, step = compiled(name, remat, layers=10)
     memory = step.memory_analysis()
     assert memory is not None
     return memory.temp_size_in_bytes
@@ -63,7 +64,6 @@ def test_gradients_are_those_without(name: str, remat: str, scan: bool) -> None:
 @pytest.mark.parametrize("name", ENCODERS)
 def test_more_recomputed_is_less_kept(name: str) -> None:
     none, dots, full = (temporaries(name, remat) for remat in REMAT)
-    # Of a model this small the most memory may be needed elsewhere: the same for both.
     assert max(dots, full) < 0.8 * none and full < 1.01 * dots
 
 
