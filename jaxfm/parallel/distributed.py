@@ -82,6 +82,7 @@ class _Run:
         self.process, self.count, self.coordinator = process, count, coordinator
         self.start_timeout, self.silence = start_timeout, silence
         self.asked = 0
+        self.is_ending = False
         self.host = socket.gethostname()
         self.store = _Store()
         self.stop = SharedStop()
@@ -241,6 +242,9 @@ class Together:
     ) -> None:
         if _run is None:
             return
+        if error is not None and _run.is_ending:
+            # The watch is about to end this process and has said why; what it has just torn apart is no news.
+            time.sleep(2 * _FAREWELL_SECONDS)
         code = error.code if isinstance(error, SystemExit) else None
         if error is None or code in (0, None) and kind is SystemExit:
             agree("end", {})
@@ -300,6 +304,7 @@ def _detected(timeout: float) -> tuple[str, int, int] | None:
 def _end_by_watch(ending: Ending | None) -> None:
     """Ends this process because of another one; called in the watch's thread."""
     assert _run is not None
+    _run.is_ending = True
     rest = _run.resume_words()
     if ending is None:
         leave_at_once(EXIT_LOST, f"{_coordinator_lost(_run.coordinator)} {rest}".rstrip())
