@@ -73,8 +73,9 @@ def clip_by_known_norm(limit: float) -> optax.GradientTransformationExtraArgs:
     XLA would write the scaled ones out for it: 3 passes over memory as large as the model (profiles/NOTES.md).
     """
 
-    def update(updates: Any, state: Any, params: Any = None, *, norm: jax.Array, **others: Any) -> tuple[Any, Any]:
-        del params, others
+    def update(updates: Any, state: Any, params: Any = None, **told: Any) -> tuple[Any, Any]:
+        del params
+        norm = told["norm"]
         factor = jnp.where(norm < limit, 1.0, limit / norm)
         return jax.tree.map(lambda gradient: gradient * factor, updates), state
 
