@@ -203,7 +203,7 @@ def test_embeddings_of_another_width_are_refused(given: int | None, tmp_path: pa
     )
 
 
-@pytest.mark.parametrize("biases", [True, False], ids=["biases", "no biases"])
+@pytest.mark.parametrize("biases", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["biases", "no biases"])
 @pytest.mark.parametrize("lengths", [(12, 7, 1), (24, 13, 1)], ids=["short", "in chunks"])
 def test_modernbert_with_biases_and_at_lengths_about_the_window(
     lengths: tuple[int, ...], biases: bool, tmp_path: pathlib.Path

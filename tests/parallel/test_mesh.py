@@ -267,6 +267,7 @@ def rows() -> dict[str, np.ndarray]:
 DROPPING_MODERN = dataclasses.replace(MODERN_CONFIG, dropout=0.1, attention_dropout=0.1)
 
 
+@pytest.mark.slow  # whole trainings on several meshes are compared in test_mesh_runs.py
 @pytest.mark.parametrize(
     ("encoder", "mesh"),
     [(CONFIG, MESHES[5]), (DROPPING_MODERN, MeshConfig(data=1, tensor=2, sequence=2))],
