@@ -14,6 +14,7 @@ from jaxfm.observe.writers import to_json
 from jaxfm.parallel import distributed
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.tasks import registry
+from jaxfm.tasks.calibration import read_calibration
 from jaxfm.tasks.task import Evaluation
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.evaluation import Evaluator, whole_batches
@@ -51,7 +52,7 @@ def evaluate(
             progress.say(note)
         with progress.task(f"scoring {split}", len(rows)) as advance:
             outputs = evaluator(params, rows, advance)
-    return task.score(split, outputs)
+    return task.score(split, outputs, read_calibration(workdir))
 
 
 def _mesh(config: Config) -> tuple[Mesh, str]:

@@ -28,7 +28,7 @@ from jaxfm.models.presets import EncoderConfig
 from jaxfm.observe.metrics import Sums, weighted
 from jaxfm.observe.tables import Table
 from jaxfm.tasks.filler import Filler
-from jaxfm.tasks.task import TASK_FILE, TOKENIZER_DIR, Evaluation
+from jaxfm.tasks.task import NOT_CALIBRATED, TASK_FILE, TOKENIZER_DIR, Evaluation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -143,7 +143,14 @@ class MaskedLMTask(HiddenTokens):
         """Returns a split's packed rows; those held out are there once for each unit, each with fixed masks."""
         return self.training[split] if split in self.training else self.held_out[split]
 
-    def score(self, split: str, outputs: Mapping[str, np.ndarray]) -> Evaluation:
+    def calibrate(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Nothing to fit."""
+        del outputs
+        return {}
+
+    def score(
+        self, split: str, outputs: Mapping[str, np.ndarray], calibration: Mapping[str, float] = NOT_CALIBRATED
+    ) -> Evaluation:
         """Masked loss (nats a hidden token), accuracy and perplexity by unit, beside guessing by frequency."""
         by_unit = {
             unit: unit_scores({name: values[part] for name, values in outputs.items()}, self.baseline)

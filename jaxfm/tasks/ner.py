@@ -23,10 +23,11 @@ from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub.initial import Initial
 from jaxfm.models.heads import TokenClassifier
 from jaxfm.models.presets import EncoderConfig
+from jaxfm.observe import plots
 from jaxfm.observe.metrics import Sums, weighted
 from jaxfm.tasks import entities
 from jaxfm.tasks.tagger import Encoded, NerModel, Tagger, encode, token_losses
-from jaxfm.tasks.task import TASK_FILE, TOKENIZER_DIR, Evaluation
+from jaxfm.tasks.task import NOT_CALIBRATED, TASK_FILE, TOKENIZER_DIR, Evaluation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -88,7 +89,14 @@ class NerTask(Tagging):
         """Returns a split's packed rows."""
         return self.encoded[split].rows
 
-    def score(self, split: str, outputs: Mapping[str, np.ndarray]) -> Evaluation:
+    def calibrate(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Nothing to fit."""
+        del outputs
+        return {}
+
+    def score(
+        self, split: str, outputs: Mapping[str, np.ndarray], calibration: Mapping[str, float] = NOT_CALIBRATED
+    ) -> Evaluation:
         """Entity scores as conlleval and seqeval define them, and token scores as in scikit-learn's report."""
         encoded, sentences = self.encoded[split], self.sentences[split]
         predicted = [[self.model.labels[i] for i in ids] for ids in encoded.per_word(outputs["label"])]
@@ -108,6 +116,7 @@ class NerTask(Tagging):
             scores=spans.to_dict() | {"loss": metrics["loss"], "tokens": tokens.to_dict()},
             tables=(entities.entity_table(spans), entities.token_table(tokens)),
             predictions=_records(sentences, predicted, probabilities),
+            pictures={"per_type": lambda path: plots.plot_per_type(spans.per_type, path)} if spans.per_type else {},
         )
 
     def save(self, workdir: pathlib.Path) -> None:

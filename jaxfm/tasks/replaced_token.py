@@ -32,7 +32,7 @@ from jaxfm.observe.tables import Table
 from jaxfm.tasks import masked_lm
 from jaxfm.tasks.masked_lm import HiddenTokens, MaskedLMTask
 from jaxfm.tasks.replacement_finder import ReplacementFinder
-from jaxfm.tasks.task import TASK_FILE, TOKENIZER_DIR, Evaluation
+from jaxfm.tasks.task import NOT_CALIBRATED, TASK_FILE, TOKENIZER_DIR, Evaluation
 
 # What a held-out row's samples are drawn with never changes, so that runs are scored on like replacements.
 _EVALUATION_SEED = 20200323
@@ -168,7 +168,14 @@ class ReplacedTokenTask(ReplacedTokens):
         """Returns a split's packed rows; those held out are there once for each unit, each with fixed masks."""
         return self.text.rows(split)
 
-    def score(self, split: str, outputs: Mapping[str, np.ndarray]) -> Evaluation:
+    def calibrate(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Nothing to fit."""
+        del outputs
+        return {}
+
+    def score(
+        self, split: str, outputs: Mapping[str, np.ndarray], calibration: Mapping[str, float] = NOT_CALIBRATED
+    ) -> Evaluation:
         """Both losses, the generator's accuracy, and how many of the replaced tokens are found, by unit."""
         by_unit = {}
         for unit, part in masked_lm.unit_parts(self.text.units, outputs).items():

@@ -2,7 +2,8 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -14,10 +15,13 @@ from jaxfm.data.pipeline import Rows
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.observe.metrics import Sums
 from jaxfm.observe.tables import Table
+from jaxfm.tasks.resampling import Resample
 
 # The run directory's memory of a task: enough to predict, evaluate and export without the config or the data.
 TASK_FILE = "task.json"
 TOKENIZER_DIR = "tokenizer"
+# Probabilities as the model gives them.
+NOT_CALIBRATED: Mapping[str, float] = types.MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Evaluation:
       tables: for people.
       predictions: records for predictions/*.jsonl, made as they are asked for.
       remarks: sentences for the person who watches the run.
+      resample: the metrics as a function of independent units, for intervals and comparisons; None without units.
+      pictures: name -> what draws it as a PNG file.
     """
 
     metrics: Mapping[str, float]
@@ -37,6 +43,8 @@ class Evaluation:
     tables: tuple[Table, ...]
     predictions: Iterable[Mapping[str, Any]]
     remarks: tuple[str, ...] = ()
+    resample: Resample | None = None
+    pictures: Mapping[str, Callable[[pathlib.Path], None]] = dataclasses.field(default_factory=dict)
 
 
 class Objective(Protocol):
@@ -80,8 +88,14 @@ class Task(Objective, Protocol):
         """Returns a split's packed rows."""
         ...
 
-    def score(self, split: str, outputs: Mapping[str, np.ndarray]) -> Evaluation:
-        """Scores `outputs` (arrays [N, ...] over the rows of the split)."""
+    def calibrate(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Fits what makes probabilities honest to outputs of the split "valid"; empty where there is nothing to fit."""
+        ...
+
+    def score(
+        self, split: str, outputs: Mapping[str, np.ndarray], calibration: Mapping[str, float] = NOT_CALIBRATED
+    ) -> Evaluation:
+        """Scores `outputs` (arrays [N, ...] over the rows of the split), its probabilities by what `calibrate` gave."""
         ...
 
     def save(self, workdir: pathlib.Path) -> None:

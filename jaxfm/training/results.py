@@ -12,6 +12,7 @@ from jaxfm.observe.report import write_report
 from jaxfm.observe.tables import Table
 from jaxfm.observe.writers import read_metrics, write_predictions
 from jaxfm.parallel import distributed
+from jaxfm.tasks.calibration import write_calibration
 from jaxfm.tasks.task import Evaluation, Task
 from jaxfm.training.loop import Fitted
 from jaxfm.training.setup import Setup
@@ -28,19 +29,24 @@ def finish(
     progress: Progress,
     goodput: Goodput,
 ) -> dict[str, Any]:
-    """Scores every split but train, writes predictions/, plots/, report.md and report.json; returns the report.
+    """Scores every split but train, writes calibration.json, predictions/, plots/ and reports; returns report.json's.
 
     Where a run has several processes all compute, and return the report; the first one writes.
     """
     evaluations: dict[str, Evaluation] = {}
-    for split in task.splits():
-        if split == "train":
-            continue
+    calibration: dict[str, float] = {}
+    # "valid" first: what is fitted to it is used on the others.
+    for split in sorted((name for name in task.splits() if name != "train"), key=lambda name: name != "valid"):
         rows = task.rows(split)
         with goodput.during("evaluate"), progress.task(f"scoring {split}", len(rows)) as advance:
-            evaluations[split] = task.score(split, setup.evaluate(fitted.params, rows, advance))
+            outputs = setup.evaluate(fitted.params, rows, advance)
+            if split == "valid":
+                calibration = task.calibrate(outputs)
+            evaluations[split] = task.score(split, outputs, calibration)
         if distributed.is_main():
             write_predictions(workdir / "predictions" / f"{split}.jsonl", evaluations[split].predictions)
+    if distributed.is_main():
+        write_calibration(workdir, calibration)
     tables = {split: evaluation.tables for split, evaluation in evaluations.items()}
     report = {
         "task": task.name,
@@ -59,14 +65,14 @@ def finish(
 
 
 def draw(config: Config, evaluations: dict[str, Evaluation], workdir: pathlib.Path) -> Sequence[pathlib.Path]:
-    """Draws loss and metric curves, and scores by type where a task has types; returns the files."""
+    """Draws loss and metric curves, and the pictures of each split; returns the files."""
     curves = workdir / "plots" / "curves.png"
     plots.plot_curves(read_metrics(workdir / "metrics.jsonl"), curves, score=config.eval.metric)
     pictures = [curves]
     for split, evaluation in evaluations.items():
-        if evaluation.scores.get("per_type"):
-            pictures.append(workdir / "plots" / f"{split}_per_type.png")
-            plots.plot_per_type(evaluation.scores["per_type"], pictures[-1])
+        for name, drawn in evaluation.pictures.items():
+            pictures.append(workdir / "plots" / f"{split}_{name}.png")
+            drawn(pictures[-1])
     return pictures
 
 

@@ -272,8 +272,8 @@ def script(patch: pytest.MonkeyPatch, values: list[float], metric: str = "f1") -
     """Has successive validations give these values of the metric; the last one stays."""
     plain, left = NerTask.score, list(values)
 
-    def score(self: NerTask, split: str, outputs: Any) -> Any:
-        evaluation = plain(self, split, outputs)
+    def score(self: NerTask, split: str, outputs: Any, *calibration: Any) -> Any:
+        evaluation = plain(self, split, outputs, *calibration)
         if split != "valid":
             return evaluation
         value = left.pop(0) if len(left) > 1 else left[0]
