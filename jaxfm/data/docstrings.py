@@ -28,6 +28,8 @@ _VALID_SHARE = 0.05
 _LEFT_OUT = frozenset("tests test _vendor vendor vendored site-packages dist-packages __pycache__".split())
 _DOCTEST = re.compile(r"^\s*(?:>>>|\.\.\. )")
 
+_TEST_MODULE = re.compile(r"^test_|_tests?\.py$|^conftest\.py$")
+
 _Nodes = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -77,6 +79,19 @@ def collect(roots: Sequence[pathlib.Path]) -> tuple[list[Document], str]:
         f"docstrings of {len(documents):,} modules of {packages} installed packages, {size / 1e6:.1f} MB of text; "
         f"about {_VALID_SHARE:.0%} of the modules are valid"
     )
+
+
+def package_modules(roots: Sequence[pathlib.Path], name: str) -> Iterator[tuple[str, pathlib.Path]]:
+    """Yields (path in its root, place) of the modules of one package, by a hash of the former; none of tests.
+
+    A package that is in no root has none.
+    """
+    for root in roots:
+        origins = {path.relative_to(root).as_posix(): path for path in _modules(root / name)}
+        origins = {origin: path for origin, path in origins.items() if not _TEST_MODULE.search(path.name)}
+        if origins:
+            yield from ((origin, origins[origin]) for origin in sorted(origins, key=uniform_hash))
+            return
 
 
 def module_docstrings(source: bytes) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Files of a `conll:`, `jsonl:` or `text:` source: which file is which split, and its lines with their numbers."""
+"""Files of a source such as `conll:` or `csv:`: which file is which split, and its lines with their numbers."""
 
 import codecs
 import glob
@@ -14,6 +14,7 @@ from jaxfm.data.source_records import SPLIT_NAMES, canonical_split, require_spli
 from jaxfm.errors import UserError
 
 _EXPLICIT = re.compile(r"\w+=")
+_PART = re.compile(r"-(\d+)-of-(\d+)")
 # Files that lie beside data and are none.
 _ABOUT = frozenset("readme license licence copying notice changelog citation contributing".split())
 PIECE_BYTES = 1 << 20  # of a line held at a time
@@ -32,6 +33,12 @@ def find_split_files(rest: str, kind: str, suffixes: Sequence[str]) -> tuple[dic
     if _EXPLICIT.match(rest):
         return _explicit(rest, kind)
     paths, listed = _paths(rest, kind, suffixes)
+    return _by_split(paths, rest, kind, suffixes, listed), listed
+
+
+def _by_split(
+    paths: Sequence[pathlib.Path], rest: str, kind: str, suffixes: Sequence[str], listed: str
+) -> dict[str, pathlib.Path]:
     files: dict[str, pathlib.Path] = {}
     for path in paths:
         split = _split_of(path, kind)
@@ -49,7 +56,7 @@ def find_split_files(rest: str, kind: str, suffixes: Sequence[str]) -> tuple[dic
             f"test (testb) in its name and one of the suffixes {' '.join(suffixes)} (.gz may follow); "
             f"or name the files: {kind}:train=PATH,valid=PATH,test=PATH."
         )
-    return files, listed
+    return files
 
 
 def find_corpus_files(rest: str, kind: str, suffixes: Sequence[str]) -> dict[str, list[pathlib.Path]]:
@@ -69,6 +76,32 @@ def find_corpus_files(rest: str, kind: str, suffixes: Sequence[str]) -> dict[str
         for path in _some_paths(rest, kind, suffixes):
             files.setdefault(_split_of(path, kind) or "train", []).append(path)
     return files
+
+
+def find_table_files(rest: str, kind: str, suffixes: Sequence[str]) -> tuple[dict[str, list[pathlib.Path]], str]:
+    """Returns the files of each split that there is, and what the place holds, for error messages.
+
+    As `find_split_files`, but one file whose name has no split in it is train, and a split may be in several parts
+    named NAME-00000-of-00003 and so on, as files of the Hugging Face hub are. Raises UserError as that does, and for a
+    part that is missing.
+    """
+    place = pathlib.Path(rest).expanduser()
+    if rest and place.is_file() and _split_of(place, kind) is None:
+        return {"train": [place]}, f"{place} is one file"
+    if not rest or _EXPLICIT.match(rest):
+        files, listed = find_split_files(rest, kind, suffixes)
+        return {split: [path] for split, path in files.items()}, listed
+    paths, listed = _paths(rest, kind, suffixes)
+    parts: dict[tuple[pathlib.Path, str], list[pathlib.Path]] = {}
+    for path in paths:
+        parts.setdefault((path.parent, _PART.sub(r"-of-\2", path.name)), []).append(path)
+    kept = {same[0]: same for same in parts.values()}
+    for first, same in kept.items():
+        match = _PART.search(first.name)
+        if match and int(match[2]) != len(same):
+            raise UserError(f"{first}: of the {int(match[2])} parts that the name speaks of, {len(same)} are there.")
+    files = _by_split(list(kept), rest, kind, suffixes, listed)
+    return {split: kept[path] for split, path in files.items()}, listed
 
 
 def numbered_lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:

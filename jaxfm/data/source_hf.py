@@ -3,7 +3,7 @@
 import functools
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxfm.data.source_records import (
@@ -18,6 +18,7 @@ from jaxfm.data.source_records import (
     name_tags,
     named_splits,
 )
+from jaxfm.data.source_table import Record, Table, Tables
 from jaxfm.errors import UserError
 
 _NAME = re.compile(r"((?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*)(?::([\w.-]+))?")
@@ -37,6 +38,17 @@ def find_hf(rest: str, columns: Columns) -> Splits:
     return Splits(readers, f"its own splits: {', '.join(data)}")
 
 
+def find_hf_tables(rest: str, names: Mapping[str, str]) -> Tables:
+    """Returns the splits of a hub data set as tables, downloaded first where need be; raises as `open_hf`.
+
+    `names` says which of its splits are train, valid and test; empty: the usual ones.
+    """
+    data = open_hf(rest)
+    names = names or named_splits(data, f"hf:{rest}")
+    openers = {split: functools.partial(_open_table, data[name], name, rest) for split, name in names.items()}
+    return Tables(openers, f"its own splits: {', '.join(data)}")
+
+
 def open_hf(rest: str) -> Any:
     """Returns a hub data set, split name -> records. Raises UserError as `find_hf`."""
     match = _NAME.fullmatch(rest)
@@ -48,6 +60,23 @@ def open_hf(rest: str) -> Any:
 def read_columns(data: Any, fields: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
     """Yields the columns `fields` of a split, a thousand records at a time."""
     return data.select_columns(list(fields)).iter(_CHUNK)
+
+
+def _open_table(data: Any, name: str, rest: str) -> Table:
+    place = f"hf:{rest}/{name}"
+    class_names = {}
+    for field, feature in data.features.items():
+        if names := getattr(feature, "names", None) or _class_names(feature):
+            class_names[field] = names
+    return Table(place, tuple(data.features), class_names, functools.partial(_read_table, data, place), strict=False)
+
+
+def _read_table(data: Any, place: str, fields: Sequence[str]) -> Iterator[Record]:
+    index = 0
+    for chunk in read_columns(data, fields):
+        for values in zip(*(chunk[field] for field in fields), strict=True):
+            yield f"{place}[{index}]", values
+            index += 1
 
 
 def _load(name: str, config: str | None, rest: str) -> Any:
@@ -72,7 +101,8 @@ def _load(name: str, config: str | None, rest: str) -> Any:
         raise UserError(
             f"hf:{rest}: {type(error).__name__}: {error}. If there is no network: on a machine that has one, "
             f"run `import datasets; datasets.load_dataset({name!r}, {config!r})` and copy its cache here "
-            "(~/.cache/huggingface, or HF_HOME); or use files: conll:DIR, jsonl:DIR, text:DIR. Scripts are never run."
+            "(~/.cache/huggingface, or HF_HOME); or use files: conll:DIR, jsonl:DIR, csv:DIR, parquet:DIR, "
+            "text:DIR. Scripts are never run."
         ) from None
 
 

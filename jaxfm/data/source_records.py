@@ -129,14 +129,16 @@ def choose_field(
     absent or when several fit.
     """
     option = option or f"data.{what}_column"
+    listed = ", ".join(repr(name) for name in there) or "none"
     if asked:
         if asked not in there:
-            raise UserError(f"{place}: {option}={asked!r} is not there. {did_you_mean(asked, there)}")
+            raise UserError(
+                f"{place}: {option}={asked!r} is not there. {did_you_mean(asked, there)} Fields there: {listed}."
+            )
         return asked
     fitting = [name for name in usual if name in there]
     if len(fitting) == 1:
         return fitting[0]
-    listed = ", ".join(repr(name) for name in there) or "none"
     if fitting:
         several = " and ".join(repr(name) for name in fitting)
         raise UserError(f"{place}: {several} could both be the {what}: set {option} (fields there: {listed}).")

@@ -1,4 +1,4 @@
-"""`tfds:NAME[:CONFIG]`: tensorflow-datasets without TensorFlow, from ArrayRecord files."""
+"""`tfds:NAME[:CONFIG]` or `tfds:NAME/CONFIG`: tensorflow-datasets without TensorFlow, from ArrayRecord files."""
 
 import functools
 import importlib
@@ -9,8 +9,10 @@ import reprlib
 import socket
 import sys
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from jaxfm.data.source_records import (
     TAGS_FIELDS,
@@ -24,9 +26,10 @@ from jaxfm.data.source_records import (
     name_tags,
     named_splits,
 )
+from jaxfm.data.source_table import Record, Table, Tables
 from jaxfm.errors import UserError, did_you_mean
 
-_NAME = re.compile(r"([a-z][a-z0-9_]*)(?::([\w.-]+))?")
+_NAME = re.compile(r"([a-z][a-z0-9_]*)(?:[:/]([\w.-]+))?")
 _CHUNK = 1000  # records decoded at a time
 
 
@@ -41,11 +44,22 @@ def find_tfds(rest: str, columns: Columns) -> Splits:
     return Splits(readers, f"its own splits: {', '.join(builder.info.splits)}")
 
 
+def find_tfds_tables(rest: str, names: Mapping[str, str]) -> Tables:
+    """Returns the splits of a data set as tables, prepared first where it is not yet; raises as `open_tfds`.
+
+    `names` says which of its splits are train, valid and test; empty: the usual ones.
+    """
+    builder = open_tfds(rest)
+    names = names or named_splits(builder.info.splits, f"tfds:{rest}")
+    openers = {split: functools.partial(_open_table, builder, name, rest) for split, name in names.items()}
+    return Tables(openers, f"its own splits: {', '.join(builder.info.splits)}")
+
+
 def open_tfds(rest: str) -> Any:
     """Returns the builder of a data set that is prepared, by this call if need be. Raises UserError as `find_tfds`."""
     match = _NAME.fullmatch(rest)
     if not match:
-        raise UserError(f"tfds:{rest}: write tfds:NAME or tfds:NAME:CONFIG, such as tfds:conll2003.")
+        raise UserError(f"tfds:{rest}: write tfds:NAME or tfds:NAME/CONFIG, such as tfds:glue/sst2.")
     builder = _builder(match[1], match[2] or "")
     if not builder.is_prepared():
         _prepare(builder, rest)
@@ -116,6 +130,34 @@ def _read(builder: Any, name: str, rest: str, columns: Columns) -> RawSplit:
         document = record[document_field] if document_field else None
         split.add(words, name_tags(values, tag_names, origin), origin, document)
     return split.finish("marked" if document_field else "stream" if stream else "none")
+
+
+def _open_table(builder: Any, name: str, rest: str) -> Table:
+    features, place = builder.info.features, f"tfds:{rest}/{name}"
+    class_names = {}
+    for field in features:
+        for feature in (features[field], getattr(features[field], "feature", None)):  # a ClassLabel, or a list of them
+            if hasattr(feature, "int2str"):
+                class_names[field] = feature.names
+    data = open_split(builder, name, f"tfds:{rest}")
+    return Table(place, tuple(features), class_names, functools.partial(_read_table, data, place), strict=False)
+
+
+def _read_table(data: Any, place: str, fields: Sequence[str]) -> Iterator[Record]:
+    for index, record in enumerate(read_records(data, range(len(data)))):
+        origin = f"{place}[{index}]"
+        yield origin, tuple(_plain(record[field], field, origin) for field in fields)
+
+
+def _plain(value: Any, field: str, origin: str) -> Any:
+    """A value of tfds as Python has it."""
+    if isinstance(value, bytes):
+        return decode_text(value, field, origin)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray | list):
+        return [_plain(item, field, origin) for item in value]
+    return value
 
 
 def _data_dir() -> str | None:
@@ -191,5 +233,5 @@ def _not_there(builder: Any, rest: str, reason: str) -> UserError:
         f"tfds:{rest}: not prepared in {builder.data_path}, and it could not be downloaded ({reason}). Ways to get it: "
         f"run this once with a network, or on a machine that has one: {_prepare_code(builder)}; copy that machine's "
         f"~/tensorflow_datasets here, or point TFDS_DATA_DIR at it; or use the files themselves: conll:DIR, "
-        "jsonl:DIR or text:DIR."
+        "csv:DIR, tsv:DIR, jsonl:DIR, parquet:DIR or text:DIR."
     )
