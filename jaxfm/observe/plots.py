@@ -1,9 +1,11 @@
-"""Curves and bars as PNG files, made to be read 900 pixels wide."""
+"""Curves, bars and squares as PNG files, made to be read 900 pixels wide."""
 
 import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from jaxfm.files import atomic_write
 
@@ -17,6 +19,9 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # 
 INK, GRID, ALARM = "#333333", "#e3e3e3", "#b00020"
 SMOOTHED_FROM = 40
 """Points from which a training curve gets a smoothed line over the raw one."""
+
+MOST_CLASSES = 50
+"""Classes that a confusion matrix shows: with more, no name could be read."""
 
 Points = tuple[list[int], list[float]]
 
@@ -46,11 +51,16 @@ def plot_curves(
 
 
 def plot_per_type(
-    per_type: Mapping[str, Mapping[str, float]], path: str | os.PathLike[str], *, score: str = "f1"
+    per_type: Mapping[str, Mapping[str, float]],
+    path: str | os.PathLike[str],
+    *,
+    score: str = "f1",
+    what: str = "type",
 ) -> None:
     """Draws `score` (a fraction) of each type as a horizontal bar with its support, most frequent type on top.
 
-    `per_type`: at least one type -> at least `score` and "support". Raises OSError when the file cannot be written.
+    `per_type`: at least one type -> at least `score` and "support"; `what` they are called. Raises OSError when the
+    file cannot be written.
     """
     assert per_type, "no types to plot"
     names = sorted(per_type, key=lambda name: (per_type[name]["support"], name))
@@ -69,7 +79,7 @@ def plot_per_type(
     axes.set_xlim(0, 1.25)  # room for the numbers right of a full bar
     axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     label = score.replace("_", " ").capitalize()
-    _style(axes, title=f"{label} by type", x_label=f"{label}  (n: items of the type in the data)", y_label="")
+    _style(axes, title=f"{label} by {what}", x_label=f"{label}  (n: items of the {what} in the data)", y_label="")
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.tick_params(axis="y", length=0)
     _save(figure, path)
@@ -91,6 +101,89 @@ def plot_histogram(
     _style(axes, title=title, x_label=x_label, y_label=y_label)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.tick_params(axis="x", length=0)
+    _save(figure, path)
+
+
+def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], path: str | os.PathLike[str]) -> None:
+    """Draws counts [gold class, predicted class], each row coloured by its shares; counts are written where they fit.
+
+    Of more than 50 classes the most frequent ones are shown. Raises OSError when the file cannot be written.
+    """
+    counts, names = np.asarray(confusion), [label if len(label) <= 24 else f"{label[:23]}…" for label in labels]
+    title = "Confusion matrix"
+    if len(names) > MOST_CLASSES:
+        kept = np.sort(np.argsort(-counts.sum(axis=1), kind="stable")[:MOST_CLASSES])
+        title += f" (the {MOST_CLASSES} most frequent of {len(names)} classes)"
+        counts, names = counts[np.ix_(kept, kept)], [names[index] for index in kept]
+    size = len(names)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure = _figure(min(8.5, 2.6 + 0.75 * size), min(WIDTH_INCHES, 4.4 + 0.75 * size))
+    axes = figure.subplots()
+    shown = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+    # 900 pixels hold about 80 lines of the smallest text that can be read.
+    font = float(np.clip(300 / size, 5.5, 11))
+    axes.set_xticks(range(size), labels=names, rotation=90 if size > 4 else 0, parse_math=False)
+    axes.set_yticks(range(size), labels=names, parse_math=False)
+    if size <= 20:
+        for row, column in np.ndindex(size, size):
+            if counts[row, column]:
+                colour = "white" if shares[row, column] > 0.55 else INK
+                text = f"{counts[row, column]:,}"
+                axes.text(
+                    column, row, text, ha="center", va="center", color=colour, fontsize=font * (0.9 if size > 10 else 1)
+                )
+    _style(axes, title=title, x_label="predicted class", y_label="class")
+    axes.tick_params(length=0, labelsize=font)
+    bar = figure.colorbar(shown, ax=axes, shrink=0.8, label="share of the class")
+    bar.outline.set_visible(False)
+    _save(figure, path)
+
+
+def plot_reliability(
+    series: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], path: str | os.PathLike[str], *, y_label: str
+) -> None:
+    """Draws what came true against the probability it was given, and how many predictions each bin holds.
+
+    Args:
+      series: name -> mean probability, share that came true, and count of each bin (bins of equal width over 0 to 1).
+      path: the PNG file.
+      y_label: what came true.
+
+    Raises OSError when the file cannot be written.
+    """
+    figure = _figure(5.6)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=":", label="honest")
+    for (name, (confidence, accuracy, count)), colour in zip(series.items(), COLOURS, strict=False):
+        there = count > 0
+        share = count / max(count.sum(), 1)
+        upper.plot(confidence[there], accuracy[there], color=colour, linewidth=1, alpha=0.5)
+        # A dot's area says how much it stands for: a bin of three predictions is no curve.
+        upper.scatter(confidence[there], accuracy[there], s=8 + 600 * share[there], color=colour, label=name)
+        edges = np.linspace(0.0, 1.0, len(count) + 1)
+        lower.stairs(share, edges, color=colour, linewidth=2)
+    _style(upper, title="Reliability: what came true by how sure it was", x_label="", y_label=y_label)
+    _style(lower, title="", x_label="probability", y_label="share of all")
+    upper.set_xlim(0, 1)
+    upper.set_ylim(0, 1.02)
+    lower.set_ylim(bottom=0)
+    for axes in (upper, lower):
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
+    for handle in upper.legend(frameon=False, labelcolor=INK, loc="lower right").legend_handles[1:]:
+        handle.set_sizes([40])
+    _save(figure, path)
+
+
+def plot_values(gold: np.ndarray, predicted: np.ndarray, path: str | os.PathLike[str]) -> None:
+    """Draws predicted numbers against the true ones. Raises OSError when the file cannot be written."""
+    figure = _figure(5.6)
+    axes = figure.subplots()
+    ends = [float(gold.min()), float(gold.max())]
+    axes.plot(ends, ends, color=INK, linewidth=1, linestyle=":", label="right")
+    axes.scatter(gold, predicted, s=14, color=COLOURS[0], alpha=min(1.0, max(0.1, 300 / len(gold))), linewidths=0)
+    _style(axes, title="Predicted by true value", x_label="true value", y_label="predicted value")
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.legend(frameon=False, labelcolor=INK)
     _save(figure, path)
 
 
@@ -129,11 +222,11 @@ def _mark_broken(axes: "Axes", metrics: Sequence[Mapping[str, Any]], name: str) 
         axes.axvline(step, color=ALARM, linewidth=1, linestyle="--", label=label)
 
 
-def _figure(height_inches: float) -> "Figure":
+def _figure(height_inches: float, width_inches: float = WIDTH_INCHES) -> "Figure":
     from matplotlib.figure import Figure
 
     # The object interface: no pyplot, so no global state and no choice of window toolkit.
-    return Figure(figsize=(WIDTH_INCHES, height_inches), dpi=DOTS_PER_INCH, layout="constrained", facecolor="white")
+    return Figure(figsize=(width_inches, height_inches), dpi=DOTS_PER_INCH, layout="constrained", facecolor="white")
 
 
 def _style(axes: "Axes", *, title: str, x_label: str, y_label: str) -> None:

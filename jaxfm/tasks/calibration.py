@@ -3,33 +3,40 @@
 Dividing logits by a positive number moves no argmax and no sign, so that no prediction changes; only how sure it is.
 """
 
-# N examples (words, rows), C classes
+# N examples or words, C classes, B bins
 
+import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from jaxfm import files
 from jaxfm.errors import UserError
+from jaxfm.observe import plots
+from jaxfm.observe.tables import Table
 
 CALIBRATION_FILE = "calibration.json"
-# "single": one class is right (softmax). "multi": each label is there or not, by itself (sigmoid).
-Kind = Literal["single", "multi"]
+# Guo et al. 2017, section 3.
+BINS = 15
 # Bounds of 1 / temperature. Only a model no better than chance comes to the lower one.
 _SHARPEST, _FLATTEST = 100.0, 0.01
 
 
-def probabilities(logits_NC: np.ndarray, calibration: Mapping[str, float], kind: Kind = "single") -> np.ndarray:
-    """Returns calibrated probabilities float64 of the shape of the logits; as they are where nothing was fitted."""
+def probabilities(logits_NC: np.ndarray, calibration: Mapping[str, float], kind: str = "single") -> np.ndarray:
+    """Returns calibrated probabilities float64 of the shape of the logits; the model's own where nothing was fitted.
+
+    `kind` is "single" (one class is right: softmax) or "multi" (each label is there or not, by itself: sigmoid).
+    """
+    assert kind in ("single", "multi"), kind
     scaled = np.asarray(logits_NC, np.float64) / calibration.get("temperature", 1.0)
     return np.exp(_log_softmax(scaled)) if kind == "single" else np.exp(_log_sigmoid(scaled))
 
 
-def losses(logits_NC: np.ndarray, gold: np.ndarray, calibration: Mapping[str, float], kind: Kind) -> np.ndarray:
+def losses(logits_NC: np.ndarray, gold: np.ndarray, calibration: Mapping[str, float], kind: str) -> np.ndarray:
     """Returns the negative log-likelihood [N] in nats; for "multi" the mean over the labels that are not -1.
 
     `gold`: int [N] (single), or 0, 1 and -1 (not known) [N, C] (multi).
@@ -42,7 +49,7 @@ def losses(logits_NC: np.ndarray, gold: np.ndarray, calibration: Mapping[str, fl
     return each.sum(axis=-1) / np.maximum(known.sum(axis=-1), 1)
 
 
-def fit_temperature(logits_NC: np.ndarray, gold: np.ndarray, kind: Kind = "single") -> dict[str, float]:
+def fit_temperature(logits_NC: np.ndarray, gold: np.ndarray, kind: str = "single") -> dict[str, float]:
     """Returns {"temperature": T} of the least negative log-likelihood, T within 0.01 to 100; `gold` as for `losses`.
 
     Empty where there is none: without examples, or where every prediction is right (the sharper, the likelier then, so
@@ -71,6 +78,107 @@ def fit_temperature(logits_NC: np.ndarray, gold: np.ndarray, kind: Kind = "singl
         if moved <= 1e-10 * inverse:
             break
     return {"temperature": float(1.0 / inverse)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reliability:
+    """Predictions by how sure they are, in bins of equal width: (0, 1/15], (1/15, 2/15] ... (14/15, 1].
+
+    Attributes:
+      count: [B] predictions in each bin.
+      confidence: [B] their mean probability; 0 where there are none.
+      accuracy: [B] the share of them that are right; 0 where there are none.
+    """
+
+    count: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+    @classmethod
+    def of(cls, confidence_N: np.ndarray, right_N: np.ndarray) -> "Reliability":
+        """Sorts predictions (probability, whether it came true) into bins."""
+        bin_N = np.clip(np.ceil(confidence_N * BINS).astype(np.int64) - 1, 0, BINS - 1)
+        count = np.bincount(bin_N, minlength=BINS)
+        some = np.maximum(count, 1)
+        return cls(
+            count,
+            np.bincount(bin_N, weights=confidence_N, minlength=BINS) / some,
+            np.bincount(bin_N, weights=right_N, minlength=BINS) / some,
+        )
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: the mean gap between confidence and accuracy (Naeini et al. 2015, Guo et al.)."""
+        return float(np.abs(self.confidence - self.accuracy) @ self.count / max(self.count.sum(), 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Assessment:
+    """How honest a split's probabilities are, as they come from the model and with its temperature.
+
+    Attributes:
+      detail: JSON values: "temperature" (where there is one), and by "model" and "calibrated": "nll", "ece", "brier",
+        "confidence", "accuracy" and the bins.
+      table: for people.
+      pictures: the reliability diagram.
+    """
+
+    detail: dict[str, Any]
+    table: Table
+    pictures: Mapping[str, Callable[[pathlib.Path], None]]
+
+
+def assess(
+    logits_NC: np.ndarray, gold: np.ndarray, calibration: Mapping[str, float], kind: str = "single"
+) -> Assessment:
+    """Compares probabilities with what came true; arguments as for `losses`.
+
+    What is sorted into bins is the probability of the predicted class ("single"), or that of each label ("multi", where
+    "accuracy" is then how often the label is there). Brier score: the squared distance between probabilities and truth,
+    summed over classes (Brier 1950; for two classes twice scikit-learn's), or averaged over labels.
+    """
+    named = {"model": {}} | ({"calibrated": calibration} if calibration else {})
+    facts, bins = {}, {}
+    for name, used in named.items():
+        probability = probabilities(logits_NC, used, kind)
+        if kind == "single":
+            truth = np.arange(probability.shape[-1]) == gold[:, None]
+            confidence, right = probability.max(axis=-1), probability.argmax(axis=-1) == gold
+        else:
+            known = gold >= 0
+            truth, probability = gold[known] == 1, probability[known]
+            confidence, right = probability, truth
+        bins[name] = reliability = Reliability.of(confidence, right)
+        facts[name] = {
+            "nll": _average(losses(logits_NC, gold, used, kind)),
+            "ece": reliability.error,
+            "brier": _average(
+                ((probability - truth) ** 2).sum(axis=-1) if kind == "single" else (probability - truth) ** 2
+            ),
+            "confidence": _average(confidence),
+            "accuracy": _average(right),
+        }
+    came_true = "accuracy" if kind == "single" else "share there"
+    columns = ("probabilities", "NLL", "ECE", "Brier score", "mean confidence", came_true)
+    titles = {"model": "of the model"}
+    if calibration:
+        titles["calibrated"] = f"at temperature {calibration['temperature']:.3f}"
+    table = Table("Calibration", columns, [(titles[name], *found.values()) for name, found in facts.items()])
+    series = {
+        f"{titles[name]} (ECE {bins[name].error:.3f})": (found.confidence, found.accuracy, found.count)
+        for name, found in bins.items()
+    }
+    detail: dict[str, Any] = dict(calibration)
+    for name, found in facts.items():
+        lists = {field.name: getattr(bins[name], field.name).tolist() for field in dataclasses.fields(Reliability)}
+        detail[name] = found | {"bins": lists}
+    return Assessment(
+        detail, table, {"reliability": lambda path: plots.plot_reliability(series, path, y_label=came_true)}
+    )
+
+
+def _average(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else float("nan")
 
 
 def write_calibration(workdir: pathlib.Path, calibration: Mapping[str, float]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxfm.observe import plots
 from jaxfm.observe.tables import Cell, Table
 from jaxfm.tasks.resampling import Resample, Units
 
@@ -86,6 +87,7 @@ def score_classes(
         detail={"per_class": per_class, **averages, "classes": list(labels), "confusion": confusion_CC.tolist()},
         tables=(score_table("Classes", "class", per_class, averages), *_confusion_table(confusion_CC, labels)),
         resample=resample,
+        pictures={"confusion": lambda path: plots.plot_confusion(confusion_CC, labels, path)},
     )
 
 
@@ -128,6 +130,7 @@ def score_labels(
         detail={"per_label": per_label, **averages, "threshold": threshold},
         tables=(score_table(f"Labels (from a probability of {threshold:g})", "label", per_label, averages),),
         resample=resample,
+        pictures={"per_label": lambda path: plots.plot_per_type(per_label, path, what="label")},
     )
 
 
@@ -146,7 +149,9 @@ def score_values(gold_N: np.ndarray, predicted_N: np.ndarray, *, identity: Seque
     table = Table(
         "Values", ("values", *rows["gold"]), [(name, *map(float, row.values())) for name, row in rows.items()]
     )
-    return Scores(metrics, {}, (table,), resample)
+    drawable = len(gold) > 0 and bool(np.isfinite(predicted).all())
+    pictures = {"values": lambda path: plots.plot_values(gold, predicted, path)} if drawable else {}
+    return Scores(metrics, {}, (table,), resample, pictures)
 
 
 def report(
