@@ -61,7 +61,7 @@ def find_packages() -> Tables:
 def collect(roots: Sequence[pathlib.Path], packages: Sequence[str] = PACKAGES) -> dict[str, list[Record]]:
     """Returns split -> records of (origin, (text, package)), by package.
 
-    The modules of a package are taken in the order of a hash of their path, so that its examples are a fair sample of it.
+    The modules of a package are taken in the order of a hash of their path, so that its examples are a fair sample.
     Raises UserError for a package of which a split would have nothing.
     """
     found = {package: _of_package(roots, package) for package in packages}
@@ -72,8 +72,8 @@ def collect(roots: Sequence[pathlib.Path], packages: Sequence[str] = PACKAGES) -
             own = [(origin, (text, package)) for text, origin in texts.items() if owners[text] == 1]
             if not own:
                 raise UserError(
-                    f"quickstart: too few docstrings of {package} in {', '.join(map(str, roots))}: is it installed, with "
-                    "its .py files? For data of your own write csv:, tsv:, jsonl: or parquet:."
+                    f"quickstart: too few docstrings of {package} in {', '.join(map(str, roots))}: is it installed, "
+                    "with its .py files? For data of your own write csv:, tsv:, jsonl: or parquet:."
                 )
             records[split] += own[: SIZES[split]]
     return records

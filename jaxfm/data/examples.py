@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import itertools
+import math
 import re
 import statistics
 from collections.abc import Collection, Mapping, Sequence
@@ -115,10 +116,10 @@ def read_examples(
         that is blank, a target that is missing or of another kind, training targets that are all the same.
     """
     assert kind in targets.KINDS
+    wanted = list(map(require_split, splits))
     found = _open(source, columns, kind)
     there = found.splits(holdout)
     held_out = "valid" in there and "valid" not in found.tables
-    wanted = list(map(require_split, splits))
     for name in wanted:
         if name not in there:
             listed = ", ".join(there) or "none of the usual ones"
@@ -168,9 +169,10 @@ class _Found:
 
     def target(self, table: Table, values: Sequence[Any], origin: str) -> Target:
         """The target that the values of the label fields say."""
-        if len(self.labels) > 1:
+        field, *more = self.labels
+        if more:
             return targets.marked_of(values, self.labels, origin)
-        (field,), (value,) = self.labels, values
+        value = values[0]
         if self.kind == "regression":
             return targets.score_of(value, field, origin)
         make = targets.classes_of if self.kind == "multi" else targets.class_of
@@ -341,21 +343,23 @@ def _check_training(found: _Found, examples: Sequence[Example]) -> None:
             "are no classes. Train a regression if they are scores, or set data.label_column to another field "
             f"({', '.join(map(repr, found.tables['train'].fields))})."
         )
-    if found.kind == "multi" and len(found.labels) == 1 and all(len(target) < 2 for target in kinds if target):
-        other = next((target for target in kinds if target and re.search("[,;]", target[0])), None)
-        if other:
-            raise UserError(
-                f"{found.source}: no example has several classes, but one is {other[0]!r}: between the classes of an "
-                f"example there must be {targets.SEPARATOR!r}."
-            )
+    several = [target for target in kinds if isinstance(target, tuple)]
+    if len(found.labels) == 1 and all(len(target) < 2 for target in several):
+        for name in itertools.chain.from_iterable(several):
+            if re.search("[,;]", name):
+                raise UserError(
+                    f"{found.source}: no example has several classes, but one has the class {name!r}: between the "
+                    f"classes of an example there must be {targets.SEPARATOR!r}."
+                )
 
 
 def _are_scores(kinds: Collection[Target | None]) -> bool:
     """Whether all of these classes are numbers, and not whole ones alone."""
     try:
-        return not all(float(str(kind)).is_integer() for kind in kinds)
-    except (ValueError, OverflowError):
+        numbers = [float(str(kind)) for kind in kinds]
+    except ValueError:
         return False
+    return all(map(math.isfinite, numbers)) and not all(number.is_integer() for number in numbers)
 
 
 def _note(name: str, examples: Sequence[Example], found: _Found, held_out: bool) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxfm.data import source_jsonl
 from jaxfm.data.source_files import LINE_BYTES, find_table_files, numbered_lines
-from jaxfm.errors import UserError, did_you_mean
+from jaxfm.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow.parquet
@@ -77,8 +77,7 @@ def require_fields(there: Sequence[str], asked: Iterable[str], place: str) -> li
     """Returns the positions of fields. Raises UserError naming `place` and the fields there for one that is absent."""
     for field in asked:
         if field not in there:
-            listed = ", ".join(map(repr, there))
-            raise UserError(f"{place}: no field {field!r}; there: {listed}. {did_you_mean(field, there)}")
+            raise UserError(f"{place}: no field {field!r}; there: {', '.join(map(repr, there))}.")
     return [there.index(field) for field in asked]
 
 

@@ -137,8 +137,8 @@ def _open_table(builder: Any, name: str, rest: str) -> Table:
     class_names = {}
     for field in features:
         for feature in (features[field], getattr(features[field], "feature", None)):  # a ClassLabel, or a list of them
-            if hasattr(feature, "int2str"):
-                class_names[field] = feature.names
+            if names := getattr(feature, "names", None):
+                class_names[field] = names
     data = open_split(builder, name, f"tfds:{rest}")
     return Table(place, tuple(features), class_names, functools.partial(_read_table, data, place), strict=False)
 

@@ -83,7 +83,7 @@ def score_of(value: Any, field: str, origin: str) -> float:
     """Returns a score. Raises UserError naming `origin` for what is not a finite number."""
     try:
         score = math.nan if isinstance(value, bool | list) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         score = math.nan
     if not math.isfinite(score):
         raise UserError(f"{origin}: {reprlib.repr(value)} in {field!r} is no score: a score is a finite number.")
