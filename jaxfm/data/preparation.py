@@ -379,8 +379,9 @@ def _check_output(output: pathlib.Path, identity: dict[str, Any]) -> None:
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file; the output must be a directory.")
     path = output / SETTINGS
+    # Looked through before: the settings are the first file that another process writes there meanwhile.
+    others = [name for name in (os.listdir(output) if output.is_dir() else []) if not name.startswith(".")]
     if not path.is_file():
-        others = [name for name in (os.listdir(output) if output.is_dir() else []) if not name.startswith(".")]
         if others:
             raise UserError(
                 f"{output}: holds other files ({', '.join(sorted(others)[:5])}). Name a new or an empty directory."
