@@ -1,8 +1,10 @@
 """Fine-tuning speed of jaxfm and of transformers + torch, in turns on one machine: useful sub-word tokens a second.
 
   python -m profiles.against_transformers --reference=hf_ner.py --source=conll:DIR --output=FILE.json [--bf16]
+  python -m profiles.against_transformers --task=classification --reference=profiles/hf_classification.py \
+      --source=tsv:DIR/sst2 --output=FILE.json
 
-Both train on the first --limit sentences of the training split, the same number a step, each time in a process of its
+Both train on the first --limit examples of the training split, the same number a step, each time in a process of its
 own, A B A B ..., so that a machine that slows down slows both. A useful token is a piece or a special token, never
 padding. The rate is over the training loop alone: no imports, reading, tokenization or scoring, and for jaxfm no
 compilation either; a second rate of jaxfm's counts the compilation of the step in. All in f32; --bf16 adds turns of
@@ -10,6 +12,7 @@ the reference under its own mixed precision. `--config.KEY=VALUE` goes to jaxfm 
 """
 
 import argparse
+import dataclasses
 import os
 import pathlib
 import shlex
@@ -18,30 +21,42 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxfm import files
+from jaxfm.data.examples import read_examples
 from jaxfm.data.source_records import Columns
 from jaxfm.data.sources import read_tagged
 from jaxfm.hub.locate import locate
-from profiles.ner_quality import (
-    MINILM,
-    NEVER,
-    REFERENCE_BATCH,
-    choose_rows,
-    last_json,
-    machine,
-    shown_command,
-    training_lengths,
-)
+from profiles import classification_quality, ner_quality
+from profiles.quality import MINILM, NEVER, REFERENCE_BATCH, choose_rows, last_json, machine, shown_command
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SCORED = 32  # sentences scored after training, by both: scoring is not timed, so a few are enough
+SCORED = 32  # examples scored after training, by both: scoring is not timed, so a few are enough
 
 
-def write_subset(source: str, limit: int, folder: pathlib.Path) -> int:
-    """Writes the first `limit` training sentences as train.conll, a few of them as valid and test; returns how many."""
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """Data that both programs can read.
+
+    Attributes:
+      lengths: [E] tokens of each training example, cut where the reference cuts them.
+      reference: the reference's arguments that name the data.
+      config: jaxfm's config file.
+      settings: keys of it that name the data.
+    """
+
+    lengths: np.ndarray
+    reference: Sequence[str]
+    config: str
+    settings: Mapping[str, Any]
+
+
+def ner_workload(source: str, limit: int, folder: pathlib.Path) -> Workload:
+    """Writes the first `limit` training sentences as train.conll, a few of them as valid and test."""
     sentences = read_tagged(source, ["train"], columns=Columns("", "", ""))["train"].sentences[:limit]
     for split, count in (("train", limit), ("valid", SCORED), ("test", SCORED)):
         blocks = [
@@ -49,22 +64,48 @@ def write_subset(source: str, limit: int, folder: pathlib.Path) -> int:
             for sentence in sentences[:count]
         ]
         files.write_text(folder / f"{split}.conll", "\n".join(blocks))
-    return len(sentences)
+    lengths = ner_quality.training_lengths(f"conll:{folder}", locate(MINILM, "MINILM"))
+    settings = {"data.source": f"conll:{folder}"}
+    return Workload(lengths, ner_quality.data_files(folder), "configs/ner.py:files", settings)
 
 
-def reference_command(script: str, folder: pathlib.Path, epochs: float, *, bf16: bool) -> list[str]:
+def classification_workload(source: str, limit: int, folder: pathlib.Path) -> Workload:
+    """Writes the first `limit` training examples as train.jsonl, a few of them as valid."""
+    data = classification_quality.data_set(source)
+    examples = read_examples(source, ["train"], columns=data.columns, kind=data.kind)["train"].examples[:limit]
+    classification_quality.write_examples(examples, folder / "train.jsonl")
+    classification_quality.write_examples(examples[:SCORED], folder / "valid.jsonl")
+    settings = {
+        "data.source": f"jsonl:{folder}",
+        "data.text_column": "text",
+        "data.label_column": "label",
+        "data.pair_column": "pair" if examples[0].pair is not None else "",
+        "classification.kind": data.kind,
+        "eval.metric": classification_quality.METRICS[data.kind][0],
+    }
+    lengths = classification_quality.training_lengths(examples, locate(MINILM, "MINILM"))
+    reference = [str(folder), f"--kind={data.kind}"]
+    return Workload(lengths, reference, "configs/classification.py:files", settings)
+
+
+WORKLOADS: dict[str, Callable[[str, int, pathlib.Path], Workload]] = {
+    "ner": ner_workload,
+    "classification": classification_workload,
+}
+
+
+def reference_command(script: str, workload: Workload, epochs: float, *, bf16: bool) -> list[str]:
     """Returns the reference's command line."""
     model = str(locate(MINILM, "config.model.init"))
-    data = [str(folder / f"{split}.conll") for split in ("train", "valid", "test")]
     options = ["--epochs", f"{epochs:g}", "--lr", "1e-4", "--batch", str(REFERENCE_BATCH), "--seed", "0"]
-    return [sys.executable, script, model, *data, *options, *(["--bf16"] if bf16 else [])]
+    return [sys.executable, script, model, *workload.reference, *options, *(["--bf16"] if bf16 else [])]
 
 
-def jaxfm_command(folder: pathlib.Path, workdir: pathlib.Path, epochs: float, changes: Sequence[str]) -> list[str]:
-    """Returns jaxfm's command line: the same sentences a step, one evaluation and one checkpoint at the end."""
-    shape = choose_rows(training_lengths(f"conll:{folder}", locate(MINILM, "MINILM")), REFERENCE_BATCH, seed=0)
+def jaxfm_command(workload: Workload, workdir: pathlib.Path, epochs: float, changes: Sequence[str]) -> list[str]:
+    """Returns jaxfm's command line: the same examples a step, one evaluation and one checkpoint at the end."""
+    shape = choose_rows(workload.lengths, REFERENCE_BATCH, seed=0)
     values = {
-        "data.source": f"conll:{folder}",
+        **workload.settings,
         "data.row_length": shape.row_length,
         "train.batch_size": shape.rows,
         "train.epochs": epochs,
@@ -74,22 +115,22 @@ def jaxfm_command(folder: pathlib.Path, workdir: pathlib.Path, epochs: float, ch
         "eval.every_steps": NEVER,
     }
     settings = [f"--config.{key}={value}" for key, value in values.items()]
-    program = [sys.executable, "-m", "jaxfm.train", "--config=configs/ner.py:files", f"--workdir={workdir}"]
+    program = [sys.executable, "-m", "jaxfm.train", f"--config={workload.config}", f"--workdir={workdir}"]
     return [*program, *settings, *changes]
 
 
-def reference_rates(printed: Mapping[str, Any], sentences: int) -> dict[str, Any]:
+def reference_rates(printed: Mapping[str, Any], examples: int) -> dict[str, Any]:
     """Returns the reference's record from the object it printed."""
-    steps = printed["epochs"] * -(-sentences // printed["batch"])
+    steps = printed["epochs"] * -(-examples // printed["batch"])
     tokens = printed["tokens_per_s"] * printed["train_s"]
     return {
         "tokens_per_second": printed["tokens_per_s"],
         "useful_tokens": round(tokens),
-        "sentences_per_step": round(sentences * printed["epochs"] / steps, 2),
+        "examples_per_step": round(examples * printed["epochs"] / steps, 2),
     }
 
 
-def jaxfm_rates(report: Mapping[str, Any], sentences: int) -> dict[str, Any]:
+def jaxfm_rates(report: Mapping[str, Any], examples: int) -> dict[str, Any]:
     """Returns jaxfm's record from its report.json."""
     training = report["training"]
     goodput = training["goodput"]
@@ -101,7 +142,7 @@ def jaxfm_rates(report: Mapping[str, Any], sentences: int) -> dict[str, Any]:
         "compile_seconds": round(goodput["compile"], 2),
         "useful_tokens": round(tokens),
         "useful_token_share": round(training["useful_token_share"], 4),
-        "sentences_per_step": round(sentences * training["epochs"] / training["steps"], 2),
+        "examples_per_step": round(examples * training["epochs"] / training["steps"], 2),
     }
 
 
@@ -144,7 +185,8 @@ def table(result: Mapping[str, Any]) -> str:
 
 def measure(arguments: argparse.Namespace, changes: Sequence[str], folder: pathlib.Path) -> dict[str, Any]:
     """Runs all turns and returns what is written to --output."""
-    sentences = write_subset(arguments.source, arguments.limit, folder)
+    workload = WORKLOADS[arguments.task](arguments.source, arguments.limit, folder)
+    examples = len(workload.lengths)
     runs: dict[str, list[dict[str, Any]]] = {"reference": [], "jaxfm": []}
     if arguments.bf16:
         runs["reference_bf16"] = []
@@ -152,16 +194,16 @@ def measure(arguments: argparse.Namespace, changes: Sequence[str], folder: pathl
         for name, records in runs.items():
             if name == "jaxfm":
                 workdir = folder / f"run_{turn}"
-                _, facts = timed(jaxfm_command(folder, workdir, arguments.epochs, changes))
-                rates = jaxfm_rates(files.read_json(workdir / "report.json"), sentences)
+                _, facts = timed(jaxfm_command(workload, workdir, arguments.epochs, changes))
+                rates = jaxfm_rates(files.read_json(workdir / "report.json"), examples)
             else:
                 bf16 = name == "reference_bf16"
-                printed, facts = timed(reference_command(arguments.reference, folder, arguments.epochs, bf16=bf16))
-                rates = reference_rates(last_json(printed), sentences)
+                printed, facts = timed(reference_command(arguments.reference, workload, arguments.epochs, bf16=bf16))
+                rates = reference_rates(last_json(printed), examples)
             records.append(rates | facts)
             print(f"turn {turn}: {name} {rates['tokens_per_second']:,.0f} useful tokens/s", file=sys.stderr, flush=True)
     return {
-        "data": f"first {sentences} training sentences of {pathlib.Path(arguments.source).name}",
+        "data": f"first {examples} training examples of {pathlib.Path(arguments.source).name}",
         "epochs": arguments.epochs,
         "command": shown_command(sys.argv),
         **machine(),
@@ -174,9 +216,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measures, writes the JSON and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", required=True, help="the torch script, see profiles/README.md")
-    parser.add_argument("--source", required=True, help="conll:DIR")
+    parser.add_argument("--task", choices=WORKLOADS, default="ner")
+    parser.add_argument("--source", required=True, help="conll:DIR; of classification: a set of classification_quality")
     parser.add_argument("--output", required=True, help="JSON file of results")
-    parser.add_argument("--limit", type=int, default=1000, help="training sentences")
+    parser.add_argument("--limit", type=int, default=1000, help="training examples")
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--repeats", type=int, default=3, help="turns of each program")
     parser.add_argument("--bf16", action="store_true", help="also the reference under its own bf16")

@@ -28,7 +28,7 @@ from jaxfm.parallel.mesh import make_mesh, place_batch
 from jaxfm.tasks import registry
 from jaxfm.training.initial import resolve
 from jaxfm.training.setup import empty_sums, set_up
-from profiles.ner_quality import machine, shown_command
+from profiles.quality import machine, shown_command
 
 
 def make_config(arguments: argparse.Namespace) -> Config:

@@ -27,7 +27,7 @@ from jaxfm.observe.writers import read_metrics
 from jaxfm.tasks import registry
 from jaxfm.train import train
 from jaxfm.training.initial import resolve
-from profiles.ner_quality import machine, shown_command
+from profiles.quality import machine, shown_command
 
 EVALUATIONS = 8
 

