@@ -63,15 +63,23 @@ class DataConfig:
     """Where examples come from and how they fill fixed-length rows."""
 
     source: str = _field(
-        "quickstart", "URI: quickstart, conll:DIR, tfds:NAME, hf:OWNER/NAME, jsonl:DIR, text:DIR, array_record:DIR"
+        "quickstart",
+        "URI: quickstart, conll:DIR, csv:DIR, tsv:DIR, jsonl:DIR, parquet:DIR, tfds:NAME, hf:OWNER/NAME, text:DIR, "
+        "array_record:DIR",
     )
     words_column: str = _field("", "column or field of the words; empty: found by its usual names")
     tags_column: str = _field("", "column or field of the tags; empty: found by its usual names")
     document_column: str = _field("", "field of the document id, where the source has one; empty: the usual names")
-    text_column: str = _field("", "field of the text, for objectives that read plain text; empty: the usual names")
+    text_column: str = _field("", "field of the text, where a text is read as a whole; empty: the usual names")
+    pair_column: str = _field(
+        "", "field of the second text of a pair; empty: the usual names, or none where text_column is given"
+    )
+    label_column: str = _field(
+        "", "field of the class, classes or score of a text, or several 0/1 fields A,B,C; empty: the usual names"
+    )
     holdout: float = _field(
         0.01,
-        "share of the documents of a text kept for validation where there is no such split",
+        "share of the documents, or of the labelled examples, kept for validation where there is no such split",
         at_least=0,
         at_most=0.5,
     )
@@ -137,6 +145,65 @@ class OptimConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank updates beside frozen weights (Hu et al. 2021): y = x W + x A B * alpha / rank."""
+
+    rank: int = _field(0, "columns of A and rows of B; 0: none", at_least=0)
+    alpha: float = _field(16.0, "alpha / rank is the factor of the update", above=0.0)
+    targets: tuple[str, ...] = _field(
+        ("query", "value"),
+        "linear maps of a layer that get one: query, key, value, output, up, down, gate (geglu), or all",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptConfig:
+    """What of a model is trained, from when on and how fast, and which of its weights a run stands for."""
+
+    train: str = _field(
+        "all",
+        "all; the head alone; biases and head (BitFit, Ben Zaken et al. 2022). The head is all but the encoder",
+        choices=("all", "head", "biases"),
+    )
+    freeze: tuple[str, ...] = _field(
+        (), "path patterns (fnmatch) of parameters that stay as they are, e.g. encoder/embeddings/*; each must match"
+    )
+    freeze_layers: int = _field(0, "lowest layers that stay as they are (embeddings: see freeze)", at_least=0)
+    unfreeze_every: int = _field(
+        0,
+        "updates until the next layer, from the top, and last the embeddings are trained beside the head "
+        "(Howard and Ruder 2018, section 3.3); 0: all from the start",
+        at_least=0,
+    )
+    layer_decay: float = _field(
+        1.0,
+        "layer l of L, from 0, learns at the rate times layer_decay^(L - l), embeddings at ^(L + 1), the head at the "
+        "rate",
+        above=0.0,
+        at_most=1.0,
+    )
+    head_rate: float = _field(1.0, "factor of the head's rate", above=0.0)
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
+    adapter_size: int = _field(
+        0, "width of bottleneck adapters behind attention and feed-forward (Houlsby et al. 2019); 0: none", at_least=0
+    )
+    prefix_length: int = _field(
+        0, "learned keys and values before those of each layer (Li and Liang 2021); 0: none", at_least=0
+    )
+    ema: float = _field(
+        0.0,
+        "decay of a moving average of the weights, which is what is scored, kept and used; 0: the weights themselves",
+        at_least=0.0,
+        at_most=0.99999,
+    )
+    average_best: int = _field(
+        0,
+        "the mean of so many best checkpoints is used where it scores better on valid than the best; 0: no mean",
+        at_least=0,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """How long and in what portions to train."""
 
@@ -153,7 +220,42 @@ class TrainConfig:
         "of activations and matrix products (weights stay f32); auto: bf16 on TPU and GPU, f32 on CPU",
         choices=("auto", "f32", "bf16"),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """What is minimised over classes (words of NER, examples of classification)."""
+
     label_smoothing: float = _field(0.0, "share of the target spread over all classes", at_least=0.0, at_most=0.9)
+    class_weights: str = _field(
+        "", "balanced: the rarer a class the more it counts; or CLASS=WEIGHT,...: others 1; empty: all alike"
+    )
+    focal_gamma: float = _field(
+        0.0, "exponent by which what is already right counts less (Lin et al. 2017: 2); 0: not at all", at_least=0
+    )
+    r_drop: float = _field(
+        0.0,
+        "weight of the disagreement of two passes under other dropout (Liang et al. 2021: 1 to 5), at twice the cost; "
+        "0: one pass",
+        at_least=0,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassificationConfig:
+    """What task classification makes of an example."""
+
+    kind: str = _field(
+        "single",
+        "one class; several labels that may hold together (multi); a number (regression)",
+        choices=("single", "multi", "regression"),
+    )
+    pooling: str = _field(
+        "cls",
+        "the vector an example is judged by: of its first token, or the mean over its tokens",
+        choices=("cls", "mean"),
+    )
+    threshold: float = _field(0.5, "multi: probability from which a label holds", above=0.0, at_most=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,6 +317,9 @@ class Config:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     mask: MaskConfig = dataclasses.field(default_factory=MaskConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    adapt: AdaptConfig = dataclasses.field(default_factory=AdaptConfig)
+    classification: ClassificationConfig = dataclasses.field(default_factory=ClassificationConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)

@@ -1,5 +1,6 @@
 """Uses a trained model: `python -m jaxfm.predict --workdir=runs/ner "Ada met Charles in London." [more texts ...]`,
-or a line at a time, in bounded memory: `--input=FILE --output=OUT.jsonl`.
+or a line at a time, in bounded memory: `--input=FILE --output=OUT.jsonl`. Where a model judges pairs of texts, the
+second one follows behind a tab, or as --pair.
 """
 
 import itertools
@@ -21,7 +22,7 @@ from jaxfm.training.evaluation import Evaluator, whole_batches
 from jaxfm.training.restore import restore_params
 from jaxfm.training.setup import compute_dtype
 
-USAGE = 'usage: python -m jaxfm.predict --workdir=DIR ("TEXT" ... | --input=FILE --output=FILE.jsonl)'
+USAGE = 'usage: python -m jaxfm.predict --workdir=DIR ("TEXT" ... [--pair="TEXT"] | --input=FILE --output=FILE.jsonl)'
 
 
 class Model:
@@ -41,12 +42,24 @@ class Model:
         # One compiled function a batch size: small calls must not pay for a large batch.
         self._evaluators: dict[int, Evaluator] = {}
 
-    def __call__(self, texts: Iterable[str]) -> list[dict[str, Any]]:
-        """Returns one result a text; for NER {"text", "entities": [{"type", "text", "start", "end", "score"}]}."""
-        return list(self.stream({"text": text} for text in texts))
+    @property
+    def pairs(self) -> bool:
+        """Whether it judges pairs of texts."""
+        return self._predictor.pairs
+
+    def __call__(self, texts: Iterable[str | tuple[str, str]]) -> list[dict[str, Any]]:
+        """Returns one result a text, or a pair of texts where the model judges pairs.
+
+        NER: {"text", "entities": [{"type", "text", "start", "end", "score"}]}; classification: {"text", "label", ...}.
+        """
+        return list(
+            self.stream(
+                {"text": text} if isinstance(text, str) else {"text": text[0], "pair": text[1]} for text in texts
+            )
+        )
 
     def stream(self, records: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Yields one result a record ({"text": ...}), in order, holding as many at a time as the predictor says."""
+        """Yields one result a record ({"text": ...} or with "pair"), in order, as many at a time as the task says."""
         iterator = iter(records)
         while chunk := list(itertools.islice(iterator, self._predictor.records_at_once)):
             yield from self._predict(chunk)
@@ -63,7 +76,7 @@ class Model:
         return self._predictor.decode(encoded, self._evaluators[size](self._params, encoded.rows))
 
 
-def predict(workdir: str | pathlib.Path, texts: Iterable[str]) -> list[dict[str, Any]]:
+def predict(workdir: str | pathlib.Path, texts: Iterable[str | tuple[str, str]]) -> list[dict[str, Any]]:
     """Returns one result a text with the model of a run; to call again and again, keep a `Model`."""
     return Model(workdir)(texts)
 
@@ -78,7 +91,8 @@ def predict_file(
 
     Args:
       workdir: a run directory.
-      source: a text a line, or, where its name ends in .jsonl, an object with "text" a line. UTF-8.
+      source: a text a line (a pair of texts: a tab between them), or, where its name ends in .jsonl, an object with
+        "text" (and "pair") a line. UTF-8.
       output: JSON lines, in the order of the input; an empty line gives a result without findings.
       progress: where to show how far it is.
 
@@ -93,13 +107,13 @@ def predict_file(
     count = 0
     with progress, progress.task(f"reading {source.name} (bytes)", source.stat().st_size) as advance:
         with files.atomic_write(output) as file:
-            for result in model.stream(_read(source, advance)):
+            for result in model.stream(_read(source, advance, pairs=model.pairs)):
                 file.write(json.dumps(result, ensure_ascii=False) + "\n")
                 count += 1
     return count
 
 
-def _read(source: pathlib.Path, advance: Any) -> Iterator[dict[str, str]]:
+def _read(source: pathlib.Path, advance: Any, *, pairs: bool) -> Iterator[dict[str, str]]:
     with source.open("rb") as file:
         for number, line in enumerate(file, start=1):
             advance(len(line))
@@ -107,7 +121,18 @@ def _read(source: pathlib.Path, advance: Any) -> Iterator[dict[str, str]]:
                 text = line.decode("utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
                 raise UserError(f"{source}:{number}: byte {error.start + 1} is not UTF-8.") from error
-            yield _record(text, f"{source}:{number}") if source.suffix == ".jsonl" else {"text": text}
+            origin = f"{source}:{number}"
+            yield _record(text, origin) if source.suffix == ".jsonl" else _line(text, origin, pairs=pairs)
+
+
+def _line(line: str, origin: str, *, pairs: bool) -> dict[str, str]:
+    """Returns the record of a line of text, cut at its tab where pairs are meant."""
+    if not pairs:
+        return {"text": line}
+    texts = line.split("\t")
+    if len(texts) != 2:
+        raise UserError(f"{origin}: has {len(texts) - 1} tabs; this model judges pairs of texts, one tab between them.")
+    return {"text": texts[0], "pair": texts[1]}
 
 
 def _record(line: str, origin: str) -> dict[str, str]:
@@ -118,7 +143,9 @@ def _record(line: str, origin: str) -> dict[str, str]:
     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
         there = ", ".join(record) if isinstance(record, dict) else type(record).__name__
         raise UserError(f'{origin}: needs an object with a string "text" (found: {there or "nothing"}).')
-    return {"text": record["text"]}
+    if not isinstance(record.get("pair", ""), str):
+        raise UserError(f'{origin}: "pair" must be a string.')
+    return {name: record[name] for name in ("text", "pair") if name in record}
 
 
 def main(texts: Sequence[str]) -> None:
@@ -132,8 +159,14 @@ def main(texts: Sequence[str]) -> None:
         count = predict_file(values.workdir, values.input, values.output)
         print(f"written: {values.output} ({count:,} lines)")
         return
+    if values.pair is not None and len(texts) != 1:
+        raise UserError(f"--pair: belongs to one text, but there are {len(texts)}.\n{USAGE}")
     model = Model(values.workdir)
-    for result in model(texts):
+    records = [
+        _line(text, f"text {number}", pairs=model.pairs and values.pair is None)
+        for number, text in enumerate(texts, start=1)
+    ]
+    for result in model.stream(record | ({} if values.pair is None else {"pair": values.pair}) for record in records):
         print("\n".join(model.lines(result)))
 
 
@@ -141,4 +174,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "A run directory.")
     flags.DEFINE_string("input", None, "A text a line, or .jsonl with a field text.")
     flags.DEFINE_string("output", None, "JSON lines to write.")
+    flags.DEFINE_string("pair", None, "The second text, for a model that judges pairs.")
     program.run(main, USAGE, takes_arguments=True)

@@ -20,13 +20,17 @@ OPTIONS = """
 task objective seed
 model.init model.preset model.tokenizer model.dropout model.scan_layers model.remat
 data.source data.words_column data.tags_column data.document_column data.row_length data.window data.overlap
-data.context data.text_column data.holdout data.cache
+data.context data.text_column data.pair_column data.label_column data.holdout data.cache
 mask.unit mask.ratio mask.final_ratio mask.mask_share mask.random_share mask.evaluate mask.z_loss
 mask.generator_depth mask.discriminator_weight
 optim.learning_rate optim.schedule optim.warmup_fraction optim.decay_fraction optim.final_fraction optim.weight_decay
 optim.no_decay optim.b1 optim.b2 optim.eps optim.clip_norm
+adapt.train adapt.freeze adapt.freeze_layers adapt.unfreeze_every adapt.layer_decay adapt.head_rate
+adapt.lora.rank adapt.lora.alpha adapt.lora.targets adapt.adapter_size adapt.prefix_length adapt.ema adapt.average_best
 train.epochs train.steps train.batch_size train.first_batch_size
-train.batch_warmup_steps train.accumulate train.precision train.label_smoothing
+train.batch_warmup_steps train.accumulate train.precision
+loss.label_smoothing loss.class_weights loss.focal_gamma loss.r_drop
+classification.kind classification.pooling classification.threshold
 eval.every_steps eval.batch_size eval.metric eval.select eval.patience
 checkpoint.every_steps checkpoint.keep_last
 parallel.mesh.data parallel.mesh.fsdp parallel.mesh.tensor parallel.mesh.sequence

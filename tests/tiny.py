@@ -213,6 +213,48 @@ def masked_lm_config(directory: pathlib.Path, **overrides: Any) -> Config:
     return replaced(from_config_dict(values), **overrides)
 
 
+def write_examples(directory: pathlib.Path, kind: str, *, pairs: bool, sizes: Mapping[str, int] = SIZES) -> str:
+    """Writes a folder of labelled texts that can be learned: what they name decides; returns its URI."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for seed, (split, count) in enumerate(sizes.items()):
+        draw = random.Random(seed)
+        lines = []
+        for words, tags in sentences(count, seed):
+            kinds = [tag[2:] for tag in tags if tag != "O"]
+            target: Any = {"single": kinds[0], "multi": sorted(set(kinds)), "regression": len(words) / 4}[kind]
+            texts = {"text": " ".join(words), "label": target}
+            lines.append(texts | ({"pair": draw.choice(FILLERS)} if pairs else {}))
+        (directory / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    return f"jsonl:{directory}"
+
+
+def classification_config(
+    directory: pathlib.Path, kind: str = "single", *, pairs: bool = False, **overrides: Any
+) -> Config:
+    """The same for classification of the kind, over texts or pairs."""
+    values = default_config()
+    folder = f"{kind}_pairs" if pairs else kind
+    values.task = "classification"
+    values.classification.kind = kind
+    values.model.init = f"dir:{directory / 'weights'}"
+    values.model.scan_layers = True
+    values.data.source = f"jsonl:{directory / folder}"
+    values.data.row_length = 48
+    if pairs:
+        values.data.text_column, values.data.pair_column = "text", "pair"
+    values.optim.learning_rate = 1e-2
+    values.train.batch_size = 4
+    values.train.steps = 8
+    values.eval.batch_size = 8
+    values.eval.metric = {"single": "accuracy", "multi": "micro_f1", "regression": "pearson"}[kind]
+    values.log.every_steps = 2
+    if not (directory / folder).exists():
+        write_examples(directory / folder, kind, pairs=pairs)
+    if not (directory / "weights").exists():
+        write_weights(directory / "weights")
+    return replaced(from_config_dict(values), **overrides)
+
+
 def replaced(values: Config, **overrides: Any) -> Config:
     """Returns the config with other values; keys as `train__steps=4`."""
     nested = to_dict(values)
@@ -236,7 +278,7 @@ def write_run(workdir: pathlib.Path, ner: Config, *, best: int) -> dict[int, dic
         arrays = jax.tree.map(jnp.asarray, nested(params))
         state = TrainState(jnp.int32(step), arrays, {"count": jnp.int32(step)}, jnp.zeros(2, jnp.uint32))
         meta = {"fingerprint": "", "best": {"step": best, "value": 0.5, "waited": 0}, "goodput": {}}
-        checkpoints.save(state, {"loss": jnp.zeros(2)}, meta, best=best)
+        checkpoints.save(state, {"loss": jnp.zeros(2)}, meta, keep=(best,))
     checkpoints.close()
     return made
 

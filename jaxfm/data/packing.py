@@ -8,20 +8,20 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-# The arrays of a batch that every row has; int32 [B, T].
+# The arrays of a batch that every row has: int32 [B, T], but for labels of whole examples, which are [B, S, ...].
 BATCH_FIELDS = ("tokens", "segment_ids", "positions", "type_ids", "labels")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PackedRows:
-    """Packed rows in memory, all int32.
+    """Packed rows in memory, all int32 but for labels that are real numbers.
 
     Attributes:
         tokens: [N, T] piece ids, `pad_id` where nothing lies.
         segment_ids: [N, T] 1..n over the examples of a row, 0 on padding.
         positions: [N, T] 0.. within each segment, 0 on padding.
-        type_ids: [N, T] token type, 0.
-        labels: [N, T] targets, -1 = ignored.
+        type_ids: [N, T] token type: 1 on the second text of a pair, else 0.
+        labels: [N, T] targets of tokens, or [N, S, ...] of whole examples (int32 or f32); -1 = ignored.
         starts: [N, S] index of each segment's first token; 0 beyond `segments`.
         segments: [N] number of examples in the row.
         slots: [E, 3] where each example lies: row, segment counted from 0, index of its first token.
@@ -52,7 +52,7 @@ class PackedRows:
         return float(np.count_nonzero(self.segment_ids)) / max(1, self.segment_ids.size)
 
     def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the rows [n] asked for as a batch: int32 [n, T] a field of `BATCH_FIELDS`."""
+        """Returns the rows [n] asked for as a batch: a field of `BATCH_FIELDS` each."""
         return {name: getattr(self, name)[index] for name in BATCH_FIELDS}
 
     def fingerprint(self) -> str:
@@ -128,19 +128,23 @@ def pack(lengths: Sequence[int] | np.ndarray, row_length: int, max_segments: int
 
 def build_rows(
     tokens: Sequence[np.ndarray],
-    labels: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray] | np.ndarray,
     row_length: int,
     pad_id: int,
     seed: int | None,
     max_segments: int | None = None,
+    type_ids: Sequence[np.ndarray] | None = None,
 ) -> PackedRows:
     """Packs examples (token ids and labels of equal lengths) into rows of `row_length`.
 
     With a seed (training) examples are shuffled first, so that a row mixes whatever the data is sorted by; without one
-    (evaluation) the longest go first, which wastes least. The same arguments give the same rows.
+    (evaluation) the longest go first, which wastes least. The same arguments give the same rows. Where labels are one
+    array [E, ...], they are targets of whole examples and the rows have [N, S, ...] of them, S = `max_segments`.
     """
     lengths = np.asarray([len(example) for example in tokens], np.int64)
-    assert len(labels) == len(tokens) and all(len(a) == len(b) for a, b in zip(tokens, labels, strict=True))
+    of_examples = isinstance(labels, np.ndarray)
+    assert len(labels) == len(tokens)
+    assert of_examples or all(len(a) == len(b) for a, b in zip(tokens, labels, strict=True))
     order = np.argsort(-lengths, kind="stable") if seed is None else shuffled(len(lengths), seed)
     packed = pack(lengths[order], row_length, max_segments)
 
@@ -165,6 +169,12 @@ def build_rows(
     def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
         return np.concatenate([np.zeros(0, np.int32), *(arrays[example] for example in members.tolist())])
 
+    def of_segments(targets: np.ndarray) -> np.ndarray:
+        assert max_segments is not None, "rows of one shape, whatever the split"
+        laid = np.full((len(packed), max_segments, *targets.shape[1:]), -1, targets.dtype)
+        laid[row, segment] = targets[members]
+        return laid
+
     starts = np.zeros((len(packed), int(counts.max(initial=0))), np.int32)
     starts[row, segment] = start
     slots = np.zeros((len(lengths), 3), np.int32)
@@ -173,8 +183,8 @@ def build_rows(
         tokens=lay(joined(tokens), pad_id),
         segment_ids=lay(np.repeat(segment + 1, lengths[members]), 0),
         positions=lay(inside, 0),
-        type_ids=np.zeros(shape, np.int32),
-        labels=lay(joined(labels), -1),
+        type_ids=np.zeros(shape, np.int32) if type_ids is None else lay(joined(type_ids), 0),
+        labels=of_segments(labels) if isinstance(labels, np.ndarray) else lay(joined(labels), -1),
         starts=starts,
         segments=counts.astype(np.int32),
         slots=slots,
@@ -201,7 +211,7 @@ def shuffled(count: int, *seed: int) -> np.ndarray:
 def _fingerprint(arrays: Mapping[str, np.ndarray | int]) -> str:
     digest = hashlib.sha256()
     for name, array in arrays.items():
-        value = np.ascontiguousarray(array, dtype="<i4")
+        value = np.ascontiguousarray(array, dtype="<f4" if np.asarray(array).dtype.kind == "f" else "<i4")
         digest.update(f"{name}{value.shape}".encode())
         digest.update(value.data)
     return digest.hexdigest()

@@ -46,7 +46,7 @@ class Rows(Protocol):
         ...
 
     def take(self, index: np.ndarray) -> Batch:
-        """Returns the rows [n] asked for, int32 [n, T] a field."""
+        """Returns the rows [n] asked for, [n, ...] a field."""
         ...
 
     def fingerprint(self) -> str:
@@ -180,6 +180,6 @@ def eval_batches(rows: Rows, batch_size: int, share: Share = np.arange) -> Itera
         here = first + own[first + own < len(rows)]
         missing = len(own) - len(here)
         yield {
-            name: np.pad(values, ((0, missing), (0, 0)), constant_values=empty.get(name, 0))
+            name: np.pad(values, ((0, missing), *[(0, 0)] * (values.ndim - 1)), constant_values=empty.get(name, 0))
             for name, values in rows.take(here).items()
         }

@@ -107,6 +107,14 @@ _ELECTRA_MASKED_LM: dict[str, Tensor] = {
     **_norm("transform/norm", "generator_predictions.LayerNorm"),
     "decoder/bias": Tensor("generator_lm_head.bias"),
 }
+# The last layer of ForTokenClassification and the like, full names.
+CLASSIFIER_HEAD = _linear("head", "classifier")
+# The heads of ForSequenceClassification, full names.
+_BERT_POOLED: dict[str, Tensor] = {**_linear("pooler", "bert.pooler.dense"), **CLASSIFIER_HEAD}
+_ROBERTA_POOLED: dict[str, Tensor] = {
+    **_linear("pooler", "classifier.dense"),
+    **_linear("head", "classifier.out_proj"),
+}
 # The head of replaced-token detection (ForPreTraining), full names.
 _ELECTRA_DETECTOR: dict[str, Tensor] = {
     **_linear("detector/dense", "discriminator_predictions.dense"),
@@ -125,6 +133,8 @@ class Family:
       tied: tensors that such checkpoints may carry although they must equal one of our parameters.
       known_extras: tensors that such checkpoints may carry and that nothing here uses (full names).
       architecture: transformers' class name up to the head, as in "Bert" + "ForTokenClassification".
+      pooled: as masked_lm, for the head of classes of whole examples that reads each one's first token; empty where it
+        is the transform of masked_lm and the token classifier's last layer.
       detector: as masked_lm, for the head of replaced-token detection; empty where transformers has no such class.
     """
 
@@ -134,6 +144,7 @@ class Family:
     tied: Mapping[str, str]
     known_extras: tuple[str, ...]
     architecture: str
+    pooled: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     detector: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
@@ -155,6 +166,7 @@ FAMILIES: dict[str, Family] = {
             *_HEADS,
         ),
         architecture="Bert",
+        pooled=_BERT_POOLED,
     ),
     "roberta": Family(
         prefix="roberta.",
@@ -172,6 +184,7 @@ FAMILIES: dict[str, Family] = {
             *_HEADS,
         ),
         architecture="Roberta",
+        pooled=_ROBERTA_POOLED,
     ),
     "modernbert": Family(
         prefix="model.",
@@ -197,6 +210,7 @@ FAMILIES: dict[str, Family] = {
             *_HEADS,
         ),
         architecture="Electra",
+        pooled=_ROBERTA_POOLED,
         detector=_ELECTRA_DETECTOR,
     ),
 }
@@ -276,6 +290,7 @@ def _read_bert(family: str, values: Mapping[str, Any], where: str) -> EncoderCon
         position_offset=offset,
         type_vocab_size=values["type_vocab_size"],
         norm_eps=values.get("layer_norm_eps", 1e-12),
+        pooler="gelu" if family == "electra" else "tanh",
         dropout=values.get("hidden_dropout_prob", 0.1),
         attention_dropout=values.get("attention_probs_dropout_prob", 0.1),
         initializer_range=values.get("initializer_range", 0.02),

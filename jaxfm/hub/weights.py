@@ -13,11 +13,8 @@ import safetensors.numpy
 
 from jaxfm import files
 from jaxfm.errors import UserError
-from jaxfm.hub.families import FAMILIES, Family, Tensor, encoder_config, present
+from jaxfm.hub.families import CLASSIFIER_HEAD, FAMILIES, Family, Tensor, encoder_config, present
 from jaxfm.models.presets import EncoderConfig, has_padded_rows
-
-# Ours -> theirs for the last layer of ForTokenClassification and the like.
-CLASSIFIER_HEAD = {"head/kernel": Tensor("classifier.weight", 1), "head/bias": Tensor("classifier.bias")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +23,10 @@ class Checkpoint:
 
     Attributes:
       encoder: shape of the encoder.
-      params: path -> f32 array, layers stacked along a leading axis: "encoder/..."; "head/..." of a token classifier
-        whose classes have names; "transform/..." and "decoder/bias" of a masked-LM head; "detector/..." of
-        replaced-token detection. The vocabulary is padded (EncoderConfig.padded_vocab_size).
+      params: path -> f32 array, layers stacked along a leading axis: "encoder/..."; "head/..." of a classifier whose
+        classes have names; "pooler/..." before classes of whole examples; "transform/..." and "decoder/bias" of a
+        masked-LM head; "detector/..." of replaced-token detection. The vocabulary is padded
+        (EncoderConfig.padded_vocab_size).
       labels: class names of the "head/" in `params`; empty when there is none.
       notes: sentences for the log: which tensors were not used.
     """
@@ -55,10 +53,16 @@ def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
     family = FAMILIES[config.family]
     tensors = {_renamed(name): value for name, value in _read_tensors(directory)}
     prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
-    table = _encoder_tensors(config, prefix)
-    labels = _labels(values) if all(t.name in tensors for t in CLASSIFIER_HEAD.values()) else ()
+    table = encoder_tensors(config, prefix)
+    pooled = _pooled_tensors(family, prefix)
+    heads = (_classifier_tensors(config), _last_layer(pooled))
+    classes = next((head for head in heads if head and all(t.name in tensors for t in head.values())), {})
+    labels = _labels(values) if classes else ()
     if labels:
-        table |= _classifier_tensors(config)
+        table |= classes
+    pooler = {ours: tensor for ours, tensor in pooled.items() if ours.startswith("pooler/")}
+    if all(tensor.name in tensors for tensor in pooler.values()):
+        table |= pooler
     head = present(family.masked_lm, config)
     untied = _untied(table | head, family, tensors)
     if not untied and all(tensor.name in tensors for tensor in head.values()):
@@ -91,14 +95,17 @@ def write_tensors(path: pathlib.Path, config: EncoderConfig, params: Mapping[str
     """Writes encoder and head (path -> array) under transformers' names to one safetensors file, without padding.
 
     The head is that of masked LM where `params` has its decoder, that of replaced-token detection where it has a
-    detector, else a token classifier's.
+    detector, that of classes of whole examples where it has a pooler, else a token classifier's (which is ModernBERT's
+    for whole examples too).
     """
     family = FAMILIES[config.family]
-    table = _encoder_tensors(config, family.prefix)
+    table = encoder_tensors(config, family.prefix)
     if "decoder/bias" in params:
         table |= present(family.masked_lm, config)
+    elif "detector/head/bias" in params:
+        table |= family.detector
     else:
-        table |= family.detector if "detector/head/bias" in params else _classifier_tensors(config)
+        table |= family.pooled if "pooler/kernel" in params else _classifier_tensors(config)
     assert set(params) == set(table), f"parameters without a name: {sorted(set(params) ^ set(table))}"
     found: dict[str, list[np.ndarray]] = {}
     for ours, tensor in table.items():
@@ -126,7 +133,7 @@ def pad_vocabulary(table: np.ndarray, config: EncoderConfig) -> np.ndarray:
     return np.pad(table, [(0, config.padded_vocab_size - len(table)), *[(0, 0)] * (table.ndim - 1)])
 
 
-def _encoder_tensors(config: EncoderConfig, prefix: str) -> dict[str, Tensor]:
+def encoder_tensors(config: EncoderConfig, prefix: str) -> dict[str, Tensor]:
     """Ours -> theirs, under full names."""
     table = present(FAMILIES[config.family].encoder, config).items()
     return {
@@ -139,6 +146,16 @@ def _classifier_tensors(config: EncoderConfig) -> dict[str, Tensor]:
     """The head of token classifiers, which shares its transform with masked LM in families that have one."""
     head = present(FAMILIES[config.family].masked_lm, config) if config.classifier_transform else {}
     return {ours: tensor for ours, tensor in head.items() if ours.startswith("transform/")} | CLASSIFIER_HEAD
+
+
+def _pooled_tensors(family: Family, prefix: str) -> dict[str, Tensor]:
+    """The head of classes of whole examples; a pooler goes without prefix where the encoder does."""
+    bare = {ours: dataclasses.replace(t, name=t.name.removeprefix(family.prefix)) for ours, t in family.pooled.items()}
+    return dict(family.pooled) if prefix else bare
+
+
+def _last_layer(table: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {ours: tensor for ours, tensor in table.items() if ours.startswith("head/")}
 
 
 def _untied(table: Mapping[str, Tensor], family: Family, tensors: Mapping[str, np.ndarray]) -> str:
@@ -189,6 +206,7 @@ def _shape(ours: str, config: EncoderConfig, num_classes: int) -> tuple[int, ...
         "ffn/down/kernel": (f, d),
         "head/kernel": (d, num_classes),
         "head/bias": (num_classes,),
+        "pooler/kernel": (d, d),
         "detector/dense/kernel": (d, d),
         "detector/head/kernel": (d, 1),
         "detector/head/bias": (1,),

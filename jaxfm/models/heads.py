@@ -1,6 +1,6 @@
 """What sits on top of an encoder, one class a kind of target."""
 
-# B batch, T tokens, P chosen tokens, D model, C classes, V vocabulary
+# B batch, T tokens, S segments (examples in a row), P chosen tokens, D model, C classes, V vocabulary
 
 from collections.abc import Mapping
 
@@ -93,6 +93,75 @@ class MaskedLM(nnx.Module):
     def logits(self, hidden_BPD: jax.Array) -> jax.Array:
         """Returns the padded vocabulary's logits [B, P, V] in f32 at hidden states of any tokens."""
         return self.decoder(self.transform(hidden_BPD), self.encoder.embeddings.word.embedding[...])
+
+
+class SequenceClassifier(nnx.Module):
+    """An encoder and classes or numbers of whole examples, several a row (as transformers' ForSequenceClassification).
+
+    An example's vector is that of its first token ("cls") or the mean over its tokens ("mean"). Then comes the dense
+    layer that the family has there: BERT's pooler, which its checkpoints carry, that of RoBERTa's and ELECTRA's heads,
+    or ModernBERT's transform. A mean is not what a pooler was trained on: BERT, RoBERTa and ELECTRA have none behind it.
+    Dropout stands before the classes only (RoBERTa and ELECTRA have it before the dense layer as well).
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        num_outputs: int,
+        rngs: nnx.Rngs,
+        *,
+        pooling: str = "cls",
+        segments: int,
+        dtype: jnp.dtype = jnp.float32,
+        scan: bool = True,
+        remat: str = "none",
+    ):
+        """Makes encoder and head for rows of at most `segments` examples; outputs are always f32."""
+        assert pooling in ("cls", "mean")
+        self.encoder = Encoder(config, rngs, dtype=dtype, scan=scan, remat=remat)
+        self.transform = Transform(config, dtype, rngs) if config.classifier_transform else None
+        pools = pooling == "cls" and not config.classifier_transform
+        self.pooler = square(config, dtype, rngs) if pools else None
+        self.head = nnx.Linear(
+            config.hidden_size,
+            num_outputs,
+            dtype=dtype,
+            kernel_init=with_axes(nnx.initializers.truncated_normal(config.initializer_range), "embed", "classes"),
+            bias_init=with_axes(nnx.initializers.zeros_init(), "classes"),
+            rngs=rngs,
+        )
+        self.activation = jnp.tanh if config.pooler == "tanh" else gelu
+        self.pooling, self.segments, self.dropout_rate = pooling, segments, config.dropout
+
+    def __call__(self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None) -> jax.Array:
+        """Returns outputs [B, S, C] in f32, meaningless where a row has no such segment; `key` turns dropout on."""
+        encoder_key, head_key = (None, None) if key is None else tuple(jax.random.split(key))
+        hidden_BTD = self.encoder(
+            batch["tokens"], batch["segment_ids"], batch["positions"], batch["type_ids"], key=encoder_key
+        )
+        x_BSD = pool(hidden_BTD, batch["segment_ids"], batch["positions"], self.pooling, self.segments)
+        if self.transform is not None:
+            x_BSD = self.transform(x_BSD)
+        if self.pooler is not None:
+            x_BSD = self.activation(self.pooler(x_BSD))
+        return self.head(dropout(x_BSD, self.dropout_rate, head_key)).astype(jnp.float32)
+
+
+def pool(
+    hidden_BTD: jax.Array, segment_ids_BT: jax.Array, positions_BT: jax.Array, pooling: str, segments: int
+) -> jax.Array:
+    """Returns one vector a segment [B, S, D]: of its first token, or the mean over it; 0 where there is no segment.
+
+    A product with a matrix of shares, not a gather: it is a hundredth of a layer's work, and rows may be cut along
+    their tokens.
+    """
+    share_BST = segment_ids_BT[:, None, :] == jnp.arange(1, segments + 1)[None, :, None]
+    if pooling == "cls":
+        share_BST &= (positions_BT == 0)[:, None, :]
+    share_BST = share_BST.astype(jnp.float32)
+    share_BST /= jnp.maximum(share_BST.sum(axis=-1, keepdims=True), 1.0)
+    pooled_BSD = jnp.einsum("BST,BTD->BSD", share_BST, hidden_BTD.astype(jnp.float32), precision="highest")
+    return constrain(pooled_BSD.astype(hidden_BTD.dtype), "batch", "segments", "features")
 
 
 class TokenClassifier(nnx.Module):

@@ -36,7 +36,14 @@ class EncoderConfig:
       ffn: "gelu", or "geglu": gelu(up) * gate (Shazeer 2020).
       linear_bias: biases in attention, feed-forward and the transform of heads.
       norm_bias: biases in layer norms.
-      classifier_transform: the masked-LM head's transform (dense, gelu, norm) stands before token classifiers too.
+      classifier_transform: the masked-LM head's transform (dense, gelu, norm) stands before classifiers too.
+      pooler: activation of the dense layer before classes of whole examples, "tanh" or "gelu"; unused where there is
+        that transform.
+      lora_rank: of the low-rank updates beside linear maps of the layers; 0: none (`models.adapters`).
+      lora_alpha: lora_alpha / lora_rank is their factor.
+      lora_targets: names of the maps that have one.
+      adapter_size: width of the bottleneck adapters behind attention and feed-forward; 0: none.
+      prefix_length: learned keys and values of each layer; 0: none.
     """
 
     family: str = "bert"
@@ -62,8 +69,15 @@ class EncoderConfig:
     linear_bias: bool = True
     norm_bias: bool = True
     classifier_transform: bool = False
+    pooler: str = "tanh"
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    lora_targets: tuple[str, ...] = ()
+    adapter_size: int = 0
+    prefix_length: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "lora_targets", tuple(self.lora_targets))  # a list where it comes from JSON
         assert self.hidden_size % self.num_heads == 0, "hidden_size must be a multiple of num_heads"
         assert self.norm_placement in ("post", "pre") and self.ffn in ("gelu", "geglu") and self.global_every >= 1
         assert self.position_embedding == "learned" or (self.position_embedding == "rope" and self.head_dim % 2 == 0)

@@ -31,6 +31,9 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "types": None,
     "norm": None,
     "classes": None,
+    "rank": None,
+    "bottleneck": None,
+    "prefix": None,
     # of both
     "vocab": "tensor",
     "heads": "tensor",
@@ -40,6 +43,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "tokens": "sequence",
     "chunks": "sequence",
     "places": "sequence",
+    "segments": None,
     "keys": None,  # every part of a row sees the keys and values of all of it
     "features": None,
 }

@@ -3,8 +3,10 @@
 # B batch, T tokens, P predictions a row, D model, V vocabulary, N rows, U units
 
 import dataclasses
+import functools
 import math
 import pathlib
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ from jaxfm.models.presets import EncoderConfig
 from jaxfm.observe.metrics import Sums, weighted
 from jaxfm.observe.tables import Table
 from jaxfm.tasks.filler import Filler
+from jaxfm.tasks.resampling import Resample, Units
 from jaxfm.tasks.task import NOT_CALIBRATED, TASK_FILE, TOKENIZER_DIR, Evaluation
 
 if TYPE_CHECKING:
@@ -76,6 +79,10 @@ class HiddenTokens:
     def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool, remat: str = "none") -> nnx.Module:
         """Builds encoder and head."""
         return MaskedLM(self.encoder, rngs, dtype=dtype, scan=scan, remat=remat)
+
+    def label_shape(self, row_length: int) -> tuple[tuple[int, ...], np.dtype]:
+        """One a token, written over by what is hidden."""
+        return (row_length,), np.dtype(np.int32)
 
     def loss(
         self, model: MaskedLM, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array | float
@@ -170,6 +177,18 @@ class MaskedLMTask(HiddenTokens):
             tables=(_table(by_unit, self.ratios[1]),),
             predictions=self._records(split, outputs),
             remarks=stuck(own),
+            resample=self.resample(outputs),
+        )
+
+    def resample(self, outputs: Mapping[str, np.ndarray]) -> Resample:
+        """Returns loss, accuracy and perplexity as a function of the packed rows, under the masks of every unit."""
+        there, right = outputs["target"] >= 0, outputs["target"] == outputs["predicted"]
+        each = {"targets": there, "right": right & there, "loss": np.where(there, outputs["loss"], 0.0)}
+        return Resample(
+            unit="rows",
+            units=row_sums(self.units, outputs, {name: values.sum(axis=-1) for name, values in each.items()}),
+            computed=functools.partial(_row_metrics, own=self.masking.unit, units=self.units),
+            identity=row_identity(self.units, outputs, {"hidden": outputs["target"]}),
         )
 
     def save(self, workdir: pathlib.Path, **own: Any) -> None:
@@ -273,11 +292,12 @@ def _check(config: Config, initial: Initial) -> None:
             f"config.data.row_length: {config.data.row_length} tokens, but the encoder has "
             f"{initial.encoder.max_positions} positions. Take at most that many."
         )
-    if config.train.label_smoothing:
-        raise UserError(
-            f"config.train.label_smoothing: is {config.train.label_smoothing}, but masked LM is trained on the hidden "
-            "tokens themselves. Set it to 0."
-        )
+    for field in dataclasses.fields(config.loss):
+        if value := getattr(config.loss, field.name):
+            raise UserError(
+                f"config.loss.{field.name}: is {value!r}, but masked LM is trained on the hidden tokens as they are. "
+                f"Leave it at {field.default!r}."
+            )
     if config.mask.mask_share + config.mask.random_share > 1:
         raise UserError(
             f"config.mask.random_share: {config.mask.random_share} and mask_share {config.mask.mask_share} exceed 1 "
@@ -399,6 +419,26 @@ def unit_parts(units: tuple[str, ...], outputs: Mapping[str, np.ndarray]) -> dic
     return {unit: slice(number * each, (number + 1) * each) for number, unit in enumerate(units)}
 
 
+def row_sums(
+    units: tuple[str, ...], outputs: Mapping[str, np.ndarray], each: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Returns values of the held-out rows, float64 [N], under "NAME UNIT" for each way the rows were hidden in."""
+    parts = unit_parts(units, outputs)
+    return {f"{name} {unit}": values[parts[unit]].astype(np.float64) for unit in units for name, values in each.items()}
+
+
+def row_identity(
+    units: tuple[str, ...], outputs: Mapping[str, np.ndarray], gold: Mapping[str, np.ndarray]
+) -> list[tuple[str, ...]]:
+    """Returns what tells a row's targets from those of other data: checksums of the arrays `gold`, for each unit."""
+    each = [
+        [f"{name} tokens (by {unit}) with checksum {zlib.crc32(row.tobytes()):08x}" for row in values[part]]
+        for unit, part in unit_parts(units, outputs).items()
+        for name, values in gold.items()
+    ]
+    return list(zip(*each, strict=True))
+
+
 def stuck(scores: Mapping[str, float]) -> tuple[str, ...]:
     """Says so where the masked loss is still about what guessing by frequency reaches."""
     if not scores["loss"] > scores["unigram_loss"] - _STUCK:
@@ -424,6 +464,19 @@ def unit_scores(outputs: Mapping[str, np.ndarray], baseline: Baseline) -> dict[s
         "unigram_loss": float(-baseline.log_probs[target].mean()) if len(target) else math.nan,
         "unigram_accuracy": float((target == baseline.top).mean()) if len(target) else math.nan,
     }
+
+
+def _row_metrics(rows: Units, weight_RN: np.ndarray, *, own: str, units: tuple[str, ...]) -> dict[str, np.ndarray]:
+    metrics = {}
+    for unit in units:
+        loss, right, targets = (weight_RN @ rows[f"{name} {unit}"] for name in ("loss", "right", "targets"))
+        none = np.where(targets > 0, 0.0, math.nan)  # as `unit_scores`: no score is better than a perfect one
+        found = {name: value / np.maximum(targets, 1.0) + none for name, value in (("loss", loss), ("accuracy", right))}
+        if unit == own:
+            metrics |= found | {"perplexity": np.exp(np.minimum(found["loss"], 700.0))}
+        else:
+            metrics |= {f"{name}_{unit}": value for name, value in found.items()}
+    return metrics
 
 
 def _table(by_unit: Mapping[str, Mapping[str, float]], ratio: float) -> Table:

@@ -25,8 +25,11 @@ from jaxfm.models.heads import TokenClassifier
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.observe import plots
 from jaxfm.observe.metrics import Sums, weighted
+from jaxfm.tasks import calibration as calibration_lib
 from jaxfm.tasks import entities
-from jaxfm.tasks.tagger import Encoded, NerModel, Tagger, encode, token_losses
+from jaxfm.tasks.losses import ClassLoss, apart_classes, regularised
+from jaxfm.tasks.resampling import Resample
+from jaxfm.tasks.tagger import Encoded, NerModel, Tagger, encode
 from jaxfm.tasks.task import NOT_CALIBRATED, TASK_FILE, TOKENIZER_DIR, Evaluation
 
 if TYPE_CHECKING:
@@ -42,7 +45,8 @@ class Tagging:
     """A tagger and its loss (implements jaxfm.tasks.task.Objective)."""
 
     model: NerModel
-    label_smoothing: float
+    class_loss: ClassLoss
+    r_drop: float
 
     @property
     def encoder(self) -> EncoderConfig:
@@ -53,16 +57,24 @@ class Tagging:
         """Builds encoder and head."""
         return self.model.make_model(rngs, dtype=dtype, scan=scan, remat=remat)
 
+    def label_shape(self, row_length: int) -> tuple[tuple[int, ...], np.dtype]:
+        """A tag a token, -1 but for the first piece of each word."""
+        return (row_length,), np.dtype(np.int32)
+
     def loss(
         self, model: TokenClassifier, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array | float
     ) -> tuple[jax.Array, tuple[jax.Array, Sums]]:
         """Cross-entropy summed over the words of the batch, the same all through a run; also "accuracy" over words."""
         del progress
-        logits_BTC = model(dict(batch), key=key)
-        loss_BT, weight_BT = token_losses(logits_BTC, batch["labels"], self.label_smoothing)
-        weight = weight_BT.sum()
-        right = jnp.sum((jnp.argmax(logits_BTC, axis=-1) == batch["labels"]) * weight_BT)
-        return loss_BT.sum(), (weight, {"accuracy": weighted(right, weight)})
+        logits_BTC, loss_BT, weight_BT = regularised(
+            lambda pass_key: model(dict(batch), key=pass_key),
+            lambda logits_BTC: self.class_loss(logits_BTC, batch["labels"]),
+            apart_classes,
+            key,
+            self.r_drop,
+        )
+        right = jnp.sum(jnp.argmax(logits_BTC, axis=-1) == batch["labels"])
+        return loss_BT.sum(), (weight_BT.sum(), {"accuracy": weighted(right, jnp.sum(batch["labels"] >= 0))})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,18 +102,20 @@ class NerTask(Tagging):
         return self.encoded[split].rows
 
     def calibrate(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Nothing to fit."""
-        del outputs
-        return {}
+        """Fits a temperature to the words of the validation split."""
+        logits = np.concatenate(self.encoded["valid"].per_word(outputs["logits"]))
+        return calibration_lib.fit_temperature(logits, self._gold("valid"))
 
     def score(
         self, split: str, outputs: Mapping[str, np.ndarray], calibration: Mapping[str, float] = NOT_CALIBRATED
     ) -> Evaluation:
         """Entity scores as conlleval and seqeval define them, and token scores as in scikit-learn's report."""
-        encoded, sentences = self.encoded[split], self.sentences[split]
-        predicted = [[self.model.labels[i] for i in ids] for ids in encoded.per_word(outputs["label"])]
+        encoded, sentences, labels = self.encoded[split], self.sentences[split], self.model.labels
+        predicted = [[labels[i] for i in ids] for ids in encoded.per_word(outputs["label"])]
         gold = [list(sentence.tags) for sentence in sentences]
-        spans, tokens = entities.score_entities(gold, predicted), entities.score_tokens(gold, predicted)
+        kinds = sorted({label[2:] for label in labels if label != "O"})
+        counts = entities.count_entities(gold, predicted, kinds)
+        spans, tokens = entities.sum_entities(kinds, counts), entities.score_tokens(gold, predicted)
         metrics = {
             "f1": spans.f1,
             "precision": spans.precision,
@@ -110,14 +124,42 @@ class NerTask(Tagging):
             "accuracy": tokens.accuracy,
             "loss": float(outputs["loss"].sum(dtype=np.float64) / max(outputs["weight"].sum(dtype=np.float64), 1.0)),
         }
-        probabilities = encoded.per_word(outputs["probability"])
+        logits, classes = np.concatenate(encoded.per_word(outputs["logits"])), self._gold(split)
+        assessed = calibration_lib.assess(logits, classes, calibration)
+        ends = np.cumsum(encoded.word_counts)[:-1]
+        probabilities = calibration_lib.probabilities(logits, calibration).max(axis=-1)
+        lost = calibration_lib.losses(logits, classes, NOT_CALIBRATED)
+        units = {
+            "entities": counts,
+            "words": np.asarray(encoded.word_counts, np.float64),
+            "right": np.asarray(
+                [sum(map(str.__eq__, *pair)) for pair in zip(gold, predicted, strict=True)], np.float64
+            ),
+            "loss": np.asarray([words.sum() for words in np.split(lost, ends)]),
+        }
+        right, found, there = np.split(counts, 3, axis=-1)
         return Evaluation(
             metrics=metrics,
-            scores=spans.to_dict() | {"loss": metrics["loss"], "tokens": tokens.to_dict()},
-            tables=(entities.entity_table(spans), entities.token_table(tokens)),
-            predictions=_records(sentences, predicted, probabilities),
-            pictures={"per_type": lambda path: plots.plot_per_type(spans.per_type, path)} if spans.per_type else {},
+            scores=spans.to_dict()
+            | {"loss": metrics["loss"], "tokens": tokens.to_dict(), "calibration": assessed.detail},
+            tables=(entities.entity_table(spans), entities.token_table(tokens), assessed.table),
+            predictions=_records(sentences, predicted, np.split(probabilities, ends)),
+            resample=Resample(
+                unit="sentences",
+                units=units,
+                computed=entities.tagging_metrics,
+                identity=[(sentence.words, sentence.tags) for sentence in sentences],
+                classes=tuple(sorted(labels)),
+                right=((right == found) & (right == there)).all(axis=-1),
+            ),
+            pictures=dict(assessed.pictures)
+            | ({"per_type": lambda path: plots.plot_per_type(spans.per_type, path)} if spans.per_type else {}),
         )
+
+    def _gold(self, split: str) -> np.ndarray:
+        """Returns the class of each word of a split, all sentences in one row."""
+        index = {label: number for number, label in enumerate(self.model.labels)}
+        return np.asarray([index[tag] for sentence in self.sentences[split] for tag in sentence.tags], np.int64)
 
     def save(self, workdir: pathlib.Path) -> None:
         """Writes task.json and the tokenizer's files."""
@@ -157,12 +199,16 @@ def create(config: Config, initial: Initial) -> NerTask:
     unused = sorted({name.partition("/")[0] for name in initial.params if not name.startswith(kept)})
     unused_note = [f"weights not used: {', '.join(unused)} (of pretraining)"] if unused else []
     notes = (*initial.notes, *unused_note, head_note, *(read[split].note for split in there))
-    return NerTask(model, config.train.label_smoothing, tokenizer, sentences, encoded, notes)
+    labelled = encoded["train"].rows.labels
+    counts = np.bincount(labelled[labelled >= 0], minlength=len(labels))
+    class_loss = ClassLoss.of(config.loss, labels, counts)
+    return NerTask(model, class_loss, config.loss.r_drop, tokenizer, sentences, encoded, notes)
 
 
 def outline(config: Config, encoder: EncoderConfig) -> Tagging:
     """Builds model and loss without data or tokenizer, for shapes alone."""
-    return Tagging(_model(config, encoder, _USUAL_LABELS), config.train.label_smoothing)
+    class_loss = ClassLoss(config.loss.label_smoothing, config.loss.focal_gamma)
+    return Tagging(_model(config, encoder, _USUAL_LABELS), class_loss, config.loss.r_drop)
 
 
 def _model(config: Config, encoder: EncoderConfig, labels: tuple[str, ...]) -> NerModel:
@@ -202,12 +248,12 @@ def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) ->
     read = read_tagged(source, (split,), columns=_columns(config))
     ((split, found),) = read.items()
     encoded = encode_tagged(model, tokenizer, found.sentences, seed=None)
-    return NerTask(model, 0.0, tokenizer, {split: found.sentences}, {split: encoded}, (found.note,))
+    return NerTask(model, ClassLoss(), 0.0, tokenizer, {split: found.sentences}, {split: encoded}, (found.note,))
 
 
 def open_predictor(workdir: pathlib.Path) -> "Tagger":
     """Returns the tagger of a trained run."""
-    return Tagger(*open_model(workdir))
+    return Tagger(*open_model(workdir), calibration_lib.read_calibration(workdir))
 
 
 # A tagger knows all that an export needs.

@@ -1,5 +1,6 @@
 """Tasks by the name that `config.task` gives."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from types import ModuleType
@@ -10,11 +11,12 @@ from jaxfm import files
 from jaxfm.config import Config
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub.initial import Initial
+from jaxfm.models.adapters import adapted
 from jaxfm.models.presets import EncoderConfig
-from jaxfm.tasks import masked_lm, ner, replaced_token
+from jaxfm.tasks import classification, masked_lm, ner, replaced_token
 from jaxfm.tasks.task import TASK_FILE, Exporter, Objective, Predictor, Task
 
-TASKS = {"masked_lm": masked_lm, "ner": ner}
+TASKS = {"classification": classification, "masked_lm": masked_lm, "ner": ner}
 # What else a task may minimise, by the name that `config.objective` gives.
 OBJECTIVES = {("masked_lm", "rtd"): replaced_token}
 
@@ -25,13 +27,14 @@ def create(config: Config, initial: Initial) -> tuple[Task, Mapping[str, np.ndar
     Returns the task, its loaded parameters (path -> array; the others start at random) and notes for the log.
     """
     module = _of_config(config)
+    initial = dataclasses.replace(initial, encoder=adapted(initial.encoder, config.adapt))
     task = module.create(config, initial)
     return task, module.keep_head(task, initial), task.notes
 
 
 def outline(config: Config, encoder: EncoderConfig) -> Objective:
     """Builds a run's model and loss for an encoder's shape, without data, weights or tokenizer."""
-    return _of_config(config).outline(config, encoder)
+    return _of_config(config).outline(config, adapted(encoder, config.adapt))
 
 
 def reopen(workdir: pathlib.Path, config: Config, source: str, split: str) -> Task:

@@ -32,12 +32,15 @@ from jaxfm.observe.tables import Table
 from jaxfm.tasks import masked_lm
 from jaxfm.tasks.masked_lm import HiddenTokens, MaskedLMTask
 from jaxfm.tasks.replacement_finder import ReplacementFinder
+from jaxfm.tasks.resampling import Resample, Units
 from jaxfm.tasks.task import NOT_CALIBRATED, TASK_FILE, TOKENIZER_DIR, Evaluation
 
 # What a held-out row's samples are drawn with never changes, so that runs are scored on like replacements.
 _EVALUATION_SEED = 20200323
 # The generator's part of a model is kept under this name, its head under those of a masked-LM below it.
 _GENERATOR = "generator/"
+# Metrics under masks of another unit than the run's own.
+_OTHER_UNITS = ("generator_loss", "discriminator_loss", "f1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +65,10 @@ class ReplacedTokens:
     def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool, remat: str = "none") -> nnx.Module:
         """Builds encoder, detector and generator."""
         return ReplacedTokenModel(self.text.encoder, self.generator_layers, rngs, dtype=dtype, scan=scan, remat=remat)
+
+    def label_shape(self, row_length: int) -> tuple[tuple[int, ...], np.dtype]:
+        """As of masked LM."""
+        return self.text.label_shape(row_length)
 
     def loss(
         self, model: ReplacedTokenModel, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array | float
@@ -181,7 +188,7 @@ class ReplacedTokenTask(ReplacedTokens):
         for unit, part in masked_lm.unit_parts(self.text.units, outputs).items():
             ours = {name: values[part] for name, values in outputs.items()}
             guessed = masked_lm.unit_scores(ours, self.text.baseline)
-            by_unit[unit] = guessed | _detection(ours) | {"generator_loss": guessed["loss"]}
+            by_unit[unit] = guessed | _totals(ours) | {"generator_loss": guessed["loss"]}
             by_unit[unit]["generator_accuracy"] = guessed["accuracy"]
             # As in training; the z-loss, which is no part of what is wanted, left out.
             discriminator = float(ours["row_loss"].sum(dtype=np.float64)) / max(guessed["targets"], 1)
@@ -190,14 +197,48 @@ class ReplacedTokenTask(ReplacedTokens):
         metrics = {name: own[name] for name in self.choosing}
         for unit, scores in by_unit.items():
             if unit != self.text.masking.unit:
-                metrics |= {f"{name}_{unit}": scores[name] for name in ("generator_loss", "discriminator_loss", "f1")}
+                metrics |= {f"{name}_{unit}": scores[name] for name in _OTHER_UNITS}
         return Evaluation(
             metrics=metrics,
             scores=metrics | {"units": by_unit},
             tables=(_table(by_unit, self.text.ratios[1]),),
             predictions=self._records(split, outputs),
             remarks=masked_lm.stuck({**own, "loss": own["generator_loss"]}),
+            resample=self.resample(outputs),
         )
+
+    def resample(self, outputs: Mapping[str, np.ndarray]) -> Resample:
+        """Returns the metrics as a function of the packed rows; other replacements are other data."""
+        there, right = outputs["target"] >= 0, outputs["target"] == outputs["predicted"]
+        guessed = {"targets": there, "guessed": right & there, "guess_loss": np.where(there, outputs["loss"], 0.0)}
+        each = {name: values.sum(axis=-1) for name, values in guessed.items()}
+        each |= {name: values for name, values in outputs.items() if name.startswith("row_")}
+        gold = {"hidden": outputs["target"], "sampled": np.where(there, outputs["sampled"], -1)}
+        return Resample(
+            unit="rows",
+            units=masked_lm.row_sums(self.text.units, outputs, each),
+            computed=self._row_metrics,
+            identity=masked_lm.row_identity(self.text.units, outputs, gold),
+        )
+
+    def _row_metrics(self, rows: Units, weight_RN: np.ndarray) -> dict[str, np.ndarray]:
+        metrics = {}
+        for unit in self.text.units:
+            total = {
+                name.removesuffix(f" {unit}"): weight_RN @ values
+                for name, values in rows.items()
+                if name.endswith(f" {unit}")
+            }
+            found = _detection(total)
+            found["generator_loss"] = _share(total["guess_loss"], total["targets"])
+            found["generator_accuracy"] = _share(total["guessed"], total["targets"])
+            discriminator = total["row_loss"] / np.maximum(total["targets"], 1.0)
+            found["loss"] = found["generator_loss"] + float(self._scale(1.0)) * discriminator
+            if unit == self.text.masking.unit:
+                metrics |= {name: found[name] for name in self.choosing}
+            else:
+                metrics |= {f"{name}_{unit}": found[name] for name in _OTHER_UNITS}
+        return metrics
 
     def save(self, workdir: pathlib.Path) -> None:
         """Writes task.json and the tokenizer's files."""
@@ -335,23 +376,29 @@ def _numbered(text: MaskedLMTask) -> MaskedLMTask:
     return dataclasses.replace(text, held_out=held_out)
 
 
-def _detection(outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Returns the discriminator's scores over all rows."""
-    total = {name: float(values.sum(dtype=np.float64)) for name, values in outputs.items() if name.startswith("row_")}
-
-    def share(part: float, whole: float) -> float:
-        return part / whole if whole else math.nan
-
+def _detection(total: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the discriminator's scores from sums over rows, numbers or arrays."""
     flagged, replaced = total["row_flagged"], total["row_replaced"]
     return {
-        "replaced": share(replaced, total["row_tokens"]),
-        "discriminator_loss": share(total["row_loss"], total["row_tokens"]),
-        "discriminator_accuracy": share(total["row_right"], total["row_tokens"]),
+        "replaced": _share(replaced, total["row_tokens"]),
+        "discriminator_loss": _share(total["row_loss"], total["row_tokens"]),
+        "discriminator_accuracy": _share(total["row_right"], total["row_tokens"]),
         # As scikit-learn and conlleval: nothing flagged is no success.
-        "precision": total["row_found"] / max(flagged, 1.0),
-        "recall": share(total["row_found"], replaced),
-        "f1": share(2 * total["row_found"], flagged + replaced),
+        "precision": total["row_found"] / np.maximum(flagged, 1.0),
+        "recall": _share(total["row_found"], replaced),
+        "f1": _share(2 * total["row_found"], flagged + replaced),
     }
+
+
+def _totals(outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Returns the discriminator's scores over all rows."""
+    total = {name: values.sum(dtype=np.float64) for name, values in outputs.items() if name.startswith("row_")}
+    return {name: float(value) for name, value in _detection(total).items()}
+
+
+def _share(part: Any, whole: Any) -> Any:
+    """Returns part / whole; NaN where there is no whole."""
+    return part / np.where(np.asarray(whole) > 0, whole, math.nan)
 
 
 def _table(by_unit: Mapping[str, Mapping[str, float]], ratio: float) -> Table:

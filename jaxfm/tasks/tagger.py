@@ -21,6 +21,9 @@ from jaxfm.hub.families import hf_config
 from jaxfm.hub.weights import write_tensors
 from jaxfm.models.heads import TokenClassifier
 from jaxfm.models.presets import EncoderConfig
+from jaxfm.tasks.calibration import probabilities
+from jaxfm.tasks.losses import ClassLoss
+from jaxfm.tasks.task import NOT_CALIBRATED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -53,12 +56,12 @@ class NerModel:
         return TokenClassifier(self.encoder, len(self.labels), rngs, dtype=dtype, scan=scan, remat=remat)
 
     def outputs(self, model: TokenClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns class [B, T] int32, its probability [B, T], and summed loss and its weight [B] of labelled tokens."""
+        """Returns logits [B, T, C], class [B, T] int32, and summed loss and its weight [B] of labelled tokens."""
         logits_BTC = model(dict(batch))
-        loss_BT, weight_BT = token_losses(logits_BTC, batch["labels"], smoothing=0.0)
+        loss_BT, weight_BT = ClassLoss()(logits_BTC, batch["labels"])
         return {
             "label": jnp.argmax(logits_BTC, axis=-1).astype(jnp.int32),
-            "probability": jnp.max(jax.nn.softmax(logits_BTC), axis=-1),
+            "logits": logits_BTC,
             "loss": loss_BT.sum(axis=-1),
             "weight": weight_BT.sum(axis=-1),
         }
@@ -73,11 +76,11 @@ class Encoded:
     word_counts: tuple[int, ...]
 
     def per_word(self, values_NT: np.ndarray) -> list[np.ndarray]:
-        """Returns for each sentence the value at each word's own position, from an array over the rows.
+        """Returns for each sentence the values at its words' own positions [words, ...], from an array [N, T, ...].
 
         Each word is owned by exactly one window, so every word gets exactly one value.
         """
-        result = [np.empty(count, values_NT.dtype) for count in self.word_counts]
+        result = [np.empty((count, *values_NT.shape[2:]), values_NT.dtype) for count in self.word_counts]
         filled = np.zeros(len(result), np.int64)
         for sentence, words, (row, _, start) in zip(
             self.windows.sentence, self.windows.words, self.rows.slots, strict=True
@@ -135,8 +138,10 @@ class Tagger:
 
     model: NerModel
     tokenizer: "PreTrainedTokenizerFast"
+    calibration: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     records_at_once = 2048
+    pairs = False
 
     @property
     def encoder(self) -> EncoderConfig:
@@ -176,19 +181,23 @@ class Tagger:
     def decode(self, encoded: EncodedTexts, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """Returns {"text", "entities": [{"type", "text", "start", "end", "score"}]} for each text.
 
-        Offsets count characters of the text, end exclusive; the score is the mean probability of the entity's words.
+        Offsets count characters of the text, end exclusive; the score is the mean probability of the entity's
+        words, calibrated on the validation split of the run where it had one.
         """
         labels = encoded.encoded.per_word(outputs["label"])
-        scores = encoded.encoded.per_word(outputs["probability"])
+        scores = [
+            probabilities(logits, self.calibration).max(axis=-1)
+            for logits in encoded.encoded.per_word(outputs["logits"])
+        ]
         results = []
-        for text, words, ids, probabilities in zip(encoded.texts, encoded.words, labels, scores, strict=True):
+        for text, words, ids, sure in zip(encoded.texts, encoded.words, labels, scores, strict=True):
             entities = [
                 {
                     "type": kind,
                     "text": text[words[first][1] : words[end - 1][2]],
                     "start": words[first][1],
                     "end": words[end - 1][2],
-                    "score": round(float(probabilities[first:end].mean()), 4),
+                    "score": round(float(sure[first:end].mean()), 4),
                 }
                 for first, end, kind in entity_spans([self.model.labels[i] for i in ids])
             ]
@@ -213,12 +222,3 @@ class Tagger:
         files.write_json(folder / "config.json", config)
         write_tensors(folder / "model.safetensors", self.model.encoder, params)
         self.tokenizer.save_pretrained(folder)
-
-
-def token_losses(logits_BTC: jax.Array, labels_BT: jax.Array, smoothing: float) -> tuple[jax.Array, jax.Array]:
-    """Returns cross-entropy and weight (1.0 where labelled), both [B, T]; smoothing as in Szegedy et al. 2016."""
-    weight_BT = (labels_BT >= 0).astype(jnp.float32)
-    log_probs_BTC = jax.nn.log_softmax(logits_BTC)
-    picked_BT = jnp.take_along_axis(log_probs_BTC, jnp.maximum(labels_BT, 0)[..., None], axis=-1)[..., 0]
-    loss_BT = -(1.0 - smoothing) * picked_BT - smoothing * log_probs_BTC.mean(axis=-1)
-    return loss_BT * weight_BT, weight_BT

@@ -59,6 +59,10 @@ class Objective(Protocol):
         """Builds the model; parameter values are drawn from `rngs`. `remat` is that of `ModelConfig`."""
         ...
 
+    def label_shape(self, row_length: int) -> tuple[tuple[int, ...], np.dtype]:
+        """Returns shape and type of the labels of one row of so many tokens."""
+        ...
+
     def loss(
         self, model: nnx.Module, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, Sums]]:
@@ -108,6 +112,11 @@ class Predictor(Protocol):
 
     # Enough to pack well, few enough to hold: a million lines never are in memory at once.
     records_at_once: int
+
+    @property
+    def pairs(self) -> bool:
+        """Whether a record has two texts."""
+        ...
 
     def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool = True) -> nnx.Module:
         """Builds the model."""

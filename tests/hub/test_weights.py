@@ -10,8 +10,8 @@ import pytest
 import safetensors.numpy
 
 from jaxfm.errors import UserError
-from jaxfm.hub.families import FAMILIES, encoder_config, hf_config
-from jaxfm.hub.weights import CLASSIFIER_HEAD, read_checkpoint, read_config, write_tensors
+from jaxfm.hub.families import CLASSIFIER_HEAD, FAMILIES, encoder_config, hf_config
+from jaxfm.hub.weights import read_checkpoint, read_config, write_tensors
 from jaxfm.models.presets import EncoderConfig, preset
 
 SHAPE = EncoderConfig(

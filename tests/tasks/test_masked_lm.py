@@ -292,7 +292,8 @@ def test_held_out_masks_are_the_same_for_every_run(task: MaskedLMTask, config: C
     ("change", "words"),
     [
         ({"data__row_length": 65}, "config.data.row_length: 65 tokens, but the encoder has 64 positions"),
-        ({"train__label_smoothing": 0.1}, "config.train.label_smoothing: is 0.1"),
+        ({"loss__label_smoothing": 0.1}, "config.loss.label_smoothing: is 0.1"),
+        ({"loss__r_drop": 1.0}, "config.loss.r_drop: is 1.0"),
         ({"mask__mask_share": 0.8, "mask__random_share": 0.3}, "config.mask.random_share: 0.3 and mask_share 0.8"),
         ({"mask__evaluate": ["token", "spam"]}, "config.mask.evaluate: 'spam'. Did you mean 'span'?"),
         ({"model__tokenizer": "train:bpe/300"}, "the weights have theirs already"),

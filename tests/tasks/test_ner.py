@@ -17,8 +17,8 @@ from jaxfm.data.tokenization import encode_words
 from jaxfm.errors import UserError
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.tasks import ner, registry
+from jaxfm.tasks.losses import ClassLoss
 from jaxfm.tasks.ner import NerTask
-from jaxfm.tasks.tagger import token_losses
 from jaxfm.training.initial import resolve
 from tests import tiny
 
@@ -163,7 +163,7 @@ def test_the_loss_is_the_cross_entropy_with_smoothed_targets(smoothing: float) -
     targets = (1 - smoothing) * np.eye(5)[labels] + smoothing / 5
     log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     wanted = np.where(labels >= 0, -(targets * log_probabilities).sum(-1), 0.0)
-    got, weights = token_losses(jnp.asarray(logits, jnp.float32), jnp.asarray(labels), smoothing)
+    got, weights = ClassLoss(smoothing)(jnp.asarray(logits, jnp.float32), jnp.asarray(labels))
     np.testing.assert_allclose(got, wanted, rtol=1e-5)
     np.testing.assert_array_equal(weights, labels >= 0)
 

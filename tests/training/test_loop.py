@@ -36,7 +36,7 @@ BASE = {
     "train__batch_size": 8,
     "train__accumulate": 2,
     "train__steps": 12,
-    "train__label_smoothing": 0.1,
+    "loss__label_smoothing": 0.1,
     "eval__every_steps": 5,
     "log__every_steps": 4,
     "checkpoint__keep_last": 2,
@@ -70,10 +70,10 @@ def record_saves(patch: pytest.MonkeyPatch) -> Saved:
     saved: Saved = {}
     plain = Checkpoints.save
 
-    def save(self: Checkpoints, state: Any, sums: Any, meta: Any, *, best: int | None) -> None:
+    def save(self: Checkpoints, state: Any, sums: Any, meta: Any, *, keep: Any) -> None:
         arrays = jax.tree.leaves((state.params, state.opt_state, state.key, state.step, sums))
         saved[int(state.step)] = b"".join(np.asarray(leaf).tobytes() for leaf in arrays)
-        plain(self, state, sums, meta, best=best)
+        plain(self, state, sums, meta, keep=keep)
 
     patch.setattr(Checkpoints, "save", save)
     return saved

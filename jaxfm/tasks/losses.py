@@ -1,0 +1,154 @@
+"""What training minimises over classes, labels and numbers, wherever a task puts them."""
+
+# ... any axes, C classes
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxfm.config import LossConfig
+from jaxfm.errors import UserError, did_you_mean
+
+# Logits -> loss and weight of each target, the loss 0 where the weight is.
+Loss = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassLoss:
+    """Cross-entropy and what may be done to it.
+
+    Attributes:
+      smoothing: share of the target spread over all classes (Szegedy et al. 2016).
+      focal_gamma: exponent of (1 - p), p the target's probability (focal loss, Lin et al. 2017); 0: plain.
+      weights: of the classes; empty: all 1. As in torch the mean is over the targets' weights.
+    """
+
+    smoothing: float = 0.0
+    focal_gamma: float = 0.0
+    weights: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, config: LossConfig, labels: Sequence[str], counts_C: np.ndarray | None) -> "ClassLoss":
+        """Builds what `config.loss` says; `counts_C` are the training targets of each class (None: not known).
+
+        Raises:
+          UserError: class weights that are no weights of these classes.
+        """
+        return cls(config.label_smoothing, config.focal_gamma, class_weights(config, labels, counts_C))
+
+    def __call__(self, logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns loss and weight [...] of classes `labels` [...] (-1: none) under `logits` [..., C]."""
+        there = labels >= 0
+        label = jnp.maximum(labels, 0)
+        log_probs = jax.nn.log_softmax(logits)
+        weights_C = jnp.asarray(self.weights, jnp.float32) if self.weights else None
+        picked = jnp.take_along_axis(log_probs, label[..., None], axis=-1)[..., 0]
+        weight = there.astype(jnp.float32) * (1.0 if weights_C is None else weights_C[label])
+        loss = -(1.0 - self.smoothing) * picked * weight
+        if self.smoothing:
+            spread = log_probs if weights_C is None else log_probs * weights_C
+            loss -= self.smoothing * spread.mean(axis=-1) * there
+        return loss * _focus(picked, self.focal_gamma), weight
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelLoss:
+    """Binary cross-entropy of each of several labels that may hold together.
+
+    Attributes:
+      focal_gamma: as of `ClassLoss`.
+      weights: of the labels where they hold (torch's pos_weight); empty: all 1.
+    """
+
+    focal_gamma: float = 0.0
+    weights: tuple[float, ...] = ()
+
+    def __call__(self, logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns loss and weight [..., C] of `labels` [..., C] (1, 0, or -1: not known) under `logits` [..., C]."""
+        holds = labels == 1
+        there = (labels >= 0).astype(jnp.float32)
+        picked = jax.nn.log_sigmoid(jnp.where(holds, logits, -logits))
+        factor = jnp.where(holds, jnp.asarray(self.weights, jnp.float32), 1.0) if self.weights else 1.0
+        return -picked * factor * there * _focus(picked, self.focal_gamma), there
+
+
+def squared_error(values: jax.Array, targets: jax.Array, there: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns loss and weight [...] of numbers; `there` says which are targets."""
+    weight = there.astype(jnp.float32)
+    return (values - targets) ** 2 * weight, weight
+
+
+def class_weights(config: LossConfig, labels: Sequence[str], counts_C: np.ndarray | None) -> tuple[float, ...]:
+    """Reads `config.loss.class_weights`; empty where all classes weigh the same.
+
+    "balanced" is n / (C n_c) for a class that has n_c of the n training targets, as in scikit-learn (King and Zeng
+    2001); classes without any target weigh 1.
+    """
+    text = config.class_weights
+    if not text:
+        return ()
+    if text == "balanced":
+        if counts_C is None:
+            return (1.0,) * len(labels)
+        there = np.maximum(counts_C, 1)
+        weights = np.where(counts_C > 0, counts_C.sum() / (np.count_nonzero(counts_C) * there), 1.0)
+        return tuple(float(weight) for weight in weights)
+    found = dict.fromkeys(labels, 1.0)
+    for part in text.split(","):
+        name, _, number = part.rpartition("=")
+        if name.strip() not in found:
+            raise UserError(
+                f"config.loss.class_weights: {part.strip()!r} must be CLASS=NUMBER. "
+                f"{did_you_mean(name.strip(), found)} Or 'balanced', or nothing."
+            )
+        try:
+            found[name.strip()] = float(number)
+        except ValueError:
+            found[name.strip()] = -1.0
+        if not 0 <= found[name.strip()] < float("inf"):
+            raise UserError(f"config.loss.class_weights: {part.strip()!r}: a weight is a number of at least 0.")
+    return tuple(found.values())
+
+
+def regularised(
+    apply: Callable[[jax.Array], jax.Array],
+    loss: Loss,
+    apart: Callable[[jax.Array, jax.Array], jax.Array],
+    key: jax.Array,
+    alpha: float,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns logits, loss and weight with R-Drop (Liang et al. 2021): two passes under other dropout must agree.
+
+    The loss is the mean of both, plus `alpha` times how far `apart` they are, at every target; `apply` takes a key.
+    With alpha 0 there is one pass.
+    """
+    if not alpha:
+        logits = apply(key)
+        return logits, *loss(logits)
+    first, second = (apply(one) for one in jax.random.split(key))
+    (loss_1, weight), (loss_2, _) = loss(first), loss(second)
+    return first, (loss_1 + loss_2) / 2 + alpha * apart(first, second) * (weight > 0), weight
+
+
+def apart_classes(first: jax.Array, second: jax.Array) -> jax.Array:
+    """Returns the mean of both Kullback-Leibler divergences [...] between classes under logits [..., C]."""
+    one, other = jax.nn.log_softmax(first), jax.nn.log_softmax(second)
+    return ((jnp.exp(one) - jnp.exp(other)) * (one - other)).sum(axis=-1) / 2
+
+
+def apart_labels(first: jax.Array, second: jax.Array) -> jax.Array:
+    """Returns the same [..., C] for labels that hold or not."""
+    return (jax.nn.sigmoid(first) - jax.nn.sigmoid(second)) * (first - second) / 2
+
+
+def apart_values(first: jax.Array, second: jax.Array) -> jax.Array:
+    """Returns the squared difference of numbers."""
+    return (first - second) ** 2
+
+
+def _focus(log_probability: jax.Array, gamma: float) -> jax.Array | float:
+    # Behind a guard: the derivative of 0 ** gamma is infinite for gamma < 1.
+    return jnp.maximum(-jnp.expm1(log_probability), 1e-6) ** gamma if gamma else 1.0

@@ -1,0 +1,201 @@
+"""Every metric against scikit-learn and scipy, degenerate inputs included."""
+
+import json
+import pathlib
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxfm.tasks.scores import Scores, score_classes, score_labels, score_values
+
+sklearn = pytest.importorskip("sklearn.metrics")
+stats = pytest.importorskip("scipy.stats")
+
+NAMES = ("d", "b", "a", "c", "e")
+# Few values and few examples: classes that are missing on one side or both, constant predictions, ties.
+CLASSES = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12)
+VALUES = st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=2, max_size=12)
+
+
+def of_classes(gold: np.ndarray, predicted: np.ndarray, names: tuple[str, ...] = NAMES) -> Scores:
+    probability = np.eye(len(names))[predicted] * 0.5 + 0.1
+    return score_classes(gold, probability, names)
+
+
+def quiet(function: Any, *arguments: Any, **named: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the oracles': scores itself must be silent, as warnings are errors here
+        return function(*arguments, **named)
+
+
+@given(CLASSES)
+@settings(deadline=None, max_examples=200)
+def test_classes_score_as_in_scikit_learn(pairs: list[tuple[int, int]]) -> None:
+    gold, predicted = np.asarray(pairs).T
+    scores = of_classes(gold, predicted)
+    wanted = {
+        "accuracy": sklearn.accuracy_score(gold, predicted),
+        "macro_f1": sklearn.f1_score(gold, predicted, average="macro", zero_division=0),
+        "weighted_f1": sklearn.f1_score(gold, predicted, average="weighted", zero_division=0),
+        "macro_precision": sklearn.precision_score(gold, predicted, average="macro", zero_division=0),
+        "macro_recall": sklearn.recall_score(gold, predicted, average="macro", zero_division=0),
+        "mcc": quiet(sklearn.matthews_corrcoef, gold, predicted),
+    }
+    assert scores.metrics == pytest.approx(wanted, abs=1e-12)
+    there = sorted(set(gold) | set(predicted))
+    report = quiet(
+        sklearn.classification_report,
+        gold,
+        predicted,
+        labels=there,
+        target_names=[NAMES[index] for index in there],
+        output_dict=True,
+        zero_division=0,
+    )
+    found = {**scores.detail["per_class"], "macro avg": scores.detail["macro"]}
+    found["weighted avg"] = scores.detail["weighted"]
+    for name, row in found.items():
+        wanted = {"f1" if key == "f1-score" else key: value for key, value in report[name].items()}
+        assert row == pytest.approx(wanted, abs=1e-12), name
+    assert list(scores.detail["per_class"]) == [NAMES[index] for index in there]
+    matrix = sklearn.confusion_matrix(gold, predicted, labels=range(5))
+    np.testing.assert_array_equal(scores.detail["confusion"], matrix)
+    json.dumps(scores.detail, allow_nan=False)
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=8))
+@settings(deadline=None, max_examples=100)
+def test_of_two_classes_the_second_is_the_positive_one(pairs: list[tuple[int, int]]) -> None:
+    gold, predicted = np.asarray(pairs).T
+    metrics = of_classes(gold, predicted, ("yes", "no")).metrics
+    for name in ("f1", "precision", "recall"):
+        wanted = getattr(sklearn, f"{name}_score")(gold, predicted, zero_division=0)
+        assert metrics[name] == pytest.approx(wanted, abs=1e-12), name
+
+
+def test_losses_are_averaged() -> None:
+    scores = score_classes(np.array([0, 1]), np.eye(2), ("no", "yes"), loss_N=np.array([0.5, 1.0]))
+    assert scores.metrics["loss"] == 0.75
+
+
+def test_tables_of_classes_name_what_is_taken_for_what() -> None:
+    gold, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 2, 2])
+    report, confusions = of_classes(gold, predicted).tables
+    assert [row[0] for row in report.rows] == ["d", "b", "a", "micro average", "macro average", "weighted average"]
+    assert report.footer == 3
+    assert list(confusions.rows) == [("d", "b", 2, 2 / 3), ("b", "a", 1, 0.5)]
+    assert len(of_classes(gold, gold).tables) == 1  # nothing is confused
+
+
+@given(st.lists(st.tuples(*[st.booleans()] * 6), min_size=1, max_size=10))
+@settings(deadline=None, max_examples=200)
+def test_labels_score_as_in_scikit_learn(rows: list[tuple[bool, ...]]) -> None:
+    gold, predicted = np.split(np.asarray(rows, int), 2, axis=1)
+    # Exactly at the threshold counts as predicted.
+    scores = score_labels(gold, np.where(predicted, 0.3, 0.29), NAMES[:3], threshold=0.3)
+    wanted = {
+        f"{average}_f1": sklearn.f1_score(gold, predicted, average=average, zero_division=0)
+        for average in ("micro", "macro", "weighted")
+    }
+    wanted["micro_precision"] = sklearn.precision_score(gold, predicted, average="micro", zero_division=0)
+    wanted["micro_recall"] = sklearn.recall_score(gold, predicted, average="micro", zero_division=0)
+    wanted["exact_match"] = sklearn.accuracy_score(gold, predicted)
+    assert scores.metrics == pytest.approx(wanted, abs=1e-12)
+    each = sklearn.precision_recall_fscore_support(gold, predicted, average=None, zero_division=0)
+    for index, name in enumerate(NAMES[:3]):
+        found = scores.detail["per_label"][name]
+        assert tuple(found.values()) == pytest.approx([values[index] for values in each], abs=1e-12)
+
+
+@given(VALUES)
+@settings(deadline=None, max_examples=200)
+def test_values_score_as_in_scipy(pairs: list[tuple[int, int]]) -> None:
+    gold, predicted = np.asarray(pairs, float).T * 0.7
+    metrics = score_values(gold, predicted).metrics
+    wanted = {
+        "pearson": quiet(stats.pearsonr, gold, predicted).statistic,
+        "spearman": quiet(stats.spearmanr, gold, predicted).statistic,
+        "mse": sklearn.mean_squared_error(gold, predicted),
+        "mae": sklearn.mean_absolute_error(gold, predicted),
+    }
+    assert metrics == pytest.approx(wanted, abs=1e-9, nan_ok=True)
+
+
+def test_values_of_all_sizes_correlate_as_in_scipy() -> None:
+    random = np.random.default_rng(0)
+    gold = random.normal(size=500)
+    for scale, shift in ((1.0, 0.0), (1e-6, 1e3), (1e8, -5.0)):
+        predicted = (gold + random.normal(size=500)) * scale + shift
+        metrics = score_values(gold, predicted).metrics
+        assert metrics["pearson"] == pytest.approx(stats.pearsonr(gold, predicted).statistic, abs=1e-7)
+        assert metrics["spearman"] == pytest.approx(stats.spearmanr(gold, predicted).statistic, abs=1e-12)
+
+
+def test_a_diverged_model_is_scored_in_silence() -> None:
+    values = score_values(np.array([1.0, 2.0, 3.0]), np.array([1.0, np.nan, 2.0]))
+    assert np.isnan([values.metrics[name] for name in ("pearson", "spearman", "mse", "mae")]).all()
+    assert not values.pictures
+    assert score_classes(np.array([0, 1]), np.full((2, 2), np.nan), ("no", "yes")).metrics["accuracy"] == 0.5
+
+
+# The metrics as a function of the examples: what `jaxfm.tasks.resampling` draws from.
+
+
+def several() -> dict[str, Scores]:
+    random = np.random.default_rng(0)
+    gold = random.integers(0, 5, 40)
+    return {
+        "classes": score_classes(gold, random.random((40, 5)) + np.eye(5)[gold], NAMES, loss_N=random.random(40)),
+        "two classes": score_classes(gold % 2, random.random((40, 2)), ("no", "yes")),
+        "labels": score_labels(random.random((40, 5)) < 0.4, random.random((40, 5)), NAMES, loss_N=random.random(40)),
+        "values": score_values(gold, random.normal(size=40).round(1) + gold),
+    }
+
+
+def again(scores: Scores, kind: str, index: np.ndarray) -> dict[str, float]:
+    """The metrics of the examples that `index` picks, scored from nothing."""
+    units = scores.resample.units
+    if kind == "values":
+        return score_values(units["gold"][index], units["predicted"][index]).metrics
+    losses = units["loss"][index] if "loss" in units else None
+    _, predicted, gold = np.split(units["counts"][index], 3, axis=1)
+    if kind == "labels":
+        return score_labels(gold, predicted, scores.resample.classes, loss_N=losses).metrics
+    return score_classes(gold.argmax(1), predicted, scores.resample.classes, loss_N=losses).metrics
+
+
+@pytest.mark.parametrize("kind", several())
+def test_resampled_metrics_are_those_of_the_examples_picked(kind: str) -> None:
+    scores, random = several()[kind], np.random.default_rng(1)
+    resample = scores.resample
+    assert resample.count == 40
+    assert resample.metrics(np.arange(40)) == pytest.approx(scores.metrics, abs=1e-12)
+    indices = [random.integers(0, 40, 40) for _ in range(5)] + [np.arange(7), np.array([3, 3, 3])]
+    weights = np.stack([np.bincount(index, minlength=40) for index in indices]).astype(float)
+    together = resample.computed(resample.units, weights)
+    for row, index in enumerate(indices):
+        wanted = again(scores, kind, index)
+        assert resample.metrics(index) == pytest.approx(wanted, abs=1e-9, nan_ok=True)
+        assert {name: values[row] for name, values in together.items()} == pytest.approx(wanted, abs=1e-9, nan_ok=True)
+
+
+def test_models_that_number_their_classes_otherwise_can_be_compared() -> None:
+    gold, probability = np.array([0, 1, 2, 2]), np.random.default_rng(0).random((4, 3))
+    turned = [2, 0, 1]
+    one = score_classes(gold, probability, ("x", "y", "z"))
+    other = score_classes(np.argsort(turned)[gold], probability[:, turned], ("z", "x", "y"))
+    assert one.metrics == other.metrics and one.resample.classes == other.resample.classes
+    assert list(one.resample.identity) == list(other.resample.identity) == ["x", "y", "z", "z"]
+    np.testing.assert_array_equal(one.resample.units["counts"], other.resample.units["counts"])
+
+
+@pytest.mark.parametrize("kind", several())
+def test_pictures_are_drawn(kind: str, tmp_path: pathlib.Path) -> None:
+    for name, drawn in several()[kind].pictures.items():
+        drawn(tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert len(list(tmp_path.iterdir())) == 1
