@@ -1,4 +1,6 @@
-"""Scores a trained model: `python -m jaxfm.evaluate --workdir=runs/ner --split=test [--source=URI] [--output=FILE]`."""
+"""Scores a trained model: `python -m jaxfm.evaluate --workdir=runs/ner --split=test [--source=URI] [--output=FILE]`,
+or two against each other, example by example: `--compare=runs/a,runs/b`.
+"""
 
 import pathlib
 from typing import Any
@@ -13,21 +15,28 @@ from jaxfm.observe.progress import Progress
 from jaxfm.observe.writers import to_json
 from jaxfm.parallel import distributed
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.tasks import registry
+from jaxfm.tasks import registry, resampling
 from jaxfm.tasks.calibration import read_calibration
+from jaxfm.tasks.resampling import Comparison
 from jaxfm.tasks.task import Evaluation
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.evaluation import Evaluator, whole_batches
 from jaxfm.training.restore import restore_params
+from jaxfm.training.results import with_intervals
 from jaxfm.training.setup import compute_dtype, scans_layers
 
-USAGE = "usage: python -m jaxfm.evaluate --workdir=DIR [--split=test] [--source=URI] [--output=FILE.json]"
+USAGE = (
+    "usage: python -m jaxfm.evaluate (--workdir=DIR | --compare=DIR,DIR) [--split=test] [--source=URI] "
+    "[--output=FILE.json]"
+)
 
 
 def evaluate(
     workdir: str | pathlib.Path, split: str = "test", source: str | None = None, progress: Progress | None = None
 ) -> Evaluation:
     """Scores the run's chosen checkpoint on a split of its own source or of another one with the same labels.
+
+    Probabilities are calibrated as the run's validation split asks for; each metric has its interval under "intervals".
 
     Raises:
       UserError: no run or checkpoint there, no such split, a label the model does not know; or not all processes of
@@ -52,7 +61,31 @@ def evaluate(
             progress.say(note)
         with progress.task(f"scoring {split}", len(rows)) as advance:
             outputs = evaluator(params, rows, advance)
-    return task.score(split, outputs, read_calibration(workdir))
+    return with_intervals(task.score(split, outputs, read_calibration(workdir)))
+
+
+def compare(
+    a: str | pathlib.Path,
+    b: str | pathlib.Path,
+    split: str = "test",
+    source: str | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Scores two runs on the same examples, and says of every metric that both have how sure its difference is.
+
+    Each run is scored on the split of its own source unless there is a `source` for both.
+
+    Raises:
+      UserError: as `evaluate`; or the two runs' splits are not the same examples with the same gold targets.
+    """
+    names = (str(a), str(b))
+    pair = []
+    for workdir in names:
+        resample = evaluate(workdir, split, source, progress).resample
+        if resample is None:
+            raise UserError(f"--compare={','.join(names)}: the task of {workdir} is not scored by independent units.")
+        pair.append(resample)
+    return resampling.compare(*pair, names=names)
 
 
 def _mesh(config: Config) -> tuple[Mesh, str]:
@@ -67,20 +100,32 @@ def _mesh(config: Config) -> tuple[Mesh, str]:
 def main() -> None:
     """The program."""
     values = flags.FLAGS
-    if values.workdir is None:
-        raise UserError(f"--workdir is missing.\n{USAGE}")
+    if (values.workdir is None) == (values.compare is None):
+        raise UserError(f"give one of --workdir and --compare.\n{USAGE}")
+    pair = [] if values.compare is None else values.compare.split(",")
+    if values.compare is not None and (len(pair) != 2 or not all(pair)):
+        raise UserError(f"--compare={values.compare}: needs two run directories with a comma between them.\n{USAGE}")
     program.join()
     progress = Progress(0, quiet=not distributed.is_main())
-    evaluation = evaluate(values.workdir, values.split, values.source, progress)
-    for table in evaluation.tables:
+    asked = {"split": values.split, "source": values.source}
+    if pair:
+        comparison = compare(pair[0], pair[1], values.split, values.source, progress)
+        tables, found = resampling.comparison_tables(comparison, values.split), asked | comparison.to_dict()
+    else:
+        evaluation = evaluate(values.workdir, values.split, values.source, progress)
+        tables = evaluation.tables
+        found: dict[str, Any] = {"workdir": values.workdir, **asked, "scores": dict(evaluation.scores)}
+    for table in tables:
         progress.table(table)
+    if pair:
+        progress.say(f"\n{resampling.HOW_TO_READ}")
     if values.output is not None and distributed.is_main():
-        scores: dict[str, Any] = {"workdir": values.workdir, "split": values.split, "source": values.source}
-        files.write_json(values.output, to_json(scores | {"scores": dict(evaluation.scores)}))
+        files.write_json(values.output, to_json(found))
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "A run directory.")
+    flags.DEFINE_string("compare", None, "Two run directories, with a comma between them.")
     flags.DEFINE_string("split", "test", "train, valid or test.")
     flags.DEFINE_string("source", None, "Data to score on; the run's own if not given.")
     flags.DEFINE_string("output", None, "A JSON file for the scores.")

@@ -36,7 +36,9 @@ def probabilities(logits_NC: np.ndarray, calibration: Mapping[str, float], kind:
     return np.exp(_log_softmax(scaled)) if kind == "single" else np.exp(_log_sigmoid(scaled))
 
 
-def losses(logits_NC: np.ndarray, gold: np.ndarray, calibration: Mapping[str, float], kind: str) -> np.ndarray:
+def losses(
+    logits_NC: np.ndarray, gold: np.ndarray, calibration: Mapping[str, float], kind: str = "single"
+) -> np.ndarray:
     """Returns the negative log-likelihood [N] in nats; for "multi" the mean over the labels that are not -1.
 
     `gold`: int [N] (single), or 0, 1 and -1 (not known) [N, C] (multi).
@@ -52,15 +54,15 @@ def losses(logits_NC: np.ndarray, gold: np.ndarray, calibration: Mapping[str, fl
 def fit_temperature(logits_NC: np.ndarray, gold: np.ndarray, kind: str = "single") -> dict[str, float]:
     """Returns {"temperature": T} of the least negative log-likelihood, T within 0.01 to 100; `gold` as for `losses`.
 
-    Empty where there is none: without examples, or where every prediction is right (the sharper, the likelier then, so
-    that the data say nothing about how sure to be). The likelihood is convex in 1 / T: Newton's steps, kept within a
-    bracket that halves where they leave it.
+    Empty where there is none: without examples, with logits that are not finite, or where every prediction is right
+    (the sharper, the likelier then, so that the data say nothing about how sure to be). The negative log-likelihood is
+    convex in 1 / T: Newton's steps, within a bracket that is cut (in logarithms) in half where they leave it.
     """
     logits, wanted = np.asarray(logits_NC, np.float64), np.asarray(gold)
     if kind == "multi":  # each label as two classes with the logits x and 0
         known = wanted >= 0
         logits, wanted = np.stack([np.zeros(known.sum()), logits[known]], axis=-1), wanted[known]
-    if not len(wanted):
+    if not len(wanted) or not np.isfinite(logits).all():
         return {}
     right_N = np.take_along_axis(logits, wanted[:, None], axis=-1)[:, 0]
     if (right_N >= logits.max(axis=-1)).all():
@@ -97,7 +99,7 @@ class Reliability:
     @classmethod
     def of(cls, confidence_N: np.ndarray, right_N: np.ndarray) -> "Reliability":
         """Sorts predictions (probability, whether it came true) into bins."""
-        bin_N = np.clip(np.ceil(confidence_N * BINS).astype(np.int64) - 1, 0, BINS - 1)
+        bin_N = np.clip(np.ceil(np.nan_to_num(confidence_N) * BINS).astype(np.int64) - 1, 0, BINS - 1)
         count = np.bincount(bin_N, minlength=BINS)
         some = np.maximum(count, 1)
         return cls(

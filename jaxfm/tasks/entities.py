@@ -1,21 +1,18 @@
 """Scores of tagged sequences: whole entities as conlleval counts them, and single tags as scikit-learn counts them."""
 
+# N sentences, C types of entity, R rounds (of a bootstrap, say)
+
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypedDict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
 
 from jaxfm.data.tagging import entity_spans
-from jaxfm.observe.tables import Cell, Table
-
-
-class Score(TypedDict):
-    """Fractions of 1 and the number of gold items behind them; a division by zero counts as 0."""
-
-    precision: float
-    recall: float
-    f1: float
-    support: int
+from jaxfm.observe.tables import Table
+from jaxfm.tasks.resampling import Units
+from jaxfm.tasks.scores import Score, add_counts, precision_recall_f1, report, score_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,16 +53,55 @@ def score_entities(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[s
 
     Both hold one BIO sequence a sentence, of equal lengths. Equals seqeval 1.2.2 in its default mode.
     """
-    right, gold_count, predicted_count = collections.Counter(), collections.Counter(), collections.Counter()
-    for gold_tags, predicted_tags in _paired(gold, predicted):
+    kinds = sorted({tag[2:] for tags in (*gold, *predicted) for tag in tags if tag != "O"})
+    return sum_entities(kinds, count_entities(gold, predicted, kinds))
+
+
+def count_entities(
+    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], kinds: Sequence[str]
+) -> np.ndarray:
+    """Returns the entities of each type that are right, predicted and gold in each sentence, float32 [N, 3 C]."""
+    place = {kind: index for index, kind in enumerate(kinds)}
+    counts = np.zeros((len(gold), 3, len(kinds)), np.float32)
+    for count, (gold_tags, predicted_tags) in zip(counts, _paired(gold, predicted), strict=True):
         gold_spans, predicted_spans = entity_spans(gold_tags), entity_spans(predicted_tags)
-        gold_count.update(kind for _, _, kind in gold_spans)
-        predicted_count.update(kind for _, _, kind in predicted_spans)
-        right.update(kind for _, _, kind in set(gold_spans) & set(predicted_spans))
-    kinds = sorted(gold_count | predicted_count)
-    per_type = {kind: _score(right[kind], predicted_count[kind], gold_count[kind]) for kind in kinds}
-    micro = _score(right.total(), predicted_count.total(), gold_count.total())
-    return EntityScores(**micro, macro=_macro(per_type), weighted=_weighted(per_type), per_type=per_type)
+        for part, spans in enumerate((set(gold_spans) & set(predicted_spans), predicted_spans, gold_spans)):
+            for _, _, kind in spans:
+                count[part, place[kind]] += 1
+    return counts.reshape(len(gold), -1)
+
+
+def sum_entities(kinds: Sequence[str], counts: np.ndarray) -> EntityScores:
+    """Scores what `count_entities` counted, over the types that occur."""
+    right_C, predicted_C, gold_C = counts.sum(axis=0, dtype=np.float64).reshape(3, -1)
+    there = np.flatnonzero(predicted_C + gold_C)
+    per_type, averages = report([kinds[index] for index in there], right_C[there], predicted_C[there], gold_C[there])
+    return EntityScores(
+        **averages["micro average"],
+        macro=averages["macro average"],
+        weighted=averages["weighted average"],
+        per_type=per_type,
+    )
+
+
+def tagging_metrics(units: Units, weight_RN: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns what `score_entities` and `score_tokens` find, by rounds; see `jaxfm.tasks.resampling.Resample`.
+
+    Of each sentence it needs the "entities" of `count_entities`, and its "words": how many, how many "right", "loss".
+    """
+    counts = add_counts(units["entities"], weight_RN)
+    precision, recall, f1 = precision_recall_f1(*counts.sum(axis=-1))
+    there_RC = counts[1] + counts[2] > 0
+    f1_RC = precision_recall_f1(*counts)[2]
+    words_R = np.maximum(weight_RN @ units["words"], 1.0)
+    return {
+        "f1": f1,
+        "precision": precision,
+        "recall": recall,
+        "macro_f1": f1_RC.sum(axis=-1) / np.maximum(there_RC.sum(axis=-1), 1),
+        "accuracy": weight_RN @ units["right"] / words_R,
+        "loss": weight_RN @ units["loss"] / words_R,
+    }
 
 
 def score_tokens(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> TokenScores:
@@ -82,19 +118,16 @@ def score_tokens(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str
         predicted_count[predicted_tag] += count
         right[gold_tag] += count * (gold_tag == predicted_tag)
     tags = _tag_order(gold_count | predicted_count)
-    per_tag = {tag: _score(right[tag], predicted_count[tag], gold_count[tag]) for tag in tags}
-    micro = _score(right.total(), predicted_count.total(), gold_count.total())
-    outside = "O"
+    outside = [index for index, tag in enumerate(tags) if tag == "O"]
+    counts = np.asarray([[count[tag] for tag in tags] for count in (right, predicted_count, gold_count)])
+    per_tag, averages = report(tags, *counts)
+    _, entity_averages = report(tags[: -len(outside) or None], *np.delete(counts, outside, axis=1))
     return TokenScores(
-        accuracy=micro["recall"],
-        micro=micro,
-        entity_micro=_score(
-            right.total() - right[outside],
-            predicted_count.total() - predicted_count[outside],
-            gold_count.total() - gold_count[outside],
-        ),
-        macro=_macro(per_tag),
-        weighted=_weighted(per_tag),
+        accuracy=averages["micro average"]["recall"],
+        micro=averages["micro average"],
+        entity_micro=entity_averages["micro average"],
+        macro=averages["macro average"],
+        weighted=averages["weighted average"],
         per_tag=per_tag,
     )
 
@@ -103,7 +136,7 @@ def entity_table(scores: EntityScores, title: str = "Entities") -> Table:
     """Lays out entity scores: a row a type, then the averages."""
     micro = Score(precision=scores.precision, recall=scores.recall, f1=scores.f1, support=scores.support)
     averages = {"micro average": micro, "macro average": scores.macro, "weighted average": scores.weighted}
-    return _score_table(title, "type", scores.per_type, averages)
+    return score_table(title, "type", scores.per_type, averages)
 
 
 def token_table(scores: TokenScores, title: str = "Tokens") -> Table:
@@ -114,15 +147,7 @@ def token_table(scores: TokenScores, title: str = "Tokens") -> Table:
         "macro average": scores.macro,
         "weighted average": scores.weighted,
     }
-    return _score_table(title, "tag", scores.per_tag, averages)
-
-
-def _score_table(title: str, what: str, items: Mapping[str, Score], averages: Mapping[str, Score]) -> Table:
-    rows: list[tuple[Cell, ...]] = [
-        (name, score["precision"], score["recall"], score["f1"], score["support"])
-        for name, score in (*items.items(), *averages.items())
-    ]
-    return Table(title, (what, "precision", "recall", "F1", "support"), tuple(rows), footer=len(averages))
+    return score_table(title, "tag", scores.per_tag, averages)
 
 
 def _paired(
@@ -134,37 +159,6 @@ def _paired(
             f"sentence {index}: {len(gold_tags)} gold tags, {len(predicted_tags)} predicted"
         )
         yield gold_tags, predicted_tags
-
-
-def _score(right: int, predicted: int, gold: int) -> Score:
-    return Score(
-        precision=right / predicted if predicted else 0.0,
-        recall=right / gold if gold else 0.0,
-        f1=2 * right / (predicted + gold) if predicted + gold else 0.0,
-        support=gold,
-    )
-
-
-def _macro(items: Mapping[str, Score]) -> Score:
-    return _average(items, {name: 1 for name in items})
-
-
-def _weighted(items: Mapping[str, Score]) -> Score:
-    return _average(items, {name: score["support"] for name, score in items.items()})
-
-
-def _average(items: Mapping[str, Score], weights: Mapping[str, int]) -> Score:
-    total = sum(weights.values()) or 1  # nothing to average: 0, as everywhere else here
-
-    def mean(values: Mapping[str, float]) -> float:
-        return sum(value * weights[name] for name, value in values.items()) / total
-
-    return Score(
-        precision=mean({name: score["precision"] for name, score in items.items()}),
-        recall=mean({name: score["recall"] for name, score in items.items()}),
-        f1=mean({name: score["f1"] for name, score in items.items()}),
-        support=sum(score["support"] for score in items.values()),
-    )
 
 
 def _tag_order(tags: Iterable[str]) -> list[str]:

@@ -1,14 +1,27 @@
 """How sure a score is: the units of a split that can be drawn anew (bootstrap) or exchanged between two models."""
 
-# N units
+# N units, R rounds
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from jaxfm.errors import UserError
+from jaxfm.observe.tables import Cell, Table
+
 Units = Mapping[str, np.ndarray]
+RESAMPLES, ROUNDS, CONFIDENCE, SEED = 1000, 2000, 0.95, 0
+HOW_TO_READ = f"""\
+B - A: the difference, and the interval that would hold the true one in {CONFIDENCE:.0%} of such comparisons (paired
+bootstrap, {RESAMPLES:,} resamples). p: how often a difference at least as large comes about where it does not matter
+which of the two models a result is of (approximate randomisation, {ROUNDS:,} rounds; McNemar's test: exact). Both are
+about these two sets of weights on data like this: other seeds of the same recipe may differ by more."""
+_CHUNK = 200_000  # weights at a time: few enough for the cache
+# Metrics, or parts of their names, of which less is better.
+_LESS_IS_BETTER = {"loss", "perplexity", "mse", "mae"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +31,8 @@ class Resample:
     Attributes:
       unit: what a unit is, a noun in the plural ("sentences").
       units: name -> array [N, ...] of what the metrics need of each unit.
-      computed: (such arrays, how often each unit counts: float64 [N]) -> metric -> number.
+      computed: (such arrays of M units, how often each of them counts in each round: float64 [R, M]) -> metric -> [R].
+        That is all there is to drawing units (counts of each) and exchanging them (0 or 1 for each model's).
       identity: [N] what each unit is, its gold target included: equal for two models scored on the same data.
       classes: names of the classes the arrays are laid out by, in that order; empty where there are none.
       right: bool [N], whether the model has the unit wholly right; None where a unit is not right or wrong.
@@ -26,7 +40,7 @@ class Resample:
 
     unit: str
     units: Units
-    computed: Callable[[Units, np.ndarray], dict[str, float]]
+    computed: Callable[[Units, np.ndarray], dict[str, np.ndarray]]
     identity: Sequence[Any]
     classes: tuple[str, ...] = ()
     right: np.ndarray | None = None
@@ -38,4 +52,278 @@ class Resample:
 
     def metrics(self, index_N: np.ndarray) -> dict[str, float]:
         """Returns the metrics of the units that `index_N` picks, some perhaps several times."""
-        return self.computed(self.units, np.bincount(index_N, minlength=self.count).astype(np.float64))
+        weight_1N = np.bincount(index_N, minlength=self.count).astype(np.float64)[None]
+        return {name: float(value) for name, (value,) in self.computed(self.units, weight_1N).items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A metric and the interval that 95 of 100 like it would have their true value in."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """A metric of two models over the same units.
+
+    Attributes:
+      a: of the first.
+      b: of the second.
+      interval: b - a with its paired bootstrap interval.
+      p: how often a difference at least as large comes about where the models are interchangeable.
+    """
+
+    a: float
+    b: float
+    interval: Interval
+    p: float
+
+
+@dataclasses.dataclass(frozen=True)
+class McNemar:
+    """How often one of two models is right where the other is not, and the exact two-sided p-value of that."""
+
+    both: int
+    only_a: int
+    only_b: int
+    neither: int
+    p: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two models over the same units.
+
+    Attributes:
+      names: of the two models.
+      unit: what a unit is, a noun in the plural.
+      count: how many there are.
+      differences: by metric.
+      mcnemar: over units wholly right; None where a unit is not right or wrong.
+    """
+
+    names: tuple[str, str]
+    unit: str
+    count: int
+    differences: Mapping[str, Difference]
+    mcnemar: McNemar | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns everything as JSON values."""
+        metrics = {}
+        for name, found in self.differences.items():
+            interval = [found.interval.low, found.interval.high]
+            metrics[name] = {"a": found.a, "b": found.b, "difference": found.interval.value, "interval": interval}
+            metrics[name]["p"] = found.p
+        return {
+            "a": self.names[0],
+            "b": self.names[1],
+            "unit": self.unit,
+            "count": self.count,
+            "confidence": CONFIDENCE,
+            "resamples": RESAMPLES,
+            "rounds": ROUNDS,
+            "metrics": metrics,
+            "mcnemar": None if self.mcnemar is None else dataclasses.asdict(self.mcnemar),
+        }
+
+
+def intervals(
+    resample: Resample, metrics: Mapping[str, float], resamples: int = RESAMPLES, seed: int = SEED
+) -> dict[str, Interval]:
+    """Returns the 95 % percentile interval of each of `metrics` over bootstrap samples of the units.
+
+    Efron & Tibshirani 1993, section 13.3. Samples in which a metric is not defined are left out; the interval is NaN
+    where it is so in all of them.
+    """
+    return _percentiles(metrics, _bootstrap([resample], resamples, seed)[0])
+
+
+def interval_table(found: Mapping[str, Interval], resample: Resample) -> Table:
+    """Lays out a split's metrics with their intervals."""
+    title = f"Scores with {CONFIDENCE:.0%} intervals (bootstrap over {resample.count:,} {resample.unit})"
+    rows = [(name.replace("_", " "), interval.value, interval.low, interval.high) for name, interval in found.items()]
+    return Table(title, ("metric", "value", "from", "to"), rows)
+
+
+def describe_intervals(found: Mapping[str, Interval], resample: Resample) -> dict[str, Any]:
+    """Returns what report.json says of intervals: how they came about, and metric -> [low, high]."""
+    how = {"confidence": CONFIDENCE, "unit": resample.unit, "count": resample.count, "resamples": RESAMPLES}
+    return how | {"metrics": {name: [interval.low, interval.high] for name, interval in found.items()}}
+
+
+def compare(
+    a: Resample,
+    b: Resample,
+    names: tuple[str, str] = ("A", "B"),
+    *,
+    resamples: int = RESAMPLES,
+    rounds: int = ROUNDS,
+    seed: int = SEED,
+) -> Comparison:
+    """Compares two models unit by unit: interval of each difference, and how likely it is between equal models.
+
+    The p-value is that of approximate randomisation (Noreen 1989): in each round every unit's two results change sides
+    with probability 1/2. Raises UserError where the two were not scored on the same units in the same way.
+    """
+    _check_pair(a, b, names)
+    index_N = np.arange(a.count)
+    of_a, of_b = a.metrics(index_N), b.metrics(index_N)
+    shared = [name for name in of_a if name in of_b]
+    observed = {name: of_b[name] - of_a[name] for name in shared}
+    found = _percentiles(observed, _apart(_bootstrap([a, b], resamples, seed)))
+    exchanged = _apart(_exchange(a, b, rounds, seed))
+    differences = {
+        name: Difference(of_a[name], of_b[name], found[name], _p_value(observed[name], exchanged[name]))
+        for name in shared
+    }
+    return Comparison(names, a.unit, a.count, differences, _mcnemar(a.right, b.right))
+
+
+def comparison_tables(comparison: Comparison, split: str) -> tuple[Table, ...]:
+    """Lays out a comparison for people who were not there."""
+    a, b = comparison.names
+    rows: list[tuple[Cell, ...]] = []
+    for name, found in comparison.differences.items():
+        interval = found.interval
+        verdict = _verdict(name, found)
+        rows.append(
+            (name.replace("_", " "), found.a, found.b, interval.value, interval.low, interval.high, found.p, verdict)
+        )
+    columns = ("metric", "A", "B", "B - A", "95% from", "to", "p", "at p < 0.05")
+    formats = {"B - A": "+.4f", "95% from": "+.4f", "to": "+.4f"}
+    title = f"{split}, {comparison.count:,} {comparison.unit}: A = {a}, B = {b}"
+    tables = [Table(title, columns, rows, formats=formats)]
+    if (mcnemar := comparison.mcnemar) is not None:
+        columns = (f"{comparison.unit} wholly right", "both", "only A", "only B", "neither", "p")
+        counts = (mcnemar.both, mcnemar.only_a, mcnemar.only_b, mcnemar.neither)
+        tables.append(Table("McNemar's exact test", columns, [("count", *counts, mcnemar.p)]))
+    return tuple(tables)
+
+
+def _bootstrap(systems: Sequence[Resample], resamples: int, seed: int) -> list[dict[str, np.ndarray]]:
+    """Returns each system's metrics over the same samples of the units, arrays [R]."""
+    generator, count = np.random.default_rng(seed), systems[0].count
+
+    def draw() -> np.ndarray:
+        return np.bincount(generator.integers(0, count, count), minlength=count)
+
+    def chunk(weight_RN: np.ndarray) -> list[dict[str, np.ndarray]]:
+        return [system.computed(system.units, weight_RN) for system in systems]
+
+    return _in_chunks(draw, chunk, resamples, count)
+
+
+def _exchange(a: Resample, b: Resample, rounds: int, seed: int) -> list[dict[str, np.ndarray]]:
+    """Returns the metrics [R] of both sides when each unit changes sides with probability 1/2."""
+    generator = np.random.default_rng(seed)
+    both = {name: np.concatenate([values, b.units[name]]) for name, values in a.units.items()}
+
+    def draw() -> np.ndarray:
+        stays_N = generator.random(a.count) < 0.5
+        return np.concatenate([stays_N, ~stays_N])
+
+    def chunk(weight_RM: np.ndarray) -> list[dict[str, np.ndarray]]:
+        return [a.computed(both, weight_RM), b.computed(both, 1.0 - weight_RM)]
+
+    return _in_chunks(draw, chunk, rounds, 2 * a.count)
+
+
+def _in_chunks(
+    draw: Callable[[], np.ndarray],
+    computed: Callable[[np.ndarray], list[dict[str, np.ndarray]]],
+    rounds: int,
+    units: int,
+) -> list[dict[str, np.ndarray]]:
+    """Computes many rounds at a time, as many as do not take much memory, and joins what comes out."""
+    size = max(1, _CHUNK // units)
+    parts = []
+    for first in range(0, rounds, size):
+        weight_RN = np.stack([draw() for _ in range(min(size, rounds - first))]).astype(np.float64)
+        parts.append(computed(weight_RN))
+    return [
+        {name: np.concatenate([part[system][name] for part in parts]) for name in parts[0][system]}
+        for system in range(len(parts[0]))
+    ]
+
+
+def _apart(pair: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    a, b = pair
+    return {name: b[name] - a[name] for name in a if name in b}
+
+
+def _percentiles(values: Mapping[str, float], samples: Mapping[str, np.ndarray]) -> dict[str, Interval]:
+    found = {}
+    for name, value in values.items():
+        defined = samples[name][~np.isnan(samples[name])]
+        ends = np.quantile(defined, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]) if len(defined) else [math.nan] * 2
+        found[name] = Interval(value, float(ends[0]), float(ends[1]))
+    return found
+
+
+def _p_value(observed: float, exchanged_R: np.ndarray) -> float:
+    """Share of the differences at least as large as the observed one, which counts as one of them (Noreen 1989)."""
+    if math.isnan(observed):
+        return math.nan
+    # What is equal but for rounding is as large.
+    as_large = np.abs(exchanged_R) >= abs(observed) - 1e-12 * max(1.0, abs(observed))
+    return float((1 + as_large.sum()) / (1 + len(exchanged_R)))
+
+
+def _mcnemar(a_N: np.ndarray | None, b_N: np.ndarray | None) -> McNemar | None:
+    """McNemar 1947, exact: of the units that one model alone has right, each model has half by chance."""
+    if a_N is None or b_N is None:
+        return None
+    only_a, only_b = int((a_N & ~b_N).sum()), int((b_N & ~a_N).sum())
+    fewer, total = min(only_a, only_b), only_a + only_b
+    # Whole numbers: 0.5 ** 2000 is no float.
+    ways, term = 0, 1
+    for k in range(fewer + 1):
+        ways += term
+        term = term * (total - k) // (k + 1)
+    p = min(1.0, 2 * ways / 2**total)
+    return McNemar(int((a_N & b_N).sum()), only_a, only_b, int((~a_N & ~b_N).sum()), p)
+
+
+def _verdict(metric: str, found: Difference) -> str:
+    if not found.p < 0.05:
+        return "no difference shown"
+    less_is_better = bool(_LESS_IS_BETTER & set(metric.split("_")))
+    return "B better" if (found.interval.value > 0) != less_is_better else "A better"
+
+
+def _check_pair(a: Resample, b: Resample, names: tuple[str, str]) -> None:
+    def refuse(of_a: object, of_b: object) -> UserError:
+        return UserError(
+            f"--compare={names[0]},{names[1]}: the two were not scored on the same data, so that no difference means "
+            f"anything: {names[0]} {of_a}, {names[1]} {of_b}. Give a --source and --split that both can be scored on."
+        )
+
+    if (a.count, a.unit) != (b.count, b.unit):
+        raise refuse(f"on {a.count:,} {a.unit}", f"on {b.count:,} {b.unit}")
+    for number, (of_a, of_b) in enumerate(zip(a.identity, b.identity, strict=True)):
+        if of_a != of_b:
+            where = f"has at number {number + 1} of the {a.unit}"
+            raise refuse(f"{where} {_shortened(of_a)}", f"{where} {_shortened(of_b)}")
+    if a.classes != b.classes and sorted(a.classes) == sorted(b.classes):
+        raise UserError(
+            f"--compare={names[0]},{names[1]}: the positive class is {a.classes[-1]!r} in {names[0]} and "
+            f"{b.classes[-1]!r} in {names[1]}. Compare models that agree on it."
+        )
+    if a.classes != b.classes:
+        only_a, only_b = sorted(set(a.classes) - set(b.classes)), sorted(set(b.classes) - set(a.classes))
+        raise UserError(
+            f"--compare={names[0]},{names[1]}: the two know other classes: {names[0]} alone {only_a}, {names[1]} alone "
+            f"{only_b}. Compare models of the same classes."
+        )
+    shapes = [{name: values.shape for name, values in system.units.items()} for system in (a, b)]
+    if shapes[0] != shapes[1]:
+        raise refuse(f"by {', '.join(shapes[0])}", f"by {', '.join(shapes[1])}")
+
+
+def _shortened(identity: object) -> str:
+    text = repr(identity)
+    return text if len(text) <= 120 else f"{text[:119]}…"

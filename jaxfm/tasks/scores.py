@@ -3,13 +3,12 @@
 Nothing here warns: a ratio that is not defined is 0, as in scikit-learn, and such a correlation NaN, as in scipy.
 """
 
-# N examples, C classes or labels, W weighted by how often an example counts
+# N examples, C classes or labels, K columns of counts, R rounds (of a bootstrap, say), G groups of equal values
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -19,6 +18,15 @@ from jaxfm.tasks.resampling import Resample, Units
 
 # Pairs of classes that a table of confusions names; the matrix itself is a picture, and whole in the detail.
 _CONFUSIONS = 10
+
+
+class Score(TypedDict):
+    """Fractions of 1 and the number of gold items behind them; a division by zero counts as 0."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,30 +69,31 @@ def score_classes(
       identity: see `Resample`; by default the gold classes.
     """
     gold, predicted = np.asarray(gold_N), np.asarray(probability_NC).argmax(axis=-1)
-    # In alphabetical order, so that two models that number the classes otherwise can be compared.
-    order = np.argsort(np.asarray(labels, dtype=object), kind="stable")
-    rank = np.argsort(order)
-    units: dict[str, np.ndarray] = {"gold": rank[gold], "predicted": rank[predicted]}
-    if loss_N is not None:
-        units["loss"] = np.asarray(loss_N, np.float64)
-    positive = int(rank[1]) if len(labels) == 2 else None
+    # Of two classes the second is the positive one; more have no order, and two models may number them otherwise.
+    order = list(range(len(labels))) if len(labels) == 2 else _alphabetical(labels)
+    is_gold, is_predicted = (np.asarray(order) == values[:, None] for values in (gold, predicted))
     resample = Resample(
         unit="examples",
-        units=units,
-        computed=functools.partial(_class_metrics, classes=len(labels), positive=positive),
+        units=_counted(is_gold, is_predicted, loss_N),
+        computed=_class_metrics,
         identity=[labels[index] for index in gold.tolist()] if identity is None else identity,
         classes=tuple(labels[index] for index in order),
         right=gold == predicted,
     )
-    confusion_CC = _confusion(gold, predicted, np.ones(len(gold)), len(labels)).astype(np.int64)
-    right_C, predicted_C, gold_C = _margins(confusion_CC)
+    confusion_CC = np.bincount(gold * len(labels) + predicted, minlength=len(labels) ** 2).reshape(len(labels), -1)
+    right_C, predicted_C, gold_C = np.diagonal(confusion_CC), confusion_CC.sum(axis=0), confusion_CC.sum(axis=1)
     names = [name for name, there in zip(labels, gold_C + predicted_C > 0, strict=True) if there]
     there = np.flatnonzero(gold_C + predicted_C)
     per_class, averages = report(names, right_C[there], predicted_C[there], gold_C[there])
     metrics = resample.metrics(np.arange(len(gold)))
     return Scores(
         metrics=metrics,
-        detail={"per_class": per_class, **averages, "classes": list(labels), "confusion": confusion_CC.tolist()},
+        detail={
+            "per_class": per_class,
+            **_short(averages),
+            "classes": list(labels),
+            "confusion": confusion_CC.tolist(),
+        },
         tables=(score_table("Classes", "class", per_class, averages), *_confusion_table(confusion_CC, labels)),
         resample=resample,
         pictures={"confusion": lambda path: plots.plot_confusion(confusion_CC, labels, path)},
@@ -114,20 +123,22 @@ def score_labels(
     """
     gold, predicted = np.asarray(gold_NC) > 0, np.asarray(probability_NC) >= threshold
     exact = (gold == predicted).all(axis=-1)
-    counts = np.concatenate([gold & predicted, predicted, gold], axis=-1)
-    order = np.argsort(np.asarray(labels, dtype=object), kind="stable")
-    parts = np.concatenate([order + part * len(labels) for part in range(3)])
-    units = {"counts": counts[:, parts].astype(np.float64), "exact": exact.astype(np.float64)}
-    if loss_N is not None:
-        units["loss"] = np.asarray(loss_N, np.float64)
+    order = _alphabetical(labels)
     if identity is None:
         identity = [tuple(labels[index] for index in np.flatnonzero(row)) for row in gold]
-    classes = tuple(labels[index] for index in order)
-    resample = Resample("examples", units, _label_metrics, identity, classes, right=exact)
-    per_label, averages = report(labels, *counts.sum(axis=0, dtype=np.int64).reshape(3, -1))
+    resample = Resample(
+        unit="examples",
+        units=_counted(gold[:, order], predicted[:, order], loss_N) | {"exact": exact.astype(np.float64)},
+        computed=_label_metrics,
+        identity=identity,
+        classes=tuple(labels[index] for index in order),
+        right=exact,
+    )
+    counts = [each.sum(axis=0) for each in (gold & predicted, predicted, gold)]
+    per_label, averages = report(labels, *counts)
     return Scores(
         metrics=resample.metrics(np.arange(len(gold))),
-        detail={"per_label": per_label, **averages, "threshold": threshold},
+        detail={"per_label": per_label, **_short(averages), "threshold": threshold},
         tables=(score_table(f"Labels (from a probability of {threshold:g})", "label", per_label, averages),),
         resample=resample,
         pictures={"per_label": lambda path: plots.plot_per_type(per_label, path, what="label")},
@@ -156,24 +167,25 @@ def score_values(gold_N: np.ndarray, predicted_N: np.ndarray, *, identity: Seque
 
 def report(
     names: Sequence[str], right_C: np.ndarray, predicted_C: np.ndarray, gold_C: np.ndarray
-) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Returns precision, recall, F1 and support by class, and their averages "micro", "macro" and "weighted"."""
+) -> tuple[dict[str, Score], dict[str, Score]]:
+    """Returns precision, recall, F1 and support by class, and "micro", "macro" and "weighted average"."""
     each = np.stack(precision_recall_f1(right_C, predicted_C, gold_C))
 
-    def row(values: np.ndarray, support: float) -> dict[str, Any]:
-        return dict(zip(("precision", "recall", "f1"), values.tolist(), strict=True)) | {"support": int(support)}
+    def row(values: np.ndarray, support: float) -> Score:
+        precision, recall, f1 = values.tolist()
+        return Score(precision=precision, recall=recall, f1=f1, support=int(support))
 
     per_class = {name: row(each[:, index], gold_C[index]) for index, name in enumerate(names)}
     micro = np.stack(precision_recall_f1(right_C.sum(), predicted_C.sum(), gold_C.sum()))
     values = {"micro": micro, "macro": _mean(each, np.ones(len(names))), "weighted": _mean(each, gold_C)}
-    return per_class, {name: row(average, gold_C.sum()) for name, average in values.items()}
+    return per_class, {f"{name} average": row(average, gold_C.sum()) for name, average in values.items()}
 
 
-def score_table(title: str, what: str, items: Mapping[str, Any], averages: Mapping[str, Any]) -> Table:
+def score_table(title: str, what: str, items: Mapping[str, Score], averages: Mapping[str, Score]) -> Table:
     """Lays out what `report` returns: a row a class, then the averages."""
-    named = {**items, **{f"{name} average": average for name, average in averages.items()}}
     rows: list[tuple[Cell, ...]] = [
-        (name, score["precision"], score["recall"], score["f1"], score["support"]) for name, score in named.items()
+        (name, score["precision"], score["recall"], score["f1"], score["support"])
+        for name, score in (*items.items(), *averages.items())
     ]
     return Table(title, (what, "precision", "recall", "F1", "support"), tuple(rows), footer=len(averages))
 
@@ -188,98 +200,118 @@ def _ratio(part: Any, whole: Any) -> np.ndarray:
     return np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=whole != 0)
 
 
-def _mean(values: np.ndarray, weights_C: np.ndarray) -> np.ndarray:
-    return _ratio((values * weights_C).sum(axis=-1), weights_C.sum())
+def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return _ratio((values * weights).sum(axis=-1), weights.sum(axis=-1))
 
 
-def _confusion(gold_N: np.ndarray, predicted_N: np.ndarray, weight_N: np.ndarray, classes: int) -> np.ndarray:
-    """Returns counts [gold class, predicted class]."""
-    flat = np.bincount(gold_N * classes + predicted_N, weights=weight_N, minlength=classes * classes)
-    return flat.reshape(classes, classes)
+def _short(averages: Mapping[str, Score]) -> dict[str, Score]:
+    return {name.removesuffix(" average"): score for name, score in averages.items()}
 
 
-def _margins(confusion_CC: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return np.diagonal(confusion_CC), confusion_CC.sum(axis=0), confusion_CC.sum(axis=1)
+def _alphabetical(labels: Sequence[str]) -> list[int]:
+    return sorted(range(len(labels)), key=lambda index: labels[index])
 
 
-def _class_metrics(units: Units, weight_N: np.ndarray, *, classes: int, positive: int | None) -> dict[str, float]:
-    right_C, predicted_C, gold_C = _margins(_confusion(units["gold"], units["predicted"], weight_N, classes))
-    precision_C, recall_C, f1_C = precision_recall_f1(right_C, predicted_C, gold_C)
-    there_C = (predicted_C + gold_C > 0).astype(np.float64)
+def _counted(is_gold_NC: np.ndarray, is_predicted_NC: np.ndarray, loss_N: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Returns what adds up to right, predicted and gold counts [3 C], float32 (whole up to 2**24), and the losses."""
+    counts = np.concatenate([is_gold_NC & is_predicted_NC, is_predicted_NC, is_gold_NC], axis=-1).astype(np.float32)
+    return {"counts": counts} | ({} if loss_N is None else {"loss": np.asarray(loss_N, np.float64)})
+
+
+def add_counts(counts_NK: np.ndarray, weight_RN: np.ndarray) -> np.ndarray:
+    """Returns weighted sums float64 [3, R, K / 3] of counts float32 [N, K]: right, predicted and gold."""
+    sums_RK = (weight_RN.astype(np.float32) @ counts_NK).astype(np.float64)
+    return np.stack(np.split(sums_RK, 3, axis=-1))
+
+
+def weighted_mean(values_N: np.ndarray, weight_RN: np.ndarray) -> np.ndarray:
+    """Returns means [R]; 0 where nothing counts."""
+    return _ratio(weight_RN @ values_N, weight_RN.sum(axis=-1))
+
+
+def _class_metrics(units: Units, weight_RN: np.ndarray) -> dict[str, np.ndarray]:
+    right_RC, predicted_RC, gold_RC = add_counts(units["counts"], weight_RN)
+    precision_RC, recall_RC, f1_RC = precision_recall_f1(right_RC, predicted_RC, gold_RC)
+    there_RC = (predicted_RC + gold_RC > 0).astype(np.float64)
     metrics = {
-        "accuracy": _ratio(right_C.sum(), gold_C.sum()),
-        "macro_f1": _mean(f1_C, there_C),
-        "weighted_f1": _mean(f1_C, gold_C),
-        "macro_precision": _mean(precision_C, there_C),
-        "macro_recall": _mean(recall_C, there_C),
-        "mcc": _matthews(right_C, predicted_C, gold_C),
+        "accuracy": _ratio(right_RC.sum(axis=-1), gold_RC.sum(axis=-1)),
+        "macro_f1": _mean(f1_RC, there_RC),
+        "weighted_f1": _mean(f1_RC, gold_RC),
+        "macro_precision": _mean(precision_RC, there_RC),
+        "macro_recall": _mean(recall_RC, there_RC),
+        "mcc": _matthews(right_RC, predicted_RC, gold_RC),
     }
-    if positive is not None:
-        metrics |= {"f1": f1_C[positive], "precision": precision_C[positive], "recall": recall_C[positive]}
-    return _floats(metrics) | _mean_loss(units, weight_N)
+    if gold_RC.shape[-1] == 2:
+        metrics |= {"f1": f1_RC[:, 1], "precision": precision_RC[:, 1], "recall": recall_RC[:, 1]}
+    return metrics | _mean_loss(units, weight_RN)
 
 
-def _matthews(right_C: np.ndarray, predicted_C: np.ndarray, gold_C: np.ndarray) -> np.ndarray:
+def _matthews(right_RC: np.ndarray, predicted_RC: np.ndarray, gold_RC: np.ndarray) -> np.ndarray:
     """Returns the correlation of two labellings of any number of classes (Gorodkin 2004, equation 8)."""
-    count = gold_C.sum()
-    together = right_C.sum() * count - predicted_C @ gold_C
-    apart = (count**2 - predicted_C @ predicted_C) * (count**2 - gold_C @ gold_C)
+    square = gold_RC.sum(axis=-1) ** 2
+    together = right_RC.sum(axis=-1) * gold_RC.sum(axis=-1) - (predicted_RC * gold_RC).sum(axis=-1)
+    apart = (square - (predicted_RC**2).sum(axis=-1)) * (square - (gold_RC**2).sum(axis=-1))
     return _ratio(together, np.sqrt(apart))
 
 
-def _label_metrics(units: Units, weight_N: np.ndarray) -> dict[str, float]:
-    right_C, predicted_C, gold_C = (weight_N @ units["counts"]).reshape(3, -1)
-    f1_C = precision_recall_f1(right_C, predicted_C, gold_C)[2]
-    precision, recall, f1 = precision_recall_f1(right_C.sum(), predicted_C.sum(), gold_C.sum())
+def _label_metrics(units: Units, weight_RN: np.ndarray) -> dict[str, np.ndarray]:
+    counts = add_counts(units["counts"], weight_RN)
+    f1_RC = precision_recall_f1(*counts)[2]
+    precision, recall, f1 = precision_recall_f1(*counts.sum(axis=-1))
     metrics = {
         "micro_f1": f1,
-        "macro_f1": f1_C.mean(),
-        "weighted_f1": _mean(f1_C, gold_C),
+        "macro_f1": f1_RC.mean(axis=-1),
+        "weighted_f1": _mean(f1_RC, counts[2]),
         "micro_precision": precision,
         "micro_recall": recall,
-        "exact_match": _ratio(weight_N @ units["exact"], weight_N.sum()),
+        "exact_match": weighted_mean(units["exact"], weight_RN),
     }
-    return _floats(metrics) | _mean_loss(units, weight_N)
+    return metrics | _mean_loss(units, weight_RN)
 
 
-def _value_metrics(units: Units, weight_N: np.ndarray) -> dict[str, float]:
+def _value_metrics(units: Units, weight_RN: np.ndarray) -> dict[str, np.ndarray]:
     gold, predicted = units["gold"], units["predicted"]
     error = predicted - gold
-    return _floats(
-        {
-            "pearson": _correlation(gold, predicted, weight_N),
-            "spearman": _correlation(_ranks(gold, weight_N), _ranks(predicted, weight_N), weight_N),
-            "mse": _ratio(weight_N @ error**2, weight_N.sum()),
-            "mae": _ratio(weight_N @ np.abs(error), weight_N.sum()),
-        }
-    )
+    return {
+        "pearson": _correlation(gold[None], predicted[None], weight_RN),
+        "spearman": _correlation(_ranks(gold, weight_RN), _ranks(predicted, weight_RN), weight_RN),
+        "mse": weighted_mean(error**2, weight_RN),
+        "mae": weighted_mean(np.abs(error), weight_RN),
+    }
 
 
-def _mean_loss(units: Units, weight_N: np.ndarray) -> dict[str, float]:
-    return {"loss": float(_ratio(weight_N @ units["loss"], weight_N.sum()))} if "loss" in units else {}
+def _mean_loss(units: Units, weight_RN: np.ndarray) -> dict[str, np.ndarray]:
+    return {"loss": weighted_mean(units["loss"], weight_RN)} if "loss" in units else {}
 
 
-def _correlation(left_N: np.ndarray, right_N: np.ndarray, weight_N: np.ndarray) -> float:
-    """Returns Pearson's correlation; NaN where one side is constant, as scipy.stats.pearsonr."""
-    counted = weight_N > 0
-    left, right, weight = left_N[counted], right_N[counted], weight_N[counted]
-    if not len(left) or (left == left[0]).all() or (right == right[0]).all():
-        return float("nan")
-    if not (np.isfinite(left).all() and np.isfinite(right).all()):
-        return float("nan")
-    left, right = left - weight @ left / weight.sum(), right - weight @ right / weight.sum()
-    scale = np.sqrt(weight @ left**2) * np.sqrt(weight @ right**2)
-    return float(np.clip(weight @ (left * right) / scale, -1.0, 1.0)) if scale else float("nan")
+def _correlation(left_RN: np.ndarray, right_RN: np.ndarray, weight_RN: np.ndarray) -> np.ndarray:
+    """Returns Pearson's correlations [R]; NaN where one side is constant or not finite, as scipy.stats.pearsonr."""
+    count_R1 = weight_RN.sum(axis=-1, keepdims=True)
+    undefined_R = np.zeros(len(weight_RN), bool)
+    centred = []
+    for values_RN in (left_RN, right_RN):
+        finite_RN = np.where(np.isfinite(values_RN), values_RN, 0.0)
+        least = np.min(np.where(weight_RN > 0, finite_RN, np.inf), axis=-1)
+        greatest = np.max(np.where(weight_RN > 0, finite_RN, -np.inf), axis=-1)
+        undefined_R |= (least >= greatest) | ((weight_RN > 0) & ~np.isfinite(values_RN)).any(axis=-1)
+        centred.append(finite_RN - (weight_RN * finite_RN).sum(axis=-1, keepdims=True) / np.maximum(count_R1, 1.0))
+    left, right = centred
+    spread = [np.sqrt((weight_RN * side**2).sum(axis=-1)) for side in centred]
+    correlation = _ratio((weight_RN * left * right).sum(axis=-1), spread[0] * spread[1])
+    return np.where(undefined_R, np.nan, np.clip(correlation, -1.0, 1.0))
 
 
-def _ranks(values_N: np.ndarray, weight_N: np.ndarray) -> np.ndarray:
-    """Returns ranks from 1, equal values sharing the mean of theirs; a value that counts twice takes two."""
+def _ranks(values_N: np.ndarray, weight_RN: np.ndarray) -> np.ndarray:
+    """Returns ranks [R, N] from 1, equal values sharing the mean of theirs; a value that counts twice takes two."""
+    if not np.isfinite(values_N).all():
+        return np.full(weight_RN.shape, np.nan)
     order = np.argsort(values_N, kind="stable")
-    group = np.cumsum(np.diff(values_N[order], prepend=values_N[order][:1]) != 0)
-    size = np.bincount(group, weights=weight_N[order])
-    ranks = np.empty(len(values_N))
-    ranks[order] = (np.cumsum(size) - size + (size + 1) / 2)[group]
-    return ranks
+    is_first = np.diff(values_N[order], prepend=-np.inf) > 0
+    size_RG = np.add.reduceat(weight_RN[:, order], np.flatnonzero(is_first), axis=-1)
+    rank_RG = np.cumsum(size_RG, axis=-1) - size_RG + (size_RG + 1.0) / 2.0
+    ranks_RN = np.empty(weight_RN.shape)
+    ranks_RN[:, order] = rank_RG[:, np.cumsum(is_first) - 1]
+    return ranks_RN
 
 
 def _confusion_table(confusion_CC: np.ndarray, labels: Sequence[str]) -> tuple[Table, ...]:
@@ -295,7 +327,3 @@ def _confusion_table(confusion_CC: np.ndarray, labels: Sequence[str]) -> tuple[T
     ]
     columns = ("class", "taken for", "examples", "share of the class")
     return (Table("Most frequent confusions", columns, rows, formats={"share of the class": ".1%"}),) if rows else ()
-
-
-def _floats(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in metrics.items()}

@@ -1,5 +1,6 @@
 """From the chosen parameters to all that a run leaves behind: scores, tables, plots, predictions, report."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from jaxfm.observe.report import write_report
 from jaxfm.observe.tables import Table
 from jaxfm.observe.writers import read_metrics, write_predictions
 from jaxfm.parallel import distributed
+from jaxfm.tasks import resampling
 from jaxfm.tasks.calibration import write_calibration
 from jaxfm.tasks.task import Evaluation, Task
 from jaxfm.training.loop import Fitted
@@ -42,7 +44,7 @@ def finish(
             outputs = setup.evaluate(fitted.params, rows, advance)
             if split == "valid":
                 calibration = task.calibrate(outputs)
-            evaluations[split] = task.score(split, outputs, calibration)
+            evaluations[split] = with_intervals(task.score(split, outputs, calibration))
         if distributed.is_main():
             write_predictions(workdir / "predictions" / f"{split}.jsonl", evaluations[split].predictions)
     if distributed.is_main():
@@ -62,6 +64,19 @@ def finish(
         write_report(workdir, report, tables, draw(config, evaluations, workdir))
     print_tables(progress, tables)
     return report
+
+
+def with_intervals(evaluation: Evaluation) -> Evaluation:
+    """Adds how sure each metric is: a table before the others, and "intervals" among the scores."""
+    resample = evaluation.resample
+    if resample is None:
+        return evaluation
+    found = resampling.intervals(resample, evaluation.metrics)
+    return dataclasses.replace(
+        evaluation,
+        scores={**evaluation.scores, "intervals": resampling.describe_intervals(found, resample)},
+        tables=(resampling.interval_table(found, resample), *evaluation.tables),
+    )
 
 
 def draw(config: Config, evaluations: dict[str, Evaluation], workdir: pathlib.Path) -> Sequence[pathlib.Path]:
