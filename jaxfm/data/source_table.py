@@ -56,7 +56,7 @@ def find_table(kind: str, rest: str, *, header: bool = True) -> Tables:
 
     csv is RFC 4180: a cell may stand in double quotes, and then hold commas, line breaks and doubled quotes. In tsv no
     character has a meaning but the tab and the line break, as in GLUE's files. Both have the names of their columns in
-    the first line; without `header` these are 0, 1, 2 ...
+    the first line; without `header` these are 0, 1, 2 ... (and a first line that says just that is no record).
     """
     files, listed = find_table_files(rest, kind, SUFFIXES[kind])
     if kind == "parquet":
@@ -85,17 +85,18 @@ def require_fields(there: Sequence[str], asked: Iterable[str], place: str) -> li
 
 
 def _open_cells(kind: str, paths: Sequence[pathlib.Path], header: bool) -> Table:
-    fields = _header(kind, paths[0], header)
+    fields, _ = _header(kind, paths[0], header)
     return Table(place_of(paths), fields, {}, functools.partial(_read_cells, kind, paths, header))
 
 
-def _header(kind: str, path: pathlib.Path, header: bool) -> tuple[str, ...]:
-    """The names of a file's columns."""
+def _header(kind: str, path: pathlib.Path, header: bool) -> tuple[tuple[str, ...], int]:
+    """The names of a file's columns, and how many lines they take."""
     line, first = next(_cells(kind, path), (0, []))
     if not line:
         raise UserError(f"{path}: the file is empty; its first line must name the columns.")
     if not header:
-        return tuple(str(number) for number in range(len(first)))
+        numbers = tuple(str(number) for number in range(len(first)))
+        return numbers, int(tuple(first) == numbers)
     names = tuple(cell.strip() for cell in first)
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None:
