@@ -23,7 +23,7 @@ from jaxfm.hub.initial import Initial
 from jaxfm.models.heads import SequenceClassifier
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.observe.metrics import Sums, weighted
-from jaxfm.tasks.calibration import fit_temperature, losses, probabilities, read_calibration
+from jaxfm.tasks.calibration import assess, fit_temperature, losses, probabilities, read_calibration
 from jaxfm.tasks.classifier import Classifier, ClassifierModel, EncodedExamples, encode, there, tokenize
 from jaxfm.tasks.losses import (
     ClassLoss,
@@ -162,6 +162,13 @@ class ClassificationTask(Classifying):
                 scores = score_classes(gold, found, model.labels, loss_N=loss_E, identity=identity)
             else:
                 scores = score_labels(gold, found, model.labels, model.threshold, loss_N=loss_E, identity=identity)
+            assessed = assess(outputs_EC, gold, calibration, model.kind)
+            scores = dataclasses.replace(
+                scores,
+                detail={**scores.detail, "calibration": assessed.detail},
+                tables=(*scores.tables, assessed.table),
+                pictures={**scores.pictures, **assessed.pictures},
+            )
         return Evaluation(
             metrics=scores.metrics,
             scores={**scores.metrics, **scores.detail},
