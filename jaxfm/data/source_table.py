@@ -107,14 +107,14 @@ def _header(kind: str, path: pathlib.Path, header: bool) -> tuple[tuple[str, ...
         raise UserError(
             f"{path}:{line}: one column alone, {names[0]!r}. The cells seem to be apart by {advice[other]}."
         )
-    return names
+    return names, 1
 
 
 def _read_cells(kind: str, paths: Sequence[pathlib.Path], header: bool, fields: Sequence[str]) -> Iterator[Record]:
     for path in paths:
-        names = _header(kind, path, header)
+        names, above = _header(kind, path, header)
         places = require_fields(names, fields, f"{path}:1")
-        for line, cells in itertools.islice(_cells(kind, path), int(header), None):
+        for line, cells in itertools.islice(_cells(kind, path), above, None):
             if len(cells) != len(names):
                 why = "a cell with a comma in it stands in double quotes" if kind == "csv" else "a cell holds no tab"
                 raise UserError(

@@ -113,6 +113,8 @@ def test_without_a_header_columns_are_numbers(write, kind, sign):
     path = write(f"train.{kind}", sign.join("ab") + "\n" + sign.join("cd") + "\n")
     assert values(kind, path, ("1", "0"), header=False) == [("b", "a"), ("d", "c")]
     refused("no field '2'; there: '0', '1'", kind, path, ("2",), header=False)
+    path = write(f"train.{kind}", sign.join("01") + "\n" + sign.join("cd") + "\n")  # as pandas names columns
+    assert values(kind, path, ("1",), header=False) == [("d",)]
 
 
 # --- jsonl ---
