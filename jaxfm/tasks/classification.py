@@ -197,7 +197,7 @@ def create(config: Config, initial: Initial) -> ClassificationTask:
     columns = _columns(config)
     splits = available_example_splits(source, columns, kind=kind, holdout=config.data.holdout)
     if "train" not in splits:
-        raise UserError(f"config.data.source: {source} has no split 'train' (found: {', '.join(splits)}).")
+        splits = ("train",)  # which says why there is none
     read = read_examples(source, splits, columns=columns, kind=kind, holdout=config.data.holdout)
     examples = {split: read[split].examples for split in splits}
     labels, head_note = _labels(kind, examples["train"], source, glue.positive if glue else ""), "head: new"
