@@ -42,9 +42,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 # What may choose a checkpoint -> is more better?
-_OF_CLASSES = {"accuracy": True, "macro_f1": True, "weighted_f1": True, "mcc": True, "loss": False}
-_OF_TWO = {"f1": True, "precision": True, "recall": True}
-_OF_LABELS = {"micro_f1": True, "macro_f1": True, "weighted_f1": True, "exact_match": True, "loss": False}
+_SHARES = ("accuracy", "macro_f1", "weighted_f1", "macro_precision", "macro_recall", "mcc")
+_OF_CLASSES = dict.fromkeys(_SHARES, True) | {"loss": False}
+_OF_TWO = dict.fromkeys(("f1", "precision", "recall"), True)
+_OF_LABELS = {
+    **dict.fromkeys(("micro_f1", "macro_f1", "weighted_f1", "micro_precision", "micro_recall", "exact_match"), True),
+    "loss": False,
+}
 _OF_VALUES = {"pearson": True, "spearman": True, "mse": False, "mae": False}
 # Classes where no data says how many there are.
 _SOME_CLASSES = ("negative", "positive")
@@ -217,11 +221,13 @@ def create(config: Config, initial: Initial) -> ClassificationTask:
     }
     counts_C = None if kind == "regression" else _counts(model, examples["train"])
     class_loss, label_loss = _losses(config, labels, counts_C)
+    rows = len(encoded["train"].rows)
+    packed = f"train: {len(lengths):,} examples in {rows:,} rows, {len(lengths) / rows:.1f} a row"
     cut = [f"{split}: {done.cut} examples cut to {model.window} tokens" for split, done in encoded.items() if done.cut]
     named = "" if kind == "regression" else f", {len(labels)} classes ({_listed(labels)})"
     unused = sorted({name.partition("/")[0] for name in initial.params if not name.startswith(_used(model, initial))})
     unused_note = [f"weights not used: {', '.join(unused)} (of pretraining)"] if unused else []
-    notes = (*initial.notes, *unused_note, head_note + named, *(read[split].note for split in splits), *cut)
+    notes = (*initial.notes, *unused_note, head_note + named, *(read[split].note for split in splits), packed, *cut)
     return ClassificationTask(model, class_loss, label_loss, config.loss.r_drop, tokenizer, examples, encoded, notes)
 
 
