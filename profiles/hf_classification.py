@@ -105,7 +105,10 @@ def main() -> None:
     data = {split: encode(tokenizer, found, kind, names, arguments.max_length) for split, found in rows.items()}
     tokens = sum(len(example["input_ids"]) for example in data["train"])
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        arguments.model, num_labels=len(names), problem_type=PROBLEMS[kind]
+        arguments.model,
+        num_labels=len(names),
+        problem_type=PROBLEMS[kind],
+        ignore_mismatched_sizes=True,  # a head of other classes is made anew
     )
     with tempfile.TemporaryDirectory() as folder:
         settings = transformers.TrainingArguments(
