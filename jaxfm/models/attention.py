@@ -1,6 +1,6 @@
 """One `attend` for every encoder: bidirectional attention in which no token sees another segment."""
 
-# B batch, T tokens (S: the same axis as keys), N heads, H head dim, C chunks, W tokens a chunk
+# B batch, T tokens (S: the same axis as keys), N heads, H head dim, C chunks, W tokens a chunk, P prefix
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,7 @@ def attend(
     mask: jax.Array,
     *,
     chunk: int = 0,
+    prefix: tuple[jax.Array, jax.Array] | None = None,
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
@@ -57,19 +58,31 @@ def attend(
 
     Scores and softmax are f32 whatever the dtype of the inputs. Dropout falls on the attention weights, as in BERT;
     without a key there is none. With `chunk`, each chunk of queries sees itself and its two neighbours only (as in
-    Longformer, Beltagy et al. 2020, section 3.1), so that the cost grows with T, not with T squared.
+    Longformer, Beltagy et al. 2020, section 3.1), so that the cost grows with T, not with T squared. Keys and values
+    [P, N, H] of a `prefix` are seen by every query, whatever the mask says.
     """
     if chunk:
         tokens = q_BTNH.shape[1]
         cut = (_cut(q_BTNH, chunk, 0), *(_with_neighbours(x_BTNH, chunk, 0) for x_BTNH in (k_BTNH, v_BTNH)))
         q_BCWNH, k_BCSNH, v_BCSNH = (constrain(x, "batch", "chunks", "features", "heads", "head_dim") for x in cut)
-        context_BCWNH = attend(q_BCWNH, k_BCSNH, v_BCSNH, mask, dropout_rate=dropout_rate, dropout_key=dropout_key)
+        context_BCWNH = attend(
+            q_BCWNH, k_BCSNH, v_BCSNH, mask, prefix=prefix, dropout_rate=dropout_rate, dropout_key=dropout_key
+        )
         return context_BCWNH.reshape(len(q_BTNH), -1, *q_BTNH.shape[2:])[:, :tokens]
     scale = q_BTNH.shape[-1] ** -0.5
     scores_BNTS = jnp.einsum("...TNH,...SNH->...NTS", q_BTNH * scale, k_BTNH, preferred_element_type=jnp.float32)
-    weights_BNTS = jax.nn.softmax(jnp.where(mask, scores_BNTS, MASKED), axis=-1)
+    scores_BNTS = jnp.where(mask, scores_BNTS, MASKED)
+    if prefix is not None:
+        k_PNH, v_PNH = prefix
+        of_prefix = jnp.einsum("...TNH,PNH->...NTP", q_BTNH * scale, k_PNH, preferred_element_type=jnp.float32)
+        scores_BNTS = jnp.concatenate([scores_BNTS, of_prefix], axis=-1)
+    weights_BNTS = jax.nn.softmax(scores_BNTS, axis=-1)
     weights_BNTS = dropout(weights_BNTS.astype(v_BTNH.dtype), dropout_rate, dropout_key)
-    return jnp.einsum("...NTS,...SNH->...TNH", weights_BNTS, v_BTNH)
+    if prefix is None:
+        return jnp.einsum("...NTS,...SNH->...TNH", weights_BNTS, v_BTNH)
+    weights_BNTS, of_prefix = jnp.split(weights_BNTS, [k_BTNH.shape[-3]], axis=-1)
+    context_BTNH = jnp.einsum("...NTS,...SNH->...TNH", weights_BNTS, v_BTNH)
+    return context_BTNH + jnp.einsum("...NTP,PNH->...TNH", of_prefix, v_PNH)
 
 
 def _with_neighbours(x_BT: jax.Array, chunk: int, fill: int) -> jax.Array:

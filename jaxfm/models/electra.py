@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxfm.models.activations import gelu
+from jaxfm.models.adapters import bare
 from jaxfm.models.dropout import split_key
 from jaxfm.models.encoder import Encoder, apply_layers, make_layers
 from jaxfm.models.heads import TiedDecoder, Transform, square
@@ -69,7 +70,8 @@ class ReplacedTokenModel(nnx.Module):
         """Makes encoder, detector and generator."""
         self.encoder = Encoder(config, rngs, dtype=dtype, scan=scan, remat=remat)
         self.detector = Detector(config, dtype, rngs)
-        self.generator_config = dataclasses.replace(config, num_layers=generator_layers)
+        # What adapts an encoder to a task is of no use to the generator, which is thrown away.
+        self.generator_config = dataclasses.replace(bare(config), num_layers=generator_layers)
         self.generator = Generator(self.generator_config, dtype, rngs)
 
     def hidden(self, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:

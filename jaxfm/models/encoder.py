@@ -12,12 +12,13 @@ from flax import nnx
 from jax import lax
 
 from jaxfm.models.activations import gelu
+from jaxfm.models.adapters import Bottleneck, Linear, Prefix
 from jaxfm.models.attention import attend, chunk_length, local_mask, segment_mask
 from jaxfm.models.dropout import dropout, split_key
 from jaxfm.models.embeddings import Embeddings, layer_norm
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.models.rotary import Rotation, rotate, rotation
-from jaxfm.parallel.mesh import constrain, stack_metadata, with_axes
+from jaxfm.parallel.mesh import constrain, stack_metadata
 
 # What a layer that is computed again keeps all the same: the results of products without a batch axis (those with
 # weights, not those of attention), or nothing but its input.
@@ -52,30 +53,14 @@ class Attention(nnx.Module):
     def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
         """Makes the query, key, value and output projections."""
         kernel_init = nnx.initializers.truncated_normal(config.initializer_range)
-        zeros = nnx.initializers.zeros_init()
+        model, heads = {"embed": config.hidden_size}, {"heads": config.num_heads, "head_dim": config.head_dim}
 
-        def projection() -> nnx.LinearGeneral:
-            return nnx.LinearGeneral(
-                config.hidden_size,
-                (config.num_heads, config.head_dim),
-                use_bias=config.linear_bias,
-                dtype=dtype,
-                kernel_init=with_axes(kernel_init, "embed", "heads", "head_dim"),
-                bias_init=with_axes(zeros, "heads", "head_dim"),
-                rngs=rngs,
-            )
+        def projection(name: str) -> Linear:
+            return Linear(config, name, model, heads, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
 
-        self.query, self.key, self.value = projection(), projection(), projection()
-        self.output = nnx.LinearGeneral(
-            (config.num_heads, config.head_dim),
-            config.hidden_size,
-            axis=(-2, -1),
-            use_bias=config.linear_bias,
-            dtype=dtype,
-            kernel_init=with_axes(output_init(config), "heads", "head_dim", "embed"),
-            bias_init=with_axes(zeros, "norm"),
-            rngs=rngs,
-        )
+        self.query, self.key, self.value = projection("query"), projection("key"), projection("value")
+        self.output = Linear(config, "output", heads, model, kernel_init=output_init(config), dtype=dtype, rngs=rngs)
+        self.prefix = Prefix(config, rngs) if config.prefix_length else None
         self.dropout_rate = config.attention_dropout
 
     def __call__(self, x_BTD: jax.Array, view: View, key: jax.Array | None) -> jax.Array:
@@ -93,6 +78,7 @@ class Attention(nnx.Module):
             v_BTNH,
             view.mask,
             chunk=view.chunk,
+            prefix=None if self.prefix is None else self.prefix(q_BTNH.dtype),
             dropout_rate=self.dropout_rate,
             dropout_key=key,
         )
@@ -104,31 +90,14 @@ class FeedForward(nnx.Module):
 
     def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
         """Makes the projections up to ffn_size and down again."""
-        zeros = nnx.initializers.zeros_init()
-
-        def up() -> nnx.Linear:
-            kernel_init = nnx.initializers.truncated_normal(config.initializer_range)
-            return nnx.Linear(
-                config.hidden_size,
-                config.ffn_size,
-                use_bias=config.linear_bias,
-                dtype=dtype,
-                kernel_init=with_axes(kernel_init, "embed", "ffn"),
-                bias_init=with_axes(zeros, "ffn"),
-                rngs=rngs,
-            )
-
-        self.up = up()
-        self.down = nnx.Linear(
-            config.ffn_size,
-            config.hidden_size,
-            use_bias=config.linear_bias,
-            dtype=dtype,
-            kernel_init=with_axes(output_init(config), "ffn", "embed"),
-            bias_init=with_axes(zeros, "norm"),
-            rngs=rngs,
+        kernel_init = nnx.initializers.truncated_normal(config.initializer_range)
+        model, inner = {"embed": config.hidden_size}, {"ffn": config.ffn_size}
+        self.up = Linear(config, "up", model, inner, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
+        self.down = Linear(config, "down", inner, model, kernel_init=output_init(config), dtype=dtype, rngs=rngs)
+        gate = config.ffn == "geglu"
+        self.gate = (
+            Linear(config, "gate", model, inner, kernel_init=kernel_init, dtype=dtype, rngs=rngs) if gate else None
         )
-        self.gate = up() if config.ffn == "geglu" else None
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """Returns [B, T, D]."""
@@ -155,17 +124,21 @@ class EncoderLayer(nnx.Module):
         self.ffn = FeedForward(config, dtype, rngs)
         self.ffn_norm = layer_norm(config, dtype, rngs)
         self.next_norm = layer_norm(config, dtype, rngs) if self.pre_norm else None
+        self.attention_adapter = Bottleneck(config, dtype, rngs) if config.adapter_size else None
+        self.ffn_adapter = Bottleneck(config, dtype, rngs) if config.adapter_size else None
         self.dropout_rate = config.dropout
 
     def __call__(self, stream: Any, view: View, key: jax.Array | None) -> Any:
         """Returns the stream behind the layer: [B, T, D], or a pair of it for pre-norm."""
         weights_key, attention_key, ffn_key = split_key(key, 3)
         x_BTD, read_BTD = stream if self.pre_norm else (stream, stream)
-        x_BTD = x_BTD + dropout(self.attention(read_BTD, view, weights_key), self.dropout_rate, attention_key)
+        change_BTD = dropout(self.attention(read_BTD, view, weights_key), self.dropout_rate, attention_key)
+        x_BTD = x_BTD + (change_BTD if self.attention_adapter is None else self.attention_adapter(change_BTD))
         if self.attention_norm is not None:
             x_BTD = self.attention_norm(x_BTD)
         read_BTD = self.ffn_norm(x_BTD) if self.pre_norm else x_BTD
-        x_BTD = x_BTD + dropout(self.ffn(read_BTD), self.dropout_rate, ffn_key)
+        change_BTD = dropout(self.ffn(read_BTD), self.dropout_rate, ffn_key)
+        x_BTD = x_BTD + (change_BTD if self.ffn_adapter is None else self.ffn_adapter(change_BTD))
         return (x_BTD, self.next_norm(x_BTD)) if self.next_norm is not None else self.ffn_norm(x_BTD)
 
 
@@ -190,6 +163,7 @@ class Encoder(nnx.Module):
         self.config = config
         self.scan = scan
         self.remat = remat
+        self.frozen_layers = 0  # of the lowest layers nothing is trained: see apply_layers
 
     def __call__(
         self,
@@ -212,6 +186,7 @@ class Encoder(nnx.Module):
             key=layers_key,
             scan=self.scan,
             remat=self.remat,
+            frozen=self.frozen_layers,
         )
 
 
@@ -231,15 +206,18 @@ def apply_layers(
     key: jax.Array | None,
     scan: bool,
     remat: str = "none",
+    frozen: int = 0,
 ) -> jax.Array:
     """Returns the hidden states [B, T, D] behind stacked layers; `x_BTD` are embeddings, `key` turns dropout on.
 
-    What `remat` (`ModelConfig.remat`) says is computed again for the backward pass, layer by layer.
+    What `remat` (`ModelConfig.remat`) says is computed again for the backward pass, layer by layer. The parameters of
+    the lowest `frozen` layers have no gradient; where the embeddings have none either, the backward pass ends there.
     """
     views = _views(config, segment_ids_BT, positions_BT)
     graphdef, parameters = nnx.split(layers)
     keys = None if key is None else jax.random.split(key, config.num_layers)
     pre_norm = config.norm_placement == "pre"
+    period = len(views)
 
     def with_view(view: View) -> Callable[[Any, nnx.State, jax.Array | None], Any]:
         def one(stream: Any, layer: nnx.State, layer_key: jax.Array | None) -> Any:
@@ -248,19 +226,29 @@ def apply_layers(
         # In a loop the compiler cannot find the forward pass' values again, so that no barrier is needed.
         return one if remat == "none" else jax.checkpoint(one, policy=_KEPT[remat], prevent_cse=not scan)
 
-    def apply(stream: Any, some: list[tuple[nnx.State, jax.Array | None]]) -> tuple[Any, None]:
-        for (layer, layer_key), view in zip(some, views, strict=False):
-            stream = with_view(view)(stream, layer, layer_key)
-        return stream, None
+    def run(stream: Any, first: int, last: int) -> Any:
+        """Applies the layers first .. last - 1."""
+        own_views = [views[(first + index) % period] for index in range(period)]
 
-    stream = (x_BTD, x_BTD) if pre_norm else x_BTD
-    # One round of the loop is one period of views, so that which layers are local is known to the compiler.
-    period = len(views)
-    rounds, rest = divmod(config.num_layers, period)
-    looped = [_every(period, first, rounds, (parameters, keys)) for first in range(period)]
-    stream, _ = lax.scan(apply, stream, looped, length=rounds, unroll=1 if scan else max(rounds, 1))
-    left = [jax.tree.map(lambda leaf, i=i: leaf[rounds * period + i], (parameters, keys)) for i in range(rest)]
-    stream, _ = apply(stream, left)
+        def apply(stream: Any, some: list[tuple[nnx.State, jax.Array | None]]) -> tuple[Any, None]:
+            for (layer, layer_key), view in zip(some, own_views, strict=False):
+                stream = with_view(view)(stream, layer, layer_key)
+            return stream, None
+
+        own_parameters, own_keys = _part((parameters, keys), slice(first, last), config.num_layers)
+        if last <= frozen:  # else what is cut out of a trained array would have a gradient, all of zeros
+            own_parameters = lax.stop_gradient(own_parameters)
+        stacked = (own_parameters, own_keys)
+        # One round of the loop is one period of views, so that which layers are local is known to the compiler.
+        rounds, rest = divmod(last - first, period)
+        looped = [_part(stacked, slice(i, rounds * period, period), last - first) for i in range(period)]
+        stream, _ = lax.scan(apply, stream, looped, length=rounds, unroll=1 if scan else max(rounds, 1))
+        left = [jax.tree.map(lambda leaf, i=i: leaf[rounds * period + i], stacked) for i in range(rest)]
+        return apply(stream, left)[0]
+
+    stream: Any = (x_BTD, x_BTD) if pre_norm else x_BTD
+    for first, last in ((0, frozen), (frozen, config.num_layers)):
+        stream = run(stream, first, last) if first < last else stream
     return stream[1] if pre_norm else stream
 
 
@@ -281,6 +269,8 @@ def _views(config: EncoderConfig, segment_ids_BT: jax.Array, positions_BT: jax.A
     return (whole, *(local,) * (config.global_every - 1))
 
 
-def _every(period: int, first: int, rounds: int, stacked: Any) -> Any:
-    """Takes layers first, first + period, ... of stacked arrays; the arrays themselves where that is all of them."""
-    return stacked if period == 1 else jax.tree.map(lambda leaf: leaf[first : rounds * period : period], stacked)
+def _part(stacked: Any, layers: slice, length: int) -> Any:
+    """Takes some layers of arrays that are stacks of `length`; the arrays themselves where that is all of them."""
+    if len(range(*layers.indices(length))) == length:
+        return stacked
+    return jax.tree.map(lambda leaf: leaf[layers], stacked)

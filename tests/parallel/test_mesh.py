@@ -10,8 +10,9 @@ from flax import nnx
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from jaxfm.config import MeshConfig
+from jaxfm.config import AdaptConfig, LoraConfig, MeshConfig
 from jaxfm.errors import UserError
+from jaxfm.models.adapters import adapted
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.heads import MaskedLM, TokenClassifier
@@ -76,6 +77,21 @@ REPLACED_TOKEN = {
     "detector/dense/bias": (None,),
     "detector/head/kernel": ("fsdp", None),
     "detector/head/bias": (None,),
+}
+# What an encoder may be given beside frozen weights: A of a low-rank update like the inputs, B like the outputs.
+ADAPTED = EXPECTED | {
+    **{f"encoder/layers/attention/{name}/lora/a": (None, "fsdp", None) for name in ("query", "key", "value")},
+    **{f"encoder/layers/attention/{name}/lora/b": (None, None, "tensor", None) for name in ("query", "key", "value")},
+    "encoder/layers/attention/output/lora/a": (None, "tensor", None, None),
+    "encoder/layers/attention/output/lora/b": (None, None, "fsdp"),
+    "encoder/layers/ffn/up/lora/a": (None, "fsdp", None),
+    "encoder/layers/ffn/up/lora/b": (None, None, "tensor"),
+    "encoder/layers/ffn/down/lora/a": (None, "tensor", None),
+    "encoder/layers/ffn/down/lora/b": (None, None, "fsdp"),
+    **{f"encoder/layers/attention/prefix/{name}": (None, None, "tensor", None) for name in ("keys", "values")},
+    **{f"encoder/layers/{part}_adapter/down/kernel": (None, "fsdp", None) for part in ("attention", "ffn")},
+    **{f"encoder/layers/{part}_adapter/up/kernel": (None, None, "fsdp") for part in ("attention", "ffn")},
+    **{f"encoder/layers/{p}_adapter/{m}/bias": (None, None) for p in ("attention", "ffn") for m in ("down", "up")},
 }
 MESHES = [
     MeshConfig(),
@@ -192,6 +208,12 @@ def test_shardings_of_a_masked_lm(config: EncoderConfig, expected: Any) -> None:
 def test_shardings_of_a_replaced_token_model() -> None:
     _, abstract = meshes.build_abstract(lambda: ReplacedTokenModel(CONFIG, 1, nnx.Rngs(0)), meshes.make_mesh(MESHES[5]))
     assert {name: spec(leaf) for name, leaf in flat(abstract).items()} == REPLACED_TOKEN
+
+
+def test_shardings_of_what_is_trained_beside_frozen_weights() -> None:
+    config = adapted(CONFIG, AdaptConfig(lora=LoraConfig(4, targets=("all",)), adapter_size=6, prefix_length=2))
+    _, abstract = meshes.build_abstract(lambda: make(config), meshes.make_mesh(MESHES[5]))
+    assert {name: spec(leaf) for name, leaf in flat(abstract).items()} == ADAPTED
 
 
 def test_bytes_on_a_device_fall_with_fsdp_and_tensor() -> None:

@@ -1,0 +1,205 @@
+"""Small trained parts beside frozen weights: low-rank updates, bottleneck adapters, prefixes of attention.
+
+Their parameters are stacked like the layers they belong to, and are named by `is_added`.
+"""
+
+# B batch, T tokens, D model, N heads, H head dim, R rank, P prefix, L layers
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxfm.config import AdaptConfig, LoraConfig
+from jaxfm.errors import UserError, did_you_mean
+from jaxfm.models.activations import gelu
+from jaxfm.models.presets import EncoderConfig
+from jaxfm.parallel.mesh import with_axes
+
+_NO_LOW_RANK: dict[str, Any] = {"lora_rank": 0, "lora_alpha": EncoderConfig.lora_alpha, "lora_targets": ()}
+_ADDED = re.compile(r"/(lora|prefix|attention_adapter|ffn_adapter)/")
+
+
+def is_added(path: str) -> bool:
+    """Whether the parameter of that path is a low-rank update, an adapter or a prefix."""
+    return _ADDED.search(path) is not None
+
+
+class LowRank(nnx.Module):
+    """x A B * alpha / rank (Hu et al. 2021, section 4.1); B starts at zero, so that at first nothing changes."""
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+        axes: tuple[tuple[str, ...], tuple[str, ...]],
+        rngs: nnx.Rngs,
+    ):
+        """Makes A [*inputs, R], uniform as torch's linear layers and so peft draw it, and B [R, *outputs]."""
+        draw = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=tuple(range(len(inputs))))
+        rank = config.lora_rank
+        self.a = nnx.Param(with_axes(draw, *axes[0], "rank")(rngs.params(), (*inputs, rank), jnp.float32))
+        zeros = with_axes(nnx.initializers.zeros_init(), "rank", *axes[1])
+        self.b = nnx.Param(zeros(rngs.params(), (rank, *outputs), jnp.float32))
+        self.inputs, self.scale = len(inputs), config.lora_alpha / rank
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns what is added to the linear map's output, in the dtype of `x`."""
+        low = jnp.tensordot(x, self.a[...].astype(x.dtype), self.inputs)
+        return jnp.tensordot(low * self.scale, self.b[...].astype(x.dtype), 1)
+
+
+class Linear(nnx.LinearGeneral):
+    """A linear map of a layer, with a low-rank update where the encoder's config names it as a target."""
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        name: str,
+        inputs: Mapping[str, int],
+        outputs: Mapping[str, int],
+        *,
+        kernel_init: nnx.Initializer,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        """Makes kernel and bias; `inputs` and `outputs` are logical axis -> size, `name` that of the map."""
+        axes = tuple(inputs), tuple(outputs)
+        sizes = tuple(inputs.values()), tuple(outputs.values())
+        bias_axes = ("norm" if axis == "embed" else axis for axis in outputs)  # of the residual stream: kept whole
+        super().__init__(
+            *sizes,
+            axis=tuple(range(-len(inputs), 0)),
+            use_bias=config.linear_bias,
+            dtype=dtype,
+            kernel_init=with_axes(kernel_init, *inputs, *outputs),
+            bias_init=with_axes(nnx.initializers.zeros_init(), *bias_axes),
+            rngs=rngs,
+        )
+        self.lora = LowRank(config, *sizes, axes, rngs) if name in config.lora_targets else None
+
+    def __call__(self, inputs: jax.Array, out_sharding: None = None) -> jax.Array:
+        """Applies the map to the last axes of `inputs`."""
+        y = super().__call__(inputs, out_sharding)
+        return y if self.lora is None else y + self.lora(inputs.astype(y.dtype))
+
+
+class Bottleneck(nnx.Module):
+    """An adapter, x + up(gelu(down(x))), behind attention or feed-forward (Houlsby et al. 2019, section 2.1).
+
+    It stands before their output is added to their input. `up` starts at zero: at first nothing changes. Unlike there
+    the layer's norms stay frozen.
+    """
+
+    def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+        """Makes both maps, with biases."""
+
+        def linear(inputs: int, outputs: int, axes: tuple[str, str], init: nnx.Initializer) -> nnx.Linear:
+            return nnx.Linear(
+                inputs,
+                outputs,
+                dtype=dtype,
+                kernel_init=with_axes(init, *axes),
+                bias_init=with_axes(nnx.initializers.zeros_init(), "norm" if axes[1] == "embed" else axes[1]),
+                rngs=rngs,
+            )
+
+        width, size = config.hidden_size, config.adapter_size
+        draw = nnx.initializers.truncated_normal(config.initializer_range)
+        self.down = linear(width, size, ("embed", "bottleneck"), draw)
+        self.up = linear(size, width, ("bottleneck", "embed"), nnx.initializers.zeros_init())
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        """Returns [B, T, D]."""
+        return x_BTD + self.up(gelu(self.down(x_BTD)))
+
+
+class Prefix(nnx.Module):
+    """Keys and values that every token of a layer sees beside those of its segment (Li and Liang 2021, section 4).
+
+    Learned as they are, without the network that makes them there (as in P-tuning v2, Liu et al. 2022). They have no
+    position: rotary encoders do not turn them, and every segment of a packed row sees the same.
+    """
+
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
+        """Makes keys and values [P, N, H]."""
+        shape = (config.prefix_length, config.num_heads, config.head_dim)
+        draw = with_axes(nnx.initializers.truncated_normal(config.initializer_range), "prefix", "heads", "head_dim")
+        self.keys = nnx.Param(draw(rngs.params(), shape, jnp.float32))
+        self.values = nnx.Param(draw(rngs.params(), shape, jnp.float32))
+
+    def __call__(self, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+        """Returns keys and values."""
+        return self.keys[...].astype(dtype), self.values[...].astype(dtype)
+
+
+def adapted(encoder: EncoderConfig, config: AdaptConfig) -> EncoderConfig:
+    """Returns the encoder with the parts that `config` adds; adapters and prefixes that it has already are kept.
+
+    Raises:
+      UserError: a target that is no linear map of the encoder, or weights with adapters of another size.
+    """
+    added: dict[str, int] = {}
+    for key in ("adapter_size", "prefix_length"):
+        asked, there = getattr(config, key), getattr(encoder, key)
+        if asked and there not in (0, asked):
+            raise UserError(f"config.adapt.{key}: {asked}, but the first weights were trained with {there}. Give that.")
+        added[key] = asked or there
+    return dataclasses.replace(encoder, **added, **_lora(encoder, config.lora))
+
+
+def _lora(encoder: EncoderConfig, lora: LoraConfig) -> dict[str, int | float | tuple[str, ...]]:
+    if not lora.rank:
+        return {}
+    maps = ("query", "key", "value", "output", "up", "down", *(("gate",) if encoder.ffn == "geglu" else ()))
+    wrong = [target for target in lora.targets if target not in (*maps, "all")]
+    if wrong or not lora.targets:
+        found = f"{wrong[0]!r} is no linear map of a layer" if wrong else "names none"
+        hint = did_you_mean(wrong[0] if wrong else "", ("all", *maps))
+        raise UserError(f"config.adapt.lora.targets: {found}. {hint}")
+    smallest = min(encoder.hidden_size, encoder.ffn_size)
+    if lora.rank > smallest:
+        raise UserError(
+            f"config.adapt.lora.rank: {lora.rank} is more than the rank {smallest} of the weights themselves; at most "
+            f"{smallest}."
+        )
+    targets = maps if "all" in lora.targets else tuple(name for name in maps if name in lora.targets)
+    return {"lora_rank": lora.rank, "lora_alpha": lora.alpha, "lora_targets": targets}
+
+
+def merge_low_rank(
+    encoder: EncoderConfig, params: Mapping[str, np.ndarray]
+) -> tuple[EncoderConfig, dict[str, np.ndarray]]:
+    """Adds the low-rank updates among `params` (path -> array) to their kernels; returns the encoder without them."""
+    merged = dict(params)
+    for path in [path for path in params if path.endswith("/lora/a")]:
+        base = path.removesuffix("/lora/a")
+        a_LDR, b_LRD = merged.pop(f"{base}/lora/a"), merged.pop(f"{base}/lora/b")
+        layers, rank = len(a_LDR), a_LDR.shape[-1]
+        product = a_LDR.reshape(layers, -1, rank).astype(np.float64) @ b_LRD.reshape(layers, rank, -1)
+        kernel = merged[f"{base}/kernel"]
+        product = product.reshape(kernel.shape) * (encoder.lora_alpha / encoder.lora_rank)
+        merged[f"{base}/kernel"] = (kernel + product).astype(kernel.dtype)
+    return dataclasses.replace(encoder, **_NO_LOW_RANK), merged
+
+
+def bare(encoder: EncoderConfig) -> EncoderConfig:
+    """Returns the encoder's shape without anything added."""
+    return dataclasses.replace(encoder, **_NO_LOW_RANK, adapter_size=0, prefix_length=0)
+
+
+def only_mergeable(encoder: EncoderConfig, format: str) -> None:
+    """Raises UserError for adapters or prefixes, which are no part of any weight."""
+    for key in ("adapter_size", "prefix_length"):
+        if getattr(encoder, key):
+            raise UserError(
+                f"--format={format}: the run was trained with config.adapt.{key}={getattr(encoder, key)}, and adapters "
+                "and prefixes cannot be merged into weights that other libraries would open. jaxfm.predict and "
+                "jaxfm.evaluate use the run as it is; LoRA (config.adapt.lora.rank) can be merged."
+            )
