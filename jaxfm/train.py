@@ -22,7 +22,7 @@ from jaxfm.parallel.mesh import make_mesh
 from jaxfm.parallel.preemption import Preempted
 from jaxfm.tasks import registry
 from jaxfm.tasks.task import TASK_FILE
-from jaxfm.training import initial, results
+from jaxfm.training import averaging, initial, results
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints, check_room
 from jaxfm.training.loop import fit
@@ -60,6 +60,7 @@ def train(config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Pat
     distributed.agree("devices", {"the devices of a process": local}, soon=True)
     mesh = make_mesh(config.parallel.mesh)
     task, loaded, notes = registry.create(config, initial.resolve(config.model))
+    averaging.check(config, task)
     setup = set_up(config, task, loaded, mesh)
     check_room(workdir, setup.abstract)
     distributed.agree(
@@ -79,6 +80,7 @@ def train(config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Pat
             progress.say(note)
         try:
             fitted = fit(config, task, setup, mesh, checkpoints, workdir, progress, goodput)
+            fitted = averaging.choose(config, task, setup, fitted, checkpoints, workdir, progress, goodput)
         finally:
             checkpoints.close()
         return results.finish(config, task, setup, fitted, workdir, progress, goodput)

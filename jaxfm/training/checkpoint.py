@@ -18,7 +18,7 @@ from jaxfm import files
 from jaxfm.errors import UserError
 from jaxfm.observe.metrics import Sums
 from jaxfm.parallel import distributed
-from jaxfm.training.optim import path_name
+from jaxfm.training.paths import path_name
 from jaxfm.training.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -28,15 +28,15 @@ _UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError)
 
 @dataclasses.dataclass
 class _KeepLastAndBest(policies.PreservationPolicy):
-    """Keeps the last `last` checkpoints and the one that the run calls its best."""
+    """Keeps the last `last` checkpoints and those that the run calls its best."""
 
     last: int
-    best: int | None = None
+    best: Sequence[int] = ()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: policies.PreservationContext) -> Sequence[bool]:
         del context
         late = len(checkpoints) - self.last
-        return [index >= late or checkpoint.step == self.best for index, checkpoint in enumerate(checkpoints)]
+        return [index >= late or checkpoint.step in self.best for index, checkpoint in enumerate(checkpoints)]
 
 
 class Checkpoints:
@@ -70,36 +70,36 @@ class Checkpoints:
             ),
         )
 
-    def save(self, state: TrainState, sums: Sums, meta: Mapping[str, Any], *, best: int | None) -> None:
+    def save(self, state: TrainState, sums: Sums, meta: Mapping[str, Any], *, keep: Sequence[int] = ()) -> None:
         """Starts a save in the background; the arrays are copied before it returns.
 
         Args:
           state: as after its last update; its step names the checkpoint.
           sums: the open metric sums.
           meta: JSON values kept beside the arrays.
-          best: the step that must outlive the others.
+          keep: steps whose checkpoints must outlive the others.
 
         Raises:
           UserError: the disk is too full; what was saved before is kept. (A failed write would leave Orbax' threads
             in a state that no message comes out of, so the room is looked at first.)
         """
-        check_room(self._directory, state)
-        step = int(state.step)
+        rest = _rest(state, sums)
+        self._policy.best = tuple(keep)
+        self._save(int(state.step), meta, params=state.params, rest=rest)
+
+    def save_params(self, step: int, params: Any, meta: Mapping[str, Any]) -> None:
+        """Starts a save of parameters alone, for `restore_params`; UserError when the disk is too full."""
+        self._save(step, meta, params=params)
+
+    def _save(self, step: int, meta: Mapping[str, Any], **items: Any) -> None:
+        check_room(self._directory, items)
         # Checkpoints from this step on are broken ones, which the run went back behind: Orbax skips, without a word,
         # the save of a step that is not newer than all it has.
         for broken in [known for known in self._manager.all_steps() if known >= step]:
             self._manager.delete(broken)
-        rest = {"opt_state": state.opt_state, "key": state.key, "step": state.step, "sums": sums}
-        self._policy.best = best
-        hashes = {"params": array_hashes(state.params), "rest": array_hashes(rest)}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
-                rest=ocp.args.StandardSave(rest),
-                meta=ocp.args.JsonSave({**meta, "hashes": hashes}),
-            ),
-        )
+        hashes = {name: array_hashes(tree) for name, tree in items.items()}
+        arrays = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        self._manager.save(step, args=ocp.args.Composite(**arrays, meta=ocp.args.JsonSave({**meta, "hashes": hashes})))
 
     def restore_latest(self, state: TrainState, sums: Any) -> tuple[TrainState, Sums, dict[str, Any]] | None:
         """Restores the newest checkpoint that is whole, onto the shapes and shardings of the abstract arguments.
@@ -109,7 +109,7 @@ class Checkpoints:
         Raises:
           UserError: there are checkpoints, but none is whole.
         """
-        rest = {"opt_state": state.opt_state, "key": state.key, "step": state.step, "sums": sums}
+        rest = _rest(state, sums)
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             try:
@@ -118,7 +118,8 @@ class Checkpoints:
             except UserError as error:
                 logger.warning("%s Trying the checkpoint before.", error)
                 continue
-            restored = TrainState(others["step"], params, others["opt_state"], others["key"])
+            raw = others.get("raw", {})
+            restored = TrainState(others["step"], params, others["opt_state"], others["key"], raw)
             return restored, others["sums"], meta
         if steps:
             raise UserError(
@@ -174,8 +175,14 @@ class Checkpoints:
         return tree, meta
 
 
-def check_room(directory: pathlib.Path, state: TrainState) -> None:
-    """Raises UserError when the disk has no room for one checkpoint of a state, which may be abstract."""
+def _rest(state: TrainState, sums: Any) -> dict[str, Any]:
+    """All of a checkpoint but the parameters."""
+    rest = {"opt_state": state.opt_state, "key": state.key, "step": state.step, "sums": sums}
+    return rest | ({"raw": state.raw} if state.raw else {})
+
+
+def check_room(directory: pathlib.Path, state: Any) -> None:
+    """Raises UserError when the disk has no room for one checkpoint of a state's arrays, which may be abstract."""
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     files.check_room(directory, size, "a checkpoint")
 

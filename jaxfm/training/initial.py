@@ -6,6 +6,7 @@ from jaxfm.config import MeshConfig, ModelConfig
 from jaxfm.errors import UserError
 from jaxfm.hub import initial as hub_initial
 from jaxfm.hub.initial import Initial
+from jaxfm.models.adapters import merge_low_rank
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.tasks import registry
@@ -19,7 +20,8 @@ RUN = "run:"
 def resolve(config: ModelConfig) -> Initial:
     """Finds and reads what `config.model` names: run:WORKDIR here, all else in `jaxfm.hub.initial`.
 
-    Of a run it is the checkpoint that the run itself would report: the best, or the last.
+    Of a run it is the checkpoint that the run itself would report: the best, or the last, or a mean of some; its
+    low-rank updates are merged into the weights.
 
     Raises:
       UserError: as `jaxfm.hub.initial.resolve`, or no run or checkpoint at run:WORKDIR.
@@ -35,9 +37,10 @@ def resolve(config: ModelConfig) -> Initial:
         )
     except UserError as error:
         raise UserError(f"config.model.init: {error}") from error
+    encoder, params = merge_low_rank(exporter.encoder, to_host(params))
     return Initial(
-        encoder=hub_initial.with_dropout(exporter.encoder, config.dropout),
-        params=to_host(params),
+        encoder=hub_initial.with_dropout(encoder, config.dropout),
+        params=params,
         labels=exporter.labels,
         tokenizer=hub_initial.fitting_tokenizer(config, workdir / TOKENIZER_DIR),
         notes=(f"weights: {config.init}, step {step} ({exporter.encoder.family})",),
@@ -48,7 +51,7 @@ def shape(config: ModelConfig) -> tuple[EncoderConfig, tuple[str, ...]]:
     """Finds the shape alone of what `config.model` names; see `jaxfm.hub.initial.shape`."""
     if not config.init.startswith(RUN):
         return hub_initial.shape(config)
-    encoder = registry.open_exporter(_workdir(config)).encoder
+    encoder, _ = merge_low_rank(registry.open_exporter(_workdir(config)).encoder, {})
     return hub_initial.with_dropout(encoder, config.dropout), (f"shape: task.json of {config.init}",)
 
 

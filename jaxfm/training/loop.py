@@ -21,7 +21,7 @@ from jaxfm.parallel.preemption import Preempted, PreemptionFlag
 from jaxfm.tasks.task import Task
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.setup import Setup, empty_sums
-from jaxfm.training.state import TrainState, count_parameters
+from jaxfm.training.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,18 +32,31 @@ class Best:
       step: whose checkpoint is kept; None before the first evaluation.
       value: its validation metric.
       waited: evaluations since that were not better.
+      others: (step, value) of those whose checkpoints are kept beside the best, the best of them first.
     """
 
     step: int | None = None
     value: float | None = None
     waited: int = 0
+    others: tuple[tuple[int, float], ...] = ()
 
-    def after(self, step: int, value: float, *, more_is_better: bool) -> "Best":
-        """Returns the best after one more evaluation; a NaN is never better, an equal value neither."""
-        sign = 1.0 if more_is_better else -1.0
-        if not math.isnan(value) and (self.value is None or sign * value > sign * self.value):
-            return Best(step, value, 0)
-        return dataclasses.replace(self, waited=self.waited + 1)
+    def after(self, step: int, value: float, *, more_is_better: bool, keep: int = 1) -> "Best":
+        """Returns the best after one more evaluation; a NaN is never better, an equal value neither.
+
+        `keep` is how many checkpoints are to be kept, the best included.
+        """
+        if math.isnan(value):
+            return dataclasses.replace(self, waited=self.waited + 1)
+        kept = [] if self.step is None or self.value is None else [(self.step, self.value), *self.others]
+        sign = -1.0 if more_is_better else 1.0
+        (first, best), *others = sorted([*kept, (step, value)], key=lambda pair: sign * pair[1])  # stable
+        waited = 0 if first == step else self.waited + 1
+        return Best(first, best, waited, tuple((at, of) for at, of in others[: max(keep, 1) - 1]))
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Steps whose checkpoints must outlive others, the best first."""
+        return () if self.step is None else (self.step, *(step for step, _ in self.others))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +68,14 @@ class Fitted:
       step: the step they are of.
       last_step: updates done.
       best: the best evaluation; its step is None without a validation split.
+      averaged: the steps of checkpoints whose mean the parameters are instead, best first; empty: they are no mean.
     """
 
     params: Any
     step: int
     last_step: int
     best: Best
+    averaged: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass
@@ -166,7 +181,7 @@ def fit(
                 writer.flush()
                 with goodput.during("checkpoint"):
                     meta = {"fingerprint": setup.fingerprint, "best": dataclasses.asdict(best)}
-                    checkpoints.save(state, sums, meta | {"goodput": goodput.seconds()}, best=best.step)
+                    checkpoints.save(state, sums, meta | {"goodput": goodput.seconds()}, keep=best.kept)
             if stopped_by:
                 checkpoints.wait()
                 raise Preempted(stopped_by, step)
@@ -218,7 +233,7 @@ def _evaluate(
     metrics = evaluation.metrics
     writer.write(step, "valid", metrics)
     name = config.eval.metric
-    best = best.after(step, metrics[name], more_is_better=task.choosing[name])
+    best = best.after(step, metrics[name], more_is_better=task.choosing[name], keep=config.adapt.average_best)
     others = "  ".join(f"{key} {value:.4f}" for key, value in metrics.items() if key != name)
     mark = "best so far" if best.step == step else f"best {best.value:.4f} at step {best.step}"
     progress.say(f"valid at step {step}: {name} {metrics[name]:.4f} ({mark})  {others}")
@@ -237,8 +252,10 @@ def _describe(train_step: jax.stages.Compiled, setup: Setup, config: Config, tas
     rows = task.rows("train")
     tokens = config.train.batch_size * rows.row_length
     shape = " x ".join(f"{size} {axis}" for axis, size in mesh.shape.items())
+    model = setup.model_size
     return (
-        f"{count_parameters(setup.abstract.params, task.encoder):,} parameters; {mesh.size} device(s) as {shape}; "
+        f"{model.parameters:,} parameters, {model.trainable_parameters:,} of them trained ({model.share:.2%}), "
+        f"optimizer state {model.optimizer_bytes / 2**20:,.2f} MiB; {mesh.size} device(s) as {shape}; "
         f"peak memory {peak}\n"
         f"{len(rows):,} rows of {rows.row_length} tokens, {rows.useful_share:.1%} of them useful; "
         f"{setup.total_steps:,} steps of {config.train.batch_size} rows ({tokens:,} tokens){_growth(setup)}"

@@ -1,6 +1,8 @@
-"""AdamW, its schedules and its decay mask by parameter path."""
+"""AdamW, its schedules, and what of it differs by parameter path: decay, rates, when a parameter is first trained."""
 
-import fnmatch
+# G groups by depth, see jaxfm.training.adaptation
+
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,14 +11,11 @@ import jax.numpy as jnp
 import optax
 
 from jaxfm.config import OptimConfig
-from jaxfm.errors import UserError, did_you_mean
+from jaxfm.errors import UserError
+from jaxfm.training.adaptation import EVERYTHING, Adaptation
+from jaxfm.training.paths import match_paths
 
 Schedule = Callable[[Any], Any]
-
-
-def path_name(path: tuple[Any, ...]) -> str:
-    """Returns a key path of jax.tree_util as "encoder/layers/ffn/up/kernel"."""
-    return "/".join(str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path)
 
 
 def make_schedule(config: OptimConfig, total_steps: int) -> Schedule:
@@ -51,21 +50,6 @@ def make_schedule(config: OptimConfig, total_steps: int) -> Schedule:
     return optax.join_schedules([optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1)), after], [warmup])
 
 
-def match_paths(params: Any, patterns: tuple[str, ...], key: str) -> Any:
-    """Returns a tree of bools like `params`: does the parameter's path match one of the fnmatch patterns?
-
-    Raises:
-      UserError: a pattern that matches no parameter (a silent typo would change the run).
-    """
-    paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
-            raise UserError(f"{key}: pattern {pattern!r} matches no parameter. {did_you_mean(pattern, paths)}")
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: any(fnmatch.fnmatchcase(path_name(path), pattern) for pattern in patterns), params
-    )
-
-
 def clip_by_known_norm(limit: float) -> optax.GradientTransformationExtraArgs:
     """Scales gradients down to the global norm `limit`; `update` is told their norm as `norm`.
 
@@ -82,16 +66,66 @@ def clip_by_known_norm(limit: float) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
-def make_optimizer(config: OptimConfig, schedule: Schedule, params: Any) -> optax.GradientTransformation:
-    """Returns AdamW: clip by global norm, Adam, decoupled decay where no pattern of no_decay matches, rate.
+def scale_by_waking_adam(
+    b1: float, b2: float, eps: float, *, adaptation: Adaptation
+) -> optax.GradientTransformationExtraArgs:
+    """Adam whose bias correction counts the updates of each group by itself, from the one that it wakes for.
 
-    `params` may be abstract; only its paths are read. `update` takes the gradients' global norm as `norm`.
+    `update` is told the run's step as `step`; gradients of what sleeps must be 0, and so are its moments.
+    """
+
+    def init(params: Any) -> optax.ScaleByAdamState:
+        return optax.ScaleByAdamState(
+            count=jnp.zeros(len(adaptation.wakes), jnp.int32),
+            mu=jax.tree.map(jnp.zeros_like, params),
+            nu=jax.tree.map(jnp.zeros_like, params),
+        )
+
+    def update(updates: Any, state: Any, params: Any = None, **told: Any) -> tuple[Any, Any]:
+        del params
+        count_G = state.count + adaptation.awake(told["step"])
+        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        nu = optax.tree.update_moment(updates, state.nu, b2, 2)
+        times_G = jnp.maximum(count_G, 1).astype(jnp.float32)  # a group that sleeps: 0 / 1
+        mu_hat = adaptation.over_groups(lambda m, correction: m / correction, 1 - b1**times_G, mu)
+        nu_hat = adaptation.over_groups(lambda v, correction: v / correction, 1 - b2**times_G, nu)
+        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu_hat, nu_hat)
+        return updates, optax.ScaleByAdamState(count=count_G, mu=mu, nu=nu)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def scale_by_group(adaptation: Adaptation) -> optax.GradientTransformationExtraArgs:
+    """Multiplies updates by the rate of their group, and by 0 where it sleeps; `update` is told the step as `step`."""
+
+    def update(updates: Any, state: Any, params: Any = None, **told: Any) -> tuple[Any, Any]:
+        del params
+        rates_G = jnp.asarray(adaptation.rates or (1.0,) * len(adaptation.wakes), jnp.float32)
+        if adaptation.wakes:
+            rates_G = jnp.where(adaptation.awake(told["step"]), rates_G, 0.0)
+        return adaptation.over_groups(jnp.multiply, rates_G, updates), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def make_optimizer(
+    config: OptimConfig, schedule: Schedule, params: Any, adaptation: Adaptation = EVERYTHING
+) -> optax.GradientTransformation:
+    """Returns AdamW of the trained part: clip by global norm, Adam, decoupled decay, rate.
+
+    Decay is for what no pattern of no_decay matches, and a rate of its own for each group of `adaptation`. `params` are
+    all of them, and may be abstract; only their paths are read. `update` takes the trained part of gradients and
+    parameters, the gradients' global norm as `norm` and, where groups wake up, the run's step as `step`.
     """
     undecayed = match_paths(params, config.no_decay, "config.optim.no_decay")
+    decayed = jax.tree.map(lambda skip: not skip, adaptation.partition.select(undecayed))
+    waking = functools.partial(scale_by_waking_adam, adaptation=adaptation)
+    adam = waking if adaptation.wakes else optax.scale_by_adam
     parts: list[optax.GradientTransformation] = [clip_by_known_norm(config.clip_norm)] if config.clip_norm else []
     parts += [
-        optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
-        optax.add_decayed_weights(config.weight_decay, mask=jax.tree.map(lambda skip: not skip, undecayed)),
+        adam(b1=config.b1, b2=config.b2, eps=config.eps),
+        optax.add_decayed_weights(config.weight_decay, mask=decayed),
+        *([scale_by_group(adaptation)] if adaptation.rates or adaptation.wakes else []),
         optax.scale_by_learning_rate(schedule),
     ]
     return optax.chain(*parts)

@@ -13,13 +13,15 @@ from jaxfm.errors import UserError
 from jaxfm.parallel.mesh import build_abstract
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints
-from jaxfm.training.optim import path_name
+from jaxfm.training.paths import path_name
 
 
 def restore_params(
     workdir: pathlib.Path, make_model: Callable[[nnx.Rngs], nnx.Module], mesh: Mesh
 ) -> tuple[nnx.GraphDef[Any], Any, int]:
-    """Restores the checkpoint that `config.eval.select` chose: the best, or the last where none was evaluated.
+    """Restores what the run stands for: the mean of some checkpoints where that won, else the one that was chosen.
+
+    That is the best or the last, as `config.eval.select` says, and the last where none was evaluated.
 
     Returns the model's graph definition, its sharded parameters and their step.
 
@@ -28,19 +30,19 @@ def restore_params(
     """
     config = workdirs.read_config(workdir)
     graphdef, abstract = build_abstract(lambda: make_model(nnx.Rngs(0)), mesh)
-    directory = workdir / workdirs.CHECKPOINTS_DIR
-    if not directory.is_dir():
-        raise UserError(f"{workdir}: has no checkpoint yet.")
-    checkpoints = Checkpoints(directory, read_only=True)
-    try:
-        steps = checkpoints.steps()
-        if not steps:
-            raise UserError(f"{workdir}: has no checkpoint yet.")
-        best = checkpoints.meta(steps[-1])["best"]["step"]
-        step = best if config.eval.select == "best" and best in steps else steps[-1]
-        return graphdef, checkpoints.restore_params(step, abstract), step
-    finally:
-        checkpoints.close()
+    for directory in (workdir / workdirs.AVERAGED_DIR, workdir / workdirs.CHECKPOINTS_DIR):
+        if not directory.is_dir():
+            continue
+        checkpoints = Checkpoints(directory, read_only=True)
+        try:
+            steps = checkpoints.steps()
+            if steps:
+                best = checkpoints.meta(steps[-1])["best"]["step"]
+                step = best if config.eval.select == "best" and best in steps else steps[-1]
+                return graphdef, checkpoints.restore_params(step, abstract), step
+        finally:
+            checkpoints.close()
+    raise UserError(f"{workdir}: has no checkpoint yet.")
 
 
 def to_host(params: Any) -> dict[str, np.ndarray]:

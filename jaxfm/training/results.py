@@ -18,7 +18,6 @@ from jaxfm.tasks.calibration import write_calibration
 from jaxfm.tasks.task import Evaluation, Task
 from jaxfm.training.loop import Fitted
 from jaxfm.training.setup import Setup
-from jaxfm.training.state import count_parameters
 from jaxfm.training.workdir import device_name, versions
 
 
@@ -54,7 +53,7 @@ def finish(
         "task": task.name,
         "splits": {split: dict(evaluation.scores) for split, evaluation in evaluations.items()},
         "training": training_facts(config, task, setup, fitted, goodput),
-        "model": {"parameters": count_parameters(setup.abstract.params, task.encoder), "init": config.model.init},
+        "model": {**dataclasses.asdict(setup.model_size), "init": config.model.init},
         "data": {"source": config.data.source, "fingerprint": setup.fingerprint},
         "seed": config.seed,
         "device": device_name(),
@@ -101,6 +100,7 @@ def training_facts(config: Config, task: Task, setup: Setup, fitted: Fitted, goo
         "steps": fitted.last_step,
         "epochs": setup.batches.epoch_of(fitted.last_step),
         "chosen_step": fitted.step,
+        **({"averaged_steps": ", ".join(map(str, fitted.averaged))} if fitted.averaged else {}),
         "seconds": sum(seconds.values()),
         "tokens_per_second": tokens / busy,
         "useful_tokens_per_second": tokens * rows.useful_share / busy,

@@ -19,9 +19,10 @@ from jaxfm.errors import UserError, did_you_mean
 from jaxfm.observe import metrics as metrics_lib
 from jaxfm.parallel import mesh as meshes
 from jaxfm.tasks.task import Objective, Task
+from jaxfm.training.adaptation import Adaptation, make_adaptation
 from jaxfm.training.evaluation import Evaluator
 from jaxfm.training.optim import Schedule, make_optimizer, make_schedule
-from jaxfm.training.state import TrainState, abstract_state, new_state
+from jaxfm.training.state import Size, TrainState, abstract_state, new_state, size_of
 from jaxfm.training.step import make_train_step, metric_names
 
 
@@ -34,6 +35,8 @@ class Setup:
       fingerprint: sha256 of the packed training rows; a checkpoint remembers it.
       total_steps: optimizer updates of the whole run.
       schedule: step -> learning rate.
+      adaptation: which parameters are trained, and how.
+      model_size: how many parameters there are, and how many are trained.
       abstract: shapes and shardings of the state.
       metric_names: names of the sums that a step adds to.
       lowered: for each batch size of the run the step, traced but not compiled: (state, sums, batch) -> (state, sums).
@@ -45,6 +48,8 @@ class Setup:
     fingerprint: str
     total_steps: int
     schedule: Schedule
+    adaptation: Adaptation
+    model_size: Size
     abstract: TrainState
     metric_names: tuple[str, ...]
     lowered: Mapping[int, jax.stages.Lowered]
@@ -60,7 +65,8 @@ class TracedStep:
       mesh: of devices that may lie elsewhere, or exist nowhere (a topology to compile for).
       graphdef: of the model.
       schedule: step -> learning rate.
-      optimizer: of the parameters.
+      adaptation: which parameters are trained, and how.
+      optimizer: of those that are.
       abstract: shapes and shardings of the state.
       metric_names: names of the sums that a step adds to.
       make_model: builds the model.
@@ -70,6 +76,7 @@ class TracedStep:
     mesh: Mesh
     graphdef: nnx.GraphDef[Any]
     schedule: Schedule
+    adaptation: Adaptation
     optimizer: optax.GradientTransformation
     abstract: TrainState
     metric_names: tuple[str, ...]
@@ -121,27 +128,34 @@ def trace_step(
     dtype, scan = compute_dtype(config.train.precision, platform), scans_layers(config.model.scan_layers, platform)
 
     def make_model(rngs: nnx.Rngs) -> nnx.Module:
-        return objective.make_model(rngs, dtype=dtype, scan=scan, remat=config.model.remat)
+        model: Any = objective.make_model(rngs, dtype=dtype, scan=scan, remat=config.model.remat)
+        model.encoder.frozen_layers = config.adapt.freeze_layers
+        return model
 
     graphdef, params = meshes.build_abstract(lambda: make_model(nnx.Rngs(0)), mesh)
     schedule = make_schedule(config.optim, total_steps)
-    optimizer = make_optimizer(config.optim, schedule, params)
-    abstract = abstract_state(params, optimizer, mesh)
+    adaptation = make_adaptation(config.adapt, objective.encoder, params, total_steps)
+    optimizer = make_optimizer(config.optim, schedule, params, adaptation)
+    abstract = abstract_state(params, optimizer, mesh, adaptation)
 
     def loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array) -> Any:
         params = meshes.pin(params, abstract.params)  # and so their gradients
         return objective.loss(nnx.merge(graphdef, params), batch, key, progress)
 
     def batch(size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        shapes = {name: (size, row_length) for name in BATCH_FIELDS}
+        one_label, kind = objective.label_shape(row_length)
+        shapes = {name: (size, row_length) for name in BATCH_FIELDS} | {"labels": (size, *one_label)}
+        types = dict.fromkeys(BATCH_FIELDS, np.dtype(np.int32)) | {"labels": kind}
         places = meshes.batch_shardings(shapes, mesh)
-        return {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=places[name]) for name, shape in shapes.items()}
+        return {name: jax.ShapeDtypeStruct(shapes[name], types[name], sharding=places[name]) for name in BATCH_FIELDS}
 
     names = metric_names(loss, params, batch(config.train.batch_size))
     whole = meshes.replicated(mesh)
     sums = {name: jax.ShapeDtypeStruct((2,), jnp.float32, sharding=whole) for name in names}
     step = jax.jit(
-        make_train_step(loss, optimizer, total_steps=total_steps, accumulate=config.train.accumulate),
+        make_train_step(
+            loss, optimizer, total_steps=total_steps, accumulate=config.train.accumulate, adaptation=adaptation
+        ),
         donate_argnums=(0, 1),
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, (abstract, sums)),
     )
@@ -151,7 +165,7 @@ def trace_step(
         meshes.check_batch_size(key, size, mesh, accumulate=config.train.accumulate)
         return step.trace(abstract, sums, batch(size))
 
-    return TracedStep(mesh, graphdef, schedule, optimizer, abstract, names, make_model, traced)
+    return TracedStep(mesh, graphdef, schedule, adaptation, optimizer, abstract, names, make_model, traced)
 
 
 def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: Mesh) -> Setup:
@@ -181,11 +195,15 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
         fingerprint=task.rows("train").fingerprint(),
         total_steps=total_steps,
         schedule=step.schedule,
+        adaptation=step.adaptation,
+        model_size=size_of(step.abstract, step.adaptation, task.encoder),
         abstract=step.abstract,
         metric_names=step.metric_names,
         lowered={size: step.lower(size) for size in batches.sizes},
         evaluate=Evaluator(task.outputs, step.graphdef, mesh, config.eval.batch_size),
-        initial_state=lambda: new_state(step.make_model, step.optimizer, step.abstract, config.seed, loaded),
+        initial_state=lambda: new_state(
+            step.make_model, step.optimizer, step.abstract, config.seed, loaded, step.adaptation
+        ),
     )
 
 

@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 
 from jaxfm.models.presets import EncoderConfig, has_padded_rows
 from jaxfm.parallel import mesh as meshes
-from jaxfm.training.optim import path_name
+from jaxfm.training.adaptation import EVERYTHING, Adaptation
+from jaxfm.training.paths import path_name
 
 
 @jax.tree_util.register_dataclass
@@ -24,34 +25,40 @@ class TrainState:
 
     Attributes:
       step: int32 scalar, optimizer updates done.
-      params: nested dicts of f32 arrays.
-      opt_state: optax state, sharded like the parameters it belongs to.
+      params: nested dicts of f32 arrays; what is evaluated, kept and exported.
+      opt_state: optax state of the trained part, sharded like the parameters it belongs to.
       key: uint32 [2], threefry key data of the run; anything random is fold_in(key, step).
+      raw: the trained part as the optimizer moves it, where `params` hold a moving average of it instead; else empty.
     """
 
     step: Any
     params: Any
     opt_state: Any
     key: Any
+    raw: Any = dataclasses.field(default_factory=dict)
 
 
-def abstract_state(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract_state(
+    params: Any, optimizer: optax.GradientTransformation, mesh: Mesh, adaptation: Adaptation = EVERYTHING
+) -> TrainState:
     """Returns the state's shapes and shardings for abstract, sharded `params`.
 
-    An optimizer leaf whose path ends with a parameter's path and that has its shape is sharded like it; any other
-    leaf is whole on every device. (jax.jit(optimizer.init) alone would replicate all of them.)
+    An optimizer leaf whose path ends with a trained parameter's path and that has its shape is sharded like it; any
+    other leaf is whole on every device. (jax.jit(optimizer.init) alone would replicate all of them.)
     """
     whole = meshes.replicated(mesh)
-    by_path = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    trained = adaptation.partition.trained(params)
+    by_path = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(trained)}
 
     def place(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         name = path_name(path)
         owners = [by_path[tail] for tail in _tails(name) if tail in by_path and by_path[tail].shape == leaf.shape]
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=owners[0].sharding if owners else whole)
 
-    opt_state = jax.tree_util.tree_map_with_path(place, jax.eval_shape(optimizer.init, params))
+    opt_state = jax.tree_util.tree_map_with_path(place, jax.eval_shape(optimizer.init, trained))
     scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
-    return TrainState(scalar, params, opt_state, jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=whole))
+    key = jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=whole)
+    return TrainState(scalar, params, opt_state, key, trained if adaptation.ema else {})
 
 
 def new_state(
@@ -60,6 +67,7 @@ def new_state(
     abstract: TrainState,
     seed: int,
     loaded: Mapping[str, np.ndarray],
+    adaptation: Adaptation = EVERYTHING,
 ) -> TrainState:
     """Makes the state of step 0: parameters given in `loaded` (path -> array) as they are, all others initialised.
 
@@ -82,12 +90,20 @@ def new_state(
         _put(loaded[name], shape) if name in loaded else next(fresh) for name, shape in zip(names, shapes, strict=True)
     ]
     params = jax.tree.unflatten(treedef, leaves)
-    init_opt = jax.jit(optimizer.init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract.opt_state))
+
+    def init_rest(params: Any) -> tuple[Any, Any]:
+        trained = adaptation.partition.trained(params)
+        # Copies: a step is given both away.
+        return optimizer.init(trained), jax.tree.map(jnp.copy, trained) if adaptation.ema else {}
+
+    places = jax.tree.map(lambda leaf: leaf.sharding, (abstract.opt_state, abstract.raw))
+    opt_state, raw = jax.jit(init_rest, out_shardings=places)(params)
     return TrainState(
         step=_put(np.zeros((), np.int32), abstract.step),
         params=params,
-        opt_state=init_opt(params),
+        opt_state=opt_state,
         key=_put(np.asarray(jax.random.key_data(run_key)), abstract.key),
+        raw=raw,
     )
 
 
@@ -98,6 +114,33 @@ def count_parameters(params: Any, encoder: EncoderConfig) -> int:
         rows = [encoder.vocab_size] if has_padded_rows(path_name(path)) else leaf.shape[:1]
         count += math.prod((*rows, *leaf.shape[1:]))
     return count
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much of a model is trained, and what that costs.
+
+    Attributes:
+      parameters: scalars of the model.
+      trainable_parameters: those of them that are trained.
+      optimizer_bytes: of the optimizer's state, over all devices.
+    """
+
+    parameters: int
+    trainable_parameters: int
+    optimizer_bytes: int
+
+    @property
+    def share(self) -> float:
+        """Of the parameters that are trained."""
+        return self.trainable_parameters / self.parameters
+
+
+def size_of(state: TrainState, adaptation: Adaptation, encoder: EncoderConfig) -> Size:
+    """Counts what an (abstract) state holds."""
+    trained = adaptation.partition.trained(state.params)
+    held = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.opt_state))
+    return Size(count_parameters(state.params, encoder), count_parameters(trained, encoder), held)
 
 
 def _put(value: np.ndarray, place: jax.ShapeDtypeStruct) -> jax.Array:

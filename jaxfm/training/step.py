@@ -12,6 +12,7 @@ from jax import lax
 
 from jaxfm.observe import metrics as metrics_lib
 from jaxfm.observe.metrics import Sums, weighted
+from jaxfm.training.adaptation import EVERYTHING, Adaptation
 from jaxfm.training.state import TrainState
 
 # (params, batch, key, progress) -> (sum of losses, (weight, metric sums)); a task's loss with its model closed over.
@@ -27,7 +28,12 @@ def metric_names(loss_fn: LossFn, params: Any, batch: Mapping[str, Any]) -> tupl
 
 
 def make_train_step(
-    loss_fn: LossFn, optimizer: optax.GradientTransformation, *, total_steps: int, accumulate: int = 1
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    total_steps: int,
+    accumulate: int = 1,
+    adaptation: Adaptation = EVERYTHING,
 ) -> StepFn:
     """Returns (state, sums, batch) -> (state after one update, sums with this step's metrics added).
 
@@ -36,17 +42,22 @@ def make_train_step(
     (huggingface/transformers#34191). A step whose gradient is not finite changes neither parameters nor optimizer
     state and is counted in the metric "skipped"; `step` goes on, so that the next batch and key differ.
 
-    The optimizer's update may ask for the gradients' global norm, as `norm`. The loss is told how far the run of
-    `total_steps` is, from 0 to 1, for whatever a task schedules.
+    Gradients are taken of the trained part of the parameters alone, as `adaptation` says; nothing touches the rest.
+
+    The optimizer's update may ask for the gradients' global norm, as `norm`, and for the step, as `step`. The loss is
+    told how far the run of `total_steps` is, from 0 to 1, for whatever a task schedules.
     """
-    gradients = jax.value_and_grad(loss_fn, has_aux=True)
+    partition = adaptation.partition
+    gradients = jax.value_and_grad(
+        lambda trained, params, *rest: loss_fn(partition.join(trained, params), *rest), has_aux=True
+    )
     optimizer = optax.with_extra_args_support(optimizer)
 
     def summed(
-        params: Any, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array
+        trained: Any, params: Any, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, Any, jax.Array, Sums]:
         if accumulate == 1:
-            (loss, (weight, sums)), grads = gradients(params, batch, key, progress)
+            (loss, (weight, sums)), grads = gradients(trained, params, batch, key, progress)
             return loss, grads, weight, sums
         # Rows i, i + A, i + 2A ... form a micro-batch: each keeps the batch's sharding without moving a row.
         micro = {
@@ -56,7 +67,7 @@ def make_train_step(
 
         def one(index_batch: Any) -> Any:
             part, part_key = index_batch
-            (loss, (weight, sums)), grads = gradients(params, part, part_key, progress)
+            (loss, (weight, sums)), grads = gradients(trained, params, part, part_key, progress)
             return loss, grads, weight, sums
 
         def body(total: Any, part: Any) -> tuple[Any, None]:
@@ -68,20 +79,32 @@ def make_train_step(
 
     def train_step(state: TrainState, sums: Sums, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Sums]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        loss, grads, weight, step_sums = summed(state.params, batch, key, state.step / total_steps)
+        # What is moved, and where `params` are an average of it, that average.
+        trained = partition.trained(state.params)
+        moved = (state.raw, trained) if adaptation.ema else (trained,)
+        loss, grads, weight, step_sums = summed(moved[0], state.params, batch, key, state.step / total_steps)
+        grads = adaptation.mask(grads, state.step)
         divisor = jnp.maximum(weight, 1.0)
         norm = optax.tree.norm(grads) / divisor
 
-        def update(params: Any, opt_state: Any) -> tuple[Any, Any]:
+        def update(moved: tuple[Any, ...], opt_state: Any) -> tuple[tuple[Any, ...], Any]:
+            old, *average = moved
             mean = jax.tree.map(lambda grad: grad / divisor, grads)
-            updates, opt_state = optimizer.update(mean, opt_state, params, norm=norm)
-            return optax.apply_updates(params, updates), opt_state
+            updates, opt_state = optimizer.update(mean, opt_state, old, norm=norm, step=state.step)
+            new = optax.apply_updates(old, updates)
+            return (new, *(adaptation.average(kept, new, state.step) for kept in average)), opt_state
 
         # A finite norm means finite gradients whose squares do not overflow either: the moments stay finite too.
         # A branch, not a select: XLA then updates the donated buffers in place (10 % of a step on CPU).
         healthy = jnp.isfinite(loss) & jnp.isfinite(norm)
-        params, opt_state = lax.cond(healthy, update, lambda *same: same, state.params, state.opt_state)
-        state = TrainState(step=state.step + 1, params=params, opt_state=opt_state, key=state.key)
+        moved, opt_state = lax.cond(healthy, update, lambda *same: same, moved, state.opt_state)
+        state = TrainState(
+            step=state.step + 1,
+            params=partition.put(moved[-1], state.params),
+            opt_state=opt_state,
+            key=state.key,
+            raw=moved[0] if adaptation.ema else {},
+        )
         step_sums = step_sums | {
             "loss": weighted(loss, weight),
             "gradient_norm": weighted(norm),

@@ -19,6 +19,7 @@ from jaxfm.observe.report import JSON_FILE
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS_DIR = "checkpoints"
+AVERAGED_DIR = "averaged"  # the mean of some checkpoints, where it stands for the run
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "tokenizers", "numpy")
 
 # Network file systems show what another machine wrote with some delay.

@@ -21,7 +21,7 @@ from jaxfm.tasks import registry
 from jaxfm.tasks.task import Task
 from jaxfm.training.checkpoint import Checkpoints, array_hashes
 from jaxfm.training.initial import resolve
-from jaxfm.training.optim import path_name
+from jaxfm.training.paths import path_name
 from jaxfm.training.setup import Setup, empty_sums, set_up
 from jaxfm.training.state import TrainState
 from tests import tiny
@@ -114,7 +114,7 @@ def token_classification(
     for name, run in runs.items():
         state, before = run.train(run.setup.initial_state(), 0, SAVED)
         saved[name] = Checkpoints(directory / name)
-        saved[name].save(state, run.sums(), {}, best=None)
+        saved[name].save(state, run.sums(), {})
         hashes = array_hashes(state)
         state, after = run.train(state, SAVED, STEPS)
         cut, whole = run.whole_arrays()

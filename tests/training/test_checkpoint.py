@@ -70,7 +70,7 @@ def save(directory: pathlib.Path, steps: tuple[int, ...], best: int | None = Non
     checkpoints = Checkpoints(directory, keep_last=keep_last)
     for step in steps:
         state, sums = state_on(mesh_of((2, 2, 1)), step)
-        checkpoints.save(state, sums, {"fingerprint": f"of step {step}"}, best=best)
+        checkpoints.save(state, sums, {"fingerprint": f"of step {step}"}, keep=(best,) if best else ())
     checkpoints.close()
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from jaxfm.config import OptimConfig
 from jaxfm.errors import UserError
-from jaxfm.training.optim import make_optimizer, make_schedule, match_paths
+from jaxfm.training.optim import make_optimizer, make_schedule
+from jaxfm.training.paths import match_paths
 from tests import tiny
 
 PEAK = 3e-4

@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 from jaxfm.config import MeshConfig, OptimConfig
 from jaxfm.models.heads import TokenClassifier
 from jaxfm.parallel.mesh import build_abstract, make_mesh
-from jaxfm.training.optim import make_optimizer, make_schedule, path_name
+from jaxfm.training.optim import make_optimizer, make_schedule
+from jaxfm.training.paths import path_name
 from jaxfm.training.state import TrainState, abstract_state, count_parameters, new_state
 from tests import tiny
 

@@ -1,0 +1,77 @@
+"""The mean of a run's best checkpoints, which stands for the run where it is better than the best of them."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxfm.config import Config
+from jaxfm.errors import UserError
+from jaxfm.observe.goodput import Goodput
+from jaxfm.observe.progress import Progress
+from jaxfm.tasks.task import Task
+from jaxfm.training.checkpoint import Checkpoints
+from jaxfm.training.loop import Fitted
+from jaxfm.training.setup import Setup
+from jaxfm.training.workdir import AVERAGED_DIR
+
+
+def check(config: Config, task: Task) -> None:
+    """Raises UserError where there will be no best checkpoints to average."""
+    if config.adapt.average_best < 2:
+        return
+    key = f"config.adapt.average_best: {config.adapt.average_best}"
+    if config.eval.select != "best":
+        raise UserError(f"{key} contradicts config.eval.select={config.eval.select!r}. Set select='best', or 0 here.")
+    if "valid" not in task.splits():
+        raise UserError(f"{key} needs a split 'valid' to choose by, and {config.data.source} has none. Set 0.")
+
+
+def choose(
+    config: Config,
+    task: Task,
+    setup: Setup,
+    fitted: Fitted,
+    checkpoints: Checkpoints,
+    workdir: pathlib.Path,
+    progress: Progress,
+    goodput: Goodput,
+) -> Fitted:
+    """Returns the mean of the best checkpoints where it scores better on "valid" than the best of them.
+
+    How many is `config.adapt.average_best`. The mean is kept in the run directory, for `jaxfm.training.restore`. It is
+    one of the trained part: what is frozen keeps its bits.
+    """
+    best, steps = fitted.best, fitted.best.kept
+    if config.adapt.average_best < 2 or len(steps) < 2:
+        return fitted
+    partition, rows = setup.adaptation.partition, task.rows("valid")
+    total = partition.trained(fitted.params)
+    places = _places(total)
+    for step in steps[1:]:
+        one = partition.trained(checkpoints.restore_params(step, setup.abstract.params))
+        total = jax.jit(lambda *trees: jax.tree.map(jnp.add, *trees), out_shardings=places)(total, one)
+    mean = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf / len(steps), tree), out_shardings=places)(total)
+    params = jax.jit(partition.put, out_shardings=_places(setup.abstract.params))(mean, fitted.params)
+    with goodput.during("evaluate"), progress.task("validating the mean", len(rows)) as advance:
+        metrics = task.score("valid", setup.evaluate(params, rows, advance)).metrics
+    name = config.eval.metric
+    value, listed = metrics[name], ", ".join(map(str, steps))
+    won = best.after(fitted.last_step + 1, value, more_is_better=task.choosing[name]).step == fitted.last_step + 1
+    progress.say(
+        f"mean of the checkpoints of steps {listed}: {name} {value:.4f} on valid; the best of them {best.value:.4f} at "
+        f"step {best.step}: the {'mean' if won else 'best'} is used"
+    )
+    if not won:
+        return fitted
+    with goodput.during("checkpoint"):
+        kept = Checkpoints(workdir / AVERAGED_DIR)
+        kept.save_params(fitted.step, params, {"best": dataclasses.asdict(best), "averaged": steps})
+        kept.close()
+    return dataclasses.replace(fitted, params=params, averaged=steps)
+
+
+def _places(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)

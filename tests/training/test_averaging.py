@@ -1,0 +1,167 @@
+"""The mean of the best checkpoints: of which, when it wins, and that every program then uses it."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxfm.config import Config, MeshConfig
+from jaxfm.errors import UserError
+from jaxfm.evaluate import evaluate
+from jaxfm.export import export
+from jaxfm.hub.weights import read_checkpoint
+from jaxfm.parallel.mesh import make_mesh
+from jaxfm.tasks import registry
+from jaxfm.tasks.ner import NerTask
+from jaxfm.train import train
+from jaxfm.training import averaging, loop
+from jaxfm.training.checkpoint import Checkpoints
+from jaxfm.training.initial import resolve
+from jaxfm.training.loop import Best
+from jaxfm.training.restore import restore_params, to_host
+from jaxfm.training.setup import compute_dtype
+from tests import tiny
+
+BASE = {
+    "train__steps": 10,
+    "eval__every_steps": 2,
+    "adapt__average_best": 3,
+    "adapt__freeze_layers": 1,
+    "checkpoint__keep_last": 1,
+    "model__dropout": 0.0,
+}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    return tiny.config(tmp_path_factory.mktemp("averaging"), **BASE)
+
+
+def script(patch: pytest.MonkeyPatch, values: dict[int, float]) -> None:
+    """Has the validation after n steps give values[n], the first one after training, of the mean, values[0]."""
+    plain, steps = NerTask.score, [*(step for step in values if step), 0]
+
+    def score(self: NerTask, split: str, outputs: Any, *calibration: Any) -> Any:
+        evaluation = plain(self, split, outputs, *calibration)
+        if split != "valid" or not steps:
+            return evaluation
+        return dataclasses.replace(evaluation, metrics={**evaluation.metrics, "f1": values[steps.pop(0)]})
+
+    patch.setattr(NerTask, "score", score)
+
+
+def keep_everything(patch: pytest.MonkeyPatch) -> dict[int, dict[str, np.ndarray]]:
+    """Returns a dict that fills with the parameters of each checkpoint, by step."""
+    kept: dict[int, dict[str, np.ndarray]] = {}
+    plain = Checkpoints.save
+
+    def save(self: Checkpoints, state: Any, *rest: Any, **more: Any) -> None:
+        kept[int(state.step)] = {path: value.copy() for path, value in to_host(state.params).items()}
+        plain(self, state, *rest, **more)
+
+    patch.setattr(Checkpoints, "save", save)
+    return kept
+
+
+def params_of(workdir: pathlib.Path) -> dict[str, np.ndarray]:
+    exporter = registry.open_exporter(workdir)
+    _, params, _ = restore_params(
+        workdir, lambda rngs: exporter.make_model(rngs, dtype=compute_dtype("f32")), make_mesh(MeshConfig())
+    )
+    return to_host(params)
+
+
+VALUES = {2: 0.3, 4: 0.6, 6: 0.2, 8: 0.5, 10: 0.1}
+
+
+def test_a_mean_that_wins_is_what_the_run_stands_for(
+    config: Config, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kept = keep_everything(monkeypatch)
+    script(monkeypatch, VALUES | {0: 0.7})
+    report = train(config, tmp_path / "run")
+    said = " ".join(capfd.readouterr().out.split())
+    assert "mean of the checkpoints of steps 4, 8, 2: f1 0.7000 on valid; the best of them 0.6000 at step 4" in said
+    assert "the mean is used" in said
+    assert report["training"]["chosen_step"] == 4 and report["training"]["averaged_steps"] == "4, 8, 2"
+    assert sorted(p.name for p in (tmp_path / "run/checkpoints").iterdir() if p.name.isdigit()) == ["10", "2", "4", "8"]
+    got = params_of(tmp_path / "run")
+    for path, value in got.items():
+        parts = [kept[step][path].astype(np.float64) for step in (4, 8, 2)]
+        np.testing.assert_allclose(value, np.mean(parts, axis=0), atol=1e-6, err_msg=path)
+        if path.startswith("encoder/layers/"):
+            np.testing.assert_array_equal(value[:1], kept[4][path][:1], err_msg=path)
+    assert np.abs(got["head/kernel"] - kept[4]["head/kernel"]).max() > 1e-3
+    # What is scored, and what goes out.
+    monkeypatch.undo()
+    assert evaluate(tmp_path / "run", "test").metrics["loss"] == report["splits"]["test"]["loss"]
+    written = read_checkpoint(export(tmp_path / "run", tmp_path / "hf")).params
+    np.testing.assert_array_equal(written["head/kernel"], got["head/kernel"])
+    another = resolve(dataclasses.replace(config.model, init=f"run:{tmp_path / 'run'}"))
+    np.testing.assert_array_equal(another.params["head/kernel"], got["head/kernel"])
+
+
+def test_a_mean_that_does_not_win_leaves_no_trace(
+    config: Config, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = keep_everything(monkeypatch)
+    script(monkeypatch, VALUES | {0: 0.6})  # as good is not better
+    report = train(config, tmp_path / "run")
+    assert report["training"]["chosen_step"] == 4 and "averaged_steps" not in report["training"]
+    assert not (tmp_path / "run" / "averaged").exists()
+    np.testing.assert_array_equal(params_of(tmp_path / "run")["head/kernel"], kept[4]["head/kernel"])
+
+
+class CrashError(Exception):
+    """What no code of the project knows."""
+
+
+def test_a_run_with_averages_that_was_stopped_is_the_run_that_was_not(
+    config: Config, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A moving average too, on a mesh, stopped between two validations and again behind the last step."""
+    mesh = {"parallel__mesh__data": 2, "parallel__mesh__fsdp": 2, "train__accumulate": 2, "adapt__ema": 0.5}
+    ours = tiny.replaced(config, **mesh, train__batch_size=8, model__dropout=0.1)
+    report = train(ours, tmp_path / "whole")
+    left = iter(range(4))
+    with pytest.MonkeyPatch.context() as patch:
+        plain = loop.meshes.place_batch
+        patch.setattr(loop.meshes, "place_batch", lambda *all: plain(*all) if next(left, None) is not None else crash())
+        with pytest.raises(CrashError):
+            train(ours, tmp_path / "run")  # with the fifth batch: goes on from step 4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(averaging, "choose", crash)
+        with pytest.raises(CrashError):
+            train(ours, tmp_path / "run")
+    assert not (tmp_path / "run" / "report.json").exists()
+    again = train(ours, tmp_path / "run")
+    assert again["splits"] == report["splits"]
+    assert again["training"].get("averaged_steps") == report["training"].get("averaged_steps")
+    for path, value in params_of(tmp_path / "whole").items():
+        assert value.tobytes() == params_of(tmp_path / "run")[path].tobytes(), path
+
+
+def crash(*_: Any) -> None:
+    raise CrashError
+
+
+def test_the_best_ones_are_kept_in_order() -> None:
+    best = Best()
+    for step, value in enumerate((0.3, float("nan"), 0.5, 0.3, 0.4, 0.5), start=1):
+        best = best.after(step, value, more_is_better=True, keep=3)
+    assert best.kept == (3, 6, 5) and best.waited == 3  # an equal value is not better, and stands behind
+    best = Best()
+    for step, value in enumerate((0.3, 0.5, 0.2), start=1):
+        best = best.after(step, value, more_is_better=False, keep=2)
+    assert best == Best(3, 0.2, 0, ((1, 0.3),))
+
+
+def test_what_is_refused(config: Config, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UserError, match=r"config\.adapt\.average_best: 3 contradicts config\.eval\.select='last'"):
+        train(tiny.replaced(config, eval__select="last"), tmp_path / "run")
+    tiny.write_corpus(tmp_path / "corpus", {"train": 20, "test": 4})
+    with pytest.raises(UserError, match=r"config\.adapt\.average_best: 3 needs a split 'valid'"):
+        train(tiny.replaced(config, data__source=f"conll:{tmp_path / 'corpus'}"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
