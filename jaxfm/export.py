@@ -1,26 +1,34 @@
 """Writes a trained model for others: `python -m jaxfm.export --workdir=runs/ner --format=hf --output=DIR`."""
 
 import pathlib
+import shutil
 
 from absl import flags
 
 from jaxfm import files, program
 from jaxfm.config import MeshConfig
 from jaxfm.errors import UserError, did_you_mean
+from jaxfm.hub import peft
+from jaxfm.models.adapters import merge_low_rank, only_mergeable
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.tasks import registry
+from jaxfm.training import workdir as workdirs
 from jaxfm.training.restore import restore_params, to_host
 from jaxfm.training.setup import compute_dtype
 
-USAGE = "usage: python -m jaxfm.export --workdir=DIR --output=DIR [--format=hf]"
-FORMATS = ("hf",)
+USAGE = "usage: python -m jaxfm.export --workdir=DIR --output=DIR [--format=hf|peft]"
+FORMATS = ("hf", "peft")
 
 
 def export(workdir: str | pathlib.Path, output: str | pathlib.Path, format: str = "hf") -> pathlib.Path:
     """Writes the run's chosen checkpoint as a Hugging Face directory; whole or not at all. Returns its path.
 
+    "hf" has low-rank updates merged into the weights; "peft" has these and the head alone, for the run's first weights.
+
     Raises:
-      UserError: an unknown format, no run or checkpoint, an output that is there already.
+      UserError: an unknown format, no run or checkpoint, an output that is there already, adapters or prefixes, which
+        no other library would know; for peft, a run without low-rank updates or of first weights that others cannot
+        open.
     """
     if format not in FORMATS:
         raise UserError(f"--format={format}: {did_you_mean(format, FORMATS)}")
@@ -28,10 +36,21 @@ def export(workdir: str | pathlib.Path, output: str | pathlib.Path, format: str 
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output={output}: is there already. Name a new directory.")
     exporter = registry.open_exporter(workdir)
+    only_mergeable(exporter.encoder, format)
+    base = peft.base_model(exporter.encoder, workdirs.read_config(workdir).model.init) if format == "peft" else ""
     mesh = make_mesh(MeshConfig())
     _, params, _ = restore_params(workdir, lambda rngs: exporter.make_model(rngs, dtype=compute_dtype("f32")), mesh)
+    adapted = to_host(params)
+    _, merged = merge_low_rank(exporter.encoder, adapted)
     with files.atomic_directory(output) as folder:
-        exporter.write_hf(folder, to_host(params))
+        if format == "hf":
+            exporter.write_hf(folder, merged)
+        else:
+            whole = folder / ".merged"
+            whole.mkdir()
+            exporter.write_hf(whole, merged)
+            peft.write_adapter(folder, whole, exporter.encoder, adapted, base)
+            shutil.rmtree(whole)
     return output
 
 
@@ -46,5 +65,7 @@ def main() -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "A run directory.")
     flags.DEFINE_string("output", None, "The directory to write.")
-    flags.DEFINE_string("format", "hf", "hf: what transformers' from_pretrained opens.")
+    flags.DEFINE_string(
+        "format", "hf", "hf: what transformers' from_pretrained opens; peft: LoRA for the library peft."
+    )
     program.run(main, USAGE)
