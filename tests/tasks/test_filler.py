@@ -175,6 +175,7 @@ def test_the_mask_may_be_written_as_bert_does(tmp_path: pathlib.Path) -> None:
 
 
 def test_what_is_written_is_what_transformers_reads(filler: Filler, tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("torch", reason="transformers' models need it")
     transformers = pytest.importorskip("transformers")
     params = tiny.random_masked_lm(ENCODER, seed=3)
     filler.write_hf(tmp_path, params)
