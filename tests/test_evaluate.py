@@ -28,7 +28,7 @@ for arguments in json.load(sys.stdin):
             runpy.run_module("jaxfm.evaluate", run_name="__main__", alter_sys=True)
             code = 0
         except SystemExit as stop:
-            code = stop.code
+            code = stop.code or 0
     results.append((code, output.getvalue(), errors.getvalue()))
 json.dump(results, sys.stdout)
 """

@@ -34,7 +34,7 @@ def test_outputs_do_not_depend_on_the_batch_size(
     assert len(rows) % batch_size and sum(done) == len(rows) == 31  # the last batch is a partial one
     assert got.keys() == wanted.keys()
     np.testing.assert_array_equal(got["label"], wanted["label"])
-    for name in ("probability", "loss", "weight"):
+    for name in ("logits", "loss", "weight"):
         np.testing.assert_allclose(got[name], wanted[name], rtol=2e-5, atol=1e-6)
     assert got["weight"].sum() == (rows.labels >= 0).sum()
 

@@ -301,15 +301,15 @@ def test_the_best_checkpoint_is_the_one_reported(
     # What is reported is computed with the parameters of step 6, not with the last ones.
     valid = [outputs for split, outputs in scored if split == "valid"]
     assert len(valid) == 5
-    np.testing.assert_array_equal(valid[4]["probability"], valid[1]["probability"])
-    assert not np.array_equal(valid[4]["probability"], valid[3]["probability"])
+    np.testing.assert_array_equal(valid[4]["logits"], valid[1]["logits"])
+    assert not np.array_equal(valid[4]["logits"], valid[3]["logits"])
     # The same scores, but the last checkpoint asked for.
     script(monkeypatch, [0.2, 0.6, 0.5, 0.6])
     scored.clear()
     last = train(tiny.replaced(every, eval__select="last"), tmp_path / "last")
     assert last["training"]["chosen_step"] == 12
     valid = [outputs for split, outputs in scored if split == "valid"]
-    np.testing.assert_array_equal(valid[4]["probability"], valid[3]["probability"])
+    np.testing.assert_array_equal(valid[4]["logits"], valid[3]["logits"])
 
 
 def test_a_run_that_gets_no_better_stops(
@@ -428,7 +428,9 @@ def test_every_word_has_one_prediction_and_they_score_as_reported(whole: Whole, 
 
 def test_the_plots_are_pictures(whole: Whole) -> None:
     names = {path.name for path in (whole.workdir / "plots").iterdir()}
-    assert names == {"curves.png", "valid_per_type.png", "test_per_type.png"}
+    assert names == {"curves.png"} | {
+        f"{split}_{of}.png" for split in ("valid", "test") for of in ("per_type", "reliability")
+    }
     for name in names:
         content = (whole.workdir / "plots" / name).read_bytes()
         assert content.startswith(b"\x89PNG\r\n\x1a\n") and len(content) > 5000
