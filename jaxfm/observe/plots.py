@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxfm.files import atomic_write
 
@@ -51,7 +52,7 @@ def plot_curves(
 
 
 def plot_per_type(
-    per_type: Mapping[str, Mapping[str, float]],
+    per_type: Mapping[str, Mapping[str, Any]],
     path: str | os.PathLike[str],
     *,
     score: str = "f1",
@@ -104,7 +105,7 @@ def plot_histogram(
     _save(figure, path)
 
 
-def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], path: str | os.PathLike[str]) -> None:
+def plot_confusion(confusion: ArrayLike, labels: Sequence[str], path: str | os.PathLike[str]) -> None:
     """Draws counts [gold class, predicted class], each row coloured by its shares; counts are written where they fit.
 
     Of more than 50 classes the most frequent ones are shown. Raises OSError when the file cannot be written.

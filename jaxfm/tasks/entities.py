@@ -74,7 +74,7 @@ def count_entities(
 def sum_entities(kinds: Sequence[str], counts: np.ndarray) -> EntityScores:
     """Scores what `count_entities` counted, over the types that occur."""
     right_C, predicted_C, gold_C = counts.sum(axis=0, dtype=np.float64).reshape(3, -1)
-    there = np.flatnonzero(predicted_C + gold_C)
+    there = np.flatnonzero(predicted_C + gold_C).tolist()
     per_type, averages = report([kinds[index] for index in there], right_C[there], predicted_C[there], gold_C[there])
     return EntityScores(
         **averages["micro average"],

@@ -125,7 +125,7 @@ def score_labels(
     exact = (gold == predicted).all(axis=-1)
     order = _alphabetical(labels)
     if identity is None:
-        identity = [tuple(labels[index] for index in np.flatnonzero(row)) for row in gold]
+        identity = [tuple(labels[index] for index in np.flatnonzero(row).tolist()) for row in gold]
     resample = Resample(
         unit="examples",
         units=_counted(gold[:, order], predicted[:, order], loss_N) | {"exact": exact.astype(np.float64)},
@@ -148,9 +148,8 @@ def score_labels(
 def score_values(gold_N: np.ndarray, predicted_N: np.ndarray, *, identity: Sequence[Any] | None = None) -> Scores:
     """Scores predicted numbers: both correlations, mean squared and mean absolute error."""
     gold, predicted = np.asarray(gold_N, np.float64), np.asarray(predicted_N, np.float64)
-    if identity is None:
-        identity = gold.tolist()
-    resample = Resample("examples", {"gold": gold, "predicted": predicted}, _value_metrics, identity)
+    units = {"gold": gold, "predicted": predicted}
+    resample = Resample("examples", units, _value_metrics, gold.tolist() if identity is None else identity)
     metrics = resample.metrics(np.arange(len(gold)))
 
     def summary(values: np.ndarray) -> dict[str, float]:
@@ -319,8 +318,8 @@ def _confusion_table(confusion_CC: np.ndarray, labels: Sequence[str]) -> tuple[T
     wrong = confusion_CC - np.diag(np.diagonal(confusion_CC))
     support = np.maximum(confusion_CC.sum(axis=1), 1)
     first = np.argsort(-wrong, axis=None, kind="stable")[:_CONFUSIONS]
-    pairs = [(gold, predicted) for gold, predicted in zip(*np.unravel_index(first, wrong.shape), strict=True)]
-    rows = [
+    pairs: list[tuple[int, int]] = [divmod(place, len(labels)) for place in first.tolist()]
+    rows: list[tuple[Cell, ...]] = [
         (labels[gold], labels[predicted], int(wrong[gold, predicted]), float(wrong[gold, predicted] / support[gold]))
         for gold, predicted in pairs
         if wrong[gold, predicted]

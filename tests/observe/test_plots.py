@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from jaxfm.observe.plots import COLOURS, plot_curves, plot_histogram, plot_per_type, smooth
+from jaxfm.observe.plots import (
+    COLOURS,
+    plot_confusion,
+    plot_curves,
+    plot_histogram,
+    plot_per_type,
+    plot_reliability,
+    plot_values,
+    smooth,
+)
 
 
 def metrics_of(steps=100):
@@ -81,3 +90,46 @@ def test_a_histogram_has_a_bar_a_class_as_high_as_its_count(tmp_path):
     assert np.count_nonzero(filled[1:] & ~filled[:-1]) == 3  # no bar for nothing
     levels = sorted({int(height) for height in heights if np.count_nonzero(heights == height) > 100} - {0})
     np.testing.assert_allclose(np.array(levels) / levels[0], [1, 2, 4], rtol=0.05)
+
+
+# Squares, dots and what is too much to read.
+
+
+def size_of(path):
+    content = path.read_bytes()
+    assert content.startswith(b"\x89PNG\r\n\x1a\n")
+    return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+
+
+@pytest.mark.parametrize("classes", [2, 12, 50, 77])
+def test_a_confusion_matrix_fits_the_page_whatever_the_classes(classes, tmp_path):
+    counts = np.random.default_rng(0).integers(0, 9, (classes, classes)) + 90 * np.eye(classes, dtype=int)
+    names = [f"$class_{index}^with a rather long name$" for index in range(classes)]
+    plot_confusion(counts, names, tmp_path / "c.png")
+    width, height = size_of(tmp_path / "c.png")
+    assert 900 <= width <= 1800 and 600 <= height <= 1700
+
+
+def test_confused_classes_are_darker_off_the_diagonal(tmp_path):
+    for name, counts in (
+        ("right", np.diag([5, 5, 5])),
+        ("wrong", np.fliplr(np.diag([5, 5, 5]))),
+        ("none", np.zeros((3, 3), int)),
+    ):
+        plot_confusion(counts, ["a", "b", "c"], tmp_path / f"{name}.png")
+    right, wrong, none = (imread(tmp_path / f"{name}.png") for name in ("right", "wrong", "none"))
+    assert right.shape == wrong.shape == none.shape and not np.array_equal(right, wrong)
+    dark = [int((pixels[..., 2] - pixels[..., 0] > 0.25).sum()) for pixels in (right, wrong, none)]
+    assert dark[0] == pytest.approx(dark[1], rel=0.02) and dark[2] < dark[0] / 3  # the colour bar alone
+
+
+def test_reliability_and_values_are_drawn(tmp_path):
+    bins = (np.array([0.0, 0.5, 0.9]), np.array([0.0, 0.4, 0.95]), np.array([0, 3, 7]))
+    plot_reliability({"one": bins}, tmp_path / "one.png", y_label="accuracy")
+    plot_reliability({"one": bins, "$other": bins}, tmp_path / "two.png", y_label="accuracy")
+    assert not np.array_equal(imread(tmp_path / "one.png"), imread(tmp_path / "two.png"))
+    empty = tuple(np.zeros(15) for _ in range(3))
+    plot_reliability({"none": empty}, tmp_path / "none.png", y_label="accuracy")  # a split of nothing
+    plot_values(np.arange(5.0), np.arange(5.0)[::-1], tmp_path / "values.png")
+    plot_values(np.ones(1), np.ones(1), tmp_path / "single.png")
+    assert len({size_of(path) for path in tmp_path.glob("*.png")}) == 1
