@@ -23,7 +23,12 @@ REPORT = {
         "precision": "float32",
         "goodput": {"compile": 10.0, "train": 80.0, "evaluate": 6.0, "checkpoint": 1.0, "wait for data": 0.5},
     },
-    "model": {"parameters": 22_713_216, "init": "package:x/model"},
+    "model": {
+        "parameters": 22_713_216,
+        "trainable_parameters": 113_566,
+        "optimizer_bytes": 3 * 2**19,
+        "init": "package:x/model",
+    },
     "device": "4 x cpu",
     "versions": {"jaxfm": "0.1.0", "jax": "0.10.2"},
 }
@@ -41,7 +46,7 @@ def test_both_forms(tmp_path):
     text = (run / "report.md").read_text()
     assert text.startswith("# ner: ner\n")
     for part in (
-        "22,713,216 parameters",
+        "22,713,216 parameters, 113,566 of them (0.50%) trainable (optimizer state: 1.50 MiB), started from",
         "On test: f1 0.4321, precision 0.5000, recall 0.3750.",
         "recall nan",
         "| valid | 0.5000 |    0.2500 |    nan |         |",
