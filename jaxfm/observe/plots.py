@@ -110,6 +110,8 @@ def plot_confusion(confusion: ArrayLike, labels: Sequence[str], path: str | os.P
 
     Of more than 50 classes the most frequent ones are shown. Raises OSError when the file cannot be written.
     """
+    from matplotlib.colors import PowerNorm
+
     counts, names = np.asarray(confusion), [label if len(label) <= 24 else f"{label[:23]}…" for label in labels]
     title = "Confusion matrix"
     if len(names) > MOST_CLASSES:
@@ -120,7 +122,8 @@ def plot_confusion(confusion: ArrayLike, labels: Sequence[str], path: str | os.P
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure = _figure(min(8.5, 2.6 + 0.75 * size), min(WIDTH_INCHES, 4.4 + 0.75 * size))
     axes = figure.subplots()
-    shown = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+    # By the root, so that the few that are confused can be seen beside the many that are not.
+    shown = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0.0, 1.0))
     # 900 pixels hold about 80 lines of the smallest text that can be read.
     font = float(np.clip(300 / size, 5.5, 11))
     axes.set_xticks(range(size), labels=names, rotation=90 if size > 4 else 0, parse_math=False)
@@ -128,12 +131,17 @@ def plot_confusion(confusion: ArrayLike, labels: Sequence[str], path: str | os.P
     if size <= 20:
         for row, column in np.ndindex(size, size):
             if counts[row, column]:
-                colour = "white" if shares[row, column] > 0.55 else INK
+                colour = "white" if shares[row, column] > 0.3 else INK
                 text = f"{counts[row, column]:,}"
                 axes.text(
                     column, row, text, ha="center", va="center", color=colour, fontsize=font * (0.9 if size > 10 else 1)
                 )
     _style(axes, title=title, x_label="predicted class", y_label="class")
+    edges = np.arange(size + 1) - 0.5
+    axes.set_xticks(edges, minor=True)
+    axes.set_yticks(edges, minor=True)
+    axes.grid(which="minor", color="white", linewidth=30 / (size + 10))
+    axes.tick_params(which="minor", length=0)
     axes.tick_params(length=0, labelsize=font)
     bar = figure.colorbar(shown, ax=axes, shrink=0.8, label="share of the class")
     bar.outline.set_visible(False)
