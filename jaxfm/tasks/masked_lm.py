@@ -186,7 +186,9 @@ class MaskedLMTask(HiddenTokens):
         each = {"targets": there, "right": right & there, "loss": np.where(there, outputs["loss"], 0.0)}
         return Resample(
             unit="rows",
-            units=row_sums(self.units, outputs, {name: values.sum(axis=-1) for name, values in each.items()}),
+            units=row_sums(
+                self.units, outputs, {name: values.sum(axis=-1, dtype=np.float64) for name, values in each.items()}
+            ),
             computed=functools.partial(_row_metrics, own=self.masking.unit, units=self.units),
             identity=row_identity(self.units, outputs, {"hidden": outputs["target"]}),
         )

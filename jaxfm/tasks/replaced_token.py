@@ -211,7 +211,7 @@ class ReplacedTokenTask(ReplacedTokens):
         """Returns the metrics as a function of the packed rows; other replacements are other data."""
         there, right = outputs["target"] >= 0, outputs["target"] == outputs["predicted"]
         guessed = {"targets": there, "guessed": right & there, "guess_loss": np.where(there, outputs["loss"], 0.0)}
-        each = {name: values.sum(axis=-1) for name, values in guessed.items()}
+        each = {name: values.sum(axis=-1, dtype=np.float64) for name, values in guessed.items()}
         each |= {name: values for name, values in outputs.items() if name.startswith("row_")}
         gold = {"hidden": outputs["target"], "sampled": np.where(there, outputs["sampled"], -1)}
         return Resample(

@@ -252,6 +252,25 @@ def test_a_split_with_nothing_hidden_has_no_loss(task: MaskedLMTask, outputs: di
     assert math.isnan(evaluation.metrics["loss"]) and math.isnan(evaluation.metrics["accuracy"])
 
 
+def test_rows_drawn_anew_score_as_rows(task: MaskedLMTask, outputs: dict[str, np.ndarray]) -> None:
+    evaluation = task.score("valid", outputs)
+    resample, random = evaluation.resample, np.random.default_rng(0)
+    assert resample is not None
+    each = len(outputs["target"]) // 3
+    assert (resample.unit, resample.count) == ("rows", each)
+    assert resample.metrics(np.arange(each)) == pytest.approx(dict(evaluation.metrics), rel=1e-9)
+    for index in (random.integers(0, each, each), np.array([1, 1, 2])):
+        picked = np.concatenate([index + part * each for part in range(3)])
+        wanted = task.score("valid", {name: values[picked] for name, values in outputs.items()})
+        assert resample.metrics(index) == pytest.approx(dict(wanted.metrics), rel=1e-9)
+        assert wanted.metrics["loss"] != evaluation.metrics["loss"]
+    none = task.score("valid", outputs | {"target": np.full_like(outputs["target"], -1)}).resample
+    assert none is not None and all(math.isnan(value) for value in none.metrics(np.arange(each)).values())
+    # Other hidden tokens are other data.
+    turned = task.score("valid", outputs | {"target": np.roll(outputs["target"], 1, axis=0)}).resample
+    assert turned is not None and len(set(resample.identity)) > 1 and turned.identity != resample.identity
+
+
 def test_every_hidden_token_is_in_one_prediction(task: MaskedLMTask, outputs: dict[str, np.ndarray]) -> None:
     rows = task.rows("valid")
     each = len(rows) // 3

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxfm.data.tokenization import encode_words
 from jaxfm.errors import UserError
 from jaxfm.parallel.mesh import build_abstract, make_mesh
-from jaxfm.tasks import ner, registry
+from jaxfm.tasks import entities, ner, registry
 from jaxfm.tasks.losses import ClassLoss
 from jaxfm.tasks.ner import NerTask
 from jaxfm.training.initial import resolve
@@ -198,8 +198,35 @@ def test_loss_and_outputs_agree_and_score_as_seqeval(tmp_path: pathlib.Path) -> 
         wanted = getattr(seqeval, f"{name}_score")(gold, predicted)
         assert evaluation.metrics[name] == evaluation.scores[name] == pytest.approx(wanted, abs=1e-12)
     assert set(evaluation.metrics) == set(task.choosing)
+    check_units(task, {name: np.asarray(value) for name, value in outputs.items()})
     assert all(0 < probability <= 1 for record in records for probability in record["probabilities"])
     json.dumps(dict(evaluation.scores), allow_nan=False)
+
+
+def check_units(task: NerTask, outputs: dict[str, np.ndarray]) -> None:
+    """The metrics of sentences drawn anew are those of these sentences, and calibration changes no prediction."""
+    evaluation = task.score("test", outputs)
+    resample, sentences = evaluation.resample, task.sentences["test"]
+    assert resample is not None and resample.right is not None and resample.count == len(sentences)
+    assert resample.metrics(np.arange(len(sentences))) == pytest.approx(dict(evaluation.metrics), rel=1e-6)
+    records = list(evaluation.predictions)
+    assert [record["correct"] for record in records] == resample.right.tolist()
+    index = np.random.default_rng(0).integers(0, len(sentences), len(sentences))
+    gold, predicted = ([records[i][side] for i in index] for side in ("gold", "predicted"))
+    spans, drawn = entities.score_entities(gold, predicted), resample.metrics(index)
+    wanted = (spans.f1, spans.precision, spans.recall, spans.macro["f1"])
+    assert [drawn[name] for name in ("f1", "precision", "recall", "macro_f1")] == pytest.approx(wanted, abs=1e-9)
+    assert drawn["accuracy"] == pytest.approx(entities.score_tokens(gold, predicted).accuracy)
+    valid = {name: values for name, values in outputs.items()}
+    twin = dataclasses.replace(
+        task, sentences={"valid": sentences}, encoded={"valid": task.encoded["test"]}
+    )  # the same as if it were the validation split
+    fitted = twin.calibrate(valid)
+    calibrated = twin.score("valid", valid, fitted)
+    assert calibrated.metrics == evaluation.metrics
+    before, after = (calibrated.scores["calibration"][name] for name in ("model", "calibrated"))
+    assert before["nll"] == pytest.approx(evaluation.metrics["loss"], rel=1e-5)
+    assert after["nll"] < before["nll"] and after["accuracy"] == before["accuracy"] == evaluation.metrics["accuracy"]
 
 
 # What it refuses.

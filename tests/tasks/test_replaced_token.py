@@ -274,6 +274,20 @@ def test_held_out_samples_do_not_depend_on_the_batch(bench: Bench, outputs: dict
     assert len(np.unique(rows.take(np.arange(len(rows)))["row"])) == len(rows)
 
 
+def test_rows_drawn_anew_score_as_rows(bench: Bench, outputs: dict[str, np.ndarray]) -> None:
+    evaluation = bench.task.score("valid", outputs)
+    resample, each = evaluation.resample, len(outputs["target"]) // 2
+    assert resample is not None and resample.count == each
+    assert resample.metrics(np.arange(each)) == pytest.approx(dict(evaluation.metrics), rel=1e-6)
+    index = np.random.default_rng(0).integers(0, each, each)
+    picked = np.concatenate([index, index + each])
+    wanted = bench.task.score("valid", {name: values[picked] for name, values in outputs.items()}).metrics
+    assert resample.metrics(index) == pytest.approx(dict(wanted), rel=1e-6)
+    # What another generator proposes is other data to find replacements in.
+    other = bench.task.score("valid", outputs | {"sampled": np.roll(outputs["sampled"], 1, axis=0)}).resample
+    assert other is not None and other.identity != resample.identity
+
+
 def test_scores_from_outputs_by_hand(bench: Bench, outputs: dict[str, np.ndarray]) -> None:
     evaluation = bench.task.score("valid", outputs)
     arrays = bench.task.rows("valid").take(np.arange(len(outputs["target"])))
