@@ -209,7 +209,7 @@ def _compile(config: Config, step: TracedStep, topology: Topology) -> tuple[Any,
     """Returns the compiled step (None: it was only lowered, or does not fit), its memory, and what is to be said."""
     rows = config.train.batch_size * config.data.row_length * len(BATCH_FIELDS) * 4
     memory = Memory(
-        parameters=_held(step.abstract.params),
+        parameters=_held((step.abstract.params, step.abstract.raw)),  # raw: beside a moving average
         optimizer=_held(step.abstract.opt_state),
         batch=rows // math.prod(size for axis, size in step.mesh.shape.items() if axis != "tensor"),
         temporaries=None,

@@ -56,7 +56,10 @@ class Objective(Protocol):
         ...
 
     def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool, remat: str = "none") -> nnx.Module:
-        """Builds the model; parameter values are drawn from `rngs`. `remat` is that of `ModelConfig`."""
+        """Builds the model; parameter values are drawn from `rngs`. `remat` is that of `ModelConfig`.
+
+        What is adapted to the task, its `models.encoder.Encoder`, is its attribute `encoder`.
+        """
         ...
 
     def label_shape(self, row_length: int) -> tuple[tuple[int, ...], np.dtype]:
