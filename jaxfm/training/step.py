@@ -27,31 +27,8 @@ def metric_names(loss_fn: LossFn, params: Any, batch: Mapping[str, Any]) -> tupl
     return (*sums, "loss", "gradient_norm", "skipped")
 
 
-def make_train_step(
-    loss_fn: LossFn,
-    optimizer: optax.GradientTransformation,
-    *,
-    total_steps: int,
-    accumulate: int = 1,
-    adaptation: Adaptation = EVERYTHING,
-) -> StepFn:
-    """Returns (state, sums, batch) -> (state after one update, sums with this step's metrics added).
-
-    With `accumulate` = A the batch is cut into A micro-batches whose summed losses and gradients are added and divided
-    once by the global weight: the update is that of the whole batch, whatever the spread of labels
-    (huggingface/transformers#34191). A step whose gradient is not finite changes neither parameters nor optimizer
-    state and is counted in the metric "skipped"; `step` goes on, so that the next batch and key differ.
-
-    Gradients are taken of the trained part of the parameters alone, as `adaptation` says; nothing touches the rest.
-
-    The optimizer's update may ask for the gradients' global norm, as `norm`, and for the step, as `step`. The loss is
-    told how far the run of `total_steps` is, from 0 to 1, for whatever a task schedules.
-    """
-    partition = adaptation.partition
-    gradients = jax.value_and_grad(
-        lambda trained, params, *rest: loss_fn(partition.join(trained, params), *rest), has_aux=True
-    )
-    optimizer = optax.with_extra_args_support(optimizer)
+def _over_micro_batches(gradients: Callable[..., Any], accumulate: int) -> Callable[..., Any]:
+    """Returns (trained, params, batch, key, progress) -> (loss, gradients, weight, metric sums), all of them sums."""
 
     def summed(
         trained: Any, params: Any, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array
@@ -76,6 +53,36 @@ def make_train_step(
         shapes = jax.eval_shape(one, jax.tree.map(lambda leaf: leaf[0], (micro, keys)))
         start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return lax.scan(body, start, (micro, keys))[0]
+
+    return summed
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    total_steps: int,
+    accumulate: int = 1,
+    adaptation: Adaptation = EVERYTHING,
+) -> StepFn:
+    """Returns (state, sums, batch) -> (state after one update, sums with this step's metrics added).
+
+    With `accumulate` = A the batch is cut into A micro-batches whose summed losses and gradients are added and divided
+    once by the global weight: the update is that of the whole batch, whatever the spread of labels
+    (huggingface/transformers#34191). A step whose gradient is not finite changes neither parameters nor optimizer
+    state and is counted in the metric "skipped"; `step` goes on, so that the next batch and key differ.
+
+    Gradients are taken of the trained part of the parameters alone, as `adaptation` says; nothing touches the rest.
+
+    The optimizer's update may ask for the gradients' global norm, as `norm`, and for the step, as `step`. The loss is
+    told how far the run of `total_steps` is, from 0 to 1, for whatever a task schedules.
+    """
+    partition = adaptation.partition
+    gradients = jax.value_and_grad(
+        lambda trained, params, *rest: loss_fn(partition.join(trained, params), *rest), has_aux=True
+    )
+    summed = _over_micro_batches(gradients, accumulate)
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def train_step(state: TrainState, sums: Sums, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Sums]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)

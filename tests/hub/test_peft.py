@@ -108,7 +108,8 @@ def test_peft_computes_the_same_logits(family: str, targets: tuple[str, ...], tm
     params = trained(encoder, checkpoint.params)
     merged, output = tmp_path / "merged", tmp_path / "peft"
     merged.mkdir(), output.mkdir()
-    values = hf_config(encoder, head="ForTokenClassification", pad_token_id=0, labels=LABELS)
+    pad = 1 if family == "roberta" else 0
+    values = hf_config(encoder, head="ForTokenClassification", pad_token_id=pad, labels=LABELS)
     (merged / "config.json").write_text(json.dumps(values))
     write_tensors(merged / "model.safetensors", encoder, merge_low_rank(encoder, params)[1])
     ours.write_adapter(output, merged, encoder, params, str(tmp_path / "base"))
@@ -164,6 +165,30 @@ def test_a_run_goes_out_both_ways(config: Config, tmp_path: pathlib.Path) -> Non
     said = [names.id2label[int(got[0, words.index(word)].argmax())] for word in range(len(text.split()))]
     found = [entity["text"].split()[0] for entity in predict(tmp_path / "run", [text])[0]["entities"]]
     assert [word for word, label in zip(text.split(), said, strict=True) if label[0] == "B"] == found
+
+
+def test_a_classifier_of_texts_goes_out_with_its_pooler(config: Config, tmp_path: pathlib.Path) -> None:
+    for split, count in (("train", 24), ("valid", 8)):
+        lines = [f"{'ada saw' if n % 2 else 'old'} town near hull,{'yes' if n % 2 else 'no'}" for n in range(count)]
+        (tmp_path / "csv").mkdir(exist_ok=True)
+        (tmp_path / "csv" / f"{split}.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
+    ours = {"task": "classification", "data__source": f"csv:{tmp_path / 'csv'}", "eval__metric": "accuracy"}
+    train(tiny.replaced(config, **ours), tmp_path / "run")
+    merged = export(tmp_path / "run", tmp_path / "hf")
+    output = export(tmp_path / "run", tmp_path / "peft", format="peft")
+    values = json.loads((output / "adapter_config.json").read_text())
+    assert values["task_type"] == "SEQ_CLS" and values["modules_to_save"] == ["bert.pooler", "classifier"]
+    classes = transformers.AutoModelForSequenceClassification
+    whole = classes.from_pretrained(merged).eval()
+    base = classes.from_pretrained(
+        values["base_model_name_or_path"],
+        config=transformers.AutoConfig.from_pretrained(output),
+        ignore_mismatched_sizes=True,
+    )
+    opened = peft.PeftModel.from_pretrained(base, output).eval()
+    inputs = transformers.AutoTokenizer.from_pretrained(output)("ada saw old town .", return_tensors="pt")
+    with torch.no_grad():
+        np.testing.assert_allclose(opened(**inputs).logits, whole(**inputs).logits, atol=1e-5)
 
 
 def test_what_cannot_go_out_as_peft(config: Config, tmp_path: pathlib.Path) -> None:

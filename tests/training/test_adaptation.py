@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from jax.sharding import Mesh
 
 from jaxfm.config import AdaptConfig, Config, MeshConfig, OptimConfig
 from jaxfm.errors import UserError
 from jaxfm.observe import metrics as metrics_lib
-from jaxfm.parallel.mesh import make_mesh, place_batch
+from jaxfm.parallel.mesh import build_abstract, make_mesh, place_batch
 from jaxfm.tasks import registry
 from jaxfm.training.adaptation import EVERYTHING, Partition, make_adaptation
 from jaxfm.training.checkpoint import Checkpoints
@@ -112,6 +113,8 @@ def test_what_is_frozen_keeps_its_bits_for_50_steps(folder: pathlib.Path, sizes:
     run = run_of(adapted(folder, settings), sizes)
     state = run.setup.initial_state()
     before = flat(state.params)
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+    assert run.step.memory_analysis().alias_size_in_bytes >= held  # donated, the frozen part too
     after = flat(run.train(state, 0, 50).params)
     for path, value in before.items():
         first = frozen(path)
@@ -167,10 +170,7 @@ def test_frozen_weights_have_no_gradient_and_the_backward_pass_ends_above_them(t
 
 def reference(config: Config, run: Run, steps: int, frozen: Any) -> dict[str, np.ndarray]:
     """Training without any of the code under test: all gradients, of which parts are taken, and optax on those."""
-    from flax import nnx
-
-    model = run.task.make_model(nnx.Rngs(0), dtype=jnp.float32, scan=True)
-    graphdef = nnx.split(model, nnx.Param)[0]
+    graphdef, _ = build_abstract(lambda: run.task.make_model(nnx.Rngs(0), dtype=jnp.float32, scan=True), run.mesh)
     state = run.setup.initial_state()
     params, key = jax.tree.map(jnp.asarray, flat(state.params)), jax.random.wrap_key_data(state.key)
     undecayed = ("bias", "norm/scale")
@@ -334,7 +334,8 @@ def test_what_wakes_up_is_trained_as_if_it_began_then(clip_norm: float) -> None:
             update += 0.1 * wanted[name] * (not name[0].endswith("bias"))
             wanted[name] = wanted[name] - 0.1 * (1 - step / STEPS) * rates[name[1]] * update
         for name, value in pieces(state.params).items():
-            np.testing.assert_allclose(value, wanted[name], atol=2e-6, err_msg=f"{name} after step {step}")
+            # In f32 1 - 0.999^n has four digits at n = 1; a count that is off by one would be off by 1e-2.
+            np.testing.assert_allclose(value, wanted[name], atol=1e-5, err_msg=f"{name} after step {step}")
             if step < wakes[name[1]]:
                 np.testing.assert_array_equal(value, pieces(params)[name])
 
