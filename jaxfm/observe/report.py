@@ -54,7 +54,7 @@ def to_report_text(
         for table in group:
             parts += [f"### {table.title}", to_markdown(table)]
     if plots:
-        parts += ["## Curves"]
+        parts += ["## Pictures"]
         parts += [f"![{plot.stem.replace('_', ' ')}](<{_relative(plot, workdir)}>)" for plot in plots]
     parts += [
         "## Cost",
