@@ -6,6 +6,7 @@ Nothing here warns: a ratio that is not defined is 0, as in scikit-learn, and su
 # N examples, C classes or labels, K columns of counts, R rounds (of a bootstrap, say), G groups of equal values
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
@@ -71,11 +72,11 @@ def score_classes(
     gold, predicted = np.asarray(gold_N), np.asarray(probability_NC).argmax(axis=-1)
     # Of two classes the second is the positive one; more have no order, and two models may number them otherwise.
     order = list(range(len(labels))) if len(labels) == 2 else _alphabetical(labels)
-    is_gold, is_predicted = (np.asarray(order) == values[:, None] for values in (gold, predicted))
+    place = np.argsort(order)
     resample = Resample(
         unit="examples",
-        units=_counted(is_gold, is_predicted, loss_N),
-        computed=_class_metrics,
+        units={"gold": place[gold], "predicted": place[predicted]} | _losses(loss_N),
+        computed=functools.partial(_class_metrics, classes=len(labels)),
         identity=[labels[index] for index in gold.tolist()] if identity is None else identity,
         classes=tuple(labels[index] for index in order),
         right=gold == predicted,
@@ -124,18 +125,19 @@ def score_labels(
     gold, predicted = np.asarray(gold_NC) > 0, np.asarray(probability_NC) >= threshold
     exact = (gold == predicted).all(axis=-1)
     order = _alphabetical(labels)
+    each = (gold & predicted, predicted, gold)
+    counts = np.concatenate([part[:, order] for part in each], axis=-1).astype(np.float32)
     if identity is None:
         identity = [tuple(labels[index] for index in np.flatnonzero(row).tolist()) for row in gold]
     resample = Resample(
         unit="examples",
-        units=_counted(gold[:, order], predicted[:, order], loss_N) | {"exact": exact.astype(np.float64)},
+        units={"counts": counts, "exact": exact.astype(np.float64)} | _losses(loss_N),
         computed=_label_metrics,
         identity=identity,
         classes=tuple(labels[index] for index in order),
         right=exact,
     )
-    counts = [each.sum(axis=0) for each in (gold & predicted, predicted, gold)]
-    per_label, averages = report(labels, *counts)
+    per_label, averages = report(labels, *(part.sum(axis=0) for part in each))
     return Scores(
         metrics=resample.metrics(np.arange(len(gold))),
         detail={"per_label": per_label, **_short(averages), "threshold": threshold},
@@ -211,14 +213,12 @@ def _alphabetical(labels: Sequence[str]) -> list[int]:
     return sorted(range(len(labels)), key=lambda index: labels[index])
 
 
-def _counted(is_gold_NC: np.ndarray, is_predicted_NC: np.ndarray, loss_N: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Returns what adds up to right, predicted and gold counts [3 C], float32 (whole up to 2**24), and the losses."""
-    counts = np.concatenate([is_gold_NC & is_predicted_NC, is_predicted_NC, is_gold_NC], axis=-1).astype(np.float32)
-    return {"counts": counts} | ({} if loss_N is None else {"loss": np.asarray(loss_N, np.float64)})
+def _losses(loss_N: np.ndarray | None) -> dict[str, np.ndarray]:
+    return {} if loss_N is None else {"loss": np.asarray(loss_N, np.float64)}
 
 
 def add_counts(counts_NK: np.ndarray, weight_RN: np.ndarray) -> np.ndarray:
-    """Returns weighted sums float64 [3, R, K / 3] of counts float32 [N, K]: right, predicted and gold."""
+    """Returns weighted sums float64 [3, R, K / 3] of right, predicted and gold counts float32 [N, K], exact to 2**24."""
     sums_RK = (weight_RN.astype(np.float32) @ counts_NK).astype(np.float64)
     return np.stack(np.split(sums_RK, 3, axis=-1))
 
@@ -228,8 +228,14 @@ def weighted_mean(values_N: np.ndarray, weight_RN: np.ndarray) -> np.ndarray:
     return _ratio(weight_RN @ values_N, weight_RN.sum(axis=-1))
 
 
-def _class_metrics(units: Units, weight_RN: np.ndarray) -> dict[str, np.ndarray]:
-    right_RC, predicted_RC, gold_RC = add_counts(units["counts"], weight_RN)
+def _class_metrics(units: Units, weight_RN: np.ndarray, *, classes: int) -> dict[str, np.ndarray]:
+    def count(class_N: np.ndarray, weight_RN: np.ndarray) -> np.ndarray:
+        # Not a product with [N, C] zeros and ones: there may be thousands of classes.
+        return np.stack([np.bincount(class_N, weights=weight_N, minlength=classes) for weight_N in weight_RN])
+
+    right_N = units["gold"] == units["predicted"]
+    right_RC = count(units["gold"][right_N], weight_RN[:, right_N])
+    predicted_RC, gold_RC = count(units["predicted"], weight_RN), count(units["gold"], weight_RN)
     precision_RC, recall_RC, f1_RC = precision_recall_f1(right_RC, predicted_RC, gold_RC)
     there_RC = (predicted_RC + gold_RC > 0).astype(np.float64)
     metrics = {
@@ -240,7 +246,7 @@ def _class_metrics(units: Units, weight_RN: np.ndarray) -> dict[str, np.ndarray]
         "macro_recall": _mean(recall_RC, there_RC),
         "mcc": _matthews(right_RC, predicted_RC, gold_RC),
     }
-    if gold_RC.shape[-1] == 2:
+    if classes == 2:
         metrics |= {"f1": f1_RC[:, 1], "precision": precision_RC[:, 1], "recall": recall_RC[:, 1]}
     return metrics | _mean_loss(units, weight_RN)
 

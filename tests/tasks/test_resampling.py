@@ -261,4 +261,4 @@ def test_models_of_other_classes_are_refused() -> None:
         a, dataclasses.replace(a, classes=("yes", "no"))
     )
     other = dataclasses.replace(a, units={"entities": np.zeros((6, 3))})
-    assert "runs/a by counts, runs/b by entities" in refusal(a, other)
+    assert "runs/a by gold, predicted, runs/b by entities" in refusal(a, other)

@@ -162,10 +162,13 @@ def again(scores: Scores, kind: str, index: np.ndarray) -> dict[str, float]:
     if kind == "values":
         return score_values(units["gold"][index], units["predicted"][index]).metrics
     losses = units["loss"][index] if "loss" in units else None
-    _, predicted, gold = np.split(units["counts"][index], 3, axis=1)
+    names = scores.resample.classes
     if kind == "labels":
-        return score_labels(gold, predicted, scores.resample.classes, loss_N=losses).metrics
-    return score_classes(gold.argmax(1), predicted, scores.resample.classes, loss_N=losses).metrics
+        _, predicted, gold = np.split(units["counts"][index], 3, axis=1)
+        return score_labels(gold, predicted, names, loss_N=losses).metrics
+    return score_classes(
+        units["gold"][index], np.eye(len(names))[units["predicted"][index]], names, loss_N=losses
+    ).metrics
 
 
 @pytest.mark.parametrize("kind", several())
@@ -190,7 +193,8 @@ def test_models_that_number_their_classes_otherwise_can_be_compared() -> None:
     other = score_classes(np.argsort(turned)[gold], probability[:, turned], ("z", "x", "y"))
     assert one.metrics == other.metrics and one.resample.classes == other.resample.classes
     assert list(one.resample.identity) == list(other.resample.identity) == ["x", "y", "z", "z"]
-    np.testing.assert_array_equal(one.resample.units["counts"], other.resample.units["counts"])
+    for name in ("gold", "predicted"):
+        np.testing.assert_array_equal(one.resample.units[name], other.resample.units[name])
 
 
 @pytest.mark.parametrize("kind", several())
