@@ -218,7 +218,7 @@ def _losses(loss_N: np.ndarray | None) -> dict[str, np.ndarray]:
 
 
 def add_counts(counts_NK: np.ndarray, weight_RN: np.ndarray) -> np.ndarray:
-    """Returns weighted sums float64 [3, R, K / 3] of right, predicted and gold counts float32 [N, K], exact to 2**24."""
+    """Returns weighted sums float64 [3, R, K / 3] of right, predicted and gold counts float32 [N, K] (up to 2**24)."""
     sums_RK = (weight_RN.astype(np.float32) @ counts_NK).astype(np.float64)
     return np.stack(np.split(sums_RK, 3, axis=-1))
 

@@ -70,7 +70,7 @@ def test_the_temperature_undoes_what_made_probabilities_dishonest(kind: str, fac
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(seed=st.integers(0, 10_000), scale=st.floats(0.1, 30), count=st.integers(5, 60))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 def test_the_temperature_is_the_likeliest_one(kind: str, seed: int, scale: float, count: int) -> None:
     optimize = pytest.importorskip("scipy.optimize")
     logits, gold = drawn(kind, count, seed)

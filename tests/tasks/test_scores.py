@@ -33,7 +33,7 @@ def quiet(function: Any, *arguments: Any, **named: Any) -> Any:
 
 
 @given(CLASSES)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 def test_classes_score_as_in_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     gold, predicted = np.asarray(pairs).T
     scores = of_classes(gold, predicted)
@@ -68,7 +68,7 @@ def test_classes_score_as_in_scikit_learn(pairs: list[tuple[int, int]]) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=8))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 def test_of_two_classes_the_second_is_the_positive_one(pairs: list[tuple[int, int]]) -> None:
     gold, predicted = np.asarray(pairs).T
     metrics = of_classes(gold, predicted, ("yes", "no")).metrics
@@ -92,7 +92,7 @@ def test_tables_of_classes_name_what_is_taken_for_what() -> None:
 
 
 @given(st.lists(st.tuples(*[st.booleans()] * 6), min_size=1, max_size=10))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 def test_labels_score_as_in_scikit_learn(rows: list[tuple[bool, ...]]) -> None:
     gold, predicted = np.split(np.asarray(rows, int), 2, axis=1)
     # Exactly at the threshold counts as predicted.
@@ -112,7 +112,7 @@ def test_labels_score_as_in_scikit_learn(rows: list[tuple[bool, ...]]) -> None:
 
 
 @given(VALUES)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 def test_values_score_as_in_scipy(pairs: list[tuple[int, int]]) -> None:
     gold, predicted = np.asarray(pairs, float).T * 0.7
     metrics = score_values(gold, predicted).metrics

@@ -393,6 +393,14 @@ def test_the_report_holds_what_is_promised(whole: Whole) -> None:
         assert {"f1", "precision", "recall", "per_type"} <= set(scores)
         assert set(scores["per_type"]) == {"LOC", "PER"}
         assert all(0 <= scores[name] <= 1 for name in ("f1", "precision", "recall"))
+        low, high = scores["intervals"]["metrics"]["f1"]
+        assert low <= scores["f1"] <= high and low < high
+    # Fitted to the validation split, used on both.
+    calibration = json.loads((whole.workdir / "calibration.json").read_text())
+    for split, scores in report["splits"].items():
+        assert scores["calibration"]["temperature"] == calibration["temperature"]
+        before, after = (scores["calibration"][name]["nll"] for name in ("model", "calibrated"))
+        assert after <= before or split == "test"
     training = report["training"]
     assert training["steps"] == 12 and training["seconds"] > 0 and training["tokens_per_second"] > 0
     assert training["seconds"] == pytest.approx(sum(training["goodput"].values()))
