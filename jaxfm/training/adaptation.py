@@ -168,11 +168,12 @@ def make_adaptation(config: AdaptConfig, encoder: EncoderConfig, params: Any, to
     if config.unfreeze_every:
         last = int(max(jax.tree.leaves(adaptation.over_groups(_latest, np.asarray(wakes), partition.trained(params)))))
         if last >= total_steps:
-            stages = last // config.unfreeze_every
+            most = (total_steps - 1) // (last // config.unfreeze_every)
             raise UserError(
                 f"config.adapt.unfreeze_every: {config.unfreeze_every} updates a layer, and the last would be trained "
-                f"from update {last} on of a run of {total_steps}. At most {max((total_steps - 1) // stages, 0)}, or "
-                "freeze the lower layers for good (config.adapt.freeze_layers, config.adapt.freeze)."
+                f"from update {last} on of a run of {total_steps}. "
+                + (f"At most {most}, or " if most else f"Train at least {last + 1} updates, or ")
+                + "freeze the lower layers for good (config.adapt.freeze_layers, config.adapt.freeze)."
             )
     return adaptation
 
