@@ -100,7 +100,7 @@ class SequenceClassifier(nnx.Module):
 
     An example's vector is that of its first token ("cls") or the mean over its tokens ("mean"). Then comes the dense
     layer that the family has there: BERT's pooler, which its checkpoints carry, that of RoBERTa's and ELECTRA's heads,
-    or ModernBERT's transform. A mean is not what a pooler was trained on: BERT, RoBERTa and ELECTRA have none behind it.
+    or ModernBERT's transform. A mean is not what a pooler was trained on: BERT, RoBERTa, ELECTRA have none behind it.
     Dropout stands before the classes only (RoBERTa and ELECTRA have it before the dense layer as well).
     """
 

@@ -23,7 +23,6 @@ from jaxfm.models.heads import TokenClassifier
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.tasks.calibration import probabilities
 from jaxfm.tasks.losses import ClassLoss
-from jaxfm.tasks.task import NOT_CALIBRATED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
