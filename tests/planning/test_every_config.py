@@ -8,6 +8,7 @@ import re
 import pytest
 
 from jaxfm.config import Config, from_config_dict
+from jaxfm.data.glue import GLUE
 from jaxfm.errors import UserError
 from jaxfm.planning.estimate import Subject, make_plan
 from jaxfm.planning.hardware import parse_topology
@@ -22,6 +23,7 @@ SMALL = {
     ("ner", "quickstart"): "v5e:2x2",
     ("mlm", "quickstart"): "v5e:2x2",
     ("mlm", "bert_tiny"): "v4:2x2x1",
+    ("classification", "quickstart"): "v5e:2x2",
 }
 LARGE = {
     ("ner", "files"): "v5e:2x2",
@@ -36,6 +38,8 @@ LARGE = {
     ("mlm", "modern_base"): "v5p:2x2x4",
     ("mlm", "modern_large"): "v5p:4x4x4",
     ("mlm", "xlmr_xl"): "v5e:16x16",
+    **{("classification", variant): "v5e:2x2" for variant in ("files", "multi", "regression")},
+    **{("classification", name): "v5e:2x4" for name in GLUE},
 }
 # Where a repository of the hub is out of reach: the shape of its weights.
 SHAPES = {"hf:google-bert/bert-base-cased": "bert_base"}
