@@ -78,7 +78,7 @@ def other_value(field: dataclasses.Field[Any]) -> Any:
     if default is None:
         return True if bool in typing.get_args(field.type) else 0.25
     if isinstance(default, float):
-        return (default + 0.5) / 2  # every share and rate may be that
+        return (default + 0.25) / 2  # every share and rate may be that
     return rules["at_least"] if rules.get("at_least", default) != default else default + 1
 
 

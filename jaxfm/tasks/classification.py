@@ -361,17 +361,16 @@ def _model(
     for limit, name in ((config.data.row_length, "config.data.row_length"), (encoder.max_positions, "the encoder")):
         if window > limit:
             raise UserError(f"config.data.window: {window} tokens do not fit {name} ({limit} tokens).")
-    chosen = config.classification
     return ClassifierModel(
-        kind=chosen.kind,
+        kind=config.classification.kind,
         labels=labels,
         encoder=encoder,
-        pooling=chosen.pooling,
+        pooling=config.classification.pooling,
         pairs=pairs,
         row_length=config.data.row_length,
         window=window,
         segments=segments,
-        threshold=chosen.threshold,
+        threshold=config.classification.threshold,
     )
 
 
