@@ -98,7 +98,9 @@ def trained(encoder: Any, base: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("targets", [("query", "value"), ("key", "down"), ("all",)], ids=str)
+@pytest.mark.parametrize(
+    "targets", [("query", "value"), pytest.param(("key", "down"), marks=pytest.mark.slow), ("all",)], ids=str
+)
 @pytest.mark.parametrize("family", CONFIGS)
 def test_peft_computes_the_same_logits(family: str, targets: tuple[str, ...], tmp_path: pathlib.Path) -> None:
     write_base(tmp_path / "base", family)

@@ -77,7 +77,7 @@ def logits(encoder: EncoderConfig, params: dict[str, np.ndarray], batch: Any = N
     return np.asarray(apply(nested, batch or batch_of(rows(None))))
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ADDED)
 @pytest.mark.parametrize("family", ENCODERS)
 def test_at_first_nothing_changes(family: str, name: str, dtype: Any) -> None:

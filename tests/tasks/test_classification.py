@@ -49,8 +49,16 @@ def loss_and_gradient(task: ClassificationTask, rows: PackedRows, params: Any, g
     return jax.jit(jax.value_and_grad(mean))(params)
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "pooling"),
+    [
+        ("single", "cls"),
+        ("regression", "mean"),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("single", "mean"), ("regression", "cls"))),
+        ("multi", "cls"),
+        pytest.param("multi", "mean", marks=pytest.mark.slow),
+    ],
+)
 def test_packed_equals_one_example_a_row(tmp_path: pathlib.Path, kind: str, pooling: str) -> None:
     config = tiny.classification_config(
         tmp_path, kind, pairs=True, classification__pooling=pooling, model__dropout=0.0, data__row_length=64
@@ -153,7 +161,7 @@ def test_a_run_learns_and_all_programs_use_it(tmp_path: pathlib.Path, kind: str)
             predict(run, [("one", "two")])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["single", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])])
 def test_an_export_gives_transformers_the_same_answers(tmp_path: pathlib.Path, kind: str) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")

@@ -107,7 +107,9 @@ def adapted(folder: pathlib.Path, settings: dict[str, Any], **overrides: Any) ->
     return tiny.config(folder, **BASE | overrides | {f"adapt__{key}": value for key, value in settings.items()})
 
 
-@pytest.mark.parametrize("sizes", MESHES)
+@pytest.mark.parametrize(
+    "sizes", [sizes if sizes[1] > 1 else pytest.param(sizes, marks=pytest.mark.slow) for sizes in MESHES]
+)
 def test_what_is_frozen_keeps_its_bits_for_50_steps(folder: pathlib.Path, sizes: tuple[int, ...]) -> None:
     settings, frozen = FREEZING["embeddings and a layer"]
     run = run_of(adapted(folder, settings), sizes)
@@ -202,7 +204,7 @@ def reference(config: Config, run: Run, steps: int, frozen: Any) -> dict[str, np
     return {path: np.concatenate([rest[path], parts[path]]) if path in parts else rest[path] for path in params}
 
 
-@pytest.mark.parametrize("name", ["biases", "two layers", "embeddings"])
+@pytest.mark.parametrize("name", ["biases", "two layers", pytest.param("embeddings", marks=pytest.mark.slow)])
 def test_training_a_part_is_optax_on_that_part(folder: pathlib.Path, name: str) -> None:
     settings, frozen = FREEZING[name]
     config = adapted(folder, settings, train__accumulate=1, train__steps=6, optim__weight_decay=0.1)
@@ -402,7 +404,9 @@ EVERYTHING_AT_ONCE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("sizes", MESHES[1:], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [sizes if sizes[1] > 1 else pytest.param(sizes, marks=pytest.mark.slow) for sizes in MESHES[1:]], ids=str
+)
 @pytest.mark.parametrize("name", EVERYTHING_AT_ONCE)
 def test_saved_and_restored_is_uninterrupted_on_any_mesh(
     folder: pathlib.Path, name: str, sizes: tuple[int, ...], tmp_path: pathlib.Path
