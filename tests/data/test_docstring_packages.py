@@ -62,6 +62,7 @@ def test_names_are_masked_wherever_they_stand(text, masked):
     assert mask_names(text) == masked
 
 
+@pytest.mark.slow
 def test_the_same_installation_gives_the_same_examples(splits):
     docstring_packages._collected.cache_clear()
     again = find_packages().splits["test"]()

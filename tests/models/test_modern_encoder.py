@@ -124,7 +124,9 @@ def test_padding_gives_no_nan() -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [CONFIG, LOCAL, dataclasses.replace(CONFIG, num_layers=6)], ids=["rest", "few", "even"]
+    "config",
+    [CONFIG, pytest.param(LOCAL, marks=pytest.mark.slow), dataclasses.replace(CONFIG, num_layers=6)],
+    ids=["rest", "few", "even"],
 )
 def test_unrolled_equals_scanned(config: EncoderConfig) -> None:
     results = [program(config, scan)(model(config, scan)[1], PACKED, SEGMENTS > 0) for scan in (True, False)]

@@ -52,7 +52,9 @@ def temporaries(name: str, remat: str) -> int:
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-@pytest.mark.parametrize(("remat", "scan"), [("dots", True), ("full", True), ("full", False)])
+@pytest.mark.parametrize(
+    ("remat", "scan"), [("dots", True), ("full", False), pytest.param("full", True, marks=pytest.mark.slow)]
+)
 def test_gradients_are_those_without(name: str, remat: str, scan: bool) -> None:
     params, plain = compiled(name, "none")
     _, again = compiled(name, remat, scan)
