@@ -9,9 +9,19 @@ from typing import Literal
 
 import numpy as np
 
+from jaxfm.config import DataConfig
 from jaxfm.errors import UserError
 
 IGNORED = -1  # in labels and words: nothing is read here
+
+
+def window_length(data: DataConfig, max_positions: int) -> int:
+    """Returns the longest example in tokens that `config.data` asks for; UserError where row or encoder is shorter."""
+    window = data.window or min(data.row_length, max_positions)
+    for limit, name in ((data.row_length, "config.data.row_length"), (max_positions, "the encoder")):
+        if window > limit:
+            raise UserError(f"config.data.window: {window} tokens do not fit {name} ({limit} tokens).")
+    return window
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -31,6 +31,11 @@ class Initial:
     tokenizer: pathlib.Path | None
     notes: tuple[str, ...]
 
+    def left_over(self, used: tuple[str, ...]) -> tuple[str, ...]:
+        """Returns a sentence for the log that names the parts not under the path prefixes `used`; none: nothing."""
+        unused = sorted({name.partition("/")[0] for name in self.params if not name.startswith(used)})
+        return (f"weights not used: {', '.join(unused)} (of pretraining)",) if unused else ()
+
 
 def resolve(config: ModelConfig) -> Initial:
     """Finds and reads what `config.model` names.

@@ -13,9 +13,8 @@ from jaxfm.models.activations import gelu
 from jaxfm.models.adapters import bare
 from jaxfm.models.dropout import split_key
 from jaxfm.models.encoder import Encoder, apply_layers, make_layers
-from jaxfm.models.heads import TiedDecoder, Transform, square
+from jaxfm.models.heads import TiedDecoder, Transform, outputs, square
 from jaxfm.models.presets import EncoderConfig
-from jaxfm.parallel.mesh import with_axes
 
 
 class Detector(nnx.Module):
@@ -24,14 +23,7 @@ class Detector(nnx.Module):
     def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
         """Makes both layers."""
         self.dense = square(config, dtype, rngs)
-        self.head = nnx.Linear(
-            config.hidden_size,
-            1,
-            dtype=dtype,
-            kernel_init=with_axes(nnx.initializers.truncated_normal(config.initializer_range), "embed", "classes"),
-            bias_init=with_axes(nnx.initializers.zeros_init(), "classes"),
-            rngs=rngs,
-        )
+        self.head = outputs(config, 1, dtype, rngs)
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """Returns logits [B, T] in f32; above 0 stands for replaced."""

@@ -30,6 +30,18 @@ def square(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linea
     )
 
 
+def outputs(config: EncoderConfig, count: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
+    """The last layer of a head, D to so many classes or numbers."""
+    return nnx.Linear(
+        config.hidden_size,
+        count,
+        dtype=dtype,
+        kernel_init=with_axes(nnx.initializers.truncated_normal(config.initializer_range), "embed", "classes"),
+        bias_init=with_axes(nnx.initializers.zeros_init(), "classes"),
+        rngs=rngs,
+    )
+
+
 class Transform(nnx.Module):
     """Dense layer, gelu and norm between encoder and classes (Devlin et al. 2019, in their code)."""
 
@@ -122,14 +134,7 @@ class SequenceClassifier(nnx.Module):
         self.transform = Transform(config, dtype, rngs) if config.classifier_transform else None
         pools = pooling == "cls" and not config.classifier_transform
         self.pooler = square(config, dtype, rngs) if pools else None
-        self.head = nnx.Linear(
-            config.hidden_size,
-            num_outputs,
-            dtype=dtype,
-            kernel_init=with_axes(nnx.initializers.truncated_normal(config.initializer_range), "embed", "classes"),
-            bias_init=with_axes(nnx.initializers.zeros_init(), "classes"),
-            rngs=rngs,
-        )
+        self.head = outputs(config, num_outputs, dtype, rngs)
         self.activation = jnp.tanh if config.pooler == "tanh" else gelu
         self.pooling, self.segments, self.dropout_rate = pooling, segments, config.dropout
 
@@ -183,14 +188,7 @@ class TokenClassifier(nnx.Module):
         """Makes encoder and head; logits are always f32."""
         self.encoder = Encoder(config, rngs, dtype=dtype, scan=scan, remat=remat)
         self.transform = Transform(config, dtype, rngs) if config.classifier_transform else None
-        self.head = nnx.Linear(
-            config.hidden_size,
-            num_classes,
-            dtype=dtype,
-            kernel_init=with_axes(nnx.initializers.truncated_normal(config.initializer_range), "embed", "classes"),
-            bias_init=with_axes(nnx.initializers.zeros_init(), "classes"),
-            rngs=rngs,
-        )
+        self.head = outputs(config, num_classes, dtype, rngs)
         self.dropout_rate = config.dropout
 
     def __call__(self, batch: dict[str, jax.Array], *, key: jax.Array | None = None) -> jax.Array:

@@ -18,6 +18,7 @@ from jaxfm.data.examples import Example, ExampleColumns, available_example_split
 from jaxfm.data.glue import glue_set
 from jaxfm.data.packing import PackedRows
 from jaxfm.data.tokenization import check_tokenizer, load_tokenizer
+from jaxfm.data.windows import window_length
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub.initial import Initial
 from jaxfm.models.heads import SequenceClassifier
@@ -225,9 +226,8 @@ def create(config: Config, initial: Initial) -> ClassificationTask:
     packed = f"train: {len(lengths):,} examples in {rows:,} rows, {len(lengths) / rows:.1f} a row"
     cut = [f"{split}: {done.cut} examples cut to {model.window} tokens" for split, done in encoded.items() if done.cut]
     named = "" if kind == "regression" else f", {len(labels)} classes ({_listed(labels)})"
-    unused = sorted({name.partition("/")[0] for name in initial.params if not name.startswith(_used(model, initial))})
-    unused_note = [f"weights not used: {', '.join(unused)} (of pretraining)"] if unused else []
-    notes = (*initial.notes, *unused_note, head_note + named, *(read[split].note for split in splits), packed, *cut)
+    left_over = initial.left_over(_used(model, initial))
+    notes = (*initial.notes, *left_over, head_note + named, *(read[split].note for split in splits), packed, *cut)
     return ClassificationTask(model, class_loss, label_loss, config.loss.r_drop, tokenizer, examples, encoded, notes)
 
 
@@ -357,10 +357,6 @@ def _losses(config: Config, labels: Sequence[str], counts_C: np.ndarray | None) 
 def _model(
     config: Config, encoder: EncoderConfig, labels: tuple[str, ...], *, pairs: bool, segments: int
 ) -> ClassifierModel:
-    window = config.data.window or min(config.data.row_length, encoder.max_positions)
-    for limit, name in ((config.data.row_length, "config.data.row_length"), (encoder.max_positions, "the encoder")):
-        if window > limit:
-            raise UserError(f"config.data.window: {window} tokens do not fit {name} ({limit} tokens).")
     return ClassifierModel(
         kind=config.classification.kind,
         labels=labels,
@@ -368,7 +364,7 @@ def _model(
         pooling=config.classification.pooling,
         pairs=pairs,
         row_length=config.data.row_length,
-        window=window,
+        window=window_length(config.data, encoder.max_positions),
         segments=segments,
         threshold=config.classification.threshold,
     )

@@ -19,6 +19,7 @@ from jaxfm.data.source_records import Columns
 from jaxfm.data.sources import TaggedSentence, available_splits, read_tagged
 from jaxfm.data.tagging import entity_spans
 from jaxfm.data.tokenization import check_tokenizer, load_tokenizer
+from jaxfm.data.windows import window_length
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub.initial import Initial
 from jaxfm.models.heads import TokenClassifier
@@ -196,9 +197,7 @@ def create(config: Config, initial: Initial) -> NerTask:
         for split in there
     }
     kept = ("head/", *_used(model, initial))
-    unused = sorted({name.partition("/")[0] for name in initial.params if not name.startswith(kept)})
-    unused_note = [f"weights not used: {', '.join(unused)} (of pretraining)"] if unused else []
-    notes = (*initial.notes, *unused_note, head_note, *(read[split].note for split in there))
+    notes = (*initial.notes, *initial.left_over(kept), head_note, *(read[split].note for split in there))
     labelled = encoded["train"].rows.labels
     counts = np.bincount(labelled[labelled >= 0], minlength=len(labels))
     class_loss = ClassLoss.of(config.loss, labels, counts)
@@ -287,10 +286,7 @@ def _columns(config: Config) -> Columns:
 
 
 def _window(config: Config, encoder: EncoderConfig) -> int:
-    window = config.data.window or min(config.data.row_length, encoder.max_positions)
-    for limit, name in ((config.data.row_length, "config.data.row_length"), (encoder.max_positions, "the encoder")):
-        if window > limit:
-            raise UserError(f"config.data.window: {window} tokens do not fit {name} ({limit} tokens).")
+    window = window_length(config.data, encoder.max_positions)
     if config.data.overlap >= window - 2:
         raise UserError(
             f"config.data.overlap: {config.data.overlap} must be less than the window of {window} tokens without its "
