@@ -19,6 +19,7 @@ from jaxfm.config import AdaptConfig, LoraConfig
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.models.activations import gelu
 from jaxfm.models.presets import EncoderConfig
+from jaxfm.models.products import add_bias, contract, dot_general
 from jaxfm.parallel.mesh import with_axes
 
 _NO_LOW_RANK: dict[str, Any] = {"lora_rank": 0, "lora_alpha": EncoderConfig.lora_alpha, "lora_targets": ()}
@@ -51,8 +52,8 @@ class LowRank(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns what is added to the linear map's output, in the dtype of `x`."""
-        low = jnp.tensordot(x, self.a[...].astype(x.dtype), self.inputs)
-        return jnp.tensordot(low * self.scale, self.b[...].astype(x.dtype), 1)
+        low = contract(x, self.a[...].astype(x.dtype), self.inputs)
+        return contract(low * self.scale, self.b[...].astype(x.dtype), 1)
 
 
 class Linear(nnx.LinearGeneral):
@@ -78,6 +79,7 @@ class Linear(nnx.LinearGeneral):
             axis=tuple(range(-len(inputs), 0)),
             use_bias=config.linear_bias,
             dtype=dtype,
+            dot_general=dot_general,
             kernel_init=with_axes(kernel_init, *inputs, *outputs),
             bias_init=with_axes(nnx.initializers.zeros_init(), *bias_axes),
             rngs=rngs,
@@ -86,7 +88,11 @@ class Linear(nnx.LinearGeneral):
 
     def __call__(self, inputs: jax.Array, out_sharding: None = None) -> jax.Array:
         """Applies the map to the last axes of `inputs`."""
-        y = super().__call__(inputs, out_sharding)
+        assert out_sharding is None and self.dtype is not None
+        x, kernel = inputs.astype(self.dtype), self.kernel[...].astype(self.dtype)
+        y = contract(x, kernel, len(self.in_features))
+        if self.bias is not None:
+            y = add_bias(y, self.bias[...])
         return y if self.lora is None else y + self.lora(inputs.astype(y.dtype))
 
 
@@ -105,6 +111,7 @@ class Bottleneck(nnx.Module):
                 inputs,
                 outputs,
                 dtype=dtype,
+                dot_general=dot_general,
                 kernel_init=with_axes(init, *axes),
                 bias_init=with_axes(nnx.initializers.zeros_init(), "norm" if axes[1] == "embed" else axes[1]),
                 rngs=rngs,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxfm.models.dropout import dropout
+from jaxfm.models.products import product
 from jaxfm.parallel.mesh import constrain
 
 # Finite, so that a row of nothing but padding gives a uniform softmax and no NaN; exp(-1e30 - max) is exactly 0 in f32.
@@ -70,19 +71,19 @@ def attend(
         )
         return context_BCWNH.reshape(len(q_BTNH), -1, *q_BTNH.shape[2:])[:, :tokens]
     scale = q_BTNH.shape[-1] ** -0.5
-    scores_BNTS = jnp.einsum("...TNH,...SNH->...NTS", q_BTNH * scale, k_BTNH, preferred_element_type=jnp.float32)
+    scores_BNTS = product("...TNH,...SNH->...NTS", q_BTNH * scale, k_BTNH, jnp.float32)
     scores_BNTS = jnp.where(mask, scores_BNTS, MASKED)
     if prefix is not None:
         k_PNH, v_PNH = prefix
-        of_prefix = jnp.einsum("...TNH,PNH->...NTP", q_BTNH * scale, k_PNH, preferred_element_type=jnp.float32)
+        of_prefix = product("...TNH,PNH->...NTP", q_BTNH * scale, k_PNH, jnp.float32)
         scores_BNTS = jnp.concatenate([scores_BNTS, of_prefix], axis=-1)
     weights_BNTS = jax.nn.softmax(scores_BNTS, axis=-1)
     weights_BNTS = dropout(weights_BNTS.astype(v_BTNH.dtype), dropout_rate, dropout_key)
     if prefix is None:
-        return jnp.einsum("...NTS,...SNH->...TNH", weights_BNTS, v_BTNH)
+        return product("...NTS,...SNH->...TNH", weights_BNTS, v_BTNH)
     weights_BNTS, of_prefix = jnp.split(weights_BNTS, [k_BTNH.shape[-3]], axis=-1)
-    context_BTNH = jnp.einsum("...NTS,...SNH->...TNH", weights_BNTS, v_BTNH)
-    return context_BTNH + jnp.einsum("...NTP,PNH->...TNH", of_prefix, v_PNH)
+    context_BTNH = product("...NTS,...SNH->...TNH", weights_BNTS, v_BTNH)
+    return context_BTNH + product("...NTP,PNH->...TNH", of_prefix, v_PNH)
 
 
 def _with_neighbours(x_BT: jax.Array, chunk: int, fill: int) -> jax.Array:

@@ -1,23 +1,62 @@
-"""Dropout whose random bits cost a quarter of the usual and are the same on any mesh."""
+"""Dropout whose random bits cost an eighth of the usual and are the same on any mesh."""
+
+import math
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_PARITY = 0x1BD11BDA
+
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Zeroes each element with probability `rate`, scales the rest so that the mean stays; no key: returns `x`.
 
-    One threefry word serves two elements (16 bits each): the rate is met to 2^-16, and the scale uses the rate that
-    is really met. Partitionable threefry gives the same mask on every mesh.
+    One call of threefry serves four elements (16 bits each): the rate is met to 2^-16, and the scale uses the rate
+    that is really met. What the calls count is the place in the array, so that the mask is the same on every mesh.
     """
     if key is None or rate == 0.0:
         return x
     dropped = round(rate * 65536)
-    words = jax.random.bits(key, (*x.shape[:-1], -(-x.shape[-1] // 2)), jnp.uint32)
-    bits = lax.bitcast_convert_type(words, jnp.uint16).reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
-    keep = bits >= jnp.uint16(dropped)
+    words = random_words(key, (*x.shape[:-1], -(-x.shape[-1] // 4)))
+    # Side by side, not interleaved: TPUs would have to spread the two halves of a word over lanes.
+    halves = [half for word in words for half in (word & jnp.uint32(0xFFFF), word >> 16)]
+    keep = jnp.concatenate([half >= jnp.uint32(dropped) for half in halves], axis=-1)[..., : x.shape[-1]]
     return jnp.where(keep, x * (65536 / (65536 - dropped)), jnp.zeros((), x.dtype)).astype(x.dtype)
+
+
+def random_words(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Returns two arrays of random u32 of that shape: threefry of each place's number, row by row.
+
+    Raises:
+      ValueError: a key of another generator.
+    """
+    if jax.random.key_impl(key) != "threefry2x32":
+        raise ValueError(f"a key of {jax.random.key_impl(key)}, not of threefry2x32")
+    assert math.prod(shape[1:]) < 2**32
+    low = jnp.zeros(shape, jnp.uint32)
+    for axis in range(1, len(shape)):
+        step = math.prod(shape[axis + 1 :])
+        low += lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(step)
+    return threefry(jax.random.key_data(key), lax.broadcasted_iota(jnp.uint32, shape, 0), low)
+
+
+def threefry(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Threefry-2x32 with 20 rounds (Salmon et al. 2011, section 3.3) of counters (high, low) under a key, u32 [2].
+
+    jax.random has the same function, but gives away half of its output, and on CPU runs its rounds as a loop, each
+    over the whole array in memory; written out they are one pass.
+    """
+    keys = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(_PARITY))
+    high, low = high + keys[0], low + keys[1]
+    for group in range(5):
+        for rotation in _ROTATIONS[group % 2]:
+            high = high + low
+            low = high ^ ((low << rotation) | (low >> (32 - rotation)))
+        high = high + keys[(group + 1) % 3]
+        low = low + keys[(group + 2) % 3] + jnp.uint32(group + 1)
+    return high, low
 
 
 def split_key(key: jax.Array | None, count: int) -> list[jax.Array | None]:

@@ -14,6 +14,7 @@ from jaxfm.models.dropout import dropout
 from jaxfm.models.embeddings import layer_norm
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.presets import EncoderConfig
+from jaxfm.models.products import dot_general, product
 from jaxfm.parallel.mesh import constrain, with_axes
 
 
@@ -24,6 +25,7 @@ def square(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linea
         config.hidden_size,
         use_bias=config.linear_bias,
         dtype=dtype,
+        dot_general=dot_general,
         kernel_init=with_axes(nnx.initializers.truncated_normal(config.initializer_range), "embed", "norm"),
         bias_init=with_axes(nnx.initializers.zeros_init(), "norm"),
         rngs=rngs,
@@ -36,6 +38,7 @@ def outputs(config: EncoderConfig, count: int, dtype: jnp.dtype, rngs: nnx.Rngs)
         config.hidden_size,
         count,
         dtype=dtype,
+        dot_general=dot_general,
         kernel_init=with_axes(nnx.initializers.truncated_normal(config.initializer_range), "embed", "classes"),
         bias_init=with_axes(nnx.initializers.zeros_init(), "classes"),
         rngs=rngs,
@@ -71,7 +74,7 @@ class TiedDecoder(nnx.Module):
         """Returns logits [B, P, V] in f32, V the padded vocabulary."""
         table_VD = table_VD.astype(x_BPD.dtype)
         x_BPD = constrain(x_BPD, "batch", "places", "features")
-        logits_BPV = jnp.einsum("BPD,VD->BPV", x_BPD, table_VD, preferred_element_type=jnp.float32)
+        logits_BPV = product("BPD,VD->BPV", x_BPD, table_VD, jnp.float32)
         # By way of the bias it costs nothing: the rows of the table are zero there.
         bias_V = jnp.where(jnp.arange(len(table_VD)) < self.vocab_size, self.bias[...], MASKED)
         return constrain(logits_BPV + bias_V, "batch", "places", "vocab")

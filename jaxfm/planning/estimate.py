@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from jaxfm.config import Config
 from jaxfm.data.packing import BATCH_FIELDS
+from jaxfm.parallel import target
 from jaxfm.parallel.mesh import AXES, make_mesh
 from jaxfm.planning import hlo, roofline
 from jaxfm.planning.collectives import UNKNOWN, Collective, by_kind, collectives
@@ -157,14 +158,14 @@ class Subject:
 
     def step(self, topology: Topology, devices: Sequence[Any]) -> TracedStep:
         """Traces the train step for devices of a topology."""
-        return trace_step(
-            self.config,
-            self.objective,
-            make_mesh(self.config.parallel.mesh, devices),
-            row_length=self.config.data.row_length,
-            total_steps=self.config.train.steps or _STEPS,
-            platform=topology.chip.kind,
-        )
+        with target.tracing_for(topology.chip.kind):
+            return trace_step(
+                self.config,
+                self.objective,
+                make_mesh(self.config.parallel.mesh, devices),
+                row_length=self.config.data.row_length,
+                total_steps=self.config.train.steps or _STEPS,
+            )
 
 
 def make_plan(subject: Subject, topology: Topology) -> Plan:

@@ -18,6 +18,7 @@ from jaxfm.data.pipeline import TrainBatches
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.observe import metrics as metrics_lib
 from jaxfm.parallel import mesh as meshes
+from jaxfm.parallel import target
 from jaxfm.tasks.task import Objective, Task
 from jaxfm.training.adaptation import Adaptation, make_adaptation
 from jaxfm.training.evaluation import Evaluator
@@ -90,28 +91,20 @@ class TracedStep:
             return traced.lower() if platform is None else traced.lower(lowering_platforms=(platform,))
 
 
-def compute_dtype(precision: str, platform: str | None = None) -> jnp.dtype:
-    """Returns the dtype of activations that `config.train.precision` means on this device, or on `platform`."""
+def compute_dtype(precision: str) -> jnp.dtype:
+    """Returns the dtype of activations that `config.train.precision` means on the platform traced for."""
     if precision == "auto":
-        precision = "f32" if (platform or jax.default_backend()) == "cpu" else "bf16"
+        precision = "f32" if target.platform() == "cpu" else "bf16"
     return jnp.dtype(jnp.bfloat16 if precision == "bf16" else jnp.float32)
 
 
-def scans_layers(choice: bool | None, platform: str | None = None) -> bool:
-    """Returns what `config.model.scan_layers` means on this device or on `platform` (measured: profiles/NOTES.md)."""
-    return (platform or jax.default_backend()) != "cpu" if choice is None else choice
+def scans_layers(choice: bool | None) -> bool:
+    """Returns what `config.model.scan_layers` means on the platform traced for (measured: profiles/NOTES.md)."""
+    return target.platform() != "cpu" if choice is None else choice
 
 
-def trace_step(
-    config: Config,
-    objective: Objective,
-    mesh: Mesh,
-    *,
-    row_length: int,
-    total_steps: int,
-    platform: str | None = None,
-) -> TracedStep:
-    """Builds the train step without any data or array.
+def trace_step(config: Config, objective: Objective, mesh: Mesh, *, row_length: int, total_steps: int) -> TracedStep:
+    """Builds the train step without any data or array, for the platform of `target`.
 
     Args:
       config: of the run; of the batch only what divides it is read.
@@ -119,13 +112,13 @@ def trace_step(
       mesh: of the run's devices, or of those it is planned for.
       row_length: tokens a row.
       total_steps: of the whole run, for schedules.
-      platform: what decides on precision and loops over layers where config leaves that open; None: this process's.
 
     Raises:
       UserError: rows that cannot be cut along the mesh, a pattern that matches nothing.
     """
     meshes.check_row_length("config.data.row_length", row_length, mesh)
-    dtype, scan = compute_dtype(config.train.precision, platform), scans_layers(config.model.scan_layers, platform)
+    platform = target.platform()
+    dtype, scan = compute_dtype(config.train.precision), scans_layers(config.model.scan_layers)
 
     def make_model(rngs: nnx.Rngs) -> nnx.Module:
         model: Any = objective.make_model(rngs, dtype=dtype, scan=scan, remat=config.model.remat)
@@ -163,7 +156,8 @@ def trace_step(
     def traced(size: int) -> jax.stages.Traced:
         key = "config.train.batch_size" if size == config.train.batch_size else "config.train.first_batch_size"
         meshes.check_batch_size(key, size, mesh, accumulate=config.train.accumulate)
-        return step.trace(abstract, sums, batch(size))
+        with target.tracing_for(platform):
+            return step.trace(abstract, sums, batch(size))
 
     return TracedStep(mesh, graphdef, schedule, adaptation, optimizer, abstract, names, make_model, traced)
 

@@ -96,7 +96,7 @@ def make_train_step(
 
         def update(moved: tuple[Any, ...], opt_state: Any) -> tuple[tuple[Any, ...], Any]:
             old, *average = moved
-            mean = jax.tree.map(lambda grad: grad / divisor, grads)
+            mean = jax.tree.map(lambda grad: grad * (1.0 / divisor), grads)
             updates, opt_state = optimizer.update(mean, opt_state, old, norm=norm, step=state.step)
             new = optax.apply_updates(old, updates)
             return (new, *(adaptation.average(kept, new, state.step) for kept in average)), opt_state
