@@ -144,7 +144,9 @@ def collect(
             shape = quality.choose_rows(lengths, examples, seeds[0])
             config.data.row_length, config.train.batch_size = shape.row_length, shape.rows
         settings |= {"row_length": config.data.row_length, "rows": config.train.batch_size}
+        settings |= {"precision": config.train.precision}
         settings |= {"select": config.eval.select, "pooling": config.classification.pooling}
+        settings |= {"lora_rank": config.adapt.lora.rank} if config.adapt.lora.rank else {}
 
     def run(seed: int) -> dict[str, Any]:
         if reference is None:

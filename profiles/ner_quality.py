@@ -75,6 +75,7 @@ def collect(
             shape = quality.choose_rows(lengths, sentences, seeds[0])
             config.data.row_length, config.train.batch_size = shape.row_length, shape.rows
         settings |= {"row_length": config.data.row_length, "rows": config.train.batch_size}
+        settings |= {"precision": config.train.precision}
         settings |= {"select": config.eval.select}
 
     def run(seed: int) -> dict[str, Any]:

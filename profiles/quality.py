@@ -98,8 +98,11 @@ def jaxfm_run(
     with config.unlocked():
         config.seed = seed
     report = train(from_config_dict(config), workdir)
-    training = report["training"]
+    training, model = report["training"], report["model"]
     return report, {
+        "trainable_parameters": model["trainable_parameters"],
+        "parameters": model["parameters"],
+        "optimizer_bytes": model["optimizer_bytes"],
         "updates": training["steps"],
         "examples_per_step": round(examples * training["epochs"] / training["steps"], 2),
         "useful_tokens_per_second": round(training["useful_tokens_per_second"], 1),

@@ -56,7 +56,7 @@ def dot_general(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _product(spec: str, dtype: jnp.dtype, x: jax.Array, y: jax.Array) -> jax.Array:
     if x.dtype == jnp.bfloat16 and target.platform() == "cpu":
-        return _on_matrix_units_of_cpu(spec, x, y).astype(dtype)
+        return _on_matrix_units_of_cpu(spec, x, y, dtype)
     return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32).astype(dtype)
 
 
@@ -108,29 +108,33 @@ def _add_bias_backward(bias: jax.Array, gradient: jax.Array) -> tuple[jax.Array,
 add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
-def _on_matrix_units_of_cpu(spec: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Returns the einsum in f32, written as the one form that XLA hands to its library for bf16 on CPU.
+def _on_matrix_units_of_cpu(spec: str, x: jax.Array, y: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Returns the einsum, written as the one form that XLA hands to its library for bf16 on CPU.
 
     That is rows times columns with the summed index last on the left. Anything else is multiplied in f32, or compiled
-    and then refused when it runs ("Unsupported element type for DotThunk": XLA folds the transposition back in, which
-    the barrier prevents). Without matrix units nothing is gained and the library's own forms differ: f32 then, which
-    is the same function.
+    and then refused when it runs ("Unsupported element type for DotThunk": XLA folds transpositions of operands and of
+    the result back into the product, which the barriers prevent). Without matrix units nothing is gained and the
+    library's own forms differ: f32 then, which is the same function.
     """
     if not target.cpu_multiplies_bf16():
-        return jnp.einsum(spec, x.astype(jnp.float32), y.astype(jnp.float32))
+        return jnp.einsum(spec, x.astype(jnp.float32), y.astype(jnp.float32)).astype(dtype)
     operands, result = spec.split("->")
     of_x, of_y = operands.split(",")
+    own = [index for index in result if (index in of_x) != (index in of_y)]
+    if own and own[0] in of_y:  # what comes first in the result is the rows: nothing to turn around behind
+        x, y, of_x, of_y = y, x, of_y, of_x
     sizes = dict(zip(of_x, x.shape, strict=True)) | dict(zip(of_y, y.shape, strict=True))
     batch = [index for index in result if index in of_x and index in of_y]
     rows = [index for index in result if index not in of_y]
     columns = [index for index in result if index not in of_x]
     summed = [index for index in of_x if index not in result]
 
+    def turned(array: jax.Array, order: Sequence[int]) -> jax.Array:
+        moves = list(order) != sorted(order)
+        return lax.optimization_barrier(jnp.transpose(array, order)) if moves else array
+
     def arranged(array: jax.Array, of: str, *groups: Sequence[str]) -> jax.Array:
-        order = [of.index(index) for group in groups for index in group]
-        moved = jnp.transpose(array, order)
-        if order != sorted(order):
-            moved = lax.optimization_barrier(moved)
+        moved = turned(array, [of.index(index) for group in groups for index in group])
         return moved.reshape([math.prod(sizes[index] for index in group) for group in groups])
 
     left = arranged(x, of_x, batch, rows, summed)
@@ -138,7 +142,9 @@ def _on_matrix_units_of_cpu(spec: str, x: jax.Array, y: jax.Array) -> jax.Array:
     summed_last = of_y[-1] == summed[-1]
     right = arranged(y, of_y, batch, columns, summed) if summed_last else arranged(y, of_y, batch, summed, columns)
     numbers = (((2,), (2 if summed_last else 1,)), ((0,), (0,)))
-    found = lax.dot_general(left, right, numbers, preferred_element_type=jnp.float32)
+    found = lax.dot_general(left, right, numbers, preferred_element_type=jnp.float32).astype(dtype)
     order = [*batch, *rows, *columns]
     found = found.reshape([sizes[index] for index in order])
-    return jnp.transpose(found, [order.index(index) for index in result])
+    if order == [*result]:
+        return found
+    return jnp.transpose(lax.optimization_barrier(found), [order.index(index) for index in result])

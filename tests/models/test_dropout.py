@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding
 
 from jaxfm.config import MeshConfig
-from jaxfm.models.dropout import dropout, split_key
+from jaxfm.models.dropout import dropout, random_words, split_key, threefry
 from jaxfm.parallel import mesh as meshes
 
 KEY = jax.random.key(7)
@@ -35,16 +35,17 @@ def test_the_scale_belongs_to_the_rate_that_is_met() -> None:
 
 
 def test_neighbours_fall_independently() -> None:
-    """Two elements share a random word, so a bad split of it would show as correlation along the last axis."""
+    """Four elements, a quarter of the last axis apart, share a call: a bad split of it would show as correlation."""
     zero = np.asarray(dropout(jnp.ones(SHAPE), 0.3, KEY)) == 0
-    for axis in range(3):
-        left, right = np.take(zero, range(0, SHAPE[axis] - 1), axis), np.take(zero, range(1, SHAPE[axis]), axis)
+    for axis, distance in ((0, 1), (1, 1), (2, 1), (2, SHAPE[2] // 4), (2, SHAPE[2] // 2), (2, 3 * SHAPE[2] // 4)):
+        last = SHAPE[axis] - distance
+        left, right = np.take(zero, range(last), axis), np.take(zero, range(distance, SHAPE[axis]), axis)
         both, pairs = (left & right).mean(), left.size
         assert abs(both - 0.09) < 5 * math.sqrt(0.09 * 0.91 / pairs)
 
 
 def test_kept_elements_are_scaled_and_dropped_ones_are_exactly_zero() -> None:
-    x = jax.random.normal(jax.random.key(1), (40, 33)) * 1e6  # an odd last axis: one half of the last word is unused
+    x = jax.random.normal(jax.random.key(1), (40, 33)) * 1e6  # an odd last axis: some of the bits are unused
     result = np.asarray(dropout(x, 0.25, KEY))
     dropped = result == 0
     assert 0.15 < dropped.mean() < 0.35
@@ -104,3 +105,33 @@ def test_split_key() -> None:
     assert split_key(None, 3) == [None, None, None]
     keys = split_key(KEY, 3)
     assert len({tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in keys}) == 3
+
+
+def test_threefry_is_that_of_its_authors() -> None:
+    """Known answers of Random123 (kat_vectors, threefry2x32, 20 rounds): zeros, ones, digits of pi."""
+    known = [
+        ((0x00000000, 0x00000000), (0x00000000, 0x00000000), (0x6B200159, 0x99BA4EFE)),
+        ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
+        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+    ]
+    for key, counter, output in known:
+        high, low = threefry(jnp.asarray(key, jnp.uint32), *(jnp.uint32(word) for word in counter))
+        assert (int(high), int(low)) == output
+
+
+def test_words_are_those_of_jax() -> None:
+    """jax.random's bits are the two words of the same counters, one xor the other."""
+    key = jax.random.key(5)
+    high, low = random_words(key, (1, 6, 7))
+    np.testing.assert_array_equal(high ^ low, jax.random.bits(key, (1, 6, 7), jnp.uint32))
+
+
+def test_every_place_has_words_of_its_own() -> None:
+    high, low = random_words(jax.random.key(6), (5, 4, 300))
+    pairs = set(zip(np.asarray(high).ravel().tolist(), np.asarray(low).ravel().tolist(), strict=True))
+    assert len(pairs) == 5 * 4 * 300
+
+
+def test_a_key_of_another_generator_is_refused() -> None:
+    with pytest.raises(ValueError, match="rbg, not of threefry2x32"):
+        random_words(jax.random.key(0, impl="rbg"), (2, 2))
