@@ -14,11 +14,12 @@ from jax.sharding import Mesh
 
 from jaxfm.config import Config
 from jaxfm.data.packing import BATCH_FIELDS
+from jaxfm.models.flops import flops_per_token
+from jaxfm.observe import hlo
 from jaxfm.parallel import target
 from jaxfm.parallel.mesh import AXES, make_mesh
-from jaxfm.planning import hlo, roofline
+from jaxfm.planning import roofline
 from jaxfm.planning.collectives import UNKNOWN, Collective, by_kind, collectives
-from jaxfm.planning.flops import flops_per_token
 from jaxfm.planning.hardware import Place, Topology, describe_devices, places
 from jaxfm.planning.roofline import Links, Times
 from jaxfm.planning.without_compiler import expected_collectives
@@ -96,7 +97,7 @@ class Plan:
       settings: what of the config decides.
       parameters: of the whole model.
       memory: see there.
-      model_flops: by formula (`jaxfm.planning.flops`).
+      model_flops: by formula (`jaxfm.models.flops`).
       matmul_flops: of the compiled program's matrix products, recomputed and repeated ones included.
       xla_flops: what XLA's cost analysis says, which counts the body of a loop once.
       times: None where the program does not fit.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from jaxfm.planning.collectives import Collective
 from jaxfm.planning.hardware import Place, Topology
 
-HOP = 1e-6  # seconds a hop between neighbouring chips (source [b] of jaxfm.planning.hardware)
+HOP = 1e-6  # seconds a hop between neighbouring chips (source [b] of jaxfm.parallel.chips)
 
 
 @dataclasses.dataclass(frozen=True)

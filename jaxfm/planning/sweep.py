@@ -9,11 +9,11 @@ from jax.sharding import Mesh
 
 from jaxfm.config import REMAT, Config, MeshConfig
 from jaxfm.errors import UserError
+from jaxfm.models.flops import flops_per_token
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.observe.tables import Cell, Table
 from jaxfm.parallel.mesh import AXES, batch_shards, make_mesh
 from jaxfm.planning.estimate import Plan, Subject, links_of, make_plan
-from jaxfm.planning.flops import flops_per_token
 from jaxfm.planning.hardware import Topology, describe_devices, places
 from jaxfm.planning.roofline import Times, cost_per_billion_tokens
 from jaxfm.planning.without_compiler import expected_activations, expected_collectives, expected_compute

@@ -10,10 +10,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxfm.config import Config
+from jaxfm.models.flops import layer_flops
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.parallel.mesh import AXES, batch_shards
 from jaxfm.planning.collectives import Collective, Groups
-from jaxfm.planning.flops import layer_flops
 
 _ACTIVATION = 2  # bytes of a bf16 number
 

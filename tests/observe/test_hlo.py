@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxfm.planning import hlo
+from jaxfm.observe import hlo
 
-RECORDED = pathlib.Path(__file__).parent / "recorded"
+RECORDED = pathlib.Path(__file__).parents[1] / "planning" / "recorded"
 LAYERS, WIDTH, ROWS = 6, 1024, 512
 
 

@@ -7,9 +7,9 @@ from flax import nnx
 
 from jaxfm.config import default_config, from_config_dict
 from jaxfm.models.encoder import Encoder
+from jaxfm.models.flops import flops_per_token, layer_flops
 from jaxfm.models.presets import preset
-from jaxfm.planning import hlo
-from jaxfm.planning.flops import flops_per_token, layer_flops
+from jaxfm.observe import hlo
 
 
 def config(**data):
