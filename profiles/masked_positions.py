@@ -9,14 +9,9 @@ two alternate, so that a busy machine slows both.
 
 import argparse
 import json
-import statistics
 import sys
-import time
 from typing import Any
 from unittest import mock
-
-import jax
-import numpy as np
 
 from configs.mlm import get_config
 from jaxfm import files
@@ -24,11 +19,9 @@ from jaxfm.config import Config, from_config_dict
 from jaxfm.data import masking
 from jaxfm.hub.initial import Initial
 from jaxfm.parallel.host_memory import keep_freed_memory
-from jaxfm.parallel.mesh import make_mesh, place_batch
-from jaxfm.tasks import registry
 from jaxfm.training.initial import resolve
-from jaxfm.training.setup import empty_sums, set_up
 from profiles.quality import machine, shown_command
+from profiles.steps import TimedStep, Work
 
 
 def make_config(arguments: argparse.Namespace) -> Config:
@@ -42,30 +35,11 @@ def make_config(arguments: argparse.Namespace) -> Config:
     return from_config_dict(values)
 
 
-class Variant:
-    """A compiled step and its state."""
-
-    def __init__(self, config: Config, initial: Initial, every_place: bool):
-        """Compiles it; `every_place` computes the head for all tokens."""
-        task, loaded, _ = registry.create(config, initial)
-        mesh = make_mesh(config.parallel.mesh)
-        places = (lambda unit, ratio, length: length) if every_place else masking.max_predictions
-        with mock.patch.object(masking, "max_predictions", places):
-            setup = set_up(config, task, loaded, mesh)
-        self.step = setup.lowered[config.train.batch_size].compile()
-        memory = self.step.memory_analysis()
-        self.temporary_mib = memory.temp_size_in_bytes / 2**20
-        self.state, self.sums = setup.initial_state(), empty_sums(setup.metric_names, mesh)
-        self.batches = [place_batch(setup.batches.batch(index), mesh) for index in range(4)]
-        self.seconds: list[float] = []
-
-    def turn(self, steps: int) -> None:
-        """Times some steps."""
-        for index in range(steps):
-            start = time.perf_counter()
-            self.state, self.sums = self.step(self.state, self.sums, self.batches[index % 4])
-            jax.block_until_ready(self.state)
-            self.seconds.append(time.perf_counter() - start)
+def timed_step(config: Config, initial: Initial, *, every_place: bool) -> TimedStep:
+    """Compiles the step; `every_place` computes the head for all tokens."""
+    places = (lambda unit, ratio, length: length) if every_place else masking.max_predictions
+    with mock.patch.object(masking, "max_predictions", places):
+        return TimedStep(config, Work.of_data(config, initial))
 
 
 def main() -> None:
@@ -82,18 +56,20 @@ def main() -> None:
     keep_freed_memory()
     config = make_config(arguments)
     initial = resolve(config.model)
-    variants = {name: Variant(config, initial, name == "every place") for name in ("hidden places only", "every place")}
+    steps = {
+        name: timed_step(config, initial, every_place=name == "every place")
+        for name in ("hidden places only", "every place")
+    }
     for _ in range(arguments.turns):
-        for variant in variants.values():
-            variant.turn(4)
-    tokens = config.train.batch_size * config.data.row_length
+        for step in steps.values():
+            step.run(4)
     rows: dict[str, Any] = {
         name: {
-            "median_tokens_per_second": round(tokens / statistics.median(variant.seconds[2:])),
-            "best_tokens_per_second": round(tokens / float(np.min(variant.seconds))),
-            "temporary_mib": round(variant.temporary_mib, 1),
+            "median_tokens_per_second": round(step.tokens / step.median_seconds()),
+            "best_tokens_per_second": round(step.tokens / min(step.seconds)),
+            "temporary_mib": round(step.memory()["temporary_bytes"] / 2**20, 1),
         }
-        for name, variant in variants.items()
+        for name, step in steps.items()
     }
     ours, theirs = rows["hidden places only"], rows["every place"]
     result = {
