@@ -82,6 +82,7 @@ def max_predictions(unit: str, ratio: float, row_length: int) -> int:
     return min(row_length, 8 * math.ceil(wanted / 8))
 
 
+@jax.named_scope("masking")
 def mask_tokens(
     key: jax.Array,
     tokens_BT: jax.Array,

@@ -10,6 +10,7 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 
 
+@jax.named_scope("dropout")
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Zeroes each element with probability `rate`, scales the rest so that the mean stays; no key: returns `x`.
 
@@ -59,6 +60,7 @@ def threefry(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Array
     return high, low
 
 
+@jax.named_scope("random")
 def split_key(key: jax.Array | None, count: int) -> list[jax.Array | None]:
     """Returns `count` keys made from `key`, or as many None: without a key nothing is dropped."""
     return [None] * count if key is None else list(jax.random.split(key, count))

@@ -13,9 +13,10 @@ from jax import lax
 
 from jaxfm.models.activations import gelu
 from jaxfm.models.adapters import Bottleneck, Linear, Prefix
-from jaxfm.models.attention import attend, chunk_length, local_mask, segment_mask
+from jaxfm.models.attention import Sight, attend, sights
 from jaxfm.models.dropout import dropout, split_key
 from jaxfm.models.embeddings import Embeddings, layer_norm
+from jaxfm.models.kernels import AUTO, Choice
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.models.rotary import Rotation, rotate, rotation
 from jaxfm.parallel.mesh import constrain, stack_metadata
@@ -29,13 +30,11 @@ class View(NamedTuple):
     """What the attention of a layer sees of a batch.
 
     Attributes:
-      mask: as `attend` takes it, for `chunk`.
-      chunk: tokens that queries are cut into; 0: not cut.
+      sight: as `attend` takes it.
       rotation: of queries and keys; None where positions are learned.
     """
 
-    mask: jax.Array
-    chunk: int
+    sight: Sight
     rotation: Rotation | None
 
 
@@ -70,14 +69,13 @@ class Attention(nnx.Module):
             q_BTNH, k_BTNH = rotate(q_BTNH, view.rotation), rotate(k_BTNH, view.rotation)
         own = ("batch", "tokens", "heads", "head_dim")
         q_BTNH, k_BTNH, v_BTNH = (constrain(x_BTNH, *own) for x_BTNH in (q_BTNH, k_BTNH, v_BTNH))
-        if not view.chunk:  # every part of a row sees all keys of it; in chunks it needs its neighbours' alone
+        if not view.sight.chunk:  # every part of a row sees all keys of it; in chunks it needs its neighbours' alone
             k_BTNH, v_BTNH = (constrain(x_BTNH, "batch", "keys", "heads", "head_dim") for x_BTNH in (k_BTNH, v_BTNH))
         context_BTNH = attend(
             q_BTNH,
             k_BTNH,
             v_BTNH,
-            view.mask,
-            chunk=view.chunk,
+            view.sight,
             prefix=None if self.prefix is None else self.prefix(q_BTNH.dtype),
             dropout_rate=self.dropout_rate,
             dropout_key=key,
@@ -132,13 +130,15 @@ class EncoderLayer(nnx.Module):
         """Returns the stream behind the layer: [B, T, D], or a pair of it for pre-norm."""
         weights_key, attention_key, ffn_key = split_key(key, 3)
         x_BTD, read_BTD = stream if self.pre_norm else (stream, stream)
-        change_BTD = dropout(self.attention(read_BTD, view, weights_key), self.dropout_rate, attention_key)
-        x_BTD = x_BTD + (change_BTD if self.attention_adapter is None else self.attention_adapter(change_BTD))
+        with jax.named_scope("attention"):
+            change_BTD = dropout(self.attention(read_BTD, view, weights_key), self.dropout_rate, attention_key)
+            x_BTD = x_BTD + (change_BTD if self.attention_adapter is None else self.attention_adapter(change_BTD))
         if self.attention_norm is not None:
             x_BTD = self.attention_norm(x_BTD)
         read_BTD = self.ffn_norm(x_BTD) if self.pre_norm else x_BTD
-        change_BTD = dropout(self.ffn(read_BTD), self.dropout_rate, ffn_key)
-        x_BTD = x_BTD + (change_BTD if self.ffn_adapter is None else self.ffn_adapter(change_BTD))
+        with jax.named_scope("ffn"):
+            change_BTD = dropout(self.ffn(read_BTD), self.dropout_rate, ffn_key)
+            x_BTD = x_BTD + (change_BTD if self.ffn_adapter is None else self.ffn_adapter(change_BTD))
         return (x_BTD, self.next_norm(x_BTD)) if self.next_norm is not None else self.ffn_norm(x_BTD)
 
 
@@ -164,6 +164,7 @@ class Encoder(nnx.Module):
         self.scan = scan
         self.remat = remat
         self.frozen_layers = 0  # of the lowest layers nothing is trained: see apply_layers
+        self.attention = AUTO  # see training.setup
 
     def __call__(
         self,
@@ -187,6 +188,7 @@ class Encoder(nnx.Module):
             scan=self.scan,
             remat=self.remat,
             frozen=self.frozen_layers,
+            attention=self.attention,
         )
 
 
@@ -196,6 +198,7 @@ def make_layers(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Enco
     return make(rngs.split(config.num_layers))
 
 
+@jax.named_scope("encoder")
 def apply_layers(
     config: EncoderConfig,
     layers: EncoderLayer,
@@ -207,13 +210,16 @@ def apply_layers(
     scan: bool,
     remat: str = "none",
     frozen: int = 0,
+    attention: Choice = AUTO,
 ) -> jax.Array:
     """Returns the hidden states [B, T, D] behind stacked layers; `x_BTD` are embeddings, `key` turns dropout on.
 
     What `remat` (`ModelConfig.remat`) says is computed again for the backward pass, layer by layer. The parameters of
     the lowest `frozen` layers have no gradient; where the embeddings have none either, the backward pass ends there.
+    Raises UserError where the kernel that `attention` asks for cannot compute these layers.
     """
-    views = _views(config, segment_ids_BT, positions_BT)
+    seen = sights(config, attention, x_BTD.dtype, segment_ids_BT, positions_BT, training=key is not None)
+    views = _views(config, seen, positions_BT)
     graphdef, parameters = nnx.split(layers)
     keys = None if key is None else jax.random.split(key, config.num_layers)
     pre_norm = config.norm_placement == "pre"
@@ -252,21 +258,17 @@ def apply_layers(
     return stream[1] if pre_norm else stream
 
 
-def _views(config: EncoderConfig, segment_ids_BT: jax.Array, positions_BT: jax.Array) -> tuple[View, ...]:
+@jax.named_scope("attention")
+def _views(config: EncoderConfig, seen: tuple[Sight, ...], positions_BT: jax.Array) -> tuple[View, ...]:
     """Returns what each layer of a period sees: the first the whole segment, the others a window."""
 
-    def turned(theta: float) -> Rotation | None:
+    def view(sight: Sight, theta: float) -> View:
         rotary = config.position_embedding == "rope"
-        return rotation(positions_BT, config.head_dim, theta) if rotary else None
+        return View(sight, rotation(positions_BT, config.head_dim, theta) if rotary else None)
 
-    whole = View(segment_mask(segment_ids_BT), 0, turned(config.global_rope_theta))
-    if not config.local_window:
-        return (whole,)
-    reach = config.local_window // 2
-    chunk = chunk_length(segment_ids_BT.shape[1], reach)
-    mask = local_mask(segment_ids_BT, positions_BT, reach, chunk)
-    local = View(mask, chunk, turned(config.local_rope_theta))
-    return (whole, *(local,) * (config.global_every - 1))
+    whole, *local = seen
+    others = [view(sight, config.local_rope_theta) for sight in local] * (config.global_every - 1)
+    return (view(whole, config.global_rope_theta), *others)
 
 
 def _part(stacked: Any, layers: slice, length: int) -> Any:

@@ -14,8 +14,9 @@ from jax.sharding import Mesh
 
 from jaxfm.config import Config
 from jaxfm.data.packing import BATCH_FIELDS
-from jaxfm.data.pipeline import TrainBatches
+from jaxfm.data.pipeline import Rows, TrainBatches
 from jaxfm.errors import UserError, did_you_mean
+from jaxfm.models.kernels import Choice, describe, needs
 from jaxfm.observe import metrics as metrics_lib
 from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel import target
@@ -43,6 +44,7 @@ class Setup:
       lowered: for each batch size of the run the step, traced but not compiled: (state, sums, batch) -> (state, sums).
       evaluate: (params, rows) -> the task's outputs.
       initial_state: makes the state of step 0.
+      notes: lines for the log.
     """
 
     batches: TrainBatches
@@ -56,6 +58,7 @@ class Setup:
     lowered: Mapping[int, jax.stages.Lowered]
     evaluate: Evaluator
     initial_state: Callable[[], TrainState]
+    notes: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +75,7 @@ class TracedStep:
       metric_names: names of the sums that a step adds to.
       make_model: builds the model.
       traced: batch size -> the step, neither lowered nor compiled.
+      notes: lines for the log.
     """
 
     mesh: Mesh
@@ -83,6 +87,7 @@ class TracedStep:
     metric_names: tuple[str, ...]
     make_model: Callable[[nnx.Rngs], nnx.Module]
     traced: Callable[[int], jax.stages.Traced]
+    notes: tuple[str, ...]
 
     def lower(self, batch_size: int, platform: str | None = None) -> jax.stages.Lowered:
         """Lowers the step for the mesh's devices, or for a platform ("cuda") that it only stands for."""
@@ -114,15 +119,23 @@ def trace_step(config: Config, objective: Objective, mesh: Mesh, *, row_length: 
       total_steps: of the whole run, for schedules.
 
     Raises:
-      UserError: rows that cannot be cut along the mesh, a pattern that matches nothing.
+      UserError: rows that cannot be cut along the mesh, a kernel that cannot compute this attention, a pattern that
+        matches nothing.
     """
     meshes.check_row_length("config.data.row_length", row_length, mesh)
     platform = target.platform()
     dtype, scan = compute_dtype(config.train.precision), scans_layers(config.model.scan_layers)
 
+    attention = Choice(config.model.attention, one_segment=not config.data.packed)
+    training, evaluation = (
+        needs(objective.encoder, attention, dtype, row_length, mesh, training=training) for training in (True, False)
+    )
+    note = describe(attention, training, evaluation)
+
     def make_model(rngs: nnx.Rngs) -> nnx.Module:
         model: Any = objective.make_model(rngs, dtype=dtype, scan=scan, remat=config.model.remat)
         model.encoder.frozen_layers = config.adapt.freeze_layers
+        model.encoder.attention = attention
         return model
 
     graphdef, params = meshes.build_abstract(lambda: make_model(nnx.Rngs(0)), mesh)
@@ -133,7 +146,8 @@ def trace_step(config: Config, objective: Objective, mesh: Mesh, *, row_length: 
 
     def loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array) -> Any:
         params = meshes.pin(params, abstract.params)  # and so their gradients
-        return objective.loss(nnx.merge(graphdef, params), batch, key, progress)
+        with jax.named_scope("head"):  # in profiles: what of it has no name of its own (see observe/traces.py)
+            return objective.loss(nnx.merge(graphdef, params), batch, key, progress)
 
     def batch(size: int) -> dict[str, jax.ShapeDtypeStruct]:
         one_label, kind = objective.label_shape(row_length)
@@ -159,7 +173,7 @@ def trace_step(config: Config, objective: Objective, mesh: Mesh, *, row_length: 
         with target.tracing_for(platform):
             return step.trace(abstract, sums, batch(size))
 
-    return TracedStep(mesh, graphdef, schedule, adaptation, optimizer, abstract, names, make_model, traced)
+    return TracedStep(mesh, graphdef, schedule, adaptation, optimizer, abstract, names, make_model, traced, (note,))
 
 
 def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: Mesh) -> Setup:
@@ -173,6 +187,9 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
         raise UserError(
             f"config.eval.metric: {config.eval.metric!r}. {did_you_mean(config.eval.metric, task.choosing)}"
         )
+    if not config.data.packed:
+        for split in task.splits():
+            _check_one_segment(task.rows(split))
     batches = TrainBatches(
         task.rows("train"),
         batch_size=config.train.batch_size,
@@ -198,7 +215,14 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
         initial_state=lambda: new_state(
             step.make_model, step.optimizer, step.abstract, config.seed, loaded, step.adaptation
         ),
+        notes=step.notes,
     )
+
+
+def _check_one_segment(rows: Rows) -> None:
+    """Rows of several segments under a kernel that knows of none would leak from one to another, silently."""
+    some = rows.take(np.arange(min(len(rows), 1024)))["segment_ids"]
+    assert some.max(initial=0) <= 1 and (np.diff(some, axis=1) <= 0).all(), "a task ignores config.data.packed"
 
 
 def empty_sums(names: tuple[str, ...], mesh: Mesh) -> metrics_lib.Sums:

@@ -85,14 +85,16 @@ def make_train_step(
     optimizer = optax.with_extra_args_support(optimizer)
 
     def train_step(state: TrainState, sums: Sums, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Sums]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        with jax.named_scope("random"):
+            key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         # What is moved, and where `params` are an average of it, that average.
         trained = partition.trained(state.params)
         moved = (state.raw, trained) if adaptation.ema else (trained,)
         loss, grads, weight, step_sums = summed(moved[0], state.params, batch, key, state.step / total_steps)
         grads = adaptation.mask(grads, state.step)
         divisor = jnp.maximum(weight, 1.0)
-        norm = optax.tree.norm(grads) / divisor
+        with jax.named_scope("optimizer"):
+            norm = optax.tree.norm(grads) / divisor
 
         def update(moved: tuple[Any, ...], opt_state: Any) -> tuple[tuple[Any, ...], Any]:
             old, *average = moved
@@ -104,7 +106,8 @@ def make_train_step(
         # A finite norm means finite gradients whose squares do not overflow either: the moments stay finite too.
         # A branch, not a select: XLA then updates the donated buffers in place (10 % of a step on CPU).
         healthy = jnp.isfinite(loss) & jnp.isfinite(norm)
-        moved, opt_state = lax.cond(healthy, update, lambda *same: same, moved, state.opt_state)
+        with jax.named_scope("optimizer"):
+            moved, opt_state = lax.cond(healthy, update, lambda *same: same, moved, state.opt_state)
         state = TrainState(
             step=state.step + 1,
             params=partition.put(moved[-1], state.params),
