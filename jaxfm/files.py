@@ -13,6 +13,11 @@ from typing import IO, Any
 from jaxfm.errors import UserError
 
 
+def user_cache() -> pathlib.Path:
+    """Returns jaxfm's folder where the user's caches lie (XDG_CACHE_HOME, else ~/.cache)."""
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxfm"
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], *, binary: bool = False) -> Iterator[IO[Any]]:
     """Yields a file that takes the place of `path` only once it is written, flushed and closed.

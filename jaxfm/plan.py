@@ -56,6 +56,8 @@ def main() -> None:
     topology = parse_topology(values.topology, values.slices)
     # Chips are described, not used: nothing but the CPU is looked for, of that as many as there are GPUs to stand for.
     jax.config.update("jax_platforms", "cpu")
+    # A cache of compiled programs cannot give back those for chips that are not there.
+    jax.config.update("jax_enable_compilation_cache", False)
     if topology.chip.kind == "gpu":
         jax.config.update("jax_num_cpu_devices", topology.size)
     logging.getLogger("jax").setLevel(logging.ERROR)

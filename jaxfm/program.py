@@ -21,6 +21,7 @@ from ml_collections import config_flags
 from jaxfm.config import check_key
 from jaxfm.errors import UserError
 from jaxfm.parallel import distributed
+from jaxfm.parallel.compilation import keep_compiled_programs
 from jaxfm.parallel.distributed import EXIT_INTERRUPTED, EXIT_USER_MISTAKE
 from jaxfm.parallel.host_memory import keep_freed_memory
 
@@ -58,6 +59,7 @@ def run(main: Callable[..., None], usage: str, *, takes_arguments: bool = False)
         argv = _parsed(sys.argv, usage, takes_arguments)
         quiet_libraries()  # after the flags: parsing them sets the verbosity anew
         keep_freed_memory()
+        keep_compiled_programs()
         arguments = [argv[1:]] if takes_arguments else []
         with distributed.Together():
             app.run(lambda _: _translating(main, *arguments), argv=argv, flags_parser=lambda argv: argv)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import os
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -51,7 +50,7 @@ def open_pretraining(data: DataConfig, tokenizer_uri: str, tokenizer: pathlib.Pa
     """Opens the splits of a source; text that is not prepared yet is, into a cache named after its content.
 
     Args:
-      data: source, row_length, text_column, holdout and cache are read.
+      data: source, row_length, packed, text_column, holdout and cache are read.
       tokenizer_uri: `config.model.tokenizer`, for train:KIND/SIZE.
       tokenizer: directory of the tokenizer; None: learn one as `tokenizer_uri` says, or take that of prepared rows.
 
@@ -94,10 +93,10 @@ def open_split(data: DataConfig, split: str, tokenizer: pathlib.Path) -> Sharded
 
 
 def cache_folder(data: DataConfig) -> pathlib.Path:
-    """Returns `config.data.cache`, or the folder for it where the user's caches lie (XDG_CACHE_HOME)."""
+    """Returns `config.data.cache`, or jaxfm's folder where the user's caches lie."""
     if data.cache:
         return pathlib.Path(data.cache).expanduser()
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxfm"
+    return files.user_cache()
 
 
 def _prepared(data: DataConfig, corpus: Corpus, split: str, tokenizer: pathlib.Path) -> ShardedRows:
@@ -106,6 +105,7 @@ def _prepared(data: DataConfig, corpus: Corpus, split: str, tokenizer: pathlib.P
         row_length=data.row_length,
         # Repeated text is what keeps small corpora from being learnt; held-out text is scored as it is.
         deduplicate="exact" if split == "train" else "none",
+        packed=data.packed,
     )
     with StreamProgress(f"preparing {split}") as progress:
         folder = prepare_cached(corpus.splits[split], tokenizer, cache_folder(data) / "corpora", settings, progress)
@@ -138,6 +138,11 @@ def _open_prepared(data: DataConfig, tokenizer: pathlib.Path | None) -> Pretrain
             raise UserError(
                 f"config.data.row_length: is {data.row_length}, but {folders[split]} was prepared with rows of "
                 f"{found.row_length} tokens. Set --config.data.row_length={found.row_length}, or prepare it anew."
+            )
+        if not data.packed and found.manifest["settings"].get("packed", True):
+            raise UserError(
+                f"config.data.packed: is False, but {folders[split]} was prepared with several windows a row. Prepare "
+                "it anew with --nopacked, or leave config.data.packed=True."
             )
         own = found.tokenizer_directory
         if vocabulary_of(load_tokenizer(own), str(own)).sha256 != wanted:

@@ -43,6 +43,7 @@ BASE = {
 }
 
 Saved = dict[int, bytes]
+COMPILES = "/jax/core/compile/backend_compile_duration"  # the event of every program that is compiled, or read back
 
 
 @pytest.fixture(autouse=True)
@@ -86,19 +87,37 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> Saved:
 
 @dataclasses.dataclass(frozen=True)
 class Whole:
-    """A run that nothing stopped."""
+    """A run that nothing stopped; `compiled` is how many programs had been compiled at each save."""
 
     workdir: pathlib.Path
     report: dict[str, Any]
     saved: Saved
+    compiled: dict[int, int]
 
 
 @pytest.fixture(scope="module")
 def whole(config: Config, folder: pathlib.Path) -> Iterator[Whole]:
+    programs, compiled = 0, {}
+
+    def count(event: str, seconds: float, **_: Any) -> None:
+        nonlocal programs
+        programs += event == COMPILES
+
+    jax.monitoring.register_event_duration_secs_listener(count)
     with pytest.MonkeyPatch.context() as patch:
         saved = record_saves(patch)
+        keep = Checkpoints.save
+        patch.setattr(
+            Checkpoints,
+            "save",
+            lambda self, state, *rest, **more: (
+                compiled.update({int(state.step): programs}),
+                keep(self, state, *rest, **more),
+            ),
+        )
         report = train(config, folder / "whole")
-    yield Whole(folder / "whole", report, saved)
+    jax.monitoring.unregister_event_duration_listener(count)
+    yield Whole(folder / "whole", report, saved, compiled)
 
 
 def at_step(patch: pytest.MonkeyPatch, step: int, action: Callable[[], Any], first: int = 0) -> None:
@@ -432,6 +451,13 @@ def test_every_word_has_one_prediction_and_they_score_as_reported(whole: Whole, 
         for record in records:
             assert record["correct"] == (not record["missed"] and not record["invented"])
             assert record["origin"].startswith(config.data.source.removeprefix("conll:"))
+
+
+def test_nothing_is_compiled_after_the_first_save(whole: Whole) -> None:
+    """Steps, logs, evaluations and saves all reuse their programs: a new one in the midst of a run is a stall."""
+    assert sorted(whole.compiled) == [5, 10, 12]
+    assert whole.compiled[5] > 0
+    assert whole.compiled[12] == whole.compiled[10]
 
 
 def test_the_plots_are_pictures(whole: Whole) -> None:
