@@ -44,9 +44,14 @@ class Array:
     near: bool
 
     @property
+    def count(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+    @property
     def size(self) -> int:
         """Bytes, without padding."""
-        return math.prod(self.shape) * _ITEM_BITS.get(self.dtype, 8) // 8
+        return self.count * _ITEM_BITS.get(self.dtype, 8) // 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +128,7 @@ class Module:
             inner = instruction.opcode in ("fusion", "async-start", "custom-call")
             place = (caller or (computation.name, instruction)) if inner else None
             repeats = self.trip_count(instruction, computation) if instruction.opcode == "while" else 1
-            for name in _called(instruction):
+            for name in called(instruction):
                 yield from self._calls(self.computations[name], times * repeats, place)
 
     def trip_count(self, loop: Instruction, computation: Computation) -> int:
@@ -156,7 +161,7 @@ class Module:
         if root is None:
             return None
         if root.opcode == "fusion":  # the comparison alone, its operands passed on
-            inner = self.computations[_called(root)[0]]
+            inner = self.computations[called(root)[0]]
             order = {name: int(line.literal) for name, line in inner.items() if line.opcode == "parameter"}
             if inner.root is None or inner.root.opcode != "compare":
                 return None
@@ -261,7 +266,7 @@ def estimated_cycles(call: Call) -> int:
 
 
 def _fusion_traffic(fusion: Instruction, operands: Sequence[Instruction], module: Module) -> int:
-    inner = module.computations[_called(fusion)[0]]
+    inner = module.computations[called(fusion)[0]]
     parameters = {int(line.literal): line.name for line in inner.values() if line.opcode == "parameter"}
     total, updated = 0, 0
     for index, operand in enumerate(operands):
@@ -286,7 +291,7 @@ def _used(module: Module, computation: Computation, name: str) -> tuple[int, int
             more = _used(module, computation, line.name)
             read, written = read + more[0], written + more[1]
         elif line.opcode == "fusion":  # fusions nest
-            inner = module.computations[_called(line)[0]]
+            inner = module.computations[called(line)[0]]
             for parameter in inner.values():
                 if parameter.opcode == "parameter" and line.operands[int(parameter.literal)] == name:
                     more = _used(module, inner, parameter.name)
@@ -316,7 +321,8 @@ def _taps(size: int, kernel: int, output: int, stride: int, pad: int, dilation: 
     return sum(0 <= place <= (size - 1) * dilation and place % dilation == 0 for place in places)
 
 
-def _called(instruction: Instruction) -> list[str]:
+def called(instruction: Instruction) -> list[str]:
+    """Returns the computations that run with an instruction (the operator of a reduction or a sort does not)."""
     branches = _BRANCHES.search(instruction.attributes)
     names = [name.strip(" %") for name in branches[1].split(",")] if branches else []
     names += _CALLS.findall(instruction.attributes)

@@ -32,8 +32,6 @@ def test_a_device_is_known_by_the_name_that_jax_has_for_it(kind: str, chip: str)
 
 
 # Slower chips of the same family must not pass for the fast one, nor a core of an older TPU for a chip.
-@pytest.mark.parametrize(
-    "kind", ["cpu", "", "NVIDIA H200 NVL", "NVIDIA H100 PCIe", "TPU v3", "NVIDIA RTX 4090"]
-)
+@pytest.mark.parametrize("kind", ["cpu", "", "NVIDIA H200 NVL", "NVIDIA H100 PCIe", "TPU v3", "NVIDIA RTX 4090"])
 def test_of_other_devices_nothing_is_claimed(kind: str) -> None:
     assert peak_flops(kind) is None
