@@ -21,10 +21,17 @@ from jaxfm.errors import UserError, did_you_mean
 
 # What of a layer is computed again for the backward pass, to save memory; see ModelConfig.remat.
 REMAT = ("none", "dots", "full")
+# What TrainConfig.batch_size is until a run finds the batch that fits its devices; see training/batch_size.py.
+AUTO = 0
+# By what attention is computed; see ModelConfig.attention.
+ATTENTION = ("auto", "xla", "cudnn", "splash")
 
 
 def _field(default: Any, doc: str, **rules: Any) -> Any:
-    """A schema field: `choices`, `at_least`, `at_most`, `above` are checked by `from_config_dict`."""
+    """A schema field: `choices`, `at_least`, `at_most`, `above` are checked by `from_config_dict`.
+
+    `words` is word -> the value that it stands for.
+    """
     return dataclasses.field(default=default, metadata={"doc": doc, **rules})
 
 
@@ -46,6 +53,18 @@ class ModelConfig:
         "probability for hidden states, attention and head; None: as the weights' own config says",
         at_least=0.0,
         at_most=0.9,
+    )
+    attention_dropout: float | None = _field(
+        None,
+        "probability for attention weights alone, which no fused kernel has; None: as dropout says",
+        at_least=0.0,
+        at_most=0.9,
+    )
+    attention: str = _field(
+        "auto",
+        "what computes attention in training, never which function: XLA, a fused kernel of cuDNN (NVIDIA GPUs; rows "
+        "of one segment) or splash (TPUs); auto: the first kernel that can, else XLA, layer by layer",
+        choices=ATTENTION,
     )
     scan_layers: bool | None = _field(
         None, "one compiled layer looped over (fast compile) or all unrolled; None: unrolled on CPU, looped elsewhere"
@@ -85,6 +104,7 @@ class DataConfig:
     )
     cache: str = _field("", "folder for corpora prepared on the fly; empty: jaxfm in the user's cache folder")
     row_length: int = _field(128, "tokens a packed row; the device sees [batch_size, row_length]", at_least=8)
+    packed: bool = _field(True, "several examples fill a row; False: a row holds one, or one window of a document")
     window: int = _field(0, "longest example in tokens, special tokens included; 0: row_length", at_least=0)
     overlap: int = _field(32, "tokens shared by neighbouring windows of a sentence that fits no window", at_least=0)
     context: str = _field(
@@ -209,7 +229,12 @@ class TrainConfig:
 
     epochs: float = _field(3.0, "passes over the training rows (rounded up to whole steps)", above=0.0)
     steps: int = _field(0, "optimizer updates; 0: as epochs says", at_least=0)
-    batch_size: int = _field(16, "rows of one update over ALL devices and hosts", at_least=1)
+    batch_size: int = _field(
+        16,
+        "rows of one update over ALL devices and hosts; auto (the same as 0): as many as fit into memory",
+        at_least=0,
+        words={"auto": AUTO},
+    )
     first_batch_size: int = _field(
         0, "rows of the first updates, doubled at equal intervals up to batch_size; 0: batch_size", at_least=0
     )
@@ -328,7 +353,7 @@ class Config:
 
 
 # Keys that change neither the result nor what a checkpoint holds: a run may be resumed with other values of these.
-FREE_ON_RESUME = ("log", "parallel", "checkpoint", "data.cache")
+FREE_ON_RESUME = ("log", "parallel", "checkpoint", "data.cache", "model.attention")
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -391,6 +416,8 @@ def _to_config_dict(node: Any) -> ml_collections.ConfigDict:
         elif value is None:
             kind = next(kind for kind in typing.get_args(field.type) if kind is not types.NoneType)
             result[field.name] = config_dict.placeholder(kind)
+        elif "words" in field.metadata:
+            result[field.name] = config_dict.FieldReference(value, field_type=object)  # else the words are refused
         else:
             result[field.name] = value
     return result.lock()
@@ -418,6 +445,10 @@ def _checked(field: dataclasses.Field[Any], value: Any, key: str) -> Any:
     kinds: tuple[Any, ...] = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
     if value is None and types.NoneType in kinds:
         return None
+    rules = field.metadata
+    words: Mapping[str, Any] = rules.get("words", {})
+    if isinstance(value, str) and value in words:
+        return words[value]
     if typing.get_origin(field.type) is tuple:
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
             raise UserError(f"{key}: is {value!r}, but must be a tuple of strings.")
@@ -426,10 +457,10 @@ def _checked(field: dataclasses.Field[Any], value: Any, key: str) -> Any:
         value = float(value)
     if not any(type(value) is kind for kind in kinds):
         wanted = " or ".join(kind.__name__ for kind in kinds if kind is not types.NoneType)
+        wanted = " or ".join([wanted, *map(repr, words)])
         raise UserError(f"{key}: is {value!r} ({type(value).__name__}), but must be {wanted}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{key}: is {value!r}, but must be a finite number.")
-    rules = field.metadata
     if "choices" in rules and value not in rules["choices"]:
         raise UserError(f"{key}: is {value!r}. {did_you_mean(str(value), rules['choices'])}")
     for rule, word, holds in (

@@ -22,7 +22,7 @@ from jaxfm.observe.progress import StreamProgress
 USAGE = (
     "usage: python -m jaxfm.prepare --input=URI --output=DIR --tokenizer=URI [--row_length=128] [--split=train]\n"
     "  [--deduplicate=none|exact|near] [--contamination=FILE,...] [--workers=N] [--shard_megabytes=16]\n"
-    "  [--shard_documents=0] [--text_column=NAME] [--holdout=0] [--seed=0]"
+    "  [--shard_documents=0] [--text_column=NAME] [--holdout=0] [--seed=0] [--nopacked]"
 )
 
 
@@ -86,6 +86,7 @@ def main() -> None:
         shard_megabytes=values.shard_megabytes,
         shard_documents=values.shard_documents,
         seed=values.seed,
+        packed=values.packed,
         workers=values.workers or len(os.sched_getaffinity(0)),
     )
     dropped = sum(manifest["dropped"].values())
@@ -110,4 +111,5 @@ if __name__ == "__main__":
     flags.DEFINE_float("shard_megabytes", 16.0, "MB of text a shard.")
     flags.DEFINE_integer("shard_documents", 0, "Most documents a shard; 0: any number.")
     flags.DEFINE_integer("seed", 0, "Of the order in which windows are packed.")
+    flags.DEFINE_bool("packed", True, "Several windows fill a row; --nopacked: each has its own.")
     program.run(main, USAGE)

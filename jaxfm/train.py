@@ -22,7 +22,7 @@ from jaxfm.parallel.mesh import make_mesh
 from jaxfm.parallel.preemption import Preempted
 from jaxfm.tasks import registry
 from jaxfm.tasks.task import TASK_FILE
-from jaxfm.training import averaging, initial, results
+from jaxfm.training import averaging, batch_size, initial, results
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints, check_room
 from jaxfm.training.loop import fit
@@ -51,6 +51,7 @@ def train(config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Pat
         config = from_config_dict(config)
     workdir = pathlib.Path(workdir)
     goodput = Goodput()
+    config = workdirs.with_chosen(workdir, config)  # a run goes on with the batch it began with
     status = workdirs.status(workdir, config)
     distributed.agree("start", workdirs.identity(workdir, config) | {"the run in --workdir": status}, soon=True)
     if status == "finished":
@@ -61,10 +62,17 @@ def train(config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Pat
     mesh = make_mesh(config.parallel.mesh)
     task, loaded, notes = registry.create(config, initial.resolve(config.model))
     averaging.check(config, task)
+    rows = task.rows("train")
+    config, found = batch_size.settle(config, task, mesh, row_length=rows.row_length, most=len(rows))
     setup = set_up(config, task, loaded, mesh)
     check_room(workdir, setup.abstract)
     distributed.agree(
-        "data", {"the training data's fingerprint": setup.fingerprint, "the number of steps": setup.total_steps}
+        "data",
+        {
+            "the training data's fingerprint": setup.fingerprint,
+            "the number of steps": setup.total_steps,
+            "the batch size": config.train.batch_size,
+        },
     )
     # Everything that can be checked is checked: from here on the run directory exists.
     # config.json first: whatever follows may be cut short, and the same command still knows the run as its own.
@@ -76,7 +84,7 @@ def train(config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Pat
     workdirs.check_shared(workdir)
     checkpoints = Checkpoints(workdir / workdirs.CHECKPOINTS_DIR, keep_last=config.checkpoint.keep_last)
     with Progress(setup.total_steps, quiet=not distributed.is_main()) as progress:
-        for note in notes:
+        for note in (*notes, *found, *setup.notes):
             progress.say(note)
         try:
             fitted = fit(config, task, setup, mesh, checkpoints, workdir, progress, goodput)

@@ -10,7 +10,16 @@ import ml_collections
 import pytest
 
 from jaxfm import config as schema
-from jaxfm.config import FREE_ON_RESUME, Config, config_hash, default_config, differences, from_config_dict, to_dict
+from jaxfm.config import (
+    AUTO,
+    FREE_ON_RESUME,
+    Config,
+    config_hash,
+    default_config,
+    differences,
+    from_config_dict,
+    to_dict,
+)
 from jaxfm.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -18,8 +27,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Every option there is. Whoever adds, renames or removes one edits this list on purpose, and the documentation with it.
 OPTIONS = """
 task objective seed
-model.init model.preset model.tokenizer model.dropout model.scan_layers model.remat
-data.source data.words_column data.tags_column data.document_column data.row_length data.window data.overlap
+model.init model.preset model.tokenizer model.dropout model.attention_dropout model.attention model.scan_layers
+model.remat
+data.source data.words_column data.tags_column data.document_column data.row_length data.packed data.window data.overlap
 data.context data.text_column data.pair_column data.label_column data.holdout data.cache
 mask.unit mask.ratio mask.final_ratio mask.mask_share mask.random_share mask.evaluate mask.z_loss
 mask.generator_depth mask.discriminator_weight
@@ -89,7 +99,7 @@ def test_the_list_of_options() -> None:
 def test_every_option_says_what_it_is() -> None:
     for key, field in FIELDS.items():
         assert len(field.metadata["doc"].split()) >= 2, key
-        assert set(field.metadata) <= {"doc", "choices", "at_least", "at_most", "above"}, key
+        assert set(field.metadata) <= {"doc", "choices", "at_least", "at_most", "above", "words"}, key
 
 
 def test_defaults_go_round() -> None:
@@ -120,7 +130,7 @@ def test_the_default_config_is_locked() -> None:
     with pytest.raises(AttributeError):
         config.new = 1
     with pytest.raises(TypeError):
-        config.train.batch_size = "many"
+        config.train.accumulate = "many"
     config.model.dropout = 0.2  # a placeholder: unset, but of type float
     assert from_config_dict(config).model.dropout == 0.2
     with pytest.raises(TypeError):
@@ -157,6 +167,12 @@ REFUSED = [
     ("optim.no_decay", [1], "config.optim.no_decay: is [1], but must be a tuple of strings."),
     ("optim.schedule", "liner", "config.optim.schedule: is 'liner'. Did you mean 'linear'?"),
     ("eval.select", "first", "config.eval.select: is 'first'. Valid choices: 'best', 'last'."),
+    (
+        "train.batch_size",
+        "many",
+        "config.train.batch_size: is 'many' (str), but must be int or 'auto'.",
+    ),
+    ("train.batch_size", 1.5, "config.train.batch_size: is 1.5 (float), but must be int or 'auto'."),
     ("train.epochs", math.nan, "config.train.epochs: is nan, but must be a finite number."),
     ("optim.clip_norm", math.inf, "config.optim.clip_norm: is inf, but must be a finite number."),
 ]
@@ -173,7 +189,9 @@ RULES = [(key, rule, bound) for key, field in FIELDS.items() for rule, bound in 
 
 
 @pytest.mark.parametrize(
-    ("key", "rule", "bound"), [case for case in RULES if case[1] != "choices"], ids=lambda value: str(value)
+    ("key", "rule", "bound"),
+    [case for case in RULES if case[1] not in ("choices", "words")],
+    ids=lambda value: str(value),
 )
 def test_bounds(key: str, rule: str, bound: float) -> None:
     kind = int if FIELDS[key].type is int else float
@@ -192,7 +210,7 @@ def test_bounds(key: str, rule: str, bound: float) -> None:
 
 
 def test_every_kind_of_rule_is_used() -> None:
-    assert {rule for _, rule, _ in RULES} == {"choices", "at_least", "at_most", "above"}
+    assert {rule for _, rule, _ in RULES} == {"choices", "at_least", "at_most", "above", "words"}
 
 
 def test_every_choice_is_taken() -> None:
@@ -200,6 +218,17 @@ def test_every_choice_is_taken() -> None:
         if rule == "choices":
             assert FIELDS[key].default in choices
             assert [built(key, choice) for choice in choices] == list(choices)
+
+
+def test_every_word_stands_for_its_value() -> None:
+    for key, rule, words in RULES:
+        if rule == "words":
+            assert {word: built(key, word) for word in words} == words
+    config = default_config()
+    config.train.batch_size = "auto"
+    assert from_config_dict(config).train.batch_size == AUTO
+    config.train.batch_size = 8
+    assert from_config_dict(config).train.batch_size == 8
 
 
 def test_an_int_is_taken_for_a_float_and_becomes_one() -> None:

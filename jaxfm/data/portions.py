@@ -84,12 +84,15 @@ def vocabulary_of(tokenizer: "PreTrainedTokenizerFast", place: str) -> Vocabular
 class ShardMaker:
     """Turns portions into shards in `folder`; makes the same bytes of the same portion in any process."""
 
-    def __init__(self, folder: pathlib.Path, vocabulary: Vocabulary, row_length: int, seed: int) -> None:
-        """Opens the tokenizer that lies in `folder`."""
+    def __init__(
+        self, folder: pathlib.Path, vocabulary: Vocabulary, row_length: int, seed: int, *, packed: bool = True
+    ) -> None:
+        """Opens the tokenizer that lies in `folder`; a row holds several windows only where they are `packed`."""
         self._folder = folder
         self._vocabulary = vocabulary
         self._row_length = row_length
         self._seed = seed
+        self._max_segments = None if packed else 1
         self._tokenizer = open_backend(folder / shards.TOKENIZER_DIR)
 
     def __call__(self, portion: Portion) -> dict[str, Any]:
@@ -100,7 +103,7 @@ class ShardMaker:
         tokens, sizes = cut_windows(pieces, lengths, self._row_length, vocabulary)
         # Shuffled, so that a row mixes what the corpus is sorted by.
         order = packing.shuffled(len(sizes), self._seed, portion.index)
-        rows = [order[row] for row in packing.pack(sizes[order], self._row_length)]
+        rows = [order[row] for row in packing.pack(sizes[order], self._row_length, self._max_segments)]
         name = shards.shard_name(portion.index)
         shard = shards.write_shard(self._folder / name, tokens, sizes, rows)
         bins = np.minimum(

@@ -58,6 +58,7 @@ class Preparation:
         shard_megabytes: text of one shard in MB (10^6 bytes of UTF-8); a document is never divided.
         shard_documents: most documents of one shard; 0: any number.
         seed: of the order in which a shard's windows are packed.
+        packed: several windows fill a row; False: each has its own.
         workers: processes that work beside this one; 1: this one does all. Does not change the result.
     """
 
@@ -68,6 +69,7 @@ class Preparation:
     shard_megabytes: float = 16.0
     shard_documents: int = 0
     seed: int = 0
+    packed: bool = True
     workers: int = 1
 
 
@@ -136,6 +138,8 @@ def _plan(tokenizer_directory: pathlib.Path, settings: Preparation, source: str)
     vocabulary = portions.vocabulary_of(tokenizer, str(tokenizer_directory))
     contamination = _read_contamination(settings.contamination) if settings.contamination else None
     identity = {key: value for key, value in dataclasses.asdict(settings).items() if key != "workers"}
+    if settings.packed:
+        del identity["packed"]  # so that what was prepared before there was a choice is found
     identity |= {
         "format": shards.FORMAT,
         "source": source,
@@ -348,7 +352,7 @@ class _Worker:
     ) -> None:
         self._settings = settings
         self._contamination = contamination
-        self.make = portions.ShardMaker(output, vocabulary, settings.row_length, settings.seed)
+        self.make = portions.ShardMaker(output, vocabulary, settings.row_length, settings.seed, packed=settings.packed)
 
     def examine(self, texts: list[str]) -> deduplication.Examined:
         """Returns what is known of documents by themselves."""

@@ -44,14 +44,14 @@ def resolve(config: ModelConfig) -> Initial:
       UserError: contradicting or missing keys, and all that `locate` and `read_checkpoint` find.
     """
     if config.init == "scratch":
-        encoder = with_dropout(_from_preset(config), config.dropout)
+        encoder = with_dropout(_from_preset(config), config)
         notes = (f"weights: none, {config.preset} starts from random values",)
         return Initial(encoder, {}, (), tokenizer_folder(config), notes)
     check_no_preset(config)
     directory = locate(config.init, "config.model.init")
     checkpoint = read_checkpoint(directory)
     return Initial(
-        encoder=with_dropout(checkpoint.encoder, config.dropout),
+        encoder=with_dropout(checkpoint.encoder, config),
         params=checkpoint.params,
         labels=checkpoint.labels,
         tokenizer=fitting_tokenizer(config, directory),
@@ -66,7 +66,7 @@ def shape(config: ModelConfig) -> tuple[EncoderConfig, tuple[str, ...]]:
       UserError: as `resolve`; of a hf: repository only config.json is needed.
     """
     if config.init == "scratch":
-        encoder = with_dropout(_from_preset(config), config.dropout)
+        encoder = with_dropout(_from_preset(config), config)
         learned, _, size = config.tokenizer.removeprefix("train:").partition("/")
         if config.tokenizer == f"train:{learned}/{size}" and size.isdigit():
             return dataclasses.replace(encoder, vocab_size=int(size)), (
@@ -75,7 +75,7 @@ def shape(config: ModelConfig) -> tuple[EncoderConfig, tuple[str, ...]]:
         return encoder, (f"vocabulary: {encoder.vocab_size}, the usual one of {config.preset}",)
     check_no_preset(config)
     directory = locate(config.init, "config.model.init", ["config.json"])
-    return with_dropout(read_config(directory), config.dropout), (f"shape: config.json of {config.init}",)
+    return with_dropout(read_config(directory), config), (f"shape: config.json of {config.init}",)
 
 
 def _from_preset(config: ModelConfig) -> EncoderConfig:
@@ -118,6 +118,10 @@ def check_no_preset(config: ModelConfig) -> None:
         )
 
 
-def with_dropout(encoder: EncoderConfig, rate: float | None) -> EncoderConfig:
-    """Returns the encoder with `config.model.dropout` where it is set."""
-    return encoder if rate is None else dataclasses.replace(encoder, dropout=rate, attention_dropout=rate)
+def with_dropout(encoder: EncoderConfig, config: ModelConfig) -> EncoderConfig:
+    """Returns the encoder with `config.model.dropout` and `attention_dropout` where they are set."""
+    if config.dropout is not None:
+        encoder = dataclasses.replace(encoder, dropout=config.dropout, attention_dropout=config.dropout)
+    if config.attention_dropout is not None:
+        encoder = dataclasses.replace(encoder, attention_dropout=config.attention_dropout)
+    return encoder

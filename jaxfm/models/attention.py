@@ -2,16 +2,87 @@
 
 # B batch, T tokens (S: the same axis as keys), N heads, H head dim, C chunks, W tokens a chunk, P prefix
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxfm.models.dropout import dropout
+from jaxfm.models.kernels import KERNELS, XLA, Choice, choose, fused_attention, needs
+from jaxfm.models.presets import EncoderConfig
 from jaxfm.models.products import product
 from jaxfm.parallel.mesh import constrain
 
 # Finite, so that a row of nothing but padding gives a uniform softmax and no NaN; exp(-1e30 - max) is exactly 0 in f32.
 MASKED = -1e30
+
+
+class Sight(NamedTuple):
+    """What the queries of a batch see, and the path by which `attend` computes it.
+
+    Attributes:
+      path: a name of `kernels.KERNELS`, or "xla".
+      segment_ids: [B, T], a token sees its own segment.
+      reach: and of that tokens at most so many positions away; 0: all.
+      mask: both as a mask, where the path is "xla".
+      chunk: tokens that queries are cut into there; 0: not cut.
+    """
+
+    path: str
+    segment_ids: jax.Array
+    reach: int
+    mask: jax.Array | None
+    chunk: int
+
+
+def sights(
+    encoder: EncoderConfig,
+    choice: Choice,
+    dtype: Any,
+    segment_ids_BT: jax.Array,
+    positions_BT: jax.Array,
+    *,
+    training: bool,
+) -> tuple[Sight, ...]:
+    """Returns what layers see: those of the whole segment, then, if there are any, those of a local window.
+
+    Raises:
+      UserError: the path that was asked for cannot compute this (`kernels.choose`).
+    """
+
+    def one(path: str, reach: int) -> Sight:
+        if path != XLA:
+            return Sight(path, segment_ids_BT, reach, None, 0)
+        chunk = chunk_length(segment_ids_BT.shape[1], reach) if reach else 0
+        mask = local_mask(segment_ids_BT, positions_BT, reach, chunk) if reach else segment_mask(segment_ids_BT)
+        return Sight(path, segment_ids_BT, reach, mask, chunk)
+
+    mesh, tokens = jax.sharding.get_abstract_mesh(), segment_ids_BT.shape[1]
+    asked = needs(encoder, choice, dtype, tokens, mesh, training=training)
+    return tuple(one(choose(choice, need), need.reach) for need in asked)
+
+
+def attend(
+    q_BTNH: jax.Array,
+    k_BTNH: jax.Array,
+    v_BTNH: jax.Array,
+    sight: Sight,
+    *,
+    prefix: tuple[jax.Array, jax.Array] | None = None,
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """Attention by the path of `sight`; returns [B, T, N, H]. All paths compute what `masked_attention` does.
+
+    Only what comes of padding may differ: it sees whatever suits the path, and nobody reads it.
+    """
+    if sight.path == XLA:
+        assert sight.mask is not None
+        more = {"prefix": prefix, "dropout_rate": dropout_rate, "dropout_key": dropout_key}
+        return masked_attention(q_BTNH, k_BTNH, v_BTNH, sight.mask, chunk=sight.chunk, **more)
+    assert prefix is None and (dropout_key is None or dropout_rate == 0.0), "see kernels.choose"
+    return fused_attention(KERNELS[sight.path], q_BTNH, k_BTNH, v_BTNH, sight.segment_ids, sight.reach)
 
 
 def segment_mask(segment_ids_BT: jax.Array) -> jax.Array:
@@ -25,7 +96,7 @@ def segment_mask(segment_ids_BT: jax.Array) -> jax.Array:
 def local_mask(segment_ids_BT: jax.Array, positions_BT: jax.Array, reach: int, chunk: int) -> jax.Array:
     """Returns True where query and key are of one segment and at most `reach` positions apart.
 
-    The result is bool [B, 1, T, T], or [B, C, 1, W, 3 W] for `attend` with chunk = W >= reach.
+    The result is bool [B, 1, T, T], or [B, C, 1, W, 3 W] for `masked_attention` with chunk = W >= reach.
     """
     queries = [segment_ids_BT, positions_BT]
     keys = queries
@@ -44,7 +115,7 @@ def chunk_length(tokens: int, reach: int) -> int:
     return reach if tokens > 4 * reach else 0
 
 
-def attend(
+def masked_attention(
     q_BTNH: jax.Array,
     k_BTNH: jax.Array,
     v_BTNH: jax.Array,
@@ -66,7 +137,7 @@ def attend(
         tokens = q_BTNH.shape[1]
         cut = (_cut(q_BTNH, chunk, 0), *(_with_neighbours(x_BTNH, chunk, 0) for x_BTNH in (k_BTNH, v_BTNH)))
         q_BCWNH, k_BCSNH, v_BCSNH = (constrain(x, "batch", "chunks", "features", "heads", "head_dim") for x in cut)
-        context_BCWNH = attend(
+        context_BCWNH = masked_attention(
             q_BCWNH, k_BCSNH, v_BCSNH, mask, prefix=prefix, dropout_rate=dropout_rate, dropout_key=dropout_key
         )
         return context_BCWNH.reshape(len(q_BTNH), -1, *q_BTNH.shape[2:])[:, :tokens]

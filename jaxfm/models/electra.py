@@ -78,6 +78,7 @@ class ReplacedTokenModel(nnx.Module):
             key=layers_key,
             scan=self.encoder.scan,
             remat=self.encoder.remat,
+            attention=self.encoder.attention,
         )
 
     def logits(self, hidden_BPD: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import functools
 import pathlib
+import re
 from collections.abc import Iterator
 
 import jax
@@ -33,3 +34,12 @@ def cpu_multiplies_bf16() -> bool:
         return "amx_bf16" in pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
     except OSError:
         return False
+
+
+def cuda_capability() -> tuple[int, int] | None:
+    """Returns the compute capability of this process's GPUs, (9, 0) for Hopper; None: there is none of NVIDIA's."""
+    if jax.default_backend() != "gpu":
+        return None
+    # ROCm's devices call theirs "gfx942".
+    found = re.fullmatch(r"(\d+)\.(\d+)", str(getattr(jax.local_devices()[0], "compute_capability", "")))
+    return (int(found[1]), int(found[2])) if found else None

@@ -197,7 +197,7 @@ def make_plan(subject: Subject, topology: Topology) -> Plan:
         times=None,
         collectives=(),
         compile_seconds=time.monotonic() - start,
-        notes=(*subject.notes, *found),
+        notes=(*subject.notes, *step.notes, *found),
         versions=_versions(),
     )
     where = places(list(mesh.devices.flat), topology)

@@ -215,7 +215,8 @@ def create(config: Config, initial: Initial) -> ClassificationTask:
     pairs = examples["train"][0].pair is not None
     model = _model(config, initial.encoder, labels, pairs=pairs, segments=1)
     lengths = [len(tokens) for tokens in tokenize(model, tokenizer, _texts(examples["train"]))[0]]
-    model = dataclasses.replace(model, segments=_most_together(lengths, model.row_length))
+    if config.data.packed:
+        model = dataclasses.replace(model, segments=_most_together(lengths, model.row_length))
     encoded = {
         split: encode_labelled(model, tokenizer, examples[split], seed=config.seed if split == "train" else None)
         for split in splits
@@ -234,7 +235,7 @@ def create(config: Config, initial: Initial) -> ClassificationTask:
 def outline(config: Config, encoder: EncoderConfig) -> Classifying:
     """Builds model and loss without data or tokenizer, for shapes alone."""
     labels = ("score",) if config.classification.kind == "regression" else _SOME_CLASSES
-    segments = max(config.data.row_length // _SOME_EXAMPLE, 1)
+    segments = max(config.data.row_length // _SOME_EXAMPLE, 1) if config.data.packed else 1
     model = _model(config, encoder, labels, pairs=False, segments=segments)
     plain = dataclasses.replace(config.loss, class_weights="")
     return Classifying(model, *_losses(dataclasses.replace(config, loss=plain), labels, None), config.loss.r_drop)

@@ -193,7 +193,13 @@ def create(config: Config, initial: Initial) -> NerTask:
     check_tokenizer(tokenizer, initial.encoder.vocab_size, initial.tokenizer)
     sentences = {split: read[split].sentences for split in there}
     encoded = {
-        split: encode_tagged(model, tokenizer, sentences[split], seed=config.seed if split == "train" else None)
+        split: encode_tagged(
+            model,
+            tokenizer,
+            sentences[split],
+            seed=config.seed if split == "train" else None,
+            packed=config.data.packed,
+        )
         for split in there
     }
     kept = ("head/", *_used(model, initial))
@@ -260,7 +266,12 @@ open_exporter = open_predictor
 
 
 def encode_tagged(
-    model: NerModel, tokenizer: "PreTrainedTokenizerFast", sentences: Sequence[TaggedSentence], seed: int | None
+    model: NerModel,
+    tokenizer: "PreTrainedTokenizerFast",
+    sentences: Sequence[TaggedSentence],
+    seed: int | None,
+    *,
+    packed: bool = True,
 ) -> Encoded:
     """Encodes labelled sentences; UserError names the place of a label that training did not see."""
     index = {label: i for i, label in enumerate(model.labels)}
@@ -278,6 +289,7 @@ def encode_tagged(
         labels=[[index[tag] for tag in sentence.tags] for sentence in sentences],
         documents=[sentence.document for sentence in sentences],
         seed=seed,
+        packed=packed,
     )
 
 

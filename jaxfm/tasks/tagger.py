@@ -99,8 +99,12 @@ def encode(
     labels: Sequence[Sequence[int]] | None = None,
     documents: Sequence[int] | None = None,
     seed: int | None = None,
+    packed: bool = True,
 ) -> Encoded:
-    """Tokenizes, cuts into windows and packs; with a seed the examples are shuffled before packing (training)."""
+    """Tokenizes, cuts into windows and packs; with a seed the examples are shuffled before packing (training).
+
+    Not `packed`, every window has a row of its own.
+    """
     cls_id, sep_id, pad_id = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id
     assert isinstance(cls_id, int) and isinstance(sep_id, int) and isinstance(pad_id, int), "see check_tokenizer"
     windows = make_windows(
@@ -113,7 +117,7 @@ def encode(
         context="document" if model.context == "document" and documents is not None else "sentence",
         documents=documents,
     )
-    rows = build_rows(windows.tokens, windows.labels, model.row_length, pad_id, seed)
+    rows = build_rows(windows.tokens, windows.labels, model.row_length, pad_id, seed, None if packed else 1)
     return Encoded(windows, rows, tuple(len(words) for words in sentences))
 
 

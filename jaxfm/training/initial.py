@@ -39,7 +39,7 @@ def resolve(config: ModelConfig) -> Initial:
         raise UserError(f"config.model.init: {error}") from error
     encoder, params = merge_low_rank(exporter.encoder, to_host(params))
     return Initial(
-        encoder=hub_initial.with_dropout(encoder, config.dropout),
+        encoder=hub_initial.with_dropout(encoder, config),
         params=params,
         labels=exporter.labels,
         tokenizer=hub_initial.fitting_tokenizer(config, workdir / TOKENIZER_DIR),
@@ -52,7 +52,7 @@ def shape(config: ModelConfig) -> tuple[EncoderConfig, tuple[str, ...]]:
     if not config.init.startswith(RUN):
         return hub_initial.shape(config)
     encoder, _ = merge_low_rank(registry.open_exporter(_workdir(config)).encoder, {})
-    return hub_initial.with_dropout(encoder, config.dropout), (f"shape: task.json of {config.init}",)
+    return hub_initial.with_dropout(encoder, config), (f"shape: task.json of {config.init}",)
 
 
 def _workdir(config: ModelConfig) -> pathlib.Path:

@@ -15,7 +15,7 @@ from jaxfm.config import AdaptConfig, LoraConfig, MeshConfig
 from jaxfm.data.packing import BATCH_FIELDS, PackedRows, build_rows
 from jaxfm.errors import UserError
 from jaxfm.models.adapters import adapted, bare, is_added, merge_low_rank, only_mergeable
-from jaxfm.models.attention import attend, local_mask, segment_mask
+from jaxfm.models.attention import local_mask, masked_attention, segment_mask
 from jaxfm.models.heads import TokenClassifier
 from jaxfm.models.presets import EncoderConfig, preset
 from jaxfm.parallel import mesh as meshes
@@ -191,7 +191,7 @@ def test_a_prefix_is_keys_and_values_that_every_query_sees(chunk: int | None) ->
     segments = jnp.asarray(SEGMENTS)
     reach = 12 if chunk is None else 2
     mask = segment_mask(segments) if chunk is None else local_mask(segments, jnp.asarray(positions), reach, chunk)
-    got = attend(q, k, v, mask, chunk=chunk or 0, prefix=(prefix_k, prefix_v))
+    got = masked_attention(q, k, v, mask, chunk=chunk or 0, prefix=(prefix_k, prefix_v))
     q, k, v, prefix_k, prefix_v = (np.asarray(x, np.float64) for x in (q, k, v, prefix_k, prefix_v))
     for b, t, n in np.ndindex(q.shape[:3]):
         near = np.abs(positions[b] - positions[b, t]) <= reach

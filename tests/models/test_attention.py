@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfm.models.attention import attend, chunk_length, local_mask, segment_mask
+from jaxfm.models.attention import chunk_length, local_mask, masked_attention, segment_mask
 from jaxfm.models.dropout import dropout
 
 B, T, N, H = 3, 12, 2, 16
@@ -47,18 +47,18 @@ def test_segment_mask() -> None:
 
 
 @pytest.mark.parametrize("scale", [1.0, 8.0])
-def test_attend_equals_float64(scale: float) -> None:
+def test_masked_attention_equals_float64(scale: float) -> None:
     q, k, v = inputs(scale=scale)
     mask = segment_mask(jnp.asarray(SEGMENTS))
     expected = reference(q, k, v, allowed(SEGMENTS))
-    np.testing.assert_allclose(attend(q, k, v, mask), expected, atol=1e-5 * scale)
+    np.testing.assert_allclose(masked_attention(q, k, v, mask), expected, atol=1e-5 * scale)
     unmasked = reference(q, k, v, np.ones((B, T, T), bool))
     assert np.abs(unmasked - expected).max() > 0.1  # the mask matters here
 
 
-def test_attend_in_bf16_differs_from_f32_by_bf16_rounding_alone() -> None:
+def test_masked_attention_in_bf16_differs_from_f32_by_bf16_rounding_alone() -> None:
     q, k, v = inputs(jnp.bfloat16)
-    result = attend(q, k, v, segment_mask(jnp.asarray(SEGMENTS)))
+    result = masked_attention(q, k, v, segment_mask(jnp.asarray(SEGMENTS)))
     assert result.dtype == jnp.bfloat16
     # Scores are f32 (q / 4 is exact in bf16), so only the weights and the result are rounded, by 2^-9 of themselves.
     error = np.abs(np.asarray(result, np.float64) - reference(q, k, v, allowed(SEGMENTS)))
@@ -70,7 +70,7 @@ def test_attend_in_bf16_differs_from_f32_by_bf16_rounding_alone() -> None:
 def test_scores_far_below_each_other_do_not_overflow() -> None:
     q, k, v = inputs(scale=1e3)
     mask = segment_mask(jnp.asarray(SEGMENTS))
-    result, gradients = jax.value_and_grad(lambda q: attend(q, k, v, mask).sum())(q)
+    result, gradients = jax.value_and_grad(lambda q: masked_attention(q, k, v, mask).sum())(q)
     assert np.isfinite(result) and np.isfinite(gradients).all()
 
 
@@ -81,7 +81,7 @@ def test_no_gradient_crosses_a_segment() -> None:
         chosen = jnp.asarray(SEGMENTS == segment)[..., None, None]
 
         def output(q, k, v, chosen=chosen):
-            return jnp.sum(jnp.sin(attend(q, k, v, mask)) * chosen)
+            return jnp.sum(jnp.sin(masked_attention(q, k, v, mask)) * chosen)
 
         for gradient in jax.grad(output, argnums=(0, 1, 2))(q, k, v):
             np.testing.assert_array_equal(gradient[SEGMENTS != segment], 0.0)
@@ -91,15 +91,15 @@ def test_no_gradient_crosses_a_segment() -> None:
 def test_dropout_falls_on_the_weights() -> None:
     q, k, v = inputs()
     mask, key = segment_mask(jnp.asarray(SEGMENTS)), jax.random.key(3)
-    result = attend(q, k, v, mask, dropout_rate=0.4, dropout_key=key)
+    result = masked_attention(q, k, v, mask, dropout_rate=0.4, dropout_key=key)
     scores = np.einsum("btnh,bsnh->bnts", *(np.asarray(x, np.float64) for x in (q, k))) / 4
     weights = np.exp(scores) * allowed(SEGMENTS)[:, None]
     weights /= weights.sum(-1, keepdims=True)
     dropped = np.asarray(dropout(jnp.ones(weights.shape), 0.4, key), np.float64)
     expected = np.einsum("bnts,bsnh->btnh", weights * dropped, np.asarray(v, np.float64))
     np.testing.assert_allclose(result, expected, atol=1e-5)
-    assert np.abs(result - attend(q, k, v, mask)).max() > 0.1
-    np.testing.assert_array_equal(attend(q, k, v, mask, dropout_rate=0.4), attend(q, k, v, mask))
+    assert np.abs(result - masked_attention(q, k, v, mask)).max() > 0.1
+    np.testing.assert_array_equal(masked_attention(q, k, v, mask, dropout_rate=0.4), masked_attention(q, k, v, mask))
 
 
 POSITIONS = np.asarray([[*range(5), *range(4), *range(3)], [*range(7), *[0] * 5], [0] * 12], np.int32)
@@ -118,7 +118,7 @@ def test_local_attention_in_chunks_and_whole(reach: int) -> None:
     for chunk in (0, reach, reach + 1):
         mask = local_mask(jnp.asarray(SEGMENTS), jnp.asarray(POSITIONS), reach, chunk)
         assert mask.shape == ((B, -(-T // chunk), 1, chunk, 3 * chunk) if chunk else (B, 1, T, T))
-        result = attend(q, k, v, mask, chunk=chunk)
+        result = masked_attention(q, k, v, mask, chunk=chunk)
         assert result.shape == q.shape and np.isfinite(result).all()
         np.testing.assert_allclose(np.asarray(result)[real], expected[real], atol=2e-5)
 
@@ -127,7 +127,7 @@ def test_chunks_cost_in_proportion_to_the_row() -> None:
     def flops(tokens: int, chunk: int) -> float:
         shape = jax.ShapeDtypeStruct((1, tokens, N, H), jnp.float32)
         ids = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
-        apply = jax.jit(lambda q, ids: attend(q, q, q, local_mask(ids, ids, 16, chunk), chunk=chunk))
+        apply = jax.jit(lambda q, ids: masked_attention(q, q, q, local_mask(ids, ids, 16, chunk), chunk=chunk))
         analysis = apply.lower(shape, ids).compile().cost_analysis()
         assert analysis is not None
         return analysis["flops"]

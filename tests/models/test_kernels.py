@@ -1,0 +1,366 @@
+"""Every path of `attend` computes one function: parity, gradients, no leak; which path is taken; that it is taken.
+
+What this machine cannot run is lowered for the device it is for. On a GPU or TPU, JAXFM_TEST_PLATFORMS=cuda,cpu (or
+tpu,cpu) lets the same tests run its kernels.
+"""
+
+# B batch, T tokens, N heads, H head dim, S keys
+
+import dataclasses
+import functools
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxfm.config import ATTENTION, MeshConfig, from_config_dict
+from jaxfm.errors import UserError
+from jaxfm.models.attention import attend, masked_attention, segment_mask, sights
+from jaxfm.models.encoder import Encoder
+from jaxfm.models.kernels import AUTO, KERNELS, Choice, Need, choose, describe, needs, reasons
+from jaxfm.models.presets import EncoderConfig
+from jaxfm.parallel import mesh as meshes
+from jaxfm.parallel import target
+from jaxfm.planning.hardware import describe_devices, parse_topology
+
+B, T, N, H = 3, 256, 2, 16
+REACH = 20
+ENCODER = EncoderConfig(
+    vocab_size=64, hidden_size=N * H, num_layers=3, num_heads=N, ffn_size=48, max_positions=T, dropout=0.0,
+    attention_dropout=0.0, initializer_range=0.2, local_window=2 * REACH, global_every=3, position_embedding="rope",
+)  # fmt: skip
+
+
+def rows(*lengths: tuple[int, ...]) -> np.ndarray:
+    """Segment ids [rows, T] of segments of such lengths, and padding behind them."""
+    return np.stack([np.repeat([*range(1, len(row) + 1), 0], [*row, T - sum(row)]) for row in lengths]).astype(np.int32)
+
+
+PACKED = rows((70, 100, 60), (T,), ())
+ALONE = rows((200,), (T,), ())
+# Path, segment ids, reach.
+CASES = {
+    "xla": ("xla", PACKED, 0),
+    "xla local": ("xla", PACKED, REACH),
+    "splash": ("splash", PACKED, 0),
+    "splash local": ("splash", PACKED, REACH),
+    "cudnn": ("cudnn", ALONE, 0),
+}
+
+
+def positions(segments: np.ndarray) -> np.ndarray:
+    """Places within each segment, 0 on padding."""
+    starts = np.diff(segments, axis=1, prepend=-1) != 0
+    place = np.broadcast_to(np.arange(T), segments.shape)
+    return np.where(segments > 0, place - np.maximum.accumulate(np.where(starts, place, 0), axis=1), 0)
+
+
+def allowed(segments: np.ndarray, reach: int) -> np.ndarray:
+    """The rule by hand, [B, T, S]."""
+    own = positions(segments)
+    same = segments[:, :, None] == segments[:, None, :]
+    return same & (np.abs(own[:, :, None] - own[:, None, :]) <= (reach or T))
+
+
+def reference(arrays: list[np.ndarray], mask_BTS: np.ndarray, back: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Attention and, for the gradient `back` of its result, those of q, k and v, in float64 and closed form."""
+    q, k, v = arrays
+    scale = q.shape[-1] ** -0.5
+    scores = np.where(mask_BTS[:, None], np.einsum("btnh,bsnh->bnts", q, k) * scale, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    of_weights = np.einsum("btnh,bsnh->bnts", back, v)
+    of_scores = weights * (of_weights - (of_weights * weights).sum(-1, keepdims=True)) * scale
+    return (
+        np.einsum("bnts,bsnh->btnh", weights, v),
+        np.einsum("bnts,bsnh->btnh", of_scores, k),
+        np.einsum("bnts,btnh->bsnh", of_scores, q),
+        np.einsum("bnts,btnh->bsnh", weights, back),
+    )
+
+
+def inputs(dtype: Any) -> tuple[list[jax.Array], np.ndarray]:
+    """Query, key and value, and a gradient of the result; what `dtype` can hold."""
+    made = [jax.random.normal(key, (B, T, N, H)).astype(dtype) for key in jax.random.split(jax.random.key(0), 4)]
+    return made[:3], np.asarray(made[3], np.float64)
+
+
+@pytest.fixture
+def on_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Lets splash attention run where there is no TPU: interpreted, block by block."""
+    if jax.default_backend() != "tpu":
+        splash = KERNELS["splash"]
+        compute = functools.partial(splash.compute, interpret=True)
+        monkeypatch.setitem(KERNELS, "splash", dataclasses.replace(splash, platforms=("cpu", "gpu"), compute=compute))
+    yield
+
+
+def fail_or_skip(path: str) -> None:
+    """Skips a kernel that only another machine can run."""
+    if path == "cudnn" and target.cuda_capability() is None:
+        pytest.skip("cuDNN runs on NVIDIA GPUs only; it is lowered for them below")
+
+
+def with_gradients(path: str, segments: np.ndarray, reach: int, dtype: Any) -> Any:
+    """Compiles (q, k, v, back) -> the result and the gradients of q, k, v."""
+    config = dataclasses.replace(ENCODER, local_window=2 * reach)
+    choice = Choice(path, one_segment=segments is ALONE)
+
+    def apply(q: jax.Array, k: jax.Array, v: jax.Array, back: jax.Array, segment_ids: jax.Array, own: jax.Array) -> Any:
+        sight = sights(config, choice, dtype, segment_ids, own, training=True)[-1]
+        assert sight.path == path and sight.reach == reach
+        result, pull = jax.vjp(lambda q, k, v: attend(q, k, v, sight), q, k, v)
+        return result, *pull(back.astype(dtype))
+
+    compiled = jax.jit(apply)
+    return lambda q, k, v, back: compiled(q, k, v, back, jnp.asarray(segments), jnp.asarray(positions(segments)))
+
+
+@pytest.mark.usefixtures("on_this_machine")
+@pytest.mark.parametrize("case", CASES)
+def test_every_path_computes_one_function_and_leaks_nothing(case: str) -> None:
+    path, segments, reach = CASES[case]
+    fail_or_skip(path)
+    dtype = jnp.bfloat16 if path == "cudnn" else jnp.float32
+    exact = dtype == jnp.float32 and jax.default_backend() == "cpu"
+    (q, k, v), back = inputs(dtype)
+    back[segments == 0] = 0.0  # nobody reads what comes of padding
+    apply = with_gradients(path, segments, reach, dtype)
+    found = [np.asarray(x, np.float64) for x in apply(q, k, v, back)]
+    wide = [np.asarray(x, np.float64) for x in (q, k, v)]
+    wanted = reference(wide, allowed(segments, reach), back)
+    real = segments > 0
+    assert all(np.isfinite(x).all() for x in found)
+    for got, expected in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(got[real], expected[real], atol=2e-6 if exact else 5e-2)
+    for gradient in found[1:]:
+        np.testing.assert_array_equal(gradient[~real], 0.0)
+    # The mask matters here, and so does the window.
+    for other in ({0: REACH, REACH: 0}[reach], None):
+        mask = allowed(segments, other) if other is not None else np.ones((B, T, T), bool)
+        assert np.abs(reference(wide, mask, back)[0] - wanted[0])[real].max() > 0.1
+    for segment in range(1, segments.max() + 1):
+        inside = segments == segment
+        for gradient in apply(q, k, v, np.where(inside[..., None, None], back, 0.0))[1:]:
+            np.testing.assert_array_equal(np.asarray(gradient)[~inside], 0.0)
+            assert (np.abs(np.asarray(gradient, np.float64)[inside]).max(axis=(1, 2)) > 0).all()
+
+
+@pytest.mark.usefixtures("on_this_machine")
+def test_a_kernel_runs_on_each_devices_own_rows_and_heads() -> None:
+    if jax.device_count() < 4:
+        pytest.skip("needs four devices")
+    mesh = meshes.make_mesh(MeshConfig(data=2, tensor=2), jax.devices()[:4])
+    segments = PACKED[:2]
+    (q, k, v), _ = inputs(jnp.float32)
+    config = dataclasses.replace(ENCODER, local_window=0)
+
+    @jax.jit
+    def apply(q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array) -> jax.Array:
+        return attend(q, k, v, sights(config, Choice("splash"), q.dtype, ids, ids, training=True)[0])
+
+    place = jax.sharding.NamedSharding(mesh, meshes.spec("batch", "tokens", "heads", "head_dim"))
+    ids = jax.device_put(segments, jax.sharding.NamedSharding(mesh, meshes.spec("batch", "tokens")))
+    arrays = [jax.device_put(x[:2], place) for x in (q, k, v)]
+    with jax.set_mesh(mesh):
+        compiled = apply.lower(*arrays, ids).compile()
+        result = compiled(*arrays, ids)
+    text = compiled.as_text() or ""
+    assert not any(name in text for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute"))
+    assert result.sharding.is_equivalent_to(place, 4)
+    expected = masked_attention(q[:2], k[:2], v[:2], segment_mask(jnp.asarray(segments)))
+    np.testing.assert_allclose(np.asarray(result)[segments > 0], np.asarray(expected)[segments > 0], atol=2e-6)
+
+
+def encoder(dtype: Any = jnp.float32, **changes: Any) -> Any:
+    """Returns (choice, segment ids, key) -> a function of weights that gives hidden states, and weights."""
+    config = dataclasses.replace(ENCODER, **changes)
+
+    def make() -> Encoder:
+        return Encoder(config, nnx.Rngs(1), dtype=dtype)
+
+    graphdef, _ = meshes.build_abstract(make, meshes.make_mesh(MeshConfig()))
+    params = meshes.initialise(make)
+    tokens = np.random.default_rng(1).integers(0, 64, PACKED[:2].shape)
+
+    def with_choice(choice: Choice, segments: np.ndarray, key: jax.Array | None = None) -> Any:
+        def apply(params: Any) -> jax.Array:
+            model = nnx.merge(graphdef, params)
+            model.attention = choice
+            return model(jnp.asarray(tokens), segments, positions(segments), jnp.zeros_like(tokens), key=key)
+
+        return apply
+
+    return with_choice, params
+
+
+@pytest.mark.usefixtures("on_this_machine")
+def test_an_encoder_of_global_and_local_layers_is_the_same_by_kernels() -> None:
+    """The layers' order of windows and their rotations, too."""
+    with_choice, params = encoder()
+    segments = PACKED[:2]
+    expected, result = (np.asarray(jax.jit(with_choice(Choice(path), segments))(params)) for path in ("xla", "splash"))
+    assert not np.array_equal(result, expected)  # another path
+    np.testing.assert_allclose(result[segments > 0], expected[segments > 0], atol=2e-5)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu (the extra tpu) is not installed")
+@pytest.mark.parametrize(("heads", "head_dim", "reach"), [(4, 64, 0), (3, 80, REACH)])
+def test_the_tpu_compiler_takes_splash_attention(heads: int, head_dim: int, reach: int) -> None:
+    """Forward and backward, on a mesh, for chips that need not be there."""
+    mesh = meshes.make_mesh(MeshConfig(data=4), describe_devices(parse_topology("v5e:2x2")))
+    config = dataclasses.replace(
+        ENCODER, hidden_size=heads * head_dim, num_heads=heads, local_window=2 * reach, global_every=3 if reach else 1
+    )
+
+    def apply(q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array) -> Any:
+        sight = sights(config, AUTO, q.dtype, ids, ids, training=True)[-1]
+        return jax.grad(lambda q, k, v: attend(q, k, v, sight).astype(jnp.float32).sum(), argnums=(0, 1, 2))(q, k, v)
+
+    def abstract(shape: tuple[int, ...], dtype: Any, *axes: str) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=jax.sharding.NamedSharding(mesh, meshes.spec(*axes)))
+
+    q = abstract((4, T, heads, head_dim), jnp.bfloat16, "batch", "tokens", "heads", "head_dim")
+    ids = abstract((4, T), jnp.int32, "batch", "tokens")
+    with jax.set_mesh(mesh), target.tracing_for("tpu"):
+        text = jax.jit(apply).lower(q, q, q, ids).compile().as_text() or ""
+    assert text.count("tpu_custom_call") == 3 and "all-gather" not in text
+
+
+# What marks a kernel in a lowered program.
+MARKS = {"splash": ("tpu", "tpu_custom_call"), "cudnn": ("cuda", "__cudnn$fmhaSoftmax")}
+
+
+@pytest.fixture
+def cudnn_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Hopper GPU and a cuDNN of now, as far as tracing goes."""
+    if jax.default_backend() != "gpu":
+        from jax._src.cudnn import fused_attention_stablehlo
+
+        monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91400)
+    monkeypatch.setattr(target, "cuda_capability", lambda: (9, 0))
+
+
+def lowered(platform: str, apply: Any, params: Any) -> str:
+    """The text of a program and its gradient, for a platform that need not be here."""
+    with target.tracing_for({"cuda": "gpu"}.get(platform, platform)):
+        traced = jax.jit(jax.grad(lambda params: apply(params).astype(jnp.float32).sum())).trace(params)
+        return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.usefixtures("cudnn_here")
+@pytest.mark.parametrize("name", MARKS)
+def test_auto_lowers_to_the_kernel_of_the_device(name: str) -> None:
+    platform, mark = MARKS[name]
+    segments = ALONE[:2]
+    with_choice, params = encoder(jnp.bfloat16)
+    auto = Choice("auto", one_segment=True)
+    text = lowered(platform, with_choice(auto, segments), params)
+    assert text.count(mark) >= 2  # forward and backward
+    assert ("__cudnn$fmhaSoftmaxBackward" in text) == (name == "cudnn")
+    # The same model, asked for XLA, or for what no kernel can do: dropout on the weights.
+    assert mark not in lowered(platform, with_choice(Choice("xla", True), segments), params)
+    dropping, params = encoder(jnp.bfloat16, attention_dropout=0.1)
+    assert mark not in lowered(platform, dropping(auto, segments, jax.random.key(0)), params)
+    assert mark in lowered(platform, dropping(auto, segments), params)  # as in evaluation
+
+
+@pytest.mark.usefixtures("cudnn_here")
+def test_packed_rows_never_reach_cudnn() -> None:
+    with_choice, params = encoder(jnp.bfloat16)
+    assert MARKS["cudnn"][1] not in lowered("cuda", with_choice(AUTO, PACKED[:2]), params)
+    with pytest.raises(UserError, match="rows may hold several"):
+        lowered("cuda", with_choice(Choice("cudnn"), PACKED[:2]), params)
+
+
+def need(platform: str, **changes: Any) -> Need:
+    """Rows of one segment in bf16, which every kernel can compute on its own device."""
+    base = Need(platform, jnp.dtype(jnp.bfloat16), tokens=256, head_dim=64, one_segment=True)
+    return dataclasses.replace(base, **changes)
+
+
+LACKING = [
+    ("gpu", {"one_segment": False}, "config.data.packed"),
+    ("gpu", {"reach": 64}, "window"),
+    ("gpu", {"dtype": jnp.dtype(jnp.float32)}, "float32 .config.train.precision"),
+    ("gpu", {"head_dim": 36}, "multiple of 8"),
+    ("gpu", {"head_dim": 264}, "at most 256"),
+    ("gpu", {"dropout": 0.1}, "config.model.attention_dropout=0"),
+    ("gpu", {"prefix": True}, "config.adapt.prefix_length"),
+    ("gpu", {"sequence_parts": 2}, "config.parallel.mesh.sequence=2"),
+    ("tpu", {"tokens": 192}, "multiple of 128 tokens, not 192 .config.data.row_length"),
+    ("tpu", {"dtype": jnp.dtype(jnp.float16)}, "float16"),
+    ("tpu", {"dropout": 0.1}, "config.model.attention_dropout=0"),
+    ("tpu", {"prefix": True}, "config.adapt.prefix_length"),
+    ("tpu", {"sequence_parts": 2}, "config.parallel.mesh.sequence=2"),
+]
+
+
+@pytest.mark.usefixtures("cudnn_here")
+@pytest.mark.parametrize(("platform", "changes", "words"), LACKING)
+def test_what_a_kernel_lacks(platform: str, changes: dict[str, Any], words: str) -> None:
+    name = {"gpu": "cudnn", "tpu": "splash"}[platform]
+    other = {"gpu": "splash", "tpu": "cudnn"}[platform]
+    able, lacking = need(platform), need(platform, **changes)
+    assert choose(AUTO, able) == choose(Choice(name), able) == name and choose(Choice("xla"), able) == "xla"
+    assert choose(AUTO, lacking) == "xla"
+    with pytest.raises(UserError, match=f"config.model.attention: '{name}' .*{words}.*Nearest that can: 'xla'"):
+        choose(Choice(name), lacking)
+    with pytest.raises(UserError, match=f"'{other}' .*does not run on {platform}. Nearest that can: '{name}'"):
+        choose(Choice(other), able)
+
+
+def test_windows_and_packed_rows_are_no_hindrance_to_splash() -> None:
+    assert choose(AUTO, need("tpu", reach=64, one_segment=False, dtype=jnp.dtype(jnp.float32))) == "splash"
+
+
+def test_cpu_has_no_kernel_and_older_gpus_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose(AUTO, need("cpu")) == "xla"
+    with pytest.raises(UserError, match="'splash' .*does not run on cpu. Nearest that can: 'xla'"):
+        choose(Choice("splash"), need("cpu"))
+    for capability, able in (((9, 0), True), ((8, 6), False), ((7, 5), False), (None, False)):
+        monkeypatch.setattr(target, "cuda_capability", lambda capability=capability: capability)
+        assert (reasons(need("gpu", head_dim=160))["cudnn"] is None) == able
+    assert "8.0" in str(reasons(need("gpu"))["cudnn"])  # traced for a GPU on a machine without one
+
+
+@pytest.mark.usefixtures("cudnn_here")
+def test_the_line_for_people() -> None:
+    mesh = meshes.make_mesh(MeshConfig())
+
+    def line(platform: str, choice: Choice, **changes: Any) -> str:
+        config = dataclasses.replace(ENCODER, **changes)
+        with target.tracing_for(platform):
+            asked = [needs(config, choice, jnp.bfloat16, T, mesh, training=training) for training in (True, False)]
+            return describe(choice, *asked)
+
+    packed, alone = Choice(), Choice(one_segment=True)
+    assert line("cpu", packed, local_window=0) == "attention: xla (all there is on cpu)"
+    assert line("tpu", packed) == "attention: splash; splash in layers with a local window"
+    assert line("gpu", alone).startswith("attention: cudnn; xla in layers with a local window (cudnn: has no window")
+    assert line("gpu", Choice("xla"), local_window=0) == "attention: xla"
+    dropping = line("tpu", packed, local_window=0, attention_dropout=0.1)
+    assert "xla (splash: has no dropout on attention weights, here 0.1" in dropping
+    assert dropping.endswith(". Evaluation: splash")
+    with pytest.raises(UserError, match="layers with a local window: has no window"):
+        line("gpu", Choice("cudnn", one_segment=True))
+
+
+def test_an_unknown_path_is_refused() -> None:
+    with pytest.raises(UserError, match="config.model.attention: is 'splsh'. Did you mean 'splash'?"):
+        from_config_dict({"model": {"attention": "splsh"}})
+    assert {"auto", "xla", *KERNELS} == set(ATTENTION)
+
+
+def test_a_prefix_and_a_cut_row_are_seen_by_needs() -> None:
+    mesh = meshes.make_mesh(MeshConfig(sequence=2, data=1), jax.devices()[:2])
+    config = dataclasses.replace(ENCODER, prefix_length=3, attention_dropout=0.2)
+    whole, local = needs(config, AUTO, jnp.float32, T, mesh, training=True)
+    assert whole.prefix and whole.sequence_parts == 2 and whole.dropout == 0.2 and not whole.one_segment
+    assert (whole.reach, local.reach) == (0, REACH)
+    assert needs(config, AUTO, jnp.float32, T, mesh, training=False)[0].dropout == 0.0
