@@ -8,7 +8,8 @@ Both train on the first --limit examples of the training split, the same number 
 own, A B A B ..., so that a machine that slows down slows both. A useful token is a piece or a special token, never
 padding. The rate is over the training loop alone: no imports, reading, tokenization or scoring, and for jaxfm no
 compilation either; a second rate of jaxfm's counts the compilation of the step in. All in f32; --bf16 adds turns of
-the reference under its own mixed precision. `--config.KEY=VALUE` goes to jaxfm as it is.
+both in bf16 (the reference under its own mixed precision), --best="..." turns of the reference with more options of
+its own script, such as --best="--bf16 --group_by_length". `--config.KEY=VALUE` goes to jaxfm as it is.
 """
 
 import argparse
@@ -94,14 +95,16 @@ WORKLOADS: dict[str, Callable[[str, int, pathlib.Path], Workload]] = {
 }
 
 
-def reference_command(script: str, workload: Workload, epochs: float, *, bf16: bool) -> list[str]:
-    """Returns the reference's command line."""
+def reference_command(script: str, workload: Workload, epochs: float, more: Sequence[str] = ()) -> list[str]:
+    """Returns the reference's command line; `more` are options of its own."""
     model = str(locate(MINILM, "config.model.init"))
     options = ["--epochs", f"{epochs:g}", "--lr", "1e-4", "--batch", str(REFERENCE_BATCH), "--seed", "0"]
-    return [sys.executable, script, model, *workload.reference, *options, *(["--bf16"] if bf16 else [])]
+    return [sys.executable, script, model, *workload.reference, *options, *more]
 
 
-def jaxfm_command(workload: Workload, workdir: pathlib.Path, epochs: float, changes: Sequence[str]) -> list[str]:
+def jaxfm_command(
+    workload: Workload, workdir: pathlib.Path, epochs: float, precision: str, changes: Sequence[str]
+) -> list[str]:
     """Returns jaxfm's command line: the same examples a step, one evaluation and one checkpoint at the end."""
     shape = choose_rows(workload.lengths, REFERENCE_BATCH, seed=0)
     values = {
@@ -109,7 +112,7 @@ def jaxfm_command(workload: Workload, workdir: pathlib.Path, epochs: float, chan
         "data.row_length": shape.row_length,
         "train.batch_size": shape.rows,
         "train.epochs": epochs,
-        "train.precision": "f32",
+        "train.precision": precision,
         "optim.learning_rate": 1e-4,
         "eval.select": "last",
         "eval.every_steps": NEVER,
@@ -155,31 +158,41 @@ def timed(command: Sequence[str]) -> tuple[str, dict[str, Any]]:
 
 
 def compare(runs: Mapping[str, Sequence[Mapping[str, Any]]], rate: str = "tokens_per_second") -> dict[str, Any]:
-    """Returns medians, extremes and the ratio of medians jaxfm / reference.
+    """Returns medians, extremes and, for each program of jaxfm and each of the reference, the ratio of their medians.
 
-    The spread of the ratio is the least and the most that a turn of both gives by itself.
+    The spread of a ratio is the least and the most that a turn of both gives by itself.
     """
     medians = {name: statistics.median(run[rate] for run in turns) for name, turns in runs.items()}
-    ratios = [ours[rate] / theirs[rate] for ours, theirs in zip(runs["jaxfm"], runs["reference"], strict=True)]
+    ratios = {}
+    for ours in (name for name in runs if name.startswith("jaxfm")):
+        for theirs in (name for name in runs if name.startswith("reference")):
+            by_turn = [mine[rate] / other[rate] for mine, other in zip(runs[ours], runs[theirs], strict=True)]
+            ratios[f"{ours} / {theirs}"] = {
+                "ratio": round(medians[ours] / medians[theirs], 2),
+                "of_turns": [round(min(by_turn), 2), round(max(by_turn), 2)],
+            }
     return {
         "median_tokens_per_second": medians,
         "extremes": {name: [min(r[rate] for r in turns), max(r[rate] for r in turns)] for name, turns in runs.items()},
-        "ratio": round(medians["jaxfm"] / medians["reference"], 2),
-        "ratio_of_turns": [round(min(ratios), 2), round(max(ratios), 2)],
+        "ratios": ratios,
     }
 
 
 def table(result: Mapping[str, Any]) -> str:
     """Returns the comparison as a Markdown table."""
-    compared = result["compared"]
-    names = {"reference": "transformers + torch, f32", "jaxfm": "jaxfm, f32", "reference_bf16": "transformers, bf16"}
+    compared, best = result["compared"], result["best"]
+    names = {"reference": "transformers + torch, f32", "reference_bf16": "transformers + torch, bf16"}
+    names |= {"reference_best": f"transformers + torch, {best}", "jaxfm": "jaxfm, f32", "jaxfm_bf16": "jaxfm, bf16"}
     base = compared["median_tokens_per_second"]["reference"]
     lines = ["| program | useful tokens/s: median (least to most) | against f32 reference |", "|---|---|---:|"]
-    for name, median in compared["median_tokens_per_second"].items():
-        least, most = compared["extremes"][name]
+    for name in names:
+        if name not in result["runs"]:
+            continue
+        median, (least, most) = compared["median_tokens_per_second"][name], compared["extremes"][name]
         lines.append(f"| {names[name]} | {median:,.0f} ({least:,.0f} to {most:,.0f}) | {median / base:.2f} |")
-    with_compilation = statistics.median(run["tokens_per_second_with_compilation"] for run in result["runs"]["jaxfm"])
-    lines.append(f"| jaxfm, compilation counted in | {with_compilation:,.0f} | {with_compilation / base:.2f} |")
+        if name.startswith("jaxfm"):
+            whole = statistics.median(run["tokens_per_second_with_compilation"] for run in result["runs"][name])
+            lines.append(f"| {names[name]}, compilation counted in | {whole:,.0f} | {whole / base:.2f} |")
     return "\n".join(lines)
 
 
@@ -187,24 +200,25 @@ def measure(arguments: argparse.Namespace, changes: Sequence[str], folder: pathl
     """Runs all turns and returns what is written to --output."""
     workload = WORKLOADS[arguments.task](arguments.source, arguments.limit, folder)
     examples = len(workload.lengths)
-    runs: dict[str, list[dict[str, Any]]] = {"reference": [], "jaxfm": []}
-    if arguments.bf16:
-        runs["reference_bf16"] = []
+    theirs = {"reference": []} | ({"reference_bf16": ["--bf16"]} if arguments.bf16 else {})
+    theirs |= {"reference_best": shlex.split(arguments.best)} if arguments.best else {}
+    ours = {"jaxfm": "f32"} | ({"jaxfm_bf16": "bf16"} if arguments.bf16 else {})
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in (*theirs, *ours)}
     for turn in range(arguments.repeats):
         for name, records in runs.items():
-            if name == "jaxfm":
-                workdir = folder / f"run_{turn}"
-                _, facts = timed(jaxfm_command(workload, workdir, arguments.epochs, changes))
+            if name in ours:
+                workdir = folder / f"{name}_{turn}"
+                _, facts = timed(jaxfm_command(workload, workdir, arguments.epochs, ours[name], changes))
                 rates = jaxfm_rates(files.read_json(workdir / "report.json"), examples)
             else:
-                bf16 = name == "reference_bf16"
-                printed, facts = timed(reference_command(arguments.reference, workload, arguments.epochs, bf16=bf16))
+                printed, facts = timed(reference_command(arguments.reference, workload, arguments.epochs, theirs[name]))
                 rates = reference_rates(last_json(printed), examples)
             records.append(rates | facts)
             print(f"turn {turn}: {name} {rates['tokens_per_second']:,.0f} useful tokens/s", file=sys.stderr, flush=True)
     return {
         "data": f"first {examples} training examples of {pathlib.Path(arguments.source).name}",
         "epochs": arguments.epochs,
+        "best": arguments.best,
         "command": shown_command(sys.argv),
         **machine(),
         "compared": compare(runs),
@@ -222,7 +236,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, default=1000, help="training examples")
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--repeats", type=int, default=3, help="turns of each program")
-    parser.add_argument("--bf16", action="store_true", help="also the reference under its own bf16")
+    parser.add_argument("--bf16", action="store_true", help="also both in bf16")
+    parser.add_argument("--best", default="", help="also the reference with these options of its own")
     arguments, changes = parser.parse_known_args(argv)
     unknown = [word for word in changes if not word.startswith("--config.")]
     if unknown:

@@ -94,6 +94,8 @@ def main() -> None:
     parser.add_argument("--max_length", type=int, default=128)
     parser.add_argument("--limit", type=int, default=0, help="training examples; 0: all")
     parser.add_argument("--bf16", action="store_true", help="torch's own mixed precision")
+    parser.add_argument("--group_by_length", action="store_true", help="batches of examples of like length")
+    parser.add_argument("--compile", action="store_true", help="torch.compile")
     arguments = parser.parse_args()
     transformers.set_seed(arguments.seed)
     kind = arguments.kind
@@ -119,6 +121,8 @@ def main() -> None:
             per_device_eval_batch_size=32,
             seed=arguments.seed,
             bf16=arguments.bf16,
+            train_sampling_strategy="group_by_length" if arguments.group_by_length else "random",
+            torch_compile=arguments.compile,
             use_cpu=not torch.cuda.is_available(),
             save_strategy="no",
             logging_steps=100,

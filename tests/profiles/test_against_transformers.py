@@ -27,8 +27,7 @@ def test_ratio_is_of_medians_and_its_spread_that_of_turns() -> None:
     compared = against_transformers.compare(runs)
     assert compared["median_tokens_per_second"] == {"reference": 100.0, "jaxfm": 150.0}
     assert compared["extremes"] == {"reference": [80.0, 120.0], "jaxfm": [130.0, 160.0]}
-    assert compared["ratio"] == 1.5
-    assert compared["ratio_of_turns"] == [1.08, 2.0]
+    assert compared["ratios"] == {"jaxfm / reference": {"ratio": 1.5, "of_turns": [1.08, 2.0]}}
 
 
 def test_compilation_counts_in_the_second_rate_only() -> None:
@@ -68,7 +67,11 @@ def test_both_programs_train_on_the_same_tokens(tmp_path: pathlib.Path, capsys: 
     assert result["data"] == "first 64 training examples of data"
     table = capsys.readouterr().out
     assert "| transformers + torch, f32 | 100 (100 to 100) | 1.00 |" in table
-    assert "| transformers, bf16 | 200 (200 to 200) | 2.00 |" in table
+    assert "| transformers + torch, bf16 | 200 (200 to 200) | 2.00 |" in table
+    assert "jaxfm, bf16, compilation counted in" in table
+    assert set(result["compared"]["ratios"]) == {
+        f"{mine} / {other}" for mine in ("jaxfm", "jaxfm_bf16") for other in ("reference", "reference_bf16")
+    }
 
 
 @pytest.mark.slow
