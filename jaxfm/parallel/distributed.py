@@ -183,6 +183,16 @@ def holds_everywhere(what: str, holds: bool) -> bool:
     return not _ask_process_0(what, {_HOLDS: holds})
 
 
+def least(what: str, value: int) -> int:
+    """Waits for all processes of the run to come here; returns the least of their values. `what` as for `agree`."""
+    if _run is None:
+        return value
+    place = f"least/{what}/"
+    _run.store.set(f"{place}{_run.process}", str(value))
+    agree(what, {})  # from here on all have said theirs
+    return min(int(each) for each in _run.store.under(place).values())
+
+
 def _ask_process_0(what: str, facts: Mapping[str, Any], timeout: float = float("inf")) -> str:
     """Has process 0 gather all processes' facts; returns what it finds wrong, empty if nothing."""
     run = _run

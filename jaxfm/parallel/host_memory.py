@@ -1,12 +1,19 @@
-"""Keeps the memory of a step from going back to the system and being faulted in anew by the next one."""
+"""The computer's own memory: how much there is, and how a step keeps it.
+
+What a step frees is kept from going back to the system and being faulted in anew by the next one.
+"""
 
 import ctypes
 import importlib.metadata
 import importlib.util
 import os
+import pathlib
 import pkgutil
 import platform
+import re
 
+# Of control groups, version 2 and 1.
+_CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 # <malloc.h> of glibc.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
@@ -36,3 +43,19 @@ def _computes_on_cpu() -> bool:
     packages = list(pkgutil.iter_modules(namespace.submodule_search_locations)) if namespace else []
     declared = importlib.metadata.entry_points(group="jax_plugins")
     return not packages and not declared and importlib.util.find_spec("libtpu") is None
+
+
+def available() -> int:
+    """Returns the bytes that can still be had without swapping, no more than a container is allowed in all."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    free = re.search(r"MemAvailable:\s+(\d+) kB", _text("/proc/meminfo"))
+    limits = [int(text) for path in _CONTAINER_LIMITS if (text := _text(path).strip()).isdigit()]
+    return min(physical if free is None else 1024 * int(free[1]), *limits, physical)
+
+
+def _text(path: str) -> str:
+    """Returns a file's content, nothing where there is none (another system than Linux, no control groups)."""
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""

@@ -1,5 +1,6 @@
 """The run directory: whose it is, and whether the run in it is new, half-way or finished."""
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -13,7 +14,7 @@ import jax
 
 import jaxfm
 from jaxfm import files
-from jaxfm.config import FREE_ON_RESUME, Config, differences, flatten, from_config_dict, to_dict
+from jaxfm.config import AUTO, FREE_ON_RESUME, Config, differences, flatten, from_config_dict, to_dict
 from jaxfm.errors import UserError
 from jaxfm.observe.report import JSON_FILE
 
@@ -49,6 +50,14 @@ def status(workdir: pathlib.Path, config: Config) -> Status:
             "on with that run, or another --workdir for a new one."
         )
     return "finished" if (workdir / JSON_FILE).is_file() else "half-way"
+
+
+def with_chosen(workdir: pathlib.Path, config: Config) -> Config:
+    """Returns the config with the batch size that the run in `workdir`, if there is one, has found for "auto"."""
+    if config.train.batch_size != AUTO or not (workdir / CONFIG_FILE).is_file():
+        return config
+    chosen = read_config(workdir).train.batch_size
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=chosen))
 
 
 def identity(workdir: pathlib.Path, config: Config) -> dict[str, Any]:
