@@ -28,6 +28,10 @@ _FREE = frozenset(
     "opt-barrier copy-done slice-done async-done async-update add-dependency domain".split()
 )
 
+# Of a block of queries and one of keys. Forward: scores and context; for the gradient of the queries the scores again,
+# the weights' gradient and the result; for those of keys and values four.
+_SPLASH_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
+
 
 @dataclasses.dataclass(frozen=True)
 class Array:
@@ -188,6 +192,8 @@ def parse(text: str) -> Module:
     """
     computations: dict[str, Computation] = {}
     current, entry = None, ""
+    # What a Pallas kernel says of itself stands on lines of its own in the middle of an instruction.
+    text = re.sub(r"=\{\n([^}\n][^\n]*)\n\}\}", r"={\1}}", text)
     for line in text.splitlines():
         if current is None:
             if header := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$", line):
@@ -205,7 +211,7 @@ def parse(text: str) -> Module:
 
 
 def matmul_flops(call: Call) -> int:
-    """Returns the floating-point operations (two a product) of one run of a dot or convolution; 0 for all else.
+    """Returns the floating-point operations (two a product) of a run of a dot, convolution or splash attention; else 0.
 
     TPUs run dots as convolutions whose batch axes are dilated windows: only taps that meet an element count.
     """
@@ -214,6 +220,8 @@ def matmul_flops(call: Call) -> int:
         left = call.computation[instruction.operands[0]].arrays[0].shape
         axes = instruction.attribute(r"lhs_contracting_dims=\{([\d,]*)\}")
         return 2 * math.prod(instruction.arrays[0].shape) * math.prod(left[int(a)] for a in axes.split(",") if a)
+    if instruction.opcode == "custom-call":
+        return _splash_flops(instruction)
     if instruction.opcode != "convolution":
         return 0
     left, kernel = (call.computation[name].arrays[0].shape for name in instruction.operands[:2])
@@ -256,6 +264,22 @@ def traffic(call: Call, module: Module) -> int:
     if instruction.opcode.endswith("-start"):  # the results are the operands and what comes of them
         return written
     return written + sum(_far(operand.arrays) for operand in operands)
+
+
+def _splash_flops(call: Instruction) -> int:
+    """Returns the operations of a kernel of splash attention: of the blocks it visits, those outside a window left out.
+
+    Its first operand is indexed by them, [heads or 1, blocks of queries, blocks of keys]; its third is the queries.
+    """
+    part = re.match(r"splash_m[hq]a_(fwd|dq|dkv)_", call.name)
+    sizes = re.findall(r'block_k?[qv]\w*\\?": (\d+)', call.attribute(r"kernel_metadata=\{(.*?)\}\}"))
+    operands = _arrays(call.attribute(r"operand_layout_constraints=\{(.*?\})\}"))
+    if part is None or len(sizes) < 2 or len(operands) < 3:
+        return 0
+    queries, keys = int(sizes[0]), int(sizes[1])
+    blocks = math.prod(operands[0].shape[1:])
+    *leading, _, head_dim = operands[2].shape
+    return 2 * _SPLASH_PRODUCTS[part[1]] * math.prod(leading) * blocks * queries * keys * head_dim
 
 
 def estimated_cycles(call: Call) -> int:

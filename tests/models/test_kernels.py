@@ -24,6 +24,7 @@ from jaxfm.models.attention import attend, masked_attention, segment_mask, sight
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.kernels import AUTO, KERNELS, Choice, Need, choose, describe, needs, reasons
 from jaxfm.models.presets import EncoderConfig
+from jaxfm.observe import hlo
 from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel import target
 from jaxfm.planning.hardware import describe_devices, parse_topology
@@ -230,6 +231,10 @@ def test_the_tpu_compiler_takes_splash_attention(heads: int, head_dim: int, reac
     with jax.set_mesh(mesh), target.tracing_for("tpu"):
         text = jax.jit(apply).lower(q, q, q, ids).compile().as_text() or ""
     assert text.count("tpu_custom_call") == 3 and "all-gather" not in text
+    # Two products a block forward, seven backward; with a window, of T / 128 blocks at most three a row of them.
+    keys = T if reach == 0 else min(T, 3 * 128)
+    products = sum(call.times * hlo.matmul_flops(call) for call in hlo.parse(text).calls())
+    assert products == 2 * 9 * heads * T * keys * head_dim
 
 
 # What marks a kernel in a lowered program.

@@ -174,3 +174,28 @@ def test_fori_loop_that_does_not_start_at_zero() -> None:
     x = jnp.ones((8, 8))
     text = text_of(lambda a: jax.lax.fori_loop(2, 9, lambda _, h: jnp.tanh(h @ a), a), x)
     assert flops(hlo.parse(text)) == 7 * 2 * math.prod((8, 8, 8))
+
+
+SAID = r"""frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\"block_q_dq\": 128, \"block_kv_dq\": 128, \"q_layout\": 1}"
+}}"""
+LAYOUTS = "{s8[1,2,2]{2,1,0}, s8[1,2,2]{2,1,0}, bf16[2,3,256,64]{3,2,1,0}}"
+KERNEL = f"""HloModule jit_apply
+
+ENTRY %main (p: s8[1,2,2], q: bf16[2,3,256,64]) -> bf16[2,3,256,64] {{
+  %p = s8[1,2,2]{{2,1,0}} parameter(0)
+  %q = bf16[2,3,256,64]{{3,2,1,0}} parameter(1)
+  %splash_mha_dq_segmented_no_residuals.4 = (f32[2,128,64]{{2,1,0}}, bf16[2,3,256,64]{{3,2,1,0}}) \
+custom-call(%p, %p, %q), custom_call_target="tpu_custom_call", operand_layout_constraints={LAYOUTS}, {SAID}
+  ROOT %found = bf16[2,3,256,64]{{3,2,1,0}} get-tuple-element(%splash_mha_dq_segmented_no_residuals.4), index=1, {SAID}
+}}
+"""
+
+
+def test_a_kernel_of_splash_attention_is_read_and_its_products_counted() -> None:
+    """What it says of itself stands on a line of its own, as v5e's compiler wrote it; three products a block."""
+    module = hlo.parse(KERNEL)
+    root = module.computations["main"].root
+    assert root is not None and root.name == "found"
+    assert flops(module) == 2 * 3 * (2 * 3) * 4 * 128 * 128 * 64
+    assert flops(hlo.parse(KERNEL.replace("splash_mha_dq", "other"))) == 0
