@@ -30,6 +30,7 @@ from jaxfm.models.presets import EncoderConfig
 from jaxfm.observe.metrics import Sums, weighted
 from jaxfm.observe.tables import Table
 from jaxfm.tasks.filler import Filler
+from jaxfm.tasks.guessing import guess_and_compare
 from jaxfm.tasks.resampling import Resample, Units
 from jaxfm.tasks.task import NOT_CALIBRATED, TASK_FILE, TOKENIZER_DIR, Evaluation
 
@@ -75,6 +76,7 @@ class HiddenTokens:
     masking: Masking
     ratios: tuple[float, float]
     z_loss: float
+    places_at_once: int
 
     def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool, remat: str = "none") -> nnx.Module:
         """Builds encoder and head."""
@@ -89,8 +91,10 @@ class HiddenTokens:
     ) -> tuple[jax.Array, tuple[jax.Array, Sums]]:
         """Cross-entropy summed over the tokens hidden at this step, plus the z-loss; also their "accuracy"."""
         mask_key, dropout_key = jax.random.split(key)
-        guessed = guess(model, self.mask(batch, mask_key, progress), self.limit(batch, self.masking.unit), dropout_key)
-        found = compare(guessed)
+        masked = self.mask(batch, mask_key, progress)
+        found = guess_and_compare(
+            model, masked, self.limit(batch, self.masking.unit), dropout_key, at_once=self.places_at_once
+        )
         weight = found["weight"].sum()
         accuracy = weighted((found["right"] * found["weight"]).sum(), weight)
         return self.total(found), (weight, {"accuracy": accuracy})
@@ -139,7 +143,7 @@ class MaskedLMTask(HiddenTokens):
 
     def outputs(self, model: MaskedLM, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns for the P first labelled tokens of each row: "place", "target" (-1: none), "predicted", "loss"."""
-        found = compare(guess(model, batch, self.limit(batch, *self.units)))
+        found = guess_and_compare(model, batch, self.limit(batch, *self.units), at_once=self.places_at_once)
         return {name: found[name] for name in ("place", "target", "predicted", "loss")}
 
     def splits(self) -> tuple[str, ...]:
@@ -281,7 +285,8 @@ def assume(config: Config, encoder: EncoderConfig, chosen: Masking) -> HiddenTok
 
 def _hidden_tokens(config: Config, encoder: EncoderConfig, vocabulary: MaskVocabulary, chosen: Masking) -> HiddenTokens:
     first, last = config.mask.ratio, config.mask.final_ratio
-    return HiddenTokens(encoder, vocabulary, chosen, (first, first if last is None else last), config.mask.z_loss)
+    ratios = (first, first if last is None else last)
+    return HiddenTokens(encoder, vocabulary, chosen, ratios, config.mask.z_loss, config.mask.places_at_once)
 
 
 def _check(config: Config, initial: Initial) -> None:
@@ -341,6 +346,7 @@ def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) ->
         masking=Masking(**values["masking"]),
         ratios=tuple(values["ratios"]),
         z_loss=0.0,
+        places_at_once=config.mask.places_at_once,
         units=tuple(values["units"]),
         training={},
         held_out={},
@@ -383,34 +389,6 @@ def hide(task: MaskedLMTask, rows: Rows) -> ArrayRows:
         tokens, labels = jax.device_get(hidden)
         parts.append({**arrays, "tokens": np.asarray(tokens), "labels": np.asarray(labels)})
     return ArrayRows({name: np.concatenate([part[name] for part in parts]) for name in arrays}, rows.pad_id)
-
-
-def guess(model: Any, batch: Mapping[str, jax.Array], limit: int, key: jax.Array | None = None) -> dict[str, jax.Array]:
-    """Returns "place" and "target" [B, P] of the first `limit` labelled tokens of each row, and "logits" [B, P, V].
-
-    `model` has `hidden` and `logits` as MaskedLM; the vocabulary is seen only at these places.
-    """
-    places_BP, targets_BP = masking.target_places(batch["labels"], limit)
-    hidden_BPD = jnp.take_along_axis(model.hidden(batch, key=key), places_BP[..., None], axis=1)
-    return {"place": places_BP.astype(jnp.int32), "target": targets_BP, "logits": model.logits(hidden_BPD)}
-
-
-def compare(guessed: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Returns arrays [B, P] that say how far what was guessed is from the targets; weight 0 where there is none."""
-    targets_BP, logits_BPV = guessed["target"], guessed["logits"]
-    weight_BP = (targets_BP >= 0).astype(jnp.float32)
-    log_z_BP = jax.nn.logsumexp(logits_BPV, axis=-1)
-    wanted_BP = jnp.take_along_axis(logits_BPV, jnp.maximum(targets_BP, 0)[..., None], axis=-1)[..., 0]
-    predicted_BP = jnp.argmax(logits_BPV, axis=-1).astype(jnp.int32)
-    return {
-        "place": guessed["place"],
-        "target": targets_BP,
-        "predicted": predicted_BP,
-        "right": (predicted_BP == targets_BP).astype(jnp.float32),
-        "weight": weight_BP,
-        "log_z": log_z_BP,
-        "loss": (log_z_BP - wanted_BP) * weight_BP,
-    }
 
 
 def unit_parts(units: tuple[str, ...], outputs: Mapping[str, np.ndarray]) -> dict[str, slice]:

@@ -23,13 +23,14 @@ from jaxfm.data.masking import Masking
 from jaxfm.data.packing import ArrayRows
 from jaxfm.data.pipeline import Rows
 from jaxfm.data.tokenization import load_tokenizer
+from jaxfm.errors import UserError
 from jaxfm.hub.families import FAMILIES
 from jaxfm.hub.initial import Initial
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.observe.metrics import Sums, weighted
 from jaxfm.observe.tables import Table
-from jaxfm.tasks import masked_lm
+from jaxfm.tasks import guessing, masked_lm
 from jaxfm.tasks.masked_lm import HiddenTokens, MaskedLMTask
 from jaxfm.tasks.replacement_finder import ReplacementFinder
 from jaxfm.tasks.resampling import Resample, Units
@@ -83,11 +84,11 @@ class ReplacedTokens:
         mask_key, sample_key, generator_key, detector_key = jax.random.split(key, 4)
         limit = self.text.limit(batch, self.text.masking.unit)
         masked = self.text.mask(batch, mask_key, progress)
-        guessed = masked_lm.guess(model, masked, limit, generator_key)
+        guessed = guessing.guess(model, masked, limit, generator_key)
         sampled_BP = sample(sample_key, guessed["logits"], self.text.vocabulary.maskable)
         tokens_BT = put(masked, guessed, sampled_BP)
         logits_BT = model.replaced({**batch, "tokens": tokens_BT}, key=detector_key)
-        found, seen = masked_lm.compare(guessed), self._see(logits_BT, tokens_BT, batch["tokens"], batch["segment_ids"])
+        found, seen = guessing.compare(guessed), self._see(logits_BT, tokens_BT, batch["tokens"], batch["segment_ids"])
         hidden, total = found["weight"].sum(), {name: value.sum() for name, value in seen.items()}
         loss = self.text.total(found) + self._scale(progress) * total["loss"]
         return loss, (
@@ -148,8 +149,8 @@ class ReplacedTokenTask(ReplacedTokens):
 
         Samples are drawn with the row's own key: the same whatever the batch, the mesh and the run.
         """
-        guessed = masked_lm.guess(model, batch, self.text.limit(batch, *self.text.units))
-        found = masked_lm.compare(guessed)
+        guessed = guessing.guess(model, batch, self.text.limit(batch, *self.text.units))
+        found = guessing.compare(guessed)
 
         def sample_row(row_1: jax.Array, logits_PV: jax.Array) -> jax.Array:
             row_key = jax.random.fold_in(jax.random.key(_EVALUATION_SEED), row_1[0])
@@ -299,6 +300,11 @@ def create(config: Config, initial: Initial) -> ReplacedTokenTask:
     Raises:
       UserError: as `jaxfm.tasks.masked_lm.create`.
     """
+    if config.mask.places_at_once:
+        raise UserError(
+            f"config.mask.places_at_once: {config.mask.places_at_once}, but the generator of objective rtd is sampled "
+            "from the scores of all hidden places at once. Leave it at 0."
+        )
     encoder = initial.encoder
     if encoder.family == "bert":  # the same parameters and function; transformers has the detector's head only there
         encoder = dataclasses.replace(encoder, family="electra")

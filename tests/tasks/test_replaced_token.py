@@ -452,6 +452,12 @@ def test_transformers_computes_the_same_probabilities(runs: Runs, tmp_path: path
     assert np.ptp(ours) > 0.001
 
 
+def test_scores_in_parts_are_refused(folder: pathlib.Path) -> None:
+    values = config(folder, mask__places_at_once=2)
+    with pytest.raises(UserError, match="config.mask.places_at_once: 2, but the generator of objective rtd"):
+        registry.create(values, resolve(values.model))
+
+
 def test_an_encoder_without_a_class_in_transformers_is_not_exported(tmp_path: pathlib.Path) -> None:
     finder = ReplacementFinder(preset("modern_base"), 1, None)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="no class for replaced-token detection with a modernbert encoder"):
