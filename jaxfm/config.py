@@ -132,6 +132,12 @@ class MaskConfig:
     evaluate: tuple[str, ...] = _field(
         ("token", "whole_word", "span"), "units whose fixed masks validation and test are scored on, beside `unit`"
     )
+    places_at_once: int = _field(
+        0,
+        "mlm: hidden places of a row whose scores of the whole vocabulary are in memory at once; the backward pass "
+        "computes them again; 0: all of them, and nothing twice",
+        at_least=0,
+    )
     z_loss: float = _field(0.0, "weight of the squared log-partition, keeps logits small (PaLM: 1e-4)", at_least=0)
     generator_depth: float = _field(
         1 / 3, "rtd: layers of the generator as a share of the encoder's, at least one layer", above=0.0, at_most=1.0
