@@ -2,7 +2,9 @@
 
 # D model, F ffn, T tokens a row, V vocabulary, L layers
 
-from jaxfm.config import Config
+import fnmatch
+
+from jaxfm.config import AdaptConfig, Config
 from jaxfm.models.presets import EncoderConfig
 
 
@@ -11,13 +13,16 @@ def flops_per_token(config: Config, encoder: EncoderConfig, classes: int = 0) ->
 
     Of a BERT that is 72 L D^2 + 12 L D T + 6 r (D V + D^2), r the share of the tokens that are guessed: recomputation,
     embeddings (looked up), norms, padding, dropout and the optimizer do not count (Chowdhery et al. 2022, appendix B).
+    Nor does what frozen layers save: gradients of their weights and, below the lowest that is trained, the backward
+    pass. What adapters, low-rank updates and prefixes add is too little to count, and layers that wake up later count
+    as trained.
 
     Args:
-      config: row length, what is hidden, the objective.
+      config: row length, what is hidden, the objective, what is trained.
       encoder: shape.
       classes: of a token classifier.
     """
-    per_layer = layer_flops(encoder, config.data.row_length)
+    per_layer = layer_flops(encoder, config.data.row_length, config.adapt)
     total = sum(per_layer)
     width = encoder.hidden_size
     if config.task != "masked_lm":
@@ -29,15 +34,29 @@ def flops_per_token(config: Config, encoder: EncoderConfig, classes: int = 0) ->
     if config.objective == "rtd":
         # The generator's layers come before its head; the discriminator's dense layer sees every token.
         layers = max(1, round(config.mask.generator_depth * encoder.num_layers))
-        return total + sum(per_layer[:layers]) + head + 6 * width**2
+        return total + sum(layer_flops(encoder, config.data.row_length)[:layers]) + head + 6 * width**2
     return total + head
 
 
-def layer_flops(encoder: EncoderConfig, row_length: int) -> list[float]:
-    """Returns the same of each layer."""
+def layer_flops(encoder: EncoderConfig, row_length: int, adapt: AdaptConfig | None = None) -> list[float]:
+    """Returns the same of each layer; without `adapt` all of them are trained."""
+    adapt = AdaptConfig() if adapt is None else adapt
     width, inner = encoder.hidden_size, encoder.ffn_size
     weights = 4 * width**2 + (3 if encoder.ffn == "geglu" else 2) * width * inner
-    return [6 * weights + 12 * width * keys for keys in _keys(encoder, row_length)]
+    added = bool(adapt.lora.rank or adapt.adapter_size or adapt.prefix_length)
+    # Whether kernels have gradients where a layer is not frozen, and which layers gradients pass through.
+    kernels = adapt.train == "all" and not added
+    reached = adapt.freeze_layers if added or adapt.train != "all" or _embeddings_frozen(adapt) else 0
+    reached = encoder.num_layers if adapt.train == "head" else reached
+    total = []
+    for layer, keys in enumerate(_keys(encoder, row_length)):
+        backward, own = layer >= reached, kernels and layer >= adapt.freeze_layers
+        total.append(weights * (2.0 + 2 * backward + 2 * own) + width * keys * (4 + 8 * backward))
+    return total
+
+
+def _embeddings_frozen(adapt: AdaptConfig) -> bool:
+    return any(fnmatch.fnmatchcase("encoder/embeddings/word/embedding", pattern) for pattern in adapt.freeze)
 
 
 def _keys(encoder: EncoderConfig, row_length: int) -> list[int]:

@@ -61,13 +61,23 @@ class Progress:
             self._live.stop()
             self._live = None
 
-    def update(self, step: int, *, epoch: float, loss: float, learning_rate: float, tokens_per_second: float) -> None:
-        """Shows where training is: `step` updates done, passes over the data, loss and speed."""
+    def update(
+        self,
+        step: int,
+        *,
+        epoch: float,
+        loss: float,
+        learning_rate: float,
+        tokens_per_second: float,
+        mfu: float | None = None,
+    ) -> None:
+        """Shows where training is: `step` updates done, passes over the data, loss, speed and, where known, MFU."""
         fields = {
             "epoch": f"epoch {epoch:.2f}",
             "loss": f"loss {loss:.4f}",
             "rate": f"lr {learning_rate:.1e}",
             "speed": f"{tokens_per_second:,.0f} useful tokens/s",
+            **({} if mfu is None else {"mfu": f"MFU {mfu:.1%}"}),
         }
         remaining = self._seconds_left(step)
         if remaining is not None:
@@ -138,7 +148,7 @@ class Progress:
     def _render(self) -> Group:
         """The bars, and under them the fields; a narrow terminal loses the least telling ones."""
         fields = dict(self._fields)
-        for least_telling in ("rate", "epoch", "speed", "left"):
+        for least_telling in ("rate", "epoch", "mfu", "speed", "left"):
             if len("  ".join(fields.values())) > self._console.width:
                 fields.pop(least_telling, None)
         return Group(self._bars, Text("  ".join(fields.values()), no_wrap=True, overflow="ellipsis"))

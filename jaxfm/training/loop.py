@@ -105,10 +105,12 @@ class _Log:
         epoch = self.setup.batches.epoch_of(step)
         # A mean gradient norm over a skipped update would be NaN too: said in words, and in the log as it is.
         skipped = round(values["skipped"] * (step - last_step))
-        self.writer.write(
-            step, "train", values | {"epoch": epoch, "learning_rate": rate, "useful_tokens_per_second": speed}
+        mfu = None if self.setup.mfu_of_token is None else speed * self.setup.mfu_of_token
+        facts = {"epoch": epoch, "learning_rate": rate, "useful_tokens_per_second": speed}
+        self.writer.write(step, "train", values | facts | ({} if mfu is None else {"mfu": mfu}))
+        self.progress.update(
+            step, epoch=epoch, loss=values["loss"], learning_rate=rate, tokens_per_second=speed, mfu=mfu
         )
-        self.progress.update(step, epoch=epoch, loss=values["loss"], learning_rate=rate, tokens_per_second=speed)
         if skipped:
             self.progress.say(
                 f"WARNING: {skipped} of the last {step - last_step} updates were skipped: gradient not finite."

@@ -96,6 +96,7 @@ def training_facts(config: Config, task: Task, setup: Setup, fitted: Fitted, goo
     rows = task.rows("train")
     busy = max(goodput.busy(), 1e-9)
     tokens = setup.batches.rows_before(fitted.last_step) * rows.row_length
+    useful = tokens * rows.useful_share / busy
     return {
         "steps": fitted.last_step,
         "epochs": setup.batches.epoch_of(fitted.last_step),
@@ -103,7 +104,8 @@ def training_facts(config: Config, task: Task, setup: Setup, fitted: Fitted, goo
         **({"averaged_steps": ", ".join(map(str, fitted.averaged))} if fitted.averaged else {}),
         "seconds": sum(seconds.values()),
         "tokens_per_second": tokens / busy,
-        "useful_tokens_per_second": tokens * rows.useful_share / busy,
+        "useful_tokens_per_second": useful,
+        **({} if setup.mfu_of_token is None else {"mfu": useful * setup.mfu_of_token}),
         "useful_token_share": rows.useful_share,
         "goodput": seconds,
     }

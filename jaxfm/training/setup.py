@@ -16,10 +16,12 @@ from jaxfm.config import Config
 from jaxfm.data.packing import BATCH_FIELDS
 from jaxfm.data.pipeline import Rows, TrainBatches
 from jaxfm.errors import UserError, did_you_mean
+from jaxfm.models.flops import flops_per_token
 from jaxfm.models.kernels import Choice, describe, needs
+from jaxfm.models.presets import EncoderConfig
 from jaxfm.observe import metrics as metrics_lib
+from jaxfm.parallel import chips, target
 from jaxfm.parallel import mesh as meshes
-from jaxfm.parallel import target
 from jaxfm.tasks.task import Objective, Task
 from jaxfm.training.adaptation import Adaptation, make_adaptation
 from jaxfm.training.evaluation import Evaluator
@@ -39,6 +41,7 @@ class Setup:
       schedule: step -> learning rate.
       adaptation: which parameters are trained, and how.
       model_size: how many parameters there are, and how many are trained.
+      mfu_of_token: model FLOPs utilisation of one useful token a second; None: the devices' peak is not known.
       abstract: shapes and shardings of the state.
       metric_names: names of the sums that a step adds to.
       lowered: for each batch size of the run the step, traced but not compiled: (state, sums, batch) -> (state, sums).
@@ -53,6 +56,7 @@ class Setup:
     schedule: Schedule
     adaptation: Adaptation
     model_size: Size
+    mfu_of_token: float | None
     abstract: TrainState
     metric_names: tuple[str, ...]
     lowered: Mapping[int, jax.stages.Lowered]
@@ -208,6 +212,7 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
         schedule=step.schedule,
         adaptation=step.adaptation,
         model_size=size_of(step.abstract, step.adaptation, task.encoder),
+        mfu_of_token=mfu_of_token(config, task.encoder, mesh),
         abstract=step.abstract,
         metric_names=step.metric_names,
         lowered={size: step.lower(size) for size in batches.sizes},
@@ -223,6 +228,12 @@ def _check_one_segment(rows: Rows) -> None:
     """Rows of several segments under a kernel that knows of none would leak from one to another, silently."""
     some = rows.take(np.arange(min(len(rows), 1024)))["segment_ids"]
     assert some.max(initial=0) <= 1 and (np.diff(some, axis=1) <= 0).all(), "a task ignores config.data.packed"
+
+
+def mfu_of_token(config: Config, encoder: EncoderConfig, mesh: Mesh) -> float | None:
+    """Returns the share of the devices' dense bf16 peak that one useful token a second takes; None: no known peak."""
+    peak = chips.peak_flops(mesh.devices.flat[0].device_kind)
+    return None if peak is None else flops_per_token(config, encoder) / (peak * mesh.size)
 
 
 def empty_sums(names: tuple[str, ...], mesh: Mesh) -> metrics_lib.Sums:

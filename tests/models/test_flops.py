@@ -52,6 +52,27 @@ def test_local_layers_see_their_window_alone() -> None:
     assert layers[0] == layers[3] and layers[1] == layers[2]
 
 
+@pytest.mark.parametrize(
+    ("adapt", "weights", "keys"),
+    [
+        ({}, 12 * 6, 12 * 12),
+        ({"train": "head"}, 12 * 2, 12 * 4),
+        ({"train": "biases"}, 12 * 4, 12 * 12),
+        ({"lora.rank": 4}, 12 * 4, 12 * 12),
+        ({"adapter_size": 8, "freeze_layers": 5}, 5 * 2 + 7 * 4, 5 * 4 + 7 * 12),
+        # The lower layers' weights have no gradient, but the embeddings below them have one.
+        ({"freeze_layers": 5}, 5 * 4 + 7 * 6, 12 * 12),
+        ({"freeze_layers": 5, "freeze": ("encoder/embeddings/*",)}, 5 * 2 + 7 * 6, 5 * 4 + 7 * 12),
+    ],
+)
+def test_what_is_frozen_saves_its_gradients(adapt: dict, weights: int, keys: int) -> None:
+    values = default_config()
+    values.task = "ner"
+    values.adapt.update_from_flattened_dict(adapt)
+    found = flops_per_token(from_config_dict(values), preset("bert_base"))
+    assert found == weights * 12 * 768**2 + keys * 768 * 128
+
+
 @pytest.mark.parametrize("name", ["bert_tiny", "modern_tiny"])
 def test_the_formula_is_what_the_compiled_layers_do(name: str) -> None:
     # Without a window: chunks of neighbours do more products than a token needs.

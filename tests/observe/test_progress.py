@@ -56,12 +56,12 @@ def test_plain_lines_tell_everything_once(clock):
     with Progress(636, console=console) as progress:
         progress.update(60, epoch=0.2830, loss=1.5, learning_rate=1e-4, tokens_per_second=1999.6)
         clock[0] += 60
-        progress.update(120, epoch=0.566, loss=0.21337, learning_rate=8.1e-5, tokens_per_second=2040.2)
+        progress.update(120, epoch=0.566, loss=0.21337, learning_rate=8.1e-5, tokens_per_second=2040.2, mfu=0.4136)
         progress.say("[B-LOC] " + "a long message " * 10)
         progress.table(Table("Scores", ("split", "f1"), (("test", 0.5),)))
     assert console.file.getvalue().splitlines() == [
         "step 60/636 (9 %)  epoch 0.28  loss 1.5000  lr 1.0e-04  2,000 useful tokens/s",
-        "step 120/636 (18 %)  epoch 0.57  loss 0.2134  lr 8.1e-05  2,040 useful tokens/s  ETA 8m 36s",
+        "step 120/636 (18 %)  epoch 0.57  loss 0.2134  lr 8.1e-05  2,040 useful tokens/s  MFU 41.4%  ETA 8m 36s",
         "[B-LOC] " + "a long message " * 10,
         "",
         "Scores",
