@@ -11,7 +11,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from jaxfm.config import Config, check_key, from_config_dict
+from jaxfm.config import AUTO, Config, check_key, from_config_dict
 from jaxfm.data.packing import ArrayRows, pack
 from jaxfm.data.pipeline import Rows, TrainBatches
 from jaxfm.errors import UserError
@@ -20,13 +20,24 @@ from jaxfm.models.flops import flops_per_token
 from jaxfm.parallel.mesh import host_rows, make_mesh, place_batch
 from jaxfm.tasks import registry
 from jaxfm.tasks.task import Objective
+from jaxfm.training import batch_size
 from jaxfm.training import initial as initials
 from jaxfm.training.setup import empty_sums, trace_step
 from jaxfm.training.state import count_parameters, new_state
 
 # What random rows look like; "data": the config's own rows instead.
 FULL, PACKED, PADDED, DATA = "full", "packed", "padded", "data"
+_MOST_ROWS = 2**17  # that "auto" makes a batch of
 _TOTAL_STEPS = 100_000  # of schedules, which need a number
+
+
+def settled(config: Config) -> tuple[Config, tuple[str, ...]]:
+    """Returns the config with the largest batch that fits where it is "auto", and what there is to say of it."""
+    if config.train.batch_size != AUTO:
+        return config, ()
+    objective = registry.outline(config, initials.shape(config.model)[0])
+    mesh = make_mesh(config.parallel.mesh)
+    return batch_size.settle(config, objective, mesh, row_length=config.data.row_length, most=_MOST_ROWS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,9 @@
 
 Runs anywhere: by default rows are random tokens, weights are random, and neither text nor a tokenizer is needed.
 --rows=full: one segment fills a row; packed, padded: several examples a row, or one and padding (--example-tokens);
-data: the config's own data and weights. --config.KEY=VALUE changes all configs; each --vary takes turns at the values
-that ":" separates, of one key or of several that change together, and several --vary make all combinations.
+data: the config's own data and weights. --config.KEY=VALUE changes all configs (train.batch_size=auto: the largest
+batch that fits); each --vary takes turns at the values that ":" separates, of one key or of several that change
+together, and several --vary make all combinations.
 
 A step is issued while the one before is under way, as in a run, and waited for one behind; the first --warm-up steps do
 not count. MFU is the operations by formula (jaxfm.models.flops) as a share of the devices' peak; on a device whose peak
@@ -30,7 +31,7 @@ from jaxfm.observe.tables import Cell, Table, to_markdown
 from jaxfm.parallel import chips
 from jaxfm.parallel.host_memory import keep_freed_memory
 from profiles.quality import machine, shown_command
-from profiles.steps import DATA, FULL, PACKED, PADDED, TimedStep, Work, devices, read_config
+from profiles.steps import DATA, FULL, PACKED, PADDED, TimedStep, Work, devices, read_config, settled
 
 
 def variants(vary: Sequence[str]) -> Iterator[dict[str, str]]:
@@ -53,7 +54,7 @@ def variants(vary: Sequence[str]) -> Iterator[dict[str, str]]:
 
 def measure(file: str, changes: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
     """Times the step of one config; returns its record, with "error" where it does not fit into memory."""
-    config = read_config(file, changes)
+    config, notes = settled(read_config(file, changes))
     work = Work.of_data(config) if arguments.rows == DATA else None
     work = work or Work.synthetic(config, arguments.rows, arguments.example_tokens)
     record: dict[str, Any] = {
@@ -61,6 +62,7 @@ def measure(file: str, changes: Sequence[str], arguments: argparse.Namespace) ->
         "changes": [word.removeprefix("--config.") for word in changes],
         "model": config.model.preset or config.model.init,
         "batch_size": config.train.batch_size,
+        "notes": notes,
         "row_length": config.data.row_length,
     }
     try:

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxfm.config import Config
+from jaxfm.config import AUTO, Config
 from jaxfm.data.packing import BATCH_FIELDS
+from jaxfm.errors import UserError
 from jaxfm.models.flops import flops_per_token
 from jaxfm.observe import hlo
 from jaxfm.parallel import target
@@ -153,7 +154,16 @@ class Subject:
 
     @classmethod
     def of(cls, config: Config) -> "Subject":
-        """Finds the shapes; neither data nor weights nor tokenizer need be there."""
+        """Finds the shapes; neither data nor weights nor tokenizer need be there.
+
+        Raises:
+          UserError: no such shape, or a batch size that is still to be found.
+        """
+        if config.train.batch_size == AUTO:
+            raise UserError(
+                "config.train.batch_size: is auto, which a run finds on its own devices. Give a number to plan with; "
+                "--sweep tries its half and its double as well."
+            )
         encoder, notes = initial.shape(config.model)
         return cls(config, registry.outline(config, encoder), notes)
 

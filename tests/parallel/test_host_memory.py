@@ -33,6 +33,19 @@ def test_a_freed_block_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert faults("leave") > 20_000 and faults("keep") < 2_000
 
 
+def test_memory_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 2**20 < host_memory.available() < 2**50
+    texts = {"/proc/meminfo": "MemTotal: 30 kB\nMemAvailable:  20 kB\n"}
+    monkeypatch.setattr(host_memory, "_text", lambda path: texts.get(path, ""))
+    assert host_memory.available() == 20 * 1024
+    texts["/sys/fs/cgroup/memory.max"] = "max\n"
+    assert host_memory.available() == 20 * 1024
+    texts["/sys/fs/cgroup/memory.max"] = "5000\n"
+    assert host_memory.available() == 5000
+    texts.clear()  # another system than Linux
+    assert host_memory.available() > 2**20
+
+
 @pytest.mark.parametrize(("asked", "cpu"), [("cpu", True), ("cpu,cuda", True), ("cuda,cpu", False), ("tpu", False)])
 def test_the_platform_that_was_asked_for(asked: str, cpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_PLATFORMS", asked)

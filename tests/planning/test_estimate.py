@@ -126,6 +126,7 @@ def test_gpus_are_planned_by_lowering_alone() -> None:
     [
         ({"parallel__mesh__fsdp": 3}, "config.parallel.mesh"),
         ({"train__batch_size": 6}, "config.train.batch_size"),
+        ({"train__batch_size": "auto"}, "config.train.batch_size: is auto.*a number"),
         ({"model__preset": ""}, "config.model.preset"),
         ({"objective": "rtd", "task": "ner"}, "config.objective"),
     ],
