@@ -7,7 +7,8 @@ import shutil
 import tempfile
 
 # Before jax is imported anywhere: several devices so that every test of the step is a test of sharding too.
-os.environ["JAX_PLATFORMS"] = "cpu"
+# (JAXFM_TEST_PLATFORMS=cuda,cpu or tpu,cpu lets tests/models/test_kernels.py run the kernels of what is there.)
+os.environ["JAX_PLATFORMS"] = os.environ.get("JAXFM_TEST_PLATFORMS", "cpu")
 # Tests compile far more than they compute: half the work of LLVM is left out, which takes half the time.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")

@@ -170,6 +170,25 @@ def test_weights_have_their_tokenizer(folder: pathlib.Path) -> None:
         open_pretraining(data(folder), "train:bpe/300", folder / "tokenizer")
 
 
+def test_windows_have_rows_of_their_own_where_nothing_is_packed(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    packed = opened(folder).rows["train"]
+    alone = opened(folder, packed=False).rows["train"]
+    assert alone.take(np.arange(len(alone)))["segment_ids"].max() == 1 and len(alone) > len(packed)
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    assert sorted(texts(alone, tokenizer)) == sorted(texts(packed, tokenizer))
+    # Prepared before: rows must be such as the config promises.
+    of, known = f"text:{folder / 'text'}", f"dir:{folder / 'tokenizer'}"
+    for name, one in (("alone", False), ("packed", True)):
+        prepare(of, tmp_path / name, known, row_length=ROW, deduplicate="exact", packed=one)
+    found = opened(folder, source=f"array_record:{tmp_path / 'alone'}", packed=False).rows["train"]
+    assert found.fingerprint() == alone.fingerprint()
+    assert (
+        opened(folder, source=f"array_record:{tmp_path / 'alone'}").rows["train"].fingerprint() == alone.fingerprint()
+    )
+    with pytest.raises(UserError, match="config.data.packed: is False, but .*/packed was prepared .*--nopacked"):
+        opened(folder, source=f"array_record:{tmp_path / 'packed'}", packed=False)
+
+
 # Text prepared before.
 
 

@@ -1,0 +1,94 @@
+"""What is settled before the first array: rows of one example, and by what attention is computed."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from jaxfm.config import Config
+from jaxfm.errors import UserError
+from jaxfm.parallel import target
+from jaxfm.parallel.mesh import make_mesh
+from jaxfm.tasks import registry
+from jaxfm.tasks.task import Task
+from jaxfm.training.initial import resolve
+from jaxfm.training.setup import TracedStep, set_up, trace_step
+from tests import tiny
+
+CONFIGS = {
+    "ner": tiny.config,
+    "masked_lm": tiny.masked_lm_config,
+    "classification": tiny.classification_config,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return tmp_path_factory.mktemp("setup")
+
+
+def created(config: Config) -> tuple[Task, dict[str, np.ndarray]]:
+    task, loaded, _ = registry.create(config, resolve(config.model))
+    return task, loaded
+
+
+def traced(config: Config, task: Task) -> TracedStep:
+    mesh = make_mesh(config.parallel.mesh)
+    return trace_step(config, task, mesh, row_length=config.data.row_length, total_steps=10)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_rows_hold_one_example_where_nothing_is_packed(folder: pathlib.Path, name: str) -> None:
+    packed, alone = (created(CONFIGS[name](folder, data__packed=packed))[0] for packed in (True, False))
+    for split in alone.splits():
+        rows, denser = alone.rows(split), packed.rows(split)
+        batch = rows.take(np.arange(len(rows)))
+        assert set(np.unique(batch["segment_ids"])) == {0, 1} and (batch["segment_ids"][:, 0] == 1).all()
+        assert denser.take(np.arange(len(denser)))["segment_ids"].max() > 1
+        # The same text, in more rows; held-out rows of masked LM have as many sets of masks.
+        tokens = [
+            np.sort(each.take(np.arange(len(each)))["segment_ids"] > 0, axis=None).sum() for each in (rows, denser)
+        ]
+        assert tokens[0] == tokens[1] and len(rows) > len(denser)
+
+
+def test_rows_of_several_examples_are_noticed_where_one_was_promised(folder: pathlib.Path) -> None:
+    """A kernel that knows of no segments would mix them up without a word."""
+    task, loaded = created(tiny.config(folder))
+    config = tiny.config(folder, data__packed=False)
+    with pytest.raises(AssertionError, match="config.data.packed"):
+        set_up(config, task, loaded, make_mesh(config.parallel.mesh))
+
+
+def test_the_step_says_by_what_attention_is_computed(folder: pathlib.Path) -> None:
+    config = tiny.config(folder)
+    step = traced(config, created(config)[0])
+    assert step.notes == (f"attention: xla (all there is on {target.platform()})",)
+    with target.tracing_for("tpu"):
+        (note,) = traced(config, created(config)[0]).notes
+    assert "xla (splash: wants rows of a multiple of 128 tokens, not 48 (config.data.row_length))" in note
+
+
+def test_a_kernel_that_cannot_be_used_ends_in_one_message(folder: pathlib.Path) -> None:
+    for changes, words in (
+        (
+            {"model__attention": "splash"},
+            f"'splash' .*does not run on {jax.default_backend()}. Nearest that can: 'xla'",
+        ),
+        ({"model__attention": "cudnn", "data__packed": False}, "'cudnn' cannot compute the attention of this model"),
+    ):
+        config = tiny.config(folder, **changes)
+        task, loaded = created(config)
+        with pytest.raises(UserError, match=f"config.model.attention: {words}"):
+            set_up(config, task, loaded, make_mesh(config.parallel.mesh))
+
+
+def test_dropout_of_attention_alone(folder: pathlib.Path) -> None:
+    def rates(**changes: float) -> tuple[float, float]:
+        encoder = created(tiny.config(folder, **changes))[0].encoder
+        return encoder.dropout, encoder.attention_dropout
+
+    assert rates() == (0.1, 0.1) and rates(model__dropout=0.2) == (0.2, 0.2)
+    assert rates(model__attention_dropout=0.0) == (0.1, 0.0)
+    assert rates(model__dropout=0.3, model__attention_dropout=0.0) == (0.3, 0.0)
