@@ -334,6 +334,13 @@ class LogConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ProfileConfig:
+    """What is recorded of devices and host while training runs."""
+
+    steps: str = _field("", "START:STOP, a jax.profiler trace of the updates behind START up to STOP; empty: none")
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """One run, whole."""
 
@@ -356,10 +363,11 @@ class Config:
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)
     log: LogConfig = dataclasses.field(default_factory=LogConfig)
+    profile: ProfileConfig = dataclasses.field(default_factory=ProfileConfig)
 
 
 # Keys that change neither the result nor what a checkpoint holds: a run may be resumed with other values of these.
-FREE_ON_RESUME = ("log", "parallel", "checkpoint", "data.cache", "model.attention")
+FREE_ON_RESUME = ("log", "profile", "parallel", "checkpoint", "data.cache", "model.attention")
 
 
 def default_config() -> ml_collections.ConfigDict:

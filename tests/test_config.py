@@ -44,7 +44,7 @@ classification.kind classification.pooling classification.threshold
 eval.every_steps eval.batch_size eval.metric eval.select eval.patience
 checkpoint.every_steps checkpoint.keep_last
 parallel.mesh.data parallel.mesh.fsdp parallel.mesh.tensor parallel.mesh.sequence
-log.every_steps log.tensorboard
+log.every_steps log.tensorboard profile.steps
 """.split()
 
 

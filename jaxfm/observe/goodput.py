@@ -4,8 +4,10 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 
+import jax
+
 # In the order of the report. "train" is what is left when the others are taken away.
-ACTIVITIES = ("start", "compile", "train", "evaluate", "checkpoint", "wait for data")
+ACTIVITIES = ("start", "compile", "train", "evaluate", "checkpoint", "wait for data", "profile")
 
 
 class Goodput:
@@ -26,10 +28,11 @@ class Goodput:
 
     @contextlib.contextmanager
     def during(self, activity: str) -> Iterator[None]:
-        """Counts the block as `activity`, then goes back to the one before."""
+        """Counts the block as `activity`, then goes back to the one before; traces show it under that name."""
         left = self.enter(activity)
         try:
-            yield
+            with jax.profiler.TraceAnnotation(activity):
+                yield
         finally:
             self.enter(left)
 

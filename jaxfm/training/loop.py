@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from jaxfm.errors import UserError
 from jaxfm.observe import metrics as metrics_lib
 from jaxfm.observe.goodput import Goodput
 from jaxfm.observe.metrics import Sums
+from jaxfm.observe.profiling import StepProfile
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.writers import MetricsWriter
 from jaxfm.parallel import distributed
@@ -159,6 +161,7 @@ def fit(
             silent=not distributed.is_main(),
         ) as writer,
         PreemptionFlag(distributed.shared_stop()) as preemption,
+        _profile(setup, first, train_steps, workdir, progress, goodput) as profile,
     ):
         preemption.passed(first)
         log = _Log(setup, writer, progress, goodput, _useful_tokens(task), last=(first, goodput.busy()))
@@ -169,6 +172,7 @@ def fit(
             with jax.transfer_guard("disallow"):
                 state, sums = train_steps[setup.batches.size(step)](state, sums, batch)
             step += 1
+            profile.after(step, state)
             log.flush()  # the interval before this step: the device is busy with this one meanwhile
             if step % config.log.every_steps == 0 or step == setup.total_steps:
                 log.pending, sums = (step, sums), empty_sums(setup.metric_names, mesh)
@@ -196,6 +200,23 @@ def fit(
     if config.eval.select == "last" or best.step is None or best.step == step:
         return Fitted(state.params, step, step, best)
     return Fitted(checkpoints.restore_params(best.step, setup.abstract.params), best.step, step, best)
+
+
+def _profile(
+    setup: Setup,
+    first: int,
+    train_steps: Mapping[int, jax.stages.Compiled],
+    workdir: pathlib.Path,
+    progress: Progress,
+    goodput: Goodput,
+) -> StepProfile:
+    """Returns what records the steps that are asked for, in the first process alone: all of them do the same."""
+    steps = setup.profiled if distributed.is_main() else range(0)
+
+    def program() -> str:
+        return train_steps[setup.batches.size(steps.start)].as_text() or ""
+
+    return StepProfile(steps, first, workdir / "profile", program, progress=progress, goodput=goodput)
 
 
 def _restore(

@@ -20,6 +20,7 @@ from jaxfm.models.flops import flops_per_token
 from jaxfm.models.kernels import Choice, describe, needs
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.observe import metrics as metrics_lib
+from jaxfm.observe.profiling import parse_steps
 from jaxfm.parallel import chips, target
 from jaxfm.parallel import mesh as meshes
 from jaxfm.tasks.task import Objective, Task
@@ -38,6 +39,7 @@ class Setup:
       batches: the batch of each step.
       fingerprint: sha256 of the packed training rows; a checkpoint remembers it.
       total_steps: optimizer updates of the whole run.
+      profiled: of these updates, counted from 0, those that are recorded.
       schedule: step -> learning rate.
       adaptation: which parameters are trained, and how.
       model_size: how many parameters there are, and how many are trained.
@@ -53,6 +55,7 @@ class Setup:
     batches: TrainBatches
     fingerprint: str
     total_steps: int
+    profiled: range
     schedule: Schedule
     adaptation: Adaptation
     model_size: Size
@@ -209,6 +212,7 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
         batches=batches,
         fingerprint=task.rows("train").fingerprint(),
         total_steps=total_steps,
+        profiled=parse_steps(config.profile.steps, total_steps),
         schedule=step.schedule,
         adaptation=step.adaptation,
         model_size=size_of(step.abstract, step.adaptation, task.encoder),

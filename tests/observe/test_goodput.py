@@ -32,7 +32,7 @@ def test_every_second_is_counted_once(wait: Callable[[float], None]) -> None:
         wait(32)
     wait(64)
     assert clock.seconds() == {
-        "start": 1, "compile": 2, "train": 68, "evaluate": 0, "checkpoint": 16, "wait for data": 40
+        "start": 1, "compile": 2, "train": 68, "evaluate": 0, "checkpoint": 16, "wait for data": 40, "profile": 0
     }  # fmt: skip
     assert clock.busy() == 68 + 40
     assert tuple(clock.seconds()) == ACTIVITIES

@@ -99,7 +99,7 @@ def host(*waits: tuple[float, float]) -> str:
     return plane("/host:CPU", {"python": [(traces.WAITING, start, length, {}) for start, length in waits]})
 
 
-def microseconds(summary: traces.Summary) -> dict[str, float]:
+def microseconds(summary: traces.Summary) -> dict[str, Any]:
     spent = {operation.name: 1e6 * operation.seconds for operation in summary.operations}
     return {name: pytest.approx(value, abs=1e-3) for name, value in spent.items()}
 
