@@ -79,7 +79,9 @@ def remarks(summary: traces.Summary) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Records, prints both tables, writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--config", required=True, help="config file, FILE.py[:variant]")
     parser.add_argument("--rows", choices=(FULL, PACKED, PADDED, DATA), default=FULL)
     parser.add_argument("--example-tokens", type=int, default=0, help="of packed and padded rows; 0: a third of a row")
