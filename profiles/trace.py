@@ -72,7 +72,8 @@ def remarks(summary: traces.Summary) -> list[str]:
     if unknown < 0.05:
         return []
     return [
-        f"{unknown:.0%} of the time are kernels that do not tell their instruction, as in CUDA graphs: "
+        f"{unknown:.0%} of the time are kernels that do not tell their instruction, as in CUDA graphs "
+        "(openxla/xprof#3070): "
         "XLA_FLAGS=--xla_gpu_enable_command_buffer= launches them one by one, and all are told."
     ]
 

@@ -55,6 +55,7 @@ class Event:
       device: which.
       lane: stream or thread; events of one lane are nested or apart.
       name: of the instruction; where that is not told, the kernel's or the transfer's own.
+      kernel: what a GPU ran; empty elsewhere.
       program: the module it belongs to; empty where that is not told.
       start: in seconds.
       end: in seconds.
@@ -64,6 +65,7 @@ class Event:
     device: str
     lane: str
     name: str
+    kernel: str
     program: str
     start: float
     end: float
@@ -222,7 +224,9 @@ class Program:
         """Returns the instruction that the event ran; with a program's name before it where it is of another."""
         if event.program not in ("", self.name):
             return f"{event.program}: {event.name}"
-        return event.name if event.name in self._places else self._kernels.get(event.name, event.name)
+        # A GPU's command buffer (a CUDA graph) gives all its kernels its own name: openxla/xprof#3070.
+        told = event.name in self._places and not (event.kernel and self.holds(event.name))
+        return event.name if told else self._kernels.get(event.kernel, event.kernel or event.name)
 
     def holds(self, name: str) -> bool:
         """Whether the instruction only runs others."""
@@ -387,7 +391,7 @@ def _tpu_events(plane: Any) -> Iterator[Event]:
         program = next((name for first, last, name in programs if first <= start < last), "")
         # Named by the whole instruction, "%fusion.3 = ..." or by its name alone.
         name = re.match(r"%?([\w.\-]+)", event.name)
-        yield Event(plane.name, "XLA Ops", name[1] if name else event.name, program, start, end, end)
+        yield Event(plane.name, "XLA Ops", name[1] if name else event.name, "", program, start, end, end)
 
 
 def _gpu_events(plane: Any) -> Iterator[Event]:
@@ -397,8 +401,8 @@ def _gpu_events(plane: Any) -> Iterator[Event]:
         for event in line.events:
             stats = dict(event.stats)
             start, end = _span(event)
-            name, program = stats.get("hlo_op", event.name), stats.get("hlo_module", "")
-            yield Event(plane.name, line.name, str(name), str(program), start, end, end)
+            name = str(stats.get("hlo_op", event.name)).rpartition("::")[2]  # the innermost of several
+            yield Event(plane.name, line.name, name, event.name, str(stats.get("hlo_module", "")), start, end, end)
 
 
 def _cpu_events(plane: Any) -> Iterator[Event]:
@@ -411,7 +415,8 @@ def _cpu_events(plane: Any) -> Iterator[Event]:
             elif "hlo_op" in (stats := dict(event.stats)):
                 start, end = _span(event)
                 device = f"CPU:{stats.get('device_ordinal', 0)}"
-                own = Event(device, line.name, str(stats["hlo_op"]), str(stats.get("hlo_module", "")), start, end, end)
+                name, program = str(stats["hlo_op"]), str(stats.get("hlo_module", ""))
+                own = Event(device, line.name, name, "", program, start, end, end)
                 started.append((own, stats.get("_p")))
     for event, number in started:
         later = done.get(number, event.end) if number is not None else event.end
