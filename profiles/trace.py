@@ -65,19 +65,6 @@ def folder_of(kept: str) -> Iterator[pathlib.Path]:
             yield pathlib.Path(folder)
 
 
-def remarks(summary: traces.Summary) -> list[str]:
-    """Returns what is to be known before the numbers are trusted."""
-    total = sum(summary.parts.values()) or 1.0
-    unknown = sum(each.seconds for each in summary.operations if each.kind == "kernel") / total
-    if unknown < 0.05:
-        return []
-    return [
-        f"{unknown:.0%} of the time are kernels that do not tell their instruction, as in CUDA graphs "
-        "(openxla/xprof#3070): "
-        "XLA_FLAGS=--xla_gpu_enable_command_buffer= launches them one by one, and all are told."
-    ]
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Records, prints both tables, writes the JSON."""
     parser = argparse.ArgumentParser(
@@ -105,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         summary = traces.summarise(traces.read_trace(file), step.compiled.as_text() or "", arguments.steps)
     print(to_plain(traces.operation_table(summary, arguments.top)))
     print(to_plain(traces.part_table(summary)))
-    for remark in remarks(summary):
+    for remark in traces.remarks(summary):
         print(remark)
     if arguments.keep:
         print(f"recording: {file}; open it with xprof --logdir={arguments.keep}")
@@ -119,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "row_length": step.work.rows.row_length,
             "useful_share": round(step.useful_share, 4),
             **traces.to_record(summary, arguments.top),
-            "remarks": remarks(summary),
+            "remarks": traces.remarks(summary),
         }
         files.write_json(arguments.output, result)
 

@@ -133,5 +133,7 @@ class StepProfile:
             f"  open it with: xprof --logdir={self._folder} (pip install xprof; in TensorBoard the page Profile), "
             "or the trace.json.gz beside it at ui.perfetto.dev"
         )
+        for remark in traces.remarks(summary):
+            self._progress.say(f"  {remark}")
         self._progress.table(traces.part_table(summary))
         self._progress.table(traces.operation_table(summary, _OPERATIONS))

@@ -203,13 +203,13 @@ class Program:
     """A compiled step, asked about the operations of a trace."""
 
     def __init__(self, text: str) -> None:
-        """`text` as for `summarise`."""
+        """`text` as for `summarise`; where a backend has none, nothing is known of any operation."""
         found = re.match(r"HloModule ([^\s,]+)", text)
         self.name = found[1] if found else ""
-        self._module = hlo.parse(text)
+        self._computations = hlo.parse(text).computations if text else {}
         self._places = {
             name: (computation, line)
-            for computation in self._module.computations.values()
+            for computation in self._computations.values()
             for name, line in computation.items()
         }
         # Kernels of a GPU are called as their instruction, but for characters that a symbol cannot have.
@@ -257,7 +257,7 @@ class Program:
     def _inside(self, line: hlo.Instruction) -> Iterator[tuple[hlo.Computation, hlo.Instruction]]:
         """Yields the instructions of what a fusion, a parallel or an asynchronous call wraps, however deep."""
         for name in hlo.called(line):
-            computation = self._module.computations[name]
+            computation = self._computations[name]
             for inner in computation.values():
                 yield computation, inner
                 if inner.opcode in ("fusion", "call"):
@@ -327,6 +327,20 @@ def union(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
         else:
             merged.append((start, end))
     return merged
+
+
+def remarks(summary: Summary) -> list[str]:
+    """Returns what is to be known before the numbers are trusted."""
+    if not summary.devices:
+        return ["nothing of a device was recorded; on a GPU the process must be allowed to use CUPTI"]
+    total = sum(summary.parts.values()) or 1.0
+    unknown = sum(each.seconds for each in summary.operations if each.kind == "kernel") / total
+    if unknown < 0.05:
+        return []
+    return [
+        f"{unknown:.0%} of the time are kernels that do not tell their instruction, as in CUDA graphs "
+        "(openxla/xprof#3070): XLA_FLAGS=--xla_gpu_enable_command_buffer= launches them one by one, and all are told"
+    ]
 
 
 def part_table(summary: Summary) -> Table:

@@ -10,7 +10,7 @@ from jax.profiler import ProfileData
 from jaxfm.data import masking
 from jaxfm.observe import hlo, traces
 from jaxfm.observe.profiling import Recording
-from jaxfm.observe.traces import Event, Program, part_of, self_seconds, summarise, trace_of, union
+from jaxfm.observe.traces import Event, Operation, Program, Summary, part_of, self_seconds, summarise, trace_of, union
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.tasks import registry
 from jaxfm.training.initial import resolve
@@ -312,3 +312,25 @@ def test_tables_and_record() -> None:
     record = traces.to_record(summary, 1)
     assert record["idle_milliseconds"] == 0.01
     assert [each["name"] for each in record["operations"]] == ["loop_fusion"]
+
+
+def test_kernels_that_do_not_tell_what_they_are_for() -> None:
+    def summary(unknown: float) -> Summary:
+        operations = (
+            Operation("fusion.1", "fusion", "", "ffn", "", 1.0 - unknown, 1.0),
+            Operation("nvjet_tst", "kernel", "", "other", "", unknown, 1.0),
+        )
+        return Summary(1, 1, 1.0, 1.0, 0.0, operations)
+
+    assert traces.remarks(summary(0.04)) == []
+    (remark,) = traces.remarks(summary(0.3))
+    assert remark.startswith("30% ") and "--xla_gpu_enable_command_buffer=" in remark
+
+
+def test_without_a_device_or_a_program() -> None:
+    nothing = summarise(read(host((0, 5))), PROGRAM, steps=1)
+    assert (nothing.devices, nothing.seconds, nothing.operations) == (0, 0.0, ())
+    assert "CUPTI" in traces.remarks(nothing)[0]
+    unknown = summarise(read(plane("/device:TPU:0", {"XLA Ops": [("%fusion.7 = x", 0, 10, {})]})), "", steps=1)
+    assert microseconds(unknown) == {"fusion.7": 10}
+    assert unknown.parts["other"] == pytest.approx(1e-5)

@@ -3,7 +3,6 @@ import pathlib
 
 import pytest
 
-from jaxfm.observe.traces import Operation, Summary
 from profiles import trace
 
 # ml_collections loads config files in a way that Python 3.12 calls old.
@@ -29,19 +28,6 @@ def test_parts_and_operations_of_a_step(tmp_path: pathlib.Path, capsys: pytest.C
     assert "The 7 longest operations" in printed and "device idle otherwise" in printed
     (file,) = kept.rglob("*.xplane.pb")
     assert str(file) in printed
-
-
-def test_kernels_that_do_not_tell_what_they_are_for() -> None:
-    def summary(unknown: float) -> Summary:
-        operations = (
-            Operation("fusion.1", "fusion", "", "ffn", "", 1.0 - unknown, 1.0),
-            Operation("nvjet_tst", "kernel", "", "other", "", unknown, 1.0),
-        )
-        return Summary(1, 1, 1.0, 1.0, 0.0, operations)
-
-    assert trace.remarks(summary(0.04)) == []
-    (remark,) = trace.remarks(summary(0.3))
-    assert remark.startswith("30% ") and "--xla_gpu_enable_command_buffer=" in remark
 
 
 @pytest.mark.parametrize("words", [["--step=3"], ["--steps=0"], ["--warm-up=-1"]])
