@@ -145,10 +145,17 @@ class TimedStep:
       host_seconds: of each call the part until the host is free again.
     """
 
-    def __init__(self, config: Config, work: Work | None = None, *, batches: int = 4):
-        """Compiles it, for the config's own data unless other work is given."""
+    def __init__(
+        self,
+        config: Config,
+        work: Work | None = None,
+        *,
+        batches: int = 4,
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        """Compiles it, for the config's own data unless other work is given, and for all devices unless some are."""
         self.config, self.work = config, work or Work.of_data(config)
-        rows, self.mesh = self.work.rows, make_mesh(config.parallel.mesh)
+        rows, self.mesh = self.work.rows, make_mesh(config.parallel.mesh, devices)
         size = config.train.batch_size
         start = time.perf_counter()
         self.step = trace_step(

@@ -123,7 +123,9 @@ def varied(point: dict[str, Any], points: Sequence[dict[str, Any]]) -> list[str]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures every config and combination, writes the JSON after each, prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--config", action="append", required=True, help="config file, FILE.py[:variant]; repeatable")
     parser.add_argument("--vary", action="append", default=[], help="KEY=VALUE:VALUE:... or KEY,KEY=V,W:V,W:...")
     parser.add_argument("--rows", choices=(FULL, PACKED, PADDED, DATA), default=FULL)
