@@ -36,7 +36,7 @@ lint: $(VENV)/installed-dev  ## check style, docstrings and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/shellcheck --external-sources .ci/run launch/*.sh
+	$(BIN)/shellcheck --external-sources .ci/run launch/*.sh profiles/*.sh
 
 format: $(VENV)/installed-dev  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix-only --quiet .

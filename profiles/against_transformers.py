@@ -151,7 +151,7 @@ def jaxfm_rates(report: Mapping[str, Any], examples: int) -> dict[str, Any]:
 
 def timed(command: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """Runs a command from the repository's root; returns what it printed, its wall seconds and the load before it."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu", "MPLBACKEND": "agg"}
+    environment = {"JAX_PLATFORMS": "cpu"} | os.environ | {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"}
     load, start = os.getloadavg()[0], time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout, {"process_seconds": round(time.perf_counter() - start, 1), "load_before": round(load, 2)}
