@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxfm.parallel import target
+
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 
@@ -23,7 +25,12 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     words = random_words(key, (*x.shape[:-1], -(-x.shape[-1] // 4)))
     # Side by side, not interleaved: TPUs would have to spread the two halves of a word over lanes.
     halves = [half for word in words for half in (word & jnp.uint32(0xFFFF), word >> 16)]
-    keep = jnp.concatenate([half >= jnp.uint32(dropped) for half in halves], axis=-1)[..., : x.shape[-1]]
+    quarters = [half >= jnp.uint32(dropped) for half in halves]
+    if target.platform() == "cpu":
+        keep = jnp.concatenate(quarters, axis=-1)
+    else:  # the same; libtpu 0.0.42 crashes on concatenations that are computed again in the backward pass
+        keep = jnp.stack(quarters, axis=-2).reshape(*x.shape[:-1], -1)
+    keep = keep[..., : x.shape[-1]]
     return jnp.where(keep, x * (65536 / (65536 - dropped)), jnp.zeros((), x.dtype)).astype(x.dtype)
 
 

@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding
 from jaxfm.config import MeshConfig
 from jaxfm.models.dropout import dropout, random_words, split_key, threefry
 from jaxfm.parallel import mesh as meshes
+from jaxfm.parallel import target
 
 KEY = jax.random.key(7)
 SHAPE = (64, 128, 256)  # 2,097,152 elements
@@ -135,3 +136,13 @@ def test_every_place_has_words_of_its_own() -> None:
 def test_a_key_of_another_generator_is_refused() -> None:
     with pytest.raises(ValueError, match="rbg, not of threefry2x32"):
         random_words(jax.random.key(0, impl="rbg"), (2, 2))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 128), (5, 33), (7, 2)])
+def test_the_mask_is_the_same_on_every_platform(shape: tuple[int, ...]) -> None:
+    x = jnp.ones(shape)
+    here = dropout(x, 0.4, KEY)
+    assert 0 < float((here == 0).mean()) < 1
+    for platform in ("tpu", "gpu"):
+        with target.tracing_for(platform):
+            np.testing.assert_array_equal(dropout(x, 0.4, KEY), here)
