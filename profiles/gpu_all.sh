@@ -75,6 +75,7 @@ if [[ -z $toy ]]; then
   lengths=(--config=configs/mlm.py:modern_base --vary=data.row_length,train.batch_size=128,512:512,128:2048,32:8192,8)
   one=(--config.data.row_length=128 --config.train.batch_size=512 --config.model.tokenizer=train:wordpiece/30522)
   ner=(--config.model.preset=bert_base --config.train.batch_size=128)
+  against=(--config.model.tokenizer=train:wordpiece/30522 --config.data.packed=False) beside=("128,256" "512,64")
   timing=() ceilings=() pipeline=() grown=(--config.train.batch_size=64)
   scaled=(--models=bert_tiny,bert_mini,bert_small,bert_base,bert_large --row-lengths=64,128,256,512
     --batches=16,32,64,128,256,512) curve=50 seeds=0,1,2 sentences=16 limited=1000
@@ -85,6 +86,7 @@ else
   lengths=(--config=configs/mlm.py:modern_tiny --vary=data.row_length,train.batch_size=32,2:64,1)
   one=(--config.data.row_length=16 --config.train.batch_size=4 --config.model.tokenizer=train:wordpiece/500)
   ner=(--config.model.preset=bert_tiny --config.train.batch_size=2)
+  against=(--config.model.tokenizer=train:wordpiece/500 --turns=1 --torch=--no-compile) beside=("16,4")
   timing=(--steps=2 --warm-up=1) ceilings=(--sizes=64,128 --copy-mib=1 --calls=2)
   pipeline=(--batches=10 --turns=1 --steps=4 --run-steps=4) grown=(--config.train.batch_size=2)
   scaled=(--models=bert_tiny,bert_mini --row-lengths=16,32 --batches=2,4 --turns=1 --steps=2) curve=3 seeds=0
@@ -136,7 +138,17 @@ for model in "${models[@]}"; do
   measure "trace_$model" trace "--config=configs/mlm.py:$model" "${one[@]}"
 done
 
-# 6. The pipeline, NER's scores as on CPU, and transformers beside it.
+# 6. The same masked-LM steps in torch, at both lengths; then the pipeline, NER's scores as on CPU, NER in torch.
+if "$python" -c 'import torch' 2>/dev/null; then
+  for model in "${models[@]}"; do
+    for shape in "${beside[@]}"; do
+      measure "torch_${model}_${shape%,*}" mlm_against_torch "--config=configs/mlm.py:$model" "${timing[@]}" \
+        "${against[@]}" "--config.data.row_length=${shape%,*}" "--config.train.batch_size=${shape#*,}"
+    done
+  done
+else
+  say "no torch: transformers is not measured"
+fi
 measure pipeline data --config=configs/ner.py "${pipeline[@]}"
 if [[ -d $data/wnut17 ]]; then
   measure ner_quality ner_quality "--source=conll:$data/wnut17" "--seeds=$seeds" "--sentences=$sentences" \

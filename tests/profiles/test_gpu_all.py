@@ -14,8 +14,9 @@ from profiles import ceilings, loss_curves
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
-# Writes down how it was called; fails for what FAIL names.
+# Has torch, writes down how it was called; fails for what FAIL names.
 STAND_IN = """#!/usr/bin/env bash
+[[ $1 == -c ]] && exit
 printf '%s\\n' "$*" >> "$CALLS"
 [[ -z $FAIL || $* != *"$FAIL"* ]]
 """
@@ -49,10 +50,9 @@ def test_finished_steps_are_not_run_again_and_failed_ones_are(tmp_path: pathlib.
         assert any(script in call for call in calls), script
     assert all(f"{tmp_path}/out/" in call for call in calls if "--output=" in call)
     code, calls, said = run(tmp_path, **data)
-    assert code == 0 and [call for call in calls if "-c " not in call[:3]] == [calls[-1]]
-    assert "profiles.ceilings" in calls[-1]
+    assert code == 0 and len(calls) == 1 and "profiles.ceilings" in calls[0]
     code, calls, _ = run(tmp_path, **data)
-    assert code == 0 and not any("profiles" in call for call in calls)
+    assert code == 0 and not calls
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the script needs bash")
@@ -63,9 +63,10 @@ def test_a_toy_is_of_another_size_and_the_same_steps(tmp_path: pathlib.Path) -> 
     _, toy, _ = run(tmp_path, DATA=str(tmp_path), OUT=str(tmp_path / "toy"), TOY="1")
 
     def scripts(calls: list[str]) -> list[str]:
-        return [word for call in calls for word in call.split()[1:2]]
+        """Each once, in the order of their first calls."""
+        return list(dict.fromkeys(call.split()[1] for call in calls))
 
-    assert scripts(real) == scripts(toy) and len(real) > 15
+    assert scripts(real) == scripts(toy) and len(real) > 30
     assert any("bert_large" in call for call in real) and not any("bert_large" in call for call in toy)
 
 
