@@ -12,7 +12,7 @@ LAYERS, WIDTH, ROWS = 6, 1024, 512
 
 
 def text_of(function, *arguments) -> str:
-    return jax.jit(function).lower(*arguments).compile().as_text()
+    return jax.jit(function).lower(*arguments).compile().as_text() or ""
 
 
 def flops(module: hlo.Module) -> int:

@@ -1,6 +1,7 @@
 """What is settled before the first array: rows of one example, and by what attention is computed."""
 
 import pathlib
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -28,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return tmp_path_factory.mktemp("setup")
 
 
-def created(config: Config) -> tuple[Task, dict[str, np.ndarray]]:
+def created(config: Config) -> tuple[Task, Mapping[str, np.ndarray]]:
     task, loaded, _ = registry.create(config, resolve(config.model))
     return task, loaded
 
