@@ -18,12 +18,13 @@ from jaxfm.models.dropout import dropout, split_key
 from jaxfm.models.embeddings import Embeddings, layer_norm
 from jaxfm.models.kernels import AUTO, Choice
 from jaxfm.models.presets import EncoderConfig
+from jaxfm.models.products import WITH_WEIGHTS
 from jaxfm.models.rotary import Rotation, rotate, rotation
 from jaxfm.parallel.mesh import constrain, stack_metadata
 
-# What a layer that is computed again keeps all the same: the results of products without a batch axis (those with
-# weights, not those of attention), or nothing but its input.
-_KEPT = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
+# What a layer that is computed again keeps all the same: the results of products with weights (not those of
+# attention), or nothing but its input.
+_KEPT = {"dots": jax.checkpoint_policies.save_only_these_names(WITH_WEIGHTS), "full": None}
 
 
 class View(NamedTuple):

@@ -9,8 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxfm.parallel import target
+
+WITH_WEIGHTS = "product_with_weights"
 
 
 def product(spec: str, x: jax.Array, y: jax.Array, dtype: Any = None) -> jax.Array:
@@ -42,7 +45,10 @@ def contract(x: jax.Array, y: jax.Array, axes: int) -> jax.Array:
 def dot_general(
     x: jax.Array, y: jax.Array, dimension_numbers: Any, precision: None = None, out_sharding: None = None
 ) -> jax.Array:
-    """Returns the `product` that `lax.dot_general`'s dimension numbers name; for flax's linear layers."""
+    """Returns the `product` that `lax.dot_general`'s dimension numbers name; for flax's linear layers.
+
+    The result is named WITH_WEIGHTS, by which a rematerialisation policy may keep it.
+    """
     (x_axes, y_axes), (x_batch, y_batch) = dimension_numbers
     assert not x_batch and not y_batch and precision is None and out_sharding is None
     of_x = string.ascii_uppercase[: x.ndim]
@@ -50,14 +56,16 @@ def dot_general(
     for x_axis, y_axis in zip(x_axes, y_axes, strict=True):
         of_y[y_axis] = of_x[x_axis]
     result = [index for index in of_x if index not in of_y] + [index for index in of_y if index not in of_x]
-    return product(f"{of_x},{''.join(of_y)}->{''.join(result)}", x, y)
+    return checkpoint_name(product(f"{of_x},{''.join(of_y)}->{''.join(result)}", x, y), WITH_WEIGHTS)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _product(spec: str, dtype: jnp.dtype, x: jax.Array, y: jax.Array) -> jax.Array:
     if x.dtype == jnp.bfloat16 and target.platform() == "cpu":
         return _on_matrix_units_of_cpu(spec, x, y, dtype)
-    return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32).astype(dtype)
+    # Matrix units sum in f32 whatever they give back. Asked for bf16 they round once, and where gradients are summed
+    # over devices half as many bytes cross the links as of f32 rounded afterwards.
+    return jnp.einsum(spec, x, y, preferred_element_type=dtype)
 
 
 def _forward(spec: str, dtype: jnp.dtype, x: jax.Array, y: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
