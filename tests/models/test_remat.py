@@ -69,6 +69,26 @@ def test_more_recomputed_is_less_kept(name: str) -> None:
     assert max(dots, full) < 0.8 * none and full < 1.01 * dots
 
 
+def test_dots_are_computed_again_in_attention_alone() -> None:
+    """Of a layer's eight products the six with weights are kept; "full" computes all but the last again."""
+    counts = {}
+    for remat in REMAT:
+        graphdef, params = meshes.build_abstract(
+            lambda remat=remat: Encoder(POST, nnx.Rngs(0), remat=remat),
+            meshes.make_mesh(MeshConfig(), jax.devices()[:1]),
+        )
+
+        def loss(params: Any, graphdef: Any = graphdef) -> jax.Array:
+            ids = jnp.ones((BATCH, TOKENS), jnp.int32)
+            return jnp.sum(nnx.merge(graphdef, params)(ids, ids, ids, 0 * ids))
+
+        counts[remat] = str(jax.make_jaxpr(jax.grad(loss))(params)).count(" dot_general[")
+    # A loop's body forward, twice that backward, and the gradients of the six biases.
+    assert counts["none"] == 8 + 16 + 6
+    assert counts["dots"] == counts["none"] + 2
+    assert counts["none"] + 7 <= counts["full"] <= counts["none"] + 8
+
+
 def test_the_generator_of_electra_recomputes_too() -> None:
     counts = {}
     for remat in ("none", "full"):
