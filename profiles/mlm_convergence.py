@@ -69,68 +69,44 @@ def sequences(batch: dict[str, np.ndarray], pad_id: int) -> dict[str, Any]:
     return made
 
 
-class TorchPretraining:
-    """transformers' BertForMaskedLM under the settings of a jaxfm run, stepped from outside."""
-
-    def __init__(self, config: Config, task: Any, steps: int, *, bf16: bool = False):
-        """Makes model, optimizer and schedule over `steps` updates; `bf16` is torch's own mixed precision."""
-        import torch
-        from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageModeling
-        from transformers.optimization import get_linear_schedule_with_warmup
-
-        torch.manual_seed(config.seed)
-        values = hf_config(task.encoder, head="ForMaskedLM", pad_token_id=task.tokenizer.pad_token_id, labels=())
-        self.model = BertForMaskedLM(BertConfig(**values))
-        named = list(self.model.named_parameters())
-        decayed = [p for name, p in named if not (name.endswith("bias") or "LayerNorm" in name)]
-        others = [p for name, p in named if name.endswith("bias") or "LayerNorm" in name]
-        optim = config.optim
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=optim.learning_rate,
-            betas=(optim.b1, optim.b2),
-            eps=optim.eps,
-        )
-        self.schedule = get_linear_schedule_with_warmup(self.optimizer, round(optim.warmup_fraction * steps), steps)
-        self.collate = DataCollatorForLanguageModeling(task.tokenizer, mlm_probability=config.mask.ratio)
-        self.tokenizer, self.clip_norm, self.bf16 = task.tokenizer, optim.clip_norm, bf16
-
-    def batch(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Returns the packed rows as padded sequences with masks drawn anew."""
-        import torch
-
-        batch = sequences(rows, self.tokenizer.pad_token_id)
-        special = torch.isin(batch["input_ids"], torch.tensor(self.tokenizer.all_special_ids))
-        batch["input_ids"], batch["labels"] = self.collate.torch_mask_tokens(batch["input_ids"], special)
-        return batch
-
-    def step(self, batch: dict[str, Any]) -> None:
-        """Makes one update."""
-        import torch
-
-        self.model.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            loss = self.model(**batch).loss
-        self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
-        self.optimizer.step()
-        self.schedule.step()
-
-
 def torch_run(config: Config, steps: int) -> dict[str, Any]:
     """Trains BertForMaskedLM; returns its seconds and valid losses by step."""
+    import torch
+    from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageModeling
+    from transformers.optimization import get_linear_schedule_with_warmup
+
     task, _, _ = registry.create(config, resolve(config.model))
-    pretraining = TorchPretraining(config, task, steps)
+    torch.manual_seed(config.seed)
+    values = hf_config(task.encoder, head="ForMaskedLM", pad_token_id=task.tokenizer.pad_token_id, labels=())
+    model = BertForMaskedLM(BertConfig(**values))
+    decayed = [p for name, p in model.named_parameters() if not (name.endswith("bias") or "LayerNorm" in name)]
+    others = [p for name, p in model.named_parameters() if name.endswith("bias") or "LayerNorm" in name]
+    optim = config.optim
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=optim.learning_rate,
+        betas=(optim.b1, optim.b2),
+        eps=optim.eps,
+    )
+    schedule = get_linear_schedule_with_warmup(optimizer, round(optim.warmup_fraction * steps), steps)
+    collate = DataCollatorForLanguageModeling(task.tokenizer, mlm_probability=config.mask.ratio)
     batches = TrainBatches(task.rows("train"), batch_size=config.train.batch_size, seed=config.seed)
     curve, busy = [], 0.0
     for step in range(steps):
-        batch = pretraining.batch(batches.batch(step))
+        batch = sequences(batches.batch(step), task.tokenizer.pad_token_id)
+        special = torch.isin(batch["input_ids"], torch.tensor(task.tokenizer.all_special_ids))
+        batch["input_ids"], batch["labels"] = collate.torch_mask_tokens(batch["input_ids"], special)
         start = time.perf_counter()
-        pretraining.step(batch)
+        model.train()
+        loss = model(**batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
+        optimizer.step()
+        schedule.step()
         busy += time.perf_counter() - start
         if (step + 1) % -(-steps // EVALUATIONS) == 0 or step + 1 == steps:
-            curve.append([step + 1, torch_loss(pretraining.model, task)])
+            curve.append([step + 1, torch_loss(model, task)])
             print(f"transformers step {step + 1}/{steps}: valid loss {curve[-1][1]:.4f}  {busy:.0f} s", flush=True)
     return {"seconds": round(busy, 1), "valid": curve}
 
