@@ -143,6 +143,7 @@ def draw(result: Mapping[str, Any], path: pathlib.Path) -> None:
     """Draws each series' seconds over its work, both axes in logarithms, beside a line of slope 1."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(9, 4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -158,6 +159,10 @@ def draw(result: Mapping[str, Any], path: pathlib.Path) -> None:
             (line,) = axes.plot(work, seconds, "o-", label=f"{series.replace('_', ' ')}: {found['exponent']:.2f}")
             axes.plot(work, seconds[-1] * work / work[-1], ":", color=line.get_color(), linewidth=1)
         axes.set(xscale="log", yscale="log", xlabel=label, ylabel="seconds a step (dotted: linear)")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:,.3g}")
+            axis.set_minor_formatter("")
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, title="exponent")
     with files.atomic_write(path, binary=True) as stream:
