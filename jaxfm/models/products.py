@@ -107,7 +107,7 @@ def _add_bias_backward(bias: jax.Array, gradient: jax.Array) -> tuple[jax.Array,
     if target.platform() == "cpu":
         lead, own = string.ascii_uppercase[:leading], string.ascii_lowercase[: bias.ndim]
         ones = jnp.ones(gradient.shape[:leading], gradient.dtype)
-        of_bias = _product(f"{lead},{lead}{own}->{own}", jnp.dtype(jnp.float32), ones, gradient)
+        of_bias: jax.Array = _product(f"{lead},{lead}{own}->{own}", jnp.dtype(jnp.float32), ones, gradient)
     else:
         of_bias = gradient.sum(axis=tuple(range(leading)), dtype=jnp.float32)
     return gradient, of_bias.astype(gradient.dtype).astype(bias.dtype)
