@@ -3,6 +3,7 @@
 import logging
 import os
 import pathlib
+from typing import Any
 
 import jax
 
@@ -19,7 +20,8 @@ def keep_compiled_programs() -> pathlib.Path | None:
     then, and None returned. The programs used least recently go when there are 4 GiB of them. A folder that others may
     write to is not used (what it holds would be run), and a warning says so.
     """
-    if jax.config.read("jax_compilation_cache_dir") or not jax.config.read("jax_enable_compilation_cache"):
+    settings: Any = jax.config  # whose attributes type checkers do not see
+    if settings.jax_compilation_cache_dir or not settings.jax_enable_compilation_cache:
         return None
     folder = files.user_cache() / "compiled"
     try:
