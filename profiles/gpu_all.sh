@@ -76,7 +76,7 @@ if [[ -z $toy ]]; then
   one=(--config.data.row_length=128 --config.train.batch_size=512 --config.model.tokenizer=train:wordpiece/30522)
   ner=(--config.model.preset=bert_base --config.train.batch_size=128)
   against=(--config.model.tokenizer=train:wordpiece/30522 --config.data.packed=False) beside=("128,256" "512,64")
-  timing=() ceilings=() pipeline=() grown=(--config.train.batch_size=64)
+  timing=() most=() ceilings=() pipeline=() grown=(--config.train.batch_size=64)
   scaled=(--models=bert_tiny,bert_mini,bert_small,bert_base,bert_large --row-lengths=64,128,256,512
     --batches=16,32,64,128,256,512) curve=50 seeds=0,1,2 sentences=16 limited=1000
 else
@@ -87,7 +87,7 @@ else
   one=(--config.data.row_length=16 --config.train.batch_size=4 --config.model.tokenizer=train:wordpiece/500)
   ner=(--config.model.preset=bert_tiny --config.train.batch_size=2)
   against=(--config.model.tokenizer=train:wordpiece/500 --turns=1 --torch=--no-compile) beside=("16,4")
-  timing=(--steps=2 --warm-up=1) ceilings=(--sizes=64,128 --copy-mib=1 --calls=2)
+  timing=(--steps=2 --warm-up=1) most=(--most-rows=16) ceilings=(--sizes=64,128 --copy-mib=1 --calls=2)
   pipeline=(--batches=10 --turns=1 --steps=4 --run-steps=4) grown=(--config.train.batch_size=2)
   scaled=(--models=bert_tiny,bert_mini --row-lengths=16,32 --batches=2,4 --turns=1 --steps=2) curve=3 seeds=0
   sentences=16 limited=64
@@ -112,7 +112,7 @@ for model in "${models[@]}"; do
   measure "${model}_full" throughput "${mlm[@]}" "${fused[@]}" --rows=full
   measure "${model}_padded" throughput "${mlm[@]}" "${fused[@]}" --rows=padded
   measure "${model}_packed" throughput "${mlm[@]}" --rows=packed
-  measure "${model}_auto" throughput "--config=configs/mlm.py:$model" "${one[@]}" "${timing[@]}" \
+  measure "${model}_auto" throughput "--config=configs/mlm.py:$model" "${one[@]}" "${timing[@]}" "${most[@]}" \
     --config.train.batch_size=auto --config.model.remat=full
 done
 measure modern_full throughput "${modern[@]}" "${timing[@]}" --config.data.packed=False --rows=full

@@ -27,17 +27,16 @@ from jaxfm.training.state import count_parameters, new_state
 
 # What random rows look like; "data": the config's own rows instead.
 FULL, PACKED, PADDED, DATA = "full", "packed", "padded", "data"
-_MOST_ROWS = 2**17  # that "auto" makes a batch of
 _TOTAL_STEPS = 100_000  # of schedules, which need a number
 
 
-def settled(config: Config) -> tuple[Config, tuple[str, ...]]:
-    """Returns the config with the largest batch that fits where it is "auto", and what there is to say of it."""
+def settled(config: Config, most: int) -> tuple[Config, tuple[str, ...]]:
+    """Returns the config with the largest batch that fits where it is "auto", of at most so many rows; and notes."""
     if config.train.batch_size != AUTO:
         return config, ()
     objective = registry.outline(config, initials.shape(config.model)[0])
     mesh = make_mesh(config.parallel.mesh)
-    return batch_size.settle(config, objective, mesh, row_length=config.data.row_length, most=_MOST_ROWS)
+    return batch_size.settle(config, objective, mesh, row_length=config.data.row_length, most=most)
 
 
 @dataclasses.dataclass(frozen=True)

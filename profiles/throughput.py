@@ -54,7 +54,7 @@ def variants(vary: Sequence[str]) -> Iterator[dict[str, str]]:
 
 def measure(file: str, changes: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
     """Times the step of one config; returns its record, with "error" where it does not fit into memory."""
-    config, notes = settled(read_config(file, changes))
+    config, notes = settled(read_config(file, changes), arguments.most_rows)
     work = Work.of_data(config) if arguments.rows == DATA else None
     work = work or Work.synthetic(config, arguments.rows, arguments.example_tokens)
     record: dict[str, Any] = {
@@ -130,6 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--vary", action="append", default=[], help="KEY=VALUE:VALUE:... or KEY,KEY=V,W:V,W:...")
     parser.add_argument("--rows", choices=(FULL, PACKED, PADDED, DATA), default=FULL)
     parser.add_argument("--example-tokens", type=int, default=0, help="of packed and padded rows; 0: a third of a row")
+    parser.add_argument("--most-rows", type=int, default=2**17, help="of the batch that auto finds")
     parser.add_argument("--steps", type=int, default=30, help="timed")
     parser.add_argument("--warm-up", type=int, default=5, help="steps before those")
     parser.add_argument("--peak-flops", type=float, help="bf16 operations a second of one device, where not known")
