@@ -65,9 +65,9 @@ def test_rows_of_several_examples_are_noticed_where_one_was_promised(folder: pat
 def test_the_step_says_by_what_attention_is_computed(folder: pathlib.Path) -> None:
     config = tiny.config(folder)
     step = traced(config, created(config)[0])
-    assert step.notes == (f"attention: xla (all there is on {target.platform()})",)
+    assert step.notes[0] == f"attention: xla (all there is on {target.platform()})"
     with target.tracing_for("tpu"):
-        (note,) = traced(config, created(config)[0]).notes
+        note, *_ = traced(config, created(config)[0]).notes
     assert "xla (splash: wants rows of a multiple of 128 tokens, not 48 (config.data.row_length))" in note
 
 
@@ -93,3 +93,17 @@ def test_dropout_of_attention_alone(folder: pathlib.Path) -> None:
     assert rates() == (0.1, 0.1) and rates(model__dropout=0.2) == (0.2, 0.2)
     assert rates(model__attention_dropout=0.0) == (0.1, 0.0)
     assert rates(model__dropout=0.3, model__attention_dropout=0.0) == (0.3, 0.0)
+
+
+def test_a_cpu_with_matrix_units_is_pointed_out_where_nobody_chose(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny.config(folder)
+    task, _ = created(config)
+    for units, precision, said in ((True, "auto", True), (False, "auto", False), (True, "f32", False)):
+        monkeypatch.setattr(target, "cpu_multiplies_bf16", lambda units=units: units)
+        notes = traced(tiny.replaced(config, train__precision=precision), task).notes
+        assert any("--config.train.precision=bf16" in note for note in notes) == said
+    monkeypatch.setattr(target, "cpu_multiplies_bf16", lambda: True)
+    with target.tracing_for("tpu"):
+        assert not any("precision" in note for note in traced(config, task).notes)
