@@ -184,6 +184,7 @@ class TimedStep:
         self.loss = float("nan")
         self.seconds: list[float] = []
         self.host_seconds: list[float] = []
+        self.idle_host_seconds: list[float] = []
 
     def run(self, steps: int) -> None:
         """Runs and times so many steps. As in a run, the next is issued before the one before has ended."""
@@ -204,6 +205,17 @@ class TimedStep:
             self._ended(under_way, since)
             total, weight = np.asarray(under_way["loss"])
             self.loss = float(total / weight)
+
+    def run_idle(self, steps: int) -> None:
+        """Runs so many steps, each issued to a device that has nothing to do, and times how long the host is busy."""
+        for _ in range(steps):
+            fresh, batch = empty_sums(self.step.metric_names, self.mesh), self.batches[self.calls % len(self.batches)]
+            jax.block_until_ready((self.state, fresh))
+            start = time.perf_counter()
+            self.state, done = self.compiled(self.state, fresh, batch)
+            self.idle_host_seconds.append(time.perf_counter() - start)
+            jax.block_until_ready(done)
+            self.calls += 1
 
     def _ended(self, sums: Any, since: float) -> float:
         jax.block_until_ready(sums)
@@ -254,6 +266,7 @@ class TimedStep:
             "achieved_tflops": achieved / 1e12,
             "mfu": None if peak_flops is None else achieved / peak_flops,
             "host_ms": 1e3 * statistics.median(self.host_seconds[warm_up:]),
+            "idle_host_ms": 1e3 * statistics.median(self.idle_host_seconds) if self.idle_host_seconds else None,
             "lower_seconds": self.lower_seconds,
             "compile_seconds": self.compile_seconds,
             **self.memory(),

@@ -68,6 +68,7 @@ def measure(file: str, changes: Sequence[str], arguments: argparse.Namespace) ->
     try:
         step = TimedStep(config, work)
         step.run(arguments.warm_up + arguments.steps)
+        step.run_idle(min(arguments.steps, 10))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -87,7 +88,7 @@ def table(points: Sequence[dict[str, Any]]) -> Table:
         shape = f"{point['batch_size']} x {point['row_length']}"
         name = " ".join([point["config"].rpartition(":")[2], *varied(point, points)])
         if "error" in point:
-            rows.append((name, shape, point["error"], *[None] * 7))
+            rows.append((name, shape, point["error"], *[None] * 8))
             continue
         seconds = point["step_seconds"]
         order = ("least", "lower_quartile", "upper_quartile", "most")
@@ -101,15 +102,19 @@ def table(points: Sequence[dict[str, Any]]) -> Table:
                 point["achieved_tflops"],
                 None if point["mfu"] is None else 100 * point["mfu"],
                 point["host_ms"],
+                point["idle_host_ms"],
                 point["compile_seconds"],
                 point["peak_bytes"] / 2**20,
             )
         )
     columns = (
         *("config", "rows x tokens", "step ms: median (least, quartiles, most)", "tokens/s", "useful tokens/s"),
-        *("TFLOP/s a device", "MFU %", "host ms", "compile s", "peak MiB"),
+        *("TFLOP/s a device", "MFU %", "host ms", "device idle", "compile s", "peak MiB"),
     )
-    formats = {name: ",.0f" for name in ("tokens/s", "useful tokens/s", "peak MiB")} | {"host ms": ".2f"}
+    formats = {name: ",.0f" for name in ("tokens/s", "useful tokens/s", "peak MiB")} | {
+        "host ms": ".2f",
+        "device idle": ".2f",
+    }
     formats |= {"TFLOP/s a device": ",.3g", "MFU %": ".1f", "compile s": ".1f"}
     return Table("Throughput of training", columns, rows, formats=formats)
 
