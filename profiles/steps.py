@@ -17,6 +17,7 @@ from jaxfm.data.pipeline import Rows, TrainBatches
 from jaxfm.errors import UserError
 from jaxfm.hub.initial import Initial
 from jaxfm.models.flops import flops_per_token
+from jaxfm.parallel.compilation import held_bytes
 from jaxfm.parallel.mesh import host_rows, make_mesh, place_batch
 from jaxfm.tasks import registry
 from jaxfm.tasks.task import Objective
@@ -231,7 +232,7 @@ class TimedStep:
         """Returns the compiler's account of memory in bytes a device: temporary, arguments, peak."""
         found = self.compiled.memory_analysis()
         assert found is not None, "CPU, GPU and TPU say"
-        held = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+        held = held_bytes(found)
         return {
             "temporary_bytes": found.temp_size_in_bytes,
             "held_bytes": held,

@@ -1,4 +1,4 @@
-"""Compiled programs are kept on disk, so that the second start of a run need not compile again."""
+"""Compiled programs: kept on disk, so that the second start of a run need not compile again; what they hold."""
 
 import logging
 import os
@@ -36,3 +36,8 @@ def keep_compiled_programs() -> pathlib.Path | None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)
     return folder
+
+
+def held_bytes(memory: Any) -> int:
+    """Returns the bytes a device of a program's arguments and results, donated ones once (`memory_analysis`)."""
+    return memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes

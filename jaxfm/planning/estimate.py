@@ -18,6 +18,7 @@ from jaxfm.errors import UserError
 from jaxfm.models.flops import flops_per_token
 from jaxfm.observe import hlo
 from jaxfm.parallel import target
+from jaxfm.parallel.compilation import held_bytes
 from jaxfm.parallel.mesh import AXES, make_mesh
 from jaxfm.planning import roofline
 from jaxfm.planning.collectives import UNKNOWN, Collective, by_kind, collectives
@@ -241,7 +242,7 @@ def _compile(config: Config, step: TracedStep, topology: Topology) -> tuple[Any,
         return None, dataclasses.replace(memory, peak=_wanted(str(error))), _largest(str(error))
     known = compiled.memory_analysis()
     assert known is not None, "the TPU compiler always says"
-    held = known.argument_size_in_bytes + known.output_size_in_bytes - known.alias_size_in_bytes
+    held = held_bytes(known)
     code = known.generated_code_size_in_bytes
     memory = dataclasses.replace(
         memory,

@@ -11,6 +11,7 @@ from jaxfm.config import AUTO, Config
 from jaxfm.errors import UserError
 from jaxfm.parallel import distributed, host_memory
 from jaxfm.parallel import mesh as meshes
+from jaxfm.parallel.compilation import held_bytes
 from jaxfm.tasks.task import Objective
 from jaxfm.training.setup import trace_step
 
@@ -177,7 +178,7 @@ def peak_bytes(compiled: jax.stages.Compiled) -> int | None:
     found = compiled.memory_analysis()
     if found is None:
         return None
-    held = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    held = held_bytes(found)
     return held + found.temp_size_in_bytes
 
 

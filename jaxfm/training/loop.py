@@ -19,6 +19,7 @@ from jaxfm.observe.progress import Progress
 from jaxfm.observe.writers import MetricsWriter
 from jaxfm.parallel import distributed
 from jaxfm.parallel import mesh as meshes
+from jaxfm.parallel.compilation import held_bytes
 from jaxfm.parallel.preemption import Preempted, PreemptionFlag
 from jaxfm.tasks.task import Task
 from jaxfm.training.checkpoint import Checkpoints
@@ -270,7 +271,7 @@ def _describe(train_step: jax.stages.Compiled, setup: Setup, config: Config, tas
     memory = train_step.memory_analysis()
     peak = "not known"
     if memory is not None:  # some backends do not say
-        held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        held = held_bytes(memory)
         peak = f"{(held + memory.temp_size_in_bytes) / 2**20:,.0f} MiB a device"
     rows = task.rows("train")
     tokens = config.train.batch_size * rows.row_length
