@@ -62,8 +62,8 @@ class ModelConfig:
     )
     attention: str = _field(
         "auto",
-        "what computes attention in training, never which function: XLA, a fused kernel of cuDNN (NVIDIA GPUs; rows "
-        "of one segment) or splash (TPUs); auto: the first kernel that can, else XLA, layer by layer",
+        "what computes attention in training, never which function: XLA, a fused kernel of cuDNN (NVIDIA "
+        "GPUs) or splash (TPUs); auto: the first kernel that can, else XLA, layer by layer",
         choices=ATTENTION,
     )
     scan_layers: bool | None = _field(

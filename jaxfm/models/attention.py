@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxfm.models.dropout import dropout
-from jaxfm.models.kernels import KERNELS, XLA, Choice, choose, fused_attention, needs
+from jaxfm.models.kernels import KERNELS, XLA, Choice, Need, choose, fused_attention, needs
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.models.products import product
 from jaxfm.parallel.mesh import constrain
@@ -25,8 +25,8 @@ class Sight(NamedTuple):
       path: a name of `kernels.KERNELS`, or "xla".
       segment_ids: [B, T], a token sees its own segment.
       reach: and of that tokens at most so many positions away; 0: all.
-      mask: both as a mask, where the path is "xla".
-      chunk: tokens that queries are cut into there; 0: not cut.
+      mask: both as a mask, where the path wants one ("xla" always).
+      chunk: tokens that queries are cut into there, by "xla" alone; 0: not cut.
     """
 
     path: str
@@ -51,16 +51,17 @@ def sights(
       UserError: the path that was asked for cannot compute this (`kernels.choose`).
     """
 
-    def one(path: str, reach: int) -> Sight:
-        if path != XLA:
+    def one(path: str, need: Need) -> Sight:
+        reach = need.reach
+        if path != XLA and not KERNELS[path].wants_mask(need):
             return Sight(path, segment_ids_BT, reach, None, 0)
-        chunk = chunk_length(segment_ids_BT.shape[1], reach) if reach else 0
+        chunk = chunk_length(segment_ids_BT.shape[1], reach) if reach and path == XLA else 0
         mask = local_mask(segment_ids_BT, positions_BT, reach, chunk) if reach else segment_mask(segment_ids_BT)
         return Sight(path, segment_ids_BT, reach, mask, chunk)
 
     mesh, tokens = jax.sharding.get_abstract_mesh(), segment_ids_BT.shape[1]
     asked = needs(encoder, choice, dtype, tokens, mesh, training=training)
-    return tuple(one(choose(choice, need), need.reach) for need in asked)
+    return tuple(one(choose(choice, need), need) for need in asked)
 
 
 def attend(
@@ -82,7 +83,8 @@ def attend(
         more = {"prefix": prefix, "dropout_rate": dropout_rate, "dropout_key": dropout_key}
         return masked_attention(q_BTNH, k_BTNH, v_BTNH, sight.mask, chunk=sight.chunk, **more)
     assert prefix is None and (dropout_key is None or dropout_rate == 0.0), "see kernels.choose"
-    return fused_attention(KERNELS[sight.path], q_BTNH, k_BTNH, v_BTNH, sight.segment_ids, sight.reach)
+    kernel, seen = KERNELS[sight.path], (sight.segment_ids, sight.mask, sight.reach)
+    return fused_attention(kernel, q_BTNH, k_BTNH, v_BTNH, *seen)
 
 
 def segment_mask(segment_ids_BT: jax.Array) -> jax.Array:

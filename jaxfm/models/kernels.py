@@ -4,7 +4,7 @@ A kernel computes the same function as `masked_attention` or is not taken: what 
 traced, from the device, the shapes and what the layer asks for.
 """
 
-# B batch, T tokens, N heads, H head dim
+# B batch, T tokens, N heads (1: all of them), H head dim
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -74,12 +74,15 @@ class Kernel:
     Attributes:
       platforms: as `target.platform` calls them.
       lacks: why it cannot compute what is needed on these platforms; None: it can.
-      compute: (q, k, v [B, T, N, H], segment_ids [B, T], reach) -> [B, T, N, H], on one device.
+      compute: (q, k, v [B, T, N, H], segment_ids [B, T], mask [B, 1, T, T] or None, reach) -> [B, T, N, H], on one
+        device.
+      wants_mask: whether it is to be told as a mask what a query sees, as it cannot tell by segments and reach.
     """
 
     platforms: tuple[str, ...]
     lacks: Callable[[Need], str | None]
     compute: Callable[..., jax.Array]
+    wants_mask: Callable[[Need], bool]
 
 
 def needs(
@@ -152,7 +155,13 @@ def describe(choice: Choice, training: tuple[Need, ...], evaluation: tuple[Need,
 
 
 def fused_attention(
-    kernel: Kernel, q_BTNH: jax.Array, k_BTNH: jax.Array, v_BTNH: jax.Array, segment_ids_BT: jax.Array, reach: int
+    kernel: Kernel,
+    q_BTNH: jax.Array,
+    k_BTNH: jax.Array,
+    v_BTNH: jax.Array,
+    segment_ids_BT: jax.Array,
+    mask_B1TT: jax.Array | None,
+    reach: int,
 ) -> jax.Array:
     """Runs a kernel on every device's own rows and heads; returns [B, T, N, H].
 
@@ -160,15 +169,16 @@ def fused_attention(
     """
     mesh = jax.sharding.get_abstract_mesh()
 
-    def compute(*arrays: jax.Array) -> jax.Array:
+    def compute(*arrays: jax.Array | None) -> jax.Array:
         return kernel.compute(*arrays, reach)
 
     if mesh.empty or mesh.size == 1:
-        return compute(q_BTNH, k_BTNH, v_BTNH, segment_ids_BT)
+        return compute(q_BTNH, k_BTNH, v_BTNH, segment_ids_BT, mask_B1TT)
     place = fitting(q_BTNH.shape, spec("batch", "keys", "heads", "head_dim"), mesh)
     rows = fitting(segment_ids_BT.shape, spec("batch", "keys"), mesh)
-    on_each = jax.shard_map(compute, in_specs=(place, place, place, rows), out_specs=place, check_vma=False)
-    return on_each(q_BTNH, k_BTNH, v_BTNH, segment_ids_BT)
+    squares = fitting(mask_B1TT.shape, spec("batch"), mesh) if mask_B1TT is not None else None
+    on_each = jax.shard_map(compute, in_specs=(place, place, place, rows, squares), out_specs=place, check_vma=False)
+    return on_each(q_BTNH, k_BTNH, v_BTNH, segment_ids_BT, mask_B1TT)
 
 
 def _lacked_by_all(need: Need) -> str | None:
@@ -195,19 +205,32 @@ def _lacked_by_cudnn(need: Need) -> str | None:
     widest = 256 if capability >= (9, 0) else 128
     if need.head_dim % 8 or need.head_dim > widest:
         return f"wants heads of a multiple of 8 and at most {widest} numbers, not {need.head_dim}"
-    if need.reach:
-        return "has no window to both sides"
-    if not need.one_segment:
-        return "knows of no segments, and rows may hold several (config.data.packed=False: one)"
+    if _needs_mask_for_cudnn(need) and need.tokens % 2:
+        return f"wants rows of an even number of tokens for a mask, not {need.tokens} (config.data.row_length)"
     return _lacked_by_all(need)
 
 
-def _cudnn(q_BTNH: jax.Array, k_BTNH: jax.Array, v_BTNH: jax.Array, segment_ids_BT: jax.Array, reach: int) -> jax.Array:
-    """Flash attention of cuDNN over rows of one segment each and padding behind it.
+def _needs_mask_for_cudnn(need: Need) -> bool:
+    """It has neither segments nor windows to both sides; the length of a row's one segment it can be told."""
+    return need.reach > 0 or not need.one_segment
 
-    Padding attends to the segment here, and not to other padding; nobody reads what comes of it.
+
+def _cudnn(
+    q_BTNH: jax.Array,
+    k_BTNH: jax.Array,
+    v_BTNH: jax.Array,
+    segment_ids_BT: jax.Array,
+    mask_B1TT: jax.Array | None,
+    reach: int,
+) -> jax.Array:
+    """Flash attention of cuDNN: by a mask, or over rows of one segment each and padding behind it.
+
+    By a mask every block is computed, and 2 T bytes a query read for it; of [B, N, T, T] nothing is held. Without one,
+    padding attends to the segment and not to other padding; nobody reads what comes of it.
     """
-    assert reach == 0
+    del reach  # the mask knows
+    if mask_B1TT is not None:
+        return jax.nn.dot_product_attention(q_BTNH, k_BTNH, v_BTNH, mask=mask_B1TT, implementation="cudnn")
     real_BT = segment_ids_BT > 0
     # A row of nothing but padding has one key: over none, a softmax is NaN, and that times a weight of 0 as well.
     lengths_B = jnp.maximum(jnp.sum(real_BT, axis=1, dtype=jnp.int32), 1)
@@ -229,6 +252,7 @@ def _splash(
     k_BTNH: jax.Array,
     v_BTNH: jax.Array,
     segment_ids_BT: jax.Array,
+    mask_B1TT: jax.Array | None,
     reach: int,
     *,
     interpret: bool = False,
@@ -241,6 +265,7 @@ def _splash(
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
+    assert mask_B1TT is None
     tokens, heads = q_BTNH.shape[1:3]
     square = (tokens, tokens)
     mask = masks.LocalMask(square, (reach, reach), 0) if reach else masks.FullMask(square)
@@ -271,6 +296,6 @@ def _splash(
 
 # In the order in which "auto" takes them.
 KERNELS: Mapping[str, Kernel] = {
-    "cudnn": Kernel(("gpu", "cuda"), _lacked_by_cudnn, _cudnn),
-    "splash": Kernel(("tpu",), _lacked_by_splash, _splash),
+    "cudnn": Kernel(("gpu", "cuda"), _lacked_by_cudnn, _cudnn, _needs_mask_for_cudnn),
+    "splash": Kernel(("tpu",), _lacked_by_splash, _splash, lambda need: False),
 }

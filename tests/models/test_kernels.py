@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.experimental import topologies
 
 from jaxfm.config import ATTENTION, MeshConfig, from_config_dict
 from jaxfm.errors import UserError
@@ -51,6 +52,8 @@ CASES = {
     "splash": ("splash", PACKED, 0),
     "splash local": ("splash", PACKED, REACH),
     "cudnn": ("cudnn", ALONE, 0),
+    "cudnn packed": ("cudnn", PACKED, 0),
+    "cudnn local": ("cudnn", PACKED, REACH),
 }
 
 
@@ -93,18 +96,26 @@ def inputs(dtype: Any) -> tuple[list[jax.Array], np.ndarray]:
 
 @pytest.fixture
 def on_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Lets splash attention run where there is no TPU: interpreted, block by block."""
+    """Lets kernels run where their device is not.
+
+    Splash attention is interpreted, block by block. In the place of cuDNN JAX computes, by XLA, what that is asked for:
+    it tests what we ask; `test_the_gpu_compiler_takes_cudnn`, and this file on a GPU, the rest.
+    """
     if jax.default_backend() != "tpu":
         splash = KERNELS["splash"]
         compute = functools.partial(splash.compute, interpret=True)
         monkeypatch.setitem(KERNELS, "splash", dataclasses.replace(splash, platforms=("cpu", "gpu"), compute=compute))
+    if target.cuda_capability() is None:
+        asked = jax.nn.dot_product_attention
+
+        def stand_in(*arrays: jax.Array, implementation: str, **options: Any) -> jax.Array:
+            assert implementation == "cudnn"
+            return asked(*arrays, implementation="xla", **options)
+
+        monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+        here = dataclasses.replace(KERNELS["cudnn"], platforms=("cpu", "tpu"), lacks=lambda need: None)
+        monkeypatch.setitem(KERNELS, "cudnn", here)
     yield
-
-
-def fail_or_skip(path: str) -> None:
-    """Skips a kernel that only another machine can run."""
-    if path == "cudnn" and target.cuda_capability() is None:
-        pytest.skip("cuDNN runs on NVIDIA GPUs only; it is lowered for them below")
 
 
 def with_gradients(path: str, segments: np.ndarray, reach: int, dtype: Any) -> Any:
@@ -126,7 +137,6 @@ def with_gradients(path: str, segments: np.ndarray, reach: int, dtype: Any) -> A
 @pytest.mark.parametrize("case", CASES)
 def test_every_path_computes_one_function_and_leaks_nothing(case: str) -> None:
     path, segments, reach = CASES[case]
-    fail_or_skip(path)
     dtype = jnp.bfloat16 if path == "cudnn" else jnp.float32
     exact = dtype == jnp.float32 and jax.default_backend() == "cpu"
     (q, k, v), back = inputs(dtype)
@@ -153,7 +163,8 @@ def test_every_path_computes_one_function_and_leaks_nothing(case: str) -> None:
 
 
 @pytest.mark.usefixtures("on_this_machine")
-def test_a_kernel_runs_on_each_devices_own_rows_and_heads() -> None:
+@pytest.mark.parametrize("path", KERNELS)
+def test_a_kernel_runs_on_each_devices_own_rows_and_heads(path: str) -> None:
     if jax.device_count() < 4:
         pytest.skip("needs four devices")
     mesh = meshes.make_mesh(MeshConfig(data=2, tensor=2), jax.devices()[:4])
@@ -163,7 +174,7 @@ def test_a_kernel_runs_on_each_devices_own_rows_and_heads() -> None:
 
     @jax.jit
     def apply(q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array) -> jax.Array:
-        return attend(q, k, v, sights(config, Choice("splash"), q.dtype, ids, ids, training=True)[0])
+        return attend(q, k, v, sights(config, Choice(path), q.dtype, ids, ids, training=True)[0])
 
     place = jax.sharding.NamedSharding(mesh, meshes.spec("batch", "tokens", "heads", "head_dim"))
     ids = jax.device_put(segments, jax.sharding.NamedSharding(mesh, meshes.spec("batch", "tokens")))
@@ -237,8 +248,11 @@ def test_the_tpu_compiler_takes_splash_attention(heads: int, head_dim: int, reac
     assert products == 2 * 9 * heads * T * keys * head_dim
 
 
-# What marks a kernel in a lowered program.
-MARKS = {"splash": ("tpu", "tpu_custom_call"), "cudnn": ("cuda", "__cudnn$fmhaSoftmax")}
+# What marks a kernel in a lowered program: for rows of one segment, and for packed ones.
+MARKS = {
+    "splash": ("tpu", "tpu_custom_call", "tpu_custom_call"),
+    "cudnn": ("cuda", "__cudnn$fmhaSoftmax", "__cudnn$fmhaScaleBiasSoftmax"),
+}
 
 
 @pytest.fixture
@@ -261,26 +275,56 @@ def lowered(platform: str, apply: Any, params: Any) -> str:
 @pytest.mark.usefixtures("cudnn_here")
 @pytest.mark.parametrize("name", MARKS)
 def test_auto_lowers_to_the_kernel_of_the_device(name: str) -> None:
-    platform, mark = MARKS[name]
+    platform, mark, packed = MARKS[name]
     segments = ALONE[:2]
-    with_choice, params = encoder(jnp.bfloat16)
+    with_choice, params = encoder(jnp.bfloat16, global_every=1)
     auto = Choice("auto", one_segment=True)
     text = lowered(platform, with_choice(auto, segments), params)
     assert text.count(mark) >= 2  # forward and backward
     assert ("__cudnn$fmhaSoftmaxBackward" in text) == (name == "cudnn")
+    text = lowered(platform, with_choice(AUTO, PACKED[:2]), params)
+    assert text.count(packed) >= 2 and (mark == packed or mark not in text)
+    windows, params_of_windows = encoder(jnp.bfloat16)
+    text = lowered(platform, windows(auto, segments), params_of_windows)
+    assert text.count(packed) >= 2 and text.count(mark) >= 2  # layers with a window, and those without
     # The same model, asked for XLA, or for what no kernel can do: dropout on the weights.
     assert mark not in lowered(platform, with_choice(Choice("xla", True), segments), params)
-    dropping, params = encoder(jnp.bfloat16, attention_dropout=0.1)
+    dropping, params = encoder(jnp.bfloat16, attention_dropout=0.1, global_every=1)
     assert mark not in lowered(platform, dropping(auto, segments, jax.random.key(0)), params)
     assert mark in lowered(platform, dropping(auto, segments), params)  # as in evaluation
 
 
+# One GPU of Hopper's kind, as its compiler wants to know it, so that none need be there.
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
+  threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535
+  block_dim_limit_z: 65535 memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
+  device_memory_size: 84929347584 shared_memory_per_block_optin: 232448 cuda_compute_capability { major: 9 }
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+}
+platform_name: "CUDA" dnn_version_info { major: 9 minor: 14 } runtime_version { major: 12 minor: 9 }
+"""
+
+
 @pytest.mark.usefixtures("cudnn_here")
-def test_packed_rows_never_reach_cudnn() -> None:
-    with_choice, params = encoder(jnp.bfloat16)
-    assert MARKS["cudnn"][1] not in lowered("cuda", with_choice(AUTO, PACKED[:2]), params)
-    with pytest.raises(UserError, match="rows may hold several"):
-        lowered("cuda", with_choice(Choice("cudnn"), PACKED[:2]), params)
+@pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is None, reason="no CUDA plugin of JAX (the extra cuda)")
+@pytest.mark.parametrize("segments", [ALONE, PACKED], ids=["one", "packed"])
+def test_the_gpu_compiler_takes_cudnn(segments: np.ndarray) -> None:
+    """A whole encoder, forward and backward: with cuDNN nothing of [B, N, T, T] is held, without it that is."""
+    topology = topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x1")
+    place = jax.sharding.SingleDeviceSharding(topology.devices[0])
+    with_choice, params = encoder(jnp.bfloat16, attention_dropout=0.0)
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), params)
+    held = {}
+    for path in ("auto", "xla"):
+        apply = with_choice(Choice(path, one_segment=segments is ALONE), segments[:2])
+        with target.tracing_for("gpu"):
+            traced = jax.jit(jax.grad(lambda p, apply=apply: apply(p).astype(jnp.float32).sum())).trace(abstract)
+            compiled = traced.lower().compile()
+        assert ("fmha" in (compiled.as_text() or "")) == (path == "auto")
+        held[path] = compiled.memory_analysis().temp_size_in_bytes
+    assert held["auto"] < held["xla"] / 2
 
 
 def need(platform: str, **changes: Any) -> Need:
@@ -290,8 +334,8 @@ def need(platform: str, **changes: Any) -> Need:
 
 
 LACKING = [
-    ("gpu", {"one_segment": False}, "config.data.packed"),
-    ("gpu", {"reach": 64}, "window"),
+    ("gpu", {"one_segment": False, "tokens": 255}, "even number of tokens for a mask, not 255 .config.data.row_length"),
+    ("gpu", {"reach": 64, "tokens": 255}, "even number of tokens"),
     ("gpu", {"dtype": jnp.dtype(jnp.float32)}, "float32 .config.train.precision"),
     ("gpu", {"head_dim": 36}, "multiple of 8"),
     ("gpu", {"head_dim": 264}, "at most 256"),
@@ -320,8 +364,11 @@ def test_what_a_kernel_lacks(platform: str, changes: dict[str, Any], words: str)
         choose(Choice(other), able)
 
 
-def test_windows_and_packed_rows_are_no_hindrance_to_splash() -> None:
+@pytest.mark.usefixtures("cudnn_here")
+def test_windows_and_packed_rows_are_no_hindrance() -> None:
     assert choose(AUTO, need("tpu", reach=64, one_segment=False, dtype=jnp.dtype(jnp.float32))) == "splash"
+    assert choose(AUTO, need("gpu", reach=64, one_segment=False)) == "cudnn"
+    assert choose(AUTO, need("gpu", tokens=255)) == "cudnn"  # needs no mask
 
 
 def test_cpu_has_no_kernel_and_older_gpus_less(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,13 +394,13 @@ def test_the_line_for_people() -> None:
     packed, alone = Choice(), Choice(one_segment=True)
     assert line("cpu", packed, local_window=0) == "attention: xla (all there is on cpu)"
     assert line("tpu", packed) == "attention: splash; splash in layers with a local window"
-    assert line("gpu", alone).startswith("attention: cudnn; xla in layers with a local window (cudnn: has no window")
+    assert line("gpu", packed) == line("gpu", alone) == "attention: cudnn; cudnn in layers with a local window"
     assert line("gpu", Choice("xla"), local_window=0) == "attention: xla"
     dropping = line("tpu", packed, local_window=0, attention_dropout=0.1)
     assert "xla (splash: has no dropout on attention weights, here 0.1" in dropping
     assert dropping.endswith(". Evaluation: splash")
-    with pytest.raises(UserError, match="layers with a local window: has no window"):
-        line("gpu", Choice("cudnn", one_segment=True))
+    with pytest.raises(UserError, match="attention of this model: wants heads of a multiple of 8"):
+        line("gpu", Choice("cudnn"), num_heads=8)
 
 
 def test_an_unknown_path_is_refused() -> None:
