@@ -67,19 +67,20 @@ def tokenizer_of(config: ml_collections.ConfigDict) -> pathlib.Path:
     return tokenizer
 
 
-def choose_rows(lengths: np.ndarray, examples: int, seed: int) -> RowShape:
+def choose_rows(lengths: np.ndarray, examples: int, seed: int, at_least: int = WINDOW) -> RowShape:
     """Returns the shortest rows that hold `examples` examples a step within 2 % on average.
 
     Args:
       lengths: [E] tokens of each training example, at most WINDOW each.
       examples: wanted examples a step.
       seed: of the packing order.
+      at_least: tokens of a row; no example may be longer, or it would be cut.
 
     Raises:
       UserError: no row length up to four windows does.
     """
     lengths = lengths[shuffled(len(lengths), seed)]
-    for row_length in range(WINDOW, 4 * WINDOW + 1, 8):
+    for row_length in range(-(-at_least // 8) * 8, 4 * WINDOW + 1, 8):
         a_row = len(lengths) / len(pack(lengths, row_length))
         rows = max(round(examples / a_row), 1)
         if abs(rows * a_row - examples) <= 0.02 * examples:

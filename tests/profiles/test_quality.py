@@ -15,6 +15,14 @@ def test_rows_hold_the_wanted_sentences_a_step(mean: int) -> None:
     assert abs(shape.rows * len(lengths) / len(rows) - 16) <= 0.32
 
 
+def test_rows_may_be_as_short_as_the_longest_example() -> None:
+    lengths = np.minimum(3 + np.random.default_rng(0).poisson(10, 2000), 30)
+    shape = quality.choose_rows(lengths, 16, seed=3, at_least=int(lengths.max()))
+    assert lengths.max() <= shape.row_length < quality.WINDOW and shape.row_length % 8 == 0
+    rows = pack(lengths[shuffled(len(lengths), 3)], shape.row_length)
+    assert abs(shape.rows * len(lengths) / len(rows) - 16) <= 0.32
+
+
 def test_rows_that_cannot_hold_so_few_sentences_are_refused() -> None:
     with pytest.raises(UserError, match="1 examples a step: no packed rows"):
         quality.choose_rows(np.full(100, 10), 1, seed=0)
