@@ -11,6 +11,7 @@ import pytest
 
 from jaxfm.errors import UserError
 from jaxfm.plan import plan
+from jaxfm.planning.hardware import has_gpu_compiler
 from tests.planning import small
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -64,6 +65,22 @@ def test_without_libtpu_the_message_names_the_extra(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"jaxfm\[tpu\]"):
         plan(small.config(), "v5e:2x2")
+
+
+@pytest.mark.skipif(not has_gpu_compiler(), reason="XLA for GPUs (the extra cuda) is not installed")
+def test_the_compiler_of_gpus_from_the_command_line(tmp_path: pathlib.Path) -> None:
+    """Packed rows by cuDNN want less memory than by XLA, as there are no scores of [B, N, T, T]."""
+    temporaries = {}
+    for path in ("cudnn", "xla"):
+        output = tmp_path / f"{path}.json"
+        attention = (f"--config.model.attention={path}", "--config.model.attention_dropout=0")
+        long = ("--config.data.row_length=512", "--config.train.batch_size=32")
+        ended = run(*TINY, *long, *attention, "--topology=gpu:h100:4", f"--output={output}")
+        assert ended.returncode == 0, ended.stderr
+        values = json.loads(output.read_text())
+        assert values["memory"]["fits"] and any(name.startswith("jax-cuda") for name in values["versions"])
+        temporaries[path] = values["memory"]["temporaries"]
+    assert 0 < temporaries["cudnn"] < 0.8 * temporaries["xla"]
 
 
 @needs_libtpu

@@ -12,31 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxfm.models.dropout import dropout
+from jaxfm.models.norms import layer_norm
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.parallel.mesh import constrain, with_axes
-
-
-class LayerNorm(nnx.LayerNorm):
-    """The same under a name that profiles know."""
-
-    @jax.named_scope("norm")
-    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
-        """Returns an array of the shape of `x`."""
-        return super().__call__(x, mask=mask)
-
-
-def layer_norm(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> LayerNorm:
-    """The layer norm of all families: statistics in f32, by the two-pass variance (the one-pass one loses digits)."""
-    return LayerNorm(
-        config.hidden_size,
-        epsilon=config.norm_eps,
-        dtype=dtype,
-        use_fast_variance=False,
-        use_bias=config.norm_bias,
-        scale_init=with_axes(nnx.initializers.ones_init(), "norm"),
-        bias_init=with_axes(nnx.initializers.zeros_init(), "norm"),
-        rngs=rngs,
-    )
 
 
 def zero_behind(init: nnx.Initializer, rows: int) -> nnx.Initializer:

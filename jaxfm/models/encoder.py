@@ -15,8 +15,9 @@ from jaxfm.models.activations import gelu
 from jaxfm.models.adapters import Bottleneck, Linear, Prefix
 from jaxfm.models.attention import Sight, attend, sights
 from jaxfm.models.dropout import dropout, split_key
-from jaxfm.models.embeddings import Embeddings, layer_norm
+from jaxfm.models.embeddings import Embeddings
 from jaxfm.models.kernels import AUTO, Choice
+from jaxfm.models.norms import layer_norm
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.models.products import WITH_WEIGHTS
 from jaxfm.models.rotary import Rotation, rotate, rotation

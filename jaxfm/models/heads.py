@@ -11,8 +11,8 @@ from flax import nnx
 from jaxfm.models.activations import gelu
 from jaxfm.models.attention import MASKED
 from jaxfm.models.dropout import dropout
-from jaxfm.models.embeddings import layer_norm
 from jaxfm.models.encoder import Encoder
+from jaxfm.models.norms import layer_norm
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.models.products import dot_general, product
 from jaxfm.parallel.mesh import constrain, with_axes

@@ -211,7 +211,7 @@ def parse(text: str) -> Module:
 
 
 def matmul_flops(call: Call) -> int:
-    """Returns the floating-point operations (two a product) of a run of a dot, convolution or splash attention; else 0.
+    """Returns the floating-point operations (two a product) of a run of a dot, convolution or attention kernel; else 0.
 
     TPUs run dots as convolutions whose batch axes are dilated windows: only taps that meet an element count.
     """
@@ -221,7 +221,7 @@ def matmul_flops(call: Call) -> int:
         axes = instruction.attribute(r"lhs_contracting_dims=\{([\d,]*)\}")
         return 2 * math.prod(instruction.arrays[0].shape) * math.prod(left[int(a)] for a in axes.split(",") if a)
     if instruction.opcode == "custom-call":
-        return _splash_flops(instruction)
+        return _splash_flops(instruction) or _cudnn_attention_flops(instruction)
     if instruction.opcode != "convolution":
         return 0
     left, kernel = (call.computation[name].arrays[0].shape for name in instruction.operands[:2])
@@ -264,6 +264,17 @@ def traffic(call: Call, module: Module) -> int:
     if instruction.opcode.endswith("-start"):  # the results are the operands and what comes of them
         return written
     return written + sum(_far(operand.arrays) for operand in operands)
+
+
+def _cudnn_attention_flops(call: Instruction) -> int:
+    """Returns the operations of a kernel of cuDNN's attention, of every block; its first operands are [B, T, N, H]."""
+    part = re.search(r'custom_call_target="__cudnn\$fmha\w*?Softmax(Backward)?"', call.attributes)
+    operands = _arrays(call.attribute(r"operand_layout_constraints=\{(.*?\})\}"))
+    if part is None or len(operands) < 2:
+        return 0
+    batch, queries, heads, head_dim = operands[0].shape
+    # Scores and context; backward the scores again, and the gradients of weights, values, queries and keys.
+    return 2 * (5 if part[1] else 2) * batch * heads * queries * operands[1].shape[1] * head_dim
 
 
 def _splash_flops(call: Instruction) -> int:

@@ -20,9 +20,9 @@ from jaxfm.observe import hlo
 from jaxfm.parallel import target
 from jaxfm.parallel.compilation import held_bytes
 from jaxfm.parallel.mesh import AXES, make_mesh
-from jaxfm.planning import roofline
+from jaxfm.planning import hardware, roofline
 from jaxfm.planning.collectives import UNKNOWN, Collective, by_kind, collectives
-from jaxfm.planning.hardware import Place, Topology, describe_devices, places
+from jaxfm.planning.hardware import Place, Topology, describe_devices, places, target_of
 from jaxfm.planning.roofline import Links, Times
 from jaxfm.planning.without_compiler import expected_collectives
 from jaxfm.tasks import registry
@@ -33,6 +33,8 @@ from jaxfm.training.state import count_parameters
 
 # Updates of a run that says only how many epochs it has: schedules need a number, memory and time do not.
 _STEPS = 100_000
+_GPU_COMPILERS = ("jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
+_COMPILERS = ("jax", "jaxlib", "libtpu", *_GPU_COMPILERS)
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -170,7 +172,7 @@ class Subject:
 
     def step(self, topology: Topology, devices: Sequence[Any]) -> TracedStep:
         """Traces the train step for devices of a topology."""
-        with target.tracing_for(topology.chip.kind):
+        with target.tracing_for(target_of(topology)):
             return trace_step(
                 self.config,
                 self.objective,
@@ -185,7 +187,7 @@ def make_plan(subject: Subject, topology: Topology) -> Plan:
 
     Args:
       subject: what is planned.
-      topology: chips; for TPUs the step is compiled, for GPUs only lowered.
+      topology: chips; of GPUs without their compiler the step is only lowered.
 
     Raises:
       UserError: a mesh that does not fit the chips, a batch that the mesh does not divide, no TPU compiler.
@@ -212,7 +214,7 @@ def make_plan(subject: Subject, topology: Topology) -> Plan:
         versions=_versions(),
     )
     where = places(list(mesh.devices.flat), topology)
-    if topology.chip.kind == "gpu":
+    if topology.chip.kind == "gpu" and compiled is None:
         expected = expected_collectives(config, encoder, step.abstract.params, mesh)
         return _with_times(plan, expected, where, compute=model_flops)
     return _read(plan, compiled, mesh, where) if compiled is not None else plan
@@ -230,9 +232,10 @@ def _compile(config: Config, step: TracedStep, topology: Topology) -> tuple[Any,
         peak=None,
         capacity=int(topology.chip.hbm),
     )
-    if topology.chip.kind == "gpu":
+    if topology.chip.kind == "gpu" and not hardware.has_gpu_compiler():
         step.lower(config.train.batch_size, platform="cuda")
-        return None, memory, ["the step was lowered for CUDA, not compiled: activations are not known"]
+        lacking = "lowered for CUDA, not compiled: activations are not known"
+        return None, memory, [f"the step was {lacking}. The compiler needs no GPU: pip install 'jaxfm[cuda]'"]
     lowered = step.lower(config.train.batch_size)
     try:
         compiled = lowered.compile()
@@ -241,7 +244,7 @@ def _compile(config: Config, step: TracedStep, topology: Topology) -> tuple[Any,
             raise
         return None, dataclasses.replace(memory, peak=_wanted(str(error))), _largest(str(error))
     known = compiled.memory_analysis()
-    assert known is not None, "the TPU compiler always says"
+    assert known is not None, "compilers of accelerators always say"
     held = held_bytes(known)
     code = known.generated_code_size_in_bytes
     memory = dataclasses.replace(
@@ -256,7 +259,7 @@ def _compile(config: Config, step: TracedStep, topology: Topology) -> tuple[Any,
 def _read(plan: Plan, compiled: jax.stages.Compiled, mesh: Mesh, where: Sequence[Place]) -> Plan:
     """Adds what the compiled program's text says."""
     module = hlo.parse(compiled.as_text() or "")
-    calls = list(module.calls())
+    calls, chip = list(module.calls()), plan.topology.chip
     flops = sum(call.times * hlo.matmul_flops(call) for call in calls)
     cost = compiled.cost_analysis() or {}
     plan = dataclasses.replace(plan, matmul_flops=float(flops), xla_flops=cost.get("flops"))
@@ -266,7 +269,11 @@ def _read(plan: Plan, compiled: jax.stages.Compiled, mesh: Mesh, where: Sequence
         where,
         compute=flops,
         memory_bytes=sum(call.times * hlo.traffic(call, module) for call in calls),
-        cycles=sum(call.times * hlo.estimated_cycles(call) for call in calls),
+        kernels=(
+            sum(call.times * hlo.estimated_cycles(call) for call in calls) / chip.clock
+            if chip.clock
+            else roofline.kernel_seconds(module, chip)
+        ),
     )
 
 
@@ -277,7 +284,7 @@ def _with_times(
     *,
     compute: float,
     memory_bytes: float = 0.0,
-    cycles: int = 0,
+    kernels: float = 0.0,
 ) -> Plan:
     chip, rows, busy, waited = plan.topology.chip, [], [Links()], [Links()]
     for (kind, axes), same in by_kind(found).items():
@@ -301,7 +308,7 @@ def _with_times(
         memory=memory_bytes / chip.hbm_bandwidth,
         links=roofline.total(busy),
         waiting=roofline.total(waited),
-        kernels=cycles / chip.clock if chip.clock else 0.0,
+        kernels=kernels,
     )
     return dataclasses.replace(plan, times=times, collectives=tuple(rows))
 
@@ -356,5 +363,5 @@ def _settings(config: Config, step: TracedStep) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = (importlib.metadata.distributions(name=name) for name in ("jax", "jaxlib", "libtpu"))
+    found = (importlib.metadata.distributions(name=name) for name in _COMPILERS)
     return {each.name: each.version for distributions in found for each in distributions}

@@ -4,6 +4,7 @@ Sources by letter: see `jaxfm.parallel.chips`.
 """
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import math
 import os
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 
 from jaxfm.errors import UserError, did_you_mean
+from jaxfm.parallel import target
 from jaxfm.parallel.chips import CHIPS, Chip
 
 # Slices that Google Cloud offers [a] and the compiler takes (it has no host of a single chip).
@@ -23,6 +25,32 @@ _CUBES = (
     *("4x8x16", "8x8x16", "8x16x16", "16x16x16"),
 )
 SLICES = {"v4": _CUBES, "v5e": _FLAT, "v5p": (*_CUBES, "16x16x24"), "v6e": _FLAT}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Gpu:
+    """What the compiler asks of a GPU beside what `Chip` says (NVIDIA, data sheets and CUDA C++ Programming Guide).
+
+    Attributes:
+      capability: compute capability.
+      processors: streaming multiprocessors.
+      shared: KiB of shared memory of each; a block of threads can have one less.
+      cache: bytes of L2.
+      clock: GHz.
+    """
+
+    capability: tuple[int, int]
+    processors: int
+    shared: int
+    cache: int
+    clock: float
+
+
+_GPUS = {
+    "a100": _Gpu((8, 0), 108, 164, 41943040, 1.41),
+    "h100": _Gpu((9, 0), 132, 228, 52428800, 1.98),
+    "h200": _Gpu((9, 0), 132, 228, 52428800, 1.98),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,12 +120,25 @@ def parse_topology(name: str, slices: int = 1) -> Topology:
     return Topology(name, CHIPS[family], tuple(int(length) for length in shape.split("x")), slices)
 
 
+def has_gpu_compiler() -> bool:
+    """Whether XLA for NVIDIA GPUs is installed (the extra cuda); it compiles without a GPU."""
+    return any(plugin.name.startswith("xla_cuda") for plugin in importlib.metadata.entry_points(group="jax_plugins"))
+
+
+def target_of(topology: Topology) -> target.Target:
+    """Returns what programs for these chips are traced for: as on them where their compiler is here, else less."""
+    known = topology.chip.kind == "gpu" and has_gpu_compiler()
+    return target.Target(topology.chip.kind, _GPUS[topology.chip.name].capability if known else None)
+
+
 def describe_devices(topology: Topology) -> Sequence[Any]:
-    """Returns devices to compile for: of a TPU as libtpu describes them, for GPUs as many of the CPU's.
+    """Returns devices to compile for, as their compiler describes them; of GPUs without it as many of the CPU's.
 
     Raises:
       UserError: libtpu is not installed, or there are too few fake CPU devices to stand for GPUs.
     """
+    if topology.chip.kind == "gpu" and has_gpu_compiler():
+        return _described_gpus(topology)
     if topology.chip.kind == "gpu":
         devices = jax.devices("cpu")
         if len(devices) < topology.size:
@@ -122,6 +163,46 @@ def describe_devices(topology: Topology) -> Sequence[Any]:
     described = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options)
     assert len(described.devices) == topology.size, f"{topology.name}: {len(described.devices)} devices"
     return described.devices
+
+
+def _described_gpus(topology: Topology) -> Sequence[Any]:
+    """Returns GPUs that need not be there; what is the same for all that we know stands here as it is."""
+    from jax.experimental import topologies
+
+    chip, gpu = topology.chip, _GPUS[topology.chip.name]
+    shared = gpu.shared * 1024
+    facts = {
+        "threads_per_block_limit": 1024,
+        "threads_per_warp": 32,
+        "shared_memory_per_block": 48 * 1024,
+        "shared_memory_per_block_optin": shared - 1024,
+        "shared_memory_per_core": shared,
+        "threads_per_core_limit": 2048,
+        "core_count": gpu.processors,
+        "fpus_per_core": 64 if gpu.capability == (8, 0) else 128,
+        "block_dim_limit_x": 2**31 - 1,
+        "block_dim_limit_y": 65535,
+        "block_dim_limit_z": 65535,
+        "memory_bandwidth": int(chip.hbm_bandwidth),
+        "l2_cache_size": gpu.cache,
+        "clock_rate_ghz": gpu.clock,
+        "device_memory_size": int(chip.hbm),
+        "registers_per_core_limit": 65536,
+        "registers_per_block_limit": 65536,
+    }
+    major, minor = gpu.capability
+    info = " ".join(f"{key}: {value}" for key, value in facts.items())
+    # Versions only choose between ways around faults of old libraries.
+    text = (
+        f"gpu_device_info {{ {info} cuda_compute_capability {{ major: {major} minor: {minor} }} }} "
+        'platform_name: "CUDA" dnn_version_info { major: 9 minor: 12 } runtime_version { major: 13 } '
+        f'device_description_str: "NVIDIA {chip.name.upper()}"'
+    )
+    nodes = -(-topology.size // chip.node)
+    shape = f"1x{nodes}x{topology.size // nodes}"
+    devices = topologies.get_topology_desc(platform="cuda", target_config=text, topology=shape).devices
+    assert len(devices) == topology.size, f"{topology.name}: {len(devices)} devices"
+    return devices
 
 
 _LIBTPU_ENVIRONMENT = {

@@ -90,7 +90,7 @@ def _collectives(plan: Plan) -> Table:
     ]
     columns = ("kind", "axes", "runs", "MiB", "MiB sent", "ms busy", "ms waited")
     formats: dict[str, str] = dict.fromkeys(columns[3:], ",.2f")
-    by = "as compiled" if plan.topology.chip.kind == "tpu" else "by formula"
+    by = "by formula" if plan.matmul_flops is None else "as compiled"
     return Table(f"Collectives of a step and chip, {by}", columns, rows, formats=formats)
 
 
@@ -105,7 +105,8 @@ def _times(plan: Plan, price: float | None) -> Table:
         ("roofline (limited by " + times.limited_by + ")", f"{1e3 * times.bound:,.2f} ms"),
     ]
     if times.kernels:
-        rows.append(("kernels, by the compiler's cost model", f"{1e3 * times.kernels:,.2f} ms"))
+        how = "by the compiler's cost model" if plan.topology.chip.clock else "each at its own roofline"
+        rows.append((f"kernels, {how}", f"{1e3 * times.kernels:,.2f} ms"))
     rate, mfu = plan.tokens_per_second or 0.0, plan.mfu or 0.0
     rows += [
         ("PREDICTED STEP", f"{1e3 * times.step:,.2f} ms"),

@@ -3,10 +3,13 @@
 The formulae, and where they are known to be wrong, are in docs/scaling.md.
 """
 
+import collections
 import dataclasses
 import math
 from collections.abc import Sequence
 
+from jaxfm.observe import hlo
+from jaxfm.parallel.chips import Chip
 from jaxfm.planning.collectives import Collective
 from jaxfm.planning.hardware import Place, Topology
 
@@ -38,7 +41,8 @@ class Times:
       memory: bytes from and to HBM at its bandwidth.
       links: all collectives.
       waiting: the links' part that the schedule does not overlap with computation: those without start and done.
-      kernels: what the compiler's cost model says of everything but collectives; 0: it says nothing.
+      kernels: of everything but collectives, one after another, by the compiler's cost model or else `kernel_seconds`;
+        0: not known.
     """
 
     compute: float
@@ -69,6 +73,20 @@ class Times:
         busy = self.kernels or max(self.compute, self.memory)
         hidden = Links(self.links.inside - self.waiting.inside, self.links.between - self.waiting.between)
         return max(self.bound, max(busy, hidden.longest) + self.waiting.inside + self.waiting.between)
+
+
+def kernel_seconds(module: hlo.Module, chip: Chip) -> float:
+    """Returns the seconds of all kernels of a step one after another, each at the longer of its products and its bytes.
+
+    For chips whose compiler estimates nothing; less than any real step takes.
+    """
+    products: dict[tuple[str, str], float] = collections.defaultdict(float)
+    moved: dict[tuple[str, str], float] = collections.defaultdict(float)
+    for call in module.calls():
+        computation, kernel = call.caller or (call.computation.name, call.instruction)
+        products[computation, kernel.name] += call.times * hlo.matmul_flops(call) / chip.peak_flops
+        moved[computation, kernel.name] += call.times * hlo.traffic(call, module) / chip.hbm_bandwidth
+    return sum(max(seconds, moved[kernel]) for kernel, seconds in products.items())
 
 
 def link_seconds(each: Collective, where: Sequence[Place], topology: Topology) -> Links:

@@ -140,7 +140,7 @@ def trace_step(config: Config, objective: Objective, mesh: Mesh, *, row_length: 
         matches nothing.
     """
     meshes.check_row_length("config.data.row_length", row_length, mesh)
-    platform = target.platform()
+    devices = target.chosen()
     dtype, scan = compute_dtype(config.train.precision), scans_layers(config.model.scan_layers)
 
     attention = Choice(config.model.attention, one_segment=not config.data.packed)
@@ -187,7 +187,7 @@ def trace_step(config: Config, objective: Objective, mesh: Mesh, *, row_length: 
     def traced(size: int) -> jax.stages.Traced:
         key = "config.train.batch_size" if size == config.train.batch_size else "config.train.first_batch_size"
         meshes.check_batch_size(key, size, mesh, accumulate=config.train.accumulate)
-        with target.tracing_for(platform):
+        with target.tracing_for(devices):
             return step.trace(abstract, sums, batch(size))
 
     notes = (note, *_narrower(config.train.precision))
@@ -235,13 +235,33 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
         initial_state=lambda: new_state(
             step.make_model, step.optimizer, step.abstract, config.seed, loaded, step.adaptation
         ),
-        notes=step.notes,
+        notes=(*step.notes, *_shorter_rows(config, task)),
+    )
+
+
+def _some(rows: Rows, field: str) -> np.ndarray:
+    """Returns a field of the first rows; those of a large corpus lie on disk."""
+    return rows.take(np.arange(min(len(rows), 1024)))[field]
+
+
+def _shorter_rows(config: Config, task: Task) -> tuple[str, ...]:
+    """Says so where rows are twice as long as any example: attention costs a row's length squared, needed or not."""
+    rows = [task.rows(split) for split in task.splits()]
+    longest = 1 + max(int(_some(each, "positions").max(initial=0)) for each in rows)
+    enough, length = -(-longest // 8) * 8, config.data.row_length
+    if 2 * enough > length:
+        return ()
+    more = length // enough if config.data.packed else 1
+    change = f"--config.data.row_length={enough} --config.train.batch_size={more * config.train.batch_size}"
+    return (
+        f"NOTE: no example seen has more than {longest} tokens, and rows have {length}: {change} does the same with "
+        "less attention (longer texts to come would be cut)",
     )
 
 
 def _check_one_segment(rows: Rows) -> None:
     """Rows of several segments under a kernel that knows of none would leak from one to another, silently."""
-    some = rows.take(np.arange(min(len(rows), 1024)))["segment_ids"]
+    some = _some(rows, "segment_ids")
     assert some.max(initial=0) <= 1 and (np.diff(some, axis=1) <= 0).all(), "a task ignores config.data.packed"
 
 

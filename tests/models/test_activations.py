@@ -33,3 +33,17 @@ def test_gelu_keeps_the_dtype_and_bf16_precision() -> None:
     exact = np.asarray([v * phi(v) for v in np.asarray(x, np.float64)])
     # The factor is at most 1 and is off by three roundings of bf16 (erf, sum, product): 2^-9 each, and one of 1 + erf.
     np.testing.assert_array_less(np.abs(np.asarray(result, np.float64) - exact), 4 * 2.0**-9 * np.abs(x) + 1e-6)
+
+
+def test_the_backward_pass_of_gelu_keeps_its_input_alone() -> None:
+    x = jnp.ones((8, 128), jnp.bfloat16)
+    _, pull = jax.vjp(gelu, x)
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(pull)) <= x.nbytes
+
+
+def test_the_gradient_of_gelu_is_rounded_once_in_bf16() -> None:
+    x = jnp.asarray(X, jnp.bfloat16)
+    gradient = np.asarray(jax.vmap(jax.grad(gelu))(x), np.float64)
+    wide = np.asarray(x, np.float64)
+    expected = np.asarray([phi(v) + v * math.exp(-v * v / 2) / math.sqrt(2 * math.pi) for v in wide])
+    np.testing.assert_allclose(gradient, expected, rtol=2.0**-8, atol=2e-6)

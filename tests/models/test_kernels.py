@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.experimental import topologies
 
 from jaxfm.config import ATTENTION, MeshConfig, from_config_dict
 from jaxfm.errors import UserError
@@ -28,7 +27,7 @@ from jaxfm.models.presets import EncoderConfig
 from jaxfm.observe import hlo
 from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel import target
-from jaxfm.planning.hardware import describe_devices, parse_topology
+from jaxfm.planning.hardware import describe_devices, has_gpu_compiler, parse_topology
 
 B, T, N, H = 3, 256, 2, 16
 REACH = 20
@@ -294,26 +293,13 @@ def test_auto_lowers_to_the_kernel_of_the_device(name: str) -> None:
     assert mark in lowered(platform, dropping(auto, segments), params)  # as in evaluation
 
 
-# One GPU of Hopper's kind, as its compiler wants to know it, so that none need be there.
-H100 = """
-gpu_device_info {
-  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
-  threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535
-  block_dim_limit_z: 65535 memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
-  device_memory_size: 84929347584 shared_memory_per_block_optin: 232448 cuda_compute_capability { major: 9 }
-  registers_per_core_limit: 65536 registers_per_block_limit: 65536
-}
-platform_name: "CUDA" dnn_version_info { major: 9 minor: 14 } runtime_version { major: 12 minor: 9 }
-"""
-
-
 @pytest.mark.usefixtures("cudnn_here")
-@pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is None, reason="no CUDA plugin of JAX (the extra cuda)")
+@pytest.mark.skipif(not has_gpu_compiler(), reason="XLA for GPUs (the extra cuda) is not installed")
 @pytest.mark.parametrize("segments", [ALONE, PACKED], ids=["one", "packed"])
 def test_the_gpu_compiler_takes_cudnn(segments: np.ndarray) -> None:
     """A whole encoder, forward and backward: with cuDNN nothing of [B, N, T, T] is held, without it that is."""
-    topology = topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x1")
-    place = jax.sharding.SingleDeviceSharding(topology.devices[0])
+    (device,) = describe_devices(parse_topology("gpu:h100:1"))
+    place = jax.sharding.SingleDeviceSharding(device)
     with_choice, params = encoder(jnp.bfloat16, attention_dropout=0.0)
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), params)
     held = {}
@@ -379,6 +365,12 @@ def test_cpu_has_no_kernel_and_older_gpus_less(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(target, "cuda_capability", lambda capability=capability: capability)
         assert (reasons(need("gpu", head_dim=160))["cudnn"] is None) == able
     assert "8.0" in str(reasons(need("gpu"))["cudnn"])  # traced for a GPU on a machine without one
+
+
+def test_gpus_that_are_not_here_are_known_by_their_capability() -> None:
+    with target.tracing_for(target.Target("gpu", (8, 0))):
+        assert choose(AUTO, need(target.platform(), head_dim=128)) == "cudnn"
+        assert "at most 128" in str(reasons(need("gpu", head_dim=160))["cudnn"])
 
 
 @pytest.mark.usefixtures("cudnn_here")

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from jaxfm.errors import UserError
-from jaxfm.planning import estimate, output
+from jaxfm.planning import estimate, hardware, output
 from jaxfm.planning.advice import advise
 from jaxfm.planning.estimate import Memory, Plan, Row, Subject, make_plan
 from jaxfm.planning.hardware import parse_topology
@@ -107,10 +107,12 @@ def test_another_error_of_the_compiler_is_not_swallowed(monkeypatch: pytest.Monk
         make_plan(Subject.of(small.config()), parse_topology("v5e:2x2"))
 
 
-def test_gpus_are_planned_by_lowering_alone() -> None:
+def test_without_their_compiler_gpus_are_planned_by_lowering(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "has_gpu_compiler", lambda: False)
     config = small.config(parallel__mesh__fsdp=2, parallel__mesh__tensor=2)
     plan = make_plan(Subject.of(config), parse_topology("gpu:h100:4"))
     assert plan.memory.temporaries is None and plan.memory.fits and "lowered" in " ".join(plan.notes)
+    assert "jaxfm[cuda]" in " ".join(plan.notes)
     positions, dense = 4 * 512 * 128, 4 * 128**2  # cut over fsdp alone
     assert plan.memory.parameters == pytest.approx(ENCODER + HEAD + (positions + dense) / 4, rel=0.02)
     kinds = {(row.kind, row.axes): row for row in plan.collectives}
@@ -146,7 +148,8 @@ def test_a_vocabulary_is_that_of_the_tokenizer_to_be_learned() -> None:
 
 
 @pytest.mark.parametrize(("task", "objective"), [("masked_lm", "rtd"), ("ner", "mlm")])
-def test_every_objective_is_outlined_without_data(task: str, objective: str) -> None:
+def test_every_objective_is_outlined_without_data(task: str, objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "has_gpu_compiler", lambda: False)
     config = small.config(task=task, objective=objective, data__overlap=4)
     plan = make_plan(Subject.of(config), parse_topology("gpu:a100:1"))
     assert plan.collectives == () and plan.memory.fits

@@ -1,10 +1,14 @@
 import importlib.util
+from types import SimpleNamespace
 
 import pytest
+from jax.experimental import topologies
 
 from jaxfm.errors import UserError
 from jaxfm.parallel.chips import CHIPS
-from jaxfm.planning.hardware import SLICES, describe_devices, parse_topology, places
+from jaxfm.parallel.target import Target
+from jaxfm.planning import hardware
+from jaxfm.planning.hardware import SLICES, describe_devices, parse_topology, places, target_of
 
 
 @pytest.mark.parametrize(
@@ -73,15 +77,64 @@ def test_without_the_compiler_the_message_names_the_extra(monkeypatch: pytest.Mo
         describe_devices(parse_topology("v5e:2x2"))
 
 
-def test_gpus_need_as_many_devices_to_stand_for_them() -> None:
+needs_gpu_compiler = pytest.mark.skipif(
+    not hardware.has_gpu_compiler(), reason="XLA for GPUs (the extra cuda) is not installed"
+)
+
+
+def test_gpus_need_as_many_devices_to_stand_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "has_gpu_compiler", lambda: False)
     assert len(describe_devices(parse_topology("gpu:h100:4"))) == 4
     with pytest.raises(UserError, match="device_count=16"):
         describe_devices(parse_topology("gpu:h100:16"))
 
 
-def test_gpus_lie_in_nodes() -> None:
+def test_gpus_lie_in_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "has_gpu_compiler", lambda: False)
     topology = parse_topology("gpu:h100:4")
     assert [place.slice for place in places(describe_devices(topology), topology)] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "facts"),
+    [
+        ("gpu:h200:16", "1x2x8", ("core_count: 132", "major: 9 minor: 0", "device_memory_size: 141000000000")),
+        ("gpu:a100:4", "1x1x4", ("core_count: 108", "major: 8 minor: 0", "shared_memory_per_block_optin: 166912")),
+    ],
+)
+def test_the_compiler_is_told_of_gpus(
+    name: str, shape: str, facts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {}
+
+    def describe(**options: str) -> SimpleNamespace:
+        told.update(options)
+        return SimpleNamespace(devices=[object()] * parse_topology(name).size)
+
+    monkeypatch.setattr(hardware, "has_gpu_compiler", lambda: True)
+    monkeypatch.setattr(topologies, "get_topology_desc", describe)
+    describe_devices(parse_topology(name))
+    assert told["platform"] == "cuda" and told["topology"] == shape
+    assert all(fact in told["target_config"] for fact in facts)
+    assert target_of(parse_topology(name)) == Target("gpu", (9, 0) if "h200" in name else (8, 0))
+
+
+def test_without_their_compiler_gpus_are_traced_for_with_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "has_gpu_compiler", lambda: False)
+    assert target_of(parse_topology("gpu:h100:8")) == Target("gpu")
+    assert target_of(parse_topology("v5e:2x2")) == Target("tpu")
+
+
+@needs_gpu_compiler
+@pytest.mark.parametrize("name", ["gpu:a100:1", "gpu:h100:16", "gpu:h200:8"])
+def test_gpus_are_described_as_the_compiler_sees_them(name: str) -> None:
+    topology = parse_topology(name)
+    devices = describe_devices(topology)
+    where = places(devices, topology)
+    assert len(set((each.slice, each.coordinates) for each in where)) == topology.size
+    assert [each.slice for each in where] == [device.process_index for device in devices]
+    major, minor = target_of(topology).cuda_capability or (0, 0)
+    assert devices[0].compute_capability == f"{major}.{minor}"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu (the extra tpu) is not installed")

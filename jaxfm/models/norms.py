@@ -1,0 +1,77 @@
+"""Layer norm whose backward pass keeps its input and two numbers a token."""
+
+# D model
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxfm.models.presets import EncoderConfig
+from jaxfm.parallel.mesh import with_axes
+
+
+class LayerNorm(nnx.LayerNorm):
+    """The parameters of flax's; computed by `normalise`, under a name that profiles know."""
+
+    @jax.named_scope("norm")
+    def __call__(self, x: jax.Array, *, mask: None = None) -> jax.Array:
+        """Returns an array of the shape of `x`."""
+        assert mask is None and self.scale is not None
+        bias = None if self.bias is None else self.bias[...]
+        return normalise(x, self.scale[...], bias, self.epsilon).astype(self.dtype)
+
+
+def layer_norm(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> LayerNorm:
+    """Makes the layer norm of all families."""
+    return LayerNorm(
+        config.hidden_size,
+        epsilon=config.norm_eps,
+        dtype=dtype,
+        use_bias=config.norm_bias,
+        scale_init=with_axes(nnx.initializers.ones_init(), "norm"),
+        bias_init=with_axes(nnx.initializers.zeros_init(), "norm"),
+        rngs=rngs,
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalise(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array | None, epsilon: float) -> jax.Array:
+    """Layer norm over the last axis (Ba et al. 2016, section 3) in the dtype of `x`.
+
+    All is computed in f32, the variance in a second pass (the one-pass form loses digits). The backward pass computes
+    what it needs again from `x`, of which autodiff would keep two arrays of f32 a norm (profiles/NOTES.md).
+    """
+    return _forward(x, scale_D, bias_D, epsilon)[0]
+
+
+def _forward(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array | None, epsilon: float) -> tuple[jax.Array, Any]:
+    wide = _wide(x)
+    mean = jnp.mean(wide, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(wide - mean), axis=-1, keepdims=True)
+    inverse = jax.lax.rsqrt(variance + epsilon)
+    y = (wide - mean) * inverse * scale_D
+    y = y if bias_D is None else y + bias_D
+    return y.astype(x.dtype), (x, mean, inverse, scale_D, bias_D)
+
+
+def _backward(epsilon: float, kept: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    x, mean, inverse, scale_D, bias_D = kept
+    gradient = _wide(gradient)
+    normal = (_wide(x) - mean) * inverse
+    of_normal = gradient * scale_D
+    along = jnp.mean(of_normal * normal, axis=-1, keepdims=True)
+    of_x = inverse * (of_normal - jnp.mean(of_normal, axis=-1, keepdims=True) - normal * along)
+    leading = tuple(range(x.ndim - 1))
+    of_scale = jnp.sum(gradient * normal, axis=leading).astype(scale_D.dtype)
+    of_bias = None if bias_D is None else jnp.sum(gradient, axis=leading).astype(bias_D.dtype)
+    return of_x.astype(x.dtype), of_scale, of_bias
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+normalise.defvjp(_forward, _backward)
