@@ -11,8 +11,8 @@ from jax import lax
 def gelu(x: jax.Array) -> jax.Array:
     """Exact gelu, x * Phi(x) (Hendrycks and Gimpel 2016): by erf, which XLA vectorises on CPU (erfc it does not).
 
-    Its gradient computes erf again from `x`: autodiff would keep three arrays more of that shape, the largest of a layer,
-    and to write and read them takes longer than an erf (profiles/NOTES.md).
+    Its gradient computes erf again from `x`: autodiff would keep three arrays more of that shape, the largest of a
+    layer, and to write and read them takes longer than an erf (profiles/NOTES.md).
     """
     return x * (0.5 * (1.0 + lax.erf(x * (0.5**0.5)))).astype(x.dtype)
 

@@ -2,16 +2,18 @@
 
 # B batch, T tokens (S: the same axis as keys), N heads, H head dim, C chunks, W tokens a chunk, P prefix
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxfm.models.dropout import dropout
+from jaxfm.models.dropout import drop, kept
 from jaxfm.models.kernels import KERNELS, XLA, Choice, Need, choose, fused_attention, needs
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.models.products import product
+from jaxfm.parallel import target
 from jaxfm.parallel.mesh import constrain
 
 # Finite, so that a row of nothing but padding gives a uniform softmax and no NaN; exp(-1e30 - max) is exactly 0 in f32.
@@ -143,20 +145,60 @@ def masked_attention(
             q_BCWNH, k_BCSNH, v_BCSNH, mask, prefix=prefix, dropout_rate=dropout_rate, dropout_key=dropout_key
         )
         return context_BCWNH.reshape(len(q_BTNH), -1, *q_BTNH.shape[2:])[:, :tokens]
-    scale = q_BTNH.shape[-1] ** -0.5
-    scores_BNTS = product("...TNH,...SNH->...NTS", q_BTNH * scale, k_BTNH, jnp.float32)
-    scores_BNTS = jnp.where(mask, scores_BNTS, MASKED)
     if prefix is not None:
-        k_PNH, v_PNH = prefix
-        of_prefix = product("...TNH,PNH->...NTP", q_BTNH * scale, k_PNH, jnp.float32)
-        scores_BNTS = jnp.concatenate([scores_BNTS, of_prefix], axis=-1)
-    weights_BNTS = jax.nn.softmax(scores_BNTS, axis=-1)
-    weights_BNTS = dropout(weights_BNTS.astype(v_BTNH.dtype), dropout_rate, dropout_key)
-    if prefix is None:
-        return product("...NTS,...SNH->...TNH", weights_BNTS, v_BTNH)
-    weights_BNTS, of_prefix = jnp.split(weights_BNTS, [k_BTNH.shape[-3]], axis=-1)
-    context_BTNH = product("...NTS,...SNH->...TNH", weights_BNTS, v_BTNH)
-    return context_BTNH + product("...NTP,PNH->...TNH", of_prefix, v_PNH)
+        k_BTNH, v_BTNH = (
+            jnp.concatenate([x, jnp.broadcast_to(more, (*x.shape[:-3], *more.shape))], axis=-3)
+            for x, more in zip((k_BTNH, v_BTNH), prefix, strict=True)
+        )
+        mask = jnp.concatenate([mask, jnp.ones((*mask.shape[:-1], len(prefix[0])), bool)], axis=-1)
+    weights = (*q_BTNH.shape[:-3], q_BTNH.shape[-2], q_BTNH.shape[-3], k_BTNH.shape[-3])
+    keep_BNTS = kept(weights, dropout_rate, dropout_key)
+    return _masked_attention(q_BTNH, k_BTNH, v_BTNH, mask, keep_BNTS, dropout_rate)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _masked_attention(
+    q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, mask: jax.Array, keep_BNTS: jax.Array | None, rate: float
+) -> jax.Array:
+    """`masked_attention` in one piece, whose backward pass keeps the weights in the dtype of `v` and what was dropped.
+
+    Autodiff would keep them in f32, and once more with what was dropped zeroed: more than twice the largest arrays of a
+    layer (profiles/NOTES.md).
+    """
+    return _forward(q_BTNH, k_BSNH, v_BSNH, mask, keep_BNTS, rate)[0]
+
+
+def _forward(
+    q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, mask: jax.Array, keep_BNTS: jax.Array | None, rate: float
+) -> tuple[jax.Array, Any]:
+    scores_BNTS = product("...TNH,...SNH->...NTS", q_BTNH * q_BTNH.shape[-1] ** -0.5, k_BSNH, jnp.float32)
+    weights_BNTS = jax.nn.softmax(jnp.where(mask, scores_BNTS, MASKED), axis=-1).astype(v_BSNH.dtype)
+    context_BTNH = product("...NTS,...SNH->...TNH", _dropped(weights_BNTS, keep_BNTS, rate), v_BSNH)
+    return context_BTNH, (q_BTNH, k_BSNH, v_BSNH, keep_BNTS, weights_BNTS, context_BTNH)
+
+
+def _backward(rate: float, saved: Any, gradient_BTNH: jax.Array) -> tuple[jax.Array | None, ...]:
+    q_BTNH, k_BSNH, v_BSNH, keep_BNTS, weights_BNTS, context_BTNH = saved
+    # A row's mean gradient of the weights is that of the context along it (Dao et al. 2022, appendix B.2).
+    mean_BTN = jnp.sum(gradient_BTNH.astype(jnp.float32) * context_BTNH.astype(jnp.float32), axis=-1)
+    mean_BNT1 = jnp.swapaxes(mean_BTN, -1, -2)[..., None]
+    # On CPU a product gives f32 at no cost; elsewhere fewer bytes are written.
+    dtype = jnp.float32 if target.platform() == "cpu" else v_BSNH.dtype
+    of_weights_BNTS = product("...TNH,...SNH->...NTS", gradient_BTNH, v_BSNH, dtype)
+    of_v_BSNH = product("...NTS,...TNH->...SNH", _dropped(weights_BNTS, keep_BNTS, rate), gradient_BTNH)
+    of_weights_BNTS = _dropped(of_weights_BNTS.astype(jnp.float32), keep_BNTS, rate)
+    of_scores_BNTS = (weights_BNTS.astype(jnp.float32) * (of_weights_BNTS - mean_BNT1)).astype(q_BTNH.dtype)
+    scale = q_BTNH.shape[-1] ** -0.5
+    of_q_BTNH = product("...NTS,...SNH->...TNH", of_scores_BNTS, k_BSNH) * scale
+    of_k_BSNH = product("...NTS,...TNH->...SNH", of_scores_BNTS, q_BTNH * scale)
+    return of_q_BTNH, of_k_BSNH, of_v_BSNH, None, None
+
+
+def _dropped(x: jax.Array, keep: jax.Array | None, rate: float) -> jax.Array:
+    return x if keep is None else drop(x, rate, keep)
+
+
+_masked_attention.defvjp(_forward, _backward)
 
 
 def _with_neighbours(x_BT: jax.Array, chunk: int, fill: int) -> jax.Array:

@@ -12,26 +12,38 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 
 
-@jax.named_scope("dropout")
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Zeroes each element with probability `rate`, scales the rest so that the mean stays; no key: returns `x`.
 
     One call of threefry serves four elements (16 bits each): the rate is met to 2^-16, and the scale uses the rate
     that is really met. What the calls count is the place in the array, so that the mask is the same on every mesh.
     """
-    if key is None or rate == 0.0:
-        return x
+    keep = kept(x.shape, rate, key)
+    return x if keep is None else drop(x, rate, keep)
+
+
+@jax.named_scope("dropout")
+def drop(x: jax.Array, rate: float, keep: jax.Array) -> jax.Array:
+    """Returns the elements of `x` that are kept, scaled so that the mean stays; of a gradient likewise."""
     dropped = round(rate * 65536)
-    words = random_words(key, (*x.shape[:-1], -(-x.shape[-1] // 4)))
+    return jnp.where(keep, x * (65536 / (65536 - dropped)), jnp.zeros((), x.dtype)).astype(x.dtype)
+
+
+@jax.named_scope("dropout")
+def kept(shape: tuple[int, ...], rate: float, key: jax.Array | None) -> jax.Array | None:
+    """Draws which elements of an array are kept, bool; None: all of them, as there is no key or no rate."""
+    if key is None or rate == 0.0:
+        return None
+    dropped = round(rate * 65536)
+    words = random_words(key, (*shape[:-1], -(-shape[-1] // 4)))
     # Side by side, not interleaved: TPUs would have to spread the two halves of a word over lanes.
     halves = [half for word in words for half in (word & jnp.uint32(0xFFFF), word >> 16)]
     quarters = [half >= jnp.uint32(dropped) for half in halves]
     if target.platform() == "cpu":
         keep = jnp.concatenate(quarters, axis=-1)
     else:  # the same; libtpu 0.0.42 crashes on concatenations that are computed again in the backward pass
-        keep = jnp.stack(quarters, axis=-2).reshape(*x.shape[:-1], -1)
-    keep = keep[..., : x.shape[-1]]
-    return jnp.where(keep, x * (65536 / (65536 - dropped)), jnp.zeros((), x.dtype)).astype(x.dtype)
+        keep = jnp.stack(quarters, axis=-2).reshape(*shape[:-1], -1)
+    return keep[..., : shape[-1]]
 
 
 def random_words(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
