@@ -21,7 +21,8 @@ class LayerNorm(nnx.LayerNorm):
         """Returns an array of the shape of `x`."""
         assert mask is None and self.scale is not None
         bias = None if self.bias is None else self.bias[...]
-        return normalise(x, self.scale[...], bias, self.epsilon).astype(self.dtype)
+        y: jax.Array = normalise(x, self.scale[...], bias, self.epsilon)
+        return y.astype(self.dtype)
 
 
 def layer_norm(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> LayerNorm:

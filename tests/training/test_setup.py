@@ -107,3 +107,23 @@ def test_a_cpu_with_matrix_units_is_pointed_out_where_nobody_chose(
     monkeypatch.setattr(target, "cpu_multiplies_bf16", lambda: True)
     with target.tracing_for("tpu"):
         assert not any("precision" in note for note in traced(config, task).notes)
+
+
+@pytest.mark.parametrize(("packed", "rows"), [(True, 8), (False, 1)])
+def test_rows_much_longer_than_any_example_are_pointed_out(
+    folder: pathlib.Path, tmp_path: pathlib.Path, packed: bool, rows: int
+) -> None:
+    def notes(words: int) -> list[str]:
+        for split in ("train", "valid", "test"):
+            tiny.write_conll(tmp_path / str(words) / f"{split}.conll", [(["met"] * words, ["B-PER"] * words)] * 20)
+        short = {"data__source": f"conll:{tmp_path / str(words)}", "data__row_length": 64, "data__packed": packed}
+        config = tiny.config(folder, **short, train__batch_size=4)
+        task, loaded = created(config)
+        found = set_up(config, task, loaded, make_mesh(config.parallel.mesh)).notes
+        return [note for note in found if "--config.data.row_length" in note]
+
+    # Five words and two special tokens: rows of 8 would do, eight times as many where they are packed.
+    (note,) = notes(5)
+    assert "no example seen has more than 7 tokens, and rows have 64" in note
+    assert f"--config.data.row_length=8 --config.train.batch_size={4 * rows} does the same" in note
+    assert not notes(31)  # 33 tokens: rows of 40, and two such rows do not fit into one
