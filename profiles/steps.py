@@ -185,7 +185,7 @@ class TimedStep:
         self.loss = float("nan")
         self.seconds: list[float] = []
         self.host_seconds: list[float] = []
-        self.idle_host_seconds: list[float] = []
+        self.host_cpu_seconds: list[float] = []
 
     def run(self, steps: int) -> None:
         """Runs and times so many steps. As in a run, the next is issued before the one before has ended."""
@@ -208,13 +208,16 @@ class TimedStep:
             self.loss = float(total / weight)
 
     def run_idle(self, steps: int) -> None:
-        """Runs so many steps, each issued to a device that has nothing to do, and times how long the host is busy."""
+        """Runs so many steps, each issued to a device that has nothing to do, and counts what the host computes for it.
+
+        Processor time of the calling thread: by the clock it would be preempted where the device is the same CPU.
+        """
         for _ in range(steps):
             fresh, batch = empty_sums(self.step.metric_names, self.mesh), self.batches[self.calls % len(self.batches)]
             jax.block_until_ready((self.state, fresh))
-            start = time.perf_counter()
+            start = time.thread_time()
             self.state, done = self.compiled(self.state, fresh, batch)
-            self.idle_host_seconds.append(time.perf_counter() - start)
+            self.host_cpu_seconds.append(time.thread_time() - start)
             jax.block_until_ready(done)
             self.calls += 1
 
@@ -267,7 +270,7 @@ class TimedStep:
             "achieved_tflops": achieved / 1e12,
             "mfu": None if peak_flops is None else achieved / peak_flops,
             "host_ms": 1e3 * statistics.median(self.host_seconds[warm_up:]),
-            "idle_host_ms": 1e3 * statistics.median(self.idle_host_seconds) if self.idle_host_seconds else None,
+            "host_cpu_ms": 1e3 * statistics.median(self.host_cpu_seconds) if self.host_cpu_seconds else None,
             "lower_seconds": self.lower_seconds,
             "compile_seconds": self.compile_seconds,
             **self.memory(),

@@ -102,18 +102,18 @@ def table(points: Sequence[dict[str, Any]]) -> Table:
                 point["achieved_tflops"],
                 None if point["mfu"] is None else 100 * point["mfu"],
                 point["host_ms"],
-                point["idle_host_ms"],
+                point["host_cpu_ms"],
                 point["compile_seconds"],
                 point["peak_bytes"] / 2**20,
             )
         )
     columns = (
         *("config", "rows x tokens", "step ms: median (least, quartiles, most)", "tokens/s", "useful tokens/s"),
-        *("TFLOP/s a device", "MFU %", "host ms", "device idle", "compile s", "peak MiB"),
+        *("TFLOP/s a device", "MFU %", "host ms", "host CPU ms", "compile s", "peak MiB"),
     )
     formats = {name: ",.0f" for name in ("tokens/s", "useful tokens/s", "peak MiB")} | {
         "host ms": ".2f",
-        "device idle": ".2f",
+        "host CPU ms": ".2f",
     }
     formats |= {"TFLOP/s a device": ",.3g", "MFU %": ".1f", "compile s": ".1f"}
     return Table("Throughput of training", columns, rows, formats=formats)

@@ -74,7 +74,7 @@ def test_a_step_is_timed_and_counted() -> None:
     step.run(3)
     assert len(step.seconds) == len(step.host_seconds) == 5 == int(step.state.step)
     step.run_idle(2)
-    assert len(step.idle_host_seconds) == 2 and int(step.state.step) == 7 and len(step.seconds) == 5
+    assert len(step.host_cpu_seconds) == 2 and int(step.state.step) == 7 and len(step.seconds) == 5
     assert all(taken > 0 for taken in step.seconds)
     facts = step.facts(warm_up=2, peak_flops=1e9)
     assert facts["tokens"] == 4 * 24
