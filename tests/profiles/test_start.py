@@ -8,6 +8,7 @@ import pytest
 from jaxfm import files
 from jaxfm.errors import UserError
 from profiles import start
+from tests import tiny
 
 
 def program(text: str) -> list[str]:
@@ -45,13 +46,11 @@ def test_starts_share_a_cache_that_is_empty_at_first(tmp_path: pathlib.Path) -> 
 
 @pytest.mark.slow
 def test_a_real_start(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tests import tiny
-
-    source = tiny.write_corpus(tmp_path / "corpus")
-    output = tmp_path / "start.json"
-    settings = {"data.source": source, "model.preset": "bert_tiny", "model.init": "scratch", "train.steps": 2}
-    settings |= {"model.tokenizer": "train:wordpiece/200", "data.row_length": 64}
-    changes = [f"--config.{key}={value}" for key, value in settings.items()]
+    output, config = tmp_path / "start.json", tiny.config(tmp_path)
+    settings = {"data.source": config.data.source, "model.init": config.model.init, "train.steps": 2}
+    changes = [
+        f"--config.{key}={value}" for key, value in (settings | {"data.row_length": 48, "data.overlap": 8}).items()
+    ]
     start.main(["--config=configs/ner.py:files", f"--output={output}", "--repeats=1", *changes])
     seconds = files.read_json(output)["seconds"]
     assert 0 < seconds["again"][0] < 120 and "| empty caches |" in capsys.readouterr().out
