@@ -134,3 +134,16 @@ def test_chunks_cost_in_proportion_to_the_row() -> None:
 
     assert chunk_length(512, 16) == 16 and chunk_length(64, 16) == 0
     assert flops(1024, 16) < 2.2 * flops(512, 16) and flops(512, 16) < flops(512, 0) / 5
+
+
+def test_the_backward_pass_keeps_the_weights_once_and_narrow() -> None:
+    batch, tokens, heads = 2, 64, 3
+    q, k, v = (jax.random.normal(jax.random.key(i), (batch, tokens, heads, 8)).astype(jnp.bfloat16) for i in range(3))
+    mask = segment_mask(jnp.ones((batch, tokens), jnp.int32))
+
+    def apply(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return masked_attention(q, k, v, mask, dropout_rate=0.1, dropout_key=jax.random.key(3))
+
+    _, pull = jax.vjp(apply, q, k, v)
+    # The weights in bf16, what was dropped of them as bool; queries, keys, values and context.
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(pull)) <= 3 * batch * heads * tokens**2 + 4 * q.nbytes
