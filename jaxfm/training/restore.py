@@ -10,6 +10,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxfm.errors import UserError
+from jaxfm.models.kernels import XLA, Choice
 from jaxfm.parallel.mesh import build_abstract
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints
@@ -29,7 +30,14 @@ def restore_params(
       UserError: no run there, or no whole checkpoint yet.
     """
     config = workdirs.read_config(workdir)
-    graphdef, abstract = build_abstract(lambda: make_model(nnx.Rngs(0)), mesh)
+
+    def make() -> nnx.Module:
+        model: Any = make_model(nnx.Rngs(0))
+        if config.model.attention == XLA:  # a run that did without kernels does so for good; else what suits the rows
+            model.encoder.attention = Choice(XLA)
+        return model
+
+    graphdef, abstract = build_abstract(make, mesh)
     for directory in (workdir / workdirs.AVERAGED_DIR, workdir / workdirs.CHECKPOINTS_DIR):
         if not directory.is_dir():
             continue

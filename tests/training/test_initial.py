@@ -1,15 +1,22 @@
 """Weights of another run: which checkpoint of it, and what is refused. Other places: tests/hub/test_initial.py."""
 
 import pathlib
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from jaxfm.config import Config, ModelConfig
+from jaxfm.config import Config, MeshConfig, ModelConfig
 from jaxfm.errors import UserError
 from jaxfm.export import export
 from jaxfm.hub import initial as hub_initial
+from jaxfm.models.kernels import Choice
+from jaxfm.parallel.mesh import make_mesh
+from jaxfm.tasks import registry
 from jaxfm.training.initial import resolve
+from jaxfm.training.restore import restore_params
 from tests import tiny
 
 
@@ -84,3 +91,19 @@ def test_what_is_no_run_is_refused(run: tuple[Config, pathlib.Path], tmp_path: p
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match=r"config\.model\.init: .*: has no checkpoint yet"):
         resolve(ModelConfig(init=f"run:{tmp_path}"))
+
+
+@pytest.mark.parametrize("path", ["xla", "auto"])
+def test_a_run_that_did_without_kernels_is_used_without(
+    run: tuple[Config, pathlib.Path], tmp_path: pathlib.Path, path: str
+) -> None:
+    """Else a kernel that fails on somebody's device could not be avoided in `evaluate` and `predict`."""
+    tiny.write_run(tmp_path / path, tiny.replaced(run[0], model__attention=path), best=1)
+    exporter = registry.open_exporter(tmp_path / path)
+
+    def make_model(rngs: nnx.Rngs) -> nnx.Module:
+        return exporter.make_model(rngs, dtype=jnp.float32)
+
+    graphdef, params, _ = restore_params(tmp_path / path, make_model, make_mesh(MeshConfig()))
+    model: Any = nnx.merge(graphdef, params)
+    assert model.encoder.attention == Choice(path)
