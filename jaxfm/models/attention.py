@@ -173,7 +173,7 @@ def _forward(
 ) -> tuple[jax.Array, Any]:
     scores_BNTS = product("...TNH,...SNH->...NTS", q_BTNH * q_BTNH.shape[-1] ** -0.5, k_BSNH, jnp.float32)
     weights_BNTS = jax.nn.softmax(jnp.where(mask, scores_BNTS, MASKED), axis=-1).astype(v_BSNH.dtype)
-    context_BTNH = product("...NTS,...SNH->...TNH", _dropped(weights_BNTS, keep_BNTS, rate), v_BSNH)
+    context_BTNH = product("...NTS,...SNH->...TNH", drop(weights_BNTS, rate, keep_BNTS), v_BSNH)
     return context_BTNH, (q_BTNH, k_BSNH, v_BSNH, keep_BNTS, weights_BNTS, context_BTNH)
 
 
@@ -185,17 +185,13 @@ def _backward(rate: float, saved: Any, gradient_BTNH: jax.Array) -> tuple[jax.Ar
     # On CPU a product gives f32 at no cost; elsewhere fewer bytes are written.
     dtype = jnp.float32 if target.platform() == "cpu" else v_BSNH.dtype
     of_weights_BNTS = product("...TNH,...SNH->...NTS", gradient_BTNH, v_BSNH, dtype)
-    of_v_BSNH = product("...NTS,...TNH->...SNH", _dropped(weights_BNTS, keep_BNTS, rate), gradient_BTNH)
-    of_weights_BNTS = _dropped(of_weights_BNTS.astype(jnp.float32), keep_BNTS, rate)
+    of_v_BSNH = product("...NTS,...TNH->...SNH", drop(weights_BNTS, rate, keep_BNTS), gradient_BTNH)
+    of_weights_BNTS = drop(of_weights_BNTS.astype(jnp.float32), rate, keep_BNTS)
     of_scores_BNTS = (weights_BNTS.astype(jnp.float32) * (of_weights_BNTS - mean_BNT1)).astype(q_BTNH.dtype)
     scale = q_BTNH.shape[-1] ** -0.5
     of_q_BTNH = product("...NTS,...SNH->...TNH", of_scores_BNTS, k_BSNH) * scale
     of_k_BSNH = product("...NTS,...TNH->...SNH", of_scores_BNTS, q_BTNH * scale)
     return of_q_BTNH, of_k_BSNH, of_v_BSNH, None, None
-
-
-def _dropped(x: jax.Array, keep: jax.Array | None, rate: float) -> jax.Array:
-    return x if keep is None else drop(x, rate, keep)
 
 
 _masked_attention.defvjp(_forward, _backward)

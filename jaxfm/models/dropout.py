@@ -18,13 +18,14 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     One call of threefry serves four elements (16 bits each): the rate is met to 2^-16, and the scale uses the rate
     that is really met. What the calls count is the place in the array, so that the mask is the same on every mesh.
     """
-    keep = kept(x.shape, rate, key)
-    return x if keep is None else drop(x, rate, keep)
+    return drop(x, rate, kept(x.shape, rate, key))
 
 
 @jax.named_scope("dropout")
-def drop(x: jax.Array, rate: float, keep: jax.Array) -> jax.Array:
-    """Returns the elements of `x` that are kept, scaled so that the mean stays; of a gradient likewise."""
+def drop(x: jax.Array, rate: float, keep: jax.Array | None) -> jax.Array:
+    """Returns the elements of `x` that `kept` says, scaled so that the mean stays; of a gradient likewise."""
+    if keep is None:
+        return x
     dropped = round(rate * 65536)
     return jnp.where(keep, x * (65536 / (65536 - dropped)), jnp.zeros((), x.dtype)).astype(x.dtype)
 

@@ -199,3 +199,22 @@ def test_a_kernel_of_splash_attention_is_read_and_its_products_counted() -> None
     assert root is not None and root.name == "found"
     assert flops(module) == 2 * 3 * (2 * 3) * 4 * 128 * 128 * 64
     assert flops(hlo.parse(KERNEL.replace("splash_mha_dq", "other"))) == 0
+
+
+ATTENTION = """HloModule step
+ENTRY %main (q: bf16[4,512,12,64]) -> bf16[4,12,512,64] {
+  %q = bf16[4,512,12,64]{3,2,1,0} parameter(0)
+  %all = (bf16[4,12,512,64]{3,1,2,0}, u8[0]{0}) custom-call(%q, %q, %q), custom_call_target="__cudnn$TARGET", \
+operand_layout_constraints={bf16[4,512,12,64]{3,2,1,0}, bf16[4,512,12,64]{3,2,1,0}, bf16[4,512,12,64]{3,2,1,0}}
+  ROOT %found = bf16[4,12,512,64]{3,1,2,0} get-tuple-element(%all), index=0
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("kernel", "products"),
+    [("fmhaSoftmax", 2), ("fmhaScaleBiasSoftmax", 2), ("fmhaScaleBiasSoftmaxBackward", 5), ("convForward", 0)],
+)
+def test_the_products_of_cudnns_attention_are_counted(kernel: str, products: int) -> None:
+    module = hlo.parse(ATTENTION.replace("TARGET", kernel))
+    assert sum(hlo.matmul_flops(call) for call in module.calls()) == 2 * products * 4 * 12 * 512 * 512 * 64

@@ -2,6 +2,8 @@ import dataclasses
 
 import pytest
 
+from jaxfm.observe import hlo
+from jaxfm.parallel.chips import CHIPS
 from jaxfm.planning.collectives import Collective
 from jaxfm.planning.hardware import Place, Topology, parse_topology
 from jaxfm.planning.roofline import (
@@ -9,6 +11,7 @@ from jaxfm.planning.roofline import (
     Links,
     Times,
     cost_per_billion_tokens,
+    kernel_seconds,
     link_seconds,
     ring_bytes,
 )
@@ -131,3 +134,20 @@ def test_cost() -> None:
 @pytest.mark.parametrize(("kind", "expected"), [("all-reduce", 1.5), ("all-gather", 0.75), ("collective-permute", 1.0)])
 def test_bytes_that_a_ring_sends(kind: str, expected: float) -> None:
     assert ring_bytes(collective(kind, 1000, (0, 1, 2, 3))) == 1000 * expected
+
+
+def test_each_kernel_takes_the_longer_of_its_products_and_its_bytes() -> None:
+    module = hlo.parse(
+        """HloModule step
+ENTRY %main (x: f32[1024,1024]) -> f32[1024,1024] {
+  %x = f32[1024,1024]{1,0} parameter(0)
+  %dot = f32[1024,1024]{1,0} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %sum = f32[1024,1024]{1,0} add(%dot, %x)
+}
+"""
+    )
+    moved = 3 * 4 * 2**20  # both kernels: two operands and a result
+    slow = dataclasses.replace(CHIPS["h100"], peak_flops=1e9, hbm_bandwidth=1e12)
+    assert kernel_seconds(module, slow) == pytest.approx(2 * 1024**3 / 1e9 + moved / 1e12)
+    fast = dataclasses.replace(slow, peak_flops=1e18)
+    assert kernel_seconds(module, fast) == pytest.approx(2 * moved / 1e12)
