@@ -68,7 +68,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"unknown argument {shlex.join(unknown)}")
     settings = ["--config.log.every_steps=1", *changes]
     command = [sys.executable, "-m", "jaxfm.train", f"--config={arguments.config}", *settings]
-    found = measure(command, arguments.repeats)
+    try:
+        found = measure(command, arguments.repeats)
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")
     files.write_json(arguments.output, {"command": shown_command(sys.argv), **machine(), "seconds": found})
     print("| caches | seconds to the first step: median (least to most) |\n|---|---|")
     for name, seconds in found.items():
