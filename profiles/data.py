@@ -22,11 +22,12 @@ import jax
 from jax.sharding import Mesh
 
 from jaxfm import files
-from jaxfm.config import Config, from_config_dict, to_dict
+from jaxfm.config import Config, from_config_dict
 from jaxfm.data.pipeline import Batch, Rows, TrainBatches
 from jaxfm.observe.tables import Table, to_markdown
 from jaxfm.parallel.host_memory import keep_freed_memory
 from jaxfm.parallel.mesh import host_rows, make_mesh, place_batch
+from jaxfm.schema import to_dict
 from jaxfm.train import train
 from profiles.quality import NEVER, machine, shown_command
 from profiles.steps import TimedStep, Work, devices, read_config

@@ -18,7 +18,7 @@ FUNCTION_LINES = 80
 # Imports go downward: a module may import from its own room and from those before it. Any other file directly in
 # jaxfm/ is a program and may import all of them. `jaxfm/__init__.py` runs before every module, so it is at the bottom.
 ROOMS = ("config", "parallel", "observe", "models", "data", "hub", "tasks", "training", "planning")
-LOWEST = ("", "errors", "files")
+LOWEST = ("", "errors", "files", "schema")
 
 BANNED_IMPORTS = {
     **dict.fromkeys(("pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"), "unpickling can run any code"),

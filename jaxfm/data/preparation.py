@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxfm import files
-from jaxfm.config import differences
 from jaxfm.data import deduplication, portions, preparation_report, shards
 from jaxfm.data.corpus import open_corpus
 from jaxfm.data.documents import Document
@@ -32,6 +31,7 @@ from jaxfm.data.portions import Portion, Vocabulary
 from jaxfm.data.tokenization import load_tokenizer
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import StreamProgress
+from jaxfm.schema import differences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -14,9 +14,10 @@ import jax
 
 import jaxfm
 from jaxfm import files
-from jaxfm.config import AUTO, FREE_ON_RESUME, Config, differences, flatten, from_config_dict, to_dict
+from jaxfm.config import AUTO, FREE_ON_RESUME, Config, from_config_dict
 from jaxfm.errors import UserError
 from jaxfm.observe.report import JSON_FILE
+from jaxfm.schema import differences, flatten, to_dict
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS_DIR = "checkpoints"

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from jaxfm.config import Config, from_config_dict, to_dict
+from jaxfm.config import Config, from_config_dict
 from jaxfm.errors import UserError
+from jaxfm.schema import to_dict
 from jaxfm.tasks import registry
 from jaxfm.training import initial
 from profiles import steps
