@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxfm.config import Config, default_config, from_config_dict, to_dict
+from jaxfm.config import Config, default_config, from_config_dict
 from jaxfm.hub.families import hf_config
 from jaxfm.hub.weights import write_tensors
 from jaxfm.models.heads import MaskedLM, TokenClassifier
 from jaxfm.models.presets import EncoderConfig, has_padded_rows
 from jaxfm.parallel.mesh import initialise
+from jaxfm.schema import to_dict
 from jaxfm.tasks import registry
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints
