@@ -17,6 +17,7 @@ import pytest
 from jaxfm import config as configs
 from jaxfm.observe.writers import read_metrics
 from jaxfm.prepare import prepare
+from jaxfm.schema import to_dict
 from jaxfm.train import train
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints
@@ -230,7 +231,7 @@ def long_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
         checkpoint__keep_last=2,
         log__every_steps=3,
     )
-    return ml_collections.ConfigDict(configs.to_dict(values))
+    return ml_collections.ConfigDict(to_dict(values))
 
 
 def command(folder: pathlib.Path, workdir: pathlib.Path) -> list[str]:

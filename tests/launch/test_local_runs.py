@@ -17,6 +17,7 @@ import pytest
 from jaxfm import config as configs
 from jaxfm.data.pipeline import TrainBatches
 from jaxfm.observe.writers import read_metrics
+from jaxfm.schema import flatten, to_dict
 from jaxfm.tasks import registry
 from jaxfm.training.initial import resolve
 from tests import tiny
@@ -68,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     )
     (folder / "config.py").write_text(
         "import ml_collections\n\n\ndef get_config():\n"
-        f"    return ml_collections.ConfigDict({configs.to_dict(values)!r})\n"
+        f"    return ml_collections.ConfigDict({to_dict(values)!r})\n"
     )
     return folder
 
@@ -114,7 +115,7 @@ def check_same(ended: Ended, alone: Ended) -> None:
 
 
 def flat(values: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in configs.flatten(values).items() if isinstance(value, int | float)}
+    return {name: value for name, value in flatten(values).items() if isinstance(value, int | float)}
 
 
 def check_batches(folder: pathlib.Path, name: str) -> None:
