@@ -14,7 +14,6 @@ from typing import Any
 import ml_collections
 import pytest
 
-from jaxfm import config as configs
 from jaxfm.observe.writers import read_metrics
 from jaxfm.prepare import prepare
 from jaxfm.schema import to_dict

@@ -68,8 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         log__every_steps=1,
     )
     (folder / "config.py").write_text(
-        "import ml_collections\n\n\ndef get_config():\n"
-        f"    return ml_collections.ConfigDict({to_dict(values)!r})\n"
+        f"import ml_collections\n\n\ndef get_config():\n    return ml_collections.ConfigDict({to_dict(values)!r})\n"
     )
     return folder
 
