@@ -1,6 +1,7 @@
 """The mean of a run's best checkpoints, which stands for the run where it is better than the best of them."""
 
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
@@ -56,13 +57,14 @@ def choose(
     mean = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf / len(steps), tree), out_shardings=places)(total)
     params = jax.jit(partition.put, out_shardings=_places(setup.abstract.params))(mean, fitted.params)
     with goodput.during("evaluate"), progress.task("validating the mean", len(rows)) as advance:
-        metrics = task.score("valid", setup.evaluate(params, rows, advance)).metrics
-    name = config.eval.metric
-    value, listed = metrics[name], ", ".join(map(str, steps))
-    won = best.after(fitted.last_step + 1, value, more_is_better=task.choosing[name]).step == fitted.last_step + 1
+        outputs = setup.evaluate(params, rows, advance)
+        metrics = task.score("valid", outputs).metrics
+    name, last = config.eval.metric, fitted.last_step + 1
+    value, listed = metrics.get(name, math.nan), ", ".join(map(str, steps))
+    won = best.after(last, value, more_is_better=task.choosing[name], loss=metrics.get("loss")).step == last
     progress.say(
-        f"mean of the checkpoints of steps {listed}: {name} {value:.4f} on valid; the best of them {best.value:.4f} at "
-        f"step {best.step}: the {'mean' if won else 'best'} is used"
+        f"mean of the checkpoints of steps {listed}: {name} {value:.4f} on valid; the best of them "
+        f"{best.describe_value()} at step {best.step}: the {'mean' if won else 'best'} is used"
     )
     if not won:
         return fitted
@@ -70,7 +72,7 @@ def choose(
         kept = Checkpoints(workdir / AVERAGED_DIR)
         kept.save_params(fitted.step, params, {"best": dataclasses.asdict(best), "averaged": steps})
         kept.close()
-    return dataclasses.replace(fitted, params=params, averaged=steps)
+    return dataclasses.replace(fitted, params=params, averaged=steps, valid_outputs=outputs)
 
 
 def _places(tree: Any) -> Any:

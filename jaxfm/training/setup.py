@@ -26,7 +26,7 @@ from jaxfm.parallel import mesh as meshes
 from jaxfm.tasks.task import Objective, Task
 from jaxfm.training.adaptation import Adaptation, make_adaptation
 from jaxfm.training.evaluation import Evaluator
-from jaxfm.training.optim import Schedule, make_optimizer, make_schedule
+from jaxfm.training.optim import Schedule, learning_rate_at, make_optimizer, make_schedule
 from jaxfm.training.state import Size, TrainState, abstract_state, new_state, size_of
 from jaxfm.training.step import make_train_step, metric_names
 
@@ -38,9 +38,11 @@ class Setup:
     Attributes:
       batches: the batch of each step.
       fingerprint: sha256 of the packed training rows; a checkpoint remembers it.
+      valid_fingerprint: the same of the validation rows, "" without any.
       total_steps: optimizer updates of the whole run.
       profiled: of these updates, counted from 0, those that are recorded.
-      schedule: step -> learning rate.
+      schedule: step -> learning rate, as the optimizer computes it.
+      learning_rate: the same on the host, which waits for no device.
       adaptation: which parameters are trained, and how.
       model_size: how many parameters there are, and how many are trained.
       mfu_of_token: model FLOPs utilisation of one useful token a second; None: the devices' peak is not known.
@@ -54,9 +56,11 @@ class Setup:
 
     batches: TrainBatches
     fingerprint: str
+    valid_fingerprint: str
     total_steps: int
     profiled: range
     schedule: Schedule
+    learning_rate: Callable[[int], float]
     adaptation: Adaptation
     model_size: Size
     mfu_of_token: float | None
@@ -222,9 +226,11 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
     return Setup(
         batches=batches,
         fingerprint=task.rows("train").fingerprint(),
+        valid_fingerprint=task.rows("valid").fingerprint() if "valid" in task.splits() else "",
         total_steps=total_steps,
         profiled=parse_steps(config.profile.steps, total_steps),
         schedule=step.schedule,
+        learning_rate=functools.partial(learning_rate_at, config.optim, total_steps),
         adaptation=step.adaptation,
         model_size=size_of(step.abstract, step.adaptation, task.encoder),
         mfu_of_token=mfu_of_token(config, task.encoder, mesh),

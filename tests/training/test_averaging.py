@@ -19,7 +19,6 @@ from jaxfm.train import train
 from jaxfm.training import averaging, loop
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.initial import resolve
-from jaxfm.training.loop import Best
 from jaxfm.training.restore import restore_params, to_host
 from jaxfm.training.setup import compute_dtype
 from tests import tiny
@@ -47,7 +46,7 @@ def script(patch: pytest.MonkeyPatch, values: dict[int, float]) -> None:
         evaluation = plain(self, split, outputs, *calibration)
         if split != "valid" or not steps:
             return evaluation
-        return dataclasses.replace(evaluation, metrics={**evaluation.metrics, "f1": values[steps.pop(0)]})
+        return dataclasses.replace(evaluation, metrics={**evaluation.metrics, "loss": 1.0, "f1": values[steps.pop(0)]})
 
     patch.setattr(NerTask, "score", score)
 
@@ -107,7 +106,7 @@ def test_a_mean_that_does_not_win_leaves_no_trace(
     config: Config, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = keep_everything(monkeypatch)
-    script(monkeypatch, VALUES | {0: 0.6})  # as good is not better
+    script(monkeypatch, VALUES | {0: 0.6})  # as good, at an equal loss, is not better
     report = train(config, tmp_path / "run")
     assert report["training"]["chosen_step"] == 4 and "averaged_steps" not in report["training"]
     assert not (tmp_path / "run" / "averaged").exists()
@@ -145,17 +144,6 @@ def test_a_run_with_averages_that_was_stopped_is_the_run_that_was_not(
 
 def crash(*_: Any) -> None:
     raise CrashError
-
-
-def test_the_best_ones_are_kept_in_order() -> None:
-    best = Best()
-    for step, value in enumerate((0.3, float("nan"), 0.5, 0.3, 0.4, 0.5), start=1):
-        best = best.after(step, value, more_is_better=True, keep=3)
-    assert best.kept == (3, 6, 5) and best.waited == 3  # an equal value is not better, and stands behind
-    best = Best()
-    for step, value in enumerate((0.3, 0.5, 0.2), start=1):
-        best = best.after(step, value, more_is_better=False, keep=2)
-    assert best == Best(3, 0.2, 0, ((1, 0.3),))
 
 
 def test_what_is_refused(config: Config, tmp_path: pathlib.Path) -> None:
