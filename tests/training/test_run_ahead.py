@@ -52,7 +52,7 @@ def test_the_devices_are_kept_busy_and_a_signal_waits_for_a_moment_or_two_update
     # Never idle but for the first dispatch.
     assert device.free_at == pytest.approx(2000 * seconds + device.host)
     if seconds <= 0.01:
-        assert ahead.stride >= 16  # so that copies cost nothing
+        assert ahead.stride >= 8  # so that copies cost nothing
 
 
 def test_a_long_pause_does_not_let_it_run_away() -> None:
