@@ -71,7 +71,7 @@ def _memory(memory: Memory) -> Table:
         ("optimizer", memory.optimizer),
         ("batch", memory.batch),
         ("activations, gradients", memory.temporaries),
-        ("program", memory.program),
+        ("program", None if memory.temporaries is None else memory.program),
         ("peak", memory.peak),
         ("capacity", memory.capacity),
     ]
@@ -107,7 +107,7 @@ def _times(plan: Plan, price: float | None) -> Table:
     most, title = ("", "Time of a step") if plan.is_compiled else (" at the most", "Time of a step, a lower bound")
     rows: list[tuple[Cell, ...]] = [
         ("matrix products at peak", f"{1e3 * times.compute:,.2f} ms"),
-        ("memory traffic", f"{1e3 * times.memory:,.2f} ms"),
+        ("memory traffic", f"{1e3 * times.memory:,.2f} ms" if plan.is_compiled else "not known without a compiler"),
         ("links in the slice", f"{1e3 * times.links.inside:,.2f} ms"),
         ("links between slices", f"{1e3 * times.links.between:,.2f} ms"),
         ("roofline (limited by " + times.limited_by + ")", f"{1e3 * times.bound:,.2f} ms"),

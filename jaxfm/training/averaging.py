@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from jaxfm.errors import UserError
 from jaxfm.observe.goodput import Goodput
 from jaxfm.observe.progress import Progress
 from jaxfm.tasks.task import Task
+from jaxfm.training.adaptation import Partition
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.loop import Fitted
 from jaxfm.training.setup import Setup
@@ -48,14 +50,9 @@ def choose(
     best, steps = fitted.best, fitted.best.kept
     if config.adapt.average_best < 2 or len(steps) < 2:
         return fitted
-    partition, rows = setup.adaptation.partition, task.rows("valid")
-    total = partition.trained(fitted.params)
-    places = _places(total)
-    for step in steps[1:]:
-        one = partition.trained(checkpoints.restore_params(step, setup.abstract.params))
-        total = jax.jit(lambda *trees: jax.tree.map(jnp.add, *trees), out_shardings=places)(total, one)
-    mean = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf / len(steps), tree), out_shardings=places)(total)
-    params = jax.jit(partition.put, out_shardings=_places(setup.abstract.params))(mean, fitted.params)
+    rows = task.rows("valid")
+    others = (checkpoints.restore_params(step, setup.abstract.params) for step in steps[1:])
+    params = mean_of(fitted.params, others, setup.adaptation.partition)
     with goodput.during("evaluate"), progress.task("validating the mean", len(rows)) as advance:
         outputs = setup.evaluate(params, rows, advance)
         metrics = task.score("valid", outputs).metrics
@@ -73,6 +70,24 @@ def choose(
         kept.save_params(fitted.step, params, {"best": dataclasses.asdict(best), "averaged": steps})
         kept.close()
     return dataclasses.replace(fitted, params=params, averaged=steps, valid_outputs=outputs)
+
+
+def mean_of(first: Any, others: Iterable[Any], partition: Partition) -> Any:
+    """Returns the mean of parameters in their trained part, and those of `first` in the rest.
+
+    Three programs are compiled, however many there are to average; one of `others` is held at a time.
+    """
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), first)
+    places = _places(partition.trained(shapes))
+    add = jax.jit(lambda total, tree: jax.tree.map(jnp.add, total, partition.trained(tree)), out_shardings=places)
+    total, count = jax.jit(partition.trained, out_shardings=places)(first), 1
+    for tree in others:
+        total, count = add(total, tree), count + 1
+
+    def put(total: Any, count: jax.Array, tree: Any) -> Any:
+        return partition.put(jax.tree.map(lambda leaf: leaf / count, total), tree)
+
+    return jax.jit(put, out_shardings=_places(first))(total, count, first)
 
 
 def _places(tree: Any) -> Any:

@@ -279,7 +279,7 @@ def _describe(train_step: jax.stages.Compiled, setup: Setup, config: Config, tas
     return (
         f"{model.parameters:,} parameters, {model.trainable_parameters:,} of them trained ({model.share:.2%}), "
         f"optimizer state {model.optimizer_bytes / 2**20:,.2f} MiB; {mesh.size} device(s) as {shape}; "
-        f"peak memory {peak}\n"
+        f"a step's arrays need {peak} (not counted: data, programs, libraries)\n"
         f"{len(rows):,} rows of {rows.row_length} tokens, {rows.useful_share:.1%} of them useful; "
         f"{setup.total_steps:,} steps of {config.train.batch_size} rows ({tokens:,} tokens){_growth(setup)}"
     )

@@ -4,6 +4,8 @@ import dataclasses
 import pathlib
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,6 +19,7 @@ from jaxfm.tasks import registry
 from jaxfm.tasks.ner import NerTask
 from jaxfm.train import train
 from jaxfm.training import averaging, loop
+from jaxfm.training.adaptation import Partition
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.initial import resolve
 from jaxfm.training.restore import restore_params, to_host
@@ -144,6 +147,33 @@ def test_a_run_with_averages_that_was_stopped_is_the_run_that_was_not(
 
 def crash(*_: Any) -> None:
     raise CrashError
+
+
+@pytest.mark.parametrize("partition", [Partition(), Partition({"layers/kernel": 1, "embedding": None})])
+def test_a_mean_of_many_compiles_no_more_than_one_of_two(partition: Partition) -> None:
+    def tree(number: float) -> dict[str, Any]:
+        return {"layers": {"kernel": jnp.full((3, 4), number)}, "embedding": jnp.full((5,), number)}
+
+    programs = 0
+
+    def count(event: str, seconds: float, **_: Any) -> None:
+        nonlocal programs
+        programs += event == "/jax/core/compile/backend_compile_duration"
+
+    trees = [tree(float(number)) for number in range(7)]
+    averaging.mean_of(trees[0], trees[1:2], partition)  # whatever is compiled once and for all
+    jax.monitoring.register_event_duration_secs_listener(count)
+    compiled = []
+    for many in (trees[:2], trees):
+        programs = 0
+        mean = averaging.mean_of(many[0], many[1:], partition)
+        compiled.append(programs)
+        wanted = (len(many) - 1) / 2
+        frozen = 0.0 if partition.first else wanted
+        np.testing.assert_allclose(mean["layers"]["kernel"][:, 0], [frozen, wanted, wanted], rtol=1e-6)
+        np.testing.assert_allclose(mean["embedding"], frozen, rtol=1e-6)
+    jax.monitoring.unregister_event_duration_listener(count)
+    assert compiled[0] == compiled[1] <= 3
 
 
 def test_what_is_refused(config: Config, tmp_path: pathlib.Path) -> None:

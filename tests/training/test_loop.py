@@ -9,6 +9,7 @@ import os
 import pathlib
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -207,6 +208,7 @@ def test_a_damaged_newest_checkpoint_costs_only_time(
         at_step(patch, 11, crash)
         with pytest.raises(CrashError):
             train(config, workdir)
+    assert not [thread.name for thread in threading.enumerate() if "grain" in thread.name]  # that read ahead
     damage(workdir / "checkpoints" / "10")
     with caplog.at_level(logging.WARNING, logger="jaxfm"):
         report = train(config, workdir)
@@ -337,14 +339,11 @@ def test_the_best_checkpoint_is_the_one_reported(
 
 @pytest.mark.parametrize("values", [[math.nan], [math.nan, 0.2, math.nan]])
 def test_a_metric_that_is_not_defined_loses_no_run(
-    config: Config,
-    tmp_path: pathlib.Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    values: list[float],
+    config: Config, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], values: list[float]
 ) -> None:
-    script(monkeypatch, values)
-    report = train(config, tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        script(patch, values)
+        report = train(config, tmp_path / "run")
     said = capsys.readouterr().out
     assert "WARNING: f1 is not defined on this split's predictions of step 5; checkpoints are compared by" in said
     assert report["training"]["chosen_step"] == (5 if len(values) == 1 else 10)
