@@ -15,6 +15,7 @@ from jaxfm.observe.goodput import Goodput
 from jaxfm.observe.progress import Progress
 from jaxfm.tasks.task import Task
 from jaxfm.training.adaptation import Partition
+from jaxfm.training.best import tie_breaker
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.loop import Fitted
 from jaxfm.training.setup import Setup
@@ -58,7 +59,10 @@ def choose(
         metrics = task.score("valid", outputs).metrics
     name, last = config.eval.metric, fitted.last_step + 1
     value, listed = metrics.get(name, math.nan), ", ".join(map(str, steps))
-    won = best.after(last, value, more_is_better=task.choosing[name], loss=metrics.get("loss")).step == last
+    won = (
+        best.after(last, value, more_is_better=task.choosing[name], loss=tie_breaker(metrics, task.choosing)[1]).step
+        == last
+    )
     progress.say(
         f"mean of the checkpoints of steps {listed}: {name} {value:.4f} on valid; the best of them "
         f"{best.describe_value()} at step {best.step}: the {'mean' if won else 'best'} is used"

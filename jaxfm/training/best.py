@@ -10,8 +10,8 @@ from typing import Any
 class Best:
     """The best evaluation so far.
 
-    An evaluation is better by its metric, at equal metrics by its loss, and at equal losses by being earlier. Where the
-    metric is not defined (NaN), the loss alone counts, and any defined metric is better.
+    An evaluation is better by its metric, at equal metrics by its loss (`tie_breaker`), and at equal losses by being
+    earlier. Where the metric is not defined (NaN), the loss alone counts, and any defined metric is better.
 
     Attributes:
       step: whose checkpoint is kept; None before the first evaluation.
@@ -61,15 +61,22 @@ class Best:
         return Best(first, best, waited, tuple(others[: max(keep, 1) - 1]), best_loss)
 
     def describe_value(self) -> str:
-        """Returns the metric in words; where it is not defined, the loss that was compared instead."""
-        if self.value is not None:
-            return f"{self.value:.4f}"
-        return "not defined" if self.loss is None else f"not defined, loss {self.loss:.4f}"
+        """Returns the metric in words."""
+        return "not defined" if self.value is None else f"{self.value:.4f}"
 
     @property
     def kept(self) -> tuple[int, ...]:
         """Steps whose checkpoints must outlive others, the best first."""
         return () if self.step is None else (self.step, *(step for step, *_ in self.others))
+
+
+def tie_breaker(metrics: Mapping[str, float], choosing: Mapping[str, bool]) -> tuple[str, float | None]:
+    """Returns name and value of what decides between equal metrics: the loss, or the first of which less is better.
+
+    `choosing` is that of a task: metrics that may choose a checkpoint -> is more better?
+    """
+    losses = [name for name in ("loss", *choosing) if name in metrics and not choosing.get(name, False)]
+    return (losses[0], metrics[losses[0]]) if losses else ("loss", None)
 
 
 def _number(value: float | None) -> float | None:

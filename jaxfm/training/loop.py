@@ -24,7 +24,7 @@ from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel.compilation import held_bytes
 from jaxfm.parallel.preemption import Preempted, PreemptionFlag
 from jaxfm.tasks.task import Task
-from jaxfm.training.best import Best
+from jaxfm.training.best import Best, tie_breaker
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.run_ahead import RunAhead
 from jaxfm.training.setup import Setup, empty_sums
@@ -250,16 +250,15 @@ def _evaluate(
     metrics = evaluation.metrics
     writer.write(step, "valid", metrics)
     name = config.eval.metric
-    value, loss = metrics.get(name, math.nan), metrics.get("loss", math.nan)
-    best = best.after(
-        step, value, more_is_better=task.choosing[name], keep=config.adapt.average_best, loss=metrics.get("loss")
-    )
+    value, (loss_name, loss) = metrics.get(name, math.nan), tie_breaker(metrics, task.choosing)
+    best = best.after(step, value, more_is_better=task.choosing[name], keep=config.adapt.average_best, loss=loss)
     others = "  ".join(f"{key} {number:.4f}" for key, number in metrics.items() if key != name)
-    mark = "best so far" if best.step == step else f"best {best.describe_value()} at step {best.step}"
+    mark = "best so far" if best.step == step else f"best: {best.describe_value()}, at step {best.step}"
     progress.say(f"valid at step {step}: {name} {value:.4f} ({mark})  {others}")
     if math.isnan(value):
-        by = "its loss is not a number either" if math.isnan(loss) else "checkpoints are compared by their loss instead"
-        progress.say(f"WARNING: {name} is not defined on this split's predictions of step {step}; {by}.")
+        unknown = loss is None or math.isnan(loss)
+        by = "nor is another" if unknown else f"checkpoints are compared by {loss_name} instead"
+        progress.say(f"WARNING: {name} is not defined for these labels and the predictions of step {step}; {by}.")
     for remark in evaluation.remarks:
         progress.say(remark)
     return best, outputs if step == setup.total_steps or _gives_up(best, config) else None

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 
-from jaxfm.training.best import Best
+from jaxfm.training.best import Best, tie_breaker
 
 
 def test_best_compares_in_the_direction_of_its_metric() -> None:
@@ -42,7 +42,7 @@ def test_without_a_metric_the_loss_counts() -> None:
     best = best.after(2, math.nan, more_is_better=True, loss=0.5, keep=2)
     assert best == Best(2, None, 0, ((1, None, 0.6),), 0.5)
     best = best.after(3, math.nan, more_is_better=True, loss=0.7)
-    assert (best.step, best.waited) == (2, 1) and best.describe_value() == "not defined, loss 0.5000"
+    assert (best.step, best.waited) == (2, 1) and best.describe_value() == "not defined"
     # Whatever is defined is better than what is not.
     best = best.after(4, 0.0, more_is_better=True, loss=0.9)
     assert best == Best(4, 0.0, 0, loss=0.9)
@@ -55,6 +55,14 @@ def test_with_nothing_to_compare_the_first_is_kept() -> None:
     assert best.after(2, math.nan, more_is_better=False) == Best(1, None, 2)
     assert best.after(2, math.nan, more_is_better=False, loss=3.0) == Best(2, None, 0, loss=3.0)
     assert best.after(2, 3.0, more_is_better=False) == Best(2, 3.0, 0)
+
+
+def test_what_decides_between_equal_metrics() -> None:
+    choosing = {"pearson": True, "mse": False, "mae": False}
+    assert tie_breaker({"pearson": 0.1, "mse": 3.0, "mae": 2.0}, choosing) == ("mse", 3.0)
+    assert tie_breaker({"f1": 0.1, "loss": 3.0}, {"f1": True, "loss": False}) == ("loss", 3.0)
+    assert tie_breaker({"accuracy": 0.5, "loss": 3.0}, {"accuracy": True}) == ("loss", 3.0)
+    assert tie_breaker({"f1": 0.1}, {"f1": True, "loss": False}) == ("loss", None)
 
 
 def test_it_survives_json_and_older_versions() -> None:
