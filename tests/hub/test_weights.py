@@ -3,10 +3,12 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import hypothesis
 import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from hypothesis import strategies as st
 
 from jaxfm.errors import UserError
 from jaxfm.hub.config_json import encoder_config
@@ -409,3 +411,26 @@ def test_a_config_json_that_python_cannot_read(text: str, tensors: Tensors, writ
     directory = write(tensors)
     (directory / "config.json").write_text(text)
     assert message(directory).startswith(f"{directory / 'config.json'}: is not JSON (")
+
+
+@hypothesis.given(data=st.data())
+@hypothesis.settings(
+    deadline=None, max_examples=100, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
+def test_any_damage_to_the_file_is_noticed_or_only_changes_numbers(
+    tensors: Tensors, write, tmp_path: pathlib.Path, data: st.DataObject
+) -> None:
+    path = write(tensors) / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    header = 8 + int.from_bytes(content[:8], "little")
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, header - 1) | st.integers(0, len(content) - 1))
+        content[place] = data.draw(st.integers(0, 255) | st.sampled_from(b"0123456789FI[]{},:"))
+    path.write_bytes(content[: data.draw(st.sampled_from([None, None, len(content) // 2]))])
+    try:
+        read = read_checkpoint(tmp_path)
+    except UserError as error:
+        assert str(error).startswith(str(tmp_path))
+        return
+    assert all(np.isfinite(value).all() for value in read.params.values())
+    assert read.encoder == SHAPE
