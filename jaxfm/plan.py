@@ -78,7 +78,7 @@ def main() -> None:
         whole = output.to_dict(best, values.price)
         others = [output.to_dict(each, values.price) for each in plans[1:]]
         files.write_json(pathlib.Path(values.output), whole | ({"others": others} if values.sweep else {}))
-    if not best.memory.fits:
+    if best.memory.fits is False:
         raise UserError(f"{best.settings['model']} does not fit {topology.name}: {advise(best)[0]}.")
 
 

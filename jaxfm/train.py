@@ -70,6 +70,7 @@ def train(config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Pat
         "data",
         {
             "the training data's fingerprint": setup.fingerprint,
+            "the validation data's fingerprint": setup.valid_fingerprint,
             "the number of steps": setup.total_steps,
             "the batch size": config.train.batch_size,
         },

@@ -38,7 +38,8 @@ def test_gpus_from_the_command_line(tmp_path: pathlib.Path) -> None:
     output = tmp_path / "deep" / "plan.json"
     ended = run(*TINY, "--topology=gpu:h100:8", "--config.parallel.mesh.fsdp=2", "--price=3", f"--output={output}")
     assert ended.returncode == 0, ended.stderr
-    assert "8 chips as 4 data x 2 fsdp" in ended.stdout and "PREDICTED STEP" in ended.stdout
+    said = "PREDICTED STEP" if has_gpu_compiler() else "not known without a compiler"
+    assert "8 chips as 4 data x 2 fsdp" in ended.stdout and said in ended.stdout
     values = json.loads(output.read_text())
     assert values["topology"]["chips"] == 8 and values["mesh"] == {"data": 4, "fsdp": 2, "tensor": 1, "sequence": 1}
     assert values["cost_per_billion_tokens"] > 0 and values["settings"]["batch_size"] == 8

@@ -1,13 +1,13 @@
-"""Literal tables: where each tensor of a Hugging Face checkpoint goes, and what its config.json means.
+"""Literal tables: where each tensor of a Hugging Face checkpoint goes, and what config.json says of what jaxfm writes.
 
 One `Family` a model_type. A family that differs only in prefix, positions or head names is a new entry, not new code.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from jaxfm.errors import UserError, did_you_mean
+from jaxfm.errors import UserError
 from jaxfm.models.presets import EncoderConfig
 
 
@@ -228,152 +228,6 @@ def present(table: Mapping[str, Tensor], config: EncoderConfig) -> dict[str, Ten
         return config.norm_bias if module.endswith("norm") else config.linear_bias
 
     return {ours: tensor for ours, tensor in table.items() if has(ours)}
-
-
-def encoder_config(values: Mapping[str, Any], where: str) -> EncoderConfig:
-    """Reads a transformers config.json.
-
-    Args:
-      values: the parsed file.
-      where: its path, for messages.
-
-    Raises:
-      UserError: a model_type without a name table, or a value that would change the function computed.
-    """
-    family = values.get("model_type")
-    if family not in FAMILIES:
-        raise UserError(f"{where}: model_type {family!r} is not supported. {did_you_mean(str(family), FAMILIES)}")
-    width, heads = values.get("hidden_size"), values.get("num_attention_heads")
-    if isinstance(width, int) and isinstance(heads, int) and (heads < 1 or width % heads):
-        raise UserError(f"{where}: hidden_size {width} is not a multiple of num_attention_heads {heads}.")
-    read: Callable[..., EncoderConfig] = _read_modern if family == "modernbert" else _read_bert
-    try:
-        return read(family, values, where)
-    except KeyError as error:
-        raise UserError(f"{where}: the key {error.args[0]!r} is missing.") from error
-
-
-def _require(values: Mapping[str, Any], where: str, **required: Any) -> None:
-    """Refuses values with which transformers computes another function than the encoder here."""
-    for key, value in required.items():
-        if values.get(key, value) != value:
-            raise UserError(
-                f"{where}: {key} is {values[key]!r}; the {values['model_type']} encoder here computes {value!r}."
-            )
-
-
-def _read_bert(family: str, values: Mapping[str, Any], where: str) -> EncoderConfig:
-    _require(values, where, hidden_act="gelu", position_embedding_type="absolute", is_decoder=False)
-    # transformers' default is 128, whatever the width.
-    if family == "electra" and (size := values.get("embedding_size", 128)) != values["hidden_size"]:
-        raise UserError(
-            f"{where}: embedding_size is {size!r} and hidden_size {values['hidden_size']!r}; the electra encoder here "
-            "has no projection between them, so both must be the same (as in electra-base and electra-large)."
-        )
-    offset = 0
-    if family in ("roberta", "xlm-roberta"):
-        pad = values.get("pad_token_id", 1)
-        if not isinstance(pad, int) or pad < 0:
-            raise UserError(
-                f"{where}: pad_token_id is {pad!r}; {family} counts positions from pad_token_id + 1, so it must be an "
-                "integer (1 in the published checkpoints)."
-            )
-        offset = pad + 1
-    return EncoderConfig(
-        family=family,
-        vocab_size=values["vocab_size"],
-        hidden_size=values["hidden_size"],
-        num_layers=values["num_hidden_layers"],
-        num_heads=values["num_attention_heads"],
-        ffn_size=values["intermediate_size"],
-        max_positions=values["max_position_embeddings"] - offset,
-        position_offset=offset,
-        type_vocab_size=values["type_vocab_size"],
-        norm_eps=values.get("layer_norm_eps", 1e-12),
-        pooler="gelu" if family == "electra" else "tanh",
-        dropout=values.get("hidden_dropout_prob", 0.1),
-        attention_dropout=values.get("attention_probs_dropout_prob", 0.1),
-        initializer_range=values.get("initializer_range", 0.02),
-    )
-
-
-def _read_modern(family: str, values: Mapping[str, Any], where: str) -> EncoderConfig:
-    """Defaults are those of transformers' ModernBertConfig."""
-    _require(values, where, hidden_activation="gelu", classifier_activation="gelu", decoder_bias=True)
-    biases = {key: bool(values.get(key, False)) for key in ("attention_bias", "mlp_bias", "classifier_bias")}
-    if len(set(biases.values())) > 1:
-        raise UserError(f"{where}: {biases}; the encoder here has all of these biases or none.")
-    if values["hidden_size"] // values["num_attention_heads"] % 2:
-        raise UserError(f"{where}: hidden_size / num_attention_heads must be even: rotary positions turn pairs.")
-    thetas = {kind: _rope_theta(kind, values, where) for kind in _ROPE}
-    every, window = _global_every(values, where), values.get("local_attention", 128)
-    if not isinstance(window, int) or window < 2:
-        raise UserError(f"{where}: local_attention is {window!r}; it must be an integer of at least 2 tokens.")
-    return EncoderConfig(
-        family=family,
-        vocab_size=values["vocab_size"],
-        hidden_size=values["hidden_size"],
-        num_layers=values["num_hidden_layers"],
-        num_heads=values["num_attention_heads"],
-        ffn_size=values["intermediate_size"],
-        max_positions=values["max_position_embeddings"],
-        type_vocab_size=0,
-        norm_eps=values.get("norm_eps", 1e-5),
-        # transformers has one rate each for embeddings, feed-forward and head; jaxfm one for all of them.
-        dropout=float(values.get("mlp_dropout", 0.0)),
-        attention_dropout=float(values.get("attention_dropout", 0.0)),
-        initializer_range=values.get("initializer_range", 0.02),
-        norm_placement="pre",
-        position_embedding="rope",
-        global_rope_theta=thetas["full_attention"],
-        local_rope_theta=thetas["sliding_attention"],
-        local_window=window if every > 1 else 0,
-        global_every=every,
-        ffn="geglu",
-        linear_bias=biases["attention_bias"],
-        norm_bias=bool(values.get("norm_bias", False)),
-        classifier_transform=True,
-    )
-
-
-# Kind of layer -> key of transformers < 5 and its default.
-_ROPE = {"full_attention": ("global_rope_theta", 160_000.0), "sliding_attention": ("local_rope_theta", 10_000.0)}
-
-
-def _rope_theta(kind: str, values: Mapping[str, Any], where: str) -> float:
-    """Reads the base of the rotary frequencies; only unscaled ones are computed here."""
-    old_key, default = _ROPE[kind]
-    rope = values.get("rope_parameters") or {}
-    own = rope.get(kind) or {} if isinstance(rope, Mapping) else None
-    if not isinstance(own, Mapping) or set(rope) - set(_ROPE) or values.get("rope_scaling"):
-        raise UserError(
-            f"{where}: rope_parameters {rope!r}, rope_scaling {values.get('rope_scaling')!r}; the modernbert encoder "
-            "here takes rope_parameters of 'full_attention' and 'sliding_attention' and no rope_scaling."
-        )
-    if own.get("rope_type", "default") != "default" or set(own) - {"rope_type", "rope_theta"}:
-        raise UserError(f"{where}: rope_parameters[{kind!r}] is {dict(own)!r}; only rope_type 'default' is computed.")
-    theta = own.get("rope_theta", values.get(old_key, default))
-    if not isinstance(theta, int | float) or theta <= 0:
-        raise UserError(f"{where}: {old_key} (rope_theta of {kind}) is {theta!r}; it must be a positive number.")
-    return float(theta)
-
-
-def _global_every(values: Mapping[str, Any], where: str) -> int:
-    """Reads which layers see the whole segment: every n-th, from the first."""
-    every, layers = values.get("global_attn_every_n_layers", 3), values["num_hidden_layers"]
-    kinds = values.get("layer_types")
-    if kinds is not None:
-        # The second layer that sees everything gives n away; where there is none, any n >= layers says the same.
-        whole = [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]
-        every = whole[1] if len(whole) > 1 else max(layers, 1)
-        if list(kinds) != ["sliding_attention" if layer % every else "full_attention" for layer in range(layers)]:
-            raise UserError(
-                f"{where}: layer_types is {kinds}; the modernbert encoder here computes 'full_attention' in every n-th "
-                f"of {layers} layers, from the first, and 'sliding_attention' in the others."
-            )
-    if not isinstance(every, int) or every < 1:
-        raise UserError(f"{where}: global_attn_every_n_layers is {every!r}; it must be a positive integer.")
-    return every
 
 
 def hf_config(config: EncoderConfig, *, head: str, pad_token_id: int, labels: tuple[str, ...]) -> dict[str, Any]:

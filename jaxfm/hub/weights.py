@@ -1,11 +1,11 @@
 """Tensors of a Hugging Face directory in and out: strict both ways, safetensors only."""
 
 import dataclasses
-import json
 import math
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
+import jax.numpy as jnp
 import ml_dtypes  # noqa: F401  (teaches numpy bfloat16, which safetensors then reads)
 import numpy as np
 import safetensors
@@ -13,7 +13,8 @@ import safetensors.numpy
 
 from jaxfm import files
 from jaxfm.errors import UserError
-from jaxfm.hub.families import CLASSIFIER_HEAD, FAMILIES, Family, Tensor, encoder_config, present
+from jaxfm.hub.config_json import encoder_config, labels_of
+from jaxfm.hub.families import CLASSIFIER_HEAD, FAMILIES, Family, Tensor, present
 from jaxfm.models.presets import EncoderConfig, has_padded_rows
 
 
@@ -46,18 +47,19 @@ def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
     """Reads a Hugging Face directory whole.
 
     Raises:
-      UserError: no safetensors (a .bin is refused: it is a pickle), a tensor missing, of wrong shape, or unknown.
+      UserError: no safetensors (a .bin is refused: it is a pickle), a tensor missing, twice there, unknown, of wrong
+        shape, no floating-point numbers, or not finite.
     """
     values = _config_values(directory)
     config = encoder_config(values, str(directory / "config.json"))
     family = FAMILIES[config.family]
-    tensors = {_renamed(name): value for name, value in _read_tensors(directory)}
+    tensors, notes = _without_wrapper(_read_tensors(directory), family, directory)
     prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
     table = encoder_tensors(config, prefix)
     pooled = _pooled_tensors(family, prefix)
     heads = (_classifier_tensors(config), _last_layer(pooled))
     classes = next((head for head in heads if head and all(t.name in tensors for t in head.values())), {})
-    labels = _labels(values) if classes else ()
+    labels = labels_of(values, str(directory / "config.json")) if classes else ()
     if labels:
         table |= classes
     pooler = {ours: tensor for ours, tensor in pooled.items() if ours.startswith("pooler/")}
@@ -85,7 +87,8 @@ def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
             f"{directory}: {len(unknown)} tensors have no place in a {config.family} encoder: {', '.join(unknown[:8])}"
             f"{' ...' if len(unknown) > 8 else ''}. The checkpoint is of another architecture than config.json says."
         )
-    notes = [f"weights not used: {', '.join(unused)}"] if unused else []
+    if unused:
+        notes.append(f"weights not used: {', '.join(unused)}")
     if untied:
         notes.append(f"masked-LM head not used: {untied}; here they are one parameter")
     return Checkpoint(config, params, labels, tuple(notes))
@@ -185,7 +188,9 @@ def _gather(
         value = tensors[name]
         if list(value.shape) != (wanted := _their_shape(ours, tensor, shape)):
             raise UserError(f"{directory}: {name!r} has shape {list(value.shape)}, but config.json asks for {wanted}.")
-        value = np.split(value, tensor.parts)[tensor.part].astype(np.float32)
+        value = np.split(value, tensor.parts)[tensor.part]
+        check_finite(name, value, str(directory))
+        value = value.astype(np.float32)
         parts.append((value.T if tensor.inputs else value).reshape(shape))
     return (np.stack(parts) if tensor.layered else parts[0]), set(names)
 
@@ -225,14 +230,70 @@ def _their_shape(ours: str, tensor: Tensor, shape: tuple[int, ...]) -> list[int]
     return [tensor.parts * math.prod(shape)] if ours.endswith("/bias") else list(shape)
 
 
-def _read_tensors(directory: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
+def check_finite(name: str, value: np.ndarray, where: str) -> None:
+    """Raises UserError where weights are no floating-point numbers, or one of them is NaN or infinite."""
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise UserError(
+            f"{where}: {name!r} holds {value.dtype} numbers. Weights are read as floating-point numbers; quantised "
+            "ones must be converted first."
+        )
+    with np.errstate(all="ignore"):
+        total = value.sum(dtype=np.float32)  # one pass, and no array as large as the weights
+    if np.isfinite(total) or (finite := np.isfinite(value)).all():
+        return
+    raise UserError(
+        f"{where}: {np.size(finite) - np.count_nonzero(finite):,} of the {value.size:,} numbers of {name!r} are NaN or "
+        "infinite: these weights were damaged, or saved after a training that diverged. Take an earlier checkpoint."
+    )
+
+
+def _read_tensors(directory: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads all tensors of a directory, under the names of today."""
+    found: dict[str, np.ndarray] = {}
+    origins: dict[str, pathlib.Path] = {}
     for path in _safetensors_files(directory):
         try:
             with safetensors.safe_open(path, framework="numpy") as file:
                 for name in file.keys():  # noqa: SIM118  (not a dict)
-                    yield name, file.get_tensor(name)
+                    own = _renamed(name)
+                    if own in found:
+                        both = " and ".join(dict.fromkeys((origins[own].name, path.name)))
+                        raise UserError(f"{directory}: the tensor {own!r} is there twice, in {both}. Fetch it again.")
+                    found[own], origins[own] = file.get_tensor(name), path
+        except UserError:
+            raise
+        # Types that numpy does not have are a TypeError or a KeyError, by the version of safetensors.
         except (safetensors.SafetensorError, OSError) as error:
             raise UserError(f"{path}: is not a whole safetensors file ({error}). Fetch it again.") from error
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise UserError(f"{path}: holds a type of numbers that is not read here ({error!r}).") from error
+    return found
+
+
+def _without_wrapper(
+    tensors: dict[str, np.ndarray], family: Family, directory: pathlib.Path
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Takes off what torch's wrappers put before all names ("module.", "_orig_mod."); returns a note that says so.
+
+    Raises:
+      UserError: some names have it and others do not.
+    """
+    word = family.encoder["embeddings/word/embedding"].name
+    known = {family.prefix + word, word}
+    wrapped = sorted(name for name in tensors if name.endswith(f".{word}") and name not in known)
+    if not wrapped or known & set(tensors):
+        return tensors, []
+    wrapper = wrapped[0].removesuffix(word).removesuffix(family.prefix)
+    # A family's own prefix may be what a wrapper is called: "model." before ModernBERT's encoder, but not its head.
+    others = [name for name in tensors if not name.startswith(wrapper)]
+    if others:
+        raise UserError(
+            f"{directory}: the encoder's tensors are called {wrapper!r} + {word!r}, but other names do not start so "
+            f"({', '.join(sorted(others)[:3])}): the file holds more than a model of transformers. Save the model "
+            "inside alone (save_pretrained)."
+        )
+    note = f"weights: all tensor names start with {wrapper!r}, which was taken off"
+    return {name.removeprefix(wrapper): value for name, value in tensors.items()}, [note]
 
 
 def _safetensors_files(directory: pathlib.Path) -> list[pathlib.Path]:
@@ -275,18 +336,11 @@ def _config_values(directory: pathlib.Path) -> dict[str, object]:
 def _json_object(path: pathlib.Path) -> dict[str, object]:
     try:
         values = files.read_json(path)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: a number of too many digits, too
         raise UserError(f"{path}: is not JSON ({error}).") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: is JSON, but not an object of keys and values.")
     return values
-
-
-def _labels(values: Mapping[str, object]) -> tuple[str, ...]:
-    names = values.get("id2label")
-    if not isinstance(names, Mapping):
-        return ()
-    return tuple(str(names[key]) for key in sorted(names, key=int))
 
 
 def _renamed(name: str) -> str:

@@ -81,6 +81,7 @@ def training_table(training: Mapping[str, Any]) -> Table:
         "useful_tokens_per_second": lambda value: f"{value:,.0f}",
         "useful_token_share": lambda value: f"{value:.1%}",
         "mfu": lambda value: f"{value:.1%}",
+        "peak_process_mib": lambda value: f"{value:,.0f} (all of the process' physical memory)",
     }
     rows: list[tuple[Cell, ...]] = []
     for name, value in training.items():

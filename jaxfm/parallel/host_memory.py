@@ -11,6 +11,7 @@ import pathlib
 import pkgutil
 import platform
 import re
+import resource
 
 # Of control groups, version 2 and 1.
 _CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -51,6 +52,16 @@ def available() -> int:
     free = re.search(r"MemAvailable:\s+(\d+) kB", _text("/proc/meminfo"))
     limits = [int(text) for path in _CONTAINER_LIMITS if (text := _text(path).strip()).isdigit()]
     return min(physical if free is None else 1024 * int(free[1]), *limits, physical)
+
+
+def peak_resident() -> int:
+    """Returns the most bytes of physical memory that this process has had at once: all of it, whatever they are for."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", _text("/proc/self/status"))
+    if found is not None:
+        return 1024 * int(found[1])
+    # Elsewhere than on Linux, where it would include what the process was forked from.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else 1024 * peak
 
 
 def _text(path: str) -> str:

@@ -31,8 +31,8 @@ class SharedStop:
     takes `_lock`, publishes the last step its main thread has passed, waits until all have done so, and lets go. The
     step to stop after is the greatest of these and one more: no process can have passed it, because a main thread that
     wants to pass another step waits for the lock meanwhile (a second or two, once in a run), and all reach it, because
-    no main thread waits for anything but steps that all will do. A step costs one uncontended lock; the devices are
-    never waited for. (jax.experimental.multihost_utils.reached_preemption_sync_point does the same, but its handler of
+    no main thread waits for anything but steps that all will do. A step costs one uncontended lock, and no wait for
+    the devices. (jax.experimental.multihost_utils.reached_preemption_sync_point does the same, but its handler of
     SIGTERM is in C++: it takes Python's place, swallows the signal while a run starts, and knows no Ctrl-C.)
     """
 

@@ -19,10 +19,16 @@ def advise(plan: Plan) -> list[str]:
         if state * cut / wanted > _ROOM_FOR_STATE * memory.capacity:
             return [f"{first}, too much even where they are cut over all: take more chips, or ones with more memory"]
         return [f"{first}: --config.parallel.mesh.fsdp={mesh['fsdp'] * wanted // cut} leaves room for activations"]
-    if not memory.fits:
+    if memory.fits is False:
         return [_activations(plan)]
     if plan.times is None:
         return []
+    if not plan.is_compiled:
+        return [
+            "without a compiler neither activations nor the time of kernels are known: parameters, optimizer and batch "
+            f"leave {(memory.capacity - memory.least) / 2**30:.1f} GiB a chip for activations and gradients, and a "
+            "step takes longer than its matrix products at the peak rate"
+        ]
     times, advice = plan.times, []
     waiting = times.waiting.inside + times.waiting.between
     if times.links.between > 0.5 * times.step:

@@ -51,6 +51,7 @@ class Memory:
       program: the machine code.
       peak: all together; where the program does not fit, what the compiler says it would need.
       capacity: what there is.
+      refused: the compiler gave up because the program needs more than there is.
     """
 
     parameters: int
@@ -60,12 +61,19 @@ class Memory:
     program: int
     peak: int | None
     capacity: int
+    refused: bool = False
 
     @property
-    def fits(self) -> bool:
-        """Whether it does, as far as it is known."""
-        least = self.parameters + self.optimizer + self.batch
-        return (least if self.peak is None else self.peak) <= self.capacity
+    def least(self) -> int:
+        """What is needed without activations and gradients."""
+        return self.parameters + self.optimizer + self.batch
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether it does; None where only a compiler could say: without one, activations are not known."""
+        if self.refused or self.least > self.capacity:
+            return False
+        return None if self.peak is None else self.peak <= self.capacity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,14 +139,24 @@ class Plan:
         return self.settings["batch_size"] * self.settings["row_length"]
 
     @property
+    def is_compiled(self) -> bool:
+        """Whether times are those of a compiled program; if not, a step takes at least as long."""
+        return self.matmul_flops is not None
+
+    @property
     def tokens_per_second(self) -> float | None:
-        """Of all chips together."""
+        """Of all chips together; at the most, where the step was not compiled."""
         return self.tokens / self.times.step if self.times else None
 
     @property
     def mfu(self) -> float | None:
-        """Model FLOPs utilisation: the formula's operations as a share of what the chips could do in a step."""
-        return self.model_flops / self.topology.chip.peak_flops / self.times.step if self.times else None
+        """Model FLOPs utilisation: the formula's operations as a share of what the chips could do in a step.
+
+        None where the step was not compiled: by formula alone it would always be 100 % of what links leave.
+        """
+        if self.times is None or not self.is_compiled:
+            return None
+        return self.model_flops / self.topology.chip.peak_flops / self.times.step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,7 +260,7 @@ def _compile(config: Config, step: TracedStep, topology: Topology) -> tuple[Any,
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return None, dataclasses.replace(memory, peak=_wanted(str(error))), _largest(str(error))
+        return None, dataclasses.replace(memory, peak=_wanted(str(error)), refused=True), _largest(str(error))
     known = compiled.memory_analysis()
     assert known is not None, "compilers of accelerators always say"
     held = held_bytes(known)

@@ -30,7 +30,7 @@ def headline(plan: Plan) -> str:
         f"{plan.topology.size} chips as {shape}\n"
         f"a step: {settings['batch_size']:,} rows of {settings['row_length']} tokens ({plan.tokens:,}), "
         f"{settings['accumulate']} micro-batch(es), remat {settings['remat']}; "
-        f"compiled in {plan.compile_seconds:.0f} s"
+        f"{'compiled' if plan.is_compiled or plan.memory.refused else 'lowered'} in {plan.compile_seconds:.0f} s"
     )
 
 
@@ -49,6 +49,7 @@ def to_dict(plan: Plan, price: float | None) -> dict[str, Any]:
     }
     rate = plan.tokens_per_second
     return values | {
+        "compiled": plan.is_compiled,  # if not, times and cost are lower bounds, and tokens a second upper ones
         "tokens_per_step": plan.tokens,
         "tokens_per_second": rate,
         "mfu": plan.mfu,
@@ -70,7 +71,7 @@ def _memory(memory: Memory) -> Table:
         ("optimizer", memory.optimizer),
         ("batch", memory.batch),
         ("activations, gradients", memory.temporaries),
-        ("program", memory.program),
+        ("program", None if memory.temporaries is None else memory.program),
         ("peak", memory.peak),
         ("capacity", memory.capacity),
     ]
@@ -78,7 +79,12 @@ def _memory(memory: Memory) -> Table:
         (name, None if size is None else size / 2**20, None if size is None else size / memory.capacity)
         for name, size in parts
     ]
-    verdict = "fits" if memory.fits else "DOES NOT FIT"
+    verdict = {True: "fits", False: "DOES NOT FIT", None: "whether it fits is not known without a compiler"}[
+        memory.fits
+    ]
+    if memory.fits is None:
+        left = memory.capacity - memory.least
+        rows.insert(-1, ("left for activations, gradients", left / 2**20, left / memory.capacity))
     formats = {"MiB": ",.1f", "share": ".1%"}
     return Table(f"Memory of a chip: {verdict}", ("part", "MiB", "share"), rows, footer=2, formats=formats)
 
@@ -90,16 +96,18 @@ def _collectives(plan: Plan) -> Table:
     ]
     columns = ("kind", "axes", "runs", "MiB", "MiB sent", "ms busy", "ms waited")
     formats: dict[str, str] = dict.fromkeys(columns[3:], ",.2f")
-    by = "by formula" if plan.matmul_flops is None else "as compiled"
+    by = "as compiled" if plan.is_compiled else "by formula"
     return Table(f"Collectives of a step and chip, {by}", columns, rows, formats=formats)
 
 
 def _times(plan: Plan, price: float | None) -> Table:
     times = plan.times
     assert times is not None
+    # Without a compiled program a step takes at least what the formulas say.
+    most, title = ("", "Time of a step") if plan.is_compiled else (" at the most", "Time of a step, a lower bound")
     rows: list[tuple[Cell, ...]] = [
         ("matrix products at peak", f"{1e3 * times.compute:,.2f} ms"),
-        ("memory traffic", f"{1e3 * times.memory:,.2f} ms"),
+        ("memory traffic", f"{1e3 * times.memory:,.2f} ms" if plan.is_compiled else "not known without a compiler"),
         ("links in the slice", f"{1e3 * times.links.inside:,.2f} ms"),
         ("links between slices", f"{1e3 * times.links.between:,.2f} ms"),
         ("roofline (limited by " + times.limited_by + ")", f"{1e3 * times.bound:,.2f} ms"),
@@ -107,12 +115,12 @@ def _times(plan: Plan, price: float | None) -> Table:
     if times.kernels:
         how = "by the compiler's cost model" if plan.topology.chip.clock else "each at its own roofline"
         rows.append((f"kernels, {how}", f"{1e3 * times.kernels:,.2f} ms"))
-    rate, mfu = plan.tokens_per_second or 0.0, plan.mfu or 0.0
+    rate = plan.tokens_per_second or 0.0
     rows += [
-        ("PREDICTED STEP", f"{1e3 * times.step:,.2f} ms"),
-        ("tokens a second", f"{rate:,.0f}"),
-        ("tokens a second and chip", f"{rate / plan.topology.size:,.0f}"),
-        ("MFU", f"{mfu:.1%}"),
+        ("PREDICTED STEP" if plan.is_compiled else "step at the least", f"{1e3 * times.step:,.2f} ms"),
+        (f"tokens a second{most}", f"{rate:,.0f}"),
+        (f"tokens a second and chip{most}", f"{rate / plan.topology.size:,.0f}"),
+        ("MFU", "not known without a compiler" if plan.mfu is None else f"{plan.mfu:.1%}"),
         ("FLOPs a chip: formula", f"{plan.model_flops:.4g}"),
     ]
     if plan.matmul_flops is not None:
@@ -121,5 +129,6 @@ def _times(plan: Plan, price: float | None) -> Table:
         rows.append(("FLOPs a chip: XLA (bodies of loops once)", f"{plan.xla_flops:.4g}"))
     cost = _cost(plan, price)
     if cost is not None:
-        rows.append((f"USD for 1e9 tokens at {price:g} a chip hour", f"{cost:,.2f}"))
-    return Table("Time of a step", ("what", "value"), rows)
+        least = "" if plan.is_compiled else " at the least"
+        rows.append((f"USD for 1e9 tokens at {price:g} a chip hour{least}", f"{cost:,.2f}"))
+    return Table(title, ("what", "value"), rows)

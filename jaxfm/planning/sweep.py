@@ -88,7 +88,7 @@ def run(subject: Subject, topology: Topology, count: int, say: Callable[[str], N
         sizes = f"data={mesh.data} fsdp={mesh.fsdp} tensor={mesh.tensor} sequence={mesh.sequence}"
         say(f"compiling {number}: {sizes}, {rows} rows, remat {remat}")
         plans.append(make_plan(dataclasses.replace(subject, config=each.config), topology))
-    return sorted(plans, key=lambda plan: (not plan.memory.fits, -(plan.tokens_per_second or 0.0)))
+    return sorted(plans, key=lambda plan: (plan.memory.fits is False, -(plan.tokens_per_second or 0.0)))
 
 
 def table(plans: Sequence[Plan], price: float | None) -> Table:
@@ -103,7 +103,7 @@ def table(plans: Sequence[Plan], price: float | None) -> Table:
                 " x ".join(str(mesh[axis]) for axis in AXES),
                 plan.settings["batch_size"],
                 plan.settings["remat"],
-                "yes" if plan.memory.fits else "no",
+                {True: "yes", False: "no", None: "not known"}[plan.memory.fits],
                 None if plan.memory.peak is None else plan.memory.peak / 2**30,
                 plan.times.step * 1e3 if plan.times else None,
                 None if rate is None else rate / plan.topology.size,
@@ -113,7 +113,8 @@ def table(plans: Sequence[Plan], price: float | None) -> Table:
         )
     columns = ("data x fsdp x tensor x sequence", "rows", "remat", "fits", "GiB", "ms", "tokens/s/chip", "MFU %", "USD")
     formats = {"GiB": ",.2f", "ms": ",.1f", "tokens/s/chip": ",.0f", "MFU %": ".1f", "USD": ",.2f"}
-    return Table("Ways to run, best first (USD for 1e9 tokens)", columns, rows, formats=formats)
+    bound = "" if all(plan.is_compiled or plan.times is None for plan in plans) else "; not compiled: ms at the least"
+    return Table(f"Ways to run, best first (USD for 1e9 tokens{bound})", columns, rows, formats=formats)
 
 
 def _meshes(config: Config, encoder: EncoderConfig, size: int) -> Iterator[MeshConfig]:

@@ -214,13 +214,16 @@ def create(config: Config, initial: Initial) -> ClassificationTask:
     check_tokenizer(tokenizer, initial.encoder.vocab_size, initial.tokenizer)
     pairs = examples["train"][0].pair is not None
     model = _model(config, initial.encoder, labels, pairs=pairs, segments=1)
-    lengths = [len(tokens) for tokens in tokenize(model, tokenizer, _texts(examples["train"]))[0]]
+    tokenized = tokenize(model, tokenizer, _texts(examples["train"]))
+    lengths = [len(tokens) for tokens in tokenized[0]]
     if config.data.packed:
         model = dataclasses.replace(model, segments=_most_together(lengths, model.row_length))
     encoded = {
-        split: encode_labelled(model, tokenizer, examples[split], seed=config.seed if split == "train" else None)
-        for split in splits
+        split: encode_labelled(model, tokenizer, examples[split], seed=None) for split in splits if split != "train"
     }
+    # Training texts, the most of all, are tokenized once.
+    train = encode_labelled(model, tokenizer, examples["train"], seed=config.seed, tokenized=tokenized)
+    encoded = {"train": train, **encoded}
     counts_C = None if kind == "regression" else _counts(model, examples["train"])
     class_loss, label_loss = _losses(config, labels, counts_C)
     rows = len(encoded["train"].rows)
@@ -284,13 +287,20 @@ open_exporter = open_predictor
 
 
 def encode_labelled(
-    model: ClassifierModel, tokenizer: "PreTrainedTokenizerFast", examples: Sequence[Example], seed: int | None
+    model: ClassifierModel,
+    tokenizer: "PreTrainedTokenizerFast",
+    examples: Sequence[Example],
+    seed: int | None,
+    tokenized: Any = None,
 ) -> EncodedExamples:
-    """Encodes labelled examples; UserError names the place of a class that training did not see, or of a lone text."""
+    """Encodes labelled examples; UserError names the place of a class that training did not see, or of a lone text.
+
+    `tokenized` is what `tokenize` gives for their texts, where that is known already.
+    """
     for example in examples:
         if (example.pair is not None) != model.pairs:
             raise UserError(f"{example.origin}: {'one text' if model.pairs else 'a second text'}, unlike in training.")
-    return encode(model, tokenizer, _texts(examples), targets_of(model, examples), seed)
+    return encode(model, tokenizer, _texts(examples), targets_of(model, examples), seed, tokenized)
 
 
 def targets_of(model: ClassifierModel, examples: Sequence[Example]) -> np.ndarray:

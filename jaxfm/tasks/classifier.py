@@ -138,6 +138,7 @@ def encode(
     texts: Sequence[tuple[str, str | None]],
     targets: np.ndarray | None = None,
     seed: int | None = None,
+    tokenized: Any = None,
 ) -> EncodedExamples:
     """Tokenizes and packs; with a seed the examples are shuffled before packing (training).
 
@@ -147,8 +148,9 @@ def encode(
       texts: text and second text (None: there is none) of each example.
       targets: [E] class numbers (single) or numbers (regression), [E, C] 0 or 1 (multi); None: not known.
       seed: of the order.
+      tokenized: what `tokenize` gives for the texts, where that is known already.
     """
-    tokens, types, cut = tokenize(model, tokenizer, texts)
+    tokens, types, cut = tokenize(model, tokenizer, texts) if tokenized is None else tokenized
     if targets is None:
         (_, *tail), kind = model.label_shape()
         targets = np.full((len(texts), *tail), -1, kind)

@@ -1,7 +1,9 @@
 """The mean of a run's best checkpoints, which stands for the run where it is better than the best of them."""
 
 import dataclasses
+import math
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -12,6 +14,8 @@ from jaxfm.errors import UserError
 from jaxfm.observe.goodput import Goodput
 from jaxfm.observe.progress import Progress
 from jaxfm.tasks.task import Task
+from jaxfm.training.adaptation import Partition
+from jaxfm.training.best import tie_breaker
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.loop import Fitted
 from jaxfm.training.setup import Setup
@@ -47,22 +51,21 @@ def choose(
     best, steps = fitted.best, fitted.best.kept
     if config.adapt.average_best < 2 or len(steps) < 2:
         return fitted
-    partition, rows = setup.adaptation.partition, task.rows("valid")
-    total = partition.trained(fitted.params)
-    places = _places(total)
-    for step in steps[1:]:
-        one = partition.trained(checkpoints.restore_params(step, setup.abstract.params))
-        total = jax.jit(lambda *trees: jax.tree.map(jnp.add, *trees), out_shardings=places)(total, one)
-    mean = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf / len(steps), tree), out_shardings=places)(total)
-    params = jax.jit(partition.put, out_shardings=_places(setup.abstract.params))(mean, fitted.params)
+    rows = task.rows("valid")
+    others = (checkpoints.restore_params(step, setup.abstract.params) for step in steps[1:])
+    params = mean_of(fitted.params, others, setup.adaptation.partition)
     with goodput.during("evaluate"), progress.task("validating the mean", len(rows)) as advance:
-        metrics = task.score("valid", setup.evaluate(params, rows, advance)).metrics
-    name = config.eval.metric
-    value, listed = metrics[name], ", ".join(map(str, steps))
-    won = best.after(fitted.last_step + 1, value, more_is_better=task.choosing[name]).step == fitted.last_step + 1
+        outputs = setup.evaluate(params, rows, advance)
+        metrics = task.score("valid", outputs).metrics
+    name, last = config.eval.metric, fitted.last_step + 1
+    value, listed = metrics.get(name, math.nan), ", ".join(map(str, steps))
+    won = (
+        best.after(last, value, more_is_better=task.choosing[name], loss=tie_breaker(metrics, task.choosing)[1]).step
+        == last
+    )
     progress.say(
-        f"mean of the checkpoints of steps {listed}: {name} {value:.4f} on valid; the best of them {best.value:.4f} at "
-        f"step {best.step}: the {'mean' if won else 'best'} is used"
+        f"mean of the checkpoints of steps {listed}: {name} {value:.4f} on valid; the best of them "
+        f"{best.describe_value()} at step {best.step}: the {'mean' if won else 'best'} is used"
     )
     if not won:
         return fitted
@@ -70,7 +73,25 @@ def choose(
         kept = Checkpoints(workdir / AVERAGED_DIR)
         kept.save_params(fitted.step, params, {"best": dataclasses.asdict(best), "averaged": steps})
         kept.close()
-    return dataclasses.replace(fitted, params=params, averaged=steps)
+    return dataclasses.replace(fitted, params=params, averaged=steps, valid_outputs=outputs)
+
+
+def mean_of(first: Any, others: Iterable[Any], partition: Partition) -> Any:
+    """Returns the mean of parameters in their trained part, and those of `first` in the rest.
+
+    Three programs are compiled, however many there are to average; one of `others` is held at a time.
+    """
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), first)
+    places = _places(partition.trained(shapes))
+    add = jax.jit(lambda total, tree: jax.tree.map(jnp.add, total, partition.trained(tree)), out_shardings=places)
+    total, count = jax.jit(partition.trained, out_shardings=places)(first), 1
+    for tree in others:
+        total, count = add(total, tree), count + 1
+
+    def put(total: Any, count: jax.Array, tree: Any) -> Any:
+        return partition.put(jax.tree.map(lambda leaf: leaf / count, total), tree)
+
+    return jax.jit(put, out_shardings=_places(first))(total, count, first)
 
 
 def _places(tree: Any) -> Any:

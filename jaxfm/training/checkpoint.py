@@ -1,16 +1,21 @@
 """Checkpoints that are whole and verified or not used. The one file that knows Orbax."""
 
+import contextlib
 import dataclasses
 import logging
 import math
+import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging as absl_logging
 from jax import lax
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
@@ -24,6 +29,7 @@ from jaxfm.training.state import TrainState
 logger = logging.getLogger(__name__)
 
 _UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError)
+_DEBUG = "JAXFM_DEBUG"  # environment variable: 1 shows what Orbax and TensorStore say of a damaged checkpoint
 
 
 @dataclasses.dataclass
@@ -50,16 +56,17 @@ class Checkpoints:
         """Opens (and unless read_only makes) the directory."""
         self._directory = directory
         self._policy = _KeepLastAndBest(last=keep_last)
-        self._manager = ocp.CheckpointManager(
-            directory.absolute(),
-            item_names=("params", "rest", "meta"),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=self._policy,
-                create=not read_only,
-                read_only=read_only,
-                cleanup_tmp_directories=not read_only,
-            ),
-        )
+        with _quiet():
+            self._manager = ocp.CheckpointManager(
+                directory.absolute(),
+                item_names=("params", "rest", "meta"),
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=self._policy,
+                    create=not read_only,
+                    read_only=read_only,
+                    cleanup_tmp_directories=not read_only,
+                ),
+            )
 
         # Reads for this process alone: the manager's own would wait for all processes to have read, for ever when one
         # of them cannot.
@@ -139,8 +146,13 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def meta(self, step: int) -> dict[str, Any]:
-        """Returns the JSON values saved beside the arrays of a step."""
-        return self._read(step, meta=ocp.args.JsonRestore())["meta"]
+        """Returns the JSON values saved beside the arrays of a step; UserError when they cannot be read."""
+        try:
+            return self._read(step, meta=ocp.args.JsonRestore())["meta"]
+        except _UNREADABLE as error:
+            raise UserError(
+                f"{self._directory / str(step)}: the checkpoint cannot be read ({_reason(error)})."
+            ) from error
 
     def wait(self) -> None:
         """Waits for saves in the background and raises what went wrong in them."""
@@ -152,7 +164,8 @@ class Checkpoints:
         self._reader.close()
 
     def _read(self, step: int, **items: Any) -> Any:
-        return self._reader.restore((self._directory / str(step)).absolute(), args=ocp.args.Composite(**items))
+        with _quiet():
+            return self._reader.restore((self._directory / str(step)).absolute(), args=ocp.args.Composite(**items))
 
     def _restore(self, step: int, item: str, target: Any) -> tuple[Any, dict[str, Any]]:
         where = self._directory / str(step)
@@ -164,15 +177,64 @@ class Checkpoints:
             # Orbax raises Exception itself where a process cannot read its part of an array.
             if not isinstance(error, _UNREADABLE) and type(error) is not Exception:
                 raise
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = _reason(error)
+            if _debugging():
+                logger.warning("%s: reading %s failed", where, item, exc_info=error)
         # What one process of a run could not read, none goes on with.
         if not distributed.holds_everywhere(f"reading {item} of {where}", not reason):
             raise UserError(f"{where}: the checkpoint cannot be read ({reason or 'by another process'}).")
         tree, meta = restored[item], restored["meta"]
-        wrong = [name for name, value in array_hashes(tree).items() if meta["hashes"][item].get(name) != value]
+        wrong = [
+            name
+            for name, value in array_hashes(tree).items()
+            if meta.get("hashes", {}).get(item, {}).get(name) != value
+        ]
         if wrong:
             raise UserError(f"{where}: the bytes of {', '.join(wrong[:3])} are not those that were saved.")
         return tree, meta
+
+
+def _debugging() -> bool:
+    return os.environ.get(_DEBUG, "0") not in ("", "0")
+
+
+def _reason(error: Exception) -> str:
+    """Says in a line why a checkpoint cannot be read; TensorStore's own text goes through all its layers."""
+    text = str(error).strip()
+    files_named = re.findall(r'local file "([^"]+)"', text)
+    if files_named:
+        return f"{text.partition(':')[0].replace('_', ' ').lower()}: {files_named[-1]}"
+    line = text.splitlines()[0] if text else type(error).__name__
+    return line if len(line) <= 160 else f"{line[:160]} ..."
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax' logs and the news of reads that it gave up off the terminal: what is wrong is said in one line."""
+    if _debugging():
+        yield
+        return
+    if not isinstance(sys.unraisablehook, _WithoutAbandonedReads):
+        # For good: TensorStore's threads may come back at any time later.
+        sys.unraisablehook = _WithoutAbandonedReads(sys.unraisablehook)
+    before = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    try:
+        yield
+    finally:
+        absl_logging.set_verbosity(before)
+
+
+class _WithoutAbandonedReads:
+    """A hook of `sys.unraisablehook` that drops what reads say whose event loop ended with the first that failed."""
+
+    def __init__(self, before: Callable[[Any], Any]) -> None:
+        self._before = before
+
+    def __call__(self, unraisable: Any) -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            self._before(unraisable)
 
 
 def _rest(state: TrainState, sums: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from jaxfm.config import MeshConfig, ModelConfig
 from jaxfm.errors import UserError
 from jaxfm.hub import initial as hub_initial
 from jaxfm.hub.initial import Initial
+from jaxfm.hub.weights import check_finite
 from jaxfm.models.adapters import merge_low_rank
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.parallel.mesh import make_mesh
@@ -38,6 +39,8 @@ def resolve(config: ModelConfig) -> Initial:
     except UserError as error:
         raise UserError(f"config.model.init: {error}") from error
     encoder, params = merge_low_rank(exporter.encoder, to_host(params))
+    for name, value in params.items():
+        check_finite(name, value, f"config.model.init: {config.init}")
     return Initial(
         encoder=hub_initial.with_dropout(encoder, config),
         params=params,

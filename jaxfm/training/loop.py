@@ -1,8 +1,10 @@
 """The loop: where the state comes from, then step, log, evaluate, save until done. It knows no task by name."""
 
+import contextlib
 import dataclasses
 import math
 import pathlib
+import signal
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,44 +24,11 @@ from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel.compilation import held_bytes
 from jaxfm.parallel.preemption import Preempted, PreemptionFlag
 from jaxfm.tasks.task import Task
+from jaxfm.training.best import Best, tie_breaker
 from jaxfm.training.checkpoint import Checkpoints
+from jaxfm.training.run_ahead import RunAhead
 from jaxfm.training.setup import Setup, empty_sums
 from jaxfm.training.state import TrainState
-
-
-@dataclasses.dataclass(frozen=True)
-class Best:
-    """The best evaluation so far.
-
-    Attributes:
-      step: whose checkpoint is kept; None before the first evaluation.
-      value: its validation metric.
-      waited: evaluations since that were not better.
-      others: (step, value) of those whose checkpoints are kept beside the best, the best of them first.
-    """
-
-    step: int | None = None
-    value: float | None = None
-    waited: int = 0
-    others: tuple[tuple[int, float], ...] = ()
-
-    def after(self, step: int, value: float, *, more_is_better: bool, keep: int = 1) -> "Best":
-        """Returns the best after one more evaluation; a NaN is never better, an equal value neither.
-
-        `keep` is how many checkpoints are to be kept, the best included.
-        """
-        if math.isnan(value):
-            return dataclasses.replace(self, waited=self.waited + 1)
-        kept = [] if self.step is None or self.value is None else [(self.step, self.value), *self.others]
-        sign = -1.0 if more_is_better else 1.0
-        (first, best), *others = sorted([*kept, (step, value)], key=lambda pair: sign * pair[1])  # stable
-        waited = 0 if first == step else self.waited + 1
-        return Best(first, best, waited, tuple((at, of) for at, of in others[: max(keep, 1) - 1]))
-
-    @property
-    def kept(self) -> tuple[int, ...]:
-        """Steps whose checkpoints must outlive others, the best first."""
-        return () if self.step is None else (self.step, *(step for step, _ in self.others))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +41,7 @@ class Fitted:
       last_step: updates done.
       best: the best evaluation; its step is None without a validation split.
       averaged: the steps of checkpoints whose mean the parameters are instead, best first; empty: they are no mean.
+      valid_outputs: what `setup.evaluate` gives for these parameters on "valid"; None where that is not known.
     """
 
     params: Any
@@ -79,6 +49,7 @@ class Fitted:
     last_step: int
     best: Best
     averaged: tuple[int, ...] = ()
+    valid_outputs: Mapping[str, Any] | None = None
 
 
 @dataclasses.dataclass
@@ -102,7 +73,7 @@ class _Log:
         values = metrics_lib.means(sums)
         now, (last_step, since) = self.goodput.busy(), self.last
         self.last = (step, now)
-        rate = float(self.setup.schedule(step - 1))
+        rate = self.setup.learning_rate(step - 1)
         rows = self.setup.batches.rows_before(step) - self.setup.batches.rows_before(last_step)
         speed = rows * self.tokens_per_row / max(now - since, 1e-9)
         epoch = self.setup.batches.epoch_of(step)
@@ -153,8 +124,9 @@ def fit(
         distributed.agree("compiled", {})
     progress.say(_describe(train_steps[config.train.batch_size], setup, config, task, mesh))
     step = first = int(state.step)
-    batches = setup.batches.iterate(first, setup.total_steps)
+    ahead, outputs = RunAhead(), None
     with (
+        contextlib.closing(setup.batches.iterate(first, setup.total_steps)) as batches,
         MetricsWriter(
             workdir,
             resume_step=first or None,
@@ -173,6 +145,7 @@ def fit(
             with jax.transfer_guard("disallow"):
                 state, sums = train_steps[setup.batches.size(step)](state, sums, batch)
             step += 1
+            ahead.after(step, state.step)
             profile.after(step, state)
             log.flush()  # the interval before this step: the device is busy with this one meanwhile
             if step % config.log.every_steps == 0 or step == setup.total_steps:
@@ -181,26 +154,36 @@ def fit(
             if evaluated and "valid" in task.splits():
                 log.flush()
                 jax.block_until_ready(state)  # else the steps under way would be counted as evaluation
-                best = _evaluate(step, state, config, task, setup, best, writer, progress, goodput)
+                best, outputs = _evaluate(step, state, config, task, setup, best, writer, progress, goodput)
             stopped_by = preemption.passed(step)
+            if stopped_by:
+                progress.say(f"{signal.Signals(stopped_by).name}: stopping after step {step}, saving")
             if evaluated or stopped_by or _is_due(step, config.checkpoint.every_steps):
                 log.flush()
                 writer.flush()
                 with goodput.during("checkpoint"):
-                    meta = {"fingerprint": setup.fingerprint, "best": dataclasses.asdict(best)}
-                    checkpoints.save(state, sums, meta | {"goodput": goodput.seconds()}, keep=best.kept)
+                    checkpoints.save(state, sums, _meta(setup, best, goodput), keep=best.kept)
             if stopped_by:
                 checkpoints.wait()
                 raise Preempted(stopped_by, step)
-        batches.close()
         if _gives_up(best, config):
             progress.say(f"stopped early: {best.waited} evaluations without a better {config.eval.metric}")
         log.flush()
         with goodput.during("checkpoint"):
             checkpoints.wait()
     if config.eval.select == "last" or best.step is None or best.step == step:
-        return Fitted(state.params, step, step, best)
+        return Fitted(state.params, step, step, best, valid_outputs=outputs)
     return Fitted(checkpoints.restore_params(best.step, setup.abstract.params), best.step, step, best)
+
+
+def _meta(setup: Setup, best: Best, goodput: Goodput) -> dict[str, Any]:
+    """What a checkpoint remembers beside arrays."""
+    return {
+        "fingerprint": setup.fingerprint,
+        "valid_fingerprint": setup.valid_fingerprint,
+        "best": dataclasses.asdict(best),
+        "goodput": goodput.seconds(),
+    }
 
 
 def _profile(
@@ -229,14 +212,20 @@ def _restore(
     if restored is None:
         return setup.initial_state(), sums, Best()
     state, sums, meta = restored
-    if meta["fingerprint"] != setup.fingerprint:
+    # Runs of older versions do not know the validation split's.
+    valid = meta.get("valid_fingerprint", setup.valid_fingerprint)
+    now = {"training": setup.fingerprint, "validation": setup.valid_fingerprint}
+    changed = [
+        split for split, before in (("training", meta["fingerprint"]), ("validation", valid)) if before != now[split]
+    ]
+    if changed:
         raise UserError(
-            "the checkpoint was made with other training data (or another tokenizer or row length): what is packed "
-            "now has another fingerprint. Put the data back as it was, or start a new --workdir."
+            f"the checkpoint was made with other {' and '.join(changed)} data (or another tokenizer or row length): "
+            "what is packed now has another fingerprint. Put the data back as it was, or start a new --workdir."
         )
     goodput.add(meta["goodput"])
     progress.say(f"resuming after step {int(state.step)} of {setup.total_steps}")
-    return state, sums, Best(**meta["best"])
+    return state, sums, Best.restored(meta["best"])
 
 
 def _evaluate(
@@ -249,21 +238,30 @@ def _evaluate(
     writer: MetricsWriter,
     progress: Progress,
     goodput: Goodput,
-) -> Best:
-    """Scores the validation split, writes the numbers and returns the best so far."""
+) -> tuple[Best, Mapping[str, Any] | None]:
+    """Scores the validation split and writes the numbers.
+
+    Returns the best so far and, where no update follows, the outputs that were scored: they are the run's own.
+    """
     rows = task.rows("valid")
     with goodput.during("evaluate"), progress.task("validating", len(rows)) as advance:
-        evaluation = task.score("valid", setup.evaluate(state.params, rows, advance))
+        outputs = setup.evaluate(state.params, rows, advance)
+        evaluation = task.score("valid", outputs)
     metrics = evaluation.metrics
     writer.write(step, "valid", metrics)
     name = config.eval.metric
-    best = best.after(step, metrics[name], more_is_better=task.choosing[name], keep=config.adapt.average_best)
-    others = "  ".join(f"{key} {value:.4f}" for key, value in metrics.items() if key != name)
-    mark = "best so far" if best.step == step else f"best {best.value:.4f} at step {best.step}"
-    progress.say(f"valid at step {step}: {name} {metrics[name]:.4f} ({mark})  {others}")
+    value, (loss_name, loss) = metrics.get(name, math.nan), tie_breaker(metrics, task.choosing)
+    best = best.after(step, value, more_is_better=task.choosing[name], keep=config.adapt.average_best, loss=loss)
+    others = "  ".join(f"{key} {number:.4f}" for key, number in metrics.items() if key != name)
+    mark = "best so far" if best.step == step else f"best: {best.describe_value()}, at step {best.step}"
+    progress.say(f"valid at step {step}: {name} {value:.4f} ({mark})  {others}")
+    if math.isnan(value):
+        unknown = loss is None or math.isnan(loss)
+        by = "nor is another" if unknown else f"checkpoints are compared by {loss_name} instead"
+        progress.say(f"WARNING: {name} is not defined for these labels and the predictions of step {step}; {by}.")
     for remark in evaluation.remarks:
         progress.say(remark)
-    return best
+    return best, outputs if step == setup.total_steps or _gives_up(best, config) else None
 
 
 def _describe(train_step: jax.stages.Compiled, setup: Setup, config: Config, task: Task, mesh: Mesh) -> str:
@@ -280,7 +278,7 @@ def _describe(train_step: jax.stages.Compiled, setup: Setup, config: Config, tas
     return (
         f"{model.parameters:,} parameters, {model.trainable_parameters:,} of them trained ({model.share:.2%}), "
         f"optimizer state {model.optimizer_bytes / 2**20:,.2f} MiB; {mesh.size} device(s) as {shape}; "
-        f"peak memory {peak}\n"
+        f"a step's arrays need {peak} (not counted: data, programs, libraries)\n"
         f"{len(rows):,} rows of {rows.row_length} tokens, {rows.useful_share:.1%} of them useful; "
         f"{setup.total_steps:,} steps of {config.train.batch_size} rows ({tokens:,} tokens){_growth(setup)}"
     )

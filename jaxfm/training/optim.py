@@ -3,6 +3,7 @@
 # G groups by depth, see jaxfm.training.adaptation
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,25 @@ def make_schedule(config: OptimConfig, total_steps: int) -> Schedule:
         return after
     # The first update already moves: rate peak / warmup, not 0.
     return optax.join_schedules([optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1)), after], [warmup])
+
+
+def learning_rate_at(config: OptimConfig, total_steps: int, step: int) -> float:
+    """Returns what `make_schedule(config, total_steps)(step)` gives, computed on the host.
+
+    An optax schedule is a program of the devices, whose result is there when they have done all that was asked before.
+    """
+    peak, final = config.learning_rate, config.learning_rate * config.final_fraction
+    warmup = round(config.warmup_fraction * total_steps)
+    rest = max(total_steps - warmup, 1)
+    if step < warmup:
+        return peak / warmup + (peak - peak / warmup) * min(step / max(warmup - 1, 1), 1.0)
+    step -= warmup
+    if config.schedule == "constant":
+        return peak
+    if config.schedule == "cosine":
+        return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * min(step / rest, 1.0)))
+    falls = rest if config.schedule == "linear" else max(round(config.decay_fraction * total_steps), 1)
+    return peak + (final - peak) * min(max(step - (rest - falls), 0) / falls, 1.0)
 
 
 def clip_by_known_norm(limit: float) -> optax.GradientTransformationExtraArgs:

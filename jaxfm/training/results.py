@@ -12,7 +12,7 @@ from jaxfm.observe.progress import Progress
 from jaxfm.observe.report import write_report
 from jaxfm.observe.tables import Table
 from jaxfm.observe.writers import read_metrics, write_predictions
-from jaxfm.parallel import distributed
+from jaxfm.parallel import distributed, host_memory
 from jaxfm.tasks import resampling
 from jaxfm.tasks.calibration import write_calibration
 from jaxfm.tasks.task import Evaluation, Task
@@ -40,7 +40,8 @@ def finish(
     for split in sorted((name for name in task.splits() if name != "train"), key=lambda name: name != "valid"):
         rows = task.rows(split)
         with goodput.during("evaluate"), progress.task(f"scoring {split}", len(rows)) as advance:
-            outputs = setup.evaluate(fitted.params, rows, advance)
+            known = fitted.valid_outputs if split == "valid" else None
+            outputs = setup.evaluate(fitted.params, rows, advance) if known is None else known
             if split == "valid":
                 calibration = task.calibrate(outputs)
             evaluations[split] = with_intervals(task.score(split, outputs, calibration))
@@ -62,6 +63,10 @@ def finish(
     if distributed.is_main():
         write_report(workdir, report, tables, draw(config, evaluations, workdir))
     print_tables(progress, tables)
+    progress.say(
+        f"\nmemory of this process at its peak: {report['training']['peak_process_mib']:,.0f} MiB resident (programs, "
+        "libraries and data included)"
+    )
     return report
 
 
@@ -107,6 +112,7 @@ def training_facts(config: Config, task: Task, setup: Setup, fitted: Fitted, goo
         "useful_tokens_per_second": useful,
         **({} if setup.mfu_of_token is None else {"mfu": useful * setup.mfu_of_token}),
         "useful_token_share": rows.useful_share,
+        "peak_process_mib": host_memory.peak_resident() / 2**20,
         "goodput": seconds,
     }
 

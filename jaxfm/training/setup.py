@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxfm.config import Config
-from jaxfm.data.packing import BATCH_FIELDS
+from jaxfm.data.packing import BATCH_FIELDS, ArrayRows, PackedRows
 from jaxfm.data.pipeline import Rows, TrainBatches
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.models.flops import flops_per_token
@@ -26,7 +27,7 @@ from jaxfm.parallel import mesh as meshes
 from jaxfm.tasks.task import Objective, Task
 from jaxfm.training.adaptation import Adaptation, make_adaptation
 from jaxfm.training.evaluation import Evaluator
-from jaxfm.training.optim import Schedule, make_optimizer, make_schedule
+from jaxfm.training.optim import Schedule, learning_rate_at, make_optimizer, make_schedule
 from jaxfm.training.state import Size, TrainState, abstract_state, new_state, size_of
 from jaxfm.training.step import make_train_step, metric_names
 
@@ -38,9 +39,11 @@ class Setup:
     Attributes:
       batches: the batch of each step.
       fingerprint: sha256 of the packed training rows; a checkpoint remembers it.
+      valid_fingerprint: the same of the validation rows, "" without any.
       total_steps: optimizer updates of the whole run.
       profiled: of these updates, counted from 0, those that are recorded.
-      schedule: step -> learning rate.
+      schedule: step -> learning rate, as the optimizer computes it.
+      learning_rate: the same on the host, which waits for no device.
       adaptation: which parameters are trained, and how.
       model_size: how many parameters there are, and how many are trained.
       mfu_of_token: model FLOPs utilisation of one useful token a second; None: the devices' peak is not known.
@@ -54,9 +57,11 @@ class Setup:
 
     batches: TrainBatches
     fingerprint: str
+    valid_fingerprint: str
     total_steps: int
     profiled: range
     schedule: Schedule
+    learning_rate: Callable[[int], float]
     adaptation: Adaptation
     model_size: Size
     mfu_of_token: float | None
@@ -222,9 +227,11 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
     return Setup(
         batches=batches,
         fingerprint=task.rows("train").fingerprint(),
+        valid_fingerprint=task.rows("valid").fingerprint() if "valid" in task.splits() else "",
         total_steps=total_steps,
         profiled=parse_steps(config.profile.steps, total_steps),
         schedule=step.schedule,
+        learning_rate=functools.partial(learning_rate_at, config.optim, total_steps),
         adaptation=step.adaptation,
         model_size=size_of(step.abstract, step.adaptation, task.encoder),
         mfu_of_token=mfu_of_token(config, task.encoder, mesh),
@@ -235,33 +242,50 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
         initial_state=lambda: new_state(
             step.make_model, step.optimizer, step.abstract, config.seed, loaded, step.adaptation
         ),
-        notes=(*step.notes, *_shorter_rows(config, task)),
+        notes=(*step.notes, *_shorter_rows(config, task, mesh)),
     )
 
 
-def _some(rows: Rows, field: str) -> np.ndarray:
-    """Returns a field of the first rows; those of a large corpus lie on disk."""
-    return rows.take(np.arange(min(len(rows), 1024)))[field]
+def _some(rows: Rows) -> Iterator[Mapping[str, np.ndarray]]:
+    """Yields all rows that are in memory, a thousand at a time; of a corpus, which lies on disk, the first ones."""
+    for first in range(0, len(rows), 1024):
+        yield rows.take(np.arange(first, min(first + 1024, len(rows))))
+        if not isinstance(rows, PackedRows | ArrayRows):
+            return
 
 
-def _shorter_rows(config: Config, task: Task) -> tuple[str, ...]:
-    """Says so where rows are twice as long as any example: attention costs a row's length squared, needed or not."""
-    rows = [task.rows(split) for split in task.splits()]
-    longest = 1 + max(int(_some(each, "positions").max(initial=0)) for each in rows)
-    enough, length = -(-longest // 8) * 8, config.data.row_length
+def _shorter_rows(config: Config, task: Task, mesh: Mesh) -> tuple[str, ...]:
+    """Says so where rows are twice as long as any example: attention costs a row's length squared, needed or not.
+
+    The flags in the note are ones that this run would have taken as well.
+    """
+    looked_at = [some["positions"] for split in task.splits() for some in _some(task.rows(split))]
+    longest, length = 1 + max(int(positions.max(initial=0)) for positions in looked_at), config.data.row_length
+    # Splash attention, which TPUs compute rows by, wants whole registers; a sequence axis cuts rows in equal parts.
+    unit = math.lcm(128 if target.platform() == "tpu" else 8, mesh.shape["sequence"])
+    enough = -(-longest // unit) * unit
     if 2 * enough > length:
         return ()
     more = length // enough if config.data.packed else 1
-    change = f"--config.data.row_length={enough} --config.train.batch_size={more * config.train.batch_size}"
+    first, batch = config.train.first_batch_size, config.train.batch_size
+    change = {
+        "data.row_length": enough,
+        **({"data.window": 0} if config.data.window > enough else {}),
+        **({"data.overlap": enough // 4} if config.data.overlap > enough // 4 else {}),
+        **({"train.batch_size": more * batch} if more > 1 else {}),
+        **({"train.first_batch_size": more * first} if more > 1 and first else {}),
+    }
+    flags = " ".join(f"--config.{key}={value}" for key, value in change.items())
+    same = "the same examples" if more == 1 else "about as many examples"
     return (
-        f"NOTE: no example seen has more than {longest} tokens, and rows have {length}: {change} does the same with "
-        "less attention (longer texts to come would be cut)",
+        f"NOTE: no example seen has more than {longest} tokens, and rows have {length}. A new run with "
+        f"{flags} computes {same} a step with less attention (longer texts to come would be cut or split at {enough})",
     )
 
 
 def _check_one_segment(rows: Rows) -> None:
     """Rows of several segments under a kernel that knows of none would leak from one to another, silently."""
-    some = _some(rows, "segment_ids")
+    some = next(_some(rows))["segment_ids"]
     assert some.max(initial=0) <= 1 and (np.diff(some, axis=1) <= 0).all(), "a task ignores config.data.packed"
 
 

@@ -1,18 +1,20 @@
-import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import hypothesis
 import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from hypothesis import strategies as st
 
 from jaxfm.errors import UserError
-from jaxfm.hub.families import CLASSIFIER_HEAD, FAMILIES, encoder_config, hf_config
+from jaxfm.hub.config_json import encoder_config
+from jaxfm.hub.families import CLASSIFIER_HEAD, FAMILIES, hf_config
 from jaxfm.hub.weights import read_checkpoint, read_config, write_tensors
-from jaxfm.models.presets import EncoderConfig, preset
+from jaxfm.models.presets import EncoderConfig
 
 SHAPE = EncoderConfig(
     vocab_size=11, hidden_size=6, num_layers=3, num_heads=2, ffn_size=10, max_positions=7, type_vocab_size=3
@@ -349,98 +351,86 @@ def test_config_json(tensors: Tensors, write) -> None:
     assert "has no config.json (found: model.safetensors)" in message(directory)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"model_type": "robertta"}, "model_type 'robertta' is not supported. Did you mean 'roberta'?"),
-        ({"model_type": None}, "model_type None is not supported."),
-        ({"model_type": "llama"}, "Valid choices: 'bert', 'electra', 'modernbert', 'roberta', 'xlm-roberta'."),
-        ({"hidden_act": "relu"}, "hidden_act is 'relu'; the bert encoder here computes 'gelu'."),
-        ({"hidden_act": "gelu_new"}, "hidden_act is 'gelu_new'"),
-        ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
-        ({"is_decoder": True}, "is_decoder is True"),
-        ({"num_attention_heads": 4}, "hidden_size 6 is not a multiple of num_attention_heads 4."),
-    ],
-    ids=str,
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
+def test_the_prefix_of_a_wrapper_is_taken_off_and_said(wrapper: str, tensors: Tensors, write) -> None:
+    wanted = read_checkpoint(write(tensors))
+    for own in (tensors, {name.removeprefix("bert."): value for name, value in tensors.items()}):
+        read = read_checkpoint(write({f"{wrapper}{name}": value for name, value in own.items()}))
+        assert read.notes == (f"weights: all tensor names start with {wrapper!r}, which was taken off",)
+        assert read.labels == LABELS and set(read.params) == set(wanted.params)
+        for name, value in wanted.params.items():
+            np.testing.assert_array_equal(read.params[name], value, err_msg=name)
+
+
+def test_a_prefix_that_not_all_names_share_is_named(tensors: Tensors, write) -> None:
+    wrapped = {f"module.{name}": value for name, value in tensors.items()} | {"loss.weight": normal(3)}
+    text = message(write(wrapped))
+    assert "are called 'module.' + 'embeddings.word_embeddings.weight', but other names do not" in text
+    assert "(loss.weight)" in text
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_weights_that_are_not_finite_are_refused(wrong: float, dtype: Any, tensors: Tensors, write) -> None:
+    name = "bert.encoder.layer.1.intermediate.dense.weight"
+    tensors = {key: value.astype(dtype) for key, value in tensors.items()}
+    tensors[name][3, 2] = wrong
+    assert f"1 of the 60 numbers of {name!r} are NaN or infinite" in message(write(tensors))
+
+
+def test_large_weights_are_finite(tensors: Tensors, write) -> None:
+    name = "bert.encoder.layer.1.intermediate.dense.weight"
+    tensors[name] = np.full_like(tensors[name], 3e38)  # their sum is not
+    assert read_checkpoint(write(tensors)).params["encoder/layers/ffn/up/kernel"][1].min() > 2e38
+
+
+def test_quantised_weights_are_refused(tensors: Tensors, write) -> None:
+    name = "bert.encoder.layer.0.output.dense.weight"
+    tensors[name] = tensors[name].astype(np.int8)
+    assert f"{name!r} holds int8 numbers" in message(write(tensors))
+
+
+def test_a_tensor_in_two_files(tensors: Tensors, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config()))
+    first, *_ = tensors
+    index = shard(tmp_path, tensors)
+    names = sorted(set(index["weight_map"].values()))
+    safetensors.numpy.save_file(
+        {first: tensors[first], **safetensors.numpy.load_file(tmp_path / names[-1])}, tmp_path / names[-1]
+    )
+    assert f"the tensor {first!r} is there twice, in " in message(tmp_path)
+
+
+def test_a_tensor_under_its_old_and_its_new_name(tensors: Tensors, write) -> None:
+    tensors["bert.embeddings.LayerNorm.gamma"] = tensors["bert.embeddings.LayerNorm.weight"]
+    assert "'bert.embeddings.LayerNorm.weight' is there twice, in model.safetensors." in message(write(tensors))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"vocab_size": ' + "9" * 5000 + "}"])
+def test_a_config_json_that_python_cannot_read(text: str, tensors: Tensors, write) -> None:
+    directory = write(tensors)
+    (directory / "config.json").write_text(text)
+    assert message(directory).startswith(f"{directory / 'config.json'}: is not JSON (")
+
+
+@hypothesis.given(data=st.data())
+@hypothesis.settings(
+    deadline=None, max_examples=100, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
 )
-def test_a_config_of_another_function(change: dict[str, Any], words: str, tensors: Tensors, write) -> None:
-    directory = write(tensors, config(**change))
-    assert message(directory).startswith(f"{directory / 'config.json'}: ") and words in message(directory)
-
-
-@pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings"])
-def test_a_missing_key(key: str) -> None:
-    values = config()
-    del values[key]
-    with pytest.raises(UserError, match=f"^here/config.json: the key '{key}' is missing"):
-        encoder_config(values, "here/config.json")
-
-
-@pytest.mark.parametrize("pad", [None, "1", -1])
-def test_roberta_needs_the_id_of_padding(pad: Any) -> None:
-    values = config(model_type="roberta", pad_token_id=pad)
-    with pytest.raises(UserError, match=r"^here/config.json: pad_token_id is .*; roberta counts positions from"):
-        encoder_config(values, "here/config.json")
-    assert encoder_config(config(pad_token_id=None), "config.json").position_offset == 0  # BERT does not count so
-
-
-MODERN = dataclasses.replace(
-    preset("modern_base"), vocab_size=11, hidden_size=8, num_layers=7, num_heads=2, ffn_size=10, max_positions=9
-)
-
-
-def modern(**changes: Any) -> dict[str, Any]:
-    return hf_config(MODERN, head="ForMaskedLM", pad_token_id=0, labels=()) | changes
-
-
-def test_config_of_modernbert_old_and_new() -> None:
-    assert encoder_config(modern(), "config.json") == MODERN
-    new = {
-        name: value for name, value in modern().items() if not name.startswith("glob") and name != "local_rope_theta"
-    }
-    old = {name: value for name, value in modern().items() if name not in ("layer_types", "rope_parameters")}
-    none = {name: value for name, value in new.items() if name in old}
-    for values in (new, old, none, none | {"position_embedding_type": "absolute", "rope_scaling": None}):
-        assert encoder_config(values, "config.json") == MODERN
-    own = dataclasses.replace(MODERN, global_rope_theta=7.0, local_rope_theta=5.0, global_every=2, local_window=4)
-    changes = {"global_rope_theta": 7, "local_rope_theta": 5.0, "global_attn_every_n_layers": 2, "local_attention": 4}
-    assert encoder_config(old | changes, "config.json") == own
-    every_layer = encoder_config(modern(layer_types=["full_attention"] * 7), "config.json")
-    assert (every_layer.local_window, every_layer.global_every) == (0, 1)
-    written = hf_config(every_layer, head="", pad_token_id=0, labels=())
-    assert encoder_config(written, "config.json") == every_layer
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"hidden_activation": "silu"}, "hidden_activation is 'silu'; the modernbert encoder here computes 'gelu'."),
-        ({"classifier_activation": "relu"}, "classifier_activation is 'relu'"),
-        ({"decoder_bias": False}, "decoder_bias is False"),
-        ({"attention_bias": True}, "'attention_bias': True, 'mlp_bias': False"),
-        ({"num_attention_heads": 8}, "must be even"),
-        ({"layer_types": ["sliding_attention"] * 7}, "layer_types is ['sliding_attention'"),
-        ({"layer_types": ["full_attention"] * 6}, "of 7 layers"),
-        ({"layer_types": ["full_attention", "sliding_attention"] * 2 + ["full_attention"] * 3}, "every n-th"),
-        ({"layer_types": None, "global_attn_every_n_layers": 0}, "global_attn_every_n_layers is 0"),
-        ({"local_attention": 0}, "local_attention is 0"),
-        ({"rope_scaling": {"rope_type": "yarn"}}, "no rope_scaling"),
-        ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}, "takes rope_parameters of"),
-        ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "only rope_type 'default'"),
-        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4, "factor": 2.0}}}, "only rope_type 'default'"),
-        ({"rope_parameters": None, "local_rope_theta": None}, "(rope_theta of sliding_attention) is None"),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_a_modernbert_of_another_function(change: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError) as caught:
-        encoder_config(modern(**change), "here/config.json")
-    assert str(caught.value).startswith("here/config.json: ") and words in str(caught.value)
-
-
-def test_roberta_positions_start_behind_those_of_padding() -> None:
-    values = config(model_type="roberta", pad_token_id=1, max_position_embeddings=514)
-    read = encoder_config(values, "config.json")
-    assert (read.position_offset, read.max_positions) == (2, 512)
-    assert hf_config(read, head="", pad_token_id=1, labels=())["max_position_embeddings"] == 514
-    assert encoder_config(config(max_position_embeddings=512), "config.json").position_offset == 0
+def test_any_damage_to_the_file_is_noticed_or_only_changes_numbers(
+    tensors: Tensors, write, tmp_path: pathlib.Path, data: st.DataObject
+) -> None:
+    path = write(tensors) / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    header = 8 + int.from_bytes(content[:8], "little")
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, header - 1) | st.integers(0, len(content) - 1))
+        content[place] = data.draw(st.integers(0, 255) | st.sampled_from(b"0123456789FI[]{},:"))
+    path.write_bytes(content[: data.draw(st.sampled_from([None, None, len(content) // 2]))])
+    try:
+        read = read_checkpoint(tmp_path)
+    except UserError as error:
+        assert str(error).startswith(str(tmp_path))
+        return
+    assert all(np.isfinite(value).all() for value in read.params.values())
+    assert read.encoder == SHAPE

@@ -46,6 +46,18 @@ def test_memory_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert host_memory.available() > 2**20
 
 
+def test_the_most_memory_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = host_memory.peak_resident()
+    block = bytearray(200 << 20)
+    block[:: 1 << 12] = b"x" * len(block[:: 1 << 12])
+    now = host_memory.peak_resident()
+    del block
+    assert 2**20 < before <= now < 2**40 and now >= 200 << 20
+    assert host_memory.peak_resident() >= 0.9 * now  # the system counts pages in bundles
+    monkeypatch.setattr(host_memory, "_text", lambda path: "")  # another system than Linux
+    assert host_memory.peak_resident() == pytest.approx(now, rel=0.5)
+
+
 @pytest.mark.parametrize(("asked", "cpu"), [("cpu", True), ("cpu,cuda", True), ("cuda,cpu", False), ("tpu", False)])
 def test_the_platform_that_was_asked_for(asked: str, cpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_PLATFORMS", asked)

@@ -111,7 +111,7 @@ def test_without_their_compiler_gpus_are_planned_by_lowering(monkeypatch: pytest
     monkeypatch.setattr(hardware, "has_gpu_compiler", lambda: False)
     config = small.config(parallel__mesh__fsdp=2, parallel__mesh__tensor=2)
     plan = make_plan(Subject.of(config), parse_topology("gpu:h100:4"))
-    assert plan.memory.temporaries is None and plan.memory.fits and "lowered" in " ".join(plan.notes)
+    assert plan.memory.temporaries is None and plan.memory.fits is None and "lowered" in " ".join(plan.notes)
     assert "jaxfm[cuda]" in " ".join(plan.notes)
     positions, dense = 4 * 512 * 128, 4 * 128**2  # cut over fsdp alone
     assert plan.memory.parameters == pytest.approx(ENCODER + HEAD + (positions + dense) / 4, rel=0.02)
@@ -120,7 +120,20 @@ def test_without_their_compiler_gpus_are_planned_by_lowering(monkeypatch: pytest
     # bf16 weights of half a model, gathered twice; activations [8 / 2, 16, 128] summed four times a layer.
     assert kinds["all-gather", "fsdp"].size == pytest.approx(2 * (ENCODER + HEAD), rel=0.01)
     assert kinds["all-reduce", "tensor"].size == 2 * 4 * (2 * 4 * 16 * 128)
-    assert plan.times is not None and plan.mfu is not None and 0 < plan.mfu < 1
+    assert plan.times is not None and plan.tokens_per_second is not None and plan.mfu is None
+    # Neither a verdict nor a prediction is printed.
+    found = {table.title: dict(row[:2] for row in table.rows) for table in output.tables(plan, 2.0)}
+    memory = found["Memory of a chip: whether it fits is not known without a compiler"]
+    assert memory["activations, gradients"] is memory["peak"] is None and memory["left for activations, gradients"] > 0
+    times = found["Time of a step, a lower bound"]
+    assert times["MFU"] == "not known without a compiler" and "step at the least" in times
+    assert "tokens a second at the most" in times and "USD for 1e9 tokens at 2 a chip hour at the least" in times
+    assert "without a compiler neither activations nor the time of kernels are known" in advise(plan)[0]
+    values = json.loads(json.dumps(output.to_dict(plan, 2.0), allow_nan=False))
+    assert values["memory"]["fits"] is values["mfu"] is None and values["compiled"] is False
+    # What does not fit even without activations does not fit.
+    tight = dataclasses.replace(plan.memory, capacity=plan.memory.least - 1)
+    assert tight.fits is False and dataclasses.replace(plan.memory, refused=True).fits is False
 
 
 @pytest.mark.parametrize(
@@ -152,7 +165,7 @@ def test_every_objective_is_outlined_without_data(task: str, objective: str, mon
     monkeypatch.setattr(hardware, "has_gpu_compiler", lambda: False)
     config = small.config(task=task, objective=objective, data__overlap=4)
     plan = make_plan(Subject.of(config), parse_topology("gpu:a100:1"))
-    assert plan.collectives == () and plan.memory.fits
+    assert plan.collectives == () and plan.memory.fits is None
 
 
 MEMORY = Memory(2**30, 2 * 2**30, 2**20, 2**30, 2**20, 5 * 2**30, 16 * 2**30)

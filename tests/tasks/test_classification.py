@@ -22,7 +22,7 @@ from jaxfm.models.heads import pool
 from jaxfm.observe.progress import Progress
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.predict import Model, predict, predict_file
-from jaxfm.tasks import classification, registry
+from jaxfm.tasks import classification, classifier, registry
 from jaxfm.tasks.classification import ClassificationTask
 from jaxfm.tasks.classifier import encode
 from jaxfm.train import train
@@ -252,3 +252,18 @@ def test_r_drop_and_weights_reach_the_loss(tmp_path: pathlib.Path) -> None:
     counts = np.bincount(classification.targets_of(plain.model, plain.examples["train"]))
     np.testing.assert_allclose(other.class_loss.weights, counts.sum() / (2 * counts))
     assert plain.class_loss.weights == ()
+
+
+def test_training_texts_are_tokenized_once(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny.classification_config(tmp_path)
+    asked: list[str] = []
+    plain = classifier.tokenize
+
+    def tokenize(model: Any, tokenizer: Any, texts: Any) -> Any:
+        asked.extend(text for text, _ in texts)
+        return plain(model, tokenizer, texts)
+
+    monkeypatch.setattr(classifier, "tokenize", tokenize)
+    monkeypatch.setattr(classification, "tokenize", tokenize)
+    registry.create(config, resolve(config.model))
+    assert len(asked) == sum(tiny.SIZES.values())

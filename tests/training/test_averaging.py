@@ -4,6 +4,8 @@ import dataclasses
 import pathlib
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,9 +19,9 @@ from jaxfm.tasks import registry
 from jaxfm.tasks.ner import NerTask
 from jaxfm.train import train
 from jaxfm.training import averaging, loop
+from jaxfm.training.adaptation import Partition
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.initial import resolve
-from jaxfm.training.loop import Best
 from jaxfm.training.restore import restore_params, to_host
 from jaxfm.training.setup import compute_dtype
 from tests import tiny
@@ -47,7 +49,7 @@ def script(patch: pytest.MonkeyPatch, values: dict[int, float]) -> None:
         evaluation = plain(self, split, outputs, *calibration)
         if split != "valid" or not steps:
             return evaluation
-        return dataclasses.replace(evaluation, metrics={**evaluation.metrics, "f1": values[steps.pop(0)]})
+        return dataclasses.replace(evaluation, metrics={**evaluation.metrics, "loss": 1.0, "f1": values[steps.pop(0)]})
 
     patch.setattr(NerTask, "score", score)
 
@@ -107,7 +109,7 @@ def test_a_mean_that_does_not_win_leaves_no_trace(
     config: Config, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = keep_everything(monkeypatch)
-    script(monkeypatch, VALUES | {0: 0.6})  # as good is not better
+    script(monkeypatch, VALUES | {0: 0.6})  # as good, at an equal loss, is not better
     report = train(config, tmp_path / "run")
     assert report["training"]["chosen_step"] == 4 and "averaged_steps" not in report["training"]
     assert not (tmp_path / "run" / "averaged").exists()
@@ -147,15 +149,31 @@ def crash(*_: Any) -> None:
     raise CrashError
 
 
-def test_the_best_ones_are_kept_in_order() -> None:
-    best = Best()
-    for step, value in enumerate((0.3, float("nan"), 0.5, 0.3, 0.4, 0.5), start=1):
-        best = best.after(step, value, more_is_better=True, keep=3)
-    assert best.kept == (3, 6, 5) and best.waited == 3  # an equal value is not better, and stands behind
-    best = Best()
-    for step, value in enumerate((0.3, 0.5, 0.2), start=1):
-        best = best.after(step, value, more_is_better=False, keep=2)
-    assert best == Best(3, 0.2, 0, ((1, 0.3),))
+@pytest.mark.parametrize("partition", [Partition(), Partition({"layers/kernel": 1, "embedding": None})])
+def test_a_mean_of_many_compiles_no_more_than_one_of_two(partition: Partition) -> None:
+    def tree(number: float) -> dict[str, Any]:
+        return {"layers": {"kernel": jnp.full((3, 4), number)}, "embedding": jnp.full((5,), number)}
+
+    programs = 0
+
+    def count(event: str, seconds: float, **_: Any) -> None:
+        nonlocal programs
+        programs += event == "/jax/core/compile/backend_compile_duration"
+
+    trees = [tree(float(number)) for number in range(7)]
+    averaging.mean_of(trees[0], trees[1:2], partition)  # whatever is compiled once and for all
+    jax.monitoring.register_event_duration_secs_listener(count)
+    compiled = []
+    for many in (trees[:2], trees):
+        programs = 0
+        mean = averaging.mean_of(many[0], many[1:], partition)
+        compiled.append(programs)
+        wanted = (len(many) - 1) / 2
+        frozen = 0.0 if partition.first else wanted
+        np.testing.assert_allclose(mean["layers"]["kernel"][:, 0], [frozen, wanted, wanted], rtol=1e-6)
+        np.testing.assert_allclose(mean["embedding"], frozen, rtol=1e-6)
+    jax.monitoring.unregister_event_duration_listener(count)
+    assert compiled[0] == compiled[1] <= 3
 
 
 def test_what_is_refused(config: Config, tmp_path: pathlib.Path) -> None:

@@ -4,6 +4,8 @@ import gc
 import logging
 import pathlib
 import shutil
+import time
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxfm.config import MeshConfig
 from jaxfm.errors import UserError
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.training.checkpoint import Checkpoints, array_hashes
+from jaxfm.training.checkpoint import Checkpoints, _WithoutAbandonedReads, array_hashes
 from jaxfm.training.state import TrainState
 
 # Where one of Orbax's reads fails, it leaves the others behind unfinished.
@@ -212,3 +214,42 @@ def test_without_a_whole_checkpoint_the_user_is_told(saved: pathlib.Path, tmp_pa
                 flip(copy / step / name)
     with pytest.raises(UserError, match=r"none of the checkpoints \[1, 2\] is whole"):
         restore(copy)
+
+
+def test_a_damaged_checkpoint_is_one_line_and_details_are_asked_for(
+    saved: pathlib.Path,
+    tmp_path: pathlib.Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(saved, copy)
+    manifest = copy / "2" / "params" / "manifest.ocdbt"
+    truncate(manifest)
+    (copy / "2" / "_CHECKPOINT_METADATA").write_text('{"item')  # Orbax logs that as an error
+    restore(copy)
+    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert record.getMessage() == (
+        f"{copy / '2'}: the checkpoint cannot be read (data loss: {manifest}). Trying the checkpoint before."
+    )
+    time.sleep(0.2)  # for the reads that were given up
+    gc.collect()
+    assert "Traceback" not in capfd.readouterr().err
+    caplog.clear()
+    monkeypatch.setenv("JAXFM_DEBUG", "1")
+    restore(copy)
+    assert any(record.exc_info for record in caplog.records if record.name.startswith("jaxfm"))
+    checkpoints = Checkpoints(copy, read_only=True)
+    truncate(copy / "2" / "meta" / "metadata")
+    with pytest.raises(UserError, match=r"copy/2: the checkpoint cannot be read \("):
+        checkpoints.meta(2)
+    checkpoints.close()
+
+
+def test_other_news_of_threads_still_come_through() -> None:
+    said: list[str] = []
+    hook = _WithoutAbandonedReads(lambda unraisable: said.append(str(unraisable.exc_value)))
+    for error in (RuntimeError("Event loop is closed"), RuntimeError("other"), ValueError("Event loop is closed")):
+        hook(types.SimpleNamespace(exc_value=error))
+    assert said == ["other", "Event loop is closed"]

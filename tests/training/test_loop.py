@@ -9,6 +9,7 @@ import os
 import pathlib
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,7 +25,6 @@ from jaxfm.tasks.ner import NerTask
 from jaxfm.train import train
 from jaxfm.training import loop
 from jaxfm.training.checkpoint import Checkpoints
-from jaxfm.training.loop import Best
 from tests import tiny
 
 # Where one of Orbax's reads of a damaged checkpoint fails, it leaves the others behind unfinished.
@@ -208,6 +208,7 @@ def test_a_damaged_newest_checkpoint_costs_only_time(
         at_step(patch, 11, crash)
         with pytest.raises(CrashError):
             train(config, workdir)
+    assert not [thread.name for thread in threading.enumerate() if "grain" in thread.name]  # that read ahead
     damage(workdir / "checkpoints" / "10")
     with caplog.at_level(logging.WARNING, logger="jaxfm"):
         report = train(config, workdir)
@@ -280,7 +281,12 @@ def test_resuming_on_other_data_is_refused(config: Config, tmp_path: pathlib.Pat
             train(own, tmp_path / "run")
     train_file = tmp_path / "corpus" / "train.conll"
     train_file.write_text(train_file.read_text().replace("met O", "saw O", 1))
-    with pytest.raises(UserError, match="other training data"):
+    with pytest.raises(UserError, match=r"made with other training data \(or"):
+        train(own, tmp_path / "run")
+    shutil.copy(pathlib.Path(config.data.source.removeprefix("conll:")) / "train.conll", train_file)
+    valid_file = tmp_path / "corpus" / "valid.conll"
+    valid_file.write_text(valid_file.read_text().replace("saw O", "met O", 1))
+    with pytest.raises(UserError, match=r"made with other validation data \(or"):
         train(own, tmp_path / "run")
 
 
@@ -296,7 +302,7 @@ def script(patch: pytest.MonkeyPatch, values: list[float], metric: str = "f1") -
         if split != "valid":
             return evaluation
         value = left.pop(0) if len(left) > 1 else left[0]
-        return dataclasses.replace(evaluation, metrics={**evaluation.metrics, metric: value})
+        return dataclasses.replace(evaluation, metrics={**evaluation.metrics, "loss": 1.0, metric: value})
 
     patch.setattr(NerTask, "score", score)
 
@@ -328,7 +334,20 @@ def test_the_best_checkpoint_is_the_one_reported(
     last = train(tiny.replaced(every, eval__select="last"), tmp_path / "last")
     assert last["training"]["chosen_step"] == 12
     valid = [outputs for split, outputs in scored if split == "valid"]
-    np.testing.assert_array_equal(valid[4]["logits"], valid[3]["logits"])
+    assert valid[4] is valid[3]  # what the loop has computed is not computed again
+
+
+@pytest.mark.parametrize("values", [[math.nan], [math.nan, 0.2, math.nan]])
+def test_a_metric_that_is_not_defined_loses_no_run(
+    config: Config, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], values: list[float]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        script(patch, values)
+        report = train(config, tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "predictions of step 5; checkpoints are compared by loss instead." in said
+    assert report["training"]["chosen_step"] == (5 if len(values) == 1 else 10)
+    assert steps_in(tmp_path / "run") == ([5, 10, 12] if len(values) == 1 else [10, 12])
 
 
 def test_a_run_that_gets_no_better_stops(
@@ -348,17 +367,6 @@ def test_a_run_that_gets_no_better_stops(
     assert again["training"]["steps"] == 8 and again["training"]["chosen_step"] == 4
     assert again["splits"] == report["splits"]
     assert str(lines(tmp_path / "run")) == str(written)  # as text, where a NaN equals a NaN
-
-
-def test_best_compares_in_the_direction_of_its_metric() -> None:
-    best = Best().after(5, math.nan, more_is_better=True)
-    assert best == Best(None, None, 1)
-    best = best.after(10, 0.5, more_is_better=True)
-    assert best == Best(10, 0.5, 0)
-    assert best.after(15, 0.5, more_is_better=True) == Best(10, 0.5, 1)
-    assert best.after(15, 0.6, more_is_better=True) == Best(15, 0.6, 0)
-    assert best.after(15, 0.4, more_is_better=False) == Best(15, 0.4, 0)
-    assert best.after(15, math.nan, more_is_better=False).after(20, 0.6, more_is_better=False) == Best(10, 0.5, 2)
 
 
 @pytest.mark.parametrize("splits", [("train", "test"), ("train",)])
@@ -429,7 +437,8 @@ def test_the_report_holds_what_is_promised(whole: Whole) -> None:
         line for line in lines(whole.workdir) if line["split"] == "valid" and line["step"] == training["chosen_step"]
     ]
     assert line["f1"] == report["splits"]["valid"]["f1"]
-    best = max((line for line in lines(whole.workdir) if line["split"] == "valid"), key=lambda line: line["f1"])
+    validations = [line for line in lines(whole.workdir) if line["split"] == "valid"]
+    best = max(validations, key=lambda line: (line["f1"], -line["loss"]))
     assert best["step"] == training["chosen_step"]
     text = (whole.workdir / "report.md").read_text()
     assert f"{report['splits']['test']['f1']:.4f}" in text and "plots/curves.png" in text

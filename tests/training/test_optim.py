@@ -12,7 +12,7 @@ import pytest
 
 from jaxfm.config import OptimConfig
 from jaxfm.errors import UserError
-from jaxfm.training.optim import make_optimizer, make_schedule
+from jaxfm.training.optim import learning_rate_at, make_optimizer, make_schedule
 from jaxfm.training.paths import match_paths
 from tests import tiny
 
@@ -42,6 +42,22 @@ def test_schedules_equal_their_closed_forms(total: int, warmup: int) -> None:
     for name, form in forms.items():
         got = rates(total, schedule=name, warmup_fraction=fraction, final_fraction=final)
         np.testing.assert_allclose(got, shape_after(total, warmup, form), rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "constant", "wsd"])
+@pytest.mark.parametrize("total", [1, 2, 7, 50])
+def test_the_rate_on_the_host_is_that_of_the_optimizer(name: str, total: int) -> None:
+    for warmup, decay, final in ((0.0, 0.2, 0.1), (0.1, 0.9, 0.0), (0.5, 0.5, 1.0), (1.0, 0.0, 0.3)):
+        values: dict[str, Any] = {"schedule": name, "warmup_fraction": warmup, "final_fraction": final}
+        config = OptimConfig(learning_rate=PEAK, decay_fraction=decay, **values)
+        try:
+            schedule = make_schedule(config, total)
+        except UserError:  # parts that overlap
+            continue
+        steps = range(total + 3)
+        host = [learning_rate_at(config, total, step) for step in steps]
+        wanted = np.broadcast_to(schedule(jnp.arange(total + 3)), total + 3)
+        np.testing.assert_allclose(host, wanted, rtol=1e-5, atol=1e-10)
 
 
 def test_wsd_is_flat_until_the_last_steps() -> None:

@@ -1,20 +1,26 @@
 """What is settled before the first array: rows of one example, and by what attention is computed."""
 
+import json
 import pathlib
+import re
+import types
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 from jaxfm.config import Config
+from jaxfm.data.packing import ArrayRows
+from jaxfm.data.pipeline import BatchSizes
 from jaxfm.errors import UserError
 from jaxfm.parallel import target
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.tasks import registry
 from jaxfm.tasks.task import Task
 from jaxfm.training.initial import resolve
-from jaxfm.training.setup import TracedStep, set_up, trace_step
+from jaxfm.training.setup import TracedStep, _shorter_rows, set_up, trace_step
 from tests import tiny
 
 CONFIGS = {
@@ -127,3 +133,69 @@ def test_rows_much_longer_than_any_example_are_pointed_out(
     assert "no example seen has more than 7 tokens, and rows have 64" in note
     assert f"--config.data.row_length=8 --config.train.batch_size={4 * rows} does the same" in note
     assert not notes(31)  # 33 tokens: rows of 40, and two such rows do not fit into one
+
+
+def short_config(folder: pathlib.Path, name: str, **overrides: Any) -> Config:
+    """A config whose rows have 64 tokens, and whose examples at most 12."""
+    source = folder / f"short_{name}"
+    if not source.exists():
+        lines = [f"ada met in the town {'old ' * (number % 5)}." for number in range(60)]
+        for split, some in (("train", lines), ("valid", lines[:9])):
+            content = [(line.split(), ["B-PER", *["O"] * (len(line.split()) - 1)]) for line in some]
+            tiny.write_conll(source / f"{split}.conll", content)
+            records = [{"text": line.replace("ada ", ""), "label": str(number % 2)} for number, line in enumerate(some)]
+            (source / f"{split}.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
+    kind = {"ner": "conll", "classification": "jsonl"}[name]
+    values = {"data__source": f"{kind}:{source}", "data__row_length": 64, "data__overlap": 32}
+    return CONFIGS[name](folder, **values | overrides)
+
+
+@pytest.mark.parametrize("name", ["ner", "classification"])
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize(
+    "other", [{}, {"data__window": 48, "train__first_batch_size": 1, "train__batch_warmup_steps": 2}]
+)
+def test_the_flags_of_the_note_on_long_rows_work_and_do_what_it_says(
+    folder: pathlib.Path, name: str, packed: bool, other: dict[str, Any]
+) -> None:
+    config = short_config(folder, name, data__packed=packed, **other)
+    before, _ = created(config)
+    mesh = make_mesh(config.parallel.mesh)
+    (note,) = _shorter_rows(config, before, mesh)
+    flags = dict(re.findall(r"--config\.([\w.]+)=(\d+)", note))
+    assert int(flags["data.row_length"]) in (16, 24) and ("about as many examples" in note) == packed
+    assert ("train.batch_size" in flags) == packed and ("data.window" in flags) == ("data__window" in other)
+    assert "has more than" in note and int(note.split("more than ")[1].split()[0]) <= 16
+    pasted = tiny.replaced(config, **{key.replace(".", "__"): int(value) for key, value in flags.items()})
+    after, _ = created(pasted)  # refuses windows and overlaps that contradict each other
+    assert _shorter_rows(pasted, after, mesh) == ()
+
+    def examples_a_step(task: Task, of: Config) -> float:
+        rows = task.rows("train")
+        segments = rows.take(np.arange(len(rows)))["segment_ids"].max(axis=1)
+        assert segments.sum() == 60  # nothing is split
+        return segments.mean() * of.train.batch_size
+
+    assert examples_a_step(after, pasted) == pytest.approx(examples_a_step(before, config), rel=0.25 if packed else 0)
+    train = pasted.train
+    BatchSizes(train.batch_size, first=train.first_batch_size, warmup_steps=train.batch_warmup_steps)
+
+
+def test_rows_for_tpus_and_for_a_sequence_axis_stay_ones_they_can_cut(folder: pathlib.Path) -> None:
+    config = short_config(folder, "ner")
+    task, _ = created(config)
+    with target.tracing_for(target.Target("tpu")):
+        assert _shorter_rows(config, task, make_mesh(config.parallel.mesh)) == ()
+    cut = tiny.replaced(config, parallel__mesh__sequence=4, parallel__mesh__data=1)
+    (note,) = _shorter_rows(cut, task, make_mesh(cut.parallel.mesh))
+    assert int(re.findall(r"row_length=(\d+)", note)[0]) % 4 == 0
+
+
+def test_the_longest_example_may_be_in_any_row(folder: pathlib.Path) -> None:
+    config = short_config(folder, "ner", data__packed=False)
+    task, _ = created(config)
+    rows = task.rows("train")
+    many = ArrayRows({key: np.concatenate([value] * 40) for key, value in rows.take(np.arange(60)).items()}, 0)
+    many.arrays["positions"][-1, 50] = 50
+    other: Any = types.SimpleNamespace(splits=lambda: ("train",), rows=lambda split: many)
+    assert _shorter_rows(config, other, make_mesh(config.parallel.mesh)) == ()
