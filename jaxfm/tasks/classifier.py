@@ -180,6 +180,7 @@ class Classifier:
     calibration: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     records_at_once = 4096
+    takes_words = False
 
     @property
     def pairs(self) -> bool:
