@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and who may write them: all that jaxfm writes beside checkpoints goes through here."""
+"""Files that are whole or absent, and who may write them: what jaxfm writes beside checkpoints goes through here."""
 
 import contextlib
 import errno

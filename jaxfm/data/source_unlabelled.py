@@ -216,7 +216,7 @@ def _split(line: str, tabs: bool) -> list[str]:
 
 
 def _is_comment(cells: Sequence[str], count: int) -> bool:
-    """Whether a line between sentences that starts with # is a comment: it has other columns than a word and its tag."""
+    """Whether a line between sentences that starts with # is a comment: it has not the columns of a word and tag."""
     if cells[0] != "#":
         return len(cells) != count
     return len(cells) != count or count < 2 or not tagging.TAG.fullmatch(cells[-1])
