@@ -242,8 +242,7 @@ def _objects(path: pathlib.Path) -> Iterator[tuple[str, Record]]:
         found = stream.value()
         if not isinstance(found, dict):
             raise UserError(
-                f"{origin}: a {type(found).__name__}, but the file must be an array of objects, or objects one after "
-                "the other."
+                f"{origin}: {_shown(found)}, but the file must be an array of objects, or objects one after the other."
             )
         yield origin, found
         if is_array and not stream.skip(","):

@@ -36,7 +36,7 @@ from jaxfm.tasks.losses import (
     squared_error,
 )
 from jaxfm.tasks.scores import score_classes, score_labels, score_values
-from jaxfm.tasks.task import NOT_CALIBRATED, TOKENIZER_DIR, Evaluation, read_task, write_task
+from jaxfm.tasks.task import NOT_CALIBRATED, TOKENIZER_DIR, Evaluation, build_spec, read_task, write_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -256,9 +256,7 @@ def _used(model: ClassifierModel, initial: Initial) -> tuple[str, ...]:
 def open_model(workdir: pathlib.Path) -> tuple[ClassifierModel, "PreTrainedTokenizerFast"]:
     """Reads back what `save` wrote into a run directory."""
     values = read_task(workdir)
-    rest = {key: value for key, value in values.items() if key not in ("task", "encoder", "labels")}
-    model = ClassifierModel(labels=tuple(values["labels"]), encoder=EncoderConfig(**values["encoder"]), **rest)
-    return model, load_tokenizer(workdir / TOKENIZER_DIR)
+    return build_spec(ClassifierModel, values), load_tokenizer(workdir / TOKENIZER_DIR)
 
 
 def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) -> ClassificationTask:

@@ -226,7 +226,7 @@ class Classifier:
     def decode(self, encoded: EncodedRecords, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """Returns the record with "label", "score" and all "scores", with "labels" and "scores", or with "value".
 
-        A record without text (blank) has none of them: its label, score and value are None, its labels and scores empty.
+        A record without text (blank) has none: its label, score and value are None, its labels and scores empty.
         Scores are probabilities, calibrated on the validation split of the run where it had one.
         """
         outputs_EC = encoded.examples.per_example(outputs["outputs"])

@@ -30,7 +30,7 @@ from jaxfm.tasks import entities
 from jaxfm.tasks.losses import ClassLoss, apart_classes, regularised
 from jaxfm.tasks.resampling import Resample
 from jaxfm.tasks.tagger import Encoded, NerModel, Tagger, encode
-from jaxfm.tasks.task import NOT_CALIBRATED, TOKENIZER_DIR, Evaluation, read_task, write_task
+from jaxfm.tasks.task import NOT_CALIBRATED, TOKENIZER_DIR, Evaluation, build_spec, read_task, write_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -241,9 +241,7 @@ def _used(model: NerModel, initial: Initial) -> tuple[str, ...]:
 def open_model(workdir: pathlib.Path) -> tuple[NerModel, "PreTrainedTokenizerFast"]:
     """Reads back what `save` wrote into a run directory."""
     values = read_task(workdir)
-    encoder = EncoderConfig(**values["encoder"])
-    rest = {key: value for key, value in values.items() if key not in ("task", "encoder", "labels")}
-    return NerModel(labels=tuple(values["labels"]), encoder=encoder, **rest), load_tokenizer(workdir / TOKENIZER_DIR)
+    return build_spec(NerModel, values), load_tokenizer(workdir / TOKENIZER_DIR)
 
 
 def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) -> NerTask:

@@ -76,6 +76,10 @@ def _of_config(config: Config) -> ModuleType:
 
 def _of_run(workdir: pathlib.Path) -> ModuleType:
     values = read_task(workdir)
+    if values["task"] not in TASKS:
+        raise UserError(
+            f"{values.path}: task {values['task']!r} is not one of this jaxfm. {did_you_mean(values['task'], TASKS)}"
+        )
     return _module(values["task"], values.get("objective", ""))
 
 

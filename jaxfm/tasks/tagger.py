@@ -180,10 +180,7 @@ class Tagger:
         without words (an empty line) ends it.
         """
         words = tuple(words_of_record(record) for record in records)
-        texts = tuple(
-            str(record.get("text") or " ".join(word for word, _, _ in found))
-            for record, found in zip(records, words, strict=True)
-        )
+        texts = tuple(" ".join(record["tokens"]) if "tokens" in record else str(record["text"]) for record in records)
         ended = np.cumsum([not found for found in words])
         encoded = encode(
             self.model,

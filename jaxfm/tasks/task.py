@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxfm import files
+from jaxfm import files, schema
 from jaxfm.data.pipeline import Rows
 from jaxfm.errors import UserError
 from jaxfm.models.presets import EncoderConfig
@@ -33,11 +33,11 @@ class TaskValues(dict[str, Any]):
     def __init__(self, path: pathlib.Path, values: Mapping[str, Any]):
         """`path` is for messages."""
         super().__init__(values)
-        self._path = path
+        self.path = path
 
     def __missing__(self, key: str) -> Any:
         """Raises UserError."""
-        raise UserError(f"{self._path}: has no {key!r}, so it was changed, or is of another jaxfm. {_UNUSABLE}")
+        raise UserError(f"{self.path}: has no {key!r}, so it was changed, or is of another jaxfm. {_UNUSABLE}")
 
 
 _UNUSABLE = "Take it from a backup of the run, or train again."
@@ -54,11 +54,19 @@ def read_task(workdir: pathlib.Path) -> TaskValues:
     if not path.is_file():
         raise UserError(f"--workdir={workdir}: holds no run of jaxfm ({TASK_FILE} is not there).")
     values = TaskValues(path, files.read_versioned(path, TASK_VERSION))
-    encoder = values["encoder"]
-    known = {field.name for field in dataclasses.fields(EncoderConfig)}
-    if not isinstance(values["task"], str) or not isinstance(encoder, dict) or not encoder.keys() <= known:
+    if not isinstance(values["task"], str) or not isinstance(values["encoder"], dict):
         raise UserError(f"{path}: is not a task that this jaxfm knows. {_UNUSABLE}")
+    schema.build(EncoderConfig, values["encoder"], root=f"{path}: encoder.")
     return values
+
+
+def build_spec(cls: type, values: TaskValues) -> Any:
+    """Returns the dataclass that the values of a task.json but its "task" stand for; UserError for any other values."""
+    fields = {name: value for name, value in values.items() if name != "task"}
+    for field in dataclasses.fields(cls):
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            values[field.name]  # an absent one is named
+    return schema.build(cls, fields, root=f"{values.path}: ")
 
 
 @dataclasses.dataclass(frozen=True)
