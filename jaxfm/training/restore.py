@@ -59,7 +59,7 @@ def _best(directory: pathlib.Path, checkpoints: Checkpoints, step: int) -> int:
         return checkpoints.meta(step)["best"]["step"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{directory / str(step)}: the checkpoint's meta cannot be read ({error}), so the best step is not known. Remove this "
+            f"{directory / str(step)}: the checkpoint's meta cannot be read ({error}). Remove this "
             "checkpoint to use the one before, or train on from it."
         ) from error
 
