@@ -301,14 +301,20 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise UserError(f"{path}: is not JSON ({error}): it was cut or changed after it was written.") from error
 
 
+def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns the object in a JSON file; UserError as `read_json`, and for any other JSON value."""
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: is a JSON {type(values).__name__}, not an object written by jaxfm.")
+    return values
+
+
 def read_versioned(path: pathlib.Path, newest: int) -> dict[str, Any]:
     """Returns the object in a JSON file without its "version"; one without is of the time before there were versions.
 
     Raises UserError for what is no object, and for a version above `newest`, the greatest that this jaxfm knows.
     """
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: is a JSON {type(values).__name__}, not an object written by jaxfm.")
+    values = read_object(path)
     version = values.pop("version", 0)
     if type(version) is not int or version < 0:
         raise UserError(f"{path}: version is {version!r}, but must be a number: it was changed after it was written.")

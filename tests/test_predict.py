@@ -18,6 +18,26 @@ from jaxfm.observe.progress import Progress
 from jaxfm.predict import Model, predict, predict_file
 from tests import tiny
 
+# Runs the program once for each list of arguments, in one process: its imports take longer than all that follows.
+RUN_MANY = """
+import contextlib, io, json, runpy, sys
+import jaxfm.program, jaxfm.tasks.registry, jaxfm.training.restore
+from absl.testing import flagsaver
+results = []
+for arguments in json.load(sys.stdin):
+    sys.argv = ["predict.py", *arguments]
+    output, errors = io.StringIO(), io.StringIO()
+    with flagsaver.flagsaver(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        try:
+            runpy.run_module("jaxfm.predict", run_name="__main__", alter_sys=True)
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        except BaseException as error:
+            code = f"{type(error).__name__}: {error}"
+    results.append((code, output.getvalue(), errors.getvalue()))
+json.dump(results, sys.stdout)
+"""
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TEXT = "ada met boole in hull"
 EMPTY: dict[str, dict[str, Any]] = {
@@ -88,9 +108,8 @@ def test_half_a_surrogate_pair_is_refused_with_its_place(
     models: dict[str, Model], folder: pathlib.Path, name: str
 ) -> None:
     source, output = folder / "surrogate.jsonl", folder / "surrogate.out"
-    source.write_text('{"text": "fine", "pair": "a"}\n{"text": "half \\ud83d", "pair": "a"}\n'.replace(
-        ', "pair": "a"', ', "pair": "a"' if models[name].pairs else ""
-    ))  # fmt: skip
+    pair = ', "pair": "a"' if models[name].pairs else ""
+    source.write_text(f'{{"text": "fine"{pair}}}\n{{"text": "half \\ud83d"{pair}}}\n')
     with pytest.raises(UserError, match=r"surrogate\.jsonl:2: character 6 of the text \('\\ud83d'\) is half of a surr"):
         predict_file(folder / f"run_{name}", source, output, quiet())
     assert not output.exists() and not list(folder.glob(".surrogate*"))
@@ -191,10 +210,28 @@ def test_the_program_on_a_terminal_of_another_encoding(runs: dict[str, pathlib.P
     assert done.stdout.startswith(rb"h\xfcll \u6771" + b"\n")
 
 
-def test_the_program_on_an_argument_that_is_not_utf8(runs: dict[str, pathlib.Path]) -> None:
-    done = call(f"--workdir={runs['ner']}", "fine", os.fsdecode(b"ab\xff"))
-    assert done.returncode == 2 and done.stdout == b""
-    assert done.stderr.startswith(b"error: text 2: byte 0xFF at position 3 is not UTF-8")
+def test_the_program_refuses_in_one_message(runs: dict[str, pathlib.Path], folder: pathlib.Path) -> None:
+    ner, pairs = (f"--workdir={runs[name]}" for name in ("ner", "pairs"))
+    cases = [
+        ([ner, "fine", os.fsdecode(b"ab\xff")], "text 2: byte 0xFF at position 3 is not UTF-8"),
+        ([pairs, "one"], 'text 1: this model judges pairs of texts: give the second one as --pair="TEXT", or both in'),
+        ([pairs, "one", "--pair", os.fsdecode(b"\xff")], "--pair: byte 0xFF at position 1"),
+        ([ner, "one", "--pair=two"], "text 1: this model judges single texts"),
+        ([ner], "give either texts, or both --input and --output"),
+        (["--workdir=", "one"], "--workdir is missing"),
+        ([ner, f"--input={folder}", "--output=out"], "is a directory; name a file"),
+        ([ner, "one", "--config.data.txt_column=a"], "config.data.txt_column: there is no such key"),
+        ([ner, f"--input={folder}/{'n' * 300}.txt", "--output=out"], "File name too long"),
+    ]
+    run = subprocess.run(
+        [sys.executable, "-c", RUN_MANY],
+        input=json.dumps([words for words, _ in cases]),
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    for (words, message), (code, output, errors) in zip(cases, json.loads(run.stdout), strict=True):
+        assert (code, output) == (2, "") and errors.startswith("error: ") and message in errors, (words, code, errors)
 
 
 def test_the_program_writes_to_a_stream_results_alone(runs: dict[str, pathlib.Path], folder: pathlib.Path) -> None:
@@ -224,9 +261,3 @@ def test_the_program_stopped_by_sigterm_leaves_nothing(runs: dict[str, pathlib.P
     child.stderr.close()
     assert second.returncode == 2 and f"process {child.pid} on".encode() in second.stderr
     assert not list(place.iterdir())
-
-
-def test_the_program_says_how_to_give_a_pair(runs: dict[str, pathlib.Path]) -> None:
-    done = call(f"--workdir={runs['pairs']}", "one text")
-    assert done.returncode == 2
-    assert b'text 1: this model judges pairs of texts: give the second one as --pair="TEXT", or' in done.stderr

@@ -168,7 +168,7 @@ def read_config_values(workdir: pathlib.Path) -> dict[str, Any]:
 def read_report(workdir: pathlib.Path) -> dict[str, Any]:
     """Returns report.json of a finished run; UserError for one that is cut."""
     try:
-        return files.read_json(workdir / JSON_FILE)
+        return files.read_object(workdir / JSON_FILE)
     except UserError as error:
         raise UserError(f"{error} Remove it: the same command then scores the run again.") from error
 
