@@ -52,7 +52,12 @@ def user_path(value: str | os.PathLike[str], option: str) -> pathlib.Path:
             "bucket (gcsfuse, mountpoint-s3), or use a local path and copy the result afterwards (gcloud storage cp, "
             "aws s3 cp)."
         )
-    return pathlib.Path(os.path.expanduser(text))
+    return expanded(text)
+
+
+def expanded(path: str) -> pathlib.Path:
+    """Returns a path with ~ expanded; ~NAME of nobody stays as it is (pathlib's own would raise)."""
+    return pathlib.Path(os.path.expanduser(path))
 
 
 def output_file(value: str | os.PathLike[str], option: str) -> pathlib.Path:

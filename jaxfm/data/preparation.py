@@ -164,7 +164,7 @@ def _check(settings: Preparation) -> None:
 
 def _read_contamination(names: Iterable[str]) -> deduplication.Contamination:
     def texts(name: str) -> Iterator[str]:
-        path = pathlib.Path(name).expanduser()
+        path = files.expanded(name)
         if path.is_file():
             kind = "jsonl" if ".json" in path.suffixes or ".jsonl" in path.suffixes else "text"
             splits = open_corpus(f"{kind}:train={path}").splits

@@ -126,8 +126,11 @@ def test_files_that_are_cut_are_named(run: pathlib.Path, folder: pathlib.Path, c
 def test_a_config_of_another_jaxfm_is_named(run: pathlib.Path) -> None:
     for values, message in (
         ({"version": 7}, r"config\.json: has version 7, but this jaxfm reads versions up to 1"),
-        ({"config": {"trian": {}}}, r"config\.json: config\.trian: there is no such key. Did you mean 'train'"),
-        ({"config": []}, r"config\.json: is not a config written by jaxfm"),
+        (
+            {"version": 1, "config": {"trian": {}}},
+            r"config\.json: config\.trian: there is no such key. Did you mean 'train'",
+        ),
+        ({"version": 1, "config": []}, r"config\.json: is not a config written by jaxfm"),
     ):
         change(run / "config.json", **values)
         with pytest.raises(UserError, match=message):
