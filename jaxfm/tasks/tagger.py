@@ -121,6 +121,14 @@ def encode(
     return Encoded(windows, rows, tuple(len(words) for words in sentences))
 
 
+def words_of_record(record: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+    """Returns (word, start, end) of each word of a record's text, or of its "tokens" with a space between them."""
+    if "tokens" not in record:
+        return words_with_offsets(str(record["text"]))
+    ends = np.cumsum([len(word) + 1 for word in record["tokens"]])
+    return [(word, int(end) - len(word) - 1, int(end) - 1) for word, end in zip(record["tokens"], ends, strict=True)]
+
+
 @dataclasses.dataclass(frozen=True)
 class EncodedTexts:
     """Texts as words with their offsets, and the packed rows of those words."""
@@ -144,6 +152,7 @@ class Tagger:
     calibration: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     records_at_once = 2048
+    takes_words = True
     pairs = False
 
     @property
@@ -170,8 +179,8 @@ class Tagger:
         A model trained with document context gets it here too: neighbouring records are one document, and a record
         without words (an empty line) ends it.
         """
-        texts = tuple(str(record["text"]) for record in records)
-        words = tuple(words_with_offsets(text) for text in texts)
+        words = tuple(words_of_record(record) for record in records)
+        texts = tuple(" ".join(record["tokens"]) if "tokens" in record else str(record["text"]) for record in records)
         ended = np.cumsum([not found for found in words])
         encoded = encode(
             self.model,
