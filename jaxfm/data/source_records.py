@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from jaxfm.data import tagging
+from jaxfm.data.spans import MarkedText
 from jaxfm.errors import UserError, did_you_mean
 
 # testa and testb are the CoNLL-2003 names of the development and the test part.
@@ -43,12 +44,16 @@ USUAL_COLUMNS = Columns()
 
 
 class RawSentence(NamedTuple):
-    """One sentence as read: tags are well-formed, but in the scheme of the source."""
+    """One sentence as read: tags are well-formed, but in the scheme of the source.
+
+    `marked` is the text that the words were split from, where the source has entities in characters.
+    """
 
     words: list[str]
     tags: list[str]
     document: int
     origin: str
+    marked: MarkedText | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ from jaxfm.data.source_records import (
     require_split,
 )
 from jaxfm.data.source_tfds import find_tfds
+from jaxfm.data.spans import MarkedText
 from jaxfm.errors import UserError
 
 
@@ -33,12 +34,14 @@ class TaggedSentence:
         tags: strict BIO (IOB2), as many as words.
         document: number from 0 of its document in the split; sentences of one document are neighbours.
         origin: where it was read, "dir/train.conll:12" (the line of its first word) or "tfds:conll2003/train[17]".
+        marked: the text that the words were split from, where the source has entities in characters.
     """
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
     document: int
     origin: str
+    marked: MarkedText | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +99,11 @@ def _finish(name: str, raw: RawSplit, scheme: str) -> TaggedSplit:
             strict = tagging.write_tags(spans, len(tags), scheme)
             broken += sum(map(operator.ne, tags, strict))
             tags = map(sys.intern, tagging.write_tags(spans, len(tags)))
-        sentences.append(TaggedSentence(tuple(sentence.words), tuple(tags), sentence.document, sentence.origin))
+        sentences.append(
+            TaggedSentence(
+                tuple(sentence.words), tuple(tags), sentence.document, sentence.origin, marked=sentence.marked
+            )
+        )
     note = f"{name}: {len(sentences)} sentences, {entities} entities from {raw.place}; tags {scheme}"
     note += "" if scheme == "BIO" else ", converted to BIO"
     if broken:
