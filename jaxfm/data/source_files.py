@@ -45,13 +45,17 @@ def find_split_files(rest: str, kind: str, suffixes: Sequence[str]) -> tuple[dic
     """Returns the file of each split that there is, and what the place holds, for error messages.
 
     `rest` is a folder (files with a suffix of `suffixes`, or named like CoNLL-2003's eng.testa), a glob, one file, or
-    `train=PATH,valid=PATH,test=PATH`. A file's split is the word train, valid, dev, test ... in its name.
+    `train=PATH,valid=PATH,test=PATH`. A file's split is the word train, valid, dev, test ... in its name; one file
+    without such a word is train.
     Raises UserError: nothing there, two files for one split, a name with two splits.
     """
     if not rest:
         raise UserError(f"{kind}: needs a folder, a glob or train=PATH,valid=PATH,test=PATH after the colon.")
     if _EXPLICIT.match(rest):
         return _explicit(rest, kind)
+    place = pathlib.Path(rest).expanduser()
+    if place.is_file() and _split_of(place, kind) is None:
+        return {"train": place}, f"{place} is one file"
     paths, listed = _paths(rest, kind, suffixes)
     return _by_split(paths, rest, kind, suffixes, listed), listed
 
@@ -311,7 +315,11 @@ def _is_data(name: str, suffixes: Sequence[str]) -> bool:
 
 
 def _split_of(path: pathlib.Path, kind: str) -> str | None:
-    splits = {split for split in map(canonical_split, _stem_words(path.name)) if split}
+    words = _stem_words(path.name)
+    splits = {split for split in map(canonical_split, words) if split}
+    if not splits:  # wnut17train
+        parts = re.split(r"[\W\d_]+", path.name.lower())
+        splits = {split for split in map(canonical_split, parts) if split}
     if len(splits) > 1:
         names = " and ".join(split for split in SPLIT_NAMES if split in splits)
         raise UserError(f"{path}: the name speaks of {names}: say which, as {kind}:train={path},...")
