@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import operator
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from jaxfm.data import tagging
 from jaxfm.data.conll import find_conll
@@ -22,6 +22,7 @@ from jaxfm.data.source_records import (
 )
 from jaxfm.data.source_tfds import find_tfds
 from jaxfm.data.spans import MarkedText
+from jaxfm.data.tag_forms import find_form
 from jaxfm.errors import UserError
 
 
@@ -83,14 +84,25 @@ def read_tagged(
             others = f" ({found.others})" if found.others else ""
             raise UserError(f"{source} has no split {split!r}; there is: {listed}{others}.")
         raw[split] = found.readers[split]()
+    seen: dict[str, str] = {}
+    for split in reversed(raw.values()):
+        seen |= split.tags
+    form = find_form(seen, next(iter(raw.values())).hint if raw else "")
+    if not form.usual:
+        raw = {name: _in_usual_form(split, form.names) for name, split in raw.items()}
     try:
         scheme = tagging.detect_scheme(sentence.tags for split in raw.values() for sentence in split.sentences)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
-    return {name: _finish(name, split, scheme) for name, split in raw.items()}
+    return {name: _finish(name, split, scheme, form.note) for name, split in raw.items()}
 
 
-def _finish(name: str, raw: RawSplit, scheme: str) -> TaggedSplit:
+def _in_usual_form(raw: RawSplit, names: Mapping[str, str]) -> RawSplit:
+    sentences = [sentence._replace(tags=[names[tag] for tag in sentence.tags]) for sentence in raw.sentences]
+    return dataclasses.replace(raw, sentences=sentences)
+
+
+def _finish(name: str, raw: RawSplit, scheme: str, form_note: str) -> TaggedSplit:
     sentences = []
     entities = broken = 0
     for sentence in raw.sentences:
@@ -108,6 +120,7 @@ def _finish(name: str, raw: RawSplit, scheme: str) -> TaggedSplit:
         )
     note = f"{name}: {len(sentences)} sentences, {entities} entities from {raw.place}; tags {scheme}"
     note += "" if scheme == "BIO" else ", converted to BIO"
+    note += "".join(f"; {text}" for text in (form_note, *raw.notes) if text)
     if broken:
         note += f"; {broken} tags that break {scheme} repaired"
     if raw.documents == "marked":
