@@ -137,6 +137,11 @@ def check_unicode(text: str) -> None:
         )
 
 
+def marks_continuing_pieces(tokenizer: "PreTrainedTokenizerFast") -> bool:
+    """Returns whether a piece says that it continues a word ("##ing")."""
+    return bool(getattr(tokenizer.backend_tokenizer.model, "continuing_subword_prefix", None))
+
+
 class PipelineWords(NamedTuple):
     """The words of a text as transformers' pipeline has them: their offsets in characters, and the pieces of each."""
 
@@ -153,7 +158,7 @@ def pipeline_words(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str]) -
 
     Raises UserError for a text that is not valid Unicode.
     """
-    marks_parts = bool(getattr(tokenizer.backend_tokenizer.model, "continuing_subword_prefix", None))
+    marks_parts = marks_continuing_pieces(tokenizer)
     found = []
     for first in range(0, len(texts), _SENTENCES_PER_CALL):
         chunk = list(texts[first : first + _SENTENCES_PER_CALL])

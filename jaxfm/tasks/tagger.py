@@ -15,7 +15,7 @@ from flax import nnx
 from jaxfm import files
 from jaxfm.data.packing import PackedRows, build_rows
 from jaxfm.data.tagging import entity_spans
-from jaxfm.data.tokenization import encode_words, pipeline_words
+from jaxfm.data.tokenization import encode_words, marks_continuing_pieces, pipeline_words
 from jaxfm.data.windows import Windows, make_windows
 from jaxfm.data.words import COARSE, words_of
 from jaxfm.errors import UserError, did_you_mean
@@ -25,6 +25,7 @@ from jaxfm.models.heads import TokenClassifier
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.tasks.calibration import probabilities
 from jaxfm.tasks.losses import ClassLoss
+from jaxfm.tasks.model_card import tagger_card
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -274,7 +275,7 @@ class Tagger:
         return [result["text"], *(found or ["  (no entities)"])]
 
     def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
-        """Writes what AutoModelForTokenClassification and AutoTokenizer open."""
+        """Writes what AutoModelForTokenClassification and AutoTokenizer open, and a model card (README.md)."""
         pad = self.tokenizer.pad_token_id
         assert isinstance(pad, int), "see check_tokenizer"
         config = hf_config(
@@ -283,6 +284,13 @@ class Tagger:
         files.write_json(folder / "config.json", config)
         write_tensors(folder / "model.safetensors", self.model.encoder, params)
         self.tokenizer.save_pretrained(folder)
+        card = tagger_card(
+            self.model.labels,
+            splitter=self.model.splitter,
+            marks_parts=marks_continuing_pieces(self.tokenizer),
+            window=self.model.encoder.max_positions,
+        )
+        files.write_text(folder / "README.md", card)
 
 
 def with_words(predictor: Any, words: str) -> Any:
