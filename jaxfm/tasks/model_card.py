@@ -61,7 +61,7 @@ A text longer than {window} tokens is cut off by the pipeline unless it is given
 """
 _RUN_WORDS = {
     True: "Each punctuation mark and symbol was a word in training (`York-based` is `York` `-` `based`).",
-    False: "Words in training were those of news corpora: marks inside a word stay in it (`York-based`, `U.N.`, `3.5`).",
+    False: "Words in training were those of news corpora: marks inside a word are part of it (`York-based`, `U.N.`).",
 }
 _PIPELINE_WORDS = {
     True: "every punctuation mark is one (`York-based` is `York` `-` `based`)",
