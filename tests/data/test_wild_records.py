@@ -147,7 +147,7 @@ ANN = "T1\tPER 0 5\tAda L\nT2\tLOC 17 25\tNew York\nR1\tMet Arg1:T1 Arg2:T2\n#1\
 BRAT_GOLD = ["Ada/B-PER L/I-PER met/O", "Zoe/O in/O New/B-LOC York/I-LOC ./O"]
 
 
-def brat(folder, text=BRAT, ann=ANN, where="train"):
+def brat(folder, text: str | bytes | None = BRAT, ann: str | None = ANN, where="train"):
     (folder / where).mkdir(exist_ok=True)
     for name, content in (("a.txt", text), ("a.ann", ann)):
         if content is not None:
