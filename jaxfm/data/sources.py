@@ -68,8 +68,10 @@ def available_splits(source: str, columns: Columns = USUAL_COLUMNS) -> tuple[str
     return tuple(split for split in SPLIT_NAMES if split in found.readers)
 
 
-def read_tagged(source: str, splits: Sequence[str], *, columns: Columns = USUAL_COLUMNS) -> dict[str, TaggedSplit]:
-    """Reads the splits asked for (train, valid, test, or another usual name of them) of a source.
+def read_tagged(
+    source: str, splits: Sequence[str] | None, *, columns: Columns = USUAL_COLUMNS
+) -> dict[str, TaggedSplit]:
+    """Reads the splits asked for (train, valid, test, or another usual name of them; None: all) of a source.
 
     Sources: see `_FORMS`. Entities of any tag scheme become strict BIO; the scheme is found
     on all these splits together, since a small one may not show it. An I- that starts an entity in BIO data becomes B-.
@@ -77,7 +79,7 @@ def read_tagged(source: str, splits: Sequence[str], *, columns: Columns = USUAL_
     """
     found = _find(source, columns)
     raw: dict[str, RawSplit] = {}
-    for name in splits:
+    for name in [name for name in SPLIT_NAMES if name in found.readers] if splits is None else splits:
         split = require_split(name)
         if split not in found.readers:
             listed = ", ".join(split for split in SPLIT_NAMES if split in found.readers) or "none of the usual ones"

@@ -1,11 +1,10 @@
-"""Words to pieces with a Hugging Face fast tokenizer, and raw text to words with character offsets."""
+"""Words to pieces with a Hugging Face fast tokenizer, and raw text to the words of transformers' pipeline."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from jaxfm.data.words import words_of
 from jaxfm.errors import UserError
 
 if TYPE_CHECKING:
@@ -129,6 +128,65 @@ def encode_words(tokenizer: "PreTrainedTokenizerFast", sentences: Sequence[Seque
     return encoded
 
 
-def words_with_offsets(text: str) -> list[tuple[str, int, int]]:
-    """Splits raw text into (word, start, end), offsets in characters, `text[start:end] == word`; see `words_of`."""
-    return [(text[start:end], start, end) for start, end in words_of(text)]
+def check_unicode(text: str) -> None:
+    """Raises UserError for a text with half of a surrogate pair, which JSON can hold and no tokenizer takes."""
+    if not _is_unicode(text):
+        at = next(place for place, character in enumerate(text) if "\ud800" <= character <= "\udfff")
+        raise UserError(
+            f"the text {text[:40]!a} holds half of a surrogate pair at character {at}, which is no character: repair it"
+        )
+
+
+def marks_continuing_pieces(tokenizer: "PreTrainedTokenizerFast") -> bool:
+    """Returns whether a piece says that it continues a word ("##ing")."""
+    return bool(getattr(tokenizer.backend_tokenizer.model, "continuing_subword_prefix", None))
+
+
+class PipelineWords(NamedTuple):
+    """The words of a text as transformers' pipeline has them: their offsets in characters, and the pieces of each."""
+
+    offsets: list[tuple[int, int]]
+    pieces: list[list[int]]
+
+
+def pipeline_words(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str]) -> list[PipelineWords]:
+    """Splits raw texts into words as transformers' TokenClassificationPipeline does with an aggregation strategy.
+
+    The text is tokenized as a whole. A piece goes on with the word before it where, for a tokenizer that marks
+    continuing pieces ("##ing"), it is not as long as its characters in the text; for any other, where no space is
+    before it. The unknown token always starts a word (gather_pre_entities and aggregate_words of transformers 4 and 5).
+
+    Raises UserError for a text that is not valid Unicode.
+    """
+    marks_parts = marks_continuing_pieces(tokenizer)
+    found = []
+    for first in range(0, len(texts), _SENTENCES_PER_CALL):
+        chunk = list(texts[first : first + _SENTENCES_PER_CALL])
+        for text in chunk:
+            check_unicode(text)
+        batch = tokenizer(
+            chunk,
+            add_special_tokens=False,
+            truncation=False,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        for text, encoding in zip(chunk, batch.encodings or (), strict=True):
+            words = PipelineWords([], [])
+            for piece, token, (start, end) in zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True):
+                if piece == tokenizer.unk_token_id:
+                    goes_on = False
+                elif marks_parts:
+                    goes_on = len(token) != end - start
+                else:
+                    goes_on = start > 0 and " " not in text[start - 1 : start + 1]
+                if goes_on and words.pieces:
+                    words.offsets[-1] = (words.offsets[-1][0], end)
+                    words.pieces[-1].append(piece)
+                else:
+                    words.offsets.append((start, end))
+                    words.pieces.append([piece])
+            found.append(words)
+    return found

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from jaxfm.data.spans import check_spans, flat_spans, mark_words
 from jaxfm.data.tagging import entity_spans
-from jaxfm.data.words import words_of
+from jaxfm.data.words import COARSE, words_of
 from jaxfm.errors import UserError
 
 
@@ -23,7 +23,7 @@ from jaxfm.errors import UserError
     ],
 )
 def test_an_entity_takes_every_word_that_it_touches(text, spans, tags, inside, lost):
-    marks = mark_words(words_of(text), spans)
+    marks = mark_words(words_of(text, COARSE), spans)
     assert (" ".join(marks.tags), marks.inside, marks.lost) == (tags, inside, lost)
 
 
@@ -63,7 +63,7 @@ def test_every_entity_is_kept_left_out_or_lost(text, spans):
     kept, left_out = flat_spans(checked)
     assert len(kept) + left_out == len(checked)
     assert all(a[1] <= b[0] for a, b in zip(kept, kept[1:], strict=False))
-    words = words_of(text)
+    words = words_of(text, COARSE)
     marks = mark_words(words, kept)
     found = entity_spans(marks.tags)
     assert len(found) + marks.lost == len(kept)
