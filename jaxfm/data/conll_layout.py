@@ -123,6 +123,8 @@ def find_layout(path: pathlib.Path, columns: Columns) -> Layout:
         rows[:1] = [(*rows[0][:2], True)] if rows else []
     place = f"{path}:{number}"
     numbers = bare.count > 2 and _is_numbered(rows)
+    if numbers:
+        rows = [row for row in rows if row[1][0].isdigit()]
     tag, misc, notes = _find_tag(path, rows, bare, columns, numbers)
     if columns.words_column:
         word = _column_number("data.words_column", columns.words_column, bare.count, place)
@@ -216,10 +218,11 @@ def _find_tag(
     if layout.count == 2 and kinds[last] is None and kinds[0]:
         return 0, False, ["tags from column 0, words from column 1"]
     if kinds[last] is not None and entities:
-        outer = _outer_layer(path, layout, kinds, entities)
+        layers = numbers and len(entities) == last - 2  # nothing but tags after the word, as in GermEval 2014
+        outer = entities[0] if layers else _outer_layer(path, layout, kinds, entities)
         if outer is None:
             return last, False, []
-        note = f"tags from column {outer}; column {last} has tags of the same types, as nested entities or predictions"
+        note = f"tags from column {outer}; column {last} has tags too, as nested entities or predictions"
         return outer, False, [f"{note} have: data.tags_column={last} reads those"]
     if kinds[last] is None and len(entities) == 1:
         return entities[0], False, [f"tags from column {entities[0]}, as the last one holds none"]

@@ -128,6 +128,39 @@ def find_table_files(rest: str, kind: str, suffixes: Sequence[str]) -> tuple[dic
     return {split: kept[path] for split, path in files.items()}, listed
 
 
+def split_folders(rest: str, kind: str, suffix: str) -> tuple[dict[str, pathlib.Path], str]:
+    """Returns the folder of each split that there is, and what the place holds, for error messages.
+
+    `rest` is `train=DIR,valid=DIR,test=DIR`, or a folder: of folders named after splits, or of files with `suffix`,
+    which are of the split that its name says, else train. Raises UserError: nothing there, two folders for one split.
+    """
+    if not rest:
+        raise UserError(f"{kind}: needs a folder or train=DIR,valid=DIR,test=DIR after the colon.")
+    folders: dict[str, pathlib.Path] = {}
+    if _EXPLICIT.match(rest):
+        named = [(require_split(name), pathlib.Path(value).expanduser()) for name, value in _parts(rest)]
+    else:
+        place = pathlib.Path(rest).expanduser()
+        if not place.is_dir():
+            raise UserError(f"{kind}:{rest}: no such folder; {_nearest_folder(place)}.")
+        inner = [(_split_of(folder, kind), folder) for folder in sorted(place.iterdir()) if folder.is_dir()]
+        named = [(split, folder) for split, folder in inner if split]
+        if not named and any(place.glob(f"*{suffix}")):
+            named = [(_split_of(place, kind) or "train", place)]
+        if not named:
+            raise UserError(
+                f"{kind}:{rest}: neither a folder named train, valid (dev) or test nor a file with the suffix "
+                f"{suffix}; {_nearest_folder(place)}."
+            )
+    for split, folder in named:
+        if split in folders:
+            raise UserError(f"{kind}:{rest}: both {folders[split]} and {folder} could be the split {split!r}.")
+        if not folder.is_dir():
+            raise UserError(f"{kind}:{rest}: {folder} is no folder; {_nearest_folder(folder)}.")
+        folders[split] = folder
+    return folders, f"the folders {_listing([str(folder) for folder in folders.values()])}"
+
+
 def numbered_lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
     """Yields (number from 1, text without line end) of a text file, gzip by its suffix.
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from jaxfm.data import tagging
 from jaxfm.data.conll import find_conll
-from jaxfm.data.source_hf import find_hf
+from jaxfm.data.source_brat import find_brat
+from jaxfm.data.source_hf import find_hf_tables
 from jaxfm.data.source_jsonl import find_jsonl
 from jaxfm.data.source_records import (
     SPLIT_NAMES,
@@ -20,6 +21,7 @@ from jaxfm.data.source_records import (
     parse_source,
     require_split,
 )
+from jaxfm.data.source_tagged import find_tagged_table, tagged_splits
 from jaxfm.data.source_tfds import find_tfds
 from jaxfm.data.spans import MarkedText
 from jaxfm.data.tag_forms import find_form
@@ -71,7 +73,7 @@ def read_tagged(
 ) -> dict[str, TaggedSplit]:
     """Reads the splits asked for (train, valid, test, or another usual name of them; None: all) of a source.
 
-    Sources: quickstart, conll:, jsonl:, tfds:, hf:. Entities of any tag scheme become strict BIO; the scheme is found
+    Sources: see `_FORMS`. Entities of any tag scheme become strict BIO; the scheme is found
     on all these splits together, since a small one may not show it. An I- that starts an entity in BIO data becomes B-.
     Raises UserError: unknown source or split, a split absent or empty, and all that the source's reader finds.
     """
@@ -139,6 +141,10 @@ def _find(source: str, columns: Columns) -> Splits:
     return _FINDERS[kind](rest, columns)
 
 
+def _find_hf(rest: str, columns: Columns) -> Splits:
+    return tagged_splits(find_hf_tables(rest, {}, files=_FILES), columns)
+
+
 def _find_quickstart(rest: str, columns: Columns) -> Splits:
     return Splits({split: functools.partial(_read_quickstart, split) for split in SPLIT_NAMES})
 
@@ -157,11 +163,24 @@ def _read_quickstart(name: str) -> RawSplit:
     return split.finish("none")
 
 
-_FORMS = ("quickstart", "conll:DIR", "jsonl:DIR", "tfds:NAME", "hf:OWNER/NAME")
+_FORMS = (
+    "quickstart",
+    "conll:DIR",
+    "jsonl:DIR",
+    "brat:DIR",
+    "csv:DIR",
+    "tsv:DIR",
+    "parquet:DIR",
+    "tfds:NAME",
+    "hf:OWNER/NAME",
+)
+_FILES = "conll:DIR, jsonl:DIR, brat:DIR, csv:DIR or parquet:DIR"
 _FINDERS: dict[str, Callable[[str, Columns], Splits]] = {
     "quickstart": _find_quickstart,
     "conll": find_conll,
     "jsonl": find_jsonl,
+    "brat": find_brat,
+    **{kind: functools.partial(find_tagged_table, kind) for kind in ("csv", "tsv", "parquet")},
     "tfds": find_tfds,
-    "hf": find_hf,
+    "hf": _find_hf,
 }
