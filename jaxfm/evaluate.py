@@ -2,7 +2,9 @@
 or two against each other, example by example: `--compare=runs/a,runs/b`.
 """
 
+import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -10,6 +12,7 @@ from jax.sharding import Mesh
 
 from jaxfm import files, program
 from jaxfm.config import Config, MeshConfig
+from jaxfm.data.source_records import require_split
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.writers import to_json
@@ -27,23 +30,37 @@ from jaxfm.training.setup import compute_dtype, scans_layers
 
 USAGE = (
     "usage: python -m jaxfm.evaluate (--workdir=DIR | --compare=DIR,DIR) [--split=test] [--source=URI] "
-    "[--output=FILE.json]"
+    "[--output=FILE.json]\n  [--config.data.words_column=NAME, tags_column, document_column, text_column, pair_column, "
+    "label_column]"
 )
+COLUMNS = ("words_column", "tags_column", "document_column", "text_column", "pair_column", "label_column")
 
 
 def evaluate(
-    workdir: str | pathlib.Path, split: str = "test", source: str | None = None, progress: Progress | None = None
+    workdir: str | pathlib.Path,
+    split: str = "test",
+    source: str | None = None,
+    progress: Progress | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Evaluation:
     """Scores the run's chosen checkpoint on a split of its own source or of another one with the same labels.
 
     Probabilities are calibrated as the run's validation split asks for; each metric has its interval under "intervals".
 
+    Args:
+      workdir: a run directory.
+      split: train, valid or test, or another usual name of them (dev, validation, testb ...).
+      source: URI of other data.
+      progress: where to show how far it is.
+      columns: `words_column`, `label_column` and the like of `config.data`, where they are not those of the run.
+
     Raises:
       UserError: no run or checkpoint there, no such split, a label the model does not know; or not all processes of
         a run of several agree.
     """
-    workdir = pathlib.Path(workdir)
+    workdir, split = files.user_path(workdir, "--workdir"), require_split(split)
     config = workdirs.read_config(workdir)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, **dict(columns or {})))
     facts = workdirs.identity(workdir, config) | {"--split": split, "--source": source}
     distributed.agree("start", facts, soon=True)
     task = registry.reopen(workdir, config, source or config.data.source, split)
@@ -70,10 +87,11 @@ def compare(
     split: str = "test",
     source: str | None = None,
     progress: Progress | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Scores two runs on the same examples, and says of every metric that both have how sure its difference is.
 
-    Each run is scored on the split of its own source unless there is a `source` for both.
+    Each run is scored on the split of its own source unless there is a `source` for both; further as `evaluate`.
 
     Raises:
       UserError: as `evaluate`; or the two runs' splits are not the same examples with the same gold targets.
@@ -81,7 +99,7 @@ def compare(
     names = (str(a), str(b))
     pair = []
     for workdir in names:
-        resample = evaluate(workdir, split, source, progress).resample
+        resample = evaluate(workdir, split, source, progress, columns).resample
         if resample is None:
             raise UserError(f"--compare={','.join(names)}: the task of {workdir} is not scored by independent units.")
         pair.append(resample)
@@ -100,34 +118,37 @@ def _mesh(config: Config) -> tuple[Mesh, str]:
 def main() -> None:
     """The program."""
     values = flags.FLAGS
-    if (values.workdir is None) == (values.compare is None):
+    if bool(values.workdir) == bool(values.compare):
         raise UserError(f"give one of --workdir and --compare.\n{USAGE}")
-    pair = [] if values.compare is None else values.compare.split(",")
-    if values.compare is not None and (len(pair) != 2 or not all(pair)):
+    pair = values.compare.split(",") if values.compare else []
+    if pair and (len(pair) != 2 or not all(pair)):
         raise UserError(f"--compare={values.compare}: needs two run directories with a comma between them.\n{USAGE}")
+    split, columns = require_split(values.split), program.given_columns(COLUMNS)
+    output = None if values.output is None else files.output_file(values.output, "--output")
     program.join()
     progress = Progress(0, quiet=not distributed.is_main())
-    asked = {"split": values.split, "source": values.source}
+    asked = {"split": split, "source": values.source}
     if pair:
-        comparison = compare(pair[0], pair[1], values.split, values.source, progress)
-        tables, found = resampling.comparison_tables(comparison, values.split), asked | comparison.to_dict()
+        comparison = compare(pair[0], pair[1], split, values.source, progress, columns)
+        tables, found = resampling.comparison_tables(comparison, split), asked | comparison.to_dict()
     else:
-        evaluation = evaluate(values.workdir, values.split, values.source, progress)
+        evaluation = evaluate(values.workdir, split, values.source, progress, columns)
         tables = evaluation.tables
         found: dict[str, Any] = {"workdir": values.workdir, **asked, "scores": dict(evaluation.scores)}
     for table in tables:
         progress.table(table)
     if pair:
         progress.say(f"\n{resampling.HOW_TO_READ}")
-    if values.output is not None and distributed.is_main():
-        files.write_json(values.output, to_json(found))
+    if output is not None and distributed.is_main():
+        files.write_json(output, to_json(found))
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "A run directory.")
     flags.DEFINE_string("compare", None, "Two run directories, with a comma between them.")
-    flags.DEFINE_string("split", "test", "train, valid or test.")
+    flags.DEFINE_string("split", "test", "train, valid or test, or another usual name of them (dev, testb ...).")
     flags.DEFINE_string("source", None, "Data to score on; the run's own if not given.")
     flags.DEFINE_string("output", None, "A JSON file for the scores.")
+    program.define_column_flags(COLUMNS)
     program.define_process_flags()
     program.run(main, USAGE)

@@ -32,9 +32,7 @@ def export(workdir: str | pathlib.Path, output: str | pathlib.Path, format: str 
     """
     if format not in FORMATS:
         raise UserError(f"--format={format}: {did_you_mean(format, FORMATS)}")
-    workdir, output = pathlib.Path(workdir), pathlib.Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"--output={output}: is there already. Name a new directory.")
+    workdir, output = files.user_path(workdir, "--workdir"), files.output_directory(output, "--output")
     exporter = registry.open_exporter(workdir)
     only_mergeable(exporter.encoder, format)
     base = peft.base_model(exporter.encoder, workdirs.read_config(workdir).model.init) if format == "peft" else ""
@@ -42,7 +40,8 @@ def export(workdir: str | pathlib.Path, output: str | pathlib.Path, format: str 
     _, params, _ = restore_params(workdir, lambda rngs: exporter.make_model(rngs, dtype=compute_dtype("f32")), mesh)
     adapted = to_host(params)
     _, merged = merge_low_rank(exporter.encoder, adapted)
-    with files.atomic_directory(output) as folder:
+    with files.held(files.lock_beside(output), f"--output={output}"), files.atomic_directory(output) as folder:
+        files.output_directory(output, "--output")  # another process may have been here
         if format == "hf":
             exporter.write_hf(folder, merged)
         else:
@@ -57,8 +56,8 @@ def export(workdir: str | pathlib.Path, output: str | pathlib.Path, format: str 
 def main() -> None:
     """The program."""
     values = flags.FLAGS
-    if values.workdir is None or values.output is None:
-        raise UserError(f"--{'workdir' if values.workdir is None else 'output'} is missing.\n{USAGE}")
+    if not values.workdir or not values.output:
+        raise UserError(f"--{'output' if values.workdir else 'workdir'} is missing.\n{USAGE}")
     print(f"written: {export(values.workdir, values.output, values.format)}")
 
 

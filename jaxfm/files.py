@@ -1,16 +1,95 @@
-"""Files that are whole or not there: everything jaxfm writes beside checkpoints goes through here."""
+"""Files that are whole or absent, and who may write them: what jaxfm writes beside checkpoints goes through here."""
 
 import contextlib
+import errno
 import fcntl
 import json
+import logging
 import os
 import pathlib
+import re
 import shutil
+import signal
+import socket
+import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
+from types import FrameType
 from typing import IO, Any
 
 from jaxfm.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+EXIT_TERMINATED = 143  # 128 + SIGTERM, as shells say it
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+# What a file system without locks says of one.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+
+
+class Terminated(SystemExit):
+    """SIGTERM came while a file was half-written; what was written of it is removed on the way out."""
+
+    def __init__(self) -> None:
+        """The exit code is that of a process that SIGTERM ended."""
+        super().__init__(EXIT_TERMINATED)
+
+
+def user_path(value: str | os.PathLike[str], option: str) -> pathlib.Path:
+    """Returns a path that a user gave, with ~ expanded.
+
+    Raises:
+      UserError: a URL such as gs://bucket/run, naming `option` ("--workdir"); or an empty path.
+    """
+    text = os.fspath(value)
+    if not text:
+        raise UserError(f"{option}: is empty; name a path.")
+    if _URL.match(text):
+        raise UserError(
+            f"{option}={text}: is a URL, but jaxfm reads and writes paths of mounted file systems only. Mount the "
+            "bucket (gcsfuse, mountpoint-s3), or use a local path and copy the result afterwards (gcloud storage cp, "
+            "aws s3 cp)."
+        )
+    return expanded(text)
+
+
+def expanded(path: str) -> pathlib.Path:
+    """Returns a path with ~ expanded; ~NAME of nobody stays as it is (pathlib's own would raise)."""
+    return pathlib.Path(os.path.expanduser(path))
+
+
+def output_file(value: str | os.PathLike[str], option: str) -> pathlib.Path:
+    """Returns the path of a file that a user wants written; UserError where none can be."""
+    path = user_path(value, option)
+    if path.is_dir():
+        raise UserError(f"{option}={path}: is a directory; name a file in it.")
+    check_parents(path, option)
+    return path
+
+
+def output_directory(value: str | os.PathLike[str], option: str) -> pathlib.Path:
+    """Returns the path of a directory that a user wants made; UserError unless it is absent or empty."""
+    path = user_path(value, option)
+    check_parents(path, option)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{option}={path}: is there already. Name a new directory.")
+    return path
+
+
+def check_parents(path: pathlib.Path, option: str) -> None:
+    """Raises UserError naming `option` where a path leads through a file."""
+    for parent in path.parents:
+        if parent.is_dir():
+            return
+        if parent.exists():
+            raise UserError(f"{option}={path}: {parent} is a file, not a directory; name another place.")
+
+
+def is_stream(path: pathlib.Path) -> bool:
+    """Returns whether a path is a device or a pipe (/dev/stdout), which is written to and never replaced."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def user_cache() -> pathlib.Path:
@@ -22,23 +101,30 @@ def user_cache() -> pathlib.Path:
 def atomic_write(path: str | os.PathLike[str], *, binary: bool = False) -> Iterator[IO[Any]]:
     """Yields a file that takes the place of `path` only once it is written, flushed and closed.
 
-    Parent directories are made. On any exception the part-written file is removed and `path` stays as it was.
+    Parent directories are made. On any exception, and on SIGTERM, the part-written file is removed and `path` stays as
+    it was. A device or a pipe (/dev/stdout) is written to as it is.
     """
     target = pathlib.Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb" if binary else "w", encoding=None if binary else "utf-8") as file:
+    mode, encoding = ("wb", None) if binary else ("w", "utf-8")
+    if is_stream(target):
+        with open(target, mode, encoding=encoding) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files private; a result should be as readable as any other file of the user.
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _sigterm_raises():
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        try:
+            with os.fdopen(handle, mode, encoding=encoding) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            # mkstemp makes files private; a result should be as readable as any other file of the user.
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, target)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+            raise
 
 
 @contextlib.contextmanager
@@ -46,14 +132,130 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Yields an empty directory that takes the place of `path` (absent or empty) only when the block ends well."""
     target = pathlib.Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    with _sigterm_raises():
+        folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+        try:
+            yield folder
+            folder.chmod(0o777 & ~_umask())
+            os.replace(folder, target)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Makes SIGTERM an exception, so that what is half-written is removed; a handler that is there stays."""
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, stop)
     try:
-        yield folder
-        folder.chmod(0o777 & ~_umask())
-        os.replace(folder, target)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def held(lock: str | os.PathLike[str], what: str, *, wait: bool = False) -> Iterator[None]:
+    """Holds the lock file `lock` for this process; the file says who that is, and is removed in the end.
+
+    The system gives a lock free when its process ends, however it ends: a file that a killed process left is taken
+    over. On a file system without locks (some network ones) the file alone speaks: a holder that is alive on this
+    machine keeps others out, and a warning says that other machines are not kept out.
+
+    Args:
+      lock: the file; its directory is made if need be.
+      what: what is held, for the message: "--workdir=runs/ner".
+      wait: for its holder instead of raising.
+
+    Raises:
+      UserError: another process holds it; the message says which, where and since when.
+    """
+    path = pathlib.Path(lock)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = _acquire(path, what, wait)
+    try:
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(holder | {"command": " ".join(sys.argv)[:500]}).encode("utf-8", "replace"), 0)
+        yield
+    finally:
+        # While it is still held: whoever opened it before finds in `_acquire` that it is no longer the file there.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        os.close(handle)
+
+
+def lock_beside(path: pathlib.Path) -> pathlib.Path:
+    """Returns the lock file of something that will take the place of `path` in one step."""
+    return path.parent / f".{path.name}.lock"
+
+
+def _acquire(path: pathlib.Path, what: str, wait: bool) -> int:
+    """Returns the handle of the file of that name, locked."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                return handle
+            os.close(handle)
+        except FileNotFoundError:  # its holder has just removed it
+            os.close(handle)
+        except BlockingIOError:
+            holder = _holder(handle)
+            os.close(handle)
+            raise _is_held(what, holder) from None
+        except OSError as error:
+            holder = _holder(handle)
+            if error.errno not in _NO_LOCKS or _is_alive(holder):
+                os.close(handle)
+                if error.errno in _NO_LOCKS:
+                    raise _is_held(what, holder) from None
+                raise
+            logger.warning(
+                "%s: this file system has no locks (%s): processes on other machines are not kept from writing there.",
+                what,
+                error.strerror,
+            )
+            return handle
+
+
+def _is_held(what: str, holder: dict[str, Any]) -> UserError:
+    who = "another process"
+    if holder:
+        who = f"process {holder.get('pid')} on {holder.get('host')} (since {holder.get('since')})"
+    return UserError(f"{what}: {who} is writing there. Wait for it to end, or name another place.")
+
+
+def _holder(handle: int) -> dict[str, Any]:
+    """Returns what a lock file says of its holder; empty where that is not written yet."""
+    try:
+        found = json.loads(os.pread(handle, 10_000, 0))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_alive(holder: dict[str, Any]) -> bool:
+    """Returns whether a holder is a process of this machine that still runs."""
+    pid = holder.get("pid")
+    if holder.get("host") != socket.gethostname() or not isinstance(pid, int) or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @contextlib.contextmanager
@@ -97,8 +299,36 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Reads a JSON file written by `write_json`."""
-    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    """Reads a JSON file written by `write_json`; UserError for one that is cut, or was never JSON."""
+    try:
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is not JSON ({error}): it was cut or changed after it was written.") from error
+
+
+def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns the object in a JSON file; UserError as `read_json`, and for any other JSON value."""
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: is a JSON {type(values).__name__}, not an object written by jaxfm.")
+    return values
+
+
+def read_versioned(path: pathlib.Path, newest: int) -> dict[str, Any]:
+    """Returns the object in a JSON file without its "version"; one without is of the time before there were versions.
+
+    Raises UserError for what is no object, and for a version above `newest`, the greatest that this jaxfm knows.
+    """
+    values = read_object(path)
+    version = values.pop("version", 0)
+    if type(version) is not int or version < 0:
+        raise UserError(f"{path}: version is {version!r}, but must be a number: it was changed after it was written.")
+    if version > newest:
+        raise UserError(
+            f"{path}: has version {version}, but this jaxfm reads versions up to {newest}: update jaxfm to the one "
+            "that wrote it, or a later one."
+        )
+    return values
 
 
 def _umask() -> int:

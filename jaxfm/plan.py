@@ -5,7 +5,6 @@ Neither data nor weights nor a tokenizer need be there. See docs/scaling.md.
 """
 
 import logging
-import pathlib
 import sys
 
 import jax
@@ -77,7 +76,9 @@ def main() -> None:
     if values.output:
         whole = output.to_dict(best, values.price)
         others = [output.to_dict(each, values.price) for each in plans[1:]]
-        files.write_json(pathlib.Path(values.output), whole | ({"others": others} if values.sweep else {}))
+        files.write_json(
+            files.output_file(values.output, "--output"), whole | ({"others": others} if values.sweep else {})
+        )
     if not best.memory.fits:
         raise UserError(f"{best.settings['model']} does not fit {topology.name}: {advise(best)[0]}.")
 

@@ -1,18 +1,23 @@
 """Uses a trained model: `python -m jaxfm.predict --workdir=runs/ner "Ada met Charles in London." [more texts ...]`,
-or a line at a time, in bounded memory: `--input=FILE --output=OUT.jsonl`. Where a model judges pairs of texts, the
-second one follows behind a tab, or as --pair.
+or a file, in bounded memory: `--input=FILE --output=OUT.jsonl`. Where a model judges pairs of texts, the second one is
+--pair="TEXT", follows a tab, or has a column.
 """
 
+import contextlib
 import itertools
 import json
+import os
 import pathlib
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 from absl import flags
 
 from jaxfm import files, program
 from jaxfm.config import MeshConfig
+from jaxfm.data import source_unlabelled
+from jaxfm.data.source_unlabelled import Wanted
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.parallel.mesh import make_mesh
@@ -20,11 +25,15 @@ from jaxfm.tasks import registry
 from jaxfm.tasks.tagger import WORDS, with_words
 from jaxfm.tasks.task import Predictor
 from jaxfm.training import workdir as workdirs
-from jaxfm.training.evaluation import Evaluator, whole_batches
+from jaxfm.training.evaluation import Evaluator, bucket
 from jaxfm.training.restore import restore_params
 from jaxfm.training.setup import compute_dtype
 
 USAGE = 'usage: python -m jaxfm.predict --workdir=DIR ("TEXT" ... [--pair="TEXT"] | --input=FILE --output=FILE.jsonl)'
+COLUMNS = ("text_column", "pair_column", "words_column")
+
+Text = str | tuple[str, str] | Mapping[str, Any]
+"""A text, a pair of texts, or a record: {"text": ...}, also with "pair", with "tokens" (words) beside it or alone."""
 
 
 class Model:
@@ -32,7 +41,7 @@ class Model:
 
     def __init__(self, workdir: str | pathlib.Path, words: str = "run"):
         """Restores the run's chosen checkpoint; UserError when there is none. `words`: see `--words`."""
-        workdir = pathlib.Path(workdir)
+        workdir = files.user_path(workdir, "--workdir")
         self._predictor: Predictor = with_words(registry.open_predictor(workdir), words)
         config = workdirs.read_config(workdir)
         self._mesh = make_mesh(MeshConfig())
@@ -41,6 +50,7 @@ class Model:
             workdir, lambda rngs: self._predictor.make_model(rngs, dtype=dtype), self._mesh
         )
         self._batch_size = config.eval.batch_size
+        self._trained = {name: getattr(config.data, name) for name in (*COLUMNS, "label_column")}
         # One compiled function a batch size: small calls must not pay for a large batch.
         self._evaluators: dict[int, Evaluator] = {}
 
@@ -49,37 +59,74 @@ class Model:
         """Whether it judges pairs of texts."""
         return self._predictor.pairs
 
-    def __call__(self, texts: Iterable[str | tuple[str, str]]) -> list[dict[str, Any]]:
-        """Returns one result a text, or a pair of texts where the model judges pairs.
+    @property
+    def wanted(self) -> Wanted:
+        """What it reads."""
+        return Wanted(self._predictor.pairs, self._predictor.takes_words, trained=self._trained)
 
+    @overload
+    def __call__(self, texts: str | Mapping[str, Any]) -> dict[str, Any]: ...
+
+    @overload
+    def __call__(self, texts: Iterable[Text]) -> list[dict[str, Any]]: ...
+
+    def __call__(self, texts: Text | Iterable[Text]) -> dict[str, Any] | list[dict[str, Any]]:
+        """Returns the result of one text (a str or a record), or a list of one result each of several.
+
+        A pair of texts, (text, pair), stands in a list: [("A text.", "Another.")].
         NER: {"text", "entities": [{"type", "text", "start", "end", "score"}]}; classification: {"text", "label", ...}.
+
+        Raises:
+          UserError: what is no text ("text 3: ..."), a pair where the model judges single texts or the other way round.
         """
-        return list(
-            self.stream(
-                {"text": text} if isinstance(text, str) else {"text": text[0], "pair": text[1]} for text in texts
-            )
-        )
+        if isinstance(texts, str | Mapping):
+            return next(self.stream([self._record(texts, "the text")]))
+        if isinstance(texts, bytes) or hasattr(texts, "columns") or not isinstance(texts, Iterable):
+            raise UserError(f"a {type(texts).__name__} is neither a text nor a list of texts (such as one column).")
+        return list(self.stream(self._record(text, f"text {number}") for number, text in enumerate(texts, start=1)))
 
     def stream(self, records: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Yields one result a record ({"text": ...} or with "pair"), in order, as many at a time as the task says."""
+        """Yields one result a record ({"text": ...}, or with "pair"), in order, as many at a time as the task says.
+
+        An "id" of a record is copied to its result.
+        """
         iterator = iter(records)
         while chunk := list(itertools.islice(iterator, self._predictor.records_at_once)):
-            yield from self._predict(chunk)
+            for record, result in zip(chunk, self._predict(chunk), strict=True):
+                named = {"id": record["id"]} if "id" in record else {}
+                yield named | result
 
     def lines(self, result: Mapping[str, Any]) -> list[str]:
         """Returns a result as lines for a person."""
         return self._predictor.lines(result)
 
+    def _record(self, text: Any, origin: str) -> dict[str, Any]:
+        if isinstance(text, Mapping):
+            record = {name: text[name] for name in ("text", "pair", "tokens", "id") if name in text}
+        elif isinstance(text, tuple | list) and len(text) == 2:
+            record = {"text": text[0], "pair": text[1]}
+        else:
+            record = {"text": text}
+        return source_unlabelled.check_record({**record, "origin": origin}, self.wanted)
+
     def _predict(self, chunk: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         encoded = self._predictor.encode(chunk)
-        size = whole_batches(self._batch_size, max(len(encoded.rows), 1), self._mesh)
+        size = bucket(self._batch_size, len(encoded.rows), self._mesh)
         if size not in self._evaluators:
             self._evaluators[size] = Evaluator(self._predictor.outputs, self._graphdef, self._mesh, size)
         return self._predictor.decode(encoded, self._evaluators[size](self._params, encoded.rows))
 
 
-def predict(workdir: str | pathlib.Path, texts: Iterable[str | tuple[str, str]]) -> list[dict[str, Any]]:
-    """Returns one result a text with the model of a run; to call again and again, keep a `Model`."""
+@overload
+def predict(workdir: str | pathlib.Path, texts: str | Mapping[str, Any]) -> dict[str, Any]: ...
+
+
+@overload
+def predict(workdir: str | pathlib.Path, texts: Iterable[Text]) -> list[dict[str, Any]]: ...
+
+
+def predict(workdir: str | pathlib.Path, texts: Text | Iterable[Text]) -> dict[str, Any] | list[dict[str, Any]]:
+    """Returns the result of a text, or one result each of several, as `Model`; to call again and again, keep one."""
     return Model(workdir)(texts)
 
 
@@ -88,95 +135,103 @@ def predict_file(
     source: str | pathlib.Path,
     output: str | pathlib.Path,
     progress: Progress | None = None,
+    columns: Mapping[str, str] | None = None,
     words: str = "run",
 ) -> int:
-    """Writes one JSON result a line of `source` to `output`, whole or not at all; returns the number of lines.
+    """Writes one JSON result a record of `source` to `output`, whole or not at all; returns the number of records.
 
     Args:
       workdir: a run directory.
-      source: a text a line (a pair of texts: a tab between them), or, where its name ends in .jsonl, an object with
-        "text" (and "pair") a line. UTF-8.
-      output: JSON lines, in the order of the input; an empty line gives a result without findings.
+      source: .txt (a text a line), .jsonl, .json, .csv, .tsv, .parquet or .conll, each with .gz or without; see
+        `jaxfm.data.source_unlabelled.read_unlabelled`.
+      output: JSON lines, in the order of the input; an empty line of .txt gives a result without findings. A field "id"
+        of the input is kept.
       progress: where to show how far it is.
+      columns: `text_column`, `pair_column`, `words_column`: the fields to read, where they are not the usual ones.
       words: see `--words`.
 
     Raises:
-      UserError: a line that cannot be read (file:line), no run or checkpoint.
+      UserError: a record that cannot be read (file:line), no run or checkpoint, an output that cannot be written or
+        that another process is writing.
     """
-    source = pathlib.Path(source)
-    if not source.is_file():
-        raise UserError(f"--input={source}: there is no such file.")
+    source, output = files.user_path(source, "--input"), files.output_file(output, "--output")
+    source_unlabelled.form_of(source)
+    if output.exists() and os.path.samefile(source, output):
+        raise UserError(f"--output={output}: is the input itself. Name another file.")
     model = Model(workdir, words)
-    progress = progress or Progress(0)
+    wanted = Wanted(model.wanted.pairs, model.wanted.words, dict(columns or {}), model.wanted.trained)
+    progress = progress or Progress(0, quiet=files.is_stream(output))
     count = 0
-    with progress, progress.task(f"reading {source.name} (bytes)", source.stat().st_size) as advance:
+    with progress, progress.task(f"predicting {source.name} (records)", None) as advance, _alone(output):
         with files.atomic_write(output) as file:
-            for result in model.stream(_read(source, advance, pairs=model.pairs)):
+            for result in model.stream(source_unlabelled.read_unlabelled(source, wanted, progress.say)):
                 file.write(json.dumps(result, ensure_ascii=False) + "\n")
                 count += 1
+                advance(1)
     return count
 
 
-def _read(source: pathlib.Path, advance: Any, *, pairs: bool) -> Iterator[dict[str, str]]:
-    with source.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            advance(len(line))
-            try:
-                text = line.decode("utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{source}:{number}: byte {error.start + 1} is not UTF-8.") from error
-            origin = f"{source}:{number}"
-            yield _record(text, origin) if source.suffix == ".jsonl" else _line(text, origin, pairs=pairs)
+def _alone(output: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    """Keeps other processes from writing a file at the same time."""
+    if files.is_stream(output):
+        return contextlib.nullcontext()
+    return files.held(files.lock_beside(output), f"--output={output}")
 
 
-def _line(line: str, origin: str, *, pairs: bool) -> dict[str, str]:
-    """Returns the record of a line of text, cut at its tab where pairs are meant."""
-    if not pairs:
-        return {"text": line}
-    texts = line.split("\t")
-    if len(texts) != 2:
-        raise UserError(f"{origin}: has {len(texts) - 1} tabs; this model judges pairs of texts, one tab between them.")
-    return {"text": texts[0], "pair": texts[1]}
-
-
-def _record(line: str, origin: str) -> dict[str, str]:
+def _argument(text: str, name: str) -> str:
+    """Returns an argument. Raises UserError where its bytes are not UTF-8, which Python hands on as half characters."""
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{origin}: is not JSON ({error.msg} at character {error.pos + 1}).") from error
-    if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-        there = ", ".join(record) if isinstance(record, dict) else type(record).__name__
-        raise UserError(f'{origin}: needs an object with a string "text" (found: {there or "nothing"}).')
-    if not isinstance(record.get("pair", ""), str):
-        raise UserError(f'{origin}: "pair" must be a string.')
-    return {name: record[name] for name in ("text", "pair") if name in record}
+        os.fsencode(text).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{name}: byte 0x{error.object[error.start]:02X} at position {error.start + 1} is not UTF-8 "
+            f"({error.reason}). Write the text in a UTF-8 file and give --input."
+        ) from None
+    except UnicodeEncodeError:  # not from the command line; `check_record` says what is wrong
+        pass
+    return text
 
 
 def main(texts: Sequence[str]) -> None:
     """The program."""
     values = flags.FLAGS
-    if values.workdir is None:
+    if not values.workdir:
         raise UserError(f"--workdir is missing.\n{USAGE}")
     if bool(texts) == bool(values.input) or bool(values.input) != bool(values.output):
         raise UserError(f"give either texts, or both --input and --output.\n{USAGE}")
     if values.input:
-        count = predict_file(values.workdir, values.input, values.output, words=values.words)
-        print(f"written: {values.output} ({count:,} lines)")
+        if values.pair is not None:
+            raise UserError(
+                f"--pair: belongs to a text of the command line; in a file the second text has a column.\n{USAGE}"
+            )
+        columns = program.given_columns(COLUMNS)
+        count = predict_file(values.workdir, values.input, values.output, columns=columns, words=values.words)
+        to = sys.stderr if files.is_stream(pathlib.Path(values.output)) else sys.stdout
+        print(f"written: {values.output} ({count:,} lines)", file=to)
         return
     if values.pair is not None and len(texts) != 1:
         raise UserError(f"--pair: belongs to one text, but there are {len(texts)}.\n{USAGE}")
+    texts = [_argument(text, f"text {number}") for number, text in enumerate(texts, start=1)]
+    pair = {} if values.pair is None else {"pair": _argument(values.pair, "--pair")}
     model = Model(values.workdir, values.words)
-    records = [
-        _line(text, f"text {number}", pairs=model.pairs and values.pair is None)
-        for number, text in enumerate(texts, start=1)
-    ]
-    for result in model.stream(record | ({} if values.pair is None else {"pair": values.pair}) for record in records):
+    records = []
+    for number, text in enumerate(texts, start=1):
+        origin = f"text {number}"
+        by_tab = model.pairs and not pair
+        if by_tab and text.strip() and text.count("\t") != 1:
+            raise UserError(
+                f'{origin}: this model judges pairs of texts: give the second one as --pair="TEXT", or both in '
+                "one argument with a tab between them."
+            )
+        record = source_unlabelled.split_pair(text, origin) if by_tab else {"text": text, "origin": origin, **pair}
+        records.append(source_unlabelled.check_record(record, model.wanted))
+    for result in model.stream(records):
         print("\n".join(model.lines(result)))
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "A run directory.")
-    flags.DEFINE_string("input", None, "A text a line, or .jsonl with a field text.")
+    flags.DEFINE_string("input", None, f"Texts: {', '.join(source_unlabelled.FORMS)}, each also with .gz but .parquet.")
     flags.DEFINE_string("output", None, "JSON lines to write.")
     flags.DEFINE_enum(
         "words",
@@ -185,4 +240,5 @@ if __name__ == "__main__":
         "NER: words of a text as in the run's training, or as transformers' pipeline has them.",
     )
     flags.DEFINE_string("pair", None, "The second text, for a model that judges pairs.")
+    program.define_column_flags(COLUMNS)
     program.run(main, USAGE, takes_arguments=True)

@@ -9,12 +9,13 @@ from typing import Any
 
 from absl import flags
 
-from jaxfm import program
+from jaxfm import files, program
 from jaxfm.data import deduplication
 from jaxfm.data.corpus import open_corpus
 from jaxfm.data.preparation import Preparation
 from jaxfm.data.preparation import prepare as prepare_documents
 from jaxfm.data.preparation_report import MARKDOWN_FILE
+from jaxfm.data.source_records import require_split
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub.locate import locate
 from jaxfm.observe.progress import StreamProgress
@@ -42,7 +43,7 @@ def prepare(
       source: URI of the text, as for `open_corpus`.
       output: a new directory, or one to go on with.
       tokenizer: URI of the tokenizer: dir:PATH, package:MODULE/SUBDIR or hf:OWNER/NAME.
-      split: train, valid or test.
+      split: train, valid or test, or another usual name of them.
       text_column: see `open_corpus`.
       holdout: see `open_corpus`.
       settings: further fields of `Preparation`.
@@ -50,6 +51,7 @@ def prepare(
     Raises:
       UserError: as `jaxfm.data.preparation.prepare`, and for what the URIs name.
     """
+    output, split = files.user_path(output, "--output"), require_split(split)
     corpus = open_corpus(source, text_column=text_column, holdout=holdout)
     if split not in corpus.splits:
         raise UserError(f"split: {source} has no split {split!r}. {did_you_mean(split, corpus.splits)}")
@@ -62,9 +64,7 @@ def prepare(
     with StreamProgress("preparing") as progress:
         for note in corpus.notes:
             progress.say(note)
-        return prepare_documents(
-            corpus.splits[split], directory, pathlib.Path(output), Preparation(name, **settings), progress
-        )
+        return prepare_documents(corpus.splits[split], directory, output, Preparation(name, **settings), progress)
 
 
 def main() -> None:

@@ -2,23 +2,26 @@
 
 0 done · 2 the user's mistake, said in one message · 69 another process of the run failed or is gone
 (docs/multi_host.md) · 75 stopped by preemption after a good save (launchers start it again) · 130 stopped by Ctrl-C,
-after a save where there is something to save.
+after a save where there is something to save · 143 stopped by SIGTERM where there is nothing to save.
 """
 
+import dataclasses
 import errno
+import io
 import logging
 import os
 import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from jaxfm.config import check_key
+from jaxfm import files
+from jaxfm.config import DataConfig, check_key
 from jaxfm.errors import UserError
 from jaxfm.parallel import distributed
 from jaxfm.parallel.compilation import keep_compiled_programs
@@ -26,6 +29,10 @@ from jaxfm.parallel.distributed import EXIT_INTERRUPTED, EXIT_USER_MISTAKE
 from jaxfm.parallel.host_memory import keep_freed_memory
 
 EXIT_PREEMPTED = 75
+_OF_THE_USER = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+)
 
 
 def quiet_libraries() -> None:
@@ -55,6 +62,9 @@ def run(main: Callable[..., None], usage: str, *, takes_arguments: bool = False)
       usage: how to call the program, shown with a wrong flag.
       takes_arguments: whether words without a dash may follow the flags.
     """
+    for stream in (sys.stdout, sys.stderr):  # a terminal of another encoding than UTF-8 is no reason to fail
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         argv = _parsed(sys.argv, usage, takes_arguments)
         quiet_libraries()  # after the flags: parsing them sets the verbosity anew
@@ -67,14 +77,19 @@ def run(main: Callable[..., None], usage: str, *, takes_arguments: bool = False)
         _stop(str(error), EXIT_USER_MISTAKE)
     except KeyboardInterrupt:
         _stop("stopped by Ctrl-C", EXIT_INTERRUPTED)
+    except files.Terminated:
+        _stop("stopped by SIGTERM; nothing half-written is left", files.EXIT_TERMINATED)
+    except BrokenPipeError:  # whoever read the output (head, say) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def _translating(main: Callable[..., None], *arguments: Sequence[str]) -> None:
-    """Calls `main`; a disk that is full or may not be written to is the user's to mend."""
+    """Calls `main`; a disk that is full or may not be written to, or a path that cannot be, is the user's to mend."""
     try:
         main(*arguments)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG):
+        if error.errno not in _OF_THE_USER:
             raise
         raise UserError(
             f"{error.filename or 'writing'}: {error.strerror}. What was written before is whole."
@@ -116,6 +131,19 @@ def _reason(error: Exception) -> str:
 def define_config_flag() -> flags.FlagHolder[object]:
     """Defines --config=FILE[:ARG] and --config.KEY=VALUE."""
     return config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/ner.py or configs/ner.py:wnut17.")
+
+
+def define_column_flags(names: Iterable[str]) -> None:
+    """Defines --config.data.NAME for keys of a run's config that name columns of data; `given_columns` reads them."""
+    docs = {field.name: field.metadata["doc"] for field in dataclasses.fields(DataConfig)}
+    for name in names:
+        flags.DEFINE_string(f"config.data.{name}", None, f"{docs[name]}. As the run's config says, if not given.")
+
+
+def given_columns(names: Iterable[str]) -> dict[str, str]:
+    """Returns those of `define_column_flags` that the command line sets."""
+    found = {name: flags.FLAGS[f"config.data.{name}"].value for name in names}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def define_process_flags() -> None:

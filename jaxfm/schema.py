@@ -26,8 +26,10 @@ def field(default: Any, doc: str, **rules: Any) -> Any:
     return dataclasses.field(default=default, metadata={"doc": doc, **rules})
 
 
-def build(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
+def build(cls: type, values: Mapping[str, Any], prefix: str = "", *, root: str = "config.") -> Any:
     """Returns a checked `cls` of the nested `values`; keys left out take their defaults.
+
+    `root` is what a key begins with in messages.
 
     Raises:
       UserError: an unknown key (with the nearest one), a value of a wrong type, out of range or not among the choices.
@@ -35,16 +37,16 @@ def build(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
     fields = {each.name: each for each in dataclasses.fields(cls)}
     for key in values:
         if key not in fields:
-            raise UserError(f"config.{prefix}{key}: there is no such key. {did_you_mean(key, fields)}")
+            raise UserError(f"{root}{prefix}{key}: there is no such key. {did_you_mean(key, fields)}")
     built = {}
     for key, value in values.items():
         rule = fields[key]
         if dataclasses.is_dataclass(rule.type):
             if not isinstance(value, Mapping):
-                raise UserError(f"config.{prefix}{key}: is {value!r}, but must be a group of keys.")
-            built[key] = build(typing.cast(type, rule.type), value, prefix=f"{prefix}{key}.")
+                raise UserError(f"{root}{prefix}{key}: is {value!r}, but must be a group of keys.")
+            built[key] = build(typing.cast(type, rule.type), value, prefix=f"{prefix}{key}.", root=root)
         else:
-            built[key] = _checked(rule, value, f"config.{prefix}{key}")
+            built[key] = _checked(rule, value, f"{root}{prefix}{key}")
     return cls(**built)
 
 

@@ -7,7 +7,7 @@ import pathlib
 
 from absl import flags
 
-from jaxfm import program
+from jaxfm import files, program
 from jaxfm.data import tokenizer_training
 from jaxfm.data.corpus import open_corpus
 from jaxfm.data.documents import Texts
@@ -45,12 +45,15 @@ def learn_tokenizer(
     Raises:
       UserError: as `open_corpus` and `train_tokenizer`, and for a split that is not there. Nothing is written then.
     """
+    output = files.user_path(output, "--output")
     tokenizer_training.check_request(kind, output)
     corpus = open_corpus(source, text_column=text_column)
     name = require_split(split)
     if name not in corpus.splits:
         raise UserError(f"{source} has no split {name!r}; there is: {', '.join(corpus.splits)}.")
-    with StreamProgress("learning a tokenizer") as progress:
+    alone = files.held(files.lock_beside(output), f"--output={output}")
+    with alone, StreamProgress("learning a tokenizer") as progress:
+        tokenizer_training.check_request(kind, output)  # another process may have been here
         for note in corpus.notes:
             progress.say(note)
         tokenizer_training.train_tokenizer(

@@ -4,6 +4,7 @@ The same command again goes on where the run stopped. Several processes of one r
 docs/multi_host.md.
 """
 
+import contextlib
 import pathlib
 import sys
 from typing import Any
@@ -12,7 +13,7 @@ import jax
 import ml_collections
 from absl import flags
 
-from jaxfm import program
+from jaxfm import files, program
 from jaxfm.config import Config, from_config_dict
 from jaxfm.errors import UserError
 from jaxfm.observe.goodput import Goodput
@@ -49,13 +50,23 @@ def train(config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Pat
     """
     if not isinstance(config, Config):
         config = from_config_dict(config)
-    workdir = pathlib.Path(workdir)
+    workdir = files.user_path(workdir, "--workdir")
     goodput = Goodput()
     config = workdirs.with_chosen(workdir, config)  # a run goes on with the batch it began with
     status = workdirs.status(workdir, config)
     distributed.agree("start", workdirs.identity(workdir, config) | {"the run in --workdir": status}, soon=True)
     if status == "finished":
         return workdirs.read_report(workdir)
+    with contextlib.ExitStack() as held:
+        if status == "half-way":
+            held.enter_context(workdirs.hold(workdir, config, status))
+        return _train(config, workdir, status, goodput, held)
+
+
+def _train(
+    config: Config, workdir: pathlib.Path, status: workdirs.Status, goodput: Goodput, held: contextlib.ExitStack
+) -> dict[str, Any]:
+    """Runs or resumes a run; a new run directory is made, and held by `held`, once nothing can be refused any more."""
     distributed.say_when_lost(lambda: workdirs.where_it_goes_on(workdir))
     local = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     distributed.agree("devices", {"the devices of a process": local}, soon=True)
@@ -76,6 +87,8 @@ def train(config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Pat
     )
     # Everything that can be checked is checked: from here on the run directory exists.
     # config.json first: whatever follows may be cut short, and the same command still knows the run as its own.
+    if status == "new":
+        held.enter_context(workdirs.hold(workdir, config, status))
     if status == "new" and distributed.is_main():
         workdirs.write_config(workdir, config)
     if not (workdir / TASK_FILE).is_file() and distributed.is_main():
@@ -97,7 +110,7 @@ def train(config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Pat
 def main() -> None:
     """The program."""
     config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
-    if config is None or workdir is None:
+    if config is None or not workdir:
         raise UserError(f"--{'config' if config is None else 'workdir'} is missing.\n{USAGE}")
     program.join()
     try:

@@ -118,18 +118,42 @@ def test_runs_on_other_data_are_refused_and_may_be_given_common_data(
         compare(folder / "one", tmp_path / "run", split="valid")
 
 
+def test_splits_go_by_any_of_their_usual_names(folder: pathlib.Path) -> None:
+    for name, split in (("dev", "valid"), ("VALIDATION", "valid"), ("testb", "test")):
+        assert evaluate(folder / "one", name).metrics == evaluate(folder / "one", split).metrics
+    assert compare(folder / "one", folder / "two", "dev").count == tiny.SIZES["valid"]
+    for call in (lambda: evaluate(folder / "one", "tset"), lambda: compare(folder / "one", folder / "two", "tset")):
+        with pytest.raises(
+            UserError, match="unknown split 'tset': splits are train, valid and test. Did you mean 'test'"
+        ):
+            call()
+
+
+def test_other_data_may_have_other_columns(folder: pathlib.Path) -> None:
+    lines = (folder / "corpus" / "test.conll").read_text().splitlines()
+    turned = "".join(f"{' '.join(reversed(line.split()))}\n" for line in lines)
+    (folder / "turned.conll").write_text(turned)
+    source, columns = f"conll:test={folder / 'turned.conll'}", {"words_column": "1", "tags_column": "0"}
+    assert evaluate(folder / "one", "test", source, columns=columns).metrics == evaluate(folder / "one").metrics
+    assert compare(folder / "one", folder / "two", "test", source, columns=columns).count == tiny.SIZES["test"]
+
+
 def test_the_program_compares(folder: pathlib.Path) -> None:
     pair, output = f"{folder / 'one'},{folder / 'two'}", folder / "comparison.json"
     calls = [
-        [f"--compare={pair}", "--split=valid", f"--output={output}"],
+        [f"--compare={pair}", "--split=dev", f"--output={output}"],
         [f"--compare={folder / 'one'}"],
         [f"--compare={pair}", f"--workdir={folder / 'one'}"],
         [],
+        [f"--compare={pair}", "--split=foo"],
+        [f"--workdir={folder / 'one'}", f"--output={folder}"],
+        [f"--workdir={folder / 'one'}", "--config.data.tags_column=7"],
+        [f"--workdir={folder / 'one'}", "--config.data.tags=7"],
     ]
     run = subprocess.run(
         [sys.executable, "-c", RUN_MANY], input=json.dumps(calls), capture_output=True, text=True, check=True
     )
-    done, one, both, neither = json.loads(run.stdout)
+    done, one, both, neither, *others = json.loads(run.stdout)
     assert done[0] == 0, done
     assert f"valid, {tiny.SIZES['valid']} sentences: A = {folder / 'one'}, B = {folder / 'two'}" in done[1]
     assert "McNemar's exact test" in done[1] and "approximate randomisation" in done[1]
@@ -139,3 +163,6 @@ def test_the_program_compares(folder: pathlib.Path) -> None:
     assert f"{told['metrics']['loss']['difference']:+.4f}" in done[1]
     assert one[0] == 2 and "needs two run directories" in one[2]
     assert both[0] == neither[0] == 2 and "give one of --workdir and --compare" in both[2]
+    messages = ("unknown split 'foo'", "is a directory", "data.tags_column=7, but the line has 2", "no such key")
+    for (code, _, errors), message in zip(others, messages, strict=True):
+        assert code == 2 and message in errors and errors.startswith("error: ")

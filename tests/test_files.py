@@ -1,6 +1,9 @@
+import errno
 import json
 import os
 import pathlib
+import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -8,6 +11,7 @@ import sys
 import pytest
 
 from jaxfm import files
+from jaxfm.errors import UserError
 
 
 def names(folder: pathlib.Path) -> list[str]:
@@ -99,3 +103,172 @@ def test_one_process_at_a_time_is_alone_with_a_path(tmp_path: pathlib.Path) -> N
     outputs = [child.communicate(timeout=60)[0] for child in started]
     assert [child.returncode for child in started] == [0, 0, 0]
     assert sorted(outputs) == ["", "", "made\n"]
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path: pathlib.Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with files.atomic_write(pipe) as file:
+            file.write("text")
+        assert os.read(reader, 100) == b"text"
+    finally:
+        os.close(reader)
+    assert files.is_stream(pipe) and names(tmp_path) == ["pipe"]
+
+
+@pytest.mark.parametrize("kind", ["atomic_write", "atomic_directory"])
+def test_sigterm_leaves_nothing_half_written(tmp_path: pathlib.Path, kind: str) -> None:
+    program = (
+        "import sys, time\nfrom jaxfm import files\n"
+        f"with files.held(files.lock_beside(files.user_path(sys.argv[1], '')), 'x'), files.{kind}(sys.argv[1]):\n"
+        "    print('begun', flush=True)\n    time.sleep(60)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "a")], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "begun\n"
+    assert len(names(tmp_path)) == 2
+    child.terminate()
+    assert child.wait(timeout=60) == files.EXIT_TERMINATED == 143
+    assert names(tmp_path) == []
+    child.stdout.close()
+
+
+def test_sigterm_is_as_before_after_a_write_and_another_handler_stays(tmp_path: pathlib.Path) -> None:
+    def other(*_: object) -> None: ...
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        for handler in (signal.SIG_DFL, other):
+            signal.signal(signal.SIGTERM, handler)
+            with files.atomic_write(tmp_path / "a"):
+                assert (signal.getsignal(signal.SIGTERM) is other) == (handler is other)
+                assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+            assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+HOLD = (
+    "import sys, time\nfrom jaxfm import files\nwith files.held(sys.argv[1], '--output=a'):\n"
+    "    print('held', flush=True)\n    time.sleep(60)\n"
+)
+
+
+def hold(lock: pathlib.Path) -> "subprocess.Popen[str]":
+    child = subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "held\n"
+    child.stdout.close()
+    return child
+
+
+def test_who_holds_a_lock_is_said_and_that_of_a_killed_process_is_taken_over(tmp_path: pathlib.Path) -> None:
+    lock = tmp_path / "folder" / ".lock"
+    child = hold(lock)
+    try:
+        with pytest.raises(UserError) as error, files.held(lock, "--output=a"):
+            pass
+        since = json.loads(lock.read_text())["since"]
+        expected = f"--output=a: process {child.pid} on {socket.gethostname()} (since {since}) is writing there."
+        assert str(error.value).startswith(expected)
+    finally:
+        child.kill()
+        child.wait()
+    assert lock.exists()  # the killed process could not remove it
+    with files.held(lock, "--output=a"):
+        assert json.loads(lock.read_text())["pid"] == os.getpid()
+        with pytest.raises(UserError, match=f"process {os.getpid()} on"), files.held(lock, "--output=a"):
+            pass  # a second one in the same process
+        assert lock.exists()
+    assert not lock.exists()
+
+
+def test_a_lock_that_its_holder_removes_is_not_held_by_two(tmp_path: pathlib.Path) -> None:
+    """Four processes count up a file, one at a time; each removes the lock file for which others wait."""
+    program = (
+        "import pathlib, sys\nfrom jaxfm import files\nfolder = pathlib.Path(sys.argv[1])\n"
+        "for _ in range(50):\n    with files.held(folder / '.lock', 'x', wait=True):\n"
+        "        count = int((folder / 'count').read_text())\n        (folder / 'count').write_text(str(count + 1))\n"
+    )
+    (tmp_path / "count").write_text("0")
+    started = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path)]) for _ in range(4)]
+    assert [child.wait(timeout=120) for child in started] == [0] * 4
+    assert (tmp_path / "count").read_text() == "200" and names(tmp_path) == ["count"]
+
+
+def test_without_locks_of_the_file_system_the_file_speaks(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_locks(handle: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", no_locks)
+    lock, here = tmp_path / ".lock", socket.gethostname()
+    for holder, is_free in (
+        ({"pid": os.getpid(), "host": here}, False),
+        ({"pid": os.getpid(), "host": "elsewhere"}, True),
+        ({"pid": 2**22 + 1, "host": here}, True),  # above the greatest pid of Linux
+        ([], True),
+    ):
+        lock.write_text(json.dumps(holder))
+        caplog.clear()
+        if is_free:
+            with files.held(lock, "--output=a"):
+                assert json.loads(lock.read_text())["pid"] == os.getpid()
+            assert "this file system has no locks" in caplog.text
+        else:
+            with pytest.raises(UserError, match=f"process {os.getpid()} on {here}"), files.held(lock, "--output=a"):
+                pass
+
+
+def test_a_path_of_the_user_is_expanded_and_no_url(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.user_path("~/run", "--workdir") == tmp_path / "run"
+    assert files.user_path(pathlib.Path("a:b/c"), "--workdir") == pathlib.Path("a:b/c")
+    assert files.user_path("~nobody-of-that-name/x", "--workdir") == pathlib.Path("~nobody-of-that-name/x")
+    for url in ("gs://bucket/run", "s3://bucket", "https://host/x", pathlib.Path("gs://bucket/run")):
+        with pytest.raises(UserError, match=r"--workdir=.*: is a URL, .* Mount the bucket"):
+            files.user_path(url, "--workdir")
+    with pytest.raises(UserError, match="--workdir: is empty"):
+        files.user_path("", "--workdir")
+
+
+def test_outputs_that_cannot_be_written_are_refused_before(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    (tmp_path / "empty").mkdir()
+    file = tmp_path / "full" / "file"
+    for output in (files.output_file, files.output_directory):
+        with pytest.raises(UserError, match=rf"--output=.*: {file} is a file, not a directory"):
+            output(file / "a" / "b", "--output")
+        assert output(tmp_path / "new" / "a", "--output") == tmp_path / "new" / "a"
+    with pytest.raises(UserError, match="is a directory; name a file in it"):
+        files.output_file(tmp_path / "full", "--output")
+    for taken in (file, tmp_path / "full"):
+        with pytest.raises(UserError, match="is there already. Name a new directory"):
+            files.output_directory(taken, "--output")
+    assert files.output_directory(tmp_path / "empty", "--output") == tmp_path / "empty"
+    assert names(tmp_path) == ["empty", "file", "full"]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff\xfe", b"[" * 100_000])
+def test_what_is_not_json_names_the_file(tmp_path: pathlib.Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.json: is not JSON \("):
+        files.read_json(tmp_path / "a.json")
+
+
+def test_versions(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "a.json"
+    for version in ({}, {"version": 0}, {"version": 1}):
+        files.write_json(path, {"a": 1, **version})
+        assert files.read_versioned(path, 1) == {"a": 1}
+    for values, message in (
+        ({"version": 2}, r"a\.json: has version 2, but this jaxfm reads versions up to 1: update jaxfm"),
+        ({"version": "1"}, "version is '1', but must be a number"),
+        ({"version": True}, "version is True"),
+        ([], r"a\.json: is a JSON list"),
+    ):
+        files.write_json(path, values)
+        with pytest.raises(UserError, match=message):
+            files.read_versioned(path, 1)

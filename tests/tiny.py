@@ -293,3 +293,32 @@ def batch_of(rows: Any, count: int, first: int = 0) -> dict[str, np.ndarray]:
 def with_dropout(encoder: EncoderConfig, rate: float) -> EncoderConfig:
     """The encoder with another dropout everywhere."""
     return dataclasses.replace(encoder, dropout=rate, attention_dropout=rate)
+
+
+# Task of a finished run -> what makes its config.
+CONFIGS: dict[str, Callable[[pathlib.Path], Config]] = {
+    "ner": config,
+    "classification": classification_config,
+    "pairs": lambda directory: classification_config(directory, pairs=True),
+    "multi": lambda directory: classification_config(directory, "multi"),
+    "regression": lambda directory: classification_config(directory, "regression"),
+    "masked_lm": masked_lm_config,
+    "replaced_token": lambda directory: masked_lm_config(directory, objective="rtd"),
+}
+
+
+def write_runs(directory: pathlib.Path, names: Sequence[str] = tuple(CONFIGS)) -> dict[str, pathlib.Path]:
+    """Writes a run of random weights for each name of `CONFIGS`, never trained; returns name -> run directory."""
+    runs = {}
+    for name in names:
+        made = CONFIGS[name](directory)
+        task, _, _ = registry.create(made, resolve(made.model))
+        runs[name] = directory / f"run_{name}"
+        workdirs.write_config(runs[name], made)
+        task.save(runs[name])
+        params = _drawn(lambda task=task: task.make_model(nnx.Rngs(0), dtype=jnp.float32, scan=True), ENCODER, seed=3)
+        checkpoints = Checkpoints(runs[name] / workdirs.CHECKPOINTS_DIR)
+        meta = {"fingerprint": "", "best": {"step": 1, "value": 0.5, "waited": 0}, "goodput": {}}
+        checkpoints.save_params(1, jax.tree.map(jnp.asarray, nested(params)), meta)
+        checkpoints.close()
+    return runs

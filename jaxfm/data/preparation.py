@@ -9,7 +9,6 @@ import collections
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import functools
 import hashlib
 import itertools
@@ -165,7 +164,7 @@ def _check(settings: Preparation) -> None:
 
 def _read_contamination(names: Iterable[str]) -> deduplication.Contamination:
     def texts(name: str) -> Iterator[str]:
-        path = pathlib.Path(name).expanduser()
+        path = files.expanded(name)
         if path.is_file():
             kind = "jsonl" if ".json" in path.suffixes or ".jsonl" in path.suffixes else "text"
             splits = open_corpus(f"{kind}:train={path}").splits
@@ -190,7 +189,7 @@ def _prepare(
     if first is None:
         raise UserError(f"{settings.source}: is empty: no document with text in it.")
     documents = itertools.chain([first], documents)
-    with _explained(output), _locked(output, wait):
+    with _explained(output), files.held(output / _LOCK, f"--output={output}", wait=wait):
         _check_output(output, plan.identity)  # another process may have been here
         if (output / shards.MANIFEST).is_file():
             manifest = _finished(output, documents, progress)
@@ -460,18 +459,6 @@ def _remove_leftovers(output: pathlib.Path) -> None:
     """Removes what a killed process had begun to write."""
     for path in [*output.glob(".*.part"), *(output / portions.RECORDS_DIR).glob(".*.part")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-@contextlib.contextmanager
-def _locked(output: pathlib.Path, wait: bool) -> Iterator[None]:
-    """Holds the directory for this process; the system gives it free when the process ends, however it ends."""
-    output.mkdir(parents=True, exist_ok=True)
-    with open(output / _LOCK, "wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise UserError(f"{output}: another process is preparing into this directory. Wait for it.") from None
-        yield
 
 
 @contextlib.contextmanager

@@ -95,7 +95,7 @@ def open_split(data: DataConfig, split: str, tokenizer: pathlib.Path) -> Sharded
 def cache_folder(data: DataConfig) -> pathlib.Path:
     """Returns `config.data.cache`, or jaxfm's folder where the user's caches lie."""
     if data.cache:
-        return pathlib.Path(data.cache).expanduser()
+        return files.user_path(data.cache, "config.data.cache")
     return files.user_cache()
 
 
@@ -118,9 +118,9 @@ def _open_prepared(data: DataConfig, tokenizer: pathlib.Path | None) -> Pretrain
     if re.match(r"\w+=", rest):
         for part in rest.split(","):
             name, _, path = part.partition("=")
-            folders[require_split(name)] = pathlib.Path(path).expanduser()
+            folders[require_split(name)] = files.expanded(path)
     else:
-        place = pathlib.Path(rest).expanduser()
+        place = files.expanded(rest)
         if (place / shards.MANIFEST).is_file():
             folders["train"] = place
         else:

@@ -68,6 +68,13 @@ def find_table(kind: str, rest: str, *, header: bool = True) -> Tables:
     return Tables(openers, listed)
 
 
+def open_table(kind: str, paths: Sequence[pathlib.Path], *, header: bool = True) -> Table:
+    """Returns the records of csv, tsv, jsonl or parquet files that are known by their paths; `header` as above."""
+    if kind == "parquet":
+        return _open_parquet(paths)
+    return _open_jsonl(paths) if kind == "jsonl" else _open_cells(kind, paths, header)
+
+
 def place_of(paths: Sequence[pathlib.Path]) -> str:
     """Returns the files of a split in words."""
     return str(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")

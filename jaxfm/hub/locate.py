@@ -28,7 +28,7 @@ def locate(uri: str, key: str, files: Sequence[str] = _HUB_FILES) -> pathlib.Pat
     if scheme == "hf" and rest:
         return _from_hub(rest, key, files)
     if scheme == "dir" and rest:
-        path = pathlib.Path(rest).expanduser()
+        path = files.expanded(rest)
         if not path.is_dir():
             raise UserError(f"{key}: {uri!r}: there is no directory {path} (looked from {os.getcwd()}).")
         return path

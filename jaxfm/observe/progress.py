@@ -105,8 +105,10 @@ class Progress:
             self._console.out("\n" + to_plain(table), highlight=False)
 
     @contextlib.contextmanager
-    def task(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
+    def task(self, description: str, total: int | None) -> Iterator[Callable[[int], None]]:
         """Shows a second, passing bar (an evaluation, a load); yields a function to call with how many more are done.
+
+        `total` is None where nobody knows it.
 
         On a terminal it is drawn at most every 0.1 s; elsewhere a line says how far it is at most every 10 s.
         """
@@ -225,6 +227,8 @@ def format_seconds(seconds: float) -> str:
     return f"{days}d {hours:02d}h"
 
 
-def _count(done: int, total: int) -> str:
+def _count(done: int, total: int | None) -> str:
+    if total is None:
+        return f"{done:,}"
     # Rounded down: 100 % means done.
     return f"{done}/{total} ({100 * done // total if total else 100} %)"

@@ -6,7 +6,6 @@ Dividing logits by a positive number moves no argmax and no sign, so that no pre
 # N examples or words, C classes, B bins
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -195,8 +194,11 @@ def read_calibration(workdir: str | os.PathLike[str]) -> dict[str, float]:
         return {}
     try:
         values = {str(name): float(value) for name, value in files.read_json(path).items()}
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: is not a calibration written by jaxfm ({error!r}).") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: is not a calibration written by jaxfm ({error}). Delete the file to use probabilities as "
+            "they are."
+        ) from error
     if not all(0 < value < float("inf") for value in values.values()):
         raise UserError(f"{path}: {values} must be positive numbers. Delete the file to use probabilities as they are.")
     return values

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxfm import files
 from jaxfm.config import Config
 from jaxfm.data.examples import Example, ExampleColumns, available_example_splits, read_examples
 from jaxfm.data.glue import glue_set
@@ -37,7 +36,7 @@ from jaxfm.tasks.losses import (
     squared_error,
 )
 from jaxfm.tasks.scores import score_classes, score_labels, score_values
-from jaxfm.tasks.task import NOT_CALIBRATED, TASK_FILE, TOKENIZER_DIR, Evaluation
+from jaxfm.tasks.task import NOT_CALIBRATED, TOKENIZER_DIR, Evaluation, build_spec, read_task, write_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -186,7 +185,7 @@ class ClassificationTask(Classifying):
     def save(self, workdir: pathlib.Path) -> None:
         """Writes task.json and the tokenizer's files."""
         self.tokenizer.save_pretrained(workdir / TOKENIZER_DIR)
-        files.write_json(workdir / TASK_FILE, {"task": self.name, **dataclasses.asdict(self.model)})
+        write_task(workdir, {"task": self.name, **dataclasses.asdict(self.model)})
 
 
 def create(config: Config, initial: Initial) -> ClassificationTask:
@@ -256,10 +255,8 @@ def _used(model: ClassifierModel, initial: Initial) -> tuple[str, ...]:
 
 def open_model(workdir: pathlib.Path) -> tuple[ClassifierModel, "PreTrainedTokenizerFast"]:
     """Reads back what `save` wrote into a run directory."""
-    values = files.read_json(workdir / TASK_FILE)
-    rest = {key: value for key, value in values.items() if key not in ("task", "encoder", "labels")}
-    model = ClassifierModel(labels=tuple(values["labels"]), encoder=EncoderConfig(**values["encoder"]), **rest)
-    return model, load_tokenizer(workdir / TOKENIZER_DIR)
+    values = read_task(workdir)
+    return build_spec(ClassifierModel, values), load_tokenizer(workdir / TOKENIZER_DIR)
 
 
 def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) -> ClassificationTask:

@@ -180,6 +180,7 @@ class Classifier:
     calibration: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     records_at_once = 4096
+    takes_words = False
 
     @property
     def pairs(self) -> bool:
@@ -225,18 +226,24 @@ class Classifier:
     def decode(self, encoded: EncodedRecords, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """Returns the record with "label", "score" and all "scores", with "labels" and "scores", or with "value".
 
+        A record without text (blank) has none: its label, score and value are None, its labels and scores empty.
         Scores are probabilities, calibrated on the validation split of the run where it had one.
         """
         outputs_EC = encoded.examples.per_example(outputs["outputs"])
+        blank = [not any(text.strip() for text in record.values()) for record in encoded.records]
         if self.model.kind == "regression":
             return [
-                {**record, "value": round(float(value), 4)}
-                for record, value in zip(encoded.records, outputs_EC[:, 0], strict=True)
+                {**record, "value": None if empty else round(float(value), 4)}
+                for record, value, empty in zip(encoded.records, outputs_EC[:, 0], blank, strict=True)
             ]
         results = []
-        for record, row in zip(
-            encoded.records, probabilities(outputs_EC, self.calibration, self.model.kind), strict=True
+        for record, row, empty in zip(
+            encoded.records, probabilities(outputs_EC, self.calibration, self.model.kind), blank, strict=True
         ):
+            if empty:
+                nothing = {"label": None, "score": None} if self.model.kind == "single" else {"labels": []}
+                results.append({**record, **nothing, "scores": {}})
+                continue
             scores = {label: round(float(score), 4) for label, score in zip(self.labels, row, strict=True)}
             if self.model.kind == "single":
                 best = int(np.argmax(row))
@@ -251,6 +258,8 @@ class Classifier:
     def lines(self, result: Mapping[str, Any]) -> list[str]:
         """Returns the text or texts, then what was found: likeliest classes, the labels that hold, or the number."""
         texts = [result["text"], *([result["pair"]] if "pair" in result else [])]
+        if not any(text.strip() for text in texts):
+            return [*texts, "  (no text)"]
         if "value" in result:
             return [*texts, f"  {self.labels[0]} {result['value']:.3f}"]
         ranked = sorted(result["scores"].items(), key=lambda entry: -entry[1])

@@ -68,6 +68,7 @@ class Filler:
     labels = ()
     # A text without a mask becomes as many examples as it has tokens: up to a megabyte of rows.
     records_at_once = 64
+    takes_words = False
     pairs = False
 
     def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool = True) -> MaskedLM:

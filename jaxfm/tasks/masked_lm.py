@@ -32,7 +32,7 @@ from jaxfm.observe.tables import Table
 from jaxfm.tasks.filler import Filler
 from jaxfm.tasks.guessing import guess_and_compare
 from jaxfm.tasks.resampling import Resample, Units
-from jaxfm.tasks.task import NOT_CALIBRATED, TASK_FILE, TOKENIZER_DIR, Evaluation
+from jaxfm.tasks.task import NOT_CALIBRATED, TOKENIZER_DIR, Evaluation, read_task, write_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -207,7 +207,7 @@ class MaskedLMTask(HiddenTokens):
             "ratios": self.ratios,
             "units": self.units,
         }
-        files.write_json(workdir / TASK_FILE, {"task": self.name, "objective": "mlm", **values, **own})
+        write_task(workdir, {"task": self.name, "objective": "mlm", **values, **own})
 
     def _records(self, split: str, outputs: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
         """Yields one record a row under the masks of the run's own unit: the hidden tokens, and what was guessed."""
@@ -335,7 +335,7 @@ def keep_head(task: MaskedLMTask, initial: Initial) -> dict[str, np.ndarray]:
 
 def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) -> MaskedLMTask:
     """Builds the task of a trained run over one split of (other) text, for evaluation."""
-    values = files.read_json(workdir / TASK_FILE)
+    values = read_task(workdir)
     tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
     encoder = EncoderConfig(**values["encoder"])
     vocabulary = masking.vocabulary_of(tokenizer, encoder.padded_vocab_size)
@@ -359,7 +359,7 @@ def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) ->
 
 def open_predictor(workdir: pathlib.Path) -> Filler:
     """Returns what fills in masks with a trained run."""
-    values = files.read_json(workdir / TASK_FILE)
+    values = read_task(workdir)
     return Filler(EncoderConfig(**values["encoder"]), load_tokenizer(workdir / TOKENIZER_DIR))
 
 

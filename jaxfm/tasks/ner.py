@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxfm import files
 from jaxfm.config import Config
 from jaxfm.data.held_out import read_splits
 from jaxfm.data.packing import PackedRows
@@ -33,7 +32,7 @@ from jaxfm.tasks import entities
 from jaxfm.tasks.losses import ClassLoss, apart_classes, regularised
 from jaxfm.tasks.resampling import Resample
 from jaxfm.tasks.tagger import Encoded, NerModel, Tagger, encode
-from jaxfm.tasks.task import NOT_CALIBRATED, TASK_FILE, TOKENIZER_DIR, Evaluation
+from jaxfm.tasks.task import NOT_CALIBRATED, TOKENIZER_DIR, Evaluation, build_spec, read_task, write_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -174,7 +173,7 @@ class NerTask(Tagging):
     def save(self, workdir: pathlib.Path) -> None:
         """Writes task.json and the tokenizer's files."""
         self.tokenizer.save_pretrained(workdir / TOKENIZER_DIR)
-        files.write_json(workdir / TASK_FILE, {"task": self.name, **dataclasses.asdict(self.model)})
+        write_task(workdir, {"task": self.name, **dataclasses.asdict(self.model)})
 
 
 def create(config: Config, initial: Initial) -> NerTask:
@@ -252,10 +251,8 @@ def _used(model: NerModel, initial: Initial) -> tuple[str, ...]:
 
 def open_model(workdir: pathlib.Path) -> tuple[NerModel, "PreTrainedTokenizerFast"]:
     """Reads back what `save` wrote into a run directory."""
-    values = files.read_json(workdir / TASK_FILE)
-    encoder = EncoderConfig(**values["encoder"])
-    rest = {key: value for key, value in values.items() if key not in ("task", "encoder", "labels")}
-    return NerModel(labels=tuple(values["labels"]), encoder=encoder, **rest), load_tokenizer(workdir / TOKENIZER_DIR)
+    values = read_task(workdir)
+    return build_spec(NerModel, values), load_tokenizer(workdir / TOKENIZER_DIR)
 
 
 def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) -> NerTask:

@@ -1,20 +1,20 @@
 """Tasks by the name that `config.task` gives."""
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 
 import numpy as np
 
-from jaxfm import files
 from jaxfm.config import Config
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub.initial import Initial
 from jaxfm.models.adapters import adapted
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.tasks import classification, masked_lm, ner, replaced_token
-from jaxfm.tasks.task import TASK_FILE, Exporter, Objective, Predictor, Task
+from jaxfm.tasks.task import TASK_FILE, Exporter, Objective, Predictor, Task, read_task
 
 TASKS = {"classification": classification, "masked_lm": masked_lm, "ner": ner}
 # What else a task may minimise, by the name that `config.objective` gives.
@@ -44,12 +44,26 @@ def reopen(workdir: pathlib.Path, config: Config, source: str, split: str) -> Ta
 
 def open_predictor(workdir: pathlib.Path) -> Predictor:
     """Returns what turns texts into a trained run's predictions."""
-    return _of_run(workdir).open_predictor(workdir)
+    with _explained(workdir):
+        return _of_run(workdir).open_predictor(workdir)
 
 
 def open_exporter(workdir: pathlib.Path) -> Exporter:
     """Returns what writes a trained run's parameters for other libraries."""
-    return _of_run(workdir).open_exporter(workdir)
+    with _explained(workdir):
+        return _of_run(workdir).open_exporter(workdir)
+
+
+@contextlib.contextmanager
+def _explained(workdir: pathlib.Path) -> Iterator[None]:
+    """Says of values in task.json that no task can be made of (wrong kinds, unknown keys) where they stand."""
+    try:
+        yield
+    except (TypeError, AttributeError, KeyError) as error:
+        raise UserError(
+            f"{workdir / TASK_FILE}: is not a task that this jaxfm knows ({error}). Take it from a backup of the "
+            "run, or train again."
+        ) from error
 
 
 def _of_config(config: Config) -> ModuleType:
@@ -61,9 +75,11 @@ def _of_config(config: Config) -> ModuleType:
 
 
 def _of_run(workdir: pathlib.Path) -> ModuleType:
-    if not (workdir / TASK_FILE).is_file():
-        raise UserError(f"--workdir={workdir}: holds no run of jaxfm ({TASK_FILE} is not there).")
-    values = files.read_json(workdir / TASK_FILE)
+    values = read_task(workdir)
+    if values["task"] not in TASKS:
+        raise UserError(
+            f"{values.path}: task {values['task']!r} is not one of this jaxfm. {did_you_mean(values['task'], TASKS)}"
+        )
     return _module(values["task"], values.get("objective", ""))
 
 

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxfm import files
 from jaxfm.config import Config
 from jaxfm.data.masking import Masking
 from jaxfm.data.packing import ArrayRows
@@ -34,7 +33,7 @@ from jaxfm.tasks import guessing, masked_lm
 from jaxfm.tasks.masked_lm import HiddenTokens, MaskedLMTask
 from jaxfm.tasks.replacement_finder import ReplacementFinder
 from jaxfm.tasks.resampling import Resample, Units
-from jaxfm.tasks.task import NOT_CALIBRATED, TASK_FILE, TOKENIZER_DIR, Evaluation
+from jaxfm.tasks.task import NOT_CALIBRATED, TOKENIZER_DIR, Evaluation, read_task
 
 # What a held-out row's samples are drawn with never changes, so that runs are scored on like replacements.
 _EVALUATION_SEED = 20200323
@@ -357,14 +356,14 @@ def _kept(initial: Initial, layers: int) -> dict[str, np.ndarray]:
 
 def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) -> ReplacedTokenTask:
     """Builds the task of a trained run over one split of (other) text, for evaluation."""
-    values = files.read_json(workdir / TASK_FILE)
+    values = read_task(workdir)
     text = masked_lm.open_task(workdir, config, source, split)
     return ReplacedTokenTask(_numbered(text), values["generator_layers"], values["discriminator_weight"], ())
 
 
 def open_predictor(workdir: pathlib.Path) -> ReplacementFinder:
     """Returns what finds replaced tokens with a trained run."""
-    values = files.read_json(workdir / TASK_FILE)
+    values = read_task(workdir)
     tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
     return ReplacementFinder(EncoderConfig(**values["encoder"]), values["generator_layers"], tokenizer)
 

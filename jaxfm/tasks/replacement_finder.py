@@ -56,6 +56,7 @@ class ReplacementFinder:
     # The detector's one class has no name.
     labels = ()
     records_at_once = 2048
+    takes_words = False
     pairs = False
 
     def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool = True) -> ReplacedTokenModel:

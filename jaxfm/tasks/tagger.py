@@ -159,7 +159,9 @@ class Words:
             start = text.find(token, before)
             if start < 0 or text[before:start].strip():
                 raise UserError(
-                    f"tokens[{number}] = {token!r} does not follow in the text, where {text[before : before + 20]!r} "
+                    f"{record['origin']}: "
+                    * ("origin" in record)
+                    + f"tokens[{number}] = {token!r} does not follow in the text, where {text[before : before + 20]!r} "
                     'does. Leave out "text", or give the tokens of this text, in order.'
                 )
             before = start + len(token)
@@ -190,6 +192,7 @@ class Tagger:
     words: str = RUN_WORDS
 
     records_at_once = 2048
+    takes_words = True
     pairs = False
 
     @property
@@ -230,11 +233,12 @@ class Tagger:
 
     def _pipeline(self, records: Sequence[Mapping[str, Any]]) -> tuple[tuple[Words, ...], list[list[list[int]]]]:
         """Returns texts and pieces by the words of transformers' pipeline."""
-        if any("tokens" in record for record in records):
-            raise UserError(
-                f'--words={PIPELINE_WORDS} splits raw text, but a record has its words already ("tokens"): leave out '
-                "the flag, or the tokens."
-            )
+        for record in records:
+            if "tokens" in record:
+                raise UserError(
+                    f"{record.get('origin', 'a record')}: --words={PIPELINE_WORDS} splits raw text, but here are words "
+                    'already ("tokens"): leave out the flag, or the tokens.'
+                )
         texts = [str(record["text"]) for record in records]
         found = pipeline_words(self.tokenizer, texts)
         words = tuple(Words(text, words.offsets) for text, words in zip(texts, found, strict=True))

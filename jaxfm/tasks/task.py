@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxfm import files, schema
 from jaxfm.data.pipeline import Rows
+from jaxfm.errors import UserError
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.observe.metrics import Sums
 from jaxfm.observe.tables import Table
@@ -19,9 +21,52 @@ from jaxfm.tasks.resampling import Resample
 
 # The run directory's memory of a task: enough to predict, evaluate and export without the config or the data.
 TASK_FILE = "task.json"
+TASK_VERSION = 1  # of task.json; one without a version is of the time before
 TOKENIZER_DIR = "tokenizer"
 # Probabilities as the model gives them.
 NOT_CALIBRATED: Mapping[str, float] = types.MappingProxyType({})
+
+
+class TaskValues(dict[str, Any]):
+    """The content of a task.json; a key that is absent is the user's mistake."""
+
+    def __init__(self, path: pathlib.Path, values: Mapping[str, Any]):
+        """`path` is for messages."""
+        super().__init__(values)
+        self.path = path
+
+    def __missing__(self, key: str) -> Any:
+        """Raises UserError."""
+        raise UserError(f"{self.path}: has no {key!r}, so it was changed, or is of another jaxfm. {_UNUSABLE}")
+
+
+_UNUSABLE = "Take it from a backup of the run, or train again."
+
+
+def write_task(workdir: pathlib.Path, values: Mapping[str, Any]) -> None:
+    """Writes task.json: "task", the name, and what the task is beside its weights."""
+    files.write_json(workdir / TASK_FILE, {"version": TASK_VERSION, **values})
+
+
+def read_task(workdir: pathlib.Path) -> TaskValues:
+    """Returns what `write_task` wrote. Raises UserError where it is absent, cut, or of a newer jaxfm."""
+    path = workdir / TASK_FILE
+    if not path.is_file():
+        raise UserError(f"--workdir={workdir}: holds no run of jaxfm ({TASK_FILE} is not there).")
+    values = TaskValues(path, files.read_versioned(path, TASK_VERSION))
+    if not isinstance(values["task"], str) or not isinstance(values["encoder"], dict):
+        raise UserError(f"{path}: is not a task that this jaxfm knows. {_UNUSABLE}")
+    schema.build(EncoderConfig, values["encoder"], root=f"{path}: encoder.")
+    return values
+
+
+def build_spec(cls: type, values: TaskValues) -> Any:
+    """Returns the dataclass that the values of a task.json but its "task" stand for; UserError for any other values."""
+    fields = {name: value for name, value in values.items() if name != "task"}
+    for field in dataclasses.fields(cls):
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            values[field.name]  # an absent one is named
+    return schema.build(cls, fields, root=f"{values.path}: ")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +160,9 @@ class Predictor(Protocol):
 
     # Enough to pack well, few enough to hold: a million lines never are in memory at once.
     records_at_once: int
+
+    # Whether a record may have "tokens", words already split, beside or in place of "text".
+    takes_words: bool
 
     @property
     def pairs(self) -> bool:

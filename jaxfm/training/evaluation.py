@@ -22,6 +22,15 @@ def whole_batches(batch_size: int, rows: int, mesh: Mesh) -> int:
     return shards * max(1, min(batch_size // shards, -(-rows // shards)))
 
 
+def bucket(batch_size: int, rows: int, mesh: Mesh) -> int:
+    """Returns the batch size for a call of `rows` rows: twice, four times, ... what the mesh needs, up to `batch_size`.
+
+    Calls of any number of rows so compile no more programs than `batch_size` has bits.
+    """
+    shards, largest = batch_shards(mesh), whole_batches(batch_size, batch_size, mesh)
+    return min(shards << max(-(-rows // shards) - 1, 0).bit_length(), largest)
+
+
 class Evaluator:
     """Computes a task's outputs for packed rows; compiled once a row length."""
 
@@ -35,13 +44,29 @@ class Evaluator:
         )
 
     def __call__(self, params: Any, rows: Rows, advance: Callable[[int], None] | None = None) -> dict[str, Any]:
-        """Returns the outputs of all rows, arrays [N, ...]; `advance` is told of each batch of rows done."""
+        """Returns the outputs of all rows, arrays [N, ...]; `advance` is told of each batch of rows done.
+
+        Without rows the arrays are [0, ...], and nothing is compiled.
+        """
+        if not len(rows):
+            return self._of_none(params, rows)
         parts: list[dict[str, np.ndarray]] = []
         for outputs in self._run_ahead(params, rows):
             parts.append(jax.device_get(outputs))
             if advance is not None:
                 advance(min(self._batch_size, len(rows) - (len(parts) - 1) * self._batch_size))
         return {name: np.concatenate([part[name] for part in parts])[: len(rows)] for name in parts[0]}
+
+    def _of_none(self, params: Any, rows: Rows) -> dict[str, np.ndarray]:
+        """Returns the outputs of no row: their types and shapes are found without computing."""
+        fields = rows.take(np.zeros(0, np.int64))
+        batch = {
+            name: jax.ShapeDtypeStruct((self._batch_size, *value.shape[1:]), value.dtype)
+            for name, value in fields.items()
+        }
+        with jax.set_mesh(self._mesh):
+            shapes = jax.eval_shape(self._apply, params, batch)
+        return {name: np.zeros((0, *shape.shape[1:]), shape.dtype) for name, shape in shapes.items()}
 
     def _run_ahead(self, params: Any, rows: Rows) -> Iterator[dict[str, jax.Array]]:
         """Dispatches one batch ahead of the one that is fetched."""

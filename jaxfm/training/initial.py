@@ -2,6 +2,7 @@
 
 import pathlib
 
+from jaxfm import files
 from jaxfm.config import MeshConfig, ModelConfig
 from jaxfm.errors import UserError
 from jaxfm.hub import initial as hub_initial
@@ -56,7 +57,7 @@ def shape(config: ModelConfig) -> tuple[EncoderConfig, tuple[str, ...]]:
 
 
 def _workdir(config: ModelConfig) -> pathlib.Path:
-    workdir = pathlib.Path(config.init.removeprefix(RUN)).expanduser()
+    workdir = files.expanded(config.init.removeprefix(RUN))
     if not (workdir / TASK_FILE).is_file():
         raise UserError(
             f"config.model.init: {config.init!r}: {workdir} holds no run of jaxfm ({TASK_FILE} is missing)."

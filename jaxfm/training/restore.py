@@ -45,12 +45,23 @@ def restore_params(
         try:
             steps = checkpoints.steps()
             if steps:
-                best = checkpoints.meta(steps[-1])["best"]["step"]
+                best = _best(directory, checkpoints, steps[-1])
                 step = best if config.eval.select == "best" and best in steps else steps[-1]
                 return graphdef, checkpoints.restore_params(step, abstract), step
         finally:
             checkpoints.close()
     raise UserError(f"{workdir}: has no checkpoint yet.")
+
+
+def _best(directory: pathlib.Path, checkpoints: Checkpoints, step: int) -> int:
+    """Returns the step that a checkpoint says is the best so far."""
+    try:
+        return checkpoints.meta(step)["best"]["step"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{directory / str(step)}: the checkpoint's meta cannot be read ({error}). Remove this "
+            "checkpoint to use the one before, or train on from it."
+        ) from error
 
 
 def to_host(params: Any) -> dict[str, np.ndarray]:

@@ -1,13 +1,14 @@
 """The run directory: whose it is, and whether the run in it is new, half-way or finished."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
-import json
 import pathlib
 import platform
 import subprocess
 import time
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import jax
@@ -17,9 +18,12 @@ from jaxfm import files
 from jaxfm.config import AUTO, FREE_ON_RESUME, Config, from_config_dict
 from jaxfm.errors import UserError
 from jaxfm.observe.report import JSON_FILE
+from jaxfm.parallel import distributed
 from jaxfm.schema import differences, flatten, to_dict
 
 CONFIG_FILE = "config.json"
+CONFIG_VERSION = 1  # of config.json; one without a version is of the time before
+LOCK_FILE = ".lock"
 CHECKPOINTS_DIR = "checkpoints"
 AVERAGED_DIR = "averaged"  # the mean of some checkpoints, where it stands for the run
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "tokenizers", "numpy")
@@ -38,9 +42,10 @@ def status(workdir: pathlib.Path, config: Config) -> Status:
     """
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir}: is a file; name a directory.")
+    files.check_parents(workdir, "--workdir")
     if not (workdir / CONFIG_FILE).is_file():
-        # A half-written config.json of a run killed at its first breath is no obstacle.
-        unfinished = set(workdir.glob(f".{CONFIG_FILE}.*.part"))
+        # A run directory left by a run killed before config.json was written is reused.
+        unfinished = {workdir / LOCK_FILE, *workdir.glob(f".{CONFIG_FILE}.*.part")}
         if workdir.is_dir() and any(path not in unfinished for path in workdir.iterdir()):
             raise UserError(f"--workdir={workdir}: is not empty and holds no run of jaxfm. Name a new directory.")
         return "new"
@@ -51,6 +56,26 @@ def status(workdir: pathlib.Path, config: Config) -> Status:
             "on with that run, or another --workdir for a new one."
         )
     return "finished" if (workdir / JSON_FILE).is_file() else "half-way"
+
+
+@contextlib.contextmanager
+def hold(workdir: pathlib.Path, config: Config, expected: Status) -> Iterator[None]:
+    """Keeps other runs out of `workdir`, in process 0 of a run for all its processes.
+
+    Raises:
+      UserError: another run holds it (which one, where, since when); or one has been there since `expected` was found.
+    """
+    if not distributed.is_main():
+        yield
+        return
+    with files.held(workdir / LOCK_FILE, f"--workdir={workdir}"):
+        found = status(workdir, config)
+        if found != expected:
+            raise UserError(
+                f"--workdir={workdir}: another process has been there meanwhile: the run, which was {expected}, is now "
+                f"{found}. Give the same command again, or name another directory."
+            )
+        yield
 
 
 def with_chosen(workdir: pathlib.Path, config: Config) -> Config:
@@ -109,6 +134,7 @@ def check_shared(workdir: pathlib.Path) -> None:
 def write_config(workdir: pathlib.Path, config: Config) -> None:
     """Writes config.json: the resolved config, and what else tells this run from another."""
     values = {
+        "version": CONFIG_VERSION,
         "config": to_dict(config),
         "versions": versions(),
         "python": platform.python_version(),
@@ -122,21 +148,29 @@ def read_config(workdir: pathlib.Path) -> Config:
     """Reads the config of a run; UserError when there is none."""
     if not (workdir / CONFIG_FILE).is_file():
         raise UserError(f"--workdir={workdir}: holds no run of jaxfm ({CONFIG_FILE} is not there).")
-    return from_config_dict(read_config_values(workdir))
+    values = read_config_values(workdir)
+    try:
+        return from_config_dict(values)
+    except UserError as error:
+        raise UserError(f"{workdir / CONFIG_FILE}: {error} It was changed, or another jaxfm wrote it.") from error
 
 
 def read_config_values(workdir: pathlib.Path) -> dict[str, Any]:
     """Returns the part "config" of config.json."""
     path = workdir / CONFIG_FILE
-    try:
-        return files.read_json(path)["config"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is not a config written by jaxfm ({error!r}).") from error
+    values = files.read_versioned(path, CONFIG_VERSION)
+    config = values.get("config")
+    if not isinstance(config, dict):
+        raise UserError(f'{path}: is not a config written by jaxfm (it has no group "config").')
+    return config
 
 
 def read_report(workdir: pathlib.Path) -> dict[str, Any]:
-    """Returns report.json of a finished run."""
-    return files.read_json(workdir / JSON_FILE)
+    """Returns report.json of a finished run; UserError for one that is cut."""
+    try:
+        return files.read_object(workdir / JSON_FILE)
+    except UserError as error:
+        raise UserError(f"{error} Remove it: the same command then scores the run again.") from error
 
 
 def versions() -> dict[str, str]:

@@ -332,7 +332,7 @@ def test_two_preparations_of_one_directory_do_not_mix(tokenizer: pathlib.Path, t
     folder.mkdir()
     with open(folder / ".lock", "wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another process is preparing"):
+        with pytest.raises(UserError, match="another process is writing there"):
             prepare(reader(texts(3)), tokenizer, folder, SETTINGS)
     prepare(reader(texts(3)), tokenizer, folder, SETTINGS)
 

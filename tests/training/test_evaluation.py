@@ -6,9 +6,10 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import MeshConfig
+from jaxfm.data.packing import ArrayRows
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.tasks import registry
-from jaxfm.training.evaluation import Evaluator, whole_batches
+from jaxfm.training.evaluation import Evaluator, bucket, whole_batches
 from jaxfm.training.initial import resolve
 from tests import tiny
 
@@ -48,3 +49,28 @@ def make_model(task: registry.Task) -> nnx.Module:
 )
 def test_whole_batches_fit_the_mesh_and_the_rows(asked: int, rows: int, wanted: int) -> None:
     assert whole_batches(asked, rows, make_mesh(MeshConfig(2, 2, 1))) == wanted
+
+
+@pytest.mark.parametrize("sizes", [(4, 1, 1), (1, 2, 2)])
+def test_no_rows_have_outputs_of_the_same_kinds(task: registry.Task, sizes: tuple[int, int, int]) -> None:
+    mesh = make_mesh(MeshConfig(*sizes), jax.devices())
+    graphdef, _ = build_abstract(lambda: make_model(task), mesh)
+    params = tiny.nested(tiny.random_params(tiny.ENCODER, len(tiny.LABELS), seed=1))
+    evaluator, rows = Evaluator(task.outputs, graphdef, mesh, 4), task.rows("test")
+    none = evaluator(params, ArrayRows(rows.take(np.zeros(0, np.int64)), rows.pad_id))
+    assert evaluator._apply._cache_size() == 0
+    some = evaluator(params, rows)
+    assert {name: (0, *value.shape[1:], value.dtype) for name, value in some.items()} == {
+        name: (*value.shape, value.dtype) for name, value in none.items()
+    }
+
+
+@pytest.mark.parametrize("sizes", [(4, 1, 1), (1, 1, 1)])
+@pytest.mark.parametrize("batch_size", [1, 5, 32, 100])
+def test_buckets_are_few_and_large_enough(sizes: tuple[int, int, int], batch_size: int) -> None:
+    mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
+    largest = whole_batches(batch_size, batch_size, mesh)
+    found = {rows: bucket(batch_size, rows, mesh) for rows in range(201)}
+    for rows, size in found.items():
+        assert size % sizes[0] == 0 and min(rows, largest) <= size <= max(2 * rows, sizes[0]) and size <= largest
+    assert len(set(found.values())) <= batch_size.bit_length() + 1
