@@ -28,7 +28,7 @@ def locate(uri: str, key: str, files: Sequence[str] = _HUB_FILES) -> pathlib.Pat
     if scheme == "hf" and rest:
         return _from_hub(rest, key, files)
     if scheme == "dir" and rest:
-        path = files.expanded(rest)
+        path = pathlib.Path(os.path.expanduser(rest))  # pathlib's own raises for ~NAME of nobody
         if not path.is_dir():
             raise UserError(f"{key}: {uri!r}: there is no directory {path} (looked from {os.getcwd()}).")
         return path
