@@ -70,8 +70,8 @@ class DataConfig:
 
     source: str = field(
         "quickstart",
-        "URI: quickstart, conll:DIR, csv:DIR, tsv:DIR, jsonl:DIR, parquet:DIR, tfds:NAME, hf:OWNER/NAME, text:DIR, "
-        "array_record:DIR",
+        "URI: quickstart, conll:DIR, brat:DIR, csv:DIR, tsv:DIR, jsonl:DIR, parquet:DIR, tfds:NAME, hf:OWNER/NAME, "
+        "text:DIR, array_record:DIR",
     )
     words_column: str = field("", "column or field of the words; empty: found by its usual names")
     tags_column: str = field("", "column or field of the tags; empty: found by its usual names")

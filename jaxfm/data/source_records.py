@@ -237,6 +237,9 @@ class SplitBuilder:
     def add_text(self, text: str, spans: Iterable[CharSpan], origin: str, document: Any = None) -> None:
         """Adds one text with its entities in characters, of any number and order.
 
+        The words are those of `words_of`; a task that splits texts otherwise finds text and entities in `marked`, and
+        says which entities start or end inside a word.
+
         Raises UserError naming `origin` as `check_spans` does, and for a NUL character.
         """
         if "\0" in text:
@@ -245,8 +248,6 @@ class SplitBuilder:
         self.count("entities that overlap a longer one left out", origin, overlapping)
         offsets = words_of(text)
         marks = mark_words(offsets, flat)
-        self.count("entities with a border inside a word, which take the whole word", origin, marks.inside)
-        self.count("entities left out since another one takes their only word", origin, marks.lost)
         for tag in set(marks.tags) - self._tags.keys():
             self._tags[tag] = origin
         words = [sys.intern(text[start:end]) for start, end in offsets]
