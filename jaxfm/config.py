@@ -70,8 +70,8 @@ class DataConfig:
 
     source: str = field(
         "quickstart",
-        "URI: quickstart, conll:DIR, csv:DIR, tsv:DIR, jsonl:DIR, parquet:DIR, tfds:NAME, hf:OWNER/NAME, text:DIR, "
-        "array_record:DIR",
+        "URI: quickstart, conll:DIR, brat:DIR, csv:DIR, tsv:DIR, jsonl:DIR, parquet:DIR, tfds:NAME, hf:OWNER/NAME, "
+        "text:DIR, array_record:DIR",
     )
     words_column: str = field("", "column or field of the words; empty: found by its usual names")
     tags_column: str = field("", "column or field of the tags; empty: found by its usual names")
@@ -88,6 +88,12 @@ class DataConfig:
         "share of the documents, or of the labelled examples, kept for validation where there is no such split",
         at_least=0,
         at_most=0.5,
+    )
+    splitter: str = field(
+        "auto",
+        "what splits raw text into words for NER: fine (each mark a word), coarse (as news corpora), auto: fine where "
+        "entities are given in characters, else the nearest to the words of training",
+        choices=("auto", "fine", "coarse"),
     )
     cache: str = field("", "folder for corpora prepared on the fly; empty: jaxfm in the user's cache folder")
     row_length: int = field(128, "tokens a packed row; the device sees [batch_size, row_length]", at_least=8)

@@ -22,6 +22,8 @@ from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.tasks import registry
+from jaxfm.tasks.tagger import WORDS, with_words
+from jaxfm.tasks.task import Predictor
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.evaluation import Evaluator, bucket
 from jaxfm.training.restore import restore_params
@@ -37,10 +39,10 @@ Text = str | tuple[str, str] | Mapping[str, Any]
 class Model:
     """A trained run, loaded: call it with texts as often as you like."""
 
-    def __init__(self, workdir: str | pathlib.Path):
-        """Restores the run's chosen checkpoint; UserError when there is none."""
+    def __init__(self, workdir: str | pathlib.Path, words: str = "run"):
+        """Restores the run's chosen checkpoint; UserError when there is none. `words`: see `--words`."""
         workdir = files.user_path(workdir, "--workdir")
-        self._predictor = registry.open_predictor(workdir)
+        self._predictor: Predictor = with_words(registry.open_predictor(workdir), words)
         config = workdirs.read_config(workdir)
         self._mesh = make_mesh(MeshConfig())
         dtype = compute_dtype(config.train.precision)
@@ -134,6 +136,7 @@ def predict_file(
     output: str | pathlib.Path,
     progress: Progress | None = None,
     columns: Mapping[str, str] | None = None,
+    words: str = "run",
 ) -> int:
     """Writes one JSON result a record of `source` to `output`, whole or not at all; returns the number of records.
 
@@ -145,6 +148,7 @@ def predict_file(
         of the input is kept.
       progress: where to show how far it is.
       columns: `text_column`, `pair_column`, `words_column`: the fields to read, where they are not the usual ones.
+      words: see `--words`.
 
     Raises:
       UserError: a record that cannot be read (file:line), no run or checkpoint, an output that cannot be written or
@@ -154,7 +158,7 @@ def predict_file(
     source_unlabelled.form_of(source)
     if output.exists() and os.path.samefile(source, output):
         raise UserError(f"--output={output}: is the input itself. Name another file.")
-    model = Model(workdir)
+    model = Model(workdir, words)
     wanted = Wanted(model.wanted.pairs, model.wanted.words, dict(columns or {}), model.wanted.trained)
     progress = progress or Progress(0, quiet=files.is_stream(output))
     count = 0
@@ -200,7 +204,8 @@ def main(texts: Sequence[str]) -> None:
             raise UserError(
                 f"--pair: belongs to a text of the command line; in a file the second text has a column.\n{USAGE}"
             )
-        count = predict_file(values.workdir, values.input, values.output, columns=program.given_columns(COLUMNS))
+        columns = program.given_columns(COLUMNS)
+        count = predict_file(values.workdir, values.input, values.output, columns=columns, words=values.words)
         to = sys.stderr if files.is_stream(pathlib.Path(values.output)) else sys.stdout
         print(f"written: {values.output} ({count:,} lines)", file=to)
         return
@@ -208,7 +213,7 @@ def main(texts: Sequence[str]) -> None:
         raise UserError(f"--pair: belongs to one text, but there are {len(texts)}.\n{USAGE}")
     texts = [_argument(text, f"text {number}") for number, text in enumerate(texts, start=1)]
     pair = {} if values.pair is None else {"pair": _argument(values.pair, "--pair")}
-    model = Model(values.workdir)
+    model = Model(values.workdir, values.words)
     records = []
     for number, text in enumerate(texts, start=1):
         origin = f"text {number}"
@@ -228,6 +233,12 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "A run directory.")
     flags.DEFINE_string("input", None, f"Texts: {', '.join(source_unlabelled.FORMS)}, each also with .gz but .parquet.")
     flags.DEFINE_string("output", None, "JSON lines to write.")
+    flags.DEFINE_enum(
+        "words",
+        WORDS[0],
+        WORDS,
+        "NER: words of a text as in the run's training, or as transformers' pipeline has them.",
+    )
     flags.DEFINE_string("pair", None, "The second text, for a model that judges pairs.")
     program.define_column_flags(COLUMNS)
     program.run(main, USAGE, takes_arguments=True)

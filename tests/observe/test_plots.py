@@ -73,6 +73,12 @@ def test_bars_grow_with_the_score(tmp_path):
     assert rows[0] < len(blue) / 3  # the most frequent type is on top
 
 
+def test_bars_of_thousands_of_types_stay_readable(tmp_path):
+    plot_per_type({f"T{index}": {"f1": 0.5, "support": index} for index in range(3000)}, tmp_path / "bars.png")
+    height, width = imread(tmp_path / "bars.png").shape[:2]
+    assert height < 2.5 * width
+
+
 def test_smoothing_is_exact_on_a_constant_and_weights_the_recent():
     assert smooth([3.0] * 5, span=3) == pytest.approx([3.0] * 5)
     # span 3: weights 1/2, 1/4 of the newest two, normalised.

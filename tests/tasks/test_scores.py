@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxfm.tasks.scores import Scores, score_classes, score_labels, score_values
+from jaxfm.tasks.scores import Scores, add_counts, report, score_classes, score_labels, score_table, score_values
 
 sklearn = pytest.importorskip("sklearn.metrics")
 stats = pytest.importorskip("scipy.stats")
@@ -203,3 +203,24 @@ def test_pictures_are_drawn(kind: str, tmp_path: pathlib.Path) -> None:
         drawn(tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_counts_of_thousands_of_classes_add_up_alike() -> None:
+    draw = np.random.default_rng(0)
+    counts = np.zeros((50, 900), np.float32)
+    counts[draw.integers(0, 50, 70), draw.integers(0, 900, 70)] = draw.integers(1, 5, 70)
+    weight = draw.integers(0, 4, (7, 50)).astype(np.float64)
+    wanted = np.stack(np.split(weight @ counts.astype(np.float64), 3, axis=-1))
+    np.testing.assert_array_equal(add_counts(counts, weight), wanted)
+    np.testing.assert_array_equal(add_counts(np.zeros_like(counts), weight), np.zeros((3, 7, 300)))
+    full = np.ones_like(counts)
+    np.testing.assert_array_equal(add_counts(full, weight)[0, :, 0], weight.sum(axis=1))
+
+
+def test_a_table_of_thousands_of_classes_shows_the_most_frequent() -> None:
+    names, gold = [f"T{index}" for index in range(3000)], np.arange(3000)
+    items, averages = report(names, gold * 0, gold * 0, gold)
+    table = score_table("Entities", "type", items, averages)
+    assert [row[0] for row in table.rows] == [*names[-50:], "and 2,950 more", *averages]
+    assert table.rows[50][1:] == (None, None, None, sum(range(2950)))
+    assert len(score_table("Entities", "type", dict(list(items.items())[:50]), averages).rows) == 53

@@ -377,7 +377,8 @@ def test_a_run_without_a_validation_split_reports_what_there_is(
     (tmp_path / "corpus").mkdir()
     for split in splits:
         shutil.copy(source / f"{split}.conll", tmp_path / "corpus")
-    report = train(tiny.replaced(config, data__source=f"conll:{tmp_path / 'corpus'}"), tmp_path / "run")
+    values = tiny.replaced(config, data__source=f"conll:{tmp_path / 'corpus'}", data__holdout=0.0)
+    report = train(values, tmp_path / "run")
     assert tuple(report["splits"]) == splits[1:]
     assert report["training"]["chosen_step"] == report["training"]["steps"] == 12
     assert {line["split"] for line in lines(tmp_path / "run")} == {"train"}
