@@ -117,7 +117,7 @@ class ShardMaker:
             "text_bytes": sum(len(text.encode()) for text in portion.texts),
             "pieces": len(pieces),
             "unknown": 0 if vocabulary.unk_id is None else int(counts[vocabulary.unk_id]),
-            "unknown_characters": unknown_characters(self._tokenizer, portion.texts, vocabulary.unk_id),
+            "unknown_characters": list(unknown_characters(self._tokenizer, portion.texts, vocabulary.unk_id)),
             "histogram": np.bincount(bins, minlength=HISTOGRAM_BINS).tolist(),
             "source_sha256": portion.source_sha256,
             "counts_sha256": shards.write_token_counts(counts_path(self._folder, name), counts),
@@ -173,7 +173,7 @@ def unknown_characters(tokenizer: "Tokenizer", texts: Sequence[str], unk_id: int
     if unk_id is None:
         return 0, 0
     size = sum(map(len, texts))
-    step = max(1, -(-size // _SAMPLE_CHARACTERS))
+    step = -(-size // _SAMPLE_CHARACTERS) | 1  # odd: whatever alternates in a corpus is met
     unknown = seen = 0
     for call in _calls([text[:_SAMPLE_CHARACTERS] for text in texts[::step]]):
         for text, encoding in zip(call, tokenizer.encode_batch(call, add_special_tokens=False), strict=True):

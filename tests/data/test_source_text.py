@@ -112,7 +112,7 @@ def test_json_lines(tmp_path):
     [
         ("[1]", "", r"a\.jsonl:2: a list, but each line must be one JSON object"),
         ("{", "", r"a\.jsonl:2: not JSON"),
-        ('{"txt": "a"}', "", r"a\.jsonl:2: text_column='text' is not there\. Valid choices: 'txt'|Did you mean 'txt'"),
+        ('{"txt": "a"}', "", r"a\.jsonl:2: no field 'text', which the lines before have; fields here: 'txt'"),
         ('{"text": null}', "", r"a\.jsonl:2: null in 'text' is a NoneType, but must be text"),
         ('{"text": "\\ud800"}', "", r"a\.jsonl:2: .*half of a surrogate pair"),
         ("", "txet", r"a\.jsonl:1: text_column='txet' is not there\. Did you mean 'text'\?"),
