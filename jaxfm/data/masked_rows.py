@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfm.data import masking
-from jaxfm.data.masking import Masking, MaskVocabulary
+from jaxfm.data.mask_vocabulary import MaskVocabulary
+from jaxfm.data.masking import Masking
 from jaxfm.data.pipeline import Batch, Rows
 
 # The masks never change, so that runs with other seeds are scored on the same targets.
@@ -120,6 +121,7 @@ class MaskedRows:
         return np.unpackbits(self.chosen[unit, row], axis=-1, count=self.row_length).astype(bool)
 
 
+@functools.lru_cache(maxsize=4)  # the splits of a run share the compiled programs
 def make_masker(vocabulary: MaskVocabulary, how: Masking, ratio: float, row_length: int) -> Masker:
     """Returns what masks rows by any unit; each row's masks are a function of its number and tokens alone."""
 

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxfm.data.mask_vocabulary import MaskVocabulary
 from jaxfm.data.masked_rows import MaskedRows, make_masker, mask_eval_rows
-from jaxfm.data.masking import Masking, MaskVocabulary
+from jaxfm.data.masking import Masking
 from jaxfm.data.pipeline import Rows
 from jaxfm.errors import UserError
 from jaxfm.observe.metrics import Sums, weighted

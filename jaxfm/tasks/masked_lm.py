@@ -18,8 +18,9 @@ from flax import nnx
 from jaxfm import files
 from jaxfm.config import Config
 from jaxfm.data import masking
+from jaxfm.data.mask_vocabulary import MaskVocabulary, vocabulary_of
 from jaxfm.data.masked_rows import MaskedRows
-from jaxfm.data.masking import Masking, MaskVocabulary
+from jaxfm.data.masking import Masking
 from jaxfm.data.pipeline import Rows
 from jaxfm.data.pretraining import open_pretraining, open_split
 from jaxfm.data.tokenization import check_tokenizer, load_tokenizer
@@ -260,7 +261,7 @@ def assemble(config: Config, initial: Initial, chosen: Masking, head_notes: tupl
         encoder = dataclasses.replace(encoder, vocab_size=len(tokenizer))
     check_tokenizer(tokenizer, encoder.vocab_size, data.tokenizer, needs_mask=True)
     training = {"train": data.rows["train"]}
-    vocabulary = masking.vocabulary_of(tokenizer, encoder.padded_vocab_size)
+    vocabulary = vocabulary_of(tokenizer, encoder.padded_vocab_size)
     counts_V = data.token_counts(encoder.padded_vocab_size)
     task = MaskedLMTask(
         **vars(_hidden_tokens(config, encoder, vocabulary, chosen)),
@@ -346,7 +347,7 @@ def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) ->
     values = files.read_json(workdir / TASK_FILE)
     tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
     encoder = EncoderConfig(**values["encoder"])
-    vocabulary = masking.vocabulary_of(tokenizer, encoder.padded_vocab_size)
+    vocabulary = vocabulary_of(tokenizer, encoder.padded_vocab_size)
     task = MaskedLMTask(
         encoder=encoder,
         tokenizer=tokenizer,

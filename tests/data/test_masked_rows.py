@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from jaxfm.data import masked_rows, masking
+from jaxfm.data.mask_vocabulary import MaskVocabulary
 from jaxfm.data.masked_rows import MaskedRows, make_masker, mask_eval_rows
-from jaxfm.data.masking import UNITS, Masking, MaskVocabulary
+from jaxfm.data.masking import UNITS, Masking
 from jaxfm.data.packing import ArrayRows
 
 PAD, CLS, SEP, MASK, V = 0, 2, 3, 4, 100

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfm.data.masking import Masking, MaskVocabulary
+from jaxfm.data.mask_vocabulary import MaskVocabulary
+from jaxfm.data.masking import Masking
 from jaxfm.data.packing import ArrayRows
 from jaxfm.errors import UserError
 from jaxfm.tasks.mask_shares import mask_notes, mask_split, mask_sums, row_counts, scored_part
