@@ -89,7 +89,8 @@ class ReplacedTokens:
         logits_BT = model.replaced({**batch, "tokens": tokens_BT}, key=detector_key)
         found, seen = guessing.compare(guessed), self._see(logits_BT, tokens_BT, batch["tokens"], batch["segment_ids"])
         hidden, total = found["weight"].sum(), {name: value.sum() for name, value in seen.items()}
-        loss = self.text.total(found) + self._scale(progress) * total["loss"]
+        # Without a hidden token there is nothing to divide by, and nothing replaced to find.
+        loss = self.text.total(found) + self._scale(progress) * jnp.where(hidden > 0, total["loss"], 0.0)
         return loss, (
             hidden,
             {
