@@ -290,6 +290,11 @@ class EvalConfig:
     batch_size: int = field(32, "rows of one evaluation step over all devices and hosts", at_least=1)
     metric: str = field("f1", "validation metric by which the best checkpoint is chosen")
     select: str = field("best", "the checkpoint that is reported, exported and used", choices=("best", "last"))
+    rows: int = field(
+        4000,
+        "task masked_lm: most rows of valid or test that are masked and scored, evenly spread over the split; 0: all",
+        at_least=0,
+    )
     patience: int = field(0, "evaluations without a better metric before training stops; 0: never stop", at_least=0)
 
 

@@ -14,7 +14,7 @@ from jaxfm.data import deduplication
 from jaxfm.data.corpus import open_corpus
 from jaxfm.data.preparation import Preparation
 from jaxfm.data.preparation import prepare as prepare_documents
-from jaxfm.data.preparation_report import MARKDOWN_FILE
+from jaxfm.data.preparation_report import MARKDOWN_FILE, unknown_warning
 from jaxfm.data.source_records import require_split
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub.locate import locate
@@ -95,6 +95,8 @@ def main() -> None:
         f"of {manifest['row_length']} tokens, {manifest['useful_share']:.1%} of them useful; "
         f"report: {values.output}/{MARKDOWN_FILE}"
     )
+    if unknown := unknown_warning(manifest):
+        print(f"WARNING: {unknown[0]}: {unknown[1]}")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ train.epochs train.steps train.batch_size train.first_batch_size
 train.batch_warmup_steps train.accumulate train.precision
 loss.label_smoothing loss.class_weights loss.focal_gamma loss.r_drop
 classification.kind classification.pooling classification.threshold
-eval.every_steps eval.batch_size eval.metric eval.select eval.patience
+eval.every_steps eval.batch_size eval.metric eval.select eval.rows eval.patience
 checkpoint.every_steps checkpoint.keep_last
 parallel.mesh.data parallel.mesh.fsdp parallel.mesh.tensor parallel.mesh.sequence
 log.every_steps log.tensorboard profile.steps

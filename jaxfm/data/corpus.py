@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 
 from jaxfm.data import docstrings, source_text
@@ -33,8 +34,9 @@ def open_corpus(source: str, *, text_column: str = "", holdout: float = 0.0) -> 
     Args:
       source: the URI.
       text_column: the field with the text, where records have fields; empty takes text, content or document.
-      holdout: this share of the documents of "train" becomes "valid" where the source has none. Which ones, a hash of
-        their text says: it depends on no order, and equal texts are on one side.
+      holdout: this share of the documents of "train" becomes "valid" where the source has none, but at least one of
+        them, and never all. Which ones, a hash of their text says: it depends on no order, and equal texts are on one
+        side.
 
     Raises:
       UserError: unknown source, nothing there, no such column.
@@ -46,26 +48,40 @@ def open_corpus(source: str, *, text_column: str = "", holdout: float = 0.0) -> 
     splits, notes = dict(found.splits), found.notes
     if holdout and "train" in splits and "valid" not in splits:
         whole = splits["train"]
-        splits["train"] = functools.partial(_side, source, whole, holdout, False)
-        splits["valid"] = functools.partial(_side, source, whole, holdout, True)
-        notes += (f"valid: {holdout:.3%} of the documents of train, chosen by a hash of their text",)
+        border = functools.cache(functools.partial(_border, source, whole, holdout))
+        splits["train"] = functools.partial(_side, whole, border, False)
+        splits["valid"] = functools.partial(_side, whole, border, True)
+        notes += (f"valid: {holdout:.3%} of the documents of train, at least one, chosen by a hash of their text",)
     if not splits:
         raise UserError(f"{source}: none of its splits is train, valid or test.")
     readers = {name: functools.partial(_not_empty, source, name, read) for name, read in splits.items()}
     return Corpus(source, readers, notes)
 
 
-def _side(source: str, read: Callable[[], Iterator[Document]], holdout: float, held_out: bool) -> Iterator[Document]:
-    documents = found = 0
-    for documents, document in enumerate(read(), start=1):  # noqa: B007  (their number is for the message)
-        if (uniform_hash(document.text) < holdout) == held_out:
-            found += 1
+def _side(read: Callable[[], Iterator[Document]], border: Callable[[], float], held_out: bool) -> Iterator[Document]:
+    for document in read():
+        if (uniform_hash(document.text) < border()) == held_out:
             yield document
-    if documents and not found:
+
+
+def _border(source: str, read: Callable[[], Iterator[Document]], holdout: float) -> float:
+    """Returns the hash below which documents are held out: `holdout`, or what leaves one on each side of few documents.
+
+    Goes through the documents until it has seen both sides. Raises UserError where all of them are equal.
+    """
+    count, least, most = 0, 1.0, 0.0
+    for count, document in enumerate(read(), start=1):  # noqa: B007  (their number is for the message)
+        number = uniform_hash(document.text)
+        least, most = min(least, number), max(most, number)
+        if least < holdout <= most:
+            return holdout
+    if count and least == most:
+        documents = "there is one document" if count == 1 else f"all of the {count:,} documents are equal"
         raise UserError(
-            f"{source}: with holdout={holdout:g} all of the {documents:,} documents are on one side of train and "
-            "valid. Take a share that fits so few, 0 for no validation, or name a file of its own as valid."
+            f"{source}: {documents}, so none can be held out for validation. Set --config.data.holdout=0 to go "
+            "without, or name a file of its own as valid. (Documents are divided by empty lines, or else by lines.)"
         )
+    return most if most < holdout else math.nextafter(least, 1.0)
 
 
 def _not_empty(source: str, split: str, read: Callable[[], Iterator[Document]]) -> Iterator[Document]:

@@ -4,44 +4,20 @@
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+from jaxfm.data.mask_vocabulary import MaskVocabulary
 
 UNITS = ("token", "whole_word", "span")
 # Spans count words: lengths are geometric among 1 to 10 (Joshi et al. 2020, SpanBERT, section 3.1: mean 3.8).
 SPAN_P, SPAN_MAX = 0.2, 10
-# How pieces that start a word are marked, the space first: byte-level BPE (space, line end, tab), SentencePiece.
-_WHITE_SPACE = ("ĠĊĉč", "▁")
-# Room for the last unit of a row, which may reach beyond the wanted count: what does not fit it is left out.
-_HEADROOM = {"token": 0, "whole_word": 8, "span": 24}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class MaskVocabulary:
-    """What masking knows of a tokenizer.
-
-    Attributes:
-      mask_id: id of the mask token.
-      maskable: bool [V], False for special tokens and for rows of the embedding that no token uses.
-      continues: bool [V], True for a piece that goes on with the word of the piece before.
-      ordinary: int32 [N] ids with maskable, from which random replacements are drawn.
-    """
-
-    mask_id: int
-    maskable: np.ndarray
-    continues: np.ndarray
-
-    @property
-    def ordinary(self) -> np.ndarray:
-        """See the class."""
-        return np.flatnonzero(self.maskable).astype(np.int32)
+# The longest unit in tokens: a longer word is cut into several, and a span ends with the last word that fits it. So the
+# last unit of a row, which may reach beyond the wanted count, always fits the static number of places.
+WORD_TOKENS, SPAN_TOKENS = 8, 24
+_HEADROOM = {"token": 0, "whole_word": WORD_TOKENS, "span": SPAN_TOKENS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,23 +33,6 @@ class Masking:
     unit: str
     mask_share: float = 0.8
     random_share: float = 0.1
-
-
-def vocabulary_of(tokenizer: "PreTrainedTokenizerFast", size: int) -> MaskVocabulary:
-    """Reads special tokens and word pieces off a tokenizer, for an embedding of `size` rows.
-
-    A piece continues a word where WordPiece writes its prefix ("##"), and in byte-level BPE and SentencePiece where it
-    does not start with white space; there punctuation counts to the word it touches, as in fairseq.
-    """
-    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    special = set(tokenizer.all_special_ids)
-    maskable, continues = np.zeros(size, bool), np.zeros(size, bool)
-    maskable[: len(pieces)] = [index not in special for index in range(len(pieces))]
-    starts = [marks for marks in _WHITE_SPACE if sum(piece.startswith(marks[0]) for piece in pieces) > len(pieces) / 20]
-    for index, piece in enumerate(pieces):
-        continues[index] = not piece.startswith(tuple(starts[0])) if starts else piece.startswith("##")
-    assert isinstance(tokenizer.mask_token_id, int), "a tokenizer without a mask token is refused before"
-    return MaskVocabulary(tokenizer.mask_token_id, maskable, continues & maskable)
 
 
 def max_predictions(unit: str, ratio: float, row_length: int) -> int:
@@ -97,8 +56,9 @@ def mask_tokens(
 
     The units of a row are put in random order and taken until `ratio` of the row's maskable tokens are chosen. The unit
     that crosses that number is taken with the probability that makes the expected count exact; never more than `limit`
-    tokens a row. Special tokens and padding are never chosen, and no unit reaches across a segment. The same key gives
-    the same masks on any mesh.
+    tokens a row, which with `max_predictions` leaves nothing out. A word of more than WORD_TOKENS tokens is cut into
+    units of that many, a span ends with the last word that lies within SPAN_TOKENS. Special tokens and padding are
+    never chosen, and no unit reaches across a segment. The same key gives the same masks on any mesh.
 
     Args:
       key: of these rows at this step.
@@ -114,7 +74,10 @@ def mask_tokens(
     maskable_BT = jnp.asarray(vocabulary.maskable)[tokens_BT] & (segment_ids_BT > 0)
     starts_BT = _unit_starts(tokens_BT, segment_ids_BT, maskable_BT, vocabulary, masking.unit)
     # The index of the token at which a token's own word starts; each unit's draws are those made at its first token.
-    own_BT = lax.cummax(jnp.where(starts_BT, lax.broadcasted_iota(jnp.int32, shape, 1), 0), axis=1)
+    index_BT = lax.broadcasted_iota(jnp.int32, shape, 1)
+    own_BT = lax.cummax(jnp.where(starts_BT, index_BT, 0), axis=1)
+    starts_BT |= maskable_BT & ((index_BT - own_BT) % WORD_TOKENS == 0)
+    own_BT += (index_BT - own_BT) // WORD_TOKENS * WORD_TOKENS
     draws_BT = jax.random.bits(order_key, shape, jnp.uint32) >> 1  # 31 bits, so that the greatest number is free
     if masking.unit == "span":
         owner_BT = _span_owners(length_key, draws_BT, starts_BT, own_BT, segment_ids_BT, maskable_BT)
@@ -171,6 +134,11 @@ def _span_owners(
     A span starts at every word; taking spans in order until enough tokens are covered is then the same as taking
     tokens by the earliest span over them, which needs no loop over spans.
     """
+    # Where the word of each token ends: before the next start or special token.
+    index_BT = lax.broadcasted_iota(jnp.int32, draws_BT.shape, 1)
+    border_BT = jnp.where(starts_BT | ~maskable_BT, index_BT, draws_BT.shape[1])
+    border_BT = jnp.pad(border_BT[:, 1:], ((0, 0), (0, 1)), constant_values=draws_BT.shape[1])
+    end_BT = lax.cummin(border_BT, axis=1, reverse=True)
     # The inverse of the distribution of lengths; the least uniform number is that at which a span of SPAN_MAX ends.
     uniform_BT = jax.random.uniform(key, draws_BT.shape, minval=(1 - SPAN_P) ** SPAN_MAX)
     words_BT = jnp.minimum(1 + jnp.floor(jnp.log(uniform_BT) / math.log(1 - SPAN_P)), SPAN_MAX).astype(jnp.int32)
@@ -188,7 +156,11 @@ def _span_owners(
         )
         first_BT = jnp.where(reaches_BT, earlier_BT, 0)  # 0 ends the walk: nothing lies before
         rank_BT = jnp.take_along_axis(draws_BT, first_BT, axis=1)
-        covers_BT = reaches_BT & (jnp.take_along_axis(words_BT, first_BT, axis=1) > distance)
+        covers_BT = (
+            reaches_BT
+            & (jnp.take_along_axis(words_BT, first_BT, axis=1) > distance)
+            & (end_BT - first_BT <= SPAN_TOKENS)
+        )
         better_BT = covers_BT & (rank_BT < best_rank_BT)
         best_rank_BT = jnp.where(better_BT, rank_BT, best_rank_BT)
         return best_rank_BT, jnp.where(better_BT, first_BT, owner_BT), first_BT

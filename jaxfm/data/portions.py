@@ -25,6 +25,8 @@ HISTOGRAM_BINS = 40
 SPECIAL_TOKENS = {"[CLS]": "cls_token", "[SEP]": "sep_token", "[PAD]": "pad_token", "[MASK]": "mask_token"}
 # Encodings take a hundred times the memory of the text: a call gets this many characters or documents at most.
 _CALL_CHARACTERS, _CALL_DOCUMENTS = 2**19, 1024
+# Characters of a portion of which it is looked up whether they are in an unknown token: one may hold a long word.
+_SAMPLE_CHARACTERS = 2**18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +117,7 @@ class ShardMaker:
             "text_bytes": sum(len(text.encode()) for text in portion.texts),
             "pieces": len(pieces),
             "unknown": 0 if vocabulary.unk_id is None else int(counts[vocabulary.unk_id]),
+            "unknown_characters": list(unknown_characters(self._tokenizer, portion.texts, vocabulary.unk_id)),
             "histogram": np.bincount(bins, minlength=HISTOGRAM_BINS).tolist(),
             "source_sha256": portion.source_sha256,
             "counts_sha256": shards.write_token_counts(counts_path(self._folder, name), counts),
@@ -160,6 +163,24 @@ def encode(tokenizer: "Tokenizer", texts: Sequence[str], dtype: np.dtype) -> tup
         encodings = tokenizer.encode_batch_fast(call, add_special_tokens=False)
         found.extend(np.asarray(encoding.ids, dtype) for encoding in encodings)
     return np.concatenate(found), np.asarray([len(pieces) for pieces in found[1:]], np.int64)
+
+
+def unknown_characters(tokenizer: "Tokenizer", texts: Sequence[str], unk_id: int | None) -> tuple[int, int]:
+    """Returns the characters that are in unknown tokens, and all, of a sample of the texts evenly spread over them.
+
+    An unknown token may hold a whole sentence: WordPiece takes any word of more than 100 letters for one.
+    """
+    if unk_id is None:
+        return 0, 0
+    size = sum(map(len, texts))
+    step = -(-size // _SAMPLE_CHARACTERS) | 1  # odd: whatever alternates in a corpus is met
+    unknown = seen = 0
+    for call in _calls([text[:_SAMPLE_CHARACTERS] for text in texts[::step]]):
+        for text, encoding in zip(call, tokenizer.encode_batch(call, add_special_tokens=False), strict=True):
+            seen += len(text)
+            places = zip(encoding.ids, encoding.offsets, strict=True)
+            unknown += sum(end - start for piece, (start, end) in places if piece == unk_id)
+    return unknown, seen
 
 
 def _calls(texts: Sequence[str]) -> Iterator[list[str]]:

@@ -324,6 +324,7 @@ class _Pass:
             "overlaps": dict(self._overlaps),
             "pieces": pieces,
             "unknown_share": sum(record["unknown"] for record in records) / pieces,
+            "unknown_text_share": _share_of_pairs(record.get("unknown_characters", (0, 0)) for record in records),
             "histogram": np.sum([record["histogram"] for record in records], axis=0).tolist(),
             "tokens": tokens,
             "rows": rows,
@@ -356,6 +357,12 @@ class _Worker:
     def examine(self, texts: list[str]) -> deduplication.Examined:
         """Returns what is known of documents by themselves."""
         return deduplication.examine(texts, self._settings.deduplicate, self._contamination)
+
+
+def _share_of_pairs(pairs: Iterable[tuple[int, int]]) -> float:
+    """Returns the sum of the first numbers over that of the second ones; 0 for none."""
+    part, whole = (sum(numbers) for numbers in zip(*pairs, strict=True))
+    return part / max(whole, 1)
 
 
 def _blocks(documents: Iterable[Document]) -> Iterator[list[Document]]:

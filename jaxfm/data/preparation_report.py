@@ -10,8 +10,9 @@ from jaxfm.observe.plots import plot_histogram
 from jaxfm.observe.progress import format_seconds
 from jaxfm.observe.tables import Cell, Table, to_markdown
 
+# Shares of unknown tokens, and of text in unknown tokens, from which a tokenizer is said not to fit.
+MANY_UNKNOWN, MUCH_UNKNOWN = 0.01, 0.02
 JSON_FILE, MARKDOWN_FILE, PLOT_FILE = "report.json", "report.md", "lengths.png"
-MANY_UNKNOWN = 0.01
 
 
 def write_preparation_report(
@@ -43,6 +44,19 @@ def write_preparation_report(
     files.write_json(directory / JSON_FILE, values)
 
 
+def unknown_warning(content: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Returns what is unknown of a text to its tokenizer and what to do, if that is much; `content` of a manifest."""
+    pieces, text = content["unknown_share"], content.get("unknown_text_share", 0.0)
+    if pieces <= MANY_UNKNOWN and text <= MUCH_UNKNOWN:
+        return None
+    return (
+        f"{pieces:.1%} of the pieces are the unknown token" + (f", which holds {text:.1%} of the text" if text else ""),
+        "the tokenizer does not fit this text, or words are too long for it (WordPiece: more than 100 letters without "
+        "a space). Take another, or train one on it: python -m jaxfm.tokenizer, or model.tokenizer=train:bpe/SIZE, "
+        "which knows every character.",
+    )
+
+
 def length_counts(histogram: Sequence[int]) -> dict[str, int]:
     """Returns label -> documents, from the shortest class that has any to the longest."""
     labels = ["0", *(f"{2**b // 2:,}" if b == 1 else f"{2**b // 2:,}-{2**b - 1:,}" for b in range(1, len(histogram)))]
@@ -64,11 +78,8 @@ def to_preparation_text(
         "tokens in the rows are not padding.",
         to_markdown(_content_table(content)),
     ]
-    if content["unknown_share"] > MANY_UNKNOWN:
-        parts.append(
-            f"**{content['unknown_share']:.1%} of the pieces are the unknown token**: the tokenizer does not fit this "
-            "text. Take another, or train one on it (python -m jaxfm.tokenizer)."
-        )
+    if unknown := unknown_warning(content):
+        parts.append(f"**{unknown[0]}**: {unknown[1]}")
     parts += ["## Left out", to_markdown(_dropped_table(content)), *_left_out(content, dropped)]
     lengths = [(label, count) for label, count in length_counts(content["histogram"]).items()]
     parts += [
@@ -94,6 +105,7 @@ def _content_table(content: Mapping[str, Any]) -> Table:
         ("rows", content["rows"]),
         ("useful share of the rows", f"{content['useful_share']:.2%}"),
         ("unknown pieces", f"{content['unknown_share']:.4%}"),
+        ("text in unknown pieces (of a sample)", f"{content.get('unknown_text_share', 0.0):.4%}"),
         ("documents without a piece", content["histogram"][0]),
     ]
     return Table("Content", ("what", "how much"), [(name, _text(value)) for name, value in rows])

@@ -15,6 +15,7 @@ from jaxfm.data.corpus import Corpus, open_corpus
 from jaxfm.data.documents import Document, Texts
 from jaxfm.data.portions import vocabulary_of
 from jaxfm.data.preparation import Preparation, prepare_cached
+from jaxfm.data.preparation_report import unknown_warning
 from jaxfm.data.shards import ShardedRows
 from jaxfm.data.source_records import SPLIT_NAMES, require_split
 from jaxfm.data.tokenization import load_tokenizer
@@ -181,7 +182,12 @@ def _learned(data: DataConfig, uri: str, read: Callable[[], Iterator[Document]])
 
 
 def _described(rows: Mapping[str, ShardedRows]) -> tuple[str, ...]:
-    return tuple(
-        f"{split}: {len(found):,} rows of {found.row_length} tokens, {found.useful_share:.1%} of them useful"
-        for split, found in rows.items()
-    )
+    notes = []
+    for split, found in rows.items():
+        manifest = found.manifest
+        note = f"{split}: {len(found):,} rows of {found.row_length} tokens, {found.useful_share:.1%} of them useful"
+        note += f"; {manifest['unknown_share']:.2%} unknown tokens" if manifest["unknown_share"] else ""
+        notes.append(note)
+        if unknown := unknown_warning(manifest):
+            notes.append(f"WARNING: {split}: {unknown[0]}: {unknown[1]}")
+    return tuple(notes)

@@ -128,8 +128,11 @@ def _read_jsonl(path: pathlib.Path, text_column: str) -> Iterator[Document]:
             continue
         origin = f"{path}:{number}"
         record = source_jsonl.parse_object(line, origin)
+        if field is None:
+            field = _text_field(list(record), text_column, origin)
         if field not in record:
-            field = _text_field(list(record), text_column or field or "", origin)
+            there = ", ".join(map(repr, record)) or "none"
+            raise UserError(f"{origin}: no field {field!r}, which the lines before have; fields here: {there}.")
         yield from whole_documents(source_jsonl.require_text(record[field], field, origin), origin)
 
 

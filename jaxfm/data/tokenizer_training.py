@@ -21,6 +21,8 @@ BPE_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # RoBERTa's order
 MODEL_MAX_LENGTH = 512  # BERT's; what a model of other positions is exported with is its exporter's to say
 _PREFIX = "##"
 _WORD_CHARACTERS = 100  # BERT's: WordPiece takes a longer word as [UNK]
+# The trainer's time grows with the square of a word's length, a minute for 100,000 letters: it sees long ones cut.
+_LEARNED_CHARACTERS = 1000
 _MIN_COUNT = 2  # of a pair that becomes a piece
 # A rare sign costs a piece or two of the vocabulary, so WordPiece leaves the rarest ones out: they are [UNK]. ASCII is
 # taken in any case: other text than this has all of it.
@@ -163,14 +165,26 @@ def _learn_wordpiece(documents: Iterable[str], counts: dict[str, int], vocab_siz
 
 
 def _learn_bpe(documents: Iterable[str], counts: dict[str, int], vocab_size: int, lowercase: bool) -> _Trained:
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import (
+        AddedToken,
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     _check_size(vocab_size, [*BPE_SPECIALS, *alphabet], "the 256 bytes")
     tokenizer = Tokenizer(models.BPE())
     if lowercase:
         tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    words = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    cut = pre_tokenizers.Split(Regex(f".{{1,{_LEARNED_CHARACTERS}}}"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, cut])
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=_MIN_COUNT,
@@ -180,6 +194,7 @@ def _learn_bpe(documents: Iterable[str], counts: dict[str, int], vocab_size: int
         show_progress=False,
     )
     tokenizer.train_from_iterator(documents, trainer)
+    tokenizer.pre_tokenizer = words
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
     roles = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>"}

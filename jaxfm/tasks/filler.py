@@ -28,6 +28,8 @@ CANDIDATES = 5
 # Each question is an example of its own in a row; a row holds at most this many, so that their answers have a fixed
 # place in the output.
 _QUESTIONS = 16
+# Tokens of a text without a mask that are scored at most: each is a window of its own.
+MOST_SCORED = 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +52,19 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Questions:
-    """Texts with what is to be guessed in them, and the packed rows of it."""
+    """Texts with what is to be guessed in them, and the packed rows of it.
+
+    Attributes:
+      texts: as they are given back.
+      lengths: tokens of each text.
+      window: tokens that the model sees at once, special ones left out.
+      questions: of all texts, in order.
+      rows: the questions' windows.
+    """
 
     texts: tuple[str, ...]
+    lengths: tuple[int, ...]
+    window: int
     questions: tuple[Question, ...]
     rows: PackedRows
 
@@ -66,8 +78,8 @@ class Filler:
 
     # A masked-LM's head has no classes.
     labels = ()
-    # A text without a mask becomes as many examples as it has tokens: up to a megabyte of rows.
-    records_at_once = 64
+    # A text without a mask becomes as many examples as it has tokens, up to MOST_SCORED of 512 tokens: 20 MB.
+    records_at_once = 16
     takes_words = False
     pairs = False
 
@@ -93,8 +105,9 @@ class Filler:
     def encode(self, records: Sequence[Mapping[str, Any]]) -> Questions:
         """Asks for the masks of each text; in a text without one, for each of its tokens in turn.
 
-        A text longer than the encoder's positions is seen through a window around the token in question. "[MASK]" is
-        taken as the mask whatever the tokenizer calls its own; "text" of the results then has the tokenizer's.
+        A text longer than the encoder's positions is seen through a window around the token in question; without a mask
+        its first MOST_SCORED tokens are scored. "[MASK]" is taken as the mask whatever the tokenizer calls its own;
+        "text" of the results then has the tokenizer's.
         """
         texts = tuple(str(record["text"]).replace("[MASK]", str(self.tokenizer.mask_token)) for record in records)
         mask_id, pad_id = self.tokenizer.mask_token_id, self.tokenizer.pad_token_id
@@ -108,7 +121,7 @@ class Filler:
         for number in range(len(texts)):
             ids, offsets = np.asarray(encoded["input_ids"][number], np.int32), encoded["offset_mapping"][number]
             given = np.flatnonzero(ids == mask_id)
-            for at in (given if len(given) else np.arange(len(ids))).tolist():
+            for at in (given if len(given) else np.arange(min(len(ids), MOST_SCORED))).tolist():
                 first = min(max(at - longest // 2, 0), max(len(ids) - longest, 0))
                 window = np.asarray([*opening, *ids[first : first + longest].tolist(), *closing], np.int32)
                 place = at - first + 1
@@ -123,7 +136,8 @@ class Filler:
         # Few row lengths, so that few programs are compiled.
         length = max([8, *map(len, tokens)])
         rows = build_rows(tokens, labels, 2 ** math.ceil(math.log2(length)), pad_id, None, max_segments=_QUESTIONS)
-        return Questions(texts, tuple(questions), rows)
+        lengths = tuple(len(ids) for ids in encoded["input_ids"][: len(texts)])
+        return Questions(texts, lengths, longest, tuple(questions), rows)
 
     def decode(self, encoded: Questions, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """Returns one result a text.
@@ -131,7 +145,8 @@ class Filler:
         With masks: {"text", "masks": [{"start", "end", "candidates": [{"token", "score"}]}]}, scores are probabilities.
         Without: {"text", "pseudo_perplexity", "tokens": [{"token", "start", "end", "log_probability"}]}, the
         exponential of the mean negative log-probability of each token given all others (Salazar et al. 2020,
-        equation 4).
+        equation 4). Of a longer text only the first MOST_SCORED tokens are scored: it has "cut": true. A text that is
+        longer than what the model sees at once has "window", the number of tokens it sees around the one in question.
         """
         results: list[dict[str, Any]] = [{"text": text} for text in encoded.texts]
         name = self.tokenizer.convert_ids_to_tokens
@@ -155,6 +170,11 @@ class Filler:
                 scores = [token["log_probability"] for token in result.setdefault("tokens", [])]
                 perplexity = math.exp(min(-sum(scores) / len(scores), 700.0)) if scores else None
                 result["pseudo_perplexity"] = perplexity
+        for result, length in zip(results, encoded.lengths, strict=True):
+            if length > encoded.window:
+                result["window"] = encoded.window
+            if "masks" not in result and length > MOST_SCORED:
+                result["cut"] = True
         return results
 
     def lines(self, result: Mapping[str, Any]) -> list[str]:
@@ -173,6 +193,10 @@ class Filler:
             ]
         else:
             found = ["  (no tokens)"]
+        if result.get("cut"):
+            found.append(f"  (the text is longer: its first {MOST_SCORED:,} tokens are scored)")
+        if "window" in result:
+            found.append(f"  (the model sees {result['window']:,} tokens at once: those around each)")
         return [result["text"], *found]
 
     def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:

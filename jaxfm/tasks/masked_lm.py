@@ -18,8 +18,9 @@ from flax import nnx
 from jaxfm import files
 from jaxfm.config import Config
 from jaxfm.data import masking
-from jaxfm.data.masking import Masking, MaskVocabulary
-from jaxfm.data.packing import ArrayRows
+from jaxfm.data.mask_vocabulary import MaskVocabulary, vocabulary_of
+from jaxfm.data.masked_rows import MaskedRows
+from jaxfm.data.masking import Masking
 from jaxfm.data.pipeline import Rows
 from jaxfm.data.pretraining import open_pretraining, open_split
 from jaxfm.data.tokenization import check_tokenizer, load_tokenizer
@@ -31,14 +32,13 @@ from jaxfm.observe.metrics import Sums, weighted
 from jaxfm.observe.tables import Table
 from jaxfm.tasks.filler import Filler
 from jaxfm.tasks.guessing import guess_and_compare
+from jaxfm.tasks.mask_shares import mask_notes, mask_split, mask_sums, row_counts, scored_part
 from jaxfm.tasks.resampling import Resample, Units
 from jaxfm.tasks.task import NOT_CALIBRATED, TOKENIZER_DIR, Evaluation, read_task, write_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# Masks of held-out rows never change, so that runs with other seeds are scored on the same targets.
-_EVALUATION_SEED = 20181011
 # How often each token occurs in the training split: what `evaluate` compares with needs it.
 COUNTS_FILE = "token_counts.json"
 # Nats below the unigram loss under which a model is held to have learnt nothing but how frequent tokens are.
@@ -89,7 +89,11 @@ class HiddenTokens:
     def loss(
         self, model: MaskedLM, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array | float
     ) -> tuple[jax.Array, tuple[jax.Array, Sums]]:
-        """Cross-entropy summed over the tokens hidden at this step, plus the z-loss; also their "accuracy"."""
+        """Cross-entropy summed over the tokens hidden at this step, plus the z-loss; also their "accuracy".
+
+        "masked_share" is of all tokens but padding, "rows_without_target" of the rows. Without any target loss and
+        weight are 0.
+        """
         mask_key, dropout_key = jax.random.split(key)
         masked = self.mask(batch, mask_key, progress)
         found = guess_and_compare(
@@ -97,7 +101,7 @@ class HiddenTokens:
         )
         weight = found["weight"].sum()
         accuracy = weighted((found["right"] * found["weight"]).sum(), weight)
-        return self.total(found), (weight, {"accuracy": accuracy})
+        return self.total(found), (weight, {"accuracy": accuracy, **mask_sums(batch, masked["labels"])})
 
     def ratio(self, progress: jax.Array | float) -> jax.Array | float:
         """Returns the share of the tokens to hide at `progress` (0 to 1) of a run."""
@@ -134,7 +138,7 @@ class MaskedLMTask(HiddenTokens):
     tokenizer: "PreTrainedTokenizerFast"
     units: tuple[str, ...]
     training: Mapping[str, Rows]
-    held_out: Mapping[str, ArrayRows]
+    held_out: Mapping[str, MaskedRows]
     baseline: Baseline
     notes: tuple[str, ...]
 
@@ -168,6 +172,7 @@ class MaskedLMTask(HiddenTokens):
             for unit, part in unit_parts(self.units, outputs).items()
         }
         own = by_unit[self.masking.unit]
+        rows = self.held_out[split]
         metrics = {name: own[name] for name in ("loss", "accuracy", "perplexity")}
         metrics |= {
             f"{name}_{unit}": scores[name]
@@ -177,8 +182,8 @@ class MaskedLMTask(HiddenTokens):
         }
         return Evaluation(
             metrics=metrics,
-            scores=metrics | {"units": by_unit},
-            tables=(_table(by_unit, self.ratios[1]),),
+            scores=metrics | {"units": by_unit, **row_counts(rows)},
+            tables=(_table(by_unit, f"{self.ratios[1]:.0%} of the text, by unit{scored_part(rows)}"),),
             predictions=self._records(split, outputs),
             remarks=stuck(own),
             resample=self.resample(outputs),
@@ -212,16 +217,17 @@ class MaskedLMTask(HiddenTokens):
     def _records(self, split: str, outputs: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
         """Yields one record a row under the masks of the run's own unit: the hidden tokens, and what was guessed."""
         part = unit_parts(self.units, outputs)[self.masking.unit]
-        tokens_NT = self.held_out[split].arrays["tokens"][part]
+        rows = self.held_out[split]
+        tokens_NT = rows.tokens[self.units.index(self.masking.unit)]
         to_text = self.tokenizer.convert_ids_to_tokens
         for index, tokens_T in enumerate(tokens_NT):
             row = part.start + index
             there = outputs["target"][row] >= 0
             gold, guessed = outputs["target"][row][there], outputs["predicted"][row][there]
             yield {
-                "row": index,
+                "row": int(rows.index[index]),
                 "correct": bool((gold == guessed).all()),
-                "text": self.tokenizer.decode(tokens_T[tokens_T != self.held_out[split].pad_id].tolist()),
+                "text": self.tokenizer.decode(tokens_T[tokens_T != rows.pad_id].tolist()),
                 "hidden": [
                     {"place": int(place), "token": wanted, "predicted": found, "loss": round(float(loss), 4)}
                     for place, wanted, found, loss in zip(
@@ -255,7 +261,7 @@ def assemble(config: Config, initial: Initial, chosen: Masking, head_notes: tupl
         encoder = dataclasses.replace(encoder, vocab_size=len(tokenizer))
     check_tokenizer(tokenizer, encoder.vocab_size, data.tokenizer, needs_mask=True)
     training = {"train": data.rows["train"]}
-    vocabulary = masking.vocabulary_of(tokenizer, encoder.padded_vocab_size)
+    vocabulary = vocabulary_of(tokenizer, encoder.padded_vocab_size)
     counts_V = data.token_counts(encoder.padded_vocab_size)
     task = MaskedLMTask(
         **vars(_hidden_tokens(config, encoder, vocabulary, chosen)),
@@ -266,8 +272,11 @@ def assemble(config: Config, initial: Initial, chosen: Masking, head_notes: tupl
         baseline=Baseline.of(counts_V, vocabulary),
         notes=(*initial.notes, *head_notes, *data.notes),
     )
-    held_out = {split: hide(task, rows) for split, rows in data.rows.items() if split != "train"}
-    return dataclasses.replace(task, held_out=held_out)
+    others = {split: rows for split, rows in data.rows.items() if split != "train"}
+    held_out = {split: mask_split(task, split, rows, config.eval.rows) for split, rows in others.items()}
+    return dataclasses.replace(
+        task, held_out=held_out, notes=(*task.notes, *mask_notes(task, training["train"], counts_V, held_out))
+    )
 
 
 def outline(config: Config, encoder: EncoderConfig) -> HiddenTokens:
@@ -338,7 +347,7 @@ def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) ->
     values = read_task(workdir)
     tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
     encoder = EncoderConfig(**values["encoder"])
-    vocabulary = masking.vocabulary_of(tokenizer, encoder.padded_vocab_size)
+    vocabulary = vocabulary_of(tokenizer, encoder.padded_vocab_size)
     task = MaskedLMTask(
         encoder=encoder,
         tokenizer=tokenizer,
@@ -354,7 +363,7 @@ def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) ->
         notes=(),
     )
     rows = open_split(dataclasses.replace(config.data, source=source), split, workdir / TOKENIZER_DIR)
-    return dataclasses.replace(task, held_out={split: hide(task, rows)})
+    return dataclasses.replace(task, held_out={split: mask_split(task, split, rows, config.eval.rows)})
 
 
 def open_predictor(workdir: pathlib.Path) -> Filler:
@@ -367,32 +376,8 @@ def open_predictor(workdir: pathlib.Path) -> Filler:
 open_exporter = open_predictor
 
 
-def hide(task: MaskedLMTask, rows: Rows) -> ArrayRows:
-    """Returns held-out rows once for each of the task's units, one after the other, hidden tokens as labels."""
-    arrays = rows.take(np.arange(len(rows)))
-    ratio = task.ratios[1]
-    parts = []
-    for unit in task.units:
-        key = jax.random.fold_in(jax.random.key(_EVALUATION_SEED), masking.UNITS.index(unit))
-        limit = masking.max_predictions(unit, ratio, rows.row_length)
-        hidden = jax.jit(
-            lambda tokens, segments, key=key, unit=unit, limit=limit: masking.mask_tokens(
-                key,
-                tokens,
-                segments,
-                task.vocabulary,
-                dataclasses.replace(task.masking, unit=unit),
-                ratio=ratio,
-                limit=limit,
-            )
-        )(arrays["tokens"], arrays["segment_ids"])
-        tokens, labels = jax.device_get(hidden)
-        parts.append({**arrays, "tokens": np.asarray(tokens), "labels": np.asarray(labels)})
-    return ArrayRows({name: np.concatenate([part[name] for part in parts]) for name in arrays}, rows.pad_id)
-
-
 def unit_parts(units: tuple[str, ...], outputs: Mapping[str, np.ndarray]) -> dict[str, slice]:
-    """Returns which of the held-out rows were hidden in which unit; see `hide`."""
+    """Returns which of the held-out rows were hidden in which unit; see `MaskedRows`."""
     rows = len(outputs["target"])
     each = rows // len(units)
     assert each * len(units) == rows, "one copy of the rows for each unit"
@@ -459,8 +444,8 @@ def _row_metrics(rows: Units, weight_RN: np.ndarray, *, own: str, units: tuple[s
     return metrics
 
 
-def _table(by_unit: Mapping[str, Mapping[str, float]], ratio: float) -> Table:
+def _table(by_unit: Mapping[str, Mapping[str, float]], what: str) -> Table:
     columns = ("unit", "loss", "perplexity", "accuracy", "unigram loss", "unigram accuracy", "targets")
     names = ("loss", "perplexity", "accuracy", "unigram_loss", "unigram_accuracy", "targets")
     rows = [(unit, *(scores.get(name) for name in names)) for unit, scores in by_unit.items()]
-    return Table(f"Hidden tokens ({ratio:.0%} of the text, by unit)", columns, rows, formats={"perplexity": ",.1f"})
+    return Table(f"Hidden tokens ({what})", columns, rows, formats={"perplexity": ",.1f"})

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import numpy as np
 
-from jaxfm.config import Config
+from jaxfm.config import Config, EvalConfig
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub.initial import Initial
 from jaxfm.models.adapters import adapted
@@ -70,6 +70,11 @@ def _of_config(config: Config) -> ModuleType:
     if config.objective != "mlm" and (config.task, config.objective) not in OBJECTIVES:
         raise UserError(
             f"config.objective: {config.objective!r} is of task masked_lm, but config.task is {config.task!r}."
+        )
+    if config.task != "masked_lm" and config.eval.rows != EvalConfig().rows:
+        raise UserError(
+            f"config.eval.rows: is {config.eval.rows}, but task {config.task} is scored on all rows of a split. "
+            f"Leave it at {EvalConfig().rows}."
         )
     return _module(config.task, config.objective)
 

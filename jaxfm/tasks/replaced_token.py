@@ -19,7 +19,6 @@ from flax import nnx
 
 from jaxfm.config import Config
 from jaxfm.data.masking import Masking
-from jaxfm.data.packing import ArrayRows
 from jaxfm.data.pipeline import Rows
 from jaxfm.data.tokenization import load_tokenizer
 from jaxfm.errors import UserError
@@ -29,7 +28,7 @@ from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.observe.metrics import Sums, weighted
 from jaxfm.observe.tables import Table
-from jaxfm.tasks import guessing, masked_lm
+from jaxfm.tasks import guessing, mask_shares, masked_lm
 from jaxfm.tasks.masked_lm import HiddenTokens, MaskedLMTask
 from jaxfm.tasks.replacement_finder import ReplacementFinder
 from jaxfm.tasks.resampling import Resample, Units
@@ -89,7 +88,8 @@ class ReplacedTokens:
         logits_BT = model.replaced({**batch, "tokens": tokens_BT}, key=detector_key)
         found, seen = guessing.compare(guessed), self._see(logits_BT, tokens_BT, batch["tokens"], batch["segment_ids"])
         hidden, total = found["weight"].sum(), {name: value.sum() for name, value in seen.items()}
-        loss = self.text.total(found) + self._scale(progress) * total["loss"]
+        # Without a hidden token there is nothing to divide by, and nothing replaced to find.
+        loss = self.text.total(found) + self._scale(progress) * jnp.where(hidden > 0, total["loss"], 0.0)
         return loss, (
             hidden,
             {
@@ -99,6 +99,7 @@ class ReplacedTokens:
                 "discriminator_accuracy": weighted(total["right"], total["tokens"]),
                 "precision": weighted(total["found"], total["flagged"]),
                 "recall": weighted(total["found"], total["replaced"]),
+                **mask_shares.mask_sums(batch, masked["labels"]),
             },
         )
 
@@ -193,15 +194,19 @@ class ReplacedTokenTask(ReplacedTokens):
             # As in training; the z-loss, which is no part of what is wanted, left out.
             discriminator = float(ours["row_loss"].sum(dtype=np.float64)) / max(guessed["targets"], 1)
             by_unit[unit]["loss"] = guessed["loss"] + float(self._scale(1.0)) * discriminator
-        own = by_unit[self.text.masking.unit]
+        own, rows = by_unit[self.text.masking.unit], self.text.held_out[split]
         metrics = {name: own[name] for name in self.choosing}
         for unit, scores in by_unit.items():
             if unit != self.text.masking.unit:
                 metrics |= {f"{name}_{unit}": scores[name] for name in _OTHER_UNITS}
         return Evaluation(
             metrics=metrics,
-            scores=metrics | {"units": by_unit},
-            tables=(_table(by_unit, self.text.ratios[1]),),
+            scores=metrics | {"units": by_unit, **mask_shares.row_counts(rows)},
+            tables=(
+                _table(
+                    by_unit, f"{self.text.ratios[1]:.0%} of the text hidden, by unit{mask_shares.scored_part(rows)}"
+                ),
+            ),
             predictions=self._records(split, outputs),
             remarks=masked_lm.stuck({**own, "loss": own["generator_loss"]}),
             resample=self.resample(outputs),
@@ -251,14 +256,14 @@ class ReplacedTokenTask(ReplacedTokens):
         """
         part = masked_lm.unit_parts(self.text.units, outputs)[self.text.masking.unit]
         rows, tokenizer = self.text.held_out[split], self.text.tokenizer
-        for index, tokens_T in enumerate(rows.arrays["tokens"][part]):
+        for index, tokens_T in enumerate(rows.tokens[self.text.units.index(self.text.masking.unit)]):
             row = part.start + index
             gold, sampled = outputs["target"][row], outputs["sampled"][row]
-            there, seen_T = gold >= 0, tokens_T.copy()
+            there, seen_T = gold >= 0, tokens_T.astype(np.int32)
             seen_T[outputs["place"][row][there]] = sampled[there]
             there &= gold != sampled
             yield {
-                "row": index,
+                "row": int(rows.index[index]),
                 "correct": bool(outputs["row_right"][row] == outputs["row_tokens"][row]),
                 "text": tokenizer.decode(seen_T[seen_T != rows.pad_id].tolist()),
                 "replaced": [
@@ -374,10 +379,7 @@ open_exporter = open_predictor
 
 def _numbered(text: MaskedLMTask) -> MaskedLMTask:
     """Gives each held-out row its number, of which its samples are drawn."""
-    held_out = {
-        split: ArrayRows({**rows.arrays, "row": np.arange(len(rows), dtype=np.int32)[:, None]}, rows.pad_id)
-        for split, rows in text.held_out.items()
-    }
+    held_out = {split: dataclasses.replace(rows, numbered=True) for split, rows in text.held_out.items()}
     return dataclasses.replace(text, held_out=held_out)
 
 
@@ -406,7 +408,7 @@ def _share(part: Any, whole: Any) -> Any:
     return part / np.where(np.asarray(whole) > 0, whole, math.nan)
 
 
-def _table(by_unit: Mapping[str, Mapping[str, float]], ratio: float) -> Table:
+def _table(by_unit: Mapping[str, Mapping[str, float]], what: str) -> Table:
     names = {
         "generator_loss": "generator loss",
         "generator_accuracy": "its accuracy",
@@ -419,4 +421,4 @@ def _table(by_unit: Mapping[str, Mapping[str, float]], ratio: float) -> Table:
         "f1": "f1",
     }
     rows = [(unit, *(scores.get(name) for name in names)) for unit, scores in by_unit.items()]
-    return Table(f"Replaced tokens ({ratio:.0%} of the text hidden, by unit)", ("unit", *names.values()), rows)
+    return Table(f"Replaced tokens ({what})", ("unit", *names.values()), rows)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 SHOWN = 5
-_OVERLAP = 32
+_OVERLAP, _LONGEST = 32, 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ class ReplacementFinder:
             list(texts) or [""], add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
         ids, offsets = found["input_ids"][: len(texts)], found["offset_mapping"][: len(texts)]
-        longest = min(self.encoder.max_positions, 512)
+        longest = min(self.encoder.max_positions, _LONGEST)
         windows = make_windows(
             [[[token] for token in tokens] for tokens in ids],
             None,
@@ -96,9 +96,12 @@ class ReplacementFinder:
     def decode(self, encoded: TokenizedTexts, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """Returns {"text", "tokens": [{"token", "start", "end", "probability"}]} for each text, offsets in characters.
 
-        The probability is that of the token not being what stood there.
+        The probability is that of the token not being what stood there. A text that is longer than what the model sees
+        at once has "window", that number of tokens.
         """
-        probabilities = encoded.encoded.per_word(outputs["probability"])
+        nothing = np.zeros((0, encoded.rows.row_length), np.float32)  # of blank texts alone
+        probabilities = encoded.encoded.per_word(outputs["probability"] if len(encoded.rows) else nothing)
+        seen = min(self.encoder.max_positions, _LONGEST) - 2
         return [
             {
                 "text": text,
@@ -106,6 +109,7 @@ class ReplacementFinder:
                     {"token": token, "start": start, "end": end, "probability": round(float(probability), 4)}
                     for token, (start, end), probability in zip(tokens, offsets, values, strict=True)
                 ],
+                **({"window": seen} if len(tokens) > seen else {}),
             }
             for text, tokens, offsets, values in zip(
                 encoded.texts, encoded.tokens, encoded.offsets, probabilities, strict=True
@@ -118,6 +122,8 @@ class ReplacementFinder:
         found = [
             f"  {token['start']:>5}-{token['end']:<5} {token['probability']:.3f}  {token['token']}" for token in worst
         ]
+        if "window" in result:
+            found.append(f"  (the model sees {result['window']:,} tokens at once)")
         return [result["text"], *(found or ["  (no tokens)"])]
 
     def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from jaxfm.data import corpus as corpora
 from jaxfm.data import docstrings
 from jaxfm.data.corpus import open_corpus
-from jaxfm.data.documents import Document, Streams
+from jaxfm.data.documents import Document, Streams, uniform_hash
 from jaxfm.errors import UserError
 
 
@@ -53,10 +53,29 @@ def test_every_call_reads_anew_and_lazily(folder):
         list(documents)
 
 
-def test_a_share_that_holds_nothing_is_said(folder):
-    corpus = open_corpus(f"text:{folder}", holdout=1e-9)
-    with pytest.raises(UserError, match=r"holdout=1e-09 all of the 1,000 documents are on one side of train and valid"):
-        texts(corpus, "valid")
+@pytest.mark.parametrize("holdout", [1e-9, 0.01, 0.5, 0.999999])
+@pytest.mark.parametrize("count", [2, 3, 30])
+def test_few_documents_are_on_both_sides(tmp_path, holdout, count):
+    (tmp_path / "a.txt").write_text("".join(f"document {number}\n" for number in range(count)))
+    corpus = open_corpus(f"text:{tmp_path}", holdout=holdout)
+    train, valid = texts(corpus, "train"), texts(corpus, "valid")
+    assert train and valid and sorted(train + valid) == sorted(f"document {number}" for number in range(count))
+    below = [text for text in train + valid if uniform_hash(text) < holdout]
+    assert len(valid) == min(max(len(below), 1), count - 1)
+    assert max(map(uniform_hash, valid)) < min(map(uniform_hash, train))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("alone\n", "there is one document"), ("same\n" * 3, "all of the 3 documents are equal")]
+)
+def test_what_cannot_be_held_out_is_said(tmp_path, content, message):
+    (tmp_path / "a.txt").write_text(content)
+    corpus = open_corpus(f"text:{tmp_path}", holdout=0.01)
+    for split in ("train", "valid"):
+        with pytest.raises(UserError, match=message) as caught:
+            texts(corpus, split)
+        assert "--config.data.holdout=0" in str(caught.value)
+    assert texts(open_corpus(f"text:{tmp_path}"), "train") == content.split()
 
 
 @pytest.mark.parametrize(

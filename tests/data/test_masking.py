@@ -3,7 +3,6 @@
 import functools
 import itertools
 import math
-import pathlib
 from typing import Any
 
 import jax
@@ -11,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxfm.data import masking
-from jaxfm.data.masking import UNITS, Masking, MaskVocabulary, mask_tokens
-from jaxfm.data.tokenization import load_tokenizer
-from jaxfm.data.tokenizer_training import train_tokenizer
+from jaxfm.data.mask_vocabulary import MaskVocabulary
+from jaxfm.data.masking import SPAN_TOKENS, UNITS, WORD_TOKENS, Masking, mask_tokens
 from jaxfm.observe.metrics import weighted
 from jaxfm.training.state import TrainState
 from jaxfm.training.step import make_train_step
@@ -87,7 +87,7 @@ def words_of(tokens: np.ndarray, segments: np.ndarray) -> list[list[int]]:
         if segment == 0 or not VOCABULARY.maskable[token]:
             continue
         goes_on = words and words[-1][-1] == place - 1 and segments[place - 1] == segment
-        if goes_on and VOCABULARY.continues[token]:
+        if goes_on and VOCABULARY.continues[token] and len(words[-1]) < WORD_TOKENS:
             words[-1].append(place)
         else:
             words.append([place])
@@ -106,6 +106,8 @@ def units_of(tokens: np.ndarray, segments: np.ndarray, unit: str, lengths: np.nd
         span = list(word)
         for other in words[first + 1 : first + lengths[word[0]]]:
             if other[0] != span[-1] + 1 or segments[other[0]] != segments[span[0]]:
+                break
+            if len(span) + len(other) > SPAN_TOKENS:
                 break
             span += other
         spans.append(span)
@@ -297,6 +299,74 @@ def test_rows_of_padding_hide_nothing() -> None:
         assert (numpy_masked(0, rows, 0.9, unit=unit, limit=80)[1] == -1).all()
 
 
+# Text without spaces: words of any length.
+
+
+def long_words(kind: str) -> Arrays:
+    """Rows [48, 80] in which few or no pieces start a word."""
+    draw = np.random.default_rng(12)
+    inside = draw.integers(65, 125, (48, 80))
+    starts = {"one word": 0.0, "long words": 0.04, "mixed": np.where(np.arange(80) < 40, 0.8, 0.0)}
+    tokens = np.where(draw.random((48, 80)) < starts.get(kind, 1.0), draw.integers(5, 65, (48, 80)), inside)
+    segments = np.ones((48, 80), int)
+    if kind == "rows of one token":
+        tokens[:, 3:], segments[:, 3:] = PAD, 0
+    else:
+        tokens[::2, 70:], segments[::2, 70:] = PAD, 0  # rows of two lengths
+    tokens[:, 0] = CLS
+    tokens[np.arange(48), segments.sum(1) - 1] = SEP
+    return tokens.astype(np.int32), segments.astype(np.int32)
+
+
+@pytest.mark.parametrize("kind", ["one word", "long words", "mixed", "rows of one token"])
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_share_is_exact_whatever_the_length_of_words(unit: str, kind: str) -> None:
+    rows = long_words(kind)
+    maskable = VOCABULARY.maskable[rows[0]] & (rows[1] > 0)
+    limit, off = masking.max_predictions(unit, 0.15, 80), []
+    for seed in range(40):
+        labels = numpy_masked(seed, rows, 0.15, unit=unit, limit=limit)[1]
+        np.testing.assert_array_equal(labels, numpy_masked(seed, rows, 0.15, unit=unit, limit=80)[1])
+        off.append((labels >= 0).sum(1) - 0.15 * maskable.sum(1))
+    assert deviation(np.concatenate(off)) < 5
+    without = np.mean(np.concatenate(off) + 0.15 * np.tile(maskable.sum(1), 40) == 0)
+    assert abs(without - 0.85) < 0.05 if kind == "rows of one token" else without < 0.45
+    if kind != "rows of one token" and unit != "token":
+        assert np.abs(np.concatenate(off)).max() > 4  # units of several tokens, not tokens
+    wanted = oracle(jax.random.key(3), rows, unit, 0.15, limit)
+    np.testing.assert_array_equal(numpy_masked(3, rows, 0.15, unit=unit, limit=limit)[1] >= 0, wanted)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_layout_of_segments(data: st.DataObject) -> None:
+    """Nothing special is masked, nothing in part, nothing across a segment, and the places of a row always suffice."""
+    draw = np.random.default_rng(data.draw(st.integers(0, 2**32), label="seed"))
+    starts, specials = (data.draw(st.sampled_from([0.0, 0.02, 0.3, 1.0]), label=name) for name in ("starts", "special"))
+    tokens = np.where(draw.random((48, 80)) < starts, draw.integers(5, 65, (48, 80)), draw.integers(65, 125, (48, 80)))
+    tokens[draw.random((48, 80)) < specials * 0.5] = SEP
+    borders = draw.random((48, 80)) < data.draw(st.sampled_from([0.0, 0.05, 0.5, 1.0]), label="borders")
+    segments = 1 + np.cumsum(borders, axis=1)
+    segments[np.arange(80) >= draw.integers(0, 81, (48, 1))] = 0
+    rows = tokens.astype(np.int32), segments.astype(np.int32)
+    unit = data.draw(st.sampled_from(UNITS), label="unit")
+    ratio = np.float32(data.draw(st.sampled_from([0.01, 0.15, 0.4, 0.9]), label="ratio"))
+    seed = data.draw(st.integers(0, 2**31), label="key")
+    limit = masking.max_predictions(unit, float(ratio), 80)
+    hidden, labels = numpy_masked(seed, rows, ratio, unit=unit, limit=limit)
+    chosen = labels >= 0
+    maskable = VOCABULARY.maskable[rows[0]] & (rows[1] > 0)
+    assert not (chosen & ~maskable).any() and chosen.sum(1).max() <= limit
+    np.testing.assert_array_equal(hidden[~chosen], rows[0][~chosen])
+    np.testing.assert_array_equal(labels[chosen], rows[0][chosen])
+    np.testing.assert_array_equal(labels, numpy_masked(seed, rows, ratio, unit=unit, limit=80)[1])  # none is left out
+    longest = {"token": 1, "whole_word": WORD_TOKENS, "span": SPAN_TOKENS}[unit]
+    assert np.abs(chosen.sum(1) - ratio * maskable.sum(1)).max() < longest + 1e-3
+    if unit != "token":
+        parts = [chosen[row, word] for row in range(0, 48, 8) for word in words_of(rows[0][row], rows[1][row])]
+        assert all(part.all() or not part.any() for part in parts)
+
+
 # Devices and micro-batches.
 
 
@@ -352,50 +422,7 @@ def test_masks_of_a_step_are_a_function_of_its_number(accumulate: int, counts: t
     assert seen == [wanted] * len(counts)
 
 
-# Vocabularies.
-
-TEXT = ["the foxes jumped over hounds, jumping\nfoxes 12 foxes; jumps don't jump"] * 30
-
-
-@pytest.fixture(scope="module")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A function that learns a small tokenizer of a kind."""
-    folder = tmp_path_factory.mktemp("vocabularies")
-
-    @functools.cache
-    def learn(kind: str) -> pathlib.Path:
-        size = 300 if kind == "bpe" else 200
-        return train_tokenizer(TEXT, kind=kind, vocab_size=size, lowercase=False, output=folder / kind)
-
-    return learn
-
-
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [
-        ("wordpiece", ["the", "foxhounds", ",", "jumping", "12", "don", "'", "t"]),
-        ("bpe", ["Ġthe", "Ġfoxhounds,", "Ġjumping", "Ċ12", "Ġdon't"]),
-    ],
-)
-def test_vocabulary_of_both_kinds(learned: Any, kind: str, words: list[str]) -> None:
-    tokenizer = load_tokenizer(learned(kind))
-    vocabulary = masking.vocabulary_of(tokenizer, len(tokenizer) + 7)
-    special = set(tokenizer.all_special_ids)
-    assert len(special) == 5 and vocabulary.mask_id == tokenizer.mask_token_id
-    assert len(vocabulary.maskable) == len(vocabulary.continues) == len(tokenizer) + 7
-    assert set(np.flatnonzero(vocabulary.maskable)) == set(range(len(tokenizer))) - special
-    np.testing.assert_array_equal(vocabulary.ordinary, np.flatnonzero(vocabulary.maskable))
-    assert not vocabulary.continues[~vocabulary.maskable].any()
-    ids = tokenizer("the foxhounds, jumping\n12 don't", add_special_tokens=False)["input_ids"]
-    found: list[str] = []
-    for number in ids:
-        piece = tokenizer.convert_ids_to_tokens(number)
-        if vocabulary.continues[number]:
-            found[-1] += piece.removeprefix("##")
-        else:
-            found.append(piece)
-    assert found == words
-    assert len(ids) > len(words)  # else no word has parts
+# Places.
 
 
 def test_max_predictions_holds_the_wanted_tokens() -> None:

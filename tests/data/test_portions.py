@@ -72,6 +72,19 @@ def test_special_tokens_in_a_text_are_text(folder: pathlib.Path) -> None:
     assert len(pieces) > 2
 
 
+def test_characters_in_unknown_tokens(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = open_backend(folder / shards.TOKENIZER_DIR)
+    unknown = tiny.VOCABULARY.index("[UNK]")
+    content = ["met in", "x" * 150 + " met", "met \u00c6\u00d8 met", ""]
+    assert portions.unknown_characters(tokenizer, content, unknown) == (152, sum(map(len, content)))
+    assert portions.unknown_characters(tokenizer, content, None) == (0, 0)
+    assert portions.unknown_characters(tokenizer, [], unknown) == (0, 0)
+    # A sample of many: every so many texts, so that a part of the corpus alone does not decide.
+    monkeypatch.setattr(portions, "_SAMPLE_CHARACTERS", 1000)
+    part, whole = portions.unknown_characters(tokenizer, ["met", "\u00c6\u00d8\u00c6"] * 1001, unknown)
+    assert 800 < whole < 1100 and 0.3 < part / whole < 0.7
+
+
 def test_a_shard_holds_the_text_of_its_portion(folder: pathlib.Path) -> None:
     vocabulary = vocabulary_of(load_tokenizer(folder / "source"), "here")
     assert vocabulary.size == len(tiny.VOCABULARY)
@@ -86,6 +99,7 @@ def test_a_shard_holds_the_text_of_its_portion(folder: pathlib.Path) -> None:
     counts = np.load(portions.counts_path(folder, name), allow_pickle=False)
     np.testing.assert_array_equal(counts, np.bincount(pieces, minlength=vocabulary.size))
     assert record["pieces"] == len(pieces)
+    assert record["unknown_characters"] == [2, sum(map(len, content))]
     assert record["unknown"] == 1 == counts[tiny.VOCABULARY.index("[UNK]")]
     histogram = np.asarray(record["histogram"])
     assert histogram.sum() == len(content) and histogram[0] == 1

@@ -62,6 +62,10 @@ def test_a_tokenizer_that_does_not_fit_is_said() -> None:
     assert "**3.0% of the pieces are the unknown token**" in to_preparation_text(
         CONTENT | {"unknown_share": 0.03}, RUN, DROPPED
     )
+    # A few unknown tokens may hold much of the text.
+    text = to_preparation_text(CONTENT | {"unknown_text_share": 0.4}, RUN, DROPPED)
+    assert "**0.2% of the pieces are the unknown token, which holds 40.0% of the text**" in text
+    assert "more than 100 letters" in text and "does not fit" not in to_preparation_text(CONTENT, RUN, DROPPED)
 
 
 def test_a_corpus_without_anything_left_out_has_a_report() -> None:

@@ -109,9 +109,30 @@ def test_a_share_is_held_out_where_there_is_no_validation_split(folder: pathlib.
     train, valid = (set(texts(found.rows[split], tokenizer)) for split in ("train", "valid"))
     assert train and valid and not train & valid
     assert set(opened(folder, source=source, holdout=0.0).rows) == {"train"}
-    with pytest.raises(UserError, match=r"with holdout=0\.0001 all of the 30 documents are on one side") as caught:
-        opened(folder, source=source, holdout=0.0001)
-    assert "0 for no validation" in str(caught.value)
+    few = opened(folder, source=source, holdout=0.0001).rows["valid"]
+    assert len(texts(few, tokenizer)) == 1 and any(
+        "at least one" in note for note in opened(folder, source=source).notes
+    )
+    (tmp_path / "text" / "train.txt").write_text("ada met boole\n")
+    with pytest.raises(UserError, match="there is one document, so none can be held out"):
+        opened(folder, source=source)
+
+
+def test_text_that_the_tokenizer_does_not_know_is_said(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    tiny.write_text(tmp_path / "text", {"train": 60})
+    known = opened(folder, source=f"text:{tmp_path / 'text'}", holdout=0.0)
+    assert not any("unknown" in note for note in known.notes)
+    path = tmp_path / "text" / "train.txt"
+    # One long word is one unknown token: few tokens, much text.
+    path.write_text(path.read_text() + "\n\n" + "met in\n" * 300 + "x" * 4000)
+    notes = opened(folder, source=f"text:{tmp_path / 'text'}", holdout=0.0).notes
+    (warning,) = (note for note in notes if "WARNING" in note)
+    assert "of the pieces are the unknown token, which holds" in warning and "more than 100 letters" in warning
+    share = float(warning.split("which holds ")[1].split("%")[0])
+    assert 30 < share < 70 and float(warning.split("train: ")[1].split("%")[0]) < 1
+    path.write_text("".join(f"\u4e2d\u56fd {number}\n\n" for number in range(30)))
+    notes = opened(folder, source=f"text:{tmp_path / 'text'}", holdout=0.0).notes
+    assert any("100.0% of the pieces are the unknown token, which holds" in note for note in notes)
 
 
 def test_one_split_for_evaluation(folder: pathlib.Path) -> None:

@@ -2,12 +2,16 @@
 
 import gzip
 import json
+import re
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from jaxfm.data import documents, source_files, source_text
 from jaxfm.data.corpus import open_corpus
+from jaxfm.data.source_text import find_jsonl, find_text, is_divided
 from jaxfm.errors import UserError
 
 
@@ -112,7 +116,7 @@ def test_json_lines(tmp_path):
     [
         ("[1]", "", r"a\.jsonl:2: a list, but each line must be one JSON object"),
         ("{", "", r"a\.jsonl:2: not JSON"),
-        ('{"txt": "a"}', "", r"a\.jsonl:2: text_column='text' is not there\. Valid choices: 'txt'|Did you mean 'txt'"),
+        ('{"txt": "a"}', "", r"a\.jsonl:2: no field 'text', which the lines before have; fields here: 'txt'"),
         ('{"text": null}', "", r"a\.jsonl:2: null in 'text' is a NoneType, but must be text"),
         ('{"text": "\\ud800"}', "", r"a\.jsonl:2: .*half of a surrogate pair"),
         ("", "txet", r"a\.jsonl:1: text_column='txet' is not there\. Did you mean 'text'\?"),
@@ -196,3 +200,63 @@ def test_the_shared_corpus(shared_data):
     assert counts["train"] >= 7 + 88 + 14_400
     assert counts["test"] == 2_891
     assert "divided by empty lines in books.train.txt.gz, wikipedia_articles.train.txt.gz;" in corpus.notes[0]
+
+
+# Any file.
+
+LINES = st.one_of(
+    st.sampled_from(["", " ", "\u3000", "one", "two words", "\ufefff", "\u2028", "x" * 50]), st.text(max_size=20)
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lines=st.lists(LINES, max_size=12), end=st.sampled_from(["\n", "\r\n"]), last=st.booleans())
+def test_any_text_is_read_whole_or_refused_with_its_line(tmp_path, lines, end, last):
+    path = tmp_path / "a.txt"
+    content = end.join(lines) + end * last
+    path.write_bytes(content.encode())
+    streams = find_text(str(path), "")
+    try:
+        documents = list(streams.splits["train"]())
+    except UserError as error:
+        assert "\0" in content and re.match(re.escape(str(path)) + r":\d+: ", str(error))
+        return
+    assert "\0" not in content
+
+    def bare(text):
+        return "".join(text.replace("\ufeff", "").split())
+
+    assert bare("".join(document.text for document in documents)) == bare(content)
+    divided = is_divided(path)
+    for document in documents:
+        assert document.text and document.text == document.text.strip()
+        assert int(document.origin.rpartition(":")[2]) >= 1
+        assert divided or "\n" not in document.text
+    assert len({document.origin for document in documents}) == len(documents)
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.text(max_size=10), st.just("\ud800"), st.lists(st.text())
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    records=st.lists(st.dictionaries(st.sampled_from(["text", "content", "id"]), VALUES), max_size=5),
+    cut=st.integers(0, 9),
+)
+def test_any_objects_are_read_or_refused_with_their_line(tmp_path, records, cut):
+    path = tmp_path / "a.jsonl"
+    lines = [json.dumps(record) for record in records]
+    broken = cut == 1 and bool(lines)
+    path.write_text("\n".join([*lines[:-1], lines[-1][:-1]] if broken else lines) + "\n")
+    try:
+        documents = list(find_jsonl(str(path), "").splits["train"]())
+    except UserError as error:
+        assert re.match(re.escape(str(path)) + r":\d+: ", str(error))
+        return
+    assert not broken
+    fields = {"text" if "text" in record else "content" for record in records}
+    assert len(fields) <= 1
+    texts = [record[field] for field in fields for record in records]
+    assert [document.text for document in documents] == [text.strip() for text in texts if text.strip()]

@@ -12,6 +12,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
+from jaxfm.data import tokenizer_training
 from jaxfm.data.tokenization import encode_words, load_tokenizer
 from jaxfm.data.tokenizer_training import (
     BPE_SPECIALS,
@@ -179,6 +180,16 @@ def test_words_that_wordpiece_never_matches_teach_it_nothing(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "w")
     assert tokenizer.tokenize(texts[0]) == ["[UNK]", "z" * 100]
     assert not any("qq" in piece for piece in tokenizer.vocab)
+
+
+def test_long_words_are_learned_from_in_parts(tmp_path, monkeypatch):
+    # The trainer takes the square of a word's length: it sees parts of a long one, the tokenizer all of it.
+    monkeypatch.setattr(tokenizer_training, "_LEARNED_CHARACTERS", 4)
+    word = "abcdefghijkl"
+    train_tokenizer([word] * 5, kind="bpe", vocab_size=900, lowercase=False, output=tmp_path / "w")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "w")
+    assert tokenizer.tokenize(word) == ["Ġabc", "defg", "hijk", "l"]
+    assert json.loads(tokenizer.backend_tokenizer.pre_tokenizer.__getstate__())["type"] == "ByteLevel"
 
 
 def test_the_rarest_characters_are_left_out_of_a_wordpiece_alphabet(tmp_path):

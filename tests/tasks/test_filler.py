@@ -11,12 +11,15 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxfm.config import MeshConfig
+from jaxfm.data.masking import target_places
 from jaxfm.data.tokenization import load_tokenizer
 from jaxfm.data.tokenizer_training import train_tokenizer
 from jaxfm.parallel.mesh import build_abstract, make_mesh
-from jaxfm.tasks.filler import CANDIDATES, Filler
+from jaxfm.tasks.filler import CANDIDATES, Filler, Questions
 from jaxfm.training.evaluation import Evaluator, whole_batches
 from tests import tiny
 
@@ -197,3 +200,66 @@ def test_candidates_are_entries_of_the_tokenizer(filler: Filler) -> None:
     outputs = evaluator(filler, 4)(tiny.nested(params), encoded.rows)
     assert int(jax.numpy.max(outputs["tokens"])) < len(tiny.VOCABULARY)
     assert 0.1 < float(np.exp(outputs["best"][0, 0]).sum()) <= 1
+
+
+def made_up(encoded: Questions) -> dict[str, np.ndarray]:
+    """Outputs of no model: the place of each question is that of its label."""
+    places, targets = target_places(jax.numpy.asarray(encoded.rows.labels), 16)
+    values = np.asarray(targets)[..., None] * np.ones(CANDIDATES, np.int32)
+    return {"place": np.asarray(places), "log_probability": -np.ones(places.shape), "best": -values, "tokens": values}
+
+
+ODD = (
+    "",
+    "\n",
+    "\u3000",
+    "[MASK]",
+    "[MASK]" * 40,
+    "[MASK] " + "met " * 40 + "[MASK]",
+    "met\0in",
+    "\u0301",
+    "\U0001f469\u200d\U0001f680",
+    "中国",
+    "[CLS] [SEP] [PAD]",
+    "x" * 500,
+)
+
+
+@pytest.mark.parametrize("texts", [(text,) for text in ODD] + [ODD, ("", " ", "\n") * 10])
+def test_odd_texts_have_their_result(filler: Filler, texts: tuple[str, ...]) -> None:
+    encoded = filler.encode([{"text": text} for text in texts])
+    results = filler.decode(encoded, made_up(encoded) if len(encoded.rows) else {})
+    assert [result["text"] for result in results] == list(texts)
+    for text, result in zip(texts, results, strict=True):
+        assert len(result.get("masks", ())) == text.count("[MASK]")
+        for found in result.get("masks", result.get("tokens")):
+            assert 0 <= found["start"] < found["end"] <= len(text)
+        assert filler.lines(result)[0] == text
+    json.dumps(results, allow_nan=False)
+
+
+def test_a_text_longer_than_what_the_model_sees_says_so(filler: Filler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jaxfm.tasks.filler.MOST_SCORED", 12)
+    texts = ("met " * 10, "met " * 11, "met " * 12, "met " * 13, "met " * 20 + "[MASK]")
+    encoded = filler.encode([{"text": text} for text in texts])
+    results = filler.decode(encoded, made_up(encoded))
+    assert [result.get("window") for result in results] == [None, 10, 10, 10, 10]
+    assert [result.get("cut") for result in results] == [None, None, None, True, None]
+    assert [len(result.get("tokens", ())) for result in results] == [10, 11, 12, 12, 0]
+    assert "its first 12 tokens are scored" in "\n".join(filler.lines(results[3]))
+    assert "sees 10 tokens at once" in filler.lines(results[4])[-1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.one_of(st.text(max_size=30), st.lists(st.sampled_from(["[MASK]", "met", " ", "中"])).map("".join)),
+        max_size=5,
+    )
+)
+def test_any_texts(filler: Filler, texts: list[str]) -> None:
+    encoded = filler.encode([{"text": text} for text in texts])
+    results = filler.decode(encoded, made_up(encoded) if len(encoded.rows) else {})
+    assert [result["text"] for result in results] == texts
+    assert all(len(result.get("masks", ())) == result["text"].count("[MASK]") for result in results)
+    json.dumps(results, allow_nan=False)

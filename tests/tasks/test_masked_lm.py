@@ -185,6 +185,35 @@ def test_the_ratio_follows_its_schedule(task: MaskedLMTask) -> None:
         assert abs(weight - ratio * total) < 8  # below one a row
 
 
+def test_a_step_without_a_target_has_no_loss_and_no_weight(task: MaskedLMTask) -> None:
+    batch = batch_of(task)
+    # Nothing but special tokens, as text in unknown tokens is.
+    batch = batch | {"tokens": np.where(batch["segment_ids"] > 0, 1, 0).astype(np.int32)}
+    assert computed_loss(task, batch) == (0.0, 0.0, 0.0)
+    assert computed_loss(dataclasses.replace(task, z_loss=0.01), batch) == (0.0, 0.0, 0.0)
+    graphdef = graph(task)
+    for at_once in (0, 4):
+        other = dataclasses.replace(task, z_loss=0.01, places_at_once=at_once)
+
+        def loss(params: Any, other: MaskedLMTask = other) -> jax.Array:
+            return other.loss(nnx.merge(graphdef, params), cast(Any, batch), KEY, 0.0)[0]
+
+        assert not any(np.any(leaf) for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(PARAMS)))
+
+
+def test_a_step_says_how_much_it_masks(task: MaskedLMTask) -> None:
+    batch = batch_of(task)
+    labels = np.asarray(hidden_by_hand(task, batch)[1])
+    graphdef = graph(task)
+
+    def sums(params: Any) -> Any:
+        return task.loss(nnx.merge(graphdef, params), cast(Any, batch), KEY, 0.0)[1][1]
+
+    found = jax.jit(sums)(PARAMS)
+    assert found["masked_share"].tolist() == [(labels >= 0).sum(), (batch["segment_ids"] > 0).sum()]
+    assert found["rows_without_target"].tolist() == [(labels < 0).all(1).sum(), len(labels)]
+
+
 # Scores.
 
 
@@ -220,7 +249,7 @@ def test_scores_of_each_unit_by_hand(task: MaskedLMTask, outputs: dict[str, np.n
         unigram = [-math.log((counts[target] + 1) / everything) for target in targets.tolist()]
         top = counts.most_common(1)[0][0]
         found = scores["units"][unit]
-        assert found["targets"] == len(targets) > 20
+        assert found["targets"] == len(targets) >= 20
         assert found["loss"] == pytest.approx(nats.mean(), rel=1e-5)
         assert found["perplexity"] == pytest.approx(math.exp(nats.mean()), rel=1e-4)
         assert found["accuracy"] == pytest.approx((log_probs[part].argmax(-1)[there] == targets).mean())
@@ -291,6 +320,28 @@ def test_every_hidden_token_is_in_one_prediction(task: MaskedLMTask, outputs: di
     count = sum(len(record["hidden"]) for record in records)
     assert loss / count == pytest.approx(task.score("valid", outputs).metrics["loss"], abs=1e-3)
     json.dumps(records)
+
+
+def test_a_part_of_the_rows_may_be_scored(task: MaskedLMTask, config: Config) -> None:
+    some = created(tiny.replaced(config, eval__rows=3))[0]
+    each = len(task.rows("valid")) // 3
+    assert len(some.rows("valid")) == 9 < 3 * each
+    assert f"valid: 3 of its {each} rows are scored, evenly spread (config.eval.rows)" in some.notes
+    whole = task.rows("valid").take(task.held_out["valid"].index[np.arange(3) * each // 3])
+    for name, values in some.rows("valid").take(np.arange(3)).items():
+        np.testing.assert_array_equal(values, whole[name])
+    outputs = {name: np.zeros((9, 24), np.int32) for name in ("place", "target", "predicted", "loss")}
+    evaluation = some.score("valid", outputs)
+    assert evaluation.scores["rows"] == 3 and evaluation.scores["rows_of_the_split"] == each
+    assert f"3 of the split's {each} rows" in evaluation.tables[0].title
+    assert [record["row"] for record in evaluation.predictions] == some.held_out["valid"].index.tolist()
+    assert "split's" not in task.score("valid", {n: np.zeros((3 * each, 24)) for n in outputs}).tables[0].title
+
+
+def test_rows_to_score_are_of_masked_text_alone(tmp_path: pathlib.Path) -> None:
+    other = tiny.config(tmp_path, eval__rows=100)
+    with pytest.raises(UserError, match=r"config\.eval\.rows: is 100, but task ner is scored on all rows.*4000"):
+        registry.create(other, resolve(other.model))
 
 
 def test_held_out_masks_are_the_same_for_every_run(task: MaskedLMTask, config: Config) -> None:

@@ -198,6 +198,8 @@ def expected_loss(bench: Bench, batch: Any, key: jax.Array, progress: float) -> 
         "discriminator_accuracy": (flagged == replaced)[counted].mean(),
         "precision": (flagged & replaced).sum() / flagged.sum(),
         "recall": (flagged & replaced).sum() / replaced.sum(),
+        "masked_share": hidden.sum() / (batch["segment_ids"] > 0).sum(),
+        "rows_without_target": (~hidden).all(axis=1).mean(),
         "share": hidden.sum() / counted.sum(),
     }
 
@@ -218,6 +220,14 @@ def test_loss_and_metrics_against_torch(bench: Bench, progress: float) -> None:
     paper = means["generator_loss"] + 50 * means["discriminator_loss"] * ratio / expected["share"]
     np.testing.assert_allclose(loss / weight, paper, rtol=1e-5)
     assert abs(ratio / expected["share"] - 1) < 0.1
+
+
+def test_a_step_without_a_target_has_no_loss_and_no_gradient(bench: Bench) -> None:
+    batch = bench.halves[0]
+    batch = batch | {"tokens": np.where(batch["segment_ids"] > 0, 1, 0).astype(np.int32)}  # unknown tokens
+    (loss, (weight, sums)), gradients = bench.value_and_grad(bench.params, batch, jax.random.key(1), 0.0, 50.0)
+    assert (loss, weight) == (0, 0) and not any(np.any(leaf) for leaf in jax.tree.leaves(gradients))
+    assert all(np.isfinite(value).all() for value in sums.values()) and sums["rows_without_target"].tolist() == [4, 4]
 
 
 def test_gradients_stop_at_the_samples_and_meet_in_the_embeddings(bench: Bench) -> None:
