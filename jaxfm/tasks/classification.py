@@ -205,7 +205,8 @@ def create(config: Config, initial: Initial) -> ClassificationTask:
         splits = ("train",)  # which says why there is none
     read = read_examples(source, splits, columns=columns, kind=kind, holdout=config.data.holdout)
     examples = {split: read[split].examples for split in splits}
-    labels, head_note = _labels(kind, examples["train"], source, glue.positive if glue else ""), "head: new"
+    labels = read["train"].classes or _labels(kind, examples["train"], source, glue.positive if glue else "")
+    head_note = "head: new"
     if set(initial.labels) == set(labels):
         labels, head_note = initial.labels, "head: loaded, its classes are those of the data"
     if initial.tokenizer is None:
