@@ -84,10 +84,10 @@ def data_set(source: str, config: ml_collections.ConfigDict | None = None, metri
     found = DATA.get(pathlib.PurePath(source.partition(":")[2]).name)
     if config is not None:
         asked = ExampleColumns(config.data.text_column, config.data.pair_column, config.data.label_column)
-        if found is None or asked != ExampleColumns():
-            kind = config.classification.kind if found is None else found.kind
-            found = DataSet(kind, asked, found.metrics if found else ())
-        found = dataclasses.replace(found, holdout=config.data.holdout)
+        if found is None:
+            found = DataSet(config.classification.kind, asked, holdout=config.data.holdout)
+        elif asked != ExampleColumns():
+            found = dataclasses.replace(found, columns=asked)
     found = dataclasses.replace(found or DataSet(), **({"metrics": tuple(metrics)} if metrics else {}))
     for metric in found.metrics:
         if metric not in METRICS[found.kind]:

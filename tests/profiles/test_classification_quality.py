@@ -76,6 +76,7 @@ def test_what_cannot_be_reported_is_refused(tmp_path: pathlib.Path) -> None:
         classification_quality.data_set("tsv:/x/sst2", None, ["acuracy"])
     (tmp_path / "one.csv").write_text("text,label\na,x\nb,y\n")
     recipe, source = quality.recipe("classification"), f"csv:{tmp_path / 'one.csv'}"
+    recipe.data.holdout = 0.0
     with pytest.raises(UserError, match=r"has neither valid nor test; --config\.data\.holdout=0\.1"):
         classification_quality.collect(
             recipe, source, [0], tmp_path / "w", tmp_path / "o.json", examples=0, limit=0, reference=None
