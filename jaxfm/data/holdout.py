@@ -16,8 +16,8 @@ def choose_held_out(
     """Returns which examples are held out: each class, combination of classes or tenth of the scores in proportion.
 
     A hash of the text draws them, so that neither order nor seed matters, and equal texts are on one side. The last
-    example of a class in training is never taken, nor is a text that occurs in more than a `share` of the examples.
-    Nothing is held out where these rules leave nothing.
+    example of a class in training is never taken, nor is one without which all targets in training would be equal, nor
+    a text that occurs in more than a `share` of the examples. Nothing is held out where these rules leave nothing.
 
     Args:
       texts: (first) text of each example.
@@ -70,7 +70,7 @@ def _in_order(strata: Mapping[Hashable, list[tuple[float, str]]], share: float) 
 
 
 class _Kept:
-    """How many training examples of each class are left."""
+    """How many training examples of each class, and of each target, are left."""
 
     def __init__(self, targets: Sequence[str | float | tuple[str, ...] | None]):
         self._classes = [
@@ -78,14 +78,24 @@ class _Kept:
             for target in targets
         ]
         self._left = collections.Counter(itertools.chain.from_iterable(self._classes))
+        self._targets = [frozenset(target) if isinstance(target, tuple) else target for target in targets]
+        self._targets_left = collections.Counter(self._targets)
+        self._different = len(self._targets_left)
         self._examples = len(targets)
 
     def can_spare(self, indices: Sequence[int]) -> bool:
-        """Whether every class keeps an example without these."""
+        """Whether every class keeps an example without these, and there is still something to tell apart."""
         lost = collections.Counter(name for index in indices for name in self._classes[index])
+        targets = collections.Counter(self._targets[index] for index in indices)
+        gone = sum(self._targets_left[target] == count for target, count in targets.items())
+        if gone and self._different - gone < 2:
+            return False
         return self._examples > len(indices) and all(self._left[name] > count for name, count in lost.items())
 
     def take(self, indices: Sequence[int]) -> None:
         """Takes them out of training."""
         self._left.subtract(name for index in indices for name in self._classes[index])
+        for index in indices:
+            self._targets_left[self._targets[index]] -= 1
+            self._different -= not self._targets_left[self._targets[index]]
         self._examples -= len(indices)

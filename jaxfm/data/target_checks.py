@@ -102,7 +102,7 @@ def summarise(known: Sequence[Target]) -> str:
     if scores:
         return f"scores {min(scores):g} to {max(scores):g}, {statistics.fmean(scores):.4g} on average"
     counts = collections.Counter(_names(known))
-    listed = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
+    listed = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())) or "no class"
     if len(counts) > _LISTED:
         listed = f"{len(counts)} classes of {min(counts.values()):,} to {max(counts.values()):,}"
     several = isinstance(known[0], tuple)

@@ -29,6 +29,8 @@ def test_every_class_stays_in_training(targets, share, texts):
     assert set(counts(targets, chosen, False)) == set(counts(targets, chosen, False) + counts(targets, chosen, True))
     if targets:
         assert not all(chosen)
+    left = {frozenset(t) for t, is_held_out in zip(targets, chosen, strict=True) if not is_held_out}
+    assert len(left) > 1 or len({frozenset(target) for target in targets}) < 2
     held = {text for text, is_held_out in zip(names, chosen, strict=True) if is_held_out}
     assert not held & {text for text, is_held_out in zip(names, chosen, strict=True) if not is_held_out}
     order = list(range(len(targets)))
@@ -62,6 +64,9 @@ def test_scores_are_held_out_in_proportion():
 def test_few_examples():
     assert choose_held_out(["a", "b"], ["x", "y"], 0.1) == [False, False]
     assert sum(choose_held_out(["a", "b", "c", "d"], ["x", "x", "y", "y"], 0.1)) == 1
-    assert choose_held_out(["a", "b"], [1.0, 2.0], 0.1).count(True) == 1
+    assert choose_held_out(["a", "b", "c"], [1.0, 2.0, 3.0], 0.1).count(True) == 1
+    # Something must be left to tell apart.
+    assert choose_held_out(["a", "b", "c", "d"], [("x",), ("x",), (), ("x",)], 0.1)[2] is False
+    assert choose_held_out(["a", "b", "c"], [1.0, 1.0, 2.0], 0.9)[2] is False
     # A text that is everywhere is no validation split.
     assert not any(choose_held_out(["a"] * 10 + ["b"], ["x", "y"] * 5 + ["y"], 0.1)[:10])
