@@ -89,6 +89,12 @@ class DataConfig:
         at_least=0,
         at_most=0.5,
     )
+    splitter: str = field(
+        "auto",
+        "what splits raw text into words for NER: fine (each mark a word), coarse (as news corpora), auto: fine where "
+        "entities are given in characters, else the nearest to the words of training",
+        choices=("auto", "fine", "coarse"),
+    )
     cache: str = field("", "folder for corpora prepared on the fly; empty: jaxfm in the user's cache folder")
     row_length: int = field(128, "tokens a packed row; the device sees [batch_size, row_length]", at_least=8)
     packed: bool = field(True, "several examples fill a row; False: a row holds one, or one window of a document")

@@ -17,6 +17,8 @@ from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.tasks import registry
+from jaxfm.tasks.tagger import WORDS, with_words
+from jaxfm.tasks.task import Predictor
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.evaluation import Evaluator, whole_batches
 from jaxfm.training.restore import restore_params
@@ -28,10 +30,10 @@ USAGE = 'usage: python -m jaxfm.predict --workdir=DIR ("TEXT" ... [--pair="TEXT"
 class Model:
     """A trained run, loaded: call it with texts as often as you like."""
 
-    def __init__(self, workdir: str | pathlib.Path):
-        """Restores the run's chosen checkpoint; UserError when there is none."""
+    def __init__(self, workdir: str | pathlib.Path, words: str = "run"):
+        """Restores the run's chosen checkpoint; UserError when there is none. `words`: see `--words`."""
         workdir = pathlib.Path(workdir)
-        self._predictor = registry.open_predictor(workdir)
+        self._predictor: Predictor = with_words(registry.open_predictor(workdir), words)
         config = workdirs.read_config(workdir)
         self._mesh = make_mesh(MeshConfig())
         dtype = compute_dtype(config.train.precision)
@@ -86,6 +88,7 @@ def predict_file(
     source: str | pathlib.Path,
     output: str | pathlib.Path,
     progress: Progress | None = None,
+    words: str = "run",
 ) -> int:
     """Writes one JSON result a line of `source` to `output`, whole or not at all; returns the number of lines.
 
@@ -95,6 +98,7 @@ def predict_file(
         "text" (and "pair") a line. UTF-8.
       output: JSON lines, in the order of the input; an empty line gives a result without findings.
       progress: where to show how far it is.
+      words: see `--words`.
 
     Raises:
       UserError: a line that cannot be read (file:line), no run or checkpoint.
@@ -102,7 +106,7 @@ def predict_file(
     source = pathlib.Path(source)
     if not source.is_file():
         raise UserError(f"--input={source}: there is no such file.")
-    model = Model(workdir)
+    model = Model(workdir, words)
     progress = progress or Progress(0)
     count = 0
     with progress, progress.task(f"reading {source.name} (bytes)", source.stat().st_size) as advance:
@@ -156,12 +160,12 @@ def main(texts: Sequence[str]) -> None:
     if bool(texts) == bool(values.input) or bool(values.input) != bool(values.output):
         raise UserError(f"give either texts, or both --input and --output.\n{USAGE}")
     if values.input:
-        count = predict_file(values.workdir, values.input, values.output)
+        count = predict_file(values.workdir, values.input, values.output, words=values.words)
         print(f"written: {values.output} ({count:,} lines)")
         return
     if values.pair is not None and len(texts) != 1:
         raise UserError(f"--pair: belongs to one text, but there are {len(texts)}.\n{USAGE}")
-    model = Model(values.workdir)
+    model = Model(values.workdir, values.words)
     records = [
         _line(text, f"text {number}", pairs=model.pairs and values.pair is None)
         for number, text in enumerate(texts, start=1)
@@ -174,5 +178,11 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "A run directory.")
     flags.DEFINE_string("input", None, "A text a line, or .jsonl with a field text.")
     flags.DEFINE_string("output", None, "JSON lines to write.")
+    flags.DEFINE_enum(
+        "words",
+        WORDS[0],
+        WORDS,
+        "NER: words of a text as in the run's training, or as transformers' pipeline has them.",
+    )
     flags.DEFINE_string("pair", None, "The second text, for a model that judges pairs.")
     program.run(main, USAGE, takes_arguments=True)

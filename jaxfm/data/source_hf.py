@@ -2,22 +2,10 @@
 
 import functools
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxfm.data.source_records import (
-    TAGS_FIELDS,
-    WORDS_FIELDS,
-    Columns,
-    RawSplit,
-    SplitBuilder,
-    Splits,
-    choose_document_field,
-    choose_field,
-    name_tags,
-    named_splits,
-)
+from jaxfm.data.source_records import named_splits
 from jaxfm.data.source_table import Record, Table, Tables
 from jaxfm.errors import UserError
 
@@ -25,36 +13,31 @@ _NAME = re.compile(r"((?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*)(?::([\w.-]+))?
 _OLDEST = 4  # datasets 4.0 removed scripts: from there on a data set is files alone
 _IS_SCRIPT = "scripts are no longer supported"  # what datasets >= 4 says
 _CHUNK = 1000
+_FILES = "csv:DIR, tsv:DIR, jsonl:DIR or parquet:DIR"
 
 
-def find_hf(rest: str, columns: Columns) -> Splits:
-    """Returns the splits of a hub data set, downloaded first where it is not in the cache.
-
-    Raises UserError: package absent or too old, no such name, no network, a data set that is a script.
-    """
-    data = open_hf(rest)
-    names = named_splits(data, f"hf:{rest}")
-    readers = {split: functools.partial(_read, data[name], name, rest, columns) for split, name in names.items()}
-    return Splits(readers, f"its own splits: {', '.join(data)}")
-
-
-def find_hf_tables(rest: str, names: Mapping[str, str]) -> Tables:
+def find_hf_tables(rest: str, names: Mapping[str, str], files: str = _FILES) -> Tables:
     """Returns the splits of a hub data set as tables, downloaded first where need be; raises as `open_hf`.
 
-    `names` says which of its splits are train, valid and test; empty: the usual ones.
+    `names` says which of its splits are train, valid and test; empty: the usual ones. `files` are the sources of files
+    that the task can use instead, for error messages.
     """
-    data = open_hf(rest)
+    data = open_hf(rest, files)
     names = names or named_splits(data, f"hf:{rest}")
     openers = {split: functools.partial(_open_table, data[name], name, rest) for split, name in names.items()}
     return Tables(openers, f"its own splits: {', '.join(data)}")
 
 
-def open_hf(rest: str) -> Any:
-    """Returns a hub data set, split name -> records. Raises UserError as `find_hf`."""
+def open_hf(rest: str, files: str = "text:DIR or jsonl:DIR") -> Any:
+    """Returns a hub data set, split name -> records, downloaded first where it is not in the cache.
+
+    Raises UserError: package absent or too old, no such name, no network (naming the sources `files` that the task can
+    use instead), a data set that is a script.
+    """
     match = _NAME.fullmatch(rest)
     if not match:
         raise UserError(f"hf:{rest}: write hf:OWNER/NAME or hf:OWNER/NAME:CONFIG.")
-    return _load(match[1], match[2], rest)
+    return _load(match[1], match[2], rest, files)
 
 
 def read_columns(data: Any, fields: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
@@ -79,7 +62,7 @@ def _read_table(data: Any, place: str, fields: Sequence[str]) -> Iterator[Record
             index += 1
 
 
-def _load(name: str, config: str | None, rest: str) -> Any:
+def _load(name: str, config: str | None, rest: str, files: str) -> Any:
     try:
         import datasets
         from datasets.exceptions import DatasetsError
@@ -101,33 +84,8 @@ def _load(name: str, config: str | None, rest: str) -> Any:
         raise UserError(
             f"hf:{rest}: {type(error).__name__}: {error}. If there is no network: on a machine that has one, "
             f"run `import datasets; datasets.load_dataset({name!r}, {config!r})` and copy its cache here "
-            "(~/.cache/huggingface, or HF_HOME); or use files: conll:DIR, jsonl:DIR, csv:DIR, parquet:DIR, "
-            "text:DIR. Scripts are never run."
+            f"(~/.cache/huggingface, or HF_HOME); or use files: {files}. Scripts are never run."
         ) from None
-
-
-def _read(data: Any, name: str, rest: str, columns: Columns) -> RawSplit:
-    source = f"hf:{rest}"
-    there = list(data.features)
-    words_field = choose_field(there, columns.words_column, WORDS_FIELDS, "words", source)
-    tags_field = choose_field(there, columns.tags_column, TAGS_FIELDS, "tags", source)
-    document_field = choose_document_field(there, columns.document_column, source)
-    tag_names = _class_names(data.features[tags_field])
-    fields = list(dict.fromkeys(filter(None, (words_field, tags_field, document_field))))
-    split = SplitBuilder(f"{source}/{name}")
-    index = 0
-    for chunk in read_columns(data, fields):
-        documents = chunk[document_field] if document_field else [None] * len(chunk[words_field])
-        for words, tags, document in zip(chunk[words_field], chunk[tags_field], documents, strict=True):
-            origin = f"{source}/{name}[{index}]"
-            for field, values in ((words_field, words), (tags_field, tags)):
-                if not isinstance(values, list):
-                    raise UserError(f"{origin}: {field!r} is a {type(values).__name__}, but must be a list.")
-            if not all(isinstance(word, str) for word in words):
-                raise UserError(f"{origin}: {words_field!r} holds something that is not text.")
-            split.add([sys.intern(word) for word in words], name_tags(tags, tag_names, origin), origin, document)
-            index += 1
-    return split.finish("marked" if document_field else "none")
 
 
 def _class_names(feature: Any) -> Sequence[str] | None:

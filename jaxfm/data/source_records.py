@@ -2,10 +2,13 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from jaxfm.data import tagging
+from jaxfm.data.spans import CharSpan, MarkedText, check_spans, flat_spans, mark_words
+from jaxfm.data.words import words_of
 from jaxfm.errors import UserError, did_you_mean
 
 # testa and testb are the CoNLL-2003 names of the development and the test part.
@@ -19,6 +22,9 @@ _CANONICAL = {name: split for split, names in SPLIT_NAMES.items() for name in na
 WORDS_FIELDS = ("tokens", "words")
 TAGS_FIELDS = ("ner_tags", "ner", "tags", "labels")
 DOCUMENT_FIELDS = ("document", "document_id", "doc_id")
+
+# As in the names of Wikipedias: en, zh-min-nan, simple.
+_LANGUAGE = re.compile(r"[a-z]{2,6}(?:-[a-z]+)*:")
 
 Documents = Literal["marked", "stream", "none"]
 
@@ -43,12 +49,16 @@ USUAL_COLUMNS = Columns()
 
 
 class RawSentence(NamedTuple):
-    """One sentence as read: tags are well-formed, but in the scheme of the source."""
+    """One sentence as read: tags are as the source writes them.
+
+    `marked` is the text that the words were split from, where the source has entities in characters.
+    """
 
     words: list[str]
     tags: list[str]
     document: int
     origin: str
+    marked: MarkedText | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +70,18 @@ class RawSplit:
         documents: "marked": the source says where documents start; "stream": order kept, marks lost, so all of the
             split counts as one; "none": each sentence stands alone.
         dropped: sentences without a word, left out.
+        tags: where each different tag was first seen.
+        notes: what the log says of how it was read.
+        hint: what to set if the tags are none.
     """
 
     sentences: list[RawSentence]
     place: str
     documents: Documents
     dropped: int = 0
+    tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    hint: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,42 +182,112 @@ def name_tags(values: Sequence[Any], names: Sequence[str] | None, origin: str) -
             if not 0 <= int(value) < len(names):
                 raise UserError(f"{origin}: tag number {value} is outside 0..{len(names) - 1}, the named tags.")
             value = names[int(value)]
-        if not tagging.TAG.fullmatch(value):
-            raise UserError(f"{origin}: {value!r} is not a tag: {tagging.TAG_RULE}.")
         tags.append(value)
     return tags
 
 
 class SplitBuilder:
-    """Collects the sentences of one split, numbers their documents and leaves out sentences without words."""
+    """Collects the sentences of one split, numbers their documents and counts what is left out."""
 
-    def __init__(self, place: str):
+    def __init__(self, place: str, hint: str = ""):
         self._place = place
+        self._hint = hint
         self._sentences: list[RawSentence] = []
         self._dropped = 0
         self._document: Any = None
         self._number = -1
+        self._tags: dict[str, str] = {}
+        self._notes: list[str] = []
+        self._counts: dict[str, tuple[int, str]] = {}
+
+    def see(self, tag: str, place: str) -> None:
+        """Notes where a tag stands, for a message that it is none; `add` does so by the origin of its sentence."""
+        self._tags.setdefault(tag, place)
+
+    def note(self, text: str) -> None:
+        """Adds to what the log says."""
+        self._notes.append(text)
+
+    def count(self, what: str, origin: str, number: int = 1) -> None:
+        """Adds to the number of `what` ("empty words left out") that the log gives, with the place of the first."""
+        if number:
+            before, first = self._counts.get(what, (0, origin))
+            self._counts[what] = (before + number, first)
 
     def add(self, words: list[str], tags: list[str], origin: str, document: Any = None) -> None:
         """Adds one sentence; `document` is any value that neighbours of one document share.
 
-        Raises UserError naming `origin` unless each word has one tag.
+        Words that are empty or white space are left out, with their tags, and counted.
+        Raises UserError naming `origin` unless each word has one tag, and for a NUL character in a word.
         """
         if len(words) != len(tags):
             raise UserError(f"{origin}: {len(words)} words but {len(tags)} tags: each word needs one tag.")
+        for tag in tags:
+            if tag not in self._tags:
+                self._tags[tag] = origin
+        if "" in words or any(map(str.isspace, words)):
+            kept = [at for at, word in enumerate(words) if word and not word.isspace()]
+            self.count("empty words left out", origin, len(words) - len(kept))
+            words, tags = [words[at] for at in kept], [tags[at] for at in kept]
+        if "\0" in "".join(words):
+            word = next(word for word in words if "\0" in word)
+            raise UserError(f"{origin}: a NUL character in the word {word!r}: no text has one, remove it.")
+        self._append(words, tags, origin, document)
+
+    def add_text(self, text: str, spans: Iterable[CharSpan], origin: str, document: Any = None) -> None:
+        """Adds one text with its entities in characters, of any number and order.
+
+        Raises UserError naming `origin` as `check_spans` does, and for a NUL character.
+        """
+        if "\0" in text:
+            raise UserError(f"{origin}: a NUL character at {text.index(chr(0))} of the text: remove it.")
+        flat, overlapping = flat_spans(check_spans(text, spans, origin))
+        self.count("entities that overlap a longer one left out", origin, overlapping)
+        offsets = words_of(text)
+        marks = mark_words(offsets, flat)
+        self.count("entities with a border inside a word, which take the whole word", origin, marks.inside)
+        self.count("entities left out since another one takes their only word", origin, marks.lost)
+        for tag in set(marks.tags) - self._tags.keys():
+            self._tags[tag] = origin
+        words = [sys.intern(text[start:end]) for start, end in offsets]
+        tags = [sys.intern(tag) for tag in marks.tags]
+        self._append(words, tags, origin, document, MarkedText(text, tuple(flat), tuple(offsets)))
+
+    def _append(
+        self, words: list[str], tags: list[str], origin: str, document: Any, marked: MarkedText | None = None
+    ) -> None:
         if not words:
             self._dropped += 1
             return
         if self._number < 0 or document != self._document:
             self._number += 1
             self._document = document
-        self._sentences.append(RawSentence(words, tags, self._number, origin))
+        self._sentences.append(RawSentence(words, tags, self._number, origin, marked))
 
     def finish(self, documents: Documents) -> RawSplit:
-        """Returns the split. Raises UserError when it has no sentence."""
+        """Returns the split, without a language prefix that all its words have. Raises UserError if it is empty."""
+        if self._sentences:
+            self._take_off_prefix()
         if not self._sentences:
             raise UserError(f"{self._place}: the split is empty: it has no sentence with a word.")
+        sentences = self._sentences
         if documents == "none":
-            sentences = [sentence._replace(document=i) for i, sentence in enumerate(self._sentences)]
-            return RawSplit(sentences, self._place, documents, self._dropped)
-        return RawSplit(self._sentences, self._place, documents, self._dropped)
+            sentences = [sentence._replace(document=i) for i, sentence in enumerate(sentences)]
+        counts = [f"{number} {what} (first: {first})" for what, (number, first) in self._counts.items()]
+        notes = (*self._notes, *counts)
+        return RawSplit(sentences, self._place, documents, self._dropped, self._tags, notes, self._hint)
+
+    def _take_off_prefix(self) -> None:
+        """Takes "en:" off every word where each of at least three has it, as PAN-X (WikiANN) writes them."""
+        match = _LANGUAGE.match(self._sentences[0].words[0])
+        if not match or any(sentence.marked for sentence in self._sentences):
+            return
+        prefix = match[0]
+        if not all(word.startswith(prefix) for sentence in self._sentences for word in sentence.words):
+            return
+        if sum(len(sentence.words) for sentence in self._sentences) < 3:
+            return
+        self.note(f"the prefix {prefix!r} of every word taken off")
+        before, self._sentences, self._number, self._document = self._sentences, [], -1, None
+        for words, tags, document, origin, _ in before:
+            self.add([sys.intern(word.removeprefix(prefix)) for word in words], tags, origin, document)

@@ -38,7 +38,7 @@ def find_tfds(rest: str, columns: Columns) -> Splits:
 
     Raises UserError: no such name or configuration, not prepared and no way to get it, prepared in another file format.
     """
-    builder = open_tfds(rest)
+    builder = open_tfds(rest, "conll:DIR, jsonl:DIR, brat:DIR, csv:DIR or parquet:DIR")
     names = named_splits(builder.info.splits, f"tfds:{rest}")
     readers = {split: functools.partial(_read, builder, name, rest, columns) for split, name in names.items()}
     return Splits(readers, f"its own splits: {', '.join(builder.info.splits)}")
@@ -49,20 +49,23 @@ def find_tfds_tables(rest: str, names: Mapping[str, str]) -> Tables:
 
     `names` says which of its splits are train, valid and test; empty: the usual ones.
     """
-    builder = open_tfds(rest)
+    builder = open_tfds(rest, "csv:DIR, tsv:DIR, jsonl:DIR or parquet:DIR")
     names = names or named_splits(builder.info.splits, f"tfds:{rest}")
     openers = {split: functools.partial(_open_table, builder, name, rest) for split, name in names.items()}
     return Tables(openers, f"its own splits: {', '.join(builder.info.splits)}")
 
 
-def open_tfds(rest: str) -> Any:
-    """Returns the builder of a data set that is prepared, by this call if need be. Raises UserError as `find_tfds`."""
+def open_tfds(rest: str, files: str = "text:DIR or jsonl:DIR") -> Any:
+    """Returns the builder of a data set that is prepared, by this call if need be. Raises UserError as `find_tfds`.
+
+    `files` are the sources of files that the task can use instead, for the message.
+    """
     match = _NAME.fullmatch(rest)
     if not match:
         raise UserError(f"tfds:{rest}: write tfds:NAME or tfds:NAME/CONFIG, such as tfds:glue/sst2.")
     builder = _builder(match[1], match[2] or "")
     if not builder.is_prepared():
-        _prepare(builder, rest)
+        _prepare(builder, rest, files)
     return builder
 
 
@@ -197,7 +200,7 @@ def _builder(name: str, config: str) -> Any:
         ) from None
 
 
-def _prepare(builder: Any, rest: str) -> None:
+def _prepare(builder: Any, rest: str, files: str) -> None:
     """Downloads and prepares a data set; UserError with the other ways to get it when that fails."""
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
     from tensorflow_datasets.core.download.util import DownloadError
@@ -207,7 +210,7 @@ def _prepare(builder: Any, rest: str) -> None:
         try:
             socket.getaddrinfo("storage.googleapis.com", 443)
         except OSError as error:
-            raise _not_there(builder, rest, f"no network: {error}") from None
+            raise _not_there(builder, rest, f"no network: {error}", files) from None
     failures = (
         OSError,  # requests' errors too
         AssertionError,  # tfds asserts that files to be fetched by hand are there
@@ -218,7 +221,7 @@ def _prepare(builder: Any, rest: str) -> None:
     try:
         builder.download_and_prepare(file_format="array_record")
     except failures as error:
-        raise _not_there(builder, rest, f"{type(error).__name__}: {error}") from None
+        raise _not_there(builder, rest, f"{type(error).__name__}: {error}", files) from None
 
 
 def _prepare_code(builder: Any) -> str:
@@ -228,10 +231,9 @@ def _prepare_code(builder: Any) -> str:
     return f"`import {module}, tensorflow_datasets as tfds; {prepare}`"
 
 
-def _not_there(builder: Any, rest: str, reason: str) -> UserError:
+def _not_there(builder: Any, rest: str, reason: str, files: str) -> UserError:
     return UserError(
         f"tfds:{rest}: not prepared in {builder.data_path}, and it could not be downloaded ({reason}). Ways to get it: "
         f"run this once with a network, or on a machine that has one: {_prepare_code(builder)}; copy that machine's "
-        f"~/tensorflow_datasets here, or point TFDS_DATA_DIR at it; or use the files themselves: conll:DIR, "
-        "csv:DIR, tsv:DIR, jsonl:DIR, parquet:DIR or text:DIR."
+        f"~/tensorflow_datasets here, or point TFDS_DATA_DIR at it; or use the files themselves: {files}."
     )

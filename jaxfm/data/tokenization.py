@@ -1,11 +1,9 @@
-"""Words to pieces with a Hugging Face fast tokenizer, and raw text to words with character offsets."""
+"""Words to pieces with a Hugging Face fast tokenizer, and raw text to the words of transformers' pipeline."""
 
 import json
-import re
-import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from jaxfm.errors import UserError
 
@@ -130,85 +128,65 @@ def encode_words(tokenizer: "PreTrainedTokenizerFast", sentences: Sequence[Seque
     return encoded
 
 
-# Raw text to words, for prediction. The rules aim at the tokens of CoNLL-2003 and of most other tagged corpora.
-_ABBREVIATION = re.compile(r"(?:[^\W\d_]\.){2,}")  # U.N.  e.g.  p.m.
-_ABBREVIATIONS = frozenset(
-    "mr. mrs. ms. dr. prof. sen. rep. gov. gen. col. sgt. st. jr. sr. inc. corp. co. ltd. bros. no. vs.".split()
-)
-_POSSESSIVE = re.compile(r"['\u2019][sS]$")
-# Written without spaces: BERT's tokenizers take ideographs one by one, tagged corpora the kana too.
-_CJK = re.compile("[\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
+def check_unicode(text: str) -> None:
+    """Raises UserError for a text with half of a surrogate pair, which JSON can hold and no tokenizer takes."""
+    if not _is_unicode(text):
+        at = next(place for place, character in enumerate(text) if "\ud800" <= character <= "\udfff")
+        raise UserError(
+            f"the text {text[:40]!a} holds half of a surrogate pair at character {at}, which is no character: repair it"
+        )
 
 
-def words_with_offsets(text: str) -> list[tuple[str, int, int]]:
-    """Splits raw text into (word, start, end), offsets in characters, `text[start:end] == word`.
+def marks_continuing_pieces(tokenizer: "PreTrainedTokenizerFast") -> bool:
+    """Returns whether a piece says that it continues a word ("##ing")."""
+    return bool(getattr(tokenizer.backend_tokenizer.model, "continuing_subword_prefix", None))
 
-    Splits at white space, peels punctuation off both ends, splits the English possessive, takes each CJK character
-    alone; punctuation inside a word and abbreviations stay. Every character but white space is in exactly one word.
+
+class PipelineWords(NamedTuple):
+    """The words of a text as transformers' pipeline has them: their offsets in characters, and the pieces of each."""
+
+    offsets: list[tuple[int, int]]
+    pieces: list[list[int]]
+
+
+def pipeline_words(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str]) -> list[PipelineWords]:
+    """Splits raw texts into words as transformers' TokenClassificationPipeline does with an aggregation strategy.
+
+    The text is tokenized as a whole. A piece goes on with the word before it where, for a tokenizer that marks
+    continuing pieces ("##ing"), it is not as long as its characters in the text; for any other, where no space is
+    before it. The unknown token always starts a word (gather_pre_entities and aggregate_words of transformers 4 and 5).
+
+    Raises UserError for a text that is not valid Unicode.
     """
-    spans: list[tuple[int, int]] = []
-    for chunk in re.finditer(r"\S+", text):
-        start = chunk.start()
-        for character in _CJK.finditer(text, chunk.start(), chunk.end()):
-            spans.extend(_split_chunk(text, start, character.start()))
-            spans.append(character.span())
-            start = character.end()
-        spans.extend(_split_chunk(text, start, chunk.end()))
-    return [(text[start:end], start, end) for start, end in spans]
-
-
-def _split_chunk(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yields the words of `text[start:end]`, which holds neither white space nor CJK characters, in order."""
-    if _POSSESSIVE.fullmatch(text, start, end):  # already split off by whoever wrote the text
-        yield start, end
-        return
-    while start < end and _is_punctuation(text[start]) and not _is_sigil(text, start, end):
-        after = start + 1
-        while after < end and (text[after] == text[start] or _is_mark(text[after])):  # "..." is one word
-            after += 1
-        yield start, after
-        start = after
-    trailing: list[tuple[int, int]] = []
-    while (before := _trailing_punctuation(text, start, end)) < end:
-        trailing.append((before, end))
-        end = before
-    possessive = _POSSESSIVE.search(text, start, end)
-    if possessive and possessive.start() > start:
-        yield start, possessive.start()
-        yield possessive.span()
-    elif start < end:
-        yield start, end
-    yield from reversed(trailing)
-
-
-def _trailing_punctuation(text: str, start: int, end: int) -> int:
-    """Where the last word of `text[start:end]` begins if it is punctuation to split off, else `end`."""
-    last = end - 1
-    while last > start and _is_mark(text[last]):
-        last -= 1
-    if last < start or not _is_punctuation(text[last]) or (text[last] == "." and _is_abbreviation(text[start:end])):
-        return end
-    while last > start and text[last - 1] == text[last]:
-        last -= 1
-    return last
-
-
-def _is_mark(character: str) -> bool:
-    """Whether the character only modifies the one before it (accents, emoji selectors and joiners)."""
-    return unicodedata.category(character) in ("Mn", "Me", "Cf")
-
-
-def _is_punctuation(character: str) -> bool:
-    return unicodedata.category(character)[0] in "PS"
-
-
-def _is_sigil(text: str, start: int, end: int) -> bool:
-    """Whether the mark belongs to what follows it: @name, #topic, -5, +1."""
-    follows = text[start + 1] if start + 1 < end else ""
-    return (text[start] in "@#" and (follows.isalnum() or follows == "_")) or (
-        text[start] in "+-" and follows.isdigit()
-    )
-
-
-def _is_abbreviation(word: str) -> bool:
-    return word.lower() in _ABBREVIATIONS or _ABBREVIATION.fullmatch(word) is not None
+    marks_parts = marks_continuing_pieces(tokenizer)
+    found = []
+    for first in range(0, len(texts), _SENTENCES_PER_CALL):
+        chunk = list(texts[first : first + _SENTENCES_PER_CALL])
+        for text in chunk:
+            check_unicode(text)
+        batch = tokenizer(
+            chunk,
+            add_special_tokens=False,
+            truncation=False,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        for text, encoding in zip(chunk, batch.encodings or (), strict=True):
+            words = PipelineWords([], [])
+            for piece, token, (start, end) in zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True):
+                if piece == tokenizer.unk_token_id:
+                    goes_on = False
+                elif marks_parts:
+                    goes_on = len(token) != end - start
+                else:
+                    goes_on = start > 0 and " " not in text[start - 1 : start + 1]
+                if goes_on and words.pieces:
+                    words.offsets[-1] = (words.offsets[-1][0], end)
+                    words.pieces[-1].append(piece)
+                else:
+                    words.offsets.append((start, end))
+                    words.pieces.append([piece])
+            found.append(words)
+    return found

@@ -22,7 +22,7 @@ SMOOTHED_FROM = 40
 """Points from which a training curve gets a smoothed line over the raw one."""
 
 MOST_CLASSES = 50
-"""Classes that a confusion matrix shows: with more, no name could be read."""
+"""Classes that a picture shows: with more, no name could be read."""
 
 Points = tuple[list[int], list[float]]
 
@@ -58,13 +58,14 @@ def plot_per_type(
     score: str = "f1",
     what: str = "type",
 ) -> None:
-    """Draws `score` (a fraction) of each type as a horizontal bar with its support, most frequent type on top.
+    """Draws `score` (a fraction) of each type as a horizontal bar with its support, the most frequent 50 from the top.
 
     `per_type`: at least one type -> at least `score` and "support"; `what` they are called. Raises OSError when the
     file cannot be written.
     """
     assert per_type, "no types to plot"
-    names = sorted(per_type, key=lambda name: (per_type[name]["support"], name))
+    names = sorted(per_type, key=lambda name: (per_type[name]["support"], name))[-MOST_CLASSES:]
+    of_all = f" (the {len(names)} most frequent of {len(per_type):,})" if len(names) < len(per_type) else ""
     values = [float(per_type[name][score]) for name in names]
     figure = _figure(1.1 + 0.36 * len(names))
     axes = figure.subplots()
@@ -80,7 +81,9 @@ def plot_per_type(
     axes.set_xlim(0, 1.25)  # room for the numbers right of a full bar
     axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     label = score.replace("_", " ").capitalize()
-    _style(axes, title=f"{label} by {what}", x_label=f"{label}  (n: items of the {what} in the data)", y_label="")
+    _style(
+        axes, title=f"{label} by {what}{of_all}", x_label=f"{label}  (n: items of the {what} in the data)", y_label=""
+    )
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.tick_params(axis="y", length=0)
     _save(figure, path)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxfm.data.tagging import entity_spans
+from jaxfm.data.tagging import Span, entity_spans
 from jaxfm.observe.tables import Table
 from jaxfm.tasks.resampling import Units
 from jaxfm.tasks.scores import Score, add_counts, precision_recall_f1, report, score_table
@@ -60,11 +60,18 @@ def score_entities(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[s
 def count_entities(
     gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], kinds: Sequence[str]
 ) -> np.ndarray:
+    """Returns what `count_spans` does, of tags."""
+    pairs = list(_paired(gold, predicted))
+    return count_spans([entity_spans(tags) for tags, _ in pairs], [entity_spans(tags) for _, tags in pairs], kinds)
+
+
+def count_spans(
+    gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[Span]], kinds: Sequence[str]
+) -> np.ndarray:
     """Returns the entities of each type that are right, predicted and gold in each sentence, float32 [N, 3 C]."""
     place = {kind: index for index, kind in enumerate(kinds)}
     counts = np.zeros((len(gold), 3, len(kinds)), np.float32)
-    for count, (gold_tags, predicted_tags) in zip(counts, _paired(gold, predicted), strict=True):
-        gold_spans, predicted_spans = entity_spans(gold_tags), entity_spans(predicted_tags)
+    for count, gold_spans, predicted_spans in zip(counts, gold, predicted, strict=True):
         for part, spans in enumerate((set(gold_spans) & set(predicted_spans), predicted_spans, gold_spans)):
             for _, _, kind in spans:
                 count[part, place[kind]] += 1

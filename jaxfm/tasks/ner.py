@@ -14,12 +14,14 @@ from flax import nnx
 
 from jaxfm import files
 from jaxfm.config import Config
+from jaxfm.data.held_out import read_splits
 from jaxfm.data.packing import PackedRows
+from jaxfm.data.resplit import choose_splitter, count_cut, found_entities, gold_entities, split_again
 from jaxfm.data.source_records import Columns
-from jaxfm.data.sources import TaggedSentence, available_splits, read_tagged
-from jaxfm.data.tagging import entity_spans
-from jaxfm.data.tokenization import check_tokenizer, load_tokenizer
+from jaxfm.data.sources import TaggedSentence
+from jaxfm.data.tokenization import check_tokenizer, encode_words, load_tokenizer
 from jaxfm.data.windows import window_length
+from jaxfm.data.words import COARSE
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub.initial import Initial
 from jaxfm.models.heads import TokenClassifier
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
+_LISTED = 20  # types in a note
 # Classes where no data says which there are: those of CoNLL-2003.
 _USUAL_LABELS = ("O", *(f"{position}-{kind}" for kind in ("LOC", "MISC", "ORG", "PER") for position in "BI"))
 
@@ -117,7 +120,8 @@ class NerTask(Tagging):
         predicted = [[labels[i] for i in ids] for ids in encoded.per_word(outputs["label"])]
         gold = [list(sentence.tags) for sentence in sentences]
         kinds = sorted({label[2:] for label in labels if label != "O"})
-        counts = entities.count_entities(gold, predicted, kinds)
+        found = [found_entities(sentence, tags) for sentence, tags in zip(sentences, predicted, strict=True)]
+        counts = entities.count_spans([gold_entities(sentence) for sentence in sentences], found, kinds)
         spans, tokens = entities.sum_entities(kinds, counts), entities.score_tokens(gold, predicted)
         metrics = {
             "f1": spans.f1,
@@ -140,20 +144,25 @@ class NerTask(Tagging):
             ),
             "loss": np.asarray([words.sum() for words in np.split(lost, ends)]),
         }
-        right, found, there = np.split(counts, 3, axis=-1)
+        right_NC, found_NC, gold_NC = np.split(counts, 3, axis=-1)
+        cut = count_cut(sentences)
         return Evaluation(
             metrics=metrics,
             scores=spans.to_dict()
-            | {"loss": metrics["loss"], "tokens": tokens.to_dict(), "calibration": assessed.detail},
+            | {"loss": metrics["loss"], "tokens": tokens.to_dict(), "calibration": assessed.detail}
+            | ({"entities_cut_by_words": cut} if any(sentence.marked for sentence in sentences) else {}),
             tables=(entities.entity_table(spans), entities.token_table(tokens), assessed.table),
             predictions=_records(sentences, predicted, np.split(probabilities, ends)),
             resample=Resample(
                 unit="sentences",
                 units=units,
                 computed=entities.tagging_metrics,
-                identity=[(sentence.words, sentence.tags) for sentence in sentences],
+                identity=[
+                    sentence.marked[:2] if sentence.marked else (sentence.words, sentence.tags)
+                    for sentence in sentences
+                ],
                 classes=tuple(sorted(labels)),
-                right=((right == found) & (right == there)).all(axis=-1),
+                right=((right_NC == found_NC) & (right_NC == gold_NC)).all(axis=-1),
             ),
             pictures=dict(assessed.pictures)
             | ({"per_type": lambda path: plots.plot_per_type(spans.per_type, path)} if spans.per_type else {}),
@@ -176,24 +185,24 @@ def create(config: Config, initial: Initial) -> NerTask:
     Raises:
       UserError: no training data, a window the encoder has no positions for, a label unseen in training.
     """
-    columns = _columns(config)
-    there = available_splits(config.data.source, columns)
-    if "train" not in there:
-        raise UserError(f"config.data.source: {config.data.source} has no split 'train' (found: {', '.join(there)}).")
-    read = read_tagged(config.data.source, there, columns=columns)
+    read = read_splits(config.data.source, None, columns=_columns(config), holdout=config.data.holdout)
+    if "train" not in read:
+        raise UserError(f"config.data.source: {config.data.source} has no split 'train' (found: {', '.join(read)}).")
     types = sorted({tag[2:] for sentence in read["train"].sentences for tag in sentence.tags if tag != "O"})
     if not types:
         raise UserError(f"config.data.source: the training split of {config.data.source} has no entity at all.")
     labels = ("O", *(f"{position}-{kind}" for kind in types for position in "BI"))
-    head_note = f"head: new, {len(labels)} classes ({', '.join(types)})"
+    listed = ", ".join(types[:_LISTED]) + (f" and {len(types) - _LISTED:,} more" if len(types) > _LISTED else "")
+    head_note = f"head: new, {len(labels):,} classes ({listed})"
     if set(initial.labels) == set(labels):
         labels, head_note = initial.labels, "head: loaded, its labels are those of the data"
-    model = _model(config, initial.encoder, labels)
+    splitter, words_note = choose_splitter(config.data.splitter, read["train"].sentences)
+    model = _model(config, initial.encoder, labels, splitter)
     if initial.tokenizer is None:
         raise UserError("config.model.tokenizer: 'scratch' needs dir:PATH (or package:, hf:) of a tokenizer.")
     tokenizer = load_tokenizer(initial.tokenizer)
     check_tokenizer(tokenizer, initial.encoder.vocab_size, initial.tokenizer)
-    sentences = {split: read[split].sentences for split in there}
+    sentences = {split: split_again(found.sentences, splitter) for split, found in read.items()}
     encoded = {
         split: encode_tagged(
             model,
@@ -202,10 +211,11 @@ def create(config: Config, initial: Initial) -> NerTask:
             seed=config.seed if split == "train" else None,
             packed=config.data.packed,
         )
-        for split in there
+        for split in sentences
     }
     kept = ("head/", *_used(model, initial))
-    notes = (*initial.notes, *initial.left_over(kept), head_note, *(read[split].note for split in there))
+    data_notes = [found.note + _cut_note(sentences[split], splitter) for split, found in read.items()]
+    notes = (*initial.notes, *initial.left_over(kept), head_note, *data_notes, words_note)
     labelled = encoded["train"].rows.labels
     counts = np.bincount(labelled[labelled >= 0], minlength=len(labels))
     class_loss = ClassLoss.of(config.loss, labels, counts)
@@ -215,10 +225,10 @@ def create(config: Config, initial: Initial) -> NerTask:
 def outline(config: Config, encoder: EncoderConfig) -> Tagging:
     """Builds model and loss without data or tokenizer, for shapes alone."""
     class_loss = ClassLoss(config.loss.label_smoothing, config.loss.focal_gamma)
-    return Tagging(_model(config, encoder, _USUAL_LABELS), class_loss, config.loss.r_drop)
+    return Tagging(_model(config, encoder, _USUAL_LABELS, COARSE), class_loss, config.loss.r_drop)
 
 
-def _model(config: Config, encoder: EncoderConfig, labels: tuple[str, ...]) -> NerModel:
+def _model(config: Config, encoder: EncoderConfig, labels: tuple[str, ...], splitter: str) -> NerModel:
     return NerModel(
         labels=labels,
         encoder=encoder,
@@ -226,6 +236,7 @@ def _model(config: Config, encoder: EncoderConfig, labels: tuple[str, ...]) -> N
         window=_window(config, encoder),
         overlap=config.data.overlap,
         context=config.data.context,
+        splitter=splitter,
     )
 
 
@@ -252,10 +263,12 @@ def open_model(workdir: pathlib.Path) -> tuple[NerModel, "PreTrainedTokenizerFas
 def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) -> NerTask:
     """Builds the task of a trained run over one split of (other) labelled data, for evaluation."""
     model, tokenizer = open_model(workdir)
-    read = read_tagged(source, (split,), columns=_columns(config))
+    read = read_splits(source, (split,), columns=_columns(config), holdout=config.data.holdout)
     ((split, found),) = read.items()
-    encoded = encode_tagged(model, tokenizer, found.sentences, seed=None)
-    return NerTask(model, ClassLoss(), 0.0, tokenizer, {split: found.sentences}, {split: encoded}, (found.note,))
+    sentences = split_again(found.sentences, model.splitter)
+    encoded = encode_tagged(model, tokenizer, sentences, seed=None)
+    note = found.note + _cut_note(sentences, model.splitter)
+    return NerTask(model, ClassLoss(), 0.0, tokenizer, {split: sentences}, {split: encoded}, (note,))
 
 
 def open_predictor(workdir: pathlib.Path) -> "Tagger":
@@ -287,12 +300,18 @@ def encode_tagged(
     return encode(
         model,
         tokenizer,
-        [sentence.words for sentence in sentences],
+        encode_words(tokenizer, [sentence.words for sentence in sentences]),
         labels=[[index[tag] for tag in sentence.tags] for sentence in sentences],
         documents=[sentence.document for sentence in sentences],
         seed=seed,
         packed=packed,
     )
+
+
+def _cut_note(sentences: Sequence[TaggedSentence], splitter: str) -> str:
+    """What to say of entities that a tagger of these words cannot find."""
+    cut = count_cut(sentences)
+    return f"; {cut:,} entities start or end inside a word ({splitter}) and take all of it" if cut else ""
 
 
 def _columns(config: Config) -> Columns:
@@ -312,17 +331,24 @@ def _window(config: Config, encoder: EncoderConfig) -> int:
 def _records(
     sentences: Sequence[TaggedSentence], predicted: Sequence[Sequence[str]], probabilities: Sequence[np.ndarray]
 ) -> Iterator[dict[str, Any]]:
-    """Yields one record a sentence: words, both tag rows, entities found, missed and invented."""
-    for sentence, tags, scores in zip(sentences, predicted, probabilities, strict=True):
-        gold, found = set(entity_spans(sentence.tags)), set(entity_spans(tags))
+    """Yields one record a sentence: words, both tag rows, entities found, missed and invented.
 
-        def described(spans: set[Any], words: Sequence[str] = sentence.words) -> list[dict[str, Any]]:
-            ordered = sorted(spans)
-            return [{"type": k, "start": a, "end": b, "text": " ".join(words[a:b])} for a, b, k in ordered]
+    These start and end at words, end exclusive, or where the source gives a text and characters, at characters.
+    """
+    for sentence, tags, scores in zip(sentences, predicted, probabilities, strict=True):
+        gold, found = set(gold_entities(sentence)), set(found_entities(sentence, tags))
+
+        def described(spans: set[Any], sentence: TaggedSentence = sentence) -> list[dict[str, Any]]:
+            marked, words = sentence.marked, sentence.words
+            return [
+                {"type": k, "start": a, "end": b, "text": marked.text[a:b] if marked else " ".join(words[a:b])}
+                for a, b, k in sorted(spans)
+            ]
 
         yield {
             "origin": sentence.origin,
             "correct": gold == found,
+            **({"text": sentence.marked.text} if sentence.marked else {}),
             "words": list(sentence.words),
             "gold": list(sentence.tags),
             "predicted": list(tags),

@@ -21,6 +21,8 @@ from jaxfm.tasks.resampling import Resample, Units
 # Pairs of classes that a table of confusions names; the matrix itself is a picture, and whole in the detail.
 _CONFUSIONS = 10
 _CORRELATIONS = ("pearson", "spearman")
+_ROWS = 50  # classes in a table, the most frequent ones; all of them are in the detail
+_WIDE, _SPARSE = 256, 32  # from so many columns with so few counts that are not 0, only these are added up
 
 
 class Score(TypedDict):
@@ -212,11 +214,17 @@ def report(
 
 
 def score_table(title: str, what: str, items: Mapping[str, Score], averages: Mapping[str, Score]) -> Table:
-    """Lays out what `report` returns: a row a class, then the averages."""
-    rows: list[tuple[Cell, ...]] = [
-        (name, score["precision"], score["recall"], score["f1"], score["support"])
-        for name, score in (*items.items(), *averages.items())
-    ]
+    """Lays out what `report` returns: a row a class, of many classes the most frequent, then the averages."""
+    shown = set(sorted(items, key=lambda name: -items[name]["support"])[:_ROWS])
+
+    def laid(scores: Mapping[str, Score]) -> list[tuple[Cell, ...]]:
+        return [(name, s["precision"], s["recall"], s["f1"], s["support"]) for name, s in scores.items()]
+
+    rows = laid({name: score for name, score in items.items() if name in shown})
+    if len(shown) < len(items):
+        rest = [score["support"] for name, score in items.items() if name not in shown]
+        rows.append((f"and {len(rest):,} more", None, None, None, sum(rest)))
+    rows += laid(averages)
     return Table(title, (what, "precision", "recall", "F1", "support"), tuple(rows), footer=len(averages))
 
 
@@ -248,7 +256,16 @@ def _losses(loss_N: np.ndarray | None) -> dict[str, np.ndarray]:
 
 def add_counts(counts_NK: np.ndarray, weight_RN: np.ndarray) -> np.ndarray:
     """Returns weighted sums float64 [3, R, K / 3] of right, predicted and gold counts float32 [N, K] (up to 2**24)."""
-    sums_RK = (weight_RN.astype(np.float32) @ counts_NK).astype(np.float64)
+    filled = np.flatnonzero(counts_NK != 0) if counts_NK.shape[1] > _WIDE else []
+    if 0 < len(filled) < counts_NK.size / _SPARSE:  # thousands of classes: almost all of them in no unit at all
+        unit, column = np.divmod(filled, counts_NK.shape[1])
+        order = np.argsort(column, kind="stable")
+        unit, column = unit[order], column[order]
+        starts = np.flatnonzero(np.diff(column, prepend=-1))
+        sums_RK = np.zeros((len(weight_RN), counts_NK.shape[1]))
+        sums_RK[:, column[starts]] = np.add.reduceat(weight_RN[:, unit] * counts_NK[unit, column], starts, axis=1)
+    else:
+        sums_RK = (weight_RN.astype(np.float32) @ counts_NK).astype(np.float64)
     return np.stack(np.split(sums_RK, 3, axis=-1))
 
 

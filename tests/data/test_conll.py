@@ -6,6 +6,7 @@ import pytest
 
 from jaxfm.data.conll import find_conll, read_conll
 from jaxfm.data.source_records import Columns
+from jaxfm.data.tag_forms import find_form
 from jaxfm.errors import UserError
 
 USUAL = Columns()
@@ -128,18 +129,19 @@ def test_words_keep_odd_characters(read):
         ),
         ("Ada\tB-PER\nslept O\n", r"train\.conll:2: 1 column, but 2 columns with tabs"),
         ("Ada\n", r"train\.conll:1: 1 column, but a word and its tag need two"),
-        ("Ada\tB-PER\n\tO\n", r"train\.conll:2: the word \(column 0\) is empty"),
-        ("Ada\tPERSON\n", r"train\.conll:1: 'PERSON' \(column 1\) is not a tag: .* set data\.tags_column"),
-        ("Ada\tB-PER\nslept\t\n", r"train\.conll:2: '' \(column 1\) is not a tag"),
+        ("Ada\tPERSON\n", r"train\.conll:1: 'PERSON' is not a tag: .*read from column 1; .* set data\.tags_column"),
+        ("Ada\tB-PER\nslept\t\n", r"train\.conll:2: '' is not a tag"),
+        ("Ada,B-PER\nslept,O\n", r"train\.conll:1: 1 column, .* write csv:"),
         (b"Ada\tB-PER\nCaf\xe9\tO\n", r"train\.conll:2: byte 0xE9 at position 4 of the line is not UTF-8"),
-        ("Ada\tB-PER\n".encode("utf-16"), r"train\.conll:1: byte 0xFF at position 1"),
+        ("Ada\tB-PER\n".encode("utf-16-be"), r"train\.conll:1: a NUL byte .* iconv -f UTF-16BE -t UTF-8"),
+        ("Ada\tB-PER\n\nb\0c\tO\n", r"train\.conll:3: a NUL byte at position 2 of the line"),
         ("", r"train\.conll: the split is empty"),
         ("\n# only\n\n-DOCSTART-\tO\n", r"train\.conll: the split is empty"),
     ],
 )
 def test_bad_files_are_refused_with_file_and_line(read, text, message):
     with pytest.raises(UserError, match=message):
-        read(text)
+        find_form(read(text).tags, read(text).hint)
 
 
 def test_damaged_gzip_is_refused(tmp_path):
@@ -191,6 +193,7 @@ def files(rest):
         ("en_ewt-ud-train.iob2", "en_ewt-ud-dev.iob2", "en_ewt-ud-test.iob2"),
         ("train.conll.gz", "validation.tsv", "test.bio"),
         ("wnut17.train.conll", "WNUT17_Dev.conll", "wnut17-test.iob"),
+        ("wnut17train.conll", "emerging.dev.conll", "emerging.test.annotated"),
     ],
 )
 def test_files_of_a_folder_are_found_by_name(folder, names):
@@ -203,6 +206,7 @@ def test_globs_single_files_and_explicit_paths(folder):
     folder("a.train.conll", "a.dev.conll", "b.train.conll", "gold,x.conll")
     assert files("ner/a.*") == {"train": "ner/a.train.conll", "valid": "ner/a.dev.conll"}
     assert files("ner/b.train.conll") == {"train": "ner/b.train.conll"}
+    assert files("ner/gold,x.conll") == {"train": "ner/gold,x.conll"}  # one file without the word of a split
     assert files("train=ner/b.train.conll,dev=ner/gold,x.conll") == {
         "train": "ner/b.train.conll",
         "valid": "ner/gold,x.conll",
@@ -216,7 +220,7 @@ def test_globs_single_files_and_explicit_paths(folder):
         ("nerr", r"conll:nerr: no such file or folder; the folder \. holds ner"),
         ("ner/trian.conll", r"no such file or folder; the folder ner holds a\.train\.conll, notes\.conll, train\.txt"),
         ("ner/x*", r"no file of a split: the glob matches nothing"),
-        ("ner/notes.conll", r"no file of a split: ner/notes\.conll is one file"),
+        ("ner/n*.conll", r"no file of a split: the glob matches ner/notes\.conll"),
         ("train=ner/none.conll", r"conll:train=ner/none\.conll: no such file; the folder ner holds a\.train\.conll"),
         ("tarin=ner/train.txt", r"unknown split 'tarin': .* Did you mean 'train'\?"),
         ("dev=ner/train.txt,valid=ner/notes.conll", r"the split 'valid' is given twice"),

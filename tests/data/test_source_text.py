@@ -75,8 +75,8 @@ def test_one_long_line_becomes_documents(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"ok\nbin\0ary\n", r"a\.txt:2: a NUL byte: this is a binary file, or text in UTF-16"),
-        ("text".encode("utf-16"), r"a\.txt:1: byte 0xFF at position 1 of the line is not UTF-8"),
+        (b"ok\nbin\0ary\n", r"a\.txt:2: a NUL byte at position 4 of the line: this is a binary"),
+        ("text".encode("utf-16-le"), r"a\.txt:1: a NUL byte .* UTF-16LE without a byte order mark"),
         (b"ok\n\xff\xfe\n", r"a\.txt:2: byte 0xFF"),
         (b"", r"text:.*a\.txt: the split 'train' is empty: no document with text in it"),
         (b" \n\n\t\n", r"the split 'train' is empty"),

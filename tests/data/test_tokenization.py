@@ -1,14 +1,17 @@
 import importlib.util
 import json
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import tokenizers
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 from transformers import AutoTokenizer
+from transformers.pipelines.token_classification import AggregationStrategy, TokenClassificationPipeline
 
-from jaxfm.data.tokenization import encode_words, load_tokenizer, words_with_offsets
+from jaxfm.data.tokenization import encode_words, load_tokenizer, pipeline_words
 from jaxfm.errors import UserError
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -142,36 +145,48 @@ def test_a_slow_tokenizer_is_refused(tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("Ada Lovelace met Charles Babbage in London.", "Ada|Lovelace|met|Charles|Babbage|in|London|."),
-        ("(Mr. Smith's U.N. visit)", "(|Mr.|Smith|'s|U.N.|visit|)"),
-        ("don't e-mail 3.5 a@b.com", "don't|e-mail|3.5|a@b.com"),
-        ("the U.S., e.g. Acme Inc.", "the|U.S.|,|e.g.|Acme|Inc."),
-        ("Wait... what?! No--", "Wait|...|what|?|!|No|--"),
-        ("“Ada’s” dogs' 's", "“|Ada|’s|”|dogs|'|'s"),
-        ("@ada #maths -5 +1 - #", "@ada|#maths|-5|+1|-|#"),
-        ("我在東京に行く。OK", "我|在|東|京|に|行|く|。|OK"),
-        ("한국어 문장", "한국어|문장"),
-        ("love❤️ ❤️you e\u0301a!", "love|❤️|❤️|you|e\u0301a|!"),
-        ("  \t\n\u3000 ", ""),
-        ("", ""),
-    ],
+# The words of transformers' pipeline.
+
+
+def reference_words(tokenizer: Any, text: str) -> list[tuple[int, int]]:
+    """The words that transformers itself makes, with one class a word that says its number."""
+    pipeline = TokenClassificationPipeline.__new__(TokenClassificationPipeline)
+    pipeline.tokenizer = tokenizer
+    pipeline.model = SimpleNamespace(config=SimpleNamespace(id2label=["O"]))  # pyright: ignore[reportAttributeAccessIssue]
+    found = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
+    entities = pipeline.gather_pre_entities(
+        text,
+        np.asarray(found["input_ids"]),
+        np.ones((len(found["input_ids"]), 1)),
+        found["offset_mapping"],
+        np.asarray(found["special_tokens_mask"]),
+        AggregationStrategy.FIRST,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        words = pipeline.aggregate_words(entities, AggregationStrategy.FIRST) if entities else []
+    return [(word["start"], word["end"]) for word in words]
+
+
+TEXTS = (
+    "New York-based O'Brien's U.N. met.",
+    "  a  b\tc\nd ",
+    "\u00e9t\u00e9 Z\u00fcrich 東京 서울에서 \u0130stanbul",
+    "",
+    " \x00\u00ad",
+    "❤\ufe0f \U0001f469\u200d\U0001f467 $5,000 (NATO)",
 )
-def test_words_of_raw_text(text: str, words: str) -> None:
-    assert "|".join(word for word, _, _ in words_with_offsets(text)) == words
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.one_of(st.text(), st.text(alphabet="aA1.'s-,#@ \u2019\u4e00\u00ad\u0301❤\ufe0f\t")))
-@example("\u0301'")
-@example("\x1c\x85\u2028a")
-def test_every_character_but_white_space_is_in_exactly_one_word(text: str) -> None:
-    covered = 0
-    for word, start, end in words_with_offsets(text):
-        assert text[start:end] == word and start < end
-        assert not any(character.isspace() for character in word)
-        assert covered <= start and text[covered:start].strip() == ""  # in order, nothing but space between
-        covered = end
-    assert text[covered:].strip() == ""
+@pytest.mark.parametrize("byte_level", [False, True])
+def test_pipeline_words_are_those_of_transformers(minilm_directory: Path, tmp_path: Path, byte_level: bool) -> None:
+    directory = byte_level_directory(tmp_path, "RobertaTokenizer") if byte_level else minilm_directory
+    tokenizer = load_tokenizer(directory)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "Tokenizer does not support real words, using fallback heuristic"
+        for text, words in zip(TEXTS, pipeline_words(tokenizer, TEXTS), strict=True):
+            assert words.offsets == reference_words(tokenizer, text)
+            ids = [piece for word in words.pieces for piece in word]
+            assert ids == tokenizer(text, add_special_tokens=False)["input_ids"]
+    with pytest.raises(UserError, match="half of a surrogate pair at character 2"):
+        pipeline_words(tokenizer, ["a", "a \ud83d"])

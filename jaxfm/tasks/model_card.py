@@ -1,0 +1,88 @@
+"""README.md of an exported tagger: how to use it with transformers, and where its entities differ from a run's."""
+
+from collections.abc import Sequence
+
+from jaxfm.data.words import FINE
+
+_LISTED = 50  # types that are named
+
+_CARD = """\
+---
+library_name: transformers
+pipeline_tag: token-classification
+inference:
+  parameters:
+    aggregation_strategy: first
+---
+# Named-entity recognition
+
+Trained with jaxfm. Entities: {types}.
+
+```python
+from transformers import pipeline
+
+find = pipeline("token-classification", model="DIRECTORY", aggregation_strategy="first")
+find("Ada Lovelace met Charles Babbage in London.")
+```
+
+Take `aggregation_strategy="first"`: the model was trained to say the tag of a word at its first piece. `"simple"` reads
+the other pieces too, for which it was never trained, and cuts names in two.
+
+## Words
+
+{words}
+
+The pipeline has no words but its tokenizer's: {pipeline}. So the two may find other entities in
+the same text. `python -m jaxfm.predict --words=transformers` finds what the pipeline finds. To give this model words of
+your own, with transformers alone:
+
+```python
+from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+model = AutoModelForTokenClassification.from_pretrained("DIRECTORY")
+tokenizer = AutoTokenizer.from_pretrained("DIRECTORY")
+
+
+def tags(words):
+    encoded = tokenizer(words, is_split_into_words=True, return_tensors="pt")
+    classes = model(**encoded).logits[0].argmax(-1).tolist()
+    found = {{}}
+    for place, word in enumerate(encoded.word_ids()):
+        if word is not None:
+            found.setdefault(word, model.config.id2label[classes[place]])  # of its first piece
+    return [found.get(word, "O") for word in range(len(words))]
+
+
+tags(["New", "York-based", "Acme", "Inc.", "hired", "Ada", "."])
+```
+
+Scores of the pipeline are the model's own probabilities; those of jaxfm are calibrated on the validation split.
+A text longer than {window} tokens is cut off by the pipeline unless it is given a `stride`; jaxfm reads all of it.
+"""
+_RUN_WORDS = {
+    True: "Each punctuation mark and symbol was a word in training (`York-based` is `York` `-` `based`).",
+    False: "Words in training were those of news corpora: marks inside a word stay in it (`York-based`, `U.N.`, `3.5`).",
+}
+_PIPELINE_WORDS = {
+    True: "every punctuation mark is one (`York-based` is `York` `-` `based`)",
+    False: "whatever stands between two spaces is one (`London.` with its full stop)",
+}
+
+
+def tagger_card(labels: Sequence[str], *, splitter: str, marks_parts: bool, window: int) -> str:
+    """Returns the text of README.md.
+
+    Args:
+      labels: tags of the model.
+      splitter: the run's rule for the words of raw text.
+      marks_parts: whether the tokenizer marks pieces that continue a word ("##ing").
+      window: the longest input of the encoder in tokens.
+    """
+    types = list(dict.fromkeys(label[2:] for label in labels if label != "O"))
+    more = f" and {len(types) - _LISTED:,} more" if len(types) > _LISTED else ""
+    return _CARD.format(
+        types=", ".join(f"`{kind}`" for kind in types[:_LISTED]) + more,
+        words=_RUN_WORDS[splitter == FINE],
+        pipeline=_PIPELINE_WORDS[marks_parts],
+        window=window,
+    )
