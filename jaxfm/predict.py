@@ -108,12 +108,15 @@ def predict_file(
         raise UserError(f"--input={source}: there is no such file.")
     model = Model(workdir, words)
     progress = progress or Progress(0)
-    count = 0
+    count = cut = 0
     with progress, progress.task(f"reading {source.name} (bytes)", source.stat().st_size) as advance:
         with files.atomic_write(output) as file:
             for result in model.stream(_read(source, advance, pairs=model.pairs)):
                 file.write(json.dumps(result, ensure_ascii=False) + "\n")
                 count += 1
+                cut += "truncated" in result
+        if cut:
+            progress.say(f'NOTE: {cut:,} of {count:,} texts are longer than the model reads ("truncated": true)')
     return count
 
 

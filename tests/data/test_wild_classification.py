@@ -34,6 +34,8 @@ FILES: dict[str, tuple[str, bytes | str, dict[str, str], list | str]] = {
     "crlf in quotes": ("train.csv", 'text,label\r\n"a\r\nb",pos\r\nc,neg\r\n', {}, POS_NEG),
     "bom": ("train.csv", b"\xef\xbb\xbftext,label\na,pos\nb,neg\n", {}, POS_NEG),
     "bom and quotes": ("train.csv", b'\xef\xbb\xbf"text","label"\na,pos\nb,neg\n', {}, POS_NEG),
+    "utf-16 of Notepad": ("train.csv", "text,label\r\na,pos\r\nb,neg\r\n".encode("utf-16"), {}, POS_NEG),
+    "utf-16 tabs of Excel": ("train.tsv", "text\tlabel\r\na\tpos\r\nb\tneg\r\n".encode("utf-16"), {}, POS_NEG),
     "empty lines": ("train.csv", "\n\ntext,label\n\na,pos\n   \nb,neg\n\t\n\n", {}, POS_NEG),
     "no line end at the end": ("train.csv", "text,label\na,pos\nb,neg", {}, POS_NEG),
     "very long cell": ("train.csv", f"text,label\n{'x' * 300_000},pos\nb,neg\n", {}, POS_NEG),
@@ -79,7 +81,7 @@ FILES: dict[str, tuple[str, bytes | str, dict[str, str], list | str]] = {
     "quote not closed": ("train.csv", 'text,label\na,pos\n"b,neg\nc,pos\n', {}, "train.csv:3: not CSV (a cell in quo"),
     "backslash quotes": ("train.csv", 'text,label\n"a \\"b\\" c",pos\n', {}, "train.csv:2: not CSV ('b"),
     "latin-1": ("train.csv", b"text,label\ncaf\xe9,pos\n", {}, "train.csv:2: byte 0xE9 at position 4"),
-    "nul": ("train.csv", b"text,label\na\0b,pos\nc,neg\n", {}, "train.csv:2: a NUL byte in 'text'"),
+    "nul": ("train.csv", b"text,label\na\0b,pos\nc,neg\n", {}, "train.csv:2: a NUL byte"),
     "printed lists": (
         "train.csv",
         "text,label\na,['x']\nb,['y']\n",
