@@ -161,13 +161,16 @@ def predict_file(
     model = Model(workdir, words)
     wanted = Wanted(model.wanted.pairs, model.wanted.words, dict(columns or {}), model.wanted.trained)
     progress = progress or Progress(0, quiet=files.is_stream(output))
-    count = 0
+    count = cut = 0
     with progress, progress.task(f"predicting {source.name} (records)", None) as advance, _alone(output):
         with files.atomic_write(output) as file:
             for result in model.stream(source_unlabelled.read_unlabelled(source, wanted, progress.say)):
                 file.write(json.dumps(result, ensure_ascii=False) + "\n")
                 count += 1
                 advance(1)
+                cut += "truncated" in result
+        if cut:
+            progress.say(f'NOTE: {cut:,} of {count:,} texts are longer than the model reads ("truncated": true)')
     return count
 
 

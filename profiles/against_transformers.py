@@ -60,11 +60,7 @@ def ner_workload(source: str, limit: int, folder: pathlib.Path) -> Workload:
     """Writes the first `limit` training sentences as train.conll, a few of them as valid and test."""
     sentences = read_tagged(source, ["train"], columns=Columns("", "", ""))["train"].sentences[:limit]
     for split, count in (("train", limit), ("valid", SCORED), ("test", SCORED)):
-        blocks = [
-            "".join(f"{word}\t{tag}\n" for word, tag in zip(sentence.words, sentence.tags, strict=True))
-            for sentence in sentences[:count]
-        ]
-        files.write_text(folder / f"{split}.conll", "\n".join(blocks))
+        ner_quality.write_sentences(sentences[:count], folder / f"{split}.conll")
     lengths = ner_quality.training_lengths(f"conll:{folder}", locate(MINILM, "MINILM"))
     settings = {"data.source": f"conll:{folder}"}
     return Workload(lengths, ner_quality.data_files(folder), "configs/ner.py:files", settings)
@@ -82,7 +78,7 @@ def classification_workload(source: str, limit: int, folder: pathlib.Path) -> Wo
         "data.label_column": "label",
         "data.pair_column": "pair" if examples[0].pair is not None else "",
         "classification.kind": data.kind,
-        "eval.metric": classification_quality.METRICS[data.kind][0],
+        "eval.metric": data.reported[0],
     }
     lengths = classification_quality.training_lengths(examples, locate(MINILM, "MINILM"))
     reference = [str(folder), f"--kind={data.kind}"]

@@ -69,15 +69,24 @@ def scores(kind: str, gold: np.ndarray, logits: np.ndarray) -> dict[str, float]:
         predicted = logits > 0
         found = {
             f"{average}_f1": sklearn.metrics.f1_score(gold, predicted, average=average, zero_division=0)
-            for average in ("micro", "macro")
+            for average in ("micro", "macro", "weighted")
         }
+        found["micro_precision"] = sklearn.metrics.precision_score(gold, predicted, average="micro", zero_division=0)
+        found["micro_recall"] = sklearn.metrics.recall_score(gold, predicted, average="micro", zero_division=0)
+        found["exact_match"] = sklearn.metrics.accuracy_score(gold, predicted)
     else:
         predicted = logits.argmax(-1)
         found = {
             "accuracy": sklearn.metrics.accuracy_score(gold, predicted),
             "macro_f1": sklearn.metrics.f1_score(gold, predicted, average="macro", zero_division=0),
+            "weighted_f1": sklearn.metrics.f1_score(gold, predicted, average="weighted", zero_division=0),
+            "macro_precision": sklearn.metrics.precision_score(gold, predicted, average="macro", zero_division=0),
+            "macro_recall": sklearn.metrics.recall_score(gold, predicted, average="macro", zero_division=0),
             "mcc": sklearn.metrics.matthews_corrcoef(gold, predicted),
         }
+        if logits.shape[-1] == 2:  # of the second class
+            both = sklearn.metrics.precision_recall_fscore_support(gold, predicted, average="binary", zero_division=0)
+            found |= dict(zip(("precision", "recall", "f1"), both[:3], strict=True))
     return {name: round(100 * float(value), 2) for name, value in found.items()}
 
 

@@ -5,11 +5,12 @@ differently, and compares the scores over seeds:
       --limit=2500 --cells=packed:1,packed:4,single:16 --seeds=0,1,2 --output=FILE.json
 
 A cell is LAYOUT:ROWS, with options after it. LAYOUT is `packed` (best fit, what training does), `in_order` (a row is
-closed when the next example of the shuffled order does not fit, so that lengths within a row are independent), `drawn`
-(a step takes the next examples of an order drawn anew each epoch, always the same number, as batches that are not
-packed do, and lays them out in its rows) or `single` (one example a row). ROWS is the number of rows a step; the row length is
-chosen so that a step has --examples examples on average. Options: `/nodropout`; `/repack` (packed anew for each epoch);
-`/torch` (transformers' model and torch's AdamW over the very examples of each step, padded to the longest).
+closed when the next example of the shuffled order does not fit, so that lengths within a row are independent),
+`drawn` (a step takes the next examples of an order drawn anew each epoch, always the same number, as batches that are
+not packed do, and lays them out in its rows) or `single` (one example a row). ROWS is the number of rows a step; the
+row length is chosen so that a step has --examples examples on average. Options: `/nodropout`; `/repack` (packed anew
+for each epoch); `/torch` (transformers' model and torch's AdamW over the very examples of each step, padded to the
+longest).
 
 Every cell of a seed starts from the same weights, takes the same number of updates and is scored on the same examples:
 the split "valid", and --held_out examples of "train" that --limit left out, as a small split hides small differences.

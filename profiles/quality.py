@@ -125,8 +125,7 @@ def reference_model(config: ml_collections.ConfigDict) -> str:
 def reference_run(command: Sequence[str], examples: int, record: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Runs the reference once, unless `record` keeps what it printed; returns that and the facts of its training."""
     if not record.exists():
-        done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, text=True, check=True)
-        files.write_json(record, last_json(done.stdout))
+        files.write_json(record, last_json(watched_run(command)))
     printed = files.read_json(record)
     updates = round(printed["epochs"] * -(-examples // printed["batch"]))
     return printed, {
@@ -136,10 +135,29 @@ def reference_run(command: Sequence[str], examples: int, record: pathlib.Path) -
     }
 
 
+def watched_run(command: Sequence[str]) -> str:
+    """Runs a Python program and shows its output as it comes; returns it.
+
+    Raises UserError, with the last line that it wrote, when the program fails.
+    """
+    lines: list[str] = []
+    arguments = [sys.executable, "-u", *command]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            print(f"  {line.rstrip()}", flush=True)
+            lines.append(line)
+    if running.returncode:
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
+        how = f"exit code {running.returncode}" if running.returncode > 0 else f"signal {-running.returncode}"
+        raise UserError(f"the reference {command[0]} ended with {how}; its last line is {last[-300:]!r}.")
+    return "".join(lines)
+
+
 def last_json(output: str) -> dict[str, Any]:
     """Returns the object on the last line of a program's output that holds one."""
     for line in reversed(output.splitlines()):
-        if line.startswith("{"):
+        if line.startswith('{"'):
             return json.loads(line)
     raise UserError(f"the reference printed no result; its output ends with {output[-200:]!r}.")
 
@@ -193,7 +211,8 @@ def collect(
     """
     runs: list[dict[str, Any]] = []
     result: dict[str, Any] = {}
-    for seed in seeds:
+    for number, seed in enumerate(seeds, start=1):
+        print(f"seed {seed}: run {number} of {len(seeds)}", flush=True)
         runs.append({"seed": seed, **run(seed)})
         command = shown_command(sys.argv)
         result = {**facts, "command": command, **machine(), "summary": summary(runs, names), "runs": runs}

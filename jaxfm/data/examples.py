@@ -1,21 +1,20 @@
 """Where labelled texts come from: one URI, one shape of example, whatever the source is. For classification."""
 
-import collections
 import dataclasses
 import itertools
-import math
 import re
-import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxfm.data import targets
-from jaxfm.data.documents import uniform_hash
 from jaxfm.data.glue import GlueSet, glue_set
+from jaxfm.data.holdout import choose_held_out
+from jaxfm.data.label_forms import LabelForm, find_form
 from jaxfm.data.source_hf import find_hf_tables
 from jaxfm.data.source_records import SPLIT_NAMES, choose_field, parse_source, require_split
 from jaxfm.data.source_table import Table, Tables, find_table, require_fields
 from jaxfm.data.source_tfds import find_tfds_tables
+from jaxfm.data.target_checks import SET_COLUMNS, check_training, summarise, target_notes
 from jaxfm.data.targets import Target
 from jaxfm.errors import UserError
 
@@ -39,8 +38,6 @@ LABEL_FIELDS = {
     "regression": "score label target rating similarity similarity_score value stars".split(),
 }
 _LOOK = 1000  # records that say whether a split has labels
-_LISTED = 12  # classes in a note
-_FEW, _OWN = 20, 0.9  # of so many examples at least, this share with values of their own: such a field is no class
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,10 +60,18 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class ExampleSplit:
-    """One split: its examples in the order of the source, and one line for the log."""
+    """One split.
+
+    Attributes:
+        examples: in the order of the source.
+        note: one line for the log.
+        classes: all that the source says there are, in its order, where an example has a 0 or 1 for each of them;
+            else empty: the classes are those that occur.
+    """
 
     examples: tuple[Example, ...]
     note: str
+    classes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +113,8 @@ def read_examples(
       splits: what to read.
       columns: which fields to read.
       kind: what the target of an example is: "single" (a class), "multi" (any number of classes), "regression".
-      holdout: this share of train becomes valid where the source has no labelled split of that name. Which examples, a
-        hash of their (first) text says: it depends on no order, and equal texts are on one side.
+      holdout: this share of train becomes valid where the source has no labelled split of that name; see
+        `choose_held_out`.
 
     Raises:
       UserError: unknown source, split or field, a split that is empty or without labels, a record that is none, a text
@@ -125,25 +130,31 @@ def read_examples(
             listed = ", ".join(there) or "none of the usual ones"
             more = "; ".join(filter(None, (found.others, *found.left_out)))
             raise UserError(f"{source} has no split {name!r}; there is: {listed}{f' ({more})' if more else ''}.")
+    found = _with_form(found)
     read: dict[str, list[Example]] = {}
     notes: dict[str, str] = {}
     for name in dict.fromkeys("train" if held_out and name == "valid" else name for name in wanted):
         read[name], notes[name] = _read(found, name)
     if held_out and "train" in read:
         read["train"], read["valid"] = _held_out(source, read["train"], holdout)
-        notes["valid"] = f"; {holdout:.1%} of the examples of train, chosen by a hash of their text"
+        notes["valid"] = f"; {holdout:.1%} of the examples of train, of every class, chosen by a hash of their text"
         notes["train"] += f"; without the {len(read['valid']):,} that are valid"
     if "train" in read:
-        _check_training(found, read["train"])
-        notes["train"] += "".join(f"; {note}" for note in found.left_out)
+        known = [example.target for example in read["train"] if example.target is not None]
+        check_training(source, kind, ",".join(found.labels), known, found.tables["train"].fields)
+        said = (found.form.note, *target_notes(known, found.form.classes), *found.left_out)
+        notes["train"] += "".join(f"; {note}" for note in said if note)
     return {
-        name: ExampleSplit(tuple(read[name]), _note(name, read[name], found, held_out) + notes[name]) for name in wanted
+        name: ExampleSplit(
+            tuple(read[name]), _note(name, read[name], found, held_out) + notes[name], found.form.classes
+        )
+        for name in wanted
     }
 
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    """An opened source: the tables with labels, which fields to read, what is left out and why."""
+    """An opened source: the tables with labels, which fields to read and how, what is left out and why."""
 
     source: str
     kind: str
@@ -154,6 +165,7 @@ class _Found:
     no_label: float | None
     others: str
     left_out: tuple[str, ...]
+    form: LabelForm
 
     def splits(self, holdout: float) -> tuple[str, ...]:
         """The names of the splits there are, with the one that is cut off train."""
@@ -175,8 +187,9 @@ class _Found:
         value = values[0]
         if self.kind == "regression":
             return targets.score_of(value, field, origin)
-        make = targets.classes_of if self.kind == "multi" else targets.class_of
-        return make(value, table.class_names.get(field), field, origin)
+        if self.kind == "multi":
+            return self.form.classes_of(value, origin)
+        return targets.class_of(value, table.class_names.get(field), field, origin)
 
 
 def _open(source: str, columns: ExampleColumns, kind: str) -> _Found:
@@ -195,9 +208,10 @@ def _open(source: str, columns: ExampleColumns, kind: str) -> _Found:
     text, pair = _choose_texts(first, columns)
     labels = _choose_labels(first, columns.label, kind)
     for name in {text, pair} & set(labels):
-        raise UserError(f"{first.place}: the field {name!r} is to be both text and label. {_THREE}")
+        raise UserError(f"{first.place}: the field {name!r} is to be both text and label. {SET_COLUMNS}")
+    form = LabelForm(labels[0], "columns", labels if len(labels) > 1 else ())
     every = _Found(
-        source, kind, opened, text, pair, labels, glue.no_label if glue else None, found.others, left_out=()
+        source, kind, opened, text, pair, labels, glue.no_label if glue else None, found.others, left_out=(), form=form
     )  # fmt: skip
     left_out = {split: reason for split, table in opened.items() if (reason := _without_labels(every, table))}
     return dataclasses.replace(
@@ -205,6 +219,23 @@ def _open(source: str, columns: ExampleColumns, kind: str) -> _Found:
         tables={split: table for split, table in opened.items() if split not in left_out},
         left_out=tuple(f"{split} is left out: {reason}" for split, reason in left_out.items()),
     )
+
+
+def _with_form(found: _Found) -> _Found:
+    """Adds how several classes an example are written, which all splits together say."""
+    if found.kind != "multi" or len(found.labels) > 1:
+        return found
+    field = ",".join(found.labels)
+    names = next((table.class_names[field] for table in found.tables.values() if field in table.class_names), None)
+    return dataclasses.replace(found, form=find_form(_label_values(found), field, names))
+
+
+def _label_values(found: _Found) -> Iterator[tuple[str, Any]]:
+    """Yields where each label of every split was read, and the label."""
+    for table in found.tables.values():
+        for origin, values in table.records(found.labels):
+            if not found.is_missing(table, values):
+                yield origin, values[0]
 
 
 def _tables(source: str, columns: ExampleColumns, glue: GlueSet | None) -> Tables:
@@ -225,7 +256,7 @@ def _choose_texts(table: Table, columns: ExampleColumns) -> tuple[str, str]:
     """The fields of the text and of its partner, "" for none."""
     there = [field for field in table.fields if field not in (columns.label, columns.pair)]
     if columns.text and columns.text == columns.pair:
-        raise UserError(f"data.text_column and data.pair_column are both {columns.text!r}. {_THREE}")
+        raise UserError(f"data.text_column and data.pair_column are both {columns.text!r}. {SET_COLUMNS}")
     pair = choose_field(table.fields, columns.pair, (), "pair", table.place) if columns.pair else ""
     if columns.text:
         return choose_field(table.fields, columns.text, (), "text", table.place), pair
@@ -237,7 +268,7 @@ def _choose_texts(table: Table, columns: ExampleColumns) -> tuple[str, str]:
         return pairs[0]
     if pairs:
         several = " and ".join("+".join(both) for both in pairs)
-        raise UserError(f"{table.place}: {several} could both be the pair of texts. {_THREE}")
+        raise UserError(f"{table.place}: {several} could both be the pair of texts. {SET_COLUMNS}")
     return choose_field(there, "", TEXT_FIELDS, "text", table.place), ""
 
 
@@ -273,7 +304,7 @@ def _read(found: _Found, split: str) -> tuple[list[Example], str]:
     table = found.tables[split]
     texts = tuple(filter(None, (found.text, found.pair)))
     examples: list[Example] = []
-    no_text = no_label = 0
+    no_text = no_label = trimmed = 0
     for origin, values in table.records((*texts, *found.labels)):
         text, *pair = (
             _text(value, field, origin) for field, value in zip(texts, values[: len(texts)], strict=True)
@@ -293,11 +324,15 @@ def _read(found: _Found, split: str) -> tuple[list[Example], str]:
                 )
             no_label += 1
             continue
+        trimmed += any(isinstance(value, str) and value != value.strip() for value in labels)
         examples.append(Example(text, pair[0] if pair else None, found.target(table, labels, origin), origin))
     if not examples:
         raise UserError(f"{table.place}: the split {split!r} is empty: it has no example.")
     note = f"; {no_text:,} without a text left out" if no_text else ""
-    return examples, note + (f"; {no_label:,} without a label left out" if no_label else "")
+    note += f"; {no_label:,} without a label left out" if no_label else ""
+    if found.kind != "regression" and trimmed:
+        note += f"; white space around {trimmed:,} labels is left out"
+    return examples, note
 
 
 def _text(value: Any, field: str, origin: str) -> str:
@@ -313,80 +348,26 @@ def _text(value: Any, field: str, origin: str) -> str:
 
 
 def _held_out(source: str, examples: list[Example], holdout: float) -> tuple[list[Example], list[Example]]:
+    chosen = choose_held_out(
+        [example.text for example in examples], [example.target for example in examples], holdout
+    )  # fmt: skip
+    if not any(chosen):
+        raise UserError(
+            f"{source}: it has no split 'valid', and none of the {len(examples):,} training examples can be held out: "
+            "each is the only one of its class, or all have one text. Give more, a file of validation examples, or "
+            "config.data.holdout=0 for no validation."
+        )
     sides: tuple[list[Example], list[Example]] = ([], [])
-    for example in examples:
-        sides[uniform_hash(example.text) < holdout].append(example)
-    if not all(sides):
-        raise UserError(
-            f"{source}: it has no split 'valid', and with config.data.holdout={holdout:g} all of the {len(examples):,} "
-            "training examples are on one side. Take a share that fits so few, or 0 for no validation."
-        )
+    for example, is_held_out in zip(examples, chosen, strict=True):
+        sides[is_held_out].append(example)
     return sides
-
-
-def _check_training(found: _Found, examples: Sequence[Example]) -> None:
-    """Raises UserError for targets from which nothing can be learned, or that are plainly of another kind."""
-    kinds = {example.target for example in examples}
-    label = ",".join(found.labels)
-    if len(kinds) == 1:
-        (target,) = kinds
-        said = f"the classes {', '.join(target) or '(none)'}" if isinstance(target, tuple) else repr(target)
-        raise UserError(
-            f"{found.source}: all {len(examples):,} training examples have {said} in {label!r}: there is nothing to "
-            f"learn. {_THREE}"
-        )
-    own = len(examples) >= _FEW and len(kinds) > _OWN * len(examples)
-    if found.kind == "single" and (own or _are_scores(kinds)):
-        why = "such as " + repr(max(map(str, kinds), key=len)) if _are_scores(kinds) else "hardly any of them twice"
-        raise UserError(
-            f"{found.source}: {label!r} has {len(kinds):,} values in {len(examples):,} training examples, {why}: these "
-            "are no classes. Train a regression if they are scores, or set data.label_column to another field "
-            f"({', '.join(map(repr, found.tables['train'].fields))})."
-        )
-    several = [target for target in kinds if isinstance(target, tuple)]
-    if len(found.labels) == 1 and all(len(target) < 2 for target in several):
-        for name in itertools.chain.from_iterable(several):
-            if re.search("[,;]", name):
-                raise UserError(
-                    f"{found.source}: no example has several classes, but one has the class {name!r}: between the "
-                    f"classes of an example there must be {targets.SEPARATOR!r}."
-                )
-
-
-def _are_scores(kinds: Collection[Target | None]) -> bool:
-    """Whether all of these classes are numbers, and not whole ones alone."""
-    try:
-        numbers = [float(str(kind)) for kind in kinds]
-    except ValueError:
-        return False
-    return all(map(math.isfinite, numbers)) and not all(number.is_integer() for number in numbers)
 
 
 def _note(name: str, examples: Sequence[Example], found: _Found, held_out: bool) -> str:
     fields = "+".join(filter(None, (found.text, found.pair)))
     place = found.tables["train" if held_out and name == "valid" else name].place
-    return (
-        f"{name}: {len(examples):,} examples from {place} ({fields} -> {','.join(found.labels)}); {_summary(examples)}"
-    )
-
-
-def _summary(examples: Sequence[Example]) -> str:
-    """The targets of a split in words."""
-    scores = [example.target for example in examples if isinstance(example.target, float)]
-    if scores:
-        return f"scores {min(scores):g} to {max(scores):g}, {statistics.fmean(scores):.4g} on average"
-    several = isinstance(examples[0].target, tuple)
-    counts = collections.Counter(
-        itertools.chain.from_iterable(
-            example.target if isinstance(example.target, tuple) else (example.target,) for example in examples
-        )
-    )
-    ordered = sorted(counts.items(), key=lambda item: str(item[0]))
-    listed = ", ".join(f"{name} {count:,}" for name, count in ordered)
-    if len(counts) > _LISTED:
-        listed = f"{len(counts)} classes of {min(counts.values()):,} to {max(counts.values()):,}"
-    return listed + (f"; {counts.total() / len(examples):.2f} classes an example" if several else "")
+    said = summarise([example.target for example in examples if example.target is not None])
+    return f"{name}: {len(examples):,} examples from {place} ({fields} -> {','.join(found.labels)}); {said}"
 
 
 _FORMS = ("quickstart", "csv:DIR", "tsv:DIR", "jsonl:DIR", "parquet:DIR", "tfds:NAME", "hf:OWNER/NAME")
-_THREE = "Set data.text_column, data.pair_column, data.label_column."

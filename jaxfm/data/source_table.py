@@ -1,6 +1,5 @@
 """`csv:`, `tsv:`, `jsonl:` and `parquet:` files of records with named fields, read one record at a time."""
 
-import csv
 import dataclasses
 import functools
 import itertools
@@ -10,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxfm.data import source_jsonl
-from jaxfm.data.source_files import LINE_BYTES, find_table_files, numbered_lines
+from jaxfm.data.csv_cells import NotCsvError, read_cells
+from jaxfm.data.source_files import find_table_files, numbered_lines
 from jaxfm.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,9 +54,10 @@ class Tables(NamedTuple):
 def find_table(kind: str, rest: str, *, header: bool = True) -> Tables:
     """Returns the splits of `csv:rest`, `tsv:rest`, `jsonl:rest` or `parquet:rest`; see `find_table_files`.
 
-    csv is RFC 4180: a cell may stand in double quotes, and then hold commas, line breaks and doubled quotes. In tsv no
-    character has a meaning but the tab and the line break, as in GLUE's files. Both have the names of their columns in
-    the first line; without `header` these are 0, 1, 2 ... (and a first line that says just that is no record).
+    csv is RFC 4180: a cell may stand in double quotes, and then hold commas, line breaks and doubled quotes; spaces and
+    tabs around the quotes are left out. In tsv no character has a meaning but the tab and the line break, as in GLUE's
+    files. Both have the names of their columns in the first line; without `header` these are 0, 1, 2 ... (and a first
+    line that says just that is no record).
     """
     files, listed = find_table_files(rest, kind, SUFFIXES[kind])
     if kind == "parquet":
@@ -135,20 +136,14 @@ def _cells(kind: str, path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
     """Yields (number of its first line, cells) of each record; empty lines are none."""
     if kind == "tsv":
         for number, line in numbered_lines(path):
-            if line:
+            if line.strip(" "):
                 yield number, line.split("\t")
         return
-    csv.field_size_limit(LINE_BYTES)  # of the process; the default of 128 KiB is less than a long document
-    reader = csv.reader((line + "\n" for _, line in numbered_lines(path)), strict=True)
-    first = 1
     try:
-        for cells in reader:
-            if cells:
-                yield first, cells
-            first = reader.line_num + 1
-    except csv.Error as error:
+        yield from read_cells(numbered_lines(path))
+    except NotCsvError as error:
         raise UserError(
-            f"{path}:{first}: not CSV ({error}). A cell with a comma, quote or line break in it stands in double "
+            f"{path}:{error.line}: not CSV ({error}). A cell with a comma, quote or line break in it stands in double "
             "quotes, and a quote in such a cell is doubled. For files without any quoting write tsv:."
         ) from None
 

@@ -5,6 +5,7 @@ import reprlib
 from collections.abc import Sequence
 from typing import Any
 
+from jaxfm.data.printed_labels import bit_of, no_bit, printed_value
 from jaxfm.errors import UserError
 
 Target = str | float | tuple[str, ...]
@@ -12,7 +13,10 @@ Target = str | float | tuple[str, ...]
 SEPARATOR = "|"
 """Between the classes of one example in a text cell."""
 KINDS = ("single", "multi", "regression")
-_TRUTH = {"0": False, "1": True, "false": False, "true": True}
+_SEVERAL = (
+    "no class: it looks like several labels of one example. For these set config.classification.kind=multi (the "
+    "variant :multi)."
+)
 
 
 def is_missing(value: Any, kind: str, names: Sequence[str] | None, no_label: float | None) -> bool:
@@ -21,8 +25,8 @@ def is_missing(value: Any, kind: str, names: Sequence[str] | None, no_label: flo
     An empty cell of several classes is an example that has none of them. `names` are those of class numbers, `no_label`
     the score that stands for none.
     """
-    if value is None:
-        return True
+    if value is None or (kind != "regression" and isinstance(value, float) and math.isnan(value)):
+        return True  # NaN: what a column of numbers with gaps has for nothing
     if isinstance(value, str):
         return kind != "multi" and not value.strip()
     # Only among numbers that have names is -1 no class; elsewhere it may be one.
@@ -37,7 +41,11 @@ def class_of(value: Any, names: Sequence[str] | None, field: str, origin: str) -
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str) and value.strip():
+        if value.strip()[0] in "[{(" and printed_value(value) is not None:
+            raise UserError(f"{origin}: {reprlib.repr(value)} in {field!r} is {_SEVERAL}")
         return value.strip()
+    if isinstance(value, list | dict):
+        raise UserError(f"{origin}: {reprlib.repr(value)} in {field!r} is {_SEVERAL}")
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # what a column with gaps makes of whole numbers
     if isinstance(value, int):
@@ -60,6 +68,12 @@ def classes_of(value: Any, names: Sequence[str] | None, field: str, origin: str)
     if isinstance(value, str):
         value = [part for part in value.split(SEPARATOR) if part.strip()]
     values = value if isinstance(value, list) else [value]
+    for item in values:
+        if isinstance(item, list | dict):
+            raise UserError(
+                f"{origin}: {reprlib.repr(item)} in the list in {field!r} is no class: a class is text or a whole "
+                "number."
+            )
     return tuple(dict.fromkeys(class_of(item, names, field, origin) for item in values))
 
 
@@ -67,13 +81,9 @@ def marked_of(values: Sequence[Any], fields: Sequence[str], origin: str) -> tupl
     """Returns the names of the fields that hold 1 (or true). Raises UserError for one that holds neither 0 nor 1."""
     found = []
     for field, value in zip(fields, values, strict=True):
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        truth = _TRUTH.get(str(value).strip().lower())
+        truth = bit_of(value)
         if truth is None:
-            raise UserError(
-                f"{origin}: {reprlib.repr(value)} in {field!r} is neither 0 nor 1, as each of several label columns is."
-            )
+            raise UserError(f"{origin}: in {field!r}, one of several label columns: {no_bit(value)}.")
         if truth:
             found.append(field)
     return tuple(found)

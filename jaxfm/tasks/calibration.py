@@ -23,6 +23,9 @@ CALIBRATION_FILE = "calibration.json"
 BINS = 15
 # Bounds of 1 / temperature. Only a model no better than chance comes to the lower one.
 _SHARPEST, _FLATTEST = 100.0, 0.01
+_PARTS = 10
+# Standard errors that a gain on held-out examples must exceed; see docs/trust.md for what was measured.
+_SURE = 1.0
 
 
 def probabilities(logits_NC: np.ndarray, calibration: Mapping[str, float], kind: str = "single") -> np.ndarray:
@@ -81,6 +84,59 @@ def fit_temperature(logits_NC: np.ndarray, gold: np.ndarray, kind: str = "single
     return {"temperature": float(1.0 / inverse)}
 
 
+def fit_calibration(
+    logits_NC: np.ndarray, gold: np.ndarray, kind: str = "single", groups: np.ndarray | None = None
+) -> dict[str, float]:
+    """Fits a temperature, and keeps it only where it gains on examples that it was not fitted to.
+
+    The examples are divided at random into 10 parts (fewer where there are fewer examples); each is scored with the
+    temperature of the others. The gain is the mean fall of the negative log-likelihood there, its error the standard
+    error over examples (or groups). A gain of less than `_SURE` errors is chance, and there is no temperature.
+
+    Args:
+      logits_NC: of the validation split.
+      gold: as for `losses`.
+      kind: "single" or "multi".
+      groups: int [N], what is judged as a whole (the sentence of a word); None: every row by itself.
+
+    Returns:
+      "temperature" where it is kept; and "fitted_temperature", "gain", "gain_error" (nats) and "examples", by which
+      that was decided. Empty where there is nothing to fit, see `fit_temperature`.
+    """
+    logits, gold = np.asarray(logits_NC, np.float64), np.asarray(gold)
+    fitted = fit_temperature(logits, gold, kind)
+    if not fitted:
+        return {}
+    group_N = np.arange(len(gold)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    count = int(group_N.max()) + 1
+    parts = min(_PARTS, count)
+    part_N = (np.random.default_rng(0).permutation(count) % parts)[group_N]
+    gain_N = np.zeros(len(gold))
+    for part in range(parts if parts > 1 else 0):
+        held = part_N == part
+        others = fit_temperature(logits[~held], gold[~held], kind)
+        # Without a mistake among the others their temperature would be the sharpest one.
+        others = others or {"temperature": 1.0 / _SHARPEST}
+        gain_N[held] = losses(logits[held], gold[held], {}, kind) - losses(logits[held], gold[held], others, kind)
+    weight_G = np.bincount(group_N, minlength=count)
+    gain = gain_N.mean()
+    apart_G = np.bincount(group_N, weights=gain_N, minlength=count) - gain * weight_G
+    error = float(np.sqrt((apart_G**2).sum() * count / max(count - 1, 1)) / len(gold))
+    found = {"fitted_temperature": fitted["temperature"], "gain": float(gain), "gain_error": error}
+    found["examples"] = float(count)
+    return (fitted if gain > _SURE * error else {}) | found
+
+
+def _why(calibration: Mapping[str, float]) -> str:
+    """Says why there is no temperature; empty where there is one, or none was tried."""
+    if "temperature" in calibration or "gain" not in calibration:
+        return ""
+    return (
+        f" (no temperature: on held-out parts of valid's {calibration['examples']:,.0f} examples it gains "
+        f"{calibration['gain']:+.4f} nats, with a standard error of {calibration['gain_error']:.4f})"
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Reliability:
     """Predictions by how sure they are, in bins of equal width: (0, 1/15], (1/15, 2/15] ... (14/15, 1].
@@ -118,8 +174,8 @@ class Assessment:
     """How honest a split's probabilities are, as they come from the model and with its temperature.
 
     Attributes:
-      detail: JSON values: "temperature" (where there is one), and by "model" and "calibrated": "nll", "ece", "brier",
-        "confidence", "accuracy" and the bins.
+      detail: JSON values: those of the calibration ("temperature" where there is one), and by "model" and "calibrated":
+        "nll", "ece", "brier", "confidence", "accuracy" and the bins.
       table: for people.
       pictures: the reliability diagram.
     """
@@ -138,7 +194,7 @@ def assess(
     "accuracy" is then how often the label is there). Brier score: the squared distance between probabilities and truth,
     summed over classes (Brier 1950; for two classes twice scikit-learn's), or averaged over labels.
     """
-    named = {"model": {}} | ({"calibrated": calibration} if calibration else {})
+    named = {"model": {}} | ({"calibrated": calibration} if "temperature" in calibration else {})
     facts, bins = {}, {}
     for name, used in named.items():
         probability = probabilities(logits_NC, used, kind)
@@ -162,9 +218,11 @@ def assess(
     came_true = "accuracy" if kind == "single" else "share there"
     columns = ("probabilities", "NLL", "ECE", "Brier score", "mean confidence", came_true)
     titles = {"model": "of the model"}
-    if calibration:
+    if "temperature" in calibration:
         titles["calibrated"] = f"at temperature {calibration['temperature']:.3f}"
-    table = Table("Calibration", columns, [(titles[name], *found.values()) for name, found in facts.items()])
+    table = Table(
+        f"Calibration{_why(calibration)}", columns, [(titles[name], *found.values()) for name, found in facts.items()]
+    )
     series = {
         f"{titles[name]} (ECE {bins[name].error:.3f})": (found.confidence, found.accuracy, found.count)
         for name, found in bins.items()
@@ -199,8 +257,11 @@ def read_calibration(workdir: str | os.PathLike[str]) -> dict[str, float]:
             f"{path}: is not a calibration written by jaxfm ({error}). Delete the file to use probabilities as "
             "they are."
         ) from error
-    if not all(0 < value < float("inf") for value in values.values()):
-        raise UserError(f"{path}: {values} must be positive numbers. Delete the file to use probabilities as they are.")
+    if not 0 < values.get("temperature", 1.0) < float("inf"):
+        raise UserError(
+            f"{path}: the temperature {values['temperature']} must be a positive number. Delete the file to use "
+            "probabilities as they are."
+        )
     return values
 
 

@@ -23,7 +23,7 @@ from jaxfm.hub.initial import Initial
 from jaxfm.models.heads import SequenceClassifier
 from jaxfm.models.presets import EncoderConfig
 from jaxfm.observe.metrics import Sums, weighted
-from jaxfm.tasks.calibration import assess, fit_temperature, losses, probabilities, read_calibration
+from jaxfm.tasks.calibration import assess, fit_calibration, losses, probabilities, read_calibration
 from jaxfm.tasks.classifier import Classifier, ClassifierModel, EncodedExamples, encode, there, tokenize
 from jaxfm.tasks.losses import (
     ClassLoss,
@@ -35,7 +35,7 @@ from jaxfm.tasks.losses import (
     regularised,
     squared_error,
 )
-from jaxfm.tasks.scores import score_classes, score_labels, score_values
+from jaxfm.tasks.scores import score_classes, score_labels, score_values, undefined_metrics
 from jaxfm.tasks.task import NOT_CALIBRATED, TOKENIZER_DIR, Evaluation, build_spec, read_task, write_task
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ _OF_LABELS = {
     **dict.fromkeys(("micro_f1", "macro_f1", "weighted_f1", "micro_precision", "micro_recall", "exact_match"), True),
     "loss": False,
 }
-_OF_VALUES = {"pearson": True, "spearman": True, "mse": False, "mae": False}
+_OF_VALUES = {"pearson": True, "spearman": True, "loss": False, "mse": False, "mae": False}
 # Classes where no data says how many there are.
 _SOME_CLASSES = ("negative", "positive")
 _SOME_EXAMPLE = 16  # tokens
@@ -141,12 +141,12 @@ class ClassificationTask(Classifying):
         return self.encoded[split].rows
 
     def calibrate(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Fits a temperature to the validation split; a number has no probability to fit."""
+        """Fits a temperature to the validation split where that helps; a number has no probability to fit."""
         kind = self.model.kind
         if kind == "regression":
             return {}
         gold = targets_of(self.model, self.examples["valid"])
-        return fit_temperature(self.encoded["valid"].per_example(outputs["outputs"]), gold, kind)
+        return fit_calibration(self.encoded["valid"].per_example(outputs["outputs"]), gold, kind)
 
     def score(
         self, split: str, outputs: Mapping[str, np.ndarray], calibration: Mapping[str, float] = NOT_CALIBRATED
@@ -177,7 +177,7 @@ class ClassificationTask(Classifying):
             metrics=scores.metrics,
             scores={**scores.metrics, **scores.detail},
             tables=scores.tables,
-            predictions=_records(model, examples, found),
+            predictions=_records(model, examples, found, self.encoded[split].cut),
             resample=scores.resample,
             pictures=scores.pictures,
         )
@@ -204,7 +204,8 @@ def create(config: Config, initial: Initial) -> ClassificationTask:
         splits = ("train",)  # which says why there is none
     read = read_examples(source, splits, columns=columns, kind=kind, holdout=config.data.holdout)
     examples = {split: read[split].examples for split in splits}
-    labels, head_note = _labels(kind, examples["train"], source, glue.positive if glue else ""), "head: new"
+    labels = read["train"].classes or _labels(kind, examples["train"], source, glue.positive if glue else "")
+    head_note = "head: new"
     if set(initial.labels) == set(labels):
         labels, head_note = initial.labels, "head: loaded, its classes are those of the data"
     if initial.tokenizer is None:
@@ -227,10 +228,11 @@ def create(config: Config, initial: Initial) -> ClassificationTask:
     class_loss, label_loss = _losses(config, labels, counts_C)
     rows = len(encoded["train"].rows)
     packed = f"train: {len(lengths):,} examples in {rows:,} rows, {len(lengths) / rows:.1f} a row"
-    cut = [f"{split}: {done.cut} examples cut to {model.window} tokens" for split, done in encoded.items() if done.cut]
+    cut = [note for split, done in encoded.items() for note in _cut_notes(split, done, model.window)]
     named = "" if kind == "regression" else f", {len(labels)} classes ({_listed(labels)})"
     left_over = initial.left_over(_used(model, initial))
-    notes = (*initial.notes, *left_over, head_note + named, *(read[split].note for split in splits), packed, *cut)
+    said = (head_note + named, *(read[split].note for split in splits), packed, *cut)
+    notes = (*initial.notes, *left_over, *said, *_metric_notes(config, model, examples.get("valid", ())))
     return ClassificationTask(model, class_loss, label_loss, config.loss.r_drop, tokenizer, examples, encoded, notes)
 
 
@@ -269,9 +271,8 @@ def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) ->
     ((split, found),) = read.items()
     encoded = encode_labelled(model, tokenizer, found.examples, seed=None)
     examples = {split: found.examples}
-    return ClassificationTask(
-        model, ClassLoss(), LabelLoss(), 0.0, tokenizer, examples, {split: encoded}, (found.note,)
-    )
+    notes = (found.note, *_cut_notes(split, encoded, model.window))
+    return ClassificationTask(model, ClassLoss(), LabelLoss(), 0.0, tokenizer, examples, {split: encoded}, notes)
 
 
 def open_predictor(workdir: pathlib.Path) -> Classifier:
@@ -391,15 +392,31 @@ def _most_together(lengths: Sequence[int], row_length: int) -> int:
     return max(int(np.searchsorted(np.cumsum(np.sort(lengths)), row_length, side="right")), 1)
 
 
+def _cut_notes(split: str, encoded: EncodedExamples, window: int) -> list[str]:
+    count = int(encoded.cut.sum())
+    return [f"{split}: {count:,} examples cut to {window} tokens (the rest is not read)"] if count else []
+
+
+def _metric_notes(config: Config, model: ClassifierModel, valid: Sequence[Example]) -> list[str]:
+    """Says where the metric that is to choose a checkpoint cannot tell one from another."""
+    if not valid:
+        return []
+    metric = config.eval.metric
+    why = undefined_metrics(model.kind, targets_of(model, valid)).get(metric)
+    return [f"NOTE: on valid {metric} {why}; checkpoints are compared by their loss instead"] if why else []
+
+
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
 
 
-def _records(model: ClassifierModel, examples: Sequence[Example], found: np.ndarray) -> Iterator[dict[str, Any]]:
-    """Yields one record an example: the texts, what was asked for and what was found."""
-    for example, one in zip(examples, found, strict=True):
+def _records(
+    model: ClassifierModel, examples: Sequence[Example], found: np.ndarray, cut_E: np.ndarray
+) -> Iterator[dict[str, Any]]:
+    """Yields one record an example: the texts, whether they were cut, what was asked for and what was found."""
+    for example, one, is_cut in zip(examples, found, cut_E, strict=True):
         texts = {"text": example.text} | ({} if example.pair is None else {"pair": example.pair})
-        start = {"origin": example.origin, **texts}
+        start = {"origin": example.origin, **texts, **({"truncated": True} if is_cut else {})}
         if model.kind == "regression":
             yield {**start, "gold": example.target, "predicted": round(float(one), 4)}
             continue

@@ -92,10 +92,15 @@ def there(segment_ids_BT: jax.Array, segments: int) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class EncodedExamples:
-    """Examples as packed rows, and how many of them were cut to the window."""
+    """Examples as packed rows.
+
+    Attributes:
+      rows: what is computed.
+      cut: bool [E], which examples were longer than the window, so that their ends are not read.
+    """
 
     rows: PackedRows
-    cut: int
+    cut: np.ndarray
 
     def per_example(self, values_NSC: np.ndarray) -> np.ndarray:
         """Returns the value [E, ...] of each example, in the order they were given."""
@@ -104,14 +109,14 @@ class EncodedExamples:
 
 def tokenize(
     model: ClassifierModel, tokenizer: "PreTrainedTokenizerFast", texts: Sequence[tuple[str, str | None]]
-) -> tuple[list[np.ndarray], list[np.ndarray], int]:
-    """Returns pieces and token types of each example, special tokens included, and how many had to be cut.
+) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+    """Returns pieces and token types of each example, special tokens included, and bool [E]: which had to be cut.
 
     Of a pair the longer text loses tokens first (as transformers' "longest_first").
     """
     tokens: list[np.ndarray] = []
     types: list[np.ndarray] = []
-    cut = 0
+    cut: list[bool] = []
     for first in range(0, len(texts), _TEXTS_PER_CALL):
         chunk = texts[first : first + _TEXTS_PER_CALL]
         batch = tokenizer(
@@ -128,8 +133,8 @@ def tokenize(
             types.append(
                 np.asarray(encoding.type_ids, np.int32) if model.encoder.type_vocab_size > 1 else 0 * tokens[-1]
             )
-            cut += bool(encoding.overflowing)
-    return tokens, types, cut
+            cut.append(bool(encoding.overflowing))
+    return tokens, types, np.asarray(cut, bool)
 
 
 def encode(
@@ -229,19 +234,23 @@ class Classifier:
         """Returns the record with "label", "score" and all "scores", with "labels" and "scores", or with "value".
 
         A record without text (blank) has none: its label, score and value are None, its labels and scores empty.
+        "truncated": true says that the end of the text (or texts) was not read, as it did not fit the model's window.
         Scores are probabilities, calibrated on the validation split of the run where it had one.
         """
         outputs_EC = encoded.examples.per_example(outputs["outputs"])
         blank = [not any(text.strip() for text in record.values()) for record in encoded.records]
+        records = [
+            {**record, **({"truncated": True} if is_cut else {})}
+            for record, is_cut in zip(encoded.records, encoded.examples.cut, strict=True)
+        ]
         if self.model.kind == "regression":
             return [
                 {**record, "value": None if empty else round(float(value), 4)}
-                for record, value, empty in zip(encoded.records, outputs_EC[:, 0], blank, strict=True)
+                for record, value, empty in zip(records, outputs_EC[:, 0], blank, strict=True)
             ]
         results = []
-        for record, row, empty in zip(
-            encoded.records, probabilities(outputs_EC, self.calibration, self.model.kind), blank, strict=True
-        ):
+        found = probabilities(outputs_EC, self.calibration, self.model.kind)
+        for record, row, empty in zip(records, found, blank, strict=True):
             if empty:
                 nothing = {"label": None, "score": None} if self.model.kind == "single" else {"labels": []}
                 results.append({**record, **nothing, "scores": {}})
@@ -262,6 +271,8 @@ class Classifier:
         texts = [result["text"], *([result["pair"]] if "pair" in result else [])]
         if not any(text.strip() for text in texts):
             return [*texts, "  (no text)"]
+        if result.get("truncated"):
+            texts.append(f"  (longer than the {self.model.window} tokens the model reads: its end is left out)")
         if "value" in result:
             return [*texts, f"  {self.labels[0]} {result['value']:.3f}"]
         ranked = sorted(result["scores"].items(), key=lambda entry: -entry[1])

@@ -105,9 +105,11 @@ class NerTask(Tagging):
         return self.encoded[split].rows
 
     def calibrate(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Fits a temperature to the words of the validation split."""
+        """Fits a temperature to the words of the validation split, where that helps on sentences held out."""
         logits = np.concatenate(self.encoded["valid"].per_word(outputs["logits"]))
-        return calibration_lib.fit_temperature(logits, self._gold("valid"))
+        counts = self.encoded["valid"].word_counts
+        sentence = np.repeat(np.arange(len(counts)), counts)
+        return calibration_lib.fit_calibration(logits, self._gold("valid"), groups=sentence)
 
     def score(
         self, split: str, outputs: Mapping[str, np.ndarray], calibration: Mapping[str, float] = NOT_CALIBRATED

@@ -5,7 +5,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,8 +17,11 @@ RESAMPLES, ROUNDS, CONFIDENCE, SEED = 1000, 2000, 0.95, 0
 HOW_TO_READ = f"""\
 B - A: the difference, and the interval that would hold the true one in {CONFIDENCE:.0%} of such comparisons (paired
 bootstrap, {RESAMPLES:,} resamples). p: how often a difference at least as large comes about where it does not matter
-which of the two models a result is of (approximate randomisation, {ROUNDS:,} rounds; McNemar's test: exact). Both are
-about these two sets of weights on data like this: other seeds of the same recipe may differ by more."""
+which of the two models a result is of (randomisation: all exchanges of few units, {ROUNDS:,} of many; McNemar's test:
+exact). least p: the smallest that these data can give, however large the difference. Where it is not below 0.05, there
+are too few units that tell the two apart, and no interval is given either. On the border: interval and p disagree.
+Both are about these two sets of weights on data like this: other seeds of the same recipe may differ by more."""
+_SHARED = 8  # rounds
 _CHUNK = 200_000  # weights at a time: few enough for the cache
 # Metrics, or parts of their names, of which less is better.
 _LESS_IS_BETTER = {"loss", "perplexity", "mse", "mae"}
@@ -58,7 +61,7 @@ class Resample:
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A metric and the interval that 95 of 100 like it would have their true value in."""
+    """A metric and the interval that 95 of 100 like it would have their true value in; NaN where there is none."""
 
     value: float
     low: float
@@ -74,12 +77,24 @@ class Difference:
       b: of the second.
       interval: b - a with its paired bootstrap interval.
       p: how often a difference at least as large comes about where the models are interchangeable.
+      least_p: the least p that these units can give: that of the largest difference among all exchanges.
     """
 
     a: float
     b: float
     interval: Interval
     p: float
+    least_p: float = 0.0
+
+    @property
+    def verdict(self) -> Literal["too few", "different", "border", "same"]:
+        """What interval and p say together; "too few": nothing, whatever the difference."""
+        if self.least_p >= 1 - CONFIDENCE and self.interval.value != 0:
+            return "too few"
+        outside = not self.interval.low <= 0 <= self.interval.high
+        if math.isnan(self.interval.low) or outside == (self.p < 1 - CONFIDENCE):
+            return "different" if self.p < 1 - CONFIDENCE else "same"
+        return "border"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +132,7 @@ class Comparison:
         for name, found in self.differences.items():
             interval = [found.interval.low, found.interval.high]
             metrics[name] = {"a": found.a, "b": found.b, "difference": found.interval.value, "interval": interval}
-            metrics[name]["p"] = found.p
+            metrics[name] |= {"p": found.p, "least_p": found.least_p}
         return {
             "a": self.names[0],
             "b": self.names[1],
@@ -136,10 +151,12 @@ def intervals(
 ) -> dict[str, Interval]:
     """Returns the 95 % percentile interval of each of `metrics` over bootstrap samples of the units.
 
-    Efron & Tibshirani 1993, section 13.3. Samples in which a metric is not defined are left out; the interval is NaN
-    where it is so in all of them.
+    Efron & Tibshirani 1993, section 13.3, widened for few units (Hesterberg 2015, section 5.2: without that 10 units
+    give intervals a fifth too narrow). Samples in which a metric is not defined are left out; the interval is NaN where
+    it is so in all of them, and where there is one unit alone.
     """
-    return _percentiles(metrics, _bootstrap([resample], resamples, seed)[0])
+    counts = dict.fromkeys(metrics, float(resample.count))
+    return _percentiles(metrics, _bootstrap([resample], resamples, seed)[0], counts)
 
 
 def interval_table(found: Mapping[str, Interval], resample: Resample) -> Table:
@@ -166,20 +183,33 @@ def compare(
 ) -> Comparison:
     """Compares two models unit by unit: interval of each difference, and how likely it is between equal models.
 
-    The p-value is that of approximate randomisation (Noreen 1989): in each round every unit's two results change sides
-    with probability 1/2. Raises UserError where the two were not scored on the same units in the same way.
+    The p-value is that of a randomisation test (Noreen 1989): in each round every unit's two results change sides with
+    probability 1/2; where there are no more than `rounds` ways to do so, each of them is taken once and p is exact.
+    Of m units in which the two differ the least p is 2 ** (1 - m). There is no interval where that is not below 5 %:
+    a bootstrap of so few units would give one that says more than they can (four rows that agree give an interval
+    without 0, but a p of 0.125). Few units that differ widen the interval as few units do.
+
+    Raises UserError where the two were not scored on the same units in the same way.
     """
     _check_pair(a, b, names)
     index_N = np.arange(a.count)
     of_a, of_b = a.metrics(index_N), b.metrics(index_N)
     shared = [name for name in of_a if name in of_b]
     observed = {name: of_b[name] - of_a[name] for name in shared}
-    found = _percentiles(observed, _apart(_bootstrap([a, b], resamples, seed)))
-    exchanged = _apart(_exchange(a, b, rounds, seed))
-    differences = {
-        name: Difference(of_a[name], of_b[name], found[name], _p_value(observed[name], exchanged[name]))
-        for name in shared
-    }
+    exact = a.count <= math.log2(rounds)
+    exchanged = _apart(_exchange(a, b, rounds, seed, exact=exact))
+    least = {name: _least_p(observed[name], exchanged[name], exact=exact) for name in shared}
+    # A least p that many rounds share is known well, and with it how many units differ.
+    few = {name: p for name, p in least.items() if p < 1 and (p * len(exchanged[name]) >= _SHARED or exact)}
+    counts = {name: min(1 - math.log2(few[name]), a.count) if name in few else float(a.count) for name in shared}
+    found = _percentiles(observed, _apart(_bootstrap([a, b], resamples, seed)), counts)
+    differences = {}
+    for name in shared:
+        interval = found[name]
+        if least[name] >= 1 - CONFIDENCE and observed[name] != 0:
+            interval = Interval(observed[name], math.nan, math.nan)
+        p = _p_value(observed[name], exchanged[name], exact=exact)
+        differences[name] = Difference(of_a[name], of_b[name], interval, p, least[name])
     return Comparison(names, a.unit, a.count, differences, _mcnemar(a.right, b.right))
 
 
@@ -189,12 +219,12 @@ def comparison_tables(comparison: Comparison, split: str) -> tuple[Table, ...]:
     rows: list[tuple[Cell, ...]] = []
     for name, found in comparison.differences.items():
         interval = found.interval
-        verdict = _verdict(name, found)
-        rows.append(
-            (name.replace("_", " "), found.a, found.b, interval.value, interval.low, interval.high, found.p, verdict)
-        )
-    columns = ("metric", "A", "B", "B - A", "95% from", "to", "p", "at p < 0.05")
-    formats = {"B - A": "+.4f", "95% from": "+.4f", "to": "+.4f"}
+        ends = [None if math.isnan(end) else end for end in (interval.low, interval.high)]
+        verdict = _verdict(name, found, comparison.unit)
+        scores = (found.a, found.b, interval.value)
+        rows.append((name.replace("_", " "), *scores, *ends, found.p, found.least_p, verdict))
+    columns = ("metric", "A", "B", "B - A", "95% from", "to", "p", "least p", "at p < 0.05")
+    formats = {"B - A": "+.4f", "95% from": "+.4f", "to": "+.4f", "least p": ".2g"}
     title = f"{split}, {comparison.count:,} {comparison.unit}: A = {a}, B = {b}"
     tables = [Table(title, columns, rows, formats=formats)]
     if (mcnemar := comparison.mcnemar) is not None:
@@ -217,19 +247,19 @@ def _bootstrap(systems: Sequence[Resample], resamples: int, seed: int) -> list[d
     return _in_chunks(draw, chunk, resamples, count)
 
 
-def _exchange(a: Resample, b: Resample, rounds: int, seed: int) -> list[dict[str, np.ndarray]]:
-    """Returns the metrics [R] of both sides when each unit changes sides with probability 1/2."""
-    generator = np.random.default_rng(seed)
+def _exchange(a: Resample, b: Resample, rounds: int, seed: int, *, exact: bool) -> list[dict[str, np.ndarray]]:
+    """Returns the metrics [R] of both sides when each unit changes sides with probability 1/2; exact: in every way."""
+    generator, ways = np.random.default_rng(seed), iter(range(2**a.count if exact else 0))
     both = {name: np.concatenate([values, b.units[name]]) for name, values in a.units.items()}
 
     def draw() -> np.ndarray:
-        stays_N = generator.random(a.count) < 0.5
+        stays_N = (next(ways) >> np.arange(a.count)) & 1 == 0 if exact else generator.random(a.count) < 0.5
         return np.concatenate([stays_N, ~stays_N])
 
     def chunk(weight_RM: np.ndarray) -> list[dict[str, np.ndarray]]:
         return [a.computed(both, weight_RM), b.computed(both, 1.0 - weight_RM)]
 
-    return _in_chunks(draw, chunk, rounds, 2 * a.count)
+    return _in_chunks(draw, chunk, 2**a.count if exact else rounds, 2 * a.count)
 
 
 def _in_chunks(
@@ -255,22 +285,52 @@ def _apart(pair: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: b[name] - a[name] for name in a if name in b}
 
 
-def _percentiles(values: Mapping[str, float], samples: Mapping[str, np.ndarray]) -> dict[str, Interval]:
+def _percentiles(
+    values: Mapping[str, float], samples: Mapping[str, np.ndarray], counts: Mapping[str, float]
+) -> dict[str, Interval]:
+    """Returns the interval of each value; `counts` says how many units each of them rests on."""
     found = {}
     for name, value in values.items():
         defined = samples[name][~np.isnan(samples[name])]
-        ends = np.quantile(defined, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]) if len(defined) else [math.nan] * 2
+        tail = _tail(counts[name])
+        ends = np.quantile(defined, [tail, 1 - tail]) if len(defined) and tail is not None else [math.nan] * 2
         found[name] = Interval(value, float(ends[0]), float(ends[1]))
     return found
 
 
-def _p_value(observed: float, exchanged_R: np.ndarray) -> float:
+def _tail(count: float) -> float | None:
+    """Returns the share of resamples outside either end of an interval over so many units; None for one unit.
+
+    A bootstrap's spread is too small by sqrt((n - 1) / n), and the normal distribution's tails are thinner than those
+    of Student's t (Hesterberg 2015, "What teachers should know about the bootstrap", section 5.2).
+    """
+    if count <= 1:
+        return None
+    from scipy import special  # not at the start: a quarter of a second
+
+    t = special.stdtrit(count - 1, (1 + CONFIDENCE) / 2)
+    return float(special.ndtr(-math.sqrt(count / (count - 1)) * t))
+
+
+def _as_large(exchanged_R: np.ndarray, difference: float) -> int:
+    """Counts the differences at least as large; what is equal but for rounding is as large."""
+    return int((np.abs(exchanged_R) >= abs(difference) - 1e-12 * max(1.0, abs(difference))).sum())
+
+
+def _p_value(observed: float, exchanged_R: np.ndarray, *, exact: bool) -> float:
     """Share of the differences at least as large as the observed one, which counts as one of them (Noreen 1989)."""
     if math.isnan(observed):
         return math.nan
-    # What is equal but for rounding is as large.
-    as_large = np.abs(exchanged_R) >= abs(observed) - 1e-12 * max(1.0, abs(observed))
-    return float((1 + as_large.sum()) / (1 + len(exchanged_R)))
+    count = _as_large(exchanged_R, observed)
+    return count / len(exchanged_R) if exact else (1 + count) / (1 + len(exchanged_R))
+
+
+def _least_p(observed: float, exchanged_R: np.ndarray, *, exact: bool) -> float:
+    """Returns the p-value of the largest difference that an exchange gives."""
+    defined = exchanged_R[~np.isnan(exchanged_R)]
+    if math.isnan(observed):
+        return math.nan
+    return _p_value(float(np.abs(np.append(defined, observed)).max()), exchanged_R, exact=exact)
 
 
 def _mcnemar(a_N: np.ndarray | None, b_N: np.ndarray | None) -> McNemar | None:
@@ -288,9 +348,13 @@ def _mcnemar(a_N: np.ndarray | None, b_N: np.ndarray | None) -> McNemar | None:
     return McNemar(int((a_N & b_N).sum()), only_a, only_b, int((~a_N & ~b_N).sum()), p)
 
 
-def _verdict(metric: str, found: Difference) -> str:
-    if not found.p < 0.05:
+def _verdict(metric: str, found: Difference, unit: str = "units") -> str:
+    if found.verdict == "too few":
+        return f"too few {unit} differ"
+    if found.verdict == "same":
         return "no difference shown"
+    if found.verdict == "border":
+        return "on the border"
     less_is_better = bool(_LESS_IS_BETTER & set(metric.split("_")))
     return "B better" if (found.interval.value > 0) != less_is_better else "A better"
 

@@ -7,6 +7,7 @@ Nothing here warns: a ratio that is not defined is 0, as in scikit-learn, and su
 
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
@@ -19,6 +20,7 @@ from jaxfm.tasks.resampling import Resample, Units
 
 # Pairs of classes that a table of confusions names; the matrix itself is a picture, and whole in the detail.
 _CONFUSIONS = 10
+_CORRELATIONS = ("pearson", "spearman")
 _ROWS = 50  # classes in a table, the most frequent ones; all of them are in the detail
 _WIDE, _SPARSE = 256, 32  # from so many columns with so few counts that are not 0, only these are added up
 
@@ -150,7 +152,10 @@ def score_labels(
 
 
 def score_values(gold_N: np.ndarray, predicted_N: np.ndarray, *, identity: Sequence[Any] | None = None) -> Scores:
-    """Scores predicted numbers: both correlations, mean squared and mean absolute error."""
+    """Scores predicted numbers: both correlations, mean squared error (which is also the loss) and mean absolute error.
+
+    A correlation is left out where it is not defined: one side is constant, or not finite.
+    """
     gold, predicted = np.asarray(gold_N, np.float64), np.asarray(predicted_N, np.float64)
     units = {"gold": gold, "predicted": predicted}
     resample = Resample("examples", units, _value_metrics, gold.tolist() if identity is None else identity)
@@ -165,7 +170,31 @@ def score_values(gold_N: np.ndarray, predicted_N: np.ndarray, *, identity: Seque
     )
     drawable = len(gold) > 0 and bool(np.isfinite(predicted).all())
     pictures = {"values": lambda path: plots.plot_values(gold, predicted, path)} if drawable else {}
-    return Scores(metrics, {}, (table,), resample, pictures)
+    defined = {name: value for name, value in metrics.items() if not math.isnan(value) or name not in _CORRELATIONS}
+    return Scores(defined, {}, (table,), resample, pictures)
+
+
+def undefined_metrics(kind: str, gold: np.ndarray) -> dict[str, str]:
+    """Returns metric -> why it says nothing of any predictions for these targets.
+
+    Args:
+      kind: "single", "multi" or "regression".
+      gold: [N] class numbers or numbers, [N, C] 0 or 1 (multi).
+    """
+    if kind == "regression":
+        if len(np.unique(gold)) > 1:
+            return {}
+        return dict.fromkeys(_CORRELATIONS, f"is not defined: all {len(gold):,} scores are {gold[0]:g}")
+    if kind == "multi":
+        never = f"is 0 for all predictions: none of the {len(gold):,} examples has a label"
+        return {} if gold.any() else dict.fromkeys(("micro_f1", "macro_f1", "weighted_f1", "micro_recall"), never)
+    found = {}
+    if len(np.unique(gold)) < 2:
+        found["mcc"] = f"is 0 for all predictions: the {len(gold):,} examples have one class"
+    if not (gold == 1).any():
+        why = f"is 0 for all predictions: none of the {len(gold):,} examples is of the second class"
+        found |= dict.fromkeys(("f1", "precision", "recall"), why)
+    return found
 
 
 def report(
@@ -297,6 +326,7 @@ def _value_metrics(units: Units, weight_RN: np.ndarray) -> dict[str, np.ndarray]
     return {
         "pearson": _correlation(gold[None], predicted[None], weight_RN),
         "spearman": _correlation(_ranks(gold, weight_RN), _ranks(predicted, weight_RN), weight_RN),
+        "loss": weighted_mean(error**2, weight_RN),
         "mse": weighted_mean(error**2, weight_RN),
         "mae": weighted_mean(np.abs(error), weight_RN),
     }

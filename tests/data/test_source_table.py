@@ -71,8 +71,8 @@ def test_csv_lines_are_those_of_the_file(write):
     [
         ("a,b\n1,2\n1,2,3\n", r"train\.csv:3: 3 columns, but the first line has 2 \(.*double quotes\): '1 \| 2 \| 3'"),
         ("a,b\n1\n", r"train\.csv:2: 1 column, but the first line has 2"),
-        ('a,b\n"1,2\n3,4\n', r"train\.csv:2: not CSV \(unexpected end of data\)"),
-        ('a,b\n1,2\n"1"x,2\n', r"train\.csv:3: not CSV \(',' expected after '\"'\).*tsv:"),
+        ('a,b\n"1,2\n3,4\n', r"train\.csv:2: not CSV \(a cell in quotes does not end before the file does\)"),
+        ('a,b\n1,2\n"1"x,2\n', r"train\.csv:3: not CSV \('x,2' after the quote that ends a cell, not a comma\).*tsv:"),
         ("a,a\n1,2\n", r"train\.csv:1: two columns are named 'a'"),
         ("", r"train\.csv: the file is empty; its first line must name the columns"),
         ("a\tb\n1\t2\n", r"train\.csv:1: one column alone, 'a\\tb'.*tabs: write tsv:"),

@@ -48,9 +48,49 @@ def test_lengths_are_those_of_the_tokenizer_cut_at_the_window(tmp_path: pathlib.
     assert classification_quality.training_lengths(examples, tokenizer).tolist() == [8, 8]
 
 
-def test_a_set_that_is_not_in_the_table(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(UserError, match="'sst' is none of the sets. Did you mean 'sst2'"):
-        classification_quality.data_set("tsv:/x/sst")
+def test_any_source_will_do_with_its_columns_and_metrics(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "mine.csv").write_text("q,a,y\n" + "".join(f"w {i},v {i},{i % 3}\n" for i in range(30)))
+    config = quality.recipe("classification")
+    config.data.text_column, config.data.label_column, config.data.holdout = "a", "y", 0.2
+    source = f"csv:{tmp_path / 'mine.csv'}"
+    data = classification_quality.data_set(source, config, ["mcc"])
+    assert data.reported == ("mcc",) and data.kind == "single"
+    assert len(classification_quality.write_data(source, 0, tmp_path / "out", data)) == 24
+    rows = [json.loads(line) for line in (tmp_path / "out" / "valid.jsonl").read_text().splitlines()]
+    assert len(rows) == 6 and rows[0]["text"].startswith("v ")
+    classification_quality.read_from(config, tmp_path / "out", data, pairs=False)
+    assert (config.eval.metric, config.data.text_column, config.data.holdout) == ("mcc", "text", 0.0)
+
+
+def test_known_sets_need_no_settings_and_take_them() -> None:
+    config = quality.recipe("classification")
+    assert classification_quality.data_set("tsv:/x/trec", config).columns.label == "coarse_label"
+    assert classification_quality.data_set("tsv:/x/stsb", config).reported == ("pearson", "spearman")
+    assert classification_quality.data_set("tsv:/x/cola", config).reported == ("mcc", "accuracy")
+    config.data.label_column = "fine_label"
+    assert classification_quality.data_set("tsv:/x/trec", config).columns.label == "fine_label"
+
+
+def test_what_cannot_be_reported_is_refused(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UserError, match=r"--metrics: 'acuracy' is none of kind 'single' .*Did you mean 'accuracy'"):
+        classification_quality.data_set("tsv:/x/sst2", None, ["acuracy"])
+    (tmp_path / "one.csv").write_text("text,label\na,x\nb,y\n")
+    recipe, source = quality.recipe("classification"), f"csv:{tmp_path / 'one.csv'}"
+    recipe.data.holdout = 0.0
+    with pytest.raises(UserError, match=r"has neither valid nor test; --config\.data\.holdout=0\.1"):
+        classification_quality.collect(
+            recipe, source, [0], tmp_path / "w", tmp_path / "o.json", examples=0, limit=0, reference=None
+        )
+
+
+def test_a_reference_that_dies_is_one_message(tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "dies.py"
+    script.write_text("import sys\nprint('step 1')\nsys.exit('no such GPU')\n")
+    with pytest.raises(UserError, match=r"dies\.py ended with exit code 1; its last line is 'no such GPU'"):
+        quality.reference_run([str(script)], 10, tmp_path / "record.json")
+    assert "  step 1\n" in capfd.readouterr().out and not (tmp_path / "record.json").exists()
+    with pytest.raises(UserError, match="absent.py ended with exit code 2"):
+        quality.reference_run([str(tmp_path / "absent.py")], 10, tmp_path / "record.json")
 
 
 FAKE_REFERENCE = """

@@ -1,9 +1,11 @@
+import gzip
 import json
 import pathlib
 import sys
 
 import pytest
 
+from jaxfm.errors import UserError
 from jaxfm.hub.locate import locate
 from profiles import ner_quality, quality
 
@@ -54,6 +56,20 @@ def test_reference_seeds_run_once_each(tmp_path: pathlib.Path) -> None:
     assert result["program"] == "fake.py" and result["data"] == "data"
     assert json.loads(output.read_text()) == result
     assert str(tmp_path) not in output.read_text()
+
+
+def test_the_reference_gets_any_source_as_plain_files(tmp_path: pathlib.Path) -> None:
+    source = write_conll(tmp_path / "data", 3)
+    for path in (tmp_path / "data").iterdir():
+        (path.parent / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    paths = ner_quality.write_data(source, tmp_path / "out")
+    assert paths == [str(tmp_path / "out" / f"{split}.conll") for split in ("train", "valid", "test")]
+    block = "".join(f"{word}\t{tag}\n" for word, tag in WORDS)
+    assert pathlib.Path(paths[0]).read_text() == "\n".join([block] * 3)
+    (tmp_path / "data" / "test.conll.gz").unlink()
+    with pytest.raises(UserError, match=r"--source=conll:.*: has no test split \(there: train, valid\)"):
+        ner_quality.write_data(source, tmp_path / "out")
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from jaxfm.errors import UserError
 from jaxfm.tasks import calibration
-from jaxfm.tasks.calibration import Reliability, assess, fit_temperature, losses, probabilities
+from jaxfm.tasks.calibration import Reliability, assess, fit_calibration, fit_temperature, losses, probabilities
 
 KINDS = ("single", "multi")
 
@@ -99,6 +99,67 @@ def test_there_is_no_temperature_without_a_mistake() -> None:
     )
     assert fit_temperature(np.zeros((0, 3)), np.zeros(0, int)) == {}
     assert fit_temperature(np.full((2, 2), np.nan), np.array([0, 1])) == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_temperature_that_gains_on_held_out_examples_is_kept(kind: str) -> None:
+    logits, gold = drawn(kind, 600)
+    found = fit_calibration(logits * 3, gold, kind)
+    assert found["temperature"] == found["fitted_temperature"] == fit_temperature(logits * 3, gold, kind)["temperature"]
+    assert found["gain"] > 3 * found["gain_error"] > 0 and found["examples"] == 600
+
+
+def test_the_gain_is_that_of_parts_the_temperature_was_not_fitted_to() -> None:
+    logits, gold = drawn("single", 83)
+    found = fit_calibration(logits * 2, gold)
+    part = np.random.default_rng(0).permutation(83) % 10
+    gains = np.zeros(83)
+    for held in (part == number for number in range(10)):
+        fitted = fit_temperature(logits[~held] * 2, gold[~held])
+        gains[held] = losses(logits[held] * 2, gold[held], {}) - losses(logits[held] * 2, gold[held], fitted)
+    assert found["gain"] == pytest.approx(gains.mean())
+    assert found["gain_error"] == pytest.approx(gains.std(ddof=1) / np.sqrt(83))
+    # Twice each example, as two of a group, is no more than once.
+    twice = fit_calibration(np.repeat(logits, 2, axis=0) * 2, np.repeat(gold, 2), groups=np.repeat(np.arange(83), 2))
+    assert twice == pytest.approx(found)
+
+
+def test_honest_probabilities_of_few_examples_are_left_alone() -> None:
+    """The likeliest temperature of 81 examples makes nine of ten test splits worse; held-out gains keep few of them."""
+    worse = {"always": 0, "held out": 0}
+    for seed in range(40):
+        logits, gold = drawn("single", 81, seed)
+        other, truth = drawn("single", 2000, 1000 + seed)
+        found = fit_calibration(logits, gold)
+        before = losses(other, truth, {}).mean()
+        after = losses(other, truth, {"temperature": found["fitted_temperature"]}).mean()
+        worse["always"] += after > before
+        worse["held out"] += after > before and "temperature" in found
+    assert worse["always"] >= 30 and worse["held out"] <= 4
+
+
+def test_why_there_is_no_temperature_is_said(tmp_path: pathlib.Path) -> None:
+    logits, gold = drawn("single", 81)
+    found = fit_calibration(logits, gold)
+    assert "temperature" not in found
+    calibration.write_calibration(tmp_path, found)
+    assert calibration.read_calibration(tmp_path) == found
+    assessed = assess(logits, gold, found)
+    assert [row[0] for row in assessed.table.rows] == ["of the model"]
+    assert assessed.table.title.startswith(
+        "Calibration (no temperature: on held-out parts of valid's 81 examples it ga"
+    )
+    assert assessed.detail["gain"] == found["gain"] and "calibrated" not in assessed.detail
+    np.testing.assert_array_equal(probabilities(logits, found), probabilities(logits, {}))
+
+
+def test_nothing_is_fitted_where_there_is_nothing_to_fit() -> None:
+    assert fit_calibration(np.array([[2.0, 1.0], [0.0, 3.0]]), np.array([0, 1])) == {}
+    assert fit_calibration(np.zeros((0, 3)), np.zeros(0, int)) == {}
+    one = fit_calibration(np.array([[1.0, 2.0]]), np.array([0]))
+    assert "temperature" not in one and one["gain"] == one["gain_error"] == 0.0
+    two = fit_calibration(np.array([[1.0, 2.0], [3.0, 0.0]]), np.array([0, 0]))
+    assert "temperature" not in two
 
 
 def test_a_model_that_knows_less_than_nothing_becomes_unsure() -> None:

@@ -24,7 +24,7 @@ from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.predict import Model, predict, predict_file
 from jaxfm.tasks import classification, classifier, registry
 from jaxfm.tasks.classification import ClassificationTask
-from jaxfm.tasks.classifier import encode
+from jaxfm.tasks.classifier import Classifier, encode
 from jaxfm.train import train
 from jaxfm.training.initial import resolve
 from tests import tiny
@@ -235,6 +235,50 @@ def test_settings_that_do_not_fit(tmp_path: pathlib.Path, kind: str, overrides: 
     with pytest.raises(UserError) as caught:
         create(tiny.classification_config(tmp_path, kind, **overrides))
     assert message in str(caught.value)
+
+
+def test_texts_that_are_cut_say_so(tmp_path: pathlib.Path) -> None:
+    task, _, _ = create(tiny.classification_config(tmp_path, data__window=16))
+    classifier = Classifier(task.model, task.tokenizer)
+    encoded = classifier.encode([{"text": "ada " * 40}, {"text": "ada"}])
+    rows = len(encoded.rows)
+    outputs = {"outputs": np.zeros((rows, task.model.segments, 2), np.float32)}
+    long, short = classifier.decode(encoded, outputs)
+    assert long["truncated"] is True and "truncated" not in short
+    assert "  (longer than the 16 tokens the model reads: its end is left out)" in classifier.lines(long)
+    assert len(classifier.lines(short)) == len(classifier.lines(long)) - 1
+    cut = task.encoded["test"].cut
+    assert cut.any() and not cut.all()
+    scored = {"outputs": np.zeros((len(task.rows("test")), task.model.segments, 2), np.float32)}
+    records = list(task.score("test", scored).predictions)
+    assert ["truncated" in record for record in records] == cut.tolist()
+
+
+def test_a_metric_that_is_not_defined_on_valid_is_said_before_the_first_step(tmp_path: pathlib.Path) -> None:
+    config = tiny.classification_config(tmp_path, "regression", eval__metric="pearson")
+    assert not any("pearson" in note for note in create(config)[2])
+    path = tmp_path / "regression" / "valid.jsonl"
+    rows = [json.loads(line) | {"label": 3.0, "score": 3.0} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task, _, notes = create(config)
+    said = (
+        f"NOTE: on valid pearson is not defined: all {len(rows)} scores are 3; checkpoints are compared by their loss"
+    )
+    assert notes[-1].startswith(said)
+    outputs = {"outputs": np.zeros((len(task.rows("valid")), task.model.segments, 1), np.float32)}
+    metrics = task.score("valid", outputs).metrics
+    assert "pearson" not in metrics and metrics["loss"] == metrics["mse"]
+
+
+def test_classes_that_a_source_declares_keep_their_order(tmp_path: pathlib.Path) -> None:
+    config = tiny.classification_config(tmp_path, "multi")
+    for split in ("train", "valid", "test"):
+        rows = [{"text": f"ada {i}", "labels": [int(bit in (i % 3, 9)) for bit in range(11)]} for i in range(12)]
+        (tmp_path / "multi" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task, _, notes = create(config)
+    assert task.model.labels == tuple(f"label_{number}" for number in range(11))
+    assert any("NOTE: no training example has 'label_3'" in note for note in notes)
+    assert task.splits() == ("train", "valid", "test")
 
 
 def test_a_class_that_training_did_not_see_is_named_with_its_place(tmp_path: pathlib.Path) -> None:

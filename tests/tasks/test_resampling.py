@@ -24,6 +24,11 @@ def classified(right: np.ndarray, gold: np.ndarray | None = None) -> Resample:
     return score_classes(gold, np.eye(2)[np.where(right, gold, 1 - gold)], NAMES).resample
 
 
+def widened(count: int) -> float:
+    """The share of resamples left out at either end (Hesterberg 2015, section 5.2), by scipy.stats."""
+    return stats.norm.cdf(-math.sqrt(count / (count - 1)) * stats.t.ppf(0.975, count - 1))
+
+
 def of_all(resample: Resample) -> dict[str, float]:
     return resample.metrics(np.arange(resample.count))
 
@@ -41,7 +46,7 @@ def test_the_interval_is_that_of_scipy() -> None:
         (right.astype(float),),
         np.mean,
         n_resamples=400,
-        confidence_level=0.95,
+        confidence_level=1 - 2 * widened(70),
         method="percentile",
         rng=np.random.default_rng(11),
     ).confidence_interval
@@ -62,6 +67,7 @@ def test_the_interval_of_a_correlation_is_that_of_scipy() -> None:
             paired=True,
             vectorized=False,
             n_resamples=200,
+            confidence_level=1 - 2 * widened(40),
             method="percentile",
             rng=np.random.default_rng(5),
         ).confidence_interval
@@ -95,6 +101,8 @@ def test_a_metric_that_is_never_defined_has_no_interval() -> None:
     resample = score_values(np.array([1.0, 2.0]), np.array([1.0, 2.0])).resample
     found = intervals(resample, of_all(resample), resamples=50)["pearson"]
     assert found.low == found.high == pytest.approx(1.0)
+    alone = score_values(np.ones(1), np.zeros(1)).resample
+    assert math.isnan(intervals(alone, of_all(alone), resamples=5)["mse"].low)
 
 
 def test_how_intervals_are_told() -> None:
@@ -205,7 +213,8 @@ def test_a_comparison_is_told_in_words_and_numbers() -> None:
     table = comparison_tables(compare(far, near, ("runs/a", "runs/b")), "test")[0]
     assert table.title == "test, 50 examples: A = runs/a, B = runs/b"
     verdicts = {row[0]: row[-1] for row in table.rows}
-    assert verdicts == dict.fromkeys(("pearson", "spearman", "mse", "mae"), "B better")  # mse: less is better
+    better = dict.fromkeys(("pearson", "spearman", "loss", "mse", "mae"), "B better")  # mse: less is better
+    assert verdicts == better
     other = comparison_tables(compare(near, far), "test")[0]
     assert {row[-1] for row in other.rows} == {"A better"}
     same = comparison_tables(compare(near, near), "test")[0]
@@ -213,7 +222,7 @@ def test_a_comparison_is_told_in_words_and_numbers() -> None:
     told = compare(far, near, ("runs/a", "runs/b")).to_dict()
     assert (told["a"], told["b"], told["count"], told["unit"]) == ("runs/a", "runs/b", 50, "examples")
     assert told["mcnemar"] is None and told["metrics"]["mse"]["difference"] < 0
-    assert set(told["metrics"]["mse"]) == {"a", "b", "difference", "interval", "p"}
+    assert set(told["metrics"]["mse"]) == {"a", "b", "difference", "interval", "p", "least_p"}
     json.dumps(told, allow_nan=False)
     accuracy = comparison_tables(compare(classified(gold > 5), classified(gold > 9)), "test")
     assert accuracy[1].rows == [("count", 40, 4, 0, 6, 0.125)]
@@ -230,6 +239,72 @@ def test_which_metrics_are_better_when_less_is_what_the_tasks_say(task: Any) -> 
     for name, more_is_better in ((n, better) for table in tables for n, better in table.items()):
         verdict = resampling._verdict(name, resampling.Difference(0.0, 1.0, zero, 0.01))
         assert verdict == ("B better" if more_is_better else "A better"), name
+
+
+def lossy(losses: list[float]) -> Resample:
+    """Rows with these losses."""
+    return Resample(
+        "rows", {"loss": np.array(losses)}, lambda units, weight: {"loss": weight @ units["loss"]}, range(len(losses))
+    )
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_few_units_cannot_show_a_difference_and_say_so(count: int) -> None:
+    """Every row is worse in B: of 2 ** n exchanges two are as extreme, whatever the difference."""
+    losses = np.linspace(1.0, 1.3, count)
+    found = compare(lossy(list(losses)), lossy(list(losses + np.linspace(0.5, 0.6, count)))).differences["loss"]
+    assert found.p == found.least_p == pytest.approx(min(2.0 ** (1 - count), 1.0))
+    oracle = stats.wilcoxon(np.linspace(0.5, 0.6, count), method="exact").pvalue if count > 1 else 1.0
+    assert found.p == pytest.approx(oracle)  # equal where all signs are
+    told = comparison_tables(compare(lossy(list(losses)), lossy(list(losses + 0.5))), "valid")[0]
+    if count < 6:
+        assert math.isnan(found.interval.low) and found.verdict == "too few"
+        assert told.rows[0][4:6] == (None, None) and told.rows[0][-1] == "too few rows differ"
+    else:
+        assert found.interval.low > 0 and found.verdict == "different" and told.rows[0][-1] == "A better"
+
+
+@pytest.mark.parametrize("only_b", [1, 3, 5, 6, 7, 9, 12, 40])
+def test_few_examples_that_differ_among_many(only_b: int) -> None:
+    """Interval and p rest on the examples that one model alone has right, not on all 300."""
+    a = np.arange(300) >= 60
+    b = a | (np.arange(300) < only_b)
+    found = compare(classified(a), classified(b)).differences["accuracy"]
+    assert found.least_p == pytest.approx(max(2.0 ** (1 - only_b), 1 / 2001), rel=0.3)
+    if only_b < 6:
+        assert found.verdict == "too few" and math.isnan(found.interval.low) and found.p > 0.05
+    else:
+        assert (found.interval.low > 0) == (found.p < 0.05) or found.verdict == "border"
+    if only_b > 6:
+        assert found.verdict == "different" and found.interval.low > 0
+
+
+def test_the_p_value_of_few_units_is_that_of_scipy() -> None:
+    random = np.random.default_rng(1)
+    for count in (4, 7, 10):
+        a, b = random.normal(size=(2, count))
+        found = compare(lossy(list(a)), lossy(list(b))).differences["loss"]
+        wanted = stats.permutation_test(
+            (a, b), lambda x, y: (y - x).sum(), permutation_type="samples", n_resamples=5000, vectorized=False
+        )
+        assert found.p == pytest.approx(wanted.pvalue, abs=1e-9)
+
+
+def test_interval_and_p_tell_one_story() -> None:
+    """Small comparisons: 0 outside an interval where p says nothing is on the border, and rare."""
+    random = np.random.default_rng(0)
+    verdicts = []
+    for _ in range(150):
+        count = int(random.integers(2, 40))
+        base, shift = random.normal(size=count), random.choice([0.0, 0.3, 1.0])
+        a, b = base + 0.3 * random.normal(size=count), base + shift + 0.3 * random.normal(size=count)
+        found = compare(lossy(list(a)), lossy(list(b)), resamples=200, rounds=500).differences["loss"]
+        verdicts.append(found.verdict)
+        if found.verdict == "different":
+            assert found.p < 0.05 and (found.interval.low > 0 or found.interval.high < 0)
+        if found.verdict == "same":
+            assert found.p >= 0.05 and found.interval.low <= 0 <= found.interval.high
+    assert verdicts.count("border") <= 15 and {"same", "different", "too few"} <= set(verdicts)
 
 
 # What is refused.

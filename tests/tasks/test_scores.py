@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxfm.tasks.scores import Scores, add_counts, report, score_classes, score_labels, score_table, score_values
+from jaxfm.tasks.scores import (
+    Scores,
+    add_counts,
+    report,
+    score_classes,
+    score_labels,
+    score_table,
+    score_values,
+    undefined_metrics,
+)
 
 sklearn = pytest.importorskip("sklearn.metrics")
 stats = pytest.importorskip("scipy.stats")
@@ -120,9 +129,11 @@ def test_values_score_as_in_scipy(pairs: list[tuple[int, int]]) -> None:
         "pearson": quiet(stats.pearsonr, gold, predicted).statistic,
         "spearman": quiet(stats.spearmanr, gold, predicted).statistic,
         "mse": sklearn.mean_squared_error(gold, predicted),
+        "loss": sklearn.mean_squared_error(gold, predicted),
         "mae": sklearn.mean_absolute_error(gold, predicted),
     }
-    assert metrics == pytest.approx(wanted, abs=1e-9, nan_ok=True)
+    # What is not defined is left out.
+    assert metrics == pytest.approx({name: x for name, x in wanted.items() if not np.isnan(x)}, abs=1e-9)
 
 
 def test_values_of_all_sizes_correlate_as_in_scipy() -> None:
@@ -137,7 +148,8 @@ def test_values_of_all_sizes_correlate_as_in_scipy() -> None:
 
 def test_a_diverged_model_is_scored_in_silence() -> None:
     values = score_values(np.array([1.0, 2.0, 3.0]), np.array([1.0, np.nan, 2.0]))
-    assert np.isnan([values.metrics[name] for name in ("pearson", "spearman", "mse", "mae")]).all()
+    assert np.isnan([values.metrics[name] for name in ("loss", "mse", "mae")]).all()
+    assert "pearson" not in values.metrics
     assert not values.pictures
     assert score_classes(np.array([0, 1]), np.full((2, 2), np.nan), ("no", "yes")).metrics["accuracy"] == 0.5
 
@@ -182,8 +194,41 @@ def test_resampled_metrics_are_those_of_the_examples_picked(kind: str) -> None:
     together = resample.computed(resample.units, weights)
     for row, index in enumerate(indices):
         wanted = again(scores, kind, index)
-        assert resample.metrics(index) == pytest.approx(wanted, abs=1e-9, nan_ok=True)
-        assert {name: values[row] for name, values in together.items()} == pytest.approx(wanted, abs=1e-9, nan_ok=True)
+        for found in (resample.metrics(index), {name: values[row] for name, values in together.items()}):
+            assert {name: x for name, x in found.items() if not np.isnan(x)} == pytest.approx(wanted, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "gold", "said"),
+    [
+        ("regression", [3.0] * 4, {"pearson": "is not defined: all 4 scores are 3", "spearman": ""}),
+        ("regression", [3.0], {"pearson": "all 1 scores are 3", "spearman": ""}),
+        ("regression", [3.0, 4.0], {}),
+        ("single", [0, 0, 0], {"mcc": "the 3 examples have one class", "f1": "", "precision": "", "recall": ""}),
+        ("single", [1, 1], {"mcc": "is 0 for all predictions"}),
+        ("single", [0, 1], {}),
+        ("multi", [[0, 0], [0, 0]], {"micro_f1": "", "macro_f1": "", "weighted_f1": "", "micro_recall": "has a label"}),
+        ("multi", [[0, 0], [0, 1]], {}),
+    ],
+)
+def test_metrics_that_say_nothing_of_these_targets_are_known_beforehand(
+    kind: str, gold: list[Any], said: dict[str, str]
+) -> None:
+    found = undefined_metrics(kind, np.asarray(gold))
+    assert set(found) == set(said) and all(words in found[name] for name, words in said.items())
+    # An oracle: no prediction changes them.
+    random = np.random.default_rng(0)
+    for _ in range(5):
+        count = len(gold)
+        if kind == "regression":
+            metrics = score_values(np.asarray(gold), random.normal(size=count)).metrics
+            assert not set(found) & set(metrics)
+        elif kind == "single":
+            metrics = score_classes(np.asarray(gold), random.random((count, 2)), ("no", "yes")).metrics
+            assert all(metrics[name] == 0 for name in found)
+        else:
+            metrics = score_labels(np.asarray(gold), random.random((count, 2)), ("a", "b")).metrics
+            assert all(metrics[name] == 0 for name in found)
 
 
 def test_models_that_number_their_classes_otherwise_can_be_compared() -> None:
