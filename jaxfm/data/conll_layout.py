@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from jaxfm.data import tagging
@@ -239,7 +239,7 @@ def _outer_layer(
     last = layout.count - 1
     inner = kinds[last]
     if not inner:  # the first lines show no entity in it
-        inner = _types(list(_rows(path, layout, None)), last) or set()
+        inner = _types(_rows(path, layout, None), last) or set()
     for column in entities:
         types = kinds[column] or set()
         if types >= inner and (inner or not types <= _CHUNKS):
@@ -251,7 +251,7 @@ def _is_header(cells: Sequence[str]) -> bool:
     return cells[0].lower() in _HEADERS and not any(map(tagging.TAG.fullmatch, cells))
 
 
-def _types(rows: Sequence[Row], column: int) -> set[str] | None:
+def _types(rows: Iterable[Row], column: int) -> set[str] | None:
     """The types of the tags in a column, None where it holds no tags."""
     form = fitting_form(dict.fromkeys((cells[column] for _, cells, _ in rows), ""))
     return {name[2:] for name in form.names.values() if name != "O"} if form and form.names else None
