@@ -17,9 +17,10 @@ RESAMPLES, ROUNDS, CONFIDENCE, SEED = 1000, 2000, 0.95, 0
 HOW_TO_READ = f"""\
 B - A: the difference, and the interval that would hold the true one in {CONFIDENCE:.0%} of such comparisons (paired
 bootstrap, {RESAMPLES:,} resamples). p: how often a difference at least as large comes about where it does not matter
-which of the two models a result is of (randomisation: all exchanges of few units, {ROUNDS:,} of many; McNemar's test:
-exact). least p: the smallest that these data can give, however large the difference. Where it is not below 0.05, there
-are too few units that tell the two apart, and no interval is given either. On the border: interval and p disagree.
+which of the two models a result is of (approximate randomisation, {ROUNDS:,} rounds, or all exchanges of few units;
+McNemar's test: exact). least p: the smallest that these data can give, however large the difference. Where it is not
+below 0.05, there are too few units that tell the two apart, and no interval is given either. On the border: interval
+and p disagree.
 Both are about these two sets of weights on data like this: other seeds of the same recipe may differ by more."""
 _SHARED = 8  # rounds
 _CHUNK = 200_000  # weights at a time: few enough for the cache

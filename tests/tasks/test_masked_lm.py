@@ -330,12 +330,15 @@ def test_a_part_of_the_rows_may_be_scored(task: MaskedLMTask, config: Config) ->
     whole = task.rows("valid").take(task.held_out["valid"].index[np.arange(3) * each // 3])
     for name, values in some.rows("valid").take(np.arange(3)).items():
         np.testing.assert_array_equal(values, whole[name])
-    outputs = {name: np.zeros((9, 24), np.int32) for name in ("place", "target", "predicted", "loss")}
-    evaluation = some.score("valid", outputs)
+
+    def zeros(rows: int) -> dict[str, np.ndarray]:
+        return {name: np.zeros((rows, 24), np.int32) for name in ("place", "target", "predicted", "loss")}
+
+    evaluation = some.score("valid", zeros(9))
     assert evaluation.scores["rows"] == 3 and evaluation.scores["rows_of_the_split"] == each
     assert f"3 of the split's {each} rows" in evaluation.tables[0].title
     assert [record["row"] for record in evaluation.predictions] == some.held_out["valid"].index.tolist()
-    assert "split's" not in task.score("valid", {n: np.zeros((3 * each, 24)) for n in outputs}).tables[0].title
+    assert "split's" not in task.score("valid", zeros(3 * each)).tables[0].title
 
 
 def test_rows_to_score_are_of_masked_text_alone(tmp_path: pathlib.Path) -> None:
