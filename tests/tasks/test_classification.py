@@ -154,7 +154,7 @@ def test_a_run_learns_and_all_programs_use_it(tmp_path: pathlib.Path, kind: str)
         source.write_text("one text\n")
         with pytest.raises(UserError, match=r"in.txt:1: has 0 tabs; this model judges pairs"):
             predict_file(run, source, tmp_path / "none.jsonl", Progress(0, quiet=True))
-        with pytest.raises(UserError, match="this model judges pairs: give the second text too"):
+        with pytest.raises(UserError, match="this model judges pairs of texts: give the second text too"):
             predict(run, ["alone"])
     elif kind == "single":
         with pytest.raises(UserError, match="this model judges single texts"):
