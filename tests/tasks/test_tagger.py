@@ -132,7 +132,7 @@ def test_odd_texts_are_read_or_refused(model: Model) -> None:
         (result,) = model([text])
         assert result["text"] == text
         assert all(text[e["start"] : e["end"]] == e["text"] for e in result["entities"])
-    with pytest.raises(UserError, match="half of a surrogate pair"):
+    with pytest.raises(UserError, match="half of a (surrogate|pair)"):
         model(["ada \ud83d"])
 
 
