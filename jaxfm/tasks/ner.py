@@ -20,7 +20,7 @@ from jaxfm.data.source_records import Columns
 from jaxfm.data.sources import TaggedSentence
 from jaxfm.data.tokenization import check_tokenizer, encode_words, load_tokenizer
 from jaxfm.data.windows import window_length
-from jaxfm.data.words import COARSE, FINE
+from jaxfm.data.words import COARSE
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub.initial import Initial
 from jaxfm.models.heads import TokenClassifier
@@ -306,9 +306,14 @@ def encode_tagged(
 
 
 def _cut_note(sentences: Sequence[TaggedSentence], splitter: str) -> str:
-    """What to say of entities that a tagger of these words cannot find; of the fine words the reader says it."""
-    cut = 0 if splitter == FINE else count_cut(sentences)
-    return f"; {cut:,} entities start or end inside a word ({splitter}) and take all of it" if cut else ""
+    """What to say of entities that a tagger of these words cannot find."""
+    cut = [sentence for sentence in sentences if count_cut([sentence])]
+    if not cut:
+        return ""
+    return (
+        f"; {count_cut(cut):,} entities start or end inside a word ({splitter}), take all of it in training and count "
+        f"as missed (first: {cut[0].origin})"
+    )
 
 
 def _columns(config: Config) -> Columns:

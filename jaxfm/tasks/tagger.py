@@ -159,9 +159,8 @@ class Words:
             start = text.find(token, before)
             if start < 0 or text[before:start].strip():
                 raise UserError(
-                    f"{record['origin']}: "
-                    * ("origin" in record)
-                    + f"tokens[{number}] = {token!r} does not follow in the text, where {text[before : before + 20]!r} "
+                    f"{record.get('origin', 'a record')}: tokens[{number}] = {token!r} does not follow in the text, "
+                    f"where {text[before : before + 20]!r} "
                     'does. Leave out "text", or give the tokens of this text, in order.'
                 )
             before = start + len(token)
