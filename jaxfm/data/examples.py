@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxfm.data import targets
+from jaxfm.data.example_holdout import choose_held_out
 from jaxfm.data.glue import GlueSet, glue_set
-from jaxfm.data.holdout import choose_held_out
 from jaxfm.data.label_forms import LabelForm, find_form
 from jaxfm.data.source_hf import find_hf_tables
 from jaxfm.data.source_records import SPLIT_NAMES, choose_field, parse_source, require_split

@@ -13,11 +13,11 @@ import numpy as np
 from flax import nnx
 
 from jaxfm.config import Config
-from jaxfm.data.held_out import read_splits
 from jaxfm.data.packing import PackedRows
 from jaxfm.data.resplit import choose_splitter, count_cut, found_entities, gold_entities, split_again
 from jaxfm.data.source_records import Columns
 from jaxfm.data.sources import TaggedSentence
+from jaxfm.data.tagged_holdout import read_splits
 from jaxfm.data.tokenization import check_tokenizer, encode_words, load_tokenizer
 from jaxfm.data.windows import window_length
 from jaxfm.data.words import COARSE

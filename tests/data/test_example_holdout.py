@@ -6,7 +6,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxfm.data.holdout import choose_held_out
+from jaxfm.data.example_holdout import choose_held_out
 
 
 def counts(targets, chosen, side):

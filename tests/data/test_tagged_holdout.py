@@ -4,9 +4,9 @@ import pathlib
 
 import pytest
 
-from jaxfm.data.held_out import read_splits
 from jaxfm.data.source_records import USUAL_COLUMNS
 from jaxfm.data.sources import TaggedSplit
+from jaxfm.data.tagged_holdout import read_splits
 from tests import tiny
 
 
