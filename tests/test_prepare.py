@@ -108,7 +108,8 @@ def test_bad_input_is_said_once(folder: pathlib.Path, tmp_path: pathlib.Path) ->
     for source, uri, options, message in (
         (f"text:train={tmp_path / 'empty.txt'}", tokenizer, {}, "is empty"),
         (f"text:train={tmp_path / 'binary.txt'}", tokenizer, {}, r"binary\.txt:\d+: "),
-        (corpus, tokenizer, {"split": "tset"}, r"no split 'tset'.*'train', 'valid'"),
+        (corpus, tokenizer, {"split": "tset"}, "unknown split 'tset'.*Did you mean 'test'"),
+        (corpus, tokenizer, {"split": "testb"}, r"no split 'test'.*'train', 'valid'"),
         (corpus, "dir:/no/such", {}, "tokenizer: 'dir:/no/such'"),
         ("txet:x", tokenizer, {}, "txet"),
         (corpus, tokenizer, {"contamination": ("no.txt",)}, "no.txt: there is no such file"),
