@@ -24,7 +24,7 @@ from ml_collections import config_flags
 
 from jaxfm import files, program
 from jaxfm.data.documents import uniform_hash
-from jaxfm.data.examples import Example, ExampleColumns, available_example_splits, read_examples
+from jaxfm.data.examples import Example, ExampleColumns, read_examples
 from jaxfm.data.tokenization import load_tokenizer
 from jaxfm.errors import UserError, did_you_mean
 from profiles import quality
@@ -109,9 +109,8 @@ def write_data(source: str, limit: int, folder: pathlib.Path, data: DataSet | No
       data: what the source is; None: as `data_set` says.
     """
     data = data or data_set(source)
-    splits = available_example_splits(source, data.columns, kind=data.kind, holdout=data.holdout)
-    read = read_examples(source, splits, columns=data.columns, kind=data.kind, holdout=data.holdout)
-    examples = {split: list(read[split].examples) for split in splits}
+    read = read_examples(source, None, columns=data.columns, kind=data.kind, holdout=data.holdout)
+    examples = {split: list(found.examples) for split, found in read.items()}
     if limit:
         chosen = sorted(examples["train"], key=lambda example: uniform_hash(example.text + "\n" + (example.pair or "")))
         examples["train"] = chosen[:limit]

@@ -100,7 +100,7 @@ def available_example_splits(
 
 
 def read_examples(
-    source: str, splits: Sequence[str], *, columns: ExampleColumns, kind: str, holdout: float = 0.0
+    source: str, splits: Sequence[str] | None, *, columns: ExampleColumns, kind: str, holdout: float = 0.0
 ) -> dict[str, ExampleSplit]:
     """Reads the splits asked for (train, valid, test, or another usual name of them) of a source.
 
@@ -110,7 +110,7 @@ def read_examples(
 
     Args:
       source: the URI.
-      splits: what to read.
+      splits: what to read; None: all that the source has, of which "train" must be one.
       columns: which fields to read.
       kind: what the target of an example is: "single" (a class), "multi" (any number of classes), "regression".
       holdout: this share of train becomes valid where the source has no labelled split of that name; see
@@ -121,9 +121,11 @@ def read_examples(
         that is blank, a target that is missing or of another kind, training targets that are all the same.
     """
     assert kind in targets.KINDS
-    wanted = list(map(require_split, splits))
     found = _open(source, columns, kind)
     there = found.splits(holdout)
+    if splits is None:
+        splits = there if "train" in there else ("train",)  # which says below why there is none
+    wanted = list(map(require_split, splits))
     held_out = "valid" in there and "valid" not in found.tables
     for name in wanted:
         if name not in there:

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from jaxfm.config import Config
-from jaxfm.data.examples import Example, ExampleColumns, available_example_splits, read_examples
+from jaxfm.data.examples import Example, ExampleColumns, read_examples
 from jaxfm.data.glue import glue_set
 from jaxfm.data.packing import PackedRows
 from jaxfm.data.tokenization import check_tokenizer, load_tokenizer
@@ -198,12 +198,8 @@ def create(config: Config, initial: Initial) -> ClassificationTask:
     glue = glue_set(source)
     if glue is not None and glue.kind != kind:
         raise UserError(f"config.classification.kind: is {kind!r}, but {source} is of kind {glue.kind!r}.")
-    columns = _columns(config)
-    splits = available_example_splits(source, columns, kind=kind, holdout=config.data.holdout)
-    if "train" not in splits:
-        splits = ("train",)  # which says why there is none
-    read = read_examples(source, splits, columns=columns, kind=kind, holdout=config.data.holdout)
-    examples = {split: read[split].examples for split in splits}
+    read = read_examples(source, None, columns=_columns(config), kind=kind, holdout=config.data.holdout)
+    examples = {split: found.examples for split, found in read.items()}
     labels = read["train"].classes or _labels(kind, examples["train"], source, glue.positive if glue else "")
     head_note = "head: new"
     if set(initial.labels) == set(labels):
@@ -219,7 +215,7 @@ def create(config: Config, initial: Initial) -> ClassificationTask:
     if config.data.packed:
         model = dataclasses.replace(model, segments=_most_together(lengths, model.row_length))
     encoded = {
-        split: encode_labelled(model, tokenizer, examples[split], seed=None) for split in splits if split != "train"
+        split: encode_labelled(model, tokenizer, examples[split], seed=None) for split in examples if split != "train"
     }
     # Training texts, the most of all, are tokenized once.
     train = encode_labelled(model, tokenizer, examples["train"], seed=config.seed, tokenized=tokenized)
@@ -231,7 +227,7 @@ def create(config: Config, initial: Initial) -> ClassificationTask:
     cut = [note for split, done in encoded.items() for note in _cut_notes(split, done, model.window)]
     named = "" if kind == "regression" else f", {len(labels)} classes ({_listed(labels)})"
     left_over = initial.left_over(_used(model, initial))
-    said = (head_note + named, *(read[split].note for split in splits), packed, *cut)
+    said = (head_note + named, *(found.note for found in read.values()), packed, *cut)
     notes = (*initial.notes, *left_over, *said, *_metric_notes(config, model, examples.get("valid", ())))
     return ClassificationTask(model, class_loss, label_loss, config.loss.r_drop, tokenizer, examples, encoded, notes)
 
