@@ -29,6 +29,10 @@ _CHUNKS = frozenset("NP VP PP ADVP ADJP SBAR PRT CONJP INTJ LST UCP".split())  #
 Row = tuple[int, list[str], bool]  # line, cells, whether it starts a sentence
 
 
+class NoSentenceError(UserError):
+    """A column file without any word."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """The layout of one file.
@@ -142,6 +146,21 @@ def find_layout(path: pathlib.Path, columns: Columns) -> Layout:
     )
 
 
+def numbered_layout(path: pathlib.Path) -> Layout | None:
+    """Returns the layout of a file whose first column numbers the words, as in CoNLL-U; None for any other file.
+
+    Unlike `find_layout` it needs no tags: predicting asks for words alone.
+    """
+    try:
+        number, line = _first_line(path)
+    except NoSentenceError:
+        return None
+    cut: Literal["tabs", "white space"] = "tabs" if "\t" in line else "white space"
+    count = len(line.split("\t") if cut == "tabs" else _CELL.findall(line))
+    layout = Layout(cut, count, word=1, tag=count - 1, line=number, numbers=True)
+    return layout if count > 1 and _is_numbered(list(_rows(path, layout))) else None
+
+
 def in_words(count: int) -> str:
     """Returns "1 column" or "3 columns"."""
     return f"{count} column{'' if count == 1 else 's'}"
@@ -157,7 +176,7 @@ def _first_line(path: pathlib.Path) -> tuple[int, str]:
         if sample is None and "\t" in line:
             sample = (number, line)
     if sample is None:
-        raise UserError(f"{path}: the split is empty: it has no sentence with a word.")
+        raise NoSentenceError(f"{path}: the split is empty: it has no sentence with a word.")
     return sample
 
 

@@ -121,11 +121,11 @@ def read_examples(
         that is blank, a target that is missing or of another kind, training targets that are all the same.
     """
     assert kind in targets.KINDS
+    wanted = [] if splits is None else list(map(require_split, splits))
     found = _open(source, columns, kind)
     there = found.splits(holdout)
     if splits is None:
-        splits = there if "train" in there else ("train",)  # which says below why there is none
-    wanted = list(map(require_split, splits))
+        wanted = [*there] if "train" in there else ["train"]  # which says below why there is none
     held_out = "valid" in there and "valid" not in found.tables
     for name in wanted:
         if name not in there:

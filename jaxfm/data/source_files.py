@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from jaxfm.data.source_records import SPLIT_NAMES, canonical_split, require_split
 from jaxfm.errors import UserError
+from jaxfm.files import expanded
 
 _EXPLICIT = re.compile(r"\w+=")
 _PART = re.compile(r"-(\d+)-of-(\d+)")
@@ -53,7 +54,7 @@ def find_split_files(rest: str, kind: str, suffixes: Sequence[str]) -> tuple[dic
         raise UserError(f"{kind}: needs a folder, a glob or train=PATH,valid=PATH,test=PATH after the colon.")
     if _EXPLICIT.match(rest):
         return _explicit(rest, kind)
-    place = pathlib.Path(rest).expanduser()
+    place = expanded(rest)
     if place.is_file() and _split_of(place, kind) is None:
         return {"train": place}, f"{place} is one file"
     paths, listed = _paths(rest, kind, suffixes)
@@ -109,7 +110,7 @@ def find_table_files(rest: str, kind: str, suffixes: Sequence[str]) -> tuple[dic
     named NAME-00000-of-00003 and so on, as files of the Hugging Face hub are. Raises UserError as that does, and for a
     part that is missing.
     """
-    place = pathlib.Path(rest).expanduser()
+    place = expanded(rest)
     if rest and place.is_file() and _split_of(place, kind) is None:
         return {"train": [place]}, f"{place} is one file"
     if not rest or _EXPLICIT.match(rest):
@@ -138,9 +139,9 @@ def split_folders(rest: str, kind: str, suffix: str) -> tuple[dict[str, pathlib.
         raise UserError(f"{kind}: needs a folder or train=DIR,valid=DIR,test=DIR after the colon.")
     folders: dict[str, pathlib.Path] = {}
     if _EXPLICIT.match(rest):
-        named = [(require_split(name), pathlib.Path(value).expanduser()) for name, value in _parts(rest)]
+        named = [(require_split(name), expanded(value)) for name, value in _parts(rest)]
     else:
-        place = pathlib.Path(rest).expanduser()
+        place = expanded(rest)
         if not place.is_dir():
             raise UserError(f"{kind}:{rest}: no such folder; {_nearest_folder(place)}.")
         inner = [(_split_of(folder, kind), folder) for folder in sorted(place.iterdir()) if folder.is_dir()]
@@ -292,7 +293,7 @@ def _opened(path: pathlib.Path) -> io.BufferedReader:
 
 def _paths(rest: str, kind: str, suffixes: Sequence[str]) -> tuple[list[pathlib.Path], str]:
     """The files of a folder, a glob or a file, sorted, and what the place holds."""
-    place = pathlib.Path(rest).expanduser()
+    place = expanded(rest)
     if place.is_dir():
         names = sorted(os.listdir(place))
         paths = [place / name for name in names if _is_data(name, suffixes) and (place / name).is_file()]
@@ -307,7 +308,7 @@ def _paths(rest: str, kind: str, suffixes: Sequence[str]) -> tuple[list[pathlib.
 
 def _some_paths(rest: str, kind: str, suffixes: Sequence[str]) -> list[pathlib.Path]:
     paths, listed = _paths(rest, kind, suffixes)
-    if pathlib.Path(rest).expanduser().is_dir():
+    if expanded(rest).is_dir():
         paths = [path for path in paths if _stem_words(path.name)[0] not in _ABOUT]
     if not paths:
         raise UserError(
@@ -326,7 +327,7 @@ def _parts(rest: str) -> Iterator[tuple[str, str]]:
 def _explicit(rest: str, kind: str) -> tuple[dict[str, pathlib.Path], str]:
     files: dict[str, pathlib.Path] = {}
     for name, value in _parts(rest):
-        split, path = require_split(name), pathlib.Path(value).expanduser()
+        split, path = require_split(name), expanded(value)
         if split in files:
             raise UserError(f"{kind}:{rest}: the split {split!r} is given twice: {files[split]} and {path}.")
         if not path.is_file():

@@ -1,7 +1,6 @@
 """What every reader of tagged words gives back, and the names that sources, splits and columns go by."""
 
 import dataclasses
-import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from jaxfm.data.spans import CharSpan, MarkedText, check_spans, flat_spans, mark_words
 from jaxfm.data.words import words_of
 from jaxfm.errors import UserError, did_you_mean
+from jaxfm.files import expanded
 
 # testa and testb are the CoNLL-2003 names of the development and the test part.
 SPLIT_NAMES = {
@@ -104,7 +104,7 @@ def parse_source(source: str, forms: Sequence[str]) -> tuple[str, str]:
     if kind in kinds and (colon or kind == "quickstart"):
         return kind, rest
     hint = did_you_mean(kind, kinds)
-    if pathlib.Path(source).expanduser().exists():
+    if expanded(source).exists():
         hint = f"For files write {' or '.join(form[:-3] + source for form in forms if form.endswith(':DIR'))}."
     listed = f"{', '.join(forms[:-1])} or {forms[-1]}"
     raise UserError(f"unknown data source {source!r}: a source is {listed}. {hint}")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxfm.data import tagging
-from jaxfm.data.conll import DOCSTART
+from jaxfm.data.conll_layout import DOCSTART, numbered_layout
 from jaxfm.data.examples import PAIR_FIELDS, TEXT_FIELDS
 from jaxfm.data.source_files import LINE_BYTES, numbered_lines, numbered_pieces
 from jaxfm.data.source_jsonl import parse_object
@@ -183,7 +183,11 @@ def _sentences(path: pathlib.Path, wanted: Wanted, note: Callable[[str], None]) 
         raise UserError(
             f"--input={path}: holds words, a line each, but this model reads texts: give .txt, .jsonl or .csv."
         )
-    column = wanted.given.get("words_column") or wanted.trained.get("words_column") or "0"
+    asked = wanted.given.get("words_column") or wanted.trained.get("words_column")
+    numbered = None if asked else numbered_layout(path)
+    if numbered is not None:
+        note(f"{path.name}: column 0 numbers the words, which are read from column 1")
+    column = asked or ("0" if numbered is None else "1")
     if not re.fullmatch("-?[0-9]+", column):
         raise UserError(f"--config.data.words_column={column}: columns of {path.name} go by number, 0 the first.")
     words: list[str] = []
@@ -202,6 +206,8 @@ def _sentences(path: pathlib.Path, wanted: Wanted, note: Callable[[str], None]) 
             continue
         if not -len(cells) <= int(column) < len(cells):
             raise UserError(f"{path}:{number}: has {len(cells)} columns, none of them {column}: {_shown(line)}.")
+        if numbered is not None and numbered.left_out(cells[0]):
+            continue
         word = cells[int(column)]
         empty += not word
         if word:

@@ -98,7 +98,7 @@ def test_records_of_each_form(
         ),
         ("a.jsonl", b'{"tokens": ["x", "\\udc00"]}', WORDS, "{}:1: character 1 of the word"),
         ("a.jsonl", b'{"text": "a\\u0000"}', SINGLE, "{}:1: a NUL byte in the text"),
-        ("a.txt", b"ada\n\x00\n", SINGLE, "{}:2: a NUL byte in the text"),
+        ("a.txt", b"ada\n\x00\n", SINGLE, "{}:2: a NUL byte"),
         ("a.txt", b"ada\n\xe9t\xe9\n", SINGLE, "{}:2: byte 0xE9 at position 1"),
         ("a.jsonl", b'{"text": null}', SINGLE, "{}:1: the text is null, but must be text"),
         ("a.jsonl", b'{"text": 5}', SINGLE, "{}:1: the text is 5 (int), but must be text"),
@@ -182,6 +182,20 @@ def test_columns_by_number_are_of_files_without_a_header(tmp_path: pathlib.Path)
     assert "none of them 5" in refusal(
         tmp_path / "a.conll", b"O ada\n", Wanted(words=True, given={"words_column": "5"})
     )
+
+
+@pytest.mark.parametrize("tags", ["", "\t_\t_", "\tO\tB-PER"])
+def test_a_first_column_of_running_numbers_is_no_word(tmp_path: pathlib.Path, tags: str) -> None:
+    lines = [
+        "# text = Zum Haus",
+        f"1-2\tZum{tags}",
+        *(f"{i}\t{w}{tags}" for i, w in enumerate(("Zu", "dem", "Haus"), 1)),
+    ]
+    content = "\n".join([*lines, f"3.1\tleer{tags}", "", f"1\tDa{tags}", ""]).encode()
+    words = Wanted(words=True)
+    assert read(tmp_path / "a.conllu", content, words) == [{"tokens": ["Zu", "dem", "Haus"]}, {"tokens": ["Da"]}]
+    years = b"1984\n2001\n\n7\n"
+    assert read(tmp_path / "b.conll", years, words) == [{"tokens": ["1984", "2001"]}, {"tokens": ["7"]}]
 
 
 def test_a_json_array_of_one_line_is_read_a_piece_at_a_time(tmp_path: pathlib.Path) -> None:
