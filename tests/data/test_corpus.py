@@ -43,13 +43,14 @@ def test_a_split_of_its_own_is_taken_instead(folder):
 
 
 def test_every_call_reads_anew_and_lazily(folder):
+    (folder / "b.txt").write_text("the last document\n")
     read = open_corpus(f"text:{folder}", holdout=0.1).splits["train"]
     first = list(itertools.islice(read(), 3))
     assert list(itertools.islice(read(), 3)) == first
-    (folder / "a.txt").write_text("document 5\n" * 3 + "\0")
+    (folder / "b.txt").write_text("damaged\n\0")
     documents = read()
     next(documents)
-    with pytest.raises(UserError, match="NUL"):
+    with pytest.raises(UserError, match=r"b\.txt:2: a NUL"):
         list(documents)
 
 

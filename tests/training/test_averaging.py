@@ -181,5 +181,5 @@ def test_what_is_refused(config: Config, tmp_path: pathlib.Path) -> None:
         train(tiny.replaced(config, eval__select="last"), tmp_path / "run")
     tiny.write_corpus(tmp_path / "corpus", {"train": 20, "test": 4})
     with pytest.raises(UserError, match=r"config\.adapt\.average_best: 3 needs a split 'valid'"):
-        train(tiny.replaced(config, data__source=f"conll:{tmp_path / 'corpus'}"), tmp_path / "run")
+        train(tiny.replaced(config, data__source=f"conll:{tmp_path / 'corpus'}", data__holdout=0.0), tmp_path / "run")
     assert not (tmp_path / "run").exists()

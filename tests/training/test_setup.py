@@ -131,7 +131,8 @@ def test_rows_much_longer_than_any_example_are_pointed_out(
     # Five words and two special tokens: rows of 8 would do, eight times as many where they are packed.
     (note,) = notes(5)
     assert "no example seen has more than 7 tokens, and rows have 64" in note
-    assert f"--config.data.row_length=8 --config.train.batch_size={4 * rows} does the same" in note
+    assert "--config.data.row_length=8 " in note
+    assert (f"--config.train.batch_size={4 * rows} " in note) == packed
     assert not notes(31)  # 33 tokens: rows of 40, and two such rows do not fit into one
 
 
