@@ -372,6 +372,28 @@ def read_data(config: Config, tokenizer: pathlib.Path, columns: ExampleColumns, 
     return data, int(loaded.pad_token_id or 0)
 
 
+def summarise(cells: Mapping[str, Mapping[str, Mapping[str, float]]], names: Sequence[str]) -> dict[str, Any]:
+    """Returns of each cell the mean and standard deviation of its scores, and its paired differences from the first.
+
+    Args:
+      cells: name of the cell -> seed -> scores.
+      names: of the scores.
+
+    A difference is over the seeds that both cells have, as mean and standard error.
+    """
+    first = next(iter(cells.values()))
+    found: dict[str, Any] = {}
+    for cell, runs in cells.items():
+        found[cell] = {"seeds": len(runs), **quality.summary(list(runs.values()), {name: name for name in names})}
+        shared = [seed for seed in runs if seed in first]
+        if runs is not first and len(shared) > 1:
+            for name in names:
+                apart = np.asarray([runs[seed][name] - first[seed][name] for seed in shared])
+                error = float(apart.std(ddof=1)) / len(apart) ** 0.5
+                found[cell][name] |= {"difference": round(float(apart.mean()), 2), "standard_error": round(error, 2)}
+    return found
+
+
 def main() -> None:
     """The program."""
     values = flags.FLAGS
@@ -400,8 +422,12 @@ def main() -> None:
         start = time.perf_counter()
         runs[str(seed)] = made[cell.name](seed)
         print(f"{cell.name} seed {seed}: {json.dumps(runs[str(seed)])} {time.perf_counter() - start:.0f} s", flush=True)
+        names = [f"{split}_mcc" for split in data if split != "train"]
         result |= {"command": quality.shown_command(sys.argv), **quality.machine(), "steps": steps}
+        result["summary"] = summarise(result["cells"], names)
         files.write_json(output, result)
+    for cell, found in result.get("summary", {}).items():
+        print(cell, json.dumps(found))
 
 
 if __name__ == "__main__":
