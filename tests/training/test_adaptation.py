@@ -204,7 +204,9 @@ def reference(config: Config, run: Run, steps: int, frozen: Any) -> dict[str, np
     return {path: np.concatenate([rest[path], parts[path]]) if path in parts else rest[path] for path in params}
 
 
-@pytest.mark.parametrize("name", ["biases", "two layers", pytest.param("embeddings", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["biases", *(pytest.param(name, marks=pytest.mark.slow) for name in ("two layers", "embeddings"))]
+)
 def test_training_a_part_is_optax_on_that_part(folder: pathlib.Path, name: str) -> None:
     settings, frozen = FREEZING[name]
     config = adapted(folder, settings, train__accumulate=1, train__steps=6, optim__weight_decay=0.1)
@@ -359,7 +361,7 @@ def test_a_run_unfreezes_from_the_top(folder: pathlib.Path) -> None:
 # Averages.
 
 
-@pytest.mark.parametrize("settings", [{"freeze_layers": 1}, {}], ids=str)
+@pytest.mark.parametrize("settings", [{"freeze_layers": 1}, pytest.param({}, marks=pytest.mark.slow)], ids=str)
 def test_the_moving_average_is_its_recurrence(folder: pathlib.Path, settings: dict[str, Any]) -> None:
     plain = run_of(adapted(folder, settings, train__accumulate=1), (1, 2, 1, 1))
     averaged = run_of(adapted(folder, settings | {"ema": 0.3}, train__accumulate=1), (1, 2, 1, 1))
@@ -407,7 +409,10 @@ EVERYTHING_AT_ONCE = {
 @pytest.mark.parametrize(
     "sizes", [sizes if sizes[1] > 1 else pytest.param(sizes, marks=pytest.mark.slow) for sizes in MESHES[1:]], ids=str
 )
-@pytest.mark.parametrize("name", EVERYTHING_AT_ONCE)
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "low rank" else pytest.param(name, marks=pytest.mark.slow) for name in EVERYTHING_AT_ONCE],
+)
 def test_saved_and_restored_is_uninterrupted_on_any_mesh(
     folder: pathlib.Path, name: str, sizes: tuple[int, ...], tmp_path: pathlib.Path
 ) -> None:
