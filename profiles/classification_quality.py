@@ -23,7 +23,6 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxfm import files, program
-from jaxfm.data.documents import uniform_hash
 from jaxfm.data.examples import Example, ExampleColumns, read_examples
 from jaxfm.data.tokenization import load_tokenizer
 from jaxfm.errors import UserError, did_you_mean
@@ -112,8 +111,7 @@ def write_data(source: str, limit: int, folder: pathlib.Path, data: DataSet | No
     read = read_examples(source, None, columns=data.columns, kind=data.kind, holdout=data.holdout)
     examples = {split: list(found.examples) for split, found in read.items()}
     if limit:
-        chosen = sorted(examples["train"], key=lambda example: uniform_hash(example.text + "\n" + (example.pair or "")))
-        examples["train"] = chosen[:limit]
+        examples["train"] = quality.in_order_of_hash(examples["train"])[:limit]
     for split, found in examples.items():
         write_examples(found, folder / f"{split}.jsonl")
     return examples["train"]

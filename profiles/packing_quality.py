@@ -38,7 +38,6 @@ from ml_collections import config_flags
 
 from jaxfm import files, program
 from jaxfm.config import Config, MeshConfig, from_config_dict
-from jaxfm.data.documents import uniform_hash
 from jaxfm.data.examples import Example, ExampleColumns, read_examples
 from jaxfm.data.packing import PackedRows, build_rows, pack, shuffled
 from jaxfm.data.pipeline import TrainBatches
@@ -353,11 +352,13 @@ def cut_vocabulary(initial: Initial, data: Mapping[str, Data]) -> tuple[Initial,
     return dataclasses.replace(initial, encoder=encoder, params={**initial.params, WORD_EMBEDDING: table}), cut
 
 
-def read_data(config: Config, tokenizer: pathlib.Path, columns: ExampleColumns, limit: int, held_out: int) -> Any:
+def read_data(
+    config: Config, tokenizer: pathlib.Path, columns: ExampleColumns, limit: int, held_out: int
+) -> tuple[dict[str, Data], int]:
     """Returns split -> Data before the vocabulary is cut ("train", "valid", "held_out") and the padding token."""
     read = read_examples(config.data.source, ("train", "valid"), columns=columns, kind="single")
     chosen: dict[str, Sequence[Example]] = {split: found.examples for split, found in read.items()}
-    ordered = sorted(chosen["train"], key=lambda example: uniform_hash(example.text + "\n" + (example.pair or "")))
+    ordered = quality.in_order_of_hash(chosen["train"])
     chosen["train"] = ordered[: limit or None]
     if limit and held_out:
         chosen["held_out"] = ordered[limit : limit + held_out]

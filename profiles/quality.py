@@ -22,6 +22,8 @@ import numpy as np
 
 from jaxfm import files
 from jaxfm.config import default_config, from_config_dict
+from jaxfm.data.documents import uniform_hash
+from jaxfm.data.examples import Example
 from jaxfm.data.packing import pack, shuffled
 from jaxfm.errors import UserError
 from jaxfm.hub.locate import locate
@@ -89,6 +91,11 @@ def choose_rows(lengths: np.ndarray, examples: int, seed: int, at_least: int = W
         f"{examples} examples a step: no packed rows hold as many within 2 % (they hold {lengths.mean():.0f} tokens on "
         "average). Ask for none, and give --config.data.row_length and --config.train.batch_size."
     )
+
+
+def in_order_of_hash(examples: Sequence[Example]) -> list[Example]:
+    """Returns examples in an order that depends on their texts alone: the first N are the same choice everywhere."""
+    return sorted(examples, key=lambda example: uniform_hash(example.text + "\n" + (example.pair or "")))
 
 
 def jaxfm_run(
