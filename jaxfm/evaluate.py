@@ -12,16 +12,17 @@ from jax.sharding import Mesh
 
 from jaxfm import files, program
 from jaxfm.config import Config, MeshConfig
-from jaxfm.data.source_records import require_split
+from jaxfm.core.task import Evaluation
+from jaxfm.data.records.source_records import require_split
 from jaxfm.errors import UserError
+from jaxfm.evaluation import bootstrap
+from jaxfm.evaluation.bootstrap import Comparison
+from jaxfm.evaluation.calibration import read_calibration
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.writers import to_json
 from jaxfm.parallel import distributed
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.tasks import registry, resampling
-from jaxfm.tasks.calibration import read_calibration
-from jaxfm.tasks.resampling import Comparison
-from jaxfm.tasks.task import Evaluation
+from jaxfm.tasks import registry
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.evaluation import Evaluator, whole_batches
 from jaxfm.training.restore import restore_params
@@ -99,11 +100,11 @@ def compare(
     names = (str(a), str(b))
     pair = []
     for workdir in names:
-        resample = evaluate(workdir, split, source, progress, columns).resample
-        if resample is None:
+        bootstrap_data = evaluate(workdir, split, source, progress, columns).bootstrap_data
+        if bootstrap_data is None:
             raise UserError(f"--compare={','.join(names)}: the task of {workdir} is not scored by independent units.")
-        pair.append(resample)
-    return resampling.compare(*pair, names=names)
+        pair.append(bootstrap_data)
+    return bootstrap.compare(*pair, names=names)
 
 
 def _mesh(config: Config) -> tuple[Mesh, str]:
@@ -130,7 +131,7 @@ def main() -> None:
     asked = {"split": split, "source": values.source}
     if pair:
         comparison = compare(pair[0], pair[1], split, values.source, progress, columns)
-        tables, found = resampling.comparison_tables(comparison, split), asked | comparison.to_dict()
+        tables, found = bootstrap.comparison_tables(comparison, split), asked | comparison.to_dict()
     else:
         evaluation = evaluate(values.workdir, split, values.source, progress, columns)
         tables = evaluation.tables
@@ -138,7 +139,7 @@ def main() -> None:
     for table in tables:
         progress.table(table)
     if pair:
-        progress.say(f"\n{resampling.HOW_TO_READ}")
+        progress.say(f"\n{bootstrap.HOW_TO_READ}")
     if output is not None and distributed.is_main():
         files.write_json(output, to_json(found))
 

@@ -16,14 +16,14 @@ from absl import flags
 
 from jaxfm import files, program
 from jaxfm.config import MeshConfig
-from jaxfm.data import source_unlabelled
-from jaxfm.data.source_unlabelled import Wanted
+from jaxfm.core.task import Predictor
+from jaxfm.data.records import source_unlabelled
+from jaxfm.data.records.source_unlabelled import Wanted
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.tasks import registry
-from jaxfm.tasks.tagger import WORDS, with_words
-from jaxfm.tasks.task import Predictor
+from jaxfm.tasks.ner_predictor import WORDS, with_words
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.evaluation import Evaluator, bucket
 from jaxfm.training.restore import restore_params
@@ -143,7 +143,7 @@ def predict_file(
     Args:
       workdir: a run directory.
       source: .txt (a text a line), .jsonl, .json, .csv, .tsv, .parquet or .conll, each with .gz or without; see
-        `jaxfm.data.source_unlabelled.read_unlabelled`.
+        `jaxfm.data.records.source_unlabelled.read_unlabelled`.
       output: JSON lines, in the order of the input; an empty line of .txt gives a result without findings. A field "id"
         of the input is kept.
       progress: where to show how far it is.

@@ -10,12 +10,12 @@ from typing import Any
 from absl import flags
 
 from jaxfm import files, program
-from jaxfm.data import deduplication
-from jaxfm.data.corpus import open_corpus
-from jaxfm.data.preparation import Preparation
-from jaxfm.data.preparation import prepare as prepare_documents
-from jaxfm.data.preparation_report import MARKDOWN_FILE, unknown_warning
-from jaxfm.data.source_records import require_split
+from jaxfm.data.corpora import deduplication
+from jaxfm.data.corpora.corpus import open_corpus
+from jaxfm.data.corpora.preparation import Preparation
+from jaxfm.data.corpora.preparation import prepare as prepare_documents
+from jaxfm.data.corpora.preparation_report import MARKDOWN_FILE, unknown_warning
+from jaxfm.data.records.source_records import require_split
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub.locate import locate
 from jaxfm.observe.progress import StreamProgress
@@ -49,7 +49,7 @@ def prepare(
       settings: further fields of `Preparation`.
 
     Raises:
-      UserError: as `jaxfm.data.preparation.prepare`, and for what the URIs name.
+      UserError: as `jaxfm.data.corpora.preparation.prepare`, and for what the URIs name.
     """
     output, split = files.user_path(output, "--output"), require_split(split)
     corpus = open_corpus(source, text_column=text_column, holdout=holdout)

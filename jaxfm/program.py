@@ -71,7 +71,7 @@ def run(main: Callable[..., None], usage: str, *, takes_arguments: bool = False)
         keep_freed_memory()
         keep_compiled_programs()
         arguments = [argv[1:]] if takes_arguments else []
-        with distributed.Together():
+        with distributed.ProcessGroup():
             app.run(lambda _: _translating(main, *arguments), argv=argv, flags_parser=lambda argv: argv)
     except UserError as error:
         _stop(str(error), EXIT_USER_MISTAKE)

@@ -15,14 +15,14 @@ from absl import flags
 
 from jaxfm import files, program
 from jaxfm.config import Config, from_config_dict
+from jaxfm.core.task import TASK_FILE
 from jaxfm.errors import UserError
-from jaxfm.observe.goodput import Goodput
 from jaxfm.observe.progress import Progress
+from jaxfm.observe.wall_clock import WallClock
 from jaxfm.parallel import distributed
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.parallel.preemption import Preempted
 from jaxfm.tasks import registry
-from jaxfm.tasks.task import TASK_FILE
 from jaxfm.training import averaging, batch_size, initial, results
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints, check_room
@@ -51,7 +51,7 @@ def train(config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Pat
     if not isinstance(config, Config):
         config = from_config_dict(config)
     workdir = files.user_path(workdir, "--workdir")
-    goodput = Goodput()
+    wall_clock = WallClock()
     config = workdirs.with_chosen(workdir, config)  # a run goes on with the batch it began with
     status = workdirs.status(workdir, config)
     distributed.agree("start", workdirs.identity(workdir, config) | {"the run in --workdir": status}, soon=True)
@@ -60,11 +60,11 @@ def train(config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Pat
     with contextlib.ExitStack() as held:
         if status == "half-way":
             held.enter_context(workdirs.hold(workdir, config, status))
-        return _train(config, workdir, status, goodput, held)
+        return _train(config, workdir, status, wall_clock, held)
 
 
 def _train(
-    config: Config, workdir: pathlib.Path, status: workdirs.Status, goodput: Goodput, held: contextlib.ExitStack
+    config: Config, workdir: pathlib.Path, status: workdirs.Status, wall_clock: WallClock, held: contextlib.ExitStack
 ) -> dict[str, Any]:
     """Runs or resumes a run; a new run directory is made, and held by `held`, once nothing can be refused any more."""
     distributed.say_when_lost(lambda: workdirs.where_it_goes_on(workdir))
@@ -74,7 +74,7 @@ def _train(
     task, loaded, notes = registry.create(config, initial.resolve(config.model))
     averaging.check(config, task)
     rows = task.rows("train")
-    config, found = batch_size.settle(config, task, mesh, row_length=rows.row_length, most=len(rows))
+    config, found = batch_size.autotune_batch_size(config, task, mesh, row_length=rows.row_length, most=len(rows))
     setup = set_up(config, task, loaded, mesh)
     check_room(workdir, setup.abstract)
     distributed.agree(
@@ -101,11 +101,11 @@ def _train(
         for note in (*notes, *found, *setup.notes):
             progress.say(note)
         try:
-            fitted = fit(config, task, setup, mesh, checkpoints, workdir, progress, goodput)
-            fitted = averaging.choose(config, task, setup, fitted, checkpoints, workdir, progress, goodput)
+            fitted = fit(config, task, setup, mesh, checkpoints, workdir, progress, wall_clock)
+            fitted = averaging.choose(config, task, setup, fitted, checkpoints, workdir, progress, wall_clock)
         finally:
             checkpoints.close()
-        return results.finish(config, task, setup, fitted, workdir, progress, goodput)
+        return results.finish(config, task, setup, fitted, workdir, progress, wall_clock)
 
 
 def main() -> None:

@@ -23,8 +23,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxfm import files, program
-from jaxfm.data.examples import Example, ExampleColumns, read_examples
-from jaxfm.data.tokenization import load_tokenizer
+from jaxfm.data.records.examples import Example, ExampleColumns, read_examples
+from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError, did_you_mean
 from profiles import quality
 

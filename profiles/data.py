@@ -26,7 +26,7 @@ from jaxfm.config import Config, from_config_dict
 from jaxfm.data.pipeline import Batch, Rows, TrainBatches
 from jaxfm.observe.tables import Table, to_markdown
 from jaxfm.parallel.host_memory import keep_freed_memory
-from jaxfm.parallel.mesh import host_rows, make_mesh, place_batch
+from jaxfm.parallel.mesh import host_rows, make_mesh, shard_batch
 from jaxfm.schema import to_dict
 from jaxfm.train import train
 from profiles.quality import NEVER, machine, shown_command
@@ -40,7 +40,7 @@ def batches_per_second(
 ) -> tuple[float, float]:
     """Returns how many batches a second come out of the pipeline, each given to `use`, and seconds to the first."""
     stream = TrainBatches(
-        rows, batch_size=config.train.batch_size, seed=config.seed, share=lambda size: host_rows(mesh, size)
+        rows, batch_size=config.train.batch_size, seed=config.seed, host_rows=lambda size: host_rows(mesh, size)
     )
     begun = time.perf_counter()
     with contextlib.closing(stream.iterate(0, _WARM_UP + batches)) as made:
@@ -58,7 +58,7 @@ def pipeline(rows: Rows, config: Config, mesh: Mesh, *, batches: int, turns: int
     """Returns the speed of the pipeline up to the host's arrays and up to the devices', in turns."""
 
     def placed(batch: Batch) -> None:
-        jax.block_until_ready(place_batch(batch, mesh))
+        jax.block_until_ready(shard_batch(batch, mesh))
 
     uses = {"host": lambda batch: None, "placed": placed}
     rates: dict[str, list[float]] = {name: [] for name in uses}

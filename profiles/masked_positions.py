@@ -16,7 +16,7 @@ from unittest import mock
 from configs.mlm import get_config
 from jaxfm import files
 from jaxfm.config import Config, from_config_dict
-from jaxfm.data import masking
+from jaxfm.data.text import masking
 from jaxfm.hub.initial import Initial
 from jaxfm.parallel.host_memory import keep_freed_memory
 from jaxfm.training.initial import resolve

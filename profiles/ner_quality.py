@@ -20,9 +20,9 @@ from ml_collections import config_flags
 
 from jaxfm import files, program
 from jaxfm.config import DataConfig
-from jaxfm.data.source_records import Columns
-from jaxfm.data.sources import TaggedSentence, available_splits, read_tagged
-from jaxfm.data.tokenization import encode_words, load_tokenizer
+from jaxfm.data.records.source_records import Columns
+from jaxfm.data.records.sources import TaggedSentence, available_splits, read_tagged
+from jaxfm.data.text.tokenization import encode_words, load_tokenizer
 from jaxfm.errors import UserError
 from profiles import quality
 

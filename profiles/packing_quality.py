@@ -38,15 +38,15 @@ from ml_collections import config_flags
 
 from jaxfm import files, program
 from jaxfm.config import Config, MeshConfig, from_config_dict
-from jaxfm.data.examples import Example, ExampleColumns, read_examples
-from jaxfm.data.packing import PackedRows, build_rows, pack, shuffled
 from jaxfm.data.pipeline import TrainBatches
-from jaxfm.data.tokenization import load_tokenizer
+from jaxfm.data.records.examples import Example, ExampleColumns, read_examples
+from jaxfm.data.text.packing import PackedRows, build_rows, pack, shuffled
+from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub.initial import Initial
-from jaxfm.parallel.mesh import make_mesh, place_batch
-from jaxfm.tasks.classification import Classifying
-from jaxfm.tasks.classifier import ClassifierModel
+from jaxfm.parallel.mesh import make_mesh, shard_batch
+from jaxfm.tasks.classification import ClassifierObjective
+from jaxfm.tasks.classification_predictor import ClassifierSpec
 from jaxfm.tasks.losses import ClassLoss, LabelLoss
 from jaxfm.training.evaluation import Evaluator
 from jaxfm.training.initial import resolve
@@ -170,8 +170,8 @@ def training_rows(cell: Cell, data: Data, row_length: int, segments: int, pad_id
         for name in ("tokens", "segment_ids", "positions", "type_ids", "labels", "segments")
     }
     starts = np.zeros((len(parts), segments), np.int32)
-    slots = np.zeros((0, 3), np.int32)  # nobody asks where a training example lies
-    return PackedRows(**joined, starts=starts, slots=slots, pad_id=pad_id)
+    example_locations = np.zeros((0, 3), np.int32)  # nobody asks where a training example lies
+    return PackedRows(**joined, starts=starts, example_locations=example_locations, pad_id=pad_id)
 
 
 def stream(
@@ -248,8 +248,8 @@ class Experiment:
         if "nodropout" in cell.options:
             encoder = dataclasses.replace(encoder, dropout=0.0, attention_dropout=0.0)
         labels = tuple(map(str, range(int(train.targets.max()) + 1)))
-        model = ClassifierModel("single", labels, encoder, "cls", False, row_length, row_length, segments, 0.5)
-        objective = Classifying(model, ClassLoss(), LabelLoss(), 0.0)
+        model = ClassifierSpec("single", labels, encoder, "cls", False, row_length, row_length, segments, 0.5)
+        objective = ClassifierObjective(model, ClassLoss(), LabelLoss(), 0.0)
         values = dataclasses.replace(self.config.train, batch_size=cell.rows)
         config, mesh = dataclasses.replace(self.config, train=values), make_mesh(MeshConfig())
         step = trace_step(config, objective, mesh, row_length=row_length, total_steps=self.total_steps)
@@ -268,14 +268,14 @@ class Experiment:
             batches = stream(cell, train, row_length, segments, self.pad_id, seed, self.examples)
             for batch in itertools.islice(batches, self.total_steps):
                 seen.append(int((batch["labels"] >= 0).sum()))
-                state, sums = compiled(state, sums, place_batch(batch, mesh))
+                state, sums = compiled(state, sums, shard_batch(batch, mesh))
             found: dict[str, Any] = {"row_length": row_length, "examples_per_step": round(float(np.mean(seen)), 2)}
             found["examples_per_step_sd"] = round(float(np.std(seen)), 2)
             total, weight = np.asarray(sums["loss"])
             found["train_loss"] = round(float(total / weight), 4)
             for split, rows in held.items():
                 outputs = evaluate(state.params, rows)["outputs"]
-                logits = outputs[rows.slots[:, 0], rows.slots[:, 1]]
+                logits = outputs[rows.example_locations[:, 0], rows.example_locations[:, 1]]
                 found |= {f"{split}_{name}": v for name, v in scores(self.data[split].targets, logits).items()}
             return found
 

@@ -12,15 +12,15 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxfm.config import AUTO, Config, check_key, from_config_dict
-from jaxfm.data.packing import ArrayRows, pack
+from jaxfm.core.task import Objective
 from jaxfm.data.pipeline import Rows, TrainBatches
+from jaxfm.data.text.packing import ArrayRows, pack
 from jaxfm.errors import UserError
 from jaxfm.hub.initial import Initial
 from jaxfm.models.flops import flops_per_token
 from jaxfm.parallel.compilation import held_bytes
-from jaxfm.parallel.mesh import host_rows, make_mesh, place_batch
+from jaxfm.parallel.mesh import host_rows, make_mesh, shard_batch
 from jaxfm.tasks import registry
-from jaxfm.tasks.task import Objective
 from jaxfm.training import batch_size
 from jaxfm.training import initial as initials
 from jaxfm.training.setup import empty_sums, trace_step
@@ -179,8 +179,10 @@ class TimedStep:
             self.work.loaded,
             self.step.adaptation,
         )
-        stream = TrainBatches(rows, batch_size=size, seed=config.seed, share=lambda size: host_rows(self.mesh, size))
-        self.batches = [place_batch(stream.batch(index), self.mesh) for index in range(batches)]
+        stream = TrainBatches(
+            rows, batch_size=size, seed=config.seed, host_rows=lambda size: host_rows(self.mesh, size)
+        )
+        self.batches = [shard_batch(stream.batch(index), self.mesh) for index in range(batches)]
         self.calls = 0
         self.loss = float("nan")
         self.seconds: list[float] = []

@@ -3,7 +3,7 @@
   python -m profiles.trace --config=configs/mlm.py:bert_base --steps=10 --output=profiles/results/trace_bert_base.json
 
 Runs the step as a run does - the next batch is made and placed while the device computes - records some of them with
-jax.profiler and reads the recording. Parts are told by the names in the compiled program (jaxfm/observe/traces.py):
+jax.profiler and reads the recording. Parts are told by the names in the compiled program (jaxfm/analysis/traces.py):
 what an operation is for is its innermost name, and a fusion that serves several parts counts whole for the one that
 most of its products, or else most of its numbers, are of. With --keep the recording stays, for xprof or Perfetto.
 """
@@ -19,12 +19,12 @@ from collections.abc import Iterator, Sequence
 import jax
 
 from jaxfm import files
+from jaxfm.analysis import traces
+from jaxfm.analysis.profiling import Recording
 from jaxfm.data.pipeline import TrainBatches
-from jaxfm.observe import traces
-from jaxfm.observe.profiling import Recording
 from jaxfm.observe.tables import to_plain
 from jaxfm.parallel.host_memory import keep_freed_memory
-from jaxfm.parallel.mesh import host_rows, place_batch
+from jaxfm.parallel.mesh import host_rows, shard_batch
 from jaxfm.training.setup import empty_sums
 from profiles.quality import machine, shown_command
 from profiles.steps import DATA, FULL, PACKED, PADDED, TimedStep, Work, devices, read_config
@@ -37,7 +37,7 @@ def record(step: TimedStep, steps: int, folder: pathlib.Path, *, warm_up: int = 
         step.work.rows,
         batch_size=step.config.train.batch_size,
         seed=step.config.seed,
-        share=lambda size: host_rows(step.mesh, size),
+        host_rows=lambda size: host_rows(step.mesh, size),
     )
     sums = empty_sums(step.step.metric_names, step.mesh)
     recording = None
@@ -48,7 +48,7 @@ def record(step: TimedStep, steps: int, folder: pathlib.Path, *, warm_up: int = 
                 recording = Recording(folder, f"{steps}_steps")
             with jax.profiler.StepTraceAnnotation("train", step_num=index):
                 with jax.profiler.TraceAnnotation(traces.WAITING):
-                    batch = place_batch(next(batches), step.mesh)
+                    batch = shard_batch(next(batches), step.mesh)
                 step.state, sums = step.compiled(step.state, sums, batch)
     jax.block_until_ready(step.state)
     assert recording is not None
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         summary = traces.summarise(traces.read_trace(file), step.compiled.as_text() or "", arguments.steps)
     print(to_plain(traces.operation_table(summary, arguments.top)))
     print(to_plain(traces.part_table(summary)))
-    for remark in traces.remarks(summary):
+    for remark in traces.warnings(summary):
         print(remark)
     if arguments.keep:
         print(f"recording: {file}; open it with xprof --logdir={arguments.keep}")
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "row_length": step.work.rows.row_length,
             "useful_share": round(step.useful_share, 4),
             **traces.to_record(summary, arguments.top),
-            "remarks": traces.remarks(summary),
+            "remarks": traces.warnings(summary),
         }
         files.write_json(arguments.output, result)
 

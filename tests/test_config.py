@@ -23,7 +23,7 @@ model.remat
 data.source data.words_column data.tags_column data.document_column data.row_length data.packed data.window data.overlap
 data.context data.text_column data.pair_column data.label_column data.holdout data.splitter data.cache
 mask.unit mask.ratio mask.final_ratio mask.mask_share mask.random_share mask.evaluate mask.z_loss
-mask.generator_depth mask.discriminator_weight mask.places_at_once
+mask.generator_depth mask.discriminator_weight mask.logits_chunk
 optim.learning_rate optim.schedule optim.warmup_fraction optim.decay_fraction optim.final_fraction optim.weight_decay
 optim.no_decay optim.b1 optim.b2 optim.eps optim.clip_norm
 adapt.train adapt.freeze adapt.freeze_layers adapt.unfreeze_every adapt.layer_decay adapt.head_rate

@@ -10,8 +10,8 @@ import pytest
 
 from jaxfm.errors import UserError
 from jaxfm.evaluate import compare, evaluate
+from jaxfm.evaluation.calibration import write_calibration
 from jaxfm.predict import predict
-from jaxfm.tasks.calibration import write_calibration
 from tests import tiny
 
 # Runs the program once for each list of arguments, in one process: its imports take longer than all that follows.
@@ -69,8 +69,8 @@ def test_every_metric_has_its_interval(folder: pathlib.Path) -> None:
     table = evaluation.tables[0]
     assert {row[0].replace(" ", "_"): row[1] for row in table.rows} == dict(evaluation.metrics)
     # What the metrics are resampled by is what they are.
-    assert evaluation.resample is not None
-    again = evaluation.resample.metrics(np.arange(evaluation.resample.count))
+    assert evaluation.bootstrap_data is not None
+    again = evaluation.bootstrap_data.metrics(np.arange(evaluation.bootstrap_data.count))
     assert again == pytest.approx(dict(evaluation.metrics), rel=1e-6)
 
 

@@ -17,7 +17,10 @@ FUNCTION_LINES = 80
 
 # Imports go downward: a module may import from its own room and from those before it. Any other file directly in
 # jaxfm/ is a program and may import all of them. `jaxfm/__init__.py` runs before every module, so it is at the bottom.
-ROOMS = ("config", "parallel", "observe", "models", "data", "hub", "tasks", "training", "planning")
+ROOMS = (
+    *("config", "parallel", "observe", "analysis", "core", "models", "data", "hub", "evaluation", "tasks", "training"),
+    "planning",
+)
 LOWEST = ("", "errors", "files", "schema")
 
 BANNED_IMPORTS = {

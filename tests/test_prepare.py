@@ -11,7 +11,7 @@ import time
 import pytest
 
 from jaxfm import prepare as program
-from jaxfm.data.shards import ShardedRows
+from jaxfm.data.corpora.shards import ShardedRows
 from jaxfm.errors import UserError
 from tests import tiny
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from jaxfm.data.tokenizer_training import train_tokenizer
+from jaxfm.data.corpora.tokenizer_training import train_tokenizer
 from jaxfm.errors import UserError
 from jaxfm.tokenizer import learn_tokenizer
 

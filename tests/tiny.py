@@ -16,10 +16,10 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import Config, default_config, from_config_dict
+from jaxfm.core.encoder_config import EncoderConfig, has_padded_rows
 from jaxfm.hub.families import hf_config
 from jaxfm.hub.weights import write_tensors
 from jaxfm.models.heads import MaskedLM, TokenClassifier
-from jaxfm.models.presets import EncoderConfig, has_padded_rows
 from jaxfm.parallel.mesh import initialise
 from jaxfm.schema import to_dict
 from jaxfm.tasks import registry

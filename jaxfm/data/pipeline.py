@@ -13,14 +13,14 @@ from typing import Protocol
 import grain
 import numpy as np
 
-from jaxfm.data import packing
+from jaxfm.data.text import packing
 from jaxfm.errors import UserError
 
 _READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 
 Batch = dict[str, np.ndarray]
 # Size of a batch over all hosts -> which of its rows this host makes, ascending (`parallel.mesh.host_rows`).
-Share = Callable[[int], np.ndarray]
+HostRows = Callable[[int], np.ndarray]
 
 
 class Rows(Protocol):
@@ -115,7 +115,7 @@ class TrainBatches:
         seed: int,
         first_batch_size: int = 0,
         warmup_steps: int = 0,
-        share: Share = np.arange,
+        host_rows: HostRows = np.arange,
     ) -> None:
         """`batch_size` counts rows over all hosts; see `BatchSizes` for how it may grow.
 
@@ -124,14 +124,14 @@ class TrainBatches:
         assert len(rows) > 0, "no rows to train on"
         self._rows = rows
         self._sizes = BatchSizes(batch_size, first=first_batch_size, warmup_steps=warmup_steps)
-        self._share = functools.cache(share)
+        self._host_rows = functools.cache(host_rows)
         # A batch is made in a thread; two epochs meet in a batch, and read-ahead may be one further.
         self._order = functools.lru_cache(maxsize=4)(functools.partial(packing.shuffled, len(rows), seed))
 
     def batch(self, step: int) -> Batch:
         """This host's rows of the batch of `step`: int32 arrays [rows, T]."""
         assert step >= 0
-        positions = self._sizes.rows_before(step) + self._share(self._sizes.size(step))
+        positions = self._sizes.rows_before(step) + self._host_rows(self._sizes.size(step))
         epochs, within = np.divmod(positions, len(self._rows))
         index = np.empty_like(positions)
         for epoch in np.unique(epochs):
@@ -169,12 +169,12 @@ class TrainBatches:
             yield from batches
 
 
-def eval_batches(rows: Rows, batch_size: int, share: Share = np.arange) -> Iterator[Batch]:
+def eval_batches(rows: Rows, batch_size: int, host_rows: HostRows = np.arange) -> Iterator[Batch]:
     """Yields every row once, in order, in batches of one shape; empty rows fill up the last one.
 
     Row r of the data is row r % B of global batch r // B, of which this host makes its share, int32 [rows, T].
     """
-    own = share(batch_size)
+    own = host_rows(batch_size)
     empty = {"tokens": rows.pad_id, "labels": -1}
     for first in range(0, len(rows), batch_size):
         here = first + own[first + own < len(rows)]

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub.families import FAMILIES
-from jaxfm.models.presets import EncoderConfig
 
 # Above all published encoders by an order of magnitude; what is larger is a slip, and would be taken for memory.
 _MOST = {

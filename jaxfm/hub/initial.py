@@ -6,11 +6,11 @@ import pathlib
 import numpy as np
 
 from jaxfm.config import ModelConfig
-from jaxfm.data.tokenization import VOCABULARY_FILES, load_tokenizer
+from jaxfm.core.encoder_config import EncoderConfig, preset
+from jaxfm.data.text.tokenization import VOCABULARY_FILES, load_tokenizer
 from jaxfm.errors import UserError
 from jaxfm.hub.locate import locate
 from jaxfm.hub.weights import read_checkpoint, read_config
-from jaxfm.models.presets import EncoderConfig, preset
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,11 +15,11 @@ import numpy as np
 import safetensors.numpy
 
 from jaxfm import files
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
 from jaxfm.hub.families import FAMILIES, Tensor
 from jaxfm.hub.locate import SCHEMES, locate
 from jaxfm.hub.weights import encoder_tensors
-from jaxfm.models.presets import EncoderConfig
 
 ADAPTER_CONFIG, ADAPTER_TENSORS = "adapter_config.json", "adapter_model.safetensors"
 # Head of transformers' class -> peft's TaskType.

@@ -12,10 +12,10 @@ import safetensors
 import safetensors.numpy
 
 from jaxfm import files
+from jaxfm.core.encoder_config import EncoderConfig, has_padded_rows
 from jaxfm.errors import UserError
 from jaxfm.hub.config_json import encoder_config, labels_of
 from jaxfm.hub.families import CLASSIFIER_HEAD, FAMILIES, Family, Tensor, present
-from jaxfm.models.presets import EncoderConfig, has_padded_rows
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Small trained parts beside frozen weights: low-rank updates, bottleneck adapters, prefixes of attention.
 
-Their parameters are stacked like the layers they belong to, and are named by `is_added`.
+Their parameters are stacked like the layers they belong to, and are named by `is_adapter_param`.
 """
 
 # B batch, T tokens, D model, N heads, H head dim, R rank, P prefix, L layers
@@ -16,17 +16,17 @@ import numpy as np
 from flax import nnx
 
 from jaxfm.config import AdaptConfig, LoraConfig
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.models.activations import gelu
-from jaxfm.models.presets import EncoderConfig
-from jaxfm.models.products import add_bias, contract, dot_general
+from jaxfm.models.products import add_bias, dot_general, tensordot
 from jaxfm.parallel.mesh import with_axes
 
 _NO_LOW_RANK: dict[str, Any] = {"lora_rank": 0, "lora_alpha": EncoderConfig.lora_alpha, "lora_targets": ()}
 _ADDED = re.compile(r"/(lora|prefix|attention_adapter|ffn_adapter)/")
 
 
-def is_added(path: str) -> bool:
+def is_adapter_param(path: str) -> bool:
     """Whether the parameter of that path is a low-rank update, an adapter or a prefix."""
     return _ADDED.search(path) is not None
 
@@ -52,8 +52,8 @@ class LowRank(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns what is added to the linear map's output, in the dtype of `x`."""
-        low = contract(x, self.a[...].astype(x.dtype), self.inputs)
-        return contract(low * self.scale, self.b[...].astype(x.dtype), 1)
+        low = tensordot(x, self.a[...].astype(x.dtype), self.inputs)
+        return tensordot(low * self.scale, self.b[...].astype(x.dtype), 1)
 
 
 class Linear(nnx.LinearGeneral):
@@ -90,7 +90,7 @@ class Linear(nnx.LinearGeneral):
         """Applies the map to the last axes of `inputs`."""
         assert out_sharding is None and self.dtype is not None
         x, kernel = inputs.astype(self.dtype), self.kernel[...].astype(self.dtype)
-        y = contract(x, kernel, len(self.in_features))
+        y = tensordot(x, kernel, len(self.in_features))
         if self.bias is not None:
             y = add_bias(y, self.bias[...])
         return y if self.lora is None else y + self.lora(inputs.astype(y.dtype))
@@ -146,7 +146,7 @@ class Prefix(nnx.Module):
         return self.keys[...].astype(dtype), self.values[...].astype(dtype)
 
 
-def adapted(encoder: EncoderConfig, config: AdaptConfig) -> EncoderConfig:
+def with_adapters(encoder: EncoderConfig, config: AdaptConfig) -> EncoderConfig:
     """Returns the encoder with the parts that `config` adds; adapters and prefixes that it has already are kept.
 
     Raises:
@@ -196,7 +196,7 @@ def merge_low_rank(
     return dataclasses.replace(encoder, **_NO_LOW_RANK), merged
 
 
-def bare(encoder: EncoderConfig) -> EncoderConfig:
+def without_adapters(encoder: EncoderConfig) -> EncoderConfig:
     """Returns the encoder's shape without anything added."""
     return dataclasses.replace(encoder, **_NO_LOW_RANK, adapter_size=0, prefix_length=0)
 

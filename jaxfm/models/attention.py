@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxfm.models.dropout import drop, kept
-from jaxfm.models.kernels import KERNELS, XLA, Choice, Need, choose, fused_attention, needs
-from jaxfm.models.presets import EncoderConfig
-from jaxfm.models.products import product
+from jaxfm.core.build import AttentionConfig
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.models.dropout import apply_dropout, dropout_mask
+from jaxfm.models.kernels import KERNELS, XLA, AttentionProblem, choose, fused_attention, needs
+from jaxfm.models.products import einsum
 from jaxfm.parallel import target
 from jaxfm.parallel.mesh import constrain
 
@@ -20,7 +21,7 @@ from jaxfm.parallel.mesh import constrain
 MASKED = -1e30
 
 
-class Sight(NamedTuple):
+class AttentionSpec(NamedTuple):
     """What the queries of a batch see, and the path by which `attend` computes it.
 
     Attributes:
@@ -33,33 +34,37 @@ class Sight(NamedTuple):
 
     path: str
     segment_ids: jax.Array
-    reach: int
+    window_radius: int
     mask: jax.Array | None
     chunk: int
 
 
-def sights(
+def attention_specs(
     encoder: EncoderConfig,
-    choice: Choice,
+    choice: AttentionConfig,
     dtype: Any,
     segment_ids_BT: jax.Array,
     positions_BT: jax.Array,
     *,
     training: bool,
-) -> tuple[Sight, ...]:
+) -> tuple[AttentionSpec, ...]:
     """Returns what layers see: those of the whole segment, then, if there are any, those of a local window.
 
     Raises:
       UserError: the path that was asked for cannot compute this (`kernels.choose`).
     """
 
-    def one(path: str, need: Need) -> Sight:
-        reach = need.reach
-        if path != XLA and not KERNELS[path].wants_mask(need):
-            return Sight(path, segment_ids_BT, reach, None, 0)
-        chunk = chunk_length(segment_ids_BT.shape[1], reach) if reach and path == XLA else 0
-        mask = local_mask(segment_ids_BT, positions_BT, reach, chunk) if reach else segment_mask(segment_ids_BT)
-        return Sight(path, segment_ids_BT, reach, mask, chunk)
+    def one(path: str, need: AttentionProblem) -> AttentionSpec:
+        window_radius = need.window_radius
+        if path != XLA and not KERNELS[path].needs_mask(need):
+            return AttentionSpec(path, segment_ids_BT, window_radius, None, 0)
+        chunk = chunk_length(segment_ids_BT.shape[1], window_radius) if window_radius and path == XLA else 0
+        mask = (
+            local_mask(segment_ids_BT, positions_BT, window_radius, chunk)
+            if window_radius
+            else segment_mask(segment_ids_BT)
+        )
+        return AttentionSpec(path, segment_ids_BT, window_radius, mask, chunk)
 
     mesh, tokens = jax.sharding.get_abstract_mesh(), segment_ids_BT.shape[1]
     asked = needs(encoder, choice, dtype, tokens, mesh, training=training)
@@ -70,7 +75,7 @@ def attend(
     q_BTNH: jax.Array,
     k_BTNH: jax.Array,
     v_BTNH: jax.Array,
-    sight: Sight,
+    sight: AttentionSpec,
     *,
     prefix: tuple[jax.Array, jax.Array] | None = None,
     dropout_rate: float = 0.0,
@@ -85,7 +90,7 @@ def attend(
         more = {"prefix": prefix, "dropout_rate": dropout_rate, "dropout_key": dropout_key}
         return masked_attention(q_BTNH, k_BTNH, v_BTNH, sight.mask, chunk=sight.chunk, **more)
     assert prefix is None and (dropout_key is None or dropout_rate == 0.0), "see kernels.choose"
-    kernel, seen = KERNELS[sight.path], (sight.segment_ids, sight.mask, sight.reach)
+    kernel, seen = KERNELS[sight.path], (sight.segment_ids, sight.mask, sight.window_radius)
     return fused_attention(kernel, q_BTNH, k_BTNH, v_BTNH, *seen)
 
 
@@ -97,8 +102,8 @@ def segment_mask(segment_ids_BT: jax.Array) -> jax.Array:
     return (segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :])[:, None]
 
 
-def local_mask(segment_ids_BT: jax.Array, positions_BT: jax.Array, reach: int, chunk: int) -> jax.Array:
-    """Returns True where query and key are of one segment and at most `reach` positions apart.
+def local_mask(segment_ids_BT: jax.Array, positions_BT: jax.Array, window_radius: int, chunk: int) -> jax.Array:
+    """Returns True where query and key are of one segment and at most `window_radius` positions apart.
 
     The result is bool [B, 1, T, T], or [B, C, 1, W, 3 W] for `masked_attention` with chunk = W >= reach.
     """
@@ -110,13 +115,13 @@ def local_mask(segment_ids_BT: jax.Array, positions_BT: jax.Array, reach: int, c
         keys = [_with_neighbours(segment_ids_BT, chunk, -1), _with_neighbours(positions_BT, chunk, 0)]
     (query_segments, query_positions), (key_segments, key_positions) = queries, keys
     same = query_segments[..., :, None] == key_segments[..., None, :]
-    near = jnp.abs(query_positions[..., :, None] - key_positions[..., None, :]) <= reach
+    near = jnp.abs(query_positions[..., :, None] - key_positions[..., None, :]) <= window_radius
     return (same & near)[..., None, :, :]
 
 
-def chunk_length(tokens: int, reach: int) -> int:
+def chunk_length(tokens: int, window_radius: int) -> int:
     """Returns the length of chunks that pays for rows of `tokens`; 0: none does (a chunk sees three times its keys)."""
-    return reach if tokens > 4 * reach else 0
+    return window_radius if tokens > 4 * window_radius else 0
 
 
 def masked_attention(
@@ -152,7 +157,7 @@ def masked_attention(
         )
         mask = jnp.concatenate([mask, jnp.ones((*mask.shape[:-1], len(prefix[0])), bool)], axis=-1)
     weights = (*q_BTNH.shape[:-3], q_BTNH.shape[-2], q_BTNH.shape[-3], k_BTNH.shape[-3])
-    keep_BNTS = kept(weights, dropout_rate, dropout_key)
+    keep_BNTS = dropout_mask(weights, dropout_rate, dropout_key)
     return _masked_attention(q_BTNH, k_BTNH, v_BTNH, mask, keep_BNTS, dropout_rate)
 
 
@@ -171,9 +176,9 @@ def _masked_attention(
 def _forward(
     q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, mask: jax.Array, keep_BNTS: jax.Array | None, rate: float
 ) -> tuple[jax.Array, Any]:
-    scores_BNTS = product("...TNH,...SNH->...NTS", q_BTNH * q_BTNH.shape[-1] ** -0.5, k_BSNH, jnp.float32)
+    scores_BNTS = einsum("...TNH,...SNH->...NTS", q_BTNH * q_BTNH.shape[-1] ** -0.5, k_BSNH, jnp.float32)
     weights_BNTS = jax.nn.softmax(jnp.where(mask, scores_BNTS, MASKED), axis=-1).astype(v_BSNH.dtype)
-    context_BTNH = product("...NTS,...SNH->...TNH", drop(weights_BNTS, rate, keep_BNTS), v_BSNH)
+    context_BTNH = einsum("...NTS,...SNH->...TNH", apply_dropout(weights_BNTS, rate, keep_BNTS), v_BSNH)
     return context_BTNH, (q_BTNH, k_BSNH, v_BSNH, keep_BNTS, weights_BNTS, context_BTNH)
 
 
@@ -184,13 +189,13 @@ def _backward(rate: float, saved: Any, gradient_BTNH: jax.Array) -> tuple[jax.Ar
     mean_BNT1 = jnp.swapaxes(mean_BTN, -1, -2)[..., None]
     # On CPU a product gives f32 at no cost; elsewhere fewer bytes are written.
     dtype = jnp.float32 if target.platform() == "cpu" else v_BSNH.dtype
-    of_weights_BNTS = product("...TNH,...SNH->...NTS", gradient_BTNH, v_BSNH, dtype)
-    of_v_BSNH = product("...NTS,...TNH->...SNH", drop(weights_BNTS, rate, keep_BNTS), gradient_BTNH)
-    of_weights_BNTS = drop(of_weights_BNTS.astype(jnp.float32), rate, keep_BNTS)
+    of_weights_BNTS = einsum("...TNH,...SNH->...NTS", gradient_BTNH, v_BSNH, dtype)
+    of_v_BSNH = einsum("...NTS,...TNH->...SNH", apply_dropout(weights_BNTS, rate, keep_BNTS), gradient_BTNH)
+    of_weights_BNTS = apply_dropout(of_weights_BNTS.astype(jnp.float32), rate, keep_BNTS)
     of_scores_BNTS = (weights_BNTS.astype(jnp.float32) * (of_weights_BNTS - mean_BNT1)).astype(q_BTNH.dtype)
     scale = q_BTNH.shape[-1] ** -0.5
-    of_q_BTNH = product("...NTS,...SNH->...TNH", of_scores_BNTS, k_BSNH) * scale
-    of_k_BSNH = product("...NTS,...TNH->...SNH", of_scores_BNTS, q_BTNH * scale)
+    of_q_BTNH = einsum("...NTS,...SNH->...TNH", of_scores_BNTS, k_BSNH) * scale
+    of_k_BSNH = einsum("...NTS,...TNH->...SNH", of_scores_BNTS, q_BTNH * scale)
     return of_q_BTNH, of_k_BSNH, of_v_BSNH, None, None
 
 

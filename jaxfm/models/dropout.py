@@ -18,12 +18,12 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     One call of threefry serves four elements (16 bits each): the rate is met to 2^-16, and the scale uses the rate
     that is really met. What the calls count is the place in the array, so that the mask is the same on every mesh.
     """
-    return drop(x, rate, kept(x.shape, rate, key))
+    return apply_dropout(x, rate, dropout_mask(x.shape, rate, key))
 
 
 @jax.named_scope("dropout")
-def drop(x: jax.Array, rate: float, keep: jax.Array | None) -> jax.Array:
-    """Returns the elements of `x` that `kept` says, scaled so that the mean stays; of a gradient likewise."""
+def apply_dropout(x: jax.Array, rate: float, keep: jax.Array | None) -> jax.Array:
+    """Returns the elements of `x` that `dropout_mask` says, scaled so that the mean stays; of a gradient likewise."""
     if keep is None:
         return x
     dropped = round(rate * 65536)
@@ -31,7 +31,7 @@ def drop(x: jax.Array, rate: float, keep: jax.Array | None) -> jax.Array:
 
 
 @jax.named_scope("dropout")
-def kept(shape: tuple[int, ...], rate: float, key: jax.Array | None) -> jax.Array | None:
+def dropout_mask(shape: tuple[int, ...], rate: float, key: jax.Array | None) -> jax.Array | None:
     """Draws which elements of an array are kept, bool; None: all of them, as there is no key or no rate."""
     if key is None or rate == 0.0:
         return None

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.activations import gelu
-from jaxfm.models.adapters import bare
+from jaxfm.models.adapters import without_adapters
 from jaxfm.models.dropout import split_key
 from jaxfm.models.encoder import Encoder, apply_layers, make_layers
-from jaxfm.models.heads import TiedDecoder, Transform, outputs, square
-from jaxfm.models.presets import EncoderConfig
+from jaxfm.models.heads import TiedDecoder, Transform, dense, output_layer
 
 
 class Detector(nnx.Module):
@@ -22,8 +22,8 @@ class Detector(nnx.Module):
 
     def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
         """Makes both layers."""
-        self.dense = square(config, dtype, rngs)
-        self.head = outputs(config, 1, dtype, rngs)
+        self.dense = dense(config, dtype, rngs)
+        self.head = output_layer(config, 1, dtype, rngs)
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """Returns logits [B, T] in f32; above 0 stands for replaced."""
@@ -63,7 +63,7 @@ class ReplacedTokenModel(nnx.Module):
         self.encoder = Encoder(config, rngs, dtype=dtype, scan=scan, remat=remat)
         self.detector = Detector(config, dtype, rngs)
         # What adapts an encoder to a task is of no use to the generator, which is thrown away.
-        self.generator_config = dataclasses.replace(bare(config), num_layers=generator_layers)
+        self.generator_config = dataclasses.replace(without_adapters(config), num_layers=generator_layers)
         self.generator = Generator(self.generator_config, dtype, rngs)
 
     def hidden(self, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.dropout import dropout
 from jaxfm.models.norms import layer_norm
-from jaxfm.models.presets import EncoderConfig
 from jaxfm.parallel.mesh import constrain, with_axes
 
 
-def zero_behind(init: nnx.Initializer, rows: int) -> nnx.Initializer:
+def zero_padded_rows(init: nnx.Initializer, rows: int) -> nnx.Initializer:
     """Returns an initialiser of a table whose first `rows` rows are those of `init`, all others zero."""
 
     def make(key: jax.Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
@@ -39,7 +39,7 @@ class Embeddings(nnx.Module):
                 rows, config.hidden_size, dtype=dtype, embedding_init=with_axes(row_init, axis, "embed"), rngs=rngs
             )
 
-        self.word = table(config.padded_vocab_size, "vocab", zero_behind(init, config.vocab_size))
+        self.word = table(config.padded_vocab_size, "vocab", zero_padded_rows(init, config.vocab_size))
         learned = config.position_embedding == "learned"
         self.position = table(config.max_positions + config.position_offset, "positions") if learned else None
         self.type = table(config.type_vocab_size, "types") if config.type_vocab_size else None

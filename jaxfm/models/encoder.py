@@ -11,14 +11,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from jaxfm.core.build import AttentionConfig
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.activations import gelu
 from jaxfm.models.adapters import Bottleneck, Linear, Prefix
-from jaxfm.models.attention import Sight, attend, sights
+from jaxfm.models.attention import AttentionSpec, attend, attention_specs
 from jaxfm.models.dropout import dropout, split_key
 from jaxfm.models.embeddings import Embeddings
-from jaxfm.models.kernels import AUTO, Choice
+from jaxfm.models.kernels import AUTO
 from jaxfm.models.norms import layer_norm
-from jaxfm.models.presets import EncoderConfig
 from jaxfm.models.products import WITH_WEIGHTS
 from jaxfm.models.rotary import Rotation, rotate, rotation
 from jaxfm.parallel.mesh import constrain, stack_metadata
@@ -28,7 +29,7 @@ from jaxfm.parallel.mesh import constrain, stack_metadata
 _KEPT = {"dots": jax.checkpoint_policies.save_only_these_names(WITH_WEIGHTS), "full": None}
 
 
-class View(NamedTuple):
+class LayerInputs(NamedTuple):
     """What the attention of a layer sees of a batch.
 
     Attributes:
@@ -36,7 +37,7 @@ class View(NamedTuple):
       rotation: of queries and keys; None where positions are learned.
     """
 
-    sight: Sight
+    sight: AttentionSpec
     rotation: Rotation | None
 
 
@@ -64,20 +65,22 @@ class Attention(nnx.Module):
         self.prefix = Prefix(config, rngs) if config.prefix_length else None
         self.dropout_rate = config.attention_dropout
 
-    def __call__(self, x_BTD: jax.Array, view: View, key: jax.Array | None) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, layer_inputs: LayerInputs, key: jax.Array | None) -> jax.Array:
         """Returns [B, T, D]."""
         q_BTNH, k_BTNH, v_BTNH = self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
-        if view.rotation is not None:
-            q_BTNH, k_BTNH = rotate(q_BTNH, view.rotation), rotate(k_BTNH, view.rotation)
+        if layer_inputs.rotation is not None:
+            q_BTNH, k_BTNH = rotate(q_BTNH, layer_inputs.rotation), rotate(k_BTNH, layer_inputs.rotation)
         own = ("batch", "tokens", "heads", "head_dim")
         q_BTNH, k_BTNH, v_BTNH = (constrain(x_BTNH, *own) for x_BTNH in (q_BTNH, k_BTNH, v_BTNH))
-        if not view.sight.chunk:  # every part of a row sees all keys of it; in chunks it needs its neighbours' alone
+        if (
+            not layer_inputs.sight.chunk
+        ):  # every part of a row sees all keys of it; in chunks it needs its neighbours' alone
             k_BTNH, v_BTNH = (constrain(x_BTNH, "batch", "keys", "heads", "head_dim") for x_BTNH in (k_BTNH, v_BTNH))
         context_BTNH = attend(
             q_BTNH,
             k_BTNH,
             v_BTNH,
-            view.sight,
+            layer_inputs.sight,
             prefix=None if self.prefix is None else self.prefix(q_BTNH.dtype),
             dropout_rate=self.dropout_rate,
             dropout_key=key,
@@ -128,12 +131,12 @@ class EncoderLayer(nnx.Module):
         self.ffn_adapter = Bottleneck(config, dtype, rngs) if config.adapter_size else None
         self.dropout_rate = config.dropout
 
-    def __call__(self, stream: Any, view: View, key: jax.Array | None) -> Any:
+    def __call__(self, stream: Any, layer_inputs: LayerInputs, key: jax.Array | None) -> Any:
         """Returns the stream behind the layer: [B, T, D], or a pair of it for pre-norm."""
         weights_key, attention_key, ffn_key = split_key(key, 3)
         x_BTD, read_BTD = stream if self.pre_norm else (stream, stream)
         with jax.named_scope("attention"):
-            change_BTD = dropout(self.attention(read_BTD, view, weights_key), self.dropout_rate, attention_key)
+            change_BTD = dropout(self.attention(read_BTD, layer_inputs, weights_key), self.dropout_rate, attention_key)
             x_BTD = x_BTD + (change_BTD if self.attention_adapter is None else self.attention_adapter(change_BTD))
         if self.attention_norm is not None:
             x_BTD = self.attention_norm(x_BTD)
@@ -212,7 +215,7 @@ def apply_layers(
     scan: bool,
     remat: str = "none",
     frozen: int = 0,
-    attention: Choice = AUTO,
+    attention: AttentionConfig = AUTO,
 ) -> jax.Array:
     """Returns the hidden states [B, T, D] behind stacked layers; `x_BTD` are embeddings, `key` turns dropout on.
 
@@ -220,27 +223,27 @@ def apply_layers(
     the lowest `frozen` layers have no gradient; where the embeddings have none either, the backward pass ends there.
     Raises UserError where the kernel that `attention` asks for cannot compute these layers.
     """
-    seen = sights(config, attention, x_BTD.dtype, segment_ids_BT, positions_BT, training=key is not None)
-    views = _views(config, seen, positions_BT)
+    seen = attention_specs(config, attention, x_BTD.dtype, segment_ids_BT, positions_BT, training=key is not None)
+    layer_inputs_of_period = _layer_inputs(config, seen, positions_BT)
     graphdef, parameters = nnx.split(layers)
     keys = None if key is None else jax.random.split(key, config.num_layers)
     pre_norm = config.norm_placement == "pre"
-    period = len(views)
+    period = len(layer_inputs_of_period)
 
-    def with_view(view: View) -> Callable[[Any, nnx.State, jax.Array | None], Any]:
+    def with_layer_inputs(layer_inputs: LayerInputs) -> Callable[[Any, nnx.State, jax.Array | None], Any]:
         def one(stream: Any, layer: nnx.State, layer_key: jax.Array | None) -> Any:
-            return nnx.merge(graphdef, layer)(stream, view, layer_key)
+            return nnx.merge(graphdef, layer)(stream, layer_inputs, layer_key)
 
         # In a loop the compiler cannot find the forward pass' values again, so that no barrier is needed.
         return one if remat == "none" else jax.checkpoint(one, policy=_KEPT[remat], prevent_cse=not scan)
 
     def run(stream: Any, first: int, last: int) -> Any:
         """Applies the layers first .. last - 1."""
-        own_views = [views[(first + index) % period] for index in range(period)]
+        own_inputs = [layer_inputs_of_period[(first + index) % period] for index in range(period)]
 
         def apply(stream: Any, some: list[tuple[nnx.State, jax.Array | None]]) -> tuple[Any, None]:
-            for (layer, layer_key), view in zip(some, own_views, strict=False):
-                stream = with_view(view)(stream, layer, layer_key)
+            for (layer, layer_key), layer_inputs in zip(some, own_inputs, strict=False):
+                stream = with_layer_inputs(layer_inputs)(stream, layer, layer_key)
             return stream, None
 
         own_parameters, own_keys = _part((parameters, keys), slice(first, last), config.num_layers)
@@ -261,16 +264,18 @@ def apply_layers(
 
 
 @jax.named_scope("attention")
-def _views(config: EncoderConfig, seen: tuple[Sight, ...], positions_BT: jax.Array) -> tuple[View, ...]:
+def _layer_inputs(
+    config: EncoderConfig, seen: tuple[AttentionSpec, ...], positions_BT: jax.Array
+) -> tuple[LayerInputs, ...]:
     """Returns what each layer of a period sees: the first the whole segment, the others a window."""
 
-    def view(sight: Sight, theta: float) -> View:
+    def layer_inputs(sight: AttentionSpec, theta: float) -> LayerInputs:
         rotary = config.position_embedding == "rope"
-        return View(sight, rotation(positions_BT, config.head_dim, theta) if rotary else None)
+        return LayerInputs(sight, rotation(positions_BT, config.head_dim, theta) if rotary else None)
 
     whole, *local = seen
-    others = [view(sight, config.local_rope_theta) for sight in local] * (config.global_every - 1)
-    return (view(whole, config.global_rope_theta), *others)
+    others = [layer_inputs(sight, config.local_rope_theta) for sight in local] * (config.global_every - 1)
+    return (layer_inputs(whole, config.global_rope_theta), *others)
 
 
 def _part(stacked: Any, layers: slice, length: int) -> Any:

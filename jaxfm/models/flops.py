@@ -5,7 +5,7 @@
 import fnmatch
 
 from jaxfm.config import AdaptConfig, Config
-from jaxfm.models.presets import EncoderConfig
+from jaxfm.core.encoder_config import EncoderConfig
 
 
 def flops_per_token(config: Config, encoder: EncoderConfig, classes: int = 0) -> float:

@@ -8,17 +8,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.activations import gelu
 from jaxfm.models.attention import MASKED
 from jaxfm.models.dropout import dropout
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.norms import layer_norm
-from jaxfm.models.presets import EncoderConfig
-from jaxfm.models.products import dot_general, product
+from jaxfm.models.products import dot_general, einsum
 from jaxfm.parallel.mesh import constrain, with_axes
 
 
-def square(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
+def dense(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
     """The dense layer, D to D, that heads begin with."""
     return nnx.Linear(
         config.hidden_size,
@@ -32,7 +32,7 @@ def square(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linea
     )
 
 
-def outputs(config: EncoderConfig, count: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
+def output_layer(config: EncoderConfig, count: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
     """The last layer of a head, D to so many classes or numbers."""
     return nnx.Linear(
         config.hidden_size,
@@ -50,7 +50,7 @@ class Transform(nnx.Module):
 
     def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
         """Makes the layer."""
-        self.dense = square(config, dtype, rngs)
+        self.dense = dense(config, dtype, rngs)
         self.norm = layer_norm(config, dtype, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -74,7 +74,7 @@ class TiedDecoder(nnx.Module):
         """Returns logits [B, P, V] in f32, V the padded vocabulary."""
         table_VD = table_VD.astype(x_BPD.dtype)
         x_BPD = constrain(x_BPD, "batch", "places", "features")
-        logits_BPV = product("BPD,VD->BPV", x_BPD, table_VD, jnp.float32)
+        logits_BPV = einsum("BPD,VD->BPV", x_BPD, table_VD, jnp.float32)
         # By way of the bias it costs nothing: the rows of the table are zero there.
         bias_V = jnp.where(jnp.arange(len(table_VD)) < self.vocab_size, self.bias[...], MASKED)
         return constrain(logits_BPV + bias_V, "batch", "places", "vocab")
@@ -136,8 +136,8 @@ class SequenceClassifier(nnx.Module):
         self.encoder = Encoder(config, rngs, dtype=dtype, scan=scan, remat=remat)
         self.transform = Transform(config, dtype, rngs) if config.classifier_transform else None
         pools = pooling == "cls" and not config.classifier_transform
-        self.pooler = square(config, dtype, rngs) if pools else None
-        self.head = outputs(config, num_outputs, dtype, rngs)
+        self.pooler = dense(config, dtype, rngs) if pools else None
+        self.head = output_layer(config, num_outputs, dtype, rngs)
         self.activation = jnp.tanh if config.pooler == "tanh" else gelu
         self.pooling, self.segments, self.dropout_rate = pooling, segments, config.dropout
 
@@ -191,7 +191,7 @@ class TokenClassifier(nnx.Module):
         """Makes encoder and head; logits are always f32."""
         self.encoder = Encoder(config, rngs, dtype=dtype, scan=scan, remat=remat)
         self.transform = Transform(config, dtype, rngs) if config.classifier_transform else None
-        self.head = outputs(config, num_classes, dtype, rngs)
+        self.head = output_layer(config, num_classes, dtype, rngs)
         self.dropout_rate = config.dropout
 
     def __call__(self, batch: dict[str, jax.Array], *, key: jax.Array | None = None) -> jax.Array:

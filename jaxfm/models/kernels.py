@@ -14,34 +14,22 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 
+from jaxfm.core.build import AttentionConfig
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
-from jaxfm.models.presets import EncoderConfig
 from jaxfm.parallel import target
-from jaxfm.parallel.mesh import fitting, spec
+from jaxfm.parallel.mesh import drop_indivisible_axes, spec
 
 XLA = "xla"
 # A TPU's registers have so many lanes; splash attention works on blocks of as many keys, or a multiple.
 _LANES = 128
 
 
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """What a run says of attention.
-
-    Attributes:
-      path: `config.model.attention`.
-      one_segment: every row holds one segment, from its first token on (`config.data.packed` is False).
-    """
-
-    path: str = "auto"
-    one_segment: bool = False
-
-
-AUTO = Choice()
+AUTO = AttentionConfig()
 
 
 @dataclasses.dataclass(frozen=True)
-class Need:
+class AttentionProblem:
     """What a layer asks of attention.
 
     Attributes:
@@ -49,7 +37,7 @@ class Need:
       dtype: of queries, keys and values.
       tokens: T.
       head_dim: H.
-      one_segment: see `Choice`.
+      one_segment: see `AttentionConfig`.
       reach: tokens that a query sees to each side; 0: its whole segment.
       prefix: keys of a prefix, which every query sees.
       dropout: on the attention weights.
@@ -61,7 +49,7 @@ class Need:
     tokens: int
     head_dim: int
     one_segment: bool = False
-    reach: int = 0
+    window_radius: int = 0
     prefix: bool = False
     dropout: float = 0.0
     sequence_parts: int = 1
@@ -76,26 +64,26 @@ class Kernel:
       lacks: why it cannot compute what is needed on these platforms; None: it can.
       compute: (q, k, v [B, T, N, H], segment_ids [B, T], mask [B, 1, T, T] or None, reach) -> [B, T, N, H], on one
         device.
-      wants_mask: whether it is to be told as a mask what a query sees, as it cannot tell by segments and reach.
+      needs_mask: whether it is to be told as a mask what a query sees, as it cannot tell by segments and reach.
     """
 
     platforms: tuple[str, ...]
-    lacks: Callable[[Need], str | None]
+    unsupported_reason: Callable[[AttentionProblem], str | None]
     compute: Callable[..., jax.Array]
-    wants_mask: Callable[[Need], bool]
+    needs_mask: Callable[[AttentionProblem], bool]
 
 
 def needs(
     encoder: EncoderConfig,
-    choice: Choice,
+    choice: AttentionConfig,
     dtype: Any,
     tokens: int,
     mesh: Mesh | AbstractMesh,
     *,
     training: bool,
-) -> tuple[Need, ...]:
+) -> tuple[AttentionProblem, ...]:
     """Returns what the layers of an encoder ask for: those that see whole segments, then the local ones, if any."""
-    whole = Need(
+    whole = AttentionProblem(
         platform=target.platform(),
         dtype=jnp.dtype(dtype),
         tokens=tokens,
@@ -105,19 +93,21 @@ def needs(
         dropout=encoder.attention_dropout if training else 0.0,
         sequence_parts=mesh.shape.get("sequence", 1),
     )
-    reach = encoder.local_window // 2 if encoder.global_every > 1 else 0
-    return (whole, dataclasses.replace(whole, reach=reach)) if reach else (whole,)
+    window_radius = encoder.local_window // 2 if encoder.global_every > 1 else 0
+    return (whole, dataclasses.replace(whole, window_radius=window_radius)) if window_radius else (whole,)
 
 
-def reasons(need: Need) -> dict[str, str | None]:
+def reasons(need: AttentionProblem) -> dict[str, str | None]:
     """Returns for each kernel why it cannot compute what is needed; None where it can."""
     return {
-        name: kernel.lacks(need) if need.platform in kernel.platforms else f"does not run on {need.platform}"
+        name: kernel.unsupported_reason(need)
+        if need.platform in kernel.platforms
+        else f"does not run on {need.platform}"
         for name, kernel in KERNELS.items()
     }
 
 
-def choose(choice: Choice, need: Need) -> str:
+def choose(choice: AttentionConfig, need: AttentionProblem) -> str:
     """Returns the path to take, a name of KERNELS or "xla", which can compute anything.
 
     Raises:
@@ -128,7 +118,7 @@ def choose(choice: Choice, need: Need) -> str:
     if choice.path == "auto":
         return able[0] if able else XLA
     if choice.path != XLA and choice.path not in able:
-        layers = "layers with a local window" if need.reach else "this model"
+        layers = "layers with a local window" if need.window_radius else "this model"
         raise UserError(
             f"config.model.attention: {choice.path!r} cannot compute the attention of {layers}: {found[choice.path]}. "
             f"Nearest that can: {able[0] if able else XLA!r}; 'auto' takes the best one of each layer."
@@ -136,15 +126,17 @@ def choose(choice: Choice, need: Need) -> str:
     return choice.path
 
 
-def describe(choice: Choice, training: tuple[Need, ...], evaluation: tuple[Need, ...]) -> str:
+def describe(
+    choice: AttentionConfig, training: tuple[AttentionProblem, ...], evaluation: tuple[AttentionProblem, ...]
+) -> str:
     """Returns one line for the person who runs this: the path of each layer, and why it is no faster one.
 
     Raises:
       UserError: as `choose`.
     """
 
-    def one(need: Need) -> str:
-        path, where = choose(choice, need), " in layers with a local window" if need.reach else ""
+    def one(need: AttentionProblem) -> str:
+        path, where = choose(choice, need), " in layers with a local window" if need.window_radius else ""
         if choice.path != "auto" or path != XLA:
             return path + where
         missed = [f"{name}: {why}" for name, why in reasons(need).items() if need.platform in KERNELS[name].platforms]
@@ -161,7 +153,7 @@ def fused_attention(
     v_BTNH: jax.Array,
     segment_ids_BT: jax.Array,
     mask_B1TT: jax.Array | None,
-    reach: int,
+    window_radius: int,
 ) -> jax.Array:
     """Runs a kernel on every device's own rows and heads; returns [B, T, N, H].
 
@@ -170,18 +162,18 @@ def fused_attention(
     mesh = jax.sharding.get_abstract_mesh()
 
     def compute(*arrays: jax.Array | None) -> jax.Array:
-        return kernel.compute(*arrays, reach)
+        return kernel.compute(*arrays, window_radius)
 
     if mesh.empty or mesh.size == 1:
         return compute(q_BTNH, k_BTNH, v_BTNH, segment_ids_BT, mask_B1TT)
-    place = fitting(q_BTNH.shape, spec("batch", "keys", "heads", "head_dim"), mesh)
-    rows = fitting(segment_ids_BT.shape, spec("batch", "keys"), mesh)
-    squares = fitting(mask_B1TT.shape, spec("batch"), mesh) if mask_B1TT is not None else None
+    place = drop_indivisible_axes(q_BTNH.shape, spec("batch", "keys", "heads", "head_dim"), mesh)
+    rows = drop_indivisible_axes(segment_ids_BT.shape, spec("batch", "keys"), mesh)
+    squares = drop_indivisible_axes(mask_B1TT.shape, spec("batch"), mesh) if mask_B1TT is not None else None
     on_each = jax.shard_map(compute, in_specs=(place, place, place, rows, squares), out_specs=place, check_vma=False)
     return on_each(q_BTNH, k_BTNH, v_BTNH, segment_ids_BT, mask_B1TT)
 
 
-def _lacked_by_all(need: Need) -> str | None:
+def _lacked_by_all(need: AttentionProblem) -> str | None:
     """What no fused kernel here can do."""
     if need.dropout:
         return (
@@ -195,7 +187,7 @@ def _lacked_by_all(need: Need) -> str | None:
     return None
 
 
-def _lacked_by_cudnn(need: Need) -> str | None:
+def _lacked_by_cudnn(need: AttentionProblem) -> str | None:
     capability = target.cuda_capability()
     if capability is None or capability < (8, 0):
         # Its version and the GPU's decide what it can compute, and JAX asks both while it traces.
@@ -210,9 +202,9 @@ def _lacked_by_cudnn(need: Need) -> str | None:
     return _lacked_by_all(need)
 
 
-def _needs_mask_for_cudnn(need: Need) -> bool:
+def _needs_mask_for_cudnn(need: AttentionProblem) -> bool:
     """It has neither segments nor windows to both sides; the length of a row's one segment it can be told."""
-    return need.reach > 0 or not need.one_segment
+    return need.window_radius > 0 or not need.one_segment
 
 
 def _cudnn(
@@ -221,14 +213,14 @@ def _cudnn(
     v_BTNH: jax.Array,
     segment_ids_BT: jax.Array,
     mask_B1TT: jax.Array | None,
-    reach: int,
+    window_radius: int,
 ) -> jax.Array:
     """Flash attention of cuDNN: by a mask, or over rows of one segment each and padding behind it.
 
     By a mask every block is computed, and 2 T bytes a query read for it; of [B, N, T, T] nothing is held. Without one,
     padding attends to the segment and not to other padding; nobody reads what comes of it.
     """
-    del reach  # the mask knows
+    del window_radius  # the mask knows
     if mask_B1TT is not None:
         return jax.nn.dot_product_attention(q_BTNH, k_BTNH, v_BTNH, mask=mask_B1TT, implementation="cudnn")
     real_BT = segment_ids_BT > 0
@@ -239,7 +231,7 @@ def _cudnn(
     return jax.nn.dot_product_attention(q_BTNH, k_BTNH, v_BTNH, key_value_seq_lengths=lengths_B, implementation="cudnn")
 
 
-def _lacked_by_splash(need: Need) -> str | None:
+def _lacked_by_splash(need: AttentionProblem) -> str | None:
     if need.dtype not in (jnp.bfloat16, jnp.float32):
         return f"computes in bf16 or f32, not in {need.dtype}"
     if need.tokens % _LANES:
@@ -253,7 +245,7 @@ def _splash(
     v_BTNH: jax.Array,
     segment_ids_BT: jax.Array,
     mask_B1TT: jax.Array | None,
-    reach: int,
+    window_radius: int,
     *,
     interpret: bool = False,
 ) -> jax.Array:
@@ -268,9 +260,9 @@ def _splash(
     assert mask_B1TT is None
     tokens, heads = q_BTNH.shape[1:3]
     square = (tokens, tokens)
-    mask = masks.LocalMask(square, (reach, reach), 0) if reach else masks.FullMask(square)
+    mask = masks.LocalMask(square, (window_radius, window_radius), 0) if window_radius else masks.FullMask(square)
     # Small blocks waste least at the edges of a window.
-    block = _LANES if reach else max(size for size in (_LANES, 2 * _LANES, 4 * _LANES) if tokens % size == 0)
+    block = _LANES if window_radius else max(size for size in (_LANES, 2 * _LANES, 4 * _LANES) if tokens % size == 0)
     names = (
         "block_q",
         "block_kv",

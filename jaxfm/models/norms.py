@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxfm.models.presets import EncoderConfig
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.parallel.mesh import with_axes
 
 

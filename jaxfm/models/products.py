@@ -16,7 +16,7 @@ from jaxfm.parallel import target
 WITH_WEIGHTS = "product_with_weights"
 
 
-def product(spec: str, x: jax.Array, y: jax.Array, dtype: Any = None) -> jax.Array:
+def einsum(spec: str, x: jax.Array, y: jax.Array, dtype: Any = None) -> jax.Array:
     """Returns the einsum of two arrays of one dtype, summed in f32 and rounded once to `dtype` (default: theirs).
 
     So are its gradients, whose own inputs are rounded to the dtype of `x` and `y` first: whatever their precision,
@@ -37,7 +37,7 @@ def product(spec: str, x: jax.Array, y: jax.Array, dtype: Any = None) -> jax.Arr
     return _product(spec, jnp.dtype(dtype or x.dtype), x, y)
 
 
-def contract(x: jax.Array, y: jax.Array, axes: int) -> jax.Array:
+def tensordot(x: jax.Array, y: jax.Array, axes: int) -> jax.Array:
     """Returns the `product` over the last `axes` axes of `x` and the first of `y`, as jnp.tensordot."""
     return dot_general(x, y, ((tuple(range(x.ndim - axes, x.ndim)), tuple(range(axes))), ((), ())))
 
@@ -56,7 +56,7 @@ def dot_general(
     for x_axis, y_axis in zip(x_axes, y_axes, strict=True):
         of_y[y_axis] = of_x[x_axis]
     result = [index for index in of_x if index not in of_y] + [index for index in of_y if index not in of_x]
-    return checkpoint_name(product(f"{of_x},{''.join(of_y)}->{''.join(result)}", x, y), WITH_WEIGHTS)
+    return checkpoint_name(einsum(f"{of_x},{''.join(of_y)}->{''.join(result)}", x, y), WITH_WEIGHTS)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -29,7 +29,7 @@ def write_report(
         "model": {"parameters", "trainable_parameters", "optimizer_bytes", "init"},
         "device", "versions": {package: version}}. More keys are kept; NaN and infinity become the strings "nan", "inf".
       tables: heading (mostly a split) -> tables under it.
-      plots: pictures inside WORKDIR, shown by relative path.
+      plots: images inside WORKDIR, shown by relative path.
 
     Raises TypeError or ValueError for a value JSON cannot hold, OSError when the disk is full.
     """

@@ -176,14 +176,14 @@ def agree(what: str, facts: Mapping[str, Any], *, soon: bool = False) -> None:
         raise UserError(verdict)
 
 
-def holds_everywhere(what: str, holds: bool) -> bool:
+def all_processes(what: str, holds: bool) -> bool:
     """Waits for all processes of the run to come here; says whether `holds` is true on all. `what` as for `agree`."""
     if _run is None:
         return holds
     return not _ask_process_0(what, {_HOLDS: holds})
 
 
-def least(what: str, value: int) -> int:
+def min_over_processes(what: str, value: int) -> int:
     """Waits for all processes of the run to come here; returns the least of their values. `what` as for `agree`."""
     if _run is None:
         return value
@@ -237,7 +237,7 @@ def _verdict(run: _Run, what: str, timeout: float) -> str:
     return f"the processes of this run do not agree: {'. '.join(found[:5])}.{more} Start all of them the same."
 
 
-class Together:
+class ProcessGroup:
     """Context manager around a program: whatever ends this process ends the whole run in order.
 
     A good end waits for all. A failure is told to the others before this process exits, which then needs `os._exit`:

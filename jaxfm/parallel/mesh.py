@@ -131,13 +131,9 @@ def batch_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def batch_shardings(shapes: Mapping[str, tuple[int, ...]], mesh: Mesh) -> dict[str, NamedSharding]:
-    """Returns the sharding of each field of a batch of such shapes.
-
-    All are cut along their rows; those of the shape of "tokens" [B, T], and only those, along their tokens as well.
-    """
-    by_token, by_row = (NamedSharding(mesh, spec("batch", *more)) for more in (("tokens",), ()))
-    return {name: by_token if shape == shapes["tokens"] else by_row for name, shape in shapes.items()}
+def batch_shardings(axes: Mapping[str, tuple[str, ...]], mesh: Mesh) -> dict[str, NamedSharding]:
+    """Returns the sharding of each field of a batch: along its rows, and along the axes of a row that are named."""
+    return {name: NamedSharding(mesh, spec("batch", *more)) for name, more in axes.items()}
 
 
 def host_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
@@ -184,24 +180,31 @@ def check_row_length(key: str, length: int, mesh: Mesh) -> None:
         )
 
 
-def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Puts this host's rows, as `host_rows` names them, on its devices as parts of the global batch."""
+def shard_batch(
+    batch: Mapping[str, np.ndarray], axes: Mapping[str, tuple[str, ...]], mesh: Mesh
+) -> dict[str, jax.Array]:
+    """Puts this host's rows, as `host_rows` names them, on its devices as parts of the global batch.
+
+    Args:
+      batch: arrays [rows, ...].
+      axes: the names of the axes of a row that may be cut, for each field (`core.batch.axes_of`).
+      mesh: of the run.
+    """
     shards = batch_shards(mesh)
     parts = host_rows(mesh, shards)
-    each = len(batch["tokens"]) // len(parts)
+    each = len(next(iter(batch.values()))) // len(parts)
     first_here = dict(zip((parts * each).tolist(), range(0, len(parts) * each, each), strict=True))
-    shapes = {name: (shards * each, *value.shape[1:]) for name, value in batch.items()}
 
-    def put(value: np.ndarray, shape: tuple[int, ...], sharding: NamedSharding) -> jax.Array:
+    def put(value: np.ndarray, sharding: NamedSharding) -> jax.Array:
         def part(index: tuple[slice, ...] | None) -> np.ndarray:
-            assert index is not None, "a place of the batch"
+            assert index is not None, "a part of the batch"
             first = first_here[index[0].start or 0]
             return value[(slice(first, first + each), *index[1:])]
 
-        return jax.make_array_from_callback(shape, sharding, part)
+        return jax.make_array_from_callback((shards * each, *value.shape[1:]), sharding, part)
 
-    shardings = batch_shardings(shapes, mesh)
-    return {name: put(value, shapes[name], shardings[name]) for name, value in batch.items()}
+    shardings = batch_shardings(axes, mesh)
+    return {name: put(value, shardings[name]) for name, value in batch.items()}
 
 
 def spec(*axes: str) -> PartitionSpec:
@@ -219,10 +222,10 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
     assert x.ndim == len(axes), f"{x.ndim} dimensions, but axes {axes}"
     if mesh.empty or mesh.size == 1:
         return x
-    return jax.lax.with_sharding_constraint(x, fitting(x.shape, spec(*axes), mesh))
+    return jax.lax.with_sharding_constraint(x, drop_indivisible_axes(x.shape, spec(*axes), mesh))
 
 
-def pin(tree: Any, places: Any) -> Any:
+def constrain_like(tree: Any, places: Any) -> Any:
     """Says that arrays lie as the abstract `places` do, and so their gradients, which else may be whole everywhere."""
     return jax.lax.with_sharding_constraint(tree, jax.tree.map(lambda place: place.sharding, places))
 
@@ -250,7 +253,7 @@ def build_abstract(make: Callable[[], nnx.Module], mesh: Mesh) -> tuple[nnx.Grap
     shapes = nnx.to_pure_dict(state)
     abstract = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, fitting(leaf.shape, sharding.spec, mesh))
+            leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, drop_indivisible_axes(leaf.shape, sharding.spec, mesh))
         ),
         shapes,
         shardings,
@@ -264,7 +267,7 @@ def initialise(make: Callable[[], nnx.Module]) -> dict[str, Any]:
         return nnx.to_pure_dict(nnx.split(make(), nnx.Param)[1])
 
 
-def fitting(shape: Sequence[int], axes: PartitionSpec, mesh: Mesh | AbstractMesh) -> PartitionSpec:
+def drop_indivisible_axes(shape: Sequence[int], axes: PartitionSpec, mesh: Mesh | AbstractMesh) -> PartitionSpec:
     """Leaves out mesh axes that do not divide their dimension (3 heads over 2 devices): it is whole there."""
 
     def parts(entry: Any) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from jaxfm.observe.hlo import Call, Module
+from jaxfm.analysis.hlo import Call, Module
 
 KINDS = (
     "all-reduce",

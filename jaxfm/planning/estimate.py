@@ -12,21 +12,21 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxfm.analysis import hlo
 from jaxfm.config import AUTO, Config
-from jaxfm.data.packing import BATCH_FIELDS
+from jaxfm.core.task import Objective
+from jaxfm.data.text.packing import BATCH_FIELDS
 from jaxfm.errors import UserError
 from jaxfm.models.flops import flops_per_token
-from jaxfm.observe import hlo
 from jaxfm.parallel import target
 from jaxfm.parallel.compilation import held_bytes
 from jaxfm.parallel.mesh import AXES, make_mesh
 from jaxfm.planning import hardware, roofline
+from jaxfm.planning.analytic import expected_collectives
 from jaxfm.planning.collectives import UNKNOWN, Collective, by_kind, collectives
 from jaxfm.planning.hardware import Place, Topology, describe_devices, places, target_of
 from jaxfm.planning.roofline import Links, Times
-from jaxfm.planning.without_compiler import expected_collectives
 from jaxfm.tasks import registry
-from jaxfm.tasks.task import Objective
 from jaxfm.training import initial
 from jaxfm.training.setup import TracedStep, trace_step
 from jaxfm.training.state import count_parameters

@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from jaxfm.observe import hlo
+from jaxfm.analysis import hlo
 from jaxfm.parallel.chips import Chip
 from jaxfm.planning.collectives import Collective
 from jaxfm.planning.hardware import Place, Topology

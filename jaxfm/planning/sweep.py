@@ -8,15 +8,15 @@ from typing import Any
 from jax.sharding import Mesh
 
 from jaxfm.config import REMAT, Config, MeshConfig
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
 from jaxfm.models.flops import flops_per_token
-from jaxfm.models.presets import EncoderConfig
 from jaxfm.observe.tables import Cell, Table
 from jaxfm.parallel.mesh import AXES, batch_shards, make_mesh
+from jaxfm.planning.analytic import expected_activations, expected_collectives, expected_compute
 from jaxfm.planning.estimate import Plan, Subject, links_of, make_plan
 from jaxfm.planning.hardware import Topology, describe_devices, places
 from jaxfm.planning.roofline import Times, cost_per_billion_tokens
-from jaxfm.planning.without_compiler import expected_activations, expected_collectives, expected_compute
 from jaxfm.training.state import count_parameters
 
 # Adam: parameters, two moments and a gradient, all f32.

@@ -13,30 +13,37 @@ import numpy as np
 from flax import nnx
 
 from jaxfm.config import Config
-from jaxfm.data.examples import Example, ExampleColumns, read_examples
-from jaxfm.data.glue import glue_set
-from jaxfm.data.packing import PackedRows
-from jaxfm.data.tokenization import check_tokenizer, load_tokenizer
-from jaxfm.data.windows import window_length
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.task import NOT_CALIBRATED, TOKENIZER_DIR, Evaluation, build_spec, read_task, write_task
+from jaxfm.data.records.examples import Example, ExampleColumns, read_examples
+from jaxfm.data.records.glue import glue_set
+from jaxfm.data.text.packing import PackedRows
+from jaxfm.data.text.tokenization import check_tokenizer, load_tokenizer
+from jaxfm.data.text.windows import window_length
 from jaxfm.errors import UserError, did_you_mean
+from jaxfm.evaluation.calibration import assess, fit_calibration, losses, probabilities, read_calibration
+from jaxfm.evaluation.classes import score_classes, score_labels, score_values, undefined_metrics
 from jaxfm.hub.initial import Initial
 from jaxfm.models.heads import SequenceClassifier
-from jaxfm.models.presets import EncoderConfig
 from jaxfm.observe.metrics import Sums, weighted
-from jaxfm.tasks.calibration import assess, fit_calibration, losses, probabilities, read_calibration
-from jaxfm.tasks.classifier import Classifier, ClassifierModel, EncodedExamples, encode, there, tokenize
+from jaxfm.tasks.classification_predictor import (
+    ClassifierPredictor,
+    ClassifierSpec,
+    EncodedExamples,
+    encode,
+    there,
+    tokenize,
+)
 from jaxfm.tasks.losses import (
     ClassLoss,
     LabelLoss,
-    apart_classes,
-    apart_labels,
-    apart_values,
     class_weights,
-    regularised,
+    squared_difference,
     squared_error,
+    symmetric_kl,
+    symmetric_kl_of_labels,
+    with_r_drop,
 )
-from jaxfm.tasks.scores import score_classes, score_labels, score_values, undefined_metrics
-from jaxfm.tasks.task import NOT_CALIBRATED, TOKENIZER_DIR, Evaluation, build_spec, read_task, write_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -56,8 +63,8 @@ _SOME_EXAMPLE = 16  # tokens
 
 
 @dataclasses.dataclass(frozen=True)
-class Classifying:
-    """A classifier and its loss (implements jaxfm.tasks.task.Objective).
+class ClassifierObjective:
+    """A classifier and its loss (implements jaxfm.core.task.Objective).
 
     Attributes:
       model: what is trained.
@@ -66,7 +73,7 @@ class Classifying:
       r_drop: weight of the disagreement of two passes; 0: one pass.
     """
 
-    model: ClassifierModel
+    model: ClassifierSpec
     class_loss: ClassLoss
     label_loss: LabelLoss
     r_drop: float
@@ -101,8 +108,8 @@ class Classifying:
                 return squared_error(outputs, labels, there(batch["segment_ids"], self.model.segments))
             return self.class_loss(outputs, labels) if kind == "single" else self.label_loss(outputs, labels)
 
-        apart = {"single": apart_classes, "multi": apart_labels, "regression": apart_values}[kind]
-        outputs, loss, weight = regularised(apply, one, apart, key, self.r_drop)
+        apart = {"single": symmetric_kl, "multi": symmetric_kl_of_labels, "regression": squared_difference}[kind]
+        outputs, loss, weight = with_r_drop(apply, one, apart, key, self.r_drop)
         sums: Sums = {}
         if kind != "regression":
             guess = jnp.argmax(outputs, axis=-1) if kind == "single" else (outputs > 0).astype(jnp.int32)
@@ -111,8 +118,8 @@ class Classifying:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassificationTask(Classifying):
-    """The same with the splits of one source (implements jaxfm.tasks.task.Task)."""
+class ClassificationTask(ClassifierObjective):
+    """The same with the splits of one source (implements jaxfm.core.task.Task)."""
 
     tokenizer: "PreTrainedTokenizerFast"
     examples: Mapping[str, tuple[Example, ...]]
@@ -122,14 +129,14 @@ class ClassificationTask(Classifying):
     name = "classification"
 
     @property
-    def choosing(self) -> Mapping[str, bool]:
+    def selection_metrics(self) -> Mapping[str, bool]:
         """Metrics that may choose a checkpoint -> is more better?"""
         if self.model.kind == "single":
             return _OF_CLASSES | (_OF_TWO if len(self.model.labels) == 2 else {})
         return _OF_LABELS if self.model.kind == "multi" else _OF_VALUES
 
     def outputs(self, model: SequenceClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """See ClassifierModel.outputs."""
+        """See ClassifierSpec.outputs."""
         return self.model.outputs(model, batch)
 
     def splits(self) -> tuple[str, ...]:
@@ -151,7 +158,7 @@ class ClassificationTask(Classifying):
     def score(
         self, split: str, outputs: Mapping[str, np.ndarray], calibration: Mapping[str, float] = NOT_CALIBRATED
     ) -> Evaluation:
-        """Scores a split; see jaxfm.tasks.scores for what is counted. The loss is that of outputs not calibrated."""
+        """Scores a split; see evaluation/classes.py for what is counted. The loss is that of outputs not calibrated."""
         model, examples = self.model, self.examples[split]
         outputs_EC = self.encoded[split].per_example(outputs["outputs"])
         gold = targets_of(model, examples)
@@ -171,15 +178,15 @@ class ClassificationTask(Classifying):
                 scores,
                 detail={**scores.detail, "calibration": assessed.detail},
                 tables=(*scores.tables, assessed.table),
-                pictures={**scores.pictures, **assessed.pictures},
+                plots={**scores.plots, **assessed.plots},
             )
         return Evaluation(
             metrics=scores.metrics,
             scores={**scores.metrics, **scores.detail},
             tables=scores.tables,
             predictions=_records(model, examples, found, self.encoded[split].cut),
-            resample=scores.resample,
-            pictures=scores.pictures,
+            bootstrap_data=scores.bootstrap_data,
+            plots=scores.plots,
         )
 
     def save(self, workdir: pathlib.Path) -> None:
@@ -232,32 +239,34 @@ def create(config: Config, initial: Initial) -> ClassificationTask:
     return ClassificationTask(model, class_loss, label_loss, config.loss.r_drop, tokenizer, examples, encoded, notes)
 
 
-def outline(config: Config, encoder: EncoderConfig) -> Classifying:
+def outline(config: Config, encoder: EncoderConfig) -> ClassifierObjective:
     """Builds model and loss without data or tokenizer, for shapes alone."""
     labels = ("score",) if config.classification.kind == "regression" else _SOME_CLASSES
     segments = max(config.data.row_length // _SOME_EXAMPLE, 1) if config.data.packed else 1
     model = _model(config, encoder, labels, pairs=False, segments=segments)
     plain = dataclasses.replace(config.loss, class_weights="")
-    return Classifying(model, *_losses(dataclasses.replace(config, loss=plain), labels, None), config.loss.r_drop)
+    return ClassifierObjective(
+        model, *_losses(dataclasses.replace(config, loss=plain), labels, None), config.loss.r_drop
+    )
 
 
-def keep_head(task: ClassificationTask, initial: Initial) -> dict[str, np.ndarray]:
+def select_params(task: ClassificationTask, initial: Initial) -> dict[str, np.ndarray]:
     """Returns the loaded parameters this task uses: the last layer only when its classes are the task's."""
     used = _used(task.model, initial)
     return {name: value for name, value in initial.params.items() if name.startswith(used)}
 
 
-def _used(model: ClassifierModel, initial: Initial) -> tuple[str, ...]:
+def _used(model: ClassifierSpec, initial: Initial) -> tuple[str, ...]:
     """Parts of a checkpoint that a classifier takes."""
     between = "transform/" if model.encoder.classifier_transform else "pooler/"
     dense = (between,) if model.encoder.classifier_transform or model.pooling == "cls" else ()
     return ("encoder/", *dense, *(("head/",) if initial.labels == model.labels else ()))
 
 
-def open_model(workdir: pathlib.Path) -> tuple[ClassifierModel, "PreTrainedTokenizerFast"]:
+def open_model(workdir: pathlib.Path) -> tuple[ClassifierSpec, "PreTrainedTokenizerFast"]:
     """Reads back what `save` wrote into a run directory."""
     values = read_task(workdir)
-    return build_spec(ClassifierModel, values), load_tokenizer(workdir / TOKENIZER_DIR)
+    return build_spec(ClassifierSpec, values), load_tokenizer(workdir / TOKENIZER_DIR)
 
 
 def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) -> ClassificationTask:
@@ -271,9 +280,9 @@ def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) ->
     return ClassificationTask(model, ClassLoss(), LabelLoss(), 0.0, tokenizer, examples, {split: encoded}, notes)
 
 
-def open_predictor(workdir: pathlib.Path) -> Classifier:
+def open_predictor(workdir: pathlib.Path) -> ClassifierPredictor:
     """Returns the classifier of a trained run, with the calibration that the run fitted."""
-    return Classifier(*open_model(workdir), read_calibration(workdir))
+    return ClassifierPredictor(*open_model(workdir), read_calibration(workdir))
 
 
 # A classifier knows all that an export needs.
@@ -281,7 +290,7 @@ open_exporter = open_predictor
 
 
 def encode_labelled(
-    model: ClassifierModel,
+    model: ClassifierSpec,
     tokenizer: "PreTrainedTokenizerFast",
     examples: Sequence[Example],
     seed: int | None,
@@ -297,7 +306,7 @@ def encode_labelled(
     return encode(model, tokenizer, _texts(examples), targets_of(model, examples), seed, tokenized)
 
 
-def targets_of(model: ClassifierModel, examples: Sequence[Example]) -> np.ndarray:
+def targets_of(model: ClassifierSpec, examples: Sequence[Example]) -> np.ndarray:
     """Returns class numbers int32 [E], 0 or 1 int32 [E, C], or numbers f32 [E]; UserError for an unseen class."""
     if model.kind == "regression":
         return np.asarray([example.target for example in examples], np.float32)
@@ -338,7 +347,7 @@ def _labels(kind: str, examples: Sequence[Example], source: str, positive: str) 
     return tuple(sorted(names, key=place))
 
 
-def _counts(model: ClassifierModel, examples: Sequence[Example]) -> np.ndarray:
+def _counts(model: ClassifierSpec, examples: Sequence[Example]) -> np.ndarray:
     targets = targets_of(model, examples)
     return np.bincount(targets, minlength=len(model.labels)) if model.kind == "single" else targets.sum(axis=0)
 
@@ -361,8 +370,8 @@ def _losses(config: Config, labels: Sequence[str], counts_C: np.ndarray | None) 
 
 def _model(
     config: Config, encoder: EncoderConfig, labels: tuple[str, ...], *, pairs: bool, segments: int
-) -> ClassifierModel:
-    return ClassifierModel(
+) -> ClassifierSpec:
+    return ClassifierSpec(
         kind=config.classification.kind,
         labels=labels,
         encoder=encoder,
@@ -393,7 +402,7 @@ def _cut_notes(split: str, encoded: EncodedExamples, window: int) -> list[str]:
     return [f"{split}: {count:,} examples cut to {window} tokens (the rest is not read)"] if count else []
 
 
-def _metric_notes(config: Config, model: ClassifierModel, valid: Sequence[Example]) -> list[str]:
+def _metric_notes(config: Config, model: ClassifierSpec, valid: Sequence[Example]) -> list[str]:
     """Says where the metric that is to choose a checkpoint cannot tell one from another."""
     if not valid:
         return []
@@ -407,7 +416,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _records(
-    model: ClassifierModel, examples: Sequence[Example], found: np.ndarray, cut_E: np.ndarray
+    model: ClassifierSpec, examples: Sequence[Example], found: np.ndarray, cut_E: np.ndarray
 ) -> Iterator[dict[str, Any]]:
     """Yields one record an example: the texts, whether they were cut, what was asked for and what was found."""
     for example, one, is_cut in zip(examples, found, cut_E, strict=True):

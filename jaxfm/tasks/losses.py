@@ -113,7 +113,7 @@ def class_weights(config: LossConfig, labels: Sequence[str], counts_C: np.ndarra
     return tuple(found.values())
 
 
-def regularised(
+def with_r_drop(
     apply: Callable[[jax.Array], jax.Array],
     loss: Loss,
     apart: Callable[[jax.Array, jax.Array], jax.Array],
@@ -133,18 +133,18 @@ def regularised(
     return first, (loss_1 + loss_2) / 2 + alpha * apart(first, second) * (weight > 0), weight
 
 
-def apart_classes(first: jax.Array, second: jax.Array) -> jax.Array:
+def symmetric_kl(first: jax.Array, second: jax.Array) -> jax.Array:
     """Returns the mean of both Kullback-Leibler divergences [...] between classes under logits [..., C]."""
     one, other = jax.nn.log_softmax(first), jax.nn.log_softmax(second)
     return ((jnp.exp(one) - jnp.exp(other)) * (one - other)).sum(axis=-1) / 2
 
 
-def apart_labels(first: jax.Array, second: jax.Array) -> jax.Array:
+def symmetric_kl_of_labels(first: jax.Array, second: jax.Array) -> jax.Array:
     """Returns the same [..., C] for labels that hold or not."""
     return (jax.nn.sigmoid(first) - jax.nn.sigmoid(second)) * (first - second) / 2
 
 
-def apart_values(first: jax.Array, second: jax.Array) -> jax.Array:
+def squared_difference(first: jax.Array, second: jax.Array) -> jax.Array:
     """Returns the squared difference of numbers."""
     return (first - second) ** 2
 

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfm.data.mask_vocabulary import MaskVocabulary
-from jaxfm.data.masked_rows import MaskedRows, make_masker, mask_eval_rows
-from jaxfm.data.masking import Masking
 from jaxfm.data.pipeline import Rows
+from jaxfm.data.text.mask_vocabulary import MaskVocabulary
+from jaxfm.data.text.masked_rows import MaskedRows, make_masker, mask_eval_rows
+from jaxfm.data.text.masking import Masking
 from jaxfm.errors import UserError
 from jaxfm.observe.metrics import Sums, weighted
 

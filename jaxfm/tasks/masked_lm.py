@@ -17,24 +17,24 @@ from flax import nnx
 
 from jaxfm import files
 from jaxfm.config import Config
-from jaxfm.data import masking
-from jaxfm.data.mask_vocabulary import MaskVocabulary, vocabulary_of
-from jaxfm.data.masked_rows import MaskedRows
-from jaxfm.data.masking import Masking
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.evaluation import BootstrapData, Units
+from jaxfm.core.task import NOT_CALIBRATED, TOKENIZER_DIR, Evaluation, read_task, write_task
+from jaxfm.data.corpora.pretraining import open_pretraining, open_split
 from jaxfm.data.pipeline import Rows
-from jaxfm.data.pretraining import open_pretraining, open_split
-from jaxfm.data.tokenization import check_tokenizer, load_tokenizer
+from jaxfm.data.text import masking
+from jaxfm.data.text.mask_vocabulary import MaskVocabulary, vocabulary_of
+from jaxfm.data.text.masked_rows import MaskedRows
+from jaxfm.data.text.masking import Masking
+from jaxfm.data.text.tokenization import check_tokenizer, load_tokenizer
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub.initial import Initial
 from jaxfm.models.heads import MaskedLM
-from jaxfm.models.presets import EncoderConfig
 from jaxfm.observe.metrics import Sums, weighted
 from jaxfm.observe.tables import Table
-from jaxfm.tasks.filler import Filler
-from jaxfm.tasks.guessing import guess_and_compare
+from jaxfm.tasks.fill_mask import FillMask
 from jaxfm.tasks.mask_shares import mask_notes, mask_split, mask_sums, row_counts, scored_part
-from jaxfm.tasks.resampling import Resample, Units
-from jaxfm.tasks.task import NOT_CALIBRATED, TOKENIZER_DIR, Evaluation, read_task, write_task
+from jaxfm.tasks.masked_predictions import masked_token_losses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -68,15 +68,15 @@ class Baseline:
 
 
 @dataclasses.dataclass(frozen=True)
-class HiddenTokens:
-    """An encoder with a vocabulary head and what it has to guess (implements jaxfm.tasks.task.Objective)."""
+class MaskedLMObjective:
+    """An encoder with a vocabulary head and what it has to guess (implements jaxfm.core.task.Objective)."""
 
     encoder: EncoderConfig
     vocabulary: MaskVocabulary
     masking: Masking
     ratios: tuple[float, float]
     z_loss: float
-    places_at_once: int
+    logits_chunk: int
 
     def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool, remat: str = "none") -> nnx.Module:
         """Builds encoder and head."""
@@ -96,8 +96,8 @@ class HiddenTokens:
         """
         mask_key, dropout_key = jax.random.split(key)
         masked = self.mask(batch, mask_key, progress)
-        found = guess_and_compare(
-            model, masked, self.limit(batch, self.masking.unit), dropout_key, at_once=self.places_at_once
+        found = masked_token_losses(
+            model, masked, self.limit(batch, self.masking.unit), dropout_key, at_once=self.logits_chunk
         )
         weight = found["weight"].sum()
         accuracy = weighted((found["right"] * found["weight"]).sum(), weight)
@@ -132,8 +132,8 @@ class HiddenTokens:
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedLMTask(HiddenTokens):
-    """The same over packed text (implements jaxfm.tasks.task.Task)."""
+class MaskedLMTask(MaskedLMObjective):
+    """The same over packed text (implements jaxfm.core.task.Task)."""
 
     tokenizer: "PreTrainedTokenizerFast"
     units: tuple[str, ...]
@@ -143,11 +143,11 @@ class MaskedLMTask(HiddenTokens):
     notes: tuple[str, ...]
 
     name = "masked_lm"
-    choosing = {"loss": False, "accuracy": True, "perplexity": False}
+    selection_metrics = {"loss": False, "accuracy": True, "perplexity": False}
 
     def outputs(self, model: MaskedLM, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns for the P first labelled tokens of each row: "place", "target" (-1: none), "predicted", "loss"."""
-        found = guess_and_compare(model, batch, self.limit(batch, *self.units), at_once=self.places_at_once)
+        found = masked_token_losses(model, batch, self.limit(batch, *self.units), at_once=self.logits_chunk)
         return {name: found[name] for name in ("place", "target", "predicted", "loss")}
 
     def splits(self) -> tuple[str, ...]:
@@ -185,16 +185,16 @@ class MaskedLMTask(HiddenTokens):
             scores=metrics | {"units": by_unit, **row_counts(rows)},
             tables=(_table(by_unit, f"{self.ratios[1]:.0%} of the text, by unit{scored_part(rows)}"),),
             predictions=self._records(split, outputs),
-            remarks=stuck(own),
-            resample=self.resample(outputs),
+            warnings=unigram_plateau_warning(own),
+            bootstrap_data=self.bootstrap_data(outputs),
         )
 
-    def resample(self, outputs: Mapping[str, np.ndarray]) -> Resample:
+    def bootstrap_data(self, outputs: Mapping[str, np.ndarray]) -> BootstrapData:
         """Returns loss, accuracy and perplexity as a function of the packed rows, under the masks of every unit."""
         there, right = outputs["target"] >= 0, outputs["target"] == outputs["predicted"]
         each = {"targets": there, "right": right & there, "loss": np.where(there, outputs["loss"], 0.0)}
-        return Resample(
-            unit="rows",
+        return BootstrapData(
+            sampling_unit="rows",
             units=row_sums(
                 self.units, outputs, {name: values.sum(axis=-1, dtype=np.float64) for name, values in each.items()}
             ),
@@ -279,12 +279,12 @@ def assemble(config: Config, initial: Initial, chosen: Masking, head_notes: tupl
     )
 
 
-def outline(config: Config, encoder: EncoderConfig) -> HiddenTokens:
+def outline(config: Config, encoder: EncoderConfig) -> MaskedLMObjective:
     """Builds model and loss without text or tokenizer, for shapes alone."""
     return assume(config, encoder, Masking(config.mask.unit, config.mask.mask_share, config.mask.random_share))
 
 
-def assume(config: Config, encoder: EncoderConfig, chosen: Masking) -> HiddenTokens:
+def assume(config: Config, encoder: EncoderConfig, chosen: Masking) -> MaskedLMObjective:
     """Builds what `assemble` does, but over a made-up vocabulary: a few special tokens, and every other a word."""
     index = np.arange(encoder.padded_vocab_size)
     maskable = (index > 4) & (index < encoder.vocab_size)
@@ -292,10 +292,12 @@ def assume(config: Config, encoder: EncoderConfig, chosen: Masking) -> HiddenTok
     return _hidden_tokens(config, encoder, vocabulary, chosen)
 
 
-def _hidden_tokens(config: Config, encoder: EncoderConfig, vocabulary: MaskVocabulary, chosen: Masking) -> HiddenTokens:
+def _hidden_tokens(
+    config: Config, encoder: EncoderConfig, vocabulary: MaskVocabulary, chosen: Masking
+) -> MaskedLMObjective:
     first, last = config.mask.ratio, config.mask.final_ratio
     ratios = (first, first if last is None else last)
-    return HiddenTokens(encoder, vocabulary, chosen, ratios, config.mask.z_loss, config.mask.places_at_once)
+    return MaskedLMObjective(encoder, vocabulary, chosen, ratios, config.mask.z_loss, config.mask.logits_chunk)
 
 
 def _check(config: Config, initial: Initial) -> None:
@@ -335,7 +337,7 @@ def _head_note(initial: Initial) -> tuple[str, ...]:
     return ("masked-LM head: new, the weights have none that can be used",)
 
 
-def keep_head(task: MaskedLMTask, initial: Initial) -> dict[str, np.ndarray]:
+def select_params(task: MaskedLMTask, initial: Initial) -> dict[str, np.ndarray]:
     """Returns the loaded parameters this task uses: the encoder and, where there is one, the vocabulary head."""
     del task
     used = ("encoder/", "transform/", "decoder/")
@@ -355,7 +357,7 @@ def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) ->
         masking=Masking(**values["masking"]),
         ratios=tuple(values["ratios"]),
         z_loss=0.0,
-        places_at_once=config.mask.places_at_once,
+        logits_chunk=config.mask.logits_chunk,
         units=tuple(values["units"]),
         training={},
         held_out={},
@@ -366,10 +368,10 @@ def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) ->
     return dataclasses.replace(task, held_out={split: mask_split(task, split, rows, config.eval.rows)})
 
 
-def open_predictor(workdir: pathlib.Path) -> Filler:
+def open_predictor(workdir: pathlib.Path) -> FillMask:
     """Returns what fills in masks with a trained run."""
     values = read_task(workdir)
-    return Filler(EncoderConfig(**values["encoder"]), load_tokenizer(workdir / TOKENIZER_DIR))
+    return FillMask(EncoderConfig(**values["encoder"]), load_tokenizer(workdir / TOKENIZER_DIR))
 
 
 # A filler knows all that an export needs.
@@ -404,7 +406,7 @@ def row_identity(
     return list(zip(*each, strict=True))
 
 
-def stuck(scores: Mapping[str, float]) -> tuple[str, ...]:
+def unigram_plateau_warning(scores: Mapping[str, float]) -> tuple[str, ...]:
     """Says so where the masked loss is still about what guessing by frequency reaches."""
     if not scores["loss"] > scores["unigram_loss"] - _STUCK:
         return ()

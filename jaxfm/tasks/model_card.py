@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jaxfm.data.words import FINE
+from jaxfm.data.text.words import FINE
 
 _LISTED = 50  # types that are named
 

@@ -13,26 +13,26 @@ import numpy as np
 from flax import nnx
 
 from jaxfm.config import Config
-from jaxfm.data.packing import PackedRows
-from jaxfm.data.resplit import choose_splitter, count_cut, found_entities, gold_entities, split_again
-from jaxfm.data.source_records import Columns
-from jaxfm.data.sources import TaggedSentence
-from jaxfm.data.tagged_holdout import read_splits
-from jaxfm.data.tokenization import check_tokenizer, encode_words, load_tokenizer
-from jaxfm.data.windows import window_length
-from jaxfm.data.words import COARSE
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.evaluation import BootstrapData
+from jaxfm.core.task import NOT_CALIBRATED, TOKENIZER_DIR, Evaluation, build_spec, read_task, write_task
+from jaxfm.data.records.source_records import Columns
+from jaxfm.data.records.sources import TaggedSentence
+from jaxfm.data.records.tagged_holdout import read_splits
+from jaxfm.data.text.packing import PackedRows
+from jaxfm.data.text.resplit import choose_splitter, count_cut, found_entities, gold_entities, split_again
+from jaxfm.data.text.tokenization import check_tokenizer, encode_words, load_tokenizer
+from jaxfm.data.text.windows import window_length
+from jaxfm.data.text.words import COARSE
 from jaxfm.errors import UserError, did_you_mean
+from jaxfm.evaluation import calibration as calibration_lib
+from jaxfm.evaluation import entities
 from jaxfm.hub.initial import Initial
 from jaxfm.models.heads import TokenClassifier
-from jaxfm.models.presets import EncoderConfig
 from jaxfm.observe import plots
 from jaxfm.observe.metrics import Sums, weighted
-from jaxfm.tasks import calibration as calibration_lib
-from jaxfm.tasks import entities
-from jaxfm.tasks.losses import ClassLoss, apart_classes, regularised
-from jaxfm.tasks.resampling import Resample
-from jaxfm.tasks.tagger import Encoded, NerModel, Tagger, encode
-from jaxfm.tasks.task import NOT_CALIBRATED, TOKENIZER_DIR, Evaluation, build_spec, read_task, write_task
+from jaxfm.tasks.losses import ClassLoss, symmetric_kl, with_r_drop
+from jaxfm.tasks.ner_predictor import Encoded, NerPredictor, NerSpec, encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -44,10 +44,10 @@ _USUAL_LABELS = ("O", *(f"{position}-{kind}" for kind in ("LOC", "MISC", "ORG", 
 
 
 @dataclasses.dataclass(frozen=True)
-class Tagging:
-    """A tagger and its loss (implements jaxfm.tasks.task.Objective)."""
+class NerObjective:
+    """A tagger and its loss (implements jaxfm.core.task.Objective)."""
 
-    model: NerModel
+    model: NerSpec
     class_loss: ClassLoss
     r_drop: float
 
@@ -69,10 +69,10 @@ class Tagging:
     ) -> tuple[jax.Array, tuple[jax.Array, Sums]]:
         """Cross-entropy summed over the words of the batch, the same all through a run; also "accuracy" over words."""
         del progress
-        logits_BTC, loss_BT, weight_BT = regularised(
+        logits_BTC, loss_BT, weight_BT = with_r_drop(
             lambda pass_key: model(dict(batch), key=pass_key),
             lambda logits_BTC: self.class_loss(logits_BTC, batch["labels"]),
-            apart_classes,
+            symmetric_kl,
             key,
             self.r_drop,
         )
@@ -81,8 +81,8 @@ class Tagging:
 
 
 @dataclasses.dataclass(frozen=True)
-class NerTask(Tagging):
-    """The same with the splits of one source (implements jaxfm.tasks.task.Task)."""
+class NerTask(NerObjective):
+    """The same with the splits of one source (implements jaxfm.core.task.Task)."""
 
     tokenizer: "PreTrainedTokenizerFast"
     sentences: Mapping[str, tuple[TaggedSentence, ...]]
@@ -90,10 +90,17 @@ class NerTask(Tagging):
     notes: tuple[str, ...]
 
     name = "ner"
-    choosing = {"f1": True, "precision": True, "recall": True, "macro_f1": True, "accuracy": True, "loss": False}
+    selection_metrics = {
+        "f1": True,
+        "precision": True,
+        "recall": True,
+        "macro_f1": True,
+        "accuracy": True,
+        "loss": False,
+    }
 
     def outputs(self, model: TokenClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """See NerModel.outputs."""
+        """See NerSpec.outputs."""
         return self.model.outputs(model, batch)
 
     def splits(self) -> tuple[str, ...]:
@@ -152,8 +159,8 @@ class NerTask(Tagging):
             | ({"entities_cut_by_words": cut} if any(sentence.marked for sentence in sentences) else {}),
             tables=(entities.entity_table(spans), entities.token_table(tokens), assessed.table),
             predictions=_records(sentences, predicted, np.split(probabilities, ends)),
-            resample=Resample(
-                unit="sentences",
+            bootstrap_data=BootstrapData(
+                sampling_unit="sentences",
                 units=units,
                 computed=entities.tagging_metrics,
                 identity=[
@@ -163,7 +170,7 @@ class NerTask(Tagging):
                 classes=tuple(sorted(labels)),
                 right=((right_NC == found_NC) & (right_NC == gold_NC)).all(axis=-1),
             ),
-            pictures=dict(assessed.pictures)
+            plots=dict(assessed.plots)
             | ({"per_type": lambda path: plots.plot_per_type(spans.per_type, path)} if spans.per_type else {}),
         )
 
@@ -221,14 +228,14 @@ def create(config: Config, initial: Initial) -> NerTask:
     return NerTask(model, class_loss, config.loss.r_drop, tokenizer, sentences, encoded, notes)
 
 
-def outline(config: Config, encoder: EncoderConfig) -> Tagging:
+def outline(config: Config, encoder: EncoderConfig) -> NerObjective:
     """Builds model and loss without data or tokenizer, for shapes alone."""
     class_loss = ClassLoss(config.loss.label_smoothing, config.loss.focal_gamma)
-    return Tagging(_model(config, encoder, _USUAL_LABELS, COARSE), class_loss, config.loss.r_drop)
+    return NerObjective(_model(config, encoder, _USUAL_LABELS, COARSE), class_loss, config.loss.r_drop)
 
 
-def _model(config: Config, encoder: EncoderConfig, labels: tuple[str, ...], splitter: str) -> NerModel:
-    return NerModel(
+def _model(config: Config, encoder: EncoderConfig, labels: tuple[str, ...], splitter: str) -> NerSpec:
+    return NerSpec(
         labels=labels,
         encoder=encoder,
         row_length=config.data.row_length,
@@ -239,22 +246,22 @@ def _model(config: Config, encoder: EncoderConfig, labels: tuple[str, ...], spli
     )
 
 
-def keep_head(task: NerTask, initial: Initial) -> dict[str, np.ndarray]:
+def select_params(task: NerTask, initial: Initial) -> dict[str, np.ndarray]:
     """Returns the loaded parameters this task uses: the head only when its labels are the task's."""
     used = _used(task.model, initial)
     return {name: value for name, value in initial.params.items() if name.startswith(used)}
 
 
-def _used(model: NerModel, initial: Initial) -> tuple[str, ...]:
+def _used(model: NerSpec, initial: Initial) -> tuple[str, ...]:
     """Parts of a checkpoint that a tagger takes."""
     transform = ("transform/",) if model.encoder.classifier_transform else ()
     return ("encoder/", *transform, *(("head/",) if initial.labels == model.labels else ()))
 
 
-def open_model(workdir: pathlib.Path) -> tuple[NerModel, "PreTrainedTokenizerFast"]:
+def open_model(workdir: pathlib.Path) -> tuple[NerSpec, "PreTrainedTokenizerFast"]:
     """Reads back what `save` wrote into a run directory."""
     values = read_task(workdir)
-    return build_spec(NerModel, values), load_tokenizer(workdir / TOKENIZER_DIR)
+    return build_spec(NerSpec, values), load_tokenizer(workdir / TOKENIZER_DIR)
 
 
 def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) -> NerTask:
@@ -268,9 +275,9 @@ def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) ->
     return NerTask(model, ClassLoss(), 0.0, tokenizer, {split: sentences}, {split: encoded}, (note,))
 
 
-def open_predictor(workdir: pathlib.Path) -> "Tagger":
+def open_predictor(workdir: pathlib.Path) -> "NerPredictor":
     """Returns the tagger of a trained run."""
-    return Tagger(*open_model(workdir), calibration_lib.read_calibration(workdir))
+    return NerPredictor(*open_model(workdir), calibration_lib.read_calibration(workdir))
 
 
 # A tagger knows all that an export needs.
@@ -278,7 +285,7 @@ open_exporter = open_predictor
 
 
 def encode_tagged(
-    model: NerModel,
+    model: NerSpec,
     tokenizer: "PreTrainedTokenizerFast",
     sentences: Sequence[TaggedSentence],
     seed: int | None,

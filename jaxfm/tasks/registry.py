@@ -9,12 +9,12 @@ from types import ModuleType
 import numpy as np
 
 from jaxfm.config import Config, EvalConfig
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.task import TASK_FILE, Exporter, Objective, Predictor, Task, read_task
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub.initial import Initial
-from jaxfm.models.adapters import adapted
-from jaxfm.models.presets import EncoderConfig
+from jaxfm.models.adapters import with_adapters
 from jaxfm.tasks import classification, masked_lm, ner, replaced_token
-from jaxfm.tasks.task import TASK_FILE, Exporter, Objective, Predictor, Task, read_task
 
 TASKS = {"classification": classification, "masked_lm": masked_lm, "ner": ner}
 # What else a task may minimise, by the name that `config.objective` gives.
@@ -27,14 +27,14 @@ def create(config: Config, initial: Initial) -> tuple[Task, Mapping[str, np.ndar
     Returns the task, its loaded parameters (path -> array; the others start at random) and notes for the log.
     """
     module = _of_config(config)
-    initial = dataclasses.replace(initial, encoder=adapted(initial.encoder, config.adapt))
+    initial = dataclasses.replace(initial, encoder=with_adapters(initial.encoder, config.adapt))
     task = module.create(config, initial)
-    return task, module.keep_head(task, initial), task.notes
+    return task, module.select_params(task, initial), task.notes
 
 
 def outline(config: Config, encoder: EncoderConfig) -> Objective:
     """Builds a run's model and loss for an encoder's shape, without data, weights or tokenizer."""
-    return _of_config(config).outline(config, adapted(encoder, config.adapt))
+    return _of_config(config).outline(config, with_adapters(encoder, config.adapt))
 
 
 def reopen(workdir: pathlib.Path, config: Config, source: str, split: str) -> Task:

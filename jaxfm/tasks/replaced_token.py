@@ -18,21 +18,21 @@ import numpy as np
 from flax import nnx
 
 from jaxfm.config import Config
-from jaxfm.data.masking import Masking
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.evaluation import BootstrapData, Units
+from jaxfm.core.task import NOT_CALIBRATED, TOKENIZER_DIR, Evaluation, read_task
 from jaxfm.data.pipeline import Rows
-from jaxfm.data.tokenization import load_tokenizer
+from jaxfm.data.text.masking import Masking
+from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError
 from jaxfm.hub.families import FAMILIES
 from jaxfm.hub.initial import Initial
 from jaxfm.models.electra import ReplacedTokenModel
-from jaxfm.models.presets import EncoderConfig
 from jaxfm.observe.metrics import Sums, weighted
 from jaxfm.observe.tables import Table
-from jaxfm.tasks import guessing, mask_shares, masked_lm
-from jaxfm.tasks.masked_lm import HiddenTokens, MaskedLMTask
-from jaxfm.tasks.replacement_finder import ReplacementFinder
-from jaxfm.tasks.resampling import Resample, Units
-from jaxfm.tasks.task import NOT_CALIBRATED, TOKENIZER_DIR, Evaluation, read_task
+from jaxfm.tasks import mask_shares, masked_lm, masked_predictions
+from jaxfm.tasks.masked_lm import MaskedLMObjective, MaskedLMTask
+from jaxfm.tasks.replaced_token_predictor import ReplacedTokenPredictor
 
 # What a held-out row's samples are drawn with never changes, so that runs are scored on like replacements.
 _EVALUATION_SEED = 20200323
@@ -43,8 +43,8 @@ _OTHER_UNITS = ("generator_loss", "discriminator_loss", "f1")
 
 
 @dataclasses.dataclass(frozen=True)
-class ReplacedTokens:
-    """A generator and a discriminator (implements jaxfm.tasks.task.Objective).
+class ReplacedTokenObjective:
+    """A generator and a discriminator (implements jaxfm.core.task.Objective).
 
     Attributes:
       text: what is hidden from the generator, as in masked LM.
@@ -52,7 +52,7 @@ class ReplacedTokens:
       discriminator_weight: of the discriminator's mean loss beside the generator's.
     """
 
-    text: HiddenTokens
+    text: MaskedLMObjective
     generator_layers: int
     discriminator_weight: float
 
@@ -82,11 +82,14 @@ class ReplacedTokens:
         mask_key, sample_key, generator_key, detector_key = jax.random.split(key, 4)
         limit = self.text.limit(batch, self.text.masking.unit)
         masked = self.text.mask(batch, mask_key, progress)
-        guessed = guessing.guess(model, masked, limit, generator_key)
+        guessed = masked_predictions.guess(model, masked, limit, generator_key)
         sampled_BP = sample(sample_key, guessed["logits"], self.text.vocabulary.maskable)
         tokens_BT = put(masked, guessed, sampled_BP)
         logits_BT = model.replaced({**batch, "tokens": tokens_BT}, key=detector_key)
-        found, seen = guessing.compare(guessed), self._see(logits_BT, tokens_BT, batch["tokens"], batch["segment_ids"])
+        found, seen = (
+            masked_predictions.compare(guessed),
+            self._see(logits_BT, tokens_BT, batch["tokens"], batch["segment_ids"]),
+        )
         hidden, total = found["weight"].sum(), {name: value.sum() for name, value in seen.items()}
         # Without a hidden token there is nothing to divide by, and nothing replaced to find.
         loss = self.text.total(found) + self._scale(progress) * jnp.where(hidden > 0, total["loss"], 0.0)
@@ -126,14 +129,14 @@ class ReplacedTokens:
 
 
 @dataclasses.dataclass(frozen=True)
-class ReplacedTokenTask(ReplacedTokens):
-    """The same over packed text: rows and tokenizer as in masked LM (implements jaxfm.tasks.task.Task)."""
+class ReplacedTokenTask(ReplacedTokenObjective):
+    """The same over packed text: rows and tokenizer as in masked LM (implements jaxfm.core.task.Task)."""
 
     text: MaskedLMTask
     notes: tuple[str, ...]
 
     name = "masked_lm"
-    choosing = {
+    selection_metrics = {
         "loss": False,
         "generator_loss": False,
         "generator_accuracy": True,
@@ -149,8 +152,8 @@ class ReplacedTokenTask(ReplacedTokens):
 
         Samples are drawn with the row's own key: the same whatever the batch, the mesh and the run.
         """
-        guessed = guessing.guess(model, batch, self.text.limit(batch, *self.text.units))
-        found = guessing.compare(guessed)
+        guessed = masked_predictions.guess(model, batch, self.text.limit(batch, *self.text.units))
+        found = masked_predictions.compare(guessed)
 
         def sample_row(row_1: jax.Array, logits_PV: jax.Array) -> jax.Array:
             row_key = jax.random.fold_in(jax.random.key(_EVALUATION_SEED), row_1[0])
@@ -195,7 +198,7 @@ class ReplacedTokenTask(ReplacedTokens):
             discriminator = float(ours["row_loss"].sum(dtype=np.float64)) / max(guessed["targets"], 1)
             by_unit[unit]["loss"] = guessed["loss"] + float(self._scale(1.0)) * discriminator
         own, rows = by_unit[self.text.masking.unit], self.text.held_out[split]
-        metrics = {name: own[name] for name in self.choosing}
+        metrics = {name: own[name] for name in self.selection_metrics}
         for unit, scores in by_unit.items():
             if unit != self.text.masking.unit:
                 metrics |= {f"{name}_{unit}": scores[name] for name in _OTHER_UNITS}
@@ -208,19 +211,19 @@ class ReplacedTokenTask(ReplacedTokens):
                 ),
             ),
             predictions=self._records(split, outputs),
-            remarks=masked_lm.stuck({**own, "loss": own["generator_loss"]}),
-            resample=self.resample(outputs),
+            warnings=masked_lm.unigram_plateau_warning({**own, "loss": own["generator_loss"]}),
+            bootstrap_data=self.bootstrap_data(outputs),
         )
 
-    def resample(self, outputs: Mapping[str, np.ndarray]) -> Resample:
+    def bootstrap_data(self, outputs: Mapping[str, np.ndarray]) -> BootstrapData:
         """Returns the metrics as a function of the packed rows; other replacements are other data."""
         there, right = outputs["target"] >= 0, outputs["target"] == outputs["predicted"]
         guessed = {"targets": there, "guessed": right & there, "guess_loss": np.where(there, outputs["loss"], 0.0)}
         each = {name: values.sum(axis=-1, dtype=np.float64) for name, values in guessed.items()}
         each |= {name: values for name, values in outputs.items() if name.startswith("row_")}
         gold = {"hidden": outputs["target"], "sampled": np.where(there, outputs["sampled"], -1)}
-        return Resample(
-            unit="rows",
+        return BootstrapData(
+            sampling_unit="rows",
             units=masked_lm.row_sums(self.text.units, outputs, each),
             computed=self._row_metrics,
             identity=masked_lm.row_identity(self.text.units, outputs, gold),
@@ -240,7 +243,7 @@ class ReplacedTokenTask(ReplacedTokens):
             discriminator = total["row_loss"] / np.maximum(total["targets"], 1.0)
             found["loss"] = found["generator_loss"] + float(self._scale(1.0)) * discriminator
             if unit == self.text.masking.unit:
-                metrics |= {name: found[name] for name in self.choosing}
+                metrics |= {name: found[name] for name in self.selection_metrics}
             else:
                 metrics |= {f"{name}_{unit}": found[name] for name in _OTHER_UNITS}
         return metrics
@@ -304,9 +307,9 @@ def create(config: Config, initial: Initial) -> ReplacedTokenTask:
     Raises:
       UserError: as `jaxfm.tasks.masked_lm.create`.
     """
-    if config.mask.places_at_once:
+    if config.mask.logits_chunk:
         raise UserError(
-            f"config.mask.places_at_once: {config.mask.places_at_once}, but the generator of objective rtd is sampled "
+            f"config.mask.logits_chunk: {config.mask.logits_chunk}, but the generator of objective rtd is sampled "
             "from the scores of all hidden places at once. Leave it at 0."
         )
     encoder = initial.encoder
@@ -330,11 +333,11 @@ def create(config: Config, initial: Initial) -> ReplacedTokenTask:
     return ReplacedTokenTask(_numbered(text), layers, config.mask.discriminator_weight, text.notes)
 
 
-def outline(config: Config, encoder: EncoderConfig) -> ReplacedTokens:
+def outline(config: Config, encoder: EncoderConfig) -> ReplacedTokenObjective:
     """Builds model and loss without text or tokenizer, for shapes alone."""
     text = masked_lm.assume(config, encoder, _masking(config))
     layers = generator_layers(config.mask.generator_depth, encoder)
-    return ReplacedTokens(text, layers, config.mask.discriminator_weight)
+    return ReplacedTokenObjective(text, layers, config.mask.discriminator_weight)
 
 
 def _masking(config: Config) -> Masking:
@@ -346,7 +349,7 @@ def generator_layers(depth: float, encoder: EncoderConfig) -> int:
     return max(1, round(depth * encoder.num_layers))
 
 
-def keep_head(task: ReplacedTokenTask, initial: Initial) -> dict[str, np.ndarray]:
+def select_params(task: ReplacedTokenTask, initial: Initial) -> dict[str, np.ndarray]:
     """Returns the loaded parameters this task uses: the encoder, and detector and generator where they fit."""
     return _kept(initial, task.generator_layers)
 
@@ -366,11 +369,11 @@ def open_task(workdir: pathlib.Path, config: Config, source: str, split: str) ->
     return ReplacedTokenTask(_numbered(text), values["generator_layers"], values["discriminator_weight"], ())
 
 
-def open_predictor(workdir: pathlib.Path) -> ReplacementFinder:
+def open_predictor(workdir: pathlib.Path) -> ReplacedTokenPredictor:
     """Returns what finds replaced tokens with a trained run."""
     values = read_task(workdir)
     tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
-    return ReplacementFinder(EncoderConfig(**values["encoder"]), values["generator_layers"], tokenizer)
+    return ReplacedTokenPredictor(EncoderConfig(**values["encoder"]), values["generator_layers"], tokenizer)
 
 
 # A finder knows all that an export needs.

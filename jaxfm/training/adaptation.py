@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfm.config import AdaptConfig
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
-from jaxfm.models.adapters import is_added
-from jaxfm.models.presets import EncoderConfig
+from jaxfm.models.adapters import is_adapter_param
 from jaxfm.training.paths import match_paths, path_name
 
 _ENCODER, _LAYERS = "encoder/", "encoder/layers/"
@@ -103,7 +103,7 @@ class Adaptation:
 
     partition: Partition = Partition()
     rates: tuple[float, ...] = ()
-    wakes: tuple[int, ...] = ()
+    unfreeze_steps: tuple[int, ...] = ()
     ema: float = 0.0
 
     def by_group(self, values_G: Any, path: str, ndim: int) -> Any:
@@ -119,16 +119,16 @@ class Adaptation:
             lambda path, leaf: change(leaf, self.by_group(values_G, path_name(path), leaf.ndim)), trained
         )
 
-    def awake(self, step: jax.Array) -> jax.Array:
+    def unfrozen(self, step: jax.Array) -> jax.Array:
         """Returns which groups are trained at `step`: bool [G]."""
-        return step >= jnp.asarray(self.wakes, jnp.int32)
+        return step >= jnp.asarray(self.unfreeze_steps, jnp.int32)
 
     def mask(self, grads: Any, step: jax.Array) -> Any:
         """Zeroes the gradients of what is not trained yet."""
-        if not self.wakes:
+        if not self.unfreeze_steps:
             return grads
         return self.over_groups(
-            lambda grad, on: jnp.where(on, grad, jnp.zeros((), grad.dtype)), self.awake(step), grads
+            lambda grad, on: jnp.where(on, grad, jnp.zeros((), grad.dtype)), self.unfrozen(step), grads
         )
 
     def average(self, old: Any, new: Any, step: jax.Array) -> Any:
@@ -158,15 +158,17 @@ def make_adaptation(config: AdaptConfig, encoder: EncoderConfig, params: Any, to
         *(config.layer_decay ** (layers + 1 - depth) for depth in range(layers + 1)),
         config.head_rate,
     )
-    wakes = tuple(config.unfreeze_every * (layers + 1 - depth) for depth in range(layers + 2))
+    unfreeze_steps = tuple(config.unfreeze_every * (layers + 1 - depth) for depth in range(layers + 2))
     adaptation = Adaptation(
         partition=partition,
         rates=rates if set(rates) != {1.0} else (),
-        wakes=wakes if config.unfreeze_every else (),
+        unfreeze_steps=unfreeze_steps if config.unfreeze_every else (),
         ema=config.ema,
     )
     if config.unfreeze_every:
-        last = int(max(jax.tree.leaves(adaptation.over_groups(_latest, np.asarray(wakes), partition.trained(params)))))
+        last = int(
+            max(jax.tree.leaves(adaptation.over_groups(_latest, np.asarray(unfreeze_steps), partition.trained(params))))
+        )
         if last >= total_steps:
             most = (total_steps - 1) // (last // config.unfreeze_every)
             raise UserError(
@@ -183,8 +185,8 @@ def _flat(tree: Any) -> dict[str, Any]:
     return flax.traverse_util.flatten_dict(tree, sep="/")
 
 
-def _latest(_: Any, wakes: np.ndarray) -> int:
-    return int(np.max(wakes))
+def _latest(_: Any, unfreeze_steps: np.ndarray) -> int:
+    return int(np.max(unfreeze_steps))
 
 
 def _partition(config: AdaptConfig, params: Any) -> Partition:
@@ -195,7 +197,7 @@ def _partition(config: AdaptConfig, params: Any) -> Partition:
     for path, chosen in _flat(named).items():
         inside = path.startswith(_ENCODER)
         by_kind = {"all": False, "head": inside, "biases": inside and not path.endswith("/bias")}[config.train]
-        if chosen or by_kind or (added and inside and not is_added(path)):
+        if chosen or by_kind or (added and inside and not is_adapter_param(path)):
             first[path] = None
         elif config.freeze_layers and path in layers:
             first[path] = config.freeze_layers if config.freeze_layers < layers[path] else None

@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxfm.config import Config
+from jaxfm.core.task import Task
 from jaxfm.errors import UserError
-from jaxfm.observe.goodput import Goodput
 from jaxfm.observe.progress import Progress
-from jaxfm.tasks.task import Task
+from jaxfm.observe.wall_clock import WallClock
 from jaxfm.training.adaptation import Partition
 from jaxfm.training.best import tie_breaker
 from jaxfm.training.checkpoint import Checkpoints
-from jaxfm.training.loop import Fitted
+from jaxfm.training.loop import TrainResult
 from jaxfm.training.setup import Setup
 from jaxfm.training.workdir import AVERAGED_DIR
 
@@ -37,12 +37,12 @@ def choose(
     config: Config,
     task: Task,
     setup: Setup,
-    fitted: Fitted,
+    fitted: TrainResult,
     checkpoints: Checkpoints,
     workdir: pathlib.Path,
     progress: Progress,
-    goodput: Goodput,
-) -> Fitted:
+    wall_clock: WallClock,
+) -> TrainResult:
     """Returns the mean of the best checkpoints where it scores better on "valid" than the best of them.
 
     How many is `config.adapt.average_best`. The mean is kept in the run directory, for `jaxfm.training.restore`. It is
@@ -54,13 +54,18 @@ def choose(
     rows = task.rows("valid")
     others = (checkpoints.restore_params(step, setup.abstract.params) for step in steps[1:])
     params = mean_of(fitted.params, others, setup.adaptation.partition)
-    with goodput.during("evaluate"), progress.task("validating the mean", len(rows)) as advance:
+    with wall_clock.during("evaluate"), progress.task("validating the mean", len(rows)) as advance:
         outputs = setup.evaluate(params, rows, advance)
         metrics = task.score("valid", outputs).metrics
     name, last = config.eval.metric, fitted.last_step + 1
     value, listed = metrics.get(name, math.nan), ", ".join(map(str, steps))
     won = (
-        best.after(last, value, more_is_better=task.choosing[name], loss=tie_breaker(metrics, task.choosing)[1]).step
+        best.after(
+            last,
+            value,
+            more_is_better=task.selection_metrics[name],
+            loss=tie_breaker(metrics, task.selection_metrics)[1],
+        ).step
         == last
     )
     progress.say(
@@ -69,7 +74,7 @@ def choose(
     )
     if not won:
         return fitted
-    with goodput.during("checkpoint"):
+    with wall_clock.during("checkpoint"):
         kept = Checkpoints(workdir / AVERAGED_DIR)
         kept.save_params(fitted.step, params, {"best": dataclasses.asdict(best), "averaged": steps})
         kept.close()

@@ -8,11 +8,11 @@ import jax
 from jax.sharding import Mesh
 
 from jaxfm.config import AUTO, Config
+from jaxfm.core.task import Objective
 from jaxfm.errors import UserError
 from jaxfm.parallel import distributed, host_memory
 from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel.compilation import held_bytes
-from jaxfm.tasks.task import Objective
 from jaxfm.training.setup import trace_step
 
 # Of a device's memory: the rest is for the next batch, for what evaluation needs beside the state, and for gaps between
@@ -26,7 +26,7 @@ _TOTAL_STEPS = 100_000  # of schedules, which need a number that memory does not
 
 
 @dataclasses.dataclass(frozen=True)
-class Fit:
+class BatchSizeSearch:
     """What was found.
 
     Attributes:
@@ -54,7 +54,7 @@ def _needs(peak: float) -> str:
     return "not compile" if peak == float("inf") else f"need {peak / 2**30:.2f}"
 
 
-def settle(
+def autotune_batch_size(
     config: Config, objective: Objective, mesh: Mesh, *, row_length: int, most: int
 ) -> tuple[Config, tuple[str, ...]]:
     """Returns the config with a batch size that fits where it is "auto", and notes for the log.
@@ -74,7 +74,7 @@ def settle(
     if config.train.batch_size != AUTO:
         return config, ()
     sizes = candidates(meshes.batch_shards(mesh) * config.train.accumulate, most, config.train.first_batch_size)
-    limit = distributed.least("memory of a device", memory_limit())
+    limit = distributed.min_over_processes("memory of a device", memory_limit())
     step = trace_step(
         with_batch_size(config, sizes[0]),
         objective,
@@ -82,7 +82,7 @@ def settle(
         row_length=row_length,
         total_steps=config.train.steps or _TOTAL_STEPS,
     )
-    fit = largest(sizes, lambda size: _peak_of(step.lower(size)), limit)
+    fit = search_batch_size(sizes, lambda size: _peak_of(step.lower(size)), limit)
     if fit.size is None:
         raise UserError(
             f"config.train.batch_size: is auto, but not even {sizes[0]} rows of {row_length} tokens fit: they "
@@ -115,7 +115,7 @@ def candidates(unit: int, most: int, first: int = 0) -> list[int]:
     return [size * unit for size in sizes if size * unit <= most] or [unit]
 
 
-def largest(sizes: Sequence[int], peak: Callable[[int], float], limit: int) -> Fit:
+def search_batch_size(sizes: Sequence[int], peak: Callable[[int], float], limit: int) -> BatchSizeSearch:
     """Finds the largest of ascending sizes whose peak is within the limit; asks for as few peaks as it can.
 
     Memory is nearly affine in the batch, once activations outweigh what the optimizer needs for a while: two sizes say
@@ -133,7 +133,7 @@ def largest(sizes: Sequence[int], peak: Callable[[int], float], limit: int) -> F
             fits = wanted
         else:
             over = wanted
-    return Fit(sizes[fits] if fits >= 0 else None, peaks, limit)
+    return BatchSizeSearch(sizes[fits] if fits >= 0 else None, peaks, limit)
 
 
 def _predicted(sizes: Sequence[int], peaks: dict[int, float], limit: int) -> int:

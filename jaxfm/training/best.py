@@ -70,12 +70,14 @@ class Best:
         return () if self.step is None else (self.step, *(step for step, *_ in self.others))
 
 
-def tie_breaker(metrics: Mapping[str, float], choosing: Mapping[str, bool]) -> tuple[str, float | None]:
+def tie_breaker(metrics: Mapping[str, float], selection_metrics: Mapping[str, bool]) -> tuple[str, float | None]:
     """Returns name and value of what decides between equal metrics: the loss, or the first of which less is better.
 
-    `choosing` is that of a task: metrics that may choose a checkpoint -> is more better?
+    `selection_metrics` is that of a task: metrics that may choose a checkpoint -> is more better?
     """
-    losses = [name for name in ("loss", *choosing) if name in metrics and not choosing.get(name, False)]
+    losses = [
+        name for name in ("loss", *selection_metrics) if name in metrics and not selection_metrics.get(name, False)
+    ]
     return (losses[0], metrics[losses[0]]) if losses else ("loss", None)
 
 

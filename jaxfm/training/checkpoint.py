@@ -181,7 +181,7 @@ class Checkpoints:
             if _debugging():
                 logger.warning("%s: reading %s failed", where, item, exc_info=error)
         # What one process of a run could not read, none goes on with.
-        if not distributed.holds_everywhere(f"reading {item} of {where}", not reason):
+        if not distributed.all_processes(f"reading {item} of {where}", not reason):
             raise UserError(f"{where}: the checkpoint cannot be read ({reason or 'by another process'}).")
         tree, meta = restored[item], restored["meta"]
         wrong = [

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxfm.data.pipeline import Rows, eval_batches
-from jaxfm.parallel.mesh import batch_shards, host_rows, place_batch, replicated
+from jaxfm.parallel.mesh import batch_shards, host_rows, replicated, shard_batch
 
 # (model, batch) -> arrays [B, ...]
 OutputsFn = Callable[[Any, Mapping[str, jax.Array]], dict[str, jax.Array]]
@@ -73,7 +73,7 @@ class Evaluator:
         waiting = None
         for batch in eval_batches(rows, self._batch_size, self._share):
             with jax.set_mesh(self._mesh):  # for the constraints on activations
-                outputs = self._apply(params, place_batch(batch, self._mesh))
+                outputs = self._apply(params, shard_batch(batch, self._mesh))
             if waiting is not None:
                 yield waiting
             waiting = outputs

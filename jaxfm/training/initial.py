@@ -4,15 +4,15 @@ import pathlib
 
 from jaxfm import files
 from jaxfm.config import MeshConfig, ModelConfig
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.task import TASK_FILE, TOKENIZER_DIR
 from jaxfm.errors import UserError
 from jaxfm.hub import initial as hub_initial
 from jaxfm.hub.initial import Initial
 from jaxfm.hub.weights import check_finite
 from jaxfm.models.adapters import merge_low_rank
-from jaxfm.models.presets import EncoderConfig
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.tasks import registry
-from jaxfm.tasks.task import TASK_FILE, TOKENIZER_DIR
 from jaxfm.training.restore import restore_params, to_host
 from jaxfm.training.setup import compute_dtype
 

@@ -11,28 +11,28 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from jaxfm.analysis.profiling import StepProfile
 from jaxfm.config import Config
+from jaxfm.core.task import Task
 from jaxfm.errors import UserError
 from jaxfm.observe import metrics as metrics_lib
-from jaxfm.observe.goodput import Goodput
 from jaxfm.observe.metrics import Sums
-from jaxfm.observe.profiling import StepProfile
 from jaxfm.observe.progress import Progress
+from jaxfm.observe.wall_clock import WallClock
 from jaxfm.observe.writers import MetricsWriter
 from jaxfm.parallel import distributed
 from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel.compilation import held_bytes
 from jaxfm.parallel.preemption import Preempted, PreemptionFlag
-from jaxfm.tasks.task import Task
 from jaxfm.training.best import Best, tie_breaker
 from jaxfm.training.checkpoint import Checkpoints
-from jaxfm.training.run_ahead import RunAhead
+from jaxfm.training.run_ahead import DispatchAhead
 from jaxfm.training.setup import Setup, empty_sums
 from jaxfm.training.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
-class Fitted:
+class TrainResult:
     """A run after its last step.
 
     Attributes:
@@ -59,7 +59,7 @@ class _Log:
     setup: Setup
     writer: MetricsWriter
     progress: Progress
-    goodput: Goodput
+    wall_clock: WallClock
     tokens_per_row: float
     pending: tuple[int, Sums] | None = None
     last: tuple[int, float] = (0, 0.0)
@@ -71,7 +71,7 @@ class _Log:
             return
         (step, sums), self.pending = self.pending, None
         values = metrics_lib.means(sums)
-        now, (last_step, since) = self.goodput.busy(), self.last
+        now, (last_step, since) = self.wall_clock.busy(), self.last
         self.last = (step, now)
         rate = self.setup.learning_rate(step - 1)
         rows = self.setup.batches.rows_before(step) - self.setup.batches.rows_before(last_step)
@@ -106,8 +106,8 @@ def fit(
     checkpoints: Checkpoints,
     workdir: pathlib.Path,
     progress: Progress,
-    goodput: Goodput,
-) -> Fitted:
+    wall_clock: WallClock,
+) -> TrainResult:
     """Runs, or goes on with, a run up to its last step.
 
     Raises:
@@ -117,14 +117,14 @@ def fit(
     # Where the state comes from, exactly one of:
     # 1. this run's own newest whole checkpoint, 2. loaded weights, with what they lack drawn at random, 3. all random.
     # (2 and 3 are one call: `setup.initial_state` knows which parameters are loaded.)
-    state, sums, best = _restore(setup, mesh, checkpoints, goodput, progress)
-    with goodput.during("compile"):
+    state, sums, best = _restore(setup, mesh, checkpoints, wall_clock, progress)
+    with wall_clock.during("compile"):
         train_steps = {size: lowered.compile() for size, lowered in setup.lowered.items()}
         # gloo (collectives on CPU) gives all processes 30 s to come to the first step; compiling may differ by more.
         distributed.agree("compiled", {})
     progress.say(_describe(train_steps[config.train.batch_size], setup, config, task, mesh))
     step = first = int(state.step)
-    ahead, outputs = RunAhead(), None
+    ahead, outputs = DispatchAhead(), None
     with (
         contextlib.closing(setup.batches.iterate(first, setup.total_steps)) as batches,
         MetricsWriter(
@@ -134,14 +134,14 @@ def fit(
             silent=not distributed.is_main(),
         ) as writer,
         PreemptionFlag(distributed.shared_stop()) as preemption,
-        _profile(setup, first, train_steps, workdir, progress, goodput) as profile,
+        _profile(setup, first, train_steps, workdir, progress, wall_clock) as profile,
     ):
         preemption.passed(first)
-        log = _Log(setup, writer, progress, goodput, _useful_tokens(task), last=(first, goodput.busy()))
-        goodput.enter("train")
+        log = _Log(setup, writer, progress, wall_clock, _useful_tokens(task), last=(first, wall_clock.busy()))
+        wall_clock.enter("train")
         while step < setup.total_steps and not _gives_up(best, config):
-            with goodput.during("wait for data"):
-                batch = meshes.place_batch(next(batches), mesh)
+            with wall_clock.during("wait for data"):
+                batch = meshes.shard_batch(next(batches), mesh)
             with jax.transfer_guard("disallow"):
                 state, sums = train_steps[setup.batches.size(step)](state, sums, batch)
             step += 1
@@ -154,35 +154,35 @@ def fit(
             if evaluated and "valid" in task.splits():
                 log.flush()
                 jax.block_until_ready(state)  # else the steps under way would be counted as evaluation
-                best, outputs = _evaluate(step, state, config, task, setup, best, writer, progress, goodput)
+                best, outputs = _evaluate(step, state, config, task, setup, best, writer, progress, wall_clock)
             stopped_by = preemption.passed(step)
             if stopped_by:
                 progress.say(f"{signal.Signals(stopped_by).name}: stopping after step {step}, saving")
             if evaluated or stopped_by or _is_due(step, config.checkpoint.every_steps):
                 log.flush()
                 writer.flush()
-                with goodput.during("checkpoint"):
-                    checkpoints.save(state, sums, _meta(setup, best, goodput), keep=best.kept)
+                with wall_clock.during("checkpoint"):
+                    checkpoints.save(state, sums, _meta(setup, best, wall_clock), keep=best.kept)
             if stopped_by:
                 checkpoints.wait()
                 raise Preempted(stopped_by, step)
         if _gives_up(best, config):
             progress.say(f"stopped early: {best.waited} evaluations without a better {config.eval.metric}")
         log.flush()
-        with goodput.during("checkpoint"):
+        with wall_clock.during("checkpoint"):
             checkpoints.wait()
     if config.eval.select == "last" or best.step is None or best.step == step:
-        return Fitted(state.params, step, step, best, valid_outputs=outputs)
-    return Fitted(checkpoints.restore_params(best.step, setup.abstract.params), best.step, step, best)
+        return TrainResult(state.params, step, step, best, valid_outputs=outputs)
+    return TrainResult(checkpoints.restore_params(best.step, setup.abstract.params), best.step, step, best)
 
 
-def _meta(setup: Setup, best: Best, goodput: Goodput) -> dict[str, Any]:
+def _meta(setup: Setup, best: Best, wall_clock: WallClock) -> dict[str, Any]:
     """What a checkpoint remembers beside arrays."""
     return {
         "fingerprint": setup.fingerprint,
         "valid_fingerprint": setup.valid_fingerprint,
         "best": dataclasses.asdict(best),
-        "goodput": goodput.seconds(),
+        "goodput": wall_clock.seconds(),
     }
 
 
@@ -192,7 +192,7 @@ def _profile(
     train_steps: Mapping[int, jax.stages.Compiled],
     workdir: pathlib.Path,
     progress: Progress,
-    goodput: Goodput,
+    wall_clock: WallClock,
 ) -> StepProfile:
     """Returns what records the steps that are asked for, in the first process alone: all of them do the same."""
     steps = setup.profiled if distributed.is_main() else range(0)
@@ -200,11 +200,11 @@ def _profile(
     def program() -> str:
         return train_steps[setup.batches.size(steps.start)].as_text() or ""
 
-    return StepProfile(steps, first, workdir / "profile", program, progress=progress, goodput=goodput)
+    return StepProfile(steps, first, workdir / "profile", program, progress=progress, wall_clock=wall_clock)
 
 
 def _restore(
-    setup: Setup, mesh: Mesh, checkpoints: Checkpoints, goodput: Goodput, progress: Progress
+    setup: Setup, mesh: Mesh, checkpoints: Checkpoints, wall_clock: WallClock, progress: Progress
 ) -> tuple[TrainState, Sums, Best]:
     sums = empty_sums(setup.metric_names, mesh)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), sums)
@@ -223,7 +223,7 @@ def _restore(
             f"the checkpoint was made with other {' and '.join(changed)} data (or another tokenizer or row length): "
             "what is packed now has another fingerprint. Put the data back as it was, or start a new --workdir."
         )
-    goodput.add(meta["goodput"])
+    wall_clock.add(meta["goodput"])
     progress.say(f"resuming after step {int(state.step)} of {setup.total_steps}")
     return state, sums, Best.restored(meta["best"])
 
@@ -237,21 +237,23 @@ def _evaluate(
     best: Best,
     writer: MetricsWriter,
     progress: Progress,
-    goodput: Goodput,
+    wall_clock: WallClock,
 ) -> tuple[Best, Mapping[str, Any] | None]:
     """Scores the validation split and writes the numbers.
 
     Returns the best so far and, where no update follows, the outputs that were scored: they are the run's own.
     """
     rows = task.rows("valid")
-    with goodput.during("evaluate"), progress.task("validating", len(rows)) as advance:
+    with wall_clock.during("evaluate"), progress.task("validating", len(rows)) as advance:
         outputs = setup.evaluate(state.params, rows, advance)
         evaluation = task.score("valid", outputs)
     metrics = evaluation.metrics
     writer.write(step, "valid", metrics)
     name = config.eval.metric
-    value, (loss_name, loss) = metrics.get(name, math.nan), tie_breaker(metrics, task.choosing)
-    best = best.after(step, value, more_is_better=task.choosing[name], keep=config.adapt.average_best, loss=loss)
+    value, (loss_name, loss) = metrics.get(name, math.nan), tie_breaker(metrics, task.selection_metrics)
+    best = best.after(
+        step, value, more_is_better=task.selection_metrics[name], keep=config.adapt.average_best, loss=loss
+    )
     others = "  ".join(f"{key} {number:.4f}" for key, number in metrics.items() if key != name)
     mark = "best so far" if best.step == step else f"best: {best.describe_value()}, at step {best.step}"
     progress.say(f"valid at step {step}: {name} {value:.4f} ({mark})  {others}")
@@ -259,7 +261,7 @@ def _evaluate(
         unknown = loss is None or math.isnan(loss)
         by = "nor is another" if unknown else f"checkpoints are compared by {loss_name} instead"
         progress.say(f"WARNING: {name} is not defined for these labels and the predictions of step {step}; {by}.")
-    for remark in evaluation.remarks:
+    for remark in evaluation.warnings:
         progress.say(remark)
     return best, outputs if step == setup.total_steps or _gives_up(best, config) else None
 

@@ -86,7 +86,7 @@ def clip_by_known_norm(limit: float) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
-def scale_by_waking_adam(
+def scale_by_adam_per_group(
     b1: float, b2: float, eps: float, *, adaptation: Adaptation
 ) -> optax.GradientTransformationExtraArgs:
     """Adam whose bias correction counts the updates of each group by itself, from the one that it wakes for.
@@ -96,14 +96,14 @@ def scale_by_waking_adam(
 
     def init(params: Any) -> optax.ScaleByAdamState:
         return optax.ScaleByAdamState(
-            count=jnp.zeros(len(adaptation.wakes), jnp.int32),
+            count=jnp.zeros(len(adaptation.unfreeze_steps), jnp.int32),
             mu=jax.tree.map(jnp.zeros_like, params),
             nu=jax.tree.map(jnp.zeros_like, params),
         )
 
     def update(updates: Any, state: Any, params: Any = None, **told: Any) -> tuple[Any, Any]:
         del params
-        count_G = state.count + adaptation.awake(told["step"])
+        count_G = state.count + adaptation.unfrozen(told["step"])
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
         nu = optax.tree.update_moment(updates, state.nu, b2, 2)
         times_G = jnp.maximum(count_G, 1).astype(jnp.float32)  # a group that sleeps: 0 / 1
@@ -120,9 +120,9 @@ def scale_by_group(adaptation: Adaptation) -> optax.GradientTransformationExtraA
 
     def update(updates: Any, state: Any, params: Any = None, **told: Any) -> tuple[Any, Any]:
         del params
-        rates_G = jnp.asarray(adaptation.rates or (1.0,) * len(adaptation.wakes), jnp.float32)
-        if adaptation.wakes:
-            rates_G = jnp.where(adaptation.awake(told["step"]), rates_G, 0.0)
+        rates_G = jnp.asarray(adaptation.rates or (1.0,) * len(adaptation.unfreeze_steps), jnp.float32)
+        if adaptation.unfreeze_steps:
+            rates_G = jnp.where(adaptation.unfrozen(told["step"]), rates_G, 0.0)
         return adaptation.over_groups(jnp.multiply, rates_G, updates), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
@@ -139,13 +139,13 @@ def make_optimizer(
     """
     undecayed = match_paths(params, config.no_decay, "config.optim.no_decay")
     decayed = jax.tree.map(lambda skip: not skip, adaptation.partition.select(undecayed))
-    waking = functools.partial(scale_by_waking_adam, adaptation=adaptation)
-    adam = waking if adaptation.wakes else optax.scale_by_adam
+    waking = functools.partial(scale_by_adam_per_group, adaptation=adaptation)
+    adam = waking if adaptation.unfreeze_steps else optax.scale_by_adam
     parts: list[optax.GradientTransformation] = [clip_by_known_norm(config.clip_norm)] if config.clip_norm else []
     parts += [
         adam(b1=config.b1, b2=config.b2, eps=config.eps),
         optax.add_decayed_weights(config.weight_decay, mask=decayed),
-        *([scale_by_group(adaptation)] if adaptation.rates or adaptation.wakes else []),
+        *([scale_by_group(adaptation)] if adaptation.rates or adaptation.unfreeze_steps else []),
         optax.scale_by_learning_rate(schedule),
     ]
     return optax.chain(*parts)

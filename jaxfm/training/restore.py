@@ -9,8 +9,9 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from jaxfm.core.build import AttentionConfig
 from jaxfm.errors import UserError
-from jaxfm.models.kernels import XLA, Choice
+from jaxfm.models.kernels import XLA
 from jaxfm.parallel.mesh import build_abstract
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints
@@ -34,7 +35,7 @@ def restore_params(
     def make() -> nnx.Module:
         model: Any = make_model(nnx.Rngs(0))
         if config.model.attention == XLA:  # a run that did without kernels does so for good; else what suits the rows
-            model.encoder.attention = Choice(XLA)
+            model.encoder.attention = AttentionConfig(XLA)
         return model
 
     graphdef, abstract = build_abstract(make, mesh)

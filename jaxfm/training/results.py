@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxfm.config import Config
+from jaxfm.core.task import Evaluation, Task
+from jaxfm.evaluation import bootstrap
+from jaxfm.evaluation.calibration import write_calibration
 from jaxfm.observe import plots
-from jaxfm.observe.goodput import Goodput
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.report import write_report
 from jaxfm.observe.tables import Table
+from jaxfm.observe.wall_clock import WallClock
 from jaxfm.observe.writers import read_metrics, write_predictions
 from jaxfm.parallel import distributed, host_memory
-from jaxfm.tasks import resampling
-from jaxfm.tasks.calibration import write_calibration
-from jaxfm.tasks.task import Evaluation, Task
-from jaxfm.training.loop import Fitted
+from jaxfm.training.loop import TrainResult
 from jaxfm.training.setup import Setup
 from jaxfm.training.workdir import device_name, versions
 
@@ -25,10 +25,10 @@ def finish(
     config: Config,
     task: Task,
     setup: Setup,
-    fitted: Fitted,
+    fitted: TrainResult,
     workdir: pathlib.Path,
     progress: Progress,
-    goodput: Goodput,
+    wall_clock: WallClock,
 ) -> dict[str, Any]:
     """Scores every split but train, writes calibration.json, predictions/, plots/ and reports; returns report.json's.
 
@@ -39,7 +39,7 @@ def finish(
     # "valid" first: what is fitted to it is used on the others.
     for split in sorted((name for name in task.splits() if name != "train"), key=lambda name: name != "valid"):
         rows = task.rows(split)
-        with goodput.during("evaluate"), progress.task(f"scoring {split}", len(rows)) as advance:
+        with wall_clock.during("evaluate"), progress.task(f"scoring {split}", len(rows)) as advance:
             known = fitted.valid_outputs if split == "valid" else None
             outputs = setup.evaluate(fitted.params, rows, advance) if known is None else known
             if split == "valid":
@@ -53,7 +53,7 @@ def finish(
     report = {
         "task": task.name,
         "splits": {split: dict(evaluation.scores) for split, evaluation in evaluations.items()},
-        "training": training_facts(config, task, setup, fitted, goodput),
+        "training": training_facts(config, task, setup, fitted, wall_clock),
         "model": {**dataclasses.asdict(setup.model_size), "init": config.model.init},
         "data": {"source": config.data.source, "fingerprint": setup.fingerprint},
         "seed": config.seed,
@@ -72,34 +72,36 @@ def finish(
 
 def with_intervals(evaluation: Evaluation) -> Evaluation:
     """Adds how sure each metric is: a table before the others, and "intervals" among the scores."""
-    resample = evaluation.resample
-    if resample is None:
+    bootstrap_data = evaluation.bootstrap_data
+    if bootstrap_data is None:
         return evaluation
-    found = resampling.intervals(resample, evaluation.metrics)
+    found = bootstrap.intervals(bootstrap_data, evaluation.metrics)
     return dataclasses.replace(
         evaluation,
-        scores={**evaluation.scores, "intervals": resampling.describe_intervals(found, resample)},
-        tables=(resampling.interval_table(found, resample), *evaluation.tables),
+        scores={**evaluation.scores, "intervals": bootstrap.describe_intervals(found, bootstrap_data)},
+        tables=(bootstrap.interval_table(found, bootstrap_data), *evaluation.tables),
     )
 
 
 def draw(config: Config, evaluations: dict[str, Evaluation], workdir: pathlib.Path) -> Sequence[pathlib.Path]:
-    """Draws loss and metric curves, and the pictures of each split; returns the files."""
+    """Draws loss and metric curves, and the plots of each split; returns the files."""
     curves = workdir / "plots" / "curves.png"
     plots.plot_curves(read_metrics(workdir / "metrics.jsonl"), curves, score=config.eval.metric)
-    pictures = [curves]
+    paths = [curves]
     for split, evaluation in evaluations.items():
-        for name, drawn in evaluation.pictures.items():
-            pictures.append(workdir / "plots" / f"{split}_{name}.png")
-            drawn(pictures[-1])
-    return pictures
+        for name, drawn in evaluation.plots.items():
+            paths.append(workdir / "plots" / f"{split}_{name}.png")
+            drawn(paths[-1])
+    return paths
 
 
-def training_facts(config: Config, task: Task, setup: Setup, fitted: Fitted, goodput: Goodput) -> dict[str, Any]:
+def training_facts(
+    config: Config, task: Task, setup: Setup, fitted: TrainResult, wall_clock: WallClock
+) -> dict[str, Any]:
     """The part "training" of the report: how much, how fast, and where the time went."""
-    seconds = goodput.seconds()
+    seconds = wall_clock.seconds()
     rows = task.rows("train")
-    busy = max(goodput.busy(), 1e-9)
+    busy = max(wall_clock.busy(), 1e-9)
     tokens = setup.batches.rows_before(fitted.last_step) * rows.row_length
     useful = tokens * rows.useful_share / busy
     return {

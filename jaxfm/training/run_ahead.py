@@ -12,7 +12,7 @@ MOST_SECONDS = 1.0
 _MOST_STRIDE = 64
 
 
-class RunAhead:
+class DispatchAhead:
     """Waits now and then for an update that was dispatched earlier, never for the one dispatched last.
 
     Without it all updates up to the next log line are dispatched in no time, and a run that is asked to stop first

@@ -13,18 +13,19 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from jaxfm.analysis.profiling import parse_steps
 from jaxfm.config import Config
-from jaxfm.data.packing import BATCH_FIELDS, ArrayRows, PackedRows
+from jaxfm.core.build import AttentionConfig
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.task import Objective, Task
 from jaxfm.data.pipeline import Rows, TrainBatches
+from jaxfm.data.text.packing import BATCH_FIELDS, ArrayRows, PackedRows
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.models.flops import flops_per_token
-from jaxfm.models.kernels import Choice, describe, needs
-from jaxfm.models.presets import EncoderConfig
+from jaxfm.models.kernels import describe, needs
 from jaxfm.observe import metrics as metrics_lib
-from jaxfm.observe.profiling import parse_steps
 from jaxfm.parallel import chips, target
 from jaxfm.parallel import mesh as meshes
-from jaxfm.tasks.task import Objective, Task
 from jaxfm.training.adaptation import Adaptation, make_adaptation
 from jaxfm.training.evaluation import Evaluator
 from jaxfm.training.optim import Schedule, learning_rate_at, make_optimizer, make_schedule
@@ -148,7 +149,7 @@ def trace_step(config: Config, objective: Objective, mesh: Mesh, *, row_length: 
     devices = target.chosen()
     dtype, scan = compute_dtype(config.train.precision), scans_layers(config.model.scan_layers)
 
-    attention = Choice(config.model.attention, one_segment=not config.data.packed)
+    attention = AttentionConfig(config.model.attention, one_segment=not config.data.packed)
     training, evaluation = (
         needs(objective.encoder, attention, dtype, row_length, mesh, training=training) for training in (True, False)
     )
@@ -167,7 +168,7 @@ def trace_step(config: Config, objective: Objective, mesh: Mesh, *, row_length: 
     abstract = abstract_state(params, optimizer, mesh, adaptation)
 
     def loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array) -> Any:
-        params = meshes.pin(params, abstract.params)  # and so their gradients
+        params = meshes.constrain_like(params, abstract.params)  # and so their gradients
         with jax.named_scope("head"):  # in profiles: what of it has no name of its own (see observe/traces.py)
             return objective.loss(nnx.merge(graphdef, params), batch, key, progress)
 
@@ -206,9 +207,9 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
       UserError: a batch that cannot be divided, an unknown metric, a pattern that matches nothing.
     """
     meshes.check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
-    if config.eval.metric not in task.choosing:
+    if config.eval.metric not in task.selection_metrics:
         raise UserError(
-            f"config.eval.metric: {config.eval.metric!r}. {did_you_mean(config.eval.metric, task.choosing)}"
+            f"config.eval.metric: {config.eval.metric!r}. {did_you_mean(config.eval.metric, task.selection_metrics)}"
         )
     if not config.data.packed:
         for split in task.splits():
@@ -219,7 +220,7 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
         first_batch_size=config.train.first_batch_size,
         warmup_steps=config.train.batch_warmup_steps,
         seed=config.seed,
-        share=functools.partial(meshes.host_rows, mesh),
+        host_rows=functools.partial(meshes.host_rows, mesh),
     )
     total_steps = config.train.steps or batches.steps_for(config.train.epochs)
     row_length = task.rows("train").row_length

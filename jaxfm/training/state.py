@@ -12,7 +12,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxfm.models.presets import EncoderConfig, has_padded_rows
+from jaxfm.core.encoder_config import EncoderConfig, has_padded_rows
 from jaxfm.parallel import mesh as meshes
 from jaxfm.training.adaptation import EVERYTHING, Adaptation
 from jaxfm.training.paths import path_name

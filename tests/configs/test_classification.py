@@ -6,7 +6,7 @@ import pytest
 
 from configs.classification import get_config
 from jaxfm.config import Config, from_config_dict
-from jaxfm.data.glue import GLUE
+from jaxfm.data.records.glue import GLUE
 from jaxfm.errors import UserError
 from jaxfm.tasks import registry
 from jaxfm.tasks.classification import ClassificationTask
@@ -28,7 +28,7 @@ def test_a_variant_for_own_files_judges_by_a_metric_of_its_kind(
     assert config.classification.kind == kind and 0 < config.data.holdout < 0.5
     other = tiny.classification_config(tmp_path, kind, eval__metric=config.eval.metric)
     task, _, _ = registry.create(other, resolve(other.model))
-    assert isinstance(task, ClassificationTask) and config.eval.metric in task.choosing
+    assert isinstance(task, ClassificationTask) and config.eval.metric in task.selection_metrics
 
 
 @pytest.mark.parametrize("name", GLUE)

@@ -4,9 +4,9 @@ import pytest
 
 from configs.mlm import BERT_RATES, MODERN_RATES, get_config
 from jaxfm.config import Config, from_config_dict
+from jaxfm.core.encoder_config import PRESETS, preset
 from jaxfm.errors import UserError
 from jaxfm.hub.locate import locate
-from jaxfm.models.presets import PRESETS, preset
 from jaxfm.tasks import registry
 
 SCRATCH = (*BERT_RATES, *MODERN_RATES)

@@ -4,8 +4,8 @@ import time
 import numpy as np
 import pytest
 
-from jaxfm.data.packing import BATCH_FIELDS, PackedRows, build_rows
 from jaxfm.data.pipeline import Share, TrainBatches, eval_batches
+from jaxfm.data.text.packing import BATCH_FIELDS, PackedRows, build_rows
 from jaxfm.errors import UserError
 
 T = 8
@@ -59,7 +59,7 @@ def test_a_batch_holds_the_packed_fields_of_its_rows() -> None:
 def test_hosts_share_the_same_global_batch(hosts: int) -> None:
     rows = some_rows(11)
     alone = TrainBatches(rows, batch_size=8, seed=5)
-    shares = [TrainBatches(rows, batch_size=8, seed=5, share=share_of(host, hosts)) for host in range(hosts)]
+    shares = [TrainBatches(rows, batch_size=8, seed=5, host_rows=share_of(host, hosts)) for host in range(hosts)]
     for step in range(7):
         parts = [share.batch(step) for share in shares]
         assert_equal(alone.batch(step), {name: np.concatenate([p[name] for p in parts]) for name in BATCH_FIELDS})
@@ -155,7 +155,7 @@ def test_evaluation_of_nothing_has_no_batch() -> None:
 def test_a_host_makes_the_rows_it_is_asked_for_wherever_they_lie() -> None:
     rows = some_rows(10)
     own = np.asarray([1, 2, 5])
-    whole, part = (TrainBatches(rows, batch_size=6, seed=4, share=share) for share in (np.arange, lambda _: own))
+    whole, part = (TrainBatches(rows, batch_size=6, seed=4, host_rows=share) for share in (np.arange, lambda _: own))
     for step in range(5):
         assert_equal(part.batch(step), {name: values[own] for name, values in whole.batch(step).items()})
     for whole, part in zip(eval_batches(rows, 6), eval_batches(rows, 6, lambda _: own), strict=True):
@@ -177,7 +177,7 @@ def test_a_batch_that_grows_drops_and_repeats_no_row() -> None:
         steps = batches.steps_for(epochs)
         assert batches.rows_before(steps) >= epochs * 37 > batches.rows_before(steps - 1)
     parts = [
-        TrainBatches(rows, batch_size=16, seed=2, first_batch_size=2, warmup_steps=7, share=share_of(host, 2))
+        TrainBatches(rows, batch_size=16, seed=2, first_batch_size=2, warmup_steps=7, host_rows=share_of(host, 2))
         for host in range(2)
     ]
     for step in (0, 3, 6, 9):

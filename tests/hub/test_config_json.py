@@ -8,10 +8,10 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from jaxfm.core.encoder_config import EncoderConfig, preset
 from jaxfm.errors import UserError
 from jaxfm.hub.config_json import encoder_config, labels_of
 from jaxfm.hub.families import hf_config
-from jaxfm.models.presets import EncoderConfig, preset
 
 SHAPE = EncoderConfig(
     vocab_size=11, hidden_size=6, num_layers=3, num_heads=2, ffn_size=10, max_positions=7, type_vocab_size=3

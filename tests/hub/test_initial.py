@@ -6,10 +6,10 @@ import pytest
 import safetensors.numpy
 
 from jaxfm.config import ModelConfig
+from jaxfm.core.encoder_config import EncoderConfig, preset
 from jaxfm.errors import UserError
 from jaxfm.hub.families import FAMILIES, hf_config
 from jaxfm.hub.initial import resolve
-from jaxfm.models.presets import EncoderConfig, preset
 
 SHAPE = EncoderConfig(vocab_size=9, hidden_size=4, num_layers=1, num_heads=2, ffn_size=6, max_positions=5, dropout=0.3)
 

@@ -18,7 +18,7 @@ from jaxfm.export import export
 from jaxfm.hub import peft as ours
 from jaxfm.hub.families import FAMILIES, hf_config
 from jaxfm.hub.weights import read_checkpoint, write_tensors
-from jaxfm.models.adapters import adapted, is_added, merge_low_rank
+from jaxfm.models.adapters import is_adapter_param, merge_low_rank, with_adapters
 from jaxfm.models.heads import TokenClassifier
 from jaxfm.parallel import mesh as meshes
 from jaxfm.predict import predict
@@ -92,7 +92,7 @@ def trained(encoder: Any, base: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     )
     return {
         path: base[path]
-        if path.startswith("encoder/") and not is_added(path)
+        if path.startswith("encoder/") and not is_adapter_param(path)
         else (path.endswith("scale") + 0.2 * draw.normal(size=leaf.shape)).astype(np.float32)
         for path, leaf in shapes.items()
     }
@@ -106,7 +106,7 @@ def test_peft_computes_the_same_logits(family: str, targets: tuple[str, ...], tm
     write_base(tmp_path / "base", family)
     checkpoint = read_checkpoint(tmp_path / "base")
     settings = AdaptConfig(lora=LoraConfig(rank=3, alpha=7.0, targets=targets))
-    encoder = adapted(checkpoint.encoder, settings)
+    encoder = with_adapters(checkpoint.encoder, settings)
     params = trained(encoder, checkpoint.params)
     merged, output = tmp_path / "merged", tmp_path / "peft"
     merged.mkdir(), output.mkdir()
@@ -194,7 +194,7 @@ def test_a_classifier_of_texts_goes_out_with_its_pooler(config: Config, tmp_path
 
 
 def test_what_cannot_go_out_as_peft(config: Config, tmp_path: pathlib.Path) -> None:
-    encoder, init = adapted(tiny.ENCODER, config.adapt), config.model.init
+    encoder, init = with_adapters(tiny.ENCODER, config.adapt), config.model.init
     assert ours.base_model(encoder, "hf:owner/name") == "owner/name"
     assert ours.base_model(encoder, init) == init.removeprefix("dir:")
     for other in ("scratch", f"run:{tmp_path}"):

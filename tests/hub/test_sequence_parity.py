@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import MeshConfig
-from jaxfm.data.packing import build_rows
+from jaxfm.data.text.packing import build_rows
 from jaxfm.hub.families import hf_config
 from jaxfm.hub.weights import Checkpoint, read_checkpoint, write_tensors
 from jaxfm.models.heads import SequenceClassifier
@@ -43,7 +43,7 @@ def ours(read: Checkpoint, pooling: str, arrays: dict[str, np.ndarray], pad: int
     types = [row[real] for row, real in zip(arrays["token_type_ids"], mask, strict=True)]
     targets = np.arange(len(tokens), dtype=np.int32)
     rows = build_rows(tokens, targets, row_length, pad, None, max_segments=4, type_ids=types)
-    assert rows.labels[rows.slots[:, 0], rows.slots[:, 1]].tolist() == targets.tolist()
+    assert rows.labels[rows.example_locations[:, 0], rows.example_locations[:, 1]].tolist() == targets.tolist()
     graphdef, abstract = meshes.build_abstract(
         lambda: SequenceClassifier(read.encoder, len(read.labels), nnx.Rngs(0), pooling=pooling, segments=4),
         meshes.make_mesh(MeshConfig()),
@@ -53,7 +53,7 @@ def ours(read: Checkpoint, pooling: str, arrays: dict[str, np.ndarray], pad: int
     logits_NSC = jax.jit(lambda params, batch: nnx.merge(graphdef, params)(batch))(
         nested, rows.take(np.arange(len(rows)))
     )
-    return np.asarray(logits_NSC)[rows.slots[:, 0], rows.slots[:, 1]]
+    return np.asarray(logits_NSC)[rows.example_locations[:, 0], rows.example_locations[:, 1]]
 
 
 @pytest.mark.parametrize(("family", "pooling"), CASES)

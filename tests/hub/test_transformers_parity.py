@@ -16,6 +16,7 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import MeshConfig
+from jaxfm.core.encoder_config import EncoderConfig, has_padded_rows, preset
 from jaxfm.errors import UserError
 from jaxfm.hub.families import FAMILIES, hf_config, present
 from jaxfm.hub.weights import Checkpoint, read_checkpoint, write_tensors
@@ -23,7 +24,6 @@ from jaxfm.models.attention import chunk_length
 from jaxfm.models.electra import Detector
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.heads import MaskedLM, TokenClassifier
-from jaxfm.models.presets import EncoderConfig, has_padded_rows, preset
 from jaxfm.parallel import mesh as meshes
 
 torch = pytest.importorskip("torch", reason="torch is the oracle; it is installed with the test extra on Python 3.11")

@@ -10,11 +10,11 @@ import pytest
 import safetensors.numpy
 from hypothesis import strategies as st
 
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
 from jaxfm.hub.config_json import encoder_config
 from jaxfm.hub.families import CLASSIFIER_HEAD, FAMILIES, hf_config
 from jaxfm.hub.weights import read_checkpoint, read_config, write_tensors
-from jaxfm.models.presets import EncoderConfig
 
 SHAPE = EncoderConfig(
     vocab_size=11, hidden_size=6, num_layers=3, num_heads=2, ffn_size=10, max_positions=7, type_vocab_size=3

@@ -18,10 +18,10 @@ from jaxfm.parallel import mesh as meshes
 from jaxfm.training import loop
 
 STEPS = (0, 7)
-plain, folder, seen = meshes.place_batch, pathlib.Path(os.environ["RECORD_TO"]), 0
+plain, folder, seen = meshes.shard_batch, pathlib.Path(os.environ["RECORD_TO"]), 0
 
 
-def place_batch(batch: Mapping[str, np.ndarray], mesh: Any) -> Any:
+def shard_batch(batch: Mapping[str, np.ndarray], mesh: Any) -> Any:
     global seen
     placed = plain(batch, mesh)
     rows = meshes.host_rows(mesh, placed["tokens"].shape[0])
@@ -33,6 +33,6 @@ def place_batch(batch: Mapping[str, np.ndarray], mesh: Any) -> Any:
     return placed
 
 
-loop.meshes.place_batch = place_batch
+loop.meshes.shard_batch = shard_batch
 sys.argv[0] = "jaxfm/train.py"
 runpy.run_module("jaxfm.train", run_name="__main__", alter_sys=True)

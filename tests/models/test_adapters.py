@@ -12,12 +12,12 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import AdaptConfig, LoraConfig, MeshConfig
-from jaxfm.data.packing import BATCH_FIELDS, PackedRows, build_rows
+from jaxfm.core.encoder_config import EncoderConfig, preset
+from jaxfm.data.text.packing import BATCH_FIELDS, PackedRows, build_rows
 from jaxfm.errors import UserError
-from jaxfm.models.adapters import adapted, bare, is_added, merge_low_rank, only_mergeable
+from jaxfm.models.adapters import adapted, bare, is_adapter_param, merge_low_rank, only_mergeable
 from jaxfm.models.attention import local_mask, masked_attention, segment_mask
 from jaxfm.models.heads import TokenClassifier
-from jaxfm.models.presets import EncoderConfig, preset
 from jaxfm.parallel import mesh as meshes
 
 BERT = EncoderConfig(
@@ -68,7 +68,7 @@ def drawn(params: dict[str, np.ndarray], seed: int = 5) -> dict[str, np.ndarray]
     """What was added drawn anew and wide: no part is zero any more."""
     draw = np.random.default_rng(seed)
     some = {path: 0.3 * draw.normal(size=value.shape).astype(np.float32) for path, value in params.items()}
-    return {path: some[path] if is_added(path) else value for path, value in params.items()}
+    return {path: some[path] if is_adapter_param(path) else value for path, value in params.items()}
 
 
 def logits(encoder: EncoderConfig, params: dict[str, np.ndarray], batch: Any = None, dtype: Any = jnp.float32) -> Any:
@@ -83,7 +83,7 @@ def logits(encoder: EncoderConfig, params: dict[str, np.ndarray], batch: Any = N
 def test_at_first_nothing_changes(family: str, name: str, dtype: Any) -> None:
     encoder = adapted(ENCODERS[family], ADDED[name])
     base, params = fresh(ENCODERS[family])[1], dict(fresh(encoder)[1])
-    added = {path for path in params if is_added(path)}
+    added = {path for path in params if is_adapter_param(path)}
     assert added and set(params) - added == set(base)
     # What is drawn for the new parts must not shift what is drawn for the others: the same weights here by hand.
     params |= base
@@ -189,12 +189,14 @@ def test_a_prefix_is_keys_and_values_that_every_query_sees(chunk: int | None) ->
     q, k, v, prefix_k, prefix_v = attention_inputs()
     positions = np.asarray([[*range(5), *range(4), *range(3)], [*range(7), *[0] * 5]])
     segments = jnp.asarray(SEGMENTS)
-    reach = 12 if chunk is None else 2
-    mask = segment_mask(segments) if chunk is None else local_mask(segments, jnp.asarray(positions), reach, chunk)
+    window_radius = 12 if chunk is None else 2
+    mask = (
+        segment_mask(segments) if chunk is None else local_mask(segments, jnp.asarray(positions), window_radius, chunk)
+    )
     got = masked_attention(q, k, v, mask, chunk=chunk or 0, prefix=(prefix_k, prefix_v))
     q, k, v, prefix_k, prefix_v = (np.asarray(x, np.float64) for x in (q, k, v, prefix_k, prefix_v))
     for b, t, n in np.ndindex(q.shape[:3]):
-        near = np.abs(positions[b] - positions[b, t]) <= reach
+        near = np.abs(positions[b] - positions[b, t]) <= window_radius
         seen = np.flatnonzero((SEGMENTS[b] == SEGMENTS[b, t]) & near)
         keys = np.concatenate([k[b, seen, n], prefix_k[:, n]])
         values = np.concatenate([v[b, seen, n], prefix_v[:, n]])
@@ -212,7 +214,7 @@ def test_packed_equals_one_example_a_row_and_segments_stay_apart(family: str, se
 
     def by_example(packed: PackedRows) -> np.ndarray:
         values = logits(encoder, params, batch_of(packed))
-        places = zip(packed.slots, LENGTHS, strict=True)
+        places = zip(packed.example_locations, LENGTHS, strict=True)
         return np.concatenate([values[row, start : start + length] for (row, _, start), length in places])
 
     assert len(rows(None)) < len(rows(1)) == len(LENGTHS)

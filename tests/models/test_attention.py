@@ -106,17 +106,17 @@ POSITIONS = np.asarray([[*range(5), *range(4), *range(3)], [*range(7), *[0] * 5]
 
 
 @pytest.mark.parametrize("reach", [1, 2, 3, 5])
-def test_local_attention_in_chunks_and_whole(reach: int) -> None:
+def test_local_attention_in_chunks_and_whole(window_radius: int) -> None:
     """Chunks that divide the row and that do not, against the rule by hand."""
     q, k, v = inputs(scale=2.0)
-    near = allowed(SEGMENTS) & (np.abs(POSITIONS[:, :, None] - POSITIONS[:, None, :]) <= reach)
+    near = allowed(SEGMENTS) & (np.abs(POSITIONS[:, :, None] - POSITIONS[:, None, :]) <= window_radius)
     real = SEGMENTS > 0
     # Padding sees other padding in chunks than it does whole; nobody reads it.
-    assert near[0, 4, 4 - min(reach, 4)] and not near[0, 4, 5] and near[real].any(axis=-1).all()
+    assert near[0, 4, 4 - min(window_radius, 4)] and not near[0, 4, 5] and near[real].any(axis=-1).all()
     expected = reference(q, k, v, near)
-    assert np.abs(expected - reference(q, k, v, allowed(SEGMENTS)))[real].max() > 0.1 or reach >= 5
-    for chunk in (0, reach, reach + 1):
-        mask = local_mask(jnp.asarray(SEGMENTS), jnp.asarray(POSITIONS), reach, chunk)
+    assert np.abs(expected - reference(q, k, v, allowed(SEGMENTS)))[real].max() > 0.1 or window_radius >= 5
+    for chunk in (0, window_radius, window_radius + 1):
+        mask = local_mask(jnp.asarray(SEGMENTS), jnp.asarray(POSITIONS), window_radius, chunk)
         assert mask.shape == ((B, -(-T // chunk), 1, chunk, 3 * chunk) if chunk else (B, 1, T, T))
         result = masked_attention(q, k, v, mask, chunk=chunk)
         assert result.shape == q.shape and np.isfinite(result).all()

@@ -13,9 +13,9 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import MeshConfig
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.heads import MaskedLM
-from jaxfm.models.presets import EncoderConfig
 from jaxfm.parallel import mesh as meshes
 
 CONFIG = EncoderConfig(

@@ -13,9 +13,9 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import MeshConfig
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.embeddings import Embeddings
 from jaxfm.models.encoder import Encoder
-from jaxfm.models.presets import EncoderConfig
 from jaxfm.parallel import mesh as meshes
 
 # A wide spread of weights: with the usual 0.02 a fresh encoder hardly mixes tokens, and a leak would be too small.

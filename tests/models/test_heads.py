@@ -9,9 +9,9 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import MeshConfig
+from jaxfm.core.encoder_config import EncoderConfig, preset
 from jaxfm.models.activations import gelu
 from jaxfm.models.heads import MaskedLM, TokenClassifier
-from jaxfm.models.presets import EncoderConfig, preset
 from jaxfm.parallel import mesh as meshes
 
 CONFIG = EncoderConfig(

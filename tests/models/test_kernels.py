@@ -18,13 +18,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxfm.analysis import hlo
 from jaxfm.config import ATTENTION, MeshConfig, from_config_dict
+from jaxfm.core.build import AttentionConfig
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
-from jaxfm.models.attention import attend, masked_attention, segment_mask, sights
+from jaxfm.models.attention import attend, attention_specs, masked_attention, segment_mask
 from jaxfm.models.encoder import Encoder
-from jaxfm.models.kernels import AUTO, KERNELS, Choice, Need, choose, describe, needs, reasons
-from jaxfm.models.presets import EncoderConfig
-from jaxfm.observe import hlo
+from jaxfm.models.kernels import AUTO, KERNELS, AttentionProblem, choose, describe, needs, reasons
 from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel import target
 from jaxfm.planning.hardware import describe_devices, has_gpu_compiler, parse_topology
@@ -63,11 +64,11 @@ def positions(segments: np.ndarray) -> np.ndarray:
     return np.where(segments > 0, place - np.maximum.accumulate(np.where(starts, place, 0), axis=1), 0)
 
 
-def allowed(segments: np.ndarray, reach: int) -> np.ndarray:
+def allowed(segments: np.ndarray, window_radius: int) -> np.ndarray:
     """The rule by hand, [B, T, S]."""
     own = positions(segments)
     same = segments[:, :, None] == segments[:, None, :]
-    return same & (np.abs(own[:, :, None] - own[:, None, :]) <= (reach or T))
+    return same & (np.abs(own[:, :, None] - own[:, None, :]) <= (window_radius or T))
 
 
 def reference(arrays: list[np.ndarray], mask_BTS: np.ndarray, back: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -112,19 +113,19 @@ def on_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             return asked(*arrays, implementation="xla", **options)
 
         monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
-        here = dataclasses.replace(KERNELS["cudnn"], platforms=("cpu", "tpu"), lacks=lambda need: None)
+        here = dataclasses.replace(KERNELS["cudnn"], platforms=("cpu", "tpu"), unsupported_reason=lambda need: None)
         monkeypatch.setitem(KERNELS, "cudnn", here)
     yield
 
 
-def with_gradients(path: str, segments: np.ndarray, reach: int, dtype: Any) -> Any:
+def with_gradients(path: str, segments: np.ndarray, window_radius: int, dtype: Any) -> Any:
     """Compiles (q, k, v, back) -> the result and the gradients of q, k, v."""
-    config = dataclasses.replace(ENCODER, local_window=2 * reach)
-    choice = Choice(path, one_segment=segments is ALONE)
+    config = dataclasses.replace(ENCODER, local_window=2 * window_radius)
+    choice = AttentionConfig(path, one_segment=segments is ALONE)
 
     def apply(q: jax.Array, k: jax.Array, v: jax.Array, back: jax.Array, segment_ids: jax.Array, own: jax.Array) -> Any:
-        sight = sights(config, choice, dtype, segment_ids, own, training=True)[-1]
-        assert sight.path == path and sight.reach == reach
+        sight = attention_specs(config, choice, dtype, segment_ids, own, training=True)[-1]
+        assert sight.path == path and sight.window_radius == window_radius
         result, pull = jax.vjp(lambda q, k, v: attend(q, k, v, sight), q, k, v)
         return result, *pull(back.astype(dtype))
 
@@ -135,15 +136,15 @@ def with_gradients(path: str, segments: np.ndarray, reach: int, dtype: Any) -> A
 @pytest.mark.usefixtures("on_this_machine")
 @pytest.mark.parametrize("case", CASES)
 def test_every_path_computes_one_function_and_leaks_nothing(case: str) -> None:
-    path, segments, reach = CASES[case]
+    path, segments, window_radius = CASES[case]
     dtype = jnp.bfloat16 if path == "cudnn" else jnp.float32
     exact = dtype == jnp.float32 and jax.default_backend() == "cpu"
     (q, k, v), back = inputs(dtype)
     back[segments == 0] = 0.0  # nobody reads what comes of padding
-    apply = with_gradients(path, segments, reach, dtype)
+    apply = with_gradients(path, segments, window_radius, dtype)
     found = [np.asarray(x, np.float64) for x in apply(q, k, v, back)]
     wide = [np.asarray(x, np.float64) for x in (q, k, v)]
-    wanted = reference(wide, allowed(segments, reach), back)
+    wanted = reference(wide, allowed(segments, window_radius), back)
     real = segments > 0
     assert all(np.isfinite(x).all() for x in found)
     for got, expected in zip(found, wanted, strict=True):
@@ -151,7 +152,7 @@ def test_every_path_computes_one_function_and_leaks_nothing(case: str) -> None:
     for gradient in found[1:]:
         np.testing.assert_array_equal(gradient[~real], 0.0)
     # The mask matters here, and so does the window.
-    for other in ({0: REACH, REACH: 0}[reach], None):
+    for other in ({0: REACH, REACH: 0}[window_radius], None):
         mask = allowed(segments, other) if other is not None else np.ones((B, T, T), bool)
         assert np.abs(reference(wide, mask, back)[0] - wanted[0])[real].max() > 0.1
     for segment in range(1, segments.max() + 1):
@@ -173,7 +174,7 @@ def test_a_kernel_runs_on_each_devices_own_rows_and_heads(path: str) -> None:
 
     @jax.jit
     def apply(q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array) -> jax.Array:
-        return attend(q, k, v, sights(config, Choice(path), q.dtype, ids, ids, training=True)[0])
+        return attend(q, k, v, attention_specs(config, AttentionConfig(path), q.dtype, ids, ids, training=True)[0])
 
     place = jax.sharding.NamedSharding(mesh, meshes.spec("batch", "tokens", "heads", "head_dim"))
     ids = jax.device_put(segments, jax.sharding.NamedSharding(mesh, meshes.spec("batch", "tokens")))
@@ -199,7 +200,7 @@ def encoder(dtype: Any = jnp.float32, **changes: Any) -> Any:
     params = meshes.initialise(make)
     tokens = np.random.default_rng(1).integers(0, 64, PACKED[:2].shape)
 
-    def with_choice(choice: Choice, segments: np.ndarray, key: jax.Array | None = None) -> Any:
+    def with_choice(choice: AttentionConfig, segments: np.ndarray, key: jax.Array | None = None) -> Any:
         def apply(params: Any) -> jax.Array:
             model = nnx.merge(graphdef, params)
             model.attention = choice
@@ -215,22 +216,28 @@ def test_an_encoder_of_global_and_local_layers_is_the_same_by_kernels() -> None:
     """The layers' order of windows and their rotations, too."""
     with_choice, params = encoder()
     segments = PACKED[:2]
-    expected, result = (np.asarray(jax.jit(with_choice(Choice(path), segments))(params)) for path in ("xla", "splash"))
+    expected, result = (
+        np.asarray(jax.jit(with_choice(AttentionConfig(path), segments))(params)) for path in ("xla", "splash")
+    )
     assert not np.array_equal(result, expected)  # another path
     np.testing.assert_allclose(result[segments > 0], expected[segments > 0], atol=2e-5)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu (the extra tpu) is not installed")
 @pytest.mark.parametrize(("heads", "head_dim", "reach"), [(4, 64, 0), (3, 80, REACH)])
-def test_the_tpu_compiler_takes_splash_attention(heads: int, head_dim: int, reach: int) -> None:
+def test_the_tpu_compiler_takes_splash_attention(heads: int, head_dim: int, window_radius: int) -> None:
     """Forward and backward, on a mesh, for chips that need not be there."""
     mesh = meshes.make_mesh(MeshConfig(data=4), describe_devices(parse_topology("v5e:2x2")))
     config = dataclasses.replace(
-        ENCODER, hidden_size=heads * head_dim, num_heads=heads, local_window=2 * reach, global_every=3 if reach else 1
+        ENCODER,
+        hidden_size=heads * head_dim,
+        num_heads=heads,
+        local_window=2 * window_radius,
+        global_every=3 if window_radius else 1,
     )
 
     def apply(q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array) -> Any:
-        sight = sights(config, AUTO, q.dtype, ids, ids, training=True)[-1]
+        sight = attention_specs(config, AUTO, q.dtype, ids, ids, training=True)[-1]
         return jax.grad(lambda q, k, v: attend(q, k, v, sight).astype(jnp.float32).sum(), argnums=(0, 1, 2))(q, k, v)
 
     def abstract(shape: tuple[int, ...], dtype: Any, *axes: str) -> jax.ShapeDtypeStruct:
@@ -242,7 +249,7 @@ def test_the_tpu_compiler_takes_splash_attention(heads: int, head_dim: int, reac
         text = jax.jit(apply).lower(q, q, q, ids).compile().as_text() or ""
     assert text.count("tpu_custom_call") == 3 and "all-gather" not in text
     # Two products a block forward, seven backward; with a window, of T / 128 blocks at most three a row of them.
-    keys = T if reach == 0 else min(T, 3 * 128)
+    keys = T if window_radius == 0 else min(T, 3 * 128)
     products = sum(call.times * hlo.matmul_flops(call) for call in hlo.parse(text).calls())
     assert products == 2 * 9 * heads * T * keys * head_dim
 
@@ -277,7 +284,7 @@ def test_auto_lowers_to_the_kernel_of_the_device(name: str) -> None:
     platform, mark, packed = MARKS[name]
     segments = ALONE[:2]
     with_choice, params = encoder(jnp.bfloat16, global_every=1)
-    auto = Choice("auto", one_segment=True)
+    auto = AttentionConfig("auto", one_segment=True)
     text = lowered(platform, with_choice(auto, segments), params)
     assert text.count(mark) >= 2  # forward and backward
     assert ("__cudnn$fmhaSoftmaxBackward" in text) == (name == "cudnn")
@@ -287,7 +294,7 @@ def test_auto_lowers_to_the_kernel_of_the_device(name: str) -> None:
     text = lowered(platform, windows(auto, segments), params_of_windows)
     assert text.count(packed) >= 2 and text.count(mark) >= 2  # layers with a window, and those without
     # The same model, asked for XLA, or for what no kernel can do: dropout on the weights.
-    assert mark not in lowered(platform, with_choice(Choice("xla", True), segments), params)
+    assert mark not in lowered(platform, with_choice(AttentionConfig("xla", True), segments), params)
     dropping, params = encoder(jnp.bfloat16, attention_dropout=0.1, global_every=1)
     assert mark not in lowered(platform, dropping(auto, segments, jax.random.key(0)), params)
     assert mark in lowered(platform, dropping(auto, segments), params)  # as in evaluation
@@ -304,7 +311,7 @@ def test_the_gpu_compiler_takes_cudnn(segments: np.ndarray) -> None:
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), params)
     held = {}
     for path in ("auto", "xla"):
-        apply = with_choice(Choice(path, one_segment=segments is ALONE), segments[:2])
+        apply = with_choice(AttentionConfig(path, one_segment=segments is ALONE), segments[:2])
         with target.tracing_for("gpu"):
             traced = jax.jit(jax.grad(lambda p, apply=apply: apply(p).astype(jnp.float32).sum())).trace(abstract)
             compiled = traced.lower().compile()
@@ -313,9 +320,9 @@ def test_the_gpu_compiler_takes_cudnn(segments: np.ndarray) -> None:
     assert held["auto"] < held["xla"] / 2
 
 
-def need(platform: str, **changes: Any) -> Need:
+def need(platform: str, **changes: Any) -> AttentionProblem:
     """Rows of one segment in bf16, which every kernel can compute on its own device."""
-    base = Need(platform, jnp.dtype(jnp.bfloat16), tokens=256, head_dim=64, one_segment=True)
+    base = AttentionProblem(platform, jnp.dtype(jnp.bfloat16), tokens=256, head_dim=64, one_segment=True)
     return dataclasses.replace(base, **changes)
 
 
@@ -342,25 +349,28 @@ def test_what_a_kernel_lacks(platform: str, changes: dict[str, Any], words: str)
     name = {"gpu": "cudnn", "tpu": "splash"}[platform]
     other = {"gpu": "splash", "tpu": "cudnn"}[platform]
     able, lacking = need(platform), need(platform, **changes)
-    assert choose(AUTO, able) == choose(Choice(name), able) == name and choose(Choice("xla"), able) == "xla"
+    assert (
+        choose(AUTO, able) == choose(AttentionConfig(name), able) == name
+        and choose(AttentionConfig("xla"), able) == "xla"
+    )
     assert choose(AUTO, lacking) == "xla"
     with pytest.raises(UserError, match=f"config.model.attention: '{name}' .*{words}.*Nearest that can: 'xla'"):
-        choose(Choice(name), lacking)
+        choose(AttentionConfig(name), lacking)
     with pytest.raises(UserError, match=f"'{other}' .*does not run on {platform}. Nearest that can: '{name}'"):
-        choose(Choice(other), able)
+        choose(AttentionConfig(other), able)
 
 
 @pytest.mark.usefixtures("cudnn_here")
 def test_windows_and_packed_rows_are_no_hindrance() -> None:
-    assert choose(AUTO, need("tpu", reach=64, one_segment=False, dtype=jnp.dtype(jnp.float32))) == "splash"
-    assert choose(AUTO, need("gpu", reach=64, one_segment=False)) == "cudnn"
+    assert choose(AUTO, need("tpu", window_radius=64, one_segment=False, dtype=jnp.dtype(jnp.float32))) == "splash"
+    assert choose(AUTO, need("gpu", window_radius=64, one_segment=False)) == "cudnn"
     assert choose(AUTO, need("gpu", tokens=255)) == "cudnn"  # needs no mask
 
 
 def test_cpu_has_no_kernel_and_older_gpus_less(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose(AUTO, need("cpu")) == "xla"
     with pytest.raises(UserError, match="'splash' .*does not run on cpu. Nearest that can: 'xla'"):
-        choose(Choice("splash"), need("cpu"))
+        choose(AttentionConfig("splash"), need("cpu"))
     for capability, able in (((9, 0), True), ((8, 6), False), ((7, 5), False), (None, False)):
         monkeypatch.setattr(target, "cuda_capability", lambda capability=capability: capability)
         assert (reasons(need("gpu", head_dim=160))["cudnn"] is None) == able
@@ -377,22 +387,22 @@ def test_gpus_that_are_not_here_are_known_by_their_capability() -> None:
 def test_the_line_for_people() -> None:
     mesh = meshes.make_mesh(MeshConfig())
 
-    def line(platform: str, choice: Choice, **changes: Any) -> str:
+    def line(platform: str, choice: AttentionConfig, **changes: Any) -> str:
         config = dataclasses.replace(ENCODER, **changes)
         with target.tracing_for(platform):
             asked = [needs(config, choice, jnp.bfloat16, T, mesh, training=training) for training in (True, False)]
             return describe(choice, *asked)
 
-    packed, alone = Choice(), Choice(one_segment=True)
+    packed, alone = AttentionConfig(), AttentionConfig(one_segment=True)
     assert line("cpu", packed, local_window=0) == "attention: xla (all there is on cpu)"
     assert line("tpu", packed) == "attention: splash; splash in layers with a local window"
     assert line("gpu", packed) == line("gpu", alone) == "attention: cudnn; cudnn in layers with a local window"
-    assert line("gpu", Choice("xla"), local_window=0) == "attention: xla"
+    assert line("gpu", AttentionConfig("xla"), local_window=0) == "attention: xla"
     dropping = line("tpu", packed, local_window=0, attention_dropout=0.1)
     assert "xla (splash: has no dropout on attention weights, here 0.1" in dropping
     assert dropping.endswith(". Evaluation: splash")
     with pytest.raises(UserError, match="attention of this model: wants heads of a multiple of 8"):
-        line("gpu", Choice("cudnn"), num_heads=8)
+        line("gpu", AttentionConfig("cudnn"), num_heads=8)
 
 
 def test_an_unknown_path_is_refused() -> None:
@@ -406,5 +416,5 @@ def test_a_prefix_and_a_cut_row_are_seen_by_needs() -> None:
     config = dataclasses.replace(ENCODER, prefix_length=3, attention_dropout=0.2)
     whole, local = needs(config, AUTO, jnp.float32, T, mesh, training=True)
     assert whole.prefix and whole.sequence_parts == 2 and whole.dropout == 0.2 and not whole.one_segment
-    assert (whole.reach, local.reach) == (0, REACH)
+    assert (whole.window_radius, local.window_radius) == (0, REACH)
     assert needs(config, AUTO, jnp.float32, T, mesh, training=False)[0].dropout == 0.0

@@ -13,8 +13,8 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import MeshConfig
+from jaxfm.core.encoder_config import EncoderConfig, preset
 from jaxfm.models.encoder import Encoder
-from jaxfm.models.presets import EncoderConfig, preset
 from jaxfm.parallel import mesh as meshes
 
 # Five layers: 0 and 3 global, the others see four tokens on either side; with 24 tokens a row, in chunks.

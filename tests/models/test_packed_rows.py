@@ -12,12 +12,12 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import MeshConfig
-from jaxfm.data.packing import BATCH_FIELDS, PackedRows, build_rows
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.data.text.packing import BATCH_FIELDS, PackedRows, build_rows
 from jaxfm.models.heads import TokenClassifier
-from jaxfm.models.presets import EncoderConfig
 from jaxfm.parallel import mesh as meshes
 from jaxfm.tasks.losses import ClassLoss
-from jaxfm.tasks.ner import NerModel, NerTask
+from jaxfm.tasks.ner import NerSpec, NerTask
 
 CONFIG = EncoderConfig(
     vocab_size=64, hidden_size=32, num_layers=2, num_heads=4, ffn_size=48, max_positions=16, dropout=0.0,
@@ -62,7 +62,7 @@ def batch_of(packed: PackedRows) -> dict[str, jax.Array]:
 
 def task(smoothing: float) -> NerTask:
     labels = tuple(f"L{i}" for i in range(CLASSES))
-    model = NerModel(labels=labels, encoder=CONFIG, row_length=16, window=16, overlap=0, context="sentence")
+    model = NerSpec(labels=labels, encoder=CONFIG, row_length=16, window=16, overlap=0, context="sentence")
     return NerTask(model, ClassLoss(smoothing), 0.0, None, {}, {}, ())  # type: ignore[arg-type]
 
 
@@ -76,7 +76,7 @@ def loss_and_gradients(params: Any, batch: Any, smoothing: float) -> Any:
 
 def by_example(values_NTD: np.ndarray, packed: PackedRows) -> np.ndarray:
     """Tokens of all examples one after another, in the order of the examples."""
-    places = zip(packed.slots, LENGTHS, strict=True)
+    places = zip(packed.example_locations, LENGTHS, strict=True)
     return np.concatenate([values_NTD[row, start : start + length] for (row, _, start), length in places])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxfm.models import products
-from jaxfm.models.products import add_bias, contract, product
+from jaxfm.models.products import add_bias, einsum, tensordot
 from jaxfm.parallel import target
 
 SIZES = {"b": 2, "n": 3, "t": 8, "s": 6, "h": 4, "d": 12, "f": 10}
@@ -54,9 +54,9 @@ def test_values_and_gradients(spec: str, dtype, way: str) -> None:
     weights = np.round(np.random.default_rng(8).normal(size=expected.shape) * 4) / 4
 
     def total(x, y):
-        return (product(spec, x, y, jnp.float32) * jnp.asarray(weights, jnp.float32)).sum()
+        return (einsum(spec, x, y, jnp.float32) * jnp.asarray(weights, jnp.float32)).sum()
 
-    found = jax.jit(lambda x, y: product(spec, x, y, jnp.float32))(x, y)
+    found = jax.jit(lambda x, y: einsum(spec, x, y, jnp.float32))(x, y)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
     of_operands = jax.jit(jax.grad(total, argnums=(0, 1)))(x, y)
@@ -71,22 +71,22 @@ def test_values_and_gradients(spec: str, dtype, way: str) -> None:
 
 def test_an_ellipsis_stands_for_any_leading_axes() -> None:
     x, y = operands("btnh,bsnh->bnts")
-    found = product("...tnh,...snh->...nts", x, y)
+    found = einsum("...tnh,...snh->...nts", x, y)
     np.testing.assert_allclose(found, np.einsum("btnh,bsnh->bnts", x, y), rtol=1e-5, atol=1e-6)
 
 
 def test_sums_are_wide_and_rounded_once() -> None:
     """4,096 ones and one: bf16 sums would stay at 256."""
     x, y = jnp.ones((1, 1, 4096), jnp.bfloat16), jnp.ones((4096, 1), jnp.bfloat16)
-    assert contract(x, y, 1).dtype == jnp.bfloat16
-    assert float(jax.jit(contract, static_argnums=2)(x, y, 1)[0, 0, 0]) == 4096.0
-    gradient = jax.jit(jax.grad(lambda y: contract(jnp.ones((1, 4096, 1), jnp.bfloat16), y, 1).astype(float).sum()))
+    assert tensordot(x, y, 1).dtype == jnp.bfloat16
+    assert float(jax.jit(tensordot, static_argnums=2)(x, y, 1)[0, 0, 0]) == 4096.0
+    gradient = jax.jit(jax.grad(lambda y: tensordot(jnp.ones((1, 4096, 1), jnp.bfloat16), y, 1).astype(float).sum()))
     assert float(gradient(jnp.ones((1, 1), jnp.bfloat16))[0, 0]) == 4096.0
 
 
 def test_the_gradient_of_an_f32_result_is_multiplied_in_the_dtype_of_the_operands() -> None:
     x, y = operands("btd,df->btf", jnp.bfloat16)
-    jaxpr = jax.make_jaxpr(jax.grad(lambda x, y: (product("btd,df->btf", x, y, jnp.float32) ** 2).sum(), (0, 1)))(x, y)
+    jaxpr = jax.make_jaxpr(jax.grad(lambda x, y: (einsum("btd,df->btf", x, y, jnp.float32) ** 2).sum(), (0, 1)))(x, y)
     dots = [line for line in str(jaxpr).splitlines() if "dot_general" in line and "preferred" in str(jaxpr)]
     assert len(dots) == 3
     assert str(jaxpr).count("preferred_element_type=float32") == 3

@@ -11,9 +11,9 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import REMAT, MeshConfig
+from jaxfm.core.encoder_config import preset
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.encoder import Encoder
-from jaxfm.models.presets import preset
 from jaxfm.parallel import mesh as meshes
 
 POST = dataclasses.replace(preset("bert_tiny"), vocab_size=128, hidden_size=32, num_heads=2, ffn_size=64, num_layers=4)

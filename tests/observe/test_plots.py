@@ -1,4 +1,4 @@
-"""The pictures are whole PNG files of the right size that show what was recorded."""
+"""Plots are whole PNG files of the right size that show what was recorded."""
 
 import math
 

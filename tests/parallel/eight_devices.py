@@ -15,10 +15,10 @@ import jax
 import numpy as np
 
 from jaxfm.config import Config, MeshConfig
+from jaxfm.core.task import Task
 from jaxfm.observe import metrics as metrics_lib
 from jaxfm.parallel import mesh as meshes
 from jaxfm.tasks import registry
-from jaxfm.tasks.task import Task
 from jaxfm.training.checkpoint import Checkpoints, array_hashes
 from jaxfm.training.initial import resolve
 from jaxfm.training.paths import path_name
@@ -56,7 +56,7 @@ class Run:
         """Does the steps first .. last - 1; returns what each of them logs."""
         logged = []
         for step in range(first, last):
-            batch = meshes.place_batch(self.setup.batches.batch(step), self.mesh)
+            batch = meshes.shard_batch(self.setup.batches.batch(step), self.mesh)
             state, sums = self.step(state, self.sums(), batch)
             logged.append(metrics_lib.means(sums))
         return state, logged

@@ -22,12 +22,12 @@ except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
 distributed.say_when_lost(lambda: "The last checkpoint is of step 7.")
-with distributed.Together():
+with distributed.ProcessGroup():
     if what == "missing file" and me:
         raise UserError("/data/train.conll: no such file")
     distributed.agree("start", {"config.seed": 5 if what == "differs" and me else 0, "jax": "1"}, soon=True)
-    assert distributed.holds_everywhere("all", True) and not distributed.holds_everywhere("one", process == "0")
-    assert distributed.least("rows", 10 - int(process)) == 11 - int(count)
+    assert distributed.all_processes("all", True) and not distributed.all_processes("one", process == "0")
+    assert distributed.min_over_processes("rows", 10 - int(process)) == 11 - int(count)
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
     step = jax.jit(lambda counts: counts + counts.sum(), out_shardings=NamedSharding(mesh, PartitionSpec("data")))
     counts = jax.jit(lambda: jnp.zeros(jax.device_count()), out_shardings=NamedSharding(mesh, PartitionSpec("data")))()

@@ -288,9 +288,9 @@ def test_a_cluster_that_does_not_answer_is_a_message(environment: pytest.MonkeyP
 
 def test_a_single_process_agrees_with_itself() -> None:
     distributed.agree("start", {"x": 1})
-    assert distributed.holds_everywhere("x", True) and not distributed.holds_everywhere("x", False)
-    assert distributed.least("x", 3) == 3
-    with distributed.Together():
+    assert distributed.all_processes("x", True) and not distributed.all_processes("x", False)
+    assert distributed.min_over_processes("x", 3) == 3
+    with distributed.ProcessGroup():
         pass
 
 

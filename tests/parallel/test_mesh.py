@@ -11,12 +11,12 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from jaxfm.config import AdaptConfig, LoraConfig, MeshConfig
+from jaxfm.core.encoder_config import EncoderConfig, preset
 from jaxfm.errors import UserError
-from jaxfm.models.adapters import adapted
+from jaxfm.models.adapters import with_adapters
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.heads import MaskedLM, TokenClassifier
-from jaxfm.models.presets import EncoderConfig, preset
 from jaxfm.parallel import mesh as meshes
 
 CONFIG = EncoderConfig(
@@ -211,7 +211,7 @@ def test_shardings_of_a_replaced_token_model() -> None:
 
 
 def test_shardings_of_what_is_trained_beside_frozen_weights() -> None:
-    config = adapted(CONFIG, AdaptConfig(lora=LoraConfig(4, targets=("all",)), adapter_size=6, prefix_length=2))
+    config = with_adapters(CONFIG, AdaptConfig(lora=LoraConfig(4, targets=("all",)), adapter_size=6, prefix_length=2))
     _, abstract = meshes.build_abstract(lambda: make(config), meshes.make_mesh(MESHES[5]))
     assert {name: spec(leaf) for name, leaf in flat(abstract).items()} == ADAPTED
 
@@ -265,7 +265,7 @@ def loss_and_gradients(config: MeshConfig, count: int, encoder: EncoderConfig) -
     draw = np.random.default_rng(4)
     params = jax.tree.map(lambda leaf: 0.3 * draw.normal(size=leaf.shape).astype(np.float32), abstract)
     params = jax.device_put(params, shardings)
-    batch = meshes.place_batch(rows(), mesh)
+    batch = meshes.shard_batch(rows(), mesh)
 
     def loss(params: Any, batch: Any) -> jax.Array:
         return jnp.mean(jnp.sin(nnx.merge(graphdef, params)(batch, key=jax.random.key(9))))
@@ -347,7 +347,7 @@ def test_batch_size_that_can_be_divided() -> None:
 def test_place_batch_cuts_rows_and_tokens_and_repeats_them_over_tensor(config: MeshConfig) -> None:
     batch = {"tokens": np.arange(8 * 6, dtype=np.int32).reshape(8, 6), "row": np.arange(8, dtype=np.int32)[:, None]}
     mesh = meshes.make_mesh(config)
-    placed = meshes.place_batch(batch, mesh)
+    placed = meshes.shard_batch(batch, mesh)
     places = meshes.batch_shardings({name: value.shape for name, value in batch.items()}, mesh)
     _, fsdp, _, sequence = mesh.devices.shape
     share, length = 8 // meshes.batch_shards(mesh), 6 // sequence

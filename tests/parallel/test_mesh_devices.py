@@ -102,7 +102,7 @@ def test_place_batch_takes_the_rows_of_this_process_alone(monkeypatch: pytest.Mo
     whole = np.arange(8 * 3, dtype=np.int32).reshape(8, 3)
     own = meshes.host_rows(mesh, 8)
     assert own.tolist() == [2, 3, 6, 7]
-    meshes.place_batch({"tokens": whole[own]}, mesh)
+    meshes.shard_batch({"tokens": whole[own]}, mesh)
     ((shape, parts),) = asked.items()
     assert shape == (8, 3)
     np.testing.assert_array_equal(np.stack(parts), [whole[2:4], whole[6:8]])

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxfm.observe import hlo
+from jaxfm.analysis import hlo
 from jaxfm.planning.collectives import UNKNOWN, by_kind, collectives, mesh_axes, replica_groups
 
 RECORDED = pathlib.Path(__file__).parent / "recorded"

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from jaxfm.config import Config, from_config_dict
-from jaxfm.data.glue import GLUE
+from jaxfm.data.records.glue import GLUE
 from jaxfm.errors import UserError
 from jaxfm.planning.estimate import Subject, make_plan
 from jaxfm.planning.hardware import parse_topology

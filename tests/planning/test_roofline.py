@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from jaxfm.observe import hlo
+from jaxfm.analysis import hlo
 from jaxfm.parallel.chips import CHIPS
 from jaxfm.planning.collectives import Collective
 from jaxfm.planning.hardware import Place, Topology, parse_topology

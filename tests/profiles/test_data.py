@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxfm.config import Config, default_config, from_config_dict
-from jaxfm.data.packing import ArrayRows
+from jaxfm.data.text.packing import ArrayRows
 from jaxfm.parallel.mesh import make_mesh
 from profiles import data
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxfm.data.packing import shuffled
+from jaxfm.data.text.packing import shuffled
 from jaxfm.errors import UserError
 from profiles import packing_quality
 from profiles.packing_quality import Data, parse_cell

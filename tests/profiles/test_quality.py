@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxfm.data.packing import pack, shuffled
+from jaxfm.data.text.packing import pack, shuffled
 from jaxfm.errors import UserError
 from profiles import quality
 

@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import Config, MeshConfig
-from jaxfm.data.packing import PackedRows
+from jaxfm.data.text.packing import PackedRows
 from jaxfm.errors import UserError
 from jaxfm.evaluate import evaluate
 from jaxfm.export import export
@@ -22,9 +22,9 @@ from jaxfm.models.heads import pool
 from jaxfm.observe.progress import Progress
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.predict import Model, predict, predict_file
-from jaxfm.tasks import classification, classifier, registry
+from jaxfm.tasks import classification, classification_predictor, registry
 from jaxfm.tasks.classification import ClassificationTask
-from jaxfm.tasks.classifier import Classifier, encode
+from jaxfm.tasks.classification_predictor import ClassifierPredictor, encode
 from jaxfm.train import train
 from jaxfm.training.initial import resolve
 from tests import tiny
@@ -103,7 +103,7 @@ def test_a_row_holds_each_target_at_the_segment_of_its_example(tmp_path: pathlib
     for split in task.splits():
         rows, examples = task.rows(split), task.examples[split]
         assert rows.labels.shape == (len(rows), task.model.segments)
-        for (row, segment, start), example in zip(rows.slots, examples, strict=True):
+        for (row, segment, start), example in zip(rows.example_locations, examples, strict=True):
             assert task.model.labels[rows.labels[row, segment]] == example.target
             assert rows.tokens[row, start] == task.tokenizer.cls_token_id
             length = int((rows.segment_ids[row] == segment + 1).sum())
@@ -116,7 +116,7 @@ def test_pairs_carry_the_types_of_their_texts_and_long_ones_are_cut(tmp_path: pa
     task, _, notes = create(tiny.classification_config(tmp_path, pairs=True, data__window=16))
     assert any("examples cut to 16 tokens" in note for note in notes)
     rows, examples = task.rows("train"), task.examples["train"]
-    row, segment, start = rows.slots[0]
+    row, segment, start = rows.example_locations[0]
     where = slice(start, start + int((rows.segment_ids[row] == segment + 1).sum()))
     expected = task.tokenizer(examples[0].text, examples[0].pair, truncation="longest_first", max_length=16)
     assert rows.tokens[row, where].tolist() == expected["input_ids"]
@@ -209,7 +209,7 @@ def test_a_head_comes_along_where_its_classes_are_those_of_the_data(tmp_path: pa
 
 
 def test_numbers_as_classes_keep_their_order() -> None:
-    from jaxfm.data.examples import Example
+    from jaxfm.data.records.examples import Example
 
     examples = [Example("x", None, name, "") for name in ("10", "9", "-1", "b", "a")]
     assert classification._labels("single", examples, "csv:x", "") == ("-1", "9", "10", "a", "b")
@@ -239,14 +239,14 @@ def test_settings_that_do_not_fit(tmp_path: pathlib.Path, kind: str, overrides: 
 
 def test_texts_that_are_cut_say_so(tmp_path: pathlib.Path) -> None:
     task, _, _ = create(tiny.classification_config(tmp_path, data__window=16))
-    classifier = Classifier(task.model, task.tokenizer)
-    encoded = classifier.encode([{"text": "ada " * 40}, {"text": "ada"}])
+    classification_predictor = ClassifierPredictor(task.model, task.tokenizer)
+    encoded = classification_predictor.encode([{"text": "ada " * 40}, {"text": "ada"}])
     rows = len(encoded.rows)
     outputs = {"outputs": np.zeros((rows, task.model.segments, 2), np.float32)}
-    long, short = classifier.decode(encoded, outputs)
+    long, short = classification_predictor.decode(encoded, outputs)
     assert long["truncated"] is True and "truncated" not in short
-    assert "  (longer than the 16 tokens the model reads: its end is left out)" in classifier.lines(long)
-    assert len(classifier.lines(short)) == len(classifier.lines(long)) - 1
+    assert "  (longer than the 16 tokens the model reads: its end is left out)" in classification_predictor.lines(long)
+    assert len(classification_predictor.lines(short)) == len(classification_predictor.lines(long)) - 1
     cut = task.encoded["test"].cut
     assert cut.any() and not cut.all()
     scored = {"outputs": np.zeros((len(task.rows("test")), task.model.segments, 2), np.float32)}
@@ -301,13 +301,13 @@ def test_r_drop_and_weights_reach_the_loss(tmp_path: pathlib.Path) -> None:
 def test_training_texts_are_tokenized_once(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny.classification_config(tmp_path)
     asked: list[str] = []
-    plain = classifier.tokenize
+    plain = classification_predictor.tokenize
 
     def tokenize(model: Any, tokenizer: Any, texts: Any) -> Any:
         asked.extend(text for text, _ in texts)
         return plain(model, tokenizer, texts)
 
-    monkeypatch.setattr(classifier, "tokenize", tokenize)
+    monkeypatch.setattr(classification_predictor, "tokenize", tokenize)
     monkeypatch.setattr(classification, "tokenize", tokenize)
     registry.create(config, resolve(config.model))
     assert len(asked) == sum(tiny.SIZES.values())

@@ -86,7 +86,7 @@ def test_r_drop_is_the_mean_of_two_passes_and_their_divergence() -> None:
 
     key = jax.random.key(3)
     loss = lambda logits: ClassLoss()(logits, jnp.asarray(CLASSES))  # noqa: E731
-    _, found, weight = losses.regularised(apply, loss, losses.apart_classes, key, 0.7)
+    _, found, weight = losses.with_r_drop(apply, loss, losses.symmetric_kl, key, 0.7)
     assert len(seen) == 2
     first, second = (np.asarray(jax.nn.softmax(apply(key)), np.float64) for key in seen[:2])
     divergence = ((first * np.log(first / second)).sum(-1) + (second * np.log(second / first)).sum(-1)) / 2
@@ -96,7 +96,7 @@ def test_r_drop_is_the_mean_of_two_passes_and_their_divergence() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(weight, there)
     seen.clear()
-    losses.regularised(apply, loss, losses.apart_classes, key, 0.0)
+    losses.with_r_drop(apply, loss, losses.symmetric_kl, key, 0.0)
     assert seen == [key]
 
 
@@ -105,7 +105,9 @@ def test_labels_are_as_far_apart_as_their_bernoulli_distributions() -> None:
     p, q = 1 / (1 + np.exp(-first)), 1 / (1 + np.exp(-second))
     one_way = lambda p, q: p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))  # noqa: E731
     np.testing.assert_allclose(
-        losses.apart_labels(jnp.asarray(first), jnp.asarray(second)), (one_way(p, q) + one_way(q, p)) / 2, rtol=1e-4
+        losses.symmetric_kl_of_labels(jnp.asarray(first), jnp.asarray(second)),
+        (one_way(p, q) + one_way(q, p)) / 2,
+        rtol=1e-4,
     )
 
 

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfm.data.mask_vocabulary import MaskVocabulary
-from jaxfm.data.masking import Masking
-from jaxfm.data.packing import ArrayRows
+from jaxfm.data.text.mask_vocabulary import MaskVocabulary
+from jaxfm.data.text.masking import Masking
+from jaxfm.data.text.packing import ArrayRows
 from jaxfm.errors import UserError
 from jaxfm.tasks.mask_shares import mask_notes, mask_split, mask_sums, row_counts, scored_part
 

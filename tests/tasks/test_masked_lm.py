@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import Config, MeshConfig
-from jaxfm.data.masking import mask_tokens, max_predictions
+from jaxfm.data.text.masking import mask_tokens, max_predictions
 from jaxfm.errors import UserError
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.tasks import registry
@@ -136,7 +136,7 @@ def test_the_loss_is_that_of_transformers_on_the_same_hidden_tokens(task: Masked
 def test_seeing_the_vocabulary_only_where_tokens_are_hidden_changes_neither_loss_nor_gradient(
     task: MaskedLMTask, at_once: int
 ) -> None:
-    task = dataclasses.replace(task, places_at_once=at_once)
+    task = dataclasses.replace(task, logits_chunk=at_once)
     batch = batch_of(task)
     labels = np.asarray(hidden_by_hand(task, batch)[1])
     graphdef = graph(task)
@@ -193,7 +193,7 @@ def test_a_step_without_a_target_has_no_loss_and_no_weight(task: MaskedLMTask) -
     assert computed_loss(dataclasses.replace(task, z_loss=0.01), batch) == (0.0, 0.0, 0.0)
     graphdef = graph(task)
     for at_once in (0, 4):
-        other = dataclasses.replace(task, z_loss=0.01, places_at_once=at_once)
+        other = dataclasses.replace(task, z_loss=0.01, logits_chunk=at_once)
 
         def loss(params: Any, other: MaskedLMTask = other) -> jax.Array:
             return other.loss(nnx.merge(graphdef, params), cast(Any, batch), KEY, 0.0)[0]
@@ -256,9 +256,9 @@ def test_scores_of_each_unit_by_hand(task: MaskedLMTask, outputs: dict[str, np.n
         assert found["unigram_loss"] == pytest.approx(np.mean(unigram), rel=1e-9)
         assert found["unigram_accuracy"] == pytest.approx((targets == top).mean())
     metrics = task.score("valid", outputs).metrics
-    assert set(task.choosing) <= set(metrics)
-    assert {name: metrics[name] for name in task.choosing} == {
-        name: scores["units"]["token"][name] for name in task.choosing
+    assert set(task.selection_metrics) <= set(metrics)
+    assert {name: metrics[name] for name in task.selection_metrics} == {
+        name: scores["units"]["token"][name] for name in task.selection_metrics
     }
     assert metrics["loss_span"] == scores["units"]["span"]["loss"]
 
@@ -268,14 +268,14 @@ def test_a_run_says_when_it_is_at_the_loss_of_guessing_by_frequency(
 ) -> None:
     unigram = task.score("valid", outputs).scores["units"]["token"]["unigram_loss"]
 
-    def remarks(loss: float) -> tuple[str, ...]:
-        return task.score("valid", outputs | {"loss": np.full_like(outputs["loss"], loss)}).remarks
+    def warnings(loss: float) -> tuple[str, ...]:
+        return task.score("valid", outputs | {"loss": np.full_like(outputs["loss"], loss)}).warnings
 
     for loss in (unigram + 2, unigram, unigram - 0.1):
-        (said,) = remarks(loss)
+        (said,) = warnings(loss)
         assert f"{unigram:.2f}" in said and f"{loss:.2f}" in said
         assert "batch" in said and "warm-up" in said and "duplicates" in said
-    assert remarks(unigram - 1) == ()
+    assert warnings(unigram - 1) == ()
 
 
 def test_a_split_with_nothing_hidden_has_no_loss(task: MaskedLMTask, outputs: dict[str, np.ndarray]) -> None:
@@ -285,7 +285,7 @@ def test_a_split_with_nothing_hidden_has_no_loss(task: MaskedLMTask, outputs: di
 
 def test_rows_drawn_anew_score_as_rows(task: MaskedLMTask, outputs: dict[str, np.ndarray]) -> None:
     evaluation = task.score("valid", outputs)
-    resample, random = evaluation.resample, np.random.default_rng(0)
+    resample, random = evaluation.bootstrap_data, np.random.default_rng(0)
     assert resample is not None
     each = len(outputs["target"]) // 3
     assert (resample.unit, resample.count) == ("rows", each)
@@ -295,10 +295,10 @@ def test_rows_drawn_anew_score_as_rows(task: MaskedLMTask, outputs: dict[str, np
         wanted = task.score("valid", {name: values[picked] for name, values in outputs.items()})
         assert resample.metrics(index) == pytest.approx(dict(wanted.metrics), rel=1e-9)
         assert wanted.metrics["loss"] != evaluation.metrics["loss"]
-    none = task.score("valid", outputs | {"target": np.full_like(outputs["target"], -1)}).resample
+    none = task.score("valid", outputs | {"target": np.full_like(outputs["target"], -1)}).bootstrap_data
     assert none is not None and all(math.isnan(value) for value in none.metrics(np.arange(each)).values())
     # Other hidden tokens are other data.
-    turned = task.score("valid", outputs | {"target": np.roll(outputs["target"], 1, axis=0)}).resample
+    turned = task.score("valid", outputs | {"target": np.roll(outputs["target"], 1, axis=0)}).bootstrap_data
     assert turned is not None and len(set(resample.identity)) > 1 and turned.identity != resample.identity
 
 

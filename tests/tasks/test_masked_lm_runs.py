@@ -75,9 +75,9 @@ class Whole:
 def whole(folder: pathlib.Path) -> Whole:
     run = tiny.masked_lm_config(folder, model__dropout=0.1, **RUN)
     batches: list[dict[str, np.ndarray]] = []
-    plain = loop.meshes.place_batch
+    plain = loop.meshes.shard_batch
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.meshes, "place_batch", lambda batch, mesh: batches.append(batch) or plain(batch, mesh))
+        patch.setattr(loop.meshes, "shard_batch", lambda batch, mesh: batches.append(batch) or plain(batch, mesh))
         report = train(run, folder / "whole")
     return Whole(run, folder / "whole", report, batches)
 
@@ -112,9 +112,9 @@ def test_a_run_learns_and_reports(whole: Whole) -> None:
 
 
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(whole: Whole, tmp_path: pathlib.Path) -> None:
-    batches, plain = 0, loop.meshes.place_batch
+    batches, plain = 0, loop.meshes.shard_batch
 
-    def place_batch(*arguments: Any) -> Any:
+    def shard_batch(*arguments: Any) -> Any:
         nonlocal batches
         batches += 1
         if batches == 5:  # no step of an evaluation, and within an epoch
@@ -122,7 +122,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(whole: Whole, tmp_path: pa
         return plain(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.meshes, "place_batch", place_batch)
+        patch.setattr(loop.meshes, "shard_batch", shard_batch)
         with pytest.raises(Preempted, match="step 5"):
             train(whole.config, tmp_path)
     assert not (tmp_path / "report.json").exists()
@@ -139,7 +139,7 @@ def test_a_batch_computed_alone_is_the_one_of_the_run_on_any_number_of_processes
     for step in (7, 0, 8):
         for count in (1, 2, 4):
             parts = [
-                TrainBatches(rows, batch_size=8, seed=0, share=lambda _, own=own: own).batch(step)
+                TrainBatches(rows, batch_size=8, seed=0, host_rows=lambda _, own=own: own).batch(step)
                 for own in np.split(np.arange(8), count)
             ]
             assert all(len(part["tokens"]) == 8 // count for part in parts)

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxfm.data.tokenization import encode_words
+from jaxfm.data.text.tokenization import encode_words
 from jaxfm.errors import UserError
+from jaxfm.evaluation import entities
 from jaxfm.parallel.mesh import build_abstract, make_mesh
-from jaxfm.tasks import entities, ner, registry
+from jaxfm.tasks import ner, registry
 from jaxfm.tasks.losses import ClassLoss
 from jaxfm.tasks.ner import NerTask
 from jaxfm.training.initial import resolve
@@ -197,7 +198,7 @@ def test_loss_and_outputs_agree_and_score_as_seqeval(tmp_path: pathlib.Path) -> 
     for name in ("f1", "precision", "recall"):
         wanted = getattr(seqeval, f"{name}_score")(gold, predicted)
         assert evaluation.metrics[name] == evaluation.scores[name] == pytest.approx(wanted, abs=1e-12)
-    assert set(evaluation.metrics) == set(task.choosing)
+    assert set(evaluation.metrics) == set(task.selection_metrics)
     check_units(task, {name: np.asarray(value) for name, value in outputs.items()})
     assert all(0 < probability <= 1 for record in records for probability in record["probabilities"])
     json.dumps(dict(evaluation.scores), allow_nan=False)
@@ -206,7 +207,7 @@ def test_loss_and_outputs_agree_and_score_as_seqeval(tmp_path: pathlib.Path) -> 
 def check_units(task: NerTask, outputs: dict[str, np.ndarray]) -> None:
     """The metrics of sentences drawn anew are those of these sentences, and calibration changes no prediction."""
     evaluation = task.score("test", outputs)
-    resample, sentences = evaluation.resample, task.sentences["test"]
+    resample, sentences = evaluation.bootstrap_data, task.sentences["test"]
     assert resample is not None and resample.right is not None and resample.count == len(sentences)
     assert resample.metrics(np.arange(len(sentences))) == pytest.approx(dict(evaluation.metrics), rel=1e-6)
     records = list(evaluation.predictions)

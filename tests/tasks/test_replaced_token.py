@@ -18,18 +18,18 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import Config, MeshConfig
-from jaxfm.data import masking
+from jaxfm.core.encoder_config import preset
+from jaxfm.data.text import masking
 from jaxfm.errors import UserError
 from jaxfm.evaluate import evaluate
 from jaxfm.export import export
-from jaxfm.models.presets import preset
 from jaxfm.observe import metrics as metrics_lib
 from jaxfm.observe.writers import read_metrics
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.predict import Model
 from jaxfm.tasks import masked_lm, registry, replaced_token
 from jaxfm.tasks.replaced_token import ReplacedTokenTask
-from jaxfm.tasks.replacement_finder import ReplacementFinder
+from jaxfm.tasks.replaced_token_predictor import ReplacedTokenPredictor
 from jaxfm.train import train
 from jaxfm.training import loop
 from jaxfm.training.initial import resolve
@@ -121,7 +121,7 @@ def test_what_a_new_run_is_made_of(task: ReplacedTokenTask, folder: pathlib.Path
     assert "generator: 1 of the encoder's 2 layers; loaded beside the encoder: nothing" in task.notes
     values = config(folder)
     initial = resolve(values.model)
-    kept = replaced_token.keep_head(task, initial)
+    kept = replaced_token.select_params(task, initial)
     assert kept and all(name.startswith("encoder/") for name in kept) and set(kept) == set(initial.params)
     with pytest.raises(UserError, match="config.objective: 'rtd' is of task masked_lm, but config.task is 'ner'"):
         registry.create(tiny.replaced(values, task="ner"), initial)
@@ -286,7 +286,7 @@ def test_held_out_samples_do_not_depend_on_the_batch(bench: Bench, outputs: dict
 
 def test_rows_drawn_anew_score_as_rows(bench: Bench, outputs: dict[str, np.ndarray]) -> None:
     evaluation = bench.task.score("valid", outputs)
-    resample, each = evaluation.resample, len(outputs["target"]) // 2
+    resample, each = evaluation.bootstrap_data, len(outputs["target"]) // 2
     assert resample is not None and resample.count == each
     assert resample.metrics(np.arange(each)) == pytest.approx(dict(evaluation.metrics), rel=1e-6)
     index = np.random.default_rng(0).integers(0, each, each)
@@ -294,7 +294,7 @@ def test_rows_drawn_anew_score_as_rows(bench: Bench, outputs: dict[str, np.ndarr
     wanted = bench.task.score("valid", {name: values[picked] for name, values in outputs.items()}).metrics
     assert resample.metrics(index) == pytest.approx(dict(wanted), rel=1e-6)
     # What another generator proposes is other data to find replacements in.
-    other = bench.task.score("valid", outputs | {"sampled": np.roll(outputs["sampled"], 1, axis=0)}).resample
+    other = bench.task.score("valid", outputs | {"sampled": np.roll(outputs["sampled"], 1, axis=0)}).bootstrap_data
     assert other is not None and other.identity != resample.identity
 
 
@@ -320,7 +320,7 @@ def test_scores_from_outputs_by_hand(bench: Bench, outputs: dict[str, np.ndarray
     np.testing.assert_allclose(own["discriminator_accuracy"], 1 - errors / tokens)
     scale = 50 * RATIOS[1] * tokens / own["targets"]
     np.testing.assert_allclose(own["loss"], own["generator_loss"] + scale * own["discriminator_loss"], rtol=1e-6)
-    assert set(bench.task.choosing) <= set(evaluation.metrics) and "f1_whole_word" in evaluation.metrics
+    assert set(bench.task.selection_metrics) <= set(evaluation.metrics) and "f1_whole_word" in evaluation.metrics
     records = list(evaluation.predictions)
     assert len(records) == each and sum(len(record["replaced"]) for record in records) == replaced
     assert sum(record["false_alarms"] for record in records) == flagged - found
@@ -349,16 +349,16 @@ def runs(folder: pathlib.Path) -> Runs:
     values = config(folder, eval__select="last")
     report = train(values, folder / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        done, plain = 0, loop.meshes.place_batch
+        done, plain = 0, loop.meshes.shard_batch
 
-        def place_batch(*arguments: Any) -> Any:
+        def shard_batch(*arguments: Any) -> Any:
             nonlocal done
             done += 1
             if done == 5:  # what was saved last is step 3
                 raise StopError
             return plain(*arguments)
 
-        patch.setattr(loop.meshes, "place_batch", place_batch)
+        patch.setattr(loop.meshes, "shard_batch", shard_batch)
         with pytest.raises(StopError):
             train(values, folder / "stopped")
     return Runs(folder / "whole", report, folder / "stopped", train(values, folder / "stopped"))
@@ -395,7 +395,7 @@ def test_a_trained_run_is_scored_again(runs: Runs) -> None:
     assert (values["task"], values["objective"]) == ("masked_lm", "rtd")
     evaluation = evaluate(runs.whole, "valid")
     wanted = runs.report["splits"]["valid"]
-    for name in ReplacedTokenTask.choosing:
+    for name in ReplacedTokenTask.selection_metrics:
         np.testing.assert_allclose(evaluation.metrics[name], wanted[name], rtol=1e-5, err_msg=name)
     # The training text is not read again: its counts lie in the run.
     again = evaluation.scores["units"]["token"]["unigram_loss"]
@@ -464,12 +464,12 @@ def test_transformers_computes_the_same_probabilities(runs: Runs, tmp_path: path
 
 def test_scores_in_parts_are_refused(folder: pathlib.Path) -> None:
     values = config(folder, mask__places_at_once=2)
-    with pytest.raises(UserError, match="config.mask.places_at_once: 2, but the generator of objective rtd"):
+    with pytest.raises(UserError, match="config.mask.logits_chunk: 2, but the generator of objective rtd"):
         registry.create(values, resolve(values.model))
 
 
 def test_an_encoder_without_a_class_in_transformers_is_not_exported(tmp_path: pathlib.Path) -> None:
-    finder = ReplacementFinder(preset("modern_base"), 1, None)  # type: ignore[arg-type]
+    finder = ReplacedTokenPredictor(preset("modern_base"), 1, None)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="no class for replaced-token detection with a modernbert encoder"):
         finder.write_hf(tmp_path, {})
 
@@ -495,6 +495,6 @@ def test_pretraining_goes_on_from_a_run(runs: Runs, folder: pathlib.Path) -> Non
     assert isinstance(task, ReplacedTokenTask) and set(loaded) == set(restored(runs.whole))
     assert any("loaded beside the encoder: detector, generator" in note for note in notes)
     # Another depth: the generator is new. Another objective: so is the masked-LM head.
-    deeper = replaced_token.keep_head(dataclasses.replace(task, generator_layers=2), initial)
+    deeper = replaced_token.select_params(dataclasses.replace(task, generator_layers=2), initial)
     assert {name.partition("/")[0] for name in deeper} == {"encoder", "detector"}
-    assert {name.partition("/")[0] for name in masked_lm.keep_head(task.text, initial)} == {"encoder"}
+    assert {name.partition("/")[0] for name in masked_lm.select_params(task.text, initial)} == {"encoder"}

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxfm.config import AdaptConfig, Config, MeshConfig, OptimConfig
 from jaxfm.errors import UserError
 from jaxfm.observe import metrics as metrics_lib
-from jaxfm.parallel.mesh import build_abstract, make_mesh, place_batch
+from jaxfm.parallel.mesh import build_abstract, make_mesh, shard_batch
 from jaxfm.tasks import registry
 from jaxfm.training.adaptation import EVERYTHING, Partition, make_adaptation
 from jaxfm.training.checkpoint import Checkpoints
@@ -56,7 +56,7 @@ class Run:
 
     def train(self, state: TrainState, first: int, last: int) -> TrainState:
         for index in range(first, last):
-            batch = place_batch(self.setup.batches.batch(index), self.mesh)
+            batch = shard_batch(self.setup.batches.batch(index), self.mesh)
             state, _ = self.step(state, empty_sums(self.setup.metric_names, self.mesh), batch)
         return state
 
@@ -224,7 +224,7 @@ def test_training_a_part_is_optax_on_that_part(folder: pathlib.Path, name: str) 
 def test_without_settings_nothing_is_different() -> None:
     params = {"encoder": {"layers": {"kernel": jax.ShapeDtypeStruct((3, 2), jnp.float32)}}, "head": {}}
     adaptation = make_adaptation(AdaptConfig(), ENCODER, params, 10)
-    assert (adaptation.partition.first, adaptation.rates, adaptation.wakes) == ({}, (), ())
+    assert (adaptation.partition.first, adaptation.rates, adaptation.unfreeze_steps) == ({}, (), ())
     for change in (adaptation.partition.trained, adaptation.partition.select):
         assert change(params) is params
     assert adaptation.partition.join(params, {}) is params
@@ -305,7 +305,7 @@ def test_what_wakes_up_is_trained_as_if_it_began_then(clip_norm: float) -> None:
     schedule = optax.linear_schedule(0.1, 0.0, STEPS)
     optimizer = make_optimizer(optim, schedule, params, adaptation)
     step_fn = jax.jit(make_train_step(noisy_loss, optimizer, total_steps=STEPS, adaptation=adaptation))
-    wakes = [4 * EVERY, 3 * EVERY, 2 * EVERY, EVERY, 0]  # embeddings, layers from below, head
+    unfreeze_steps = [4 * EVERY, 3 * EVERY, 2 * EVERY, EVERY, 0]  # embeddings, layers from below, head
     rates = [0.5**4, 0.5**3, 0.5**2, 0.5, 1.0]
 
     def pieces(tree: Any) -> dict[tuple[str, int], np.ndarray]:
@@ -326,12 +326,12 @@ def test_what_wakes_up_is_trained_as_if_it_began_then(clip_norm: float) -> None:
     for step in range(STEPS):
         grads = jax.tree.map(lambda leaf: jnp.asarray(draw.normal(size=leaf.shape), jnp.float32), params)
         state, sums = step_fn(state, metrics_lib.zeros_like(dict.fromkeys(("loss", "gradient_norm", "skipped"))), grads)
-        awake = {name: value for name, value in pieces(grads).items() if step >= wakes[name[1]]}
-        norm = math.sqrt(sum((value**2).sum() for value in awake.values()))
+        unfrozen = {name: value for name, value in pieces(grads).items() if step >= unfreeze_steps[name[1]]}
+        norm = math.sqrt(sum((value**2).sum() for value in unfrozen.values()))
         np.testing.assert_allclose(sums["gradient_norm"][0], norm, rtol=1e-5)
-        for name, grad in awake.items():
+        for name, grad in unfrozen.items():
             grad = grad * min(1.0, clip_norm / norm) if clip_norm else grad
-            done = step - wakes[name[1]] + 1
+            done = step - unfreeze_steps[name[1]] + 1
             first[name] = 0.9 * first[name] + 0.1 * grad
             second[name] = 0.999 * second[name] + 0.001 * grad**2
             update = first[name] / (1 - 0.9**done) / (np.sqrt(second[name] / (1 - 0.999**done)) + 1e-8)
@@ -340,7 +340,7 @@ def test_what_wakes_up_is_trained_as_if_it_began_then(clip_norm: float) -> None:
         for name, value in pieces(state.params).items():
             # In f32 1 - 0.999^n has four digits at n = 1; a count that is off by one would be off by 1e-2.
             np.testing.assert_allclose(value, wanted[name], atol=1e-5, err_msg=f"{name} after step {step}")
-            if step < wakes[name[1]]:
+            if step < unfreeze_steps[name[1]]:
                 np.testing.assert_array_equal(value, pieces(params)[name])
 
 

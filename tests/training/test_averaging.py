@@ -129,8 +129,8 @@ def test_a_run_with_averages_that_was_stopped_is_the_run_that_was_not(
     report = train(ours, tmp_path / "whole")
     left = iter(range(4))
     with pytest.MonkeyPatch.context() as patch:
-        plain = loop.meshes.place_batch
-        patch.setattr(loop.meshes, "place_batch", lambda *all: plain(*all) if next(left, None) is not None else crash())
+        plain = loop.meshes.shard_batch
+        patch.setattr(loop.meshes, "shard_batch", lambda *all: plain(*all) if next(left, None) is not None else crash())
         with pytest.raises(CrashError):
             train(ours, tmp_path / "run")  # with the fifth batch: goes on from step 4
     with pytest.MonkeyPatch.context() as patch:

@@ -37,9 +37,9 @@ def test_a_batch_that_grows_doubles_up_to_one_of_them() -> None:
     assert batch_size.candidates(4, 5, first=12) == [24]
 
 
-def searched(peak: Callable[[int], float], limit: int, most: int = 5000) -> batch_size.Fit:
+def searched(peak: Callable[[int], float], limit: int, most: int = 5000) -> batch_size.BatchSizeSearch:
     sizes = batch_size.candidates(1, most)
-    fit = batch_size.largest(sizes, peak, limit)
+    fit = batch_size.search_batch_size(sizes, peak, limit)
     fitting = [size for size in sizes if peak(size) <= limit]
     assert fit.size == max(fitting, default=None)
     return fit
@@ -78,7 +78,7 @@ def test_a_few_rows_may_all_fit() -> None:
 def settled(config: Config, limit: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Config, str]:
     monkeypatch.setattr(batch_size, "memory_limit", lambda: limit)
     objective = registry.outline(config, initial.shape(config.model)[0])
-    found, (note,) = batch_size.settle(
+    found, (note,) = batch_size.autotune_batch_size(
         config, objective, make_mesh(config.parallel.mesh), row_length=config.data.row_length, most=4096
     )
     return found, note
@@ -111,7 +111,10 @@ def test_the_largest_batch_that_fits_and_no_larger_one(accumulate: int, monkeypa
 def test_a_number_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     config = small.config(train__batch_size=12)
     objective = registry.outline(config, initial.shape(config.model)[0])
-    assert batch_size.settle(config, objective, make_mesh(MeshConfig()), row_length=16, most=4) == (config, ())
+    assert batch_size.autotune_batch_size(config, objective, make_mesh(MeshConfig()), row_length=16, most=4) == (
+        config,
+        (),
+    )
 
 
 def test_not_even_one_row_a_device(monkeypatch: pytest.MonkeyPatch) -> None:

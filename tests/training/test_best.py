@@ -58,8 +58,8 @@ def test_with_nothing_to_compare_the_first_is_kept() -> None:
 
 
 def test_what_decides_between_equal_metrics() -> None:
-    choosing = {"pearson": True, "mse": False, "mae": False}
-    assert tie_breaker({"pearson": 0.1, "mse": 3.0, "mae": 2.0}, choosing) == ("mse", 3.0)
+    selection_metrics = {"pearson": True, "mse": False, "mae": False}
+    assert tie_breaker({"pearson": 0.1, "mse": 3.0, "mae": 2.0}, selection_metrics) == ("mse", 3.0)
     assert tie_breaker({"f1": 0.1, "loss": 3.0}, {"f1": True, "loss": False}) == ("loss", 3.0)
     assert tie_breaker({"accuracy": 0.5, "loss": 3.0}, {"accuracy": True}) == ("loss", 3.0)
     assert tie_breaker({"f1": 0.1}, {"f1": True, "loss": False}) == ("loss", None)

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import MeshConfig
-from jaxfm.data.packing import ArrayRows
+from jaxfm.data.text.packing import ArrayRows
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.tasks import registry
 from jaxfm.training.evaluation import Evaluator, bucket, whole_batches

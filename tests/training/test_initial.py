@@ -9,10 +9,10 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import Config, MeshConfig, ModelConfig
+from jaxfm.core.build import AttentionConfig
 from jaxfm.errors import UserError
 from jaxfm.export import export
 from jaxfm.hub import initial as hub_initial
-from jaxfm.models.kernels import Choice
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.tasks import registry
 from jaxfm.training.initial import resolve
@@ -106,4 +106,4 @@ def test_a_run_that_did_without_kernels_is_used_without(
 
     graphdef, params, _ = restore_params(tmp_path / path, make_model, make_mesh(MeshConfig()))
     model: Any = nnx.merge(graphdef, params)
-    assert model.encoder.attention == Choice(path)
+    assert model.encoder.attention == AttentionConfig(path)

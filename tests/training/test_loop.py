@@ -122,16 +122,16 @@ def whole(config: Config, folder: pathlib.Path) -> Iterator[Whole]:
 
 def at_step(patch: pytest.MonkeyPatch, step: int, action: Callable[[], Any], first: int = 0) -> None:
     """Has `action` called while the batch of update `step` is put on the devices; `first` updates are done before."""
-    done, plain = first, loop.meshes.place_batch
+    done, plain = first, loop.meshes.shard_batch
 
-    def place_batch(*arguments: Any) -> Any:
+    def shard_batch(*arguments: Any) -> Any:
         nonlocal done
         done += 1
         if done == step:
             action()
         return plain(*arguments)
 
-    patch.setattr(loop.meshes, "place_batch", place_batch)
+    patch.setattr(loop.meshes, "shard_batch", shard_batch)
 
 
 def crash() -> None:
@@ -423,7 +423,7 @@ def test_the_report_holds_what_is_promised(whole: Whole) -> None:
         assert all(0 <= scores[name] <= 1 for name in ("f1", "precision", "recall"))
         low, high = scores["intervals"]["metrics"]["f1"]
         assert low <= scores["f1"] <= high and low < high
-    # Fitted to the validation split, used on both.
+    # TrainResult to the validation split, used on both.
     calibration = json.loads((whole.workdir / "calibration.json").read_text())
     for split, scores in report["splits"].items():
         assert scores["calibration"]["temperature"] == calibration["temperature"]

@@ -7,13 +7,13 @@ from typing import Any
 import jax
 import pytest
 
+from jaxfm.analysis import traces
+from jaxfm.analysis.profiling import StepProfile, parse_steps
 from jaxfm.config import Config
 from jaxfm.errors import UserError
 from jaxfm.models.flops import flops_per_token
-from jaxfm.observe import traces
-from jaxfm.observe.goodput import Goodput
-from jaxfm.observe.profiling import StepProfile, parse_steps
 from jaxfm.observe.progress import Progress
+from jaxfm.observe.wall_clock import WallClock
 from jaxfm.observe.writers import read_metrics
 from jaxfm.parallel import chips
 from jaxfm.tasks import registry
@@ -149,7 +149,7 @@ def run(steps: range, first: int, last: int, folder: pathlib.Path, *, stopped_at
     with Progress(last) as progress, pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress, "say", said.append)
         patch.setattr(progress, "table", lambda table: said.append(table.title))
-        with StepProfile(steps, first, folder, lambda: text, progress=progress, goodput=Goodput()) as profile:
+        with StepProfile(steps, first, folder, lambda: text, progress=progress, wall_clock=WallClock()) as profile:
             for step in range(first, last):
                 if step == stopped_at:
                     break

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfm.training.run_ahead import MOST_SECONDS, RunAhead
+from jaxfm.training.run_ahead import MOST_SECONDS, DispatchAhead
 
 
 @dataclasses.dataclass
@@ -42,7 +42,7 @@ class Mark:
 @pytest.mark.parametrize("seconds", [0.0005, 0.01, 0.1, 0.4, 1.0, 20.0])
 def test_the_devices_are_kept_busy_and_a_signal_waits_for_a_moment_or_two_updates(seconds: float) -> None:
     device = Device(seconds, host=min(seconds / 10, 0.002))
-    ahead = RunAhead(device.copy, lambda: device.now)
+    ahead = DispatchAhead(device.copy, lambda: device.now)
     longest = 0.0
     for step in range(1, 2001):
         device.dispatch()
@@ -57,7 +57,7 @@ def test_the_devices_are_kept_busy_and_a_signal_waits_for_a_moment_or_two_update
 
 def test_a_long_pause_does_not_let_it_run_away() -> None:
     device = Device(1.0)
-    ahead = RunAhead(device.copy, lambda: device.now)
+    ahead = DispatchAhead(device.copy, lambda: device.now)
     for step in range(1, 100):
         device.dispatch()
         ahead.after(step, None)
@@ -77,7 +77,7 @@ def test_on_a_real_device_updates_are_not_dispatched_long_before_they_are_done()
         return jax.pure_callback(slowly, jax.ShapeDtypeStruct((), jnp.int32), step)
 
     done: list[float] = []
-    ahead, step = RunAhead(), jnp.int32(0)
+    ahead, step = DispatchAhead(), jnp.int32(0)
     for number in range(1, 6):
         step = update(step)
         ahead.after(number, step)

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from jaxfm.config import Config
-from jaxfm.data.packing import ArrayRows
+from jaxfm.core.task import Task
 from jaxfm.data.pipeline import BatchSizes
+from jaxfm.data.text.packing import ArrayRows
 from jaxfm.errors import UserError
 from jaxfm.parallel import target
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.tasks import registry
-from jaxfm.tasks.task import Task
 from jaxfm.training.initial import resolve
 from jaxfm.training.setup import TracedStep, _shorter_rows, set_up, trace_step
 from tests import tiny

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxfm.config import Config, MeshConfig
 from jaxfm.observe import metrics as metrics_lib
 from jaxfm.observe.metrics import weighted
-from jaxfm.parallel.mesh import make_mesh, place_batch
+from jaxfm.parallel.mesh import make_mesh, shard_batch
 from jaxfm.tasks import registry
 from jaxfm.training.initial import resolve
 from jaxfm.training.setup import Setup, empty_sums, set_up
@@ -169,7 +169,7 @@ def losses_on(folder: pathlib.Path, sizes: tuple[int, int, int]) -> tuple[float,
     step, losses = setup.lowered[config.train.batch_size].compile(), []
 
     def one_step(state: TrainState, index: int) -> TrainState:
-        batch = place_batch(setup.batches.batch(index), mesh)
+        batch = shard_batch(setup.batches.batch(index), mesh)
         state, sums = step(state, empty_sums(setup.metric_names, mesh), batch)
         losses.append(metrics_lib.means(sums)["loss"])
         return state
@@ -219,7 +219,7 @@ def test_the_state_is_donated_and_nothing_is_traced_again(tmp_path: pathlib.Path
     assert step.memory_analysis().alias_size_in_bytes >= state_bytes
     for index in range(4):
         given = state
-        state, sums = step(state, sums, place_batch(setup.batches.batch(index), mesh))
+        state, sums = step(state, sums, shard_batch(setup.batches.batch(index), mesh))
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves((given.params, given.opt_state)))
     assert len(traces) == traced
     assert jax.tree.all(jax.tree.map(lambda leaf, shape: leaf.sharding == shape.sharding, state, setup.abstract))

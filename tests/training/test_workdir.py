@@ -9,8 +9,8 @@ import pytest
 
 from jaxfm import files
 from jaxfm.errors import UserError
+from jaxfm.evaluation.calibration import CALIBRATION_FILE
 from jaxfm.tasks import registry
-from jaxfm.tasks.calibration import CALIBRATION_FILE
 from jaxfm.train import train
 from jaxfm.training import workdir as workdirs
 from tests import tiny

@@ -1,0 +1,1 @@
+"""Contracts: batches, models to build, objectives, tasks. Nothing here computes."""

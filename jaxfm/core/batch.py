@@ -1,0 +1,83 @@
+"""What a batch is made of, and what a set of rows must offer to be trained or scored on."""
+
+# N rows, n rows asked for, B batch
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One array of a batch.
+
+    Attributes:
+      shape: of one row; a batch has [B, *shape].
+      dtype: int32, or f32 for real numbers.
+      fill: value of rows that only fill up a batch.
+      axes: names of the leading axes of `shape` that may be cut along the mesh ("tokens": along its axis `sequence`);
+        axes that are not named stay whole.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype = dataclasses.field(default=np.dtype(np.int32))
+    fill: float = 0
+    axes: tuple[str, ...] = ()
+
+
+BatchSpec = Mapping[str, Field]
+
+
+@dataclasses.dataclass(frozen=True)
+class Volume:
+    """What the rows of a dataset are worth: speed, and what a log says of sizes, is counted in this unit.
+
+    Attributes:
+      unit: plural noun: "tokens", "patches", "frames".
+      per_row: units of a row, padding included; what the devices compute.
+      useful_per_row: units of a row that are not padding, on average over the dataset.
+    """
+
+    unit: str
+    per_row: int
+    useful_per_row: float
+
+    @property
+    def useful_share(self) -> float:
+        """The share of the units that are not padding."""
+        return self.useful_per_row / max(self.per_row, 1)
+
+
+class Dataset(Protocol):
+    """Rows by index, in memory or on disk; each batch is a pure function of them, a seed and a step."""
+
+    @property
+    def spec(self) -> BatchSpec:
+        """The arrays of a batch, by name."""
+        ...
+
+    @property
+    def volume(self) -> Volume:
+        """What a row is worth."""
+        ...
+
+    def __len__(self) -> int:
+        """The number of rows N."""
+        ...
+
+    def take(self, index: np.ndarray) -> Batch:
+        """Returns the rows [n] asked for: for each field of `spec` an array [n, *shape]."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Identifies the rows' content: a checkpoint remembers it, and a run goes on with the same content only."""
+        ...
+
+
+def axes_of(spec: BatchSpec) -> dict[str, tuple[str, ...]]:
+    """Returns the names of the axes of each field that may be cut along the mesh (`parallel.mesh.shard_batch`)."""
+    return {name: field.axes for name, field in spec.items()}

@@ -1,0 +1,67 @@
+"""What scoring a split gives."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxfm.observe.tables import Table
+
+Units = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class BootstrapData:
+    """A split's metrics as a function of its independent units: sentences, examples or rows.
+
+    Attributes:
+      sampling_unit: what a unit is, a noun in the plural ("sentences").
+      units: name -> array [N, ...] of what the metrics need of each unit.
+      computed: (such arrays of M units, how often each of them counts in each round: float64 [R, M]) -> metric -> [R].
+        That is all there is to drawing units (counts of each) and exchanging them (0 or 1 for each model's).
+      identity: [N] what each unit is, its gold target included: equal for two models scored on the same data.
+      classes: names of the classes the arrays are laid out by, in that order; empty where there are none.
+      right: bool [N], whether the model has the unit wholly right; None where a unit is not right or wrong.
+    """
+
+    sampling_unit: str
+    units: Units
+    computed: Callable[[Units, np.ndarray], dict[str, np.ndarray]]
+    identity: Sequence[Any]
+    classes: tuple[str, ...] = ()
+    right: np.ndarray | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of units."""
+        return len(self.identity)
+
+    def metrics(self, index_N: np.ndarray) -> dict[str, float]:
+        """Returns the metrics of the units that `index_N` picks, some perhaps several times."""
+        weight_1N = np.bincount(index_N, minlength=self.count).astype(np.float64)[None]
+        return {name: float(value) for name, (value,) in self.computed(self.units, weight_1N).items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """A split's result.
+
+    Attributes:
+      metrics: name -> number, for the log; one of them chooses the best checkpoint.
+      scores: the same and more, nested, as JSON values for report.json.
+      tables: for people.
+      predictions: records for predictions/*.jsonl, made as they are asked for.
+      remarks: sentences for the person who watches the run.
+      bootstrap_data: the metrics as a function of independent units, for intervals and comparisons; None without units.
+      plots: name -> what draws it as a PNG file.
+    """
+
+    metrics: Mapping[str, float]
+    scores: Mapping[str, Any]
+    tables: tuple[Table, ...]
+    predictions: Iterable[Mapping[str, Any]]
+    warnings: tuple[str, ...] = ()
+    bootstrap_data: BootstrapData | None = None
+    plots: Mapping[str, Callable[[pathlib.Path], None]] = dataclasses.field(default_factory=dict)

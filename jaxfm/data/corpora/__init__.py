@@ -1,0 +1,1 @@
+"""Corpora of plain text: read, prepared once, kept in shards."""

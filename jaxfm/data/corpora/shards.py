@@ -1,0 +1,327 @@
+"""Packed rows on disk: ArrayRecord shards, a manifest with their checksums, and random access without reading them all.
+
+A directory holds `manifest.json` (written last, so that it is there only when all else is), `rows-NNNNN.array_record`,
+`token_counts.npy` and `tokenizer/`. A record is one packed row, little endian: version byte, bytes a token (2 or 4),
+uint16 number of segments n, n uint16 segment lengths, the tokens of all segments. Padding is not stored.
+"""
+
+# N rows, T tokens, V vocabulary, n rows of a batch
+
+import collections
+import contextlib
+import errno
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxfm import files
+from jaxfm.data.text import packing
+from jaxfm.errors import UserError
+
+MANIFEST, TOKEN_COUNTS, TOKENIZER_DIR = "manifest.json", "token_counts.npy", "tokenizer"
+FORMAT = 1
+MAX_ROW_LENGTH = 2**16 - 1  # a segment's length is a uint16
+_VERIFIED = ".verified.json"
+_SHARD_NAME = re.compile(r"rows-\d{5,}\.array_record")
+# 16 rows are compressed together: a third less disk than one by one, and a row still costs only microseconds.
+_WRITER_OPTIONS = "group_size:16,zstd:1"
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+_OPEN_READERS = 128  # of each thread: thousands of shards must not meet the limit of open files
+_FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
+def shard_name(index: int) -> str:
+    """Returns the file name of shard `index`."""
+    return f"rows-{index:05d}.array_record"
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """Returns the type in which token ids are stored."""
+    return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
+
+
+def json_digest(value: Any) -> str:
+    """The sha256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def write_shard(
+    path: pathlib.Path, tokens: np.ndarray, lengths: np.ndarray, rows: Sequence[np.ndarray]
+) -> dict[str, Any]:
+    """Writes one shard, whole or not at all; the same arguments give the same bytes.
+
+    Args:
+      path: where to; its folder exists.
+      tokens: the tokens of all windows one after another, in the type of `token_dtype`.
+      lengths: [windows] the length of each.
+      rows: the windows of each row, as `packing.pack` gives them.
+
+    Returns:
+      {"name", "rows", "tokens" (without padding), "bytes", "sha256"}.
+
+    Raises UserError when the disk is full.
+    """
+    from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
+
+    size = tokens.dtype.itemsize
+    # Compression never adds more than this: the records as they are, and a small header for each.
+    files.check_room(path.parent, tokens.nbytes + 2 * len(lengths) + 32 * len(rows) + 2**17, f"the shard {path.name}")
+    ends = (np.cumsum(lengths) * size).tolist()
+    starts = [0, *ends[:-1]]
+    data = memoryview(tokens.tobytes())
+    part = path.with_name(f".{path.name}.part")
+    try:
+        writer = array_record_module.ArrayRecordWriter(str(part), _WRITER_OPTIONS)
+        for row in rows:
+            head = np.asarray([FORMAT | size << 8, len(row), *lengths[row]], "<u2").tobytes()
+            writer.write(b"".join([head, *(data[starts[window] : ends[window]] for window in row.tolist())]))
+        writer.close()
+        digest = _sha256(part, durable=True)
+        written = part.stat().st_size
+        os.replace(part, path)
+    except RuntimeError as error:  # how array_record reports an OSError
+        if not any(reason in str(error) for reason in _FULL):
+            raise
+        raise UserError(
+            f"{path}: cannot be written: {next(reason for reason in _FULL if reason in str(error))}. Finished shards "
+            "are kept: make room and run the same command again."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+    return {
+        "name": path.name,
+        "rows": len(rows),
+        "tokens": int(np.sum(lengths)),
+        "bytes": written,
+        "sha256": digest,
+    }
+
+
+def write_token_counts(path: pathlib.Path, counts: np.ndarray) -> str:
+    """Writes counts [V] as int64 in one step; returns the file's sha256."""
+    with files.atomic_write(path, binary=True) as file:
+        np.save(file, counts.astype("<i8"), allow_pickle=False)
+    return _sha256(path)
+
+
+def write_manifest(directory: pathlib.Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Writes the manifest with a checksum of its own, and remembers that the shards were hashed as they were made."""
+    manifest = {**content, "format": FORMAT, "checksum": ""}
+    manifest["checksum"] = json_digest(manifest)
+    _remember(directory, {shard["name"]: _mark(directory / shard["name"], shard) for shard in manifest["shards"]})
+    files.write_json(directory / MANIFEST, manifest)
+    return manifest
+
+
+def read_manifest(directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads and checks the manifest, not the shards. Raises UserError when there is none, or a damaged one."""
+    path = pathlib.Path(directory) / MANIFEST
+    if not path.is_file():
+        raise UserError(
+            f"{path}: not there, so {path.parent} holds no finished corpus. Make it with python -m jaxfm.prepare "
+            "--output=DIR; one that was stopped goes on with the same command."
+        )
+    try:
+        manifest = files.read_json(path)
+        sound = manifest["checksum"] == json_digest({**manifest, "checksum": ""})
+    except (ValueError, TypeError, KeyError):
+        sound, manifest = False, {}
+    if not sound:
+        raise UserError(f"{path}: is damaged (its checksum does not fit). Remove it and run jaxfm.prepare again.")
+    if manifest["format"] != FORMAT:
+        raise UserError(f"{path}: has format {manifest['format']}; this jaxfm reads {FORMAT}. Prepare the corpus anew.")
+    assert all(_SHARD_NAME.fullmatch(shard["name"]) for shard in manifest["shards"])
+    return manifest
+
+
+def verify(directory: pathlib.Path, shards: Iterable[dict[str, Any]]) -> None:
+    """Compares every shard with its checksum; one that was, and has the same size and time since, is not read again.
+
+    Raises UserError naming the first shard that is missing, cut short or changed.
+    """
+    known = _remembered(directory)
+    fresh = {}
+    for shard in shards:
+        path = directory / shard["name"]
+        repair = "Copy it again, or remove this directory and run jaxfm.prepare anew."
+        if not path.is_file():
+            raise UserError(f"{path}: this shard is missing. {repair}")
+        if path.stat().st_size != shard["bytes"]:
+            raise UserError(f"{path}: has {path.stat().st_size:,} bytes instead of {shard['bytes']:,}. {repair}")
+        mark = _mark(path, shard)
+        if known.get(shard["name"]) != mark:
+            if _sha256(path) != shard["sha256"]:
+                raise UserError(f"{path}: its bytes have changed since it was written (sha256 differs). {repair}")
+            fresh[shard["name"]] = mark
+    if fresh:
+        with contextlib.suppress(PermissionError):  # somebody else's corpus: hashed again at the next start
+            try:
+                _remember(directory, known | fresh)
+            except OSError as error:
+                if error.errno not in (errno.EROFS, errno.ENOSPC, errno.EDQUOT):
+                    raise
+
+
+def is_whole(directory: pathlib.Path, shard: dict[str, Any]) -> bool:
+    """Whether a shard is there with the content that was written."""
+    return has_content(directory / shard["name"], shard["sha256"])
+
+
+def has_content(path: pathlib.Path, sha256: str) -> bool:
+    """Whether a file is there with that content."""
+    return path.is_file() and _sha256(path) == sha256
+
+
+class ShardedRows:
+    """Packed rows of a prepared directory by index, read from disk when asked for; safe to use from several threads."""
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        """Opens a finished directory. Raises UserError naming what is missing or damaged in it."""
+        self._directory = pathlib.Path(directory)
+        self.manifest = read_manifest(directory)
+        shards = self.manifest["shards"]
+        verify(self._directory, shards)
+        self._ends = np.asarray(list(itertools.accumulate(shard["rows"] for shard in shards)), np.int64)
+        self._dtype = token_dtype(self.manifest["vocab_size"])
+        self._local = threading.local()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def row_length(self) -> int:
+        """Tokens a row, T."""
+        return self.manifest["row_length"]
+
+    @property
+    def pad_id(self) -> int:
+        """The padding token."""
+        return self.manifest["pad_id"]
+
+    @property
+    def vocab_size(self) -> int:
+        """The size V of the tokenizer's vocabulary."""
+        return self.manifest["vocab_size"]
+
+    @property
+    def useful_share(self) -> float:
+        """The share of tokens that are not padding."""
+        return self.manifest["useful_share"]
+
+    @property
+    def tokenizer_directory(self) -> pathlib.Path:
+        """The copy of the tokenizer that the rows were made with."""
+        return self._directory / TOKENIZER_DIR
+
+    def fingerprint(self) -> str:
+        """The sha256 over the shards' checksums and what it takes to read them."""
+        digest = hashlib.sha256(f"{FORMAT} {self.row_length} {self.pad_id} {self.vocab_size}".encode())
+        for shard in self.manifest["shards"]:
+            digest.update(bytes.fromhex(shard["sha256"]))
+        return digest.hexdigest()
+
+    def token_counts(self) -> np.ndarray:
+        """How often each token occurs in the text [V], int64; the special tokens that frame windows do not count.
+
+        Raises UserError when the file is missing or damaged.
+        """
+        path = self._directory / TOKEN_COUNTS
+        if not has_content(path, self.manifest["token_counts_sha256"]):
+            raise UserError(f"{path}: is missing or damaged. Remove this directory and run jaxfm.prepare anew.")
+        return np.load(path, allow_pickle=False).astype(np.int64)
+
+    def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the rows [n] asked for as a batch: int32 [n, T] a field of `packing.BATCH_FIELDS`.
+
+        Raises UserError naming a shard that can no longer be read.
+        """
+        index = np.asarray(index, np.int64)
+        assert index.size == 0 or 0 <= index.min() <= index.max() < len(self), "a row that is not there"
+        records = self._read(index)
+        lengths = [np.frombuffer(record, "<u2", int.from_bytes(record[2:4], "little"), 4) for record in records]
+        tokens = [
+            np.frombuffer(record, self._dtype, offset=4 + 2 * len(part))
+            for record, part in zip(records, lengths, strict=True)
+        ]
+        counts = np.asarray([len(part) for part in lengths], np.int64)
+        sizes = np.concatenate([np.zeros(0, np.int64), *lengths])  # of all segments
+        filled = np.asarray([len(row) for row in tokens], np.int64)
+        place = np.repeat(np.arange(len(index)) * self.row_length, filled) + packing.ramps(filled)
+
+        def lay(values: np.ndarray | int, empty: int) -> np.ndarray:
+            laid = np.full((len(index), self.row_length), empty, np.int32)
+            laid.reshape(-1)[place] = values
+            return laid
+
+        return {
+            "tokens": lay(np.concatenate([np.zeros(0, self._dtype), *tokens]), self.pad_id),
+            "segment_ids": lay(np.repeat(packing.ramps(counts) + 1, sizes), 0),
+            "positions": lay(packing.ramps(sizes), 0),
+            "type_ids": lay(0, 0),
+            "labels": lay(-1, -1),
+        }
+
+    def _read(self, index: np.ndarray) -> list[bytes]:
+        records: list[bytes] = [b""] * len(index)
+        shards = np.searchsorted(self._ends, index, side="right")
+        for shard in np.unique(shards).tolist():
+            here = np.flatnonzero(shards == shard)
+            first = int(self._ends[shard]) - self.manifest["shards"][shard]["rows"]
+            try:
+                found = self._reader(shard).read((index[here] - first).tolist())
+            except (RuntimeError, IndexError) as error:
+                raise UserError(
+                    f"{self._directory / self.manifest['shards'][shard]['name']}: cannot be read: {error}. "
+                    "It was whole when it was opened: look after the disk, then copy it again."
+                ) from error
+            for place, record in zip(here.tolist(), found, strict=True):
+                records[place] = record
+        return records
+
+    def _reader(self, shard: int) -> Any:
+        """This thread's reader of a shard, opened at the first use; the one unused for longest is closed for it."""
+        from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
+
+        local = self._local
+        if getattr(local, "process", None) != os.getpid():  # a fork must not share file positions
+            local.process, local.readers = os.getpid(), collections.OrderedDict()
+        readers: collections.OrderedDict[int, Any] = local.readers
+        if shard not in readers:
+            path = self._directory / self.manifest["shards"][shard]["name"]
+            readers[shard] = array_record_module.ArrayRecordReader(str(path), _READER_OPTIONS)
+            if len(readers) > _OPEN_READERS:
+                readers.popitem(last=False)[1].close()
+        readers.move_to_end(shard)
+        return readers[shard]
+
+
+def _sha256(path: pathlib.Path, *, durable: bool = False) -> str:
+    with open(path, "rb") as file:
+        if durable:
+            os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _mark(path: pathlib.Path, shard: dict[str, Any]) -> list[Any]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, shard["sha256"]]
+
+
+def _remembered(directory: pathlib.Path) -> dict[str, list[Any]]:
+    try:
+        known = files.read_json(directory / _VERIFIED)
+    except (FileNotFoundError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _remember(directory: pathlib.Path, known: dict[str, list[Any]]) -> None:
+    files.write_json(directory / _VERIFIED, known)

@@ -1,0 +1,1 @@
+"""Labelled and unlabelled records, a file a format."""

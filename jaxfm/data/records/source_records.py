@@ -1,0 +1,294 @@
+"""What every reader of tagged words gives back, and the names that sources, splits and columns go by."""
+
+import dataclasses
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from jaxfm.data.records.spans import CharSpan, MarkedText, check_spans, flat_spans, mark_words
+from jaxfm.data.text.words import words_of
+from jaxfm.errors import UserError, did_you_mean
+from jaxfm.files import expanded
+
+# testa and testb are the CoNLL-2003 names of the development and the test part.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "valid": ("valid", "validation", "val", "dev", "devel", "development", "testa"),
+    "test": ("test", "testb"),
+}
+_CANONICAL = {name: split for split, names in SPLIT_NAMES.items() for name in names}
+
+WORDS_FIELDS = ("tokens", "words")
+TAGS_FIELDS = ("ner_tags", "ner", "tags", "labels")
+DOCUMENT_FIELDS = ("document", "document_id", "doc_id")
+
+# As in the names of Wikipedias: en, zh-min-nan, simple.
+_LANGUAGE = re.compile(r"[a-z]{2,6}(?:-[a-z]+)*:")
+
+Documents = Literal["marked", "stream", "none"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Which columns hold what (the `data.*_column` keys of a configuration); empty finds the usual ones.
+
+    Attributes:
+        words_column: name of the field (usual: tokens, words); for `conll:` a number, empty is 0; -1 is the last.
+        tags_column: name of the field (usual: ner_tags, ner, tags, labels); for `conll:` a number, empty is -1.
+        document_column: name of the field (usual: document, document_id, doc_id) that is equal in neighbouring
+            sentences of one document; `conll:` has no such column but `-DOCSTART-` lines.
+    """
+
+    words_column: str = ""
+    tags_column: str = ""
+    document_column: str = ""
+
+
+USUAL_COLUMNS = Columns()
+
+
+class RawSentence(NamedTuple):
+    """One sentence as read: tags are as the source writes them.
+
+    `marked` is the text that the words were split from, where the source has entities in characters.
+    """
+
+    words: list[str]
+    tags: list[str]
+    document: int
+    origin: str
+    marked: MarkedText | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RawSplit:
+    """One split as read.
+
+    Attributes:
+        place: where it was read, for the log.
+        documents: "marked": the source says where documents start; "stream": order kept, marks lost, so all of the
+            split counts as one; "none": each sentence stands alone.
+        dropped: sentences without a word, left out.
+        tags: where each different tag was first seen.
+        notes: what the log says of how it was read.
+        hint: what to set if the tags are none.
+    """
+
+    sentences: list[RawSentence]
+    place: str
+    documents: Documents
+    dropped: int = 0
+    tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    hint: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """The splits that a source has, each with what reads it; `others` names what else is there, for error messages."""
+
+    readers: dict[str, Callable[[], RawSplit]]
+    others: str = ""
+
+
+def parse_source(source: str, forms: Sequence[str]) -> tuple[str, str]:
+    """Returns the kind of a source and what follows its colon; `forms` are all there are, such as "jsonl:DIR".
+
+    Raises UserError for a kind that is not among them.
+    """
+    kinds = [form.partition(":")[0] for form in forms]
+    kind, colon, rest = source.partition(":")
+    if kind == "quickstart" and colon:
+        raise UserError(f"{source}: quickstart takes nothing after it.")
+    if kind in kinds and (colon or kind == "quickstart"):
+        return kind, rest
+    hint = did_you_mean(kind, kinds)
+    if expanded(source).exists():
+        hint = f"For files write {' or '.join(form[:-3] + source for form in forms if form.endswith(':DIR'))}."
+    listed = f"{', '.join(forms[:-1])} or {forms[-1]}"
+    raise UserError(f"unknown data source {source!r}: a source is {listed}. {hint}")
+
+
+def canonical_split(name: str) -> str | None:
+    """Returns train, valid or test for any usual name of it (dev, validation, testa ...), else None."""
+    return _CANONICAL.get(name.lower())
+
+
+def require_split(name: str) -> str:
+    """Returns train, valid or test for a name that a user gave. Raises UserError for any other."""
+    split = canonical_split(name)
+    if split is None:
+        raise UserError(f"unknown split {name!r}: splits are train, valid and test. {did_you_mean(name, _CANONICAL)}")
+    return split
+
+
+def named_splits(names: Iterable[str], source: str) -> dict[str, str]:
+    """Maps train/valid/test to the names a data set has for them; other splits are left out. Two for one raise."""
+    found: dict[str, str] = {}
+    for name in names:
+        split = canonical_split(name)
+        if split is None:
+            continue
+        if split in found:
+            raise UserError(f"{source}: both {found[split]!r} and {name!r} could be the split {split!r}.")
+        found[split] = name
+    return found
+
+
+def choose_field(
+    there: Sequence[str], asked: str, usual: Sequence[str], what: str, place: str, option: str = ""
+) -> str:
+    """Returns the field to read for `what` ("words", "tags"); `asked` wins, else the one usual name that is there.
+
+    Raises UserError, with the fields that are there and the `option` to set (a config's key unless given), when it is
+    absent or when several fit.
+    """
+    option = option or f"data.{what}_column"
+    listed = ", ".join(repr(name) for name in there) or "none"
+    if asked:
+        if asked not in there:
+            raise UserError(
+                f"{place}: {option}={asked!r} is not there. {did_you_mean(asked, there)} Fields there: {listed}."
+            )
+        return asked
+    fitting = [name for name in usual if name in there]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        several = " and ".join(repr(name) for name in fitting)
+        raise UserError(f"{place}: {several} could both be the {what}: set {option} (fields there: {listed}).")
+    raise UserError(f"{place}: no field for the {what} (looked for {', '.join(usual)}; there: {listed}): set {option}.")
+
+
+def choose_document_field(there: Sequence[str], asked: str, place: str) -> str:
+    """Returns the field with the document's name, or "" when none was asked for and there is none."""
+    if not asked and not set(DOCUMENT_FIELDS) & set(there):
+        return ""
+    return choose_field(there, asked, DOCUMENT_FIELDS, "document", place)
+
+
+def name_tags(values: Sequence[Any], names: Sequence[str] | None, origin: str) -> list[str]:
+    """Returns tags as text: strings as they are, numbers by `names`. Raises UserError naming `origin` for any other."""
+    tags = []
+    for value in values:
+        if not isinstance(value, str):
+            if isinstance(value, bool) or not hasattr(value, "__index__"):
+                raise UserError(f"{origin}: tag {value!r} is neither text nor a number.")
+            if names is None:
+                raise UserError(
+                    f"{origin}: tag {value!r} is a number without a name: write tags as text, such as B-PER."
+                )
+            if not 0 <= int(value) < len(names):
+                raise UserError(f"{origin}: tag number {value} is outside 0..{len(names) - 1}, the named tags.")
+            value = names[int(value)]
+        tags.append(value)
+    return tags
+
+
+class SplitBuilder:
+    """Collects the sentences of one split, numbers their documents and counts what is left out."""
+
+    def __init__(self, place: str, hint: str = ""):
+        self._place = place
+        self._hint = hint
+        self._sentences: list[RawSentence] = []
+        self._dropped = 0
+        self._document: Any = None
+        self._number = -1
+        self._tags: dict[str, str] = {}
+        self._notes: list[str] = []
+        self._counts: dict[str, tuple[int, str]] = {}
+
+    def see(self, tag: str, place: str) -> None:
+        """Notes where a tag stands, for a message that it is none; `add` does so by the origin of its sentence."""
+        self._tags.setdefault(tag, place)
+
+    def note(self, text: str) -> None:
+        """Adds to what the log says."""
+        self._notes.append(text)
+
+    def count(self, what: str, origin: str, number: int = 1) -> None:
+        """Adds to the number of `what` ("empty words left out") that the log gives, with the place of the first."""
+        if number:
+            before, first = self._counts.get(what, (0, origin))
+            self._counts[what] = (before + number, first)
+
+    def add(self, words: list[str], tags: list[str], origin: str, document: Any = None) -> None:
+        """Adds one sentence; `document` is any value that neighbours of one document share.
+
+        Words that are empty or white space are left out, with their tags, and counted.
+        Raises UserError naming `origin` unless each word has one tag, and for a NUL character in a word.
+        """
+        if len(words) != len(tags):
+            raise UserError(f"{origin}: {len(words)} words but {len(tags)} tags: each word needs one tag.")
+        for tag in tags:
+            if tag not in self._tags:
+                self._tags[tag] = origin
+        if "" in words or any(map(str.isspace, words)):
+            kept = [at for at, word in enumerate(words) if word and not word.isspace()]
+            self.count("empty words left out", origin, len(words) - len(kept))
+            words, tags = [words[at] for at in kept], [tags[at] for at in kept]
+        if "\0" in "".join(words):
+            word = next(word for word in words if "\0" in word)
+            raise UserError(f"{origin}: a NUL character in the word {word!r}: no text has one, remove it.")
+        self._append(words, tags, origin, document)
+
+    def add_text(self, text: str, spans: Iterable[CharSpan], origin: str, document: Any = None) -> None:
+        """Adds one text with its entities in characters, of any number and order.
+
+        The words are those of `words_of`; a task that splits texts otherwise finds text and entities in `marked`, and
+        says which entities start or end inside a word.
+
+        Raises UserError naming `origin` as `check_spans` does, and for a NUL character.
+        """
+        if "\0" in text:
+            raise UserError(f"{origin}: a NUL character at {text.index(chr(0))} of the text: remove it.")
+        flat, overlapping = flat_spans(check_spans(text, spans, origin))
+        self.count("entities that overlap a longer one left out", origin, overlapping)
+        offsets = words_of(text)
+        marks = mark_words(offsets, flat)
+        for tag in set(marks.tags) - self._tags.keys():
+            self._tags[tag] = origin
+        words = [sys.intern(text[start:end]) for start, end in offsets]
+        tags = [sys.intern(tag) for tag in marks.tags]
+        self._append(words, tags, origin, document, MarkedText(text, tuple(flat), tuple(offsets)))
+
+    def _append(
+        self, words: list[str], tags: list[str], origin: str, document: Any, marked: MarkedText | None = None
+    ) -> None:
+        if not words:
+            self._dropped += 1
+            return
+        if self._number < 0 or document != self._document:
+            self._number += 1
+            self._document = document
+        self._sentences.append(RawSentence(words, tags, self._number, origin, marked))
+
+    def finish(self, documents: Documents) -> RawSplit:
+        """Returns the split, without a language prefix that all its words have. Raises UserError if it is empty."""
+        if self._sentences:
+            self._take_off_prefix()
+        if not self._sentences:
+            raise UserError(f"{self._place}: the split is empty: it has no sentence with a word.")
+        sentences = self._sentences
+        if documents == "none":
+            sentences = [sentence._replace(document=i) for i, sentence in enumerate(sentences)]
+        counts = [f"{number} {what} (first: {first})" for what, (number, first) in self._counts.items()]
+        notes = (*self._notes, *counts)
+        return RawSplit(sentences, self._place, documents, self._dropped, self._tags, notes, self._hint)
+
+    def _take_off_prefix(self) -> None:
+        """Takes "en:" off every word where each of at least three has it, as PAN-X (WikiANN) writes them."""
+        match = _LANGUAGE.match(self._sentences[0].words[0])
+        if not match or any(sentence.marked for sentence in self._sentences):
+            return
+        prefix = match[0]
+        if not all(word.startswith(prefix) for sentence in self._sentences for word in sentence.words):
+            return
+        if sum(len(sentence.words) for sentence in self._sentences) < 3:
+            return
+        self.note(f"the prefix {prefix!r} of every word taken off")
+        before, self._sentences, self._number, self._document = self._sentences, [], -1, None
+        for words, tags, document, origin, _ in before:
+            self.add([sys.intern(word.removeprefix(prefix)) for word in words], tags, origin, document)

@@ -1,0 +1,186 @@
+"""Where tagged words come from: one URI, one shape of sentence, strict BIO, whatever the source uses."""
+
+import dataclasses
+import functools
+import operator
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from jaxfm.data.records.conll import find_conll
+from jaxfm.data.records.source_brat import find_brat
+from jaxfm.data.records.source_hf import find_hf_tables
+from jaxfm.data.records.source_jsonl import find_jsonl
+from jaxfm.data.records.source_records import (
+    SPLIT_NAMES,
+    USUAL_COLUMNS,
+    Columns,
+    RawSplit,
+    SplitBuilder,
+    Splits,
+    parse_source,
+    require_split,
+)
+from jaxfm.data.records.source_tagged import find_tagged_table, tagged_splits
+from jaxfm.data.records.source_tfds import find_tfds
+from jaxfm.data.records.spans import MarkedText
+from jaxfm.data.records.tag_forms import find_form
+from jaxfm.data.text import tagging
+from jaxfm.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TaggedSentence:
+    """One sentence.
+
+    Attributes:
+        words: at least one.
+        tags: strict BIO (IOB2), as many as words.
+        document: number from 0 of its document in the split; sentences of one document are neighbours.
+        origin: where it was read, "dir/train.conll:12" (the line of its first word) or "tfds:conll2003/train[17]".
+        marked: the text that the words were split from, where the source has entities in characters.
+    """
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+    document: int
+    origin: str
+    marked: MarkedText | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TaggedSplit:
+    """One split.
+
+    Attributes:
+        sentences: in the order of the source.
+        scheme: what the source is tagged in: BIO, IOB1, IO, BIOES or BILOU; one for all splits read together.
+        note: one line for the log: what was read, converted, repaired and left out.
+    """
+
+    sentences: tuple[TaggedSentence, ...]
+    scheme: str
+    note: str
+
+
+def available_splits(source: str, columns: Columns = USUAL_COLUMNS) -> tuple[str, ...]:
+    """Returns which of train, valid and test a source has. Raises UserError for a source that cannot be had."""
+    found = _find(source, columns)
+    return tuple(split for split in SPLIT_NAMES if split in found.readers)
+
+
+def read_tagged(
+    source: str, splits: Sequence[str] | None, *, columns: Columns = USUAL_COLUMNS
+) -> dict[str, TaggedSplit]:
+    """Reads the splits asked for (train, valid, test, or another usual name of them; None: all) of a source.
+
+    Sources: see `_FORMS`. Entities of any tag scheme become strict BIO; the scheme is found
+    on all these splits together, since a small one may not show it. An I- that starts an entity in BIO data becomes B-.
+    Raises UserError: unknown source or split, a split absent or empty, and all that the source's reader finds.
+    """
+    found = _find(source, columns)
+    raw: dict[str, RawSplit] = {}
+    for name in [name for name in SPLIT_NAMES if name in found.readers] if splits is None else splits:
+        split = require_split(name)
+        if split not in found.readers:
+            listed = ", ".join(split for split in SPLIT_NAMES if split in found.readers) or "none of the usual ones"
+            others = f" ({found.others})" if found.others else ""
+            raise UserError(f"{source} has no split {split!r}; there is: {listed}{others}.")
+        raw[split] = found.readers[split]()
+    seen: dict[str, str] = {}
+    for split in reversed(raw.values()):
+        seen |= split.tags
+    form = find_form(seen, next(iter(raw.values())).hint if raw else "")
+    if not form.usual:
+        raw = {name: _in_usual_form(split, form.names) for name, split in raw.items()}
+    try:
+        scheme = tagging.detect_scheme(sentence.tags for split in raw.values() for sentence in split.sentences)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    return {name: _finish(name, split, scheme, form.note) for name, split in raw.items()}
+
+
+def _in_usual_form(raw: RawSplit, names: Mapping[str, str]) -> RawSplit:
+    sentences = [sentence._replace(tags=[names[tag] for tag in sentence.tags]) for sentence in raw.sentences]
+    return dataclasses.replace(raw, sentences=sentences)
+
+
+def _finish(name: str, raw: RawSplit, scheme: str, form_note: str) -> TaggedSplit:
+    sentences = []
+    entities = broken = 0
+    for sentence in raw.sentences:
+        tags = sentence.tags
+        if any(tag != "O" for tag in tags):
+            spans = tagging.entity_spans(tags)
+            entities += len(spans)
+            strict = tagging.write_tags(spans, len(tags), scheme)
+            broken += sum(map(operator.ne, tags, strict))
+            tags = map(sys.intern, tagging.write_tags(spans, len(tags)))
+        sentences.append(
+            TaggedSentence(
+                tuple(sentence.words), tuple(tags), sentence.document, sentence.origin, marked=sentence.marked
+            )
+        )
+    note = f"{name}: {len(sentences)} sentences, {entities} entities from {raw.place}; tags {scheme}"
+    note += "" if scheme == "BIO" else ", converted to BIO"
+    note += "".join(f"; {text}" for text in (form_note, *raw.notes) if text)
+    if broken:
+        note += f"; {broken} tags that break {scheme} repaired"
+    if raw.documents == "marked":
+        note += f"; {sentences[-1].document + 1} documents"
+    elif raw.documents == "stream":
+        note += "; document marks are lost in this source, so the split counts as one document in the order of its file"
+    else:
+        note += "; no document marks, so each sentence is its own document"
+    if raw.dropped:
+        note += f"; {raw.dropped} without a word left out"
+    return TaggedSplit(tuple(sentences), scheme, note)
+
+
+def _find(source: str, columns: Columns) -> Splits:
+    kind, rest = parse_source(source, _FORMS)
+    return _FINDERS[kind](rest, columns)
+
+
+def _find_hf(rest: str, columns: Columns) -> Splits:
+    return tagged_splits(find_hf_tables(rest, {}, files=_FILES), columns)
+
+
+def _find_quickstart(rest: str, columns: Columns) -> Splits:
+    return Splits({split: functools.partial(_read_quickstart, split) for split in SPLIT_NAMES})
+
+
+@functools.cache
+def _quickstart_corpus() -> dict[str, list[tuple[list[str], list[str]]]]:
+    from jaxfm.data.records import quickstart
+
+    return quickstart.build(seed=0)
+
+
+def _read_quickstart(name: str) -> RawSplit:
+    split = SplitBuilder(f"quickstart/{name} (synthetic)")
+    for index, (words, tags) in enumerate(_quickstart_corpus()[name]):
+        split.add(list(words), list(tags), f"quickstart/{name}[{index}]")
+    return split.finish("none")
+
+
+_FORMS = (
+    "quickstart",
+    "conll:DIR",
+    "jsonl:DIR",
+    "brat:DIR",
+    "csv:DIR",
+    "tsv:DIR",
+    "parquet:DIR",
+    "tfds:NAME",
+    "hf:OWNER/NAME",
+)
+_FILES = "conll:DIR, jsonl:DIR, brat:DIR, csv:DIR or parquet:DIR"
+_FINDERS: dict[str, Callable[[str, Columns], Splits]] = {
+    "quickstart": _find_quickstart,
+    "conll": find_conll,
+    "jsonl": find_jsonl,
+    "brat": find_brat,
+    **{kind: functools.partial(find_tagged_table, kind) for kind in ("csv", "tsv", "parquet")},
+    "tfds": find_tfds,
+    "hf": _find_hf,
+}

@@ -1,0 +1,97 @@
+"""A validation split for a tagged source that has none: whole documents of its training split."""
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+from jaxfm.data.corpora.documents import uniform_hash
+from jaxfm.data.records.source_records import Columns, require_split
+from jaxfm.data.records.sources import TaggedSentence, TaggedSplit, available_splits, read_tagged
+
+FEW = 20  # sentences: a validation split with fewer says next to nothing
+
+
+def read_splits(
+    source: str, splits: Sequence[str] | None, *, columns: Columns, holdout: float
+) -> dict[str, TaggedSplit]:
+    """Reads the splits asked for, None for all that a source has; `valid` is held out of `train` where it has none.
+
+    Args:
+      source: see `read_tagged`, which also says what it raises.
+      splits: names of splits.
+      columns: which fields to read.
+      holdout: the share of the documents of train that become valid; 0 for none.
+    """
+    wanted = None if splits is None else [require_split(split) for split in splits]
+    if wanted is not None and holdout and set(wanted) & {"train", "valid"}:
+        found = available_splits(source, columns)
+        if "valid" not in found and "train" in found:
+            others = [split for split in wanted if split not in ("train", "valid")]
+            both = hold_out(read_tagged(source, ["train", *others], columns=columns), holdout)
+            if "valid" in both:
+                return {split: both[split] for split in wanted}
+    read = read_tagged(source, wanted, columns=columns)
+    if wanted is None and holdout and "train" in read and "valid" not in read:
+        return hold_out(read, holdout)
+    return read
+
+
+def hold_out(read: Mapping[str, TaggedSplit], share: float) -> dict[str, TaggedSplit]:
+    """Returns the splits with `valid`, this share of the documents of `train` and at least one of them.
+
+    A hash of its words says whether a document is taken, so the choice depends on no order and equal documents are on
+    one side. One that has all entities of some type stays in train. Where train is one document its sentences are
+    taken, each a document. Without any that could be taken the splits are returned as they are, with a note.
+    """
+    train = read["train"]
+    documents, what = _documents(train.sentences)
+    equal: dict[float, list[int]] = collections.defaultdict(list)
+    for number, document in documents.items():
+        equal[uniform_hash("\n".join(" ".join(sentence.words) for sentence in document))].append(number)
+    left = collections.Counter(_types(train.sentences))
+    taken: set[int] = set()
+    needed = 0
+    for drawn in sorted(equal):
+        if drawn >= share and taken:
+            break
+        own = collections.Counter(_types(sentence for number in equal[drawn] for sentence in documents[number]))
+        if any(left[kind] == count for kind, count in own.items()) or len(equal[drawn]) == len(documents) - len(taken):
+            needed += len(equal[drawn]) if drawn < share else 0
+            continue
+        left -= own
+        taken.update(equal[drawn])
+    if not taken:
+        note = f"{train.note}; nothing held out as valid: each of the {what} has the only entities of some type"
+        return {**read, "train": dataclasses.replace(train, note=note)}
+    valid = tuple(
+        dataclasses.replace(sentence, document=number) for number in sorted(taken) for sentence in documents[number]
+    )
+    kept = tuple(sentence for number in documents if number not in taken for sentence in documents[number])
+    note = (
+        f"valid: {len(valid):,} sentences, {len(_types(valid)):,} entities: {len(taken):,} of the {len(documents):,} "
+        f"{what} of train, chosen by a hash of their words (data.holdout = {share:g})"
+    )
+    if needed:
+        note += f"; {needed:,} more stay in train, which has some types nowhere else"
+    if len(valid) < FEW:
+        note += "; a score of so few says little: set a larger data.holdout, or 0 to do without"
+    return {
+        "train": dataclasses.replace(train, sentences=kept, note=f"{train.note}; without the {len(valid):,} of valid"),
+        "valid": TaggedSplit(valid, train.scheme, note),
+        **{split: found for split, found in read.items() if split != "train"},
+    }
+
+
+def _documents(sentences: Sequence[TaggedSentence]) -> tuple[dict[int, list[TaggedSentence]], str]:
+    """Returns the sentences by the number of their document, each by itself where all are one; and what these are."""
+    documents: dict[int, list[TaggedSentence]] = collections.defaultdict(list)
+    for sentence in sentences:
+        documents[sentence.document].append(sentence)
+    if len(documents) == 1 or len(documents) == len(sentences):
+        return {number: [sentence] for number, sentence in enumerate(sentences)}, "sentences"
+    return documents, "documents"
+
+
+def _types(sentences: Iterable[TaggedSentence]) -> list[str]:
+    """Returns the type of each entity."""
+    return [tag[2:] for sentence in sentences for tag in sentence.tags if tag[0] == "B"]

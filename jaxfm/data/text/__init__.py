@@ -1,0 +1,1 @@
+"""Text to tokens, windows, packed rows, tags and masks."""

@@ -1,0 +1,221 @@
+"""Examples of any length to fixed rows, several to a row, so that little of a batch is padding."""
+
+# N rows, T tokens, S segments (examples in a row), E examples
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+# The arrays of a batch that every row has: int32 [B, T], but for labels of whole examples, which are [B, S, ...].
+BATCH_FIELDS = ("tokens", "segment_ids", "positions", "type_ids", "labels")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PackedRows:
+    """Packed rows in memory, all int32 but for labels that are real numbers.
+
+    Attributes:
+        tokens: [N, T] piece ids, `pad_id` where nothing lies.
+        segment_ids: [N, T] 1..n over the examples of a row, 0 on padding.
+        positions: [N, T] 0.. within each segment, 0 on padding.
+        type_ids: [N, T] token type: 1 on the second text of a pair, else 0.
+        labels: [N, T] targets of tokens, or [N, S, ...] of whole examples (int32 or f32); -1 = ignored.
+        starts: [N, S] index of each segment's first token; 0 beyond `segments`.
+        segments: [N] number of examples in the row.
+        example_locations: [E, 3] where each example lies: row, segment counted from 0, index of its first token.
+        pad_id: the padding token.
+    """
+
+    tokens: np.ndarray
+    segment_ids: np.ndarray
+    positions: np.ndarray
+    type_ids: np.ndarray
+    labels: np.ndarray
+    starts: np.ndarray
+    segments: np.ndarray
+    example_locations: np.ndarray
+    pad_id: int
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def row_length(self) -> int:
+        """Tokens a row, T."""
+        return self.tokens.shape[1]
+
+    @property
+    def useful_share(self) -> float:
+        """The share of tokens that are not padding; 0 for no rows."""
+        return float(np.count_nonzero(self.segment_ids)) / max(1, self.segment_ids.size)
+
+    def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the rows [n] asked for as a batch: a field of `BATCH_FIELDS` each."""
+        return {name: getattr(self, name)[index] for name in BATCH_FIELDS}
+
+    def fingerprint(self) -> str:
+        """The sha256 over the names, shapes and bytes of all arrays: what a checkpoint remembers of its data."""
+        arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        # Hashed under the name it had when runs were first made: their checkpoints remember the hash.
+        return _fingerprint(
+            {("slots" if name == "example_locations" else name): value for name, value in arrays.items()}
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArrayRows:
+    """Rows of any origin held in memory: a batch of all of them.
+
+    Attributes:
+        arrays: int32 [N, T] a field of `BATCH_FIELDS`.
+        pad_id: the padding token.
+    """
+
+    arrays: dict[str, np.ndarray]
+    pad_id: int
+
+    def __len__(self) -> int:
+        return len(self.arrays["tokens"])
+
+    @property
+    def row_length(self) -> int:
+        """Tokens a row, T."""
+        return self.arrays["tokens"].shape[1]
+
+    @property
+    def useful_share(self) -> float:
+        """The share of tokens that are not padding; 0 for no rows."""
+        segment_ids = self.arrays["segment_ids"]
+        return float(np.count_nonzero(segment_ids)) / max(1, segment_ids.size)
+
+    def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the rows [n] asked for as a batch."""
+        return {name: values[index] for name, values in self.arrays.items()}
+
+    def fingerprint(self) -> str:
+        """The sha256 over the names, shapes and bytes of all arrays."""
+        return _fingerprint(self.arrays)
+
+
+def pack(lengths: Sequence[int] | np.ndarray, row_length: int, max_segments: int | None = None) -> list[np.ndarray]:
+    """Assigns examples, in the order given, each to the fullest open row that still has room (best fit).
+
+    Returns one array of example indices per row. Open rows are kept in a bucket per free space, with a bit mask of the
+    buckets in use, so the cost of an example does not grow with their number. Every length lies in 1..row_length.
+    """
+    sizes = np.asarray(lengths, np.int64)
+    assert sizes.size == 0 or (sizes.min() > 0 and sizes.max() <= row_length), "windows keep examples within the row"
+    limit = row_length if max_segments is None else max_segments
+    assert limit > 0
+    rows: list[list[int]] = []
+    open_rows: list[list[int]] = [[] for _ in range(row_length + 1)]  # by free space
+    in_use = 0  # bit f: open_rows[f] is not empty
+    for example, size in enumerate(sizes.tolist()):
+        roomy = in_use >> size
+        if roomy:
+            free = size + (roomy & -roomy).bit_length() - 1
+            row = open_rows[free].pop()
+            if not open_rows[free]:
+                in_use ^= 1 << free
+        else:
+            free, row = row_length, len(rows)
+            rows.append([])
+        rows[row].append(example)
+        free -= size
+        if free and len(rows[row]) < limit:
+            open_rows[free].append(row)
+            in_use |= 1 << free
+    return [np.asarray(row, np.int64) for row in rows]
+
+
+def build_rows(
+    tokens: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray] | np.ndarray,
+    row_length: int,
+    pad_id: int,
+    seed: int | None,
+    max_segments: int | None = None,
+    type_ids: Sequence[np.ndarray] | None = None,
+) -> PackedRows:
+    """Packs examples (token ids and labels of equal lengths) into rows of `row_length`.
+
+    With a seed (training) examples are shuffled first, so that a row mixes whatever the data is sorted by; without one
+    (evaluation) the longest go first, which wastes least. The same arguments give the same rows. Where labels are one
+    array [E, ...], they are targets of whole examples and the rows have [N, S, ...] of them, S = `max_segments`.
+    """
+    lengths = np.asarray([len(example) for example in tokens], np.int64)
+    of_examples = isinstance(labels, np.ndarray)
+    assert len(labels) == len(tokens)
+    assert of_examples or all(len(a) == len(b) for a, b in zip(tokens, labels, strict=True))
+    order = np.argsort(-lengths, kind="stable") if seed is None else shuffled(len(lengths), seed)
+    packed = pack(lengths[order], row_length, max_segments)
+
+    # Examples in the order in which they lie: row by row, segment by segment.
+    members = order[np.concatenate(packed)] if packed else np.zeros(0, np.int64)
+    counts = np.asarray([len(row) for row in packed], np.int64)
+    row = np.repeat(np.arange(len(packed)), counts)
+    segment = ramps(counts)
+    ends = np.cumsum(lengths[members])
+    row_begins = np.concatenate([[0], ends])[np.cumsum(counts) - counts]  # pieces before each row
+    start = ends - lengths[members] - np.repeat(row_begins, counts)
+
+    shape = (len(packed), row_length)
+    inside = ramps(lengths[members])
+    place = np.repeat(row * row_length + start, lengths[members]) + inside
+
+    def lay(values: np.ndarray, empty: int) -> np.ndarray:
+        laid = np.full(shape, empty, np.int32)
+        laid.reshape(-1)[place] = values
+        return laid
+
+    def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate([np.zeros(0, np.int32), *(arrays[example] for example in members.tolist())])
+
+    def of_segments(targets: np.ndarray) -> np.ndarray:
+        assert max_segments is not None, "rows of one shape, whatever the split"
+        laid = np.full((len(packed), max_segments, *targets.shape[1:]), -1, targets.dtype)
+        laid[row, segment] = targets[members]
+        return laid
+
+    starts = np.zeros((len(packed), int(counts.max(initial=0))), np.int32)
+    starts[row, segment] = start
+    example_locations = np.zeros((len(lengths), 3), np.int32)
+    example_locations[members] = np.stack([row, segment, start], axis=1)
+    return PackedRows(
+        tokens=lay(joined(tokens), pad_id),
+        segment_ids=lay(np.repeat(segment + 1, lengths[members]), 0),
+        positions=lay(inside, 0),
+        type_ids=np.zeros(shape, np.int32) if type_ids is None else lay(joined(type_ids), 0),
+        labels=of_segments(labels) if isinstance(labels, np.ndarray) else lay(joined(labels), -1),
+        starts=starts,
+        segments=counts.astype(np.int32),
+        example_locations=example_locations,
+        pad_id=pad_id,
+    )
+
+
+def ramps(counts: np.ndarray) -> np.ndarray:
+    """0..counts[0]-1, 0..counts[1]-1, ... in one array."""
+    ends = np.cumsum(counts)
+    return np.arange(int(counts.sum())) - np.repeat(ends - counts, counts)
+
+
+def shuffled(count: int, *seed: int) -> np.ndarray:
+    """A permutation of 0..count-1 [count] that depends on the seed numbers alone.
+
+    NumPy promises the raw bits of its bit generators for ever (NEP 19) but not what `Generator.permutation` makes of
+    them, and a run must be resumable under another NumPy.
+    """
+    bits = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(count)
+    return np.argsort(bits, kind="stable")
+
+
+def _fingerprint(arrays: Mapping[str, np.ndarray | int]) -> str:
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        value = np.ascontiguousarray(array, dtype="<f4" if np.asarray(array).dtype.kind == "f" else "<i4")
+        digest.update(f"{name}{value.shape}".encode())
+        digest.update(value.data)
+    return digest.hexdigest()

@@ -1,0 +1,146 @@
+"""A trained discriminator: says of each token of a text how likely it is a replacement, and goes out as ELECTRA."""
+
+# B batch, T tokens
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxfm import files
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.data.text.packing import PackedRows, build_rows
+from jaxfm.data.text.windows import make_windows
+from jaxfm.errors import UserError
+from jaxfm.hub.families import FAMILIES, hf_config
+from jaxfm.hub.weights import write_tensors
+from jaxfm.models.electra import ReplacedTokenModel
+from jaxfm.tasks.ner_predictor import Encoded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SHOWN = 5
+_OVERLAP, _LONGEST = 32, 512
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizedTexts:
+    """Texts as tokens with their offsets, and the packed rows of those tokens."""
+
+    texts: tuple[str, ...]
+    tokens: tuple[list[str], ...]
+    offsets: tuple[list[tuple[int, int]], ...]
+    encoded: Encoded
+
+    @property
+    def rows(self) -> PackedRows:
+        """The rows to compute."""
+        return self.encoded.rows
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplacedTokenPredictor:
+    """Texts in, probabilities of replacement out (implements Predictor and Exporter of jaxfm.core.task)."""
+
+    encoder: EncoderConfig
+    generator_layers: int
+    tokenizer: "PreTrainedTokenizerFast"
+
+    # The detector's one class has no name.
+    labels = ()
+    records_at_once = 2048
+    takes_words = False
+    pairs = False
+
+    def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool = True) -> ReplacedTokenModel:
+        """Builds encoder, detector and generator: all that a checkpoint holds."""
+        return ReplacedTokenModel(self.encoder, self.generator_layers, rngs, dtype=dtype, scan=scan)
+
+    def outputs(self, model: ReplacedTokenModel, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns each token's "probability" of being a replacement [B, T]."""
+        return {"probability": jax.nn.sigmoid(model.replaced(batch))}
+
+    def encode(self, records: Sequence[Mapping[str, Any]]) -> TokenizedTexts:
+        """Tokenizes and packs; of a text longer than the encoder's positions every token is read in one window."""
+        texts = tuple(str(record["text"]) for record in records)
+        opening, closing, pad = (getattr(self.tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad"))
+        found = self.tokenizer(
+            list(texts) or [""], add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        ids, offsets = found["input_ids"][: len(texts)], found["offset_mapping"][: len(texts)]
+        longest = min(self.encoder.max_positions, _LONGEST)
+        windows = make_windows(
+            [[[token] for token in tokens] for tokens in ids],
+            None,
+            cls_id=opening,
+            sep_id=closing,
+            max_length=longest,
+            overlap=min(_OVERLAP, (longest - 2) // 2),
+            context="sentence",
+            documents=None,
+        )
+        # Few row lengths, so that few programs are compiled.
+        length = max([8, *map(len, windows.tokens)])
+        rows = build_rows(windows.tokens, windows.labels, 2 ** math.ceil(math.log2(length)), pad, None)
+        encoded = Encoded(windows, rows, tuple(map(len, ids)))
+        tokens = tuple(list(self.tokenizer.convert_ids_to_tokens(numbers)) for numbers in ids)
+        return TokenizedTexts(texts, tokens, tuple(offsets), encoded)
+
+    def decode(self, encoded: TokenizedTexts, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+        """Returns {"text", "tokens": [{"token", "start", "end", "probability"}]} for each text, offsets in characters.
+
+        The probability is that of the token not being what stood there. A text that is longer than what the model sees
+        at once has "window", that number of tokens.
+        """
+        nothing = np.zeros((0, encoded.rows.row_length), np.float32)  # of blank texts alone
+        probabilities = encoded.encoded.per_word(outputs["probability"] if len(encoded.rows) else nothing)
+        seen = min(self.encoder.max_positions, _LONGEST) - 2
+        return [
+            {
+                "text": text,
+                "tokens": [
+                    {"token": token, "start": start, "end": end, "probability": round(float(probability), 4)}
+                    for token, (start, end), probability in zip(tokens, offsets, values, strict=True)
+                ],
+                **({"window": seen} if len(tokens) > seen else {}),
+            }
+            for text, tokens, offsets, values in zip(
+                encoded.texts, encoded.tokens, encoded.offsets, probabilities, strict=True
+            )
+        ]
+
+    def lines(self, result: Mapping[str, Any]) -> list[str]:
+        """Returns the text, then its most suspicious tokens: characters, probability, token."""
+        worst = sorted(result["tokens"], key=lambda token: -token["probability"])[:SHOWN]
+        found = [
+            f"  {token['start']:>5}-{token['end']:<5} {token['probability']:.3f}  {token['token']}" for token in worst
+        ]
+        if "window" in result:
+            found.append(f"  (the model sees {result['window']:,} tokens at once)")
+        return [result["text"], *(found or ["  (no tokens)"])]
+
+    def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
+        """Writes encoder and detector as transformers' ElectraForPreTraining (AutoModelForPreTraining opens it).
+
+        Raises UserError for an encoder whose family has no such class.
+        """
+        if not FAMILIES[self.encoder.family].detector:
+            raise UserError(
+                f"transformers has no class for replaced-token detection with a {self.encoder.family} encoder, only "
+                "ElectraForPreTraining for those of BERT's kind (the presets bert_*). Fine-tune from this run with "
+                "--config.model.init=run:WORKDIR, and export that one."
+            )
+        pad = self.tokenizer.pad_token_id
+        assert isinstance(pad, int), "see check_tokenizer"
+        config = hf_config(self.encoder, head="ForPreTraining", pad_token_id=pad, labels=())
+        files.write_json(folder / "config.json", config)
+        own = {name: value for name, value in params.items() if name.startswith(("encoder/", "detector/"))}
+        write_tensors(folder / "model.safetensors", self.encoder, own)
+        self.tokenizer.save_pretrained(folder)
