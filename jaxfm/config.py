@@ -1,18 +1,13 @@
-"""The keys of a run: frozen dataclasses, each field with its default, unit and reason.
+"""The keys of the trainer: frozen dataclasses, each field with its default, unit and reason.
 
-A config file (`configs/*.py`) starts from `default_config()`, an ml_collections ConfigDict with every key of this
-schema, and sets what differs; `from_config_dict` turns the result into the dataclasses below. A key that is not in
-the schema is an error that names the nearest one; a value out of range is an error that names the key and the rule.
+The keys of a task stand in the task's own file; `jaxfm.tasks.registry` puts both together. A config file
+(`configs/*.py`) starts from its `default_config(task)`, an ml_collections ConfigDict with every key, and sets what differs.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
-
-from jaxfm import schema
-from jaxfm.schema import build, field, to_config_dict
+from jaxfm.schema import field
 
 # What of a layer is computed again for the backward pass, to save memory; see ModelConfig.remat.
 REMAT = ("none", "dots", "full")
@@ -89,55 +84,10 @@ class DataConfig:
         at_least=0,
         at_most=0.5,
     )
-    splitter: str = field(
-        "auto",
-        "what splits raw text into words for NER: fine (each mark a word), coarse (as news corpora), auto: fine where "
-        "entities are given in characters, else the nearest to the words of training",
-        choices=("auto", "fine", "coarse"),
-    )
     cache: str = field("", "folder for corpora prepared on the fly; empty: jaxfm in the user's cache folder")
     row_length: int = field(128, "tokens a packed row; the device sees [batch_size, row_length]", at_least=8)
     packed: bool = field(True, "several examples fill a row; False: a row holds one, or one window of a document")
     window: int = field(0, "longest example in tokens, special tokens included; 0: row_length", at_least=0)
-    overlap: int = field(32, "tokens shared by neighbouring windows of a sentence that fits no window", at_least=0)
-    context: str = field(
-        "sentence",
-        "what fills a window: the sentence alone, or its neighbours of the same document as well",
-        choices=("sentence", "document"),
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class MaskConfig:
-    """What masked-LM pretraining hides (Devlin et al. 2019, section 3.1) and how it is scored."""
-
-    unit: str = field("token", "what is hidden as a whole", choices=("token", "whole_word", "span"))
-    ratio: float = field(0.15, "share of the tokens that are hidden, at the first step", above=0.0, at_most=0.9)
-    final_ratio: float | None = field(
-        None, "the same at the last step, linear between; None: the ratio stays", above=0.0, at_most=0.9
-    )
-    mask_share: float = field(
-        0.8, "mlm: of the hidden tokens, those replaced by the mask token (rtd: all)", at_least=0, at_most=1
-    )
-    random_share: float = field(
-        0.1, "mlm: of the hidden tokens, those replaced by a random one (rtd: none)", at_least=0, at_most=1
-    )
-    evaluate: tuple[str, ...] = field(
-        ("token", "whole_word", "span"), "units whose fixed masks validation and test are scored on, beside `unit`"
-    )
-    logits_chunk: int = field(
-        0,
-        "mlm: hidden places of a row whose scores of the whole vocabulary are in memory at once; the backward pass "
-        "computes them again; 0: all of them, and nothing twice",
-        at_least=0,
-    )
-    z_loss: float = field(0.0, "weight of the squared log-partition, keeps logits small (PaLM: 1e-4)", at_least=0)
-    generator_depth: float = field(
-        1 / 3, "rtd: layers of the generator as a share of the encoder's, at least one layer", above=0.0, at_most=1.0
-    )
-    discriminator_weight: float = field(
-        50.0, "rtd: weight of the discriminator's loss beside the generator's (Clark et al. 2020: 50)", at_least=0
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,42 +197,6 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class LossConfig:
-    """What is minimised over classes (words of NER, examples of classification)."""
-
-    label_smoothing: float = field(0.0, "share of the target spread over all classes", at_least=0.0, at_most=0.9)
-    class_weights: str = field(
-        "", "balanced: the rarer a class the more it counts; or CLASS=WEIGHT,...: others 1; empty: all alike"
-    )
-    focal_gamma: float = field(
-        0.0, "exponent by which what is already right counts less (Lin et al. 2017: 2); 0: not at all", at_least=0
-    )
-    r_drop: float = field(
-        0.0,
-        "weight of the disagreement of two passes under other dropout (Liang et al. 2021: 1 to 5), at twice the cost; "
-        "0: one pass",
-        at_least=0,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassificationConfig:
-    """What task classification makes of an example."""
-
-    kind: str = field(
-        "single",
-        "one class; several labels that may hold together (multi); a number (regression)",
-        choices=("single", "multi", "regression"),
-    )
-    pooling: str = field(
-        "cls",
-        "the vector an example is judged by: of its first token, or the mean over its tokens",
-        choices=("cls", "mean"),
-    )
-    threshold: float = field(0.5, "multi: probability from which a label holds", above=0.0, at_most=1.0)
-
-
-@dataclasses.dataclass(frozen=True)
 class EvalConfig:
     """When to score the validation split and which checkpoint wins."""
 
@@ -290,11 +204,6 @@ class EvalConfig:
     batch_size: int = field(32, "rows of one evaluation step over all devices and hosts", at_least=1)
     metric: str = field("f1", "validation metric by which the best checkpoint is chosen")
     select: str = field("best", "the checkpoint that is reported, exported and used", choices=("best", "last"))
-    rows: int = field(
-        4000,
-        "task masked_lm: most rows of valid or test that are masked and scored, evenly spread over the split; 0: all",
-        at_least=0,
-    )
     patience: int = field(0, "evaluations without a better metric before training stops; 0: never stop", at_least=0)
 
 
@@ -342,20 +251,12 @@ class ProfileConfig:
 class Config:
     """One run, whole."""
 
-    task: str = field("ner", "what is learned: a name of jaxfm.tasks.registry")
-    objective: str = field(
-        "mlm",
-        "of task masked_lm: guess what is hidden, or also which tokens a small generator replaced (ELECTRA)",
-        choices=("mlm", "rtd"),
-    )
+    task: Any = None  # the keys of the task: a dataclass of its own (`jaxfm.tasks.registry`)
     seed: int = field(0, "of initial head, packing, row order and dropout", at_least=0)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    mask: MaskConfig = dataclasses.field(default_factory=MaskConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     adapt: AdaptConfig = dataclasses.field(default_factory=AdaptConfig)
-    classification: ClassificationConfig = dataclasses.field(default_factory=ClassificationConfig)
-    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
@@ -366,24 +267,3 @@ class Config:
 
 # Keys that change neither the result nor what a checkpoint holds: a run may be resumed with other values of these.
 FREE_ON_RESUME = ("log", "profile", "parallel", "checkpoint", "data.cache", "model.attention")
-
-
-def default_config() -> ml_collections.ConfigDict:
-    """Returns the schema's defaults as a locked ConfigDict: where every config file starts."""
-    return to_config_dict(Config())
-
-
-def check_key(key: str) -> None:
-    """Raises UserError, naming the nearest one, unless `key` ("optim.learning_rate") is a key of `Config`."""
-    schema.check_key(Config, key)
-
-
-def from_config_dict(values: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
-    """Turns a ConfigDict (or nested mapping) into a checked `Config`; keys left out take their defaults.
-
-    Raises:
-      UserError: an unknown key (with the nearest one), a value of a wrong type, out of range or not among the choices.
-    """
-    if isinstance(values, ml_collections.ConfigDict):
-        values = values.to_dict()
-    return build(Config, values)

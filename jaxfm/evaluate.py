@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from jaxfm import files, program
 from jaxfm.config import Config, MeshConfig
+from jaxfm.core.build import Build
 from jaxfm.core.task import Evaluation
 from jaxfm.data.records.source_records import require_split
 from jaxfm.errors import UserError
@@ -22,12 +23,11 @@ from jaxfm.observe.progress import Progress
 from jaxfm.observe.writers import to_json
 from jaxfm.parallel import distributed
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.tasks import registry
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.evaluation import Evaluator, whole_batches
-from jaxfm.training.restore import restore_params
 from jaxfm.training.results import with_intervals
-from jaxfm.training.setup import compute_dtype, scans_layers
+from jaxfm.training.saved_run import open_run
+from jaxfm.training.session import compute_dtype, scans_layers
 
 USAGE = (
     "usage: python -m jaxfm.evaluate (--workdir=DIR | --compare=DIR,DIR) [--split=test] [--source=URI] "
@@ -60,26 +60,24 @@ def evaluate(
         a run of several agree.
     """
     workdir, split = files.user_path(workdir, "--workdir"), require_split(split)
-    config = workdirs.read_config(workdir)
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, **dict(columns or {})))
+    run = open_run(workdir)
+    config = dataclasses.replace(run.config, data=dataclasses.replace(run.config.data, **dict(columns or {})))
     facts = workdirs.identity(workdir, config) | {"--split": split, "--source": source}
     distributed.agree("start", facts, soon=True)
-    task = registry.reopen(workdir, config, source or config.data.source, split)
+    task = run.task(source or config.data.source, split, config)
     mesh, note = _mesh(config)
-    dtype = compute_dtype(config.train.precision)
-    graphdef, params, _ = restore_params(
-        workdir, lambda rngs: task.make_model(rngs, dtype=dtype, scan=scans_layers(config.model.scan_layers)), mesh
-    )
-    rows = task.rows(split)
+    build = Build(compute_dtype(config.train.precision), scans_layers(config.model.scan_layers))
+    restored, rows = run.restore(mesh, build), task.datasets[split]
     distributed.agree("data", {f"the fingerprint of {split}": rows.fingerprint()})
-    evaluator = Evaluator(task.outputs, graphdef, mesh, whole_batches(config.eval.batch_size, len(rows), mesh))
+    size = whole_batches(config.eval.batch_size, len(rows), mesh)
+    evaluator = Evaluator(task.objective.outputs, restored.graphdef, mesh, size)
     progress = progress or Progress(len(rows))
     with progress:
         if note:
             progress.say(note)
         with progress.task(f"scoring {split}", len(rows)) as advance:
-            outputs = evaluator(params, rows, advance)
-    return with_intervals(task.score(split, outputs, read_calibration(workdir)))
+            outputs = evaluator(restored.params, rows, advance)
+    return with_intervals(task.scorer(split).report(outputs, read_calibration(workdir)))
 
 
 def compare(

@@ -7,14 +7,12 @@ from absl import flags
 
 from jaxfm import files, program
 from jaxfm.config import MeshConfig
+from jaxfm.core.build import Build
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub import peft
 from jaxfm.models.adapters import merge_low_rank, only_mergeable
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.tasks import registry
-from jaxfm.training import workdir as workdirs
-from jaxfm.training.restore import restore_params, to_host
-from jaxfm.training.setup import compute_dtype
+from jaxfm.training.saved_run import open_run
 
 USAGE = "usage: python -m jaxfm.export --workdir=DIR --output=DIR [--format=hf|peft]"
 FORMATS = ("hf", "peft")
@@ -33,22 +31,21 @@ def export(workdir: str | pathlib.Path, output: str | pathlib.Path, format: str 
     if format not in FORMATS:
         raise UserError(f"--format={format}: {did_you_mean(format, FORMATS)}")
     workdir, output = files.user_path(workdir, "--workdir"), files.output_directory(output, "--output")
-    exporter = registry.open_exporter(workdir)
-    only_mergeable(exporter.encoder, format)
-    base = peft.base_model(exporter.encoder, workdirs.read_config(workdir).model.init) if format == "peft" else ""
-    mesh = make_mesh(MeshConfig())
-    _, params, _ = restore_params(workdir, lambda rngs: exporter.make_model(rngs, dtype=compute_dtype("f32")), mesh)
-    adapted = to_host(params)
-    _, merged = merge_low_rank(exporter.encoder, adapted)
+    run = open_run(workdir)
+    encoder, predictor = run.spec.encoder, run.predictor()
+    only_mergeable(encoder, format)
+    base = peft.base_model(encoder, run.config.model.init) if format == "peft" else ""
+    with_adapters = run.restore(make_mesh(MeshConfig()), Build()).to_host()
+    _, merged = merge_low_rank(encoder, with_adapters)
     with files.held(files.lock_beside(output), f"--output={output}"), files.atomic_directory(output) as folder:
         files.output_directory(output, "--output")  # another process may have been here
         if format == "hf":
-            exporter.write_hf(folder, merged)
+            predictor.write_hf(folder, merged)
         else:
             whole = folder / ".merged"
             whole.mkdir()
-            exporter.write_hf(whole, merged)
-            peft.write_adapter(folder, whole, exporter.encoder, adapted, base)
+            predictor.write_hf(whole, merged)
+            peft.write_adapter(folder, whole, encoder, with_adapters, base)
             shutil.rmtree(whole)
     return output
 

@@ -16,20 +16,19 @@ from absl import flags
 
 from jaxfm import files, program
 from jaxfm.config import MeshConfig
+from jaxfm.core.build import Build
 from jaxfm.core.task import Predictor
 from jaxfm.data.records import source_unlabelled
 from jaxfm.data.records.source_unlabelled import Wanted
-from jaxfm.errors import UserError
+from jaxfm.errors import UserError, did_you_mean
 from jaxfm.observe.progress import Progress
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.tasks import registry
-from jaxfm.tasks.ner_predictor import WORDS, with_words
-from jaxfm.training import workdir as workdirs
 from jaxfm.training.evaluation import Evaluator, bucket
-from jaxfm.training.restore import restore_params
-from jaxfm.training.setup import compute_dtype
+from jaxfm.training.saved_run import open_run
+from jaxfm.training.session import compute_dtype
 
 USAGE = 'usage: python -m jaxfm.predict --workdir=DIR ("TEXT" ... [--pair="TEXT"] | --input=FILE --output=FILE.jsonl)'
+RUN_WORDS = "run"
 COLUMNS = ("text_column", "pair_column", "words_column")
 
 Text = str | tuple[str, str] | Mapping[str, Any]
@@ -39,16 +38,15 @@ Text = str | tuple[str, str] | Mapping[str, Any]
 class Model:
     """A trained run, loaded: call it with texts as often as you like."""
 
-    def __init__(self, workdir: str | pathlib.Path, words: str = "run"):
+    def __init__(self, workdir: str | pathlib.Path, words: str = RUN_WORDS):
         """Restores the run's chosen checkpoint; UserError when there is none. `words`: see `--words`."""
         workdir = files.user_path(workdir, "--workdir")
-        self._predictor: Predictor = with_words(registry.open_predictor(workdir), words)
-        config = workdirs.read_config(workdir)
+        run = open_run(workdir)
+        self._predictor = _split_by(run.predictor(), words)
+        config = run.config
         self._mesh = make_mesh(MeshConfig())
-        dtype = compute_dtype(config.train.precision)
-        self._graphdef, self._params, self.step = restore_params(
-            workdir, lambda rngs: self._predictor.make_model(rngs, dtype=dtype), self._mesh
-        )
+        self._restored = run.restore(self._mesh, Build(compute_dtype(config.train.precision)))
+        self.step = self._restored.step
         self._batch_size = config.eval.batch_size
         self._trained = {name: getattr(config.data, name) for name in (*COLUMNS, "label_column")}
         # One compiled function a batch size: small calls must not pay for a large batch.
@@ -113,8 +111,8 @@ class Model:
         encoded = self._predictor.encode(chunk)
         size = bucket(self._batch_size, len(encoded.rows), self._mesh)
         if size not in self._evaluators:
-            self._evaluators[size] = Evaluator(self._predictor.outputs, self._graphdef, self._mesh, size)
-        return self._predictor.decode(encoded, self._evaluators[size](self._params, encoded.rows))
+            self._evaluators[size] = Evaluator(self._predictor.outputs, self._restored.graphdef, self._mesh, size)
+        return self._predictor.decode(encoded, self._evaluators[size](self._restored.params, encoded.rows))
 
 
 @overload
@@ -136,7 +134,7 @@ def predict_file(
     output: str | pathlib.Path,
     progress: Progress | None = None,
     columns: Mapping[str, str] | None = None,
-    words: str = "run",
+    words: str = RUN_WORDS,
 ) -> int:
     """Writes one JSON result a record of `source` to `output`, whole or not at all; returns the number of records.
 
@@ -172,6 +170,19 @@ def predict_file(
         if cut:
             progress.say(f'NOTE: {cut:,} of {count:,} texts are longer than the model reads ("truncated": true)')
     return count
+
+
+def _split_by(predictor: Predictor, words: str) -> Predictor:
+    """Returns the predictor with the asked way to split raw text into words; UserError where it has no such way."""
+    if words == RUN_WORDS:
+        return predictor
+    if not predictor.splitters:
+        raise UserError(
+            f"--words={words}: only a model that reads a text word by word (named entities) has such a rule."
+        )
+    if words not in predictor.splitters:
+        raise UserError(f"--words={words}: {did_you_mean(words, predictor.splitters)}")
+    return predictor.with_splitter(words)
 
 
 def _alone(output: pathlib.Path) -> contextlib.AbstractContextManager[None]:
@@ -236,11 +247,10 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "A run directory.")
     flags.DEFINE_string("input", None, f"Texts: {', '.join(source_unlabelled.FORMS)}, each also with .gz but .parquet.")
     flags.DEFINE_string("output", None, "JSON lines to write.")
-    flags.DEFINE_enum(
+    flags.DEFINE_string(
         "words",
-        WORDS[0],
-        WORDS,
-        "NER: words of a text as in the run's training, or as transformers' pipeline has them.",
+        RUN_WORDS,
+        "Words of a text: run (as in the run's training) or transformers (as its pipeline has them).",
     )
     flags.DEFINE_string("pair", None, "The second text, for a model that judges pairs.")
     program.define_column_flags(COLUMNS)

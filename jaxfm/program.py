@@ -21,7 +21,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from jaxfm import files
-from jaxfm.config import DataConfig, check_key
+from jaxfm.config import DataConfig
 from jaxfm.errors import UserError
 from jaxfm.parallel import distributed
 from jaxfm.parallel.compilation import keep_compiled_programs
@@ -105,7 +105,9 @@ def _parsed(argv: Sequence[str], usage: str, takes_arguments: bool) -> list[str]
     """Parses absl flags; everything wrong with them becomes a UserError."""
     for word in argv[1:]:
         if match := re.match(r"--?(?:no)?config\.([\w.]+)", word):
-            check_key(match[1])
+            from jaxfm.tasks import registry  # late: programs without a config start faster
+
+            registry.check_key(match[1])
     try:
         rest = flags.FLAGS(list(argv))
         if getattr(flags.FLAGS, "config", None) is not None:

@@ -9,13 +9,17 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
 from jaxfm.errors import UserError, did_you_mean
+
+NO_KEYS: Mapping[str, str] = types.MappingProxyType({})
+NO_GROUPS: Mapping[str, type] = types.MappingProxyType({})
+NO_CHOICES: Mapping[str, Sequence[type]] = types.MappingProxyType({})
 
 
 def field(default: Any, doc: str, **rules: Any) -> Any:
@@ -26,39 +30,93 @@ def field(default: Any, doc: str, **rules: Any) -> Any:
     return dataclasses.field(default=default, metadata={"doc": doc, **rules})
 
 
-def build(cls: type, values: Mapping[str, Any], prefix: str = "", *, root: str = "config.") -> Any:
+def build(
+    cls: type,
+    values: Mapping[str, Any],
+    prefix: str = "",
+    *,
+    root: str = "config.",
+    groups: Mapping[str, type] = NO_GROUPS,
+    moved: Mapping[str, str] = NO_KEYS,
+) -> Any:
     """Returns a checked `cls` of the nested `values`; keys left out take their defaults.
 
-    `root` is what a key begins with in messages.
+    Args:
+      cls: a dataclass.
+      values: nested mappings.
+      prefix: the group that `values` are, with a dot at its end.
+      root: what a key begins with in messages.
+      groups: dotted name -> dataclass, of groups whose class the dataclass leaves open.
+      moved: key or group of an older schema -> where it is now, or a sentence that says so.
 
     Raises:
-      UserError: an unknown key (with the nearest one), a value of a wrong type, out of range or not among the choices.
+      UserError: an unknown key (with the nearest one, or where it is now), a value of a wrong type, out of range or not
+        among the choices.
     """
     fields = {each.name: each for each in dataclasses.fields(cls)}
     for key in values:
         if key not in fields:
-            raise UserError(f"{root}{prefix}{key}: there is no such key. {did_you_mean(key, fields)}")
+            inside = values[key] if isinstance(values[key], Mapping) else {}
+            raise UserError(unknown_key(f"{prefix}{key}", next(iter(inside), ""), fields, root=root, moved=moved))
     built = {}
     for key, value in values.items():
         rule = fields[key]
-        if dataclasses.is_dataclass(rule.type):
+        group = groups.get(f"{prefix}{key}") or (rule.type if dataclasses.is_dataclass(rule.type) else None)
+        if group is not None:
             if not isinstance(value, Mapping):
                 raise UserError(f"{root}{prefix}{key}: is {value!r}, but must be a group of keys.")
-            built[key] = build(typing.cast(type, rule.type), value, prefix=f"{prefix}{key}.", root=root)
+            built[key] = build(
+                typing.cast(type, group), value, f"{prefix}{key}.", root=root, groups=groups, moved=moved
+            )
         else:
             built[key] = _checked(rule, value, f"{root}{prefix}{key}")
     return cls(**built)
 
 
-def check_key(cls: type, key: str) -> None:
-    """Raises UserError, naming the nearest one, unless `key` ("optim.learning_rate") is a key of `cls`."""
-    node, seen = cls, []
+def unknown_key(
+    key: str,
+    inside: str,
+    known: Iterable[str],
+    *,
+    root: str = "config.",
+    moved: Mapping[str, str] = NO_KEYS,
+) -> str:
+    """Returns the message about a key that the schema lacks: where it is now, or the nearest of the `known` ones.
+
+    `inside` is a key of the group that `key` may name, for a message that is as exact as can be.
+    """
+    for name in dict.fromkeys((f"{key}.{inside}" if inside else key, key)):
+        old, rest = name, ""
+        while old:
+            if old in moved:
+                target = moved[old]
+                where = f"is {root}{target}{rest} now" if " " not in target else target
+                return f"{root}{name}: {where}{'' if where.endswith('.') else '.'}"
+            old, _, last = old.rpartition(".")
+            rest = f".{last}{rest}"
+    return f"{root}{key}: there is no such key. {did_you_mean(key.rpartition('.')[2], known)}"
+
+
+def check_key(
+    cls: type, key: str, *, groups: Mapping[str, Sequence[type]] = NO_CHOICES, moved: Mapping[str, str] = NO_KEYS
+) -> None:
+    """Raises UserError, naming the nearest one, unless `key` ("optim.learning_rate") is a key of `cls`.
+
+    `groups` gives the classes that a group may be of where the dataclass leaves it open; `moved` is as for `build`.
+    """
+    nodes: Sequence[Any] = (cls,)
+    seen: list[str] = []
     for name in key.split("."):
-        fields = {each.name: each for each in dataclasses.fields(node)} if dataclasses.is_dataclass(node) else {}
+        fields: dict[str, list[Any]] = {}
+        for node in nodes:
+            for each in dataclasses.fields(node) if dataclasses.is_dataclass(node) else ():
+                fields.setdefault(each.name, []).append(each.type)
         seen.append(name)
+        dotted = ".".join(seen)
         if name not in fields:
-            raise UserError(f"config.{'.'.join(seen)}: there is no such key. {did_you_mean(name, fields)}")
-        node = typing.cast(Any, fields[name].type)
+            rest = key[len(dotted) + 1 :]
+            raise UserError(unknown_key(dotted, rest, fields, moved=moved))
+        nodes = groups.get(dotted, fields[name])
 
 
 def to_config_dict(node: Any) -> ml_collections.ConfigDict:
@@ -108,6 +166,25 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns one dict of dotted keys as nested groups: what `flatten` undoes."""
+    result: dict[str, Any] = {}
+    for key, value in flat.items():
+        *groups, name = key.split(".")
+        node = result
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[name] = value
+    return result
+
+
+_PLURALS = {str: "strings", float: "numbers"}
+
+
+def _is_of(value: Any, kind: type) -> bool:
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
 def _checked(field: dataclasses.Field[Any], value: Any, key: str) -> Any:
     """Returns `value` in the field's type, or says which rule it breaks."""
     kinds: tuple[Any, ...] = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
@@ -118,9 +195,10 @@ def _checked(field: dataclasses.Field[Any], value: Any, key: str) -> Any:
     if isinstance(value, str) and value in words:
         return words[value]
     if typing.get_origin(field.type) is tuple:
-        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-            raise UserError(f"{key}: is {value!r}, but must be a tuple of strings.")
-        return tuple(value)
+        item_kind = typing.get_args(field.type)[0]
+        if not isinstance(value, list | tuple) or not all(_is_of(item, item_kind) for item in value):
+            raise UserError(f"{key}: is {value!r}, but must be a tuple of {_PLURALS[item_kind]}.")
+        return tuple(map(item_kind, value))
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not any(type(value) is kind for kind in kinds):

@@ -14,8 +14,8 @@ import ml_collections
 from absl import flags
 
 from jaxfm import files, program
-from jaxfm.config import Config, from_config_dict
-from jaxfm.core.task import TASK_FILE
+from jaxfm.config import Config
+from jaxfm.core.spec import SPEC_FILE
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.wall_clock import WallClock
@@ -26,7 +26,7 @@ from jaxfm.tasks import registry
 from jaxfm.training import averaging, batch_size, initial, results
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints, check_room
-from jaxfm.training.loop import fit
+from jaxfm.training.fit import fit
 from jaxfm.training.setup import set_up
 
 USAGE = "usage: python -m jaxfm.train --config=FILE[:variant] --workdir=DIR [--config.KEY=VALUE ...]"
@@ -49,7 +49,7 @@ def train(config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Pat
       Preempted: stopped by a signal, after saving.
     """
     if not isinstance(config, Config):
-        config = from_config_dict(config)
+        config = registry.from_config_dict(config)
     workdir = files.user_path(workdir, "--workdir")
     wall_clock = WallClock()
     config = workdirs.with_chosen(workdir, config)  # a run goes on with the batch it began with
@@ -71,12 +71,12 @@ def _train(
     local = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     distributed.agree("devices", {"the devices of a process": local}, soon=True)
     mesh = make_mesh(config.parallel.mesh)
-    task, loaded, notes = registry.create(config, initial.resolve(config.model))
+    task, loaded = registry.create(config, initial.resolve(config.model))
     averaging.check(config, task)
-    rows = task.rows("train")
-    config, found = batch_size.autotune_batch_size(config, task, mesh, row_length=rows.row_length, most=len(rows))
+    most = len(task.datasets["train"])
+    config, found = batch_size.autotune_batch_size(config, task.objective, mesh, most=most)
     setup = set_up(config, task, loaded, mesh)
-    check_room(workdir, setup.abstract)
+    check_room(workdir, setup.session.abstract)
     distributed.agree(
         "data",
         {
@@ -92,16 +92,16 @@ def _train(
         held.enter_context(workdirs.hold(workdir, config, status))
     if status == "new" and distributed.is_main():
         workdirs.write_config(workdir, config)
-    if not (workdir / TASK_FILE).is_file() and distributed.is_main():
+    if not (workdir / SPEC_FILE).is_file() and distributed.is_main():
         task.save(workdir)
     distributed.agree("run directory", {})
     workdirs.check_shared(workdir)
     checkpoints = Checkpoints(workdir / workdirs.CHECKPOINTS_DIR, keep_last=config.checkpoint.keep_last)
     with Progress(setup.total_steps, quiet=not distributed.is_main()) as progress:
-        for note in (*notes, *found, *setup.notes):
+        for note in (*task.notes, *found, *setup.notes):
             progress.say(note)
         try:
-            fitted = fit(config, task, setup, mesh, checkpoints, workdir, progress, wall_clock)
+            fitted = fit(config, task, setup, checkpoints, workdir, progress, wall_clock)
             fitted = averaging.choose(config, task, setup, fitted, checkpoints, workdir, progress, wall_clock)
         finally:
             checkpoints.close()

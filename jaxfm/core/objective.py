@@ -56,6 +56,10 @@ class Objective(Protocol):
         """Returns the loss of a batch (arrays as `spec.batch_spec()` says)."""
         ...
 
+    def outputs(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns what scores need of each row, arrays [B, ...]; without dropout."""
+        ...
+
     def flops_per_row(self, adapt: AdaptConfig) -> float:
         """Returns the floating-point operations of forward and backward pass a row, by formula (`models.flops`)."""
         ...

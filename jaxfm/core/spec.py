@@ -5,7 +5,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import jax
 from flax import nnx
 
 from jaxfm import files, schema
@@ -27,6 +26,11 @@ class Spec(Protocol):
         """Shape of the encoder."""
         ...
 
+    @property
+    def row_length(self) -> int:
+        """Positions of a row that the layers see."""
+        ...
+
     def batch_spec(self) -> BatchSpec:
         """Returns the arrays of a training batch."""
         ...
@@ -36,10 +40,6 @@ class Spec(Protocol):
 
         What is adapted to the task, its `models.encoder.Encoder`, is its attribute `encoder`.
         """
-        ...
-
-    def outputs(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns what scores and predictions need of each row, arrays [B, ...]; without dropout."""
         ...
 
 

@@ -1,162 +1,86 @@
-"""What the loop asks of a task; one file a task implements it, and the loop never asks which one it has."""
+"""What a task is to the programs and the training loop, which know no task by name.
 
-import dataclasses
+A new task is new files: a frozen dataclass of its config keys, a Spec, an Objective, a Scorer for each split, a
+Predictor, and one TaskDefinition that makes them; `jaxfm.tasks.registry` lists the definition.
+"""
+
 import pathlib
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxfm import files, schema
+from jaxfm.config import Config
+from jaxfm.core.batch import Dataset
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.core.evaluation import BootstrapData
-from jaxfm.data.pipeline import Rows
-from jaxfm.errors import UserError
-from jaxfm.observe.metrics import Sums
-from jaxfm.observe.tables import Table
+from jaxfm.core.evaluation import Evaluation
+from jaxfm.core.initial import Initial
+from jaxfm.core.objective import Objective
+from jaxfm.core.spec import Spec, SpecValues
 
-# The run directory's memory of a task: enough to predict, evaluate and export without the config or the data.
-TASK_FILE = "task.json"
-TASK_VERSION = 1  # of task.json; one without a version is of the time before
+# The run directory's memory of a tokenizer, or of whatever else turns input into rows.
 TOKENIZER_DIR = "tokenizer"
 # Probabilities as the model gives them.
 NOT_CALIBRATED: Mapping[str, float] = types.MappingProxyType({})
 
 
-class TaskValues(dict[str, Any]):
-    """The content of a task.json; a key that is absent is the user's mistake."""
+class Scorer(Protocol):
+    """Scores the outputs of one split against its targets; outputs are arrays [N, ...] over its rows."""
 
-    def __init__(self, path: pathlib.Path, values: Mapping[str, Any]):
-        """`path` is for messages."""
-        super().__init__(values)
-        self.path = path
-
-    def __missing__(self, key: str) -> Any:
-        """Raises UserError."""
-        raise UserError(f"{self.path}: has no {key!r}, so it was changed, or is of another jaxfm. {_UNUSABLE}")
-
-
-_UNUSABLE = "Take it from a backup of the run, or train again."
-
-
-def write_task(workdir: pathlib.Path, values: Mapping[str, Any]) -> None:
-    """Writes task.json: "task", the name, and what the task is beside its weights."""
-    files.write_json(workdir / TASK_FILE, {"version": TASK_VERSION, **values})
-
-
-def read_task(workdir: pathlib.Path) -> TaskValues:
-    """Returns what `write_task` wrote. Raises UserError where it is absent, cut, or of a newer jaxfm."""
-    path = workdir / TASK_FILE
-    if not path.is_file():
-        raise UserError(f"--workdir={workdir}: holds no run of jaxfm ({TASK_FILE} is not there).")
-    values = TaskValues(path, files.read_versioned(path, TASK_VERSION))
-    if not isinstance(values["task"], str) or not isinstance(values["encoder"], dict):
-        raise UserError(f"{path}: is not a task that this jaxfm knows. {_UNUSABLE}")
-    schema.build(EncoderConfig, values["encoder"], root=f"{path}: encoder.")
-    return values
-
-
-def build_spec(cls: type, values: TaskValues) -> Any:
-    """Returns the dataclass that the values of a task.json but its "task" stand for; UserError for any other values."""
-    fields = {name: value for name, value in values.items() if name != "task"}
-    for field in dataclasses.fields(cls):
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            values[field.name]  # an absent one is named
-    return schema.build(cls, fields, root=f"{values.path}: ")
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """A split's result.
-
-    Attributes:
-      metrics: name -> number, for the log; one of them chooses the best checkpoint.
-      scores: the same and more, nested, as JSON values for report.json.
-      tables: for people.
-      predictions: records for predictions/*.jsonl, made as they are asked for.
-      remarks: sentences for the person who watches the run.
-      bootstrap_data: the metrics as a function of independent units, for intervals and comparisons; None without units.
-      plots: name -> what draws it as a PNG file.
-    """
-
-    metrics: Mapping[str, float]
-    scores: Mapping[str, Any]
-    tables: tuple[Table, ...]
-    predictions: Iterable[Mapping[str, Any]]
-    warnings: tuple[str, ...] = ()
-    bootstrap_data: BootstrapData | None = None
-    plots: Mapping[str, Callable[[pathlib.Path], None]] = dataclasses.field(default_factory=dict)
-
-
-class Objective(Protocol):
-    """A model and what it minimises: all that the train step is made of."""
-
-    @property
-    def encoder(self) -> EncoderConfig:
-        """Shape of the encoder."""
+    def metrics(self, outputs: Mapping[str, np.ndarray]) -> Mapping[str, float]:
+        """Returns the numbers that a run logs while it trains; one of them chooses the best checkpoint."""
         ...
 
-    def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool, remat: str = "none") -> nnx.Module:
-        """Builds the model; parameter values are drawn from `rngs`. `remat` is that of `ModelConfig`.
-
-        What is adapted to the task, its `models.encoder.Encoder`, is its attribute `encoder`.
-        """
-        ...
-
-    def label_shape(self, row_length: int) -> tuple[tuple[int, ...], np.dtype]:
-        """Returns shape and type of the labels of one row of so many tokens."""
-        ...
-
-    def loss(
-        self, model: nnx.Module, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array
-    ) -> tuple[jax.Array, tuple[jax.Array, Sums]]:
-        """Returns the SUM of losses, its weight (targets counted) and further metric sums.
-
-        `key` is for dropout and whatever else is random, `progress` (0 to 1) for whatever changes during a run.
-        """
-        ...
-
-
-class Task(Objective, Protocol):
-    """A model, a loss and a score over one run's data."""
-
-    name: str
-    # Metrics of `score` that may choose a checkpoint -> is more better?
-    selection_metrics: Mapping[str, bool]
-
-    def outputs(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns what `score` needs of each row, arrays [B, ...]; without dropout."""
-        ...
-
-    def splits(self) -> tuple[str, ...]:
-        """Returns the names of the splits there are, "train" first."""
-        ...
-
-    def rows(self, split: str) -> Rows:
-        """Returns a split's packed rows."""
+    def warnings(self, outputs: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+        """Returns sentences for the person who watches the run, () where nothing is odd."""
         ...
 
     def calibrate(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Fits what makes probabilities honest to outputs of the split "valid"; empty where there is nothing to fit."""
+        """Fits what makes probabilities honest to this split; empty where nothing can be fitted."""
         ...
 
-    def score(
-        self, split: str, outputs: Mapping[str, np.ndarray], calibration: Mapping[str, float] = NOT_CALIBRATED
-    ) -> Evaluation:
-        """Scores `outputs` (arrays [N, ...] over the rows of the split), its probabilities by what `calibrate` gave."""
+    def report(self, outputs: Mapping[str, np.ndarray], calibration: Mapping[str, float] = ...) -> Evaluation:
+        """Returns all there is to say of a split, its probabilities changed by what `calibrate` gave."""
+        ...
+
+
+class Task(Protocol):
+    """An objective with the data of one run."""
+
+    @property
+    def objective(self) -> Objective:
+        """The model and its loss."""
+        ...
+
+    @property
+    def directions(self) -> Mapping[str, bool]:
+        """Metrics that may choose a checkpoint -> is more better?"""
+        ...
+
+    @property
+    def datasets(self) -> Mapping[str, Dataset]:
+        """Split -> rows; "train" first where it is one of them."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines for the log."""
+        ...
+
+    def scorer(self, split: str) -> Scorer:
+        """Returns what scores a split other than the one that is trained on."""
         ...
 
     def save(self, workdir: pathlib.Path) -> None:
-        """Writes task.json and the tokenizer's files."""
+        """Writes task.json and whatever turns input into rows (the tokenizer's files)."""
         ...
 
 
 class Predictor(Protocol):
-    """A trained model over unlabelled input: records in, rows to compute, records out."""
+    """A trained model over unlabelled input: records in, rows to compute, records out; and on its way to others."""
 
     # Enough to pack well, few enough to hold: a million lines never are in memory at once.
     records_at_once: int
@@ -164,13 +88,26 @@ class Predictor(Protocol):
     # Whether a record may have "tokens", words already split, beside or in place of "text".
     takes_words: bool
 
+    # Ways to split a raw text into words, the run's own first; empty where the model does not read words.
+    splitters: tuple[str, ...]
+
+    @property
+    def spec(self) -> Spec:
+        """What the model is beside its weights."""
+        ...
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names of the head; empty where the head has none."""
+        ...
+
     @property
     def pairs(self) -> bool:
         """Whether a record has two texts."""
         ...
 
-    def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool = True) -> nnx.Module:
-        """Builds the model."""
+    def with_splitter(self, splitter: str) -> "Predictor":
+        """Returns the same with another of `splitters`."""
         ...
 
     def outputs(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -178,7 +115,7 @@ class Predictor(Protocol):
         ...
 
     def encode(self, records: Sequence[Mapping[str, Any]]) -> Any:
-        """Turns records ({"text": ...}) into an object with `rows`, the packed rows to compute."""
+        """Turns records ({"text": ...}) into an object with `rows`, the dataset to compute."""
         ...
 
     def decode(self, encoded: Any, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -189,24 +126,59 @@ class Predictor(Protocol):
         """Returns a result as lines for a person."""
         ...
 
-
-class Exporter(Protocol):
-    """A trained model on its way out."""
-
-    @property
-    def encoder(self) -> EncoderConfig:
-        """Shape of the encoder."""
-        ...
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Class names of the head; empty where it has none."""
-        ...
-
-    def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool = True) -> nnx.Module:
-        """Builds the model."""
-        ...
-
     def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
-        """Writes config, weights and tokenizer as transformers' from_pretrained wants them."""
+        """Writes config, weights and tokenizer as transformers' from_pretrained wants them.
+
+        Raises UserError where transformers has no class that computes the same.
+        """
+        ...
+
+
+class TaskDefinition(Protocol):
+    """All that the registry knows of a task."""
+
+    @property
+    def name(self) -> str:
+        """The name that `config.task.name` gives."""
+        ...
+
+    @property
+    def config_class(self) -> type:
+        """The task's keys: a frozen dataclass with the field `name`; they are the config's group `task`."""
+        ...
+
+    @property
+    def moved(self) -> Mapping[str, str]:
+        """Keys of older configs -> where they are now, or a sentence that says so; see `schema.build`."""
+        ...
+
+    def abstract_objective(self, config: Config, encoder: EncoderConfig) -> Objective:
+        """Builds model and loss for an encoder's shape, without data, weights or tokenizer."""
+        ...
+
+    def create(self, config: Config, initial: Initial) -> tuple[Task, Mapping[str, np.ndarray]]:
+        """Reads the source and builds the task of a new run.
+
+        Returns the task and, of the loaded parameters (path -> array), those that it uses.
+        """
+        ...
+
+    def reads(self, values: Mapping[str, Any]) -> bool:
+        """Whether a task.json, of this version or an older one, is of this task."""
+        ...
+
+    def read_spec(self, values: SpecValues, config: Mapping[str, Any]) -> Spec:
+        """Builds the spec of a trained run from its task.json and the config in its config.json."""
+        ...
+
+    def upgrade_config(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Returns the config of a run of version 1 of config.json in today's keys; None: it is of another task."""
+        ...
+
+    def reopen(self, workdir: pathlib.Path, spec: Any, config: Config, source: str, split: str) -> Task:
+        """Builds the task of a trained run over one split of (other) labelled data, for evaluation."""
+        ...
+
+    def predictor(self, workdir: pathlib.Path, spec: Any) -> Predictor:
+        """Returns what turns input into a trained run's predictions, with the calibration that the run fitted."""
         ...

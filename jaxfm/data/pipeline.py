@@ -8,56 +8,24 @@ import fractions
 import functools
 import math
 from collections.abc import Callable, Generator, Iterator
-from typing import Protocol
 
 import grain
 import numpy as np
 
+from jaxfm.core.batch import Batch, Dataset
 from jaxfm.data.text import packing
 from jaxfm.errors import UserError
 
 _READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 
-Batch = dict[str, np.ndarray]
 # Size of a batch over all hosts -> which of its rows this host makes, ascending (`parallel.mesh.host_rows`).
 HostRows = Callable[[int], np.ndarray]
-
-
-class Rows(Protocol):
-    """Packed rows by index, in memory (`packing.PackedRows`) or on disk (`shards.ShardedRows`)."""
-
-    def __len__(self) -> int:
-        """The number of rows N."""
-        ...
-
-    @property
-    def row_length(self) -> int:
-        """Tokens a row, T."""
-        ...
-
-    @property
-    def pad_id(self) -> int:
-        """The padding token."""
-        ...
-
-    @property
-    def useful_share(self) -> float:
-        """The share of tokens that are not padding."""
-        ...
-
-    def take(self, index: np.ndarray) -> Batch:
-        """Returns the rows [n] asked for, [n, ...] a field."""
-        ...
-
-    def fingerprint(self) -> str:
-        """Identifies the rows' content."""
-        ...
 
 
 class BatchSizes:
     """Rows of each step: one size or, while a run warms up, first a fraction of it that doubles at equal intervals.
 
-    Small batches first save text where the gradient is far from noise (McCandlish et al. 2018; Warner et al. 2024 start
+    Early in training small batches suffice: gradient noise is still low (McCandlish et al. 2018; Warner et al. 2024 start
     ModernBERT so). Sizes depend on the step alone, so a batch is still a pure function of it.
     """
 
@@ -99,7 +67,7 @@ class BatchSizes:
 
 
 class TrainBatches:
-    """Endless training batches over packed rows: each epoch is every row once, in an order of its own.
+    """Endless training batches over the rows of a dataset: each epoch is every row once, in an order of its own.
 
     Step s takes the B rows of the endless stream of epochs that follow those of the steps before, so a batch may
     straddle two epochs and no row is ever dropped or repeated within one. Each host makes its share of the same
@@ -109,7 +77,7 @@ class TrainBatches:
 
     def __init__(
         self,
-        rows: Rows,
+        rows: Dataset,
         *,
         batch_size: int,
         seed: int,
@@ -129,7 +97,7 @@ class TrainBatches:
         self._order = functools.lru_cache(maxsize=4)(functools.partial(packing.shuffled, len(rows), seed))
 
     def batch(self, step: int) -> Batch:
-        """This host's rows of the batch of `step`: int32 arrays [rows, T]."""
+        """This host's rows of the batch of `step`: an array [rows, ...] for each field of the dataset."""
         assert step >= 0
         positions = self._sizes.rows_before(step) + self._host_rows(self._sizes.size(step))
         epochs, within = np.divmod(positions, len(self._rows))
@@ -169,17 +137,17 @@ class TrainBatches:
             yield from batches
 
 
-def eval_batches(rows: Rows, batch_size: int, host_rows: HostRows = np.arange) -> Iterator[Batch]:
+def eval_batches(rows: Dataset, batch_size: int, host_rows: HostRows = np.arange) -> Iterator[Batch]:
     """Yields every row once, in order, in batches of one shape; empty rows fill up the last one.
 
-    Row r of the data is row r % B of global batch r // B, of which this host makes its share, int32 [rows, T].
+    Row r of the data is row r % B of global batch r // B, of which this host makes its share, arrays [rows, ...].
     """
     own = host_rows(batch_size)
-    empty = {"tokens": rows.pad_id, "labels": -1}
+    spec = rows.spec
     for first in range(0, len(rows), batch_size):
         here = first + own[first + own < len(rows)]
         missing = len(own) - len(here)
         yield {
-            name: np.pad(values, ((0, missing), *[(0, 0)] * (values.ndim - 1)), constant_values=empty.get(name, 0))
+            name: np.pad(values, ((0, missing), *[(0, 0)] * (values.ndim - 1)), constant_values=spec[name].fill)
             for name, values in rows.take(here).items()
         }

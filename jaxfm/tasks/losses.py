@@ -1,4 +1,4 @@
-"""What training minimises over classes, labels and numbers, wherever a task puts them."""
+"""Losses over classes, labels and numbers."""
 
 # ... any axes, C classes
 
@@ -9,11 +9,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfm.config import LossConfig
 from jaxfm.errors import UserError, did_you_mean
+from jaxfm.schema import field
 
-# Logits -> loss and weight of each target, the loss 0 where the weight is.
-Loss = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+# Logits -> loss and weight of each target; the loss is 0 where the weight is 0.
+TargetLoss = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """What is minimised over classes (words of NER, examples of classification)."""
+
+    label_smoothing: float = field(0.0, "share of the target spread over all classes", at_least=0.0, at_most=0.9)
+    class_weights: str = field(
+        "", "balanced: the rarer a class the more it counts; or CLASS=WEIGHT,...: others 1; empty: all alike"
+    )
+    focal_gamma: float = field(
+        0.0, "exponent by which what is already right counts less (Lin et al. 2017: 2); 0: not at all", at_least=0
+    )
+    r_drop: float = field(
+        0.0,
+        "weight of the disagreement of two passes under other dropout (Liang et al. 2021: 1 to 5), at twice the cost; "
+        "0: one pass",
+        at_least=0,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +51,7 @@ class ClassLoss:
 
     @classmethod
     def of(cls, config: LossConfig, labels: Sequence[str], counts_C: np.ndarray | None) -> "ClassLoss":
-        """Builds what `config.loss` says; `counts_C` are the training targets of each class (None: not known).
+        """Builds what `config.task.loss` says; `counts_C` are the training targets of each class (None: not known).
 
         Raises:
           UserError: class weights that are no weights of these classes.
@@ -41,16 +60,16 @@ class ClassLoss:
 
     def __call__(self, logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns loss and weight [...] of classes `labels` [...] (-1: none) under `logits` [..., C]."""
-        there = labels >= 0
+        valid = labels >= 0
         label = jnp.maximum(labels, 0)
         log_probs = jax.nn.log_softmax(logits)
         weights_C = jnp.asarray(self.weights, jnp.float32) if self.weights else None
         picked = jnp.take_along_axis(log_probs, label[..., None], axis=-1)[..., 0]
-        weight = there.astype(jnp.float32) * (1.0 if weights_C is None else weights_C[label])
+        weight = valid.astype(jnp.float32) * (1.0 if weights_C is None else weights_C[label])
         loss = -(1.0 - self.smoothing) * picked * weight
         if self.smoothing:
             spread = log_probs if weights_C is None else log_probs * weights_C
-            loss -= self.smoothing * spread.mean(axis=-1) * there
+            loss -= self.smoothing * spread.mean(axis=-1) * valid
         return loss * _focus(picked, self.focal_gamma), weight
 
 
@@ -69,20 +88,20 @@ class LabelLoss:
     def __call__(self, logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns loss and weight [..., C] of `labels` [..., C] (1, 0, or -1: not known) under `logits` [..., C]."""
         holds = labels == 1
-        there = (labels >= 0).astype(jnp.float32)
+        valid = (labels >= 0).astype(jnp.float32)
         picked = jax.nn.log_sigmoid(jnp.where(holds, logits, -logits))
         factor = jnp.where(holds, jnp.asarray(self.weights, jnp.float32), 1.0) if self.weights else 1.0
-        return -picked * factor * there * _focus(picked, self.focal_gamma), there
+        return -picked * factor * valid * _focus(picked, self.focal_gamma), valid
 
 
-def squared_error(values: jax.Array, targets: jax.Array, there: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns loss and weight [...] of numbers; `there` says which are targets."""
-    weight = there.astype(jnp.float32)
+def squared_error(values: jax.Array, targets: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns loss and weight [...] of numbers; `valid` says which are targets."""
+    weight = valid.astype(jnp.float32)
     return (values - targets) ** 2 * weight, weight
 
 
 def class_weights(config: LossConfig, labels: Sequence[str], counts_C: np.ndarray | None) -> tuple[float, ...]:
-    """Reads `config.loss.class_weights`; empty where all classes weigh the same.
+    """Reads `config.task.loss.class_weights`; empty where all classes weigh the same.
 
     "balanced" is n / (C n_c) for a class that has n_c of the n training targets, as in scikit-learn (King and Zeng
     2001); classes without any target weigh 1.
@@ -93,15 +112,15 @@ def class_weights(config: LossConfig, labels: Sequence[str], counts_C: np.ndarra
     if text == "balanced":
         if counts_C is None:
             return (1.0,) * len(labels)
-        there = np.maximum(counts_C, 1)
-        weights = np.where(counts_C > 0, counts_C.sum() / (np.count_nonzero(counts_C) * there), 1.0)
+        present_C = np.maximum(counts_C, 1)
+        weights = np.where(counts_C > 0, counts_C.sum() / (np.count_nonzero(counts_C) * present_C), 1.0)
         return tuple(float(weight) for weight in weights)
     found = dict.fromkeys(labels, 1.0)
     for part in text.split(","):
         name, _, number = part.rpartition("=")
         if name.strip() not in found:
             raise UserError(
-                f"config.loss.class_weights: {part.strip()!r} must be CLASS=NUMBER. "
+                f"config.task.loss.class_weights: {part.strip()!r} must be CLASS=NUMBER. "
                 f"{did_you_mean(name.strip(), found)} Or 'balanced', or nothing."
             )
         try:
@@ -109,20 +128,20 @@ def class_weights(config: LossConfig, labels: Sequence[str], counts_C: np.ndarra
         except ValueError:
             found[name.strip()] = -1.0
         if not 0 <= found[name.strip()] < float("inf"):
-            raise UserError(f"config.loss.class_weights: {part.strip()!r}: a weight is a number of at least 0.")
+            raise UserError(f"config.task.loss.class_weights: {part.strip()!r}: a weight is a number of at least 0.")
     return tuple(found.values())
 
 
 def with_r_drop(
     apply: Callable[[jax.Array], jax.Array],
-    loss: Loss,
-    apart: Callable[[jax.Array, jax.Array], jax.Array],
+    loss: TargetLoss,
+    divergence: Callable[[jax.Array, jax.Array], jax.Array],
     key: jax.Array,
     alpha: float,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns logits, loss and weight with R-Drop (Liang et al. 2021): two passes under other dropout must agree.
 
-    The loss is the mean of both, plus `alpha` times how far `apart` they are, at every target; `apply` takes a key.
+    The loss is the mean of both, plus `alpha` times their `divergence`, at every target; `apply` takes a key.
     With alpha 0 there is one pass.
     """
     if not alpha:
@@ -130,7 +149,7 @@ def with_r_drop(
         return logits, *loss(logits)
     first, second = (apply(one) for one in jax.random.split(key))
     (loss_1, weight), (loss_2, _) = loss(first), loss(second)
-    return first, (loss_1 + loss_2) / 2 + alpha * apart(first, second) * (weight > 0), weight
+    return first, (loss_1 + loss_2) / 2 + alpha * divergence(first, second) * (weight > 0), weight
 
 
 def symmetric_kl(first: jax.Array, second: jax.Array) -> jax.Array:

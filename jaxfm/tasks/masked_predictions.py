@@ -1,6 +1,6 @@
-"""What an encoder with a vocabulary head guesses at hidden places, and how far off it is."""
+"""What a model with a vocabulary head predicts at masked positions, and the loss of each prediction."""
 
-# B batch, T tokens, P places (of hidden tokens, a row), C places at once, D model, V vocabulary
+# B batch, T tokens, P masked positions a row, C positions a chunk, D model, V vocabulary
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,57 +12,60 @@ from jax import lax
 from jaxfm.data.text import masking
 
 
-def guess(model: Any, batch: Mapping[str, jax.Array], limit: int, key: jax.Array | None = None) -> dict[str, jax.Array]:
+def predict(
+    model: Any, batch: Mapping[str, jax.Array], limit: int, key: jax.Array | None = None
+) -> dict[str, jax.Array]:
     """Returns "place" and "target" [B, P] of the first `limit` labelled tokens of each row, and "logits" [B, P, V].
 
-    `model` has `hidden` and `logits` as MaskedLM; the vocabulary is seen only at these places.
+    `model` has `hidden` and `logits` as MaskedLM; the vocabulary is scored only at these positions.
     """
-    there, hidden_BPD = _at_places(model, batch, limit, key)
-    return {**there, "logits": model.logits(hidden_BPD)}
+    targets, hidden_BPD = _hidden_at_targets(model, batch, limit, key)
+    return {**targets, "logits": model.logits(hidden_BPD)}
 
 
-def compare(guessed: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Returns arrays [B, P] that say how far what was guessed is from the targets; weight 0 where there is none."""
-    return {"place": guessed["place"], "target": guessed["target"], **_far_off(guessed["logits"], guessed["target"])}
+def token_losses(predicted: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns arrays [B, P] that compare what `predict` gives with the targets; weight 0 where there is no target."""
+    losses = _losses(predicted["logits"], predicted["target"])
+    return {"place": predicted["place"], "target": predicted["target"], **losses}
 
 
 def masked_token_losses(
-    model: Any, batch: Mapping[str, jax.Array], limit: int, key: jax.Array | None = None, *, at_once: int = 0
+    model: Any, batch: Mapping[str, jax.Array], limit: int, key: jax.Array | None = None, *, chunk: int = 0
 ) -> dict[str, jax.Array]:
-    """Returns `compare` of `guess`, with the logits of no more than `at_once` places of a row in memory (0: of all).
+    """Returns `token_losses` of `predict`, with the logits of at most `chunk` positions of a row in memory (0: all).
 
-    Logits are the largest array of a step: [B, P, V] in f32, and their gradient once more. In parts, each part's are
+    Logits are the largest array of a step: [B, P, V] in f32, and their gradient once more. In chunks, each chunk's are
     computed again in the backward pass, a third more work for the head. The losses are the same.
     """
-    if not 0 < at_once < limit:
-        return compare(guess(model, batch, limit, key))
-    there, hidden_BPD = _at_places(model, batch, limit, key)
-    padding = -limit % at_once
-    targets_BP = jnp.pad(there["target"], ((0, 0), (0, padding)), constant_values=-1)
+    if not 0 < chunk < limit:
+        return token_losses(predict(model, batch, limit, key))
+    targets, hidden_BPD = _hidden_at_targets(model, batch, limit, key)
+    padding = -limit % chunk
+    targets_BP = jnp.pad(targets["target"], ((0, 0), (0, padding)), constant_values=-1)
     hidden_BPD = jnp.pad(hidden_BPD, ((0, 0), (0, padding), (0, 0)))
 
-    def in_parts(x_BP: jax.Array) -> jax.Array:
-        return jnp.moveaxis(x_BP.reshape(len(x_BP), -1, at_once, *x_BP.shape[2:]), 1, 0)
+    def in_chunks(x_BP: jax.Array) -> jax.Array:
+        return jnp.moveaxis(x_BP.reshape(len(x_BP), -1, chunk, *x_BP.shape[2:]), 1, 0)
 
     @jax.checkpoint
     def one(part: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
         hidden_BCD, targets_BC = part
-        return _far_off(model.logits(hidden_BCD), targets_BC)
+        return _losses(model.logits(hidden_BCD), targets_BC)
 
-    found = lax.map(one, (in_parts(hidden_BPD), in_parts(targets_BP)))
-    return there | {name: jnp.moveaxis(x, 0, 1).reshape(len(x[0]), -1)[:, :limit] for name, x in found.items()}
+    losses = lax.map(one, (in_chunks(hidden_BPD), in_chunks(targets_BP)))
+    return targets | {name: jnp.moveaxis(x, 0, 1).reshape(len(x[0]), -1)[:, :limit] for name, x in losses.items()}
 
 
-def _at_places(
+def _hidden_at_targets(
     model: Any, batch: Mapping[str, jax.Array], limit: int, key: jax.Array | None
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """Returns "place" and "target" [B, P], and the hidden states there [B, P, D]."""
+    """Returns "place" and "target" [B, P], and the hidden states at these positions [B, P, D]."""
     places_BP, targets_BP = masking.target_places(batch["labels"], limit)
     hidden_BPD = jnp.take_along_axis(model.hidden(batch, key=key), places_BP[..., None], axis=1)
     return {"place": places_BP.astype(jnp.int32), "target": targets_BP}, hidden_BPD
 
 
-def _far_off(logits_BPV: jax.Array, targets_BP: jax.Array) -> dict[str, jax.Array]:
+def _losses(logits_BPV: jax.Array, targets_BP: jax.Array) -> dict[str, jax.Array]:
     weight_BP = (targets_BP >= 0).astype(jnp.float32)
     log_z_BP = jax.nn.logsumexp(logits_BPV, axis=-1)
     wanted_BP = jnp.take_along_axis(logits_BPV, jnp.maximum(targets_BP, 0)[..., None], axis=-1)[..., 0]

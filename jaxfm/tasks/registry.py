@@ -1,94 +1,146 @@
-"""Tasks by the name that `config.task` gives."""
+"""Tasks by the name that `config.task.name` gives, and whole configs: the trainer's keys with those of a task."""
 
 import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping
-from types import ModuleType
+from typing import Any
 
+import ml_collections
 import numpy as np
 
-from jaxfm.config import Config, EvalConfig
+from jaxfm import schema
+from jaxfm.config import Config
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.core.task import TASK_FILE, Exporter, Objective, Predictor, Task, read_task
+from jaxfm.core.initial import Initial
+from jaxfm.core.objective import Objective
+from jaxfm.core.spec import SPEC_FILE, Spec, read_spec_values
+from jaxfm.core.task import Task, TaskDefinition
 from jaxfm.errors import UserError, did_you_mean
-from jaxfm.hub.initial import Initial
 from jaxfm.models.adapters import with_adapters
-from jaxfm.tasks import classification, masked_lm, ner, replaced_token
+from jaxfm.tasks.classification.task import ClassificationDefinition
+from jaxfm.tasks.masked_lm.task import MaskedLMDefinition
+from jaxfm.tasks.ner.task import NerDefinition
+from jaxfm.tasks.replaced_token.task import ReplacedTokenDefinition
 
-TASKS = {"classification": classification, "masked_lm": masked_lm, "ner": ner}
-# What else a task may minimise, by the name that `config.objective` gives.
-OBJECTIVES = {("masked_lm", "rtd"): replaced_token}
+_DEFINITIONS: dict[str, TaskDefinition] = {}
+_GROUP = "task"
+# What `config.task` once was, a name.
+_A_GROUP = "config.task: is a group of keys now. Set config.task.name, or start from default_config(NAME)."
 
 
-def create(config: Config, initial: Initial) -> tuple[Task, Mapping[str, np.ndarray], tuple[str, ...]]:
+def register(definition: TaskDefinition) -> None:
+    """Makes a task known under its name; a second one of the same name replaces the first."""
+    _DEFINITIONS[definition.name] = definition
+
+
+for _definition in (NerDefinition(), ClassificationDefinition(), MaskedLMDefinition(), ReplacedTokenDefinition()):
+    register(_definition)
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names of all tasks."""
+    return tuple(_DEFINITIONS)
+
+
+def definition(name: str) -> TaskDefinition:
+    """Returns the task of that name; an unknown one is a UserError that names the nearest."""
+    if name not in _DEFINITIONS:
+        raise UserError(f"config.task.name: {name!r} is not a task. {did_you_mean(name, _DEFINITIONS)}")
+    return _DEFINITIONS[name]
+
+
+def default_config(task: str) -> ml_collections.ConfigDict:
+    """Returns the defaults of all keys of a task's run as a locked ConfigDict: where every config file starts."""
+    return schema.to_config_dict(Config(task=definition(task).config_class()))
+
+
+def from_config_dict(values: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
+    """Turns a ConfigDict (or nested mapping) into a checked `Config`; keys left out take their defaults.
+
+    Raises:
+      UserError: an unknown key (with the nearest one, or where it is now), a value of a wrong type, out of range or not
+        among the choices.
+    """
+    if isinstance(values, ml_collections.ConfigDict):
+        values = values.to_dict()
+    group = values.get(_GROUP)
+    if not isinstance(group, Mapping):
+        raise UserError(_A_GROUP)
+    if "name" not in group:
+        raise UserError(f"config.task.name: is missing. It is one of {', '.join(_DEFINITIONS)}.")
+    found = definition(str(group["name"]))
+    # Keys that every old config had, of whichever task, are explained by that task's own table first.
+    moved = {**_all_moved(), **found.moved}
+    return schema.build(Config, values, groups={_GROUP: found.config_class}, moved=moved)
+
+
+def check_key(key: str) -> None:
+    """Raises UserError, naming the nearest one, unless `key` ("optim.learning_rate") is a key of some task's config."""
+    if key == _GROUP:
+        raise UserError(_A_GROUP)
+    classes = [each.config_class for each in _DEFINITIONS.values()]
+    schema.check_key(Config, key, groups={_GROUP: classes}, moved=_all_moved())
+
+
+def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the config of a run of version 1 of config.json in today's keys.
+
+    Raises:
+      UserError: it is of no task of this jaxfm.
+    """
+    for each in _DEFINITIONS.values():
+        found = each.upgrade_config(values)
+        if found is not None:
+            return found
+    raise UserError(f"config.task: {values.get('task')!r} is not a task of this jaxfm.")
+
+
+def create(config: Config, initial: Initial) -> tuple[Task, Mapping[str, np.ndarray]]:
     """Builds a new run's task from its config and what `config.model` resolves to.
 
-    Returns the task, its loaded parameters (path -> array; the others start at random) and notes for the log.
+    Returns the task and its loaded parameters (path -> array; the others start at random).
     """
-    module = _of_config(config)
     initial = dataclasses.replace(initial, encoder=with_adapters(initial.encoder, config.adapt))
-    task = module.create(config, initial)
-    return task, module.select_params(task, initial), task.notes
+    return definition(config.task.name).create(config, initial)
 
 
-def outline(config: Config, encoder: EncoderConfig) -> Objective:
+def abstract_objective(config: Config, encoder: EncoderConfig) -> Objective:
     """Builds a run's model and loss for an encoder's shape, without data, weights or tokenizer."""
-    return _of_config(config).outline(config, with_adapters(encoder, config.adapt))
+    return definition(config.task.name).abstract_objective(config, with_adapters(encoder, config.adapt))
 
 
-def reopen(workdir: pathlib.Path, config: Config, source: str, split: str) -> Task:
-    """Builds the task of a trained run over one split of a source, for evaluation."""
-    return _of_run(workdir).open_task(workdir, config, source, split)
+def read_spec(workdir: pathlib.Path, config: Mapping[str, Any]) -> tuple[TaskDefinition, Spec]:
+    """Reads task.json of a run: which task it is of, and what its model is beside the weights.
+
+    Args:
+      workdir: the run directory.
+      config: the run's config, nested groups.
+
+    Raises:
+      UserError: the file is absent or damaged, or of no task of this jaxfm.
+    """
+    values = read_spec_values(workdir)
+    for each in _DEFINITIONS.values():
+        if each.reads(values):
+            with _explained(workdir):
+                return each, each.read_spec(values, config)
+    raise UserError(
+        f"{values.path}: task {values['task']!r} is not one of this jaxfm. {did_you_mean(values['task'], _DEFINITIONS)}"
+    )
 
 
-def open_predictor(workdir: pathlib.Path) -> Predictor:
-    """Returns what turns texts into a trained run's predictions."""
-    with _explained(workdir):
-        return _of_run(workdir).open_predictor(workdir)
-
-
-def open_exporter(workdir: pathlib.Path) -> Exporter:
-    """Returns what writes a trained run's parameters for other libraries."""
-    with _explained(workdir):
-        return _of_run(workdir).open_exporter(workdir)
+def _all_moved() -> dict[str, str]:
+    return {key: new for each in _DEFINITIONS.values() for key, new in each.moved.items()}
 
 
 @contextlib.contextmanager
 def _explained(workdir: pathlib.Path) -> Iterator[None]:
-    """Says of values in task.json that no task can be made of (wrong kinds, unknown keys) where they stand."""
+    """Says of values in task.json that no task can be made of (wrong kinds, unknown keys) in which file they are."""
     try:
         yield
     except (TypeError, AttributeError, KeyError) as error:
         raise UserError(
-            f"{workdir / TASK_FILE}: is not a task that this jaxfm knows ({error}). Take it from a backup of the "
+            f"{workdir / SPEC_FILE}: is not a task that this jaxfm knows ({error}). Take it from a backup of the "
             "run, or train again."
         ) from error
-
-
-def _of_config(config: Config) -> ModuleType:
-    if config.objective != "mlm" and (config.task, config.objective) not in OBJECTIVES:
-        raise UserError(
-            f"config.objective: {config.objective!r} is of task masked_lm, but config.task is {config.task!r}."
-        )
-    if config.task != "masked_lm" and config.eval.rows != EvalConfig().rows:
-        raise UserError(
-            f"config.eval.rows: is {config.eval.rows}, but task {config.task} is scored on all rows of a split. "
-            f"Leave it at {EvalConfig().rows}."
-        )
-    return _module(config.task, config.objective)
-
-
-def _of_run(workdir: pathlib.Path) -> ModuleType:
-    values = read_task(workdir)
-    if values["task"] not in TASKS:
-        raise UserError(
-            f"{values.path}: task {values['task']!r} is not one of this jaxfm. {did_you_mean(values['task'], TASKS)}"
-        )
-    return _module(values["task"], values.get("objective", ""))
-
-
-def _module(name: str, objective: str) -> ModuleType:
-    if name not in TASKS:
-        raise UserError(f"config.task: {name!r} is not a task. {did_you_mean(name, TASKS)}")
-    return OBJECTIVES.get((name, objective), TASKS[name])

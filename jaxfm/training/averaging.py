@@ -17,7 +17,7 @@ from jaxfm.observe.wall_clock import WallClock
 from jaxfm.training.adaptation import Partition
 from jaxfm.training.best import tie_breaker
 from jaxfm.training.checkpoint import Checkpoints
-from jaxfm.training.loop import TrainResult
+from jaxfm.training.fit import TrainResult
 from jaxfm.training.setup import Setup
 from jaxfm.training.workdir import AVERAGED_DIR
 
@@ -29,7 +29,7 @@ def check(config: Config, task: Task) -> None:
     key = f"config.adapt.average_best: {config.adapt.average_best}"
     if config.eval.select != "best":
         raise UserError(f"{key} contradicts config.eval.select={config.eval.select!r}. Set select='best', or 0 here.")
-    if "valid" not in task.splits():
+    if "valid" not in task.datasets:
         raise UserError(f"{key} needs a split 'valid' to choose by, and {config.data.source} has none. Set 0.")
 
 
@@ -45,26 +45,26 @@ def choose(
 ) -> TrainResult:
     """Returns the mean of the best checkpoints where it scores better on "valid" than the best of them.
 
-    How many is `config.adapt.average_best`. The mean is kept in the run directory, for `jaxfm.training.restore`. It is
+    How many is `config.adapt.average_best`. The mean is kept in the run directory, for `jaxfm.training.saved_run`. It is
     one of the trained part: what is frozen keeps its bits.
     """
     best, steps = fitted.best, fitted.best.kept
     if config.adapt.average_best < 2 or len(steps) < 2:
         return fitted
-    rows = task.rows("valid")
-    others = (checkpoints.restore_params(step, setup.abstract.params) for step in steps[1:])
-    params = mean_of(fitted.params, others, setup.adaptation.partition)
+    rows = task.datasets["valid"]
+    others = (checkpoints.restore_params(step, setup.session.abstract.params) for step in steps[1:])
+    params = mean_of(fitted.params, others, setup.session.adaptation.partition)
     with wall_clock.during("evaluate"), progress.task("validating the mean", len(rows)) as advance:
         outputs = setup.evaluate(params, rows, advance)
-        metrics = task.score("valid", outputs).metrics
+        metrics = task.scorer("valid").metrics(outputs)
     name, last = config.eval.metric, fitted.last_step + 1
     value, listed = metrics.get(name, math.nan), ", ".join(map(str, steps))
     won = (
-        best.after(
+        best.update(
             last,
             value,
-            more_is_better=task.selection_metrics[name],
-            loss=tie_breaker(metrics, task.selection_metrics)[1],
+            more_is_better=task.directions[name],
+            loss=tie_breaker(metrics, task.directions)[1],
         ).step
         == last
     )
@@ -87,17 +87,17 @@ def mean_of(first: Any, others: Iterable[Any], partition: Partition) -> Any:
     Three programs are compiled, however many there are to average; one of `others` is held at a time.
     """
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), first)
-    places = _places(partition.trained(shapes))
-    add = jax.jit(lambda total, tree: jax.tree.map(jnp.add, total, partition.trained(tree)), out_shardings=places)
-    total, count = jax.jit(partition.trained, out_shardings=places)(first), 1
+    shardings = _shardings(partition.trained(shapes))
+    add = jax.jit(lambda total, tree: jax.tree.map(jnp.add, total, partition.trained(tree)), out_shardings=shardings)
+    total, count = jax.jit(partition.trained, out_shardings=shardings)(first), 1
     for tree in others:
         total, count = add(total, tree), count + 1
 
     def put(total: Any, count: jax.Array, tree: Any) -> Any:
         return partition.put(jax.tree.map(lambda leaf: leaf / count, total), tree)
 
-    return jax.jit(put, out_shardings=_places(first))(total, count, first)
+    return jax.jit(put, out_shardings=_shardings(first))(total, count, first)
 
 
-def _places(tree: Any) -> Any:
+def _shardings(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.sharding, tree)

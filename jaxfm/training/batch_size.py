@@ -8,12 +8,12 @@ import jax
 from jax.sharding import Mesh
 
 from jaxfm.config import AUTO, Config
-from jaxfm.core.task import Objective
+from jaxfm.core.objective import Objective
 from jaxfm.errors import UserError
 from jaxfm.parallel import distributed, host_memory
 from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel.compilation import held_bytes
-from jaxfm.training.setup import trace_step
+from jaxfm.training.session import make_session
 
 # Of a device's memory: the rest is for the next batch, for what evaluation needs beside the state, and for gaps between
 # blocks. Of a computer's: it also holds the data, and whatever else it runs.
@@ -55,7 +55,7 @@ def _needs(peak: float) -> str:
 
 
 def autotune_batch_size(
-    config: Config, objective: Objective, mesh: Mesh, *, row_length: int, most: int
+    config: Config, objective: Objective, mesh: Mesh, *, most: int
 ) -> tuple[Config, tuple[str, ...]]:
     """Returns the config with a batch size that fits where it is "auto", and notes for the log.
 
@@ -65,8 +65,7 @@ def autotune_batch_size(
       config: of the run.
       objective: model and loss.
       mesh: of the run.
-      row_length: tokens a row.
-      most: rows that a batch is to have at the most, such as those there are; fewer than fit on any mesh are ignored.
+      most: rows that a batch may have at most, such as those of the data; fewer than fit on any mesh are ignored.
 
     Raises:
       UserError: not even the smallest batch fits, or how much memory a device has is not known.
@@ -75,21 +74,17 @@ def autotune_batch_size(
         return config, ()
     sizes = candidates(meshes.batch_shards(mesh) * config.train.accumulate, most, config.train.first_batch_size)
     limit = distributed.min_over_processes("memory of a device", memory_limit())
-    step = trace_step(
-        with_batch_size(config, sizes[0]),
-        objective,
-        mesh,
-        row_length=row_length,
-        total_steps=config.train.steps or _TOTAL_STEPS,
+    session = make_session(
+        with_batch_size(config, sizes[0]), objective, mesh, total_steps=config.train.steps or _TOTAL_STEPS
     )
-    fit = search_batch_size(sizes, lambda size: _peak_of(step.lower(size)), limit)
-    if fit.size is None:
+    found = search_batch_size(sizes, lambda size: _peak_of(session.lower(size)), limit)
+    if found.size is None:
         raise UserError(
-            f"config.train.batch_size: is auto, but not even {sizes[0]} rows of {row_length} tokens fit: they "
-            f"{_needs(fit.peaks[sizes[0]])} of {limit / 2**30:.2f} GiB a device. Try --config.model.remat=full, a "
+            f"config.train.batch_size: is auto, but not even {sizes[0]} rows of {objective.spec.row_length} tokens fit: they "
+            f"{_needs(found.peaks[sizes[0]])} of {limit / 2**30:.2f} GiB a device. Try --config.model.remat=full, a "
             "shorter --config.data.row_length, or parameters cut over more devices by --config.parallel.mesh.fsdp."
         )
-    return with_batch_size(config, fit.size), (fit.describe(),)
+    return with_batch_size(config, found.size), (found.describe(),)
 
 
 def with_batch_size(config: Config, size: int) -> Config:

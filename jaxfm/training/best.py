@@ -33,7 +33,7 @@ class Best:
         others = tuple((int(step), value, *(loss or [None])) for step, value, *loss in values.get("others", ()))
         return cls(**{**values, "others": others})
 
-    def after(
+    def update(
         self, step: int, value: float | None, *, more_is_better: bool, keep: int = 1, loss: float | None = None
     ) -> "Best":
         """Returns the best after one more evaluation. The first one is the best whatever it gives.
@@ -70,14 +70,12 @@ class Best:
         return () if self.step is None else (self.step, *(step for step, *_ in self.others))
 
 
-def tie_breaker(metrics: Mapping[str, float], selection_metrics: Mapping[str, bool]) -> tuple[str, float | None]:
+def tie_breaker(metrics: Mapping[str, float], directions: Mapping[str, bool]) -> tuple[str, float | None]:
     """Returns name and value of what decides between equal metrics: the loss, or the first of which less is better.
 
-    `selection_metrics` is that of a task: metrics that may choose a checkpoint -> is more better?
+    `directions` is that of a task: metrics that may choose a checkpoint -> is more better?
     """
-    losses = [
-        name for name in ("loss", *selection_metrics) if name in metrics and not selection_metrics.get(name, False)
-    ]
+    losses = [name for name in ("loss", *directions) if name in metrics and not directions.get(name, False)]
     return (losses[0], metrics[losses[0]]) if losses else ("loss", None)
 
 

@@ -45,6 +45,10 @@ class _KeepLastAndBest(policies.PreservationPolicy):
         return [index >= late or checkpoint.step in self.best for index, checkpoint in enumerate(checkpoints)]
 
 
+# The name under which checkpoints keep `TrainState.live_params`.
+_LIVE_PARAMS = "raw"
+
+
 class Checkpoints:
     """The checkpoints of one run: CHECKPOINTS/STEP/{params, rest, meta}.
 
@@ -100,8 +104,8 @@ class Checkpoints:
 
     def _save(self, step: int, meta: Mapping[str, Any], **items: Any) -> None:
         check_room(self._directory, items)
-        # Checkpoints from this step on are broken ones, which the run went back behind: Orbax skips, without a word,
-        # the save of a step that is not newer than all it has.
+        # Later checkpoints are damaged; the run resumed from an earlier one. Orbax silently skips the save of a step
+        # that is not newer than all it has.
         for broken in [known for known in self._manager.all_steps() if known >= step]:
             self._manager.delete(broken)
         hashes = {name: array_hashes(tree) for name, tree in items.items()}
@@ -125,8 +129,8 @@ class Checkpoints:
             except UserError as error:
                 logger.warning("%s Trying the checkpoint before.", error)
                 continue
-            raw = others.get("raw", {})
-            restored = TrainState(others["step"], params, others["opt_state"], others["key"], raw)
+            live_params = others.get(_LIVE_PARAMS, {})
+            restored = TrainState(others["step"], params, others["opt_state"], others["key"], live_params)
             return restored, others["sums"], meta
         if steps:
             raise UserError(
@@ -240,7 +244,7 @@ class _WithoutAbandonedReads:
 def _rest(state: TrainState, sums: Any) -> dict[str, Any]:
     """All of a checkpoint but the parameters."""
     rest = {"opt_state": state.opt_state, "key": state.key, "step": state.step, "sums": sums}
-    return rest | ({"raw": state.raw} if state.raw else {})
+    return rest | ({_LIVE_PARAMS: state.live_params} if state.live_params else {})
 
 
 def check_room(directory: pathlib.Path, state: Any) -> None:

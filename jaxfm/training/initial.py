@@ -4,17 +4,17 @@ import pathlib
 
 from jaxfm import files
 from jaxfm.config import MeshConfig, ModelConfig
+from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.core.task import TASK_FILE, TOKENIZER_DIR
+from jaxfm.core.initial import Initial
+from jaxfm.core.spec import SPEC_FILE
+from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.errors import UserError
 from jaxfm.hub import initial as hub_initial
-from jaxfm.hub.initial import Initial
 from jaxfm.hub.weights import check_finite
 from jaxfm.models.adapters import merge_low_rank
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.tasks import registry
-from jaxfm.training.restore import restore_params, to_host
-from jaxfm.training.setup import compute_dtype
+from jaxfm.training.saved_run import open_run
 
 RUN = "run:"
 
@@ -31,23 +31,20 @@ def resolve(config: ModelConfig) -> Initial:
     if not config.init.startswith(RUN):
         return hub_initial.resolve(config)
     workdir = _workdir(config)
-    exporter = registry.open_exporter(workdir)
-    mesh = make_mesh(MeshConfig())
+    run = open_run(workdir)
     try:
-        _, params, step = restore_params(
-            workdir, lambda rngs: exporter.make_model(rngs, dtype=compute_dtype("f32")), mesh
-        )
+        restored = run.restore(make_mesh(MeshConfig()), Build())
     except UserError as error:
         raise UserError(f"config.model.init: {error}") from error
-    encoder, params = merge_low_rank(exporter.encoder, to_host(params))
+    encoder, params = merge_low_rank(run.spec.encoder, restored.to_host())
     for name, value in params.items():
         check_finite(name, value, f"config.model.init: {config.init}")
     return Initial(
         encoder=hub_initial.with_dropout(encoder, config),
         params=params,
-        labels=exporter.labels,
+        labels=run.predictor().labels,
         tokenizer=hub_initial.fitting_tokenizer(config, workdir / TOKENIZER_DIR),
-        notes=(f"weights: {config.init}, step {step} ({exporter.encoder.family})",),
+        notes=(f"weights: {config.init}, step {restored.step} ({run.spec.encoder.family})",),
     )
 
 
@@ -55,15 +52,15 @@ def shape(config: ModelConfig) -> tuple[EncoderConfig, tuple[str, ...]]:
     """Finds the shape alone of what `config.model` names; see `jaxfm.hub.initial.shape`."""
     if not config.init.startswith(RUN):
         return hub_initial.shape(config)
-    encoder, _ = merge_low_rank(registry.open_exporter(_workdir(config)).encoder, {})
+    encoder, _ = merge_low_rank(open_run(_workdir(config)).spec.encoder, {})
     return hub_initial.with_dropout(encoder, config), (f"shape: task.json of {config.init}",)
 
 
 def _workdir(config: ModelConfig) -> pathlib.Path:
     workdir = files.expanded(config.init.removeprefix(RUN))
-    if not (workdir / TASK_FILE).is_file():
+    if not (workdir / SPEC_FILE).is_file():
         raise UserError(
-            f"config.model.init: {config.init!r}: {workdir} holds no run of jaxfm ({TASK_FILE} is missing)."
+            f"config.model.init: {config.init!r}: {workdir} holds no run of jaxfm ({SPEC_FILE} is missing)."
         )
     hub_initial.check_no_preset(config)
     return workdir

@@ -16,7 +16,7 @@ from jaxfm.observe.tables import Table
 from jaxfm.observe.wall_clock import WallClock
 from jaxfm.observe.writers import read_metrics, write_predictions
 from jaxfm.parallel import distributed, host_memory
-from jaxfm.training.loop import TrainResult
+from jaxfm.training.fit import TrainResult
 from jaxfm.training.setup import Setup
 from jaxfm.training.workdir import device_name, versions
 
@@ -37,23 +37,23 @@ def finish(
     evaluations: dict[str, Evaluation] = {}
     calibration: dict[str, float] = {}
     # "valid" first: what is fitted to it is used on the others.
-    for split in sorted((name for name in task.splits() if name != "train"), key=lambda name: name != "valid"):
-        rows = task.rows(split)
+    for split in sorted((name for name in task.datasets if name != "train"), key=lambda name: name != "valid"):
+        rows, scorer = task.datasets[split], task.scorer(split)
         with wall_clock.during("evaluate"), progress.task(f"scoring {split}", len(rows)) as advance:
             known = fitted.valid_outputs if split == "valid" else None
             outputs = setup.evaluate(fitted.params, rows, advance) if known is None else known
             if split == "valid":
-                calibration = task.calibrate(outputs)
-            evaluations[split] = with_intervals(task.score(split, outputs, calibration))
+                calibration = scorer.calibrate(outputs)
+            evaluations[split] = with_intervals(scorer.report(outputs, calibration))
         if distributed.is_main():
             write_predictions(workdir / "predictions" / f"{split}.jsonl", evaluations[split].predictions)
     if distributed.is_main():
         write_calibration(workdir, calibration)
     tables = {split: evaluation.tables for split, evaluation in evaluations.items()}
     report = {
-        "task": task.name,
+        "task": config.task.name,
         "splits": {split: dict(evaluation.scores) for split, evaluation in evaluations.items()},
-        "training": training_facts(config, task, setup, fitted, wall_clock),
+        "training": training_facts(setup, fitted, wall_clock),
         "model": {**dataclasses.asdict(setup.model_size), "init": config.model.init},
         "data": {"source": config.data.source, "fingerprint": setup.fingerprint},
         "seed": config.seed,
@@ -100,20 +100,21 @@ def training_facts(
 ) -> dict[str, Any]:
     """The part "training" of the report: how much, how fast, and where the time went."""
     seconds = wall_clock.seconds()
-    rows = task.rows("train")
+    volume = setup.volume
     busy = max(wall_clock.busy(), 1e-9)
-    tokens = setup.batches.rows_before(fitted.last_step) * rows.row_length
-    useful = tokens * rows.useful_share / busy
+    units = setup.batches.rows_before(fitted.last_step) * volume.per_row
+    useful = units * volume.useful_share / busy
     return {
         "steps": fitted.last_step,
         "epochs": setup.batches.epoch_of(fitted.last_step),
         "chosen_step": fitted.step,
         **({"averaged_steps": ", ".join(map(str, fitted.averaged))} if fitted.averaged else {}),
         "seconds": sum(seconds.values()),
-        "tokens_per_second": tokens / busy,
-        "useful_tokens_per_second": useful,
-        **({} if setup.mfu_of_token is None else {"mfu": useful * setup.mfu_of_token}),
-        "useful_token_share": rows.useful_share,
+        "unit": volume.unit,
+        f"{volume.unit}_per_second": units / busy,
+        f"useful_{volume.unit}_per_second": useful,
+        **({} if setup.mfu_of_unit is None else {"mfu": useful * setup.mfu_of_unit}),
+        f"useful_{volume.unit.removesuffix('s')}_share": volume.useful_share,
         "peak_process_mib": host_memory.peak_resident() / 2**20,
         "goodput": seconds,
     }

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ from jaxfm.parallel import mesh as meshes
 from jaxfm.training.adaptation import EVERYTHING, Adaptation
 from jaxfm.training.paths import path_name
 
+# No weights at hand: all parameters start at random.
+NO_PARAMS: Mapping[str, np.ndarray] = types.MappingProxyType({})
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +32,14 @@ class TrainState:
       params: nested dicts of f32 arrays; what is evaluated, kept and exported.
       opt_state: optax state of the trained part, sharded like the parameters it belongs to.
       key: uint32 [2], threefry key data of the run; anything random is fold_in(key, step).
-      raw: the trained part as the optimizer moves it, where `params` hold a moving average of it instead; else empty.
+      live_params: the trained part as the optimizer moves it, where `params` hold a moving average of it; else empty.
     """
 
     step: Any
     params: Any
     opt_state: Any
     key: Any
-    raw: Any = dataclasses.field(default_factory=dict)
+    live_params: Any = dataclasses.field(default_factory=dict)
 
 
 def abstract_state(
@@ -50,12 +54,12 @@ def abstract_state(
     trained = adaptation.partition.trained(params)
     by_path = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(trained)}
 
-    def place(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    def sharded(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         name = path_name(path)
         owners = [by_path[tail] for tail in _tails(name) if tail in by_path and by_path[tail].shape == leaf.shape]
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=owners[0].sharding if owners else whole)
 
-    opt_state = jax.tree_util.tree_map_with_path(place, jax.eval_shape(optimizer.init, trained))
+    opt_state = jax.tree_util.tree_map_with_path(sharded, jax.eval_shape(optimizer.init, trained))
     scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
     key = jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=whole)
     return TrainState(scalar, params, opt_state, key, trained if adaptation.ema else {})
@@ -74,7 +78,7 @@ def new_state(
     Every leaf is made on the devices that keep it; a loaded parameter is never initialised first.
     """
     names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract.params)]
-    assert set(loaded) <= set(names), f"loaded parameters without a place: {sorted(set(loaded) - set(names))}"
+    assert set(loaded) <= set(names), f"loaded parameters that the model lacks: {sorted(set(loaded) - set(names))}"
     shapes, treedef = jax.tree.flatten(abstract.params)
     for name, shape in zip(names, shapes, strict=True):
         assert name not in loaded or loaded[name].shape == shape.shape, f"{name}: {loaded[name].shape} != {shape.shape}"
@@ -84,8 +88,8 @@ def new_state(
         leaves = jax.tree.leaves(meshes.initialise(lambda: make_model(nnx.Rngs(model_key))))
         return [leaf for name, leaf in zip(names, leaves, strict=True) if name not in loaded]
 
-    places = [shape.sharding for name, shape in zip(names, shapes, strict=True) if name not in loaded]
-    fresh = iter(jax.jit(init_missing, out_shardings=places)())
+    shardings = [shape.sharding for name, shape in zip(names, shapes, strict=True) if name not in loaded]
+    fresh = iter(jax.jit(init_missing, out_shardings=shardings)())
     leaves = [
         _put(loaded[name], shape) if name in loaded else next(fresh) for name, shape in zip(names, shapes, strict=True)
     ]
@@ -96,14 +100,14 @@ def new_state(
         # Copies: a step is given both away.
         return optimizer.init(trained), jax.tree.map(jnp.copy, trained) if adaptation.ema else {}
 
-    places = jax.tree.map(lambda leaf: leaf.sharding, (abstract.opt_state, abstract.raw))
-    opt_state, raw = jax.jit(init_rest, out_shardings=places)(params)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, (abstract.opt_state, abstract.live_params))
+    opt_state, live_params = jax.jit(init_rest, out_shardings=shardings)(params)
     return TrainState(
         step=_put(np.zeros((), np.int32), abstract.step),
         params=params,
         opt_state=opt_state,
         key=_put(np.asarray(jax.random.key_data(run_key)), abstract.key),
-        raw=raw,
+        live_params=live_params,
     )
 
 
@@ -143,10 +147,10 @@ def size_of(state: TrainState, adaptation: Adaptation, encoder: EncoderConfig) -
     return Size(count_parameters(state.params, encoder), count_parameters(trained, encoder), held)
 
 
-def _put(value: np.ndarray, place: jax.ShapeDtypeStruct) -> jax.Array:
+def _put(value: np.ndarray, shape: jax.ShapeDtypeStruct) -> jax.Array:
     """Puts each device's part of a host array on that device."""
-    value = np.asarray(value, place.dtype)
-    return jax.make_array_from_callback(place.shape, place.sharding, lambda index: value[index])
+    value = np.asarray(value, shape.dtype)
+    return jax.make_array_from_callback(shape.shape, shape.sharding, lambda index: value[index])
 
 
 def _tails(name: str) -> list[str]:

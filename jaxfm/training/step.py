@@ -10,41 +10,43 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from jaxfm.core.objective import Loss, LossContext
 from jaxfm.observe import metrics as metrics_lib
 from jaxfm.observe.metrics import Sums, weighted
 from jaxfm.training.adaptation import EVERYTHING, Adaptation
 from jaxfm.training.state import TrainState
 
-# (params, batch, key, progress) -> (sum of losses, (weight, metric sums)); a task's loss with its model closed over.
-LossFn = Callable[[Any, Mapping[str, jax.Array], jax.Array, jax.Array], tuple[jax.Array, tuple[jax.Array, Sums]]]
-StepFn = Callable[[TrainState, Sums, Mapping[str, jax.Array]], tuple[TrainState, Sums]]
+# (params, batch, context) -> Loss: an objective's loss with its model closed over.
+LossFn = Callable[[Any, Mapping[str, jax.Array], LossContext], Loss]
+# (state, sums, batch, constants) -> (state, sums)
+StepFn = Callable[..., tuple[TrainState, Sums]]
 
 
-def metric_names(loss_fn: LossFn, params: Any, batch: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the names of the sums a step adds to, for (abstract) parameters and batch."""
+def metric_names(loss_fn: LossFn, params: Any, batch: Mapping[str, Any], constants: Any = ()) -> tuple[str, ...]:
+    """Returns the names of the sums a step adds to, for (abstract) parameters, batch and constants."""
     key = jax.eval_shape(lambda: jax.random.key(0))
-    _, (_, sums) = jax.eval_shape(loss_fn, params, batch, key, jax.ShapeDtypeStruct((), jnp.float32))
-    return (*sums, "loss", "gradient_norm", "skipped")
+    context = LossContext(key, jax.ShapeDtypeStruct((), jnp.float32), constants)
+    return (*jax.eval_shape(loss_fn, params, batch, context).metrics, "loss", "gradient_norm", "skipped")
 
 
 def _over_micro_batches(gradients: Callable[..., Any], accumulate: int) -> Callable[..., Any]:
-    """Returns (trained, params, batch, key, progress) -> (loss, gradients, weight, metric sums), all of them sums."""
+    """Returns (trained, params, batch, context) -> (loss, gradients, weight, metric sums), all of them sums."""
 
     def summed(
-        trained: Any, params: Any, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array
+        trained: Any, params: Any, batch: Mapping[str, jax.Array], context: LossContext
     ) -> tuple[jax.Array, Any, jax.Array, Sums]:
         if accumulate == 1:
-            (loss, (weight, sums)), grads = gradients(trained, params, batch, key, progress)
+            (loss, (weight, sums)), grads = gradients(trained, params, batch, context)
             return loss, grads, weight, sums
         # Rows i, i + A, i + 2A ... form a micro-batch: each keeps the batch's sharding without moving a row.
         micro = {
             name: jnp.swapaxes(value.reshape(-1, accumulate, *value.shape[1:]), 0, 1) for name, value in batch.items()
         }
-        keys = jax.random.split(key, accumulate)
+        keys = jax.random.split(context.key, accumulate)
 
         def one(index_batch: Any) -> Any:
             part, part_key = index_batch
-            (loss, (weight, sums)), grads = gradients(trained, params, part, part_key, progress)
+            (loss, (weight, sums)), grads = gradients(trained, params, part, context._replace(key=part_key))
             return loss, grads, weight, sums
 
         def body(total: Any, part: Any) -> tuple[Any, None]:
@@ -65,7 +67,7 @@ def make_train_step(
     accumulate: int = 1,
     adaptation: Adaptation = EVERYTHING,
 ) -> StepFn:
-    """Returns (state, sums, batch) -> (state after one update, sums with this step's metrics added).
+    """Returns (state, sums, batch, constants) -> (state after one update, sums with this step's metrics added).
 
     With `accumulate` = A the batch is cut into A micro-batches whose summed losses and gradients are added and divided
     once by the global weight: the update is that of the whole batch, whatever the spread of labels
@@ -78,19 +80,25 @@ def make_train_step(
     told how far the run of `total_steps` is, from 0 to 1, for whatever a task schedules.
     """
     partition = adaptation.partition
-    gradients = jax.value_and_grad(
-        lambda trained, params, *rest: loss_fn(partition.join(trained, params), *rest), has_aux=True
-    )
+
+    def total(trained: Any, params: Any, batch: Mapping[str, jax.Array], context: LossContext) -> Any:
+        loss = loss_fn(partition.join(trained, params), batch, context)
+        return loss.total, (loss.weight, loss.metrics)
+
+    gradients = jax.value_and_grad(total, has_aux=True)
     summed = _over_micro_batches(gradients, accumulate)
     optimizer = optax.with_extra_args_support(optimizer)
 
-    def train_step(state: TrainState, sums: Sums, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Sums]:
+    def train_step(
+        state: TrainState, sums: Sums, batch: Mapping[str, jax.Array], constants: Any = ()
+    ) -> tuple[TrainState, Sums]:
         with jax.named_scope("random"):
             key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         # What is moved, and where `params` are an average of it, that average.
         trained = partition.trained(state.params)
-        moved = (state.raw, trained) if adaptation.ema else (trained,)
-        loss, grads, weight, step_sums = summed(moved[0], state.params, batch, key, state.step / total_steps)
+        moved = (state.live_params, trained) if adaptation.ema else (trained,)
+        context = LossContext(key, state.step / total_steps, constants)
+        loss, grads, weight, step_sums = summed(moved[0], state.params, batch, context)
         grads = adaptation.mask(grads, state.step)
         divisor = jnp.maximum(weight, 1.0)
         with jax.named_scope("optimizer"):
@@ -113,7 +121,7 @@ def make_train_step(
             params=partition.put(moved[-1], state.params),
             opt_state=opt_state,
             key=state.key,
-            raw=moved[0] if adaptation.ema else {},
+            live_params=moved[0] if adaptation.ema else {},
         )
         step_sums = step_sums | {
             "loss": weighted(loss, weight),

@@ -15,14 +15,15 @@ import jax
 
 import jaxfm
 from jaxfm import files
-from jaxfm.config import AUTO, FREE_ON_RESUME, Config, from_config_dict
+from jaxfm.config import AUTO, FREE_ON_RESUME, Config
 from jaxfm.errors import UserError
 from jaxfm.observe.report import JSON_FILE
 from jaxfm.parallel import distributed
 from jaxfm.schema import differences, flatten, to_dict
+from jaxfm.tasks import registry
 
 CONFIG_FILE = "config.json"
-CONFIG_VERSION = 1  # of config.json; one without a version is of the time before
+CONFIG_VERSION = 2  # of config.json; before it all tasks' keys stood in every config
 LOCK_FILE = ".lock"
 CHECKPOINTS_DIR = "checkpoints"
 AVERAGED_DIR = "averaged"  # the mean of some checkpoints, where it stands for the run
@@ -150,19 +151,24 @@ def read_config(workdir: pathlib.Path) -> Config:
         raise UserError(f"--workdir={workdir}: holds no run of jaxfm ({CONFIG_FILE} is not there).")
     values = read_config_values(workdir)
     try:
-        return from_config_dict(values)
+        return registry.from_config_dict(values)
     except UserError as error:
         raise UserError(f"{workdir / CONFIG_FILE}: {error} It was changed, or another jaxfm wrote it.") from error
 
 
 def read_config_values(workdir: pathlib.Path) -> dict[str, Any]:
-    """Returns the part "config" of config.json."""
+    """Returns the part "config" of config.json; that of an older run in today's keys."""
     path = workdir / CONFIG_FILE
     values = files.read_versioned(path, CONFIG_VERSION)
     config = values.get("config")
     if not isinstance(config, dict):
         raise UserError(f'{path}: is not a config written by jaxfm (it has no group "config").')
-    return config
+    if isinstance(config.get("task"), dict):
+        return config
+    try:
+        return registry.upgrade_config(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error} Another jaxfm wrote it, or it was changed.") from error
 
 
 def read_report(workdir: pathlib.Path) -> dict[str, Any]:

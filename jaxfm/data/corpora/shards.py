@@ -10,6 +10,7 @@ uint16 number of segments n, n uint16 segment lengths, the tokens of all segment
 import collections
 import contextlib
 import errno
+import functools
 import hashlib
 import itertools
 import json
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from jaxfm import files
+from jaxfm.core.batch import BatchSpec, Volume
 from jaxfm.data.text import packing
 from jaxfm.errors import UserError
 
@@ -212,6 +214,17 @@ class ShardedRows:
         return self.manifest["vocab_size"]
 
     @property
+    def spec(self) -> BatchSpec:
+        """The arrays of a batch."""
+        return packing.text_fields(self.row_length, self.pad_id)
+
+    @functools.cached_property
+    def volume(self) -> Volume:
+        """Tokens of a row; the longest example is looked for in the first thousand rows alone."""
+        longest = int(self.take(np.arange(min(len(self), 1024)))["positions"].max(initial=-1)) + 1
+        return Volume("tokens", self.row_length, self.row_length * self.useful_share, longest)
+
+    @property
     def useful_share(self) -> float:
         """The share of tokens that are not padding."""
         return self.manifest["useful_share"]
@@ -239,7 +252,7 @@ class ShardedRows:
         return np.load(path, allow_pickle=False).astype(np.int64)
 
     def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the rows [n] asked for as a batch: int32 [n, T] a field of `packing.BATCH_FIELDS`.
+        """Returns the rows [n] asked for as a batch: int32 [n, T] a field of `spec`.
 
         Raises UserError naming a shard that can no longer be read.
         """
@@ -265,8 +278,6 @@ class ShardedRows:
             "tokens": lay(np.concatenate([np.zeros(0, self._dtype), *tokens]), self.pad_id),
             "segment_ids": lay(np.repeat(packing.ramps(counts) + 1, sizes), 0),
             "positions": lay(packing.ramps(sizes), 0),
-            "type_ids": lay(0, 0),
-            "labels": lay(-1, -1),
         }
 
     def _read(self, index: np.ndarray) -> list[bytes]:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfm.data.pipeline import Batch, Rows
+from jaxfm.core.batch import Batch, BatchSpec, Dataset, Field, Volume
 from jaxfm.data.text import masking
 from jaxfm.data.text.mask_vocabulary import MaskVocabulary
 from jaxfm.data.text.masking import Masking
@@ -47,7 +47,7 @@ class MaskShares:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MaskedRows:
-    """Rows of a split, once for each unit of masking, one after the other (implements jaxfm.data.pipeline.Rows).
+    """Rows of a split, once for each unit of masking, one after the other (implements jaxfm.core.batch.Dataset).
 
     Kept are two bytes a token and unit (four where the vocabulary has more than 2**16 entries) and one bit; the rest is
     read from `rows` when asked for.
@@ -61,7 +61,7 @@ class MaskedRows:
       numbered: whether a batch has "row" [n, 1], a number of row and unit that is the same in every run.
     """
 
-    rows: Rows
+    rows: Dataset
     index: np.ndarray
     units: tuple[str, ...]
     tokens: np.ndarray
@@ -74,17 +74,18 @@ class MaskedRows:
     @property
     def row_length(self) -> int:
         """Tokens a row, T."""
-        return self.rows.row_length
+        return self.rows.spec["tokens"].shape[0]
 
     @property
-    def pad_id(self) -> int:
-        """The padding token."""
-        return self.rows.pad_id
+    def spec(self) -> BatchSpec:
+        """The arrays of a batch: those of the rows, "labels" [B, T], and "row" [B, 1] where they are numbered."""
+        labels = Field((self.row_length,), fill=-1, axes=("tokens",))
+        return {**self.rows.spec, "labels": labels, **({"row": Field((1,))} if self.numbered else {})}
 
     @property
-    def useful_share(self) -> float:
-        """The share of tokens that are not padding, in all the rows of the split."""
-        return self.rows.useful_share
+    def volume(self) -> Volume:
+        """Tokens of a row, on average over all the rows of the split."""
+        return self.rows.volume
 
     def take(self, index: np.ndarray) -> Batch:
         """Returns the rows [n] asked for as a batch, the tokens that were masked as labels."""
@@ -143,7 +144,7 @@ def make_masker(vocabulary: MaskVocabulary, how: Masking, ratio: float, row_leng
     return lambda unit, *arrays: mask(unit, *map(jnp.asarray, arrays))
 
 
-def mask_eval_rows(masker: Masker, rows: Rows, units: Sequence[str], most: int) -> MaskedRows:
+def mask_eval_rows(masker: Masker, rows: Dataset, units: Sequence[str], most: int) -> MaskedRows:
     """Masks the rows of a split by each unit, a batch at a time.
 
     Args:
@@ -155,7 +156,7 @@ def mask_eval_rows(masker: Masker, rows: Rows, units: Sequence[str], most: int) 
     """
     count = min(len(rows), most) if most else len(rows)
     index = np.arange(count) * len(rows) // max(count, 1)
-    length = rows.row_length
+    length = rows.spec["tokens"].shape[0]
     chosen = np.zeros((len(units), count, -(-length // 8)), np.uint8)
     tokens = None
     for part in _chunks(count, length):

@@ -3,27 +3,32 @@
 # N rows, T tokens, S segments (examples in a row), E examples
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-# The arrays of a batch that every row has: int32 [B, T], but for labels of whole examples, which are [B, S, ...].
-BATCH_FIELDS = ("tokens", "segment_ids", "positions", "type_ids", "labels")
+from jaxfm.core.batch import Batch, BatchSpec, Field, Volume
+
+
+def text_fields(row_length: int, pad_id: int = 0, *, types: bool = False) -> dict[str, Field]:
+    """Returns the fields of packed text: tokens, segment_ids, positions and, where token types differ, type_ids."""
+    names = ("tokens", "segment_ids", "positions", *(("type_ids",) if types else ()))
+    return {name: Field((row_length,), fill=pad_id if name == "tokens" else 0, axes=("tokens",)) for name in names}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PackedRows:
-    """Packed rows in memory, all int32 but for labels that are real numbers.
+    """Packed rows in memory (implements jaxfm.core.batch.Dataset), all int32 but for labels that are real numbers.
 
     Attributes:
         tokens: [N, T] piece ids, `pad_id` where nothing lies.
         segment_ids: [N, T] 1..n over the examples of a row, 0 on padding.
         positions: [N, T] 0.. within each segment, 0 on padding.
-        type_ids: [N, T] token type: 1 on the second text of a pair, else 0.
+        type_ids: [N, T] token type: 1 on the second text of a pair, else 0; None where all are 0.
         labels: [N, T] targets of tokens, or [N, S, ...] of whole examples (int32 or f32); -1 = ignored.
-        starts: [N, S] index of each segment's first token; 0 beyond `segments`.
-        segments: [N] number of examples in the row.
+        token_labels: whether labels are of tokens.
         example_locations: [E, 3] where each example lies: row, segment counted from 0, index of its first token.
         pad_id: the padding token.
     """
@@ -31,10 +36,9 @@ class PackedRows:
     tokens: np.ndarray
     segment_ids: np.ndarray
     positions: np.ndarray
-    type_ids: np.ndarray
+    type_ids: np.ndarray | None
     labels: np.ndarray
-    starts: np.ndarray
-    segments: np.ndarray
+    token_labels: bool
     example_locations: np.ndarray
     pad_id: int
 
@@ -47,56 +51,43 @@ class PackedRows:
         return self.tokens.shape[1]
 
     @property
-    def useful_share(self) -> float:
-        """The share of tokens that are not padding; 0 for no rows."""
-        return float(np.count_nonzero(self.segment_ids)) / max(1, self.segment_ids.size)
+    def spec(self) -> BatchSpec:
+        """The arrays of a batch."""
+        labels = Field(self.labels.shape[1:], self.labels.dtype, -1, ("tokens",) if self.token_labels else ())
+        return text_fields(self.row_length, self.pad_id, types=self.type_ids is not None) | {"labels": labels}
 
-    def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the rows [n] asked for as a batch: a field of `BATCH_FIELDS` each."""
-        return {name: getattr(self, name)[index] for name in BATCH_FIELDS}
+    @functools.cached_property
+    def volume(self) -> Volume:
+        """Tokens of a row."""
+        useful = np.count_nonzero(self.segment_ids) / max(1, len(self))
+        return Volume("tokens", self.row_length, useful, longest=int(self.positions.max(initial=-1)) + 1)
+
+    def take(self, index: np.ndarray) -> Batch:
+        """Returns the rows [n] asked for as a batch: a field of `spec` each."""
+        return {name: getattr(self, name)[index] for name in self.spec}
 
     def fingerprint(self) -> str:
-        """The sha256 over the names, shapes and bytes of all arrays: what a checkpoint remembers of its data."""
-        arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        # Hashed under the name it had when runs were first made: their checkpoints remember the hash.
+        """The sha256 over the names, shapes and bytes of all arrays: what a checkpoint remembers of its data.
+
+        Hashed are the arrays that rows had when runs were first made, so that their checkpoints still fit.
+        """
+        row, segment, start = self.example_locations.T
+        segments = np.bincount(row, minlength=len(self))
+        starts = np.zeros((len(self), int(segments.max(initial=0))), np.int32)
+        starts[row, segment] = start
         return _fingerprint(
-            {("slots" if name == "example_locations" else name): value for name, value in arrays.items()}
+            {
+                "tokens": self.tokens,
+                "segment_ids": self.segment_ids,
+                "positions": self.positions,
+                "type_ids": np.zeros_like(self.tokens) if self.type_ids is None else self.type_ids,
+                "labels": self.labels,
+                "starts": starts,
+                "segments": segments,
+                "slots": self.example_locations,
+                "pad_id": self.pad_id,
+            }
         )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class ArrayRows:
-    """Rows of any origin held in memory: a batch of all of them.
-
-    Attributes:
-        arrays: int32 [N, T] a field of `BATCH_FIELDS`.
-        pad_id: the padding token.
-    """
-
-    arrays: dict[str, np.ndarray]
-    pad_id: int
-
-    def __len__(self) -> int:
-        return len(self.arrays["tokens"])
-
-    @property
-    def row_length(self) -> int:
-        """Tokens a row, T."""
-        return self.arrays["tokens"].shape[1]
-
-    @property
-    def useful_share(self) -> float:
-        """The share of tokens that are not padding; 0 for no rows."""
-        segment_ids = self.arrays["segment_ids"]
-        return float(np.count_nonzero(segment_ids)) / max(1, segment_ids.size)
-
-    def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the rows [n] asked for as a batch."""
-        return {name: values[index] for name, values in self.arrays.items()}
-
-    def fingerprint(self) -> str:
-        """The sha256 over the names, shapes and bytes of all arrays."""
-        return _fingerprint(self.arrays)
 
 
 def pack(lengths: Sequence[int] | np.ndarray, row_length: int, max_segments: int | None = None) -> list[np.ndarray]:
@@ -179,18 +170,15 @@ def build_rows(
         laid[row, segment] = targets[members]
         return laid
 
-    starts = np.zeros((len(packed), int(counts.max(initial=0))), np.int32)
-    starts[row, segment] = start
     example_locations = np.zeros((len(lengths), 3), np.int32)
     example_locations[members] = np.stack([row, segment, start], axis=1)
     return PackedRows(
         tokens=lay(joined(tokens), pad_id),
         segment_ids=lay(np.repeat(segment + 1, lengths[members]), 0),
         positions=lay(inside, 0),
-        type_ids=np.zeros(shape, np.int32) if type_ids is None else lay(joined(type_ids), 0),
+        type_ids=None if type_ids is None else lay(joined(type_ids), 0),
         labels=of_segments(labels) if isinstance(labels, np.ndarray) else lay(joined(labels), -1),
-        starts=starts,
-        segments=counts.astype(np.int32),
+        token_labels=not of_examples,
         example_locations=example_locations,
         pad_id=pad_id,
     )

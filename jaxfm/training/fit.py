@@ -1,15 +1,14 @@
-"""The loop: where the state comes from, then step, log, evaluate, save until done. It knows no task by name."""
+"""A run: where the state comes from, then step, log, evaluate, save until done. It knows no task by name."""
 
 import contextlib
 import dataclasses
 import math
 import pathlib
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from jaxfm.analysis.profiling import StepProfile
 from jaxfm.config import Config
@@ -21,13 +20,13 @@ from jaxfm.observe.progress import Progress
 from jaxfm.observe.wall_clock import WallClock
 from jaxfm.observe.writers import MetricsWriter
 from jaxfm.parallel import distributed
-from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel.compilation import held_bytes
 from jaxfm.parallel.preemption import Preempted, PreemptionFlag
 from jaxfm.training.best import Best, tie_breaker
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.run_ahead import DispatchAhead
-from jaxfm.training.setup import Setup, empty_sums
+from jaxfm.training.session import Session
+from jaxfm.training.setup import Setup
 from jaxfm.training.state import TrainState
 
 
@@ -40,7 +39,7 @@ class TrainResult:
       step: the step they are of.
       last_step: updates done.
       best: the best evaluation; its step is None without a validation split.
-      averaged: the steps of checkpoints whose mean the parameters are instead, best first; empty: they are no mean.
+      averaged: the parameters are the mean of the checkpoints of these steps, best first; empty: of `step` alone.
       valid_outputs: what `setup.evaluate` gives for these parameters on "valid"; None where that is not known.
     """
 
@@ -60,7 +59,6 @@ class _Log:
     writer: MetricsWriter
     progress: Progress
     wall_clock: WallClock
-    tokens_per_row: float
     pending: tuple[int, Sums] | None = None
     last: tuple[int, float] = (0, 0.0)
     skipped_in_a_row: int = 0
@@ -75,15 +73,21 @@ class _Log:
         self.last = (step, now)
         rate = self.setup.learning_rate(step - 1)
         rows = self.setup.batches.rows_before(step) - self.setup.batches.rows_before(last_step)
-        speed = rows * self.tokens_per_row / max(now - since, 1e-9)
+        volume = self.setup.volume
+        speed = rows * volume.useful_per_row / max(now - since, 1e-9)
         epoch = self.setup.batches.epoch_of(step)
         # A mean gradient norm over a skipped update would be NaN too: said in words, and in the log as it is.
         skipped = round(values["skipped"] * (step - last_step))
-        mfu = None if self.setup.mfu_of_token is None else speed * self.setup.mfu_of_token
-        facts = {"epoch": epoch, "learning_rate": rate, "useful_tokens_per_second": speed}
+        mfu = None if self.setup.mfu_of_unit is None else speed * self.setup.mfu_of_unit
+        facts = {"epoch": epoch, "learning_rate": rate, f"useful_{volume.unit}_per_second": speed}
         self.writer.write(step, "train", values | facts | ({} if mfu is None else {"mfu": mfu}))
         self.progress.update(
-            step, epoch=epoch, loss=values["loss"], learning_rate=rate, tokens_per_second=speed, mfu=mfu
+            step,
+            epoch=epoch,
+            loss=values["loss"],
+            learning_rate=rate,
+            speed=f"{speed:,.0f} useful {volume.unit}/s",
+            mfu=mfu,
         )
         if skipped:
             self.progress.say(
@@ -102,7 +106,6 @@ def fit(
     config: Config,
     task: Task,
     setup: Setup,
-    mesh: Mesh,
     checkpoints: Checkpoints,
     workdir: pathlib.Path,
     progress: Progress,
@@ -117,13 +120,15 @@ def fit(
     # Where the state comes from, exactly one of:
     # 1. this run's own newest whole checkpoint, 2. loaded weights, with what they lack drawn at random, 3. all random.
     # (2 and 3 are one call: `setup.initial_state` knows which parameters are loaded.)
-    state, sums, best = _restore(setup, mesh, checkpoints, wall_clock, progress)
+    session = setup.session
+    state, sums, best = _restore(setup, checkpoints, wall_clock, progress)
     with wall_clock.during("compile"):
-        train_steps = {size: lowered.compile() for size, lowered in setup.lowered.items()}
+        programs = {size: session.compiled(size) for size in setup.batches.sizes}
         # gloo (collectives on CPU) gives all processes 30 s to come to the first step; compiling may differ by more.
         distributed.agree("compiled", {})
-    progress.say(_describe(train_steps[config.train.batch_size], setup, config, task, mesh))
+    progress.say(describe(programs[config.train.batch_size], setup, config, task))
     step = first = int(state.step)
+    progress.start_at(first)
     ahead, outputs = DispatchAhead(), None
     with (
         contextlib.closing(setup.batches.iterate(first, setup.total_steps)) as batches,
@@ -134,24 +139,21 @@ def fit(
             silent=not distributed.is_main(),
         ) as writer,
         PreemptionFlag(distributed.shared_stop()) as preemption,
-        _profile(setup, first, train_steps, workdir, progress, wall_clock) as profile,
+        _profile(setup, first, programs, workdir, progress, wall_clock) as profile,
     ):
         preemption.passed(first)
-        log = _Log(setup, writer, progress, wall_clock, _useful_tokens(task), last=(first, wall_clock.busy()))
+        log = _Log(setup, writer, progress, wall_clock, last=(first, wall_clock.busy()))
         wall_clock.enter("train")
-        while step < setup.total_steps and not _gives_up(best, config):
-            with wall_clock.during("wait for data"):
-                batch = meshes.shard_batch(next(batches), mesh)
-            with jax.transfer_guard("disallow"):
-                state, sums = train_steps[setup.batches.size(step)](state, sums, batch)
-            step += 1
+        waiting = () if _gives_up(best, config) else _on_devices(session, batches, wall_clock)
+        for update in session.steps(state, waiting, sums=sums):
+            step, state = update.step, update.state
             ahead.after(step, state.step)
             profile.after(step, state)
             log.flush()  # the interval before this step: the device is busy with this one meanwhile
             if step % config.log.every_steps == 0 or step == setup.total_steps:
-                log.pending, sums = (step, sums), empty_sums(setup.metric_names, mesh)
+                log.pending = (step, update.take_sums())
             evaluated = _is_evaluation(step, config, setup)
-            if evaluated and "valid" in task.splits():
+            if evaluated and "valid" in task.datasets:
                 log.flush()
                 jax.block_until_ready(state)  # else the steps under way would be counted as evaluation
                 best, outputs = _evaluate(step, state, config, task, setup, best, writer, progress, wall_clock)
@@ -162,10 +164,12 @@ def fit(
                 log.flush()
                 writer.flush()
                 with wall_clock.during("checkpoint"):
-                    checkpoints.save(state, sums, _meta(setup, best, wall_clock), keep=best.kept)
+                    checkpoints.save(state, update.sums, _meta(setup, best, wall_clock), keep=best.kept)
             if stopped_by:
                 checkpoints.wait()
                 raise Preempted(stopped_by, step)
+            if _gives_up(best, config):
+                break
         if _gives_up(best, config):
             progress.say(f"stopped early: {best.waited} evaluations without a better {config.eval.metric}")
         log.flush()
@@ -173,7 +177,20 @@ def fit(
             checkpoints.wait()
     if config.eval.select == "last" or best.step is None or best.step == step:
         return TrainResult(state.params, step, step, best, valid_outputs=outputs)
-    return TrainResult(checkpoints.restore_params(best.step, setup.abstract.params), best.step, step, best)
+    return TrainResult(checkpoints.restore_params(best.step, session.abstract.params), best.step, step, best)
+
+
+def _on_devices(
+    session: Session, batches: Iterator[Mapping[str, Any]], wall_clock: WallClock
+) -> Iterator[Mapping[str, jax.Array]]:
+    """Puts batches on the devices; the time until the next one lies there counts as waiting for data."""
+    while True:
+        with wall_clock.during("wait for data"):
+            batch = next(batches, None)
+            if batch is None:
+                return
+            placed = session.shard(batch)
+        yield placed
 
 
 def _meta(setup: Setup, best: Best, wall_clock: WallClock) -> dict[str, Any]:
@@ -189,7 +206,7 @@ def _meta(setup: Setup, best: Best, wall_clock: WallClock) -> dict[str, Any]:
 def _profile(
     setup: Setup,
     first: int,
-    train_steps: Mapping[int, jax.stages.Compiled],
+    programs: Mapping[int, jax.stages.Compiled],
     workdir: pathlib.Path,
     progress: Progress,
     wall_clock: WallClock,
@@ -198,17 +215,17 @@ def _profile(
     steps = setup.profiled if distributed.is_main() else range(0)
 
     def program() -> str:
-        return train_steps[setup.batches.size(steps.start)].as_text() or ""
+        return programs[setup.batches.size(steps.start)].as_text() or ""
 
     return StepProfile(steps, first, workdir / "profile", program, progress=progress, wall_clock=wall_clock)
 
 
 def _restore(
-    setup: Setup, mesh: Mesh, checkpoints: Checkpoints, wall_clock: WallClock, progress: Progress
+    setup: Setup, checkpoints: Checkpoints, wall_clock: WallClock, progress: Progress
 ) -> tuple[TrainState, Sums, Best]:
-    sums = empty_sums(setup.metric_names, mesh)
+    sums = setup.session.empty_sums()
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), sums)
-    restored = checkpoints.restore_latest(setup.abstract, shapes)
+    restored = checkpoints.restore_latest(setup.session.abstract, shapes)
     if restored is None:
         return setup.initial_state(), sums, Best()
     state, sums, meta = restored
@@ -243,17 +260,14 @@ def _evaluate(
 
     Returns the best so far and, where no update follows, the outputs that were scored: they are the run's own.
     """
-    rows = task.rows("valid")
+    rows, scorer = task.datasets["valid"], task.scorer("valid")
     with wall_clock.during("evaluate"), progress.task("validating", len(rows)) as advance:
         outputs = setup.evaluate(state.params, rows, advance)
-        evaluation = task.score("valid", outputs)
-    metrics = evaluation.metrics
+        metrics, warnings = scorer.metrics(outputs), scorer.warnings(outputs)
     writer.write(step, "valid", metrics)
     name = config.eval.metric
-    value, (loss_name, loss) = metrics.get(name, math.nan), tie_breaker(metrics, task.selection_metrics)
-    best = best.after(
-        step, value, more_is_better=task.selection_metrics[name], keep=config.adapt.average_best, loss=loss
-    )
+    value, (loss_name, loss) = metrics.get(name, math.nan), tie_breaker(metrics, task.directions)
+    best = best.after(step, value, more_is_better=task.directions[name], keep=config.adapt.average_best, loss=loss)
     others = "  ".join(f"{key} {number:.4f}" for key, number in metrics.items() if key != name)
     mark = "best so far" if best.step == step else f"best: {best.describe_value()}, at step {best.step}"
     progress.say(f"valid at step {step}: {name} {value:.4f} ({mark})  {others}")
@@ -261,40 +275,34 @@ def _evaluate(
         unknown = loss is None or math.isnan(loss)
         by = "nor is another" if unknown else f"checkpoints are compared by {loss_name} instead"
         progress.say(f"WARNING: {name} is not defined for these labels and the predictions of step {step}; {by}.")
-    for remark in evaluation.warnings:
-        progress.say(remark)
+    for warning in warnings:
+        progress.say(warning)
     return best, outputs if step == setup.total_steps or _gives_up(best, config) else None
 
 
-def _describe(train_step: jax.stages.Compiled, setup: Setup, config: Config, task: Task, mesh: Mesh) -> str:
-    """What a person wants to know before step 1."""
-    memory = train_step.memory_analysis()
+def describe(program: jax.stages.Compiled, setup: Setup, config: Config, task: Task) -> str:
+    """Returns what a person wants to know before step 1."""
+    memory = program.memory_analysis()
     peak = "not known"
     if memory is not None:  # some backends do not say
         held = held_bytes(memory)
         peak = f"{(held + memory.temp_size_in_bytes) / 2**20:,.0f} MiB a device"
-    rows = task.rows("train")
-    tokens = config.train.batch_size * rows.row_length
+    rows, volume, mesh = len(task.datasets["train"]), setup.volume, setup.session.mesh
+    units = config.train.batch_size * volume.per_row
     shape = " x ".join(f"{size} {axis}" for axis, size in mesh.shape.items())
     model = setup.model_size
     return (
         f"{model.parameters:,} parameters, {model.trainable_parameters:,} of them trained ({model.share:.2%}), "
         f"optimizer state {model.optimizer_bytes / 2**20:,.2f} MiB; {mesh.size} device(s) as {shape}; "
         f"a step's arrays need {peak} (not counted: data, programs, libraries)\n"
-        f"{len(rows):,} rows of {rows.row_length} tokens, {rows.useful_share:.1%} of them useful; "
-        f"{setup.total_steps:,} steps of {config.train.batch_size} rows ({tokens:,} tokens){_growth(setup)}"
+        f"{rows:,} rows of {volume.per_row} {volume.unit}, {volume.useful_share:.1%} of them useful; "
+        f"{setup.total_steps:,} steps of {config.train.batch_size} rows ({units:,} {volume.unit}){_growth(setup)}"
     )
 
 
 def _growth(setup: Setup) -> str:
     sizes = setup.batches.sizes
     return f", of {', '.join(map(str, sizes[:-1]))} rows first" if len(sizes) > 1 else ""
-
-
-def _useful_tokens(task: Task) -> float:
-    """Tokens a row that are not padding, on average over an epoch."""
-    rows = task.rows("train")
-    return rows.row_length * rows.useful_share
 
 
 def _is_evaluation(step: int, config: Config, setup: Setup) -> bool:

@@ -9,19 +9,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from jaxfm import files
-from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.data.text.packing import PackedRows, build_rows
 from jaxfm.data.text.windows import make_windows
 from jaxfm.errors import UserError
 from jaxfm.hub.families import FAMILIES, hf_config
 from jaxfm.hub.weights import write_tensors
 from jaxfm.models.electra import ReplacedTokenModel
-from jaxfm.tasks.ner_predictor import Encoded
+from jaxfm.tasks.replaced_token.spec import ReplacedTokenSpec
+from jaxfm.tasks.windowed_rows import WindowedRows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -37,7 +35,7 @@ class TokenizedTexts:
     texts: tuple[str, ...]
     tokens: tuple[list[str], ...]
     offsets: tuple[list[tuple[int, int]], ...]
-    encoded: Encoded
+    encoded: WindowedRows
 
     @property
     def rows(self) -> PackedRows:
@@ -47,21 +45,21 @@ class TokenizedTexts:
 
 @dataclasses.dataclass(frozen=True)
 class ReplacedTokenPredictor:
-    """Texts in, probabilities of replacement out (implements Predictor and Exporter of jaxfm.core.task)."""
+    """Texts in, probabilities of replacement out (implements jaxfm.core.task.Predictor)."""
 
-    encoder: EncoderConfig
-    generator_layers: int
+    spec: ReplacedTokenSpec
     tokenizer: "PreTrainedTokenizerFast"
 
     # The detector's one class has no name.
     labels = ()
     records_at_once = 2048
     takes_words = False
+    splitters = ()
     pairs = False
 
-    def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool = True) -> ReplacedTokenModel:
-        """Builds encoder, detector and generator: all that a checkpoint holds."""
-        return ReplacedTokenModel(self.encoder, self.generator_layers, rngs, dtype=dtype, scan=scan)
+    def with_splitter(self, splitter: str) -> "ReplacedTokenPredictor":
+        """Never called: a text is read as a whole."""
+        raise AssertionError(splitter)
 
     def outputs(self, model: ReplacedTokenModel, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns each token's "probability" of being a replacement [B, T]."""
@@ -75,7 +73,7 @@ class ReplacedTokenPredictor:
             list(texts) or [""], add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
         ids, offsets = found["input_ids"][: len(texts)], found["offset_mapping"][: len(texts)]
-        longest = min(self.encoder.max_positions, _LONGEST)
+        longest = min(self.spec.encoder.max_positions, _LONGEST)
         windows = make_windows(
             [[[token] for token in tokens] for tokens in ids],
             None,
@@ -89,7 +87,7 @@ class ReplacedTokenPredictor:
         # Few row lengths, so that few programs are compiled.
         length = max([8, *map(len, windows.tokens)])
         rows = build_rows(windows.tokens, windows.labels, 2 ** math.ceil(math.log2(length)), pad, None)
-        encoded = Encoded(windows, rows, tuple(map(len, ids)))
+        encoded = WindowedRows(windows, rows, tuple(map(len, ids)))
         tokens = tuple(list(self.tokenizer.convert_ids_to_tokens(numbers)) for numbers in ids)
         return TokenizedTexts(texts, tokens, tuple(offsets), encoded)
 
@@ -101,7 +99,7 @@ class ReplacedTokenPredictor:
         """
         nothing = np.zeros((0, encoded.rows.row_length), np.float32)  # of blank texts alone
         probabilities = encoded.encoded.per_word(outputs["probability"] if len(encoded.rows) else nothing)
-        seen = min(self.encoder.max_positions, _LONGEST) - 2
+        seen = min(self.spec.encoder.max_positions, _LONGEST) - 2
         return [
             {
                 "text": text,
@@ -131,16 +129,16 @@ class ReplacedTokenPredictor:
 
         Raises UserError for an encoder whose family has no such class.
         """
-        if not FAMILIES[self.encoder.family].detector:
+        if not FAMILIES[self.spec.encoder.family].detector:
             raise UserError(
-                f"transformers has no class for replaced-token detection with a {self.encoder.family} encoder, only "
+                f"transformers has no class for replaced-token detection with a {self.spec.encoder.family} encoder, only "
                 "ElectraForPreTraining for those of BERT's kind (the presets bert_*). Fine-tune from this run with "
                 "--config.model.init=run:WORKDIR, and export that one."
             )
         pad = self.tokenizer.pad_token_id
         assert isinstance(pad, int), "see check_tokenizer"
-        config = hf_config(self.encoder, head="ForPreTraining", pad_token_id=pad, labels=())
+        config = hf_config(self.spec.encoder, head="ForPreTraining", pad_token_id=pad, labels=())
         files.write_json(folder / "config.json", config)
         own = {name: value for name, value in params.items() if name.startswith(("encoder/", "detector/"))}
-        write_tensors(folder / "model.safetensors", self.encoder, own)
+        write_tensors(folder / "model.safetensors", self.spec.encoder, own)
         self.tokenizer.save_pretrained(folder)

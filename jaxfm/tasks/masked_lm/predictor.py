@@ -11,30 +11,29 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from jaxfm import files
-from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.data.text.masking import target_places
 from jaxfm.data.text.packing import PackedRows, build_rows
 from jaxfm.hub.families import hf_config
 from jaxfm.hub.weights import write_tensors
 from jaxfm.models.heads import MaskedLM
+from jaxfm.tasks.masked_lm.spec import MaskedLMSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 CANDIDATES = 5
-# Each question is an example of its own in a row; a row holds at most this many, so that their answers have a fixed
-# place in the output.
-_QUESTIONS = 16
+# Each masked position is its own example in a row; a row holds at most this many, so that their predictions have a
+# fixed index in the output.
+_POSITIONS = 16
 # Tokens of a text without a mask that are scored at most: each is a window of its own.
 MAX_SCORED_TOKENS = 2048
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskedPosition:
-    """One token of a text to guess.
+    """One token of a text to predict.
 
     Attributes:
       text: number of the text.
@@ -52,28 +51,28 @@ class MaskedPosition:
 
 @dataclasses.dataclass(frozen=True)
 class MaskedPositions:
-    """Texts with what is to be guessed in them, and the packed rows of it.
+    """Texts with the positions to predict in them, and the packed rows of these.
 
     Attributes:
       texts: as they are given back.
       lengths: tokens of each text.
       window: tokens that the model sees at once, special ones left out.
-      questions: of all texts, in order.
-      rows: the questions' windows.
+      positions: of all texts, in order.
+      rows: the positions' windows.
     """
 
     texts: tuple[str, ...]
     lengths: tuple[int, ...]
     window: int
-    questions: tuple[MaskedPosition, ...]
+    positions: tuple[MaskedPosition, ...]
     rows: PackedRows
 
 
 @dataclasses.dataclass(frozen=True)
 class FillMask:
-    """Texts in, guesses out (implements Predictor and Exporter of jaxfm.core.task)."""
+    """Texts in, predictions of masked tokens out (implements jaxfm.core.task.Predictor)."""
 
-    encoder: EncoderConfig
+    spec: MaskedLMSpec
     tokenizer: "PreTrainedTokenizerFast"
 
     # A masked-LM's head has no classes.
@@ -81,15 +80,16 @@ class FillMask:
     # A text without a mask becomes as many examples as it has tokens, up to MAX_SCORED_TOKENS of 512 tokens: 20 MB.
     records_at_once = 16
     takes_words = False
+    splitters = ()
     pairs = False
 
-    def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool = True) -> MaskedLM:
-        """Builds encoder and head."""
-        return MaskedLM(self.encoder, rngs, dtype=dtype, scan=scan)
+    def with_splitter(self, splitter: str) -> "FillMask":
+        """Never called: a text is read as a whole."""
+        raise AssertionError(splitter)
 
     def outputs(self, model: MaskedLM, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns "place" [B, P], log-probability of the label there [B, P], best tokens and their log-p [B, P, K]."""
-        limit = min(_QUESTIONS, batch["tokens"].shape[1])
+        limit = min(_POSITIONS, batch["tokens"].shape[1])
         places_BP, targets_BP = target_places(batch["labels"], limit)
         hidden_BPD = jnp.take_along_axis(model.hidden(batch), places_BP[..., None], axis=1)
         log_probs_BPV = jax.nn.log_softmax(model.logits(hidden_BPD)[..., : len(self.tokenizer)])
@@ -113,11 +113,11 @@ class FillMask:
         mask_id, pad_id = self.tokenizer.mask_token_id, self.tokenizer.pad_token_id
         assert isinstance(mask_id, int) and isinstance(pad_id, int), "see check_tokenizer"
         opening, closing = ([getattr(self.tokenizer, name)] for name in ("cls_token_id", "sep_token_id"))
-        longest = min(self.encoder.max_positions, 512) - 2
+        longest = min(self.spec.encoder.max_positions, 512) - 2
         encoded = self.tokenizer(
             list(texts) or [""], add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
-        questions, tokens, labels = [], [], []
+        positions, tokens, labels = [], [], []
         for number in range(len(texts)):
             ids, offsets = np.asarray(encoded["input_ids"][number], np.int32), encoded["offset_mapping"][number]
             given = np.flatnonzero(ids == mask_id)
@@ -130,14 +130,14 @@ class FillMask:
                 label[place] = ids[at]
                 target = None if len(given) else int(ids[at])
                 start, end = offsets[at]
-                questions.append(MaskedPosition(number, start, end, target, place))
+                positions.append(MaskedPosition(number, start, end, target, place))
                 tokens.append(window)
                 labels.append(label)
         # Few row lengths, so that few programs are compiled.
         length = max([8, *map(len, tokens)])
-        rows = build_rows(tokens, labels, 2 ** math.ceil(math.log2(length)), pad_id, None, max_segments=_QUESTIONS)
+        rows = build_rows(tokens, labels, 2 ** math.ceil(math.log2(length)), pad_id, None, max_segments=_POSITIONS)
         lengths = tuple(len(ids) for ids in encoded["input_ids"][: len(texts)])
-        return MaskedPositions(texts, lengths, longest, tuple(questions), rows)
+        return MaskedPositions(texts, lengths, longest, tuple(positions), rows)
 
     def decode(self, encoded: MaskedPositions, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """Returns one result a text.
@@ -150,10 +150,10 @@ class FillMask:
         """
         results: list[dict[str, Any]] = [{"text": text} for text in encoded.texts]
         name = self.tokenizer.convert_ids_to_tokens
-        for question, (row, _, start) in zip(encoded.questions, encoded.rows.example_locations.tolist(), strict=True):
-            (at,) = np.flatnonzero(outputs["place"][row] == start + question.place)[:1]
-            result, where = results[question.text], {"start": question.start, "end": question.end}
-            if question.target is None:
+        for position, (row, _, start) in zip(encoded.positions, encoded.rows.example_locations.tolist(), strict=True):
+            (at,) = np.flatnonzero(outputs["place"][row] == start + position.place)[:1]
+            result, where = results[position.text], {"start": position.start, "end": position.end}
+            if position.target is None:
                 candidates = [
                     {"token": token, "score": round(math.exp(score), 6)}
                     for token, score in zip(
@@ -163,7 +163,7 @@ class FillMask:
                 result.setdefault("masks", []).append({**where, "candidates": candidates})
             else:
                 score = round(float(outputs["log_probability"][row, at]), 4)
-                token = {"token": name(question.target), **where, "log_probability": score}
+                token = {"token": name(position.target), **where, "log_probability": score}
                 result.setdefault("tokens", []).append(token)
         for result in results:
             if "masks" not in result:
@@ -203,7 +203,7 @@ class FillMask:
         """Writes what AutoModelForMaskedLM and AutoTokenizer open."""
         pad = self.tokenizer.pad_token_id
         assert isinstance(pad, int), "see check_tokenizer"
-        config = hf_config(self.encoder, head="ForMaskedLM", pad_token_id=pad, labels=())
+        config = hf_config(self.spec.encoder, head="ForMaskedLM", pad_token_id=pad, labels=())
         files.write_json(folder / "config.json", config)
-        write_tensors(folder / "model.safetensors", self.encoder, params)
+        write_tensors(folder / "model.safetensors", self.spec.encoder, params)
         self.tokenizer.save_pretrained(folder)

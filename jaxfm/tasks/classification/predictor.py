@@ -1,0 +1,172 @@
+"""A trained classifier over raw texts and pairs: classes or numbers, and the classifier in transformers' form."""
+
+# B batch, T tokens, S segments (examples in a row), C classes, E examples
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from jaxfm import files
+from jaxfm.data.text.packing import PackedRows
+from jaxfm.errors import UserError
+from jaxfm.evaluation.calibration import probabilities
+from jaxfm.hub.families import hf_config
+from jaxfm.hub.weights import write_tensors
+from jaxfm.models.heads import SequenceClassifier
+from jaxfm.tasks.classification.spec import ClassifierSpec, EncodedExamples, encode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# transformers' name of what jaxfm's `config.task.kind` names.
+_PROBLEM_TYPES = {
+    "single": "single_label_classification",
+    "multi": "multi_label_classification",
+    "regression": "regression",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedRecords:
+    """Records and the packed rows of their texts."""
+
+    records: tuple[dict[str, str], ...]
+    examples: EncodedExamples
+
+    @property
+    def rows(self) -> PackedRows:
+        """The rows to compute."""
+        return self.examples.rows
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierPredictor:
+    """Texts in, classes or numbers out (implements jaxfm.core.task.Predictor).
+
+    Attributes:
+      spec: of the classifier.
+      tokenizer: of the run.
+      calibration: that the run fitted.
+    """
+
+    spec: ClassifierSpec
+    tokenizer: "PreTrainedTokenizerFast"
+    calibration: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    records_at_once = 4096
+    takes_words = False
+    splitters = ()
+
+    @property
+    def pairs(self) -> bool:
+        """Whether a record has two texts."""
+        return self.spec.pairs
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Name of each class."""
+        return self.spec.labels
+
+    def with_splitter(self, splitter: str) -> "ClassifierPredictor":
+        """Never called: a text is read as a whole."""
+        raise AssertionError(splitter)
+
+    def outputs(self, model: SequenceClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """See ClassifierSpec.outputs."""
+        return self.spec.outputs(model, batch)
+
+    def encode(self, records: Sequence[Mapping[str, Any]]) -> EncodedRecords:
+        """Packs {"text": ...}, or {"text": ..., "pair": ...} where the model judges pairs.
+
+        Raises:
+          UserError: a second text that is missing, or that the model has no use for.
+        """
+        kept = tuple({name: str(record[name]) for name in ("text", "pair") if name in record} for record in records)
+        for record in kept:
+            if ("pair" in record) != self.spec.pairs:
+                rule = (
+                    'judges pairs: give the second text too (--pair, a tab between them, or "pair" in JSON lines)'
+                    if self.spec.pairs
+                    else "judges single texts: leave the second one out"
+                )
+                raise UserError(f"{record['text'][:60]!r}: this model {rule}.")
+        texts = [(record["text"], record.get("pair")) for record in kept]
+        return EncodedRecords(kept, encode(self.spec, self.tokenizer, texts))
+
+    def decode(self, encoded: EncodedRecords, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+        """Returns the record with "label", "score" and all "scores", with "labels" and "scores", or with "value".
+
+        A record without text (blank) has none: its label, score and value are None, its labels and scores empty.
+        "truncated": true says that the end of the text (or texts) was not read, as it did not fit the model's window.
+        Scores are probabilities, calibrated on the validation split of the run where it had one.
+        """
+        outputs_EC = encoded.examples.per_example(outputs["outputs"])
+        blank = [not any(text.strip() for text in record.values()) for record in encoded.records]
+        records = [
+            {**record, **({"truncated": True} if is_cut else {})}
+            for record, is_cut in zip(encoded.records, encoded.examples.cut, strict=True)
+        ]
+        if self.spec.kind == "regression":
+            return [
+                {**record, "value": None if empty else round(float(value), 4)}
+                for record, value, empty in zip(records, outputs_EC[:, 0], blank, strict=True)
+            ]
+        results = []
+        found = probabilities(outputs_EC, self.calibration, self.spec.kind)
+        for record, row, empty in zip(records, found, blank, strict=True):
+            if empty:
+                nothing = {"label": None, "score": None} if self.spec.kind == "single" else {"labels": []}
+                results.append({**record, **nothing, "scores": {}})
+                continue
+            scores = {label: round(float(score), 4) for label, score in zip(self.labels, row, strict=True)}
+            if self.spec.kind == "single":
+                best = int(np.argmax(row))
+                found = {"label": self.labels[best], "score": scores[self.labels[best]]}
+            else:
+                found = {
+                    "labels": [label for label, p in zip(self.labels, row, strict=True) if p >= self.spec.threshold]
+                }
+            results.append({**record, **found, "scores": scores})
+        return results
+
+    def lines(self, result: Mapping[str, Any]) -> list[str]:
+        """Returns the text or texts, then what was found: likeliest classes, the labels that hold, or the number."""
+        texts = [result["text"], *([result["pair"]] if "pair" in result else [])]
+        if not any(text.strip() for text in texts):
+            return [*texts, "  (no text)"]
+        if result.get("truncated"):
+            texts.append(f"  (longer than the {self.spec.window} tokens the model reads: its end is left out)")
+        if "value" in result:
+            return [*texts, f"  {self.labels[0]} {result['value']:.3f}"]
+        ranked = sorted(result["scores"].items(), key=lambda entry: -entry[1])
+        if "label" in result:
+            shown = ranked[:3]
+        else:
+            shown = [(label, score) for label, score in ranked if label in result["labels"]]
+        return [*texts, *([f"  {score:.3f}  {label}" for label, score in shown] or ["  (no label)"])]
+
+    def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
+        """Writes what AutoModelForSequenceClassification and AutoTokenizer open.
+
+        Raises:
+          UserError: a mean over tokens, where transformers' class of the family has the first token's vector only.
+        """
+        spec, pad = self.spec, self.tokenizer.pad_token_id
+        assert isinstance(pad, int), "see check_tokenizer"
+        if spec.pooling == "mean" and not spec.encoder.classifier_transform:
+            raise UserError(
+                f"--format=hf: transformers' ForSequenceClassification of family {spec.encoder.family!r} reads the "
+                "first token's vector, but this run was trained with config.task.pooling=mean. Train with "
+                "pooling=cls to export, or use jaxfm.predict."
+            )
+        values = hf_config(spec.encoder, head="ForSequenceClassification", pad_token_id=pad, labels=spec.labels)
+        values |= {"problem_type": _PROBLEM_TYPES[spec.kind]}
+        if spec.encoder.classifier_transform:
+            values |= {"classifier_pooling": spec.pooling}
+        files.write_json(folder / "config.json", values)
+        write_tensors(folder / "model.safetensors", spec.encoder, params)
+        self.tokenizer.save_pretrained(folder)

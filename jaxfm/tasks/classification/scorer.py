@@ -1,0 +1,142 @@
+"""Scores of a split of labelled texts; see jaxfm.evaluation.classes for what is counted."""
+
+# S segments (examples in a row), C classes, E examples, N rows
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxfm.core.evaluation import Evaluation
+from jaxfm.core.task import NOT_CALIBRATED
+from jaxfm.data.records.examples import Example
+from jaxfm.errors import UserError, did_you_mean
+from jaxfm.evaluation.calibration import assess, fit_calibration, losses, probabilities
+from jaxfm.evaluation.classes import Scores, score_classes, score_labels, score_values
+from jaxfm.tasks.classification.spec import ClassifierSpec, EncodedExamples
+
+# What may choose a checkpoint -> is more better?
+_SHARES = ("accuracy", "macro_f1", "weighted_f1", "macro_precision", "macro_recall", "mcc")
+_OF_CLASSES = dict.fromkeys(_SHARES, True) | {"loss": False}
+_OF_TWO = dict.fromkeys(("f1", "precision", "recall"), True)
+_OF_LABELS = {
+    **dict.fromkeys(("micro_f1", "macro_f1", "weighted_f1", "micro_precision", "micro_recall", "exact_match"), True),
+    "loss": False,
+}
+_OF_VALUES = {"pearson": True, "spearman": True, "loss": False, "mse": False, "mae": False}
+
+
+def directions(spec: ClassifierSpec) -> Mapping[str, bool]:
+    """Returns the metrics that may choose a checkpoint -> is more better?"""
+    if spec.kind == "single":
+        return _OF_CLASSES | (_OF_TWO if len(spec.labels) == 2 else {})
+    return _OF_LABELS if spec.kind == "multi" else _OF_VALUES
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierScorer:
+    """A split's examples and their rows (implements jaxfm.core.task.Scorer)."""
+
+    spec: ClassifierSpec
+    examples: tuple[Example, ...]
+    encoded: EncodedExamples
+
+    def metrics(self, outputs: Mapping[str, np.ndarray]) -> Mapping[str, float]:
+        """The metrics of the kind; the loss is that of outputs as they are."""
+        return self._scores(outputs, NOT_CALIBRATED)[0].metrics
+
+    def warnings(self, outputs: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+        """Returns none."""
+        del outputs
+        return ()
+
+    def calibrate(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Fits a temperature where that helps; a number has no probability to fit."""
+        kind = self.spec.kind
+        if kind == "regression":
+            return {}
+        gold = targets_of(self.spec, self.examples)
+        return fit_calibration(self.encoded.per_example(outputs["outputs"]), gold, kind)
+
+    def report(
+        self, outputs: Mapping[str, np.ndarray], calibration: Mapping[str, float] = NOT_CALIBRATED
+    ) -> Evaluation:
+        """Returns scores, tables, plots and predictions; the loss is that of outputs not calibrated."""
+        spec = self.spec
+        scores, found = self._scores(outputs, calibration)
+        if spec.kind != "regression":
+            outputs_EC = self.encoded.per_example(outputs["outputs"])
+            assessed = assess(outputs_EC, targets_of(spec, self.examples), calibration, spec.kind)
+            scores = dataclasses.replace(
+                scores,
+                detail={**scores.detail, "calibration": assessed.detail},
+                tables=(*scores.tables, assessed.table),
+                plots={**scores.plots, **assessed.plots},
+            )
+        return Evaluation(
+            metrics=scores.metrics,
+            scores={**scores.metrics, **scores.detail},
+            tables=scores.tables,
+            predictions=_records(spec, self.examples, found, self.encoded.cut),
+            bootstrap_data=scores.bootstrap_data,
+            plots=scores.plots,
+        )
+
+    def _scores(self, outputs: Mapping[str, np.ndarray], calibration: Mapping[str, float]) -> tuple[Scores, np.ndarray]:
+        """Returns what is counted, and what was found: probabilities [E, C] or numbers float64 [E]."""
+        spec, examples = self.spec, self.examples
+        outputs_EC = self.encoded.per_example(outputs["outputs"])
+        gold = targets_of(spec, examples)
+        identity = [(example.text, example.pair, example.target) for example in examples]
+        if spec.kind == "regression":
+            values_E = outputs_EC[:, 0].astype(np.float64)
+            return score_values(gold, values_E, identity=identity), values_E
+        found = probabilities(outputs_EC, calibration, spec.kind)
+        loss_E = losses(outputs_EC, gold, NOT_CALIBRATED, spec.kind)
+        if spec.kind == "single":
+            return score_classes(gold, found, spec.labels, loss_N=loss_E, identity=identity), found
+        return score_labels(gold, found, spec.labels, spec.threshold, loss_N=loss_E, identity=identity), found
+
+
+def targets_of(spec: ClassifierSpec, examples: Sequence[Example]) -> np.ndarray:
+    """Returns class numbers int32 [E], 0 or 1 int32 [E, C], or numbers f32 [E]; UserError for an unseen class."""
+    if spec.kind == "regression":
+        return np.asarray([example.target for example in examples], np.float32)
+    index = {label: number for number, label in enumerate(spec.labels)}
+
+    def number(example: Example, label: Any) -> int:
+        if label not in index:
+            raise UserError(
+                f"{example.origin}: the label {label!r} does not occur in the training data. "
+                f"{did_you_mean(str(label), spec.labels)}"
+            )
+        return index[label]
+
+    if spec.kind == "single":
+        return np.asarray([number(example, example.target) for example in examples], np.int32)
+    targets = np.zeros((len(examples), len(index)), np.int32)
+    for row, example in enumerate(examples):
+        assert isinstance(example.target, tuple)
+        targets[row, [number(example, label) for label in example.target]] = 1
+    return targets
+
+
+def _records(
+    spec: ClassifierSpec, examples: Sequence[Example], found: np.ndarray, cut_E: np.ndarray
+) -> Iterator[dict[str, Any]]:
+    """Yields one record an example: the texts, whether they were cut, what was asked for and what was found."""
+    for example, one, is_cut in zip(examples, found, cut_E, strict=True):
+        texts = {"text": example.text} | ({} if example.pair is None else {"pair": example.pair})
+        start = {"origin": example.origin, **texts, **({"truncated": True} if is_cut else {})}
+        if spec.kind == "regression":
+            yield {**start, "gold": example.target, "predicted": round(float(one), 4)}
+            continue
+        scores = {label: round(float(score), 4) for label, score in zip(spec.labels, one, strict=True)}
+        if spec.kind == "single":
+            predicted: Any = spec.labels[int(np.argmax(one))]
+            correct = predicted == example.target
+        else:
+            predicted = [label for label, score in zip(spec.labels, one, strict=True) if score >= spec.threshold]
+            correct = set(predicted) == set(example.target)  # type: ignore[arg-type]
+        yield {**start, "correct": correct, "gold": example.target, "predicted": predicted, "scores": scores}

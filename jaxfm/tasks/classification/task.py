@@ -1,0 +1,286 @@
+"""The task `classification`: a source of labelled texts to an objective, rows and scores."""
+
+# E examples, C classes
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxfm.config import Config
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.initial import Initial
+from jaxfm.core.spec import SpecValues, build_spec, write_spec
+from jaxfm.core.task import TOKENIZER_DIR
+from jaxfm.data.records.examples import Example, ExampleColumns, read_examples
+from jaxfm.data.records.glue import glue_set
+from jaxfm.data.text.packing import PackedRows
+from jaxfm.data.text.tokenization import check_tokenizer, load_tokenizer
+from jaxfm.data.text.windows import window_length
+from jaxfm.errors import UserError
+from jaxfm.evaluation.calibration import read_calibration
+from jaxfm.evaluation.classes import undefined_metrics
+from jaxfm.tasks.classification.objective import ClassifierObjective
+from jaxfm.tasks.classification.predictor import ClassifierPredictor
+from jaxfm.tasks.classification.scorer import ClassifierScorer, directions, targets_of
+from jaxfm.tasks.classification.spec import (
+    NAME,
+    ClassificationConfig,
+    ClassifierSpec,
+    EncodedExamples,
+    encode,
+    tokenize,
+)
+from jaxfm.tasks.losses import ClassLoss, LabelLoss, class_weights
+from jaxfm.tasks.older_configs import upgraded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# Classes where no data says how many.
+_SOME_CLASSES = ("negative", "positive")
+_SOME_EXAMPLE = 16  # tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassificationTask:
+    """A classifier with the splits of one source (implements jaxfm.core.task.Task)."""
+
+    objective: ClassifierObjective
+    tokenizer: "PreTrainedTokenizerFast"
+    examples: Mapping[str, tuple[Example, ...]]
+    encoded: Mapping[str, EncodedExamples]
+    notes: tuple[str, ...]
+
+    @property
+    def directions(self) -> Mapping[str, bool]:
+        """Metrics that may choose a checkpoint -> is more better?"""
+        return directions(self.objective.spec)
+
+    @property
+    def datasets(self) -> Mapping[str, PackedRows]:
+        """Split -> packed rows."""
+        return {split: encoded.rows for split, encoded in self.encoded.items()}
+
+    def scorer(self, split: str) -> ClassifierScorer:
+        """Returns what scores a split."""
+        return ClassifierScorer(self.objective.spec, self.examples[split], self.encoded[split])
+
+    def save(self, workdir: pathlib.Path) -> None:
+        """Writes task.json and the tokenizer's files."""
+        self.tokenizer.save_pretrained(workdir / TOKENIZER_DIR)
+        write_spec(workdir, NAME, self.objective.spec)
+
+
+class ClassificationDefinition:
+    """Makes all there is of the task (implements jaxfm.core.task.TaskDefinition)."""
+
+    name = NAME
+    config_class = ClassificationConfig
+    moved: Mapping[str, str] = {NAME: "task", "loss": "task.loss"}
+
+    def abstract_objective(self, config: Config, encoder: EncoderConfig) -> ClassifierObjective:
+        """Builds model and loss without data or tokenizer, for shapes alone."""
+        labels = ("score",) if config.task.kind == "regression" else _SOME_CLASSES
+        segments = max(config.data.row_length // _SOME_EXAMPLE, 1) if config.data.packed else 1
+        spec = _spec(config, encoder, labels, pairs=False, segments=segments)
+        loss = dataclasses.replace(config.task.loss, class_weights="")
+        plain = dataclasses.replace(config, task=dataclasses.replace(config.task, loss=loss))
+        return ClassifierObjective(spec, *_losses(plain, labels, None), loss.r_drop)
+
+    def create(self, config: Config, initial: Initial) -> tuple[ClassificationTask, dict[str, np.ndarray]]:
+        """Reads the source and builds the task of a new run.
+
+        Raises:
+          UserError: no training data, fewer than two classes, a class unseen in training, one text where pairs are
+            meant.
+        """
+        source, kind = config.data.source, config.task.kind
+        glue = glue_set(source)
+        if glue is not None and glue.kind != kind:
+            raise UserError(f"config.task.kind: is {kind!r}, but {source} is of kind {glue.kind!r}.")
+        read = read_examples(source, None, columns=_columns(config), kind=kind, holdout=config.data.holdout)
+        examples = {split: found.examples for split, found in read.items()}
+        labels = read["train"].classes or _labels(kind, examples["train"], source, glue.positive if glue else "")
+        head_note = "head: new"
+        if set(initial.labels) == set(labels):
+            labels, head_note = initial.labels, "head: loaded, its classes are those of the data"
+        if initial.tokenizer is None:
+            raise UserError("config.model.tokenizer: 'scratch' needs dir:PATH (or package:, hf:) of a tokenizer.")
+        tokenizer = load_tokenizer(initial.tokenizer)
+        check_tokenizer(tokenizer, initial.encoder.vocab_size, initial.tokenizer)
+        spec, encoded = _encoded(config, initial.encoder, labels, tokenizer, examples)
+        counts_C = None if kind == "regression" else _counts(spec, examples["train"])
+        class_loss, label_loss = _losses(config, labels, counts_C)
+        examples_count, rows = len(examples["train"]), len(encoded["train"].rows)
+        packed = f"train: {examples_count:,} examples in {rows:,} rows, {examples_count / rows:.1f} a row"
+        cut = [note for split, done in encoded.items() for note in _cut_notes(split, done, spec.window)]
+        named = "" if kind == "regression" else f", {len(labels)} classes ({_listed(labels)})"
+        used = _used(spec, initial)
+        said = (head_note + named, *(found.note for found in read.values()), packed, *cut)
+        metric_notes = _metric_notes(config, spec, examples.get("valid", ()))
+        notes = (*initial.notes, *initial.left_over(used), *said, *metric_notes)
+        objective = ClassifierObjective(spec, class_loss, label_loss, config.task.loss.r_drop)
+        params = {name: value for name, value in initial.params.items() if name.startswith(used)}
+        return ClassificationTask(objective, tokenizer, examples, encoded, notes), params
+
+    def reads(self, values: Mapping[str, Any]) -> bool:
+        """Whether a task.json is of this task."""
+        return values["task"] == NAME
+
+    def read_spec(self, values: SpecValues, config: Mapping[str, Any]) -> ClassifierSpec:
+        """Builds the spec of a trained run."""
+        del config
+        return build_spec(ClassifierSpec, values)
+
+    def upgrade_config(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Returns the config of an older run in today's keys; None: it is of another task."""
+        return upgraded(values, ClassificationConfig, self.moved) if values.get("task") == NAME else None
+
+    def reopen(
+        self, workdir: pathlib.Path, spec: ClassifierSpec, config: Config, source: str, split: str
+    ) -> ClassificationTask:
+        """Builds the task of a trained run over one split of (other) labelled data, for evaluation."""
+        tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
+        read = read_examples(source, (split,), columns=_columns(config), kind=spec.kind, holdout=config.data.holdout)
+        ((split, found),) = read.items()
+        encoded = encode_labelled(spec, tokenizer, found.examples, seed=None)
+        notes = (found.note, *_cut_notes(split, encoded, spec.window))
+        examples = {split: found.examples}
+        return ClassificationTask(ClassifierObjective(spec), tokenizer, examples, {split: encoded}, notes)
+
+    def predictor(self, workdir: pathlib.Path, spec: ClassifierSpec) -> ClassifierPredictor:
+        """Returns what judges texts, with the calibration that the run fitted."""
+        return ClassifierPredictor(spec, load_tokenizer(workdir / TOKENIZER_DIR), read_calibration(workdir))
+
+
+def _encoded(
+    config: Config,
+    encoder: EncoderConfig,
+    labels: tuple[str, ...],
+    tokenizer: "PreTrainedTokenizerFast",
+    examples: Mapping[str, tuple[Example, ...]],
+) -> tuple[ClassifierSpec, dict[str, EncodedExamples]]:
+    """Returns the spec, which says how many examples a row may hold, and the rows of each split, "train" first."""
+    pairs = examples["train"][0].pair is not None
+    spec = _spec(config, encoder, labels, pairs=pairs, segments=1)
+    # Training texts, the most of all, are tokenized once.
+    tokenized = tokenize(spec, tokenizer, _texts(examples["train"]))
+    if config.data.packed:
+        lengths = [len(tokens) for tokens in tokenized[0]]
+        spec = dataclasses.replace(spec, segments=_most_together(lengths, spec.row_length))
+    others = {
+        split: encode_labelled(spec, tokenizer, examples[split], seed=None) for split in examples if split != "train"
+    }
+    train = encode_labelled(spec, tokenizer, examples["train"], seed=config.seed, tokenized=tokenized)
+    return spec, {"train": train, **others}
+
+
+def _used(spec: ClassifierSpec, initial: Initial) -> tuple[str, ...]:
+    """Returns the parts of a checkpoint that are used: its last layer only when its classes are the task's."""
+    transform = spec.encoder.classifier_transform
+    between = ("transform/",) if transform else ("pooler/",) if spec.pooling == "cls" else ()
+    return ("encoder/", *between, *(("head/",) if initial.labels == spec.labels else ()))
+
+
+def encode_labelled(
+    spec: ClassifierSpec,
+    tokenizer: "PreTrainedTokenizerFast",
+    examples: Sequence[Example],
+    seed: int | None,
+    tokenized: Any = None,
+) -> EncodedExamples:
+    """Encodes labelled examples; UserError names the place of a class that training did not see, or of a lone text.
+
+    `tokenized` is what `tokenize` gives for their texts, where that is known already.
+    """
+    for example in examples:
+        if (example.pair is not None) != spec.pairs:
+            raise UserError(f"{example.origin}: {'one text' if spec.pairs else 'a second text'}, unlike in training.")
+    return encode(spec, tokenizer, _texts(examples), targets_of(spec, examples), seed, tokenized)
+
+
+def _labels(kind: str, examples: Sequence[Example], source: str, positive: str) -> tuple[str, ...]:
+    """Returns the classes of the training split: numbers in their order, then names; `positive`, if any, at the end."""
+    if kind == "regression":
+        return ("score",)
+    names: set[str] = set()
+    for example in examples:
+        names.update([str(example.target)] if kind == "single" else example.target)  # type: ignore[arg-type]
+    if len(names) < (2 if kind == "single" else 1):
+        found = f"only the class {next(iter(names))!r}" if names else "no label"
+        raise UserError(f"config.data.source: the training split of {source} has {found}: nothing to learn.")
+
+    def place(name: str) -> tuple[bool, bool, int, str]:
+        number = name.removeprefix("-").isdecimal()
+        return name == positive, not number, int(name) if number else 0, name
+
+    return tuple(sorted(names, key=place))
+
+
+def _counts(spec: ClassifierSpec, examples: Sequence[Example]) -> np.ndarray:
+    targets = targets_of(spec, examples)
+    return np.bincount(targets, minlength=len(spec.labels)) if spec.kind == "single" else targets.sum(axis=0)
+
+
+def _losses(config: Config, labels: Sequence[str], counts_C: np.ndarray | None) -> tuple[ClassLoss, LabelLoss]:
+    """Reads `config.task.loss` for the kind; UserError for a setting that the kind has no use for."""
+    kind, loss = config.task.kind, config.task.loss
+    useless = {"single": (), "multi": ("label_smoothing",)}.get(
+        kind, ("label_smoothing", "class_weights", "focal_gamma")
+    )
+    for name in useless:
+        if value := getattr(loss, name):
+            raise UserError(f"config.task.loss.{name}: is {value!r}, which config.task.kind={kind} has no use for.")
+    if kind != "multi":
+        return ClassLoss.of(loss, labels, counts_C), LabelLoss()
+    return ClassLoss(), LabelLoss(loss.focal_gamma, class_weights(loss, labels, counts_C))
+
+
+def _spec(
+    config: Config, encoder: EncoderConfig, labels: tuple[str, ...], *, pairs: bool, segments: int
+) -> ClassifierSpec:
+    return ClassifierSpec(
+        kind=config.task.kind,
+        labels=labels,
+        encoder=encoder,
+        pooling=config.task.pooling,
+        pairs=pairs,
+        row_length=config.data.row_length,
+        window=window_length(config.data, encoder.max_positions),
+        segments=segments,
+        threshold=config.task.threshold,
+    )
+
+
+def _columns(config: Config) -> ExampleColumns:
+    return ExampleColumns(config.data.text_column, config.data.pair_column, config.data.label_column)
+
+
+def _texts(examples: Sequence[Example]) -> list[tuple[str, str | None]]:
+    return [(example.text, example.pair) for example in examples]
+
+
+def _most_together(lengths: Sequence[int], row_length: int) -> int:
+    """Returns how many examples a row can hold at most."""
+    return max(int(np.searchsorted(np.cumsum(np.sort(lengths)), row_length, side="right")), 1)
+
+
+def _cut_notes(split: str, encoded: EncodedExamples, window: int) -> list[str]:
+    count = int(encoded.cut.sum())
+    return [f"{split}: {count:,} examples cut to {window} tokens (the rest is not read)"] if count else []
+
+
+def _metric_notes(config: Config, spec: ClassifierSpec, valid: Sequence[Example]) -> list[str]:
+    """Says where the metric that is to choose a checkpoint cannot tell one from another."""
+    if not valid:
+        return []
+    metric = config.eval.metric
+    why = undefined_metrics(spec.kind, targets_of(spec, valid)).get(metric)
+    return [f"NOTE: on valid {metric} {why}; checkpoints are compared by their loss instead"] if why else []
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")

@@ -1,0 +1,127 @@
+"""The task `masked_lm`: a corpus of text to an objective, rows and scores."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxfm.config import Config
+from jaxfm.core.batch import Dataset
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.initial import Initial
+from jaxfm.core.spec import SpecValues, build_spec, write_spec
+from jaxfm.core.task import TOKENIZER_DIR
+from jaxfm.data.text.tokenization import load_tokenizer
+from jaxfm.tasks.masked_lm.objective import MaskedLMObjective
+from jaxfm.tasks.masked_lm.predictor import FillMask
+from jaxfm.tasks.masked_lm.scorer import DIRECTIONS, MaskedLMScorer
+from jaxfm.tasks.masked_lm.spec import NAME, MaskedLMConfig, MaskedLMSpec
+from jaxfm.tasks.masked_text import (
+    MOVED_KEYS,
+    MaskedText,
+    made_up_vocabulary,
+    older_spec,
+    open_text,
+    reopen_text,
+)
+from jaxfm.tasks.older_configs import upgraded
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedLMTask:
+    """A masked language model over packed text (implements jaxfm.core.task.Task)."""
+
+    objective: MaskedLMObjective
+    text: MaskedText
+
+    directions = DIRECTIONS
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines for the log."""
+        return self.text.notes
+
+    @property
+    def datasets(self) -> Mapping[str, Dataset]:
+        """Split -> packed rows."""
+        return self.text.datasets
+
+    def scorer(self, split: str) -> MaskedLMScorer:
+        """Returns what scores a held-out split."""
+        return MaskedLMScorer(self.text, split)
+
+    def save(self, workdir: pathlib.Path) -> None:
+        """Writes task.json, the tokenizer's files and the token counts."""
+        self.text.save(workdir)
+        write_spec(workdir, NAME, self.objective.spec)
+
+
+class MaskedLMDefinition:
+    """Makes all there is of the task (implements jaxfm.core.task.TaskDefinition)."""
+
+    name = NAME
+    config_class = MaskedLMConfig
+    moved: Mapping[str, str] = {
+        **MOVED_KEYS,
+        "mask.mask_share": "task.mask_share",
+        "mask.random_share": "task.random_share",
+        "mask.logits_chunk": "task.logits_chunk",
+        "mask.places_at_once": "task.logits_chunk",
+    }
+
+    def abstract_objective(self, config: Config, encoder: EncoderConfig) -> MaskedLMObjective:
+        """Builds model and loss without text or tokenizer, for shapes alone."""
+        task = config.task
+        spec = MaskedLMSpec(encoder, task.masking, task.ratios, (task.unit,), config.data.row_length)
+        return MaskedLMObjective(spec, made_up_vocabulary(encoder), task.z_loss, task.logits_chunk)
+
+    def create(self, config: Config, initial: Initial) -> tuple[MaskedLMTask, dict[str, np.ndarray]]:
+        """Opens the source (prepares it first where it is plain text) and builds the task of a new run.
+
+        Raises UserError as `masked_text.open_text`.
+        """
+        task = config.task
+        encoder, text = open_text(config, initial, task.masking, _head_note(initial))
+        spec = MaskedLMSpec(encoder, task.masking, task.ratios, text.units, config.data.row_length)
+        objective = MaskedLMObjective(spec, text.vocabulary, task.z_loss, task.logits_chunk)
+        used = ("encoder/", "transform/", "decoder/")
+        params = {name: value for name, value in initial.params.items() if name.startswith(used)}
+        return MaskedLMTask(objective, text), params
+
+    def reads(self, values: Mapping[str, Any]) -> bool:
+        """Whether a task.json is of this task."""
+        return values["task"] == NAME and values.get("objective", "mlm") == "mlm"
+
+    def read_spec(self, values: SpecValues, config: Mapping[str, Any]) -> MaskedLMSpec:
+        """Builds the spec of a trained run."""
+        return build_spec(MaskedLMSpec, SpecValues(values.path, older_spec(values, config)))
+
+    def upgrade_config(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Returns the config of an older run in today's keys; None: it is of another task."""
+        if values.get("task") != NAME or values.get("objective", "mlm") != "mlm":
+            return None
+        return upgraded(values, MaskedLMConfig, self.moved)
+
+    def reopen(
+        self, workdir: pathlib.Path, spec: MaskedLMSpec, config: Config, source: str, split: str
+    ) -> MaskedLMTask:
+        """Builds the task of a trained run over one split of (other) text, for evaluation."""
+        text = reopen_text(workdir, spec, config, source, split)
+        return MaskedLMTask(MaskedLMObjective(spec, text.vocabulary, logits_chunk=config.task.logits_chunk), text)
+
+    def predictor(self, workdir: pathlib.Path, spec: MaskedLMSpec) -> FillMask:
+        """Returns what fills masks in texts."""
+        return FillMask(spec, load_tokenizer(workdir / TOKENIZER_DIR))
+
+
+def _head_note(initial: Initial) -> tuple[str, ...]:
+    if not initial.params:
+        return ()
+    parts = [part for part in ("transform/", "decoder/") if any(name.startswith(part) for name in initial.params)]
+    if len(parts) == 2:
+        return ("masked-LM head: loaded with the weights",)
+    if parts:
+        return ("masked-LM head: its transform is loaded with the weights, its bias over the vocabulary starts at 0",)
+    return ("masked-LM head: new, the weights have none that can be used",)

@@ -1,0 +1,241 @@
+"""What objectives over masked tokens share: config keys, the text, and its held-out rows with fixed masks."""
+
+# V vocabulary
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxfm import files
+from jaxfm.config import Config
+from jaxfm.core.batch import BatchSpec, Dataset
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.initial import Initial
+from jaxfm.core.task import TOKENIZER_DIR
+from jaxfm.data.corpora.pretraining import open_pretraining, open_split
+from jaxfm.data.text import masking
+from jaxfm.data.text.mask_vocabulary import MaskVocabulary, vocabulary_of
+from jaxfm.data.text.masked_rows import MaskedRows
+from jaxfm.data.text.masking import Masking
+from jaxfm.data.text.packing import text_fields
+from jaxfm.data.text.tokenization import check_tokenizer, load_tokenizer
+from jaxfm.errors import UserError, did_you_mean
+from jaxfm.schema import field
+from jaxfm.tasks.mask_shares import mask_notes, mask_split
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# How often each token occurs in the training split: what `evaluate` compares with needs it.
+COUNTS_FILE = "token_counts.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedTextConfig:
+    """What is masked (Devlin et al. 2019, section 3.1) and how it is scored."""
+
+    unit: str = field("token", "what is masked as a whole", choices=("token", "whole_word", "span"))
+    ratio: float = field(0.15, "share of the tokens that are masked, at the first step", above=0.0, at_most=0.9)
+    final_ratio: float | None = field(
+        None, "the same at the last step, linear between; None: the ratio stays", above=0.0, at_most=0.9
+    )
+    evaluate: tuple[str, ...] = field(
+        ("token", "whole_word", "span"), "units whose fixed masks validation and test are scored on, beside `unit`"
+    )
+    eval_rows: int = field(
+        4000, "most rows of valid or test that are masked and scored, evenly spread over the split; 0: all", at_least=0
+    )
+    z_loss: float = field(0.0, "weight of the squared log-partition, keeps logits small (PaLM: 1e-4)", at_least=0)
+
+    @property
+    def ratios(self) -> tuple[float, float]:
+        """Share of the tokens that are masked at the first and at the last step."""
+        return self.ratio, self.ratio if self.final_ratio is None else self.final_ratio
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedTextSpec:
+    """What a model trained on masked tokens is beside its weights, whatever its heads.
+
+    Attributes:
+      encoder: shape of the encoder.
+      masking: unit and shares of training.
+      ratios: share of the tokens that are masked at the first and at the last step.
+      units: in which held-out text is masked and scored, the run's own first.
+      row_length: tokens a packed row.
+    """
+
+    encoder: EncoderConfig
+    masking: Masking
+    ratios: tuple[float, ...]
+    units: tuple[str, ...]
+    row_length: int
+
+    def batch_spec(self) -> BatchSpec:
+        """Packed text; masks and targets are drawn on the device."""
+        return text_fields(self.row_length)
+
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """What predicting by frequency alone reaches, from the training split's tokens.
+
+    Attributes:
+      counts: [V] how often each token occurs there.
+      log_probs: [V] log of each token's share (one is added to each count).
+      top: the most frequent token.
+    """
+
+    counts: np.ndarray
+    log_probs: np.ndarray
+    top: int
+
+    @classmethod
+    def of(cls, counts_V: np.ndarray, vocabulary: MaskVocabulary) -> "Baseline":
+        """Counts only tokens that can be masked."""
+        some_V = np.where(vocabulary.maskable, counts_V + 1.0, 0.0)
+        with np.errstate(divide="ignore"):
+            return cls(counts_V, np.log(some_V / some_V.sum()), int(some_V.argmax()))
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedText:
+    """Packed text, what of it is masked, and its held-out rows with fixed masks.
+
+    Attributes:
+      tokenizer: of the text.
+      vocabulary: which tokens can be masked.
+      masking: unit and shares of training.
+      ratios: share of the tokens that are masked at the first and at the last step.
+      units: in which held-out text is masked, the run's own first.
+      training: {"train": rows}; empty where a trained run is evaluated.
+      held_out: split -> its rows, once for each unit.
+      baseline: what predicting by frequency reaches.
+      notes: lines for the log.
+    """
+
+    tokenizer: "PreTrainedTokenizerFast"
+    vocabulary: MaskVocabulary
+    masking: Masking
+    ratios: tuple[float, ...]
+    units: tuple[str, ...]
+    training: Mapping[str, Dataset]
+    held_out: Mapping[str, MaskedRows]
+    baseline: Baseline
+    notes: tuple[str, ...]
+
+    @property
+    def datasets(self) -> Mapping[str, Dataset]:
+        """Split -> packed rows; those held out come once for each unit, each with fixed masks."""
+        return {**self.training, **self.held_out}
+
+    def numbered(self) -> "MaskedText":
+        """Gives each held-out row its number as field "row", for whatever is drawn for a row by its number."""
+        held_out = {split: dataclasses.replace(rows, numbered=True) for split, rows in self.held_out.items()}
+        return dataclasses.replace(self, held_out=held_out)
+
+    def save(self, workdir: pathlib.Path) -> None:
+        """Writes the tokenizer's files and the token counts."""
+        self.tokenizer.save_pretrained(workdir / TOKENIZER_DIR)
+        files.write_json(workdir / COUNTS_FILE, self.baseline.counts.tolist())
+
+
+def open_text(
+    config: Config, initial: Initial, masking: Masking, head_notes: tuple[str, ...]
+) -> tuple[EncoderConfig, MaskedText]:
+    """Opens the source (prepares it first where it is plain text) for a new run.
+
+    Returns the encoder's shape, with the vocabulary of the text where it starts from scratch, and the text.
+
+    Raises:
+      UserError: an empty corpus, a tokenizer that does not fit the weights, shares that do not add up.
+    """
+    _check(config, initial, masking)
+    data = open_pretraining(config.data, config.model.tokenizer, initial.tokenizer)
+    tokenizer = load_tokenizer(data.tokenizer)
+    encoder = initial.encoder
+    if not initial.params:
+        encoder = dataclasses.replace(encoder, vocab_size=len(tokenizer))
+    check_tokenizer(tokenizer, encoder.vocab_size, data.tokenizer, needs_mask=True)
+    vocabulary = vocabulary_of(tokenizer, encoder.padded_vocab_size)
+    counts_V = data.token_counts(encoder.padded_vocab_size)
+    text = MaskedText(
+        tokenizer=tokenizer,
+        vocabulary=vocabulary,
+        masking=masking,
+        ratios=config.task.ratios,
+        units=tuple(dict.fromkeys((config.task.unit, *config.task.evaluate))),
+        training={"train": data.rows["train"]},
+        held_out={},
+        baseline=Baseline.of(counts_V, vocabulary),
+        notes=(*initial.notes, *head_notes, *data.notes),
+    )
+    others = {split: rows for split, rows in data.rows.items() if split != "train"}
+    held_out = {split: mask_split(text, split, rows, config.task.eval_rows) for split, rows in others.items()}
+    notes = (*text.notes, *mask_notes(text, data.rows["train"], counts_V, held_out))
+    return encoder, dataclasses.replace(text, held_out=held_out, notes=notes)
+
+
+def reopen_text(workdir: pathlib.Path, spec: MaskedTextSpec, config: Config, source: str, split: str) -> MaskedText:
+    """Opens one split of (other) text for a trained run."""
+    tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
+    vocabulary = vocabulary_of(tokenizer, spec.encoder.padded_vocab_size)
+    text = MaskedText(
+        tokenizer=tokenizer,
+        vocabulary=vocabulary,
+        masking=spec.masking,
+        ratios=spec.ratios,
+        units=spec.units,
+        training={},
+        held_out={},
+        baseline=Baseline.of(np.asarray(files.read_json(workdir / COUNTS_FILE)), vocabulary),
+        notes=(),
+    )
+    rows = open_split(dataclasses.replace(config.data, source=source), split, workdir / TOKENIZER_DIR)
+    return dataclasses.replace(text, held_out={split: mask_split(text, split, rows, config.task.eval_rows)})
+
+
+def made_up_vocabulary(encoder: EncoderConfig) -> MaskVocabulary:
+    """Returns a vocabulary for shapes alone: a few special tokens, and every other one a word."""
+    index = np.arange(encoder.padded_vocab_size)
+    maskable = (index > 4) & (index < encoder.vocab_size)
+    return MaskVocabulary(mask_id=4, maskable=maskable, continues=np.zeros_like(maskable))
+
+
+def older_spec(values: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of a task.json of version 1 under today's names; of today's they are returned as they are."""
+    known = {name: value for name, value in values.items() if name != "objective"}
+    return known if "row_length" in known else known | {"row_length": config["data"]["row_length"]}
+
+
+# Keys of older configs that all objectives over masked tokens had.
+MOVED_KEYS: Mapping[str, str] = {
+    **{f"mask.{each.name}": f"task.{each.name}" for each in dataclasses.fields(MaskedTextConfig)},
+    "eval.rows": "task.eval_rows",
+}
+
+
+def _check(config: Config, initial: Initial, chosen: Masking) -> None:
+    """Raises UserError for what contradicts each other, before hours go into preparing a corpus."""
+    if initial.params and initial.tokenizer is not None:
+        tokenizer = load_tokenizer(initial.tokenizer)
+        check_tokenizer(tokenizer, initial.encoder.vocab_size, initial.tokenizer, needs_mask=True)
+    if config.data.row_length > initial.encoder.max_positions:
+        raise UserError(
+            f"config.data.row_length: {config.data.row_length} tokens, but the encoder has "
+            f"{initial.encoder.max_positions} positions. Take at most that many."
+        )
+    if chosen.mask_share + chosen.random_share > 1:
+        raise UserError(
+            f"config.task.random_share: {chosen.random_share} and mask_share {chosen.mask_share} exceed 1 together."
+        )
+    _check_units(config.task.evaluate)
+
+
+def _check_units(units: Sequence[str]) -> None:
+    for unit in units:
+        if unit not in masking.UNITS:
+            raise UserError(f"config.task.evaluate: {unit!r}. {did_you_mean(unit, masking.UNITS)}")

@@ -1,0 +1,1 @@
+"""Named-entity recognition as token classification: the label of a word is read on its first piece."""

@@ -1,0 +1,57 @@
+"""What a tagger minimises."""
+
+# B batch, T tokens, C classes
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from jaxfm.config import AdaptConfig
+from jaxfm.core.objective import Loss, LossContext
+from jaxfm.models import flops
+from jaxfm.models.heads import TokenClassifier
+from jaxfm.observe.metrics import weighted
+from jaxfm.tasks.losses import ClassLoss, symmetric_kl, with_r_drop
+from jaxfm.tasks.ner.spec import NerSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class NerObjective:
+    """A tagger and its loss (implements jaxfm.core.objective.Objective).
+
+    Attributes:
+      spec: what is trained.
+      class_loss: of each word.
+      r_drop: weight of the disagreement of two passes; 0: one pass.
+    """
+
+    spec: NerSpec
+    class_loss: ClassLoss = ClassLoss()
+    r_drop: float = 0.0
+
+    whole_batch = False
+
+    def loss(self, model: TokenClassifier, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
+        """Cross-entropy summed over the words of the batch, the same all through a run; also "accuracy" over words."""
+        logits_BTC, loss_BT, weight_BT = with_r_drop(
+            lambda key: model(batch, key=key),
+            lambda logits_BTC: self.class_loss(logits_BTC, batch["labels"]),
+            symmetric_kl,
+            context.key,
+            self.r_drop,
+        )
+        right = jnp.sum(jnp.argmax(logits_BTC, axis=-1) == batch["labels"])
+        accuracy = weighted(right, jnp.sum(batch["labels"] >= 0))
+        return Loss(loss_BT.sum(), weight_BT.sum(), {"accuracy": accuracy})
+
+    def outputs(self, model: TokenClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns what the model says of each row; see `outputs` of the spec."""
+        return self.spec.outputs(model, batch)
+
+    def flops_per_row(self, adapt: AdaptConfig) -> float:
+        """Those of the encoder and of the head, which scores every token."""
+        encoder = self.spec.encoder
+        head = flops.token_head_flops(encoder, len(self.spec.labels))
+        return flops.encoder_flops_per_row(encoder, self.spec.row_length, adapt) + self.spec.row_length * head

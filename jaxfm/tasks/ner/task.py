@@ -1,0 +1,230 @@
+"""The task `ner`: a source of tagged sentences to an objective, rows and scores."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxfm.config import Config
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.initial import Initial
+from jaxfm.core.spec import SpecValues, build_spec, write_spec
+from jaxfm.core.task import TOKENIZER_DIR
+from jaxfm.data.records.source_records import Columns
+from jaxfm.data.records.sources import TaggedSentence
+from jaxfm.data.records.tagged_holdout import read_splits
+from jaxfm.data.text.packing import PackedRows
+from jaxfm.data.text.resplit import choose_splitter, count_cut, split_again
+from jaxfm.data.text.tokenization import check_tokenizer, encode_words, load_tokenizer
+from jaxfm.data.text.windows import window_length
+from jaxfm.data.text.words import COARSE
+from jaxfm.errors import UserError, did_you_mean
+from jaxfm.evaluation import calibration
+from jaxfm.tasks.losses import ClassLoss
+from jaxfm.tasks.ner.objective import NerObjective
+from jaxfm.tasks.ner.predictor import NerPredictor
+from jaxfm.tasks.ner.scorer import DIRECTIONS, NerScorer
+from jaxfm.tasks.ner.spec import NAME, NerConfig, NerSpec, encode
+from jaxfm.tasks.older_configs import upgraded
+from jaxfm.tasks.windowed_rows import WindowedRows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+_LISTED = 20  # types in a note
+# Classes where no data says which: those of CoNLL-2003.
+_USUAL_LABELS = ("O", *(f"{position}-{kind}" for kind in ("LOC", "MISC", "ORG", "PER") for position in "BI"))
+
+
+@dataclasses.dataclass(frozen=True)
+class NerTask:
+    """A tagger with the splits of one source (implements jaxfm.core.task.Task)."""
+
+    objective: NerObjective
+    tokenizer: "PreTrainedTokenizerFast"
+    sentences: Mapping[str, tuple[TaggedSentence, ...]]
+    encoded: Mapping[str, WindowedRows]
+    notes: tuple[str, ...]
+
+    directions = DIRECTIONS
+
+    @property
+    def datasets(self) -> Mapping[str, PackedRows]:
+        """Split -> packed rows."""
+        return {split: encoded.rows for split, encoded in self.encoded.items()}
+
+    def scorer(self, split: str) -> NerScorer:
+        """Returns what scores a split."""
+        return NerScorer(self.objective.spec.labels, self.sentences[split], self.encoded[split])
+
+    def save(self, workdir: pathlib.Path) -> None:
+        """Writes task.json and the tokenizer's files."""
+        self.tokenizer.save_pretrained(workdir / TOKENIZER_DIR)
+        write_spec(workdir, NAME, self.objective.spec)
+
+
+class NerDefinition:
+    """Makes all there is of the task (implements jaxfm.core.task.TaskDefinition)."""
+
+    name = NAME
+    config_class = NerConfig
+    moved: Mapping[str, str] = {
+        "data.context": "task.context",
+        "data.overlap": "task.overlap",
+        "data.splitter": "task.splitter",
+        "loss": "task.loss",
+    }
+
+    def abstract_objective(self, config: Config, encoder: EncoderConfig) -> NerObjective:
+        """Builds model and loss without data or tokenizer, for shapes alone."""
+        loss = config.task.loss
+        class_loss = ClassLoss(loss.label_smoothing, loss.focal_gamma)
+        return NerObjective(_spec(config, encoder, _USUAL_LABELS, COARSE), class_loss, loss.r_drop)
+
+    def create(self, config: Config, initial: Initial) -> tuple[NerTask, dict[str, np.ndarray]]:
+        """Reads the source and builds the task of a new run.
+
+        Raises:
+          UserError: no training data, a window the encoder has no positions for, a label unseen in training.
+        """
+        source = config.data.source
+        read = read_splits(source, None, columns=_columns(config), holdout=config.data.holdout)
+        if "train" not in read:
+            raise UserError(f"config.data.source: {source} has no split 'train' (found: {', '.join(read)}).")
+        labels, head_note = _labels(read["train"].sentences, initial, source)
+        splitter, words_note = choose_splitter(config.task.splitter, read["train"].sentences)
+        spec = _spec(config, initial.encoder, labels, splitter)
+        if initial.tokenizer is None:
+            raise UserError("config.model.tokenizer: 'scratch' needs dir:PATH (or package:, hf:) of a tokenizer.")
+        tokenizer = load_tokenizer(initial.tokenizer)
+        check_tokenizer(tokenizer, initial.encoder.vocab_size, initial.tokenizer)
+        sentences = {split: split_again(found.sentences, splitter) for split, found in read.items()}
+        encoded = {
+            split: encode_tagged(
+                spec,
+                tokenizer,
+                sentences[split],
+                seed=config.seed if split == "train" else None,
+                packed=config.data.packed,
+            )
+            for split in sentences
+        }
+        used = _used(spec, initial)
+        data_notes = [found.note + _cut_note(sentences[split], splitter) for split, found in read.items()]
+        notes = (*initial.notes, *initial.left_over(("head/", *used)), head_note, *data_notes, words_note)
+        labelled = encoded["train"].rows.labels
+        counts = np.bincount(labelled[labelled >= 0], minlength=len(labels))
+        class_loss = ClassLoss.of(config.task.loss, labels, counts)
+        objective = NerObjective(spec, class_loss, config.task.loss.r_drop)
+        params = {name: value for name, value in initial.params.items() if name.startswith(used)}
+        return NerTask(objective, tokenizer, sentences, encoded, notes), params
+
+    def reads(self, values: Mapping[str, Any]) -> bool:
+        """Whether a task.json is of this task."""
+        return values["task"] == NAME
+
+    def read_spec(self, values: SpecValues, config: Mapping[str, Any]) -> NerSpec:
+        """Builds the spec of a trained run."""
+        del config
+        return build_spec(NerSpec, values)
+
+    def upgrade_config(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Returns the config of an older run in today's keys; None: it is of another task."""
+        return upgraded(values, NerConfig, self.moved) if values.get("task") == NAME else None
+
+    def reopen(self, workdir: pathlib.Path, spec: NerSpec, config: Config, source: str, split: str) -> NerTask:
+        """Builds the task of a trained run over one split of (other) labelled data, for evaluation."""
+        tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
+        read = read_splits(source, (split,), columns=_columns(config), holdout=config.data.holdout)
+        ((split, found),) = read.items()
+        sentences = split_again(found.sentences, spec.splitter)
+        encoded = encode_tagged(spec, tokenizer, sentences, seed=None)
+        note = found.note + _cut_note(sentences, spec.splitter)
+        return NerTask(NerObjective(spec), tokenizer, {split: sentences}, {split: encoded}, (note,))
+
+    def predictor(self, workdir: pathlib.Path, spec: NerSpec) -> NerPredictor:
+        """Returns what finds entities in texts."""
+        tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
+        return NerPredictor(spec, tokenizer, calibration.read_calibration(workdir))
+
+
+def encode_tagged(
+    spec: NerSpec,
+    tokenizer: "PreTrainedTokenizerFast",
+    sentences: Sequence[TaggedSentence],
+    seed: int | None,
+    *,
+    packed: bool = True,
+) -> WindowedRows:
+    """Encodes labelled sentences; UserError names the line of a label that training did not see."""
+    index = {label: i for i, label in enumerate(spec.labels)}
+    for sentence in sentences:
+        for word, tag in zip(sentence.words, sentence.tags, strict=True):
+            if tag not in index:
+                raise UserError(
+                    f"{sentence.origin}: the label {tag!r} (word {word!r} of this sentence) does not occur in the "
+                    f"training data. {did_you_mean(tag, spec.labels)}"
+                )
+    return encode(
+        spec,
+        tokenizer,
+        encode_words(tokenizer, [sentence.words for sentence in sentences]),
+        labels=[[index[tag] for tag in sentence.tags] for sentence in sentences],
+        documents=[sentence.document for sentence in sentences],
+        seed=seed,
+        packed=packed,
+    )
+
+
+def _labels(sentences: Sequence[TaggedSentence], initial: Initial, source: str) -> tuple[tuple[str, ...], str]:
+    """Returns the tag of each class, and a line for the log about the head."""
+    types = sorted({tag[2:] for sentence in sentences for tag in sentence.tags if tag != "O"})
+    if not types:
+        raise UserError(f"config.data.source: the training split of {source} has no entity at all.")
+    labels = ("O", *(f"{position}-{kind}" for kind in types for position in "BI"))
+    if set(initial.labels) == set(labels):
+        return initial.labels, "head: loaded, its labels are those of the data"
+    listed = ", ".join(types[:_LISTED]) + (f" and {len(types) - _LISTED:,} more" if len(types) > _LISTED else "")
+    return labels, f"head: new, {len(labels):,} classes ({listed})"
+
+
+def _spec(config: Config, encoder: EncoderConfig, labels: tuple[str, ...], splitter: str) -> NerSpec:
+    window, overlap = window_length(config.data, encoder.max_positions), config.task.overlap
+    if overlap >= window - 2:
+        raise UserError(
+            f"config.task.overlap: {overlap} must be less than the window of {window} tokens without its two special "
+            f"tokens; at most {window - 3}."
+        )
+    return NerSpec(
+        labels=labels,
+        encoder=encoder,
+        row_length=config.data.row_length,
+        window=window,
+        overlap=overlap,
+        context=config.task.context,
+        splitter=splitter,
+    )
+
+
+def _used(spec: NerSpec, initial: Initial) -> tuple[str, ...]:
+    """Returns the parts of a checkpoint that a tagger takes: the head only when its labels are the task's."""
+    transform = ("transform/",) if spec.encoder.classifier_transform else ()
+    return ("encoder/", *transform, *(("head/",) if initial.labels == spec.labels else ()))
+
+
+def _cut_note(sentences: Sequence[TaggedSentence], splitter: str) -> str:
+    """Returns what to say of entities that a tagger of these words cannot find."""
+    cut = [sentence for sentence in sentences if count_cut([sentence])]
+    if not cut:
+        return ""
+    return (
+        f"; {count_cut(cut):,} entities start or end inside a word ({splitter}), take all of it in training and count "
+        f"as missed (first: {cut[0].origin})"
+    )
+
+
+def _columns(config: Config) -> Columns:
+    return Columns(config.data.words_column, config.data.tags_column, config.data.document_column)

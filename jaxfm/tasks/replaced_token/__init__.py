@@ -1,0 +1,1 @@
+"""Replaced-token detection (ELECTRA, Clark et al. 2020)."""

@@ -1,0 +1,114 @@
+"""A trained run, opened once for everything that uses it: evaluation, prediction, export, a next run."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from jaxfm.config import Config
+from jaxfm.core.build import AttentionConfig, Build
+from jaxfm.core.spec import Spec
+from jaxfm.core.task import Predictor, Task, TaskDefinition
+from jaxfm.errors import UserError
+from jaxfm.models.kernels import XLA
+from jaxfm.parallel.mesh import build_abstract
+from jaxfm.schema import to_dict
+from jaxfm.tasks import registry
+from jaxfm.training import workdir as workdirs
+from jaxfm.training.checkpoint import Checkpoints
+from jaxfm.training.paths import path_name
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """The parameters that a run stands for.
+
+    Attributes:
+      graphdef: of the model.
+      params: sharded over the mesh.
+      step: whose checkpoint they are.
+    """
+
+    graphdef: nnx.GraphDef[Any]
+    params: Any
+    step: int
+
+    def to_host(self) -> dict[str, np.ndarray]:
+        """Returns path -> host array of every parameter."""
+        return {path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(self.params)}
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedRun:
+    """A run directory: what was trained, how, and on what.
+
+    Attributes:
+      workdir: the run directory.
+      config: of the run.
+      definition: of its task.
+      spec: what its model is beside the weights.
+    """
+
+    workdir: pathlib.Path
+    config: Config
+    definition: TaskDefinition
+    spec: Spec
+
+    def predictor(self) -> Predictor:
+        """Returns what turns input into predictions, and writes the model for other libraries."""
+        return self.definition.predictor(self.workdir, self.spec)
+
+    def task(self, source: str, split: str, config: Config | None = None) -> Task:
+        """Builds the task over one split of a source, for evaluation; by `config`, where it is not the run's own."""
+        return self.definition.reopen(self.workdir, self.spec, config or self.config, source, split)
+
+    def restore(self, mesh: Mesh, build: Build) -> Restored:
+        """Restores what the run stands for: the mean of some checkpoints where that won, else the one that was chosen.
+
+        That is the best or the last, as `config.eval.select` says, and the last where none was evaluated.
+
+        Raises:
+          UserError: the run has no whole checkpoint yet.
+        """
+        if self.config.model.attention == XLA:  # a run without kernels never takes them; else what suits the rows
+            build = dataclasses.replace(build, attention=AttentionConfig(XLA))
+        graphdef, abstract = build_abstract(lambda: self.spec.make_model(build, nnx.Rngs(0)), mesh)
+        for directory in (self.workdir / workdirs.AVERAGED_DIR, self.workdir / workdirs.CHECKPOINTS_DIR):
+            if not directory.is_dir():
+                continue
+            checkpoints = Checkpoints(directory, read_only=True)
+            try:
+                steps = checkpoints.steps()
+                if steps:
+                    best = _best(directory, checkpoints, steps[-1])
+                    step = best if self.config.eval.select == "best" and best in steps else steps[-1]
+                    return Restored(graphdef, checkpoints.restore_params(step, abstract), step)
+            finally:
+                checkpoints.close()
+        raise UserError(f"{self.workdir}: has no checkpoint yet.")
+
+
+def open_run(workdir: pathlib.Path) -> SavedRun:
+    """Reads config.json and task.json of a run directory, those of older versions too.
+
+    Raises:
+      UserError: the directory holds no run, a damaged one, or one of a task or version that this jaxfm does not know.
+    """
+    config = workdirs.read_config(workdir)
+    definition, spec = registry.read_spec(workdir, to_dict(config))
+    return SavedRun(workdir, config, definition, spec)
+
+
+def _best(directory: pathlib.Path, checkpoints: Checkpoints, step: int) -> int:
+    """Returns the step that a checkpoint says is the best so far."""
+    try:
+        return checkpoints.meta(step)["best"]["step"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{directory / str(step)}: the checkpoint's meta cannot be read ({error}). Remove this "
+            "checkpoint to use the one before, or train on from it."
+        ) from error

@@ -1,0 +1,294 @@
+"""A train step free of any run: a model, its loss and an optimizer over a mesh, from shapes alone.
+
+`jaxfm.training.fit` makes a run of it. Other programs use the same pieces: rounds of federated training take a few items
+of `steps` for each client and average; many seeds are `jax.vmap` of `train_step`; distillation is an objective that
+reads `constants`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from jaxfm.config import Config
+from jaxfm.core.batch import BatchSpec, axes_of
+from jaxfm.core.build import AttentionConfig, Build
+from jaxfm.core.objective import Loss, LossContext, Objective
+from jaxfm.errors import UserError
+from jaxfm.models.kernels import describe, needs
+from jaxfm.observe import metrics as metrics_lib
+from jaxfm.observe.metrics import Sums
+from jaxfm.parallel import mesh as meshes
+from jaxfm.parallel import target
+from jaxfm.training.adaptation import Adaptation, make_adaptation
+from jaxfm.training.evaluation import Evaluator
+from jaxfm.training.optim import Schedule, make_optimizer, make_schedule
+from jaxfm.training.state import NO_PARAMS, TrainState, abstract_state, new_state
+from jaxfm.training.step import StepFn, make_train_step, metric_names
+
+
+@dataclasses.dataclass(slots=True)
+class Stepped:
+    """One update of `Session.steps`.
+
+    Attributes:
+      step: updates done since the state was made.
+      state: after the update; its buffers are given away to the next one, so take what you need before you go on.
+      sums: of metrics, over the updates since they were last taken.
+    """
+
+    step: int
+    state: TrainState
+    sums: Sums
+    _empty_sums: Callable[[], Sums]
+
+    def take_sums(self) -> Sums:
+        """Returns the open sums; the next update begins with empty ones."""
+        taken, self.sums = self.sums, self._empty_sums()
+        return taken
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Session:
+    """The functions of training for one objective, one optimizer and one mesh.
+
+    Attributes:
+      objective: the model and its loss.
+      mesh: of devices that may lie elsewhere, or exist nowhere (a topology to compile for).
+      graphdef: of the model.
+      schedule: step -> learning rate, as the optimizer computes it.
+      adaptation: which parameters are trained, and how.
+      optimizer: of those that are.
+      abstract: shapes and shardings of the state.
+      metric_names: names of the sums that a step adds to.
+      make_model: builds the model.
+      train_step: (state, sums, batch, constants) -> (state after one update, sums with its metrics added); pure, neither
+        jitted nor vmapped.
+      batch_spec: the arrays of a batch.
+      batch_keys: size -> the config key that gives it, for messages.
+      accumulate: micro-batches of a batch.
+      notes: lines for the log.
+    """
+
+    objective: Objective
+    mesh: Mesh
+    graphdef: nnx.GraphDef[Any]
+    schedule: Schedule
+    adaptation: Adaptation
+    optimizer: optax.GradientTransformation
+    abstract: TrainState
+    metric_names: tuple[str, ...]
+    make_model: Callable[[nnx.Rngs], nnx.Module]
+    train_step: StepFn
+    batch_spec: BatchSpec
+    batch_keys: Mapping[int, str]
+    accumulate: int
+    notes: tuple[str, ...]
+    _devices: target.Target
+    _programs: dict[int, jax.stages.Compiled] = dataclasses.field(default_factory=dict)
+
+    def trace(self, batch_size: int, constants: Any = ()) -> jax.stages.Traced:
+        """Traces the step for batches of that many rows over all devices and hosts.
+
+        Raises UserError for a size that cannot be cut over micro-batches and devices.
+        """
+        key = self.batch_keys.get(batch_size, "batch size")
+        meshes.check_batch_size(key, batch_size, self.mesh, accumulate=self.accumulate)
+        batch = abstract_batch(self.batch_spec, batch_size, self.mesh)
+        shapes = jax.tree.map(_abstract, constants)
+        with target.tracing_for(self._devices):
+            return self._jitted.trace(self.abstract, self._abstract_sums, batch, shapes)
+
+    def lower(self, batch_size: int, platform: str | None = None) -> jax.stages.Lowered:
+        """Lowers the step for the mesh's devices, or for a platform ("cuda") that it only stands for."""
+        with jax.set_mesh(self.mesh):  # for the constraints on activations
+            traced = self.trace(batch_size)
+            return traced.lower() if platform is None else traced.lower(lowering_platforms=(platform,))
+
+    def compiled(self, batch_size: int, constants: Any = ()) -> jax.stages.Compiled:
+        """Returns the compiled step for batches of that many rows; compiled once."""
+        if batch_size not in self._programs:
+            with jax.set_mesh(self.mesh):
+                self._programs[batch_size] = self.trace(batch_size, constants).lower().compile()
+        return self._programs[batch_size]
+
+    def initial_state(self, seed: int, loaded: Mapping[str, np.ndarray] = NO_PARAMS) -> TrainState:
+        """Makes the state of step 0: parameters given in `loaded` (path -> array) as they are, all others initialised."""
+        return new_state(self.make_model, self.optimizer, self.abstract, seed, loaded, self.adaptation)
+
+    def empty_sums(self) -> Sums:
+        """Returns open metric sums of nothing, on every device."""
+        return _empty_sums(self.metric_names, self.mesh)()
+
+    def evaluator(self, batch_size: int) -> Evaluator:
+        """Returns what computes the objective's outputs, `batch_size` rows at a time."""
+        return Evaluator(self.objective.outputs, self.graphdef, self.mesh, batch_size)
+
+    def shard(self, batch: Mapping[str, Any]) -> Mapping[str, jax.Array]:
+        """Puts a host's rows of a batch on its devices; a batch that lies there already is returned as it is."""
+        if all(isinstance(value, jax.Array) for value in batch.values()):
+            return batch
+        return meshes.shard_batch(batch, axes_of(self.batch_spec), self.mesh)
+
+    def steps(
+        self,
+        state: TrainState,
+        batches: Iterable[Mapping[str, Any]],
+        constants: Any = (),
+        *,
+        sums: Sums | None = None,
+    ) -> Iterator[Stepped]:
+        """Yields once after each update, one for each batch; an update is dispatched and not waited for.
+
+        Args:
+          state: to start from; its buffers are given away.
+          batches: this host's rows of each global batch, or batches that lie on the devices (`shard`).
+          constants: arrays that every update reads (`LossContext.constants`).
+          sums: open metric sums to go on with; empty ones by default.
+        """
+        sums = self.empty_sums() if sums is None else sums
+        for step, batch in enumerate(batches, start=int(state.step) + 1):
+            arrays = self.shard(batch)
+            program = self.compiled(len(next(iter(arrays.values()))), constants)
+            with jax.transfer_guard("disallow"):
+                state, sums = program(state, sums, arrays, constants)
+            stepped = Stepped(step, state, sums, self.empty_sums)
+            yield stepped
+            sums = stepped.sums
+
+    @functools.cached_property
+    def _abstract_sums(self) -> dict[str, jax.ShapeDtypeStruct]:
+        whole = meshes.replicated(self.mesh)
+        return {name: jax.ShapeDtypeStruct((2,), jnp.float32, sharding=whole) for name in self.metric_names}
+
+    @functools.cached_property
+    def _jitted(self) -> Any:
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, (self.abstract, self._abstract_sums))
+        return jax.jit(self.train_step, donate_argnums=(0, 1), out_shardings=shardings)
+
+
+def make_session(config: Config, objective: Objective, mesh: Mesh, *, total_steps: int) -> Session:
+    """Builds the train step without any data or array, for the platform of `target`.
+
+    Args:
+      config: of the run; of the batch only what divides it is read.
+      objective: the model and its loss.
+      mesh: of the run's devices, or of those it is planned for.
+      total_steps: of the whole run, for schedules.
+
+    Raises:
+      UserError: rows that cannot be cut along the mesh, a kernel that cannot compute this attention, a pattern that
+        matches nothing, a loss over whole batches that is to be accumulated.
+    """
+    accumulate, spec = config.train.accumulate, objective.spec
+    if objective.whole_batch and accumulate > 1:
+        raise UserError(
+            f"config.train.accumulate: {accumulate}, but the loss of this task compares all rows of a batch: it is not "
+            "a sum over micro-batches. Leave it at 1."
+        )
+    meshes.check_row_length("config.data.row_length", spec.row_length, mesh)
+    build, notes = run_build(config, objective, mesh)
+
+    def make_model(rngs: nnx.Rngs) -> nnx.Module:
+        return spec.make_model(build, rngs)
+
+    graphdef, params = meshes.build_abstract(lambda: make_model(nnx.Rngs(0)), mesh)
+    schedule = make_schedule(config.optim, total_steps)
+    adaptation = make_adaptation(config.adapt, spec.encoder, params, total_steps)
+    optimizer = make_optimizer(config.optim, schedule, params, adaptation)
+    abstract = abstract_state(params, optimizer, mesh, adaptation)
+
+    def loss(params: Any, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
+        params = meshes.constrain_like(params, abstract.params)  # and so their gradients
+        with jax.named_scope("head"):  # in profiles: what of it has no other name (see analysis/traces.py)
+            return objective.loss(nnx.merge(graphdef, params), batch, context)
+
+    batch_spec = spec.batch_spec()
+    sizes = {config.train.first_batch_size: "config.train.first_batch_size"}
+    return Session(
+        objective=objective,
+        mesh=mesh,
+        graphdef=graphdef,
+        schedule=schedule,
+        adaptation=adaptation,
+        optimizer=optimizer,
+        abstract=abstract,
+        metric_names=metric_names(loss, params, abstract_batch(batch_spec, config.train.batch_size, mesh)),
+        make_model=make_model,
+        train_step=make_train_step(
+            loss, optimizer, total_steps=total_steps, accumulate=accumulate, adaptation=adaptation
+        ),
+        batch_spec=batch_spec,
+        batch_keys=sizes | {config.train.batch_size: "config.train.batch_size"},
+        accumulate=accumulate,
+        notes=notes,
+        _devices=target.chosen(),
+    )
+
+
+def run_build(config: Config, objective: Objective, mesh: Mesh) -> tuple[Build, tuple[str, ...]]:
+    """Returns how a run's model computes on the platform traced for, and notes for the log.
+
+    Raises UserError for a kernel that cannot compute this attention.
+    """
+    dtype, spec = compute_dtype(config.train.precision), objective.spec
+    attention = AttentionConfig(config.model.attention, one_segment=not config.data.packed)
+    training, evaluation = (
+        needs(spec.encoder, attention, dtype, spec.row_length, mesh, training=training) for training in (True, False)
+    )
+    build = Build(
+        dtype=dtype,
+        scan=scans_layers(config.model.scan_layers),
+        remat=config.model.remat,
+        attention=attention,
+        frozen_layers=config.adapt.freeze_layers,
+    )
+    return build, (describe(attention, training, evaluation), *_narrower(config.train.precision))
+
+
+def abstract_batch(spec: BatchSpec, size: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes, types and shardings of a batch of `size` rows."""
+    shardings = meshes.batch_shardings(axes_of(spec), mesh)
+    return {
+        name: jax.ShapeDtypeStruct((size, *field.shape), field.dtype, sharding=shardings[name])
+        for name, field in spec.items()
+    }
+
+
+def compute_dtype(precision: str) -> jnp.dtype:
+    """Returns the dtype of activations that `config.train.precision` means on the platform traced for."""
+    if precision == "auto":
+        precision = "f32" if target.platform() == "cpu" else "bf16"
+    return jnp.dtype(jnp.bfloat16 if precision == "bf16" else jnp.float32)
+
+
+def scans_layers(choice: bool | None) -> bool:
+    """Returns what `config.model.scan_layers` means on the platform traced for (measured: profiles/NOTES.md)."""
+    return target.platform() != "cpu" if choice is None else choice
+
+
+def _narrower(precision: str) -> tuple[str, ...]:
+    """Says so where the same run would be faster in bf16 and nobody has chosen: on CPU "auto" never does."""
+    if precision != "auto" or target.platform() != "cpu" or not target.cpu_multiplies_bf16():
+        return ()
+    return (
+        "NOTE: computing in f32. This CPU has matrix units for bf16: --config.train.precision=bf16 took half to "
+        "four fifths of the time with scores that could not be told apart (profiles/README.md, docs/results.md)",
+    )
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+@functools.lru_cache(maxsize=1)
+def _empty_sums(names: tuple[str, ...], mesh: Mesh) -> Callable[[], Sums]:
+    # Compiled, not put there: over several processes, device_put first compares what each of them would put.
+    return jax.jit(lambda: metrics_lib.zeros_like(dict.fromkeys(names)), out_shardings=meshes.replicated(mesh))
