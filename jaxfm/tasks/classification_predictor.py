@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from jaxfm import files
+from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.data.text.packing import PackedRows, build_rows
 from jaxfm.errors import UserError
@@ -66,12 +67,10 @@ class ClassifierSpec:
         return SequenceClassifier(
             self.encoder,
             len(self.labels),
+            Build(dtype, scan, remat),
             rngs,
             pooling=self.pooling,
             segments=self.segments,
-            dtype=dtype,
-            scan=scan,
-            remat=remat,
         )
 
     def label_shape(self) -> tuple[tuple[int, ...], np.dtype]:

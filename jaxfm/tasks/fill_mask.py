@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 
 from jaxfm import files
+from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.data.text.masking import target_places
 from jaxfm.data.text.packing import PackedRows, build_rows
@@ -85,7 +86,7 @@ class FillMask:
 
     def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool = True) -> MaskedLM:
         """Builds encoder and head."""
-        return MaskedLM(self.encoder, rngs, dtype=dtype, scan=scan)
+        return MaskedLM(self.encoder, Build(dtype, scan), rngs)
 
     def outputs(self, model: MaskedLM, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns "place" [B, P], log-probability of the label there [B, P], best tokens and their log-p [B, P, K]."""

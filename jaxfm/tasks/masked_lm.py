@@ -17,6 +17,7 @@ from flax import nnx
 
 from jaxfm import files
 from jaxfm.config import Config
+from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.evaluation import BootstrapData, Units
 from jaxfm.core.task import NOT_CALIBRATED, TOKENIZER_DIR, Evaluation, read_task, write_task
@@ -80,7 +81,7 @@ class MaskedLMObjective:
 
     def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool, remat: str = "none") -> nnx.Module:
         """Builds encoder and head."""
-        return MaskedLM(self.encoder, rngs, dtype=dtype, scan=scan, remat=remat)
+        return MaskedLM(self.encoder, Build(dtype, scan, remat), rngs)
 
     def label_shape(self, row_length: int) -> tuple[tuple[int, ...], np.dtype]:
         """One a token, written over by what is hidden."""

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from jaxfm import files
+from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.data.text.packing import PackedRows, build_rows
 from jaxfm.data.text.tagging import entity_spans
@@ -60,7 +61,7 @@ class NerSpec:
         self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool = True, remat: str = "none"
     ) -> TokenClassifier:
         """Builds encoder and head."""
-        return TokenClassifier(self.encoder, len(self.labels), rngs, dtype=dtype, scan=scan, remat=remat)
+        return TokenClassifier(self.encoder, len(self.labels), Build(dtype, scan, remat), rngs)
 
     def outputs(self, model: TokenClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns logits [B, T, C], class [B, T] int32, and summed loss and its weight [B] of labelled tokens."""

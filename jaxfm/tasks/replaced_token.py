@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 
 from jaxfm.config import Config
+from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.evaluation import BootstrapData, Units
 from jaxfm.core.task import NOT_CALIBRATED, TOKENIZER_DIR, Evaluation, read_task
@@ -63,7 +64,7 @@ class ReplacedTokenObjective:
 
     def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool, remat: str = "none") -> nnx.Module:
         """Builds encoder, detector and generator."""
-        return ReplacedTokenModel(self.text.encoder, self.generator_layers, rngs, dtype=dtype, scan=scan, remat=remat)
+        return ReplacedTokenModel(self.text.encoder, self.generator_layers, Build(dtype, scan, remat), rngs)
 
     def label_shape(self, row_length: int) -> tuple[tuple[int, ...], np.dtype]:
         """As of masked LM."""

@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 
 from jaxfm import files
+from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.data.text.packing import PackedRows, build_rows
 from jaxfm.data.text.windows import make_windows
@@ -61,7 +62,7 @@ class ReplacedTokenPredictor:
 
     def make_model(self, rngs: nnx.Rngs, *, dtype: jnp.dtype, scan: bool = True) -> ReplacedTokenModel:
         """Builds encoder, detector and generator: all that a checkpoint holds."""
-        return ReplacedTokenModel(self.encoder, self.generator_layers, rngs, dtype=dtype, scan=scan)
+        return ReplacedTokenModel(self.encoder, self.generator_layers, Build(dtype, scan), rngs)
 
     def outputs(self, model: ReplacedTokenModel, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns each token's "probability" of being a replacement [B, T]."""

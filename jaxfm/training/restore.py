@@ -1,5 +1,6 @@
 """The parameters a run stands for, for the programs that use a trained model."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +36,7 @@ def restore_params(
     def make() -> nnx.Module:
         model: Any = make_model(nnx.Rngs(0))
         if config.model.attention == XLA:  # a run that did without kernels does so for good; else what suits the rows
-            model.encoder.attention = AttentionConfig(XLA)
+            model.encoder.build = dataclasses.replace(model.encoder.build, attention=AttentionConfig(XLA))
         return model
 
     graphdef, abstract = build_abstract(make, mesh)

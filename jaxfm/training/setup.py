@@ -15,14 +15,14 @@ from jax.sharding import Mesh
 
 from jaxfm.analysis.profiling import parse_steps
 from jaxfm.config import Config
-from jaxfm.core.build import AttentionConfig
+from jaxfm.core.build import AttentionConfig, Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.task import Objective, Task
 from jaxfm.data.pipeline import Rows, TrainBatches
 from jaxfm.data.text.packing import BATCH_FIELDS, ArrayRows, PackedRows
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.models.flops import flops_per_token
-from jaxfm.models.kernels import describe, needs
+from jaxfm.models.kernels import describe
 from jaxfm.observe import metrics as metrics_lib
 from jaxfm.parallel import chips, target
 from jaxfm.parallel import mesh as meshes
@@ -150,15 +150,12 @@ def trace_step(config: Config, objective: Objective, mesh: Mesh, *, row_length: 
     dtype, scan = compute_dtype(config.train.precision), scans_layers(config.model.scan_layers)
 
     attention = AttentionConfig(config.model.attention, one_segment=not config.data.packed)
-    training, evaluation = (
-        needs(objective.encoder, attention, dtype, row_length, mesh, training=training) for training in (True, False)
-    )
-    note = describe(attention, training, evaluation)
+    build = Build(dtype, scan, config.model.remat, attention, config.adapt.freeze_layers)
+    note = describe(objective.encoder, build, row_length, mesh)
 
     def make_model(rngs: nnx.Rngs) -> nnx.Module:
         model: Any = objective.make_model(rngs, dtype=dtype, scan=scan, remat=config.model.remat)
-        model.encoder.frozen_layers = config.adapt.freeze_layers
-        model.encoder.attention = attention
+        model.encoder.build = build
         return model
 
     graphdef, params = meshes.build_abstract(lambda: make_model(nnx.Rngs(0)), mesh)
