@@ -16,6 +16,7 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import Config, default_config, from_config_dict
+from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.encoder_config import EncoderConfig, has_padded_rows
 from jaxfm.hub.families import hf_config
 from jaxfm.hub.weights import write_tensors
@@ -116,12 +117,12 @@ def prepare_conll2003(directory: pathlib.Path) -> pathlib.Path:
 
 def random_params(encoder: EncoderConfig, classes: int, seed: int) -> dict[str, np.ndarray]:
     """Path -> array of an encoder and a token classifier; no bias is 0 and no scale is 1, so that a mix-up shows."""
-    return _drawn(lambda: TokenClassifier(encoder, classes, nnx.Rngs(0)), encoder, seed)
+    return _drawn(lambda: TokenClassifier(encoder, classes, DEFAULT_BUILD, nnx.Rngs(0)), encoder, seed)
 
 
 def random_masked_lm(encoder: EncoderConfig, seed: int) -> dict[str, np.ndarray]:
     """The same of an encoder and a masked-LM head."""
-    return _drawn(lambda: MaskedLM(encoder, nnx.Rngs(0)), encoder, seed)
+    return _drawn(lambda: MaskedLM(encoder, DEFAULT_BUILD, nnx.Rngs(0)), encoder, seed)
 
 
 def _drawn(make: Callable[[], nnx.Module], encoder: EncoderConfig, seed: int) -> dict[str, np.ndarray]:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
-from flax import nnx
 
 from jaxfm.config import AdaptConfig
 from jaxfm.core.spec import Spec
@@ -21,7 +20,7 @@ class LossContext(NamedTuple):
     """
 
     key: jax.Array
-    progress: jax.Array | float = 0.0
+    progress: Any = 0.0
     constants: Any = ()
 
 
@@ -52,12 +51,16 @@ class Objective(Protocol):
         """Whether the loss of a batch is no sum over its micro-batches (contrastive losses): never accumulated."""
         ...
 
-    def loss(self, model: nnx.Module, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
+    def loss(self, model: Any, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
         """Returns the loss of a batch (arrays as `spec.batch_spec()` says)."""
         ...
 
-    def outputs(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def outputs(self, model: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns what scores need of each row, arrays [B, ...]; without dropout."""
+        ...
+
+    def logits_per_row(self) -> float:
+        """Returns how many numbers the logits of a training row are: of a large vocabulary, much of a step's memory."""
         ...
 
     def flops_per_row(self, adapt: AdaptConfig) -> float:

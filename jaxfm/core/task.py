@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-from flax import nnx
 
 from jaxfm.config import Config
 from jaxfm.core.batch import Dataset
@@ -110,7 +109,7 @@ class Predictor(Protocol):
         """Returns the same with another of `splitters`."""
         ...
 
-    def outputs(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def outputs(self, model: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns what `decode` needs of each row."""
         ...
 

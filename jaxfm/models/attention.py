@@ -9,10 +9,18 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxfm.core.build import AttentionConfig
+from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.dropout import apply_dropout, dropout_mask
-from jaxfm.models.kernels import KERNELS, XLA, AttentionProblem, choose, fused_attention, needs
+from jaxfm.models.kernels import (
+    KERNELS,
+    XLA,
+    AttentionProblem,
+    KernelInputs,
+    attention_problems,
+    choose,
+    fused_attention,
+)
 from jaxfm.models.products import einsum
 from jaxfm.parallel import target
 from jaxfm.parallel.mesh import constrain
@@ -26,10 +34,10 @@ class AttentionSpec(NamedTuple):
 
     Attributes:
       path: a name of `kernels.KERNELS`, or "xla".
-      segment_ids: [B, T], a token sees its own segment.
-      reach: and of that tokens at most so many positions away; 0: all.
-      mask: both as a mask, where the path wants one ("xla" always).
-      chunk: tokens that queries are cut into there, by "xla" alone; 0: not cut.
+      segment_ids: [B, T]; a token sees its own segment.
+      window_radius: tokens of it that are more positions away are not seen; 0: no such limit.
+      mask: both as a mask, where the path needs one ("xla" always).
+      chunk: length in tokens of the chunks that "xla" cuts queries into; 0: it does not cut them.
     """
 
     path: str
@@ -40,13 +48,7 @@ class AttentionSpec(NamedTuple):
 
 
 def attention_specs(
-    encoder: EncoderConfig,
-    choice: AttentionConfig,
-    dtype: Any,
-    segment_ids_BT: jax.Array,
-    positions_BT: jax.Array,
-    *,
-    training: bool,
+    encoder: EncoderConfig, build: Build, segment_ids_BT: jax.Array, positions_BT: jax.Array, *, training: bool
 ) -> tuple[AttentionSpec, ...]:
     """Returns what layers see: those of the whole segment, then, if there are any, those of a local window.
 
@@ -54,50 +56,47 @@ def attention_specs(
       UserError: the path that was asked for cannot compute this (`kernels.choose`).
     """
 
-    def one(path: str, need: AttentionProblem) -> AttentionSpec:
-        window_radius = need.window_radius
-        if path != XLA and not KERNELS[path].needs_mask(need):
+    def one(problem: AttentionProblem) -> AttentionSpec:
+        path, window_radius = choose(build.attention, problem), problem.window_radius
+        if path != XLA and not KERNELS[path].needs_mask(problem):
             return AttentionSpec(path, segment_ids_BT, window_radius, None, 0)
-        chunk = chunk_length(segment_ids_BT.shape[1], window_radius) if window_radius and path == XLA else 0
-        mask = (
-            local_mask(segment_ids_BT, positions_BT, window_radius, chunk)
-            if window_radius
-            else segment_mask(segment_ids_BT)
-        )
+        if not window_radius:
+            return AttentionSpec(path, segment_ids_BT, window_radius, segment_mask(segment_ids_BT), 0)
+        chunk = chunk_length(segment_ids_BT.shape[1], window_radius) if path == XLA else 0
+        mask = local_mask(segment_ids_BT, positions_BT, window_radius, chunk)
         return AttentionSpec(path, segment_ids_BT, window_radius, mask, chunk)
 
     mesh, tokens = jax.sharding.get_abstract_mesh(), segment_ids_BT.shape[1]
-    asked = needs(encoder, choice, dtype, tokens, mesh, training=training)
-    return tuple(one(choose(choice, need), need) for need in asked)
+    return tuple(map(one, attention_problems(encoder, build, tokens, mesh, training=training)))
 
 
 def attend(
     q_BTNH: jax.Array,
     k_BTNH: jax.Array,
     v_BTNH: jax.Array,
-    sight: AttentionSpec,
+    spec: AttentionSpec,
     *,
     prefix: tuple[jax.Array, jax.Array] | None = None,
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-    """Attention by the path of `sight`; returns [B, T, N, H]. All paths compute what `masked_attention` does.
+    """Returns attention [B, T, N, H], by the path of `spec`. All paths compute what `masked_attention` does.
 
-    Only what comes of padding may differ: it sees whatever suits the path, and nobody reads it.
+    Only at padding may they differ: outputs there are unspecified and never read.
     """
-    if sight.path == XLA:
-        assert sight.mask is not None
+    if spec.path == XLA:
+        assert spec.mask is not None
         more = {"prefix": prefix, "dropout_rate": dropout_rate, "dropout_key": dropout_key}
-        return masked_attention(q_BTNH, k_BTNH, v_BTNH, sight.mask, chunk=sight.chunk, **more)
+        return masked_attention(q_BTNH, k_BTNH, v_BTNH, spec.mask, chunk=spec.chunk, **more)
     assert prefix is None and (dropout_key is None or dropout_rate == 0.0), "see kernels.choose"
-    kernel, seen = KERNELS[sight.path], (sight.segment_ids, sight.mask, sight.window_radius)
-    return fused_attention(kernel, q_BTNH, k_BTNH, v_BTNH, *seen)
+    inputs = KernelInputs(q_BTNH, k_BTNH, v_BTNH, spec.segment_ids, spec.mask)
+    return fused_attention(KERNELS[spec.path], inputs, spec.window_radius)
 
 
 def segment_mask(segment_ids_BT: jax.Array) -> jax.Array:
     """Returns bool [B, 1, T, T]: True where query and key are tokens of the same segment (0 is padding).
 
-    Padding attends to padding, so that no row of the softmax is empty; nobody reads what comes of it.
+    Padding attends to padding, so that no row of the softmax is empty; its outputs are never read.
     """
     return (segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :])[:, None]
 
@@ -105,12 +104,12 @@ def segment_mask(segment_ids_BT: jax.Array) -> jax.Array:
 def local_mask(segment_ids_BT: jax.Array, positions_BT: jax.Array, window_radius: int, chunk: int) -> jax.Array:
     """Returns True where query and key are of one segment and at most `window_radius` positions apart.
 
-    The result is bool [B, 1, T, T], or [B, C, 1, W, 3 W] for `masked_attention` with chunk = W >= reach.
+    The result is bool [B, 1, T, T], or [B, C, 1, W, 3 W] for `masked_attention` with chunk = W >= `window_radius`.
     """
     queries = [segment_ids_BT, positions_BT]
     keys = queries
     if chunk:
-        # What fills the last chunk, or lies before the first and behind the last, is of segment -1: no token's.
+        # What fills the last chunk, or lies before the first or after the last, is of segment -1, which no token has.
         queries = [_cut(segment_ids_BT, chunk, -1), _cut(positions_BT, chunk, 0)]
         keys = [_with_neighbours(segment_ids_BT, chunk, -1), _with_neighbours(positions_BT, chunk, 0)]
     (query_segments, query_positions), (key_segments, key_positions) = queries, keys
@@ -120,7 +119,7 @@ def local_mask(segment_ids_BT: jax.Array, positions_BT: jax.Array, window_radius
 
 
 def chunk_length(tokens: int, window_radius: int) -> int:
-    """Returns the length of chunks that pays for rows of `tokens`; 0: none does (a chunk sees three times its keys)."""
+    """Returns the length of chunks for rows of `tokens`; 0: chunks, which see three times their keys, would not pay."""
     return window_radius if tokens > 4 * window_radius else 0
 
 
@@ -137,8 +136,8 @@ def masked_attention(
 ) -> jax.Array:
     """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1); returns [B, T, N, H] in the dtype of `q`.
 
-    Scores and softmax are f32 whatever the dtype of the inputs. Dropout falls on the attention weights, as in BERT;
-    without a key there is none. With `chunk`, each chunk of queries sees itself and its two neighbours only (as in
+    Scores and softmax are f32 whatever the dtype of the inputs. Dropout is applied to the attention weights, as in
+    BERT, where there is a key. With `chunk`, each chunk of queries sees itself and its two neighbours only (as in
     Longformer, Beltagy et al. 2020, section 3.1), so that the cost grows with T, not with T squared. Keys and values
     [P, N, H] of a `prefix` are seen by every query, whatever the mask says.
     """
@@ -157,41 +156,41 @@ def masked_attention(
         )
         mask = jnp.concatenate([mask, jnp.ones((*mask.shape[:-1], len(prefix[0])), bool)], axis=-1)
     weights = (*q_BTNH.shape[:-3], q_BTNH.shape[-2], q_BTNH.shape[-3], k_BTNH.shape[-3])
-    keep_BNTS = dropout_mask(weights, dropout_rate, dropout_key)
-    return _masked_attention(q_BTNH, k_BTNH, v_BTNH, mask, keep_BNTS, dropout_rate)
+    mask_BNTS = dropout_mask(weights, dropout_rate, dropout_key)
+    return _masked_attention(q_BTNH, k_BTNH, v_BTNH, mask, mask_BNTS, dropout_rate)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _masked_attention(
-    q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, mask: jax.Array, keep_BNTS: jax.Array | None, rate: float
+    q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, mask: jax.Array, mask_BNTS: jax.Array | None, rate: float
 ) -> jax.Array:
-    """`masked_attention` in one piece, whose backward pass keeps the weights in the dtype of `v` and what was dropped.
+    """`masked_attention` of whole rows; for its backward pass it saves the weights in the dtype of `v`, and the mask.
 
-    Autodiff would keep them in f32, and once more with what was dropped zeroed: more than twice the largest arrays of a
-    layer (profiles/NOTES.md).
+    Autodiff would save them in f32, before and after dropout: more than twice the largest arrays of a layer
+    (profiles/NOTES.md).
     """
-    return _forward(q_BTNH, k_BSNH, v_BSNH, mask, keep_BNTS, rate)[0]
+    return _forward(q_BTNH, k_BSNH, v_BSNH, mask, mask_BNTS, rate)[0]
 
 
 def _forward(
-    q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, mask: jax.Array, keep_BNTS: jax.Array | None, rate: float
+    q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, mask: jax.Array, mask_BNTS: jax.Array | None, rate: float
 ) -> tuple[jax.Array, Any]:
     scores_BNTS = einsum("...TNH,...SNH->...NTS", q_BTNH * q_BTNH.shape[-1] ** -0.5, k_BSNH, jnp.float32)
     weights_BNTS = jax.nn.softmax(jnp.where(mask, scores_BNTS, MASKED), axis=-1).astype(v_BSNH.dtype)
-    context_BTNH = einsum("...NTS,...SNH->...TNH", apply_dropout(weights_BNTS, rate, keep_BNTS), v_BSNH)
-    return context_BTNH, (q_BTNH, k_BSNH, v_BSNH, keep_BNTS, weights_BNTS, context_BTNH)
+    context_BTNH = einsum("...NTS,...SNH->...TNH", apply_dropout(weights_BNTS, rate, mask_BNTS), v_BSNH)
+    return context_BTNH, (q_BTNH, k_BSNH, v_BSNH, mask_BNTS, weights_BNTS, context_BTNH)
 
 
 def _backward(rate: float, saved: Any, gradient_BTNH: jax.Array) -> tuple[jax.Array | None, ...]:
-    q_BTNH, k_BSNH, v_BSNH, keep_BNTS, weights_BNTS, context_BTNH = saved
-    # A row's mean gradient of the weights is that of the context along it (Dao et al. 2022, appendix B.2).
+    q_BTNH, k_BSNH, v_BSNH, mask_BNTS, weights_BNTS, context_BTNH = saved
+    # The mean over a row's weights of their gradient is context times its gradient (Dao et al. 2022, appendix B.2).
     mean_BTN = jnp.sum(gradient_BTNH.astype(jnp.float32) * context_BTNH.astype(jnp.float32), axis=-1)
     mean_BNT1 = jnp.swapaxes(mean_BTN, -1, -2)[..., None]
-    # On CPU a product gives f32 at no cost; elsewhere fewer bytes are written.
+    # On CPU f32 results of products cost nothing; elsewhere narrow ones write fewer bytes.
     dtype = jnp.float32 if target.platform() == "cpu" else v_BSNH.dtype
     of_weights_BNTS = einsum("...TNH,...SNH->...NTS", gradient_BTNH, v_BSNH, dtype)
-    of_v_BSNH = einsum("...NTS,...TNH->...SNH", apply_dropout(weights_BNTS, rate, keep_BNTS), gradient_BTNH)
-    of_weights_BNTS = apply_dropout(of_weights_BNTS.astype(jnp.float32), rate, keep_BNTS)
+    of_v_BSNH = einsum("...NTS,...TNH->...SNH", apply_dropout(weights_BNTS, rate, mask_BNTS), gradient_BTNH)
+    of_weights_BNTS = apply_dropout(of_weights_BNTS.astype(jnp.float32), rate, mask_BNTS)
     of_scores_BNTS = (weights_BNTS.astype(jnp.float32) * (of_weights_BNTS - mean_BNT1)).astype(q_BTNH.dtype)
     scale = q_BTNH.shape[-1] ** -0.5
     of_q_BTNH = einsum("...NTS,...SNH->...TNH", of_scores_BNTS, k_BSNH) * scale
@@ -203,11 +202,11 @@ _masked_attention.defvjp(_forward, _backward)
 
 
 def _with_neighbours(x_BT: jax.Array, chunk: int, fill: int) -> jax.Array:
-    """Cuts [B, T, ...] into [B, C, 3 W, ...]: every chunk between the one before and the one behind it."""
+    """Cuts [B, T, ...] into [B, C, 3 W, ...]: each chunk between the previous and the next one."""
     x_BCW = _cut(x_BT, chunk, fill)
 
     def shifted(by: int) -> jax.Array:
-        # As a padding that keeps the shape: where chunks lie on several devices, one chunk goes to the neighbour.
+        # By padding that keeps the shape: where chunks lie on several devices, only one chunk is sent to the neighbour.
         widths = [(by, -by, 0) if axis == 1 else (0, 0, 0) for axis in range(x_BCW.ndim)]
         return lax.pad(x_BCW, jnp.asarray(fill, x_BCW.dtype), widths)
 
@@ -215,7 +214,7 @@ def _with_neighbours(x_BT: jax.Array, chunk: int, fill: int) -> jax.Array:
 
 
 def _cut(x_BT: jax.Array, chunk: int, fill: int) -> jax.Array:
-    """Cuts [B, T, ...] into [B, C, W, ...], the last chunk filled up."""
+    """Cuts [B, T, ...] into [B, C, W, ...], the last chunk padded."""
     batch, tokens, *rest = x_BT.shape
     widths = [(0, 0), (0, -tokens % chunk), *[(0, 0)] * len(rest)]
     return jnp.pad(x_BT, widths, constant_values=fill).reshape(batch, -1, chunk, *rest)

@@ -9,16 +9,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.activations import gelu
 from jaxfm.models.adapters import without_adapters
 from jaxfm.models.dropout import split_key
-from jaxfm.models.encoder import Encoder, apply_layers, make_layers
+from jaxfm.models.encoder import Encoder
 from jaxfm.models.heads import TiedDecoder, Transform, dense, output_layer
+from jaxfm.models.inputs.text import word_table
+from jaxfm.models.stack import apply_layers, make_layers
 
 
 class Detector(nnx.Module):
-    """Dense layer, gelu and one number a token: is it a replacement? (The discriminator's head of ELECTRA's code.)"""
+    """Dense layer, gelu and one logit a token: is it a replacement? (The discriminator's head in ELECTRA's code.)"""
 
     def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
         """Makes both layers."""
@@ -26,7 +29,7 @@ class Detector(nnx.Module):
         self.head = output_layer(config, 1, dtype, rngs)
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        """Returns logits [B, T] in f32; above 0 stands for replaced."""
+        """Returns logits [B, T] in f32; above 0 means replaced."""
         return self.head(gelu(self.dense(x_BTD)))[..., 0].astype(jnp.float32)
 
 
@@ -34,14 +37,14 @@ class Generator(nnx.Module):
     """The layers and the head of a small masked-LM that reads the embeddings of another encoder."""
 
     def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
-        """Makes layers and head; `config` is the generator's own."""
+        """Makes layers and head; `config` is that of the generator."""
         self.layers = make_layers(config, dtype, rngs)
         self.transform = Transform(config, dtype, rngs)
         self.decoder = TiedDecoder(config, rngs)
 
 
 class ReplacedTokenModel(nnx.Module):
-    """The encoder that is wanted, with the head that trains it, and the generator whose tokens it has to find.
+    """The encoder to be trained, with the head that trains it, and the generator whose tokens it has to find.
 
     The generator has the width of the encoder and fewer layers, as in DeBERTaV3 (He et al. 2021; there half as many).
     All embeddings - words, positions, types and their norm - are the encoder's and serve both, as in ELECTRA's code
@@ -49,44 +52,25 @@ class ReplacedTokenModel(nnx.Module):
     of both objectives add up in it. `hidden` and `logits` are the generator's, under the names that a masked-LM has.
     """
 
-    def __init__(
-        self,
-        config: EncoderConfig,
-        generator_layers: int,
-        rngs: nnx.Rngs,
-        *,
-        dtype: jnp.dtype = jnp.float32,
-        scan: bool = True,
-        remat: str = "none",
-    ):
+    def __init__(self, config: EncoderConfig, generator_layers: int, build: Build, rngs: nnx.Rngs):
         """Makes encoder, detector and generator."""
-        self.encoder = Encoder(config, rngs, dtype=dtype, scan=scan, remat=remat)
-        self.detector = Detector(config, dtype, rngs)
-        # What adapts an encoder to a task is of no use to the generator, which is thrown away.
+        self.encoder = Encoder(config, build, rngs)
+        self.detector = Detector(config, build.dtype, rngs)
+        # The generator is thrown away after training: it has no adapters, and none of its layers is frozen.
         self.generator_config = dataclasses.replace(without_adapters(config), num_layers=generator_layers)
-        self.generator = Generator(self.generator_config, dtype, rngs)
+        self.generator_build = dataclasses.replace(build, frozen_layers=0)
+        self.generator = Generator(self.generator_config, build.dtype, rngs)
 
     def hidden(self, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         """Returns the generator's hidden states [B, T, D]; `key` turns dropout on."""
-        embedding_key, layers_key = split_key(key, 2)
-        return apply_layers(
-            self.generator_config,
-            self.generator.layers,
-            self.encoder.embeddings(batch["tokens"], batch["positions"], batch["type_ids"], embedding_key),
-            batch["segment_ids"],
-            batch["positions"],
-            key=layers_key,
-            scan=self.encoder.scan,
-            remat=self.encoder.remat,
-            attention=self.encoder.attention,
-        )
+        inputs_key, layers_key = split_key(key, 2)
+        inputs = self.encoder.embeddings(batch, inputs_key)
+        return apply_layers(self.generator_config, self.generator.layers, *inputs, self.generator_build, key=layers_key)
 
     def logits(self, hidden_BPD: jax.Array) -> jax.Array:
         """Returns the generator's logits [B, P, V] in f32 at hidden states of any tokens."""
-        table_VD = self.encoder.embeddings.word.embedding[...]
-        return self.generator.decoder(self.generator.transform(hidden_BPD), table_VD)
+        return self.generator.decoder(self.generator.transform(hidden_BPD), word_table(self.encoder.embeddings))
 
     def replaced(self, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         """Returns logits [B, T] in f32 of each token being a replacement; `key` turns dropout on."""
-        fields = (batch[name] for name in ("tokens", "segment_ids", "positions", "type_ids"))
-        return self.detector(self.encoder(*fields, key=key))
+        return self.detector(self.encoder(batch, key=key))

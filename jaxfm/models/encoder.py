@@ -1,285 +1,38 @@
-"""The transformer encoder: embeddings, then layers of one shape, stacked and looped over."""
+"""The encoder: the inputs of a modality, then the layers."""
 
-# B batch, T tokens, D model, N heads, H head dim, F ffn, L layers
+# B batch, T tokens, D model
 
-import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
-from jaxfm.core.build import AttentionConfig
+from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.models.activations import gelu
-from jaxfm.models.adapters import Bottleneck, Linear, Prefix
-from jaxfm.models.attention import AttentionSpec, attend, attention_specs
-from jaxfm.models.dropout import dropout, split_key
-from jaxfm.models.embeddings import Embeddings
-from jaxfm.models.kernels import AUTO
-from jaxfm.models.norms import layer_norm
-from jaxfm.models.products import WITH_WEIGHTS
-from jaxfm.models.rotary import Rotation, rotate, rotation
-from jaxfm.parallel.mesh import constrain, stack_metadata
-
-# What a layer that is computed again keeps all the same: the results of products with weights (not those of
-# attention), or nothing but its input.
-_KEPT = {"dots": jax.checkpoint_policies.save_only_these_names(WITH_WEIGHTS), "full": None}
-
-
-class LayerInputs(NamedTuple):
-    """What the attention of a layer sees of a batch.
-
-    Attributes:
-      sight: as `attend` takes it.
-      rotation: of queries and keys; None where positions are learned.
-    """
-
-    sight: AttentionSpec
-    rotation: Rotation | None
-
-
-def output_init(config: EncoderConfig) -> nnx.Initializer:
-    """Initialiser of the kernels that write to the residual stream: narrower by sqrt(2 L), the number of such writes.
-
-    GPT-2 (Radford et al. 2019, section 2.3) and Megatron-LM (Shoeybi et al. 2019, section 4) scale so.
-    """
-    return nnx.initializers.truncated_normal(config.initializer_range / math.sqrt(2 * config.num_layers))
-
-
-class Attention(nnx.Module):
-    """Multi-head self-attention."""
-
-    def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
-        """Makes the query, key, value and output projections."""
-        kernel_init = nnx.initializers.truncated_normal(config.initializer_range)
-        model, heads = {"embed": config.hidden_size}, {"heads": config.num_heads, "head_dim": config.head_dim}
-
-        def projection(name: str) -> Linear:
-            return Linear(config, name, model, heads, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
-
-        self.query, self.key, self.value = projection("query"), projection("key"), projection("value")
-        self.output = Linear(config, "output", heads, model, kernel_init=output_init(config), dtype=dtype, rngs=rngs)
-        self.prefix = Prefix(config, rngs) if config.prefix_length else None
-        self.dropout_rate = config.attention_dropout
-
-    def __call__(self, x_BTD: jax.Array, layer_inputs: LayerInputs, key: jax.Array | None) -> jax.Array:
-        """Returns [B, T, D]."""
-        q_BTNH, k_BTNH, v_BTNH = self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
-        if layer_inputs.rotation is not None:
-            q_BTNH, k_BTNH = rotate(q_BTNH, layer_inputs.rotation), rotate(k_BTNH, layer_inputs.rotation)
-        own = ("batch", "tokens", "heads", "head_dim")
-        q_BTNH, k_BTNH, v_BTNH = (constrain(x_BTNH, *own) for x_BTNH in (q_BTNH, k_BTNH, v_BTNH))
-        if (
-            not layer_inputs.sight.chunk
-        ):  # every part of a row sees all keys of it; in chunks it needs its neighbours' alone
-            k_BTNH, v_BTNH = (constrain(x_BTNH, "batch", "keys", "heads", "head_dim") for x_BTNH in (k_BTNH, v_BTNH))
-        context_BTNH = attend(
-            q_BTNH,
-            k_BTNH,
-            v_BTNH,
-            layer_inputs.sight,
-            prefix=None if self.prefix is None else self.prefix(q_BTNH.dtype),
-            dropout_rate=self.dropout_rate,
-            dropout_key=key,
-        )
-        return constrain(self.output(context_BTNH), "batch", "tokens", "features")
-
-
-class FeedForward(nnx.Module):
-    """Up and down again with an exact gelu between, which a second projection may gate."""
-
-    def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
-        """Makes the projections up to ffn_size and down again."""
-        kernel_init = nnx.initializers.truncated_normal(config.initializer_range)
-        model, inner = {"embed": config.hidden_size}, {"ffn": config.ffn_size}
-        self.up = Linear(config, "up", model, inner, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
-        self.down = Linear(config, "down", inner, model, kernel_init=output_init(config), dtype=dtype, rngs=rngs)
-        gate = config.ffn == "geglu"
-        self.gate = (
-            Linear(config, "gate", model, inner, kernel_init=kernel_init, dtype=dtype, rngs=rngs) if gate else None
-        )
-
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        """Returns [B, T, D]."""
-        inner_BTF = gelu(self.up(x_BTD))
-        if self.gate is not None:
-            inner_BTF = inner_BTF * self.gate(x_BTD)
-        inner_BTF = constrain(inner_BTF, "batch", "tokens", "ffn")
-        return constrain(self.down(inner_BTF), "batch", "tokens", "features")
-
-
-class EncoderLayer(nnx.Module):
-    """Attention and feed-forward, each added to its input.
-
-    Post-norm: each sum is normalised. Pre-norm: the stream is a pair, the sum so far and what the next part reads,
-    which is the sum normalised. The norm before a layer's attention belongs to the layer before it (`next_norm`), and
-    that of the last layer is the encoder's final norm: the first layer reads the normalised embeddings as they are.
-    """
-
-    def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
-        """Makes one layer."""
-        self.pre_norm = config.norm_placement == "pre"
-        self.attention = Attention(config, dtype, rngs)
-        self.attention_norm = None if self.pre_norm else layer_norm(config, dtype, rngs)
-        self.ffn = FeedForward(config, dtype, rngs)
-        self.ffn_norm = layer_norm(config, dtype, rngs)
-        self.next_norm = layer_norm(config, dtype, rngs) if self.pre_norm else None
-        self.attention_adapter = Bottleneck(config, dtype, rngs) if config.adapter_size else None
-        self.ffn_adapter = Bottleneck(config, dtype, rngs) if config.adapter_size else None
-        self.dropout_rate = config.dropout
-
-    def __call__(self, stream: Any, layer_inputs: LayerInputs, key: jax.Array | None) -> Any:
-        """Returns the stream behind the layer: [B, T, D], or a pair of it for pre-norm."""
-        weights_key, attention_key, ffn_key = split_key(key, 3)
-        x_BTD, read_BTD = stream if self.pre_norm else (stream, stream)
-        with jax.named_scope("attention"):
-            change_BTD = dropout(self.attention(read_BTD, layer_inputs, weights_key), self.dropout_rate, attention_key)
-            x_BTD = x_BTD + (change_BTD if self.attention_adapter is None else self.attention_adapter(change_BTD))
-        if self.attention_norm is not None:
-            x_BTD = self.attention_norm(x_BTD)
-        read_BTD = self.ffn_norm(x_BTD) if self.pre_norm else x_BTD
-        with jax.named_scope("ffn"):
-            change_BTD = dropout(self.ffn(read_BTD), self.dropout_rate, ffn_key)
-            x_BTD = x_BTD + (change_BTD if self.ffn_adapter is None else self.ffn_adapter(change_BTD))
-        return (x_BTD, self.next_norm(x_BTD)) if self.next_norm is not None else self.ffn_norm(x_BTD)
+from jaxfm.models.dropout import split_key
+from jaxfm.models.inputs.inputs import InputModule, Inputs
+from jaxfm.models.inputs.text import TextInputs
+from jaxfm.models.stack import apply_layers, make_layers
 
 
 class Encoder(nnx.Module):
-    """Embeddings and `num_layers` layers whose parameters are stacked along a leading axis."""
+    """Inputs and `num_layers` layers whose parameters are stacked along a leading axis."""
 
-    def __init__(
-        self,
-        config: EncoderConfig,
-        rngs: nnx.Rngs,
-        *,
-        dtype: jnp.dtype = jnp.float32,
-        scan: bool = True,
-        remat: str = "none",
-    ):
-        """Makes the encoder; `dtype` is that of activations (parameters are f32), `scan=False` unrolls the layers.
+    def __init__(self, config: EncoderConfig, build: Build, rngs: nnx.Rngs, inputs: InputModule | None = None):
+        """Makes the encoder, of text unless `inputs`, an nnx.Module made before from the same `rngs`, says otherwise.
 
-        `remat` is what of a layer the backward pass computes again (`ModelConfig.remat`).
+        Parameters are f32, whatever `build` says.
         """
-        self.embeddings = Embeddings(config, dtype, rngs)
-        self.layers = make_layers(config, dtype, rngs)
-        self.config = config
-        self.scan = scan
-        self.remat = remat
-        self.frozen_layers = 0  # of the lowest layers nothing is trained: see apply_layers
-        self.attention = AUTO  # see training.setup
+        self.embeddings: InputModule = TextInputs(config, build.dtype, rngs) if inputs is None else inputs
+        self.layers = make_layers(config, build.dtype, rngs)
+        self.config, self.build = config, build
 
-    def __call__(
-        self,
-        tokens_BT: jax.Array,
-        segment_ids_BT: jax.Array,
-        positions_BT: jax.Array,
-        type_ids_BT: jax.Array,
-        *,
-        key: jax.Array | None = None,
-    ) -> jax.Array:
+    def __call__(self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None) -> jax.Array:
         """Returns the last hidden states [B, T, D]; `key` turns dropout on."""
-        embedding_key, layers_key = split_key(key, 2)
-        x_BTD = self.embeddings(tokens_BT, positions_BT, type_ids_BT, embedding_key)
-        return apply_layers(
-            self.config,
-            self.layers,
-            x_BTD,
-            segment_ids_BT,
-            positions_BT,
-            key=layers_key,
-            scan=self.scan,
-            remat=self.remat,
-            frozen=self.frozen_layers,
-            attention=self.attention,
-        )
+        return self.encode(batch, key=key).x_BTD
 
-
-def make_layers(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> EncoderLayer:
-    """Makes `num_layers` layers as one whose parameters are stacked along a leading axis."""
-    make = nnx.vmap(lambda layer_rngs: EncoderLayer(config, dtype, layer_rngs), transform_metadata=stack_metadata())
-    return make(rngs.split(config.num_layers))
-
-
-@jax.named_scope("encoder")
-def apply_layers(
-    config: EncoderConfig,
-    layers: EncoderLayer,
-    x_BTD: jax.Array,
-    segment_ids_BT: jax.Array,
-    positions_BT: jax.Array,
-    *,
-    key: jax.Array | None,
-    scan: bool,
-    remat: str = "none",
-    frozen: int = 0,
-    attention: AttentionConfig = AUTO,
-) -> jax.Array:
-    """Returns the hidden states [B, T, D] behind stacked layers; `x_BTD` are embeddings, `key` turns dropout on.
-
-    What `remat` (`ModelConfig.remat`) says is computed again for the backward pass, layer by layer. The parameters of
-    the lowest `frozen` layers have no gradient; where the embeddings have none either, the backward pass ends there.
-    Raises UserError where the kernel that `attention` asks for cannot compute these layers.
-    """
-    seen = attention_specs(config, attention, x_BTD.dtype, segment_ids_BT, positions_BT, training=key is not None)
-    layer_inputs_of_period = _layer_inputs(config, seen, positions_BT)
-    graphdef, parameters = nnx.split(layers)
-    keys = None if key is None else jax.random.split(key, config.num_layers)
-    pre_norm = config.norm_placement == "pre"
-    period = len(layer_inputs_of_period)
-
-    def with_layer_inputs(layer_inputs: LayerInputs) -> Callable[[Any, nnx.State, jax.Array | None], Any]:
-        def one(stream: Any, layer: nnx.State, layer_key: jax.Array | None) -> Any:
-            return nnx.merge(graphdef, layer)(stream, layer_inputs, layer_key)
-
-        # In a loop the compiler cannot find the forward pass' values again, so that no barrier is needed.
-        return one if remat == "none" else jax.checkpoint(one, policy=_KEPT[remat], prevent_cse=not scan)
-
-    def run(stream: Any, first: int, last: int) -> Any:
-        """Applies the layers first .. last - 1."""
-        own_inputs = [layer_inputs_of_period[(first + index) % period] for index in range(period)]
-
-        def apply(stream: Any, some: list[tuple[nnx.State, jax.Array | None]]) -> tuple[Any, None]:
-            for (layer, layer_key), layer_inputs in zip(some, own_inputs, strict=False):
-                stream = with_layer_inputs(layer_inputs)(stream, layer, layer_key)
-            return stream, None
-
-        own_parameters, own_keys = _part((parameters, keys), slice(first, last), config.num_layers)
-        if last <= frozen:  # else what is cut out of a trained array would have a gradient, all of zeros
-            own_parameters = lax.stop_gradient(own_parameters)
-        stacked = (own_parameters, own_keys)
-        # One round of the loop is one period of views, so that which layers are local is known to the compiler.
-        rounds, rest = divmod(last - first, period)
-        looped = [_part(stacked, slice(i, rounds * period, period), last - first) for i in range(period)]
-        stream, _ = lax.scan(apply, stream, looped, length=rounds, unroll=1 if scan else max(rounds, 1))
-        left = [jax.tree.map(lambda leaf, i=i: leaf[rounds * period + i], stacked) for i in range(rest)]
-        return apply(stream, left)[0]
-
-    stream: Any = (x_BTD, x_BTD) if pre_norm else x_BTD
-    for first, last in ((0, frozen), (frozen, config.num_layers)):
-        stream = run(stream, first, last) if first < last else stream
-    return stream[1] if pre_norm else stream
-
-
-@jax.named_scope("attention")
-def _layer_inputs(
-    config: EncoderConfig, seen: tuple[AttentionSpec, ...], positions_BT: jax.Array
-) -> tuple[LayerInputs, ...]:
-    """Returns what each layer of a period sees: the first the whole segment, the others a window."""
-
-    def layer_inputs(sight: AttentionSpec, theta: float) -> LayerInputs:
-        rotary = config.position_embedding == "rope"
-        return LayerInputs(sight, rotation(positions_BT, config.head_dim, theta) if rotary else None)
-
-    whole, *local = seen
-    others = [layer_inputs(sight, config.local_rope_theta) for sight in local] * (config.global_every - 1)
-    return (layer_inputs(whole, config.global_rope_theta), *others)
-
-
-def _part(stacked: Any, layers: slice, length: int) -> Any:
-    """Takes some layers of arrays that are stacks of `length`; the arrays themselves where that is all of them."""
-    if len(range(*layers.indices(length))) == length:
-        return stacked
-    return jax.tree.map(lambda leaf: leaf[layers], stacked)
+    def encode(self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None) -> Inputs:
+        """Returns the last hidden states as `x_BTD`, and the segments and positions of the tokens that they are of."""
+        inputs_key, layers_key = split_key(key, 2)
+        inputs = self.embeddings(batch, inputs_key)
+        return inputs._replace(x_BTD=apply_layers(self.config, self.layers, *inputs, self.build, key=layers_key))

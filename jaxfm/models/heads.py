@@ -1,4 +1,4 @@
-"""What sits on top of an encoder, one class a kind of target."""
+"""Models: an encoder and a head, one class for each kind of target."""
 
 # B batch, T tokens, S segments (examples in a row), P chosen tokens, D model, C classes, V vocabulary
 
@@ -8,11 +8,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.activations import gelu
 from jaxfm.models.attention import MASKED
-from jaxfm.models.dropout import dropout
+from jaxfm.models.dropout import dropout, split_key
 from jaxfm.models.encoder import Encoder
+from jaxfm.models.inputs.inputs import InputModule
+from jaxfm.models.inputs.text import word_table
 from jaxfm.models.norms import layer_norm
 from jaxfm.models.products import dot_general, einsum
 from jaxfm.parallel.mesh import constrain, with_axes
@@ -33,7 +36,7 @@ def dense(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear
 
 
 def output_layer(config: EncoderConfig, count: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    """The last layer of a head, D to so many classes or numbers."""
+    """The last layer of a head, D to `count` classes or numbers."""
     return nnx.Linear(
         config.hidden_size,
         count,
@@ -59,9 +62,10 @@ class Transform(nnx.Module):
 
 
 class TiedDecoder(nnx.Module):
-    """Scores of the vocabulary by the word embedding itself (Press and Wolf 2017) and a bias of its own.
+    """Scores of the vocabulary by the word embedding itself (Press and Wolf 2017) and a separate bias.
 
-    Rows behind the vocabulary score -1e30: no share of a softmax, never the greatest, and so without a gradient.
+    The padded rows after the vocabulary score -1e30: they have no share of a softmax, are never the greatest, and so
+    have no gradient.
     """
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
@@ -75,79 +79,68 @@ class TiedDecoder(nnx.Module):
         table_VD = table_VD.astype(x_BPD.dtype)
         x_BPD = constrain(x_BPD, "batch", "places", "features")
         logits_BPV = einsum("BPD,VD->BPV", x_BPD, table_VD, jnp.float32)
-        # By way of the bias it costs nothing: the rows of the table are zero there.
+        # Added with the bias this costs nothing: the table's padded rows are zero.
         bias_V = jnp.where(jnp.arange(len(table_VD)) < self.vocab_size, self.bias[...], MASKED)
         return constrain(logits_BPV + bias_V, "batch", "places", "vocab")
 
 
 class MaskedLM(nnx.Module):
-    """An encoder and scores of the vocabulary (as transformers' ForMaskedLM).
+    """An encoder of text and scores of the vocabulary (as transformers' ForMaskedLM).
 
     The scores are computed only where they are asked for: the caller takes the chosen tokens of `hidden` and gives
     those to `logits`. At 15 % of the tokens that is a seventh of the projection, the largest array of a step.
     """
 
-    def __init__(
-        self,
-        config: EncoderConfig,
-        rngs: nnx.Rngs,
-        *,
-        dtype: jnp.dtype = jnp.float32,
-        scan: bool = True,
-        remat: str = "none",
-    ):
+    def __init__(self, config: EncoderConfig, build: Build, rngs: nnx.Rngs):
         """Makes encoder and head; the word embedding serves as both."""
-        self.encoder = Encoder(config, rngs, dtype=dtype, scan=scan, remat=remat)
-        self.transform = Transform(config, dtype, rngs)
+        self.encoder = Encoder(config, build, rngs)
+        self.transform = Transform(config, build.dtype, rngs)
         self.decoder = TiedDecoder(config, rngs)
 
     def hidden(self, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         """Returns the encoder's hidden states [B, T, D]; `key` turns dropout on."""
-        return self.encoder(batch["tokens"], batch["segment_ids"], batch["positions"], batch["type_ids"], key=key)
+        return self.encoder(batch, key=key)
 
     def logits(self, hidden_BPD: jax.Array) -> jax.Array:
         """Returns the padded vocabulary's logits [B, P, V] in f32 at hidden states of any tokens."""
-        return self.decoder(self.transform(hidden_BPD), self.encoder.embeddings.word.embedding[...])
+        return self.decoder(self.transform(hidden_BPD), word_table(self.encoder.embeddings))
 
 
 class SequenceClassifier(nnx.Module):
-    """An encoder and classes or numbers of whole examples, several a row (as transformers' ForSequenceClassification).
+    """An encoder and one linear layer that scores each segment of a row: whole examples, not tokens.
 
-    An example's vector is that of its first token ("cls") or the mean over its tokens ("mean"). Then comes the dense
-    layer that the family has there: BERT's pooler, which its checkpoints carry, that of RoBERTa's and ELECTRA's heads,
-    or ModernBERT's transform. A mean is not what a pooler was trained on: BERT, RoBERTa, ELECTRA have none behind it.
-    Dropout stands before the classes only (RoBERTa and ELECTRA have it before the dense layer as well).
+    A segment is a text, or a pair of texts. Its vector is that of its first token ("cls"), or the mean over all of them
+    ("mean"), the tokens that a tokenizer adds included. Between the first token's vector and the classes stands the
+    dense layer that the family has there: BERT's pooler, which its checkpoints carry, that of RoBERTa's and ELECTRA's
+    heads, or ModernBERT's transform. A pooler was not trained on means: after "mean" BERT, RoBERTa and ELECTRA have
+    none. Dropout is applied before the classes only (RoBERTa and ELECTRA have it before the dense layer as well).
     """
 
     def __init__(
         self,
         config: EncoderConfig,
         num_outputs: int,
+        build: Build,
         rngs: nnx.Rngs,
         *,
         pooling: str = "cls",
         segments: int,
-        dtype: jnp.dtype = jnp.float32,
-        scan: bool = True,
-        remat: str = "none",
+        inputs: InputModule | None = None,
     ):
-        """Makes encoder and head for rows of at most `segments` examples; outputs are always f32."""
+        """Makes encoder and head for rows of at most `segments` examples; `inputs`: as `Encoder`."""
         assert pooling in ("cls", "mean")
-        self.encoder = Encoder(config, rngs, dtype=dtype, scan=scan, remat=remat)
-        self.transform = Transform(config, dtype, rngs) if config.classifier_transform else None
+        self.encoder = Encoder(config, build, rngs, inputs)
+        self.transform = Transform(config, build.dtype, rngs) if config.classifier_transform else None
         pools = pooling == "cls" and not config.classifier_transform
-        self.pooler = dense(config, dtype, rngs) if pools else None
-        self.head = output_layer(config, num_outputs, dtype, rngs)
+        self.pooler = dense(config, build.dtype, rngs) if pools else None
+        self.head = output_layer(config, num_outputs, build.dtype, rngs)
         self.activation = jnp.tanh if config.pooler == "tanh" else gelu
         self.pooling, self.segments, self.dropout_rate = pooling, segments, config.dropout
 
     def __call__(self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None) -> jax.Array:
-        """Returns outputs [B, S, C] in f32, meaningless where a row has no such segment; `key` turns dropout on."""
-        encoder_key, head_key = (None, None) if key is None else tuple(jax.random.split(key))
-        hidden_BTD = self.encoder(
-            batch["tokens"], batch["segment_ids"], batch["positions"], batch["type_ids"], key=encoder_key
-        )
-        x_BSD = pool(hidden_BTD, batch["segment_ids"], batch["positions"], self.pooling, self.segments)
+        """Returns outputs [B, S, C] in f32, unspecified where a row has no such segment; `key` turns dropout on."""
+        encoder_key, head_key = split_key(key, 2)
+        x_BSD = pool(*self.encoder.encode(batch, key=encoder_key), self.pooling, self.segments)
         if self.transform is not None:
             x_BSD = self.transform(x_BSD)
         if self.pooler is not None:
@@ -158,17 +151,17 @@ class SequenceClassifier(nnx.Module):
 def pool(
     hidden_BTD: jax.Array, segment_ids_BT: jax.Array, positions_BT: jax.Array, pooling: str, segments: int
 ) -> jax.Array:
-    """Returns one vector a segment [B, S, D]: of its first token, or the mean over it; 0 where there is no segment.
+    """Returns one vector a segment [B, S, D]: of its first token ("cls"), or the mean over it; 0 for absent segments.
 
-    A product with a matrix of shares, not a gather: it is a hundredth of a layer's work, and rows may be cut along
-    their tokens.
+    It is computed as a product with a matrix of weights, not as a gather: that is a hundredth of a layer's work, and
+    rows may be cut along their tokens.
     """
-    share_BST = segment_ids_BT[:, None, :] == jnp.arange(1, segments + 1)[None, :, None]
+    weights_BST = segment_ids_BT[:, None, :] == jnp.arange(1, segments + 1)[None, :, None]
     if pooling == "cls":
-        share_BST &= (positions_BT == 0)[:, None, :]
-    share_BST = share_BST.astype(jnp.float32)
-    share_BST /= jnp.maximum(share_BST.sum(axis=-1, keepdims=True), 1.0)
-    pooled_BSD = jnp.einsum("BST,BTD->BSD", share_BST, hidden_BTD.astype(jnp.float32), precision="highest")
+        weights_BST &= (positions_BT == 0)[:, None, :]
+    weights_BST = weights_BST.astype(jnp.float32)
+    weights_BST /= jnp.maximum(weights_BST.sum(axis=-1, keepdims=True), 1.0)
+    pooled_BSD = jnp.einsum("BST,BTD->BSD", weights_BST, hidden_BTD.astype(jnp.float32), precision="highest")
     return constrain(pooled_BSD.astype(hidden_BTD.dtype), "batch", "segments", "features")
 
 
@@ -182,24 +175,21 @@ class TokenClassifier(nnx.Module):
         self,
         config: EncoderConfig,
         num_classes: int,
+        build: Build,
         rngs: nnx.Rngs,
         *,
-        dtype: jnp.dtype = jnp.float32,
-        scan: bool = True,
-        remat: str = "none",
+        inputs: InputModule | None = None,
     ):
-        """Makes encoder and head; logits are always f32."""
-        self.encoder = Encoder(config, rngs, dtype=dtype, scan=scan, remat=remat)
-        self.transform = Transform(config, dtype, rngs) if config.classifier_transform else None
-        self.head = output_layer(config, num_classes, dtype, rngs)
+        """Makes encoder and head; `inputs`: as `Encoder`."""
+        self.encoder = Encoder(config, build, rngs, inputs)
+        self.transform = Transform(config, build.dtype, rngs) if config.classifier_transform else None
+        self.head = output_layer(config, num_classes, build.dtype, rngs)
         self.dropout_rate = config.dropout
 
-    def __call__(self, batch: dict[str, jax.Array], *, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None) -> jax.Array:
         """Returns logits [B, T, C] in f32; `key` turns dropout on."""
-        encoder_key, head_key = (None, None) if key is None else tuple(jax.random.split(key))
-        hidden_BTD = self.encoder(
-            batch["tokens"], batch["segment_ids"], batch["positions"], batch["type_ids"], key=encoder_key
-        )
+        encoder_key, head_key = split_key(key, 2)
+        hidden_BTD = self.encoder(batch, key=encoder_key)
         if self.transform is not None:
             hidden_BTD = self.transform(hidden_BTD)
         return self.head(dropout(hidden_BTD, self.dropout_rate, head_key)).astype(jnp.float32)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfm.data.pipeline import Rows
+from jaxfm.core.batch import Dataset
 from jaxfm.data.text.mask_vocabulary import MaskVocabulary
 from jaxfm.data.text.masked_rows import MaskedRows, make_masker, mask_eval_rows
 from jaxfm.data.text.masking import Masking
@@ -23,8 +23,8 @@ _MANY_WITHOUT, _FEW_MASKED = 0.05, 0.8
 _SHORT_TEXT = 200  # tokens of which by chance none may be masked
 
 
-class MaskingTask(Protocol):
-    """What of a task decides its masks."""
+class MaskingSettings(Protocol):
+    """What decides which tokens are masked."""
 
     @property
     def vocabulary(self) -> MaskVocabulary:
@@ -37,7 +37,7 @@ class MaskingTask(Protocol):
         ...
 
     @property
-    def ratios(self) -> tuple[float, float]:
+    def ratios(self) -> tuple[float, ...]:
         """Share of the tokens at the first and at the last step."""
         ...
 
@@ -47,14 +47,14 @@ class MaskingTask(Protocol):
         ...
 
 
-def mask_split(task: MaskingTask, split: str, rows: Rows, most: int) -> MaskedRows:
+def mask_split(settings: MaskingSettings, split: str, rows: Dataset, most: int) -> MaskedRows:
     """Returns at most `most` rows of a split (0: all), each once for each of the task's units, with fixed masks.
 
     Raises UserError where nothing is masked by the run's own unit: there would be no score.
     """
-    masker = make_masker(task.vocabulary, task.masking, task.ratios[1], rows.row_length)
-    found = mask_eval_rows(masker, rows, task.units, most)
-    shares = found.shares(task.masking.unit)
+    masker = make_masker(settings.vocabulary, settings.masking, settings.ratios[1], rows.spec["tokens"].shape[0])
+    found = mask_eval_rows(masker, rows, settings.units, most)
+    shares = found.shares(settings.masking.unit)
     if not shares.targets and shares.text < _SHORT_TEXT:
         raise UserError(
             f"{split}: none of its {shares.text:,} tokens is masked, so there is nothing to score. It is too short: "
@@ -72,12 +72,12 @@ _TAKE_ANOTHER = (
 
 
 def mask_notes(
-    task: MaskingTask, train: Rows, counts_V: np.ndarray, held_out: Mapping[str, MaskedRows]
+    settings: MaskingSettings, train: Dataset, counts_V: np.ndarray, held_out: Mapping[str, MaskedRows]
 ) -> tuple[str, ...]:
     """Returns lines for the log: how much of the training text is masked, and how much of the other text is scored.
 
     Args:
-      task: with its masks.
+      settings: of the masks.
       train: the training rows, of which a sample is masked.
       counts_V: [V] how often each token occurs in them.
       held_out: what is scored.
@@ -85,32 +85,32 @@ def mask_notes(
     Raises:
       UserError: no token of the training text can be masked.
     """
-    unit, ratio = task.masking.unit, task.ratios[0]
-    if not (counts_V * task.vocabulary.maskable).any():
+    unit, ratio = settings.masking.unit, settings.ratios[0]
+    if not (counts_V * settings.vocabulary.maskable).any():
         raise UserError(f"train: none of its {counts_V.sum():,} tokens can be masked. {_TAKE_ANOTHER}")
-    masker = make_masker(task.vocabulary, task.masking, ratio, train.row_length)
+    masker = make_masker(settings.vocabulary, settings.masking, ratio, train.spec["tokens"].shape[0])
     shares = mask_eval_rows(masker, train, (unit,), _SAMPLE_ROWS).shares(unit)
     without = shares.rows_without / max(shares.rows, 1)
     notes = [
         f"masks by {unit}, drawn once for {shares.rows:,} training rows: {shares.share:.1%} of the tokens of text; "
         f"{without:.1%} of the rows have no masked token"
     ]
-    if unit != "token" and not task.vocabulary.marks_words:
+    if unit != "token" and not settings.vocabulary.marks_words:
         notes.append(
-            f"NOTE: this tokenizer does not mark where words start: mask.unit={unit} takes each token for a word"
+            f"NOTE: this tokenizer does not mark where words start: config.task.unit={unit} takes each token for a word"
         )
     if without > _MANY_WITHOUT:
         notes.append(
             f"WARNING: {without:.1%} of the training rows have no masked token at a step, so they teach nothing then: "
-            "they are short (config.data.packed=True fills rows), or mostly unknown tokens, or mask.ratio is low."
+            "they are short (config.data.packed=True fills rows), or mostly unknown tokens, or config.task.ratio is low."
         )
     if shares.share < _FEW_MASKED * ratio:
         notes.append(
-            f"WARNING: {shares.share:.1%} of the tokens of text are masked where mask.ratio is {ratio:.1%}: the others "
+            f"WARNING: {shares.share:.1%} of the tokens of text are masked where config.task.ratio is {ratio:.1%}: the others "
             "are mostly unknown tokens, which are never masked. The tokenizer does not fit this text."
         )
     notes += [
-        f"{split}: {len(rows.index):,} of its {len(rows.rows):,} rows are scored, evenly spread (config.eval.rows)"
+        f"{split}: {len(rows.index):,} of its {len(rows.rows):,} rows are scored, evenly spread (config.task.eval_rows)"
         for split, rows in held_out.items()
         if len(rows.index) < len(rows.rows)
     ]
@@ -136,4 +136,4 @@ def scored_part(rows: MaskedRows) -> str:
     """Returns words for a table's title where not all rows of a split are scored, else nothing."""
     if len(rows.index) == len(rows.rows):
         return ""
-    return f"; {len(rows.index):,} of the split's {len(rows.rows):,} rows, see config.eval.rows"
+    return f"; {len(rows.index):,} of the split's {len(rows.rows):,} rows, see config.task.eval_rows"

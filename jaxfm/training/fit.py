@@ -267,7 +267,7 @@ def _evaluate(
     writer.write(step, "valid", metrics)
     name = config.eval.metric
     value, (loss_name, loss) = metrics.get(name, math.nan), tie_breaker(metrics, task.directions)
-    best = best.after(step, value, more_is_better=task.directions[name], keep=config.adapt.average_best, loss=loss)
+    best = best.update(step, value, more_is_better=task.directions[name], keep=config.adapt.average_best, loss=loss)
     others = "  ".join(f"{key} {number:.4f}" for key, number in metrics.items() if key != name)
     mark = "best so far" if best.step == step else f"best: {best.describe_value()}, at step {best.step}"
     progress.say(f"valid at step {step}: {name} {value:.4f} ({mark})  {others}")

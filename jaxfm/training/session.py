@@ -22,7 +22,7 @@ from jaxfm.core.batch import BatchSpec, axes_of
 from jaxfm.core.build import AttentionConfig, Build
 from jaxfm.core.objective import Loss, LossContext, Objective
 from jaxfm.errors import UserError
-from jaxfm.models.kernels import describe, needs
+from jaxfm.models.kernels import describe
 from jaxfm.observe import metrics as metrics_lib
 from jaxfm.observe.metrics import Sums
 from jaxfm.parallel import mesh as meshes
@@ -91,7 +91,7 @@ class Session:
     batch_keys: Mapping[int, str]
     accumulate: int
     notes: tuple[str, ...]
-    _devices: target.Target
+    _devices: target.Target | None
     _programs: dict[int, jax.stages.Compiled] = dataclasses.field(default_factory=dict)
 
     def trace(self, batch_size: int, constants: Any = ()) -> jax.stages.Traced:
@@ -153,15 +153,15 @@ class Session:
           constants: arrays that every update reads (`LossContext.constants`).
           sums: open metric sums to go on with; empty ones by default.
         """
-        sums = self.empty_sums() if sums is None else sums
+        open_sums = self.empty_sums() if sums is None else sums
         for step, batch in enumerate(batches, start=int(state.step) + 1):
             arrays = self.shard(batch)
             program = self.compiled(len(next(iter(arrays.values()))), constants)
             with jax.transfer_guard("disallow"):
-                state, sums = program(state, sums, arrays, constants)
-            stepped = Stepped(step, state, sums, self.empty_sums)
+                state, open_sums = program(state, open_sums, arrays, constants)
+            stepped = Stepped(step, state, open_sums, self.empty_sums)
             yield stepped
-            sums = stepped.sums
+            open_sums = stepped.sums
 
     @functools.cached_property
     def _abstract_sums(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -240,9 +240,6 @@ def run_build(config: Config, objective: Objective, mesh: Mesh) -> tuple[Build, 
     """
     dtype, spec = compute_dtype(config.train.precision), objective.spec
     attention = AttentionConfig(config.model.attention, one_segment=not config.data.packed)
-    training, evaluation = (
-        needs(spec.encoder, attention, dtype, spec.row_length, mesh, training=training) for training in (True, False)
-    )
     build = Build(
         dtype=dtype,
         scan=scans_layers(config.model.scan_layers),
@@ -250,7 +247,7 @@ def run_build(config: Config, objective: Objective, mesh: Mesh) -> tuple[Build, 
         attention=attention,
         frozen_layers=config.adapt.freeze_layers,
     )
-    return build, (describe(attention, training, evaluation), *_narrower(config.train.precision))
+    return build, (describe(spec.encoder, build, spec.row_length, mesh), *_narrower(config.train.precision))
 
 
 def abstract_batch(spec: BatchSpec, size: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

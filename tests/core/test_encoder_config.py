@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import MeshConfig
+from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.encoder_config import PRESETS, EncoderConfig, preset
 from jaxfm.errors import UserError
 from jaxfm.models.encoder import Encoder
@@ -23,7 +24,9 @@ MILLIONS = {
 @pytest.mark.parametrize("name", PRESETS)
 def test_parameters_of_a_preset(name: str) -> None:
     config = preset(name)
-    _, abstract = meshes.build_abstract(lambda: Encoder(config, nnx.Rngs(0)), meshes.make_mesh(MeshConfig()))
+    _, abstract = meshes.build_abstract(
+        lambda: Encoder(config, DEFAULT_BUILD, nnx.Rngs(0)), meshes.make_mesh(MeshConfig())
+    )
     assert round(count_parameters(abstract, config) / 1e6, 2) == MILLIONS[name]
     # What pads the vocabulary to a multiple of 128 is no parameter: nothing depends on it.
     assert config.padded_vocab_size % 128 == 0 <= config.padded_vocab_size - config.vocab_size < 128

@@ -13,6 +13,7 @@ import safetensors.numpy
 from flax import nnx
 
 from jaxfm.config import AdaptConfig, Config, LoraConfig, MeshConfig
+from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.errors import UserError
 from jaxfm.export import export
 from jaxfm.hub import peft as ours
@@ -74,7 +75,7 @@ def torch_logits(model: Any) -> np.ndarray:
 
 def our_logits(encoder: Any, params: dict[str, np.ndarray]) -> np.ndarray:
     def make() -> nnx.Module:
-        return TokenClassifier(encoder, len(LABELS), nnx.Rngs(0))
+        return TokenClassifier(encoder, len(LABELS), DEFAULT_BUILD, nnx.Rngs(0))
 
     graphdef, _ = meshes.build_abstract(make, meshes.make_mesh(MeshConfig()))
     ones = jnp.ones((3, 20), jnp.int32)
@@ -88,7 +89,10 @@ def trained(encoder: Any, base: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """As after training: the base as it was, all else drawn anew."""
     draw = np.random.default_rng(3)
     shapes = flax.traverse_util.flatten_dict(
-        jax.eval_shape(lambda: meshes.initialise(lambda: TokenClassifier(encoder, len(LABELS), nnx.Rngs(0)))), sep="/"
+        jax.eval_shape(
+            lambda: meshes.initialise(lambda: TokenClassifier(encoder, len(LABELS), DEFAULT_BUILD, nnx.Rngs(0)))
+        ),
+        sep="/",
     )
     return {
         path: base[path]

@@ -15,6 +15,7 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import MeshConfig
+from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.data.text.packing import build_rows
 from jaxfm.hub.families import hf_config
 from jaxfm.hub.weights import Checkpoint, read_checkpoint, write_tensors
@@ -45,7 +46,9 @@ def ours(read: Checkpoint, pooling: str, arrays: dict[str, np.ndarray], pad: int
     rows = build_rows(tokens, targets, row_length, pad, None, max_segments=4, type_ids=types)
     assert rows.labels[rows.example_locations[:, 0], rows.example_locations[:, 1]].tolist() == targets.tolist()
     graphdef, abstract = meshes.build_abstract(
-        lambda: SequenceClassifier(read.encoder, len(read.labels), nnx.Rngs(0), pooling=pooling, segments=4),
+        lambda: SequenceClassifier(
+            read.encoder, len(read.labels), DEFAULT_BUILD, nnx.Rngs(0), pooling=pooling, segments=4
+        ),
         meshes.make_mesh(MeshConfig()),
     )
     nested = flax.traverse_util.unflatten_dict(read.params, sep="/")

@@ -16,6 +16,7 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import MeshConfig
+from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.encoder_config import EncoderConfig, has_padded_rows, preset
 from jaxfm.errors import UserError
 from jaxfm.hub.families import FAMILIES, hf_config, present
@@ -100,20 +101,20 @@ class Discriminator(nnx.Module):
     """The part of a ReplacedTokenModel that a checkpoint holds."""
 
     def __init__(self, config: EncoderConfig):
-        self.encoder = Encoder(config, nnx.Rngs(0))
+        self.encoder = Encoder(config, DEFAULT_BUILD, nnx.Rngs(0))
         self.detector = Detector(config, jnp.dtype(jnp.float32), nnx.Rngs(0))
 
 
 def ours(read: Checkpoint, arrays: dict[str, np.ndarray]) -> np.ndarray:
     """Logits where the checkpoint has a head, else hidden states, from the parameters that were read."""
     params, batch = read.params, batch_of(arrays)
-    make = lambda: TokenClassifier(read.encoder, len(read.labels), nnx.Rngs(0))  # noqa: E731
+    make = lambda: TokenClassifier(read.encoder, len(read.labels), DEFAULT_BUILD, nnx.Rngs(0))  # noqa: E731
     if "decoder/bias" in params:
-        make = lambda: MaskedLM(read.encoder, nnx.Rngs(0))  # noqa: E731
+        make = lambda: MaskedLM(read.encoder, DEFAULT_BUILD, nnx.Rngs(0))  # noqa: E731
     elif "detector/head/bias" in params:
         make = lambda: Discriminator(read.encoder)  # noqa: E731
     elif not read.labels:
-        make = lambda: Encoder(read.encoder, nnx.Rngs(0))  # noqa: E731
+        make = lambda: Encoder(read.encoder, DEFAULT_BUILD, nnx.Rngs(0))  # noqa: E731
         encoder = {name: value for name, value in params.items() if name.startswith("encoder/")}
         params = {name.removeprefix("encoder/"): value for name, value in encoder.items()}
     graphdef, abstract = meshes.build_abstract(make, meshes.make_mesh(MeshConfig()))
@@ -125,10 +126,9 @@ def ours(read: Checkpoint, arrays: dict[str, np.ndarray]) -> np.ndarray:
         model = nnx.merge(graphdef, params)
         if isinstance(model, MaskedLM):
             return model.logits(model.hidden(batch))[..., : read.encoder.vocab_size]
-        fields = (batch[name] for name in ("tokens", "segment_ids", "positions", "type_ids"))
         if isinstance(model, Discriminator):
-            return model.detector(model.encoder(*fields))
-        return model(batch) if read.labels else model(*fields)
+            return model.detector(model.encoder(batch))
+        return model(batch)
 
     return np.asarray(apply(nested, batch))
 
@@ -273,7 +273,11 @@ def random_params(config: EncoderConfig, head: str) -> dict[str, np.ndarray]:
         rngs = nnx.Rngs(0)
         if head == "ForPreTraining":
             return Discriminator(config)
-        return MaskedLM(config, rngs) if head == "ForMaskedLM" else TokenClassifier(config, len(LABELS), rngs)
+        return (
+            MaskedLM(config, DEFAULT_BUILD, rngs)
+            if head == "ForMaskedLM"
+            else TokenClassifier(config, len(LABELS), DEFAULT_BUILD, rngs)
+        )
 
     shapes = jax.eval_shape(lambda: meshes.initialise(make))
     draw = np.random.default_rng(3)

@@ -12,10 +12,11 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import AdaptConfig, LoraConfig, MeshConfig
+from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig, preset
 from jaxfm.data.text.packing import BATCH_FIELDS, PackedRows, build_rows
 from jaxfm.errors import UserError
-from jaxfm.models.adapters import adapted, bare, is_adapter_param, merge_low_rank, only_mergeable
+from jaxfm.models.adapters import is_adapter_param, merge_low_rank, only_mergeable, with_adapters, without_adapters
 from jaxfm.models.attention import local_mask, masked_attention, segment_mask
 from jaxfm.models.heads import TokenClassifier
 from jaxfm.parallel import mesh as meshes
@@ -54,7 +55,7 @@ def fresh(encoder: EncoderConfig, dtype: Any = jnp.float32) -> tuple[Any, dict[s
     """Graph definition and parameters as a new run has them; those of the encoder are the same with anything added."""
 
     def make() -> nnx.Module:
-        return TokenClassifier(encoder, 5, nnx.Rngs(0), dtype=jnp.dtype(dtype))
+        return TokenClassifier(encoder, 5, Build(dtype=jnp.dtype(dtype)), nnx.Rngs(0))
 
     graphdef, _ = meshes.build_abstract(make, meshes.make_mesh(MeshConfig()))
     return graphdef, flat(jax.jit(lambda: meshes.initialise(make))())
@@ -81,7 +82,7 @@ def logits(encoder: EncoderConfig, params: dict[str, np.ndarray], batch: Any = N
 @pytest.mark.parametrize("name", ADDED)
 @pytest.mark.parametrize("family", ENCODERS)
 def test_at_first_nothing_changes(family: str, name: str, dtype: Any) -> None:
-    encoder = adapted(ENCODERS[family], ADDED[name])
+    encoder = with_adapters(ENCODERS[family], ADDED[name])
     base, params = fresh(ENCODERS[family])[1], dict(fresh(encoder)[1])
     added = {path for path in params if is_adapter_param(path)}
     assert added and set(params) - added == set(base)
@@ -94,7 +95,7 @@ def test_at_first_nothing_changes(family: str, name: str, dtype: Any) -> None:
 @pytest.mark.parametrize("name", ["lora", "lora of two"])
 @pytest.mark.parametrize("family", ENCODERS)
 def test_merged_weights_compute_the_same(family: str, name: str) -> None:
-    encoder = adapted(ENCODERS[family], ADDED[name])
+    encoder = with_adapters(ENCODERS[family], ADDED[name])
     params = drawn(fresh(encoder)[1])
     plain, merged = merge_low_rank(encoder, params)
     assert plain == ENCODERS[family] and set(merged) == set(fresh(plain)[1])
@@ -106,7 +107,7 @@ def test_merged_weights_compute_the_same(family: str, name: str) -> None:
 
 def test_the_update_is_that_of_the_paper() -> None:
     """W + A B * alpha / rank of one layer and one map, in float64."""
-    encoder = adapted(BERT, LORA)
+    encoder = with_adapters(BERT, LORA)
     params = drawn(fresh(encoder)[1])
     merged = merge_low_rank(encoder, params)[1]
     for name, inputs in (("attention/query", 1), ("attention/output", 2), ("ffn/down", 1)):
@@ -118,7 +119,7 @@ def test_the_update_is_that_of_the_paper() -> None:
 
 
 def test_a_is_drawn_as_peft_draws_it_and_b_is_zero() -> None:
-    encoder = dataclasses.replace(adapted(BERT, LORA), hidden_size=256, lora_rank=64)
+    encoder = dataclasses.replace(with_adapters(BERT, LORA), hidden_size=256, lora_rank=64)
     params = fresh(encoder)[1]
     for name, fan_in in (("attention/query", 256), ("attention/output", 256), ("ffn/down", 48)):
         a = params[f"encoder/layers/{name}/lora/a"]
@@ -132,7 +133,7 @@ def test_a_is_drawn_as_peft_draws_it_and_b_is_zero() -> None:
 
 def test_an_adapter_is_a_bottleneck_behind_each_part_of_a_layer() -> None:
     """A whole post-norm layer in float64, from its parameters alone, for one token that sees itself only."""
-    encoder = adapted(dataclasses.replace(BERT, num_layers=1), AdaptConfig(adapter_size=6))
+    encoder = with_adapters(dataclasses.replace(BERT, num_layers=1), AdaptConfig(adapter_size=6))
     params = drawn(fresh(encoder)[1])
     layer = {
         path.removeprefix("encoder/layers/"): value[0].astype(np.float64)
@@ -145,8 +146,7 @@ def test_an_adapter_is_a_bottleneck_behind_each_part_of_a_layer() -> None:
 
     def run(params: Any) -> Any:
         model = nnx.merge(graphdef, params)
-        fields = [one[name] for name in BATCH_FIELDS[:4]]
-        return model.encoder.embeddings(*fields[::2], fields[3], None), model.encoder(*fields)
+        return model.encoder.embeddings(one).x_BTD, model.encoder(one)
 
     x, got = (np.asarray(value, np.float64)[0, 0] for value in jax.jit(run)(nested))
 
@@ -167,10 +167,10 @@ def test_an_adapter_is_a_bottleneck_behind_each_part_of_a_layer() -> None:
     def adapter(name: str, value: np.ndarray) -> np.ndarray:
         return value + linear(f"{name}/up", gelu(linear(f"{name}/down", value)))
 
-    change = linear("attention/output", linear("attention/value", x))
-    x = norm("attention_norm", x + adapter("attention_adapter", change))
-    change = linear("ffn/down", gelu(linear("ffn/up", x)))
-    x = norm("ffn_norm", x + adapter("ffn_adapter", change))
+    update = linear("attention/output", linear("attention/value", x))
+    x = norm("attention_norm", x + adapter("attention_adapter", update))
+    update = linear("ffn/down", gelu(linear("ffn/up", x)))
+    x = norm("ffn_norm", x + adapter("ffn_adapter", update))
     np.testing.assert_allclose(got, x, atol=1e-5)
 
 
@@ -209,7 +209,7 @@ def test_a_prefix_is_keys_and_values_that_every_query_sees(chunk: int | None) ->
 )
 @pytest.mark.parametrize("family", ENCODERS)
 def test_packed_equals_one_example_a_row_and_segments_stay_apart(family: str, settings: AdaptConfig) -> None:
-    encoder = adapted(ENCODERS[family], settings)
+    encoder = with_adapters(ENCODERS[family], settings)
     params = drawn(fresh(encoder)[1])
 
     def by_example(packed: PackedRows) -> np.ndarray:
@@ -239,11 +239,11 @@ def test_packed_equals_one_example_a_row_and_segments_stay_apart(family: str, se
 
 def test_what_is_added_is_remembered_as_json_and_can_be_left_out() -> None:
     settings = dataclasses.replace(LORA, adapter_size=2, prefix_length=3)
-    encoder = adapted(BERT, settings)
-    assert encoder != BERT == bare(encoder)
+    encoder = with_adapters(BERT, settings)
+    assert encoder != BERT == without_adapters(encoder)
     values = dataclasses.asdict(encoder)
     assert EncoderConfig(**values | {"lora_targets": list(values["lora_targets"])}) == encoder
-    assert adapted(encoder, AdaptConfig()) == encoder  # another run goes on with its adapters
+    assert with_adapters(encoder, AdaptConfig()) == encoder  # another run goes on with its adapters
 
 
 REFUSED = [
@@ -261,14 +261,14 @@ REFUSED = [
 @pytest.mark.parametrize(("lora", "message"), REFUSED, ids=lambda value: str(value)[:40])
 def test_targets_that_are_refused(lora: LoraConfig, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        adapted(BERT, AdaptConfig(lora=lora))
+        with_adapters(BERT, AdaptConfig(lora=lora))
     assert message in str(caught.value)
 
 
 def test_adapters_of_another_size_are_refused_and_none_can_be_merged() -> None:
-    encoder = adapted(BERT, AdaptConfig(adapter_size=8))
+    encoder = with_adapters(BERT, AdaptConfig(adapter_size=8))
     with pytest.raises(UserError, match=r"adapter_size: 4, but the first weights were trained with 8\. Give that"):
-        adapted(encoder, AdaptConfig(adapter_size=4))
+        with_adapters(encoder, AdaptConfig(adapter_size=4))
     with pytest.raises(UserError, match=r"--format=hf: .*config\.adapt\.adapter_size=8, and .* cannot be merged"):
         only_mergeable(encoder, "hf")
-    only_mergeable(adapted(BERT, LORA), "hf")
+    only_mergeable(with_adapters(BERT, LORA), "hf")

@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import MeshConfig
+from jaxfm.core.build import DEFAULT_BUILD, Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.heads import MaskedLM
@@ -46,7 +47,7 @@ def merged(graphdef: Any, params: Any) -> Any:
 
 def test_there_is_one_copy_of_what_is_shared() -> None:
     config = dataclasses.replace(CONFIG, num_layers=3)
-    graphdef, params = built(lambda: ReplacedTokenModel(config, 2, nnx.Rngs(0)))
+    graphdef, params = built(lambda: ReplacedTokenModel(config, 2, DEFAULT_BUILD, nnx.Rngs(0)))
     assert {name for name in params if "embedding" in name.split("/")[1]} == SHARED
     depths = {name.partition("/")[0]: len(value) for name, value in params.items() if "/layers/" in name}
     assert depths == {"encoder": 3, "generator": 2}
@@ -56,9 +57,9 @@ def test_there_is_one_copy_of_what_is_shared() -> None:
 
 
 def test_the_generator_is_a_masked_lm_over_the_encoders_embeddings() -> None:
-    graphdef, params = built(lambda: ReplacedTokenModel(CONFIG, 2, nnx.Rngs(0)))
+    graphdef, params = built(lambda: ReplacedTokenModel(CONFIG, 2, DEFAULT_BUILD, nnx.Rngs(0)))
     small = dataclasses.replace(CONFIG, num_layers=2)
-    oracle, _ = built(lambda: MaskedLM(small, nnx.Rngs(0)))
+    oracle, _ = built(lambda: MaskedLM(small, DEFAULT_BUILD, nnx.Rngs(0)))
     own = {name: value for name, value in params.items() if name.startswith("encoder/embeddings/")}
     for name, value in params.items():
         if name.startswith("generator/"):
@@ -77,10 +78,9 @@ def _logits(model: Any, key: jax.Array | None) -> jax.Array:
 
 def test_the_detector_over_the_encoders_hidden_states() -> None:
     torch = pytest.importorskip("torch")
-    graphdef, params = built(lambda: ReplacedTokenModel(CONFIG, 1, nnx.Rngs(0), dtype=jnp.float32))
-    fields = [BATCH[name] for name in ("tokens", "segment_ids", "positions", "type_ids")]
+    graphdef, params = built(lambda: ReplacedTokenModel(CONFIG, 1, Build(dtype=jnp.float32), nnx.Rngs(0)))
     hidden, logits = jax.jit(
-        lambda params: (merged(graphdef, params).encoder(*fields), merged(graphdef, params).replaced(BATCH))
+        lambda params: (merged(graphdef, params).encoder(BATCH), merged(graphdef, params).replaced(BATCH))
     )(params)
     own = {name: torch.from_numpy(value).double() for name, value in params.items() if name.startswith("detector/")}
     inner = torch.from_numpy(np.array(hidden)).double() @ own["detector/dense/kernel"] + own["detector/dense/bias"]
@@ -90,7 +90,7 @@ def test_the_detector_over_the_encoders_hidden_states() -> None:
 
 
 def test_which_gradients_reach_what() -> None:
-    graphdef, params = built(lambda: ReplacedTokenModel(CONFIG, 1, nnx.Rngs(0)))
+    graphdef, params = built(lambda: ReplacedTokenModel(CONFIG, 1, DEFAULT_BUILD, nnx.Rngs(0)))
 
     @jax.jit
     @jax.grad
@@ -114,7 +114,7 @@ def test_which_gradients_reach_what() -> None:
 
 
 def test_dropout_falls_on_both_by_the_key() -> None:
-    graphdef, params = built(lambda: ReplacedTokenModel(CONFIG, 1, nnx.Rngs(0)))
+    graphdef, params = built(lambda: ReplacedTokenModel(CONFIG, 1, DEFAULT_BUILD, nnx.Rngs(0)))
 
     @jax.jit
     def run(params: Any, key: Any) -> tuple[jax.Array, jax.Array]:
@@ -128,7 +128,7 @@ def test_dropout_falls_on_both_by_the_key() -> None:
 
 
 def test_the_dtype_is_that_of_activations() -> None:
-    graphdef, params = built(lambda: ReplacedTokenModel(CONFIG, 1, nnx.Rngs(0), dtype=jnp.bfloat16))
+    graphdef, params = built(lambda: ReplacedTokenModel(CONFIG, 1, Build(dtype=jnp.bfloat16), nnx.Rngs(0)))
     model = merged(graphdef, params)
     shapes = jax.eval_shape(lambda: (model.hidden(BATCH), _logits(model, None), model.replaced(BATCH)))
     assert [shape.dtype for shape in shapes] == [jnp.bfloat16, jnp.float32, jnp.float32]

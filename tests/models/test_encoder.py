@@ -13,8 +13,8 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import MeshConfig
+from jaxfm.core.build import DEFAULT_BUILD, Build
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.models.embeddings import Embeddings
 from jaxfm.models.encoder import Encoder
 from jaxfm.parallel import mesh as meshes
 
@@ -27,7 +27,12 @@ POSITIONS = np.asarray([[*range(5), *range(4), *range(7)], [*range(6), *range(5)
 # Every token of the batch is another row of the word embedding, so a gradient with respect to that row is one with
 # respect to that one token.
 TOKENS = np.random.default_rng(0).permutation(CONFIG.vocab_size)[: SEGMENTS.size].reshape(SEGMENTS.shape)
-BATCH = tuple(np.asarray(x, np.int32) for x in (TOKENS, SEGMENTS, POSITIONS, SEGMENTS % 2))
+BATCH = {
+    "tokens": TOKENS.astype(np.int32),
+    "segment_ids": SEGMENTS,
+    "positions": POSITIONS,
+    "type_ids": SEGMENTS % 2,
+}
 KEY = jax.random.key(5)
 
 
@@ -52,10 +57,10 @@ def build(make: Any) -> tuple[Any, Any]:
 @functools.cache
 def program(scan: bool = True, dropout: bool = False) -> Any:
     """Compiles (params, batch, chosen_BT) -> (gradients of a sum over the chosen tokens, hidden states)."""
-    graphdef, _ = build(lambda: Encoder(CONFIG, nnx.Rngs(0), scan=scan))
+    graphdef, _ = build(lambda: Encoder(CONFIG, Build(scan=scan), nnx.Rngs(0)))
 
     def output(params: Any, batch: Any, chosen_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-        hidden_BTD = nnx.merge(graphdef, params)(*batch, key=KEY if dropout else None)
+        hidden_BTD = nnx.merge(graphdef, params)(batch, key=KEY if dropout else None)
         return jnp.sum(jnp.sin(hidden_BTD) * chosen_BT[..., None]), hidden_BTD
 
     return jax.jit(jax.grad(output, has_aux=True)).lower(PARAMS, BATCH, EVERYWHERE).compile()
@@ -64,8 +69,8 @@ def program(scan: bool = True, dropout: bool = False) -> Any:
 def forward(key: jax.Array | None, *, dtype: Any = jnp.float32, rate: float = 0.1) -> Any:
     """Compiles params -> hidden states of BATCH."""
     config = dataclasses.replace(CONFIG, dropout=rate)
-    graphdef, _ = build(lambda: Encoder(config, nnx.Rngs(0), dtype=dtype))
-    return jax.jit(lambda params: nnx.merge(graphdef, params)(*BATCH, key=key))
+    graphdef, _ = build(lambda: Encoder(config, Build(dtype=dtype), nnx.Rngs(0)))
+    return jax.jit(lambda params: nnx.merge(graphdef, params)(BATCH, key=key))
 
 
 def influence(gradients: Any) -> np.ndarray:
@@ -73,7 +78,7 @@ def influence(gradients: Any) -> np.ndarray:
     return np.abs(np.asarray(gradients["embeddings"]["word"]["embedding"])[TOKENS]).max(axis=-1)
 
 
-PARAMS = build(lambda: Encoder(CONFIG, nnx.Rngs(0)))[1]
+PARAMS = build(lambda: Encoder(CONFIG, DEFAULT_BUILD, nnx.Rngs(0)))[1]
 EVERYWHERE = np.ones(SEGMENTS.shape, bool)
 both_ways = pytest.mark.parametrize("scan", [True, False], ids=["scan", "unrolled"])
 with_and_without = pytest.mark.parametrize("dropout", [False, True], ids=["no dropout", "dropout"])
@@ -91,7 +96,7 @@ def test_no_gradient_crosses_a_segment(scan: bool, dropout: bool) -> None:
 
 
 def test_the_leak_test_sees_a_leak() -> None:
-    joined = (BATCH[0], np.ones_like(BATCH[1]), *BATCH[2:])
+    joined = BATCH | {"segment_ids": np.ones_like(SEGMENTS)}
     found = influence(program()(PARAMS, joined, SEGMENTS == 2)[0])
     assert (found[:2] > 0).all() and (found[2] == 0).all()
 
@@ -103,7 +108,7 @@ def test_padding_gives_no_nan_and_takes_no_gradient(dropout: bool) -> None:
     assert np.isfinite(hidden).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
     np.testing.assert_array_equal(influence(gradients)[SEGMENTS == 0], 0.0)
-    nothing, _ = program(True, dropout)(PARAMS, tuple(np.zeros_like(x) for x in BATCH), EVERYWHERE)
+    nothing, _ = program(True, dropout)(PARAMS, jax.tree.map(np.zeros_like, BATCH), EVERYWHERE)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(nothing))
 
 
@@ -124,7 +129,9 @@ def test_layers_are_applied_in_order() -> None:
 
 
 def test_fresh_layers_differ_and_are_cut_at_two_deviations() -> None:
-    kernel = jax.jit(lambda: meshes.initialise(lambda: Encoder(CONFIG, nnx.Rngs(0)))["layers"]["ffn"]["up"]["kernel"])()
+    kernel = jax.jit(
+        lambda: meshes.initialise(lambda: Encoder(CONFIG, DEFAULT_BUILD, nnx.Rngs(0)))["layers"]["ffn"]["up"]["kernel"]
+    )()
     assert kernel.shape == (2, 32, 48) and np.abs(np.asarray(kernel[0]) - kernel[1]).max() > 0.1
     # As in Google's BERT: drawn from N(0, 0.3) and drawn again beyond 0.6, which leaves 0.8796 of the deviation.
     assert 0.55 < np.abs(kernel).max() <= 0.6 and abs(np.std(kernel) / (0.8796 * 0.3) - 1) < 0.05
@@ -132,7 +139,7 @@ def test_fresh_layers_differ_and_are_cut_at_two_deviations() -> None:
 
 def test_fresh_kernels_that_write_to_the_stream_are_narrower_the_deeper_the_encoder() -> None:
     deep = dataclasses.replace(CONFIG, num_layers=8)
-    layers = jax.jit(lambda: meshes.initialise(lambda: Encoder(deep, nnx.Rngs(0)))["layers"])()
+    layers = jax.jit(lambda: meshes.initialise(lambda: Encoder(deep, DEFAULT_BUILD, nnx.Rngs(0)))["layers"])()
     for kernel in (layers["attention"]["output"]["kernel"], layers["ffn"]["down"]["kernel"]):
         assert abs(np.std(kernel) / (0.8796 * 0.3 / 4) - 1) < 0.05  # sqrt(2 * 8) = 4
     for kernel in (layers["attention"]["value"]["kernel"], layers["ffn"]["up"]["kernel"]):
@@ -163,43 +170,3 @@ def test_bf16_is_close_to_f32() -> None:
     # One rounding is 2^-9 at most; some fifty of them lie on the way (16 a layer, 6 weights, the embeddings), and
     # independent errors add up as the root of their number: 7 * 2^-9.
     assert 2.0**-11 < error < 7 * 2.0**-9
-
-
-def embeddings(config: EncoderConfig) -> tuple[Any, Any]:
-    graphdef, params = build(lambda: Embeddings(config, jnp.float32, nnx.Rngs(0)))
-
-    def apply(params: Any, key: jax.Array | None) -> jax.Array:
-        return nnx.merge(graphdef, params)(BATCH[0], BATCH[2], BATCH[3], key)
-
-    return jax.jit(apply), params
-
-
-def normalised(rows: np.ndarray, eps: float) -> np.ndarray:
-    centred = rows - rows.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps)
-
-
-def test_embeddings_are_the_normalised_sum_of_three_rows() -> None:
-    apply, params = embeddings(dataclasses.replace(CONFIG, position_offset=2, norm_eps=1e-3))
-    tables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    assert tables["position"]["embedding"].shape == (18, 32)
-    total = (
-        tables["word"]["embedding"][TOKENS]
-        + tables["position"]["embedding"][POSITIONS + 2]
-        + tables["type"]["embedding"][SEGMENTS % 2]
-    )
-    expected = normalised(total, 1e-3) * tables["norm"]["scale"] + tables["norm"]["bias"]
-    np.testing.assert_allclose(apply(params, None), expected, atol=1e-5)
-    dropped = np.asarray(apply(params, KEY)) == 0
-    assert 0.05 < dropped.mean() < 0.15  # after the norm: before it, hardly a zero would be left
-    np.testing.assert_allclose(np.asarray(apply(params, KEY))[~dropped], expected[~dropped] / 0.9, rtol=1e-3, atol=1e-5)
-
-
-def test_layer_norm_keeps_its_digits_far_from_zero() -> None:
-    """The usual one-pass variance, E[x^2] - E[x]^2, loses all of them when the mean is large."""
-    apply, params = embeddings(CONFIG)
-    params = jax.tree.map(np.zeros_like, params)
-    params["norm"]["scale"] += 1.0
-    noise = np.round(np.random.default_rng(1).normal(size=(96, 32)) * 64) / 64
-    params["word"]["embedding"] = (4096.0 + noise).astype(np.float32)  # exact
-    np.testing.assert_allclose(apply(params, None), normalised(noise[TOKENS], 0.0), atol=2e-3)

@@ -7,6 +7,7 @@ from flax import nnx
 
 from jaxfm.analysis import hlo
 from jaxfm.config import default_config, from_config_dict
+from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.encoder_config import preset
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.flops import flops_per_token, layer_flops
@@ -79,13 +80,13 @@ def test_the_formula_is_what_the_compiled_layers_do(name: str) -> None:
     encoder = dataclasses.replace(preset(name), vocab_size=128, local_window=0, dropout=0.0, attention_dropout=0.0)
     batch, tokens = 2, 64
     with nnx.use_eager_sharding(False):
-        model = Encoder(encoder, nnx.Rngs(0))
+        model = Encoder(encoder, DEFAULT_BUILD, nnx.Rngs(0))
     graphdef, params = nnx.split(model)
 
     def loss(params):
         ids = jnp.ones((batch, tokens), jnp.int32)
         positions = jnp.broadcast_to(jnp.arange(tokens), ids.shape)
-        return jnp.sum(nnx.merge(graphdef, params)(ids, ids, positions, 0 * ids) ** 2)
+        return jnp.sum(nnx.merge(graphdef, params)({"tokens": ids, "segment_ids": ids, "positions": positions}) ** 2)
 
     module = hlo.parse(jax.jit(jax.grad(loss)).lower(params).compile().as_text())
     done = sum(call.times * hlo.matmul_flops(call) for call in module.calls())

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import MeshConfig
+from jaxfm.core.build import DEFAULT_BUILD, Build
 from jaxfm.core.encoder_config import EncoderConfig, preset
 from jaxfm.models.activations import gelu
 from jaxfm.models.heads import MaskedLM, TokenClassifier
@@ -32,7 +33,7 @@ def build(dtype: Any = jnp.float32, dropout: float = 0.1, keyed: bool = False) -
     config = dataclasses.replace(CONFIG, dropout=dropout, attention_dropout=dropout)
 
     def make() -> TokenClassifier:
-        return TokenClassifier(config, 3, nnx.Rngs(0), dtype=dtype)
+        return TokenClassifier(config, 3, Build(dtype=dtype), nnx.Rngs(0))
 
     graphdef, abstract = meshes.build_abstract(make, meshes.make_mesh(MeshConfig()))
     draw = np.random.default_rng(1)
@@ -40,8 +41,7 @@ def build(dtype: Any = jnp.float32, dropout: float = 0.1, keyed: bool = False) -
     @jax.jit
     def apply(params: Any) -> tuple[jax.Array, jax.Array]:
         model = nnx.merge(graphdef, params)
-        fields = (BATCH[name] for name in ("tokens", "segment_ids", "positions", "type_ids"))
-        return model.encoder(*fields), model(BATCH, key=jax.random.key(1) if keyed else None)
+        return model.encoder(BATCH), model(BATCH, key=jax.random.key(1) if keyed else None)
 
     return apply, jax.tree.map(lambda leaf: 0.3 * draw.normal(size=leaf.shape).astype(np.float32), abstract)
 
@@ -100,7 +100,7 @@ def transformed(hidden: np.ndarray, params: Any, eps: float) -> np.ndarray:
 
 @pytest.mark.parametrize("config", [CONFIG, MODERN], ids=["bert", "modern"])
 def test_masked_lm_logits_of_chosen_tokens(config: EncoderConfig) -> None:
-    graphdef, params = random_model(lambda: MaskedLM(config, nnx.Rngs(0)))
+    graphdef, params = random_model(lambda: MaskedLM(config, DEFAULT_BUILD, nnx.Rngs(0)))
     chosen = np.asarray([[1, 3], [0, 7], [2, 2], [5, 6]])
 
     @jax.jit
@@ -125,7 +125,7 @@ def test_masked_lm_logits_of_chosen_tokens(config: EncoderConfig) -> None:
 
 
 def test_masked_lm_logits_are_f32_whatever_the_dtype() -> None:
-    graphdef, params = random_model(lambda: MaskedLM(CONFIG, nnx.Rngs(0), dtype=jnp.bfloat16))
+    graphdef, params = random_model(lambda: MaskedLM(CONFIG, Build(dtype=jnp.bfloat16), nnx.Rngs(0)))
     apply = jax.jit(lambda params: nnx.merge(graphdef, params).logits(nnx.merge(graphdef, params).hidden(BATCH)))
     logits = apply(params)
     assert logits.dtype == jnp.float32
@@ -133,14 +133,14 @@ def test_masked_lm_logits_are_f32_whatever_the_dtype() -> None:
 
 
 def test_masked_lm_drops_out_with_a_key_only() -> None:
-    graphdef, params = random_model(lambda: MaskedLM(CONFIG, nnx.Rngs(0)))
+    graphdef, params = random_model(lambda: MaskedLM(CONFIG, DEFAULT_BUILD, nnx.Rngs(0)))
     run = jax.jit(lambda params, key: nnx.merge(graphdef, params).hidden(BATCH, key))
     plain, first, second = (np.asarray(run(params, key)) for key in (None, jax.random.key(1), jax.random.key(2)))
     assert np.abs(plain - first).max() > 0.01 and np.abs(first - second).max() > 0.01
 
 
 def test_the_tied_table_learns_from_both_of_its_uses() -> None:
-    graphdef, params = random_model(lambda: MaskedLM(CONFIG, nnx.Rngs(0)))
+    graphdef, params = random_model(lambda: MaskedLM(CONFIG, DEFAULT_BUILD, nnx.Rngs(0)))
 
     def loss(first: jax.Array, second: jax.Array) -> jax.Array:
         """`first` for the tokens read, `second` for those scored."""
@@ -167,21 +167,21 @@ def test_rows_that_pad_the_vocabulary_start_at_zero_and_change_no_other() -> Non
     rows = {}
     for size in (40, 128):
         config = dataclasses.replace(CONFIG, vocab_size=size)
-        params = jax.jit(lambda config=config: meshes.initialise(lambda: MaskedLM(config, nnx.Rngs(3))))()
+        params = jax.jit(
+            lambda config=config: meshes.initialise(lambda: MaskedLM(config, DEFAULT_BUILD, nnx.Rngs(3)))
+        )()
         rows[size] = np.asarray(params["encoder"]["embeddings"]["word"]["embedding"])
     assert not rows[40][40:].any() and np.abs(rows[128]).min(axis=1).max() > 0 and len(rows[40]) == 128
     np.testing.assert_array_equal(rows[40][:40], rows[128][:40])
 
 
 def test_a_classifier_with_a_transform() -> None:
-    graphdef, params = random_model(lambda: TokenClassifier(MODERN, 3, nnx.Rngs(0)))
+    graphdef, params = random_model(lambda: TokenClassifier(MODERN, 3, DEFAULT_BUILD, nnx.Rngs(0)))
 
     @jax.jit
     def apply(params: Any) -> tuple[jax.Array, jax.Array]:
         model = nnx.merge(graphdef, params)
-        return model.encoder(*(BATCH[name] for name in ("tokens", "segment_ids", "positions", "type_ids"))), model(
-            BATCH
-        )
+        return model.encoder(BATCH), model(BATCH)
 
     hidden, logits = (np.asarray(x) for x in apply(params))
     expected = transformed(hidden, params["transform"], MODERN.norm_eps) @ params["head"]["kernel"]

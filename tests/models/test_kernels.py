@@ -20,45 +20,53 @@ from flax import nnx
 
 from jaxfm.analysis import hlo
 from jaxfm.config import ATTENTION, MeshConfig, from_config_dict
-from jaxfm.core.build import AttentionConfig
+from jaxfm.core.build import DEFAULT_BUILD, AttentionConfig, Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
 from jaxfm.models.attention import attend, attention_specs, masked_attention, segment_mask
 from jaxfm.models.encoder import Encoder
-from jaxfm.models.kernels import AUTO, KERNELS, AttentionProblem, choose, describe, needs, reasons
+from jaxfm.models.kernels import (
+    KERNELS,
+    AttentionProblem,
+    attention_problems,
+    choose,
+    describe,
+    unsupported_reasons,
+)
 from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel import target
 from jaxfm.planning.hardware import describe_devices, has_gpu_compiler, parse_topology
 
 B, T, N, H = 3, 256, 2, 16
-REACH = 20
+AUTO = AttentionConfig()
+RADIUS = 20
 ENCODER = EncoderConfig(
     vocab_size=64, hidden_size=N * H, num_layers=3, num_heads=N, ffn_size=48, max_positions=T, dropout=0.0,
-    attention_dropout=0.0, initializer_range=0.2, local_window=2 * REACH, global_every=3, position_embedding="rope",
+    attention_dropout=0.0, initializer_range=0.2, local_window=2 * RADIUS, global_every=3, position_embedding="rope",
 )  # fmt: skip
 
 
 def rows(*lengths: tuple[int, ...]) -> np.ndarray:
-    """Segment ids [rows, T] of segments of such lengths, and padding behind them."""
+    """Segment ids [rows, T] of segments of such lengths, and padding after them."""
     return np.stack([np.repeat([*range(1, len(row) + 1), 0], [*row, T - sum(row)]) for row in lengths]).astype(np.int32)
 
 
 PACKED = rows((70, 100, 60), (T,), ())
 ALONE = rows((200,), (T,), ())
-# Path, segment ids, reach.
+# Path, segment ids, window radius.
 CASES = {
     "xla": ("xla", PACKED, 0),
-    "xla local": ("xla", PACKED, REACH),
+    "xla local": ("xla", PACKED, RADIUS),
     "splash": ("splash", PACKED, 0),
-    "splash local": ("splash", PACKED, REACH),
+    "splash local": ("splash", PACKED, RADIUS),
     "cudnn": ("cudnn", ALONE, 0),
     "cudnn packed": ("cudnn", PACKED, 0),
-    "cudnn local": ("cudnn", PACKED, REACH),
+    "cudnn local": ("cudnn", PACKED, RADIUS),
 }
 
 
 def positions(segments: np.ndarray) -> np.ndarray:
-    """Places within each segment, 0 on padding."""
+    """Positions within each segment, 0 on padding."""
     starts = np.diff(segments, axis=1, prepend=-1) != 0
     place = np.broadcast_to(np.arange(T), segments.shape)
     return np.where(segments > 0, place - np.maximum.accumulate(np.where(starts, place, 0), axis=1), 0)
@@ -113,7 +121,7 @@ def on_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             return asked(*arrays, implementation="xla", **options)
 
         monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
-        here = dataclasses.replace(KERNELS["cudnn"], platforms=("cpu", "tpu"), unsupported_reason=lambda need: None)
+        here = dataclasses.replace(KERNELS["cudnn"], platforms=("cpu", "tpu"), unsupported_reason=lambda problem: None)
         monkeypatch.setitem(KERNELS, "cudnn", here)
     yield
 
@@ -121,12 +129,12 @@ def on_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def with_gradients(path: str, segments: np.ndarray, window_radius: int, dtype: Any) -> Any:
     """Compiles (q, k, v, back) -> the result and the gradients of q, k, v."""
     config = dataclasses.replace(ENCODER, local_window=2 * window_radius)
-    choice = AttentionConfig(path, one_segment=segments is ALONE)
+    build = Build(dtype, attention=AttentionConfig(path, one_segment=segments is ALONE))
 
     def apply(q: jax.Array, k: jax.Array, v: jax.Array, back: jax.Array, segment_ids: jax.Array, own: jax.Array) -> Any:
-        sight = attention_specs(config, choice, dtype, segment_ids, own, training=True)[-1]
-        assert sight.path == path and sight.window_radius == window_radius
-        result, pull = jax.vjp(lambda q, k, v: attend(q, k, v, sight), q, k, v)
+        spec = attention_specs(config, build, segment_ids, own, training=True)[-1]
+        assert spec.path == path and spec.window_radius == window_radius
+        result, pull = jax.vjp(lambda q, k, v: attend(q, k, v, spec), q, k, v)
         return result, *pull(back.astype(dtype))
 
     compiled = jax.jit(apply)
@@ -140,7 +148,7 @@ def test_every_path_computes_one_function_and_leaks_nothing(case: str) -> None:
     dtype = jnp.bfloat16 if path == "cudnn" else jnp.float32
     exact = dtype == jnp.float32 and jax.default_backend() == "cpu"
     (q, k, v), back = inputs(dtype)
-    back[segments == 0] = 0.0  # nobody reads what comes of padding
+    back[segments == 0] = 0.0  # outputs at padding are never read
     apply = with_gradients(path, segments, window_radius, dtype)
     found = [np.asarray(x, np.float64) for x in apply(q, k, v, back)]
     wide = [np.asarray(x, np.float64) for x in (q, k, v)]
@@ -152,7 +160,7 @@ def test_every_path_computes_one_function_and_leaks_nothing(case: str) -> None:
     for gradient in found[1:]:
         np.testing.assert_array_equal(gradient[~real], 0.0)
     # The mask matters here, and so does the window.
-    for other in ({0: REACH, REACH: 0}[window_radius], None):
+    for other in ({0: RADIUS, RADIUS: 0}[window_radius], None):
         mask = allowed(segments, other) if other is not None else np.ones((B, T, T), bool)
         assert np.abs(reference(wide, mask, back)[0] - wanted[0])[real].max() > 0.1
     for segment in range(1, segments.max() + 1):
@@ -174,7 +182,8 @@ def test_a_kernel_runs_on_each_devices_own_rows_and_heads(path: str) -> None:
 
     @jax.jit
     def apply(q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array) -> jax.Array:
-        return attend(q, k, v, attention_specs(config, AttentionConfig(path), q.dtype, ids, ids, training=True)[0])
+        build = Build(attention=AttentionConfig(path))
+        return attend(q, k, v, attention_specs(config, build, ids, ids, training=True)[0])
 
     place = jax.sharding.NamedSharding(mesh, meshes.spec("batch", "tokens", "heads", "head_dim"))
     ids = jax.device_put(segments, jax.sharding.NamedSharding(mesh, meshes.spec("batch", "tokens")))
@@ -190,43 +199,39 @@ def test_a_kernel_runs_on_each_devices_own_rows_and_heads(path: str) -> None:
 
 
 def encoder(dtype: Any = jnp.float32, **changes: Any) -> Any:
-    """Returns (choice, segment ids, key) -> a function of weights that gives hidden states, and weights."""
+    """Returns (attention, segment ids, key) -> a function of weights that gives hidden states, and weights."""
     config = dataclasses.replace(ENCODER, **changes)
 
-    def make() -> Encoder:
-        return Encoder(config, nnx.Rngs(1), dtype=dtype)
+    def make(attention: AttentionConfig = AUTO) -> Encoder:
+        return Encoder(config, Build(dtype, attention=attention), nnx.Rngs(1))
 
-    graphdef, _ = meshes.build_abstract(make, meshes.make_mesh(MeshConfig()))
     params = meshes.initialise(make)
     tokens = np.random.default_rng(1).integers(0, 64, PACKED[:2].shape)
 
-    def with_choice(choice: AttentionConfig, segments: np.ndarray, key: jax.Array | None = None) -> Any:
-        def apply(params: Any) -> jax.Array:
-            model = nnx.merge(graphdef, params)
-            model.attention = choice
-            return model(jnp.asarray(tokens), segments, positions(segments), jnp.zeros_like(tokens), key=key)
+    def with_attention(attention: AttentionConfig, segments: np.ndarray, key: jax.Array | None = None) -> Any:
+        graphdef, _ = meshes.build_abstract(lambda: make(attention), meshes.make_mesh(MeshConfig()))
+        batch = {"tokens": jnp.asarray(tokens), "segment_ids": segments, "positions": positions(segments)}
+        return lambda params: nnx.merge(graphdef, params)(batch, key=key)
 
-        return apply
-
-    return with_choice, params
+    return with_attention, params
 
 
 @pytest.mark.usefixtures("on_this_machine")
 def test_an_encoder_of_global_and_local_layers_is_the_same_by_kernels() -> None:
     """The layers' order of windows and their rotations, too."""
-    with_choice, params = encoder()
+    with_attention, params = encoder()
     segments = PACKED[:2]
     expected, result = (
-        np.asarray(jax.jit(with_choice(AttentionConfig(path), segments))(params)) for path in ("xla", "splash")
+        np.asarray(jax.jit(with_attention(AttentionConfig(path), segments))(params)) for path in ("xla", "splash")
     )
     assert not np.array_equal(result, expected)  # another path
     np.testing.assert_allclose(result[segments > 0], expected[segments > 0], atol=2e-5)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu (the extra tpu) is not installed")
-@pytest.mark.parametrize(("heads", "head_dim", "reach"), [(4, 64, 0), (3, 80, REACH)])
+@pytest.mark.parametrize(("heads", "head_dim", "window_radius"), [(4, 64, 0), (3, 80, RADIUS)])
 def test_the_tpu_compiler_takes_splash_attention(heads: int, head_dim: int, window_radius: int) -> None:
-    """Forward and backward, on a mesh, for chips that need not be there."""
+    """Forward and backward, on a mesh, for chips that need not be present."""
     mesh = meshes.make_mesh(MeshConfig(data=4), describe_devices(parse_topology("v5e:2x2")))
     config = dataclasses.replace(
         ENCODER,
@@ -237,8 +242,8 @@ def test_the_tpu_compiler_takes_splash_attention(heads: int, head_dim: int, wind
     )
 
     def apply(q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array) -> Any:
-        sight = attention_specs(config, AUTO, q.dtype, ids, ids, training=True)[-1]
-        return jax.grad(lambda q, k, v: attend(q, k, v, sight).astype(jnp.float32).sum(), argnums=(0, 1, 2))(q, k, v)
+        spec = attention_specs(config, Build(q.dtype), ids, ids, training=True)[-1]
+        return jax.grad(lambda q, k, v: attend(q, k, v, spec).astype(jnp.float32).sum(), argnums=(0, 1, 2))(q, k, v)
 
     def abstract(shape: tuple[int, ...], dtype: Any, *axes: str) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=jax.sharding.NamedSharding(mesh, meshes.spec(*axes)))
@@ -248,7 +253,7 @@ def test_the_tpu_compiler_takes_splash_attention(heads: int, head_dim: int, wind
     with jax.set_mesh(mesh), target.tracing_for("tpu"):
         text = jax.jit(apply).lower(q, q, q, ids).compile().as_text() or ""
     assert text.count("tpu_custom_call") == 3 and "all-gather" not in text
-    # Two products a block forward, seven backward; with a window, of T / 128 blocks at most three a row of them.
+    # Two products a block forward, seven backward; with a window, at most three of the T / 128 blocks in a row.
     keys = T if window_radius == 0 else min(T, 3 * 128)
     products = sum(call.times * hlo.matmul_flops(call) for call in hlo.parse(text).calls())
     assert products == 2 * 9 * heads * T * keys * head_dim
@@ -272,7 +277,7 @@ def cudnn_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lowered(platform: str, apply: Any, params: Any) -> str:
-    """The text of a program and its gradient, for a platform that need not be here."""
+    """The text of a program and its gradient, for a platform that need not be present."""
     with target.tracing_for({"cuda": "gpu"}.get(platform, platform)):
         traced = jax.jit(jax.grad(lambda params: apply(params).astype(jnp.float32).sum())).trace(params)
         return traced.lower(lowering_platforms=(platform,)).as_text()
@@ -283,18 +288,18 @@ def lowered(platform: str, apply: Any, params: Any) -> str:
 def test_auto_lowers_to_the_kernel_of_the_device(name: str) -> None:
     platform, mark, packed = MARKS[name]
     segments = ALONE[:2]
-    with_choice, params = encoder(jnp.bfloat16, global_every=1)
+    with_attention, params = encoder(jnp.bfloat16, global_every=1)
     auto = AttentionConfig("auto", one_segment=True)
-    text = lowered(platform, with_choice(auto, segments), params)
+    text = lowered(platform, with_attention(auto, segments), params)
     assert text.count(mark) >= 2  # forward and backward
     assert ("__cudnn$fmhaSoftmaxBackward" in text) == (name == "cudnn")
-    text = lowered(platform, with_choice(AUTO, PACKED[:2]), params)
+    text = lowered(platform, with_attention(AUTO, PACKED[:2]), params)
     assert text.count(packed) >= 2 and (mark == packed or mark not in text)
     windows, params_of_windows = encoder(jnp.bfloat16)
     text = lowered(platform, windows(auto, segments), params_of_windows)
     assert text.count(packed) >= 2 and text.count(mark) >= 2  # layers with a window, and those without
     # The same model, asked for XLA, or for what no kernel can do: dropout on the weights.
-    assert mark not in lowered(platform, with_choice(AttentionConfig("xla", True), segments), params)
+    assert mark not in lowered(platform, with_attention(AttentionConfig("xla", True), segments), params)
     dropping, params = encoder(jnp.bfloat16, attention_dropout=0.1, global_every=1)
     assert mark not in lowered(platform, dropping(auto, segments, jax.random.key(0)), params)
     assert mark in lowered(platform, dropping(auto, segments), params)  # as in evaluation
@@ -307,11 +312,11 @@ def test_the_gpu_compiler_takes_cudnn(segments: np.ndarray) -> None:
     """A whole encoder, forward and backward: with cuDNN nothing of [B, N, T, T] is held, without it that is."""
     (device,) = describe_devices(parse_topology("gpu:h100:1"))
     place = jax.sharding.SingleDeviceSharding(device)
-    with_choice, params = encoder(jnp.bfloat16, attention_dropout=0.0)
+    with_attention, params = encoder(jnp.bfloat16, attention_dropout=0.0)
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), params)
     held = {}
     for path in ("auto", "xla"):
-        apply = with_choice(AttentionConfig(path, one_segment=segments is ALONE), segments[:2])
+        apply = with_attention(AttentionConfig(path, one_segment=segments is ALONE), segments[:2])
         with target.tracing_for("gpu"):
             traced = jax.jit(jax.grad(lambda p, apply=apply: apply(p).astype(jnp.float32).sum())).trace(abstract)
             compiled = traced.lower().compile()
@@ -320,15 +325,15 @@ def test_the_gpu_compiler_takes_cudnn(segments: np.ndarray) -> None:
     assert held["auto"] < held["xla"] / 2
 
 
-def need(platform: str, **changes: Any) -> AttentionProblem:
+def problem(platform: str, **changes: Any) -> AttentionProblem:
     """Rows of one segment in bf16, which every kernel can compute on its own device."""
     base = AttentionProblem(platform, jnp.dtype(jnp.bfloat16), tokens=256, head_dim=64, one_segment=True)
     return dataclasses.replace(base, **changes)
 
 
-LACKING = [
+UNSUPPORTED = [
     ("gpu", {"one_segment": False, "tokens": 255}, "even number of tokens for a mask, not 255 .config.data.row_length"),
-    ("gpu", {"reach": 64, "tokens": 255}, "even number of tokens"),
+    ("gpu", {"window_radius": 64, "tokens": 255}, "even number of tokens"),
     ("gpu", {"dtype": jnp.dtype(jnp.float32)}, "float32 .config.train.precision"),
     ("gpu", {"head_dim": 36}, "multiple of 8"),
     ("gpu", {"head_dim": 264}, "at most 256"),
@@ -344,64 +349,63 @@ LACKING = [
 
 
 @pytest.mark.usefixtures("cudnn_here")
-@pytest.mark.parametrize(("platform", "changes", "words"), LACKING)
-def test_what_a_kernel_lacks(platform: str, changes: dict[str, Any], words: str) -> None:
+@pytest.mark.parametrize(("platform", "changes", "words"), UNSUPPORTED)
+def test_what_a_kernel_does_not_support(platform: str, changes: dict[str, Any], words: str) -> None:
     name = {"gpu": "cudnn", "tpu": "splash"}[platform]
     other = {"gpu": "splash", "tpu": "cudnn"}[platform]
-    able, lacking = need(platform), need(platform, **changes)
+    able, unable = problem(platform), problem(platform, **changes)
     assert (
         choose(AUTO, able) == choose(AttentionConfig(name), able) == name
         and choose(AttentionConfig("xla"), able) == "xla"
     )
-    assert choose(AUTO, lacking) == "xla"
+    assert choose(AUTO, unable) == "xla"
     with pytest.raises(UserError, match=f"config.model.attention: '{name}' .*{words}.*Nearest that can: 'xla'"):
-        choose(AttentionConfig(name), lacking)
+        choose(AttentionConfig(name), unable)
     with pytest.raises(UserError, match=f"'{other}' .*does not run on {platform}. Nearest that can: '{name}'"):
         choose(AttentionConfig(other), able)
 
 
 @pytest.mark.usefixtures("cudnn_here")
-def test_windows_and_packed_rows_are_no_hindrance() -> None:
-    assert choose(AUTO, need("tpu", window_radius=64, one_segment=False, dtype=jnp.dtype(jnp.float32))) == "splash"
-    assert choose(AUTO, need("gpu", window_radius=64, one_segment=False)) == "cudnn"
-    assert choose(AUTO, need("gpu", tokens=255)) == "cudnn"  # needs no mask
+def test_windows_and_packed_rows_are_supported() -> None:
+    assert choose(AUTO, problem("tpu", window_radius=64, one_segment=False, dtype=jnp.dtype(jnp.float32))) == "splash"
+    assert choose(AUTO, problem("gpu", window_radius=64, one_segment=False)) == "cudnn"
+    assert choose(AUTO, problem("gpu", tokens=255)) == "cudnn"  # needs no mask
 
 
 def test_cpu_has_no_kernel_and_older_gpus_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose(AUTO, need("cpu")) == "xla"
+    assert choose(AUTO, problem("cpu")) == "xla"
     with pytest.raises(UserError, match="'splash' .*does not run on cpu. Nearest that can: 'xla'"):
-        choose(AttentionConfig("splash"), need("cpu"))
+        choose(AttentionConfig("splash"), problem("cpu"))
     for capability, able in (((9, 0), True), ((8, 6), False), ((7, 5), False), (None, False)):
         monkeypatch.setattr(target, "cuda_capability", lambda capability=capability: capability)
-        assert (reasons(need("gpu", head_dim=160))["cudnn"] is None) == able
-    assert "8.0" in str(reasons(need("gpu"))["cudnn"])  # traced for a GPU on a machine without one
+        assert (unsupported_reasons(problem("gpu", head_dim=160))["cudnn"] is None) == able
+    assert "8.0" in str(unsupported_reasons(problem("gpu"))["cudnn"])  # traced for a GPU on a machine without one
 
 
-def test_gpus_that_are_not_here_are_known_by_their_capability() -> None:
+def test_gpus_that_are_absent_are_known_by_their_capability() -> None:
     with target.tracing_for(target.Target("gpu", (8, 0))):
-        assert choose(AUTO, need(target.platform(), head_dim=128)) == "cudnn"
-        assert "at most 128" in str(reasons(need("gpu", head_dim=160))["cudnn"])
+        assert choose(AUTO, problem(target.platform(), head_dim=128)) == "cudnn"
+        assert "at most 128" in str(unsupported_reasons(problem("gpu", head_dim=160))["cudnn"])
 
 
 @pytest.mark.usefixtures("cudnn_here")
-def test_the_line_for_people() -> None:
+def test_the_line_for_the_user() -> None:
     mesh = meshes.make_mesh(MeshConfig())
 
-    def line(platform: str, choice: AttentionConfig, **changes: Any) -> str:
+    def line(platform: str, attention: AttentionConfig, **changes: Any) -> str:
         config = dataclasses.replace(ENCODER, **changes)
         with target.tracing_for(platform):
-            asked = [needs(config, choice, jnp.bfloat16, T, mesh, training=training) for training in (True, False)]
-            return describe(choice, *asked)
+            return describe(config, Build(jnp.bfloat16, attention=attention), T, mesh)
 
     packed, alone = AttentionConfig(), AttentionConfig(one_segment=True)
-    assert line("cpu", packed, local_window=0) == "attention: xla (all there is on cpu)"
+    assert line("cpu", packed, local_window=0) == "attention: xla (the only path on cpu)"
     assert line("tpu", packed) == "attention: splash; splash in layers with a local window"
     assert line("gpu", packed) == line("gpu", alone) == "attention: cudnn; cudnn in layers with a local window"
     assert line("gpu", AttentionConfig("xla"), local_window=0) == "attention: xla"
     dropping = line("tpu", packed, local_window=0, attention_dropout=0.1)
     assert "xla (splash: has no dropout on attention weights, here 0.1" in dropping
     assert dropping.endswith(". Evaluation: splash")
-    with pytest.raises(UserError, match="attention of this model: wants heads of a multiple of 8"):
+    with pytest.raises(UserError, match="attention of this model: needs a head dimension that is a multiple of 8"):
         line("gpu", AttentionConfig("cudnn"), num_heads=8)
 
 
@@ -411,10 +415,10 @@ def test_an_unknown_path_is_refused() -> None:
     assert {"auto", "xla", *KERNELS} == set(ATTENTION)
 
 
-def test_a_prefix_and_a_cut_row_are_seen_by_needs() -> None:
+def test_a_prefix_and_a_cut_row_are_parts_of_the_problem() -> None:
     mesh = meshes.make_mesh(MeshConfig(sequence=2, data=1), jax.devices()[:2])
     config = dataclasses.replace(ENCODER, prefix_length=3, attention_dropout=0.2)
-    whole, local = needs(config, AUTO, jnp.float32, T, mesh, training=True)
+    whole, local = attention_problems(config, DEFAULT_BUILD, T, mesh, training=True)
     assert whole.prefix and whole.sequence_parts == 2 and whole.dropout == 0.2 and not whole.one_segment
-    assert (whole.window_radius, local.window_radius) == (0, REACH)
-    assert needs(config, AUTO, jnp.float32, T, mesh, training=False)[0].dropout == 0.0
+    assert (whole.window_radius, local.window_radius) == (0, RADIUS)
+    assert attention_problems(config, DEFAULT_BUILD, T, mesh, training=False)[0].dropout == 0.0

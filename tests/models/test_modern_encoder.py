@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import MeshConfig
+from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig, preset
 from jaxfm.models.encoder import Encoder
 from jaxfm.parallel import mesh as meshes
@@ -29,30 +30,30 @@ KEY = jax.random.key(5)
 TOKENS = np.split(np.random.default_rng(0).permutation(96)[: sum(LENGTHS)].astype(np.int32), np.cumsum(LENGTHS)[:-1])
 
 
-def batch(rows: tuple[tuple[int, ...], ...], length: int = 24) -> tuple[np.ndarray, ...]:
-    """Tokens, segments, positions and types of the examples laid into rows."""
-    fields = np.zeros((4, len(rows), length), np.int32)
+def batch(rows: tuple[tuple[int, ...], ...], length: int = 24) -> dict[str, np.ndarray]:
+    """Tokens, segments and positions of the examples laid into rows; there are no types."""
+    tokens, segments, positions = np.zeros((3, len(rows), length), np.int32)
     for row, examples in enumerate(rows):
         start = 0
         for number, example in enumerate(examples):
             place = slice(start, start + LENGTHS[example])
-            fields[0, row, place] = TOKENS[example]
-            fields[1, row, place] = number + 1
-            fields[2, row, place] = np.arange(LENGTHS[example])
+            tokens[row, place] = TOKENS[example]
+            segments[row, place] = number + 1
+            positions[row, place] = np.arange(LENGTHS[example])
             start += LENGTHS[example]
-    return tuple(fields)
+    return {"tokens": tokens, "segment_ids": segments, "positions": positions}
 
 
 ALONE = tuple((example,) for example in range(5))
 PACKED = batch((*ROWS, ()))  # the third row is nothing but padding
-SEGMENTS = PACKED[1]
+SEGMENTS = PACKED["segment_ids"]
 
 
 @functools.cache
 def model(config: EncoderConfig = CONFIG, scan: bool = True) -> tuple[Any, Any]:
     """Returns graph definition and wide random parameters."""
     graphdef, abstract = meshes.build_abstract(
-        lambda: Encoder(config, nnx.Rngs(0), scan=scan), meshes.make_mesh(MeshConfig())
+        lambda: Encoder(config, Build(scan=scan), nnx.Rngs(0)), meshes.make_mesh(MeshConfig())
     )
     draw = np.random.default_rng(1)
 
@@ -68,17 +69,17 @@ def program(config: EncoderConfig = CONFIG, scan: bool = True, dropout: bool = F
     graphdef, params = model(config, scan)
 
     def output(params: Any, batch: Any, chosen_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-        hidden_BTD = nnx.merge(graphdef, params)(*batch, key=KEY if dropout else None)
+        hidden_BTD = nnx.merge(graphdef, params)(batch, key=KEY if dropout else None)
         return jnp.sum(jnp.sin(hidden_BTD) * chosen_BT[..., None]), hidden_BTD
 
-    shapes = tuple(jax.ShapeDtypeStruct((width, 24), jnp.int32) for _ in range(4))
+    shapes = dict.fromkeys(PACKED, jax.ShapeDtypeStruct((width, 24), jnp.int32))
     chosen = jax.ShapeDtypeStruct((width, 24), jnp.bool_)
     return jax.jit(jax.grad(output, has_aux=True)).lower(params, shapes, chosen).compile()
 
 
 def influence(gradients: Any) -> np.ndarray:
     """How much each token of PACKED counts, [B, T]; each is a row of the embedding of its own (0: padding)."""
-    return np.abs(np.asarray(gradients["embeddings"]["word"]["embedding"])[PACKED[0]]).max(axis=-1)
+    return np.abs(np.asarray(gradients["embeddings"]["word"]["embedding"])[PACKED["tokens"]]).max(axis=-1)
 
 
 def test_parameters_have_no_bias_no_positions_and_none_that_is_not_used() -> None:
@@ -136,7 +137,7 @@ def test_unrolled_equals_scanned(config: EncoderConfig) -> None:
 
 
 def test_what_a_local_layer_reaches() -> None:
-    """With the global layer's attention silenced, two local layers of reach 4 carry 8 tokens far and no farther."""
+    """With the global layer's attention silenced, two local layers of radius 4 carry 8 tokens far and no farther."""
     graphdef, params = model(LOCAL)
     del graphdef
     kernel = np.array(params["layers"]["attention"]["output"]["kernel"])
@@ -168,9 +169,9 @@ def test_bf16_is_close_to_f32() -> None:
     )
     expected = np.asarray(program()(params, PACKED, SEGMENTS > 0)[1])[:2]
     graphdef, _ = meshes.build_abstract(
-        lambda: Encoder(CONFIG, nnx.Rngs(0), dtype=jnp.bfloat16), meshes.make_mesh(MeshConfig())
+        lambda: Encoder(CONFIG, Build(dtype=jnp.bfloat16), nnx.Rngs(0)), meshes.make_mesh(MeshConfig())
     )
-    result = jax.jit(lambda params: nnx.merge(graphdef, params)(*PACKED))(params)
+    result = jax.jit(lambda params: nnx.merge(graphdef, params)(PACKED))(params)
     assert result.dtype == jnp.bfloat16
     error = np.linalg.norm(np.asarray(result, np.float32)[:2] - expected) / np.linalg.norm(expected)
     # As in test_encoder: independent roundings of at most 2^-9 each add up as the root of their number.

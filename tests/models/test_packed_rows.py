@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import MeshConfig
+from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.data.text.packing import BATCH_FIELDS, PackedRows, build_rows
 from jaxfm.models.heads import TokenClassifier
@@ -29,7 +30,7 @@ PAD = 0
 
 
 def make() -> TokenClassifier:
-    return TokenClassifier(CONFIG, CLASSES, nnx.Rngs(0))
+    return TokenClassifier(CONFIG, CLASSES, DEFAULT_BUILD, nnx.Rngs(0))
 
 
 @functools.cache
@@ -84,7 +85,7 @@ def by_example(values_NTD: np.ndarray, packed: PackedRows) -> np.ndarray:
 def forward(params: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
     """Returns hidden states and logits."""
     model = nnx.merge(classifier()[0], params)
-    return model.encoder(*(batch[name] for name in BATCH_FIELDS[:4])), model(batch)
+    return model.encoder(batch), model(batch)
 
 
 def hidden_states(packed: PackedRows, **changes: jax.Array) -> np.ndarray:

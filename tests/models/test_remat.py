@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import REMAT, MeshConfig
+from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import preset
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.encoder import Encoder
@@ -29,15 +30,17 @@ BATCH, TOKENS = 4, 64
 def compiled(name: str, remat: str, scan: bool = True, layers: int = 4) -> tuple[Any, jax.stages.Compiled]:
     encoder = dataclasses.replace(ENCODERS[name], num_layers=layers)
     mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:1])
-    graphdef, abstract = meshes.build_abstract(lambda: Encoder(encoder, nnx.Rngs(0), scan=scan, remat=remat), mesh)
+    graphdef, abstract = meshes.build_abstract(
+        lambda: Encoder(encoder, Build(scan=scan, remat=remat), nnx.Rngs(0)), mesh
+    )
     draw = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: 0.2 * draw.standard_normal(leaf.shape).astype(np.float32), abstract)
 
     def loss(params: Any) -> jax.Array:
         ids = jnp.arange(BATCH * TOKENS, dtype=jnp.int32).reshape(BATCH, TOKENS) % 128
         positions = jnp.broadcast_to(jnp.arange(TOKENS), ids.shape)
-        model = nnx.merge(graphdef, params)
-        return jnp.sum(jnp.sin(model(ids, 1 + 0 * ids, positions, 0 * ids, key=jax.random.key(1))))
+        batch = {"tokens": ids, "segment_ids": 1 + 0 * ids, "positions": positions}
+        return jnp.sum(jnp.sin(nnx.merge(graphdef, params)(batch, key=jax.random.key(1))))
 
     with jax.set_mesh(mesh):
         return params, jax.jit(jax.value_and_grad(loss)).lower(params).compile()
@@ -74,13 +77,13 @@ def test_dots_are_computed_again_in_attention_alone() -> None:
     counts = {}
     for remat in REMAT:
         graphdef, params = meshes.build_abstract(
-            lambda remat=remat: Encoder(POST, nnx.Rngs(0), remat=remat),
+            lambda remat=remat: Encoder(POST, Build(remat=remat), nnx.Rngs(0)),
             meshes.make_mesh(MeshConfig(), jax.devices()[:1]),
         )
 
         def loss(params: Any, graphdef: Any = graphdef) -> jax.Array:
             ids = jnp.ones((BATCH, TOKENS), jnp.int32)
-            return jnp.sum(nnx.merge(graphdef, params)(ids, ids, ids, 0 * ids))
+            return jnp.sum(nnx.merge(graphdef, params)(dict.fromkeys(("tokens", "segment_ids", "positions"), ids)))
 
         counts[remat] = str(jax.make_jaxpr(jax.grad(loss))(params)).count(" dot_general[")
     # A loop's body forward, twice that backward, and the gradients of the six biases.
@@ -93,7 +96,8 @@ def test_the_generator_of_electra_recomputes_too() -> None:
     counts = {}
     for remat in ("none", "full"):
         graphdef, abstract = meshes.build_abstract(
-            lambda remat=remat: ReplacedTokenModel(POST, 2, nnx.Rngs(0), remat=remat), meshes.make_mesh(MeshConfig())
+            lambda remat=remat: ReplacedTokenModel(POST, 2, Build(remat=remat), nnx.Rngs(0)),
+            meshes.make_mesh(MeshConfig()),
         )
 
         def hidden(params: Any, graphdef: Any = graphdef) -> jax.Array:

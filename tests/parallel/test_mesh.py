@@ -11,12 +11,15 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from jaxfm.config import AdaptConfig, LoraConfig, MeshConfig
+from jaxfm.core.batch import axes_of
+from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.encoder_config import EncoderConfig, preset
 from jaxfm.errors import UserError
 from jaxfm.models.adapters import with_adapters
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.heads import MaskedLM, TokenClassifier
+from jaxfm.models.inputs.text import fields
 from jaxfm.parallel import mesh as meshes
 
 CONFIG = EncoderConfig(
@@ -109,7 +112,7 @@ def flat(tree: Any) -> dict[str, Any]:
 
 
 def make(config: EncoderConfig = CONFIG) -> TokenClassifier:
-    return TokenClassifier(config, 5, nnx.Rngs(0))
+    return TokenClassifier(config, 5, DEFAULT_BUILD, nnx.Rngs(0))
 
 
 def spec(leaf: Any) -> tuple[str | None, ...]:
@@ -201,12 +204,16 @@ def test_shardings_of_all_parameters_and_bytes_on_a_device(config: MeshConfig) -
 
 @pytest.mark.parametrize(("config", "expected"), [(CONFIG, MASKED_LM), (MODERN_CONFIG, MODERN)], ids=["bert", "modern"])
 def test_shardings_of_a_masked_lm(config: EncoderConfig, expected: Any) -> None:
-    _, abstract = meshes.build_abstract(lambda: MaskedLM(config, nnx.Rngs(0)), meshes.make_mesh(MESHES[5]))
+    _, abstract = meshes.build_abstract(
+        lambda: MaskedLM(config, DEFAULT_BUILD, nnx.Rngs(0)), meshes.make_mesh(MESHES[5])
+    )
     assert {name: spec(leaf) for name, leaf in flat(abstract).items()} == expected
 
 
 def test_shardings_of_a_replaced_token_model() -> None:
-    _, abstract = meshes.build_abstract(lambda: ReplacedTokenModel(CONFIG, 1, nnx.Rngs(0)), meshes.make_mesh(MESHES[5]))
+    _, abstract = meshes.build_abstract(
+        lambda: ReplacedTokenModel(CONFIG, 1, DEFAULT_BUILD, nnx.Rngs(0)), meshes.make_mesh(MESHES[5])
+    )
     assert {name: spec(leaf) for name, leaf in flat(abstract).items()} == REPLACED_TOKEN
 
 
@@ -308,13 +315,12 @@ def test_what_parts_of_a_row_tell_each_other() -> None:
     """All keys in layers that see the whole row, one chunk of the neighbours' in local ones, and nothing else."""
     encoder = dataclasses.replace(MODERN_CONFIG, num_layers=3, local_window=8)  # chunks of 4, of 32 tokens
     mesh = meshes.make_mesh(MeshConfig(data=1, sequence=4))
-    graphdef, abstract = meshes.build_abstract(lambda: Encoder(encoder, nnx.Rngs(0)), mesh)
-    names = ("tokens", "segment_ids", "positions", "type_ids")
-    places = meshes.batch_shardings(dict.fromkeys(names, (2, 32)), mesh)
-    fields = [jax.ShapeDtypeStruct((2, 32), jnp.int32, sharding=places[name]) for name in names]
+    graphdef, abstract = meshes.build_abstract(lambda: Encoder(encoder, DEFAULT_BUILD, nnx.Rngs(0)), mesh)
+    shardings = meshes.batch_shardings(axes_of(fields(32)), mesh)
+    batch = {name: jax.ShapeDtypeStruct((2, 32), jnp.int32, sharding=place) for name, place in shardings.items()}
     with jax.set_mesh(mesh):
-        apply = jax.jit(lambda params, *fields: nnx.merge(graphdef, params)(*fields))
-        text = apply.lower(abstract, *fields).compile().as_text()
+        apply = jax.jit(lambda params, batch: nnx.merge(graphdef, params)(batch))
+        text = apply.lower(abstract, batch).compile().as_text()
     found = re.findall(r"= (\w+\[[\d,]*\])\S* (all-gather|all-reduce|all-to-all|collective-permute)\(", text)
     wide = {(shape, kind) for shape, kind in found if shape.startswith("f32")}
     assert wide == {("f32[2,32,4,8]", "all-gather"), ("f32[2,1,4,4,8]", "collective-permute")}

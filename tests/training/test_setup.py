@@ -71,10 +71,10 @@ def test_rows_of_several_examples_are_noticed_where_one_was_promised(folder: pat
 def test_the_step_says_by_what_attention_is_computed(folder: pathlib.Path) -> None:
     config = tiny.config(folder)
     step = traced(config, created(config)[0])
-    assert step.notes[0] == f"attention: xla (all there is on {target.platform()})"
+    assert step.notes[0] == f"attention: xla (the only path on {target.platform()})"
     with target.tracing_for("tpu"):
         note, *_ = traced(config, created(config)[0]).notes
-    assert "xla (splash: wants rows of a multiple of 128 tokens, not 48 (config.data.row_length))" in note
+    assert "xla (splash: needs rows of a multiple of 128 tokens, not 48 (config.data.row_length))" in note
 
 
 def test_a_kernel_that_cannot_be_used_ends_in_one_message(folder: pathlib.Path) -> None:

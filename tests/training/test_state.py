@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxfm.config import MeshConfig, OptimConfig
+from jaxfm.core.build import Build
 from jaxfm.models.heads import TokenClassifier
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.training.optim import make_optimizer, make_schedule
@@ -22,7 +23,7 @@ CLASSES = 4
 
 
 def make_model(rngs: nnx.Rngs) -> nnx.Module:
-    return TokenClassifier(tiny.ENCODER, CLASSES, rngs, dtype=jnp.dtype(jnp.float32))
+    return TokenClassifier(tiny.ENCODER, CLASSES, Build(dtype=jnp.dtype(jnp.float32)), rngs)
 
 
 def mesh_of(data: int, fsdp: int, tensor: int) -> Mesh:

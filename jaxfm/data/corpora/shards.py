@@ -218,9 +218,13 @@ class ShardedRows:
         """The arrays of a batch."""
         return packing.text_fields(self.row_length, self.pad_id)
 
-    @functools.cached_property
+    @property
     def volume(self) -> Volume:
         """Tokens of a row; the longest example is looked for in the first thousand rows alone."""
+        return self._volume
+
+    @functools.cached_property
+    def _volume(self) -> Volume:
         longest = int(self.take(np.arange(min(len(self), 1024)))["positions"].max(initial=-1)) + 1
         return Volume("tokens", self.row_length, self.row_length * self.useful_share, longest)
 

@@ -3,19 +3,19 @@
 # N rows, T tokens, S segments (examples in a row), E examples
 
 import dataclasses
-import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from jaxfm.core.batch import Batch, BatchSpec, Field, Volume
+from jaxfm.models.inputs.text import fields
 
 
 def text_fields(row_length: int, pad_id: int = 0, *, types: bool = False) -> dict[str, Field]:
     """Returns the fields of packed text: tokens, segment_ids, positions and, where token types differ, type_ids."""
-    names = ("tokens", "segment_ids", "positions", *(("type_ids",) if types else ()))
-    return {name: Field((row_length,), fill=pad_id if name == "tokens" else 0, axes=("tokens",)) for name in names}
+    found = fields(row_length, type_ids=types)
+    return {**found, "tokens": dataclasses.replace(found["tokens"], fill=pad_id)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class PackedRows:
         labels = Field(self.labels.shape[1:], self.labels.dtype, -1, ("tokens",) if self.token_labels else ())
         return text_fields(self.row_length, self.pad_id, types=self.type_ids is not None) | {"labels": labels}
 
-    @functools.cached_property
+    @property
     def volume(self) -> Volume:
         """Tokens of a row."""
         useful = np.count_nonzero(self.segment_ids) / max(1, len(self))

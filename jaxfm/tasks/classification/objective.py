@@ -68,6 +68,10 @@ class ClassifierObjective:
         """Returns what the model says of each row; see `outputs` of the spec."""
         return self.spec.outputs(model, batch)
 
+    def logits_per_row(self) -> float:
+        """A number a class and segment."""
+        return self.spec.segments * len(self.spec.labels)
+
     def flops_per_row(self, adapt: AdaptConfig) -> float:
         """Those of the encoder and of the head, which scores every segment that a row may have."""
         spec = self.spec

@@ -64,6 +64,11 @@ def total_loss(found: Mapping[str, jax.Array], z_loss: float) -> jax.Array:
     return found["loss"].sum() + z_loss * jnp.sum(found["log_z"] ** 2 * found["weight"])
 
 
+def vocabulary_logits(spec: MaskedTextSpec) -> float:
+    """Returns how many numbers the logits of the vocabulary are, a row."""
+    return spec.ratios[0] * spec.row_length * spec.encoder.vocab_size
+
+
 def head_flops(spec: MaskedTextSpec) -> float:
     """Returns the operations of the vocabulary head a token of text, at the run's mean share of masked tokens."""
     return sum(spec.ratios) / 2 * flops.vocabulary_head_flops(spec.encoder)
@@ -112,6 +117,10 @@ class MaskedLMObjective:
         limit = self.masks.limit(batch, *self.spec.units)
         found = masked_token_losses(model, batch, limit, chunk=self.logits_chunk)
         return {name: found[name] for name in ("place", "target", "predicted", "loss")}
+
+    def logits_per_row(self) -> float:
+        """A number an entry of the vocabulary and masked token."""
+        return vocabulary_logits(self.spec)
 
     def flops_per_row(self, adapt: AdaptConfig) -> float:
         """Those of the encoder, and of the head at the masked tokens."""

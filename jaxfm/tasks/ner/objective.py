@@ -50,6 +50,10 @@ class NerObjective:
         """Returns what the model says of each row; see `outputs` of the spec."""
         return self.spec.outputs(model, batch)
 
+    def logits_per_row(self) -> float:
+        """A number a class and token."""
+        return self.spec.row_length * len(self.spec.labels)
+
     def flops_per_row(self, adapt: AdaptConfig) -> float:
         """Those of the encoder and of the head, which scores every token."""
         encoder = self.spec.encoder

@@ -20,7 +20,7 @@ from jaxfm.models import flops
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.observe.metrics import weighted
 from jaxfm.tasks.mask_shares import mask_sums
-from jaxfm.tasks.masked_lm.objective import Masks, head_flops, total_loss
+from jaxfm.tasks.masked_lm.objective import Masks, head_flops, total_loss, vocabulary_logits
 from jaxfm.tasks.masked_predictions import predict, token_losses
 from jaxfm.tasks.replaced_token.spec import ReplacedTokenSpec
 
@@ -102,6 +102,10 @@ class ReplacedTokenObjective:
             "suspicion": jax.nn.sigmoid(jnp.take_along_axis(logits_BT, predicted["place"], axis=1)),
             **{f"row_{name}": value_BT.sum(axis=1) for name, value_BT in detected.items()},
         }
+
+    def logits_per_row(self) -> float:
+        """Those of the generator: a number an entry of the vocabulary and masked token."""
+        return vocabulary_logits(self.spec)
 
     def flops_per_row(self, adapt: AdaptConfig) -> float:
         """Those of the encoder and its detector, which scores every token, and of the generator's layers and head."""

@@ -1,20 +1,33 @@
-"""What a token is before the first layer: word + position + segment type, normalised (Devlin et al. 2019).
+"""Text before the first layer: word + position + segment type, normalised (Devlin et al. 2019).
 
-With rotary positions there is no position table, with no segment types no type table (ModernBERT).
+With rotary positions there is no position table, with `type_vocab_size` 0 no type table (ModernBERT).
 """
 
 # B batch, T tokens, D model, V vocab
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxfm.core.batch import BatchSpec, Field
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.dropout import dropout
+from jaxfm.models.inputs.inputs import Inputs
 from jaxfm.models.norms import layer_norm
 from jaxfm.parallel.mesh import constrain, with_axes
+
+
+def fields(row_length: int, *, type_ids: bool = False) -> BatchSpec:
+    """Returns the arrays that `TextInputs` reads, of rows of `row_length` tokens.
+
+    `type_ids` adds the type of each token, which tells the first text of a pair from the second; single texts need
+    none.
+    """
+    names = ("tokens", "segment_ids", "positions", *(("type_ids",) if type_ids else ()))
+    return dict.fromkeys(names, Field((row_length,), axes=("tokens",)))
 
 
 def zero_padded_rows(init: nnx.Initializer, rows: int) -> nnx.Initializer:
@@ -27,8 +40,8 @@ def zero_padded_rows(init: nnx.Initializer, rows: int) -> nnx.Initializer:
     return make
 
 
-class Embeddings(nnx.Module):
-    """Sums the tables, normalises, drops out."""
+class TextInputs(nnx.Module):
+    """Sums the tables, normalises, applies dropout."""
 
     def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
         """Makes the tables with weights drawn from N(0, initializer_range), cut at two deviations."""
@@ -48,13 +61,27 @@ class Embeddings(nnx.Module):
         self.dropout_rate = config.dropout
 
     @jax.named_scope("embeddings")
-    def __call__(
-        self, tokens_BT: jax.Array, positions_BT: jax.Array, type_ids_BT: jax.Array, key: jax.Array | None
-    ) -> jax.Array:
-        """Returns [B, T, D]; positions count from 0 inside each segment."""
+    def __call__(self, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> Inputs:
+        """Returns the inputs of the layers; `key` turns dropout on. Without "type_ids" every token is of type 0."""
+        tokens_BT, positions_BT = batch["tokens"], batch["positions"]
         x_BTD = constrain(self.word(tokens_BT), "batch", "tokens", "features")
         if self.position is not None:
             x_BTD = x_BTD + self.position(positions_BT + self.position_offset)
         if self.type is not None:
-            x_BTD = x_BTD + self.type(type_ids_BT)
-        return dropout(self.norm(x_BTD), self.dropout_rate, key)
+            x_BTD = x_BTD + self.type(batch["type_ids"] if "type_ids" in batch else _zeros(tokens_BT))
+        return Inputs(dropout(self.norm(x_BTD), self.dropout_rate, key), batch["segment_ids"], positions_BT)
+
+
+def word_table(inputs: object) -> jax.Array:
+    """Returns the word embedding [V, D] in f32 of an encoder's inputs, which are text; V is the padded vocabulary."""
+    assert isinstance(inputs, TextInputs), "only text has a vocabulary"
+    return inputs.word.embedding[...]
+
+
+def _zeros(tokens_BT: jax.Array) -> jax.Array:
+    """Returns zeros that the compiler takes for any array.
+
+    It would turn a lookup at known zeros into a broadcast, whose gradient is summed in another order: results would
+    depend on whether a batch carries these zeros.
+    """
+    return constrain(jax.lax.optimization_barrier(jnp.zeros_like(tokens_BT)), "batch", "tokens")

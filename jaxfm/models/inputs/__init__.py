@@ -1,0 +1,1 @@
+"""What a row is before the first layer, one file a modality."""

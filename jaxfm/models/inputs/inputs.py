@@ -1,0 +1,34 @@
+"""What the layers take of a batch, whatever the modality."""
+
+# B batch, T tokens (or patches, frames: the elements of a row), D model
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import jax
+
+
+class Inputs(NamedTuple):
+    """The three arrays that `models.stack` computes with.
+
+    Attributes:
+      x_BTD: what each token is before the first layer [B, T, D], in the dtype of activations.
+      segment_ids_BT: int32 [B, T]; a token attends to tokens of its own segment. Segments of a row count from 1; 0 is
+        padding.
+      positions_BT: int32 [B, T]; positions count from 0 inside each segment.
+    """
+
+    x_BTD: jax.Array
+    segment_ids_BT: jax.Array
+    positions_BT: jax.Array
+
+
+class InputModule(Protocol):
+    """A modality: an nnx.Module that makes the layers' inputs of a batch.
+
+    Its file in this folder also has a function `fields(...) -> core.batch.BatchSpec`: the arrays that it reads.
+    """
+
+    def __call__(self, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> Inputs:
+        """Returns the inputs of the layers; `key` turns dropout on."""
+        ...
