@@ -87,7 +87,8 @@ def test_a_long_wait_speaks_now_and_then_in_a_file(clock):
 @pytest.mark.parametrize("width", [30, 50, 80, 200])
 def test_the_bar_fits_any_terminal(clock, width):
     console = terminal(width)
-    with Progress(636, start_step=100, console=console) as progress:
+    with Progress(636, console=console) as progress:
+        progress.start_at(100)
         for step in (110, 120):
             progress.update(step, epoch=0.57, loss=0.2134, learning_rate=8.1e-5, tokens_per_second=2040.0)
             clock[0] += 1
@@ -103,6 +104,36 @@ def test_the_bar_fits_any_terminal(clock, width):
     if width >= 80:
         assert "epoch 0.57  loss 0.2134  lr 8.1e-05  2,040 useful tokens/s  ETA 52s" in text
         assert "120/636 (18 %)" in text
+
+
+def test_a_resumed_bar_starts_at_the_step_it_goes_on_from(clock):
+    console = terminal()
+    with Progress(600, console=console) as progress:
+        assert "training" in shown(console) and "0/600 (0 %)" in shown(console)
+        clock[0] += 30  # restoring the checkpoint
+        progress.start_at(400)
+        assert re.fullmatch(r"training [━╺╸]+ 400/600 \(66 %\)", screen(console.file.getvalue())[0])
+        clock[0] += 30  # compiling
+        for step in (410, 420):
+            progress.update(step, epoch=0.5, loss=0.2, learning_rate=1e-4, tokens_per_second=2040.0)
+            clock[0] += 5
+    lines = [line for line in screen(console.file.getvalue()) if line]
+    assert "420/600 (70 %)" in lines[0]
+    assert lines[1].endswith("ETA 1m 30s")  # 10 steps in 5 s, 180 steps left: steps 0 to 400 do not count
+
+
+def test_a_resumed_run_in_a_file_says_nothing_before_its_first_update(clock):
+    console = Console(file=io.StringIO(), _environ={})
+    with Progress(600, console=console) as progress:
+        progress.start_at(400)
+        for step in (410, 420):
+            progress.update(step, epoch=0.5, loss=0.2, learning_rate=1e-4, tokens_per_second=2040.0)
+            clock[0] += 5
+        with pytest.raises(AssertionError, match="after an update"):
+            progress.start_at(420)
+    first, second = console.file.getvalue().splitlines()
+    assert first == "step 410/600 (68 %)  epoch 0.50  loss 0.2000  lr 1.0e-04  2,040 useful tokens/s"
+    assert second.startswith("step 420/600 (70 %)") and second.endswith("ETA 1m 30s")
 
 
 def test_messages_stay_above_one_bar(clock):
