@@ -145,7 +145,7 @@ class Progress:
                 self._live.refresh()
 
     def _seconds_left(self, step: int) -> float | None:
-        """Extrapolates from the time since this process's first update, which leaves compilation out; None at the first."""
+        """Extrapolates from the time since this process's first update, so without compilation; None at the first."""
         now = monotonic()
         if self._first is None:
             self._first = (now, step)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from tensorboardX.crc32c import crc32c
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
 from jaxfm.observe import event_file
 from jaxfm.observe.event_file import EventFile

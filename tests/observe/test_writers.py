@@ -9,7 +9,7 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tensorboardX.proto.event_pb2 import SessionLog
+from tensorboardX.proto.event_pb2 import SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
 from jaxfm.errors import UserError
 from jaxfm.observe.writers import MetricsWriter, read_metrics, to_json, write_predictions
