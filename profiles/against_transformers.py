@@ -32,7 +32,7 @@ from jaxfm.data.records.examples import read_examples
 from jaxfm.data.records.source_records import Columns
 from jaxfm.data.records.sources import read_tagged
 from jaxfm.hub.locate import locate
-from profiles import classification_quality, ner_quality
+from profiles import classification_quality, command_line, ner_quality
 from profiles.quality import MINILM, NEVER, REFERENCE_BATCH, choose_rows, last_json, machine, shown_command
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -225,7 +225,7 @@ def measure(arguments: argparse.Namespace, changes: Sequence[str], folder: pathl
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, writes the JSON and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.make_parser(__doc__)
     parser.add_argument("--reference", required=True, help="the torch script, see profiles/README.md")
     parser.add_argument("--task", choices=WORKLOADS, default="ner")
     parser.add_argument("--source", required=True, help="conll:DIR; of classification: a set of classification_quality")
@@ -235,10 +235,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3, help="turns of each program")
     parser.add_argument("--bf16", action="store_true", help="also both in bf16")
     parser.add_argument("--best", default="", help="also the reference with these options of its own")
-    arguments, changes = parser.parse_known_args(argv)
-    unknown = [word for word in changes if not word.startswith("--config.")]
-    if unknown:
-        parser.error(f"unknown argument {shlex.join(unknown)}")
+    arguments, changes = command_line.parse(parser, argv)
     arguments.reference = str(pathlib.Path(arguments.reference).resolve())
     with tempfile.TemporaryDirectory() as folder:
         result = measure(arguments, changes, pathlib.Path(folder))
@@ -247,4 +244,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -7,7 +7,6 @@ all of it. Each is chained several times in one program, so that no call overhea
 and the best. MFU is a share of the published peak; what a real product reaches is the ceiling that a step can hope for.
 """
 
-import argparse
 import statistics
 import sys
 import time
@@ -21,6 +20,7 @@ from jax import lax
 from jaxfm import files
 from jaxfm.observe.tables import Table, to_markdown
 from jaxfm.parallel import chips
+from profiles import command_line
 from profiles.quality import machine, shown_command
 from profiles.steps import devices
 
@@ -74,15 +74,13 @@ def copy(mib: int, calls: int) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, writes the JSON, prints the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = command_line.make_parser(__doc__)
     parser.add_argument("--sizes", default="4096,8192,16384")
     parser.add_argument("--copy-mib", type=int, default=4096)
     parser.add_argument("--calls", type=int, default=20)
     parser.add_argument("--output", required=True)
     arguments = parser.parse_args(argv)
-    products = [product(int(size), arguments.calls) for size in arguments.sizes.split(",")]
+    products = [product(size, arguments.calls) for size in command_line.integers("--sizes", arguments.sizes.split(","))]
     copied = copy(arguments.copy_mib, arguments.calls)
     peak = chips.peak_flops(jax.devices()[0].device_kind)
     result = {"command": shown_command(sys.argv), **machine(), **devices(), "products": products, "copy": copied}
@@ -95,4 +93,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

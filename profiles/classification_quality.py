@@ -26,7 +26,7 @@ from jaxfm import files, program
 from jaxfm.data.records.examples import Example, ExampleColumns, read_examples
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError, did_you_mean
-from profiles import quality
+from profiles import command_line, quality
 
 USAGE = (
     "usage: python -m profiles.classification_quality --source=tsv:DIR --output=FILE.json [--seeds=0,1] [--limit=N] "
@@ -227,7 +227,7 @@ def main() -> None:
     result = collect(
         values.config,
         values.source,
-        [int(seed) for seed in values.seeds],
+        command_line.integers("--seeds", values.seeds),
         pathlib.Path(values.workdir or f"runs/quality/{output.stem}"),
         output,
         examples=values.examples,

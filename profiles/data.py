@@ -10,7 +10,6 @@ the share of a short real run in which the step waited for data.
 import argparse
 import contextlib
 import pathlib
-import shlex
 import statistics
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from jaxfm.parallel.host_memory import keep_freed_memory
 from jaxfm.parallel.mesh import host_rows, make_mesh, shard_batch
 from jaxfm.schema import to_dict
 from jaxfm.train import train
+from profiles import command_line
 from profiles.quality import NEVER, machine, shown_command
 from profiles.steps import TimedStep, Work, devices, read_config
 
@@ -143,18 +143,14 @@ def measure(config: Config, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints the table, writes the JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = command_line.make_parser(__doc__)
     parser.add_argument("--config", required=True, help="config file, FILE.py[:variant]")
     parser.add_argument("--batches", type=int, default=300, help="of a turn")
     parser.add_argument("--turns", type=int, default=3, help="of host and devices each")
     parser.add_argument("--steps", type=int, default=12, help="timed, of which the first two do not count")
     parser.add_argument("--run-steps", type=int, default=40, help="of the real run")
     parser.add_argument("--output", help="JSON file of results")
-    arguments, changes = parser.parse_known_args(argv)
-    if unknown := [word for word in changes if not word.startswith("--config.")]:
-        parser.error(f"unknown argument {shlex.join(unknown)}")
+    arguments, changes = command_line.parse(parser, argv)
     if min(arguments.batches, arguments.turns, arguments.run_steps) < 1 or arguments.steps < 3:
         parser.error("--batches, --turns and --run-steps must be at least 1, --steps at least 3")
     keep_freed_memory()
@@ -174,4 +170,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -106,6 +106,9 @@ def main() -> None:
     parser.add_argument("--group_by_length", action="store_true", help="batches of examples of like length")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
     arguments = parser.parse_args()
+    for path in (pathlib.Path(arguments.model, "config.json"), arguments.data / "train.jsonl"):
+        if not path.is_file():
+            parser.error(f"{path}: no such file")
     transformers.set_seed(arguments.seed)
     kind = arguments.kind
     paths = {split: arguments.data / f"{split}.jsonl" for split in ("train", "valid", "test")}

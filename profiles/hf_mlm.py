@@ -4,11 +4,12 @@
 
 MODEL_DIR holds a config.json; weights are random. With PyTorch's best usual settings: its own mixed precision in bf16,
 attention by scaled_dot_product_attention, torch.compile, fused AdamW. Every row is full, 15 % of its tokens are
-guessed; as ever in transformers, scores of the vocabulary are computed at all places. Prints one line of JSON.
+predicted; as always in transformers, logits are computed at all positions. Prints one line of JSON.
 """
 
 import argparse
 import json
+import pathlib
 import time
 
 import torch
@@ -26,6 +27,8 @@ def main() -> None:
     parser.add_argument("--f32", action="store_true")
     parser.add_argument("--no-compile", action="store_true")
     arguments = parser.parse_args()
+    if not (config_file := pathlib.Path(arguments.model, "config.json")).is_file():
+        parser.error(f"{config_file}: no such file")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")

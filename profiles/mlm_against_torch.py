@@ -8,7 +8,6 @@ Each turn is a process of its own, so that each program has the whole device: `p
 once before. Medians of all timed steps; the spread of the ratio is that of turns. Needs torch.
 """
 
-import argparse
 import json
 import pathlib
 import shlex
@@ -23,6 +22,7 @@ from jaxfm import files
 from jaxfm.errors import UserError
 from jaxfm.hub.families import hf_config
 from jaxfm.training import initial
+from profiles import command_line
 from profiles.quality import last_json, machine, shown_command
 from profiles.steps import read_config
 
@@ -48,19 +48,14 @@ def jaxfm_turn(file: str, changes: Sequence[str], options: Sequence[str], folder
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, writes the JSON, prints rates and ratio."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = command_line.make_parser(__doc__)
     parser.add_argument("--config", required=True)
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--warm-up", type=int, default=5)
     parser.add_argument("--torch", default="", help="more options of profiles/hf_mlm.py")
     parser.add_argument("--output", required=True)
-    arguments, changes = parser.parse_known_args(argv)
-    unknown = [word for word in changes if not word.startswith("--config.")]
-    if unknown:
-        parser.error(f"unknown argument {shlex.join(unknown)}")
+    arguments, changes = command_line.parse(parser, argv)
     config = read_config(arguments.config, changes)
     encoder, _ = initial.shape(config.model)
     length, rows = config.data.row_length, config.train.batch_size
@@ -90,4 +85,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

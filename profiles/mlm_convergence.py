@@ -27,6 +27,7 @@ from jaxfm.observe.writers import read_metrics
 from jaxfm.tasks import registry
 from jaxfm.train import train
 from jaxfm.training.initial import resolve
+from profiles import command_line
 from profiles.quality import machine, shown_command
 
 EVALUATIONS = 8
@@ -145,7 +146,7 @@ def draw(path: pathlib.Path, result: dict[str, Any]) -> None:
 
 def main() -> None:
     """The program."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.make_parser(__doc__)
     parser.add_argument("--source", required=True, help="text:DIR with train and valid files")
     parser.add_argument("--preset", default="bert_tiny")
     parser.add_argument("--learning_rate", type=float, default=1e-3)
@@ -191,4 +192,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

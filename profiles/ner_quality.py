@@ -24,7 +24,7 @@ from jaxfm.data.records.source_records import Columns
 from jaxfm.data.records.sources import TaggedSentence, available_splits, read_tagged
 from jaxfm.data.text.tokenization import encode_words, load_tokenizer
 from jaxfm.errors import UserError
-from profiles import quality
+from profiles import command_line, quality
 
 USAGE = "usage: python -m profiles.ner_quality --source=conll:DIR --output=FILE.json [--seeds=0,1] [--config.KEY=VALUE]"
 SPLITS = ("valid", "test")
@@ -134,7 +134,7 @@ def main() -> None:
     values.config.data.source = values.source
     result = collect(
         values.config,
-        [int(seed) for seed in values.seeds],
+        command_line.integers("--seeds", values.seeds),
         pathlib.Path(values.workdir or f"runs/quality/{output.stem}"),
         output,
         sentences=values.sentences,

@@ -52,7 +52,7 @@ from jaxfm.training.evaluation import Evaluator
 from jaxfm.training.initial import resolve
 from jaxfm.training.setup import empty_sums, trace_step
 from jaxfm.training.state import new_state
-from profiles import quality
+from profiles import command_line, quality
 
 USAGE = "usage: python -m profiles.packing_quality --source=URI --cells=LAYOUT:ROWS[/OPTION],... --output=FILE.json"
 LAYOUTS = ("packed", "in_order", "single", "drawn")
@@ -414,7 +414,7 @@ def main() -> None:
     result: dict[str, Any] = files.read_json(output) if output.exists() else {"cells": {}}
     folder = quality.reference_model(settings)
     made: dict[str, Callable[[int], dict[str, Any]]] = {}
-    for seed, cell in itertools.product(map(int, values.seeds), cells):
+    for seed, cell in itertools.product(command_line.integers("--seeds", values.seeds), cells):
         runs = result["cells"].setdefault(cell.name, {})
         if str(seed) in runs:
             continue

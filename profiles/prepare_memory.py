@@ -26,6 +26,7 @@ from absl import flags
 
 from jaxfm import files, program
 from jaxfm.errors import UserError
+from profiles import command_line
 
 USAGE = (
     "usage: python -m profiles.prepare_memory --text=DIR --output=FILE.json [--sizes=100,500]\n"
@@ -133,7 +134,7 @@ def main() -> None:
     # A run that was made before with another size or kind stays: the whole takes long.
     path = pathlib.Path(values.output)
     runs = {run["name"]: run for run in files.read_json(path)["runs"]} if path.is_file() else {}
-    for size in map(int, values.sizes):
+    for size in command_line.integers("--sizes", values.sizes):
         corpus = workdir / f"train.{size}.txt"
         write_corpus(corpus, words, size)
         for kind in values.deduplicate:

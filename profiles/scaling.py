@@ -18,7 +18,6 @@ XLA_FLAGS=--xla_force_host_platform_device_count=4; they share the cores, so tha
 import argparse
 import dataclasses
 import pathlib
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,6 +30,7 @@ from jaxfm.errors import UserError
 from jaxfm.observe.tables import Cell, Table, to_markdown
 from jaxfm.parallel import chips
 from jaxfm.parallel.host_memory import keep_freed_memory
+from profiles import command_line
 from profiles.quality import machine, shown_command
 from profiles.steps import FULL, TimedStep, Work, devices, read_config
 
@@ -71,7 +71,7 @@ def make_step(file: str, changes: Sequence[str], series: str, value: str) -> Tim
     """Compiles one point of a series."""
     words = [*changes, *([f"--config.{SERIES[series]}={value}"] if SERIES[series] else [])]
     config = read_config(file, words)
-    count = int(value) if series == "devices" else 1
+    count = command_line.integers("--devices", [value])[0] if series == "devices" else 1
     if count > jax.device_count():
         raise UserError(
             f"--devices={value}: there are {jax.device_count()}. On CPU, set "
@@ -171,9 +171,7 @@ def draw(result: Mapping[str, Any], path: pathlib.Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures the series asked for, writes JSON and picture, prints the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = command_line.make_parser(__doc__)
     parser.add_argument("--config", default="configs/mlm.py:bert_mini")
     parser.add_argument("--series", default="model,row_length,batch")
     parser.add_argument("--models", default="bert_tiny,bert_mini,bert_small")
@@ -184,11 +182,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=5, help="timed, of each turn")
     parser.add_argument("--warm-up", type=int, default=2, help="steps of each turn before those")
     parser.add_argument("--output", required=True, help="JSON file; the picture lies beside it")
-    arguments, changes = parser.parse_known_args(argv)
-    unknown = [word for word in changes if not word.startswith("--config.")]
+    arguments, changes = command_line.parse(parser, argv)
     chosen = arguments.series.split(",")
-    if unknown:
-        parser.error(f"unknown argument {shlex.join(unknown)}")
     if not set(chosen) <= set(SERIES):
         parser.error(f"--series={arguments.series}: must be of {', '.join(SERIES)}")
     keep_freed_memory()
@@ -215,4 +210,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

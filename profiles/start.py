@@ -6,7 +6,6 @@ Runs `jaxfm.train` in a process of its own, in a new folder each time, with a ca
 and ends it when it has said that step 1 is done. The files that the run reads are in the system's cache, if they fit.
 """
 
-import argparse
 import os
 import shlex
 import statistics
@@ -18,6 +17,7 @@ from collections.abc import Mapping, Sequence
 
 from jaxfm import files
 from jaxfm.errors import UserError
+from profiles import command_line
 from profiles.quality import machine, shown_command
 
 MARK = "step 1/"
@@ -56,22 +56,16 @@ def measure(command: Sequence[str], repeats: int) -> dict[str, list[float]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, writes the JSON and prints a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = command_line.make_parser(__doc__)
     parser.add_argument("--config", required=True, help="as of jaxfm.train")
     parser.add_argument("--repeats", type=int, default=3, help="starts with the caches that the first one left")
     parser.add_argument("--output", required=True, help="JSON file of results")
-    arguments, changes = parser.parse_known_args(argv)
-    unknown = [word for word in changes if not word.startswith("--config.")]
-    if unknown:
-        parser.error(f"unknown argument {shlex.join(unknown)}")
+    arguments, changes = command_line.parse(parser, argv)
+    if arguments.repeats < 1:
+        raise UserError(f"--repeats={arguments.repeats}: must be at least 1.")
     settings = ["--config.log.every_steps=1", *changes]
     command = [sys.executable, "-m", "jaxfm.train", f"--config={arguments.config}", *settings]
-    try:
-        found = measure(command, arguments.repeats)
-    except UserError as error:
-        parser.exit(2, f"error: {error}\n")
+    found = measure(command, arguments.repeats)
     files.write_json(arguments.output, {"command": shown_command(sys.argv), **machine(), "seconds": found})
     print("| caches | seconds to the first step: median (least to most) |\n|---|---|")
     for name, seconds in found.items():
@@ -79,4 +73,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

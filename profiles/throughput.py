@@ -18,7 +18,6 @@ is not known there is none, unless --peak-flops gives it. What does not fit into
 import argparse
 import gc
 import itertools
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -30,6 +29,7 @@ from jaxfm.errors import UserError
 from jaxfm.observe.tables import Cell, Table, to_markdown
 from jaxfm.parallel import chips
 from jaxfm.parallel.host_memory import keep_freed_memory
+from profiles import command_line
 from profiles.quality import machine, shown_command
 from profiles.steps import DATA, FULL, PACKED, PADDED, TimedStep, Work, devices, read_config, settled
 
@@ -128,9 +128,7 @@ def varied(point: dict[str, Any], points: Sequence[dict[str, Any]]) -> list[str]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures every config and combination, writes the JSON after each, prints the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = command_line.make_parser(__doc__)
     parser.add_argument("--config", action="append", required=True, help="config file, FILE.py[:variant]; repeatable")
     parser.add_argument("--vary", action="append", default=[], help="KEY=VALUE:VALUE:... or KEY,KEY=V,W:V,W:...")
     parser.add_argument("--rows", choices=(FULL, PACKED, PADDED, DATA), default=FULL)
@@ -140,10 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--warm-up", type=int, default=5, help="steps before those")
     parser.add_argument("--peak-flops", type=float, help="bf16 operations a second of one device, where not known")
     parser.add_argument("--output", help="JSON file of results")
-    arguments, changes = parser.parse_known_args(argv)
-    unknown = [word for word in changes if not word.startswith("--config.")]
-    if unknown:
-        parser.error(f"unknown argument {shlex.join(unknown)}")
+    arguments, changes = command_line.parse(parser, argv)
     keep_freed_memory()
     points: list[dict[str, Any]] = []
     for file, values in itertools.product(arguments.config, list(variants(arguments.vary))):
@@ -166,4 +161,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

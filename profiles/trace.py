@@ -8,10 +8,8 @@ what an operation is for is its innermost name, and a fusion that serves several
 most of its products, or else most of its numbers, are of. With --keep the recording stays, for xprof or Perfetto.
 """
 
-import argparse
 import contextlib
 import pathlib
-import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -26,6 +24,7 @@ from jaxfm.observe.tables import to_plain
 from jaxfm.parallel.host_memory import keep_freed_memory
 from jaxfm.parallel.mesh import host_rows, shard_batch
 from jaxfm.training.setup import empty_sums
+from profiles import command_line
 from profiles.quality import machine, shown_command
 from profiles.steps import DATA, FULL, PACKED, PADDED, TimedStep, Work, devices, read_config
 
@@ -67,9 +66,7 @@ def folder_of(kept: str) -> Iterator[pathlib.Path]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Records, prints both tables, writes the JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = command_line.make_parser(__doc__)
     parser.add_argument("--config", required=True, help="config file, FILE.py[:variant]")
     parser.add_argument("--rows", choices=(FULL, PACKED, PADDED, DATA), default=FULL)
     parser.add_argument("--example-tokens", type=int, default=0, help="of packed and padded rows; 0: a third of a row")
@@ -78,9 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--top", type=int, default=20, help="operations shown")
     parser.add_argument("--keep", default="", help="folder that the recording stays in")
     parser.add_argument("--output", help="JSON file of results")
-    arguments, changes = parser.parse_known_args(argv)
-    if unknown := [word for word in changes if not word.startswith("--config.")]:
-        parser.error(f"unknown argument {shlex.join(unknown)}")
+    arguments, changes = command_line.parse(parser, argv)
     if arguments.steps < 1 or arguments.warm_up < 0:
         parser.error("--steps must be at least 1, --warm-up at least 0")
     keep_freed_memory()
@@ -112,4 +107,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -1,4 +1,4 @@
-"""A run as a person watches it: a bar on a terminal, plain lines in a file."""
+"""The progress of a run for a person to watch: a bar on a terminal, plain lines in a file."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -21,19 +21,18 @@ class Progress:
 
     Args:
       total_steps: the step that training ends at.
-      start_step: steps already done when this process started (resumed run); speed counts from there.
       console: where to write; standard output by default. A bar if it is a terminal, plain lines otherwise.
-      quiet: write nothing to standard output after all (every process of a run but the first).
+      quiet: write nothing to standard output (for every process of a run but the first).
 
-    Nothing is drawn between calls (no thread), so that an untouched terminal costs the training nothing.
+    The bar starts at step 0; a resumed run calls `start_at`. Nothing is drawn between calls (no thread), so that an
+    untouched terminal costs the training nothing.
     """
 
-    def __init__(
-        self, total_steps: int, *, start_step: int = 0, console: Console | None = None, quiet: bool = False
-    ) -> None:
+    def __init__(self, total_steps: int, *, console: Console | None = None, quiet: bool = False) -> None:
         self._console = Console(quiet=quiet) if console is None else console
         self._total = total_steps
-        self._first: tuple[float, int] | None = None  # when and at which step the first update came
+        # Time and step of this process's first update: the time left is extrapolated from the steps since then.
+        self._first: tuple[float, int] | None = None
         self._fields: dict[str, str] = {}
         self._bars = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}", markup=False),
@@ -43,8 +42,7 @@ class Progress:
             console=self._console,
             auto_refresh=False,
         )
-        count = _count(start_step, total_steps)
-        self._training = self._bars.add_task("training", total=total_steps, completed=start_step, count=count)
+        self._training = self._bars.add_task("training", total=total_steps, count=_count(0, total_steps))
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
@@ -61,6 +59,16 @@ class Progress:
             self._live.stop()
             self._live = None
 
+    def start_at(self, step: int) -> None:
+        """Moves the bar to `step` updates done: those of earlier parts of a resumed run.
+
+        To be called before the first `update`. The time left is estimated from the updates of this process alone.
+        """
+        assert self._first is None, "start_at() after an update"
+        self._bars.update(self._training, completed=step, count=_count(step, self._total))
+        if self._live is not None:
+            self._live.refresh()
+
     def update(
         self,
         step: int,
@@ -71,7 +79,7 @@ class Progress:
         tokens_per_second: float,
         mfu: float | None = None,
     ) -> None:
-        """Shows where training is: `step` updates done, passes over the data, loss, speed and, where known, MFU."""
+        """Shows the state of training: `step` updates done, passes over the data, loss, speed and, where known, MFU."""
         fields = {
             "epoch": f"epoch {epoch:.2f}",
             "loss": f"loss {loss:.4f}",
@@ -106,11 +114,10 @@ class Progress:
 
     @contextlib.contextmanager
     def task(self, description: str, total: int | None) -> Iterator[Callable[[int], None]]:
-        """Shows a second, passing bar (an evaluation, a load); yields a function to call with how many more are done.
+        """Shows a second, temporary bar (an evaluation, a load); yields a function to call with the number newly done.
 
-        `total` is None where nobody knows it.
-
-        On a terminal it is drawn at most every 0.1 s; elsewhere a line says how far it is at most every 10 s.
+        `total` is None where it is unknown. On a terminal the bar is drawn at most every 0.1 s; elsewhere a line is
+        printed at most every 10 s.
         """
         done, shown_at = 0, monotonic()
         bar = self._bars.add_task(description, total=total, count=_count(0, total))
@@ -138,7 +145,7 @@ class Progress:
                 self._live.refresh()
 
     def _seconds_left(self, step: int) -> float | None:
-        """Extrapolates from the time since the first update, which leaves compilation out; None at the first."""
+        """Extrapolates from the time since this process's first update, so without compilation; None at the first."""
         now = monotonic()
         if self._first is None:
             self._first = (now, step)
@@ -148,18 +155,19 @@ class Progress:
         return (now - since) / (step - first_step) * max(self._total - step, 0)
 
     def _render(self) -> Group:
-        """The bars, and under them the fields; a narrow terminal loses the least telling ones."""
+        """Returns the bars and, under them, the fields; a narrow terminal loses the least important ones."""
         fields = dict(self._fields)
-        for least_telling in ("rate", "epoch", "mfu", "speed", "left"):
+        for least_important in ("rate", "epoch", "mfu", "speed", "left"):
             if len("  ".join(fields.values())) > self._console.width:
-                fields.pop(least_telling, None)
+                fields.pop(least_important, None)
         return Group(self._bars, Text("  ".join(fields.values()), no_wrap=True, overflow="ellipsis"))
 
 
 class StreamProgress:
     """Context manager that shows how much of a stream of unknown length is done.
 
-    On a terminal a moving bar, drawn at most every 0.1 s; elsewhere a line at most every 10 s; nothing where quiet.
+    It draws a moving bar on a terminal, at most every 0.1 s, prints a line elsewhere, at most every 10 s, and writes
+    nothing where `quiet`.
     """
 
     def __init__(self, description: str = "", *, console: Console | None = None, quiet: bool = False) -> None:
@@ -190,7 +198,7 @@ class StreamProgress:
             self._live = False
 
     def update(self, *, documents: int, size: int, tokens: int | None = None) -> None:
-        """Shows how many documents and bytes of text were read and, if any are, how many tokens written so far."""
+        """Shows the documents and bytes of text read so far and, where given, the tokens written."""
         now = monotonic()
         if now - self._shown_at < (REDRAW_SECONDS if self._live else PLAIN_SECONDS):
             return
@@ -213,7 +221,7 @@ class StreamProgress:
 
 
 def format_seconds(seconds: float) -> str:
-    """Writes a duration as a person says it: 9s, 1m 12s, 2h 05m, 3d 04h."""
+    """Returns a duration as people write it: 9s, 1m 12s, 2h 05m, 3d 04h."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"

@@ -1,4 +1,4 @@
-"""The record of a run as machines read it: one JSON object a line, and TensorBoard scalars."""
+"""The metrics of a run for programs to read: one JSON object a line, and TensorBoard scalars."""
 
 import json
 import math
@@ -9,27 +9,22 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-import tensorboardX
-
-# protobuf makes these classes at run time, out of the type checker's sight.
-from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
-from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
-
 from jaxfm.errors import UserError
 from jaxfm.files import atomic_write
+from jaxfm.observe.event_file import EventFile
 
 METRICS_FILE = "metrics.jsonl"
-EVENT_PREFIX = "events.out.tfevents"
 FLUSH_SECONDS = 10.0
-"""How far TensorBoard may lag behind; each flush waits for the disk."""
+"""Seconds between flushes of the TensorBoard file; each waits for the disk."""
 
 
 class MetricsWriter:
     """Appends metrics to `WORKDIR/metrics.jsonl` and to a TensorBoard event file in WORKDIR.
 
-    For one process of a run only; with `silent` it writes nothing, for the others.
-    A resumed run leaves no line twice: what an earlier attempt wrote after
-    `resume_step` (steps done in the state resumed from; None = nothing to resume, all is dropped) goes first.
+    Only one process of a run writes; the others pass `silent`, which writes nothing. A resumed run leaves no line
+    twice: lines that an earlier attempt wrote after `resume_step` are removed first (steps done in the state resumed
+    from; None: nothing is resumed, and all lines are removed).
+
     Raises UserError for a metrics file with an unreadable line, OSError when the disk is full.
     """
 
@@ -51,7 +46,7 @@ class MetricsWriter:
         if path.exists():
             _drop_after(path, last_step)
         self._lines = path.open("a", encoding="utf-8")
-        self._events = _EventFile(folder, first_step=last_step + 1) if tensorboard else None
+        self._events = EventFile(folder, first_step=last_step + 1) if tensorboard else None
         self._flushed_at = time.monotonic()
 
     def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
@@ -62,7 +57,7 @@ class MetricsWriter:
         numbers = {name: to_number(value) for name, value in values.items()}
         line = {"step": int(step), "split": split} | {name: to_json(number) for name, number in numbers.items()}
         self._lines.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-        # To the operating system, so that a killed process loses no line.
+        # Handed to the operating system, so that a killed process loses no line.
         self._lines.flush()
         if self._events is not None:
             self._events.write(int(step), {f"{split}/{name}": number for name, number in numbers.items()})
@@ -70,7 +65,7 @@ class MetricsWriter:
                 self.flush()
 
     def flush(self) -> None:
-        """Brings everything written so far to the disk."""
+        """Writes everything so far to the disk and waits for it."""
         if self._lines is None:
             return
         self._lines.flush()
@@ -98,21 +93,21 @@ class MetricsWriter:
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Reads a `metrics.jsonl`: dicts of step, split and numbers, "nan" and "inf" as the floats again.
+    """Reads a `metrics.jsonl`: dicts of step, split and numbers, with "nan" and "inf" as floats.
 
-    A last line without its line end (the writer was killed) is left out. Raises UserError for any other bad line.
+    A last line without its line end (the writer was killed) is left out. Raises UserError for any other invalid line.
     """
     lines = [metrics for _, metrics in _read_lines(pathlib.Path(path))]
     for metrics in lines:
-        broken = {name: float(value) for name, value in metrics.items() if isinstance(value, str) and name != "split"}
-        metrics.update(broken)
+        words = {name: value for name, value in metrics.items() if isinstance(value, str) and name != "split"}
+        metrics.update({name: float(word) for name, word in words.items()})
     return lines
 
 
 def write_predictions(path: str | os.PathLike[str], records: Iterable[Mapping[str, Any]]) -> int:
-    """Writes one JSON object a line, in one step (`path` is whole or as before), and returns how many.
+    """Writes one JSON object a line and returns their number; on failure `path` stays as it was.
 
-    `records` is drawn one at a time, so memory stays bounded however many there are.
+    `records` are taken one at a time, so memory stays bounded however many they are.
     """
     count = 0
     with atomic_write(path) as file:
@@ -125,7 +120,7 @@ def write_predictions(path: str | os.PathLike[str], records: Iterable[Mapping[st
 def to_json(value: Any) -> Any:
     """Returns `value` as plain JSON types: NumPy scalars as numbers, NaN and infinity as "nan", "inf", "-inf".
 
-    JSON has no NaN, and null would hide it. Raises TypeError or ValueError for what JSON cannot hold.
+    JSON has no NaN, and null would hide it. Raises TypeError or ValueError for values that JSON cannot hold.
     """
     if value is None or isinstance(value, (str, bool)):
         return value
@@ -152,7 +147,7 @@ def to_number(value: Any) -> int | float:
 
 
 def _drop_after(path: pathlib.Path, last_step: int) -> None:
-    """Rewrites the file in one step without the lines of later steps and without a half-written last line."""
+    """Replaces the file by one without the lines of later steps and without a half-written last line."""
     kept = [line for line, metrics in _read_lines(path) if metrics["step"] <= last_step]
     with atomic_write(path) as file:
         file.writelines(kept)
@@ -171,38 +166,6 @@ def _read_lines(path: pathlib.Path) -> Iterable[tuple[str, dict[str, Any]]]:
             if not valid:
                 raise UserError(
                     f"{path}:{number}: not a line of metrics, which is one JSON object with step and split. "
-                    "Something else wrote to this file: delete the line, or the file."
+                    "Another program wrote to this file: delete the line, or the file."
                 )
             yield line, metrics
-
-
-class _EventFile:
-    """A TensorBoard event file, written in the calling thread.
-
-    tensorboardX's SummaryWriter writes in a thread behind a queue of 10; when the disk is full the thread dies and the
-    next puts block for ever. It also names files by the second, so that a quick restart overwrites the one before.
-    """
-
-    def __init__(self, folder: pathlib.Path, *, first_step: int) -> None:
-        earlier = len(list(folder.glob(f"{EVENT_PREFIX}.*")))
-        path = folder / f"{EVENT_PREFIX}.{int(time.time()):010d}.{os.getpid()}.{earlier:03d}"
-        self._records = tensorboardX.RecordWriter(str(path))
-        self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
-        if earlier:
-            # TensorBoard hides what earlier files hold from this step on.
-            start = SessionLog(status=SessionLog.START)
-            self._add(Event(wall_time=time.time(), step=first_step, session_log=start))
-        self._records.flush()
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        self._add(Event(wall_time=time.time(), step=step, summary=Summary(value=scalars)))
-
-    def flush(self) -> None:
-        self._records.flush()
-
-    def close(self) -> None:
-        self._records.close()
-
-    def _add(self, event: Event) -> None:
-        self._records.write(event.SerializeToString())

@@ -27,8 +27,13 @@ def terminal(width=80):
     return Console(file=io.StringIO(), width=width, force_terminal=True, force_interactive=True, _environ={})
 
 
+def written(console):
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
 def shown(console):
-    return CODES.sub("", console.file.getvalue())
+    return CODES.sub("", written(console))
 
 
 def screen(text):
@@ -59,7 +64,7 @@ def test_plain_lines_tell_everything_once(clock):
         progress.update(120, epoch=0.566, loss=0.21337, learning_rate=8.1e-5, tokens_per_second=2040.2, mfu=0.4136)
         progress.say("[B-LOC] " + "a long message " * 10)
         progress.table(Table("Scores", ("split", "f1"), (("test", 0.5),)))
-    assert console.file.getvalue().splitlines() == [
+    assert written(console).splitlines() == [
         "step 60/636 (9 %)  epoch 0.28  loss 1.5000  lr 1.0e-04  2,000 useful tokens/s",
         "step 120/636 (18 %)  epoch 0.57  loss 0.2134  lr 8.1e-05  2,040 useful tokens/s  MFU 41.4%  ETA 8m 36s",
         "[B-LOC] " + "a long message " * 10,
@@ -79,15 +84,14 @@ def test_a_long_wait_speaks_now_and_then_in_a_file(clock):
         for _ in range(40):
             clock[0] += 1
             advance(10)
-    assert console.file.getvalue().splitlines() == [
-        f"evaluating valid {n}/400 ({n // 4} %)" for n in (100, 200, 300, 400)
-    ]
+    assert written(console).splitlines() == [f"evaluating valid {n}/400 ({n // 4} %)" for n in (100, 200, 300, 400)]
 
 
 @pytest.mark.parametrize("width", [30, 50, 80, 200])
 def test_the_bar_fits_any_terminal(clock, width):
     console = terminal(width)
-    with Progress(636, start_step=100, console=console) as progress:
+    with Progress(636, console=console) as progress:
+        progress.start_at(100)
         for step in (110, 120):
             progress.update(step, epoch=0.57, loss=0.2134, learning_rate=8.1e-5, tokens_per_second=2040.0)
             clock[0] += 1
@@ -105,6 +109,36 @@ def test_the_bar_fits_any_terminal(clock, width):
         assert "120/636 (18 %)" in text
 
 
+def test_a_resumed_bar_starts_at_the_step_it_goes_on_from(clock):
+    console = terminal()
+    with Progress(600, console=console) as progress:
+        assert "training" in shown(console) and "0/600 (0 %)" in shown(console)
+        clock[0] += 30  # restoring the checkpoint
+        progress.start_at(400)
+        assert re.fullmatch(r"training [━╺╸]+ 400/600 \(66 %\)", screen(written(console))[0])
+        clock[0] += 30  # compiling
+        for step in (410, 420):
+            progress.update(step, epoch=0.5, loss=0.2, learning_rate=1e-4, tokens_per_second=2040.0)
+            clock[0] += 5
+    lines = [line for line in screen(written(console)) if line]
+    assert "420/600 (70 %)" in lines[0]
+    assert lines[1].endswith("ETA 1m 30s")  # 10 steps in 5 s, 180 steps left: steps 0 to 400 do not count
+
+
+def test_a_resumed_run_in_a_file_says_nothing_before_its_first_update(clock):
+    console = Console(file=io.StringIO(), _environ={})
+    with Progress(600, console=console) as progress:
+        progress.start_at(400)
+        for step in (410, 420):
+            progress.update(step, epoch=0.5, loss=0.2, learning_rate=1e-4, tokens_per_second=2040.0)
+            clock[0] += 5
+        with pytest.raises(AssertionError, match="after an update"):
+            progress.start_at(420)
+    first, second = written(console).splitlines()
+    assert first == "step 410/600 (68 %)  epoch 0.50  loss 0.2000  lr 1.0e-04  2,040 useful tokens/s"
+    assert second.startswith("step 420/600 (70 %)") and second.endswith("ETA 1m 30s")
+
+
 def test_messages_stay_above_one_bar(clock):
     console = terminal(64)
     with Progress(60, console=console) as progress:
@@ -116,11 +150,11 @@ def test_messages_stay_above_one_bar(clock):
                 for _ in range(3):
                     clock[0] += 1
                     advance(1)
-                during = screen(console.file.getvalue())
+                during = screen(written(console))
             progress.say(f"valid f1 {step / 100}")
         progress.table(Table("Scores", ("split", "f1"), (("test", 0.5),)))
     assert during[-2].startswith("evaluating valid") and during[-2].endswith("3/3 (100 %)")
-    lines = [line for line in screen(console.file.getvalue()) if line]
+    lines = [line for line in screen(written(console)) if line]
     assert lines[:4] == ["compiled in 4.2 s", "valid f1 0.2", "valid f1 0.4", "valid f1 0.6"]
     assert lines[4] == "Scores" and "0.5000" in lines[7]
     assert re.fullmatch(r"training ━+ 60/60 \(100 %\)", lines[8])
@@ -133,7 +167,7 @@ def test_the_terminal_is_given_back(clock):
     with pytest.raises(RuntimeError), Progress(2, console=console):
         raise RuntimeError
     assert (sys.stdout, sys.stderr) == before
-    assert console.file.getvalue().rstrip().endswith("\x1b[?25h")  # the cursor is shown again
+    assert written(console).rstrip().endswith("\x1b[?25h")  # the cursor is shown again
 
 
 def test_no_codes_reach_a_file(tmp_path, clock):
@@ -162,7 +196,7 @@ def test_a_stream_of_unknown_length_is_a_line_every_ten_seconds_in_a_file(clock)
         for second in range(26):
             clock[0] = 100.0 + second
             progress.update(documents=1000 * second, size=2_000_000 * second, tokens=300 * second)
-    assert console.file.getvalue().splitlines() == [
+    assert written(console).splitlines() == [
         "text [bold] as it is",
         "preparing 10,000 documents  20.0 MB  3,000 tokens  2.0 MB/s",
         "preparing 20,000 documents  40.0 MB  6,000 tokens  2.0 MB/s",
@@ -177,7 +211,7 @@ def test_a_stream_is_a_bar_on_a_terminal(clock):
         progress.say("[a note]")
         clock[0] = 104.05
         progress.update(documents=8, size=9_000_000, tokens=1234)
-    seen = screen(console.file.getvalue())
+    seen = screen(written(console))
     assert "[a note]" in seen
     assert "7 documents  8.0 MB  1,234 tokens  2.0 MB/s" in shown(console)
     assert "8 documents" not in shown(console)  # drawn a moment ago

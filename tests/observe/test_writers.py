@@ -3,38 +3,19 @@
 import json
 import math
 import pathlib
-import struct
 import subprocess
 import sys
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tensorboardX.crc32c import crc32c
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.event_pb2 import SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
 from jaxfm.errors import UserError
 from jaxfm.observe.writers import MetricsWriter, read_metrics, to_json, write_predictions
+from tests.observe.test_event_file import read_events
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-def read_events(path):
-    """Reads a TFRecord file: length, CRC of the length, data, CRC of the data; checks both CRCs."""
-    data, events, at = path.read_bytes(), [], 0
-    while at < len(data):
-        (length,) = struct.unpack_from("<Q", data, at)
-        assert struct.unpack_from("<I", data, at + 8)[0] == masked_crc(data[at : at + 8])
-        payload = data[at + 12 : at + 12 + length]
-        assert struct.unpack_from("<I", data, at + 12 + length)[0] == masked_crc(payload)
-        events.append(Event.FromString(payload))
-        at += 16 + length
-    return events
-
-
-def masked_crc(data):
-    crc = crc32c(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def event_files(folder):

@@ -1,0 +1,108 @@
+"""Every script says a user's mistake in one message and exits with 2, like jaxfm's programs."""
+
+import importlib.util
+import pathlib
+import runpy
+
+import pytest
+from absl import flags
+
+from jaxfm.errors import UserError
+from profiles import command_line
+
+PROFILES = pathlib.Path(command_line.__file__).parent
+# Modules that others import; every other file is a script.
+SHARED = {"command_line", "quality", "steps"}
+# Those that read absl flags: `jaxfm.program.run` ends them, with its own tests.
+BY_FLAGS = {"classification_quality", "ner_quality", "packing_quality", "prepare_memory"}
+# Standing alone, they need torch.
+REFERENCES = {"hf_classification", "hf_mlm"}
+NAMES = sorted(path.stem for path in PROFILES.glob("*.py") if path.stem not in SHARED)
+# torch and transformers take ten seconds to import.
+SLOW = {name: [pytest.mark.slow] if name in REFERENCES else [] for name in NAMES}
+
+# Of each script that argparse reads: words with a mistake that only its work finds, and what the message says of it.
+MISTAKES = {
+    "against_transformers": (
+        ["--reference=absent.py", "--source=conll:absent", "--output=o.json"],
+        "absent",
+    ),
+    "ceilings": (["--sizes=8,big", "--output=o.json"], "--sizes=8,big: must be whole numbers"),
+    "data": (["--config=absent.py"], "--config=absent.py"),
+    "hf_classification": (["absent", "absent"], "absent/config.json: no such file"),
+    "hf_mlm": (["absent", "--batch=1", "--row-length=8"], "absent/config.json: no such file"),
+    "loss_curves": (["absent", "absent", "--output=o.json"], "absent/metrics.jsonl: No such file or directory"),
+    "masked_positions": (["--preset=bert_absent", "--output=o.json"], "bert_absent"),
+    "mlm_against_torch": (["--config=absent.py", "--output=o.json"], "--config=absent.py"),
+    "mlm_convergence": (["--source=text:absent", "--preset=bert_absent", "--output=o.json"], "bert_absent"),
+    "scaling": (["--config=absent.py", "--output=o.json"], "--config=absent.py"),
+    "start": (["--config=configs/ner.py", "--repeats=0", "--output=o.json"], "--repeats=0: must be at least 1"),
+    "throughput": (["--config=absent.py"], "--config=absent.py"),
+    "trace": (["--config=absent.py"], "--config=absent.py"),
+}
+
+
+def ends(script: str, words: list[str], monkeypatch: pytest.MonkeyPatch, folder: pathlib.Path) -> object:
+    """Runs a script as `python profiles/SCRIPT.py WORDS` would, in this process; returns its exit code."""
+    if script in REFERENCES and importlib.util.find_spec("torch") is None:
+        pytest.skip("torch is not installed")
+    monkeypatch.setattr("sys.argv", [f"{script}.py", *words])
+    monkeypatch.chdir(folder)
+    known = set(flags.FLAGS)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(PROFILES / f"{script}.py"), run_name="__main__")
+    finally:
+        for name in set(flags.FLAGS) - known:
+            delattr(flags.FLAGS, name)
+    return ended.value.code
+
+
+@pytest.mark.parametrize("script", [pytest.param(name, marks=marks) for name, marks in SLOW.items()])
+def test_a_misspelt_flag_is_one_message(
+    script: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ends(script, [*MISTAKES.get(script, ([],))[0], "--no-such-flag=1"], monkeypatch, tmp_path) == 2
+    errors = capsys.readouterr().err
+    assert "no-such-flag" in errors and "Traceback" not in errors
+
+
+@pytest.mark.parametrize("script", [pytest.param(name, marks=SLOW[name]) for name in MISTAKES])
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections, on Python 3.12
+def test_a_mistake_that_the_work_finds_is_one_message(
+    script: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, expected = MISTAKES[script]
+    assert ends(script, words, monkeypatch, tmp_path) == 2
+    errors = capsys.readouterr().err
+    assert expected in errors and "Traceback" not in errors
+    assert not list(tmp_path.iterdir())  # nothing was written
+
+
+def test_every_script_has_a_mistake() -> None:
+    assert set(MISTAKES) | BY_FLAGS == set(NAMES)
+
+
+def test_an_error_of_our_own_stays_a_traceback() -> None:
+    def fails() -> None:
+        raise ValueError("of our own")
+
+    with pytest.raises(ValueError, match="of our own"):
+        command_line.run(fails)
+    with pytest.raises(OSError, match="no file"):
+        command_line.run(lambda: (_ for _ in ()).throw(OSError("no file")))
+
+
+def test_ctrl_c_is_told_by_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        command_line.run(interrupted)
+    assert ended.value.code == 130 and capsys.readouterr().err == "stopped by Ctrl-C\n"
+
+
+def test_numbers_of_a_flag() -> None:
+    assert command_line.integers("--seeds", ["0", "12"]) == [0, 12]
+    with pytest.raises(UserError, match=r"--seeds=0,one: must be whole numbers, separated by commas\."):
+        command_line.integers("--seeds", ["0", "one"])
