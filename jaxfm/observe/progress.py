@@ -76,7 +76,7 @@ class Progress:
         epoch: float,
         loss: float,
         learning_rate: float,
-        tokens_per_second: float,
+        speed: str,
         mfu: float | None = None,
     ) -> None:
         """Shows the state of training: `step` updates done, passes over the data, loss, speed and, where known, MFU."""
@@ -84,7 +84,7 @@ class Progress:
             "epoch": f"epoch {epoch:.2f}",
             "loss": f"loss {loss:.4f}",
             "rate": f"lr {learning_rate:.1e}",
-            "speed": f"{tokens_per_second:,.0f} useful tokens/s",
+            "speed": speed,
             **({} if mfu is None else {"mfu": f"MFU {mfu:.1%}"}),
         }
         remaining = self._seconds_left(step)

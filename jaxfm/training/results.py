@@ -95,9 +95,7 @@ def draw(config: Config, evaluations: dict[str, Evaluation], workdir: pathlib.Pa
     return paths
 
 
-def training_facts(
-    config: Config, task: Task, setup: Setup, fitted: TrainResult, wall_clock: WallClock
-) -> dict[str, Any]:
+def training_facts(setup: Setup, fitted: TrainResult, wall_clock: WallClock) -> dict[str, Any]:
     """The part "training" of the report: how much, how fast, and where the time went."""
     seconds = wall_clock.seconds()
     volume = setup.volume

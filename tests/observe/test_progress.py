@@ -59,9 +59,9 @@ def screen(text):
 def test_plain_lines_tell_everything_once(clock):
     console = Console(file=io.StringIO(), _environ={})
     with Progress(636, console=console) as progress:
-        progress.update(60, epoch=0.2830, loss=1.5, learning_rate=1e-4, tokens_per_second=1999.6)
+        progress.update(60, epoch=0.2830, loss=1.5, learning_rate=1e-4, speed="2,000 useful tokens/s")
         clock[0] += 60
-        progress.update(120, epoch=0.566, loss=0.21337, learning_rate=8.1e-5, tokens_per_second=2040.2, mfu=0.4136)
+        progress.update(120, epoch=0.566, loss=0.21337, learning_rate=8.1e-5, speed="2,040 useful tokens/s", mfu=0.4136)
         progress.say("[B-LOC] " + "a long message " * 10)
         progress.table(Table("Scores", ("split", "f1"), (("test", 0.5),)))
     assert written(console).splitlines() == [
@@ -93,7 +93,7 @@ def test_the_bar_fits_any_terminal(clock, width):
     with Progress(636, console=console) as progress:
         progress.start_at(100)
         for step in (110, 120):
-            progress.update(step, epoch=0.57, loss=0.2134, learning_rate=8.1e-5, tokens_per_second=2040.0)
+            progress.update(step, epoch=0.57, loss=0.2134, learning_rate=8.1e-5, speed="2,040 useful tokens/s")
             clock[0] += 1
         with progress.task("evaluating valid", 10) as advance:
             clock[0] += 1
@@ -118,7 +118,7 @@ def test_a_resumed_bar_starts_at_the_step_it_goes_on_from(clock):
         assert re.fullmatch(r"training [━╺╸]+ 400/600 \(66 %\)", screen(written(console))[0])
         clock[0] += 30  # compiling
         for step in (410, 420):
-            progress.update(step, epoch=0.5, loss=0.2, learning_rate=1e-4, tokens_per_second=2040.0)
+            progress.update(step, epoch=0.5, loss=0.2, learning_rate=1e-4, speed="2,040 useful tokens/s")
             clock[0] += 5
     lines = [line for line in screen(written(console)) if line]
     assert "420/600 (70 %)" in lines[0]
@@ -130,7 +130,7 @@ def test_a_resumed_run_in_a_file_says_nothing_before_its_first_update(clock):
     with Progress(600, console=console) as progress:
         progress.start_at(400)
         for step in (410, 420):
-            progress.update(step, epoch=0.5, loss=0.2, learning_rate=1e-4, tokens_per_second=2040.0)
+            progress.update(step, epoch=0.5, loss=0.2, learning_rate=1e-4, speed="2,040 useful tokens/s")
             clock[0] += 5
         with pytest.raises(AssertionError, match="after an update"):
             progress.start_at(420)
@@ -145,7 +145,7 @@ def test_messages_stay_above_one_bar(clock):
         progress.say("compiled in 4.2 s")
         for step in (20, 40, 60):
             clock[0] += 1
-            progress.update(step, epoch=step / 20, loss=1 / step, learning_rate=1e-4, tokens_per_second=2040.0)
+            progress.update(step, epoch=step / 20, loss=1 / step, learning_rate=1e-4, speed="2,040 useful tokens/s")
             with progress.task("evaluating valid", 3) as advance:
                 for _ in range(3):
                     clock[0] += 1
@@ -174,7 +174,7 @@ def test_no_codes_reach_a_file(tmp_path, clock):
     with (tmp_path / "log").open("w") as file:
         console = Console(file=file, _environ={})
         with Progress(4, console=console) as progress, progress.task("loading", 2) as advance:
-            progress.update(4, epoch=1.0, loss=float("nan"), learning_rate=0.0, tokens_per_second=0.0)
+            progress.update(4, epoch=1.0, loss=float("nan"), learning_rate=0.0, speed="0 useful tokens/s")
             advance(2)
     text = (tmp_path / "log").read_text()
     assert "\x1b" not in text and "\r" not in text
@@ -227,7 +227,7 @@ def test_a_quiet_stream_says_nothing(capsys):
 def test_quiet_progress_says_nothing(capsys):
     with Progress(10, quiet=True) as progress:
         progress.say("text")
-        progress.update(5, epoch=0.5, loss=1.0, learning_rate=1e-3, tokens_per_second=10.0)
+        progress.update(5, epoch=0.5, loss=1.0, learning_rate=1e-3, speed="10 useful tokens/s")
         progress.table(Table("Title", ("a",), [(1,)]))
         with progress.task("scoring", 3) as advance:
             advance(3)
