@@ -12,13 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxfm import files
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.data.text.packing import PackedRows, build_rows
 from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import probabilities
-from jaxfm.hub.families import hf_config
-from jaxfm.hub.weights import write_tensors
+from jaxfm.families.registry import family
+from jaxfm.hub.export import write_model
 from jaxfm.models.heads import SequenceClassifier
 
 if TYPE_CHECKING:
@@ -288,18 +287,21 @@ class ClassifierPredictor:
         Raises:
           UserError: a mean over tokens, where transformers' class of the family has the first token's vector only.
         """
-        model, pad = self.model, self.tokenizer.pad_token_id
-        assert isinstance(pad, int), "see check_tokenizer"
-        if model.pooling == "mean" and not model.encoder.classifier_transform:
+        model = self.model
+        pooling_key = family(model.encoder.family).heads["sequence_classes"].pooling_key
+        if model.pooling == "mean" and not pooling_key:
             raise UserError(
                 f"--format=hf: transformers' ForSequenceClassification of family {model.encoder.family!r} reads the "
                 "first token's vector, but this run was trained with config.classification.pooling=mean. Train with "
                 "pooling=cls to export, or use jaxfm.predict."
             )
-        values = hf_config(model.encoder, head="ForSequenceClassification", pad_token_id=pad, labels=model.labels)
-        values |= {"problem_type": _PROBLEM_TYPES[model.kind]}
-        if model.encoder.classifier_transform:
-            values |= {"classifier_pooling": model.pooling}
-        files.write_json(folder / "config.json", values)
-        write_tensors(folder / "model.safetensors", model.encoder, params)
-        self.tokenizer.save_pretrained(folder)
+        extra = {"problem_type": _PROBLEM_TYPES[model.kind]} | ({pooling_key: model.pooling} if pooling_key else {})
+        write_model(
+            folder,
+            model.encoder,
+            head="sequence_classes",
+            params=params,
+            tokenizer=self.tokenizer,
+            labels=model.labels,
+            extra=extra,
+        )

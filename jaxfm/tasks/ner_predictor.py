@@ -21,8 +21,7 @@ from jaxfm.data.text.windows import Windows, make_windows
 from jaxfm.data.text.words import COARSE, words_of
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation.calibration import probabilities
-from jaxfm.hub.families import hf_config
-from jaxfm.hub.weights import write_tensors
+from jaxfm.hub.export import write_model
 from jaxfm.models.heads import TokenClassifier
 from jaxfm.tasks.losses import ClassLoss
 from jaxfm.tasks.model_card import tagger_card
@@ -279,14 +278,14 @@ class NerPredictor:
 
     def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
         """Writes what AutoModelForTokenClassification and AutoTokenizer open, and a model card (README.md)."""
-        pad = self.tokenizer.pad_token_id
-        assert isinstance(pad, int), "see check_tokenizer"
-        config = hf_config(
-            self.model.encoder, head="ForTokenClassification", pad_token_id=pad, labels=self.model.labels
+        write_model(
+            folder,
+            self.model.encoder,
+            head="token_classes",
+            params=params,
+            tokenizer=self.tokenizer,
+            labels=self.model.labels,
         )
-        files.write_json(folder / "config.json", config)
-        write_tensors(folder / "model.safetensors", self.model.encoder, params)
-        self.tokenizer.save_pretrained(folder)
         card = tagger_card(
             self.model.labels,
             splitter=self.model.splitter,

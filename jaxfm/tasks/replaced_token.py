@@ -25,7 +25,7 @@ from jaxfm.data.pipeline import Rows
 from jaxfm.data.text.masking import Masking
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError
-from jaxfm.hub.families import FAMILIES
+from jaxfm.families.registry import discriminator_family
 from jaxfm.hub.initial import Initial
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.observe.metrics import Sums, weighted
@@ -313,8 +313,8 @@ def create(config: Config, initial: Initial) -> ReplacedTokenTask:
             "from the scores of all hidden places at once. Leave it at 0."
         )
     encoder = initial.encoder
-    if encoder.family == "bert":  # the same parameters and function; transformers has the detector's head only there
-        encoder = dataclasses.replace(encoder, family="electra")
+    family = discriminator_family(encoder.family)
+    encoder = dataclasses.replace(encoder, family=family or encoder.family)
     initial = dataclasses.replace(initial, encoder=encoder)
     chosen = _masking(config)
     layers = generator_layers(config.mask.generator_depth, encoder)
@@ -324,7 +324,7 @@ def create(config: Config, initial: Initial) -> ReplacedTokenTask:
         f"loaded beside the encoder: {', '.join(parts) or 'nothing'}",
         "hidden tokens all stand behind the mask token (mask.mask_share and random_share are of objective mlm)",
     )
-    if encoder.family not in FAMILIES or not FAMILIES[encoder.family].detector:
+    if not family:
         notes += (
             f"NOTE: transformers has no class for the discriminator of a {encoder.family} encoder: fine-tune from it "
             "here (--config.model.init=run:WORKDIR); jaxfm.export cannot write it",

@@ -13,13 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxfm import files
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.data.text.packing import PackedRows, build_rows
 from jaxfm.data.text.windows import make_windows
 from jaxfm.errors import UserError
-from jaxfm.hub.families import FAMILIES, hf_config
-from jaxfm.hub.weights import write_tensors
+from jaxfm.families.registry import classes_with, discriminator_family, presets
+from jaxfm.hub.export import write_model
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.tasks.ner_predictor import Encoded
 
@@ -127,20 +126,18 @@ class ReplacedTokenPredictor:
         return [result["text"], *(found or ["  (no tokens)"])]
 
     def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
-        """Writes encoder and detector as transformers' ElectraForPreTraining (AutoModelForPreTraining opens it).
+        """Writes encoder and detector as AutoModelForPreTraining opens them (transformers' ElectraForPreTraining).
 
         Raises UserError for an encoder whose family has no such class.
         """
-        if not FAMILIES[self.encoder.family].detector:
+        family = discriminator_family(self.encoder.family)
+        if not family:
+            able = [name for name, shape in presets().items() if discriminator_family(shape.family)]
             raise UserError(
                 f"transformers has no class for replaced-token detection with a {self.encoder.family} encoder, only "
-                "ElectraForPreTraining for those of BERT's kind (the presets bert_*). Fine-tune from this run with "
-                "--config.model.init=run:WORKDIR, and export that one."
+                f"{', '.join(classes_with('replaced_tokens'))} for encoders like the presets {', '.join(able)}. "
+                "Fine-tune from this run with --config.model.init=run:WORKDIR, and export that one."
             )
-        pad = self.tokenizer.pad_token_id
-        assert isinstance(pad, int), "see check_tokenizer"
-        config = hf_config(self.encoder, head="ForPreTraining", pad_token_id=pad, labels=())
-        files.write_json(folder / "config.json", config)
+        encoder = dataclasses.replace(self.encoder, family=family)
         own = {name: value for name, value in params.items() if name.startswith(("encoder/", "detector/"))}
-        write_tensors(folder / "model.safetensors", self.encoder, own)
-        self.tokenizer.save_pretrained(folder)
+        write_model(folder, encoder, head="replaced_tokens", params=own, tokenizer=self.tokenizer)

@@ -5,8 +5,9 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import MeshConfig
-from jaxfm.core.encoder_config import PRESETS, EncoderConfig, preset
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
+from jaxfm.families.registry import preset, presets
 from jaxfm.models.encoder import Encoder
 from jaxfm.parallel import mesh as meshes
 from jaxfm.training.state import count_parameters
@@ -20,7 +21,7 @@ MILLIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", presets())
 def test_parameters_of_a_preset(name: str) -> None:
     config = preset(name)
     _, abstract = meshes.build_abstract(lambda: Encoder(config, nnx.Rngs(0)), meshes.make_mesh(MeshConfig()))

@@ -8,18 +8,25 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from jaxfm.core.encoder_config import EncoderConfig, preset
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
-from jaxfm.hub.config_json import encoder_config, labels_of
-from jaxfm.hub.families import hf_config
+from jaxfm.families.registry import preset
+from jaxfm.hub.config_json import encoder_config, hf_config, labels_of
 
 SHAPE = EncoderConfig(
-    vocab_size=11, hidden_size=6, num_layers=3, num_heads=2, ffn_size=10, max_positions=7, type_vocab_size=3
+    family="bert",
+    vocab_size=11,
+    hidden_size=6,
+    num_layers=3,
+    num_heads=2,
+    ffn_size=10,
+    max_positions=7,
+    type_vocab_size=3,
 )
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    return hf_config(SHAPE, head="ForTokenClassification", pad_token_id=0, labels=("O", "B-X")) | changes
+    return hf_config(SHAPE, head="token_classes", pad_token_id=0, labels=("O", "B-X")) | changes
 
 
 def message(values: dict[str, Any]) -> str:
@@ -118,7 +125,7 @@ MODERN = dataclasses.replace(
 
 
 def modern(**changes: Any) -> dict[str, Any]:
-    return hf_config(MODERN, head="ForMaskedLM", pad_token_id=0, labels=()) | changes
+    return hf_config(MODERN, head="masked_lm", pad_token_id=0, labels=()) | changes
 
 
 def test_config_of_modernbert_old_and_new() -> None:
@@ -135,7 +142,7 @@ def test_config_of_modernbert_old_and_new() -> None:
     assert encoder_config(old | changes, "config.json") == own
     every_layer = encoder_config(modern(layer_types=["full_attention"] * 7), "config.json")
     assert (every_layer.local_window, every_layer.global_every) == (0, 1)
-    written = hf_config(every_layer, head="", pad_token_id=0, labels=())
+    written = hf_config(every_layer, pad_token_id=0, labels=())
     assert encoder_config(written, "config.json") == every_layer
 
 
@@ -170,7 +177,7 @@ def test_roberta_positions_start_behind_those_of_padding() -> None:
     values = config(model_type="roberta", pad_token_id=1, max_position_embeddings=514)
     read = encoder_config(values, "config.json")
     assert (read.position_offset, read.max_positions) == (2, 512)
-    assert hf_config(read, head="", pad_token_id=1, labels=())["max_position_embeddings"] == 514
+    assert hf_config(read, pad_token_id=1, labels=())["max_position_embeddings"] == 514
     assert encoder_config(config(max_position_embeddings=512), "config.json").position_offset == 0
 
 
@@ -189,7 +196,7 @@ def starts() -> list[dict[str, Any]]:
     return [
         config(),
         config(model_type="roberta", pad_token_id=1),
-        hf_config(electra, head="", pad_token_id=0, labels=()),
+        hf_config(electra, pad_token_id=0, labels=()),
         modern(),
     ]
 
@@ -222,5 +229,5 @@ def test_any_config_is_a_right_one_or_a_message_that_names_its_key(values: dict[
     numbers = (found.num_layers, found.num_heads, found.vocab_size, found.ffn_size, found.max_positions)
     assert all(type(number) is int and number >= 1 for number in numbers)
     # What is read is what jaxfm would write.
-    written = hf_config(found, head="", pad_token_id=max(found.position_offset - 1, 0), labels=())
+    written = hf_config(found, pad_token_id=max(found.position_offset - 1, 0), labels=())
     assert encoder_config(written, "again") == found

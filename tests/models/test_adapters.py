@@ -12,9 +12,10 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import AdaptConfig, LoraConfig, MeshConfig
-from jaxfm.core.encoder_config import EncoderConfig, preset
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.data.text.packing import BATCH_FIELDS, PackedRows, build_rows
 from jaxfm.errors import UserError
+from jaxfm.families.registry import preset
 from jaxfm.models.adapters import adapted, bare, is_adapter_param, merge_low_rank, only_mergeable
 from jaxfm.models.attention import local_mask, masked_attention, segment_mask
 from jaxfm.models.heads import TokenClassifier

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import REMAT, MeshConfig
-from jaxfm.core.encoder_config import preset
+from jaxfm.families.registry import preset
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.encoder import Encoder
 from jaxfm.parallel import mesh as meshes

@@ -11,8 +11,9 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from jaxfm.config import AdaptConfig, LoraConfig, MeshConfig
-from jaxfm.core.encoder_config import EncoderConfig, preset
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
+from jaxfm.families.registry import preset
 from jaxfm.models.adapters import with_adapters
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.encoder import Encoder

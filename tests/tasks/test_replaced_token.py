@@ -18,11 +18,11 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import Config, MeshConfig
-from jaxfm.core.encoder_config import preset
 from jaxfm.data.text import masking
 from jaxfm.errors import UserError
 from jaxfm.evaluate import evaluate
 from jaxfm.export import export
+from jaxfm.families.registry import preset
 from jaxfm.observe import metrics as metrics_lib
 from jaxfm.observe.writers import read_metrics
 from jaxfm.parallel.mesh import build_abstract, make_mesh
