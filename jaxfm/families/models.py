@@ -3,6 +3,7 @@
 import functools
 import types
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.traverse_util
 import jax
@@ -37,7 +38,7 @@ def parameter_shapes(encoder: EncoderConfig, kind: str, num_classes: int = 1) ->
       num_classes: of heads that have classes.
     """
     model = functools.partial(KINDS[kind], without_adapters(encoder), num_classes)
-    flat = flax.traverse_util.flatten_dict(jax.eval_shape(lambda: initialise(model)), sep="/")
+    flat: Mapping[str, Any] = flax.traverse_util.flatten_dict(jax.eval_shape(lambda: initialise(model)), sep="/")
     left_out = _LEFT_OUT.get(kind)
     kept = {path: leaf.shape for path, leaf in flat.items() if not left_out or not path.startswith(left_out)}
     return types.MappingProxyType(kept)

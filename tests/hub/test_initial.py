@@ -23,7 +23,9 @@ def directory(tmp_path: pathlib.Path) -> pathlib.Path:
     values = hf_config(SHAPE, pad_token_id=0, labels=())
     (tmp_path / "config.json").write_text(json.dumps(values))
     sizes = {"word": (9, 4), "position": (5, 4), "token_type": (2, 4)}
-    tensors = {f"embeddings.{name}_embeddings.weight": np.ones(size, np.float32) for name, size in sizes.items()}
+    tensors: dict[str, np.ndarray] = {
+        f"embeddings.{name}_embeddings.weight": np.ones(size, np.float32) for name, size in sizes.items()
+    }
     layer = {"intermediate.dense": (6, 4), "output.dense": (4, 6), "attention.output.dense": (4, 4)}
     layer |= {f"attention.self.{name}": (4, 4) for name in ("query", "key", "value")}
     for name, size in layer.items():

@@ -88,7 +88,7 @@ def our_logits(encoder: Any, params: dict[str, np.ndarray]) -> np.ndarray:
 def trained(encoder: Any, base: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """As after training: the base as it was, all else drawn anew."""
     draw = np.random.default_rng(3)
-    shapes = flax.traverse_util.flatten_dict(
+    shapes: dict[str, Any] = flax.traverse_util.flatten_dict(
         jax.eval_shape(lambda: meshes.initialise(lambda: TokenClassifier(encoder, len(LABELS), nnx.Rngs(0)))), sep="/"
     )
     return {

@@ -277,7 +277,7 @@ def random_params(config: EncoderConfig, head: str) -> dict[str, np.ndarray]:
 
     shapes = jax.eval_shape(lambda: meshes.initialise(make))
     draw = np.random.default_rng(3)
-    flat = flax.traverse_util.flatten_dict(shapes, sep="/")
+    flat: dict[str, Any] = flax.traverse_util.flatten_dict(shapes, sep="/")
 
     def deviation(name: str) -> float:
         return 1.5 if name.startswith("detector/") else 0.3  # its hidden states are small, and it has one class
