@@ -22,7 +22,7 @@ from configs.mlm import get_config
 from jaxfm import files
 from jaxfm.config import Config, from_config_dict
 from jaxfm.data.pipeline import TrainBatches
-from jaxfm.hub.families import hf_config
+from jaxfm.hub.config_json import hf_config
 from jaxfm.observe.writers import read_metrics
 from jaxfm.tasks import registry
 from jaxfm.train import train
@@ -78,7 +78,7 @@ def torch_run(config: Config, steps: int) -> dict[str, Any]:
 
     task, _, _ = registry.create(config, resolve(config.model))
     torch.manual_seed(config.seed)
-    values = hf_config(task.encoder, head="ForMaskedLM", pad_token_id=task.tokenizer.pad_token_id, labels=())
+    values = hf_config(task.encoder, head="masked_lm", pad_token_id=task.tokenizer.pad_token_id, labels=())
     model = BertForMaskedLM(BertConfig(**values))
     decayed = [p for name, p in model.named_parameters() if not (name.endswith("bias") or "LayerNorm" in name)]
     others = [p for name, p in model.named_parameters() if name.endswith("bias") or "LayerNorm" in name]

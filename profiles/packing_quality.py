@@ -34,6 +34,7 @@ import ml_collections
 import numpy as np
 import sklearn.metrics
 from absl import flags
+from jaxfm.tasks.classification_predictor import ClassifierSpec
 from ml_collections import config_flags
 
 from jaxfm import files, program
@@ -46,7 +47,6 @@ from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub.initial import Initial
 from jaxfm.parallel.mesh import make_mesh, shard_batch
 from jaxfm.tasks.classification import ClassifierObjective
-from jaxfm.tasks.classification_predictor import ClassifierSpec
 from jaxfm.tasks.losses import ClassLoss, LabelLoss
 from jaxfm.training.evaluation import Evaluator
 from jaxfm.training.initial import resolve

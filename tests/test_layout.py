@@ -18,8 +18,8 @@ FUNCTION_LINES = 80
 # Imports go downward: a module may import from its own room and from those before it. Any other file directly in
 # jaxfm/ is a program and may import all of them. `jaxfm/__init__.py` runs before every module, so it is at the bottom.
 ROOMS = (
-    *("config", "parallel", "observe", "analysis", "core", "models", "data", "hub", "evaluation", "tasks", "training"),
-    "planning",
+    *("config", "parallel", "observe", "analysis", "core", "models", "families", "data", "hub", "evaluation", "tasks"),
+    *("training", "planning"),
 )
 LOWEST = ("", "errors", "files", "schema")
 

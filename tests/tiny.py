@@ -18,7 +18,7 @@ from flax import nnx
 from jaxfm.config import Config, default_config, from_config_dict
 from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.encoder_config import EncoderConfig, has_padded_rows
-from jaxfm.hub.families import hf_config
+from jaxfm.hub.config_json import hf_config
 from jaxfm.hub.weights import write_tensors
 from jaxfm.models.heads import MaskedLM, TokenClassifier
 from jaxfm.parallel.mesh import initialise
@@ -40,7 +40,14 @@ VOCABULARY = (*PIECES, *string.ascii_lowercase, *(f"##{letter}" for letter in st
 LABELS = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
 # 96 rows for the 69 entries of the vocabulary: they can be cut over two and four devices.
 ENCODER = EncoderConfig(
-    vocab_size=96, hidden_size=32, num_layers=2, num_heads=2, ffn_size=64, max_positions=64, initializer_range=0.1
+    family="bert",
+    vocab_size=96,
+    hidden_size=32,
+    num_layers=2,
+    num_heads=2,
+    ffn_size=64,
+    max_positions=64,
+    initializer_range=0.1,
 )
 SIZES = {"train": 60, "valid": 16, "test": 18}
 
@@ -150,8 +157,10 @@ def write_weights(
 ) -> str:
     """Writes a Hugging Face directory of random weights, whose head is used only with `labels`; returns its URI."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_tensors(directory / "model.safetensors", encoder, random_params(encoder, max(len(labels), 1), seed))
-    values = hf_config(encoder, head="ForTokenClassification", pad_token_id=0, labels=tuple(labels))
+    write_tensors(
+        directory / "model.safetensors", encoder, "token_classes", random_params(encoder, max(len(labels), 1), seed)
+    )
+    values = hf_config(encoder, head="token_classes", pad_token_id=0, labels=tuple(labels))
     (directory / "config.json").write_text(json.dumps(values))
     return write_tokenizer(directory)
 
@@ -159,8 +168,8 @@ def write_weights(
 def write_masked_lm_weights(directory: pathlib.Path, encoder: EncoderConfig = ENCODER, seed: int = 7) -> str:
     """Writes a Hugging Face directory of random weights with a masked-LM head; returns its URI."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_tensors(directory / "model.safetensors", encoder, random_masked_lm(encoder, seed))
-    values = hf_config(encoder, head="ForMaskedLM", pad_token_id=0, labels=())
+    write_tensors(directory / "model.safetensors", encoder, "masked_lm", random_masked_lm(encoder, seed))
+    values = hf_config(encoder, head="masked_lm", pad_token_id=0, labels=())
     (directory / "config.json").write_text(json.dumps(values))
     return write_tokenizer(directory)
 

@@ -1,8 +1,6 @@
-"""Shapes of encoders: what a Hugging Face config says, in jaxfm's words, and the published sizes by name."""
+"""The shape of an encoder: what a Hugging Face config says, in jaxfm's words. Published shapes are in `families`."""
 
 import dataclasses
-
-from jaxfm.errors import UserError, did_you_mean
 
 # Any usual number of devices divides it, and it is the width of a TPU's matrix unit.
 _VOCABULARY_MULTIPLE = 128
@@ -13,7 +11,8 @@ class EncoderConfig:
     """All that determines an encoder's parameters and its function.
 
     Attributes:
-      family: name table used for Hugging Face directories (`jaxfm.hub.names`), e.g. "bert".
+      family: model_type of transformers whose names and config.json it is written with (`families.registry`); "": none,
+        it cannot be written for transformers.
       vocab_size: entries of the vocabulary; the tables have `padded_vocab_size` rows.
       hidden_size: width D of the residual stream.
       num_layers: transformer layers.
@@ -21,7 +20,7 @@ class EncoderConfig:
       ffn_size: inner width F of the feed-forward part.
       max_positions: longest segment in tokens.
       position_offset: row of the position table that position 0 uses (RoBERTa keeps the first rows for padding).
-      type_vocab_size: rows of the segment-type embedding; 0: there is none.
+      type_vocab_size: rows of the segment-type embedding; 0: no such embedding.
       norm_eps: added to the variance in layer norms.
       dropout: probability after embeddings, attention output and feed-forward, and in the head.
       attention_dropout: probability on attention weights.
@@ -37,16 +36,16 @@ class EncoderConfig:
       linear_bias: biases in attention, feed-forward and the transform of heads.
       norm_bias: biases in layer norms.
       classifier_transform: the masked-LM head's transform (dense, gelu, norm) stands before classifiers too.
-      pooler: activation of the dense layer before classes of whole examples, "tanh" or "gelu"; unused where there is
-        that transform.
+      pooler: activation of the dense layer before classes of whole examples, "tanh" or "gelu"; unused with
+        `classifier_transform`.
       lora_rank: of the low-rank updates beside linear maps of the layers; 0: none (`models.adapters`).
       lora_alpha: lora_alpha / lora_rank is their factor.
       lora_targets: names of the maps that have one.
-      adapter_size: width of the bottleneck adapters behind attention and feed-forward; 0: none.
+      adapter_size: width of the bottleneck adapters after attention and feed-forward; 0: none.
       prefix_length: learned keys and values of each layer; 0: none.
     """
 
-    family: str = "bert"
+    family: str = ""
     vocab_size: int = 30522
     hidden_size: int = 768
     num_layers: int = 12
@@ -91,74 +90,11 @@ class EncoderConfig:
     def padded_vocab_size(self) -> int:
         """Rows of the word embedding: a multiple of 128, whatever the mesh, so that a checkpoint fits every mesh.
 
-        The rows behind the vocabulary are and stay zero, are never predicted, and do not leave jaxfm (`hub.weights`).
+        Rows past the vocabulary are zero and stay so, are never predicted, and are not exported (`hub.weights`).
         """
         return -(-self.vocab_size // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
-
-
-def _bert(layers: int, width: int) -> EncoderConfig:
-    return EncoderConfig(hidden_size=width, num_layers=layers, num_heads=width // 64, ffn_size=4 * width)
-
-
-def _modern(layers: int, width: int, ffn_size: int) -> EncoderConfig:
-    return EncoderConfig(
-        family="modernbert",
-        vocab_size=50368,
-        hidden_size=width,
-        num_layers=layers,
-        num_heads=width // 64,
-        ffn_size=ffn_size,
-        max_positions=8192,
-        type_vocab_size=0,
-        norm_eps=1e-5,
-        dropout=0.0,
-        attention_dropout=0.0,
-        norm_placement="pre",
-        position_embedding="rope",
-        local_window=128,
-        global_every=3,
-        ffn="geglu",
-        linear_bias=False,
-        norm_bias=False,
-        classifier_transform=True,
-    )
-
-
-# Devlin et al. 2019 (BERT base, large), Turc et al. 2019, "Well-Read Students Learn Better", table 1 (smaller ones),
-# Warner et al. 2024, "Smarter, Better, Faster, Longer: ..." (ModernBERT), Goyal et al. 2021, "Larger-Scale Transformers
-# for Multilingual Masked Language Modeling" (XLM-R XL, 3.5 billion; theirs does not normalise the embeddings, so that
-# its weights do not fit here).
-PRESETS = {
-    "bert_tiny": _bert(2, 128),
-    "bert_mini": _bert(4, 256),
-    "bert_small": _bert(4, 512),
-    "bert_base": _bert(12, 768),
-    "bert_large": _bert(24, 1024),
-    "modern_tiny": _modern(3, 192, 288),  # nobody's but ours: learns something in minutes on a CPU
-    "modern_base": _modern(22, 768, 1152),
-    "modern_large": _modern(28, 1024, 2624),
-    "xlmr_xl": EncoderConfig(
-        family="xlm-roberta-xl",
-        vocab_size=250880,
-        hidden_size=2560,
-        num_layers=36,
-        num_heads=32,
-        ffn_size=10240,
-        position_offset=2,
-        type_vocab_size=1,
-        norm_eps=1e-5,
-        norm_placement="pre",
-    ),
-}
 
 
 def has_padded_rows(path: str) -> bool:
     """Whether the parameter of that path has a row for each of `padded_vocab_size`."""
     return path.endswith(("embeddings/word/embedding", "decoder/bias"))
-
-
-def preset(name: str) -> EncoderConfig:
-    """Returns the encoder shape of that name; an unknown one is a UserError that names the nearest."""
-    if name not in PRESETS:
-        raise UserError(f"config.model.preset: {name!r} is not a known architecture. {did_you_mean(name, PRESETS)}")
-    return PRESETS[name]

@@ -4,10 +4,11 @@ import dataclasses
 import pathlib
 
 from jaxfm.config import ModelConfig
-from jaxfm.core.encoder_config import EncoderConfig, preset
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import Initial
 from jaxfm.data.text.tokenization import VOCABULARY_FILES, load_tokenizer
 from jaxfm.errors import UserError
+from jaxfm.families.registry import preset
 from jaxfm.hub.locate import locate
 from jaxfm.hub.weights import read_checkpoint, read_config
 

@@ -17,13 +17,13 @@ import safetensors.numpy
 from jaxfm import files
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
-from jaxfm.hub.families import FAMILIES, Tensor
+from jaxfm.families.registry import family
+from jaxfm.families.tensors import Tensor
 from jaxfm.hub.locate import SCHEMES, locate
-from jaxfm.hub.weights import encoder_tensors
 
 ADAPTER_CONFIG, ADAPTER_TENSORS = "adapter_config.json", "adapter_model.safetensors"
-# Head of transformers' class -> peft's TaskType.
-_TASK_TYPES = {"ForTokenClassification": "TOKEN_CLS", "ForSequenceClassification": "SEQ_CLS"}
+# Kind of head -> peft's TaskType.
+_TASK_TYPES = {"token_classes": "TOKEN_CLS", "sequence_classes": "SEQ_CLS"}
 _INSIDE = "base_model.model."
 
 
@@ -64,20 +64,20 @@ def write_adapter(
     """
     config = files.read_json(merged / "config.json")
     (architecture,) = config["architectures"]
-    task_type = _TASK_TYPES.get(architecture.removeprefix(FAMILIES[encoder.family].architecture))
+    own = family(encoder.family)
+    task_type = _TASK_TYPES.get(own.kind_of(architecture))
     if task_type is None:
         raise UserError(
             f"--format=peft: peft has no task for {architecture}; it has for classes of tokens and of texts. Take "
             "--format=hf, which merges the low-rank updates into the weights."
         )
-    prefix = FAMILIES[encoder.family].prefix
-    table = encoder_tensors(encoder, prefix)
+    table = own.encoder_tensors()
     updates, ranks = _updates(encoder, params, table)
     with (merged / "model.safetensors").open("rb") as file:
         tensors = safetensors.numpy.load(file.read())
     inside = {name for tensor in table.values() for name in tensor.names(encoder.num_layers)}
     head = {name: value for name, value in tensors.items() if name not in inside}
-    modules = sorted({_module(name, prefix) for name in head})
+    modules = sorted({_module(name, own.prefix) for name in head})
     values = _config(encoder, base, task_type, modules, table, ranks)
     files.write_json(folder / ADAPTER_CONFIG, values)
     with files.atomic_write(folder / ADAPTER_TENSORS, binary=True) as file:

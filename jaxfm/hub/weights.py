@@ -4,6 +4,7 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import ml_dtypes  # noqa: F401  (teaches numpy bfloat16, which safetensors then reads)
@@ -14,8 +15,11 @@ import safetensors.numpy
 from jaxfm import files
 from jaxfm.core.encoder_config import EncoderConfig, has_padded_rows
 from jaxfm.errors import UserError
+from jaxfm.families.family import Family, Head
+from jaxfm.families.models import encoder_shapes, parameter_shapes
+from jaxfm.families.registry import FAMILIES, family
+from jaxfm.families.tensors import Tensor
 from jaxfm.hub.config_json import encoder_config, labels_of
-from jaxfm.hub.families import CLASSIFIER_HEAD, FAMILIES, Family, Tensor, present
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +32,14 @@ class Checkpoint:
         classes have names; "pooler/..." before classes of whole examples; "transform/..." and "decoder/bias" of a
         masked-LM head; "detector/..." of replaced-token detection. The vocabulary is padded
         (EncoderConfig.padded_vocab_size).
-      labels: class names of the "head/" in `params`; empty when there is none.
+      heads: kinds of head in `params` (`families.models.KINDS`); several where they share tensors.
+      labels: class names of the "head/" in `params`; empty without a "head/".
       notes: sentences for the log: which tensors were not used.
     """
 
     encoder: EncoderConfig
     params: dict[str, np.ndarray]
+    heads: tuple[str, ...]
     labels: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -47,76 +53,65 @@ def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
     """Reads a Hugging Face directory whole.
 
     Raises:
-      UserError: no safetensors (a .bin is refused: it is a pickle), a tensor missing, twice there, unknown, of wrong
+      UserError: no safetensors (a .bin is refused: it is a pickle), a tensor missing, stored twice, unknown, of wrong
         shape, no floating-point numbers, or not finite.
     """
     values = _config_values(directory)
-    config = encoder_config(values, str(directory / "config.json"))
-    family = FAMILIES[config.family]
-    tensors, notes = _without_wrapper(_read_tensors(directory), family, directory)
-    prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
-    table = encoder_tensors(config, prefix)
-    pooled = _pooled_tensors(family, prefix)
-    heads = (_classifier_tensors(config), _last_layer(pooled))
-    classes = next((head for head in heads if head and all(t.name in tensors for t in head.values())), {})
-    labels = labels_of(values, str(directory / "config.json")) if classes else ()
-    if labels:
-        table |= classes
-    pooler = {ours: tensor for ours, tensor in pooled.items() if ours.startswith("pooler/")}
-    if all(tensor.name in tensors for tensor in pooler.values()):
-        table |= pooler
-    head = present(family.masked_lm, config)
-    untied = _untied(table | head, family, tensors)
-    if not untied and all(tensor.name in tensors for tensor in head.values()):
-        table |= head
-    if all(tensor.name in tensors for tensor in family.detector.values()):
-        table |= family.detector
+    where = str(directory / "config.json")
+    encoder, labels = encoder_config(values, where), labels_of(values, where)
+    own = FAMILIES[encoder.family]
+    tensors, notes = _without_wrapper(_read_tensors(directory), own, directory)
+    bare = not any(name.startswith(own.prefix) for name in tensors)
+    found = _find_heads(own, encoder, tensors, len(labels), bare=bare)
+    table = _encoder_entries(own, encoder, bare=bare)
+    for kind in found.heads:
+        table |= found.tables[kind]
     params, used = {}, set()
-    for ours, tensor in table.items():
-        value, names = _gather(ours, tensor, tensors, config, len(labels), directory)
-        params[ours] = pad_vocabulary(value, config) if has_padded_rows(ours) else value
-        used |= names
-    if "decoder/bias" in params:
-        used |= set(family.tied)
-    extras = {name if prefix else name.removeprefix(family.prefix) for name in family.known_extras}
-    extras |= {tensor.name for tensor in (*head.values(), *family.detector.values())} | set(family.tied)
+    for ours, entry in table.items():
+        value = _gather(ours, entry, tensors, encoder, directory)
+        params[ours] = pad_vocabulary(value, encoder) if has_padded_rows(ours) else value
+        used |= set(entry.tensor.names(encoder.num_layers))
+    for kind in found.heads:
+        used |= set(own.heads[kind].tied)
+    extras = {name.removeprefix(own.prefix) if bare else name for name in own.known_extras}
+    for kind, head in own.heads.items():
+        extras |= {entry.tensor.name for entry in found.tables[kind].values()} | set(head.tied)
     unused = sorted(set(tensors) - used)
     unknown = [name for name in unused if name not in extras]
     if unknown:
         raise UserError(
-            f"{directory}: {len(unknown)} tensors have no place in a {config.family} encoder: {', '.join(unknown[:8])}"
+            f"{directory}: {len(unknown)} tensors have no place in a {own.name} encoder: {', '.join(unknown[:8])}"
             f"{' ...' if len(unknown) > 8 else ''}. The checkpoint is of another architecture than config.json says."
         )
     if unused:
         notes.append(f"weights not used: {', '.join(unused)}")
-    if untied:
-        notes.append(f"masked-LM head not used: {untied}; here they are one parameter")
-    return Checkpoint(config, params, labels, tuple(notes))
+    named = labels if "head/bias" in params else ()
+    return Checkpoint(encoder, params, found.heads, named, (*notes, *found.notes))
 
 
-def write_tensors(path: pathlib.Path, config: EncoderConfig, params: Mapping[str, np.ndarray]) -> None:
-    """Writes encoder and head (path -> array) under transformers' names to one safetensors file, without padding.
+def write_tensors(path: pathlib.Path, encoder: EncoderConfig, head: str, params: Mapping[str, np.ndarray]) -> None:
+    """Writes encoder and head under transformers' names to one safetensors file, without what pads the vocabulary.
 
-    The head is that of masked LM where `params` has its decoder, that of replaced-token detection where it has a
-    detector, that of classes of whole examples where it has a pooler, else a token classifier's (which is ModernBERT's
-    for whole examples too).
+    Args:
+      path: of the file.
+      encoder: low-rank updates that it names must be merged into `params`.
+      head: kind of the head in `params` (`families.models.KINDS`).
+      params: path -> array of every parameter of that model.
+
+    Raises:
+      UserError: a family without tables.
     """
-    family = FAMILIES[config.family]
-    table = encoder_tensors(config, family.prefix)
-    if "decoder/bias" in params:
-        table |= present(family.masked_lm, config)
-    elif "detector/head/bias" in params:
-        table |= family.detector
-    else:
-        table |= family.pooled if "pooler/kernel" in params else _classifier_tensors(config)
-    assert set(params) == set(table), f"parameters without a name: {sorted(set(params) ^ set(table))}"
+    own = family(encoder.family)
+    num_classes = len(params["head/bias"]) if "head/bias" in params else 1
+    table = _encoder_entries(own, encoder) | _head_entries(own, encoder, head, num_classes)
+    assert set(params) == set(table), f"not the parameters of {head}: {sorted(set(params) ^ set(table))}"
     found: dict[str, list[np.ndarray]] = {}
-    for ours, tensor in table.items():
+    for ours, (tensor, shape) in table.items():
         value = np.asarray(params[ours], np.float32)
+        assert value.shape == shape, f"{ours}: has shape {value.shape}, not {shape}"
         if has_padded_rows(ours):
-            assert len(value) == config.padded_vocab_size, f"{ours}: {len(value)} rows"
-            value = value[: config.vocab_size]
-        names = tensor.names(config.num_layers)
+            value = value[: encoder.vocab_size]
+        names = tensor.names(encoder.num_layers)
         for name, array in zip(names, value if tensor.layered else [value], strict=True):
             if tensor.inputs:
                 array = array.reshape(math.prod(array.shape[: tensor.inputs]), -1).T
@@ -126,7 +121,7 @@ def write_tensors(path: pathlib.Path, config: EncoderConfig, params: Mapping[str
             found[name].append(array)
     tensors = {name: np.ascontiguousarray(np.concatenate(parts)) for name, parts in found.items()}
     with files.atomic_write(path, binary=True) as file:
-        # The metadata is what transformers looks for to know how the file was laid out.
+        # transformers reads from the metadata how the file was laid out.
         file.write(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
 
 
@@ -136,53 +131,94 @@ def pad_vocabulary(table: np.ndarray, config: EncoderConfig) -> np.ndarray:
     return np.pad(table, [(0, config.padded_vocab_size - len(table)), *[(0, 0)] * (table.ndim - 1)])
 
 
-def encoder_tensors(config: EncoderConfig, prefix: str) -> dict[str, Tensor]:
-    """Ours -> theirs, under full names."""
-    table = present(FAMILIES[config.family].encoder, config).items()
-    return {
-        f"encoder/{ours}": dataclasses.replace(t, name=prefix + t.name, last=t.last and prefix + t.last)
-        for ours, t in table
-    }
+class Entry(NamedTuple):
+    """A parameter's tensor in the checkpoint, and the parameter's own shape: layers stacked, the vocabulary padded."""
+
+    tensor: Tensor
+    shape: tuple[int, ...]
 
 
-def _classifier_tensors(config: EncoderConfig) -> dict[str, Tensor]:
-    """The head of token classifiers, which shares its transform with masked LM in families that have one."""
-    head = present(FAMILIES[config.family].masked_lm, config) if config.classifier_transform else {}
-    return {ours: tensor for ours, tensor in head.items() if ours.startswith("transform/")} | CLASSIFIER_HEAD
+def _encoder_entries(own: Family, encoder: EncoderConfig, *, bare: bool = False) -> dict[str, Entry]:
+    return _entries(own, encoder_shapes(encoder), own.encoder_tensors(bare=bare))
 
 
-def _pooled_tensors(family: Family, prefix: str) -> dict[str, Tensor]:
-    """The head of classes of whole examples; a pooler goes without prefix where the encoder does."""
-    bare = {ours: dataclasses.replace(t, name=t.name.removeprefix(family.prefix)) for ours, t in family.pooled.items()}
-    return dict(family.pooled) if prefix else bare
+def _head_entries(
+    own: Family, encoder: EncoderConfig, kind: str, num_classes: int, *, bare: bool = False
+) -> dict[str, Entry]:
+    """Returns the entries of a head without those of the encoder."""
+    shapes = parameter_shapes(encoder, kind, num_classes)
+    head = {ours: shape for ours, shape in shapes.items() if not ours.startswith("encoder/")}
+    return _entries(own, head, own.head_tensors(kind, bare=bare))
 
 
-def _last_layer(table: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {ours: tensor for ours, tensor in table.items() if ours.startswith("head/")}
+def _entries(own: Family, shapes: Mapping[str, tuple[int, ...]], table: Mapping[str, Tensor]) -> dict[str, Entry]:
+    """Joins shapes and tensors by our path; the table may have more, of biases that the model does not have."""
+    assert set(shapes) <= set(table), f"{own.name}: without a tensor: {sorted(set(shapes) - set(table))}"
+    return {ours: Entry(tensor, shapes[ours]) for ours, tensor in table.items() if ours in shapes}
 
 
-def _untied(table: Mapping[str, Tensor], family: Family, tensors: Mapping[str, np.ndarray]) -> str:
+class _Heads(NamedTuple):
+    """What a checkpoint carries beside the encoder.
+
+    Attributes:
+      heads: kinds of head that are read.
+      tables: entries of each kind that the family has.
+      notes: sentences for the log about heads that are carried and not read.
+    """
+
+    heads: tuple[str, ...]
+    tables: dict[str, dict[str, Entry]]
+    notes: tuple[str, ...]
+
+
+def _find_heads(
+    own: Family, encoder: EncoderConfig, tensors: Mapping[str, np.ndarray], num_classes: int, *, bare: bool
+) -> _Heads:
+    """Finds the heads whose every tensor is there.
+
+    Some heads share tensors (BERT's classes of tokens are the last layer of its classes of texts), so that several may
+    be found in one checkpoint. A head with classes is read only where they have names.
+    """
+    tables = {kind: _head_entries(own, encoder, kind, num_classes or 1, bare=bare) for kind in own.heads}
+    names = {kind: {entry.tensor.name for entry in table.values()} for kind, table in tables.items()}
+    complete = [kind for kind in tables if names[kind] <= set(tensors)]
+    explained = {name for kind in complete for name in names[kind]}
+    heads: list[str] = []
+    notes: list[str] = []
+    for kind, table in tables.items():
+        carried = names[kind] & set(tensors)
+        if kind not in complete and carried - explained:
+            notes.append(f"{kind} head not used: {', '.join(sorted(names[kind] - carried))} missing")
+        elif kind in complete and (untied := _untied(own, own.heads[kind], table, tensors, bare=bare)):
+            notes.append(f"{kind} head not used: {untied}; here they are one parameter")
+        elif kind in complete and (num_classes or "head/bias" not in table):
+            heads.append(kind)
+    return _Heads(tuple(heads), tables, tuple(notes))
+
+
+def _untied(
+    own: Family, head: Head, table: Mapping[str, Entry], tensors: Mapping[str, np.ndarray], *, bare: bool
+) -> str:
     """Says which tensor of the checkpoint differs from the one it must equal; "" when none does."""
-    for name, ours in family.tied.items():
-        own = table[ours].name
-        if name in tensors and own in tensors and not np.array_equal(tensors[name], tensors[own]):
-            return f"{name} differs from {own}"
+    known = own.encoder_tensors(bare=bare) | {ours: entry.tensor for ours, entry in table.items()}
+    for name, ours in head.tied.items():
+        other = known[ours].name
+        if name in tensors and other in tensors and not np.array_equal(tensors[name], tensors[other]):
+            return f"{name} differs from {other}"
     return ""
 
 
 def _gather(
-    ours: str,
-    tensor: Tensor,
-    tensors: Mapping[str, np.ndarray],
-    config: EncoderConfig,
-    num_classes: int,
-    directory: pathlib.Path,
-) -> tuple[np.ndarray, set[str]]:
-    """Returns one of our arrays, layers stacked, and the names it was made from."""
-    names = tensor.names(config.num_layers)
-    shape = _shape(ours, config, num_classes)
+    ours: str, entry: Entry, tensors: Mapping[str, np.ndarray], encoder: EncoderConfig, directory: pathlib.Path
+) -> np.ndarray:
+    """Returns one of our arrays, layers stacked, without what pads the vocabulary."""
+    tensor, shape = entry
+    if tensor.layered:
+        shape = shape[1:]
+    if has_padded_rows(ours):
+        shape = (encoder.vocab_size, *shape[1:])
     parts = []
-    for name in names:
+    for name in tensor.names(encoder.num_layers):
         if name not in tensors:
             raise UserError(f"{directory}: the tensor {name!r} is missing (needed for {ours}).")
         value = tensors[name]
@@ -192,35 +228,7 @@ def _gather(
         check_finite(name, value, str(directory))
         value = value.astype(np.float32)
         parts.append((value.T if tensor.inputs else value).reshape(shape))
-    return (np.stack(parts) if tensor.layered else parts[0]), set(names)
-
-
-def _shape(ours: str, config: EncoderConfig, num_classes: int) -> tuple[int, ...]:
-    """Shape of one layer's part of a parameter."""
-    d, f, heads = config.hidden_size, config.ffn_size, (config.num_heads, config.head_dim)
-    kind = ours.removeprefix("encoder/").removeprefix("layers/")
-    shapes: dict[str, tuple[int, ...]] = {
-        "embeddings/word/embedding": (config.vocab_size, d),
-        "embeddings/position/embedding": (config.max_positions + config.position_offset, d),
-        "embeddings/type/embedding": (config.type_vocab_size, d),
-        "attention/output/kernel": (*heads, d),
-        "ffn/up/kernel": (d, f),
-        "ffn/up/bias": (f,),
-        "ffn/gate/kernel": (d, f),
-        "ffn/gate/bias": (f,),
-        "ffn/down/kernel": (f, d),
-        "head/kernel": (d, num_classes),
-        "head/bias": (num_classes,),
-        "pooler/kernel": (d, d),
-        "detector/dense/kernel": (d, d),
-        "detector/head/kernel": (d, 1),
-        "detector/head/bias": (1,),
-        "transform/dense/kernel": (d, d),
-        "decoder/bias": (config.vocab_size,),
-    }
-    for name in ("query", "key", "value"):
-        shapes |= {f"attention/{name}/kernel": (d, *heads), f"attention/{name}/bias": heads}
-    return shapes.get(kind, (d,))
+    return np.stack(parts) if tensor.layered else parts[0]
 
 
 def _their_shape(ours: str, tensor: Tensor, shape: tuple[int, ...]) -> list[int]:
@@ -231,7 +239,7 @@ def _their_shape(ours: str, tensor: Tensor, shape: tuple[int, ...]) -> list[int]
 
 
 def check_finite(name: str, value: np.ndarray, where: str) -> None:
-    """Raises UserError where weights are no floating-point numbers, or one of them is NaN or infinite."""
+    """Raises UserError where weights are not floating-point numbers, or one of them is NaN or infinite."""
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise UserError(
             f"{where}: {name!r} holds {value.dtype} numbers. Weights are read as floating-point numbers; quantised "

@@ -4,8 +4,8 @@ import pytest
 
 from configs.mlm import BERT_RATES, MODERN_RATES, get_config
 from jaxfm.config import Config, from_config_dict
-from jaxfm.core.encoder_config import PRESETS, preset
 from jaxfm.errors import UserError
+from jaxfm.families.registry import preset, presets
 from jaxfm.hub.locate import locate
 from jaxfm.tasks import registry
 
@@ -32,7 +32,7 @@ def test_the_default_is_the_quickstart() -> None:
 
 
 def test_a_variant_from_scratch_has_the_shape_of_its_name() -> None:
-    assert set(SCRATCH) <= set(PRESETS)
+    assert set(SCRATCH) <= set(presets())
     for variant in SCRATCH:
         config = built(variant)
         assert (config.model.init, config.model.preset) == ("scratch", variant)

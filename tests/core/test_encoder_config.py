@@ -1,43 +1,18 @@
 import dataclasses
 
-import jax
 import pytest
-from flax import nnx
 
-from jaxfm.config import MeshConfig
-from jaxfm.core.build import DEFAULT_BUILD
-from jaxfm.core.encoder_config import PRESETS, EncoderConfig, preset
-from jaxfm.errors import UserError
-from jaxfm.models.encoder import Encoder
-from jaxfm.parallel import mesh as meshes
-from jaxfm.training.state import count_parameters
-
-# Parameters of the encoder without its pooler, from the sizes alone (D width, L layers, F = 4 D, V vocabulary):
-# embeddings (V + 512 + 2) D + 2 D; a layer 4 (D^2 + D) + 2 D F + F + D + 4 D. The modern ones without biases, positions
-# and types: V D + D; a layer 4 D^2 + 3 D F + 2 D (149 and 395 million in the paper).
-MILLIONS = {
-    "bert_tiny": 4.37, "bert_mini": 11.10, "bert_small": 28.50, "bert_base": 108.89, "bert_large": 334.09,
-    "modern_tiny": 10.61, "modern_base": 149.01, "modern_large": 394.78, "xlmr_xl": 3475.93,
-}  # fmt: skip
+from jaxfm.core.encoder_config import EncoderConfig, has_padded_rows
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_parameters_of_a_preset(name: str) -> None:
-    config = preset(name)
-    _, abstract = meshes.build_abstract(
-        lambda: Encoder(config, DEFAULT_BUILD, nnx.Rngs(0)), meshes.make_mesh(MeshConfig())
-    )
-    assert round(count_parameters(abstract, config) / 1e6, 2) == MILLIONS[name]
-    # What pads the vocabulary to a multiple of 128 is no parameter: nothing depends on it.
-    assert config.padded_vocab_size % 128 == 0 <= config.padded_vocab_size - config.vocab_size < 128
-    padding = (config.padded_vocab_size - config.vocab_size) * config.hidden_size
-    assert sum(leaf.size for leaf in jax.tree.leaves(abstract)) - count_parameters(abstract, config) == padding
-    assert config.head_dim == (80 if name == "xlmr_xl" else 64)
+@pytest.mark.parametrize(("entries", "rows"), [(1, 128), (128, 128), (129, 256), (30522, 30592)])
+def test_the_vocabulary_is_padded_to_a_multiple_of_128(entries: int, rows: int) -> None:
+    assert EncoderConfig(vocab_size=entries).padded_vocab_size == rows
 
 
-def test_an_unknown_preset_names_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"config\.model\.preset: 'bert_bse' .*Did you mean 'bert_base'\?"):
-        preset("bert_bse")
+def test_which_parameters_have_padded_rows() -> None:
+    assert has_padded_rows("encoder/embeddings/word/embedding") and has_padded_rows("generator/decoder/bias")
+    assert not has_padded_rows("encoder/embeddings/type/embedding") and not has_padded_rows("head/bias")
 
 
 def test_heads_must_divide_the_width() -> None:

@@ -8,18 +8,25 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from jaxfm.core.encoder_config import EncoderConfig, preset
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
-from jaxfm.hub.config_json import encoder_config, labels_of
-from jaxfm.hub.families import hf_config
+from jaxfm.hub.config_json import encoder_config, hf_config, labels_of
+from tests.families import test_modernbert
 
 SHAPE = EncoderConfig(
-    vocab_size=11, hidden_size=6, num_layers=3, num_heads=2, ffn_size=10, max_positions=7, type_vocab_size=3
+    family="bert",
+    vocab_size=11,
+    hidden_size=6,
+    num_layers=3,
+    num_heads=2,
+    ffn_size=10,
+    max_positions=7,
+    type_vocab_size=3,
 )
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    return hf_config(SHAPE, head="ForTokenClassification", pad_token_id=0, labels=("O", "B-X")) | changes
+    return hf_config(SHAPE, head="token_classes", pad_token_id=0, labels=("O", "B-X")) | changes
 
 
 def message(values: dict[str, Any]) -> str:
@@ -104,76 +111,6 @@ def test_a_missing_key(key: str) -> None:
         encoder_config(values, "here/config.json")
 
 
-@pytest.mark.parametrize("pad", [None, "1", -1])
-def test_roberta_needs_the_id_of_padding(pad: Any) -> None:
-    values = config(model_type="roberta", pad_token_id=pad)
-    with pytest.raises(UserError, match=r"^here/config.json: pad_token_id is .*; roberta counts positions from"):
-        encoder_config(values, "here/config.json")
-    assert encoder_config(config(pad_token_id=None), "config.json").position_offset == 0  # BERT does not count so
-
-
-MODERN = dataclasses.replace(
-    preset("modern_base"), vocab_size=11, hidden_size=8, num_layers=7, num_heads=2, ffn_size=10, max_positions=9
-)
-
-
-def modern(**changes: Any) -> dict[str, Any]:
-    return hf_config(MODERN, head="ForMaskedLM", pad_token_id=0, labels=()) | changes
-
-
-def test_config_of_modernbert_old_and_new() -> None:
-    assert encoder_config(modern(), "config.json") == MODERN
-    new = {
-        name: value for name, value in modern().items() if not name.startswith("glob") and name != "local_rope_theta"
-    }
-    old = {name: value for name, value in modern().items() if name not in ("layer_types", "rope_parameters")}
-    none = {name: value for name, value in new.items() if name in old}
-    for values in (new, old, none, none | {"position_embedding_type": "absolute", "rope_scaling": None}):
-        assert encoder_config(values, "config.json") == MODERN
-    own = dataclasses.replace(MODERN, global_rope_theta=7.0, local_rope_theta=5.0, global_every=2, local_window=4)
-    changes = {"global_rope_theta": 7, "local_rope_theta": 5.0, "global_attn_every_n_layers": 2, "local_attention": 4}
-    assert encoder_config(old | changes, "config.json") == own
-    every_layer = encoder_config(modern(layer_types=["full_attention"] * 7), "config.json")
-    assert (every_layer.local_window, every_layer.global_every) == (0, 1)
-    written = hf_config(every_layer, head="", pad_token_id=0, labels=())
-    assert encoder_config(written, "config.json") == every_layer
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"hidden_activation": "silu"}, "hidden_activation is 'silu'; the modernbert encoder here computes 'gelu'."),
-        ({"classifier_activation": "relu"}, "classifier_activation is 'relu'"),
-        ({"decoder_bias": False}, "decoder_bias is false"),
-        ({"attention_bias": True}, "'attention_bias': True, 'mlp_bias': False"),
-        ({"num_attention_heads": 8}, "must be even"),
-        ({"layer_types": ["sliding_attention"] * 7}, 'layer_types is ["sliding_attention"'),
-        ({"layer_types": ["full_attention"] * 6}, "of 7 layers"),
-        ({"layer_types": ["full_attention", "sliding_attention"] * 2 + ["full_attention"] * 3}, "every n-th"),
-        ({"layer_types": None, "global_attn_every_n_layers": 0}, "global_attn_every_n_layers is 0"),
-        ({"local_attention": 0}, "local_attention is 0"),
-        ({"rope_scaling": {"rope_type": "yarn"}}, "no rope_scaling"),
-        ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}, "takes rope_parameters of"),
-        ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "only rope_type 'default'"),
-        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4, "factor": 2.0}}}, "only rope_type 'default'"),
-        ({"rope_parameters": None, "local_rope_theta": None}, "(rope_theta of sliding_attention) is null"),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_a_modernbert_of_another_function(change: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError) as caught:
-        encoder_config(modern(**change), "here/config.json")
-    assert str(caught.value).startswith("here/config.json: ") and words in str(caught.value)
-
-
-def test_roberta_positions_start_behind_those_of_padding() -> None:
-    values = config(model_type="roberta", pad_token_id=1, max_position_embeddings=514)
-    read = encoder_config(values, "config.json")
-    assert (read.position_offset, read.max_positions) == (2, 512)
-    assert hf_config(read, head="", pad_token_id=1, labels=())["max_position_embeddings"] == 514
-    assert encoder_config(config(max_position_embeddings=512), "config.json").position_offset == 0
-
-
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from([0, 1, 2, "gelu"]),
     lambda inner: (
@@ -189,8 +126,8 @@ def starts() -> list[dict[str, Any]]:
     return [
         config(),
         config(model_type="roberta", pad_token_id=1),
-        hf_config(electra, head="", pad_token_id=0, labels=()),
-        modern(),
+        hf_config(electra, pad_token_id=0, labels=()),
+        test_modernbert.config(),
     ]
 
 
@@ -222,5 +159,5 @@ def test_any_config_is_a_right_one_or_a_message_that_names_its_key(values: dict[
     numbers = (found.num_layers, found.num_heads, found.vocab_size, found.ffn_size, found.max_positions)
     assert all(type(number) is int and number >= 1 for number in numbers)
     # What is read is what jaxfm would write.
-    written = hf_config(found, head="", pad_token_id=max(found.position_offset - 1, 0), labels=())
+    written = hf_config(found, pad_token_id=max(found.position_offset - 1, 0), labels=())
     assert encoder_config(written, "again") == found

@@ -6,21 +6,26 @@ import pytest
 import safetensors.numpy
 
 from jaxfm.config import ModelConfig
-from jaxfm.core.encoder_config import EncoderConfig, preset
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
-from jaxfm.hub.families import FAMILIES, hf_config
+from jaxfm.families.registry import FAMILIES, preset
+from jaxfm.hub.config_json import hf_config
 from jaxfm.hub.initial import resolve
 
-SHAPE = EncoderConfig(vocab_size=9, hidden_size=4, num_layers=1, num_heads=2, ffn_size=6, max_positions=5, dropout=0.3)
+SHAPE = EncoderConfig(
+    family="bert", vocab_size=9, hidden_size=4, num_layers=1, num_heads=2, ffn_size=6, max_positions=5, dropout=0.3
+)
 
 
 @pytest.fixture
 def directory(tmp_path: pathlib.Path) -> pathlib.Path:
     """Bare BERT weights of ones."""
-    values = hf_config(SHAPE, head="Model", pad_token_id=0, labels=())
+    values = hf_config(SHAPE, pad_token_id=0, labels=())
     (tmp_path / "config.json").write_text(json.dumps(values))
     sizes = {"word": (9, 4), "position": (5, 4), "token_type": (2, 4)}
-    tensors = {f"embeddings.{name}_embeddings.weight": np.ones(size, np.float32) for name, size in sizes.items()}
+    tensors: dict[str, np.ndarray] = {
+        f"embeddings.{name}_embeddings.weight": np.ones(size, np.float32) for name, size in sizes.items()
+    }
     layer = {"intermediate.dense": (6, 4), "output.dense": (4, 6), "attention.output.dense": (4, 4)}
     layer |= {f"attention.self.{name}": (4, 4) for name in ("query", "key", "value")}
     for name, size in layer.items():

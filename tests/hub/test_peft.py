@@ -16,8 +16,9 @@ from jaxfm.config import AdaptConfig, Config, LoraConfig, MeshConfig
 from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.errors import UserError
 from jaxfm.export import export
+from jaxfm.families.registry import FAMILIES
 from jaxfm.hub import peft as ours
-from jaxfm.hub.families import FAMILIES, hf_config
+from jaxfm.hub.config_json import hf_config
 from jaxfm.hub.weights import read_checkpoint, write_tensors
 from jaxfm.models.adapters import is_adapter_param, merge_low_rank, with_adapters
 from jaxfm.models.heads import TokenClassifier
@@ -88,7 +89,7 @@ def our_logits(encoder: Any, params: dict[str, np.ndarray]) -> np.ndarray:
 def trained(encoder: Any, base: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """As after training: the base as it was, all else drawn anew."""
     draw = np.random.default_rng(3)
-    shapes = flax.traverse_util.flatten_dict(
+    shapes: dict[str, Any] = flax.traverse_util.flatten_dict(
         jax.eval_shape(
             lambda: meshes.initialise(lambda: TokenClassifier(encoder, len(LABELS), DEFAULT_BUILD, nnx.Rngs(0)))
         ),
@@ -115,9 +116,9 @@ def test_peft_computes_the_same_logits(family: str, targets: tuple[str, ...], tm
     merged, output = tmp_path / "merged", tmp_path / "peft"
     merged.mkdir(), output.mkdir()
     pad = 1 if family == "roberta" else 0
-    values = hf_config(encoder, head="ForTokenClassification", pad_token_id=pad, labels=LABELS)
+    values = hf_config(encoder, head="token_classes", pad_token_id=pad, labels=LABELS)
     (merged / "config.json").write_text(json.dumps(values))
-    write_tensors(merged / "model.safetensors", encoder, merge_low_rank(encoder, params)[1])
+    write_tensors(merged / "model.safetensors", encoder, "token_classes", merge_low_rank(encoder, params)[1])
     ours.write_adapter(output, merged, encoder, params, str(tmp_path / "base"))
     assert {path.name for path in output.iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors", "config.json",

@@ -17,7 +17,7 @@ from flax import nnx
 from jaxfm.config import MeshConfig
 from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.data.text.packing import build_rows
-from jaxfm.hub.families import hf_config
+from jaxfm.hub.config_json import hf_config
 from jaxfm.hub.weights import Checkpoint, read_checkpoint, write_tensors
 from jaxfm.models.heads import SequenceClassifier
 from jaxfm.parallel import mesh as meshes
@@ -78,10 +78,10 @@ def test_what_is_written_gives_transformers_the_same_logits(tmp_path: pathlib.Pa
     model.save_pretrained(tmp_path / "theirs")
     read = read_checkpoint(tmp_path / "theirs")
     (tmp_path / "ours").mkdir()
-    values = hf_config(read.encoder, head=HEAD, pad_token_id=OWN[family]["pad_token_id"], labels=LABELS)
+    values = hf_config(read.encoder, head="sequence_classes", pad_token_id=OWN[family]["pad_token_id"], labels=LABELS)
     values |= {"classifier_pooling": pooling} if family == "modernbert" else {}
     (tmp_path / "ours" / "config.json").write_text(json.dumps(values))
-    write_tensors(tmp_path / "ours" / "model.safetensors", read.encoder, read.params)
+    write_tensors(tmp_path / "ours" / "model.safetensors", read.encoder, "sequence_classes", read.params)
     again, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
         tmp_path / "ours", output_loading_info=True
     )

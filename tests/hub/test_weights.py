@@ -12,12 +12,20 @@ from hypothesis import strategies as st
 
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
-from jaxfm.hub.config_json import encoder_config
-from jaxfm.hub.families import CLASSIFIER_HEAD, FAMILIES, hf_config
+from jaxfm.families.registry import FAMILIES
+from jaxfm.families.tensors import CLASSIFIER
+from jaxfm.hub.config_json import encoder_config, hf_config
 from jaxfm.hub.weights import read_checkpoint, read_config, write_tensors
 
 SHAPE = EncoderConfig(
-    vocab_size=11, hidden_size=6, num_layers=3, num_heads=2, ffn_size=10, max_positions=7, type_vocab_size=3
+    family="bert",
+    vocab_size=11,
+    hidden_size=6,
+    num_layers=3,
+    num_heads=2,
+    ffn_size=10,
+    max_positions=7,
+    type_vocab_size=3,
 )
 LABELS = ("O", "B-X", "I-X", "B-Y")
 Tensors = dict[str, np.ndarray]
@@ -53,7 +61,7 @@ def tensors() -> Tensors:
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    return hf_config(SHAPE, head="ForTokenClassification", pad_token_id=0, labels=LABELS) | changes
+    return hf_config(SHAPE, head="token_classes", pad_token_id=0, labels=LABELS) | changes
 
 
 @pytest.fixture
@@ -75,7 +83,8 @@ def message(directory: pathlib.Path) -> str:
 def test_every_tensor_finds_its_place(tensors: Tensors, write) -> None:
     read = read_checkpoint(write(tensors))
     assert read.encoder == SHAPE == read_config(write(tensors)) and read.labels == LABELS and read.notes == ()
-    assert set(read.params) == {f"encoder/{name}" for name in FAMILIES["bert"].encoder} | set(CLASSIFIER_HEAD)
+    assert read.heads == ("token_classes",)
+    assert set(read.params) == {f"encoder/{name}" for name in FAMILIES["bert"].encoder} | set(CLASSIFIER)
     assert {value.dtype for value in read.params.values()} == {np.dtype(np.float32)}
     for layer in range(3):
         start = f"bert.encoder.layer.{layer}"
@@ -103,14 +112,14 @@ def test_writing_is_the_inverse_of_reading(family: str, tensors: Tensors, write,
     renamed = {name.replace("bert.", FAMILIES[family].prefix): value for name, value in tensors.items()}
     read = read_checkpoint(write(renamed, config(model_type=family, pad_token_id=1)))
     (tmp_path / "again").mkdir()
-    write_tensors(tmp_path / "again" / "model.safetensors", read.encoder, read.params)
+    write_tensors(tmp_path / "again" / "model.safetensors", read.encoder, "token_classes", read.params)
     written = safetensors.numpy.load_file(tmp_path / "again" / "model.safetensors")
     assert set(written) == set(renamed)
     for name, value in renamed.items():
         np.testing.assert_array_equal(written[name], value, err_msg=name)
     with safetensors.safe_open(tmp_path / "again" / "model.safetensors", framework="numpy") as file:
         assert file.metadata() == {"format": "pt"}
-    values = hf_config(read.encoder, head="ForTokenClassification", pad_token_id=1, labels=LABELS)
+    values = hf_config(read.encoder, head="token_classes", pad_token_id=1, labels=LABELS)
     assert encoder_config(values, "config.json") == read.encoder
 
 
@@ -118,15 +127,15 @@ def test_writing_asks_for_every_parameter(tensors: Tensors, write, tmp_path: pat
     params = read_checkpoint(write(tensors)).params
     del params["head/bias"]
     with pytest.raises(AssertionError, match="head/bias"):
-        write_tensors(tmp_path / "x.safetensors", SHAPE, params)
+        write_tensors(tmp_path / "x.safetensors", SHAPE, "token_classes", params)
 
 
 def test_with_and_without_prefix_and_head(tensors: Tensors, write) -> None:
     full = read_checkpoint(write(tensors)).params
     bare = {name.removeprefix("bert."): value for name, value in tensors.items() if not name.startswith("classifier")}
     read = read_checkpoint(write(bare | {"pooler.dense.weight": normal(6, 6), "pooler.dense.bias": normal(6)}))
-    assert read.labels == () and read.notes == ()
-    assert set(full) - set(read.params) == set(CLASSIFIER_HEAD)
+    assert read.labels == () and read.notes == () and read.heads == ("pooler",)
+    assert set(full) - set(read.params) == set(CLASSIFIER)
     assert set(read.params) - set(full) == {"pooler/kernel", "pooler/bias"}
     for name in set(read.params) & set(full):
         np.testing.assert_array_equal(read.params[name], full[name])
@@ -156,7 +165,7 @@ def test_a_masked_lm_head_and_the_copies_it_may_carry_of_tied_tensors(tensors: T
     }
     for carried in (tensors, tensors | copies):
         read = read_checkpoint(write(carried))
-        assert read.labels == () and read.notes == ()
+        assert read.labels == () and read.notes == () and read.heads == ("masked_lm",)
         assert sorted(name for name in read.params if not name.startswith("encoder/")) == sorted(MASKED_LM)
         dense = tensors["cls.predictions.transform.dense.weight"].T
         np.testing.assert_array_equal(read.params["transform/dense/kernel"], dense)
@@ -178,7 +187,7 @@ def test_a_masked_lm_head_with_a_decoder_of_its_own_is_not_used(
     read = read_checkpoint(write(masked_lm_head(tensors) | {name: normal(*shape)}))
     assert all(ours.startswith("encoder/") for ours in read.params)
     assert name in read.notes[0] and "cls.predictions.transform.dense.weight" in read.notes[0]
-    assert read.notes[1] == f"masked-LM head not used: {name} differs from {own}; here they are one parameter"
+    assert read.notes[1] == f"masked_lm head not used: {name} differs from {own}; here they are one parameter"
 
 
 def test_half_a_masked_lm_head_is_not_used(tensors: Tensors, write) -> None:
@@ -186,6 +195,7 @@ def test_half_a_masked_lm_head_is_not_used(tensors: Tensors, write) -> None:
     del tensors["cls.predictions.bias"]
     read = read_checkpoint(write(tensors))
     assert all(ours.startswith("encoder/") for ours in read.params) and "transform.dense" in read.notes[0]
+    assert read.heads == () and read.notes[1] == "masked_lm head not used: cls.predictions.bias missing"
 
 
 def test_a_masked_lm_head_of_another_vocabulary(tensors: Tensors, write) -> None:
@@ -197,7 +207,7 @@ def test_a_head_without_label_names_is_not_used(tensors: Tensors, write) -> None
     values = config()
     del values["id2label"]
     read = read_checkpoint(write(tensors, values))
-    assert read.labels == () and "head/kernel" not in read.params
+    assert read.labels == read.heads == () and "head/kernel" not in read.params
     assert read.notes == ("weights not used: classifier.bias, classifier.weight",)
 
 

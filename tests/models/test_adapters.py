@@ -13,9 +13,10 @@ from flax import nnx
 
 from jaxfm.config import AdaptConfig, LoraConfig, MeshConfig
 from jaxfm.core.build import Build
-from jaxfm.core.encoder_config import EncoderConfig, preset
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.data.text.packing import BATCH_FIELDS, PackedRows, build_rows
 from jaxfm.errors import UserError
+from jaxfm.families.registry import preset
 from jaxfm.models.adapters import is_adapter_param, merge_low_rank, only_mergeable, with_adapters, without_adapters
 from jaxfm.models.attention import local_mask, masked_attention, segment_mask
 from jaxfm.models.heads import TokenClassifier

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxfm.analysis import hlo
 from jaxfm.config import default_config, from_config_dict
 from jaxfm.core.build import DEFAULT_BUILD
-from jaxfm.core.encoder_config import preset
+from jaxfm.families.registry import preset
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.flops import flops_per_token, layer_flops
 

@@ -10,7 +10,8 @@ from flax import nnx
 
 from jaxfm.config import MeshConfig
 from jaxfm.core.build import DEFAULT_BUILD, Build
-from jaxfm.core.encoder_config import EncoderConfig, preset
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.families.registry import preset
 from jaxfm.models.activations import gelu
 from jaxfm.models.heads import MaskedLM, TokenClassifier
 from jaxfm.parallel import mesh as meshes

@@ -14,7 +14,8 @@ from flax import nnx
 
 from jaxfm.config import MeshConfig
 from jaxfm.core.build import Build
-from jaxfm.core.encoder_config import EncoderConfig, preset
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.families.registry import preset
 from jaxfm.models.encoder import Encoder
 from jaxfm.parallel import mesh as meshes
 

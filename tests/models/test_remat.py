@@ -12,7 +12,7 @@ from flax import nnx
 
 from jaxfm.config import REMAT, MeshConfig
 from jaxfm.core.build import Build
-from jaxfm.core.encoder_config import preset
+from jaxfm.families.registry import preset
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.encoder import Encoder
 from jaxfm.parallel import mesh as meshes

@@ -13,8 +13,9 @@ from jax.sharding import PartitionSpec as P
 from jaxfm.config import AdaptConfig, LoraConfig, MeshConfig
 from jaxfm.core.batch import axes_of
 from jaxfm.core.build import DEFAULT_BUILD
-from jaxfm.core.encoder_config import EncoderConfig, preset
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
+from jaxfm.families.registry import preset
 from jaxfm.models.adapters import with_adapters
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.encoder import Encoder

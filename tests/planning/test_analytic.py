@@ -2,7 +2,7 @@ import jax
 import pytest
 
 from jaxfm.config import MeshConfig
-from jaxfm.core.encoder_config import preset
+from jaxfm.families.registry import preset
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.planning.analytic import expected_activations, expected_collectives, expected_compute
 from tests.planning import small

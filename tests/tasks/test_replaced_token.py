@@ -16,24 +16,24 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jaxfm.tasks.replaced_token_predictor import ReplacedTokenPredictor
+from jaxfm.training.restore import restore_params, to_host
 
 from jaxfm.config import Config, MeshConfig
-from jaxfm.core.encoder_config import preset
 from jaxfm.data.text import masking
 from jaxfm.errors import UserError
 from jaxfm.evaluate import evaluate
 from jaxfm.export import export
+from jaxfm.families.registry import preset
 from jaxfm.observe import metrics as metrics_lib
 from jaxfm.observe.writers import read_metrics
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.predict import Model
 from jaxfm.tasks import masked_lm, registry, replaced_token
 from jaxfm.tasks.replaced_token import ReplacedTokenTask
-from jaxfm.tasks.replaced_token_predictor import ReplacedTokenPredictor
 from jaxfm.train import train
 from jaxfm.training import loop
 from jaxfm.training.initial import resolve
-from jaxfm.training.restore import restore_params, to_host
 from jaxfm.training.setup import set_up
 from tests import tiny
 

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxfm import files
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import probabilities
-from jaxfm.hub.families import hf_config
-from jaxfm.hub.weights import write_tensors
+from jaxfm.families.registry import family
+from jaxfm.hub.export import write_model
 from jaxfm.models.heads import SequenceClassifier
 from jaxfm.tasks.classification.spec import ClassifierSpec, EncodedExamples, encode
 
@@ -155,18 +154,21 @@ class ClassifierPredictor:
         Raises:
           UserError: a mean over tokens, where transformers' class of the family has the first token's vector only.
         """
-        spec, pad = self.spec, self.tokenizer.pad_token_id
-        assert isinstance(pad, int), "see check_tokenizer"
-        if spec.pooling == "mean" and not spec.encoder.classifier_transform:
+        spec = self.spec
+        pooling_key = family(spec.encoder.family).heads["sequence_classes"].pooling_key
+        if spec.pooling == "mean" and not pooling_key:
             raise UserError(
                 f"--format=hf: transformers' ForSequenceClassification of family {spec.encoder.family!r} reads the "
                 "first token's vector, but this run was trained with config.task.pooling=mean. Train with "
                 "pooling=cls to export, or use jaxfm.predict."
             )
-        values = hf_config(spec.encoder, head="ForSequenceClassification", pad_token_id=pad, labels=spec.labels)
-        values |= {"problem_type": _PROBLEM_TYPES[spec.kind]}
-        if spec.encoder.classifier_transform:
-            values |= {"classifier_pooling": spec.pooling}
-        files.write_json(folder / "config.json", values)
-        write_tensors(folder / "model.safetensors", spec.encoder, params)
-        self.tokenizer.save_pretrained(folder)
+        extra = {"problem_type": _PROBLEM_TYPES[spec.kind]} | ({pooling_key: spec.pooling} if pooling_key else {})
+        write_model(
+            folder,
+            spec.encoder,
+            head="sequence_classes",
+            params=params,
+            tokenizer=self.tokenizer,
+            labels=spec.labels,
+            extra=extra,
+        )

@@ -12,11 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfm import files
 from jaxfm.data.text.masking import target_places
 from jaxfm.data.text.packing import PackedRows, build_rows
-from jaxfm.hub.families import hf_config
-from jaxfm.hub.weights import write_tensors
+from jaxfm.hub.export import write_model
 from jaxfm.models.heads import MaskedLM
 from jaxfm.tasks.masked_lm.spec import MaskedLMSpec
 
@@ -201,9 +199,4 @@ class FillMask:
 
     def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
         """Writes what AutoModelForMaskedLM and AutoTokenizer open."""
-        pad = self.tokenizer.pad_token_id
-        assert isinstance(pad, int), "see check_tokenizer"
-        config = hf_config(self.spec.encoder, head="ForMaskedLM", pad_token_id=pad, labels=())
-        files.write_json(folder / "config.json", config)
-        write_tensors(folder / "model.safetensors", self.spec.encoder, params)
-        self.tokenizer.save_pretrained(folder)
+        write_model(folder, self.spec.encoder, head="masked_lm", params=params, tokenizer=self.tokenizer)

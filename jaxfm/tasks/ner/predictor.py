@@ -17,8 +17,7 @@ from jaxfm.data.text.tokenization import encode_words, marks_continuing_pieces, 
 from jaxfm.data.text.words import words_of
 from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import probabilities
-from jaxfm.hub.families import hf_config
-from jaxfm.hub.weights import write_tensors
+from jaxfm.hub.export import write_model
 from jaxfm.models.heads import TokenClassifier
 from jaxfm.tasks.ner.model_card import tagger_card
 from jaxfm.tasks.ner.spec import NerSpec, encode
@@ -184,12 +183,14 @@ class NerPredictor:
 
     def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
         """Writes what AutoModelForTokenClassification and AutoTokenizer open, and a model card (README.md)."""
-        pad = self.tokenizer.pad_token_id
-        assert isinstance(pad, int), "see check_tokenizer"
-        config = hf_config(self.spec.encoder, head="ForTokenClassification", pad_token_id=pad, labels=self.spec.labels)
-        files.write_json(folder / "config.json", config)
-        write_tensors(folder / "model.safetensors", self.spec.encoder, params)
-        self.tokenizer.save_pretrained(folder)
+        write_model(
+            folder,
+            self.spec.encoder,
+            head="token_classes",
+            params=params,
+            tokenizer=self.tokenizer,
+            labels=self.spec.labels,
+        )
         card = tagger_card(
             self.spec.labels,
             splitter=self.spec.splitter,

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxfm import files
 from jaxfm.data.text.packing import PackedRows, build_rows
 from jaxfm.data.text.windows import make_windows
 from jaxfm.errors import UserError
-from jaxfm.hub.families import FAMILIES, hf_config
-from jaxfm.hub.weights import write_tensors
+from jaxfm.families.registry import classes_with, discriminator_family, presets
+from jaxfm.hub.export import write_model
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.tasks.replaced_token.spec import ReplacedTokenSpec
 from jaxfm.tasks.windowed_rows import WindowedRows
@@ -125,20 +124,18 @@ class ReplacedTokenPredictor:
         return [result["text"], *(found or ["  (no tokens)"])]
 
     def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
-        """Writes encoder and detector as transformers' ElectraForPreTraining (AutoModelForPreTraining opens it).
+        """Writes encoder and detector as AutoModelForPreTraining opens them (transformers' ElectraForPreTraining).
 
         Raises UserError for an encoder whose family has no such class.
         """
-        if not FAMILIES[self.spec.encoder.family].detector:
+        family = discriminator_family(self.spec.encoder.family)
+        if not family:
+            able = [name for name, shape in presets().items() if discriminator_family(shape.family)]
             raise UserError(
                 f"transformers has no class for replaced-token detection with a {self.spec.encoder.family} encoder, only "
-                "ElectraForPreTraining for those of BERT's kind (the presets bert_*). Fine-tune from this run with "
-                "--config.model.init=run:WORKDIR, and export that one."
+                f"{', '.join(classes_with('replaced_tokens'))} for encoders like the presets {', '.join(able)}. "
+                "Fine-tune from this run with --config.model.init=run:WORKDIR, and export that one."
             )
-        pad = self.tokenizer.pad_token_id
-        assert isinstance(pad, int), "see check_tokenizer"
-        config = hf_config(self.spec.encoder, head="ForPreTraining", pad_token_id=pad, labels=())
-        files.write_json(folder / "config.json", config)
+        encoder = dataclasses.replace(self.spec.encoder, family=family)
         own = {name: value for name, value in params.items() if name.startswith(("encoder/", "detector/"))}
-        write_tensors(folder / "model.safetensors", self.spec.encoder, own)
-        self.tokenizer.save_pretrained(folder)
+        write_model(folder, encoder, head="replaced_tokens", params=own, tokenizer=self.tokenizer)

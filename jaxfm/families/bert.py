@@ -1,0 +1,101 @@
+"""BERT (Devlin et al. 2019), and what families share that differ from it in names only."""
+
+from typing import Any
+
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.families.config_values import ConfigValues, written_sizes
+from jaxfm.families.family import Family, Head
+from jaxfm.families.tensors import CLASSIFIER, OTHER_HEADS, WORD_EMBEDDING, Tensor, linear, norm
+
+# Ours -> theirs, {} standing for the layer.
+ENCODER: dict[str, Tensor] = {
+    "embeddings/word/embedding": Tensor("embeddings.word_embeddings.weight"),
+    "embeddings/position/embedding": Tensor("embeddings.position_embeddings.weight"),
+    "embeddings/type/embedding": Tensor("embeddings.token_type_embeddings.weight"),
+    **norm("embeddings/norm", "embeddings.LayerNorm"),
+    **linear("layers/attention/query", "encoder.layer.{}.attention.self.query"),
+    **linear("layers/attention/key", "encoder.layer.{}.attention.self.key"),
+    **linear("layers/attention/value", "encoder.layer.{}.attention.self.value"),
+    **linear("layers/attention/output", "encoder.layer.{}.attention.output.dense", inputs=2),
+    **norm("layers/attention_norm", "encoder.layer.{}.attention.output.LayerNorm"),
+    **linear("layers/ffn/up", "encoder.layer.{}.intermediate.dense"),
+    **linear("layers/ffn/down", "encoder.layer.{}.output.dense"),
+    **norm("layers/ffn_norm", "encoder.layer.{}.output.LayerNorm"),
+}
+_POOLER = linear("pooler", "bert.pooler.dense")
+_MASKED_LM: dict[str, Tensor] = {
+    **linear("transform/dense", "cls.predictions.transform.dense"),
+    **norm("transform/norm", "cls.predictions.transform.LayerNorm"),
+    "decoder/bias": Tensor("cls.predictions.bias"),
+}
+
+
+def read_config(values: ConfigValues, position_offset: int = 0, pooler: str = "tanh") -> EncoderConfig:
+    """Reads the config.json of BERT and of families that differ in these two values only."""
+    sizes = values.sizes()
+    values.require(hidden_act="gelu", position_embedding_type="absolute", is_decoder=False)
+    return EncoderConfig(
+        **sizes,
+        max_positions=values.integer("max_positions", "max_position_embeddings", least=1 + position_offset)
+        - position_offset,
+        position_offset=position_offset,
+        type_vocab_size=values.integer("type_vocab_size", "type_vocab_size"),
+        norm_eps=values.positive("layer_norm_eps", 1e-12),
+        pooler=pooler,
+        dropout=values.probability("hidden_dropout_prob", 0.1),
+        attention_dropout=values.probability("attention_probs_dropout_prob", 0.1),
+        initializer_range=values.positive("initializer_range", 0.02),
+    )
+
+
+def write_config(encoder: EncoderConfig) -> dict[str, Any]:
+    """Returns the encoder's values of config.json, for BERT and families with the same keys."""
+    assert (encoder.norm_placement, encoder.position_embedding, encoder.ffn) == ("post", "learned", "gelu")
+    assert encoder.linear_bias and encoder.norm_bias and not encoder.local_window and not encoder.classifier_transform
+    return written_sizes(encoder) | {
+        "max_position_embeddings": encoder.max_positions + encoder.position_offset,
+        "type_vocab_size": encoder.type_vocab_size,
+        "layer_norm_eps": encoder.norm_eps,
+        "initializer_range": encoder.initializer_range,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": encoder.dropout,
+        "attention_probs_dropout_prob": encoder.attention_dropout,
+    }
+
+
+def _preset(layers: int, width: int) -> EncoderConfig:
+    return EncoderConfig(family="bert", hidden_size=width, num_layers=layers, num_heads=width // 64, ffn_size=4 * width)
+
+
+FAMILY = Family(
+    name="bert",
+    architecture="Bert",
+    prefix="bert.",
+    encoder=ENCODER,
+    heads={
+        "token_classes": Head("ForTokenClassification", CLASSIFIER),
+        "sequence_classes": Head("ForSequenceClassification", {**_POOLER, **CLASSIFIER}),
+        "masked_lm": Head(
+            "ForMaskedLM",
+            _MASKED_LM,
+            tied={"cls.predictions.decoder.weight": WORD_EMBEDDING, "cls.predictions.decoder.bias": "decoder/bias"},
+        ),
+        "pooler": Head("Model", _POOLER),
+    },
+    known_extras=(
+        "bert.embeddings.position_ids",  # a buffer that transformers < 4.31 saved
+        "cls.seq_relationship.weight",
+        "cls.seq_relationship.bias",
+        *OTHER_HEADS,
+    ),
+    read_config=read_config,
+    write_config=write_config,
+    # Devlin et al. 2019 (base, large), Turc et al. 2019, "Well-Read Students Learn Better", table 1 (smaller ones).
+    presets={
+        "bert_tiny": _preset(2, 128),
+        "bert_mini": _preset(4, 256),
+        "bert_small": _preset(4, 512),
+        "bert_base": _preset(12, 768),
+        "bert_large": _preset(24, 1024),
+    },
+)

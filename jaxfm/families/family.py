@@ -1,0 +1,77 @@
+"""What a family is: how one model_type of transformers maps onto the encoder here."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.families.config_values import ConfigValues
+from jaxfm.families.tensors import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """A head that checkpoints of a family may carry.
+
+    Attributes:
+      suffix: of transformers' class name: "ForTokenClassification" after "Bert"; "" where no class has this head alone.
+      tensors: our parameter -> their tensor, full names on both sides. It may name biases that a config leaves out.
+      tied: further tensors that a checkpoint may carry -> our parameter that they must equal.
+      pooling_key: key of config.json that says "cls" or "mean"; "" where the class always reads the first token.
+    """
+
+    suffix: str
+    tensors: Mapping[str, Tensor]
+    tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    pooling_key: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """All that jaxfm knows of one model_type.
+
+    Attributes:
+      name: the model_type.
+      architecture: transformers' class name up to the suffix of its head: "Bert".
+      prefix: of the encoder's tensors in checkpoints with a head ("bert."); bare encoders have no prefix.
+      encoder: our parameter, relative to "encoder/" -> their tensor, relative to `prefix`. It may name biases that a
+        config leaves out.
+      heads: kind of head (`families.models.KINDS`) -> its tensors.
+      known_extras: tensors that checkpoints may carry and nothing here uses (full names).
+      read_config: from the checked values of config.json to the encoder's shape; raises UserError for values with which
+        transformers computes another function.
+      write_config: the inverse: all values of config.json that say something of the encoder.
+      presets: published shapes by name.
+      discriminator_of: families of the same parameters and function whose own classes lack the head "replaced_tokens":
+        their encoders are trained for it, and written, as this family.
+    """
+
+    name: str
+    architecture: str
+    prefix: str
+    encoder: Mapping[str, Tensor]
+    heads: Mapping[str, Head]
+    known_extras: tuple[str, ...]
+    read_config: Callable[[ConfigValues], EncoderConfig]
+    write_config: Callable[[EncoderConfig], dict[str, Any]]
+    presets: Mapping[str, EncoderConfig] = dataclasses.field(default_factory=dict)
+    discriminator_of: tuple[str, ...] = ()
+
+    def encoder_tensors(self, *, bare: bool = False) -> dict[str, Tensor]:
+        """Returns "encoder/..." -> tensor under full names; `bare`: as checkpoints of the encoder alone have them."""
+        prefix = "" if bare else self.prefix
+        return {f"encoder/{ours}": tensor.under(prefix) for ours, tensor in self.encoder.items()}
+
+    def head_tensors(self, kind: str, *, bare: bool = False) -> dict[str, Tensor]:
+        """Returns our parameter -> tensor of the head of that kind; `bare` as in `encoder_tensors`."""
+        tensors = self.heads[kind].tensors
+        return {ours: tensor.without(self.prefix) if bare else tensor for ours, tensor in tensors.items()}
+
+    def class_name(self, kind: str) -> str:
+        """Returns transformers' class with a head of that kind; "" stands for the encoder alone."""
+        return self.architecture + (self.heads[kind].suffix if kind else "Model")
+
+    def kind_of(self, class_name: str) -> str:
+        """Returns the kind of head of transformers' class of that name; "" where no head here is of it."""
+        kinds = (kind for kind, head in self.heads.items() if head.suffix and self.class_name(kind) == class_name)
+        return next(kinds, "")

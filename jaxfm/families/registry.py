@@ -1,0 +1,62 @@
+"""The families, by model_type. A new one is a file beside this one and a line here."""
+
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.errors import UserError, did_you_mean
+from jaxfm.families import bert, electra, modernbert, roberta, xlm_roberta, xlm_roberta_xl
+from jaxfm.families.family import Family
+
+FAMILIES: dict[str, Family] = {}
+# Shapes of families that transformers computes otherwise: they can be trained and planned, not read or exported.
+_SHAPES_ONLY = xlm_roberta_xl.PRESETS
+
+
+def register(new: Family) -> Family:
+    """Adds a family, for the rest of the process; its name and those of its presets must be new."""
+    taken = {new.name} & set(FAMILIES) | set(new.presets) & set(presets())
+    assert not taken, f"already registered: {sorted(taken)}"
+    FAMILIES[new.name] = new
+    return new
+
+
+def presets() -> dict[str, EncoderConfig]:
+    """Returns the published shapes of all families by name."""
+    found = {name: shape for each in FAMILIES.values() for name, shape in each.presets.items()}
+    return found | _SHAPES_ONLY
+
+
+def preset(name: str) -> EncoderConfig:
+    """Returns the encoder shape of that name; an unknown one is a UserError that names the nearest."""
+    known = presets()
+    if name not in known:
+        raise UserError(f"config.model.preset: {name!r} is not a known architecture. {did_you_mean(name, known)}")
+    return known[name]
+
+
+def family(name: str) -> Family:
+    """Returns the family of an encoder that is to be written; UserError for a name without tables."""
+    if name not in FAMILIES:
+        raise UserError(
+            f"an encoder of family {name!r} cannot be written for transformers, which computes another function under "
+            f"that name; those that can: {', '.join(FAMILIES)}."
+        )
+    return FAMILIES[name]
+
+
+def discriminator_family(name: str) -> str:
+    """Returns the family as which encoders of family `name` are trained for replaced-token detection.
+
+    It is `name` where that family's classes have such a head, else a family of the same parameters and function; "" if
+    transformers has no such class.
+    """
+    if name in FAMILIES and "replaced_tokens" in FAMILIES[name].heads:
+        return name
+    return next((each.name for each in FAMILIES.values() if name in each.discriminator_of), "")
+
+
+def classes_with(kind: str) -> list[str]:
+    """Returns transformers' classes that have a head of that kind, over the families known here."""
+    return [each.class_name(kind) for each in FAMILIES.values() if kind in each.heads and each.heads[kind].suffix]
+
+
+for _module in (bert, electra, modernbert, roberta, xlm_roberta):
+    register(_module.FAMILY)

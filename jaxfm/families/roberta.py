@@ -1,0 +1,57 @@
+"""RoBERTa (Liu et al. 2019): BERT's encoder without its pooler, positions counted from after the padding's."""
+
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.errors import UserError
+from jaxfm.families import bert
+from jaxfm.families.config_values import LARGEST, ConfigValues, is_integer, shown
+from jaxfm.families.family import Family, Head
+from jaxfm.families.tensors import CLASSIFIER, OTHER_HEADS, WORD_EMBEDDING, Tensor, linear, norm
+
+_MASKED_LM: dict[str, Tensor] = {
+    **linear("transform/dense", "lm_head.dense"),
+    **norm("transform/norm", "lm_head.layer_norm"),
+    "decoder/bias": Tensor("lm_head.bias"),
+}
+_POOLER = linear("pooler", "classifier.dense")
+_SEQUENCE_CLASSES: dict[str, Tensor] = {**_POOLER, **linear("head", "classifier.out_proj")}
+# Heads for classes, which other families have under the same names.
+CLASS_HEADS = {
+    "pooler": Head("", _POOLER),  # of classifiers whose classes have no names; the encoder's class alone has none
+    "token_classes": Head("ForTokenClassification", CLASSIFIER),
+    "sequence_classes": Head("ForSequenceClassification", _SEQUENCE_CLASSES),
+}
+
+
+def read_config(values: ConfigValues) -> EncoderConfig:
+    """Reads config.json; the first position is pad_token_id + 1."""
+    pad = values.values.get("pad_token_id", 1)
+    if not is_integer(pad) or not 0 <= pad < LARGEST["vocab_size"]:
+        raise UserError(
+            f"{values.where}: pad_token_id is {shown(pad)}; {values.family} counts positions from pad_token_id + 1, so "
+            "it must be an integer (1 in the published checkpoints)."
+        )
+    return bert.read_config(values, position_offset=pad + 1)
+
+
+FAMILY = Family(
+    name="roberta",
+    architecture="Roberta",
+    prefix="roberta.",
+    encoder=bert.ENCODER,
+    heads={
+        **CLASS_HEADS,
+        "masked_lm": Head(
+            "ForMaskedLM",
+            _MASKED_LM,
+            tied={"lm_head.decoder.weight": WORD_EMBEDDING, "lm_head.decoder.bias": "decoder/bias"},
+        ),
+    },
+    known_extras=(
+        "roberta.embeddings.position_ids",
+        "roberta.pooler.dense.weight",
+        "roberta.pooler.dense.bias",
+        *OTHER_HEADS,
+    ),
+    read_config=read_config,
+    write_config=bert.write_config,
+)

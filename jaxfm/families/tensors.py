@@ -1,0 +1,64 @@
+"""How a parameter of ours is laid out in a checkpoint of transformers, and tables of such entries."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A tensor's name in the checkpoint, and how our parameter is laid out in it.
+
+    Attributes:
+      name: {} stands for the layer.
+      inputs: how many leading axes of ours are inputs of a linear map. 0: same layout. n: theirs is [out, in]; ours
+        has n axes of inputs, then those of outputs.
+      part: index of ours among the `parts` that theirs has along its first axis.
+      parts: number of our parameters that lie in this one tensor.
+      last: full name of our last layer's tensor where it has another name; `name` then counts layers from 1.
+    """
+
+    name: str
+    inputs: int = 0
+    part: int = 0
+    parts: int = 1
+    last: str = ""
+
+    @property
+    def layered(self) -> bool:
+        """Whether each layer has its tensor, stacked in ours."""
+        return "{}" in self.name
+
+    def names(self, num_layers: int) -> list[str]:
+        """Returns the names of all layers in order, or the one name."""
+        if self.last:
+            return [*(self.name.format(layer) for layer in range(1, num_layers)), self.last]
+        return [self.name.format(layer) for layer in range(num_layers if self.layered else 1)]
+
+    def under(self, prefix: str) -> "Tensor":
+        """Returns the entry with `prefix` before its names."""
+        return dataclasses.replace(self, name=prefix + self.name, last=self.last and prefix + self.last)
+
+    def without(self, prefix: str) -> "Tensor":
+        """Returns the entry without `prefix` before its names, where they have it."""
+        return dataclasses.replace(self, name=self.name.removeprefix(prefix), last=self.last.removeprefix(prefix))
+
+
+def linear(ours: str, theirs: str, inputs: int = 1, part: int = 0, parts: int = 1) -> dict[str, Tensor]:
+    """Returns the entries of a linear map: kernel and bias here, weight and bias in the checkpoint."""
+    return {
+        f"{ours}/kernel": Tensor(f"{theirs}.weight", inputs, part, parts),
+        f"{ours}/bias": Tensor(f"{theirs}.bias", 0, part, parts),
+    }
+
+
+def norm(ours: str, theirs: str, last: str = "") -> dict[str, Tensor]:
+    """Returns the entries of a layer norm: scale and bias here, weight and bias in the checkpoint."""
+    names = {"scale": "weight", "bias": "bias"}
+    return {f"{ours}/{o}": Tensor(f"{theirs}.{t}", last=last and f"{last}.{t}") for o, t in names.items()}
+
+
+# Our path of the table that masked-LM heads share with the encoder.
+WORD_EMBEDDING = "encoder/embeddings/word/embedding"
+# The last layer of ForTokenClassification, of the same name in all families so far.
+CLASSIFIER = linear("head", "classifier")
+# Last layers of classes of transformers that nothing here uses, of the same names in all families so far.
+OTHER_HEADS = ("classifier.weight", "classifier.bias", "qa_outputs.weight", "qa_outputs.bias")

@@ -1,0 +1,7 @@
+"""XLM-RoBERTa (Conneau et al. 2020): RoBERTa's tensors and function; only transformers' class differs."""
+
+import dataclasses
+
+from jaxfm.families import roberta
+
+FAMILY = dataclasses.replace(roberta.FAMILY, name="xlm-roberta", architecture="XLMRoberta")

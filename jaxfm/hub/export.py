@@ -1,0 +1,47 @@
+"""A trained model as a Hugging Face directory: config.json, weights and tokenizer."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxfm import files
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.hub.config_json import hf_config
+from jaxfm.hub.weights import write_tensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+def write_model(
+    folder: pathlib.Path,
+    encoder: EncoderConfig,
+    *,
+    head: str,
+    params: Mapping[str, np.ndarray],
+    tokenizer: "PreTrainedTokenizerFast",
+    labels: tuple[str, ...] = (),
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes what transformers' AutoModel class of the head, and AutoTokenizer, open.
+
+    Args:
+      folder: where to; it exists.
+      encoder: low-rank updates that it names must be merged into `params`.
+      head: kind of the head in `params` (`families.models.KINDS`).
+      params: path -> array of every parameter of encoder and head.
+      tokenizer: with a padding token.
+      labels: class names of the head, in the order of their numbers.
+      extra: further values of config.json.
+
+    Raises:
+      UserError: transformers has no class for that encoder and head.
+    """
+    pad = tokenizer.pad_token_id
+    assert isinstance(pad, int), "see check_tokenizer"
+    config = hf_config(encoder, head=head, pad_token_id=pad, labels=labels)
+    files.write_json(folder / "config.json", {**config, **(extra or {})})
+    write_tensors(folder / "model.safetensors", encoder, head, params)
+    tokenizer.save_pretrained(folder)

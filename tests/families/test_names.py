@@ -1,0 +1,68 @@
+"""A family is one file: its name, its presets and its classes stand in no other file of the library."""
+
+import ast
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
+
+from jaxfm.families.registry import FAMILIES, presets
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def owners() -> dict[str, str]:
+    """Pattern of a name -> the one file that may have it as text."""
+
+    def file(family: str) -> str:
+        return f"jaxfm/families/{family.replace('-', '_')}.py"
+
+    found = {re.escape(name): file(shape.family) for name, shape in presets().items()}
+    found |= {re.escape(shape.family): file(shape.family) for shape in presets().values()}
+    for name, family in FAMILIES.items():
+        found |= {re.escape(name): file(name), rf"{family.architecture}(?:For\w+|Model|Config)": file(name)}
+    return found
+
+
+def texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yields line and value of every string that is no docstring."""
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.lineno, node.value
+
+
+def names_outside(sources: Mapping[str, str]) -> list[str]:
+    """Returns "path:line: name" of each name of a family outside its file, in the order of lines."""
+    return [
+        f"{path}:{line}: {match[0]}"
+        for path, text in sources.items()
+        for line, value in sorted(texts(ast.parse(text)))
+        for pattern, owner in owners().items()
+        if path != owner and (match := re.search(rf"(?<![\w-]){pattern}(?![\w-])", value))
+    ]
+
+
+def test_no_name_of_a_family_stands_outside_its_file() -> None:
+    paths = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "jaxfm").rglob("*.py"))}
+    assert set(owners().values()) <= set(paths)
+    assert names_outside({name: path.read_text(encoding="utf-8") for name, path in paths.items()}) == []
+
+
+def test_such_a_name_is_found() -> None:
+    broken = {
+        "jaxfm/tasks/a.py": '"""Of bert."""\nx = "not bert_base"\ny = f"{x} electra"\nz = "BertForMaskedLM"',
+        "jaxfm/families/roberta.py": 'a = "roberta"\nb = "xlm-roberta"',
+        "jaxfm/hub/b.py": 'import bert\nx = ("albert", "bert-like", "BERT", "BertTokenizer")',
+    }
+    assert names_outside(broken) == [
+        "jaxfm/tasks/a.py:2: bert_base",
+        "jaxfm/tasks/a.py:3: electra",
+        "jaxfm/tasks/a.py:4: BertForMaskedLM",
+        "jaxfm/families/roberta.py:2: xlm-roberta",
+    ]

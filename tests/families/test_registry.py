@@ -1,0 +1,77 @@
+import dataclasses
+
+import jax
+import pytest
+from flax import nnx
+
+from jaxfm.config import MeshConfig
+from jaxfm.errors import UserError
+from jaxfm.families import registry
+from jaxfm.families.registry import FAMILIES, preset, presets
+from jaxfm.hub.config_json import hf_config
+from jaxfm.models.encoder import Encoder
+from jaxfm.parallel import mesh as meshes
+from jaxfm.training.state import count_parameters
+from tests.families import toy
+
+# Parameters of the encoder without its pooler, from the sizes alone (D width, L layers, F = 4 D, V vocabulary):
+# embeddings (V + 512 + 2) D + 2 D; a layer 4 (D^2 + D) + 2 D F + F + D + 4 D. The modern ones without biases, positions
+# and types: V D + D; a layer 4 D^2 + 3 D F + 2 D (149 and 395 million in the paper).
+MILLIONS = {
+    "bert_tiny": 4.37, "bert_mini": 11.10, "bert_small": 28.50, "bert_base": 108.89, "bert_large": 334.09,
+    "modern_tiny": 10.61, "modern_base": 149.01, "modern_large": 394.78, "xlmr_xl": 3475.93,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", presets())
+def test_parameters_of_a_preset(name: str) -> None:
+    config = preset(name)
+    _, abstract = meshes.build_abstract(
+        lambda: Encoder(config, DEFAULT_BUILD, nnx.Rngs(0)), meshes.make_mesh(MeshConfig())
+    )
+    assert round(count_parameters(abstract, config) / 1e6, 2) == MILLIONS[name]
+    # What pads the vocabulary to a multiple of 128 is no parameter: nothing depends on it.
+    assert config.padded_vocab_size % 128 == 0 <= config.padded_vocab_size - config.vocab_size < 128
+    padding = (config.padded_vocab_size - config.vocab_size) * config.hidden_size
+    assert sum(leaf.size for leaf in jax.tree.leaves(abstract)) - count_parameters(abstract, config) == padding
+    assert config.head_dim == (80 if name == "xlmr_xl" else 64)
+
+
+def test_an_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"config\.model\.preset: 'bert_bse' .*Did you mean 'bert_base'\?"):
+        preset("bert_bse")
+
+
+def test_a_preset_belongs_to_its_family() -> None:
+    for name, family in FAMILIES.items():
+        assert family.name == name and {shape.family for shape in family.presets.values()} <= {name}
+
+
+@pytest.mark.parametrize("name", ["xlm-roberta-xl", ""])
+def test_a_shape_without_tables_is_not_written(name: str) -> None:
+    encoder = dataclasses.replace(preset("xlmr_xl"), family=name)
+    with pytest.raises(UserError) as caught:
+        hf_config(encoder, head="masked_lm", pad_token_id=1, labels=())
+    assert str(caught.value).startswith(f"an encoder of family {name!r} cannot be written for transformers")
+    assert ", ".join(sorted(FAMILIES)) in str(caught.value)
+
+
+def test_a_head_that_the_family_lacks_is_not_written() -> None:
+    for head in ("replaced_tokens", "pooler"):
+        with pytest.raises(UserError, match=f"no class with a head of {head} over a modernbert encoder, only "):
+            hf_config(preset("modern_tiny"), head=head, pad_token_id=0, labels=())
+
+
+def test_which_family_detects_replaced_tokens() -> None:
+    own = {name: registry.discriminator_family(name) for name in (*FAMILIES, "xlm-roberta-xl", "")}
+    assert {name: found for name, found in own.items() if found} == {"bert": "electra", "electra": "electra"}
+    assert registry.classes_with("replaced_tokens") == ["ElectraForPreTraining"]
+
+
+def test_a_family_is_registered_once() -> None:
+    with toy.registered() as family:
+        assert registry.family("toy") is family and "toy_tiny" in presets()
+        for again in (family, dataclasses.replace(family, name="other")):
+            with pytest.raises(AssertionError, match="already registered"):
+                registry.register(again)
+    assert "toy" not in FAMILIES and "toy_tiny" not in presets()
