@@ -4,7 +4,7 @@
   python -m profiles.classification_quality --source=tsv:DIR --output=profiles/results/reference_sst2.json \
       --reference=profiles/hf_classification.py [--limit=8000]
 
-Any source of labelled texts will do: --config.classification.kind, --config.data.text_column, pair_column, label_column
+Any source of labelled texts will do: --config.task.kind, --config.data.text_column, pair_column, label_column
 and holdout say what it holds, as for jaxfm.train, and --metrics what is reported. The sets of docs/results.md (sst2,
 trec, ag-news-subset, snli-subset, stsb, cola), known by the last folder of the source, need none of these.
 Both programs get the same files: JSON lines, written once into --workdir. With --limit only so many training examples
@@ -84,7 +84,7 @@ def data_set(source: str, config: ml_collections.ConfigDict | None = None, metri
     if config is not None:
         asked = ExampleColumns(config.data.text_column, config.data.pair_column, config.data.label_column)
         if found is None:
-            found = DataSet(config.classification.kind, asked, holdout=config.data.holdout)
+            found = DataSet(config.task.kind, asked, holdout=config.data.holdout)
         elif asked != ExampleColumns():
             found = dataclasses.replace(found, columns=asked)
     found = dataclasses.replace(found or DataSet(), **({"metrics": tuple(metrics)} if metrics else {}))
@@ -132,7 +132,7 @@ def read_from(config: ml_collections.ConfigDict, folder: pathlib.Path, data: Dat
     config.data.text_column, config.data.label_column = "text", "label"
     config.data.pair_column = "pair" if pairs else ""
     config.data.holdout = 0.0
-    config.classification.kind = data.kind
+    config.task.kind = data.kind
     config.eval.metric = data.reported[0]
 
 
@@ -185,7 +185,7 @@ def collect(
             config.data.row_length, config.train.batch_size = shape.row_length, shape.rows
         settings |= {"row_length": config.data.row_length, "rows": config.train.batch_size}
         settings |= {"precision": config.train.precision}
-        settings |= {"select": config.eval.select, "pooling": config.classification.pooling}
+        settings |= {"select": config.eval.select, "pooling": config.task.pooling}
         settings |= {"lora_rank": config.adapt.lora.rank} if config.adapt.lora.rank else {}
 
     def run(seed: int) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from unittest import mock
 
 from configs.mlm import get_config
 from jaxfm import files
-from jaxfm.config import Config, from_config_dict
+from jaxfm.config import Config
 from jaxfm.data.text import masking
 from jaxfm.hub.initial import Initial
 from jaxfm.parallel.host_memory import keep_freed_memory
+from jaxfm.tasks.registry import from_config_dict
 from jaxfm.training.initial import resolve
 from profiles import command_line
 from profiles.quality import machine, shown_command

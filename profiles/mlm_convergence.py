@@ -20,11 +20,12 @@ import numpy as np
 
 from configs.mlm import get_config
 from jaxfm import files
-from jaxfm.config import Config, from_config_dict
+from jaxfm.config import Config
 from jaxfm.data.pipeline import TrainBatches
 from jaxfm.hub.config_json import hf_config
 from jaxfm.observe.writers import read_metrics
 from jaxfm.tasks import registry
+from jaxfm.tasks.registry import from_config_dict
 from jaxfm.train import train
 from jaxfm.training.initial import resolve
 from profiles import command_line
@@ -76,7 +77,7 @@ def torch_run(config: Config, steps: int) -> dict[str, Any]:
     from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageModeling
     from transformers.optimization import get_linear_schedule_with_warmup
 
-    task, _, _ = registry.create(config, resolve(config.model))
+    task, _ = registry.create(config, resolve(config.model))
     torch.manual_seed(config.seed)
     values = hf_config(task.encoder, head="masked_lm", pad_token_id=task.tokenizer.pad_token_id, labels=())
     model = BertForMaskedLM(BertConfig(**values))
@@ -90,8 +91,8 @@ def torch_run(config: Config, steps: int) -> dict[str, Any]:
         eps=optim.eps,
     )
     schedule = get_linear_schedule_with_warmup(optimizer, round(optim.warmup_fraction * steps), steps)
-    collate = DataCollatorForLanguageModeling(task.tokenizer, mlm_probability=config.mask.ratio)
-    batches = TrainBatches(task.rows("train"), batch_size=config.train.batch_size, seed=config.seed)
+    collate = DataCollatorForLanguageModeling(task.tokenizer, mlm_probability=config.task.ratio)
+    batches = TrainBatches(task.datasets["train"], batch_size=config.train.batch_size, seed=config.seed)
     curve, busy = [], 0.0
     for step in range(steps):
         batch = sequences(batches.batch(step), task.tokenizer.pad_token_id)
@@ -116,7 +117,7 @@ def torch_loss(model: Any, task: Any) -> float:
     """Returns the mean loss over the fixed held-out targets."""
     import torch
 
-    rows, total, count = task.rows("valid"), 0.0, 0
+    rows, total, count = task.datasets["valid"], 0.0, 0
     model.eval()
     for first in range(0, len(rows), 64):
         batch = sequences(rows.take(np.arange(first, min(first + 64, len(rows)))), task.tokenizer.pad_token_id)
@@ -159,8 +160,8 @@ def main() -> None:
     parser.add_argument("--image", default="", help="PNG of the curves")
     arguments = parser.parse_args()
     config = make_config(arguments)
-    task, _, _ = registry.create(config, resolve(config.model))
-    steps = TrainBatches(task.rows("train"), batch_size=arguments.batch, seed=0).steps_for(arguments.epochs)
+    task, _ = registry.create(config, resolve(config.model))
+    steps = TrainBatches(task.datasets["train"], batch_size=arguments.batch, seed=0).steps_for(arguments.epochs)
     evaluation = dataclasses.replace(config.eval, every_steps=-(-steps // EVALUATIONS))
     workdir = pathlib.Path(arguments.workdir) / f"{arguments.preset}_{arguments.seed}"
     report = train(dataclasses.replace(config, eval=evaluation), workdir)
@@ -168,7 +169,7 @@ def main() -> None:
         [line["step"], line["loss"]] for line in read_metrics(workdir / "metrics.jsonl") if line["split"] == "valid"
     ]
     goodput = report["training"]["goodput"]
-    scores = report["splits"]["valid"]["units"][config.mask.unit]
+    scores = report["splits"]["valid"]["units"][config.task.unit]
     result = {
         "data": pathlib.Path(arguments.source.partition(":")[2]).name,
         "command": shown_command(sys.argv),

@@ -38,7 +38,7 @@ from jaxfm.tasks.classification_predictor import ClassifierSpec
 from ml_collections import config_flags
 
 from jaxfm import files, program
-from jaxfm.config import Config, MeshConfig, from_config_dict
+from jaxfm.config import Config, MeshConfig
 from jaxfm.data.pipeline import TrainBatches
 from jaxfm.data.records.examples import Example, ExampleColumns, read_examples
 from jaxfm.data.text.packing import PackedRows, build_rows, pack, shuffled
@@ -48,6 +48,7 @@ from jaxfm.hub.initial import Initial
 from jaxfm.parallel.mesh import make_mesh, shard_batch
 from jaxfm.tasks.classification import ClassifierObjective
 from jaxfm.tasks.losses import ClassLoss, LabelLoss
+from jaxfm.tasks.registry import from_config_dict
 from jaxfm.training.evaluation import Evaluator
 from jaxfm.training.initial import resolve
 from jaxfm.training.setup import empty_sums, trace_step

@@ -21,12 +21,12 @@ import ml_collections
 import numpy as np
 
 from jaxfm import files
-from jaxfm.config import default_config, from_config_dict
 from jaxfm.data.corpora.documents import uniform_hash
 from jaxfm.data.records.examples import Example
 from jaxfm.data.text.packing import pack, shuffled
 from jaxfm.errors import UserError
 from jaxfm.hub.locate import locate
+from jaxfm.tasks.registry import default_config, from_config_dict
 from jaxfm.train import train
 from jaxfm.training.initial import resolve
 

@@ -11,7 +11,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from jaxfm.config import AUTO, Config, check_key, from_config_dict
+from jaxfm.config import AUTO, Config
 from jaxfm.core.task import Objective
 from jaxfm.data.pipeline import Rows, TrainBatches
 from jaxfm.data.text.packing import ArrayRows, pack
@@ -21,6 +21,7 @@ from jaxfm.models.flops import flops_per_token
 from jaxfm.parallel.compilation import held_bytes
 from jaxfm.parallel.mesh import host_rows, make_mesh, shard_batch
 from jaxfm.tasks import registry
+from jaxfm.tasks.registry import check_key, from_config_dict
 from jaxfm.training import batch_size
 from jaxfm.training import initial as initials
 from jaxfm.training.setup import empty_sums, trace_step
@@ -57,8 +58,8 @@ class Work:
     @classmethod
     def of_data(cls, config: Config, initial: Initial | None = None) -> "Work":
         """Returns the config's own; `initial` saves reading the weights again."""
-        task, loaded, _ = registry.create(config, initial or initials.resolve(config.model))
-        return cls(task, task.rows("train"), loaded)
+        task, loaded = registry.create(config, initial or initials.resolve(config.model))
+        return cls(task, task.datasets["train"], loaded)
 
     @classmethod
     def synthetic(cls, config: Config, kind: str, example_tokens: int = 0, count: int = 0) -> "Work":

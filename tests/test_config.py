@@ -9,9 +9,10 @@ from typing import Any
 import ml_collections
 import pytest
 
-from jaxfm.config import AUTO, FREE_ON_RESUME, Config, default_config, from_config_dict
+from jaxfm.config import AUTO, FREE_ON_RESUME, Config
 from jaxfm.errors import UserError
 from jaxfm.schema import differences, to_dict
+from jaxfm.tasks.registry import default_config, from_config_dict
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

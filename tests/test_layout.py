@@ -233,7 +233,7 @@ BROKEN = (
     (upward_imports, {"jaxfm/models/__init__.py": "from ..hub import b"}, "jaxfm/models/__init__.py:1:", "jaxfm.hub"),
     (
         upward_imports,
-        {"jaxfm/hub/a.py": "def f():\n    from jaxfm.training.loop import g"},
+        {"jaxfm/hub/a.py": "def f():\n    from jaxfm.training.fit import g"},
         "jaxfm/hub/a.py:2:",
         "loop",
     ),
@@ -309,7 +309,7 @@ ALLOWED = {
     "jaxfm/errors.py": DOC + "import os\n",
     "jaxfm/models/encoder.py": DOC + "from jaxfm.config import Config\nfrom . import heads\n",
     "jaxfm/models/heads.py": DOC + "from jaxfm.errors import UserError\nmodel.eval()\n",
-    "jaxfm/train.py": DOC + "from jaxfm.training.loop import run\nload(p, trust_remote_code=False)\n",
+    "jaxfm/train.py": DOC + "from jaxfm.training.fit import run\nload(p, trust_remote_code=False)\n",
     "jaxfm/predict.py": DOC + "from jaxfm import train\ndef _private(): pass\n",
     "tests/a.py": "import torch\nimport pickle\n" + function(80),
     "tests/b.py": "x = 1\n" * 500,

@@ -21,7 +21,7 @@ from tests import tiny
 # Runs the program once for each list of arguments, in one process: its imports take longer than all that follows.
 RUN_MANY = """
 import contextlib, io, json, runpy, sys
-import jaxfm.program, jaxfm.tasks.registry, jaxfm.training.restore
+import jaxfm.program, jaxfm.tasks.registry, jaxfm.training.saved_run
 from absl.testing import flagsaver
 results = []
 for arguments in json.load(sys.stdin):

@@ -60,7 +60,7 @@ def flags(folder: pathlib.Path) -> list[str]:
         f"--config.model.init=dir:{folder / 'weights'}",
         f"--config.data.source=conll:{folder / 'corpus'}",
         "--config.data.row_length=48",
-        "--config.data.overlap=8",
+        "--config.task.overlap=8",
     ]
 
 
@@ -107,7 +107,7 @@ def bad_text(folder: pathlib.Path) -> dict[str, tuple[list[str], str]]:
             re.escape(f"{shard}: its bytes have changed since it was written"),
         ),
         "no run to start from": ([*good, text, f"--config.model.init=run:{folder / 'full'}"], r"holds no run of jaxfm"),
-        "unknown unit": ([*good, text, "--config.mask.unit=spam"], r"config\.mask\.unit.*'span'"),
+        "unknown unit": ([*good, text, "--config.task.unit=spam"], r"config\.task\.unit.*'span'"),
         "unknown variant of mlm": (
             [f"--config={ROOT / 'configs/mlm.py'}:bert_smal", f"--workdir={folder / 'run'}"],
             r"no variant 'bert_smal'.*bert_small",

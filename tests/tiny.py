@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxfm.config import Config, default_config, from_config_dict
+from jaxfm.config import Config
 from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.encoder_config import EncoderConfig, has_padded_rows
 from jaxfm.hub.config_json import hf_config
@@ -24,6 +24,7 @@ from jaxfm.models.heads import MaskedLM, TokenClassifier
 from jaxfm.parallel.mesh import initialise
 from jaxfm.schema import to_dict
 from jaxfm.tasks import registry
+from jaxfm.tasks.registry import default_config, from_config_dict
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.initial import resolve
@@ -184,12 +185,12 @@ def write_tokenizer(directory: pathlib.Path) -> str:
 
 def config(directory: pathlib.Path, **overrides: Any) -> Config:
     """A checked config over the corpus and weights in `directory`, made at the first call; keys as `train__steps=4`."""
-    values = default_config()
+    values = default_config("ner")
     values.model.init = f"dir:{directory / 'weights'}"
     values.model.scan_layers = True  # compiles faster
     values.data.source = f"conll:{directory / 'corpus'}"
     values.data.row_length = 48
-    values.data.overlap = 8
+    values.task.overlap = 8
     values.optim.learning_rate = 1e-2
     values.train.batch_size = 4
     values.train.steps = 8
@@ -202,10 +203,9 @@ def config(directory: pathlib.Path, **overrides: Any) -> Config:
     return replaced(from_config_dict(values), **overrides)
 
 
-def masked_lm_config(directory: pathlib.Path, **overrides: Any) -> Config:
-    """The same for masked LM, over plain text and weights that have its head."""
-    values = default_config()
-    values.task = "masked_lm"
+def masked_lm_config(directory: pathlib.Path, task: str = "masked_lm", **overrides: Any) -> Config:
+    """The same for objectives over masked tokens, over plain text and weights that have a masked-LM head."""
+    values = default_config(task)
     values.model.init = f"dir:{directory / 'masked_lm'}"
     values.model.scan_layers = True
     values.data.source = f"text:{directory / 'text'}"
@@ -243,10 +243,9 @@ def classification_config(
     directory: pathlib.Path, kind: str = "single", *, pairs: bool = False, **overrides: Any
 ) -> Config:
     """The same for classification of the kind, over texts or pairs."""
-    values = default_config()
+    values = default_config("classification")
     folder = f"{kind}_pairs" if pairs else kind
-    values.task = "classification"
-    values.classification.kind = kind
+    values.task.kind = kind
     values.model.init = f"dir:{directory / 'weights'}"
     values.model.scan_layers = True
     values.data.source = f"jsonl:{directory / folder}"
@@ -280,7 +279,7 @@ def replaced(values: Config, **overrides: Any) -> Config:
 
 def write_run(workdir: pathlib.Path, ner: Config, *, best: int) -> dict[int, dict[str, np.ndarray]]:
     """Writes the directory of a run of NER that was never trained; returns path -> array of its checkpoints 1 and 2."""
-    task, _, _ = registry.create(ner, resolve(ner.model))
+    task, _ = registry.create(ner, resolve(ner.model))
     workdirs.write_config(workdir, ner)
     task.save(workdir)
     checkpoints = Checkpoints(workdir / workdirs.CHECKPOINTS_DIR, keep_last=2)
@@ -313,7 +312,7 @@ CONFIGS: dict[str, Callable[[pathlib.Path], Config]] = {
     "multi": lambda directory: classification_config(directory, "multi"),
     "regression": lambda directory: classification_config(directory, "regression"),
     "masked_lm": masked_lm_config,
-    "replaced_token": lambda directory: masked_lm_config(directory, objective="rtd"),
+    "replaced_token": lambda directory: masked_lm_config(directory, "replaced_token"),
 }
 
 
@@ -322,11 +321,11 @@ def write_runs(directory: pathlib.Path, names: Sequence[str] = tuple(CONFIGS)) -
     runs = {}
     for name in names:
         made = CONFIGS[name](directory)
-        task, _, _ = registry.create(made, resolve(made.model))
+        task, _ = registry.create(made, resolve(made.model))
         runs[name] = directory / f"run_{name}"
         workdirs.write_config(runs[name], made)
         task.save(runs[name])
-        params = _drawn(lambda task=task: task.make_model(nnx.Rngs(0), dtype=jnp.float32, scan=True), ENCODER, seed=3)
+        params = _drawn(lambda task=task: task.objective.spec.make_model(DEFAULT_BUILD, nnx.Rngs(0)), ENCODER, seed=3)
         checkpoints = Checkpoints(runs[name] / workdirs.CHECKPOINTS_DIR)
         meta = {"fingerprint": "", "best": {"step": 1, "value": 0.5, "waited": 0}, "goodput": {}}
         checkpoints.save_params(1, jax.tree.map(jnp.asarray, nested(params)), meta)

@@ -260,7 +260,7 @@ def test_time_inside_others_counts_once() -> None:
 @pytest.fixture(scope="module")
 def train_step(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, str]:
     config = tiny.masked_lm_config(tmp_path_factory.mktemp("traces"), model__dropout=0.1, model__scan_layers=False)
-    task, _, _ = registry.create(config, resolve(config.model))
+    task, _ = registry.create(config, resolve(config.model))
     mesh = make_mesh(config.parallel.mesh, jax.devices()[:1])
     step = trace_step(config, task, mesh, row_length=config.data.row_length, total_steps=10)
     return config, step.lower(config.train.batch_size).compile().as_text() or ""

@@ -5,11 +5,12 @@ import pathlib
 import pytest
 
 from configs.classification import get_config
-from jaxfm.config import Config, from_config_dict
+from jaxfm.config import Config
 from jaxfm.data.records.glue import GLUE
 from jaxfm.errors import UserError
 from jaxfm.tasks import registry
 from jaxfm.tasks.classification import ClassificationTask
+from jaxfm.tasks.registry import from_config_dict
 from jaxfm.training.initial import resolve
 from tests import tiny
 
@@ -25,17 +26,17 @@ def test_a_variant_for_own_files_judges_by_a_metric_of_its_kind(
     tmp_path: pathlib.Path, variant: str, kind: str
 ) -> None:
     config = built(variant)
-    assert config.classification.kind == kind and 0 < config.data.holdout < 0.5
+    assert config.task.kind == kind and 0 < config.data.holdout < 0.5
     other = tiny.classification_config(tmp_path, kind, eval__metric=config.eval.metric)
-    task, _, _ = registry.create(other, resolve(other.model))
-    assert isinstance(task, ClassificationTask) and config.eval.metric in task.selection_metrics
+    task, _ = registry.create(other, resolve(other.model))
+    assert isinstance(task, ClassificationTask) and config.eval.metric in task.directions
 
 
 @pytest.mark.parametrize("name", GLUE)
 def test_a_variant_of_glue_has_the_kind_and_the_metric_of_its_set(name: str) -> None:
     config = built(name)
     assert config.data.source == f"tfds:glue/{name}"
-    assert config.classification.kind == GLUE[name].kind
+    assert config.task.kind == GLUE[name].kind
     expected = {"cola": "mcc", "mrpc": "f1", "qqp": "f1", "stsb": "pearson"}
     assert config.eval.metric == expected.get(name, "accuracy")
 

@@ -3,11 +3,12 @@
 import pytest
 
 from configs.mlm import BERT_RATES, MODERN_RATES, get_config
-from jaxfm.config import Config, from_config_dict
+from jaxfm.config import Config
 from jaxfm.errors import UserError
 from jaxfm.families.registry import preset, presets
 from jaxfm.hub.locate import locate
 from jaxfm.tasks import registry
+from jaxfm.tasks.registry import from_config_dict
 
 SCRATCH = (*BERT_RATES, *MODERN_RATES)
 
@@ -21,7 +22,7 @@ def test_every_variant_builds_a_masked_lm_run(variant: str) -> None:
     config = built(variant)
     assert config.task == "masked_lm" and config.task in registry.TASKS
     assert config.eval.metric == "loss" and config.optim.warmup_fraction > 0
-    assert 0.1 <= config.mask.ratio <= 0.3 and config.mask.mask_share == 0.8 and config.mask.random_share == 0.1
+    assert 0.1 <= config.task.ratio <= 0.3 and config.task.mask_share == 0.8 and config.task.random_share == 0.1
 
 
 def test_the_default_is_the_quickstart() -> None:
@@ -57,7 +58,7 @@ def test_a_variant_from_scratch_has_the_shape_of_its_name() -> None:
 def test_modern_variants_are_as_modernbert_was_trained(variant: str) -> None:
     config = built(variant)
     assert preset(variant).family == "modernbert" and preset(variant).max_positions == 8192
-    assert config.data.row_length == 1024 and config.mask.ratio == 0.3
+    assert config.data.row_length == 1024 and config.task.ratio == 0.3
     assert config.optim.schedule == "wsd" and config.optim.weight_decay == 1e-5
     assert config.model.tokenizer.startswith("train:bpe/")
 

@@ -6,9 +6,9 @@ import pathlib
 import pytest
 
 from configs.ner import MINILM, get_config
-from jaxfm.config import from_config_dict
 from jaxfm.errors import UserError
 from jaxfm.predict import predict
+from jaxfm.tasks.registry import from_config_dict
 from jaxfm.train import train
 from tests import tiny
 

@@ -120,8 +120,8 @@ def flat(values: dict[str, Any]) -> dict[str, float]:
 def check_batches(folder: pathlib.Path, name: str) -> None:
     """Each process made exactly the rows that it says its devices hold, of the batch computed here alone."""
     config = configs.from_config_dict(json.loads((folder / name / "config.json").read_text())["config"])
-    task, _, _ = registry.create(config, resolve(config.model))
-    batches = TrainBatches(task.rows("train"), batch_size=config.train.batch_size, seed=config.seed)
+    task, _ = registry.create(config, resolve(config.model))
+    batches = TrainBatches(task.datasets["train"], batch_size=config.train.batch_size, seed=config.seed)
     for step in RECORDED:
         whole, held = batches.batch(step), set()
         files = sorted((folder / f"{name}_batches").glob(f"step{step}_process*.npz"))

@@ -6,11 +6,11 @@ import pytest
 from flax import nnx
 
 from jaxfm.analysis import hlo
-from jaxfm.config import default_config, from_config_dict
 from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.families.registry import preset
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.flops import flops_per_token, layer_flops
+from jaxfm.tasks.registry import default_config, from_config_dict
 
 
 def config(**data):

@@ -19,7 +19,7 @@ import pytest
 from flax import nnx
 
 from jaxfm.analysis import hlo
-from jaxfm.config import ATTENTION, MeshConfig, from_config_dict
+from jaxfm.config import ATTENTION, MeshConfig
 from jaxfm.core.build import DEFAULT_BUILD, AttentionConfig, Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
@@ -36,6 +36,7 @@ from jaxfm.models.kernels import (
 from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel import target
 from jaxfm.planning.hardware import describe_devices, has_gpu_compiler, parse_topology
+from jaxfm.tasks.registry import from_config_dict
 
 B, T, N, H = 3, 256, 2, 16
 AUTO = AttentionConfig()

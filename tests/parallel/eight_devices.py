@@ -63,11 +63,11 @@ class Run:
 
     def sums(self) -> metrics_lib.Sums:
         """Open sums of nothing."""
-        return empty_sums(self.setup.metric_names, self.mesh)
+        return empty_sums(self.setup.session.metric_names, self.mesh)
 
     def valid(self, state: TrainState) -> dict[str, float]:
         """Scores of the validation split."""
-        outputs = self.setup.evaluate(state.params, self.task.rows("valid"))
+        outputs = self.setup.evaluate(state.params, self.task.datasets["valid"])
         return dict(self.task.score("valid", outputs).metrics)
 
     def device_bytes(self) -> dict[str, int]:
@@ -76,14 +76,14 @@ class Run:
         def held(tree: Any) -> int:
             return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
-        abstract, memory = self.setup.abstract, self.step.memory_analysis()
+        abstract, memory = self.setup.session.abstract, self.step.memory_analysis()
         assert memory is not None
         arguments = memory.argument_size_in_bytes
         return {"params": held(abstract.params), "opt_state": held(abstract.opt_state), "arguments": arguments}
 
     def whole_arrays(self) -> tuple[int, list[str]]:
         """How many stacked parameters are cut, and which of them appear whole in the compiled step."""
-        leaves = jax.tree_util.tree_leaves_with_path(self.setup.abstract.params["encoder"]["layers"])
+        leaves = jax.tree_util.tree_leaves_with_path(self.setup.session.abstract.params["encoder"]["layers"])
         cut = {path_name(path): leaf for path, leaf in leaves if leaf.sharding.shard_shape(leaf.shape) != leaf.shape}
         text = self.step.as_text() or ""
         whole = [name for name, leaf in cut.items() if f"f32[{','.join(map(str, leaf.shape))}]" in text]
@@ -97,8 +97,8 @@ def main(directory: pathlib.Path, which: str) -> None:
     tiny.write_weights(directory / "weights", ENCODER)
     tiny.write_masked_lm_weights(directory / "masked_lm", ENCODER)
     ner, restored = token_classification(tiny.config(directory, **common), directory, MESHES[which][0])
-    config = tiny.masked_lm_config(directory, **common, mask__evaluate=("whole_word",))
-    task, loaded, _ = registry.create(config, resolve(config.model))
+    config = tiny.masked_lm_config(directory, **common, task__evaluate=("whole_word",))
+    task, loaded = registry.create(config, resolve(config.model))
     masked_lm = {name: pretraining(Run(config, task, loaded, name)) for name in MESHES[which][1]}
     result = {"ner": ner, "restored": restored, "masked_lm": masked_lm}
     (directory / "result.json").write_text(json.dumps(result))
@@ -108,7 +108,7 @@ def token_classification(
     config: Config, directory: pathlib.Path, names: tuple[str, ...]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Trains on every mesh, saves half-way, and restores what one mesh saved on others."""
-    task, loaded, _ = registry.create(config, resolve(config.model))
+    task, loaded = registry.create(config, resolve(config.model))
     runs = {name: Run(config, task, loaded, name) for name in names}
     found, restored, saved = {}, {}, {}
     for name, run in runs.items():
@@ -128,7 +128,7 @@ def token_classification(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), run.sums()
             )
             saved[source].wait()
-            got = saved[source].restore_latest(run.setup.abstract, sums)
+            got = saved[source].restore_latest(run.setup.session.abstract, sums)
             assert got is not None
             hashes = array_hashes(got[0])
             restored[f"{source} {name}"] = {"hashes": hashes, "steps": run.train(got[0], SAVED, SAVED + 2)[1]}

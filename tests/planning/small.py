@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import pytest
 
-from jaxfm.config import Config, default_config, from_config_dict
+from jaxfm.config import Config
 from jaxfm.planning import estimate
 from jaxfm.planning.hardware import Place, Topology
+from jaxfm.tasks.registry import default_config, from_config_dict
 
 
 def config(**overrides: Any) -> Config:

@@ -163,7 +163,7 @@ def test_a_vocabulary_is_that_of_the_tokenizer_to_be_learned() -> None:
 @pytest.mark.parametrize(("task", "objective"), [("masked_lm", "rtd"), ("ner", "mlm")])
 def test_every_objective_is_outlined_without_data(task: str, objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "has_gpu_compiler", lambda: False)
-    config = small.config(task=task, objective=objective, data__overlap=4)
+    config = small.config(task=task, objective=objective, task__overlap=4)
     plan = make_plan(Subject.of(config), parse_topology("gpu:a100:1"))
     assert plan.collectives == () and plan.memory.fits is None
 

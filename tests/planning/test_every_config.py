@@ -9,11 +9,12 @@ from collections.abc import Iterator
 import jax
 import pytest
 
-from jaxfm.config import Config, from_config_dict
+from jaxfm.config import Config
 from jaxfm.data.records.glue import GLUE
 from jaxfm.errors import UserError
 from jaxfm.planning.estimate import Subject, make_plan
 from jaxfm.planning.hardware import parse_topology
+from jaxfm.tasks.registry import from_config_dict
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu (the extra tpu) is not installed"

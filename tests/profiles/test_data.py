@@ -4,9 +4,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxfm.config import Config, default_config, from_config_dict
+from jaxfm.config import Config
 from jaxfm.data.text.packing import ArrayRows
 from jaxfm.parallel.mesh import make_mesh
+from jaxfm.tasks.registry import default_config, from_config_dict
 from profiles import data
 
 

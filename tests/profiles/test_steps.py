@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 
-from jaxfm.config import Config, from_config_dict
+from jaxfm.config import Config
 from jaxfm.errors import UserError
 from jaxfm.schema import to_dict
 from jaxfm.tasks import registry
+from jaxfm.tasks.registry import from_config_dict
 from jaxfm.training import initial
 from profiles import steps
 from profiles.steps import FULL, PACKED, PADDED, TimedStep, Work, read_config

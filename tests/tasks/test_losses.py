@@ -131,7 +131,7 @@ def test_class_weights_by_name() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("good=2", "config.loss.class_weights: 'good=2' must be CLASS=NUMBER. Did you mean 'goods'?"),
+        ("good=2", "config.task.loss.class_weights: 'good=2' must be CLASS=NUMBER. Did you mean 'goods'?"),
         ("goods", "'goods' must be CLASS=NUMBER"),
         ("goods=many", "'goods=many': a weight is a number of at least 0"),
         ("goods=-1", "'goods=-1': a weight is a number of at least 0"),

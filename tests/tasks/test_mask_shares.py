@@ -50,9 +50,9 @@ def test_a_run_says_how_much_is_masked() -> None:
     assert said.startswith("masks by token, drawn once for 1,024 training rows: 15.0% of the tokens of text; 0.0% of")
     held_out = mask_split(Asked(), "valid", rows_of(50, 14), 20)
     said = mask_notes(Asked(), rows_of(20, 14), np.ones(V), {"valid": held_out})
-    assert said[-1] == "valid: 20 of its 50 rows are scored, evenly spread (config.eval.rows)"
+    assert said[-1] == "valid: 20 of its 50 rows are scored, evenly spread (config.task.eval_rows)"
     assert row_counts(held_out) == {"rows": 20, "rows_of_the_split": 50}
-    assert scored_part(held_out) == "; 20 of the split's 50 rows, see config.eval.rows"
+    assert scored_part(held_out) == "; 20 of the split's 50 rows, see config.task.eval_rows"
     assert scored_part(mask_split(Asked(), "valid", rows_of(5, 14), 0)) == ""
 
 

@@ -57,13 +57,13 @@ class Run:
     def train(self, state: TrainState, first: int, last: int) -> TrainState:
         for index in range(first, last):
             batch = shard_batch(self.setup.batches.batch(index), self.mesh)
-            state, _ = self.step(state, empty_sums(self.setup.metric_names, self.mesh), batch)
+            state, _ = self.step(state, empty_sums(self.setup.session.metric_names, self.mesh), batch)
         return state
 
 
 def run_of(config: Config, sizes: tuple[int, ...] = MESHES[0]) -> Run:
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
-    task, loaded, _ = registry.create(config, resolve(config.model))
+    task, loaded = registry.create(config, resolve(config.model))
     return Run(config, task, set_up(config, task, loaded, mesh), mesh)
 
 
@@ -143,7 +143,9 @@ def test_only_what_is_trained_has_optimizer_state(folder: pathlib.Path, name: st
     assert (size.trainable_parameters, size.optimizer_bytes) == (trained - padding, held)
     assert size.share == size.trainable_parameters / size.parameters < 1
     # Cut along the mesh like the parameters they belong to, layers left out or not.
-    params = flax.traverse_util.flatten_dict(run.setup.adaptation.partition.trained(run.setup.abstract.params), sep="/")
+    params = flax.traverse_util.flatten_dict(
+        run.setup.session.adaptation.partition.trained(run.setup.session.abstract.params), sep="/"
+    )
     for moment in ("mu", "nu"):
         (adam,) = (part for part in state.opt_state if hasattr(part, "mu"))
         for path, leaf in flax.traverse_util.flatten_dict(getattr(adam, moment), sep="/").items():
@@ -193,7 +195,7 @@ def reference(config: Config, run: Run, steps: int, frozen: Any) -> dict[str, np
     decay = {path: not path.endswith(undecayed) for path in parts}
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.optim.clip_norm),
-        optax.adamw(run.setup.schedule, weight_decay=config.optim.weight_decay, mask=decay),
+        optax.adamw(run.setup.session.schedule, weight_decay=config.optim.weight_decay, mask=decay),
     )
     opt_state, gradient = optimizer.init(parts), jax.jit(jax.grad(loss))
     for step in range(steps):
@@ -376,10 +378,10 @@ def test_the_moving_average_is_its_recurrence(folder: pathlib.Path, settings: di
         np.testing.assert_allclose(value, wanted[path], atol=1e-6, err_msg=path)
     # The optimizer goes the way that it goes without an average, and the gradient is taken there.
     for path, value in flat(other.raw).items():
-        moved = flat(plain.setup.adaptation.partition.trained(state.params))[path]
+        moved = flat(plain.setup.session.adaptation.partition.trained(state.params))[path]
         np.testing.assert_allclose(value, moved, atol=1e-7, err_msg=path)
     assert state.raw == {} and np.abs(flat(other.params)["head/kernel"] - flat(other.raw)["head/kernel"]).max() > 1e-4
-    for leaf, place in zip(jax.tree.leaves(other), jax.tree.leaves(averaged.setup.abstract), strict=True):
+    for leaf, place in zip(jax.tree.leaves(other), jax.tree.leaves(averaged.setup.session.abstract), strict=True):
         assert leaf.sharding == place.sharding
 
 
@@ -421,11 +423,11 @@ def test_saved_and_restored_is_uninterrupted_on_any_mesh(
     whole = run.train(run.setup.initial_state(), 0, 6)
     half = run.train(run.setup.initial_state(), 0, 3)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    sums = empty_sums(run.setup.metric_names, run.mesh)
+    sums = empty_sums(run.setup.session.metric_names, run.mesh)
     checkpoints.save(half, sums, {})
     checkpoints.wait()
     abstract_sums = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), sums)
-    restored = checkpoints.restore_latest(run.setup.abstract, abstract_sums)
+    restored = checkpoints.restore_latest(run.setup.session.abstract, abstract_sums)
     checkpoints.close()
     assert restored is not None
     resumed = run.train(restored[0], 3, 6)

@@ -22,7 +22,7 @@ from jaxfm.training import averaging, loop
 from jaxfm.training.adaptation import Partition
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.initial import resolve
-from jaxfm.training.restore import restore_params, to_host
+from jaxfm.training.saved_run import restore_params, to_host
 from jaxfm.training.setup import compute_dtype
 from tests import tiny
 

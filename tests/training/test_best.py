@@ -8,53 +8,53 @@ from jaxfm.training.best import Best, tie_breaker
 
 
 def test_best_compares_in_the_direction_of_its_metric() -> None:
-    best = Best().after(10, 0.5, more_is_better=True)
+    best = Best().update(10, 0.5, more_is_better=True)
     assert best == Best(10, 0.5, 0)
-    assert best.after(15, 0.5, more_is_better=True) == Best(10, 0.5, 1)
-    assert best.after(15, 0.6, more_is_better=True) == Best(15, 0.6, 0)
-    assert best.after(15, 0.4, more_is_better=False) == Best(15, 0.4, 0)
-    assert best.after(15, math.nan, more_is_better=False).after(20, 0.6, more_is_better=False) == Best(10, 0.5, 2)
+    assert best.update(15, 0.5, more_is_better=True) == Best(10, 0.5, 1)
+    assert best.update(15, 0.6, more_is_better=True) == Best(15, 0.6, 0)
+    assert best.update(15, 0.4, more_is_better=False) == Best(15, 0.4, 0)
+    assert best.update(15, math.nan, more_is_better=False).after(20, 0.6, more_is_better=False) == Best(10, 0.5, 2)
 
 
 def test_the_best_ones_are_kept_in_order() -> None:
     best = Best()
     for step, value in enumerate((0.3, float("nan"), 0.5, 0.3, 0.4, 0.5), start=1):
-        best = best.after(step, value, more_is_better=True, keep=3)
+        best = best.update(step, value, more_is_better=True, keep=3)
     assert best.kept == (3, 6, 5) and best.waited == 3  # an equal value is not better, and stands after it
     best = Best()
     for step, value in enumerate((0.3, 0.5, 0.2), start=1):
-        best = best.after(step, value, more_is_better=False, keep=2)
+        best = best.update(step, value, more_is_better=False, keep=2)
     assert best == Best(3, 0.2, 0, ((1, 0.3, None),))
 
 
 def test_of_equal_metrics_the_lower_loss_is_better_but_does_not_end_the_waiting() -> None:
-    best = Best().after(1, 0.5, more_is_better=True, loss=0.6)
-    best = best.after(2, 0.5, more_is_better=True, loss=0.1)
+    best = Best().update(1, 0.5, more_is_better=True, loss=0.6)
+    best = best.update(2, 0.5, more_is_better=True, loss=0.1)
     assert best == Best(2, 0.5, 1, loss=0.1)
-    best = best.after(3, 0.5, more_is_better=True, loss=0.1).after(4, 0.5, more_is_better=True, loss=math.nan)
+    best = best.update(3, 0.5, more_is_better=True, loss=0.1).after(4, 0.5, more_is_better=True, loss=math.nan)
     assert best == Best(2, 0.5, 3, loss=0.1)
-    assert best.after(5, 0.51, more_is_better=True, loss=9.0) == Best(5, 0.51, 0, loss=9.0)
+    assert best.update(5, 0.51, more_is_better=True, loss=9.0) == Best(5, 0.51, 0, loss=9.0)
 
 
 def test_without_a_metric_the_loss_counts() -> None:
-    best = Best().after(1, math.nan, more_is_better=True, loss=0.6)
+    best = Best().update(1, math.nan, more_is_better=True, loss=0.6)
     assert best == Best(1, None, 0, loss=0.6) and best.kept == (1,)
-    best = best.after(2, math.nan, more_is_better=True, loss=0.5, keep=2)
+    best = best.update(2, math.nan, more_is_better=True, loss=0.5, keep=2)
     assert best == Best(2, None, 0, ((1, None, 0.6),), 0.5)
-    best = best.after(3, math.nan, more_is_better=True, loss=0.7)
+    best = best.update(3, math.nan, more_is_better=True, loss=0.7)
     assert (best.step, best.waited) == (2, 1) and best.describe_value() == "not defined"
     # Whatever is defined is better than what is not.
-    best = best.after(4, 0.0, more_is_better=True, loss=0.9)
+    best = best.update(4, 0.0, more_is_better=True, loss=0.9)
     assert best == Best(4, 0.0, 0, loss=0.9)
-    assert best.after(5, math.nan, more_is_better=True, loss=0.1) == Best(4, 0.0, 1, loss=0.9)
+    assert best.update(5, math.nan, more_is_better=True, loss=0.1) == Best(4, 0.0, 1, loss=0.9)
 
 
 def test_with_nothing_to_compare_the_first_is_kept() -> None:
-    best = Best().after(1, math.nan, more_is_better=False, loss=math.nan)
+    best = Best().update(1, math.nan, more_is_better=False, loss=math.nan)
     assert best == Best(1, None, 1) and best.kept == (1,) and best.describe_value() == "not defined"
-    assert best.after(2, math.nan, more_is_better=False) == Best(1, None, 2)
-    assert best.after(2, math.nan, more_is_better=False, loss=3.0) == Best(2, None, 0, loss=3.0)
-    assert best.after(2, 3.0, more_is_better=False) == Best(2, 3.0, 0)
+    assert best.update(2, math.nan, more_is_better=False) == Best(1, None, 2)
+    assert best.update(2, math.nan, more_is_better=False, loss=3.0) == Best(2, None, 0, loss=3.0)
+    assert best.update(2, 3.0, more_is_better=False) == Best(2, 3.0, 0)
 
 
 def test_what_decides_between_equal_metrics() -> None:

@@ -27,7 +27,7 @@ def test_outputs_do_not_depend_on_the_batch_size(
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
     graphdef, _ = build_abstract(lambda: make_model(task), mesh)
     params = tiny.nested(tiny.random_params(tiny.ENCODER, len(tiny.LABELS), seed=1))
-    rows = task.rows("train")
+    rows = task.datasets["train"]
     batch = tiny.batch_of(rows, len(rows))
     wanted = task.outputs(nnx.merge(graphdef, params), batch)
     done: list[int] = []
@@ -56,7 +56,7 @@ def test_no_rows_have_outputs_of_the_same_kinds(task: registry.Task, sizes: tupl
     mesh = make_mesh(MeshConfig(*sizes), jax.devices())
     graphdef, _ = build_abstract(lambda: make_model(task), mesh)
     params = tiny.nested(tiny.random_params(tiny.ENCODER, len(tiny.LABELS), seed=1))
-    evaluator, rows = Evaluator(task.outputs, graphdef, mesh, 4), task.rows("test")
+    evaluator, rows = Evaluator(task.outputs, graphdef, mesh, 4), task.datasets["test"]
     none = evaluator(params, ArrayRows(rows.take(np.zeros(0, np.int64)), rows.pad_id))
     assert evaluator._apply._cache_size() == 0
     some = evaluator(params, rows)

@@ -36,7 +36,7 @@ BASE = {
     "train__batch_size": 8,
     "train__accumulate": 2,
     "train__steps": 12,
-    "loss__label_smoothing": 0.1,
+    "task__loss__label_smoothing": 0.1,
     "eval__every_steps": 5,
     "log__every_steps": 4,
     "checkpoint__keep_last": 2,

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jaxfm.training.restore import restore_params
 
 from jaxfm.config import Config, MeshConfig, ModelConfig
 from jaxfm.core.build import AttentionConfig
@@ -17,6 +16,7 @@ from jaxfm.hub import initial as hub_initial
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.tasks import registry
 from jaxfm.training.initial import resolve
+from jaxfm.training.saved_run import restore_params
 from tests import tiny
 
 

@@ -93,7 +93,7 @@ def test_the_time_of_a_recording_is_told_apart(profiled: tuple[pathlib.Path, str
 
 
 def test_mfu_is_the_formula_over_the_peak(config: Config, profiled: tuple[pathlib.Path, str]) -> None:
-    task, _, _ = registry.create(config, resolve(config.model))
+    task, _ = registry.create(config, resolve(config.model))
     of_token = flops_per_token(config, task.encoder) / (989.4e12 * jax.device_count())
     lines = [line for line in read_metrics(profiled[0] / "metrics.jsonl") if line["split"] == "train"]
     for line in lines:

@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def created(config: Config) -> tuple[Task, Mapping[str, np.ndarray]]:
-    task, loaded, _ = registry.create(config, resolve(config.model))
+    task, loaded = registry.create(config, resolve(config.model))
     return task, loaded
 
 
@@ -147,7 +147,7 @@ def short_config(folder: pathlib.Path, name: str, **overrides: Any) -> Config:
             records = [{"text": line.replace("ada ", ""), "label": str(number % 2)} for number, line in enumerate(some)]
             (source / f"{split}.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
     kind = {"ner": "conll", "classification": "jsonl"}[name]
-    values = {"data__source": f"{kind}:{source}", "data__row_length": 64, "data__overlap": 32}
+    values = {"data__source": f"{kind}:{source}", "data__row_length": 64, "task__overlap": 32}
     return CONFIGS[name](folder, **values | overrides)
 
 
@@ -172,7 +172,7 @@ def test_the_flags_of_the_note_on_long_rows_work_and_do_what_it_says(
     assert _shorter_rows(pasted, after, mesh) == ()
 
     def examples_a_step(task: Task, of: Config) -> float:
-        rows = task.rows("train")
+        rows = task.datasets["train"]
         segments = rows.take(np.arange(len(rows)))["segment_ids"].max(axis=1)
         assert segments.sum() == 60  # nothing is split
         return segments.mean() * of.train.batch_size
@@ -195,7 +195,7 @@ def test_rows_for_tpus_and_for_a_sequence_axis_stay_ones_they_can_cut(folder: pa
 def test_the_longest_example_may_be_in_any_row(folder: pathlib.Path) -> None:
     config = short_config(folder, "ner", data__packed=False)
     task, _ = created(config)
-    rows = task.rows("train")
+    rows = task.datasets["train"]
     many = ArrayRows({key: np.concatenate([value] * 40) for key, value in rows.take(np.arange(60)).items()}, 0)
     many.arrays["positions"][-1, 50] = 50
     other: Any = types.SimpleNamespace(splits=lambda: ("train",), rows=lambda split: many)

@@ -170,7 +170,7 @@ def losses_on(folder: pathlib.Path, sizes: tuple[int, int, int]) -> tuple[float,
 
     def one_step(state: TrainState, index: int) -> TrainState:
         batch = shard_batch(setup.batches.batch(index), mesh)
-        state, sums = step(state, empty_sums(setup.metric_names, mesh), batch)
+        state, sums = step(state, empty_sums(setup.session.metric_names, mesh), batch)
         losses.append(metrics_lib.means(sums)["loss"])
         return state
 
@@ -183,7 +183,7 @@ def losses_on(folder: pathlib.Path, sizes: tuple[int, int, int]) -> tuple[float,
 
 
 def real_setup(config: Config, mesh: Mesh) -> Setup:
-    task, loaded, _ = registry.create(config, resolve(config.model))
+    task, loaded = registry.create(config, resolve(config.model))
     return set_up(config, task, loaded, mesh)
 
 
@@ -202,7 +202,7 @@ def test_losses_are_those_of_one_device_with_dropout(
 def test_the_state_is_donated_and_nothing_is_traced_again(tmp_path: pathlib.Path, monkeypatch: Any) -> None:
     config = tiny.config(tmp_path)
     mesh = make_mesh(config.parallel.mesh)
-    task, loaded, _ = registry.create(config, resolve(config.model))
+    task, loaded = registry.create(config, resolve(config.model))
     traces = []
     model_loss = type(task).loss
 
@@ -213,7 +213,7 @@ def test_the_state_is_donated_and_nothing_is_traced_again(tmp_path: pathlib.Path
     monkeypatch.setattr(type(task), "loss", counted)
     setup = set_up(config, task, loaded, mesh)
     step = setup.lowered[config.train.batch_size].compile()
-    traced, state, sums = len(traces), setup.initial_state(), empty_sums(setup.metric_names, mesh)
+    traced, state, sums = len(traces), setup.initial_state(), empty_sums(setup.session.metric_names, mesh)
     assert traced
     state_bytes = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     assert step.memory_analysis().alias_size_in_bytes >= state_bytes
@@ -222,4 +222,6 @@ def test_the_state_is_donated_and_nothing_is_traced_again(tmp_path: pathlib.Path
         state, sums = step(state, sums, shard_batch(setup.batches.batch(index), mesh))
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves((given.params, given.opt_state)))
     assert len(traces) == traced
-    assert jax.tree.all(jax.tree.map(lambda leaf, shape: leaf.sharding == shape.sharding, state, setup.abstract))
+    assert jax.tree.all(
+        jax.tree.map(lambda leaf, shape: leaf.sharding == shape.sharding, state, setup.session.abstract)
+    )

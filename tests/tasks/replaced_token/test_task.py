@@ -17,7 +17,6 @@ import optax
 import pytest
 from flax import nnx
 from jaxfm.tasks.replaced_token_predictor import ReplacedTokenPredictor
-from jaxfm.training.restore import restore_params, to_host
 
 from jaxfm.config import Config, MeshConfig
 from jaxfm.data.text import masking
@@ -34,6 +33,7 @@ from jaxfm.tasks.replaced_token import ReplacedTokenTask
 from jaxfm.train import train
 from jaxfm.training import loop
 from jaxfm.training.initial import resolve
+from jaxfm.training.saved_run import restore_params, to_host
 from jaxfm.training.setup import set_up
 from tests import tiny
 
@@ -58,7 +58,7 @@ def config(folder: pathlib.Path, **overrides: Any) -> Config:
     source = f"text:{folder / 'text'}" if (folder / "text").exists() else write_text(folder / "text")
     ours = {
         "task": "masked_lm", "objective": "rtd", "data__source": source, "data__cache": str(folder / "cache"),
-        "mask__ratio": RATIOS[0], "mask__final_ratio": RATIOS[1], "mask__evaluate": ("token", "whole_word"),
+        "task__ratio": RATIOS[0], "task__final_ratio": RATIOS[1], "task__evaluate": ("token", "whole_word"),
         "train__steps": 6, "train__accumulate": 2, "train__batch_size": 8, "eval__every_steps": 3,
         "log__every_steps": 1, "eval__metric": "f1", "model__dropout": 0.0,
     }  # fmt: skip
@@ -92,7 +92,7 @@ class Bench:
             name: (name.endswith("scale") + 0.2 * draw.normal(size=leaf.shape)).astype(np.float32)
             for name, leaf in flat.items()
         }
-        rows = self.task.rows("train").take(np.arange(8))
+        rows = self.task.datasets["train"].take(np.arange(8))
         self.halves = [{name: value[part::2] for name, value in rows.items()} for part in (0, 1)]
         self.batch = rows
         self.value_and_grad = jax.jit(jax.value_and_grad(self.loss, has_aux=True))
@@ -263,12 +263,12 @@ def test_no_gradient_passes_a_sample() -> None:
 @pytest.fixture(scope="module")
 def outputs(bench: Bench) -> dict[str, np.ndarray]:
     """Of all validation rows at once."""
-    rows = bench.task.rows("valid")
+    rows = bench.task.datasets["valid"]
     return jax.device_get(bench.outputs(rows.take(np.arange(len(rows)))))
 
 
 def test_held_out_samples_do_not_depend_on_the_batch(bench: Bench, outputs: dict[str, np.ndarray]) -> None:
-    rows = bench.task.rows("valid")
+    rows = bench.task.datasets["valid"]
     there = outputs["target"] >= 0
     for first in (0, 7, len(rows) - 2):
         pair = np.asarray([first, first + 1])
@@ -300,7 +300,7 @@ def test_rows_drawn_anew_score_as_rows(bench: Bench, outputs: dict[str, np.ndarr
 
 def test_scores_from_outputs_by_hand(bench: Bench, outputs: dict[str, np.ndarray]) -> None:
     evaluation = bench.task.score("valid", outputs)
-    arrays = bench.task.rows("valid").take(np.arange(len(outputs["target"])))
+    arrays = bench.task.datasets["valid"].take(np.arange(len(outputs["target"])))
     original, seen = arrays["tokens"].copy(), arrays["tokens"].copy()
     for row, there in enumerate(outputs["target"] >= 0):
         original[row, outputs["place"][row][there]] = outputs["target"][row][there]
@@ -320,7 +320,7 @@ def test_scores_from_outputs_by_hand(bench: Bench, outputs: dict[str, np.ndarray
     np.testing.assert_allclose(own["discriminator_accuracy"], 1 - errors / tokens)
     scale = 50 * RATIOS[1] * tokens / own["targets"]
     np.testing.assert_allclose(own["loss"], own["generator_loss"] + scale * own["discriminator_loss"], rtol=1e-6)
-    assert set(bench.task.selection_metrics) <= set(evaluation.metrics) and "f1_whole_word" in evaluation.metrics
+    assert set(bench.task.directions) <= set(evaluation.metrics) and "f1_whole_word" in evaluation.metrics
     records = list(evaluation.predictions)
     assert len(records) == each and sum(len(record["replaced"]) for record in records) == replaced
     assert sum(record["false_alarms"] for record in records) == flagged - found
@@ -404,7 +404,7 @@ def test_a_trained_run_is_scored_again(runs: Runs) -> None:
 
 def test_accumulated_micro_batches_add_up_exactly(bench: Bench, runs: Runs, folder: pathlib.Path) -> None:
     values = config(folder)
-    task, loaded, _ = registry.create(values, resolve(values.model))
+    task, loaded = registry.create(values, resolve(values.model))
     setup = set_up(values, task, loaded, make_mesh(MESH))
     state = setup.initial_state()
     params = {name: jnp.asarray(value) for name, value in to_host(state.params).items()}
@@ -463,8 +463,8 @@ def test_transformers_computes_the_same_probabilities(runs: Runs, tmp_path: path
 
 
 def test_scores_in_parts_are_refused(folder: pathlib.Path) -> None:
-    values = config(folder, mask__places_at_once=2)
-    with pytest.raises(UserError, match="config.mask.logits_chunk: 2, but the generator of objective rtd"):
+    values = config(folder, task__places_at_once=2)
+    with pytest.raises(UserError, match="config.task.logits_chunk: 2, but the generator of objective rtd"):
         registry.create(values, resolve(values.model))
 
 
@@ -477,7 +477,7 @@ def test_an_encoder_without_a_class_in_transformers_is_not_exported(tmp_path: pa
 def test_ner_from_a_run_takes_the_encoder_and_says_what_it_leaves(runs: Runs, folder: pathlib.Path) -> None:
     values = tiny.config(folder, model__init=f"run:{runs.whole}")
     initial = resolve(values.model)
-    task, loaded, notes = registry.create(values, initial)
+    task, loaded = registry.create(values, initial)
     trained = restored(runs.whole)
     assert {name for name in trained if name.startswith("encoder/")} == set(loaded)
     for name, value in loaded.items():
@@ -491,7 +491,7 @@ def test_ner_from_a_run_takes_the_encoder_and_says_what_it_leaves(runs: Runs, fo
 def test_pretraining_goes_on_from_a_run(runs: Runs, folder: pathlib.Path) -> None:
     values = config(folder, model__init=f"run:{runs.whole}")
     initial = resolve(values.model)
-    task, loaded, notes = registry.create(values, initial)
+    task, loaded = registry.create(values, initial)
     assert isinstance(task, ReplacedTokenTask) and set(loaded) == set(restored(runs.whole))
     assert any("loaded beside the encoder: detector, generator" in note for note in notes)
     # Another depth: the generator is new. Another objective: so is the masked-LM head.

@@ -27,7 +27,7 @@ UNITS = ("token", "whole_word", "span")
 
 
 def created(config: Config) -> tuple[MaskedLMTask, dict[str, np.ndarray], tuple[str, ...]]:
-    task, loaded, notes = registry.create(config, resolve(config.model))
+    task, loaded = registry.create(config, resolve(config.model))
     assert isinstance(task, MaskedLMTask)
     return task, dict(loaded), notes
 
@@ -60,7 +60,7 @@ COMPILED: dict[Any, Any] = {}  # the loss, by the ratios that give it its shape
 
 
 def batch_of(task: MaskedLMTask, count: int = 8) -> dict[str, np.ndarray]:
-    return task.rows("train").take(np.arange(count))
+    return task.datasets["train"].take(np.arange(count))
 
 
 def hidden_by_hand(task: MaskedLMTask, batch: Mapping[str, np.ndarray], progress: float = 0.0) -> Any:
@@ -220,7 +220,7 @@ def test_a_step_says_how_much_it_masks(task: MaskedLMTask) -> None:
 @pytest.fixture(scope="module")
 def outputs(task: MaskedLMTask) -> dict[str, np.ndarray]:
     """The outputs of the validation split with random weights."""
-    rows = task.rows("valid")
+    rows = task.datasets["valid"]
     graphdef = graph(task)
     batch = rows.take(np.arange(len(rows)))
     found = jax.jit(lambda params: task.outputs(nnx.merge(graphdef, params), batch))(PARAMS)
@@ -228,11 +228,11 @@ def outputs(task: MaskedLMTask) -> dict[str, np.ndarray]:
 
 
 def test_scores_of_each_unit_by_hand(task: MaskedLMTask, outputs: dict[str, np.ndarray]) -> None:
-    rows = task.rows("valid")
+    rows = task.datasets["valid"]
     batch = rows.take(np.arange(len(rows)))
     logits = logits_of(task, batch)
     log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    training = task.rows("train").take(np.arange(len(task.rows("train"))))
+    training = task.datasets["train"].take(np.arange(len(task.datasets["train"])))
     real = task.vocabulary.maskable[training["tokens"]] & (training["segment_ids"] > 0)
     counts = collections.Counter(training["tokens"][real].tolist())
     ordinary = task.vocabulary.ordinary.tolist()
@@ -256,9 +256,9 @@ def test_scores_of_each_unit_by_hand(task: MaskedLMTask, outputs: dict[str, np.n
         assert found["unigram_loss"] == pytest.approx(np.mean(unigram), rel=1e-9)
         assert found["unigram_accuracy"] == pytest.approx((targets == top).mean())
     metrics = task.score("valid", outputs).metrics
-    assert set(task.selection_metrics) <= set(metrics)
-    assert {name: metrics[name] for name in task.selection_metrics} == {
-        name: scores["units"]["token"][name] for name in task.selection_metrics
+    assert set(task.directions) <= set(metrics)
+    assert {name: metrics[name] for name in task.directions} == {
+        name: scores["units"]["token"][name] for name in task.directions
     }
     assert metrics["loss_span"] == scores["units"]["span"]["loss"]
 
@@ -303,7 +303,7 @@ def test_rows_drawn_anew_score_as_rows(task: MaskedLMTask, outputs: dict[str, np
 
 
 def test_every_hidden_token_is_in_one_prediction(task: MaskedLMTask, outputs: dict[str, np.ndarray]) -> None:
-    rows = task.rows("valid")
+    rows = task.datasets["valid"]
     each = len(rows) // 3
     labels = rows.take(np.arange(each))["labels"]
     records = list(task.score("valid", outputs).predictions)
@@ -323,11 +323,11 @@ def test_every_hidden_token_is_in_one_prediction(task: MaskedLMTask, outputs: di
 
 
 def test_a_part_of_the_rows_may_be_scored(task: MaskedLMTask, config: Config) -> None:
-    some = created(tiny.replaced(config, eval__rows=3))[0]
-    each = len(task.rows("valid")) // 3
+    some = created(tiny.replaced(config, task__eval_rows=3))[0]
+    each = len(task.datasets["valid"]) // 3
     assert len(some.rows("valid")) == 9 < 3 * each
-    assert f"valid: 3 of its {each} rows are scored, evenly spread (config.eval.rows)" in some.notes
-    whole = task.rows("valid").take(task.held_out["valid"].index[np.arange(3) * each // 3])
+    assert f"valid: 3 of its {each} rows are scored, evenly spread (config.task.eval_rows)" in some.notes
+    whole = task.datasets["valid"].take(task.held_out["valid"].index[np.arange(3) * each // 3])
     for name, values in some.rows("valid").take(np.arange(3)).items():
         np.testing.assert_array_equal(values, whole[name])
 
@@ -342,19 +342,19 @@ def test_a_part_of_the_rows_may_be_scored(task: MaskedLMTask, config: Config) ->
 
 
 def test_rows_to_score_are_of_masked_text_alone(tmp_path: pathlib.Path) -> None:
-    other = tiny.config(tmp_path, eval__rows=100)
-    with pytest.raises(UserError, match=r"config\.eval\.rows: is 100, but task ner is scored on all rows.*4000"):
+    other = tiny.config(tmp_path, task__eval_rows=100)
+    with pytest.raises(UserError, match=r"config\.task\.eval_rows: is 100, but task ner is scored on all rows.*4000"):
         registry.create(other, resolve(other.model))
 
 
 def test_held_out_masks_are_the_same_for_every_run(task: MaskedLMTask, config: Config) -> None:
-    other = created(tiny.replaced(config, seed=9, mask__unit="span", mask__evaluate=["token"]))[0]
-    each = len(task.rows("valid")) // 3
+    other = created(tiny.replaced(config, seed=9, task__unit="span", task__evaluate=["token"]))[0]
+    each = len(task.datasets["valid"]) // 3
     assert other.units == ("span", "token") and len(other.rows("valid")) == 2 * each
-    token = task.rows("valid").take(np.arange(each))
+    token = task.datasets["valid"].take(np.arange(each))
     for name, values in other.rows("valid").take(np.arange(each, 2 * each)).items():
         np.testing.assert_array_equal(values, token[name])
-    span = task.rows("valid").take(np.arange(2 * each, 3 * each))
+    span = task.datasets["valid"].take(np.arange(2 * each, 3 * each))
     for name, values in other.rows("valid").take(np.arange(each)).items():
         np.testing.assert_array_equal(values, span[name])
     assert not np.array_equal(token["labels"], span["labels"])
@@ -367,10 +367,10 @@ def test_held_out_masks_are_the_same_for_every_run(task: MaskedLMTask, config: C
     ("change", "words"),
     [
         ({"data__row_length": 65}, "config.data.row_length: 65 tokens, but the encoder has 64 positions"),
-        ({"loss__label_smoothing": 0.1}, "config.loss.label_smoothing: is 0.1"),
-        ({"loss__r_drop": 1.0}, "config.loss.r_drop: is 1.0"),
-        ({"mask__mask_share": 0.8, "mask__random_share": 0.3}, "config.mask.random_share: 0.3 and mask_share 0.8"),
-        ({"mask__evaluate": ["token", "spam"]}, "config.mask.evaluate: 'spam'. Did you mean 'span'?"),
+        ({"task__loss__label_smoothing": 0.1}, "config.task.loss.label_smoothing: is 0.1"),
+        ({"task__loss__r_drop": 1.0}, "config.task.loss.r_drop: is 1.0"),
+        ({"task__mask_share": 0.8, "task__random_share": 0.3}, "config.task.random_share: 0.3 and mask_share 0.8"),
+        ({"task__evaluate": ["token", "spam"]}, "config.task.evaluate: 'spam'. Did you mean 'span'?"),
         ({"model__tokenizer": "train:bpe/300"}, "the weights have theirs already"),
     ],
     ids=str,

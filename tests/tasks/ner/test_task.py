@@ -26,7 +26,7 @@ from tests import tiny
 
 def create(folder: pathlib.Path, **overrides: Any) -> tuple[NerTask, dict[str, np.ndarray], tuple[str, ...]]:
     config = tiny.config(folder, **overrides)
-    task, loaded, notes = registry.create(config, resolve(config.model))
+    task, loaded = registry.create(config, resolve(config.model))
     assert isinstance(task, NerTask)
     return task, dict(loaded), notes
 
@@ -53,9 +53,9 @@ def test_every_word_is_read_at_its_own_first_piece_exactly_once(
     for split in ("train", "valid"):
         tiny.write_conll(tmp_path / "corpus" / f"{split}.conll", long_sentences(12, len(split)), documents=3)
     task, _, _ = create(
-        tmp_path, data__row_length=row_length, data__window=window, data__overlap=overlap, data__context=context
+        tmp_path, data__row_length=row_length, data__window=window, task__overlap=overlap, task__context=context
     )
-    for split in task.splits():
+    for split in tuple(task.datasets):
         encoded, sentences = task.encoded[split], task.sentences[split]
         assert max(len(sentence.words) for sentence in sentences) > row_length
         rows = encoded.rows
@@ -77,7 +77,7 @@ def test_document_context_fills_windows_with_the_neighbours(tmp_path: pathlib.Pa
     for split in ("train", "valid"):
         tiny.write_conll(tmp_path / "corpus" / f"{split}.conll", content, documents=4)
     alone, _, _ = create(tmp_path)
-    among, _, _ = create(tmp_path, data__context="document")
+    among, _, _ = create(tmp_path, task__context="document")
     assert [len(tokens) for tokens in alone.encoded["valid"].windows.tokens] == [5] * 8
     windows = among.encoded["valid"].windows
     assert len(windows.tokens) == 8
@@ -91,7 +91,7 @@ def test_document_context_fills_windows_with_the_neighbours(tmp_path: pathlib.Pa
     # Without document marks each sentence is its own document.
     for split in ("train", "valid"):
         tiny.write_conll(tmp_path / "corpus" / f"{split}.conll", content)
-    unmarked, _, _ = create(tmp_path, data__context="document")
+    unmarked, _, _ = create(tmp_path, task__context="document")
     for got, wanted in zip(
         unmarked.encoded["valid"].windows.tokens, alone.encoded["valid"].windows.tokens, strict=True
     ):
@@ -129,7 +129,7 @@ def test_a_head_whose_labels_are_those_of_the_data_is_kept_with_its_order(tmp_pa
     np.testing.assert_array_equal(loaded["head/kernel"], wanted["head/kernel"])
     np.testing.assert_array_equal(loaded["head/bias"], wanted["head/bias"])
     assert any("head: loaded" in note for note in notes)
-    rows, sentences = task.encoded["test"].per_word(task.rows("test").labels), task.sentences["test"]
+    rows, sentences = task.encoded["test"].per_word(task.datasets["test"].labels), task.sentences["test"]
     assert [[own[label] for label in row] for row in rows] == [list(sentence.tags) for sentence in sentences]
 
 
@@ -143,7 +143,7 @@ def test_a_head_of_other_labels_is_not_used(tmp_path: pathlib.Path, labels: tupl
 
 
 def test_a_saved_task_opens_again(tmp_path: pathlib.Path) -> None:
-    task, _, _ = create(tmp_path, data__context="document", model__dropout=0.25)
+    task, _, _ = create(tmp_path, task__context="document", model__dropout=0.25)
     task.save(tmp_path / "run")
     model, tokenizer = ner.open_model(tmp_path / "run")
     assert model == task.model
@@ -177,7 +177,7 @@ def test_loss_and_outputs_agree_and_score_as_seqeval(tmp_path: pathlib.Path) -> 
         make_mesh(tiny.config(tmp_path).parallel.mesh),
     )
     params = tiny.nested(tiny.random_params(dataclasses.replace(tiny.ENCODER, initializer_range=0.3), 5, seed=5))
-    rows = task.rows("test")
+    rows = task.datasets["test"]
     batch = {name: jnp.asarray(value) for name, value in tiny.batch_of(rows, len(rows)).items()}
 
     @jax.jit
@@ -198,7 +198,7 @@ def test_loss_and_outputs_agree_and_score_as_seqeval(tmp_path: pathlib.Path) -> 
     for name in ("f1", "precision", "recall"):
         wanted = getattr(seqeval, f"{name}_score")(gold, predicted)
         assert evaluation.metrics[name] == evaluation.scores[name] == pytest.approx(wanted, abs=1e-12)
-    assert set(evaluation.metrics) == set(task.selection_metrics)
+    assert set(evaluation.metrics) == set(task.directions)
     check_units(task, {name: np.asarray(value) for name, value in outputs.items()})
     assert all(0 < probability <= 1 for record in records for probability in record["probabilities"])
     json.dumps(dict(evaluation.scores), allow_nan=False)
@@ -273,9 +273,9 @@ def test_windows_that_fit_nowhere_are_refused(tmp_path: pathlib.Path) -> None:
     message = refusal(tmp_path, data__row_length=96, data__window=65)
     assert "config.data.window: 65 tokens do not fit the encoder (64" in message
     assert create(tmp_path, data__row_length=96)[0].model.window == 64  # the default follows the encoder
-    message = refusal(tmp_path, data__window=20, data__overlap=18)
-    assert "config.data.overlap: 18" in message and "at most 17" in message
-    assert create(tmp_path, data__window=20, data__overlap=17)
+    message = refusal(tmp_path, data__window=20, task__overlap=18)
+    assert "config.task.overlap: 18" in message and "at most 17" in message
+    assert create(tmp_path, data__window=20, task__overlap=17)
 
 
 def test_an_unknown_task_is_refused(tmp_path: pathlib.Path) -> None:

@@ -26,7 +26,7 @@ from jaxfm.train import train
 from jaxfm.training import loop
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.initial import resolve
-from jaxfm.training.restore import restore_params, to_host
+from jaxfm.training.saved_run import restore_params, to_host
 from tests import tiny
 
 # Dropout and accumulation are on, batches straddle epochs, the last step is none of an evaluation's.
@@ -35,11 +35,11 @@ RUN = {
     "train__steps": 9,
     "train__batch_size": 8,
     "train__accumulate": 2,
-    "mask__unit": "whole_word",
-    "mask__ratio": 0.3,
-    "mask__final_ratio": 0.15,
-    "mask__evaluate": ["whole_word"],
-    "mask__z_loss": 1e-4,
+    "task__unit": "whole_word",
+    "task__ratio": 0.3,
+    "task__final_ratio": 0.15,
+    "task__evaluate": ["whole_word"],
+    "task__z_loss": 1e-4,
     "eval__every_steps": 4,
     "log__every_steps": 1,
     "log__tensorboard": False,
@@ -47,11 +47,11 @@ RUN = {
 
 
 # One unit to compile masks of.
-QUICK = {"mask__evaluate": ["token"]}
+QUICK = {"task__evaluate": ["token"]}
 
 
 def created(config: Config) -> tuple[MaskedLMTask, dict[str, np.ndarray], tuple[str, ...]]:
-    task, loaded, notes = registry.create(config, resolve(config.model))
+    task, loaded = registry.create(config, resolve(config.model))
     assert isinstance(task, MaskedLMTask)
     return task, dict(loaded), notes
 
@@ -134,7 +134,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(whole: Whole, tmp_path: pa
 
 def test_a_batch_computed_alone_is_the_one_of_the_run_on_any_number_of_processes(whole: Whole) -> None:
     task = created(whole.config)[0]  # opened anew
-    rows = task.rows("train")
+    rows = task.datasets["train"]
     assert len(whole.batches) == 9 and 9 * 8 > 2 * len(rows)  # more than two epochs
     for step in (7, 0, 8):
         for count in (1, 2, 4):
@@ -151,7 +151,7 @@ def test_the_loss_of_a_step_computed_alone_is_that_of_the_run(whole: Whole) -> N
     """Masks and dropout included: what step 1 logs, from the first weights, the seed and the number of the step."""
     line = next(line for line in lines(whole.workdir) if line["split"] == "train")
     task, loaded, _ = created(whole.config)
-    batch = TrainBatches(task.rows("train"), batch_size=8, seed=0).batch(0)
+    batch = TrainBatches(task.datasets["train"], batch_size=8, seed=0).batch(0)
     graphdef, _ = build_abstract(
         lambda: task.make_model(nnx.Rngs(0), dtype=jnp.dtype("float32"), scan=True), make_mesh(MeshConfig())
     )

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jaxfm.tasks.classification_predictor import ClassifierPredictor, encode
 
 from jaxfm.config import Config, MeshConfig
 from jaxfm.data.text.packing import PackedRows
@@ -24,7 +25,6 @@ from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.predict import Model, predict, predict_file
 from jaxfm.tasks import classification, classification_predictor, registry
 from jaxfm.tasks.classification import ClassificationTask
-from jaxfm.tasks.classification_predictor import ClassifierPredictor, encode
 from jaxfm.train import train
 from jaxfm.training.initial import resolve
 from tests import tiny
@@ -33,7 +33,7 @@ KINDS = ("single", "multi", "regression")
 
 
 def create(config: Config) -> tuple[ClassificationTask, dict[str, np.ndarray], tuple[str, ...]]:
-    task, loaded, notes = registry.create(config, resolve(config.model))
+    task, loaded = registry.create(config, resolve(config.model))
     assert isinstance(task, ClassificationTask)
     return task, dict(loaded), notes
 
@@ -61,10 +61,10 @@ def loss_and_gradient(task: ClassificationTask, rows: PackedRows, params: Any, g
 )
 def test_packed_equals_one_example_a_row(tmp_path: pathlib.Path, kind: str, pooling: str) -> None:
     config = tiny.classification_config(
-        tmp_path, kind, pairs=True, classification__pooling=pooling, model__dropout=0.0, data__row_length=64
+        tmp_path, kind, pairs=True, task__pooling=pooling, model__dropout=0.0, data__row_length=64
     )
     task, _, _ = create(config)
-    packed = task.rows("test")
+    packed = task.datasets["test"]
     texts = [(example.text, example.pair) for example in task.examples["test"]]
     targets = classification.targets_of(task.model, task.examples["test"])
     # One example a row: rows that hold one segment at most.
@@ -100,8 +100,8 @@ def test_a_row_holds_each_target_at_the_segment_of_its_example(tmp_path: pathlib
     task, _, notes = create(tiny.classification_config(tmp_path))
     assert task.model.labels == ("LOC", "PER") and not task.model.pairs
     assert any(note.startswith("head: new, 2 classes (LOC, PER)") for note in notes)
-    for split in task.splits():
-        rows, examples = task.rows(split), task.examples[split]
+    for split in tuple(task.datasets):
+        rows, examples = task.datasets[split], task.examples[split]
         assert rows.labels.shape == (len(rows), task.model.segments)
         for (row, segment, start), example in zip(rows.example_locations, examples, strict=True):
             assert task.model.labels[rows.labels[row, segment]] == example.target
@@ -115,7 +115,7 @@ def test_a_row_holds_each_target_at_the_segment_of_its_example(tmp_path: pathlib
 def test_pairs_carry_the_types_of_their_texts_and_long_ones_are_cut(tmp_path: pathlib.Path) -> None:
     task, _, notes = create(tiny.classification_config(tmp_path, pairs=True, data__window=16))
     assert any("examples cut to 16 tokens" in note for note in notes)
-    rows, examples = task.rows("train"), task.examples["train"]
+    rows, examples = task.datasets["train"], task.examples["train"]
     row, segment, start = rows.example_locations[0]
     where = slice(start, start + int((rows.segment_ids[row] == segment + 1).sum()))
     expected = task.tokenizer(examples[0].text, examples[0].pair, truncation="longest_first", max_length=16)
@@ -180,7 +180,7 @@ def test_an_export_gives_transformers_the_same_answers(tmp_path: pathlib.Path, k
             outputs.append(model(**arrays).logits[0].numpy())
     loaded = Model(run)
     graphdef, params = loaded._graphdef, loaded._params
-    rows = task.rows("test")
+    rows = task.datasets["test"]
     batch = rows.take(np.arange(len(rows)))
     ours = task.encoded["test"].per_example(np.asarray(nnx.merge(graphdef, params)(batch)))
     np.testing.assert_allclose(ours, np.stack(outputs), atol=1e-4)
@@ -189,9 +189,9 @@ def test_an_export_gives_transformers_the_same_answers(tmp_path: pathlib.Path, k
 
 
 def test_a_mean_cannot_be_exported_for_a_family_that_has_none(tmp_path: pathlib.Path) -> None:
-    config = tiny.classification_config(tmp_path, classification__pooling="mean", train__steps=2)
+    config = tiny.classification_config(tmp_path, task__pooling="mean", train__steps=2)
     train(config, tmp_path / "run")
-    with pytest.raises(UserError, match="was trained with config.classification.pooling=mean"):
+    with pytest.raises(UserError, match="was trained with config.task.pooling=mean"):
         export(tmp_path / "run", tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
 
@@ -203,7 +203,7 @@ def test_a_head_comes_along_where_its_classes_are_those_of_the_data(tmp_path: pa
     assert "head: loaded, its classes are those of the data, 2 classes (LOC, PER)" in notes
     assert {"head/kernel", "head/bias", "pooler/kernel"} <= set(loaded)
     tiny.write_examples(tmp_path / "other", "multi", pairs=False)
-    other = tiny.replaced(config, model__init=f"run:{tmp_path / 'run'}", classification__pooling="mean")
+    other = tiny.replaced(config, model__init=f"run:{tmp_path / 'run'}", task__pooling="mean")
     _, loaded, notes = create(other)
     assert "pooler/kernel" not in loaded and "weights not used: pooler (of pretraining)" in notes
 
@@ -219,15 +219,19 @@ def test_numbers_as_classes_keep_their_order() -> None:
 @pytest.mark.parametrize(
     ("kind", "overrides", "message"),
     [
-        ("regression", {"loss__label_smoothing": 0.1}, "config.loss.label_smoothing: is 0.1, which"),
-        ("regression", {"loss__class_weights": "balanced"}, "config.loss.class_weights: is 'balanced', which"),
-        ("multi", {"loss__label_smoothing": 0.1}, "config.loss.label_smoothing: is 0.1, which"),
-        ("single", {"loss__class_weights": "LOK=2"}, "Did you mean 'LOC'?"),
+        ("regression", {"task__loss__label_smoothing": 0.1}, "config.task.loss.label_smoothing: is 0.1, which"),
+        (
+            "regression",
+            {"task__loss__class_weights": "balanced"},
+            "config.task.loss.class_weights: is 'balanced', which",
+        ),
+        ("multi", {"task__loss__label_smoothing": 0.1}, "config.task.loss.label_smoothing: is 0.1, which"),
+        ("single", {"task__loss__class_weights": "LOK=2"}, "Did you mean 'LOC'?"),
         ("single", {"data__window": 64}, "config.data.window: 64 tokens do not fit config.data.row_length"),
         (
             "single",
             {"data__source": "tfds:glue/stsb"},
-            "config.classification.kind: is 'single', but tfds:glue/stsb is",
+            "config.task.kind: is 'single', but tfds:glue/stsb is",
         ),
     ],
 )
@@ -249,7 +253,7 @@ def test_texts_that_are_cut_say_so(tmp_path: pathlib.Path) -> None:
     assert len(classification_predictor.lines(short)) == len(classification_predictor.lines(long)) - 1
     cut = task.encoded["test"].cut
     assert cut.any() and not cut.all()
-    scored = {"outputs": np.zeros((len(task.rows("test")), task.model.segments, 2), np.float32)}
+    scored = {"outputs": np.zeros((len(task.datasets["test"]), task.model.segments, 2), np.float32)}
     records = list(task.score("test", scored).predictions)
     assert ["truncated" in record for record in records] == cut.tolist()
 
@@ -265,7 +269,7 @@ def test_a_metric_that_is_not_defined_on_valid_is_said_before_the_first_step(tmp
         f"NOTE: on valid pearson is not defined: all {len(rows)} scores are 3; checkpoints are compared by their loss"
     )
     assert notes[-1].startswith(said)
-    outputs = {"outputs": np.zeros((len(task.rows("valid")), task.model.segments, 1), np.float32)}
+    outputs = {"outputs": np.zeros((len(task.datasets["valid"]), task.model.segments, 1), np.float32)}
     metrics = task.score("valid", outputs).metrics
     assert "pearson" not in metrics and metrics["loss"] == metrics["mse"]
 
@@ -278,7 +282,7 @@ def test_classes_that_a_source_declares_keep_their_order(tmp_path: pathlib.Path)
     task, _, notes = create(config)
     assert task.model.labels == tuple(f"label_{number}" for number in range(11))
     assert any("NOTE: no training example has 'label_3'" in note for note in notes)
-    assert task.splits() == ("train", "valid", "test")
+    assert tuple(task.datasets) == ("train", "valid", "test")
 
 
 def test_a_class_that_training_did_not_see_is_named_with_its_place(tmp_path: pathlib.Path) -> None:
@@ -291,7 +295,9 @@ def test_a_class_that_training_did_not_see_is_named_with_its_place(tmp_path: pat
 
 def test_r_drop_and_weights_reach_the_loss(tmp_path: pathlib.Path) -> None:
     plain, _, _ = create(tiny.classification_config(tmp_path))
-    other, _, _ = create(tiny.classification_config(tmp_path, loss__r_drop=1.0, loss__class_weights="balanced"))
+    other, _, _ = create(
+        tiny.classification_config(tmp_path, task__loss__r_drop=1.0, task__loss__class_weights="balanced")
+    )
     assert plain.r_drop == 0.0 and other.r_drop == 1.0
     counts = np.bincount(classification.targets_of(plain.model, plain.examples["train"]))
     np.testing.assert_allclose(other.class_loss.weights, counts.sum() / (2 * counts))

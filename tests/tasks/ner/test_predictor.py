@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jaxfm.tasks.ner_predictor import with_words
 
 from jaxfm.data.text.tagging import entity_spans
 from jaxfm.data.text.words import COARSE, FINE
@@ -16,7 +17,6 @@ from jaxfm.evaluate import evaluate
 from jaxfm.export import export
 from jaxfm.predict import Model
 from jaxfm.tasks import ner
-from jaxfm.tasks.ner_predictor import with_words
 from tests import tiny
 
 TEXTS = (
@@ -35,7 +35,7 @@ Entities = set[tuple[int, int, str]]
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A run of random weights with each rule for words; its head finds many entities."""
     folder = tmp_path_factory.mktemp(request.param)
-    config = tiny.config(folder, data__splitter=request.param)
+    config = tiny.config(folder, task__splitter=request.param)
     tiny.write_run(folder / "run", config, best=1)
     return folder / "run"
 
