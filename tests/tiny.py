@@ -295,8 +295,7 @@ def write_run(workdir: pathlib.Path, ner: Config, *, best: int) -> dict[int, dic
 
 def batch_of(rows: Any, count: int, first: int = 0) -> dict[str, np.ndarray]:
     """Rows `first` .. `first + count` of packed rows as a batch on the host."""
-    names = ("tokens", "segment_ids", "positions", "type_ids", "labels")
-    return {name: getattr(rows, name)[first : first + count] for name in names}
+    return rows.take(np.arange(first, first + count))
 
 
 def with_dropout(encoder: EncoderConfig, rate: float) -> EncoderConfig:

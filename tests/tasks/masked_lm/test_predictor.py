@@ -13,13 +13,13 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxfm.tasks.fill_mask import CANDIDATES, FillMask, MaskedPositions
 
 from jaxfm.config import MeshConfig
 from jaxfm.data.corpora.tokenizer_training import train_tokenizer
 from jaxfm.data.text.masking import target_places
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.parallel.mesh import build_abstract, make_mesh
-from jaxfm.tasks.fill_mask import CANDIDATES, FillMask, MaskedPositions
 from jaxfm.training.evaluation import Evaluator, whole_batches
 from tests import tiny
 

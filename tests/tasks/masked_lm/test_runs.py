@@ -23,7 +23,7 @@ from jaxfm.parallel.preemption import Preempted
 from jaxfm.tasks import registry
 from jaxfm.tasks.masked_lm import MaskedLMTask
 from jaxfm.train import train
-from jaxfm.training import loop
+from jaxfm.training import session
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.initial import resolve
 from jaxfm.training.saved_run import restore_params, to_host
@@ -75,9 +75,9 @@ class Whole:
 def whole(folder: pathlib.Path) -> Whole:
     run = tiny.masked_lm_config(folder, model__dropout=0.1, **RUN)
     batches: list[dict[str, np.ndarray]] = []
-    plain = loop.meshes.shard_batch
+    plain = session.meshes.shard_batch
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.meshes, "shard_batch", lambda batch, mesh: batches.append(batch) or plain(batch, mesh))
+        patch.setattr(session.meshes, "shard_batch", lambda batch, mesh: batches.append(batch) or plain(batch, mesh))
         report = train(run, folder / "whole")
     return Whole(run, folder / "whole", report, batches)
 
@@ -112,7 +112,7 @@ def test_a_run_learns_and_reports(whole: Whole) -> None:
 
 
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(whole: Whole, tmp_path: pathlib.Path) -> None:
-    batches, plain = 0, loop.meshes.shard_batch
+    batches, plain = 0, session.meshes.shard_batch
 
     def shard_batch(*arguments: Any) -> Any:
         nonlocal batches
@@ -122,7 +122,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(whole: Whole, tmp_path: pa
         return plain(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.meshes, "shard_batch", shard_batch)
+        patch.setattr(session.meshes, "shard_batch", shard_batch)
         with pytest.raises(Preempted, match="step 5"):
             train(whole.config, tmp_path)
     assert not (tmp_path / "report.json").exists()

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxfm.tasks.replaced_token_predictor import ReplacedTokenPredictor, TokenizedTexts
 
 from jaxfm.data.text.tokenization import load_tokenizer
-from jaxfm.tasks.replaced_token_predictor import ReplacedTokenPredictor, TokenizedTexts
 from tests import tiny
 
 ENCODER = dataclasses.replace(tiny.ENCODER, max_positions=12)

@@ -31,7 +31,7 @@ from jaxfm.predict import Model
 from jaxfm.tasks import masked_lm, registry, replaced_token
 from jaxfm.tasks.replaced_token import ReplacedTokenTask
 from jaxfm.train import train
-from jaxfm.training import loop
+from jaxfm.training import session
 from jaxfm.training.initial import resolve
 from jaxfm.training.saved_run import restore_params, to_host
 from jaxfm.training.setup import set_up
@@ -349,7 +349,7 @@ def runs(folder: pathlib.Path) -> Runs:
     values = config(folder, eval__select="last")
     report = train(values, folder / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        done, plain = 0, loop.meshes.shard_batch
+        done, plain = 0, session.meshes.shard_batch
 
         def shard_batch(*arguments: Any) -> Any:
             nonlocal done
@@ -358,7 +358,7 @@ def runs(folder: pathlib.Path) -> Runs:
                 raise StopError
             return plain(*arguments)
 
-        patch.setattr(loop.meshes, "shard_batch", shard_batch)
+        patch.setattr(session.meshes, "shard_batch", shard_batch)
         with pytest.raises(StopError):
             train(values, folder / "stopped")
     return Runs(folder / "whole", report, folder / "stopped", train(values, folder / "stopped"))
