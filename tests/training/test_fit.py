@@ -18,9 +18,13 @@ import numpy as np
 import pytest
 
 from jaxfm.config import Config
+from jaxfm.core.objective import Loss
 from jaxfm.errors import UserError
 from jaxfm.observe.writers import read_metrics
 from jaxfm.parallel.preemption import Preempted
+from jaxfm.tasks.ner.objective import NerObjective
+from jaxfm.tasks.ner.scorer import NerScorer
+from jaxfm.tasks.ner.task import NerTask
 from jaxfm.train import train
 from jaxfm.training import session
 from jaxfm.training.checkpoint import Checkpoints
@@ -303,6 +307,22 @@ def script(patch: pytest.MonkeyPatch, values: list[float], metric: str = "f1") -
     patch.setattr(NerScorer, "metrics", metrics)
 
 
+def record_outputs(patch: pytest.MonkeyPatch, scored: list[Any]) -> None:
+    """Has the outputs of every evaluation and report added to a list."""
+
+    def recorded(name: str) -> Callable[..., Any]:
+        plain = getattr(NerScorer, name)
+
+        def record(self: NerScorer, outputs: Any, *rest: Any) -> Any:
+            scored.append(outputs)
+            return plain(self, outputs, *rest)
+
+        return record
+
+    for name in ("metrics", "report"):
+        patch.setattr(NerScorer, name, recorded(name))
+
+
 def steps_in(workdir: pathlib.Path) -> list[int]:
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
 
@@ -313,11 +333,7 @@ def test_the_best_checkpoint_is_the_one_reported(
     every = tiny.replaced(config, eval__every_steps=3, checkpoint__keep_last=1)
     script(monkeypatch, [0.2, 0.6, 0.5, 0.6])
     scored = []
-    for name in ("metrics", "report"):
-        plain = getattr(NerScorer, name)
-        monkeypatch.setattr(
-            NerScorer, name, lambda self, outputs, *rest, plain=plain: scored.append(outputs) or plain(self, outputs, *rest)
-        )
+    record_outputs(monkeypatch, scored)
     report = train(every, tmp_path / "run")
     assert report["training"]["chosen_step"] == 6 and report["training"]["steps"] == 12  # the first of two equals
     assert steps_in(tmp_path / "run") == [6, 12]
@@ -329,10 +345,10 @@ def test_the_best_checkpoint_is_the_one_reported(
     assert not np.array_equal(valid[4]["logits"], valid[3]["logits"])
     # The same scores, but the last checkpoint asked for.
     script(monkeypatch, [0.2, 0.6, 0.5, 0.6])
-    scored.clear()
+    valid.clear()
+    record_outputs(monkeypatch, valid)
     last = train(tiny.replaced(every, eval__select="last"), tmp_path / "last")
     assert last["training"]["chosen_step"] == 12
-    valid = [outputs for split, outputs in scored if split == "valid"]
     assert valid[4] is valid[3]  # what the loop has computed is not computed again
 
 
