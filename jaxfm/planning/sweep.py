@@ -1,4 +1,4 @@
-"""Which meshes, batches and ways to recompute are worth compiling, and how those turn out."""
+"""A search over meshes, batches and remat: formulae choose which ones are compiled."""
 
 import dataclasses
 import itertools
@@ -14,26 +14,26 @@ from jaxfm.models.flops import flops_per_token
 from jaxfm.observe.tables import Cell, Table
 from jaxfm.parallel.mesh import AXES, batch_shards, make_mesh
 from jaxfm.planning.analytic import expected_activations, expected_collectives, expected_compute
-from jaxfm.planning.estimate import Plan, Subject, links_of, make_plan
-from jaxfm.planning.hardware import Topology, describe_devices, places
+from jaxfm.planning.estimate import Plan, Subject, make_plan, total_link_seconds
+from jaxfm.planning.hardware import Topology, describe_devices, device_locations
 from jaxfm.planning.roofline import Times, cost_per_billion_tokens
 from jaxfm.training.state import count_parameters
 
 # Adam: parameters, two moments and a gradient, all f32.
 _STATE = 16
-# Above this share of the memory a formula's guess is not worth a compilation.
-_HOPEFUL = 1.1
+# Candidates whose estimated memory is above this share of the chip's are not compiled.
+_MAX_MEMORY_SHARE = 1.1
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A way to run, and what formulae say of it.
+    """A way to run, with estimates by formula.
 
     Attributes:
       config: with its mesh, batch and remat.
-      seconds: expected for a step.
+      seconds: estimated for a step.
       tokens: of a step.
-      memory: bytes expected on a chip.
+      memory: estimated bytes on a chip.
     """
 
     config: Config
@@ -45,8 +45,8 @@ class Candidate:
 def candidates(subject: Subject, topology: Topology) -> list[Candidate]:
     """Returns the ways to run that may fit, those expected to be fastest first.
 
-    Meshes are all that powers of two give (tensor only as far as heads go, sequence as asked); the batch is that of the
-    config, its half and its double; each with and without recomputation.
+    Meshes are all products of powers of two (tensor divides the heads, sequence is the config's); batches are the
+    config's, its half and its double; each with every kind of recomputation.
     """
     config, encoder, found = subject.config, subject.objective.encoder, []
     devices = describe_devices(topology)
@@ -64,16 +64,16 @@ def candidates(subject: Subject, topology: Topology) -> list[Candidate]:
                 continue
             tried = _with(config, mesh=mesh_config, batch=batch, remat=remat)
             candidate = _expect(tried, encoder, params, topology, mesh)
-            if candidate.memory <= _HOPEFUL * topology.chip.hbm:
+            if candidate.memory <= _MAX_MEMORY_SHARE * topology.chip.hbm:
                 found.append(candidate)
     return sorted(found, key=lambda each: each.seconds / each.tokens)
 
 
 def run(subject: Subject, topology: Topology, count: int, say: Callable[[str], None]) -> list[Plan]:
-    """Compiles the most hopeful `count` candidates; what fits comes first, by tokens a second.
+    """Compiles the `count` most promising candidates; plans that fit come first, by tokens a second.
 
     Raises:
-      UserError: nothing may fit, however it is cut.
+      UserError: no candidate may fit.
     """
     found = candidates(subject, topology)
     if not found:
@@ -81,7 +81,7 @@ def run(subject: Subject, topology: Topology, count: int, say: Callable[[str], N
             f"--sweep: no mesh, batch or remat of {topology.size} {topology.chip.name} chips may hold this model. Take "
             "more chips, ones with more memory, or a smaller --config.train.batch_size."
         )
-    say(f"{len(found)} ways to run may fit; the {min(count, len(found))} most hopeful ones are compiled")
+    say(f"{len(found)} ways to run may fit; the {min(count, len(found))} most promising ones are compiled")
     plans = []
     for number, each in enumerate(found[:count], 1):
         mesh, rows, remat = each.config.parallel.mesh, each.config.train.batch_size, each.config.model.remat
@@ -132,8 +132,8 @@ def _powers(limit: int) -> list[int]:
 def _expect(config: Config, encoder: EncoderConfig, params: Any, topology: Topology, mesh: Mesh) -> Candidate:
     tokens, shape = config.train.batch_size * config.data.row_length, dict(mesh.shape)
     model_flops = flops_per_token(config, encoder) * tokens / topology.size
-    where = places(list(mesh.devices.flat), topology)
-    links = links_of(expected_collectives(config, encoder, params, mesh), where, topology)
+    locations = device_locations(list(mesh.devices.flat), topology)
+    links = total_link_seconds(expected_collectives(config, encoder, params, mesh), locations, topology)
     compute = expected_compute(config, encoder, model_flops) / topology.chip.peak_flops
     times = Times(compute=compute, memory=0.0, links=links, waiting=links, kernels=0.0)
     state = _STATE * count_parameters(params, encoder) / (shape["fsdp"] * shape["tensor"])
