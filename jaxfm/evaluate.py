@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxfm import files, program
 from jaxfm.config import Config, MeshConfig
 from jaxfm.core.task import Evaluation
-from jaxfm.data.records.source_records import require_split
+from jaxfm.data.records.splits import require_split
 from jaxfm.errors import UserError
 from jaxfm.evaluation import bootstrap
 from jaxfm.evaluation.bootstrap import Comparison

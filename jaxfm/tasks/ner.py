@@ -16,8 +16,8 @@ from jaxfm.config import Config
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.evaluation import BootstrapData
 from jaxfm.core.task import NOT_CALIBRATED, TOKENIZER_DIR, Evaluation, build_spec, read_task, write_task
-from jaxfm.data.records.source_records import Columns
 from jaxfm.data.records.sources import TaggedSentence
+from jaxfm.data.records.tagged_builder import Columns
 from jaxfm.data.records.tagged_holdout import read_splits
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.data.text.resplit import choose_splitter, count_cut, found_entities, gold_entities, split_again
