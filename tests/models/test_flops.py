@@ -31,6 +31,7 @@ from jaxfm.models.flops import (
 from jaxfm.models.heads import MaskedLM, SequenceClassifier, TokenClassifier
 from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel import target
+from jaxfm.tasks.registry import default_config, from_config_dict
 
 BERT, MODERN = preset("bert_base"), preset("modern_base")
 D, V, C = 768, 30522, 9
@@ -72,7 +73,7 @@ def test_what_is_frozen_saves_its_gradients(adapt: dict[str, Any], weights: int,
 
 
 def adapted(values: dict[str, Any]) -> AdaptConfig:
-    config = default_config()
+    config = default_config("ner")
     config.adapt.update_from_flattened_dict(values)
     return from_config_dict(config).adapt
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from jaxfm.data.records.conll_layout import DOCSTART, Layout, find_layout, in_words
 from jaxfm.data.records.source_files import find_split_files, numbered_lines
-from jaxfm.data.records.source_records import SPLIT_NAMES, Columns, RawSplit, SplitBuilder, Splits
+from jaxfm.data.records.splits import SPLIT_NAMES
+from jaxfm.data.records.tagged_builder import Columns, RawSplit, SplitBuilder, Splits
 from jaxfm.errors import UserError
 
 SUFFIXES = (".conll", ".txt", ".tsv", ".bio", ".iob", ".iob2", ".conllu", ".bmes", ".bioes", ".annotated")

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from jaxfm.data.records.source_files import numbered_lines
-from jaxfm.data.records.source_records import Columns
 from jaxfm.data.records.tag_forms import fitting_form
+from jaxfm.data.records.tagged_builder import Columns
 from jaxfm.data.text import tagging
 from jaxfm.errors import UserError
 

@@ -14,11 +14,11 @@ import collections
 import functools
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from jaxfm.data.corpora.docstrings import installed_roots, module_docstrings, package_modules
 from jaxfm.data.corpora.documents import uniform_hash
-from jaxfm.data.records.source_table import Record, Table, Tables
+from jaxfm.data.records.table import Table, Tables, memory_table
 from jaxfm.errors import UserError
 
 PACKAGES = (
@@ -35,7 +35,7 @@ PACKAGES = (
 )
 # Examples of a package in each split, where it has as many; what is left over is not used.
 SIZES = {"train": 160, "valid": 30, "test": 80}
-FIELDS = ("text", "label")
+COLUMNS = ("text", "label")
 _SHARES = {"valid": 0.15, "test": 0.38}  # of the modules: those with a hash below; all others are train
 _CHARACTERS = 180  # of a docstring's start; some 40 pieces
 _OF_A_MODULE = 12  # docstrings, so that no module is most of a package
@@ -49,6 +49,10 @@ _NAMES = re.compile(
 )
 
 
+Record = tuple[str, tuple[str, str]]
+"""Where a docstring was read, and (text, package)."""
+
+
 def find_packages() -> Tables:
     """Returns train, valid and test: records of a text and its package. They are collected once and kept.
 
@@ -56,6 +60,10 @@ def find_packages() -> Tables:
     """
     splits = _collected(installed_roots())
     return Tables({name: functools.partial(_open, name, records) for name, records in splits.items()})
+
+
+def _open(name: str, records: Sequence[Record]) -> Table:
+    return memory_table(f"quickstart/{name} (docstrings of installed packages, their names masked)", COLUMNS, records)
 
 
 def collect(roots: Sequence[pathlib.Path], packages: Sequence[str] = PACKAGES) -> dict[str, list[Record]]:
@@ -117,14 +125,3 @@ def _start(text: str) -> str:
 @functools.cache
 def _collected(roots: tuple[pathlib.Path, ...]) -> dict[str, list[Record]]:
     return collect(roots)
-
-
-def _open(name: str, records: Sequence[Record]) -> Table:
-    place = f"quickstart/{name} (docstrings of installed packages, their names masked)"
-    return Table(place, FIELDS, {}, functools.partial(_read, records))
-
-
-def _read(records: Sequence[Record], fields: Sequence[str]) -> Iterator[Record]:
-    places = [FIELDS.index(field) for field in fields]
-    for origin, values in records:
-        yield origin, tuple(values[place] for place in places)

@@ -10,7 +10,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 
-from jaxfm.data.records.source_records import SPLIT_NAMES, canonical_split, require_split
+from jaxfm.data.records.splits import SPLIT_NAMES, canonical_split, require_split
 from jaxfm.errors import UserError
 from jaxfm.files import expanded
 
@@ -160,6 +160,17 @@ def split_folders(rest: str, kind: str, suffix: str) -> tuple[dict[str, pathlib.
             raise UserError(f"{kind}:{rest}: {folder} is no folder; {_nearest_folder(folder)}.")
         folders[split] = folder
     return folders, f"the folders {_listing([str(folder) for folder in folders.values()])}"
+
+
+def file_names(paths: Sequence[pathlib.Path]) -> str:
+    """Returns the files of a split in words."""
+    return str(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+
+
+def files_size(paths: Sequence[pathlib.Path]) -> str:
+    """Returns the number of files and their size in words."""
+    size = sum(path.stat().st_size for path in paths) / 1e6
+    return f"{len(paths)} file{'s' * (len(paths) > 1)}, {size:,.1f} MB"
 
 
 def numbered_lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:

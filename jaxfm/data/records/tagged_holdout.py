@@ -5,8 +5,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 from jaxfm.data.corpora.documents import uniform_hash
-from jaxfm.data.records.source_records import Columns, require_split
 from jaxfm.data.records.sources import TaggedSentence, TaggedSplit, available_splits, read_tagged
+from jaxfm.data.records.splits import require_split
+from jaxfm.data.records.tagged_builder import Columns
 
 FEW = 20  # sentences: a validation split with fewer says next to nothing
 

@@ -1,4 +1,4 @@
-"""What every reader of tagged words gives back, and the names that sources, splits and columns go by."""
+"""The tagged sentences of a split as a source has them, and the columns that they are read from."""
 
 import dataclasses
 import re
@@ -7,21 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from jaxfm.data.records.spans import CharSpan, MarkedText, check_spans, flat_spans, mark_words
+from jaxfm.data.records.table import choose_column
 from jaxfm.data.text.words import words_of
-from jaxfm.errors import UserError, did_you_mean
-from jaxfm.files import expanded
+from jaxfm.errors import UserError
 
-# testa and testb are the CoNLL-2003 names of the development and the test part.
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "valid": ("valid", "validation", "val", "dev", "devel", "development", "testa"),
-    "test": ("test", "testb"),
-}
-_CANONICAL = {name: split for split, names in SPLIT_NAMES.items() for name in names}
-
-WORDS_FIELDS = ("tokens", "words")
-TAGS_FIELDS = ("ner_tags", "ner", "tags", "labels")
-DOCUMENT_FIELDS = ("document", "document_id", "doc_id")
+WORDS_COLUMNS = ("tokens", "words")
+TAGS_COLUMNS = ("ner_tags", "ner", "tags", "labels")
+DOCUMENT_COLUMNS = ("document", "document_id", "doc_id")
 
 # As in the names of Wikipedias: en, zh-min-nan, simple.
 _LANGUAGE = re.compile(r"[a-z]{2,6}(?:-[a-z]+)*:")
@@ -92,80 +84,11 @@ class Splits:
     others: str = ""
 
 
-def parse_source(source: str, forms: Sequence[str]) -> tuple[str, str]:
-    """Returns the kind of a source and what follows its colon; `forms` are all there are, such as "jsonl:DIR".
-
-    Raises UserError for a kind that is not among them.
-    """
-    kinds = [form.partition(":")[0] for form in forms]
-    kind, colon, rest = source.partition(":")
-    if kind == "quickstart" and colon:
-        raise UserError(f"{source}: quickstart takes nothing after it.")
-    if kind in kinds and (colon or kind == "quickstart"):
-        return kind, rest
-    hint = did_you_mean(kind, kinds)
-    if expanded(source).exists():
-        hint = f"For files write {' or '.join(form[:-3] + source for form in forms if form.endswith(':DIR'))}."
-    listed = f"{', '.join(forms[:-1])} or {forms[-1]}"
-    raise UserError(f"unknown data source {source!r}: a source is {listed}. {hint}")
-
-
-def canonical_split(name: str) -> str | None:
-    """Returns train, valid or test for any usual name of it (dev, validation, testa ...), else None."""
-    return _CANONICAL.get(name.lower())
-
-
-def require_split(name: str) -> str:
-    """Returns train, valid or test for a name that a user gave. Raises UserError for any other."""
-    split = canonical_split(name)
-    if split is None:
-        raise UserError(f"unknown split {name!r}: splits are train, valid and test. {did_you_mean(name, _CANONICAL)}")
-    return split
-
-
-def named_splits(names: Iterable[str], source: str) -> dict[str, str]:
-    """Maps train/valid/test to the names a data set has for them; other splits are left out. Two for one raise."""
-    found: dict[str, str] = {}
-    for name in names:
-        split = canonical_split(name)
-        if split is None:
-            continue
-        if split in found:
-            raise UserError(f"{source}: both {found[split]!r} and {name!r} could be the split {split!r}.")
-        found[split] = name
-    return found
-
-
-def choose_field(
-    there: Sequence[str], asked: str, usual: Sequence[str], what: str, place: str, option: str = ""
-) -> str:
-    """Returns the field to read for `what` ("words", "tags"); `asked` wins, else the one usual name that is there.
-
-    Raises UserError, with the fields that are there and the `option` to set (a config's key unless given), when it is
-    absent or when several fit.
-    """
-    option = option or f"data.{what}_column"
-    listed = ", ".join(repr(name) for name in there) or "none"
-    if asked:
-        if asked not in there:
-            raise UserError(
-                f"{place}: {option}={asked!r} is not there. {did_you_mean(asked, there)} Fields there: {listed}."
-            )
-        return asked
-    fitting = [name for name in usual if name in there]
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
-        several = " and ".join(repr(name) for name in fitting)
-        raise UserError(f"{place}: {several} could both be the {what}: set {option} (fields there: {listed}).")
-    raise UserError(f"{place}: no field for the {what} (looked for {', '.join(usual)}; there: {listed}): set {option}.")
-
-
-def choose_document_field(there: Sequence[str], asked: str, place: str) -> str:
-    """Returns the field with the document's name, or "" when none was asked for and there is none."""
-    if not asked and not set(DOCUMENT_FIELDS) & set(there):
+def choose_document_column(columns: Sequence[str], asked: str, source: str) -> str:
+    """Returns the column with the document's name, or "" when none was asked for and none has a usual name."""
+    if not asked and not set(DOCUMENT_COLUMNS) & set(columns):
         return ""
-    return choose_field(there, asked, DOCUMENT_FIELDS, "document", place)
+    return choose_column(columns, asked, DOCUMENT_COLUMNS, "document", source)
 
 
 def name_tags(values: Sequence[Any], names: Sequence[str] | None, origin: str) -> list[str]:
