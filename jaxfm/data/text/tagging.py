@@ -102,8 +102,3 @@ def write_tags(spans: Iterable[Span], length: int, scheme: str = "BIO") -> list[
             tags[start] = f"B-{kind}"
         end_before, kind_before = end, kind
     return tags
-
-
-def to_bio(tags: Sequence[str]) -> list[str]:
-    """Returns the same entities in strict BIO (IOB2): each starts with B-, I- only continues one of its own type."""
-    return write_tags(entity_spans(tags), len(tags))
