@@ -173,7 +173,7 @@ class HashSet:
         return found
 
     def add(self, keys: np.ndarray) -> None:
-        """Adds `keys` [N], none of which is there yet."""
+        """Adds `keys` [N], none of which it holds yet."""
         if not len(keys):
             return
         self._runs.append(np.sort(keys))
@@ -188,7 +188,7 @@ def normalised(text: str) -> str:
 
 
 def word_hashes(plain: str) -> np.ndarray:
-    """Returns the hash of each word [W] of a normalised text, uint64; punctuation is no word."""
+    """Returns the hash of each word [W] of a normalised text, uint64; punctuation is not a word."""
     words = _WORD.findall(plain)
     return np.fromiter((zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in words), np.uint64, len(words))
 
@@ -220,7 +220,7 @@ def band_keys(words: np.ndarray) -> np.ndarray:
 def check_kind(kind: str) -> None:
     """Raises UserError unless `kind` is one of KINDS, and for "near" without the package datasketch."""
     if kind not in KINDS:
-        raise UserError(f"deduplicate: {kind!r} is no kind of duplicate removal. {did_you_mean(kind, KINDS)}")
+        raise UserError(f"deduplicate: {kind!r} is not a kind of duplicate removal. {did_you_mean(kind, KINDS)}")
     if kind == "near":
         _prototype()
 

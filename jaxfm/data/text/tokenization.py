@@ -107,7 +107,7 @@ def encode_words(tokenizer: "PreTrainedTokenizerFast", sentences: Sequence[Seque
     """Returns the piece ids of every word: sentence -> word -> ids, without special tokens and never truncated.
 
     A word for which the tokenizer has no piece (a control character, a soft hyphen) becomes the unknown token, so every
-    word keeps at least one piece. Raises UserError if there is no unknown token to stand in, or for a word that is not
+    word keeps at least one piece. Raises UserError without an unknown token, or for a word that is not
     valid Unicode (half of a surrogate pair, which JSON can hold).
     """
     # Byte-level BPE has one piece for a word after a space and another without. Not every class obeys add_prefix_space
@@ -141,7 +141,7 @@ def check_unicode(text: str) -> None:
     if not _is_unicode(text):
         at = next(index for index, character in enumerate(text) if "\ud800" <= character <= "\udfff")
         raise UserError(
-            f"the text {text[:40]!a} holds half of a surrogate pair at {at}, which is not a character: repair it"
+            f"the text {text[:40]!a} holds half of a surrogate pair at character {at}: it is not valid text, repair it"
         )
 
 
