@@ -8,7 +8,7 @@ Any source of labelled texts will do: --config.classification.kind, --config.dat
 and holdout say what it holds, as for jaxfm.train, and --metrics what is reported. The sets of docs/results.md (sst2,
 trec, ag-news-subset, snli-subset, stsb, cola), known by the last folder of the source, need none of these.
 Both programs get the same files: JSON lines, written once into --workdir. With --limit that number of training
-examples is taken, always the same ones: those whose text has the smallest hash. Recipe and rows: see profiles/quality.py.
+examples is taken, always the same ones: those whose text has the smallest hash. Recipe and rows: profiles/quality.py.
 """
 
 import dataclasses

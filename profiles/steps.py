@@ -212,7 +212,7 @@ class TimedStep:
     def run_idle(self, steps: int) -> None:
         """Runs `steps` steps, each dispatched to an idle device, and measures the host's processor time for it.
 
-        The processor time is that of the calling thread: a wall clock would include preemption if the device is the CPU.
+        The time is that of the calling thread: a wall clock would include preemption if the device is the CPU.
         """
         for _ in range(steps):
             fresh, batch = empty_sums(self.step.metric_names, self.mesh), self.batches[self.calls % len(self.batches)]

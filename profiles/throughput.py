@@ -11,8 +11,8 @@ batch that fits); each --vary takes turns at the values that ":" separates, of o
 together, and several --vary make all combinations.
 
 A step is dispatched while the previous one runs, as in a run; the first --warm-up steps do not count. MFU is the
-operations by formula (jaxfm.models.flops) as a share of the devices' peak; for a device with an unknown peak it is missing,
-unless --peak-flops gives the peak. Configs that do not fit into memory are reported and left out.
+operations by formula (jaxfm.models.flops) as a share of the devices' peak; without a known peak it is missing, unless
+--peak-flops gives the peak. Configs that do not fit into memory are reported and left out.
 """
 
 import argparse

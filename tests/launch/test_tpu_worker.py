@@ -151,3 +151,21 @@ def test_a_number_that_another_program_has_now_is_lost(host):
     (host.folder / "run").mkdir()
     (host.folder / "run" / "pid").write_text(f"{os.getpid()}\n")
     assert host.outcome() == "lost"
+
+
+def test_an_end_between_two_looks_is_not_lost(host):
+    """The training writes its exit code after the first look for it, and is gone at the look at its process."""
+    run, tools = host.folder / "run", host.home / "tools"
+    run.mkdir()
+    tools.mkdir()
+    (run / "pid").write_text(str(os.getpid()))  # a process that is there and not the training
+    (tools / "tr").write_text("#!/bin/sh\necho 0 > run/exit\n")
+    (tools / "tr").chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(host.folder / "tpu_worker.sh"), "outcome"],
+        env=os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split()[-1] == "0"
