@@ -72,7 +72,7 @@ def test_what_is_frozen_saves_its_gradients(adapt: dict[str, Any], weights: int,
 
 
 def adapted(values: dict[str, Any]) -> AdaptConfig:
-    config = default_config()
+    config: Any = default_config()
     config.adapt.update_from_flattened_dict(values)
     return from_config_dict(config).adapt
 
@@ -105,7 +105,7 @@ def test_heads_by_hand() -> None:
 
 
 def config(**data: Any) -> Any:
-    values = default_config()
+    values: Any = default_config()
     values.task = "masked_lm"
     values.data.row_length = data.pop("row_length", 128)
     for name, value in data.items():
