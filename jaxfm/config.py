@@ -1,7 +1,8 @@
 """The keys of the trainer: frozen dataclasses, each field with its default, unit and reason.
 
 The keys of a task stand in the task's own file; `jaxfm.tasks.registry` puts both together. A config file
-(`configs/*.py`) starts from its `default_config(task)`, an ml_collections ConfigDict with every key, and sets what differs.
+(`configs/*.py`) starts from its `default_config(task)`, an ml_collections ConfigDict with every key, and sets what
+differs.
 """
 
 import dataclasses

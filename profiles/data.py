@@ -22,7 +22,8 @@ from jax.sharding import Mesh
 
 from jaxfm import files
 from jaxfm.config import Config
-from jaxfm.data.pipeline import Batch, Rows, TrainBatches
+from jaxfm.core.batch import Batch, Dataset, axes_of
+from jaxfm.data.pipeline import TrainBatches
 from jaxfm.observe.tables import Table, to_markdown
 from jaxfm.parallel.host_memory import keep_freed_memory
 from jaxfm.parallel.mesh import host_rows, make_mesh, shard_batch
@@ -37,7 +38,7 @@ _WARM_UP = 5  # batches: threads start, the first epoch is put in order
 
 
 def batches_per_second(
-    rows: Rows, config: Config, mesh: Mesh, *, batches: int, use: Callable[[Batch], Any]
+    rows: Dataset, config: Config, mesh: Mesh, *, batches: int, use: Callable[[Batch], Any]
 ) -> tuple[float, float]:
     """Returns how many batches a second come out of the pipeline, each given to `use`, and seconds to the first."""
     stream = TrainBatches(
@@ -55,11 +56,11 @@ def batches_per_second(
         return batches / (time.perf_counter() - start), first
 
 
-def pipeline(rows: Rows, config: Config, mesh: Mesh, *, batches: int, turns: int) -> dict[str, Any]:
+def pipeline(rows: Dataset, config: Config, mesh: Mesh, *, batches: int, turns: int) -> dict[str, Any]:
     """Returns the speed of the pipeline up to the host's arrays and up to the devices', in turns."""
 
     def placed(batch: Batch) -> None:
-        jax.block_until_ready(shard_batch(batch, mesh))
+        jax.block_until_ready(shard_batch(batch, axes_of(rows.spec), mesh))
 
     uses = {"host": lambda batch: None, "placed": placed}
     rates: dict[str, list[float]] = {name: [] for name in uses}
@@ -72,7 +73,7 @@ def pipeline(rows: Rows, config: Config, mesh: Mesh, *, batches: int, turns: int
     return {name: speed(found, rows, config) for name, found in rates.items()} | {"first_batch_seconds": max(first)}
 
 
-def speed(batch_rates: Sequence[float], rows: Rows, config: Config) -> dict[str, float]:
+def speed(batch_rates: Sequence[float], rows: Dataset, config: Config) -> dict[str, float]:
     """Returns rows and tokens a second of the median, and the least and the most, of batches a second."""
     of_batch = config.train.batch_size
     rate = statistics.median(batch_rates) * of_batch
@@ -80,8 +81,8 @@ def speed(batch_rates: Sequence[float], rows: Rows, config: Config) -> dict[str,
         "rows_per_second": rate,
         "least_rows_per_second": min(batch_rates) * of_batch,
         "most_rows_per_second": max(batch_rates) * of_batch,
-        "tokens_per_second": rate * rows.row_length,
-        "useful_tokens_per_second": rate * rows.row_length * rows.useful_share,
+        "tokens_per_second": rate * rows.volume.per_row,
+        "useful_tokens_per_second": rate * rows.volume.per_row * rows.volume.useful_share,
     }
 
 
@@ -132,7 +133,7 @@ def measure(config: Config, arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "batch_size": config.train.batch_size,
         "rows": len(work.rows),
-        "row_length": work.rows.row_length,
+        "row_length": work.rows.volume.per_row,
         "useful_share": round(work.rows.useful_share, 4),
         "read_seconds": read,
         "pipeline": found,

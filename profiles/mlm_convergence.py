@@ -79,7 +79,9 @@ def torch_run(config: Config, steps: int) -> dict[str, Any]:
 
     task, _ = registry.create(config, resolve(config.model))
     torch.manual_seed(config.seed)
-    values = hf_config(task.encoder, head="masked_lm", pad_token_id=task.tokenizer.pad_token_id, labels=())
+    values = hf_config(
+        task.objective.spec.encoder, head="masked_lm", pad_token_id=task.text.tokenizer.pad_token_id, labels=()
+    )
     model = BertForMaskedLM(BertConfig(**values))
     decayed = [p for name, p in model.named_parameters() if not (name.endswith("bias") or "LayerNorm" in name)]
     others = [p for name, p in model.named_parameters() if name.endswith("bias") or "LayerNorm" in name]
@@ -91,12 +93,12 @@ def torch_run(config: Config, steps: int) -> dict[str, Any]:
         eps=optim.eps,
     )
     schedule = get_linear_schedule_with_warmup(optimizer, round(optim.warmup_fraction * steps), steps)
-    collate = DataCollatorForLanguageModeling(task.tokenizer, mlm_probability=config.task.ratio)
+    collate = DataCollatorForLanguageModeling(task.text.tokenizer, mlm_probability=config.task.ratio)
     batches = TrainBatches(task.datasets["train"], batch_size=config.train.batch_size, seed=config.seed)
     curve, busy = [], 0.0
     for step in range(steps):
-        batch = sequences(batches.batch(step), task.tokenizer.pad_token_id)
-        special = torch.isin(batch["input_ids"], torch.tensor(task.tokenizer.all_special_ids))
+        batch = sequences(batches.batch(step), task.text.tokenizer.pad_token_id)
+        special = torch.isin(batch["input_ids"], torch.tensor(task.text.tokenizer.all_special_ids))
         batch["input_ids"], batch["labels"] = collate.torch_mask_tokens(batch["input_ids"], special)
         start = time.perf_counter()
         model.train()
@@ -120,7 +122,7 @@ def torch_loss(model: Any, task: Any) -> float:
     rows, total, count = task.datasets["valid"], 0.0, 0
     model.eval()
     for first in range(0, len(rows), 64):
-        batch = sequences(rows.take(np.arange(first, min(first + 64, len(rows)))), task.tokenizer.pad_token_id)
+        batch = sequences(rows.take(np.arange(first, min(first + 64, len(rows)))), task.text.tokenizer.pad_token_id)
         with torch.no_grad():
             logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         there = batch["labels"] >= 0

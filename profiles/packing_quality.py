@@ -45,14 +45,12 @@ from jaxfm.data.text.packing import PackedRows, build_rows, pack, shuffled
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub.initial import Initial
-from jaxfm.parallel.mesh import make_mesh, shard_batch
+from jaxfm.parallel.mesh import make_mesh
 from jaxfm.tasks.classification import ClassifierObjective
 from jaxfm.tasks.losses import ClassLoss, LabelLoss
 from jaxfm.tasks.registry import from_config_dict
-from jaxfm.training.evaluation import Evaluator
 from jaxfm.training.initial import resolve
-from jaxfm.training.setup import empty_sums, trace_step
-from jaxfm.training.state import new_state
+from jaxfm.training.session import make_session
 from profiles import command_line, quality
 
 USAGE = "usage: python -m profiles.packing_quality --source=URI --cells=LAYOUT:ROWS[/OPTION],... --output=FILE.json"
@@ -253,9 +251,8 @@ class Experiment:
         objective = ClassifierObjective(model, ClassLoss(), LabelLoss(), 0.0)
         values = dataclasses.replace(self.config.train, batch_size=cell.rows)
         config, mesh = dataclasses.replace(self.config, train=values), make_mesh(MeshConfig())
-        step = trace_step(config, objective, mesh, row_length=row_length, total_steps=self.total_steps)
-        compiled = step.lower(cell.rows).compile()
-        evaluate = Evaluator(model.outputs, step.graphdef, mesh, EVAL_ROWS)
+        session = make_session(config, objective, mesh, total_steps=self.total_steps)
+        evaluate = session.evaluator(EVAL_ROWS)
         loaded = {name: v for name, v in self.initial.params.items() if name.startswith(("encoder/", "pooler/"))}
         held = {
             split: build_rows(data.tokens, data.targets, row_length, self.pad_id, None, max_segments=segments)
@@ -264,12 +261,16 @@ class Experiment:
         }
 
         def run(seed: int) -> dict[str, Any]:
-            state = new_state(step.make_model, step.optimizer, step.abstract, seed, loaded, step.adaptation)
-            sums, seen = empty_sums(step.metric_names, mesh), []
-            batches = stream(cell, train, row_length, segments, self.pad_id, seed, self.examples)
-            for batch in itertools.islice(batches, self.total_steps):
-                seen.append(int((batch["labels"] >= 0).sum()))
-                state, sums = compiled(state, sums, shard_batch(batch, mesh))
+            seen: list[int] = []
+
+            def counted() -> Iterator[dict[str, np.ndarray]]:
+                batches = stream(cell, train, row_length, segments, self.pad_id, seed, self.examples)
+                for batch in itertools.islice(batches, self.total_steps):
+                    seen.append(int((batch["labels"] >= 0).sum()))
+                    yield batch
+
+            *_, last = session.steps(session.initial_state(seed, loaded), counted())
+            state, sums = last.state, last.take_sums()
             found: dict[str, Any] = {"row_length": row_length, "examples_per_step": round(float(np.mean(seen)), 2)}
             found["examples_per_step_sd"] = round(float(np.std(seen)), 2)
             total, weight = np.asarray(sums["loss"])

@@ -12,20 +12,21 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxfm.config import AUTO, Config
-from jaxfm.core.task import Objective
-from jaxfm.data.pipeline import Rows, TrainBatches
-from jaxfm.data.text.packing import ArrayRows, pack
+from jaxfm.core.batch import Dataset, Volume
+from jaxfm.core.initial import Initial
+from jaxfm.core.objective import Objective
+from jaxfm.data.arrays import ArrayDataset
+from jaxfm.data.pipeline import TrainBatches
+from jaxfm.data.text.packing import pack
 from jaxfm.errors import UserError
-from jaxfm.hub.initial import Initial
-from jaxfm.models.flops import flops_per_token
 from jaxfm.parallel.compilation import held_bytes
-from jaxfm.parallel.mesh import host_rows, make_mesh, shard_batch
+from jaxfm.parallel.mesh import host_rows, make_mesh
 from jaxfm.tasks import registry
 from jaxfm.tasks.registry import check_key, from_config_dict
 from jaxfm.training import batch_size
 from jaxfm.training import initial as initials
-from jaxfm.training.setup import empty_sums, trace_step
-from jaxfm.training.state import count_parameters, new_state
+from jaxfm.training.session import make_session
+from jaxfm.training.state import count_parameters
 
 # What random rows look like; "data": the config's own rows instead.
 FULL, PACKED, PADDED, DATA = "full", "packed", "padded", "data"
@@ -36,9 +37,9 @@ def settled(config: Config, most: int) -> tuple[Config, tuple[str, ...]]:
     """Returns the config with the largest batch that fits where it is "auto", at most `most` rows; and notes."""
     if config.train.batch_size != AUTO:
         return config, ()
-    objective = registry.outline(config, initials.shape(config.model)[0])
+    objective = registry.abstract_objective(config, initials.shape(config.model)[0])
     mesh = make_mesh(config.parallel.mesh)
-    return batch_size.settle(config, objective, mesh, row_length=config.data.row_length, most=most)
+    return batch_size.autotune_batch_size(config, objective, mesh, most=most)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +53,14 @@ class Work:
     """
 
     objective: Objective
-    rows: Rows
+    rows: Dataset
     loaded: Mapping[str, np.ndarray]
 
     @classmethod
     def of_data(cls, config: Config, initial: Initial | None = None) -> "Work":
         """Returns the config's own; `initial` saves reading the weights again."""
         task, loaded = registry.create(config, initial or initials.resolve(config.model))
-        return cls(task, task.datasets["train"], loaded)
+        return cls(task.objective, task.datasets["train"], loaded)
 
     @classmethod
     def synthetic(cls, config: Config, kind: str, example_tokens: int = 0, count: int = 0) -> "Work":
@@ -73,7 +74,7 @@ class Work:
           count: of rows; 0: two batches.
         """
         encoder, _ = initials.shape(config.model)
-        objective = registry.outline(config, encoder)
+        objective = registry.abstract_objective(config, encoder)
         rows = random_rows(
             objective,
             config.data.row_length,
@@ -87,12 +88,13 @@ class Work:
 
 def random_rows(
     objective: Objective, row_length: int, *, kind: str, example_tokens: int, count: int, seed: int
-) -> ArrayRows:
+) -> ArrayDataset:
     """Returns `count` rows of random tokens and labels, laid out as `kind` says (see `Work.synthetic`)."""
     draw = np.random.default_rng(seed)
-    one_label, label_type = objective.label_shape(row_length)
-    per_token = one_label[:1] == (row_length,)
-    most = row_length if per_token else one_label[0]  # examples that a row has labels for
+    spec = objective.spec.batch_spec()
+    label = spec.get("labels")  # absent where targets are drawn on the device
+    per_token = label is None or bool(label.axes)
+    most = row_length if label is None or per_token else label.shape[0]  # examples that a row has labels for
     if kind == FULL:
         sizes_of_rows = [np.array([row_length])] * count
     else:
@@ -111,19 +113,21 @@ def random_rows(
         segment_ids[row] = np.where(inside, segment + 1, 0)
         starts = (ends - sizes)[np.minimum(segment, len(sizes) - 1)]
         positions[row] = np.where(inside, indices - starts, 0)
-    vocabulary = objective.encoder.vocab_size
+    vocabulary = objective.spec.encoder.vocab_size
     tokens = draw.integers(min(5, vocabulary - 1), vocabulary, segment_ids.shape)
-    used = segment_ids > 0 if per_token else np.arange(1, most + 1) <= segment_ids.max(1, keepdims=True)
-    labels = draw.integers(0, 2, (count, *one_label))
-    kept = labels.astype(label_type) if label_type.kind == "f" else np.where(_spread(used, labels.ndim), labels, -1)
     arrays = {
         "tokens": np.where(segment_ids > 0, tokens, 0).astype(np.int32),
         "segment_ids": segment_ids,
         "positions": positions,
         "type_ids": np.zeros_like(segment_ids),
-        "labels": kept.astype(label_type),
     }
-    return ArrayRows(arrays, pad_id=0)
+    if label is not None:
+        used = segment_ids > 0 if per_token else np.arange(1, most + 1) <= segment_ids.max(1, keepdims=True)
+        drawn = draw.integers(0, 2, (count, *label.shape))
+        kept = drawn if label.dtype.kind == "f" else np.where(_spread(used, drawn.ndim), drawn, -1)
+        arrays["labels"] = kept.astype(label.dtype)
+    volume = Volume("tokens", row_length, np.count_nonzero(segment_ids) / max(count, 1))
+    return ArrayDataset({name: arrays[name] for name in spec}, spec, volume)
 
 
 def _spread(mask: np.ndarray, rank: int) -> np.ndarray:
@@ -134,7 +138,7 @@ class TimedStep:
     """The train step of a config, compiled ahead, and what every call of it took.
 
     Attributes:
-      step: the step as traced.
+      session: the step as traced.
       compiled: the step.
       lower_seconds: of tracing and lowering.
       compile_seconds: of that and compilation, together.
@@ -159,31 +163,20 @@ class TimedStep:
         rows, self.mesh = self.work.rows, make_mesh(config.parallel.mesh, devices)
         size = config.train.batch_size
         start = time.perf_counter()
-        self.step = trace_step(
-            config,
-            self.work.objective,
-            self.mesh,
-            row_length=rows.row_length,
-            total_steps=config.train.steps or _TOTAL_STEPS,
+        self.session = make_session(
+            config, self.work.objective, self.mesh, total_steps=config.train.steps or _TOTAL_STEPS
         )
-        lowered = self.step.lower(size)
+        self.session.lower(size)
         self.lower_seconds = time.perf_counter() - start
-        self.compiled = lowered.compile()
+        self.compiled = self.session.compiled(size)
         self.compile_seconds = time.perf_counter() - start
-        self.tokens = size * rows.row_length
-        self.useful_share = rows.useful_share
-        self.state = new_state(
-            self.step.make_model,
-            self.step.optimizer,
-            self.step.abstract,
-            config.seed,
-            self.work.loaded,
-            self.step.adaptation,
-        )
+        self.tokens = size * rows.volume.per_row
+        self.useful_share = rows.volume.useful_share
+        self.state = self.session.initial_state(config.seed, self.work.loaded)
         stream = TrainBatches(
             rows, batch_size=size, seed=config.seed, host_rows=lambda size: host_rows(self.mesh, size)
         )
-        self.batches = [shard_batch(stream.batch(index), self.mesh) for index in range(batches)]
+        self.batches = [self.session.shard(stream.batch(index)) for index in range(batches)]
         self.calls = 0
         self.loss = float("nan")
         self.seconds: list[float] = []
@@ -192,14 +185,14 @@ class TimedStep:
 
     def run(self, steps: int) -> None:
         """Runs and times `steps` steps. As in a run, each is dispatched before the previous one has ended."""
-        sums = [empty_sums(self.step.metric_names, self.mesh) for _ in range(steps)]
+        sums = [self.session.empty_sums() for _ in range(steps)]
         jax.block_until_ready((self.state, sums))
         since, under_way = time.perf_counter(), None
         for fresh in sums:
             batch = self.batches[self.calls % len(self.batches)]
             start = time.perf_counter()
             # New sums for each step: sums passed on would be donated before they can be waited for.
-            self.state, done = self.compiled(self.state, fresh, batch)
+            self.state, done = self.compiled(self.state, fresh, batch, ())
             self.host_seconds.append(time.perf_counter() - start)
             self.calls += 1
             if under_way is not None:
@@ -216,10 +209,10 @@ class TimedStep:
         The time is that of the calling thread: a wall clock would include preemption if the device is the CPU.
         """
         for _ in range(steps):
-            fresh, batch = empty_sums(self.step.metric_names, self.mesh), self.batches[self.calls % len(self.batches)]
+            fresh, batch = self.session.empty_sums(), self.batches[self.calls % len(self.batches)]
             jax.block_until_ready((self.state, fresh))
             start = time.thread_time()
-            self.state, done = self.compiled(self.state, fresh, batch)
+            self.state, done = self.compiled(self.state, fresh, batch, ())
             self.host_cpu_seconds.append(time.thread_time() - start)
             jax.block_until_ready(done)
             self.calls += 1
@@ -247,11 +240,11 @@ class TimedStep:
 
     def parameters(self) -> int:
         """Returns how many the model has."""
-        return count_parameters(self.step.abstract.params, self.work.objective.encoder)
+        return count_parameters(self.session.abstract.params, self.work.objective.spec.encoder)
 
     def model_flops(self) -> float:
         """Returns the operations of a step by formula (`jaxfm.models.flops`), over all devices."""
-        return self.tokens * flops_per_token(self.config, self.work.objective.encoder)
+        return self.config.train.batch_size * self.work.objective.flops_per_row(self.config.adapt)
 
     def facts(self, *, warm_up: int, peak_flops: float | None) -> dict[str, Any]:
         """Returns what the calls so far say, the first `warm_up` left out, as JSON values.

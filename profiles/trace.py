@@ -22,8 +22,7 @@ from jaxfm.analysis.profiling import Recording
 from jaxfm.data.pipeline import TrainBatches
 from jaxfm.observe.tables import to_plain
 from jaxfm.parallel.host_memory import keep_freed_memory
-from jaxfm.parallel.mesh import host_rows, shard_batch
-from jaxfm.training.setup import empty_sums
+from jaxfm.parallel.mesh import host_rows
 from profiles import command_line
 from profiles.quality import machine, shown_command
 from profiles.steps import DATA, FULL, PACKED, PADDED, TimedStep, Work, devices, read_config
@@ -38,7 +37,7 @@ def record(step: TimedStep, steps: int, folder: pathlib.Path, *, warm_up: int = 
         seed=step.config.seed,
         host_rows=lambda size: host_rows(step.mesh, size),
     )
-    sums = empty_sums(step.step.metric_names, step.mesh)
+    sums = step.session.empty_sums()
     recording = None
     with contextlib.closing(stream.iterate(0, total)) as batches:
         for index in range(total):
@@ -47,8 +46,8 @@ def record(step: TimedStep, steps: int, folder: pathlib.Path, *, warm_up: int = 
                 recording = Recording(folder, f"{steps}_steps")
             with jax.profiler.StepTraceAnnotation("train", step_num=index):
                 with jax.profiler.TraceAnnotation(traces.WAITING):
-                    batch = shard_batch(next(batches), step.mesh)
-                step.state, sums = step.compiled(step.state, sums, batch)
+                    batch = step.session.shard(next(batches))
+                step.state, sums = step.compiled(step.state, sums, batch, ())
     jax.block_until_ready(step.state)
     assert recording is not None
     return recording.stop()
@@ -98,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             **devices(),
             "rows": arguments.rows,
             "batch_size": config.train.batch_size,
-            "row_length": step.work.rows.row_length,
+            "row_length": step.work.rows.volume.per_row,
             "useful_share": round(step.useful_share, 4),
             **traces.to_record(summary, arguments.top),
             "remarks": traces.warnings(summary),

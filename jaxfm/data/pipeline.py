@@ -25,8 +25,8 @@ HostRows = Callable[[int], np.ndarray]
 class BatchSizes:
     """Rows of each step: one size or, while a run warms up, first a fraction of it that doubles at equal intervals.
 
-    Early in training small batches suffice: gradient noise is still low (McCandlish et al. 2018; Warner et al. 2024 start
-    ModernBERT so). Sizes depend on the step alone, so a batch is still a pure function of it.
+    Early in training small batches suffice: gradient noise is still low (McCandlish et al. 2018; Warner et al. 2024
+    start ModernBERT so). Sizes depend on the step alone, so a batch is still a pure function of it.
     """
 
     def __init__(self, full: int, *, first: int = 0, warmup_steps: int = 0) -> None:

@@ -102,12 +102,12 @@ def mask_notes(
     if without > _MANY_WITHOUT:
         notes.append(
             f"WARNING: {without:.1%} of the training rows have no masked token at a step, so they teach nothing then: "
-            "they are short (config.data.packed=True fills rows), or mostly unknown tokens, or config.task.ratio is low."
+            "they are short (config.data.packed=True fills rows) or mostly unknown tokens, or config.task.ratio is low."
         )
     if shares.share < _FEW_MASKED * ratio:
         notes.append(
-            f"WARNING: {shares.share:.1%} of the tokens of text are masked where config.task.ratio is {ratio:.1%}: the others "
-            "are mostly unknown tokens, which are never masked. The tokenizer does not fit this text."
+            f"WARNING: {shares.share:.1%} of the tokens of text are masked where config.task.ratio is {ratio:.1%}: the "
+            "others are mostly unknown tokens, which are never masked. The tokenizer does not fit this text."
         )
     notes += [
         f"{split}: {len(rows.index):,} of its {len(rows.rows):,} rows are scored, evenly spread (config.task.eval_rows)"

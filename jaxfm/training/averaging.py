@@ -45,8 +45,8 @@ def choose(
 ) -> TrainResult:
     """Returns the mean of the best checkpoints where it scores better on "valid" than the best of them.
 
-    How many is `config.adapt.average_best`. The mean is kept in the run directory, for `jaxfm.training.saved_run`. It is
-    one of the trained part: what is frozen keeps its bits.
+    How many is `config.adapt.average_best`. The mean is kept in the run directory (`training/saved_run.py` reads it).
+    Only the trained part is averaged: what is frozen keeps its bits.
     """
     best, steps = fitted.best, fitted.best.kept
     if config.adapt.average_best < 2 or len(steps) < 2:

@@ -1,8 +1,8 @@
 """A train step free of any run: a model, its loss and an optimizer over a mesh, from shapes alone.
 
 `jaxfm.training.fit` makes a run of it. Other programs use the same pieces: a round of federated training takes a few
-items of `steps` for each client and averages; many seeds are `jax.vmap` of `train_step`; distillation is an objective that
-reads `constants`.
+items of `steps` for each client and averages; many seeds are `jax.vmap` of `train_step`; distillation is an objective
+that reads `constants`.
 """
 
 import dataclasses

@@ -132,8 +132,8 @@ class ReplacedTokenPredictor:
         if not family:
             able = [name for name, shape in presets().items() if discriminator_family(shape.family)]
             raise UserError(
-                f"transformers has no class for replaced-token detection with a {self.spec.encoder.family} encoder, only "
-                f"{', '.join(classes_with('replaced_tokens'))} for encoders like the presets {', '.join(able)}. "
+                f"transformers has no class for replaced-token detection with a {self.spec.encoder.family} encoder, "
+                f"only {', '.join(classes_with('replaced_tokens'))} for encoders like the presets {', '.join(able)}. "
                 "Fine-tune from this run with --config.model.init=run:WORKDIR, and export that one."
             )
         encoder = dataclasses.replace(self.spec.encoder, family=family)

@@ -45,7 +45,7 @@ class ReplacedTokenScorer:
     discriminator_factor: float
 
     def metrics(self, outputs: Mapping[str, np.ndarray]) -> Mapping[str, float]:
-        """Both losses, the generator's accuracy, and how many of the replaced tokens are found; others by their name."""
+        """Both losses, the generator's accuracy, and how many replaced tokens are found; other units by name."""
         return self._metrics(self._by_unit(outputs))
 
     def warnings(self, outputs: Mapping[str, np.ndarray]) -> tuple[str, ...]:
