@@ -24,6 +24,7 @@ class BootstrapData:
       identity: [N] what each unit is, its gold target included: equal for two models scored on the same data.
       classes: names of the classes the arrays are laid out by, in that order; empty where there are none.
       right: bool [N], whether the model has the unit wholly right; None where a unit is not right or wrong.
+      less_is_better: names of the metrics of which less is better.
     """
 
     sampling_unit: str
@@ -32,6 +33,7 @@ class BootstrapData:
     identity: Sequence[Any]
     classes: tuple[str, ...] = ()
     right: np.ndarray | None = None
+    less_is_better: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:

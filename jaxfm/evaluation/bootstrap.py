@@ -24,8 +24,6 @@ and p disagree.
 Both are about these two sets of weights on data like this: other seeds of the same recipe may differ by more."""
 _SHARED = 8  # rounds
 _CHUNK = 200_000  # weights at a time: few enough for the cache
-# Metrics, or parts of their names, of which less is better.
-_LESS_IS_BETTER = {"loss", "perplexity", "mse", "mae"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +85,7 @@ class Comparison:
       count: how many there are.
       differences: by metric.
       mcnemar: over units wholly right; None where a unit is not right or wrong.
+      less_is_better: names of the metrics of which less is better.
     """
 
     names: tuple[str, str]
@@ -94,6 +93,7 @@ class Comparison:
     count: int
     differences: Mapping[str, Difference]
     mcnemar: McNemar | None
+    less_is_better: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything as JSON values."""
@@ -185,7 +185,7 @@ def compare(
             interval = Interval(observed[name], math.nan, math.nan)
         p = _p_value(observed[name], exchanged[name], exact=exact)
         differences[name] = Difference(of_a[name], of_b[name], interval, p, least[name])
-    return Comparison(names, a.sampling_unit, a.count, differences, _mcnemar(a.right, b.right))
+    return Comparison(names, a.sampling_unit, a.count, differences, _mcnemar(a.right, b.right), a.less_is_better)
 
 
 def comparison_tables(comparison: Comparison, split: str) -> tuple[Table, ...]:
@@ -195,7 +195,7 @@ def comparison_tables(comparison: Comparison, split: str) -> tuple[Table, ...]:
     for name, found in comparison.differences.items():
         interval = found.interval
         ends = [None if math.isnan(end) else end for end in (interval.low, interval.high)]
-        verdict = _verdict(name, found, comparison.unit)
+        verdict = _verdict(found, comparison.unit, less_is_better=name in comparison.less_is_better)
         scores = (found.a, found.b, interval.value)
         rows.append((name.replace("_", " "), *scores, *ends, found.p, found.least_p, verdict))
     columns = ("metric", "A", "B", "B - A", "95% from", "to", "p", "least p", "at p < 0.05")
@@ -325,14 +325,13 @@ def _mcnemar(a_N: np.ndarray | None, b_N: np.ndarray | None) -> McNemar | None:
     return McNemar(int((a_N & b_N).sum()), only_a, only_b, int((~a_N & ~b_N).sum()), p)
 
 
-def _verdict(metric: str, found: Difference, unit: str = "units") -> str:
+def _verdict(found: Difference, unit: str, *, less_is_better: bool) -> str:
     if found.verdict == "too few":
         return f"too few {unit} differ"
     if found.verdict == "same":
         return "no difference shown"
     if found.verdict == "border":
         return "on the border"
-    less_is_better = bool(_LESS_IS_BETTER & set(metric.split("_")))
     return "B better" if (found.interval.value > 0) != less_is_better else "A better"
 
 

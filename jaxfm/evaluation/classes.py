@@ -84,6 +84,7 @@ def score_classes(
         identity=[labels[index] for index in gold.tolist()] if identity is None else identity,
         classes=tuple(labels[index] for index in order),
         right=gold == predicted,
+        less_is_better=("loss",),
     )
     confusion_CC = np.bincount(gold * len(labels) + predicted, minlength=len(labels) ** 2).reshape(len(labels), -1)
     right_C, predicted_C, gold_C = np.diagonal(confusion_CC), confusion_CC.sum(axis=0), confusion_CC.sum(axis=1)
@@ -140,6 +141,7 @@ def score_labels(
         identity=identity,
         classes=tuple(labels[index] for index in order),
         right=exact,
+        less_is_better=("loss",),
     )
     per_label, averages = report(labels, *(part.sum(axis=0) for part in each))
     return Scores(
@@ -158,7 +160,13 @@ def score_values(gold_N: np.ndarray, predicted_N: np.ndarray, *, identity: Seque
     """
     gold, predicted = np.asarray(gold_N, np.float64), np.asarray(predicted_N, np.float64)
     units = {"gold": gold, "predicted": predicted}
-    bootstrap_data = BootstrapData("examples", units, _value_metrics, gold.tolist() if identity is None else identity)
+    bootstrap_data = BootstrapData(
+        sampling_unit="examples",
+        units=units,
+        computed=_value_metrics,
+        identity=gold.tolist() if identity is None else identity,
+        less_is_better=("loss", "mse", "mae"),
+    )
     metrics = bootstrap_data.metrics(np.arange(len(gold)))
 
     def summary(values: np.ndarray) -> dict[str, float]:

@@ -84,6 +84,7 @@ class MaskedLMScorer:
             ),
             computed=functools.partial(_row_metrics, own=self.text.masking.unit, units=units),
             identity=row_identity(units, outputs, {"masked": outputs["target"]}),
+            less_is_better=("loss", "perplexity", *(f"loss_{unit}" for unit in units)),
         )
 
     def _records(self, outputs: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:

@@ -138,6 +138,7 @@ class NerScorer:
                 for sentence in self.sentences
             ],
             classes=tuple(sorted(self.labels)),
+            less_is_better=("loss",),
             right=((right_SC == found_SC) & (right_SC == gold_SC)).all(axis=-1),
         )
 

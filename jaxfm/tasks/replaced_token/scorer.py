@@ -101,12 +101,14 @@ class ReplacedTokenScorer:
         generated = {"targets": valid, "right": right & valid, "loss": np.where(valid, outputs["loss"], 0.0)}
         each = {f"generated_{name}": values.sum(axis=-1, dtype=np.float64) for name, values in generated.items()}
         each |= {name: values for name, values in outputs.items() if name.startswith("row_")}
+        losses = ("generator_loss", "discriminator_loss")
         gold = {"masked": outputs["target"], "sampled": np.where(valid, outputs["sampled"], -1)}
         return BootstrapData(
             sampling_unit="rows",
             units=row_sums(self.text.units, outputs, each),
             computed=self._row_metrics,
             identity=row_identity(self.text.units, outputs, gold),
+            less_is_better=("loss", *losses, *(f"{name}_{unit}" for name in losses for unit in self.text.units)),
         )
 
     def _row_metrics(self, rows: Units, weight_RN: np.ndarray) -> dict[str, np.ndarray]:
