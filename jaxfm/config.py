@@ -8,6 +8,7 @@ differs.
 import dataclasses
 from typing import Any
 
+from jaxfm.errors import UserError
 from jaxfm.schema import field
 
 # What of a layer is computed again for the backward pass, to save memory; see ModelConfig.remat.
@@ -252,7 +253,7 @@ class ProfileConfig:
 class Config:
     """One run, whole."""
 
-    task: Any = None  # the keys of the task: a dataclass of its own (`jaxfm.tasks.registry`)
+    task: Any = field(None, "keys of the task, a group of their own (`jaxfm.tasks.registry`)")
     seed: int = field(0, "of initial head, packing, row order and dropout", at_least=0)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -268,3 +269,12 @@ class Config:
 
 # Keys that change neither the result nor what a checkpoint holds: a run may be resumed with other values of these.
 FREE_ON_RESUME = ("log", "profile", "parallel", "checkpoint", "data.cache", "model.attention")
+
+
+def __getattr__(name: str) -> Any:
+    """Says where names of older config files are now."""
+    if name in ("default_config", "from_config_dict"):
+        raise UserError(
+            f"jaxfm.config.{name} is jaxfm.tasks.registry.{name} now: default_config takes the task's name."
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

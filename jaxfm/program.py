@@ -114,10 +114,25 @@ def _parsed(argv: Sequence[str], usage: str, takes_arguments: bool) -> list[str]
             flags.FLAGS.config.is_locked  # noqa: B018  (config_flags keeps a missing file's error until it is looked at)
     # config_flags runs the config file and sets its keys while it parses: what it raises is about the user's words.
     except (flags.Error, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
-        raise UserError(f"{_reason(error)}\n{usage}") from error
+        raise UserError(f"{_config_advice(error, argv) or _reason(error)}\n{usage}") from error
     if rest[1:] and not takes_arguments:
         raise UserError(f"unexpected argument {rest[1]!r} (a flag starts with --).\n{usage}")
     return rest
+
+
+def _config_advice(error: Exception, argv: Sequence[str]) -> str:
+    """Returns what is wrong with a key of a config file, or of the command line, where config_flags says too little."""
+    from jaxfm.tasks import registry  # late: programs without a config start faster
+
+    text = str(error)
+    if "field 'task'" in text:
+        return registry.TASK_IS_A_GROUP
+    if not isinstance(error, KeyError | AttributeError) or not (found := re.search(r"'(\w+)\\?'", text)):
+        return ""
+    for word in argv[1:]:
+        if (match := re.match(r"--?(?:no)?config\.(task\.[\w.]+)", word)) and match[1].endswith(f".{found[1]}"):
+            return f"config.{match[1]}: is a key of another task than the one of --config."
+    return registry.where_moved(found[1])
 
 
 def _reason(error: Exception) -> str:

@@ -9,7 +9,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -71,6 +71,48 @@ def build(
         else:
             built[key] = _checked(rule, value, f"{root}{prefix}{key}")
     return cls(**built)
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """A key as a person reads about it.
+
+    Attributes:
+      name: dotted.
+      value: that a config gives it.
+      default: of the schema.
+      allowed: type and range in words.
+      doc: unit and reason.
+    """
+
+    name: str
+    value: Any
+    default: Any
+    allowed: str
+    doc: str
+
+
+def describe(node: Any, prefix: str = "") -> Iterator[Key]:
+    """Yields every key of a config, a dataclass, in the order of its fields."""
+    for each in dataclasses.fields(node):
+        value = getattr(node, each.name)
+        if dataclasses.is_dataclass(value):
+            yield from describe(value, f"{prefix}{each.name}.")
+        else:
+            yield Key(f"{prefix}{each.name}", value, each.default, _allowed(each), each.metadata["doc"])
+
+
+def _allowed(field: dataclasses.Field[Any]) -> str:
+    rules = field.metadata
+    if "choices" in rules:
+        return ", ".join(map(repr, rules["choices"]))
+    if typing.get_origin(field.type) is tuple:
+        return f"tuple of {_PLURALS[typing.get_args(field.type)[0]]}"
+    kinds = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
+    text = " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
+    names = (("at_least", "at least"), ("above", "above"), ("at_most", "at most"))
+    bounds = [f"{word} {rules[rule]}" for rule, word in names if rule in rules]
+    return ", ".join([text, *bounds, *(f"or {word!r}" for word in rules.get("words", ()))])
 
 
 def unknown_key(

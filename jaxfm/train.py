@@ -17,6 +17,7 @@ from jaxfm import files, program
 from jaxfm.config import Config
 from jaxfm.core.spec import SPEC_FILE
 from jaxfm.errors import UserError
+from jaxfm.explain import explain
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.wall_clock import WallClock
 from jaxfm.parallel import distributed
@@ -29,7 +30,7 @@ from jaxfm.training.checkpoint import Checkpoints, check_room
 from jaxfm.training.fit import fit
 from jaxfm.training.setup import set_up
 
-USAGE = "usage: python -m jaxfm.train --config=FILE[:variant] --workdir=DIR [--config.KEY=VALUE ...]"
+USAGE = "usage: python -m jaxfm.train --config=FILE[:variant] --workdir=DIR [--config.KEY=VALUE ...] [--explain]"
 
 
 def train(config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -111,6 +112,9 @@ def _train(
 def main() -> None:
     """The program."""
     config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
+    if config is not None and flags.FLAGS.explain:
+        print("\n".join(explain(registry.from_config_dict(config))))
+        return
     if config is None or not workdir:
         raise UserError(f"--{'config' if config is None else 'workdir'} is missing.\n{USAGE}")
     program.join()
@@ -127,5 +131,6 @@ def main() -> None:
 if __name__ == "__main__":
     program.define_config_flag()
     flags.DEFINE_string("workdir", None, "The run directory; the same one again resumes.")
+    flags.DEFINE_boolean("explain", False, "Print every key with value, range and reason, and end.")
     program.define_process_flags()
     program.run(main, USAGE)

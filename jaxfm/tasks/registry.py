@@ -26,7 +26,7 @@ from jaxfm.tasks.replaced_token.task import ReplacedTokenDefinition
 _DEFINITIONS: dict[str, TaskDefinition] = {}
 _GROUP = "task"
 # What `config.task` once was, a name.
-_A_GROUP = "config.task: is a group of keys now. Set config.task.name, or start from default_config(NAME)."
+TASK_IS_A_GROUP = "config.task: is a group of keys now. Set config.task.name, or start from default_config(NAME)."
 
 
 def register(definition: TaskDefinition) -> None:
@@ -71,7 +71,7 @@ def from_config_dict(values: Mapping[str, Any] | ml_collections.ConfigDict) -> C
         values = values.to_dict()
     group = values.get(_GROUP)
     if not isinstance(group, Mapping):
-        raise UserError(_A_GROUP)
+        raise UserError(TASK_IS_A_GROUP)
     if "name" not in group:
         raise UserError(f"config.task.name: is missing. It is one of {', '.join(_DEFINITIONS)}.")
     found = definition(str(group["name"]))
@@ -83,9 +83,19 @@ def from_config_dict(values: Mapping[str, Any] | ml_collections.ConfigDict) -> C
 def check_key(key: str) -> None:
     """Raises UserError, naming the nearest one, unless `key` ("optim.learning_rate") is a key of some task's config."""
     if key == _GROUP:
-        raise UserError(_A_GROUP)
+        raise UserError(TASK_IS_A_GROUP)
     classes = [each.config_class for each in _DEFINITIONS.values()]
     schema.check_key(Config, key, groups={_GROUP: classes}, moved=_all_moved())
+
+
+def where_moved(name: str) -> str:
+    """Returns where a key or group of an older config is now; "" where there was none of that name."""
+    moved = _all_moved()
+    inside = [key for key in moved if key == name or key.startswith(f"{name}.") or key.endswith(f".{name}")]
+    if not inside:
+        return ""
+    old, _, rest = inside[0].partition(".")
+    return schema.unknown_key(old, rest, (), moved=moved)
 
 
 def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -81,8 +81,8 @@ def autotune_batch_size(
     if found.size is None:
         raise UserError(
             f"config.train.batch_size: is auto, but not even {sizes[0]} rows of {objective.spec.row_length} tokens "
-            f"fit: they {_needs(found.peaks[sizes[0]])} of {limit / 2**30:.2f} GiB a device. Try --config.model.remat=full, a "
-            "shorter --config.data.row_length, or parameters cut over more devices by --config.parallel.mesh.fsdp."
+            f"fit: they {_needs(found.peaks[sizes[0]])} of {limit / 2**30:.2f} GiB a device. Try "
+            "--config.model.remat=full, a shorter --config.data.row_length, or parameters cut over more devices by --config.parallel.mesh.fsdp."
         )
     return with_batch_size(config, found.size), (found.describe(),)
 
