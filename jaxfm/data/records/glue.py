@@ -21,9 +21,9 @@ class GlueSet:
         metrics: GLUE's own, the first to choose a checkpoint by: accuracy, f1 (of the class `positive`), mcc
             (Matthews), pearson, spearman. GLUE's score of a set is their mean.
         positive: the class whose F1 is meant; empty where F1 is not measured.
-        splits: train, valid and test -> the names that tfds and the hub have for them. GLUE does not publish
-            the labels of its test splits. MNLI is scored on two: "valid" here is validation_matched, of the genres of
-            the training examples, by which a checkpoint is chosen; "test" is validation_mismatched, of other genres.
+        splits: train, valid and test -> the names that tfds and the hub have for them. GLUE does not publish the
+            labels of its test splits. MNLI is scored on two: "valid" here is validation_matched, of the genres of the
+            training examples, by which a checkpoint is chosen, and "test" is validation_mismatched, of other genres.
         label: column of the class or score.
         no_label: the score that means that the label is unknown.
     """

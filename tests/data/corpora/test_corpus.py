@@ -67,7 +67,7 @@ def test_few_documents_are_on_both_sides(tmp_path, holdout, count):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("alone\n", "there is one document"), ("same\n" * 3, "all of the 3 documents are equal")]
+    ("content", "message"), [("alone\n", "it has one document"), ("same\n" * 3, "all of the 3 documents are equal")]
 )
 def test_what_cannot_be_held_out_is_said(tmp_path, content, message):
     (tmp_path / "a.txt").write_text(content)

@@ -179,7 +179,7 @@ def test_a_hash_set_is_a_set_of_eight_bytes_an_entry() -> None:
 
 
 def test_an_unknown_kind_names_the_nearest() -> None:
-    with pytest.raises(UserError, match="'nera' is no kind.*'near'"):
+    with pytest.raises(UserError, match="'nera' is not a kind.*'near'"):
         deduplication.check_kind("nera")
 
 

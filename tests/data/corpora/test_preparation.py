@@ -264,7 +264,7 @@ def test_shards_are_cut_by_size_and_no_document_is_divided(tokenizer: pathlib.Pa
     [
         ({"row_length": 7}, "row_length: is 7, but must be at least 8"),
         ({"row_length": 70_000}, "row_length: is 70000, .* at most 65,535"),
-        ({"deduplicate": "exakt"}, "'exakt' is no kind.*'exact'"),
+        ({"deduplicate": "exakt"}, "'exakt' is not a kind.*'exact'"),
         ({"shard_megabytes": 0.0}, "shard_megabytes: is 0.0"),
         ({"shard_megabytes": float("nan")}, "shard_megabytes: is nan"),
         ({"workers": 0}, "workers: is 0"),

@@ -114,7 +114,7 @@ def test_a_share_is_held_out_where_there_is_no_validation_split(folder: pathlib.
         "at least one" in note for note in opened(folder, source=source).notes
     )
     (tmp_path / "text" / "train.txt").write_text("ada met boole\n")
-    with pytest.raises(UserError, match="there is one document, so none can be held out"):
+    with pytest.raises(UserError, match="it has one document, so none can be held out"):
         opened(folder, source=source)
 
 
