@@ -1,4 +1,4 @@
-"""Activation functions in forms that compile well everywhere; their backward pass keeps nothing but their input."""
+"""Activation functions in forms that compile well everywhere; they save only their input for the backward pass."""
 
 import math
 
@@ -9,10 +9,10 @@ from jax import lax
 
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
-    """Exact gelu, x * Phi(x) (Hendrycks and Gimpel 2016): by erf, which XLA vectorises on CPU (erfc it does not).
+    """Exact gelu, x * Phi(x) (Hendrycks and Gimpel 2016): by erf, which XLA vectorises on CPU, unlike erfc.
 
-    Its gradient computes erf again from `x`: autodiff would keep three arrays more of that shape, the largest of a
-    layer, and to write and read them takes longer than an erf (profiles/NOTES.md).
+    Its gradient computes erf again from `x`: autodiff would save three more arrays of that shape, the largest of a
+    layer, and writing and reading them takes longer than an erf (profiles/NOTES.md).
     """
     return x * (0.5 * (1.0 + lax.erf(x * (0.5**0.5)))).astype(x.dtype)
 

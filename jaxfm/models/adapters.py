@@ -32,7 +32,7 @@ def is_adapter_param(path: str) -> bool:
 
 
 class LowRank(nnx.Module):
-    """x A B * alpha / rank (Hu et al. 2021, section 4.1); B starts at zero, so that at first nothing changes."""
+    """x A B * alpha / rank (Hu et al. 2021, section 4.1); B starts at zero, so that a new one changes nothing."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Linear(nnx.LinearGeneral):
         """Makes kernel and bias; `inputs` and `outputs` are logical axis -> size, `name` that of the map."""
         axes = tuple(inputs), tuple(outputs)
         sizes = tuple(inputs.values()), tuple(outputs.values())
-        bias_axes = ("norm" if axis == "embed" else axis for axis in outputs)  # of the residual stream: kept whole
+        bias_axes = ("norm" if axis == "embed" else axis for axis in outputs)  # biases of the stream are never cut
         super().__init__(
             *sizes,
             axis=tuple(range(-len(inputs), 0)),
@@ -97,10 +97,10 @@ class Linear(nnx.LinearGeneral):
 
 
 class Bottleneck(nnx.Module):
-    """An adapter, x + up(gelu(down(x))), behind attention or feed-forward (Houlsby et al. 2019, section 2.1).
+    """An adapter, x + up(gelu(down(x))), after attention or feed-forward (Houlsby et al. 2019, section 2.1).
 
-    It stands before their output is added to their input. `up` starts at zero: at first nothing changes. Unlike there
-    the layer's norms stay frozen.
+    Its output is what is added to the residual stream. `up` starts at zero, so that a new adapter changes nothing.
+    Unlike in the paper the layer's norms stay frozen.
     """
 
     def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
@@ -130,8 +130,8 @@ class Bottleneck(nnx.Module):
 class Prefix(nnx.Module):
     """Keys and values that every token of a layer sees beside those of its segment (Li and Liang 2021, section 4).
 
-    Learned as they are, without the network that makes them there (as in P-tuning v2, Liu et al. 2022). They have no
-    position: rotary encoders do not turn them, and every segment of a packed row sees the same.
+    Learned directly, without the network that makes them in the paper (as in P-tuning v2, Liu et al. 2022). They have
+    no position: rotary encoders do not rotate them, and all segments of a packed row see the same ones.
     """
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
@@ -147,17 +147,19 @@ class Prefix(nnx.Module):
 
 
 def with_adapters(encoder: EncoderConfig, config: AdaptConfig) -> EncoderConfig:
-    """Returns the encoder with the parts that `config` adds; adapters and prefixes that it has already are kept.
+    """Returns the encoder with the parts that `config` adds; adapters and prefixes that it already has stay.
 
     Raises:
-      UserError: a target that is no linear map of the encoder, or weights with adapters of another size.
+      UserError: a target that is not a linear map of the encoder, or weights with adapters of another size.
     """
     added: dict[str, int] = {}
     for key in ("adapter_size", "prefix_length"):
-        asked, there = getattr(config, key), getattr(encoder, key)
-        if asked and there not in (0, asked):
-            raise UserError(f"config.adapt.{key}: {asked}, but the first weights were trained with {there}. Give that.")
-        added[key] = asked or there
+        asked, present = getattr(config, key), getattr(encoder, key)
+        if asked and present not in (0, asked):
+            raise UserError(
+                f"config.adapt.{key}: {asked}, but the first weights were trained with {present}. Give that."
+            )
+        added[key] = asked or present
     return dataclasses.replace(encoder, **added, **_lora(encoder, config.lora))
 
 
@@ -167,7 +169,7 @@ def _lora(encoder: EncoderConfig, lora: LoraConfig) -> dict[str, int | float | t
     maps = ("query", "key", "value", "output", "up", "down", *(("gate",) if encoder.ffn == "geglu" else ()))
     wrong = [target for target in lora.targets if target not in (*maps, "all")]
     if wrong or not lora.targets:
-        found = f"{wrong[0]!r} is no linear map of a layer" if wrong else "names none"
+        found = f"{wrong[0]!r} is not a linear map of a layer" if wrong else "names none"
         hint = did_you_mean(wrong[0] if wrong else "", ("all", *maps))
         raise UserError(f"config.adapt.lora.targets: {found}. {hint}")
     smallest = min(encoder.hidden_size, encoder.ffn_size)
@@ -202,7 +204,7 @@ def without_adapters(encoder: EncoderConfig) -> EncoderConfig:
 
 
 def only_mergeable(encoder: EncoderConfig, format: str) -> None:
-    """Raises UserError for adapters or prefixes, which are no part of any weight."""
+    """Raises UserError for adapters or prefixes, which cannot be merged into weights."""
     for key in ("adapter_size", "prefix_length"):
         if getattr(encoder, key):
             raise UserError(

@@ -156,41 +156,51 @@ def masked_attention(
         )
         mask = jnp.concatenate([mask, jnp.ones((*mask.shape[:-1], len(prefix[0])), bool)], axis=-1)
     weights = (*q_BTNH.shape[:-3], q_BTNH.shape[-2], q_BTNH.shape[-3], k_BTNH.shape[-3])
-    mask_BNTS = dropout_mask(weights, dropout_rate, dropout_key)
-    return _masked_attention(q_BTNH, k_BTNH, v_BTNH, mask, mask_BNTS, dropout_rate)
+    dropout_mask_BNTS = dropout_mask(weights, dropout_rate, dropout_key)
+    return _masked_attention(q_BTNH, k_BTNH, v_BTNH, mask, dropout_mask_BNTS, dropout_rate)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _masked_attention(
-    q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, mask: jax.Array, mask_BNTS: jax.Array | None, rate: float
+    q_BTNH: jax.Array,
+    k_BSNH: jax.Array,
+    v_BSNH: jax.Array,
+    mask: jax.Array,
+    dropout_mask_BNTS: jax.Array | None,
+    rate: float,
 ) -> jax.Array:
     """`masked_attention` of whole rows; for its backward pass it saves the weights in the dtype of `v`, and the mask.
 
     Autodiff would save them in f32, before and after dropout: more than twice the largest arrays of a layer
     (profiles/NOTES.md).
     """
-    return _forward(q_BTNH, k_BSNH, v_BSNH, mask, mask_BNTS, rate)[0]
+    return _forward(q_BTNH, k_BSNH, v_BSNH, mask, dropout_mask_BNTS, rate)[0]
 
 
 def _forward(
-    q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, mask: jax.Array, mask_BNTS: jax.Array | None, rate: float
+    q_BTNH: jax.Array,
+    k_BSNH: jax.Array,
+    v_BSNH: jax.Array,
+    mask: jax.Array,
+    dropout_mask_BNTS: jax.Array | None,
+    rate: float,
 ) -> tuple[jax.Array, Any]:
     scores_BNTS = einsum("...TNH,...SNH->...NTS", q_BTNH * q_BTNH.shape[-1] ** -0.5, k_BSNH, jnp.float32)
     weights_BNTS = jax.nn.softmax(jnp.where(mask, scores_BNTS, MASKED), axis=-1).astype(v_BSNH.dtype)
-    context_BTNH = einsum("...NTS,...SNH->...TNH", apply_dropout(weights_BNTS, rate, mask_BNTS), v_BSNH)
-    return context_BTNH, (q_BTNH, k_BSNH, v_BSNH, mask_BNTS, weights_BNTS, context_BTNH)
+    context_BTNH = einsum("...NTS,...SNH->...TNH", apply_dropout(weights_BNTS, rate, dropout_mask_BNTS), v_BSNH)
+    return context_BTNH, (q_BTNH, k_BSNH, v_BSNH, dropout_mask_BNTS, weights_BNTS, context_BTNH)
 
 
 def _backward(rate: float, saved: Any, gradient_BTNH: jax.Array) -> tuple[jax.Array | None, ...]:
-    q_BTNH, k_BSNH, v_BSNH, mask_BNTS, weights_BNTS, context_BTNH = saved
+    q_BTNH, k_BSNH, v_BSNH, dropout_mask_BNTS, weights_BNTS, context_BTNH = saved
     # The mean over a row's weights of their gradient is context times its gradient (Dao et al. 2022, appendix B.2).
     mean_BTN = jnp.sum(gradient_BTNH.astype(jnp.float32) * context_BTNH.astype(jnp.float32), axis=-1)
     mean_BNT1 = jnp.swapaxes(mean_BTN, -1, -2)[..., None]
     # On CPU f32 results of products cost nothing; elsewhere narrow ones write fewer bytes.
     dtype = jnp.float32 if target.platform() == "cpu" else v_BSNH.dtype
     of_weights_BNTS = einsum("...TNH,...SNH->...NTS", gradient_BTNH, v_BSNH, dtype)
-    of_v_BSNH = einsum("...NTS,...TNH->...SNH", apply_dropout(weights_BNTS, rate, mask_BNTS), gradient_BTNH)
-    of_weights_BNTS = apply_dropout(of_weights_BNTS.astype(jnp.float32), rate, mask_BNTS)
+    of_v_BSNH = einsum("...NTS,...TNH->...SNH", apply_dropout(weights_BNTS, rate, dropout_mask_BNTS), gradient_BTNH)
+    of_weights_BNTS = apply_dropout(of_weights_BNTS.astype(jnp.float32), rate, dropout_mask_BNTS)
     of_scores_BNTS = (weights_BNTS.astype(jnp.float32) * (of_weights_BNTS - mean_BNT1)).astype(q_BTNH.dtype)
     scale = q_BTNH.shape[-1] ** -0.5
     of_q_BTNH = einsum("...NTS,...SNH->...TNH", of_scores_BNTS, k_BSNH) * scale

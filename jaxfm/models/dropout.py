@@ -1,4 +1,4 @@
-"""Dropout whose random bits cost an eighth of the usual and are the same on any mesh."""
+"""Dropout with random bits that cost an eighth of jax.random's and are the same on any mesh."""
 
 import math
 
@@ -13,26 +13,27 @@ _PARITY = 0x1BD11BDA
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zeroes each element with probability `rate`, scales the rest so that the mean stays; no key: returns `x`.
+    """Returns `x` with each element zeroed with probability `rate`, the rest scaled so that the mean stays.
 
-    One call of threefry serves four elements (16 bits each): the rate is met to 2^-16, and the scale uses the rate
-    that is really met. What the calls count is the place in the array, so that the mask is the same on every mesh.
+    Without a key that is `x`. One call of threefry serves four elements (16 bits each): the rate is exact to 2^-16, and
+    the scale uses the exact rate. The counter of the calls is the index in the array, so that the mask is the same on
+    every mesh.
     """
     return apply_dropout(x, rate, dropout_mask(x.shape, rate, key))
 
 
 @jax.named_scope("dropout")
-def apply_dropout(x: jax.Array, rate: float, keep: jax.Array | None) -> jax.Array:
-    """Returns the elements of `x` that `dropout_mask` says, scaled so that the mean stays; of a gradient likewise."""
-    if keep is None:
+def apply_dropout(x: jax.Array, rate: float, mask: jax.Array | None) -> jax.Array:
+    """Returns `x`, or its gradient, where the mask of `dropout_mask` is True, scaled so that the mean stays; else 0."""
+    if mask is None:
         return x
     dropped = round(rate * 65536)
-    return jnp.where(keep, x * (65536 / (65536 - dropped)), jnp.zeros((), x.dtype)).astype(x.dtype)
+    return jnp.where(mask, x * (65536 / (65536 - dropped)), jnp.zeros((), x.dtype)).astype(x.dtype)
 
 
 @jax.named_scope("dropout")
 def dropout_mask(shape: tuple[int, ...], rate: float, key: jax.Array | None) -> jax.Array | None:
-    """Draws which elements of an array are kept, bool; None: all of them, as there is no key or no rate."""
+    """Draws which elements of an array dropout leaves, bool; None, for all of them, without a key or at rate 0."""
     if key is None or rate == 0.0:
         return None
     dropped = round(rate * 65536)
@@ -41,14 +42,14 @@ def dropout_mask(shape: tuple[int, ...], rate: float, key: jax.Array | None) -> 
     halves = [half for word in words for half in (word & jnp.uint32(0xFFFF), word >> 16)]
     quarters = [half >= jnp.uint32(dropped) for half in halves]
     if target.platform() == "cpu":
-        keep = jnp.concatenate(quarters, axis=-1)
-    else:  # the same; libtpu 0.0.42 crashes on concatenations that are computed again in the backward pass
-        keep = jnp.stack(quarters, axis=-2).reshape(*shape[:-1], -1)
-    return keep[..., : shape[-1]]
+        mask = jnp.concatenate(quarters, axis=-1)
+    else:  # the same values; libtpu 0.0.42 crashes on concatenations that are computed again in the backward pass
+        mask = jnp.stack(quarters, axis=-2).reshape(*shape[:-1], -1)
+    return mask[..., : shape[-1]]
 
 
 def random_words(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """Returns two arrays of random u32 of that shape: threefry of each place's number, row by row.
+    """Returns two arrays of random u32 of that shape: threefry of each element's index, row by row.
 
     Raises:
       ValueError: a key of another generator.
@@ -66,8 +67,8 @@ def random_words(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax
 def threefry(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Threefry-2x32 with 20 rounds (Salmon et al. 2011, section 3.3) of counters (high, low) under a key, u32 [2].
 
-    jax.random has the same function, but gives away half of its output, and on CPU runs its rounds as a loop, each
-    over the whole array in memory; written out they are one pass.
+    jax.random has the same function, but discards half of its output, and on CPU runs its rounds as a loop, each over
+    the whole array in memory; unrolled they are one pass.
     """
     keys = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(_PARITY))
     high, low = high + keys[0], low + keys[1]
@@ -82,5 +83,5 @@ def threefry(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Array
 
 @jax.named_scope("random")
 def split_key(key: jax.Array | None, count: int) -> list[jax.Array | None]:
-    """Returns `count` keys made from `key`, or as many None: without a key nothing is dropped."""
+    """Returns `count` keys made from `key`; without one, `count` times None, which turns dropout off."""
     return [None] * count if key is None else list(jax.random.split(key, count))

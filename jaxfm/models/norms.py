@@ -1,4 +1,4 @@
-"""Layer norm whose backward pass keeps its input and two numbers a token."""
+"""Layer norm that saves its input and two numbers a token for the backward pass."""
 
 # D model
 
@@ -14,7 +14,7 @@ from jaxfm.parallel.mesh import with_axes
 
 
 class LayerNorm(nnx.LayerNorm):
-    """The parameters of flax's; computed by `normalise`, under a name that profiles know."""
+    """flax's layer norm with its parameters, computed by `normalise`, under a name that profiles know."""
 
     @jax.named_scope("norm")
     def __call__(self, x: jax.Array, *, mask: None = None) -> jax.Array:
@@ -43,7 +43,7 @@ def normalise(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array | None, epsilo
     """Layer norm over the last axis (Ba et al. 2016, section 3) in the dtype of `x`.
 
     All is computed in f32, the variance in a second pass (the one-pass form loses digits). The backward pass computes
-    what it needs again from `x`, of which autodiff would keep two arrays of f32 a norm (profiles/NOTES.md).
+    again from `x` what autodiff would save, two f32 arrays a norm (profiles/NOTES.md).
     """
     return _forward(x, scale_D, bias_D, epsilon)[0]
 
@@ -58,8 +58,8 @@ def _forward(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array | None, epsilon
     return y.astype(x.dtype), (x, mean, inverse, scale_D, bias_D)
 
 
-def _backward(epsilon: float, kept: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    x, mean, inverse, scale_D, bias_D = kept
+def _backward(epsilon: float, saved: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    x, mean, inverse, scale_D, bias_D = saved
     gradient = _wide(gradient)
     normal = (_wide(x) - mean) * inverse
     of_normal = gradient * scale_D

@@ -1,4 +1,4 @@
-"""The products of a model: narrow inputs, sums in f32, forward and backward."""
+"""The matrix products of a model: narrow inputs, sums in f32, forward and backward."""
 
 import functools
 import math
@@ -19,10 +19,10 @@ WITH_WEIGHTS = "product_with_weights"
 def einsum(spec: str, x: jax.Array, y: jax.Array, dtype: Any = None) -> jax.Array:
     """Returns the einsum of two arrays of one dtype, summed in f32 and rounded once to `dtype` (default: theirs).
 
-    So are its gradients, whose own inputs are rounded to the dtype of `x` and `y` first: whatever their precision,
-    every matrix product of a step has narrow inputs and wide sums, which is what matrix units do. Autodiff alone would
-    multiply an f32 gradient with bf16 weights in f32, and a bf16 result asked for directly keeps XLA on CPU from the
-    matrix units (AMX) at all: both are five times as slow there (profiles/NOTES.md).
+    So are its gradients, whose inputs are rounded to the dtype of `x` and `y` first: every matrix product of a step has
+    narrow inputs and wide sums, which is what matrix units compute. Autodiff alone would multiply an f32 gradient with
+    bf16 weights in f32, and for a product with a bf16 result XLA on CPU does not use the matrix units (AMX): both are
+    five times as slow there (profiles/NOTES.md).
 
     Args:
       spec: of jnp.einsum; each index of an operand is one of the other operand or of the result.
@@ -38,14 +38,14 @@ def einsum(spec: str, x: jax.Array, y: jax.Array, dtype: Any = None) -> jax.Arra
 
 
 def tensordot(x: jax.Array, y: jax.Array, axes: int) -> jax.Array:
-    """Returns the `product` over the last `axes` axes of `x` and the first of `y`, as jnp.tensordot."""
+    """Returns the `einsum` over the last `axes` axes of `x` and the first of `y`, as jnp.tensordot."""
     return dot_general(x, y, ((tuple(range(x.ndim - axes, x.ndim)), tuple(range(axes))), ((), ())))
 
 
 def dot_general(
     x: jax.Array, y: jax.Array, dimension_numbers: Any, precision: None = None, out_sharding: None = None
 ) -> jax.Array:
-    """Returns the `product` that `lax.dot_general`'s dimension numbers name; for flax's linear layers.
+    """Returns the `einsum` that `lax.dot_general`'s dimension numbers name; for flax's linear layers.
 
     The result is named WITH_WEIGHTS, by which a rematerialisation policy may keep it.
     """
@@ -63,8 +63,8 @@ def dot_general(
 def _product(spec: str, dtype: jnp.dtype, x: jax.Array, y: jax.Array) -> jax.Array:
     if x.dtype == jnp.bfloat16 and target.platform() == "cpu":
         return _on_matrix_units_of_cpu(spec, x, y, dtype)
-    # Matrix units sum in f32 whatever they give back. Asked for bf16 they round once, and where gradients are summed
-    # over devices half as many bytes cross the links as of f32 rounded afterwards.
+    # Matrix units sum in f32 whatever the type of their result. A bf16 result is rounded once, and where gradients are
+    # summed over devices it sends half the bytes of an f32 result that is rounded afterwards.
     return jnp.einsum(spec, x, y, preferred_element_type=dtype)
 
 
@@ -73,9 +73,9 @@ def _forward(spec: str, dtype: jnp.dtype, x: jax.Array, y: jax.Array) -> tuple[j
 
 
 def _backward(
-    spec: str, dtype: jnp.dtype, kept: tuple[jax.Array, jax.Array], gradient: jax.Array
+    spec: str, dtype: jnp.dtype, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    x, y = kept
+    x, y = saved
     operands, result = spec.split("->")
     of_x, of_y = operands.split(",")
     gradient = gradient.astype(x.dtype)
@@ -92,8 +92,8 @@ _product.defvjp(_forward, _backward)
 def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
     """Returns `y` + `bias`, the last axes of `y` being those of `bias`.
 
-    The gradient of the bias is a product with ones, where XLA on CPU would sum in a slow way of its own (13 % of a
-    step: profiles/NOTES.md).
+    On CPU the gradient of the bias is a product with ones, as XLA's sums are slow there (13 % of a step:
+    profiles/NOTES.md).
     """
     return y + bias.astype(y.dtype)
 
@@ -105,9 +105,9 @@ def _add_bias_forward(y: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Arr
 def _add_bias_backward(bias: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     leading = gradient.ndim - bias.ndim
     if target.platform() == "cpu":
-        lead, own = string.ascii_uppercase[:leading], string.ascii_lowercase[: bias.ndim]
+        lead, last = string.ascii_uppercase[:leading], string.ascii_lowercase[: bias.ndim]
         ones = jnp.ones(gradient.shape[:leading], gradient.dtype)
-        of_bias: jax.Array = _product(f"{lead},{lead}{own}->{own}", jnp.dtype(jnp.float32), ones, gradient)
+        of_bias: jax.Array = _product(f"{lead},{lead}{last}->{last}", jnp.dtype(jnp.float32), ones, gradient)
     else:
         of_bias = gradient.sum(axis=tuple(range(leading)), dtype=jnp.float32)
     return gradient, of_bias.astype(gradient.dtype).astype(bias.dtype)
@@ -119,17 +119,17 @@ add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 def _on_matrix_units_of_cpu(spec: str, x: jax.Array, y: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Returns the einsum, written as the one form that XLA hands to its library for bf16 on CPU.
 
-    That is rows times columns with the summed index last on the left. Anything else is multiplied in f32, or compiled
-    and then refused when it runs ("Unsupported element type for DotThunk": XLA folds transpositions of operands and of
-    the result back into the product, which the barriers prevent). Without matrix units nothing is gained and the
-    library's own forms differ: f32 then, which is the same function.
+    That is rows times columns with the summed index last on the left. XLA multiplies any other form in f32, or compiles
+    it and fails when it runs ("Unsupported element type for DotThunk": XLA folds transpositions of operands and of the
+    result back into the product, which the barriers prevent). Without matrix units bf16 is no faster, and the library
+    takes other forms; there the product is computed in f32, which is the same function.
     """
     if not target.cpu_multiplies_bf16():
         return jnp.einsum(spec, x.astype(jnp.float32), y.astype(jnp.float32)).astype(dtype)
     operands, result = spec.split("->")
     of_x, of_y = operands.split(",")
-    own = [index for index in result if (index in of_x) != (index in of_y)]
-    if own and own[0] in of_y:  # what comes first in the result is the rows: nothing to turn around behind
+    unshared = [index for index in result if (index in of_x) != (index in of_y)]
+    if unshared and unshared[0] in of_y:  # the first index of the result becomes the rows: no transposition afterwards
         x, y, of_x, of_y = y, x, of_y, of_x
     sizes = dict(zip(of_x, x.shape, strict=True)) | dict(zip(of_y, y.shape, strict=True))
     batch = [index for index in result if index in of_x and index in of_y]
@@ -146,13 +146,13 @@ def _on_matrix_units_of_cpu(spec: str, x: jax.Array, y: jax.Array, dtype: jnp.dt
         return moved.reshape([math.prod(sizes[index] for index in group) for group in groups])
 
     left = arranged(x, of_x, batch, rows, summed)
-    # On the right both orders will do: the one that is there already.
+    # On the right both orders are possible: the present one needs no transposition.
     summed_last = of_y[-1] == summed[-1]
     right = arranged(y, of_y, batch, columns, summed) if summed_last else arranged(y, of_y, batch, summed, columns)
     numbers = (((2,), (2 if summed_last else 1,)), ((0,), (0,)))
-    found = lax.dot_general(left, right, numbers, preferred_element_type=jnp.float32).astype(dtype)
+    product = lax.dot_general(left, right, numbers, preferred_element_type=jnp.float32).astype(dtype)
     order = [*batch, *rows, *columns]
-    found = found.reshape([sizes[index] for index in order])
+    product = product.reshape([sizes[index] for index in order])
     if order == [*result]:
-        return found
-    return jnp.transpose(lax.optimization_barrier(found), [order.index(index) for index in result])
+        return product
+    return jnp.transpose(lax.optimization_barrier(product), [order.index(index) for index in result])

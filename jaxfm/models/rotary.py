@@ -1,4 +1,4 @@
-"""Rotary position embedding: queries and keys turned by their position (Su et al. 2021, "RoFormer", section 3.2)."""
+"""Rotary position embedding: queries and keys rotated by their position (Su et al. 2021, "RoFormer", section 3.2)."""
 
 # B batch, T tokens, N heads, H head dim, K = H / 2 frequencies
 
@@ -10,14 +10,14 @@ Rotation = tuple[jax.Array, jax.Array]
 
 
 def rotation(positions_BT: jax.Array, head_dim: int, theta: float) -> Rotation:
-    """Returns the rotation of each position: frequency k turns by position * theta^(-2k / H) radians."""
+    """Returns the rotation of each position: frequency k by position * theta^(-2k / H) radians."""
     frequencies_K = 1.0 / theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     angles_BT1K = (positions_BT[..., None].astype(jnp.float32) * frequencies_K)[:, :, None]
     return jnp.cos(angles_BT1K), jnp.sin(angles_BT1K)
 
 
 def rotate(x_BTNH: jax.Array, by: Rotation) -> jax.Array:
-    """Turns the pairs (k, k + K) of each head, in f32; the pairing of GPT-NeoX and of transformers, not RoFormer's."""
+    """Rotates the pairs (k, k + K) of each head, in f32: the pairing of GPT-NeoX and transformers, not RoFormer's."""
     cos, sin = by
     first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x_BTNH.dtype)

@@ -132,7 +132,7 @@ def test_a_is_drawn_as_peft_draws_it_and_b_is_zero() -> None:
     assert not np.array_equal(layers[0], layers[1])
 
 
-def test_an_adapter_is_a_bottleneck_behind_each_part_of_a_layer() -> None:
+def test_an_adapter_is_a_bottleneck_after_each_part_of_a_layer() -> None:
     """A whole post-norm layer in float64, from its parameters alone, for one token that sees itself only."""
     encoder = with_adapters(dataclasses.replace(BERT, num_layers=1), AdaptConfig(adapter_size=6))
     params = drawn(fresh(encoder)[1])
@@ -250,10 +250,13 @@ def test_what_is_added_is_remembered_as_json_and_can_be_left_out() -> None:
 REFUSED = [
     (
         LoraConfig(rank=2, targets=("querry",)),
-        "config.adapt.lora.targets: 'querry' is no linear map of a layer. Did you",
+        "config.adapt.lora.targets: 'querry' is not a linear map of a layer. Did you",
     ),
-    (LoraConfig(rank=2, targets=("attention_norm",)), "'attention_norm' is no linear map of a layer. Valid choices: "),
-    (LoraConfig(rank=2, targets=("gate",)), "'gate' is no linear map of a layer"),
+    (
+        LoraConfig(rank=2, targets=("attention_norm",)),
+        "'attention_norm' is not a linear map of a layer. Valid choices: ",
+    ),
+    (LoraConfig(rank=2, targets=("gate",)), "'gate' is not a linear map of a layer"),
     (LoraConfig(rank=2, targets=()), "config.adapt.lora.targets: names none. Valid choices: 'all', 'down'"),
     (LoraConfig(rank=33), "config.adapt.lora.rank: 33 is more than the rank 32 of the weights themselves; at most 32."),
 ]

@@ -105,13 +105,13 @@ def test_dropout_falls_on_the_weights() -> None:
 POSITIONS = np.asarray([[*range(5), *range(4), *range(3)], [*range(7), *[0] * 5], [0] * 12], np.int32)
 
 
-@pytest.mark.parametrize("reach", [1, 2, 3, 5])
+@pytest.mark.parametrize("window_radius", [1, 2, 3, 5])
 def test_local_attention_in_chunks_and_whole(window_radius: int) -> None:
     """Chunks that divide the row and that do not, against the rule by hand."""
     q, k, v = inputs(scale=2.0)
     near = allowed(SEGMENTS) & (np.abs(POSITIONS[:, :, None] - POSITIONS[:, None, :]) <= window_radius)
     real = SEGMENTS > 0
-    # Padding sees other padding in chunks than it does whole; nobody reads it.
+    # Padding sees other padding in chunks than in whole rows; its outputs are never read.
     assert near[0, 4, 4 - min(window_radius, 4)] and not near[0, 4, 5] and near[real].any(axis=-1).all()
     expected = reference(q, k, v, near)
     assert np.abs(expected - reference(q, k, v, allowed(SEGMENTS)))[real].max() > 0.1 or window_radius >= 5

@@ -137,7 +137,7 @@ def test_unrolled_equals_scanned(config: EncoderConfig) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6 * largest), *results)
 
 
-def test_what_a_local_layer_reaches() -> None:
+def test_how_far_a_local_layer_sees() -> None:
     """With the global layer's attention silenced, two local layers of radius 4 carry 8 tokens far and no farther."""
     graphdef, params = model(LOCAL)
     del graphdef

@@ -18,7 +18,7 @@ from jaxfm.models.encoder import Encoder
 from jaxfm.parallel import mesh as meshes
 
 POST = dataclasses.replace(preset("bert_tiny"), vocab_size=128, hidden_size=32, num_heads=2, ffn_size=64, num_layers=4)
-# Local windows and a layer left over behind the last whole period.
+# Local windows and a layer left over after the last whole period.
 PRE = dataclasses.replace(
     preset("modern_tiny"), vocab_size=128, hidden_size=32, num_heads=2, ffn_size=48, num_layers=4, dropout=0.1
 )

@@ -455,7 +455,7 @@ REFUSED = [
     ({"unfreeze_every": 3, "train": "head"}, "config.adapt.unfreeze_every: 3 contradicts config.adapt.train='head'"),
     ({"lora__rank": 2, "train": "biases"}, "config.adapt.lora.rank: 2 contradicts config.adapt.train='biases'"),
     ({"adapter_size": 2, "train": "head"}, "config.adapt.adapter_size: 2 contradicts config.adapt.train='head'"),
-    ({"lora__rank": 2, "lora__targets": ("querry",)}, "config.adapt.lora.targets: 'querry' is no linear map"),
+    ({"lora__rank": 2, "lora__targets": ("querry",)}, "config.adapt.lora.targets: 'querry' is not a linear map"),
 ]
 
 
