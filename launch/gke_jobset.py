@@ -34,7 +34,7 @@ The exit code here is kubectl's, and says whether the JobSet was accepted.
 
 
 class Parser(argparse.ArgumentParser):
-    """Ends with one message, as the other launchers do."""
+    """A parser whose errors are one message, as in the other launchers."""
 
     def error(self, message: str) -> NoReturn:
         """Prints the message and ends the program."""
@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def matching(pattern: str, meaning: str):
-    """Returns an argparse type: the whole value matches the pattern."""
+    """Returns an argparse type for values that match the pattern as a whole."""
 
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):
@@ -54,7 +54,7 @@ def matching(pattern: str, meaning: str):
 
 
 def at_least(lowest: int):
-    """Returns an argparse type: a whole number from `lowest` on."""
+    """Returns an argparse type for whole numbers of at least `lowest`."""
 
     def check(value: str) -> int:
         if not re.fullmatch(r"[0-9]{1,6}", value) or int(value) < lowest:
@@ -148,7 +148,7 @@ def read_environment(path: pathlib.Path) -> dict[str, str]:
 
 
 def literal(text: str) -> str:
-    """Returns the text as Kubernetes must get it: it would replace $(NAME) by the variable of that name."""
+    """Returns the text with $ escaped: Kubernetes would replace $(NAME) by the variable of that name."""
     return text.replace("$(", "$$(")
 
 
@@ -156,8 +156,8 @@ def container(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the one container of each pod, which is a host."""
     env: list[dict[str, Any]] = [{"name": name, "value": literal(value)} for name, value in args.variables.items()]
     if args.slices > 1:
-        # How the hosts of several slices find each other (https://github.com/kubernetes-sigs/jobset/issues/787);
-        # jax/_src/clusters/cloud_tpu_cluster.py reads them too. Within a slice GKE tells each host its place.
+        # By these the hosts of several slices find each other (https://github.com/kubernetes-sigs/jobset/issues/787);
+        # jax/_src/clusters/cloud_tpu_cluster.py reads them too. Within a slice GKE gives each host its number.
         for name, annotation in (
             ("MEGASCALE_NUM_SLICES", "global-replicas"),
             ("MEGASCALE_SLICE_ID", "job-global-index"),
@@ -171,7 +171,7 @@ def container(args: argparse.Namespace) -> dict[str, Any]:
         "image": args.image,
         "command": [literal(word) for word in (args.python, "-m", "jaxfm.train", *args.flags)],
         "env": env,
-        # The chips of a slice, and the slices among each other, talk over these.
+        # Ports over which the chips of a slice, and slices, communicate.
         "ports": [{"containerPort": 8471}, {"containerPort": 8080}],
         "resources": {"requests": chips, "limits": chips},
         "securityContext": {"privileged": True},  # libtpu maps the chips' memory and locks its own
@@ -217,7 +217,7 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
         "completions": args.hosts,
         "backoffLimit": 0,  # no host can be replaced alone: the first that fails ends the job, and the JobSet decides
         "podFailurePolicy": {
-            # JobSet tells these by their place in this list, see failure_policy().
+            # JobSet identifies these rules by their index in this list, see failure_policy().
             "rules": [
                 ended_with(USER_MISTAKE),
                 ended_with(PREEMPTED),
@@ -229,7 +229,7 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def failure_policy(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns what is done when a slice failed; the rule that matches first decides.
+    """Returns the action for a failed slice; the first rule that matches decides.
 
     A rule of podFailurePolicy shows only in the message of the failed job, hence the pattern (JobSet 0.10,
     https://github.com/kubernetes-sigs/jobset/pull/1033). What matches no rule is a crash: it restarts and is counted.
@@ -258,7 +258,7 @@ def manifest(args: argparse.Namespace) -> dict[str, Any]:
     metadata: dict[str, Any] = {
         "name": args.name,
         "namespace": args.namespace,
-        # Each job on a node pool of its own, which is a slice.
+        # Each job gets a separate node pool, which is a slice.
         "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"},
     }
     if args.queue:
@@ -281,7 +281,7 @@ def main(argv: list[str]) -> int:
     """Creates the JobSet, or prints how; returns the exit code."""
     args = arguments(argv)
     text = json.dumps(manifest(args), indent=2)
-    # create, not apply: a JobSet that is there is reported, not changed; two would train into one directory.
+    # create, not apply: an existing JobSet is an error and stays unchanged; two would train into one directory.
     command = ["kubectl", "create", "--filename=-"]
     if args.dry_run:
         print(f"{shlex.join(command)} <<'END_OF_MANIFEST'\n{text}\nEND_OF_MANIFEST")

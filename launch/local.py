@@ -28,16 +28,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, NoReturn
 
 PREEMPTED, USER_MISTAKE, OTHER_FAILED = 75, 2, 69
-# What the processes need to end by themselves, with their own messages, once one of them has.
+# Seconds in which the processes may end by themselves, with their own messages, once one has ended.
 END_SECONDS, KILL_SECONDS = 15.0, 10.0
 # Of the output of a process that is shown only when it fails.
 TAIL_LINES = 30
-# gloo, the library of collectives on CPU, says on connecting what nobody asked for.
+# gloo, the library of collectives on CPU, prints messages on connecting that say nothing useful.
 CHATTER = "[Gloo] Rank "
 
 
 class MistakeError(Exception):
-    """A mistake in this command, in one message."""
+    """A user's mistake in the command, as one message."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,7 +47,7 @@ class _Parser(argparse.ArgumentParser):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What to run: `command` for each process, with `environment` in place of some variables."""
+    """What to run: a command for each process, and environment variables that replace existing ones."""
 
     commands: tuple[tuple[str, ...], ...]
     environment: Mapping[str, str]
@@ -94,14 +94,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def plan(options: argparse.Namespace, port: int, environment: Mapping[str, str]) -> Plan:
-    """Returns the commands of all processes, and the variables they need, over those there are."""
+    """Returns the commands of all processes, and the environment variables to set for them."""
     commands = []
     for process in range(options.processes):
-        place = (f"--coordinator=127.0.0.1:{port}", f"--num_processes={options.processes}", f"--process_id={process}")
-        commands.append((options.python, "-m", options.program, *place, *options.training))
-    # Set by the variable below alone: JAX refuses both.
+        group = (f"--coordinator=127.0.0.1:{port}", f"--num_processes={options.processes}", f"--process_id={process}")
+        commands.append((options.python, "-m", options.program, *group, *options.training))
+    # Only the variable below sets the number of devices: JAX refuses both.
     flags = re.sub(r"--xla_force_host_platform_device_count=\S*\s*", "", environment.get("XLA_FLAGS", "")).strip()
-    # Devices that share few cores wait for one another longer than the 40 s after which XLA takes them for stuck.
+    # Devices that share few cores may wait for each other longer than the 40 s after which XLA aborts.
     flags = f"--xla_cpu_collective_call_terminate_timeout_seconds=600 {flags}".strip()
     return Plan(
         commands=tuple(commands),
@@ -121,7 +121,7 @@ class Process:
         self.number = number
         self.tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
         self._log = log
-        # A session of its own: Ctrl-C reaches this launcher, which passes it on, and not each process a second time.
+        # A separate session: Ctrl-C reaches only this launcher, which passes it on, so no process gets it twice.
         self.child = subprocess.Popen(
             command,
             env={**os.environ, **environment},
@@ -153,12 +153,12 @@ class Process:
 
 
 def code_of(status: int) -> int:
-    """Returns a process's exit code as a shell gives it: 128 + the signal that killed it."""
+    """Returns a process's exit code as shells give it: 128 + the signal for a killed process."""
     return 128 - status if status < 0 else status
 
 
 def words_of(status: int) -> str:
-    """Says how a process ended."""
+    """Returns a clause that describes how a process ended."""
     return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit code {status}"
 
 
@@ -166,7 +166,7 @@ class Launcher:
     """Starts a run's processes, waits for them, and ends them all when one fails."""
 
     def __init__(self, say: Callable[[str], None]):
-        """`say` is given what the launcher itself has to tell."""
+        """`say` prints the launcher's own messages."""
         self._say = say
         self.received: int | None = None
         self.stopped = False
@@ -212,7 +212,7 @@ class Launcher:
                 return self._first_failed(processes)
             failed = self._first_failed(processes)
             if failed is not None and failed.child.returncode == OTHER_FAILED:
-                # Which one was it? It may still be writing its traceback.
+                # Another process may have failed first and still be writing its traceback.
                 self._wait_at_most(processes, END_SECONDS)
                 failed = self._first_failed(processes)
             if failed is not None:
@@ -226,11 +226,11 @@ class Launcher:
 
     def _first_failed(self, processes: Sequence[Process]) -> Process | None:
         ended = [process for process in processes if process.child.poll() not in (None, 0)]
-        # Those that end because of another process say so with code 69.
+        # Code 69 means that a process ended because of another one.
         return min(ended, key=lambda process: (process.child.returncode == OTHER_FAILED, process.number), default=None)
 
     def _end(self, processes: Sequence[Process], *, asked: bool) -> None:
-        """Waits for processes to end by themselves, then asks, then kills."""
+        """Waits for processes to end by themselves, then sends SIGTERM, then kills them."""
         if asked and all(process.child.poll() is not None for process in processes):
             return
         for number, seconds in ((None, END_SECONDS), (signal.SIGTERM, KILL_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
@@ -260,7 +260,7 @@ def _signal(processes: Sequence[Process], number: int) -> None:
 
 
 def free_port() -> int:
-    """Returns a port nobody listens on now."""
+    """Returns a port that is free now."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
@@ -268,7 +268,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def log_folder(asked: pathlib.Path | None) -> Iterator[pathlib.Path]:
-    """Yields where output is kept, for good or until the end."""
+    """Yields the folder of the output: the given one, or a temporary one."""
     if asked is not None:
         asked.mkdir(parents=True, exist_ok=True)
         yield asked
@@ -278,7 +278,7 @@ def log_folder(asked: pathlib.Path | None) -> Iterator[pathlib.Path]:
 
 
 def dry_run(what: Plan) -> None:
-    """Prints the commands as a shell would be given them."""
+    """Prints the commands in the form that a shell takes."""
     variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in what.environment.items())
     for command in what.commands:
         print(f"{variables} {shlex.join(command)} &")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs on every host of a TPU pod, put there by `tpu_pod.sh install`: keeps one training going that outlives the ssh
-# connection it was started over, and knows how it ended. Its files lie in run/ beside this script.
+# Runs on every host of a TPU pod, where `tpu_pod.sh install` puts it: keeps one training running after the ssh connection
+# that started it has ended, and records its exit code. Its files are in run/ beside this script.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -16,6 +16,8 @@ outcome() {
     # After a restart of the host another program may have this number.
     if [[ -r /proc/$pid/cmdline ]] && tr '\0' ' ' <"/proc/$pid/cmdline" | grep -q tpu_worker.sh; then
       echo running
+    elif [[ -f run/exit ]]; then # it ended between the first look and this one
+      cat run/exit
     else
       echo lost
     fi
@@ -32,7 +34,7 @@ case "${1-}" in
     mkdir -p run
     rm -f run/exit run/pid
     [[ ! -f run/log ]] || mv run/log run/log.previous
-    # A session of its own: the end of the ssh connection does not reach it, and `stop` reaches all of its processes.
+    # A separate session: the end of the ssh connection does not reach it, and `stop` reaches all of its processes.
     setsid bash "$PWD/tpu_worker.sh" hold "$@" </dev/null >>run/log 2>&1 &
     until [[ -s run/pid || -s run/exit ]]; do sleep 0.1; done
     printf '%s: started\n' "$(hostname)"
@@ -40,7 +42,7 @@ case "${1-}" in
   hold)
     shift
     echo "$$" >run/pid.new && mv run/pid.new run/pid
-    trap : TERM # reaches the training too, which saves; this shell stays to write down its exit code
+    trap : TERM # reaches the training too, which saves; this shell stays to record its exit code
     code=0
     env "$@" || code=$?
     echo "$code" >run/exit.new && mv run/exit.new run/exit

@@ -7,8 +7,8 @@
 Any source of labelled texts will do: --config.task.kind, --config.data.text_column, pair_column, label_column
 and holdout say what it holds, as for jaxfm.train, and --metrics what is reported. The sets of docs/results.md (sst2,
 trec, ag-news-subset, snli-subset, stsb, cola), known by the last folder of the source, need none of these.
-Both programs get the same files: JSON lines, written once into --workdir. With --limit only so many training examples
-are taken, always the same ones: those whose text has the smallest hash. Recipe and rows: see profiles/quality.py.
+Both programs get the same files: JSON lines, written once into --workdir. With --limit that number of training
+examples is taken, always the same ones: those whose text has the smallest hash. Recipe and rows: profiles/quality.py.
 """
 
 import dataclasses
@@ -99,7 +99,7 @@ def data_set(source: str, config: ml_collections.ConfigDict | None = None, metri
 
 
 def write_data(source: str, limit: int, folder: pathlib.Path, data: DataSet | None = None) -> list[Example]:
-    """Writes the splits that there are as JSON lines; returns the training examples.
+    """Writes the splits of the source as JSON lines; returns the training examples.
 
     Args:
       source: its URI.
@@ -118,7 +118,7 @@ def write_data(source: str, limit: int, folder: pathlib.Path, data: DataSet | No
 
 
 def write_examples(examples: Sequence[Example], path: pathlib.Path) -> None:
-    """Writes examples as JSON lines of text, pair (where there is one) and label."""
+    """Writes examples as JSON lines of text, pair (if present) and label."""
     rows = []
     for example in examples:
         row: dict[str, Any] = {"text": example.text, "label": example.target}

@@ -86,7 +86,7 @@ def speed(batch_rates: Sequence[float], rows: Rows, config: Config) -> dict[str,
 
 
 def waiting(config: Config, steps: int) -> dict[str, float]:
-    """Returns the share of the training time of a real run of so many steps that was waiting for data."""
+    """Returns the share of the training time of a real run of `steps` steps spent waiting for data."""
     values = to_dict(config)
     values["train"]["steps"] = steps
     values["eval"] |= {"every_steps": NEVER, "select": "last"}
@@ -99,7 +99,7 @@ def waiting(config: Config, steps: int) -> dict[str, float]:
 
 
 def table(result: Mapping[str, Any]) -> Table:
-    """Lays out a result: the pipeline beside the step."""
+    """Returns a table of a result: the pipeline beside the step."""
     appetite = result["step"]
     rows = [
         (

@@ -2,7 +2,7 @@
 
   python profiles/hf_classification.py MODEL_DIR DATA_DIR --kind=single|multi|regression
 
-DATA_DIR holds train.jsonl and, where there are any, valid.jsonl and test.jsonl: an object a line, {"text": ...,
+DATA_DIR holds train.jsonl and optionally valid.jsonl and test.jsonl: an object a line, {"text": ...,
 "pair": ... (or none), "label": class, list of classes, or score}. All settings that have no argument are the Trainer's
 own. Prints one line of JSON: scores of each split in percent, seconds of training, and its useful (not padding)
 sub-word tokens a second.

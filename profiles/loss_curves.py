@@ -1,4 +1,4 @@
-"""How far the training losses of two runs are apart, step by step: one function, whatever computes it.
+"""The difference between the training losses of two runs, step by step: all devices should compute the same function.
 
   python -m profiles.loss_curves runs/on_gpu runs/on_cpu --output=FILE.json [--most=0.02]
 
@@ -30,12 +30,16 @@ def compare(first: dict[int, float], second: dict[int, float]) -> dict[str, floa
     """
     if first.keys() != second.keys() or not first:
         raise UserError(f"the runs logged {len(first)} and {len(second)} training losses, not of the same steps.")
-    apart = {step: abs(first[step] - second[step]) / abs(second[step]) for step in sorted(first)}
-    return {"steps": len(apart), "of_the_first": next(iter(apart.values())), "largest": max(apart.values())}
+    differences = {step: abs(first[step] - second[step]) / abs(second[step]) for step in sorted(first)}
+    return {
+        "steps": len(differences),
+        "of_the_first": next(iter(differences.values())),
+        "largest": max(differences.values()),
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Compares, writes the JSON, exits with 1 where they are too far apart."""
+    """Compares, writes the JSON, exits with 1 where they differ too much."""
     parser = command_line.make_parser(__doc__)
     parser.add_argument("runs", nargs=2, type=pathlib.Path)
     parser.add_argument("--most", type=float, default=0.02)

@@ -1,10 +1,10 @@
-"""What it saves to project onto the vocabulary only where tokens are hidden: tokens/s and peak memory of a train step.
+"""The gain of a vocabulary head at masked positions only: tokens/s and peak memory of a train step.
 
   python -m profiles.masked_positions --output=profiles/results/masked_positions.json
 
-Both variants are the same train step on the same rows, but for P, the number of places a row that the head is
-computed for: 24 of 128 at 15 %, or all 128, as a head that looks for its targets only in the loss does. Turns of the
-two alternate, so that a busy machine slows both.
+Both variants are the same train step on the same rows, except for P, the number of positions of a row at which the head
+is computed: 24 of 128 at 15 %, or all 128, as by a head that selects its targets only in the loss. Turns of the two
+alternate, so that a busy machine slows both.
 """
 
 import argparse
@@ -37,10 +37,10 @@ def make_config(arguments: argparse.Namespace) -> Config:
     return from_config_dict(values)
 
 
-def timed_step(config: Config, initial: Initial, *, every_place: bool) -> TimedStep:
-    """Compiles the step; `every_place` computes the head for all tokens."""
-    places = (lambda unit, ratio, length: length) if every_place else masking.max_predictions
-    with mock.patch.object(masking, "max_predictions", places):
+def timed_step(config: Config, initial: Initial, *, every_position: bool) -> TimedStep:
+    """Compiles the step; `every_position` computes the head for all tokens."""
+    limit = (lambda unit, ratio, length: length) if every_position else masking.max_predictions
+    with mock.patch.object(masking, "max_predictions", limit):
         return TimedStep(config, Work.of_data(config, initial))
 
 
@@ -59,8 +59,8 @@ def main() -> None:
     config = make_config(arguments)
     initial = resolve(config.model)
     steps = {
-        name: timed_step(config, initial, every_place=name == "every place")
-        for name in ("hidden places only", "every place")
+        name: timed_step(config, initial, every_position=name == "every position")
+        for name in ("masked positions only", "every position")
     }
     for _ in range(arguments.turns):
         for step in steps.values():
@@ -73,7 +73,7 @@ def main() -> None:
         }
         for name, step in steps.items()
     }
-    ours, theirs = rows["hidden places only"], rows["every place"]
+    ours, theirs = rows["masked positions only"], rows["every position"]
     result = {
         "command": shown_command(sys.argv),
         **machine(),

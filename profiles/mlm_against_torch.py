@@ -3,9 +3,9 @@
   python -m profiles.mlm_against_torch --config=configs/mlm.py:bert_base --config.data.row_length=128 \
       --config.train.batch_size=256 --output=FILE.json [--turns=2] [--torch="--no-compile"] [--config.KEY=VALUE ...]
 
-Each turn is a process of its own, so that each program has the whole device: `profiles.throughput` on full rows, then
-`profiles/hf_mlm.py` on as many rows of a model of the same shape, A B A B. jaxfm's masks are drawn in its step, torch's
-once before. Medians of all timed steps; the spread of the ratio is that of turns. Needs torch.
+Each turn is a separate process, so that each program has the whole device: `profiles.throughput` on full rows, then
+`profiles/hf_mlm.py` on the same number of rows of a model of the same shape, A B A B. jaxfm's masks are drawn in its
+step, torch's once before. Medians of all timed steps; the spread of the ratio is that of turns. Needs torch.
 """
 
 import json

@@ -3,9 +3,9 @@
   python -m profiles.mlm_convergence --source=text:DIR --preset=bert_tiny --output=profiles/results/mlm_bert_tiny.json
 
 Both see the rows of the same packed corpus in the same order, with the same number of updates, rate, schedule, weight
-decay and clipping. transformers gets each packed example as a sequence of its own (it knows no packing), masks from its
-own DataCollatorForLanguageModeling and its own initial weights. Both are scored on the same held-out tokens behind the
-same fixed masks. Needs torch.
+decay and clipping. transformers gets each packed example as a separate sequence (it does not support packing), masks
+from its own DataCollatorForLanguageModeling and its own initial weights. Both are scored on the same held-out tokens
+with the same fixed masks. Needs torch.
 """
 
 import argparse

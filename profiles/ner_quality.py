@@ -53,7 +53,7 @@ def data_files(folder: str | pathlib.Path) -> list[str]:
 
 
 def write_sentences(sentences: Sequence[TaggedSentence], path: pathlib.Path) -> None:
-    """Writes a word, a tab and a tag a line, sentences apart by an empty line."""
+    """Writes a word, a tab and a tag a line, with an empty line between sentences."""
     blocks = [
         "".join(f"{word}\t{tag}\n" for word, tag in zip(sentence.words, sentence.tags, strict=True))
         for sentence in sentences

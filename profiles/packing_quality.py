@@ -214,12 +214,12 @@ def examples_of(batch: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], np.n
 
 def scores(targets: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     """Returns MCC and accuracy in percent, and the mean loss, of logits [E, C]."""
-    guess = logits.argmax(-1)
+    predicted = logits.argmax(-1)
     shifted = logits - logits.max(-1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     return {
-        "mcc": round(100 * float(sklearn.metrics.matthews_corrcoef(targets, guess)), 2),
-        "accuracy": round(100 * float((guess == targets).mean()), 2),
+        "mcc": round(100 * float(sklearn.metrics.matthews_corrcoef(targets, predicted)), 2),
+        "accuracy": round(100 * float((predicted == targets).mean()), 2),
         "loss": round(-float(log_p[np.arange(len(targets)), targets].mean()), 4),
     }
 
@@ -390,9 +390,12 @@ def summarise(cells: Mapping[str, Mapping[str, Mapping[str, float]]], names: Seq
         shared = [seed for seed in runs if seed in first]
         if runs is not first and len(shared) > 1:
             for name in names:
-                apart = np.asarray([runs[seed][name] - first[seed][name] for seed in shared])
-                error = float(apart.std(ddof=1)) / len(apart) ** 0.5
-                found[cell][name] |= {"difference": round(float(apart.mean()), 2), "standard_error": round(error, 2)}
+                differences = np.asarray([runs[seed][name] - first[seed][name] for seed in shared])
+                error = float(differences.std(ddof=1)) / len(differences) ** 0.5
+                found[cell][name] |= {
+                    "difference": round(float(differences.mean()), 2),
+                    "standard_error": round(error, 2),
+                }
     return found
 
 

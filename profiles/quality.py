@@ -88,8 +88,9 @@ def choose_rows(lengths: np.ndarray, examples: int, seed: int, at_least: int = W
         if abs(rows * a_row - examples) <= 0.02 * examples:
             return RowShape(row_length, rows)
     raise UserError(
-        f"{examples} examples a step: no packed rows hold as many within 2 % (they hold {lengths.mean():.0f} tokens on "
-        "average). Ask for none, and give --config.data.row_length and --config.train.batch_size."
+        f"{examples} examples a step: no packed rows hold that number within 2 % (they hold "
+        f"{lengths.mean():.0f} tokens on average). Ask for none, and give --config.data.row_length and "
+        "--config.train.batch_size."
     )
 
 

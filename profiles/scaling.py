@@ -34,7 +34,7 @@ from profiles import command_line
 from profiles.quality import machine, shown_command
 from profiles.steps import FULL, TimedStep, Work, devices, read_config
 
-# Series -> the key that it changes; of devices there is none.
+# Series -> the key that it changes; the series "devices" changes none.
 SERIES = {"model": "model.preset", "row_length": "data.row_length", "batch": "train.batch_size", "devices": ""}
 LINEAR = (0.9, 1.1)
 
@@ -74,7 +74,7 @@ def make_step(file: str, changes: Sequence[str], series: str, value: str) -> Tim
     count = command_line.integers("--devices", [value])[0] if series == "devices" else 1
     if count > jax.device_count():
         raise UserError(
-            f"--devices={value}: there are {jax.device_count()}. On CPU, set "
+            f"--devices={value}: only {jax.device_count()} are available. On CPU, set "
             f"XLA_FLAGS=--xla_force_host_platform_device_count={value}."
         )
     rows = config.train.batch_size * count

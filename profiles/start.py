@@ -2,8 +2,8 @@
 
   python -m profiles.start --config=configs/ner.py --output=FILE.json [--config.KEY=VALUE ...]
 
-Runs `jaxfm.train` in a process of its own, in a new folder each time, with a cache folder that is empty the first time,
-and ends it when it has said that step 1 is done. The files that the run reads are in the system's cache, if they fit.
+Runs `jaxfm.train` in a separate process, in a new folder each time, with a cache folder that is empty the first time,
+and ends it when it has printed that step 1 is done. The files that the run reads are in the system's cache if they fit.
 """
 
 import os
@@ -24,10 +24,10 @@ MARK = "step 1/"
 
 
 def seconds_until(mark: str, command: Sequence[str], environment: Mapping[str, str]) -> float:
-    """Starts a process, waits for the first line with `mark`, and ends it; returns the seconds in between.
+    """Starts a process, waits for the first line with `mark`, and ends it; returns the seconds until that line.
 
     Raises:
-      UserError: it ended before it said so; with its last lines.
+      UserError: the process ended without that line; the message has its last lines.
     """
     start, lines = time.perf_counter(), []
     with subprocess.Popen(

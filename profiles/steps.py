@@ -1,4 +1,4 @@
-"""A compiled train step with its state and batches, for the scripts that time one, and what there is to say of it."""
+"""A compiled train step with its state and batches, and its figures: for the scripts that time one."""
 
 import dataclasses
 import statistics
@@ -33,7 +33,7 @@ _TOTAL_STEPS = 100_000  # of schedules, which need a number
 
 
 def settled(config: Config, most: int) -> tuple[Config, tuple[str, ...]]:
-    """Returns the config with the largest batch that fits where it is "auto", of at most so many rows; and notes."""
+    """Returns the config with the largest batch that fits where it is "auto", at most `most` rows; and notes."""
     if config.train.batch_size != AUTO:
         return config, ()
     objective = registry.outline(config, initials.shape(config.model)[0])
@@ -68,9 +68,9 @@ class Work:
         Args:
           config: row length, model, task.
           kind: one segment a row (FULL), several examples (PACKED), one example and padding (PADDED).
-          example_tokens: of an example of the latter two, on average; they have half to one and a half as many. 0: a
+          example_tokens: of an example of the latter two, on average; between half and one and a half times that. 0: a
             third of the row length.
-          count: of rows; 0: as many as two batches.
+          count: of rows; 0: two batches.
         """
         encoder, _ = initials.shape(config.model)
         objective = registry.outline(config, encoder)
@@ -102,15 +102,15 @@ def random_rows(
         sizes = draw.integers(low, high + 1, wanted)
         examples = [np.array([i]) for i in range(count)] if kind == PADDED else pack(sizes, row_length, most)[:count]
         sizes_of_rows = [sizes[index] for index in examples]
-    places = np.arange(row_length)
+    indices = np.arange(row_length)
     segment_ids, positions = np.zeros((2, count, row_length), np.int32)
     for row, sizes in enumerate(sizes_of_rows):
         ends = np.cumsum(sizes)
-        segment = np.searchsorted(ends, places, side="right")
+        segment = np.searchsorted(ends, indices, side="right")
         inside = segment < len(sizes)
         segment_ids[row] = np.where(inside, segment + 1, 0)
         starts = (ends - sizes)[np.minimum(segment, len(sizes) - 1)]
-        positions[row] = np.where(inside, places - starts, 0)
+        positions[row] = np.where(inside, indices - starts, 0)
     vocabulary = objective.encoder.vocab_size
     tokens = draw.integers(min(5, vocabulary - 1), vocabulary, segment_ids.shape)
     used = segment_ids > 0 if per_token else np.arange(1, most + 1) <= segment_ids.max(1, keepdims=True)
@@ -191,14 +191,14 @@ class TimedStep:
         self.host_cpu_seconds: list[float] = []
 
     def run(self, steps: int) -> None:
-        """Runs and times so many steps. As in a run, the next is issued before the one before has ended."""
+        """Runs and times `steps` steps. As in a run, each is dispatched before the previous one has ended."""
         sums = [empty_sums(self.step.metric_names, self.mesh) for _ in range(steps)]
         jax.block_until_ready((self.state, sums))
         since, under_way = time.perf_counter(), None
         for fresh in sums:
             batch = self.batches[self.calls % len(self.batches)]
             start = time.perf_counter()
-            # Sums of its own each time: those handed on would be given away before they can be waited for.
+            # New sums for each step: sums passed on would be donated before they can be waited for.
             self.state, done = self.compiled(self.state, fresh, batch)
             self.host_seconds.append(time.perf_counter() - start)
             self.calls += 1
@@ -211,9 +211,9 @@ class TimedStep:
             self.loss = float(total / weight)
 
     def run_idle(self, steps: int) -> None:
-        """Runs so many steps, each issued to a device that has nothing to do, and counts what the host computes for it.
+        """Runs `steps` steps, each dispatched to an idle device, and measures the host's processor time for it.
 
-        Processor time of the calling thread: by the clock it would be preempted where the device is the same CPU.
+        The time is that of the calling thread: a wall clock would include preemption if the device is the CPU.
         """
         for _ in range(steps):
             fresh, batch = empty_sums(self.step.metric_names, self.mesh), self.batches[self.calls % len(self.batches)]
@@ -293,7 +293,7 @@ def read_config(file: str, changes: Sequence[str] = ()) -> Config:
     """Returns the checked config of "FILE.py[:variant]" after changes, words such as "--config.train.batch_size=8".
 
     Raises:
-      UserError: there is no such file, variant or key, or a value of a wrong type.
+      UserError: the file, variant or key does not exist, or a value has a wrong type.
     """
     for word in changes:
         check_key(word.removeprefix("--config.").partition("=")[0])
@@ -313,7 +313,7 @@ def read_config(file: str, changes: Sequence[str] = ()) -> Config:
 
 
 def devices() -> dict[str, Any]:
-    """Returns what JAX computes on: for result files, beside `quality.machine`."""
+    """Returns facts of JAX's devices for result files, to go with `quality.machine`."""
     first = jax.devices()[0]
     return {
         "platform": first.platform,

@@ -10,9 +10,9 @@ data: the config's own data and weights. --config.KEY=VALUE changes all configs 
 batch that fits); each --vary takes turns at the values that ":" separates, of one key or of several that change
 together, and several --vary make all combinations.
 
-A step is issued while the one before is under way, as in a run, and waited for one behind; the first --warm-up steps do
-not count. MFU is the operations by formula (jaxfm.models.flops) as a share of the devices' peak; on a device whose peak
-is not known there is none, unless --peak-flops gives it. What does not fit into memory is said and left out.
+A step is dispatched while the previous one runs, as in a run; the first --warm-up steps do not count. MFU is the
+operations by formula (jaxfm.models.flops) as a share of the devices' peak; without a known peak it is missing, unless
+--peak-flops gives the peak. Configs that do not fit into memory are reported and left out.
 """
 
 import argparse

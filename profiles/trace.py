@@ -30,7 +30,7 @@ from profiles.steps import DATA, FULL, PACKED, PADDED, TimedStep, Work, devices,
 
 
 def record(step: TimedStep, steps: int, folder: pathlib.Path, *, warm_up: int = 3) -> pathlib.Path:
-    """Runs so many steps as a run does and returns the file that their recording is in."""
+    """Runs `steps` steps as a run does and returns the file of their recording."""
     total = warm_up + steps
     stream = TrainBatches(
         step.work.rows,

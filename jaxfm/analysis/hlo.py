@@ -1,7 +1,7 @@
-"""Reads a compiled program's HLO text: how often each instruction runs, its matrix products and its memory traffic.
+"""Reads the HLO text of a compiled program: runs of each instruction, its matrix products and its memory traffic.
 
-The text is that of `jax.stages.Compiled.as_text()`: XLA's optimized, scheduled module as one device runs it. XLA's own
-cost analysis counts the body of a loop once; here it counts as often as it runs.
+The text is that of `jax.stages.Compiled.as_text()`: XLA's optimized, scheduled module of one device. XLA's own cost
+analysis counts the body of a loop once; here it counts once for each run.
 """
 
 import dataclasses
@@ -28,8 +28,8 @@ _FREE = frozenset(
     "opt-barrier copy-done slice-done async-done async-update add-dependency domain".split()
 )
 
-# Of a block of queries and one of keys. Forward: scores and context; for the gradient of the queries the scores again,
-# the weights' gradient and the result; for those of keys and values four.
+# Matrix products of a block of queries with a block of keys. Forward: scores and context. For the gradient of the
+# queries: the scores again, the gradient of the weights, and the result. For the gradients of keys and values: four.
 _SPLASH_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
 
 
@@ -38,9 +38,9 @@ class Array:
     """One array type of an instruction.
 
     Attributes:
-      dtype: as HLO writes it.
+      dtype: HLO's name.
       shape: sizes.
-      near: kept in the chip's own memory (VMEM and the like), not in HBM.
+      near: kept in on-chip memory (VMEM or similar), not in HBM.
     """
 
     dtype: str
@@ -71,24 +71,24 @@ class Instruction:
 
     @property
     def size(self) -> int:
-        """Bytes of the result, all parts of a tuple together."""
+        """Bytes of the result; of a tuple, the sum of its parts."""
         return sum(array.size for array in self.arrays)
 
     def attribute(self, pattern: str) -> str:
-        """Returns the first group of `pattern` in the attributes; empty where it is not found."""
+        """Returns the first group of `pattern` in the attributes; empty where it does not match."""
         found = re.search(pattern, self.attributes)
         return found[1] if found else ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """An instruction as it runs in a step.
+    """An instruction with its number of runs in a step.
 
     Attributes:
-      instruction: which.
-      computation: the computation that holds it, which names its operands.
-      times: how often it runs in one step.
-      caller: where it is fused or wrapped, the place (computation and instruction) that does so; else None.
+      instruction: the instruction.
+      computation: the computation that holds it and its operands.
+      times: runs in one step.
+      caller: the fusion or wrapper that the instruction is inside (name of its computation, instruction), or None.
     """
 
     instruction: Instruction
@@ -107,7 +107,7 @@ class Computation(dict[str, Instruction]):
         self._users: dict[str, list[Instruction]] = {}
 
     def users(self, name: str) -> list[Instruction]:
-        """Returns the instructions that have `name` among their operands; to be asked once the computation is whole."""
+        """Returns the instructions that have `name` among their operands, once the computation is complete."""
         if not self._users:
             for line in self.values():
                 for operand in dict.fromkeys(line.operands):
@@ -123,25 +123,25 @@ class Module:
     entry: str
 
     def calls(self) -> Iterator[Call]:
-        """Yields every instruction of a step, those inside fusions too; both branches of a conditional are taken."""
+        """Yields every instruction of a step, also those inside fusions; both branches of a conditional count."""
         yield from self._calls(self.computations[self.entry], 1, None)
 
     def _calls(self, computation: Computation, times: int, caller: tuple[str, Instruction] | None) -> Iterator[Call]:
         for instruction in computation.values():
             yield Call(instruction, computation, times, caller)
             inner = instruction.opcode in ("fusion", "async-start", "custom-call")
-            place = (caller or (computation.name, instruction)) if inner else None
+            inner_caller = (caller or (computation.name, instruction)) if inner else None
             repeats = self.trip_count(instruction, computation) if instruction.opcode == "while" else 1
             for name in called(instruction):
-                yield from self._calls(self.computations[name], times * repeats, place)
+                yield from self._calls(self.computations[name], times * repeats, inner_caller)
 
     def trip_count(self, loop: Instruction, computation: Computation) -> int:
-        """Returns how often a while loop of `computation` runs.
+        """Returns the number of iterations of a while loop of `computation`.
 
-        XLA writes the count beside the loop or it is read off `counter < limit`, the form of lax.scan and fori_loop.
+        XLA annotates the loop with it; otherwise it follows from `counter < limit`, the form of lax.scan and fori_loop.
 
         Raises:
-          ValueError: a loop of another form.
+          ValueError: the loop has another form.
         """
         if known := loop.attribute(r'known_trip_count":\{"n":"(\d+)"'):
             return int(known)
@@ -164,7 +164,7 @@ class Module:
         root = condition.root
         if root is None:
             return None
-        if root.opcode == "fusion":  # the comparison alone, its operands passed on
+        if root.opcode == "fusion":  # the comparison alone, with operands from outside
             inner = self.computations[called(root)[0]]
             order = {name: int(line.literal) for name, line in inner.items() if line.opcode == "parameter"}
             if inner.root is None or inner.root.opcode != "compare":
@@ -192,7 +192,7 @@ def parse(text: str) -> Module:
     """
     computations: dict[str, Computation] = {}
     current, entry = None, ""
-    # What a Pallas kernel says of itself stands on lines of its own in the middle of an instruction.
+    # The metadata of a Pallas kernel takes separate lines in the middle of an instruction.
     text = re.sub(r"=\{\n([^}\n][^\n]*)\n\}\}", r"={\1}}", text)
     for line in text.splitlines():
         if current is None:
@@ -211,9 +211,9 @@ def parse(text: str) -> Module:
 
 
 def matmul_flops(call: Call) -> int:
-    """Returns the floating-point operations (two a product) of a run of a dot, convolution or attention kernel; else 0.
+    """Returns the FLOPs of one run of a dot, convolution or attention kernel (a multiply-add counts 2); else 0.
 
-    TPUs run dots as convolutions whose batch axes are dilated windows: only taps that meet an element count.
+    TPUs run dots as convolutions whose batch axes are dilated windows: only taps that hit an element count.
     """
     instruction = call.instruction
     if instruction.opcode == "dot":
@@ -242,10 +242,10 @@ def matmul_flops(call: Call) -> int:
 
 
 def traffic(call: Call, module: Module) -> int:
-    """Returns the bytes one run of a scheduled instruction reads from and writes to HBM.
+    """Returns the bytes that one run of a scheduled instruction reads from and writes to HBM.
 
-    Of an operand that is only sliced the slice counts, of one that is updated in place the update; what is kept near
-    the compute units costs nothing. Instructions inside a fusion cost nothing beside the fusion.
+    Of an operand that is only sliced, the slice counts; of one that is updated in place, the update. Arrays in on-chip
+    memory and instructions inside a fusion count as 0.
     """
     instruction = call.instruction
     if call.caller is not None or instruction.opcode in _FREE:
@@ -258,29 +258,29 @@ def traffic(call: Call, module: Module) -> int:
         return written + min(instruction.size, _far(operands[0].arrays))
     if instruction.opcode == "dynamic-update-slice":
         return 2 * _far(operands[1].arrays)
-    if instruction.opcode in ("copy-start", "slice-start"):  # of the results one is the copy, another the operand
+    if instruction.opcode in ("copy-start", "slice-start"):  # one of the results is the copy, another the operand
         copy = instruction.arrays[instruction.opcode == "slice-start"]
         return _far([copy]) + min(_far(operands[0].arrays), copy.size)
-    if instruction.opcode.endswith("-start"):  # the results are the operands and what comes of them
+    if instruction.opcode.endswith("-start"):  # the results include the operands
         return written
     return written + sum(_far(operand.arrays) for operand in operands)
 
 
 def _cudnn_attention_flops(call: Instruction) -> int:
-    """Returns the operations of a kernel of cuDNN's attention, of every block; its first operands are [B, T, N, H]."""
+    """Returns the FLOPs of a cuDNN attention kernel over all blocks; its first operands are [B, T, N, H]."""
     part = re.search(r'custom_call_target="__cudnn\$fmha\w*?Softmax(Backward)?"', call.attributes)
     operands = _arrays(call.attribute(r"operand_layout_constraints=\{(.*?\})\}"))
     if part is None or len(operands) < 2:
         return 0
     batch, queries, heads, head_dim = operands[0].shape
-    # Scores and context; backward the scores again, and the gradients of weights, values, queries and keys.
+    # Forward: scores and context. Backward: the scores again, and the gradients of weights, values, queries and keys.
     return 2 * (5 if part[1] else 2) * batch * heads * queries * operands[1].shape[1] * head_dim
 
 
 def _splash_flops(call: Instruction) -> int:
-    """Returns the operations of a kernel of splash attention: of the blocks it visits, those outside a window left out.
+    """Returns the FLOPs of a splash attention kernel over the blocks that it visits, not those masked as a whole.
 
-    Its first operand is indexed by them, [heads or 1, blocks of queries, blocks of keys]; its third is the queries.
+    Its first operand has the visited blocks, [heads or 1, blocks of queries, blocks of keys]; its third is the queries.
     """
     part = re.match(r"splash_m[hq]a_(fwd|dq|dkv)_", call.name)
     sizes = re.findall(r'block_k?[qv]\w*\\?": (\d+)', call.attribute(r"kernel_metadata=\{(.*?)\}\}"))
@@ -294,7 +294,7 @@ def _splash_flops(call: Instruction) -> int:
 
 
 def estimated_cycles(call: Call) -> int:
-    """Returns the cycles of one run of a scheduled instruction by the TPU compiler's cost model; 0: it says none."""
+    """Returns the cycles of one run of a scheduled instruction by the TPU compiler's cost model; 0: no estimate."""
     if call.caller is not None:
         return 0
     return int(call.instruction.attribute(r'"estimated_cycles":"(\d+)"') or 0)
@@ -315,7 +315,7 @@ def _fusion_traffic(fusion: Instruction, operands: Sequence[Instruction], module
 
 
 def _used(module: Module, computation: Computation, name: str) -> tuple[int, int]:
-    """Returns how many bytes of a value a fused computation reads, and how many it updates in place."""
+    """Returns the bytes of a value that a fused computation reads, and the bytes that it updates in place."""
     read, written = 0, 0
     for line in computation.users(name):
         if line.opcode in ("dynamic-slice", "slice", "gather"):
@@ -344,16 +344,16 @@ _WINDOW_DEFAULTS = (("stride", 1), ("pad", 0), ("lhs_dilate", 1), ("rhs_dilate",
 
 
 def _window(text: str, key: str, number: int, default: int) -> int:
-    """Returns the value for a spatial axis of e.g. `size=1x2 pad=0_0x1_1`; of padding the lower one."""
+    """Returns the value of `key` for a spatial axis in e.g. `size=1x2 pad=0_0x1_1`; of padding the lower one."""
     found = re.search(rf"\b{key}=([\dx_\-]+)", text)
     return int(re.split(r"(?<=\d)_", found[1].split("x")[number])[0]) if found else default
 
 
 @functools.cache
 def _taps(size: int, kernel: int, output: int, stride: int, pad: int, dilation: int, kernel_dilation: int) -> int:
-    """Returns how many pairs of output place and kernel place meet an element of the input along one axis."""
-    places = (place * stride + tap * kernel_dilation - pad for place in range(output) for tap in range(kernel))
-    return sum(0 <= place <= (size - 1) * dilation and place % dilation == 0 for place in places)
+    """Returns the number of pairs (output position, kernel tap) that hit an element of the input along one axis."""
+    hits = (position * stride + tap * kernel_dilation - pad for position in range(output) for tap in range(kernel))
+    return sum(0 <= hit <= (size - 1) * dilation and hit % dilation == 0 for hit in hits)
 
 
 def called(instruction: Instruction) -> list[str]:
@@ -367,13 +367,13 @@ def called(instruction: Instruction) -> list[str]:
 
 
 def _element(computation: Computation, name: str, index: int) -> str:
-    """Returns what element `index` of the tuple `name` was made from; the tuple's own name where that is not seen."""
+    """Returns the operand that element `index` of the tuple `name` was made from; `name` where it is unknown."""
     made = computation.get(name)
     return made.operands[index] if made is not None and made.opcode == "tuple" else name
 
 
 def _constant(computation: Computation, name: str) -> int | None:
-    """Returns the value of an integer constant, seen through copies; None where it is none."""
+    """Returns the value of an integer constant, followed through copies; None for anything else."""
     line = computation.get(name)
     while line is not None and line.opcode in ("copy", "bitcast", "convert"):
         line = computation.get(line.operands[0])
@@ -398,7 +398,7 @@ def _instruction(line: str) -> Instruction | None:
 
 
 def _closing(text: str, start: int) -> int:
-    """Returns the index behind the parenthesis that closes the one at `start`."""
+    """Returns the index after the parenthesis that closes the one at `start`."""
     depth = 0
     for match in re.compile(r"[()]").finditer(text, start):
         depth += 1 if match[0] == "(" else -1

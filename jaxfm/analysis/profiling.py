@@ -1,4 +1,4 @@
-"""Records what devices and host do while some steps run, with jax.profiler."""
+"""Records devices and host during some steps with jax.profiler."""
 
 import pathlib
 import re
@@ -13,31 +13,31 @@ from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.wall_clock import WallClock
 
-_OPERATIONS = 5  # shown of a run's recording; all are in the file
+_OPERATIONS = 5  # number shown after a run's recording; the file has all
 
 
 class Recording:
-    """A trace from its making until `stop`; a process has one at a time."""
+    """A trace from its construction until `stop`; a process can have one at a time."""
 
     def __init__(self, folder: pathlib.Path, name: str) -> None:
-        """Starts it; the files go to FOLDER/plugins/profile/NAME/, where xprof and TensorBoard look for them."""
+        """Starts the trace; the files go to FOLDER/plugins/profile/NAME/, where xprof and TensorBoard look for them."""
         options = jax.profiler.ProfileOptions()
         options.session_id = name
-        options.python_tracer_level = 0  # else every call of Python is in it, which slows down the host
+        options.python_tracer_level = 0  # otherwise every Python call is recorded, which slows down the host
         self._target = folder / "plugins" / "profile" / name
-        for old in self._target.glob("*"):  # of an attempt that was cut short
+        for old in self._target.glob("*"):  # files of an attempt that was cut short
             old.unlink()
         jax.profiler.start_trace(folder, profiler_options=options)
 
     def stop(self) -> pathlib.Path:
-        """Ends it and returns its `*.xplane.pb`; whatever should be in it must have ended."""
+        """Ends the trace and returns its `*.xplane.pb`; work that should be in it must have finished."""
         jax.profiler.stop_trace()
         (file,) = self._target.glob("*.xplane.pb")
         return file
 
 
 def parse_steps(text: str, total_steps: int) -> range:
-    """Reads `config.profile.steps`: "10:15" is updates 10 .. 14, counted from 0; nothing where it is empty.
+    """Parses `config.profile.steps`: "10:15" is updates 10 .. 14, counted from 0; an empty text gives an empty range.
 
     Raises:
       UserError: it is not START:STOP, or not within a run of `total_steps`.
@@ -56,12 +56,12 @@ def parse_steps(text: str, total_steps: int) -> range:
 
 
 class StepProfile:
-    """Context manager that records some updates of a run and says where their time went; nothing without updates.
+    """Context manager that records some updates of a run and prints where their time went.
 
-    The updates are waited for before the recording starts and ends, so that it holds these and no others; what comes
-    between two of them, such as an evaluation, is in it too. A run that goes on within them records the rest, one that
-    goes on behind them nothing, and says so: it is no mistake, for whoever starts a stopped run again does so with the
-    same command.
+    It waits for the devices before the recording starts and ends, so that it holds exactly these updates, and what runs
+    between two of them, such as an evaluation. A run that resumes within these updates records the rest. A run that
+    resumes after them records nothing and says so; that is not an error, as a stopped run is resumed with the same
+    command. Without updates to record it does nothing.
     """
 
     def __init__(
@@ -74,15 +74,15 @@ class StepProfile:
         progress: Progress,
         wall_clock: WallClock,
     ) -> None:
-        """Prepares it.
+        """Prepares the recording.
 
         Args:
-          steps: to record, counted from 0.
-          first: the update that the run starts or goes on with.
-          folder: that the files go to.
+          steps: the updates to record, counted from 0.
+          first: the update that this process starts with.
+          folder: the folder of the files.
           program: returns the compiled step's text.
-          progress: says what was found.
-          wall_clock: counts the time that this takes as "profile".
+          progress: where the results are printed.
+          wall_clock: gets the time of starting, stopping and reading the recording as "profile".
         """
         self._steps = range(max(steps.start, first), max(steps.stop, first))
         if steps and not self._steps:
@@ -105,7 +105,7 @@ class StepProfile:
             self._progress.say(f"profile: cut short with the run, in {file}")
 
     def after(self, step: int, state: Any) -> None:
-        """Tells it that `step` updates were issued; `state` is what the last of them gives."""
+        """To be called after `step` updates were dispatched; `state` is the result of the last one."""
         if not self._steps or step < self._steps.start or step > self._steps.stop:
             return
         self._end_step()

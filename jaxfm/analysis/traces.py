@@ -1,8 +1,8 @@
-"""Reads what jax.profiler recorded of a train step: which operations took how long, for which part, and idle time.
+"""Reads a recording of jax.profiler of train steps: seconds by operation and by part of the step, and idle time.
 
-The recording is an XPlane file. On TPUs a device's plane has a line "XLA Ops"; on GPUs a line a stream, whose kernels
-name their instruction; on CPU the operations lie among the host's threads. The parts of a step are the names that
-`jax.named_scope` gives them in models/, data/masking.py and training/, which stay in the compiled program's metadata.
+The recording is an XPlane file. On TPUs a device's plane has a line "XLA Ops"; on GPUs it has a line a stream, whose
+kernels name their instruction; on CPU the operations are among the host's threads. The parts of a step are the names
+of `jax.named_scope` in models/, data/text/masking.py and training/, which the compiled program's metadata keeps.
 """
 
 import collections
@@ -18,8 +18,8 @@ from jax.profiler import ProfileData
 from jaxfm.analysis import hlo
 from jaxfm.observe.tables import Table
 
-# Scope -> part of a step. What an operation is for is its innermost scope: dropout inside attention is dropout.
-# "encoder" is what holds the layers together (slices of stacked parameters, say), "head" includes the loss.
+# Scope -> part of a step. An operation belongs to its innermost scope: dropout inside attention counts as dropout.
+# "encoder" is the code around the layers (such as slicing stacked parameters); "head" includes the loss.
 _SCOPES = {
     "attention": "attention",
     "ffn": "ffn",
@@ -39,11 +39,11 @@ PARTS = tuple(dict.fromkeys(_SCOPES.values()))
 WAITING = "wait for data"
 """The host's activity (`WallClock.during`) during which an idle device waits for its next batch."""
 
-# Instructions whose time is that of what they call, which is recorded too.
+# Instructions whose time is that of the instructions they call, which are recorded as well.
 _HOLDERS = frozenset(("while", "conditional", "call"))
-# What a fusion is known by, where it has one.
+# Opcodes that a fusion is named after if it contains one; the first that occurs.
 _HEAVY = ("dot", "convolution", "custom-call", "scatter", "sort")
-# Lines that the profiler's viewers add to a GPU's streams, made of the same kernels once more, start otherwise.
+# Start of the names of a GPU's streams; other lines, added by the profiler's viewers, repeat the same kernels.
 _STREAM = "Stream"
 
 
@@ -52,14 +52,14 @@ class Event:
     """One run of an operation.
 
     Attributes:
-      device: which.
-      lane: stream or thread; events of one lane are nested or apart.
-      name: of the instruction; where that is not told, the kernel's or the transfer's own.
-      kernel: what a GPU ran; empty elsewhere.
-      program: the module it belongs to; empty where that is not told.
+      device: name of the device.
+      lane: stream or thread; two events of one lane are nested or disjoint.
+      name: of the instruction; where it is unknown, of the kernel or the transfer.
+      kernel: name of the GPU's kernel; empty elsewhere.
+      program: the module of the instruction; empty where it is unknown.
       start: in seconds.
       end: in seconds.
-      done: when its result was there: on CPU an operation may go on in other threads.
+      done: seconds when the result was ready: on CPU an operation may continue in other threads.
     """
 
     device: str
@@ -74,11 +74,11 @@ class Event:
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """What was recorded.
+    """A recording.
 
     Attributes:
       events: of the devices.
-      waits: (start, end) in seconds of the host's waiting for data.
+      waits: (start, end) in seconds of the times when the host waited for data.
     """
 
     events: tuple[Event, ...]
@@ -90,13 +90,13 @@ class Operation:
     """An instruction of the program, over all its runs.
 
     Attributes:
-      name: as the compiled program has it; with the name of another program before it, where it is of one.
-      kind: opcode, and what kind of it.
+      name: as in the compiled program; operations of other programs have the program's name before it.
+      kind: opcode; of a fusion with the heaviest opcode inside.
       shape: of the result.
       part: of the step.
-      source: where in the model it comes from (`op_name`).
-      seconds: a step and device.
-      count: runs a step and device.
+      source: its origin in the model (`op_name`).
+      seconds: of a step and device.
+      count: runs of a step and device.
     """
 
     name: str
@@ -113,12 +113,12 @@ class Summary:
     """Where the time of a step went; seconds are means over steps and devices.
 
     Attributes:
-      steps: recorded.
-      devices: recorded.
-      seconds: of a step: from the first operation to the last one, a step's share of it.
-      busy: of them those in which a device did something.
-      waiting: of them those in which it did nothing and the host was waiting for data.
-      operations: the longest first. Where several run at once their times add up to more than `busy`.
+      steps: number of recorded steps.
+      devices: number of recorded devices.
+      seconds: of a step: the time from the first operation to the last, divided by the steps.
+      busy: the part of `seconds` in which a device computed.
+      waiting: the part of `seconds` in which it was idle and the host waited for data.
+      operations: the longest first. Where several run at once, their times add up to more than `busy`.
     """
 
     steps: int
@@ -143,12 +143,12 @@ class Summary:
 
 
 def read_trace(path: str | os.PathLike[str]) -> Trace:
-    """Reads an `*.xplane.pb`. Raises OSError or RuntimeError for a file that is none."""
+    """Reads an `*.xplane.pb`. Raises OSError or RuntimeError for a missing file or another format."""
     return trace_of(ProfileData.from_file(os.fspath(path)))
 
 
 def trace_of(data: Any) -> Trace:
-    """Returns the devices' operations, and the host's waiting for data, of a `jax.profiler.ProfileData`."""
+    """Returns the trace in a `jax.profiler.ProfileData`."""
     events: list[Event] = []
     waits: list[tuple[float, float]] = []
     for plane in data.planes:
@@ -167,9 +167,9 @@ def summarise(trace: Trace, text: str, steps: int) -> Summary:
     """Returns where the time of a step went.
 
     Args:
-      trace: of so many steps.
+      trace: of `steps` steps.
       text: the compiled step (`jax.stages.Compiled.as_text()`).
-      steps: recorded.
+      steps: number of recorded steps.
     """
     program = Program(text)
     devices = sorted({event.device for event in trace.events})
@@ -200,45 +200,45 @@ def summarise(trace: Trace, text: str, steps: int) -> Summary:
 
 
 class Program:
-    """A compiled step, asked about the operations of a trace."""
+    """A compiled step, which identifies the operations of a trace."""
 
     def __init__(self, text: str) -> None:
-        """`text` as for `summarise`; where a backend has none, nothing is known of any operation."""
+        """`text` as for `summarise`; with an empty text (a backend without one) all operations are unknown."""
         found = re.match(r"HloModule ([^\s,]+)", text)
         self.name = found[1] if found else ""
         self._computations = hlo.parse(text).computations if text else {}
-        self._places = {
+        self._instructions = {
             name: (computation, line)
             for computation in self._computations.values()
             for name, line in computation.items()
         }
-        # Kernels of a GPU are called as their instruction, but for characters that a symbol cannot have.
-        self._kernels = {re.sub(r"\W", "_", name): name for name in self._places}
+        # A GPU kernel has the name of its instruction, without characters that a symbol cannot have.
+        self._kernels = {re.sub(r"\W", "_", name): name for name in self._instructions}
         self._part = functools.cache(self._find_part)
 
     def has(self, event: Event) -> bool:
-        """Whether the event is an operation of this program."""
-        return event.program in ("", self.name) and self.name_of(event) in self._places
+        """Returns whether the event is an operation of this program."""
+        return event.program in ("", self.name) and self.name_of(event) in self._instructions
 
     def name_of(self, event: Event) -> str:
-        """Returns the instruction that the event ran; with a program's name before it where it is of another."""
+        """Returns the name of the event's instruction; with the program's name before it for another program."""
         if event.program not in ("", self.name):
             return f"{event.program}: {event.name}"
-        # A GPU's command buffer (a CUDA graph) gives all its kernels its own name: openxla/xprof#3070.
-        told = event.name in self._places and not (event.kernel and self.holds(event.name))
-        return event.name if told else self._kernels.get(event.kernel, event.kernel or event.name)
+        # All kernels of a GPU's command buffer (a CUDA graph) have the name of the buffer: openxla/xprof#3070.
+        known = event.name in self._instructions and not (event.kernel and self.holds(event.name))
+        return event.name if known else self._kernels.get(event.kernel, event.kernel or event.name)
 
     def holds(self, name: str) -> bool:
-        """Whether the instruction only runs others."""
-        return name in self._places and self._places[name][1].opcode in _HOLDERS
+        """Returns whether the instruction only runs others."""
+        return name in self._instructions and self._instructions[name][1].opcode in _HOLDERS
 
     def describe(self, name: str) -> Operation:
-        """Returns what is known of an operation; seconds and count are 0."""
-        if name not in self._places:
+        """Returns an operation by its name, with seconds and count 0."""
+        if name not in self._instructions:
             transfer = re.match(r"Mem(cpy|set)", name)
             kind = "transfer" if transfer else "kernel" if ": " not in name else "other program"
             return Operation(name, kind, "", "input" if name.startswith("MemcpyH2D") else OTHER, "", 0.0, 0.0)
-        line = self._places[name][1]
+        line = self._instructions[name][1]
         arrays = [f"{array.dtype}[{','.join(map(str, array.shape))}]" for array in line.arrays]
         shape = arrays[0] if len(arrays) == 1 else f"({', '.join(arrays[:2])}{', ...' if len(arrays) > 2 else ''})"
         return Operation(name, self._kind(line), shape, self._part(name), source_of(line), 0.0, 0.0)
@@ -249,13 +249,11 @@ class Program:
         if line.opcode != "fusion":
             return line.opcode
         inside = {inner.opcode for _, inner in self._inside(line)}
-        heavy = next(
-            (opcode for opcode in ("dot", "convolution", "custom-call", "scatter", "sort") if opcode in inside), ""
-        )
+        heavy = next((opcode for opcode in _HEAVY if opcode in inside), "")
         return f"fusion of {heavy}" if heavy else "fusion"
 
     def _inside(self, line: hlo.Instruction) -> Iterator[tuple[hlo.Computation, hlo.Instruction]]:
-        """Yields the instructions of what a fusion, a parallel or an asynchronous call wraps, however deep."""
+        """Yields the instructions inside a fusion, a parallel or an asynchronous call, at any depth."""
         for name in hlo.called(line):
             computation = self._computations[name]
             for inner in computation.values():
@@ -264,12 +262,13 @@ class Program:
                     yield from self._inside(inner)
 
     def _find_part(self, name: str) -> str:
-        """Returns the part that an instruction is for.
+        """Returns the part of the step that an instruction belongs to.
 
-        A fusion may serve several: it counts whole for the one that most of its products are for or, without products,
-        most of the numbers that it computes. What has no name (a copy that the compiler added) is for whoever reads it.
+        A fusion may serve several parts: it belongs to the one with most of its matrix products or, without products,
+        with most of the elements that it computes. An instruction without a source (a copy that the compiler added)
+        belongs to the part of its first reader.
         """
-        computation, line = self._places[name]
+        computation, line = self._instructions[name]
         products, numbers = collections.Counter[str](), collections.Counter[str]()
         wraps = line.opcode in ("fusion", "async-start") or (line.opcode == "call" and "to_apply" in line.attributes)
         for of, inner in self._inside(line) if wraps else ():
@@ -288,12 +287,12 @@ class Program:
 
 
 def source_of(line: hlo.Instruction) -> str:
-    """Returns where in the model an instruction comes from; empty where it does not say."""
+    """Returns the `op_name` of an instruction, its origin in the model; empty where it has none."""
     return line.attribute(r'op_name="([^"]*)"')
 
 
 def part_of(source: str) -> str:
-    """Returns the part of a step that an `op_name` belongs to: its innermost scope that is one."""
+    """Returns the part of a step that an `op_name` belongs to, by its innermost known scope."""
     for scope in reversed(re.split(r"[/()]", source)):
         if scope in _SCOPES:
             return _SCOPES[scope]
@@ -303,7 +302,7 @@ def part_of(source: str) -> str:
 
 
 def self_seconds(events: Sequence[Event]) -> list[float]:
-    """Returns of each event the seconds that no event inside it (of the same device and lane) accounts for."""
+    """Returns the seconds of each event without those of events nested in it (same device and lane)."""
     spent = [event.end - event.start for event in events]
     order = sorted(range(len(events)), key=lambda index: (events[index].start, -events[index].end))
     open_events: dict[tuple[str, str], list[int]] = {}
@@ -319,7 +318,7 @@ def self_seconds(events: Sequence[Event]) -> list[float]:
 
 
 def union(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Returns the same time as spans that neither meet nor overlap, in order."""
+    """Returns the union of spans as spans in order that neither touch nor overlap."""
     merged: list[tuple[float, float]] = []
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:
@@ -330,21 +329,21 @@ def union(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def warnings(summary: Summary) -> list[str]:
-    """Returns what is to be known before the numbers are trusted."""
+    """Returns warnings about the recording, for example kernels whose instruction is unknown."""
     if not summary.devices:
-        return ["nothing of a device was recorded; on a GPU the process must be allowed to use CUPTI"]
+        return ["no device was recorded; on a GPU the process must be allowed to use CUPTI"]
     total = sum(summary.parts.values()) or 1.0
     unknown = sum(each.seconds for each in summary.operations if each.kind == "kernel") / total
     if unknown < 0.05:
         return []
     return [
-        f"{unknown:.0%} of the time are kernels that do not tell their instruction, as in CUDA graphs "
-        "(openxla/xprof#3070): XLA_FLAGS=--xla_gpu_enable_command_buffer= launches them one by one, and all are told"
+        f"{unknown:.0%} of the time is in kernels whose instruction is unknown, as in CUDA graphs "
+        "(openxla/xprof#3070): XLA_FLAGS=--xla_gpu_enable_command_buffer= launches them one by one, and all are known"
     ]
 
 
 def part_table(summary: Summary) -> Table:
-    """Lays out where a step's time went, by part; under it busy, idle and all of it."""
+    """Returns a table of a step's time by part, with busy, idle and total time in its footer."""
     total = sum(summary.parts.values()) or 1.0
     rows = [(part, 1e3 * seconds, seconds / total) for part, seconds in summary.parts.items()]
     whole = summary.seconds or 1.0
@@ -361,7 +360,7 @@ def part_table(summary: Summary) -> Table:
 
 
 def operation_table(summary: Summary, count: int) -> Table:
-    """Lays out the `count` longest operations."""
+    """Returns a table of the `count` longest operations."""
     total = sum(summary.parts.values()) or 1.0
     rows = [
         (each.name, each.kind, each.shape, each.part, 1e3 * each.seconds, each.seconds / total, each.count, each.source)
@@ -403,7 +402,7 @@ def _tpu_events(plane: Any) -> Iterator[Event]:
     for event in lines["XLA Ops"].events if "XLA Ops" in lines else ():
         start, end = _span(event)
         program = next((name for first, last, name in programs if first <= start < last), "")
-        # Named by the whole instruction, "%fusion.3 = ..." or by its name alone.
+        # The event is named by the whole instruction, "%fusion.3 = ...", or by its name alone.
         name = re.match(r"%?([\w.\-]+)", event.name)
         yield Event(plane.name, "XLA Ops", name[1] if name else event.name, "", program, start, end, end)
 

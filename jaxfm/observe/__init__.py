@@ -1,1 +1,1 @@
-"""Metrics, writers, progress and reports: all that a person sees."""
+"""Metrics, writers, progress bars, tables, plots and reports."""

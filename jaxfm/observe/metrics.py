@@ -1,4 +1,4 @@
-"""Metrics as (sum, weight) until the very end, so that micro-batches, steps, devices and hosts add up exactly."""
+"""Metrics as (sum, weight) until the end, so that micro-batches, steps, devices and hosts add up exactly."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,11 +21,11 @@ def add(left: Sums, right: Sums) -> Sums:
 
 
 def zeros_like(sums: Mapping[str, Any]) -> Sums:
-    """Returns empty sums with the names of `sums` (whose values may be abstract)."""
+    """Returns sums of 0 with the names of `sums`, whose values may be abstract."""
     return {name: jnp.zeros((2,), jnp.float32) for name in sums}
 
 
 def means(sums: Mapping[str, Any]) -> dict[str, float]:
-    """Divides once, at the end; waits for the device. A weight of 0 gives NaN, which the writers show as it is."""
+    """Returns sum / weight of each metric, NaN for a weight of 0; waits for the device."""
     pairs = {name: (float(value[0]), float(value[1])) for name, value in jax.device_get(dict(sums)).items()}
     return {name: total / weight if weight else float("nan") for name, (total, weight) in pairs.items()}

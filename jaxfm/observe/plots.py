@@ -1,4 +1,4 @@
-"""Curves, bars and squares as PNG files, made to be read 900 pixels wide."""
+"""Plots as PNG files, made to be read at a width of 900 pixels."""
 
 import math
 import os
@@ -10,19 +10,19 @@ from numpy.typing import ArrayLike
 
 from jaxfm.files import atomic_write
 
-if TYPE_CHECKING:  # matplotlib takes a second to import: only a program that draws pays for it
+if TYPE_CHECKING:  # matplotlib takes a second to import, so only programs that draw import it
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDTH_INCHES = 9.0
-DOTS_PER_INCH = 200  # drawn at twice the size it is shown at: sharp on dense screens
+DOTS_PER_INCH = 200  # twice the size at which plots are shown: sharp on dense screens
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe & Ito: safe for colour-blind eyes
 INK, GRID, ALARM = "#333333", "#e3e3e3", "#b00020"
 SMOOTHED_FROM = 40
-"""Points from which a training curve gets a smoothed line over the raw one."""
+"""Number of points from which a training curve gets a smoothed line over the raw one."""
 
 MOST_CLASSES = 50
-"""Classes that a picture shows: with more, no name could be read."""
+"""Largest number of classes in a plot: with more, the names would be too small to read."""
 
 Points = tuple[list[int], list[float]]
 
@@ -30,7 +30,7 @@ Points = tuple[list[int], list[float]]
 def plot_curves(
     metrics: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, score: str | None = "f1"
 ) -> None:
-    """Draws loss against step for every split and, beside it, the metric named `score` where it was recorded.
+    """Draws loss by step for every split and, beside it, the metric named `score` where it was recorded.
 
     `metrics` as `writers.read_metrics` returns them. Steps whose value is NaN or infinite are marked in red. Raises
     OSError when the file cannot be written.
@@ -60,8 +60,8 @@ def plot_per_type(
 ) -> None:
     """Draws `score` (a fraction) of each type as a horizontal bar with its support, the most frequent 50 from the top.
 
-    `per_type`: at least one type -> at least `score` and "support"; `what` they are called. Raises OSError when the
-    file cannot be written.
+    `per_type`: at least one type -> at least `score` and "support"; `what`: a word for the types. Raises OSError when
+    the file cannot be written.
     """
     assert per_type, "no types to plot"
     names = sorted(per_type, key=lambda name: (per_type[name]["support"], name))[-MOST_CLASSES:]
@@ -72,10 +72,10 @@ def plot_per_type(
     axes.barh(range(len(names)), values, height=0.62, color=COLOURS[0])
     for row, (name, value) in enumerate(zip(names, values, strict=True)):
         text = f"{value:.3f}   n = {per_type[name]['support']:,}"
-        # On white, so that no grid line runs through the digits.
+        # On a white box, so that no grid line crosses the digits.
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
         axes.text(value + 0.012, row, text, va="center", color=INK, fontsize=10, bbox=box)
-    # A type may be named "$100": a label is never mathematics.
+    # parse_math=False: a type may be named "$100".
     axes.set_yticks(range(len(names)), labels=names, parse_math=False)
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlim(0, 1.25)  # room for the numbers right of a full bar
@@ -92,7 +92,7 @@ def plot_per_type(
 def plot_histogram(
     counts: Mapping[str, int], path: str | os.PathLike[str], *, title: str, x_label: str, y_label: str
 ) -> None:
-    """Draws how many things fall into each class (label -> count, at least one), classes from left to right.
+    """Draws the count of each class as a bar, classes from left to right; `counts` has at least one.
 
     Raises OSError when the file cannot be written.
     """
@@ -109,9 +109,9 @@ def plot_histogram(
 
 
 def plot_confusion(confusion: ArrayLike, labels: Sequence[str], path: str | os.PathLike[str]) -> None:
-    """Draws counts [gold class, predicted class], each row coloured by its shares; counts are written where they fit.
+    """Draws counts [gold class, predicted class], rows coloured by share; up to 20 classes with their counts.
 
-    Of more than 50 classes the most frequent ones are shown. Raises OSError when the file cannot be written.
+    Of more than 50 classes the 50 most frequent are shown. Raises OSError when the file cannot be written.
     """
     from matplotlib.colors import PowerNorm
 
@@ -125,9 +125,9 @@ def plot_confusion(confusion: ArrayLike, labels: Sequence[str], path: str | os.P
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure = _figure(min(8.5, 2.6 + 0.75 * size), min(WIDTH_INCHES, 4.4 + 0.75 * size))
     axes = figure.subplots()
-    # By the root, so that the few that are confused can be seen beside the many that are not.
+    # Coloured by the square root, so that a few errors are visible beside many right predictions.
     shown = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0.0, 1.0))
-    # 900 pixels hold about 80 lines of the smallest text that can be read.
+    # 900 pixels hold about 80 lines of the smallest readable text.
     font = float(np.clip(300 / size, 5.5, 11))
     axes.set_xticks(range(size), labels=names, rotation=90 if size > 4 else 0, parse_math=False)
     axes.set_yticks(range(size), labels=names, parse_math=False)
@@ -154,12 +154,12 @@ def plot_confusion(confusion: ArrayLike, labels: Sequence[str], path: str | os.P
 def plot_reliability(
     series: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], path: str | os.PathLike[str], *, y_label: str
 ) -> None:
-    """Draws what came true against the probability it was given, and how many predictions each bin holds.
+    """Draws the observed frequency by predicted probability, and the share of predictions in each bin.
 
     Args:
-      series: name -> mean probability, share that came true, and count of each bin (bins of equal width over 0 to 1).
+      series: name -> mean probability, share that was right, and count of each bin (bins of equal width over 0 to 1).
       path: the PNG file.
-      y_label: what came true.
+      y_label: what the share that was right is called.
 
     Raises OSError when the file cannot be written.
     """
@@ -167,11 +167,11 @@ def plot_reliability(
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=":", label="honest")
     for (name, (confidence, accuracy, count)), colour in zip(series.items(), COLOURS, strict=False):
-        there = count > 0
+        filled = count > 0
         share = count / max(count.sum(), 1)
-        upper.plot(confidence[there], accuracy[there], color=colour, linewidth=1, alpha=0.5)
-        # A dot's area says how much it stands for: a bin of three predictions is no curve.
-        upper.scatter(confidence[there], accuracy[there], s=8 + 600 * share[there], color=colour, label=name)
+        upper.plot(confidence[filled], accuracy[filled], color=colour, linewidth=1, alpha=0.5)
+        # A dot's area is the bin's share: a bin of three predictions must not look like a trend.
+        upper.scatter(confidence[filled], accuracy[filled], s=8 + 600 * share[filled], color=colour, label=name)
         edges = np.linspace(0.0, 1.0, len(count) + 1)
         lower.stairs(share, edges, color=colour, linewidth=2)
     _style(upper, title="Reliability: what came true by how sure it was", x_label="", y_label=y_label)
@@ -187,7 +187,7 @@ def plot_reliability(
 
 
 def plot_values(gold: np.ndarray, predicted: np.ndarray, path: str | os.PathLike[str]) -> None:
-    """Draws predicted numbers against the true ones. Raises OSError when the file cannot be written."""
+    """Draws predicted values by true values. Raises OSError when the file cannot be written."""
     figure = _figure(5.6)
     axes = figure.subplots()
     ends = [float(gold.min()), float(gold.max())]
@@ -200,7 +200,7 @@ def plot_values(gold: np.ndarray, predicted: np.ndarray, path: str | os.PathLike
 
 
 def smooth(values: Sequence[float], span: int) -> list[float]:
-    """Returns the exponential moving average over about `span` points, corrected for its start (as Adam's moments)."""
+    """Returns the exponential moving average over about `span` points, bias-corrected as Adam's moments are."""
     keep = 1 - 2 / (span + 1)
     smoothed, total, weight = [], 0.0, 0.0
     for value in values:
@@ -210,7 +210,7 @@ def smooth(values: Sequence[float], span: int) -> list[float]:
 
 
 def _points(metrics: Sequence[Mapping[str, Any]], split: str, name: str) -> Points:
-    # A step recorded twice (a repeated evaluation) counts once, as it was last.
+    # Of a step recorded twice (a repeated evaluation) the last value counts.
     last = {line["step"]: line[name] for line in metrics if line["split"] == split and name in line}
     finite = sorted((step, value) for step, value in last.items() if math.isfinite(value))
     return [step for step, _ in finite], [value for _, value in finite]
@@ -237,7 +237,7 @@ def _mark_broken(axes: "Axes", metrics: Sequence[Mapping[str, Any]], name: str) 
 def _figure(height_inches: float, width_inches: float = WIDTH_INCHES) -> "Figure":
     from matplotlib.figure import Figure
 
-    # The object interface: no pyplot, so no global state and no choice of window toolkit.
+    # The object interface instead of pyplot: no global state, no window toolkit.
     return Figure(figsize=(width_inches, height_inches), dpi=DOTS_PER_INCH, layout="constrained", facecolor="white")
 
 

@@ -1,4 +1,4 @@
-"""The end of a run as a person and a program read it: report.md and report.json."""
+"""The report of a finished run: report.md for people and report.json for programs."""
 
 import os
 import pathlib
@@ -20,23 +20,23 @@ def write_report(
     tables: Mapping[str, Sequence[Table]],
     plots: Sequence[pathlib.Path],
 ) -> None:
-    """Writes `report` as WORKDIR/report.json and, with tables and plots, WORKDIR/report.md; each whole or not at all.
+    """Writes `report` as WORKDIR/report.json and, with tables and plots, WORKDIR/report.md; each atomically.
 
     Args:
       workdir: the run directory.
-      report: at least {"task", "splits": {split: {metric: fraction, ...}}, "training": {"steps", "seconds",
-        "useful_tokens_per_second", "useful_token_share", "goodput": {what: seconds}, and "mfu" where it is known},
+      report: at least {"task", "splits": {split: {metric: fraction, ...}}, "training": {"steps", "seconds", "unit" and,
+        by its name, "useful_tokens_per_second" and "useful_token_share", "goodput": {what: seconds}, "mfu" if known},
         "model": {"parameters", "trainable_parameters", "optimizer_bytes", "init"},
-        "device", "versions": {package: version}}. More keys are kept; NaN and infinity become the strings "nan", "inf".
-      tables: heading (mostly a split) -> tables under it.
+        "device", "versions": {package: version}}. Other keys are kept; NaN and infinity become "nan" and "inf".
+      tables: heading (usually a split) -> tables under it.
       plots: images inside WORKDIR, shown by relative path.
 
-    Raises TypeError or ValueError for a value JSON cannot hold, OSError when the disk is full.
+    Raises TypeError or ValueError for a value that JSON cannot hold, OSError when the disk is full.
     """
     folder = pathlib.Path(workdir)
     values = to_json(report)
     write_text(folder / MARKDOWN_FILE, to_report_text(folder, values, tables, plots))
-    # Last, so that whoever finds report.json finds everything.
+    # Written last: where report.json exists, the report is complete.
     write_json(folder / JSON_FILE, values)
 
 
@@ -46,7 +46,7 @@ def to_report_text(
     tables: Mapping[str, Sequence[Table]],
     plots: Sequence[pathlib.Path],
 ) -> str:
-    """Returns the text of report.md; `report` as JSON types, the rest as for `write_report`."""
+    """Returns the text of report.md; `report` has JSON types, the other arguments are those of `write_report`."""
     parts = [f"# {report['task']}: {workdir.name or workdir}", _summary(report)]
     parts += ["## Scores", to_markdown(scores_table(report["splits"]))]
     for heading, group in tables.items():
@@ -66,7 +66,7 @@ def to_report_text(
 
 
 def scores_table(splits: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Lays out the single numbers of each split (nested scores are left to the task's own tables): a row a split."""
+    """Returns a table with a row for each split and its plain numbers; nested scores are in the task's own tables."""
     numbers = {split: _numbers(scores) for split, scores in splits.items()}
     names = list(dict.fromkeys(name for scores in numbers.values() for name in scores))
     rows = [(split, *(scores[name] if name in scores else None for name in names)) for split, scores in numbers.items()]
@@ -74,12 +74,13 @@ def scores_table(splits: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def training_table(training: Mapping[str, Any]) -> Table:
-    """Lays out the single numbers of the training: what, value."""
+    """Returns a table of the plain numbers of the training."""
+    unit = training.get("unit", "tokens")
     texts = {
         "seconds": lambda value: f"{value:,.1f} ({format_seconds(value)})",
-        "tokens_per_second": lambda value: f"{value:,.0f}",
-        "useful_tokens_per_second": lambda value: f"{value:,.0f}",
-        "useful_token_share": lambda value: f"{value:.1%}",
+        f"{unit}_per_second": lambda value: f"{value:,.0f}",
+        f"useful_{unit}_per_second": lambda value: f"{value:,.0f}",
+        f"useful_{unit.removesuffix('s')}_share": lambda value: f"{value:.1%}",
         "mfu": lambda value: f"{value:.1%}",
         "peak_process_mib": lambda value: f"{value:,.0f} (all of the process' physical memory)",
     }
@@ -94,7 +95,7 @@ def training_table(training: Mapping[str, Any]) -> Table:
 
 
 def goodput_table(training: Mapping[str, Any]) -> Table:
-    """Lays out where the wall time went; what `goodput` does not account for is named as "other"."""
+    """Returns a table of the wall time by activity; time missing from `goodput` is the row "other"."""
     spent = dict(training["goodput"])
     counted = sum(spent.values())
     total = max(training["seconds"], counted)
@@ -108,14 +109,15 @@ def goodput_table(training: Mapping[str, Any]) -> Table:
 
 def _summary(report: Mapping[str, Any]) -> str:
     training, model = report["training"], report["model"]
+    unit = training.get("unit", "tokens")
     mfu = f", {training['mfu']:.1%} of what the devices can do (MFU)" if "mfu" in training else ""
     text = (
         f"A model of {model['parameters']:,} parameters, {model['trainable_parameters']:,} of them "
         f"({model['trainable_parameters'] / model['parameters']:.2%}) trainable (optimizer state: "
         f"{model['optimizer_bytes'] / 2**20:,.2f} MiB), started from `{model['init']}`, trained for "
         f"{training['steps']:,} steps in {format_seconds(training['seconds'])} on {report['device']}, "
-        f"at {training['useful_tokens_per_second']:,.0f} useful tokens a second{mfu} "
-        f"({training['useful_token_share']:.1%} of the tokens computed were useful)."
+        f"at {training[f'useful_{unit}_per_second']:,.0f} useful {unit} a second{mfu} "
+        f"({training[f'useful_{unit[:-1]}_share']:.1%} of the {unit} computed were useful)."
     )
     for split, scores in report["splits"].items():
         numbers = [
@@ -150,7 +152,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _numbers(scores: Mapping[str, Any]) -> dict[str, int | float]:
-    """The single numbers among scores, "nan" and "inf" as floats again."""
+    """Returns the plain numbers among scores, with "nan" and "inf" as floats."""
     found = {name: float(value) if value in ("nan", "inf", "-inf") else value for name, value in scores.items()}
     return {name: value for name, value in found.items() if _is_number(value)}
 

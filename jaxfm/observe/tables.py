@@ -1,4 +1,4 @@
-"""One plain table type, and the three ways a person reads it: Markdown, a terminal, a text file."""
+"""One table type, and its renderings for Markdown, a terminal and plain text."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,13 @@ Cell = str | int | float | None
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows under named columns, numbers still numbers.
+    """Rows under named columns; numbers are kept as numbers until rendering.
 
     Attributes:
       title: heading over the table.
-      columns: names, one a column.
-      rows: as many cells as columns; None prints as an empty cell.
-      footer: how many of the last rows (averages, totals) are set off from the others.
+      columns: names of the columns.
+      rows: a cell for each column; None prints as an empty cell.
+      footer: number of last rows (averages, totals) that are separated from the others.
       formats: Python format specification by column name for its numbers; otherwise integers get thousands
         separators and other numbers 4 decimals.
     """
@@ -37,7 +37,7 @@ class Table:
 
 
 def to_markdown(table: Table) -> str:
-    """Renders the table (without its title) in GitHub's Markdown, columns padded so that the source reads well too."""
+    """Renders the table without its title in GitHub's Markdown, with padded columns so that the source is readable."""
     header = [_escape(name) for name in table.columns]
     body = [[_escape(text) for text in row] for row in _texts(table)]
     right = _right_aligned(table)
@@ -69,7 +69,7 @@ def to_rich(table: Table) -> rich.table.Table:
         rendered.add_column(rich.text.Text(name), justify="right" if is_right else "left")
     first_of_footer = len(table.rows) - table.footer
     for index, row in enumerate(_texts(table)):
-        # Text, not str: rich would read a cell such as [B-LOC] as a style and swallow it.
+        # Text, not str: rich would take a cell such as [B-LOC] for a style and drop it.
         cells = [rich.text.Text(text) for text in row]
         rendered.add_row(*cells, end_section=index == first_of_footer - 1 and table.footer > 0)
     return rendered
@@ -89,7 +89,7 @@ def _texts(table: Table) -> list[list[str]]:
 
 
 def _right_aligned(table: Table) -> list[bool]:
-    """Columns that hold nothing but numbers."""
+    """Returns for each column whether it holds only numbers, or empty cells."""
     columns = [[row[index] for row in table.rows] for index in range(len(table.columns))]
     return [bool(cells) and all(not isinstance(cell, str) for cell in cells) for cells in columns]
 
@@ -99,7 +99,7 @@ def _widths(rows: Sequence[Sequence[str]], least: int = 0) -> list[int]:
 
 
 def _pad(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> list[str]:
-    # cell_len, not len: Chinese or Japanese labels are two columns wide.
+    # cell_len, not len: Chinese and Japanese characters are two columns wide.
     fills = [" " * (width - cell_len(text)) for text, width in zip(row, widths, strict=True)]
     return [fill + text if is_right else text + fill for text, fill, is_right in zip(row, fills, right, strict=True)]
 

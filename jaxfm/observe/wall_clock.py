@@ -1,4 +1,4 @@
-"""Where the wall time of a run went: seconds by activity, over all its restarts."""
+"""A stopwatch for the wall time of a run: seconds by activity, over all its restarts. Its report is the goodput."""
 
 import contextlib
 import time
@@ -6,20 +6,20 @@ from collections.abc import Iterator, Mapping
 
 import jax
 
-# In the order of the report. "train" is what is left when the others are taken away.
+# In the order of the report. "train" is all time of the training loop that belongs to no other activity.
 ACTIVITIES = ("start", "compile", "train", "evaluate", "checkpoint", "wait for data", "profile")
 
 
 class WallClock:
-    """A clock that is always in exactly one activity."""
+    """A stopwatch that is always running in exactly one activity."""
 
     def __init__(self, before: Mapping[str, float] | None = None):
-        """Starts in "start"; `before` holds the seconds of earlier parts of the same run."""
+        """Starts in the activity "start"; `before` has the seconds of earlier parts of the same run."""
         self._seconds = {name: float((before or {}).get(name, 0.0)) for name in ACTIVITIES}
         self._activity, self._since = "start", time.perf_counter()
 
     def enter(self, activity: str) -> str:
-        """Switches to `activity`; returns the one before."""
+        """Switches to `activity`; returns the previous one."""
         assert activity in self._seconds, activity
         now = time.perf_counter()
         self._seconds[self._activity] += now - self._since
@@ -28,7 +28,7 @@ class WallClock:
 
     @contextlib.contextmanager
     def during(self, activity: str) -> Iterator[None]:
-        """Counts the block as `activity`, then goes back to the one before; traces show it under that name."""
+        """Counts the block as `activity`, then returns to the previous one; traces show the block under that name."""
         left = self.enter(activity)
         try:
             with jax.profiler.TraceAnnotation(activity):
@@ -42,7 +42,7 @@ class WallClock:
             self._seconds[name] += float(before.get(name, 0.0))
 
     def busy(self) -> float:
-        """Returns the seconds spent on steps, waiting for their data included."""
+        """Returns the seconds of training steps, including waiting for their data."""
         seconds = self.seconds()
         return seconds["train"] + seconds["wait for data"]
 

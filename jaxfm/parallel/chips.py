@@ -1,14 +1,14 @@
-"""Accelerators: published figures, each with its source, and the names by which JAX knows the chips.
+"""Accelerators: published figures with their sources, and the names that JAX gives the chips.
 
 Sources, by the letters used below:
 [a] Google Cloud, "TPU v4", "TPU v5e", "TPU v5p", "TPU v6e" (docs.cloud.google.com/tpu/docs/v4 ... v6e): peak bf16
     compute, HBM bandwidth, shapes of slices, network cards of a host (v5e: 2 x 100 Gbit/s for 8 chips; v6e: 4 x 200
     Gbit/s for 8; v5p: 50 Gbit/s a chip).
 [b] Austin et al. 2025, "How to Scale Your Model", part 2 (jax-ml.github.io/scaling-book/tpus): bandwidth of one ICI
-    link in one direction as it is met in practice (a tenth below the data sheets of v5e, v5p and v6e), wrap-around
+    link in one direction as measured in practice (a tenth below the data sheets of v5e, v5p and v6e), wrap-around
     only where an axis is 16 (v5e, v6e) or a multiple of 4 (v4, v5p), about 1 us a hop, 6.25e9 bytes/s a chip between
-    slices where nothing else is said.
-[c] What the compiler itself (libtpu 0.0.42) says it has of the HBM when a program does not fit.
+    slices unless another figure is given.
+[c] The HBM that the compiler (libtpu 0.0.42) reports as available when a program does not fit.
 [d] NVIDIA, data sheets of A100 80GB SXM, H100 SXM and H200 SXM: dense bf16 (half of the figure "with sparsity"),
     memory, NVLink in both directions (halved here); one 400 Gbit/s network card a GPU (A100: 200) as in DGX systems.
 [e] Clock: peak compute / (2 x products that the matrix units start in a cycle): v4 and v5p 2 cores x 4 units of
@@ -22,18 +22,18 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One accelerator, in bytes, seconds and floating-point operations.
+    """Figures of one accelerator, in bytes, seconds and floating-point operations.
 
     Attributes:
-      name: as topologies name it.
+      name: as in the names of topologies.
       kind: "tpu" or "gpu".
-      peak_flops: of dense bf16 matrix products a second.
-      hbm: bytes that a program can have.
+      peak_flops: operations a second of dense bf16 matrix products.
+      hbm: bytes that a program can use.
       hbm_bandwidth: bytes a second.
       link_bandwidth: bytes a second of one link in one direction (of a GPU: of all its NVLinks together).
       network_bandwidth: bytes a second and chip out of its slice (of a GPU: out of its node).
-      node: chips of a GPU node; 0 for TPUs, whose slices say it.
-      clock: cycles a second that the TPU compiler's estimates are of; 0: it makes none.
+      node: chips of a GPU node; 0 for TPUs, whose topology gives the size of a slice.
+      clock: cycles a second, the unit of the TPU compiler's estimates; 0 for chips whose compiler gives none.
     """
 
     name: str
@@ -61,7 +61,7 @@ CHIPS = {
     )
 }
 
-# `jax.Device.device_kind` of devices that are one such chip. Of the A100 both sizes: peaks alone are looked up here.
+# `jax.Device.device_kind` -> chip. Both sizes of the A100 are here, as only the peak is looked up, which they share.
 _KINDS = {
     "TPU v4": "v4",
     **dict.fromkeys(("TPU v5 lite", "TPU v5e"), "v5e"),
@@ -74,6 +74,6 @@ _KINDS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Returns the dense bf16 operations a second of a device, by JAX's name of it; None where that is not known."""
+    """Returns the peak dense bf16 operations a second of a `device_kind` of JAX; None for an unknown one."""
     name = _KINDS.get(device_kind)
     return None if name is None else CHIPS[name].peak_flops

@@ -1,4 +1,4 @@
-"""Compiled programs: kept on disk, so that the second start of a run need not compile again; what they hold."""
+"""Compiled programs: a cache on disk, so that the second start of a run compiles nothing; their memory."""
 
 import logging
 import os
@@ -16,9 +16,9 @@ _logger = logging.getLogger(__name__)
 def keep_compiled_programs() -> pathlib.Path | None:
     """Turns JAX's persistent compilation cache on, in the user's cache folder; returns the folder.
 
-    JAX_COMPILATION_CACHE_DIR names another one, JAX_ENABLE_COMPILATION_CACHE=false turns it off: nothing is changed
-    then, and None returned. The programs used least recently go when there are 4 GiB of them. A folder that others may
-    write to is not used (what it holds would be run), and a warning says so.
+    Where JAX_COMPILATION_CACHE_DIR names another folder or JAX_ENABLE_COMPILATION_CACHE=false turns the cache off,
+    nothing changes and None is returned. Above 4 GiB the least recently used programs are deleted. A folder that other
+    users may write to is not used, as its programs would be run; a warning says so.
     """
     settings: Any = jax.config  # whose attributes type checkers do not see
     if settings.jax_compilation_cache_dir or not settings.jax_enable_compilation_cache:
@@ -39,5 +39,8 @@ def keep_compiled_programs() -> pathlib.Path | None:
 
 
 def held_bytes(memory: Any) -> int:
-    """Returns the bytes a device of a program's arguments and results, donated ones once (`memory_analysis`)."""
+    """Returns the bytes a device of a program's arguments and results, donated ones counted once.
+
+    `memory`: as `jax.stages.Compiled.memory_analysis()` returns it.
+    """
     return memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes

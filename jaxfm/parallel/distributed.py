@@ -1,8 +1,8 @@
 """Several processes as one run: how they find each other, agree before step 1, and end together.
 
-`jax.distributed` connects them; everything here goes through the key-value store of its coordination service, which
-process 0 holds. JAX has no public name for that store nor for its detection of clusters: this is the one file that uses
-its private ones (`_Store`, `_detected`), and tests/parallel/test_distributed.py says so when they change.
+`jax.distributed` connects them; everything here uses the key-value store of its coordination service, which process 0
+holds. JAX has no public API for that store nor for its detection of clusters: only this file uses the private ones
+(`_Store`, `_detected`), and tests/parallel/test_distributed.py fails when they change.
 """
 
 import ctypes
@@ -36,7 +36,7 @@ from jaxfm.parallel.watch import Ending, UnreachableError, Watch, differences
 
 EXIT_FAILED, EXIT_LOST, EXIT_INTERRUPTED = 1, 69, 130
 START_SECONDS, SILENCE_SECONDS = 300.0, 30.0
-# How long process 0, which holds the store, stays for the others to read why the run ends.
+# Seconds that process 0, which holds the store, waits for the others to read why the run ends.
 _FAREWELL_SECONDS = 10.0
 _PREFIX = "jaxfm/"
 _HOLDS = "holds"
@@ -76,7 +76,7 @@ class _Store:
 
 
 class _Run:
-    """This process's part of a run of several."""
+    """The state of this process in a run of several processes."""
 
     def __init__(self, process: int, count: int, coordinator: str, start_timeout: float, silence: float):
         self.process, self.count, self.coordinator = process, count, coordinator
@@ -103,31 +103,31 @@ def start(
 ) -> None:
     """Joins the other processes of the run, if there are any; before anything of JAX is used.
 
-    Without arguments a cluster that JAX knows is looked for: a Cloud TPU pod, TPU slices on GKE, an indexed Kubernetes
-    job, SLURM, Open MPI. An ordinary single process, and a cluster of one, stay as they are.
+    Without arguments it looks for a cluster that JAX knows: a Cloud TPU pod, TPU slices on GKE, an indexed Kubernetes
+    job, SLURM, Open MPI. Does nothing in an ordinary single process or a cluster of one.
 
     Args:
       coordinator: HOST:PORT of process 0, a free port there.
-      num_processes: of the whole run; 1 alone says: look for no cluster.
+      num_processes: of the whole run; 1 without the other two: look for no cluster.
       process_id: 0 to num_processes - 1, each once.
       start_timeout: seconds to wait for the others.
       heartbeat_timeout: seconds after which a silent process counts as lost and all others end.
 
     Raises:
-      UserError: arguments that contradict each other, or the others did not come in time (says which are missing, as
-        far as it can be known).
+      UserError: the arguments contradict each other, or the others did not join in time (the message says which are
+        missing, as far as known).
     """
     global _run
     assert _run is None, "start() is called once"
-    place = given(coordinator, num_processes, process_id)
-    if place is None and num_processes is None:
-        place = _detected(start_timeout)
-    if place is None or place[1] == 1:
+    found = given(coordinator, num_processes, process_id)
+    if found is None and num_processes is None:
+        found = _detected(start_timeout)
+    if found is None or found[1] == 1:
         return
-    address, count, process = place
+    address, count, process = found
     check_port(address, process)
     _hook_abort(address, process, count)
-    # Its handler of SIGTERM would take the place of Python's and keep the signal to itself; see preemption.SharedStop.
+    # JAX's own handler would replace Python's handler of SIGTERM and hide the signal; see preemption.SharedStop.
     jax.config.update("jax_enable_preemption_service", False)
     arguments = {} if coordinator is None else {"cluster_detection_method": "deactivate"}
     connecting = Connecting(address, count, process, start_timeout, heartbeat_timeout, arguments)
@@ -137,35 +137,35 @@ def start(
 
 
 def is_main() -> bool:
-    """Says whether this process is the one that writes logs, reports and everything else but checkpoints."""
+    """Returns whether this process writes logs, reports and all other files except checkpoints, which all write."""
     return _run is None or _run.process == 0
 
 
 def shared_stop() -> SharedStop | None:
-    """Returns how this run's processes agree on a step to stop after; None for a single process."""
+    """Returns the object by which processes agree on the step to stop after; None for a single process."""
     return None if _run is None else _run.stop
 
 
 def say_when_lost(words: Callable[[], str]) -> None:
-    """Sets what is said beside the news that a process is lost: where the run would go on from."""
+    """Sets the function whose text is added to the message that a process is lost: where the run can resume from."""
     if _run is not None:
         _run.resume_words = words
 
 
 def agree(what: str, facts: Mapping[str, Any], *, soon: bool = False) -> None:
-    """Waits for all processes of the run to come here and compares their facts; nothing to do for a single process.
+    """Waits until all processes of the run have called this, then compares facts. A single process returns at once.
 
-    Process 0 gathers and compares, and all raise what it finds. A process that fails, or is killed, before it comes
-    here ends all others through the watch. One that neither comes nor fails is named every minute; preparing data may
-    take hours on one machine and no time on the next.
+    Process 0 collects and compares, and all processes raise what it finds. A process that fails or is killed before its
+    call ends all others through the watch. A process that neither calls nor fails is named every minute, without an
+    end: preparing data may take hours on one machine and no time on another.
 
     Args:
-      what: names this place in the program, where all processes come in the same order.
+      what: names the point of the program; all processes must pass these points in the same order.
       facts: name -> JSON value.
-      soon: all should be here within the time to start.
+      soon: raise if a process has not called within the time to start.
 
     Raises:
-      UserError: on all processes: who differs from the others in what, or who did not come.
+      UserError: on all processes: which process differs from the others in which fact, or which did not call.
     """
     if _run is None:
         if jax.distributed.is_initialized():
@@ -177,29 +177,29 @@ def agree(what: str, facts: Mapping[str, Any], *, soon: bool = False) -> None:
 
 
 def all_processes(what: str, holds: bool) -> bool:
-    """Waits for all processes of the run to come here; says whether `holds` is true on all. `what` as for `agree`."""
+    """Waits until all processes of the run have called this; returns whether `holds` is true on all. See `agree`."""
     if _run is None:
         return holds
     return not _ask_process_0(what, {_HOLDS: holds})
 
 
 def min_over_processes(what: str, value: int) -> int:
-    """Waits for all processes of the run to come here; returns the least of their values. `what` as for `agree`."""
+    """Waits until all processes of the run have called this; returns the smallest of their values. See `agree`."""
     if _run is None:
         return value
-    place = f"least/{what}/"
-    _run.store.set(f"{place}{_run.process}", str(value))
-    agree(what, {})  # from here on all have said theirs
-    return min(int(each) for each in _run.store.under(place).values())
+    prefix = f"least/{what}/"
+    _run.store.set(f"{prefix}{_run.process}", str(value))
+    agree(what, {})  # afterwards the values of all processes are in the store
+    return min(int(each) for each in _run.store.under(prefix).values())
 
 
 def _ask_process_0(what: str, facts: Mapping[str, Any], timeout: float = float("inf")) -> str:
-    """Has process 0 gather all processes' facts; returns what it finds wrong, empty if nothing."""
+    """Has process 0 collect all processes' facts; returns its verdict: what is wrong, empty if nothing."""
     run = _run
     assert run is not None
     run.asked += 1
     what = f"{run.asked}, {what}"
-    # Facts first: who is here has said all.
+    # The facts first: a process that counts as here has published them.
     run.store.set(f"facts/{what}/{run.process}", json.dumps(facts))
     run.store.set(f"here/{what}/{run.process}", "")
     if run.process == 0:
@@ -213,7 +213,7 @@ def _ask_process_0(what: str, facts: Mapping[str, Any], timeout: float = float("
 
 
 def _verdict(run: _Run, what: str, timeout: float) -> str:
-    """Waits for all and compares."""
+    """Waits for all processes and compares their facts; runs on process 0."""
     began = time.monotonic()
     pause, remind = 0.02, 60.0
     while len(here := run.store.under(f"here/{what}/")) < run.count:
@@ -238,10 +238,10 @@ def _verdict(run: _Run, what: str, timeout: float) -> str:
 
 
 class ProcessGroup:
-    """Context manager around a program: whatever ends this process ends the whole run in order.
+    """Context manager around a program that ends all processes of the run together.
 
-    A good end waits for all. A failure is told to the others before this process exits, which then needs `os._exit`:
-    JAX's own clean-up at exit would wait minutes for processes that are still in the middle of a step.
+    A process that is done waits for the others. A process that fails tells the others first and then exits by
+    `os._exit`: JAX's own clean-up at exit would wait minutes for processes that are still in the middle of a step.
     """
 
     def __enter__(self) -> Self:
@@ -253,7 +253,7 @@ class ProcessGroup:
         if _run is None:
             return
         if error is not None and _run.is_ending:
-            # The watch is about to end this process and has said why; what it has just torn apart is no news.
+            # The watch is ending this process and has printed why; errors that follow from it are not worth printing.
             time.sleep(2 * _FAREWELL_SECONDS)
         code = error.code if isinstance(error, SystemExit) else None
         if error is None or code in (0, None) and kind is SystemExit:
@@ -261,7 +261,7 @@ class ProcessGroup:
             _run.watch.stop()
             jax.distributed.shutdown()
         elif isinstance(error, SystemExit) and isinstance(code, int) and code not in (EXIT_USER_MISTAKE, EXIT_FAILED):
-            # Stopped by a signal, all at the same step: nothing is left to wait for long.
+            # All were stopped by a signal at the same step, so the others end soon, too.
             _run.watch.stop()
             _farewell(code)
         elif isinstance(error, UserError):
@@ -271,8 +271,8 @@ class ProcessGroup:
         else:
             assert error is not None
             if _may_be_of_another(error):
-                # A collective that another process has left: the watch will say which, and end this process.
-                say(f"computing together failed ({_first_line(error)}); looking for a process that is gone")
+                # A collective failed because another process is gone: the watch will name it and end this process.
+                say(f"a collective operation failed ({_first_line(error)}); looking for a process that is gone")
                 time.sleep(_run.silence + _FAREWELL_SECONDS)
             told = "".join(traceback.format_exception(error))
             _fail(EXIT_FAILED, _first_line(error), told.rstrip())
@@ -287,11 +287,11 @@ def _detected(timeout: float) -> tuple[str, int, int] | None:
         )
     for kind in clusters.ClusterEnv._cluster_types:
         if kind.opt_in_only_method or (kind is clusters.K8sCluster and "JOB_COMPLETION_INDEX" not in os.environ):
-            continue  # a pod that is no part of an indexed job is an ordinary process, and may not ask for its job
+            continue  # a pod outside an indexed job is an ordinary process and has no permission to ask for a job
         try:
             if not kind.is_env_present():
                 continue
-        except OSError:  # a TPU without a metadata server, as in a notebook service, is no part of a pod
+        except OSError:  # a TPU without a metadata server, as in a notebook service, is not part of a pod
             continue
         try:
             count = kind.get_process_count()
@@ -301,7 +301,7 @@ def _detected(timeout: float) -> tuple[str, int, int] | None:
                 timeout_secs=int(timeout), override_coordinator_port=os.environ.get("JAX_COORDINATOR_PORT")
             )
             return address, count, kind.get_process_id()
-        # Whatever a metadata server or Kubernetes answers; another place to look does not exist.
+        # Errors of the metadata server or of Kubernetes; no other source is left to ask.
         except (RuntimeError, ValueError, KeyError, IndexError, OSError) as error:
             raise UserError(
                 f"this is part of a cluster ({kind.name or kind.__name__}), but it does not say where the other "
@@ -327,7 +327,7 @@ def _end_by_watch(ending: Ending | None) -> None:
 
 
 def _fail(code: int, text: str, told: str) -> NoReturn:
-    """Says `told`, tells the others `text`, and exits."""
+    """Prints `told`, sends `text` to the other processes, and exits."""
     assert _run is not None
     _run.watch.stop()
     say(told)
@@ -340,7 +340,7 @@ def _fail(code: int, text: str, told: str) -> NoReturn:
 
 
 def _farewell(code: int, text: str = "", *, without: int | None = None) -> NoReturn:
-    """Exits; process 0, whose end would tear the others out of theirs, when they have left or after some seconds."""
+    """Exits; process 0 first waits some seconds for the others to leave, as they would abort when its store is gone."""
     assert _run is not None
     if text:
         say(text)
@@ -360,11 +360,11 @@ def _coordinator_lost(address: str) -> str:
 
 
 def _hook_abort(address: str, process: int, count: int) -> None:
-    """Says in words what the coordination service's client ends the process for.
+    """Prints in words why the coordination service's client ends the process.
 
-    When process 0 is gone the client's C++ calls abort() at once, after a stack trace of its own; its hook for a Python
-    function does not work (jaxlib 0.10.2: std::bad_cast). So SIGABRT is caught below Python, whose own handlers would
-    never be reached. An abort for another reason goes on to whoever handled it before.
+    When process 0 is gone the client calls abort() in C++ at once, after its own stack trace; its hook for a Python
+    function does not work (jaxlib 0.10.2: std::bad_cast). SIGABRT is therefore caught in C: a handler of Python's would
+    never run. An abort for another reason goes on to the handler that was installed before.
     """
     library = ctypes.CDLL(None)
     library.signal.restype = ctypes.c_void_p
@@ -377,8 +377,8 @@ def _hook_abort(address: str, process: int, count: int) -> None:
         if _run is None:
             leave_at_once(
                 EXIT_USER_MISTAKE,
-                f"error: process {process} of {count} could not join the run at {address}; the lines above say why. Is "
-                "another process of the same --process_id there, or one of another --num_processes?",
+                f"error: process {process} of {count} could not join the run at {address}; the lines above say why. "
+                "Does another process have the same --process_id, or another --num_processes?",
             )
         if not_reached(address):
             leave_at_once(EXIT_LOST, f"{_coordinator_lost(address)} {_run.resume_words()}".rstrip())
@@ -390,7 +390,7 @@ def _hook_abort(address: str, process: int, count: int) -> None:
 
 
 def _may_be_of_another(error: BaseException | None) -> bool:
-    """Whether an error is one that a collective raises when another process is gone.
+    """Returns whether a collective may have raised an error because another process is gone.
 
     XLA raises JaxRuntimeError or, by the code of a status (gloo's is UNKNOWN), ValueError; Orbax wraps both.
     """

@@ -1,6 +1,6 @@
-"""The computer's own memory: how much there is, and how a step keeps it.
+"""The host's memory: how much is available, and malloc settings that let steps reuse it.
 
-What a step frees is kept from going back to the system and being faulted in anew by the next one.
+Memory that a step frees stays with the process, so that the next step need not fault it in again.
 """
 
 import ctypes
@@ -20,12 +20,12 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> bool:
-    """Makes malloc reuse what was freed instead of returning it; says whether it did.
+    """Makes malloc reuse freed memory instead of returning it to the system; returns whether it could.
 
-    XLA's CPU client allocates a step's temporary buffers as one block and frees it after the step. glibc maps so large
-    a block anew each time, and the kernel zeroes every page of it again: a fifth of a step of a small encoder
-    (profiles/NOTES.md). In one arena, without mmap and without trimming, the block is the same at every step. The
-    process keeps the most it ever needed; where an accelerator computes, nothing is gained and nothing changed.
+    XLA's CPU client allocates a step's temporary buffers as one block and frees it after the step. glibc maps such a
+    large block anew each time, and the kernel zeroes all of its pages: a fifth of a step of a small encoder
+    (profiles/NOTES.md). In one arena, without mmap and without trimming, all steps use the same block. The process
+    keeps the most memory it ever needed. Nothing is changed where an accelerator computes.
 
     To be called before JAX computes anything: threads keep the arena of their first allocation.
     """
@@ -36,7 +36,7 @@ def keep_freed_memory() -> bool:
 
 
 def _computes_on_cpu() -> bool:
-    """Whether JAX will choose the CPU, told without starting it: asked to, or without a plugin for anything else."""
+    """Returns whether JAX will use the CPU, without starting JAX: by JAX_PLATFORMS, or as no plugin is installed."""
     asked = os.environ.get("JAX_PLATFORMS", "")
     if asked:
         return asked.split(",")[0] == "cpu"
@@ -47,7 +47,7 @@ def _computes_on_cpu() -> bool:
 
 
 def available() -> int:
-    """Returns the bytes that can still be had without swapping, no more than a container is allowed in all."""
+    """Returns the bytes available without swapping, at most the limit of the container."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     free = re.search(r"MemAvailable:\s+(\d+) kB", _text("/proc/meminfo"))
     limits = [int(text) for path in _CONTAINER_LIMITS if (text := _text(path).strip()).isdigit()]
@@ -55,17 +55,17 @@ def available() -> int:
 
 
 def peak_resident() -> int:
-    """Returns the most bytes of physical memory that this process has had at once: all of it, whatever they are for."""
+    """Returns the peak bytes of physical memory of this process, for all purposes."""
     found = re.search(r"VmHWM:\s+(\d+) kB", _text("/proc/self/status"))
     if found is not None:
         return 1024 * int(found[1])
-    # Elsewhere than on Linux, where it would include what the process was forked from.
+    # Not on Linux, where this figure would include the peak of the parent process before the fork.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else 1024 * peak
 
 
 def _text(path: str) -> str:
-    """Returns a file's content, nothing where there is none (another system than Linux, no control groups)."""
+    """Returns a file's content; empty where it does not exist (not on Linux, or without control groups)."""
     try:
         return pathlib.Path(path).read_text(encoding="utf-8")
     except OSError:

@@ -1,8 +1,7 @@
-"""Device mesh, logical-axis rules and shardings. The one file that touches Flax's sharding metadata.
+"""Device mesh, logical-axis rules and shardings. The only file that touches Flax's sharding metadata.
 
-Parameters and activations name their axes in the model's own words ("embed", "heads", "ffn", "batch", ...); RULES says
-which mesh axis each of them is cut along. The rows of a batch are cut over "data" and "fsdp" alike, their tokens over
-"sequence".
+Parameters and activations have logical axes ("embed", "heads", "ffn", "batch", ...); RULES maps each of them to the
+mesh axes that it is sharded over. The rows of a batch are sharded over "data" and "fsdp", their tokens over "sequence".
 """
 
 import math
@@ -21,7 +20,7 @@ from jaxfm.errors import UserError
 AXES = ("data", "fsdp", "tensor", "sequence")
 BATCH_AXES = ("data", "fsdp")
 
-# Logical axis -> mesh axes it is cut along (None: whole on every device).
+# Logical axis -> mesh axes it is sharded over (None: whole on every device).
 RULES: dict[str, str | tuple[str, ...] | None] = {
     # of parameters
     "layers": None,
@@ -44,7 +43,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "chunks": "sequence",
     "places": "sequence",
     "segments": None,
-    "keys": None,  # every part of a row sees the keys and values of all of it
+    "keys": None,  # every part of a row attends to the keys and values of the whole row
     "features": None,
 }
 
@@ -58,18 +57,18 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """
     devices = jax.devices() if devices is None else devices
     grid = device_grid(mesh_shape(config, len(devices)), devices)
-    # Since jax 0.10 axes are explicit unless said otherwise; jaxfm leaves propagation to GSPMD.
+    # Since jax 0.10 axes are explicit by default; jaxfm leaves propagation to GSPMD.
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def device_grid(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
     """Arranges devices as an array of `shape` in which neighbours have fast links.
 
-    Over several slices (groups of chips with fast links among them alone) the data axis, and behind it fsdp, crosses
-    from slice to slice: gradients go over the slow network, activations never.
+    Over several slices (groups of chips that have fast links only among themselves) the data axis spans the slices, or
+    else fsdp: gradients cross the slow network, activations never do.
     """
     slices = len({getattr(device, "slice_index", 0) for device in devices})
-    # An axis that is no axis of the torus of chips is laid over parts of one, where there is no other way.
+    # An axis that matches no axis of the torus of chips may be laid over a part of one.
     if slices == 1:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     outer = _over_slices(shape, slices)
@@ -78,7 +77,7 @@ def device_grid(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
 
 
 def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
-    """Returns the sizes of AXES over so many devices, the one that is -1 filled in; UserError where there are none."""
+    """Returns the sizes of AXES over `devices` devices, with -1 replaced. Raises UserError where none fit."""
     sizes = [config.data, config.fsdp, config.tensor, config.sequence]
     asked = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
     if sizes.count(-1) > 1:
@@ -96,7 +95,7 @@ def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
 
 
 def _over_slices(shape: Sequence[int], slices: int) -> tuple[int, ...]:
-    """Returns how many parts of each axis lie in different slices."""
+    """Returns for each axis the number of slices that it spans."""
     data, fsdp, *_ = shape
     across = math.gcd(data, slices)
     if fsdp % (slices // across):
@@ -109,7 +108,7 @@ def _over_slices(shape: Sequence[int], slices: int) -> tuple[int, ...]:
 
 
 def _nearest_shapes(sizes: Sequence[int], devices: int) -> list[str]:
-    """Returns up to three meshes of so many devices that are least far from `sizes`; what is -1 may be anything."""
+    """Returns up to three meshes of `devices` devices that are nearest to `sizes`, where -1 matches any size."""
 
     def shapes(count: int, axes: int) -> Iterator[tuple[int, ...]]:
         if axes == 1:
@@ -127,12 +126,12 @@ def _nearest_shapes(sizes: Sequence[int], devices: int) -> list[str]:
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Returns into how many parts the batch axis is cut."""
+    """Returns the number of shards of the batch axis."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def batch_shardings(axes: Mapping[str, tuple[str, ...]], mesh: Mesh) -> dict[str, NamedSharding]:
-    """Returns the sharding of each field of a batch: along its rows, and along the axes of a row that are named."""
+    """Returns the sharding of each field of a batch: over its rows, and over the named axes of a row."""
     return {name: NamedSharding(mesh, spec("batch", *more)) for name, more in axes.items()}
 
 
@@ -142,10 +141,10 @@ def host_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
 
 
 def rows_of_process(devices: np.ndarray, process: int, batch_size: int) -> np.ndarray:
-    """Returns which rows the devices of one process hold, of an array of devices as in a mesh (axes AXES).
+    """Returns which rows the devices of one process hold; `devices` is the array of a mesh (axes AXES).
 
-    Processes may share rows, where tensor or sequence axes reach over several, and theirs need not be neighbours, where
-    the mesh follows the links between chips.
+    Processes share rows where a tensor or sequence axis spans several of them. The rows of a process need not be
+    contiguous, as the mesh follows the links between chips.
     """
     here = np.vectorize(lambda device: device.process_index == process, otypes=[bool])(devices)
     parts = np.flatnonzero(here.reshape(-1, *here.shape[len(BATCH_AXES) :]).any(axis=(1, 2)))
@@ -155,7 +154,7 @@ def rows_of_process(devices: np.ndarray, process: int, batch_size: int) -> np.nd
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Sharding of arrays that every device holds whole."""
+    """Returns the sharding of arrays that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -208,15 +207,15 @@ def shard_batch(
 
 
 def spec(*axes: str) -> PartitionSpec:
-    """Returns where RULES puts an array of these logical axes."""
+    """Returns the PartitionSpec of an array with these logical axes by RULES."""
     return PartitionSpec(*(RULES[axis] for axis in axes))
 
 
 def constrain(x: jax.Array, *axes: str) -> jax.Array:
-    """Says how an activation lies on the mesh, one logical axis a dimension; its gradient will lie alike.
+    """Constrains the sharding of an activation and its gradient, by one logical axis a dimension.
 
-    Nothing happens where no mesh is set (`jax.set_mesh`), or it is one device; an axis that its mesh axes do not divide
-    stays whole.
+    Does nothing without a mesh (`jax.set_mesh`) or on a mesh of one device. A dimension that its mesh axes do not
+    divide stays whole.
     """
     mesh = jax.sharding.get_abstract_mesh()
     assert x.ndim == len(axes), f"{x.ndim} dimensions, but axes {axes}"
@@ -225,9 +224,12 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, drop_indivisible_axes(x.shape, spec(*axes), mesh))
 
 
-def constrain_like(tree: Any, places: Any) -> Any:
-    """Says that arrays lie as the abstract `places` do, and so their gradients, which else may be whole everywhere."""
-    return jax.lax.with_sharding_constraint(tree, jax.tree.map(lambda place: place.sharding, places))
+def constrain_like(tree: Any, like: Any) -> Any:
+    """Constrains arrays, and so their gradients, to the shardings of the abstract arrays `like`.
+
+    Without the constraint a gradient may be whole on every device.
+    """
+    return jax.lax.with_sharding_constraint(tree, jax.tree.map(lambda leaf: leaf.sharding, like))
 
 
 def with_axes(init: Callable[..., Any], *axes: str) -> Callable[..., Any]:
@@ -238,7 +240,7 @@ def with_axes(init: Callable[..., Any], *axes: str) -> Callable[..., Any]:
 
 
 def stack_metadata() -> dict[str, str]:
-    """`transform_metadata` of nnx.vmap for parameters stacked over layers."""
+    """Returns `transform_metadata` of nnx.vmap for parameters stacked over layers."""
     return {nnx.PARTITION_NAME: "layers"}
 
 
@@ -268,7 +270,7 @@ def initialise(make: Callable[[], nnx.Module]) -> dict[str, Any]:
 
 
 def drop_indivisible_axes(shape: Sequence[int], axes: PartitionSpec, mesh: Mesh | AbstractMesh) -> PartitionSpec:
-    """Leaves out mesh axes that do not divide their dimension (3 heads over 2 devices): it is whole there."""
+    """Returns `axes` without mesh axes that do not divide their dimension (3 heads over 2 devices)."""
 
     def parts(entry: Any) -> int:
         return math.prod(mesh.shape[axis] for axis in ((entry,) if isinstance(entry, str) else entry or ()))

@@ -1,4 +1,4 @@
-"""A polite end: SIGTERM (preemption) and Ctrl-C set a flag, and the loop saves before it stops."""
+"""Stopping on a signal: SIGTERM (preemption) and Ctrl-C set a flag, and the loop saves before it stops."""
 
 import signal
 import threading
@@ -10,13 +10,13 @@ class Preempted(Exception):  # noqa: N818  (not an error: the run goes on later)
     """The run was stopped by a signal after a good save; `signal_number` says by which."""
 
     def __init__(self, signal_number: int, step: int):
-        """`step` is the one saved."""
+        """`step` is the step that was saved."""
         super().__init__(f"stopped by {signal.Signals(signal_number).name} after saving step {step}")
         self.signal_number, self.step = signal_number, step
 
 
 class _Store(Protocol):
-    """What is needed of `jaxfm.parallel.watch.Store`."""
+    """The methods of `jaxfm.parallel.watch.Store` that are used here."""
 
     def set_first(self, key: str, value: str) -> None: ...
 
@@ -26,18 +26,18 @@ class _Store(Protocol):
 class SharedStop:
     """One step for all processes of a run to stop after, once any of them has been asked to.
 
-    Processes dispatch steps at slightly different times, so each may be asked at another step; were each to save and
-    stop at its own, they would wait for one another in different collectives. Instead, once one is asked, every watch
-    takes `_lock`, publishes the last step its main thread has passed, waits until all have done so, and lets go. The
-    step to stop after is the greatest of these and one more: no process can have passed it, because a main thread that
-    wants to pass another step waits for the lock meanwhile (a second or two, once in a run), and all reach it, because
-    no main thread waits for anything but steps that all will do. A step costs one uncontended lock, and no wait for
-    the devices. (jax.experimental.multihost_utils.reached_preemption_sync_point does the same, but its handler of
-    SIGTERM is in C++: it takes Python's place, swallows the signal while a run starts, and knows no Ctrl-C.)
+    Processes dispatch steps at slightly different times. If each saved and stopped at the step where it got the signal,
+    they would wait for each other in different collectives. Instead, once one process is asked to stop, the watch of
+    every process takes `_lock`, publishes the last step that its main thread has passed, waits until all have
+    published, and releases the lock. The step to stop after is the largest of these steps plus one. No process can have
+    passed it, because a main thread needs the lock to pass a step (it waits a second or two, once in a run). All reach
+    it, because a main thread waits only for steps that all processes run. Otherwise a step costs one uncontended lock
+    and no wait for the devices. (jax.experimental.multihost_utils.reached_preemption_sync_point does the same, but its
+    handler of SIGTERM is in C++: it replaces Python's, hides the signal while a run starts, and ignores Ctrl-C.)
     """
 
     def __init__(self) -> None:
-        """No step has been passed, and nobody asks."""
+        """Starts with no step passed and no request to stop."""
         self.asked: int | None = None  # by which signal this process was asked to stop
         self._lock = threading.Lock()
         self._step: int | None = None
@@ -45,7 +45,7 @@ class SharedStop:
         self.is_settling = False
 
     def passed(self, step: int) -> int | None:
-        """Notes that `step` updates are dispatched; returns the signal to stop by, if this is the step to stop after.
+        """Records that `step` updates are dispatched; returns the signal if this is the step to stop after, else None.
 
         To be called after every update, and once before the first.
         """
@@ -54,7 +54,7 @@ class SharedStop:
             return self._agreed[1] if self._agreed is not None and step == self._agreed[0] else None
 
     def settle(self, store: _Store, process: int, count: int) -> None:
-        """Does what there is to do now, without waiting; the watch calls it over and over."""
+        """Takes the next step of the agreement without waiting; the watch calls it repeatedly."""
         if self._agreed is not None:
             return
         if self.asked is not None:
@@ -63,7 +63,7 @@ class SharedStop:
         if asked is None or self._step is None:
             return
         if not self.is_settling:
-            # Released below, by this same thread, in a later call.
+            # Released below, by the same thread, in a later call.
             self._lock.acquire()
             self.is_settling = True
             store.set_first(f"stop/at/{process}", str(self._step))
@@ -75,13 +75,13 @@ class SharedStop:
 
 
 class PreemptionFlag:
-    """While entered, the first SIGTERM or SIGINT is noted in `received`; a second one acts as usual.
+    """Context manager that records the first SIGTERM or SIGINT in `received`; a second signal acts as usual.
 
     Outside the main thread, where Python allows no handlers, nothing is installed.
     """
 
     def __init__(self, shared: SharedStop | None = None) -> None:
-        """Nothing is installed before it is entered. `shared` is needed where a run has several processes."""
+        """`shared` is needed where a run has several processes."""
         self.received: int | None = None
         self._shared = shared
         self._before: dict[int, Any] = {}
@@ -96,13 +96,13 @@ class PreemptionFlag:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Puts the handlers back that were there."""
+        """Restores the handlers that were installed before."""
         self._restore()
 
     def passed(self, step: int) -> int | None:
-        """Returns the signal to stop by now that `step` updates are dispatched, None to go on.
+        """Returns the signal to stop by after `step` dispatched updates, or None to go on.
 
-        The same on all processes of a run, whichever of them was asked.
+        The answer is the same on all processes of a run, whichever of them received the signal.
         """
         return self.received if self._shared is None else self._shared.passed(step)
 

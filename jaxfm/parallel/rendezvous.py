@@ -1,4 +1,4 @@
-"""How the processes of a run come together: the flags, the wait for one another, and giving up in time."""
+"""Connecting the processes of a run: the flags, waiting for each other, and giving up after a timeout."""
 
 import os
 import socket
@@ -18,7 +18,10 @@ _REMIND_SECONDS, _LOOK_SECONDS = 10.0, 2.0
 
 
 def given(coordinator: str | None, num_processes: int | None, process_id: int | None) -> tuple[str, int, int] | None:
-    """Checks the three flags; None where they are not set."""
+    """Returns (coordinator, number of processes, own id) from the three flags; None where they are not set.
+
+    Raises UserError where some are missing or out of range.
+    """
     if (coordinator, process_id) == (None, None) and num_processes in (None, 1):
         return None
     flags = {"--coordinator": coordinator, "--num_processes": num_processes, "--process_id": process_id}
@@ -26,7 +29,7 @@ def given(coordinator: str | None, num_processes: int | None, process_id: int | 
     if missing:
         raise UserError(
             f"{' and '.join(missing)} missing: give all of --coordinator=HOST:PORT, --num_processes=N and "
-            "--process_id=I, or none of them where a cluster is found by itself."
+            "--process_id=I, or none of them in a cluster that is detected."
         )
     assert coordinator is not None and num_processes is not None and process_id is not None
     host, _, port = coordinator.rpartition(":")
@@ -42,7 +45,7 @@ def given(coordinator: str | None, num_processes: int | None, process_id: int | 
 
 
 def check_port(address: str, process: int) -> None:
-    """Raises UserError where process 0 cannot listen: the service itself would end in a segmentation fault."""
+    """Raises UserError where process 0 cannot listen on the port: the service would crash with a segmentation fault."""
     if process != 0:
         return
     family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
@@ -56,9 +59,9 @@ def check_port(address: str, process: int) -> None:
 
 
 class Connecting:
-    """jax.distributed.initialize() in a thread, so that Ctrl-C and the time-out work while it waits in C++.
+    """jax.distributed.initialize() in a thread, so that Ctrl-C and the timeout work while it waits in C++.
 
-    Left to itself it ends the process with a stack trace of C++ when the others do not come.
+    Called directly, it ends the process with a C++ stack trace when the others do not join.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class Connecting:
         self._arguments = dict(
             arguments,
             initialization_timeout=int(timeout) + 3600,
-            # The service's own look for dead processes ends all others with a stack trace: only if the watch fails.
+            # A fallback for the watch: the service's own detection ends the others with a stack trace.
             heartbeat_timeout_seconds=max(int(2 * silence), 20),
             shutdown_timeout_seconds=60,
         )
@@ -79,14 +82,14 @@ class Connecting:
         self._thread = threading.Thread(target=self._connect, name="connect", daemon=True)
 
     def wait(self) -> None:
-        """Returns when all processes have come; UserError when they do not in time."""
+        """Returns when all processes have joined; exits after the timeout. Raises UserError where connecting failed."""
         began = time.monotonic()
         self._thread.start()
         remind, looked = _REMIND_SECONDS, 0.0
         while self._thread.is_alive():
             self._thread.join(0.2)
             waited = time.monotonic() - began
-            # Process 0, which knows most, first.
+            # Process 0 gives up first, as its message is the most precise.
             if self._thread.is_alive() and waited > self._timeout + (1.0 if self._process else 0.0):
                 leave_at_once(EXIT_USER_MISTAKE, f"error: gave up after {self._timeout:g} s: {self._for_whom()}")
             if waited > looked + _LOOK_SECONDS:
@@ -107,11 +110,11 @@ class Connecting:
             self._error = error
 
     def _for_whom(self) -> str:
-        """Says who is missing, as far as it can be known: the service tells nobody's id before all have come."""
+        """Describes who is missing, as far as known: the service reveals no ids before all have joined."""
         me = f"process {self._process} ({socket.gethostname()}) of {self._count}"
         port = int(self._address.rpartition(":")[2])
         if self._process == 0:
-            # Twice: the others look whether process 0 is there by a connection that is soon closed.
+            # Asked twice: the short connections by which others test whether process 0 is reachable do not count.
             first = connected_peers(port)
             time.sleep(0.3)
             peers = [address for peer, address in connected_peers(port).items() if peer in first]
@@ -124,14 +127,14 @@ class Connecting:
             )
         if reason := not_reached(self._address):
             if self._reached:
-                return f"{me}: process 0 was there ({self._address}) and has given up; others did not come."
+                return f"{me}: process 0 was reachable ({self._address}) and has given up; others did not come."
             return f"{me}: process 0 cannot be reached at {self._address} ({reason})."
         self._reached = True
-        return f"{me}: process 0 is there ({self._address}), others are missing; process 0 says how many."
+        return f"{me}: process 0 is reachable ({self._address}), others are missing; process 0 says how many."
 
 
 def connected_peers(port: int) -> dict[str, str]:
-    """Returns who else is connected to this process' port, by address and port: the address. Needs Linux' /proc."""
+    """Returns the peers connected to a port of this process: address and port in hex -> address. Linux only (/proc)."""
     found: dict[str, str] = {}
     own = False
     for family, table in ((socket.AF_INET, "/proc/net/tcp"), (socket.AF_INET6, "/proc/net/tcp6")):
@@ -144,9 +147,9 @@ def connected_peers(port: int) -> dict[str, str]:
             _, local, remote, state, *_ = line.split()
             if state == "01" and int(local.rpartition(":")[2], 16) == port:
                 words = bytes.fromhex(remote.rpartition(":")[0])
-                # Each 32-bit word stands in the machine's own byte order.
+                # Each 32-bit word is in the machine's byte order.
                 packed = b"".join(words[at : at + 4][::-1] for at in range(0, len(words), 4))
-                # This process is its own client, too.
+                # This process is a client of its own service, too.
                 if not own and local.rpartition(":")[0] == remote.rpartition(":")[0]:
                     own = True
                     continue
@@ -155,7 +158,7 @@ def connected_peers(port: int) -> dict[str, str]:
 
 
 def not_reached(address: str) -> str:
-    """Returns why nobody answers at HOST:PORT, empty where somebody does."""
+    """Returns why HOST:PORT cannot be reached; empty where it can."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
@@ -165,23 +168,23 @@ def not_reached(address: str) -> str:
 
 
 def listed(processes: list[int], hosts: Mapping[int, str]) -> str:
-    """Names processes, with their machines where known."""
+    """Returns the names of processes for a message, with their hosts where known; at most 8 are listed."""
     names = [f"{process} ({hosts[process]})" if process in hosts else str(process) for process in processes[:8]]
     more = f" and {len(processes) - 8} more" if len(processes) > 8 else ""
     return f"process{'es' if len(processes) > 1 else ''} {', '.join(names)}{more}"
 
 
 def say(text: str) -> None:
-    """Writes a line to standard error; nothing for an empty one."""
+    """Writes a line to standard error; does nothing for an empty text."""
     if text:
-        # A progress bar hides the cursor, and nobody is left to show it again.
+        # A progress bar hides the cursor, and this process may end before the bar shows it again.
         shown = "\x1b[?25h" if sys.stderr.isatty() else ""
         sys.stderr.write(f"{shown}{text}\n")
         sys.stderr.flush()
 
 
 def leave_at_once(code: int, text: str = "") -> NoReturn:
-    """Ends the process from any thread, without JAX's clean-up."""
+    """Ends the process, from any thread, without JAX's clean-up."""
     say(text)
     sys.stdout.flush()
     os._exit(code)

@@ -1,4 +1,4 @@
-"""A thread in every process of a run that notices when another one fails, is lost, or is asked to stop."""
+"""A thread in every process of a run that notices when another process fails, is lost, or is asked to stop."""
 
 import dataclasses
 import json
@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from jaxfm.parallel.preemption import SharedStop
 
-# How often a watch looks; more seldom where thousands of them would ask one process.
+# Seconds between two checks of a watch; longer in large runs, so that process 0 gets at most so many a second.
 TICK_SECONDS, WATCHES_A_SECOND = 1.0, 300
-# While processes agree on a step to stop after, their main threads wait for the watches.
+# Used while processes agree on a step to stop after, as their main threads wait for the watches then.
 FAST_TICK_SECONDS = 0.1
 
 
@@ -23,19 +23,19 @@ class Store(Protocol):
     """The coordination service's key-value store. Every method raises UnreachableError when it does not answer."""
 
     def set(self, key: str, value: str) -> None:
-        """Sets a key, also one that is there."""
+        """Sets a key, overwriting its value if it exists."""
         ...
 
     def set_first(self, key: str, value: str) -> None:
-        """Sets a key unless it is there."""
+        """Sets a key unless it exists."""
         ...
 
     def wait_for(self, key: str, seconds: float) -> str | None:
-        """Returns a key's value as soon as it is there; None after so many seconds without."""
+        """Returns a key's value as soon as it exists; None if it does not within `seconds`."""
         ...
 
     def under(self, prefix: str) -> dict[str, str]:
-        """Returns the keys that start with `prefix`, without it, and their values."""
+        """Returns the keys that start with `prefix`, with the prefix removed, and their values."""
         ...
 
 
@@ -44,11 +44,11 @@ class Ending:
     """Why a run ends for all its processes.
 
     Attributes:
-      process: whose fault it was.
-      host: that process's machine.
-      code: what the other processes exit with.
+      process: the process that failed, stopped or was lost.
+      host: its machine.
+      code: the exit code of the other processes.
       text: the reason, one message.
-      lost: the process said nothing itself; others noticed its silence.
+      lost: the process fell silent without a message of its own.
     """
 
     process: int
@@ -59,42 +59,42 @@ class Ending:
 
 
 class Watch:
-    """Beats for its own process, and calls `end` once when another one has failed or fallen silent.
+    """Sends the heartbeat of its process, and calls `end` once when another process has failed or fallen silent.
 
-    A process that is killed cannot say so, and collectives over TPU and GPU links then wait for ever rather than fail:
-    each process therefore raises a counter in the store about every second, process 0 compares all counters, and what
-    it finds, like what a failing process says of itself, stands in the store under "end/". Silence is counted in ticks
-    of process 0's own watch, so that a machine that was suspended as a whole finds nobody lost.
+    A killed process cannot report its end, and collectives over TPU and GPU links then wait for ever rather than fail.
+    Each process therefore increments a counter in the store about every second, and process 0 checks all counters. A
+    lost process, like the message of a failing one, is written to the store under "end/". Silence is counted in ticks
+    of process 0's own watch, so that no process counts as lost after the whole machine was suspended.
     """
 
     def __init__(self, store: Store, process: int, count: int, host: str, *, silence: float, stop: SharedStop):
-        """`silence` in seconds is how long a process may say nothing before it counts as lost."""
+        """`silence`: seconds without a heartbeat after which a process counts as lost."""
         self._store, self._process, self._count, self._stop = store, process, count, stop
         self._tick = max(TICK_SECONDS, count / WATCHES_A_SECOND)
         self._allowed = max(math.ceil(silence / self._tick), 2)
         self._beats = 0
-        self._seen: dict[str, tuple[str, int]] = {}  # process -> the counter last seen, ticks since it changed
+        self._seen: dict[str, tuple[str, int]] = {}  # process -> last counter, ticks since it changed
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         store.set(f"host/{process}", host)
 
     def start(self, end: Callable[[Ending | None], None]) -> None:
-        """Starts the thread. `end` is called in it: with the ending, or None when process 0 cannot be reached."""
+        """Starts the thread, which calls `end` with the ending, or with None when process 0 cannot be reached."""
         self._thread = threading.Thread(target=self._run, args=(end,), name="watch", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread; the run is over, whatever the others do from here on."""
+        """Ends the thread; what other processes do afterwards is ignored."""
         self._over.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
     def tell(self, ending: Ending) -> None:
-        """Tells all processes that the run ends."""
+        """Publishes an ending for all processes."""
         self._store.set_first(f"end/{ending.process}", json.dumps(dataclasses.asdict(ending)))
 
     def leave(self) -> None:
-        """Says that this process has done all it wanted to."""
+        """Publishes that this process is done."""
         self._store.set(f"left/{self._process}", "")
 
     def left(self) -> set[int]:
@@ -102,18 +102,18 @@ class Watch:
         return {int(process) for process in self._store.under("left/")}
 
     def hosts(self) -> Mapping[int, str]:
-        """Returns each process's host name, as far as they have said it."""
+        """Returns process -> host name, of the processes that have published it."""
         return {int(process): host for process, host in self._store.under("host/").items()}
 
     def tick(self) -> Ending | None:
-        """Does once what the thread does every second; returns why the run ends, if it does."""
+        """Runs one check, as the thread does every second; returns the ending of the run, if there is one."""
         self._beats += 1
         self._store.set(f"beat/{self._process}", str(self._beats))
         if self._process == 0:
             self._look_for_the_lost()
         endings = [Ending(**json.loads(value)) for value in self._store.under("end/").values()]
         others = [ending for ending in endings if ending.process != self._process]
-        # Who failed of itself says more than whoever fell silent because of that.
+        # A process with a message explains more than those that fell silent because of it.
         return min(others, key=lambda ending: (ending.lost, ending.process), default=None)
 
     def _run(self, end: Callable[[Ending | None], None]) -> None:
@@ -146,13 +146,13 @@ class Watch:
 
 
 def differences(values: Mapping[int, Mapping[str, Any]], hosts: Mapping[int, str]) -> list[str]:
-    """Says who differs from the others in what: a clause for each fact that is not the same on all processes.
+    """Returns a clause for each fact that is not the same on all processes, naming the processes that differ.
 
     Args:
       values: process -> fact -> JSON value.
       hosts: process -> host name.
 
-    The value that most processes have is taken for the right one; of equally frequent ones that of the first process.
+    The most frequent value counts as the usual one; among equally frequent values, that of the lowest process.
     """
     facts = list(dict.fromkeys(fact for own in values.values() for fact in own))
     found = []

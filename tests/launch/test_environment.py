@@ -81,6 +81,7 @@ def start_jax(code: str = "", **variables: str) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.slow
 def test_xla_knows_the_flags_for_gpus():
     """XLA refuses to start with a flag that it does not know; flags for GPUs are known to every build of it."""
     flags = read_by_shell(LAUNCH / "environment" / "gpu.env")["XLA_FLAGS"]
@@ -89,6 +90,7 @@ def test_xla_knows_the_flags_for_gpus():
     assert refused.returncode != 0 and "Unknown flag" in refused.stderr
 
 
+@pytest.mark.slow
 def test_libtpu_knows_the_flags_for_tpus():
     pytest.importorskip("libtpu", reason="the TPU compiler is not installed (extra `tpu`)")
     flags = read_by_shell(LAUNCH / "environment" / "tpu.env")["LIBTPU_INIT_ARGS"]

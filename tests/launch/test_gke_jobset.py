@@ -58,6 +58,7 @@ def test_the_manifest_keeps_to_the_schemas(kubectl, arguments):
     assert schemas.errors(built(kubectl, *arguments)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -85,6 +86,7 @@ def test_the_check_against_the_schemas_can_fail(kubectl, path, value, message):
     assert message.lower() in error.lower()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "hosts", "chips"),
     [
@@ -116,6 +118,7 @@ def test_the_hosts_have_names_before_all_are_up(kubectl):
     assert network == {"enableDNSHostnames": True, "publishNotReadyAddresses": True}
 
 
+@pytest.mark.slow
 def test_several_slices_find_each_other_where_jax_looks(kubectl):
     source = importlib.util.find_spec("jax._src.clusters.cloud_tpu_cluster")
     assert source is not None and source.origin is not None
@@ -151,6 +154,7 @@ def decided(manifest: dict[str, Any], code: int | None, evicted: bool = False) -
     return "RestartJobSet"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "evicted", "action"),
     [
@@ -209,6 +213,7 @@ def test_the_training_gets_its_flags_as_they_were_given(kubectl, tmp_path):
     assert as_kubernetes_gives_it(variables["Y"], variables) == "$(X) $HOME"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="what is printed is for a shell")
 def test_a_dry_run_prints_what_would_be_done(kubectl, tmp_path):
     arguments = (*REQUIRED, *EVERYTHING, "--", *ODD_FLAGS)
@@ -248,6 +253,7 @@ MISTAKES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES)
 def test_a_mistake_ends_in_one_message_and_nothing_is_called(kubectl, arguments, message):
     done = kubectl.run("gke_jobset.py", *arguments)

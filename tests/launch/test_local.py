@@ -76,6 +76,7 @@ def test_only_process_0_is_shown_and_all_is_kept(tmp_path: pathlib.Path) -> None
     assert kept == {f"process{process}.log": f"process {process} of 3 with 2 devices\n" for process in range(3)}
 
 
+@pytest.mark.slow
 def test_a_failure_ends_the_others_is_named_and_shown_and_gives_the_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,6 +96,7 @@ def test_a_failure_ends_the_others_is_named_and_shown_and_gives_the_code(
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_named_and_one_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "END_SECONDS", 0.5)
     monkeypatch.setattr(local, "KILL_SECONDS", 0.5)
@@ -108,6 +110,7 @@ def test_a_killed_process_is_named_and_one_that_does_not_listen_is_killed(monkey
     assert said[0] == "process 1 was killed by SIGKILL; ending the others"
 
 
+@pytest.mark.slow
 def test_preempted_it_starts_again(tmp_path: pathlib.Path) -> None:
     words = (f"mark={tmp_path / 'mark'}", "process-0=75-once", "process-1=75-once")
     code, output, errors = run("--processes=2", "--restarts=3", STAND_IN, "--", *words)
@@ -115,10 +118,12 @@ def test_preempted_it_starts_again(tmp_path: pathlib.Path) -> None:
     assert errors == "local.py: stopped by preemption after a good save; starting again (1 of 3)\n"
 
 
+@pytest.mark.slow
 def test_preempted_without_restarts_it_hands_the_code_on() -> None:
     assert run("--processes=2", STAND_IN, "--", "process-0=75", "process-1=75")[0] == 75
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_is_passed_on_and_all_end_politely(number: int, code: int, tmp_path: pathlib.Path) -> None:
     child = start(
@@ -138,6 +143,7 @@ def test_a_signal_is_passed_on_and_all_end_politely(number: int, code: int, tmp_
         assert re.search(rf"saved on {name}\n$", (tmp_path / f"process{process}.log").read_text())
 
 
+@pytest.mark.slow
 def test_the_others_are_given_time_to_end_with_their_own_messages() -> None:
     """Those that end because of another say so with 69; the one to blame is the one that did not."""
     code, _, errors = run("--processes=3", STAND_IN, "--", "process-0=69", "process-1=69", "process-2=1")

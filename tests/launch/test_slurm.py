@@ -78,6 +78,7 @@ def test_the_job_can_be_requeued_and_keeps_its_log(slurm, tmp_path):
     assert found["signal"] == "TERM@300", "without B: it goes to the training, not to the script"
 
 
+@pytest.mark.slow
 def test_where_and_on_whose_account(slurm, tmp_path):
     assert not {"partition", "account", "qos"} & directives(script(slurm, tmp_path)).keys()
     found = directives(script(slurm, tmp_path, "--partition=gpu,gpu2", "--account=lab", "--qos=high"))
@@ -107,6 +108,7 @@ def test_the_training_gets_its_flags_as_they_were_given(slurm, tmp_path):
     assert done.calls[0].arguments[-len(ODD_FLAGS) :] == list(ODD_FLAGS)
 
 
+@pytest.mark.slow
 def test_exit_code_75_requeues_the_job(slurm, tmp_path):
     batch = script(slurm, tmp_path).replace("set -u", "SLURM_JOB_ID=1234\nset -u")
     done = job(slurm, tmp_path, batch, [75])
@@ -114,6 +116,7 @@ def test_exit_code_75_requeues_the_job(slurm, tmp_path):
     assert [call.line for call in done.calls][1:] == [["scontrol", "requeue", "1234"]]
 
 
+@pytest.mark.slow
 def test_a_requeue_that_fails_says_what_to_do(slurm, tmp_path):
     slurm.reply("scontrol", replies=[("", "scontrol: error: Requested operation not supported\n", 1)])
     batch = script(slurm, tmp_path).replace("set -u", "SLURM_JOB_ID=1234\nset -u")
@@ -121,11 +124,13 @@ def test_a_requeue_that_fails_says_what_to_do(slurm, tmp_path):
     assert done.code == 75 and "submit it again to resume" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_users_mistake_is_final(slurm, tmp_path):
     done = job(slurm, tmp_path, script(slurm, tmp_path), [2])
     assert done.code == 2 and len(done.calls) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("codes", "code", "starts"), [([1, 0], 0, 2), ([134, 137, 1], 1, 3), ([1, 2], 2, 2)])
 def test_a_crash_is_started_again_a_few_times(slurm, tmp_path, codes, code, starts):
     done = job(slurm, tmp_path, script(slurm, tmp_path, "--crashes=2"), codes)
@@ -133,6 +138,7 @@ def test_a_crash_is_started_again_a_few_times(slurm, tmp_path, codes, code, star
     assert "restart 1 of at most 2" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_what_would_be_done(slurm, tmp_path):
     arguments = (*REQUIRED, "--partition=gpu", "--", *ODD_FLAGS)
     dry = slurm.run("slurm.sh", "--dry-run", *arguments, cwd=tmp_path)

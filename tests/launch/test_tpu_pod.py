@@ -48,6 +48,7 @@ def test_create_asks_for_several_slices_by_a_prefix(pod):
     ]
 
 
+@pytest.mark.slow
 def test_install_brings_the_wheel_to_every_host(pod):
     done = run(pod, "--setup=sudo mount /data", command="install", flags=(), states=("PROVISIONING", "ACTIVE"))
     assert done.code == 0, done.stderr
@@ -70,6 +71,7 @@ def test_install_brings_the_wheel_to_every_host(pod):
     assert steps[2].endswith(f"--no-deps jaxfm/{name}") and len(steps) == 3
 
 
+@pytest.mark.slow
 def test_the_wheel_that_is_copied_is_the_one_that_pip_builds(pod):
     copied = run(pod, command="install", flags=()).all("scp")[0]
     version = re.search(r'__version__ = "(.*)"', (ROOT / "jaxfm" / "__init__.py").read_text())
@@ -89,6 +91,7 @@ def test_run_starts_on_every_host_and_follows_the_first(pod):
     assert outcome[:-1] == start[:-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "arguments"),
     [
@@ -116,6 +119,7 @@ def test_a_dry_run_needs_no_gcloud(pod):
     assert pod.run("tpu_pod.sh", "delete", *WHERE, "--dry-run", without="gcloud").code == 0
 
 
+@pytest.mark.slow
 def test_preemption_starts_the_same_command_again(pod):
     done = run(pod, outcomes=[("75", "75"), ("75", "lost"), ("0", "0")])
     assert done.code == 0, done.stderr
@@ -124,12 +128,14 @@ def test_preemption_starts_the_same_command_again(pod):
     assert "restart 1 of at most 100" in done.stderr and "restart 2 of at most 100" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_restarts_have_a_limit(pod):
     done = run(pod, "--restarts=1", outcomes=[("75", "75")])
     assert done.code == 75 and len(done.all("start")) == 2
     assert "after 1 restarts; the same command resumes" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("states", [("2", "2"), ("1", "2"), ("2", "75")])
 def test_the_users_mistake_is_final(pod, states):
     done = run(pod, outcomes=[states])
@@ -145,6 +151,7 @@ CRASHES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("states", "code"), CRASHES)
 def test_a_host_that_crashes_is_started_again_a_few_times(pod, states, code):
     done = run(pod, "--crashes=2", outcomes=[states])
@@ -152,11 +159,13 @@ def test_a_host_that_crashes_is_started_again_a_few_times(pod, states, code):
     assert f"ended with exit code {code} after 2 restarts" in done.stderr
 
 
+@pytest.mark.slow
 def test_crashes_and_preemptions_are_counted_apart(pod):
     done = run(pod, "--crashes=1", "--restarts=2", outcomes=[("75",), ("1",), ("75",), ("0",)])
     assert done.code == 0 and len(done.all("start")) == 4
 
 
+@pytest.mark.slow
 def test_a_broken_connection_is_no_end(pod):
     pod.reply("gcloud", "follow", replies=[("", "Connection closed\n", 255), ("", "", 0)])
     done = run(pod, outcomes=[("running", "0"), ("0", "0")])
@@ -165,6 +174,7 @@ def test_a_broken_connection_is_no_end(pod):
     assert [call.arguments[-1].split()[-1] for call in done.all("follow")] == ["+1", "0"]
 
 
+@pytest.mark.slow
 def test_tpus_that_are_taken_away_are_asked_for_again(pod):
     states = ["ACTIVE", "SUSPENDING", "SUSPENDED", "WAITING_FOR_RESOURCES", "ACTIVE"]
     done = run(pod, *NEW, "--spot", states=states, outcomes=[("", "ssh failed", 1), ("0", "0")])
@@ -180,6 +190,7 @@ def test_tpus_that_are_taken_away_are_asked_for_again(pod):
     assert "WAITING_FOR_RESOURCES" in done.stderr
 
 
+@pytest.mark.slow
 def test_without_the_options_of_create_the_end_says_what_to_do(pod):
     done = run(pod, states=["ACTIVE", "SUSPENDED"], outcomes=[("", "", 255)])
     assert done.code == 75 and not done.all("create") and not done.all("delete")
@@ -192,12 +203,14 @@ def test_a_request_that_failed_is_not_repeated(pod):
     assert "quota" in done.stderr
 
 
+@pytest.mark.slow
 def test_hosts_that_never_answer_end_the_wait(pod):
     done = run(pod, outcomes=[("", "", 255)])
     assert done.code == 1 and len(done.all("outcome")) == 10
     assert "no host answers" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_start_that_fails_names_install(pod):
     pod.reply("gcloud", "tpu_worker.sh start", replies=[("", "bash: cd: jaxfm: No such file\n", 1)])
     done = run(pod, "--crashes=1")
@@ -205,6 +218,7 @@ def test_a_start_that_fails_names_install(pod):
     assert "'tpu_pod.sh install' does that" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "words", "message"),
     [
@@ -226,6 +240,7 @@ def test_gclouds_failure_ends_in_its_message_and_one_more(pod, command, words, m
     assert any(word in " ".join(done.calls[-1].arguments) for word in words), "nothing is called after it"
 
 
+@pytest.mark.slow
 def test_a_wheel_that_cannot_be_built_is_reported(pod):
     pod.reply("python3", "wheel", replies=[("", "error: metadata\n", 1)])
     done = run(pod, command="install", flags=())

@@ -90,6 +90,7 @@ def test_the_training_gets_its_flags_and_its_environment(host):
     assert libtpu is not None and libtpu.startswith("--xla_tpu_")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["1", "2", "75", "137"])
 def test_its_exit_code_is_kept(host, code):
     (host.folder / "code").write_text(code)
@@ -98,6 +99,7 @@ def test_its_exit_code_is_kept(host, code):
     assert host.do("follow").stdout == "step 1\n"
 
 
+@pytest.mark.slow
 def test_stop_lets_it_save(host):
     (host.folder / "code").write_text("wait")
     host.do("start")
@@ -117,6 +119,7 @@ def test_stop_lets_it_save(host):
     assert host.do("stop").returncode == 0, "nothing to stop is no failure"
 
 
+@pytest.mark.slow
 def test_a_second_start_leaves_the_first_alone(host):
     (host.folder / "code").write_text("wait")
     host.do("start")
@@ -126,6 +129,7 @@ def test_a_second_start_leaves_the_first_alone(host):
     assert (host.folder / "run" / "pid").read_text() == pid
 
 
+@pytest.mark.slow
 def test_a_restart_keeps_the_log_before(host):
     (host.folder / "code").write_text("75")
     for _ in range(2):
@@ -134,6 +138,7 @@ def test_a_restart_keeps_the_log_before(host):
     assert (host.folder / "run" / "log.previous").read_text() == "step 1\n" == (host.folder / "run" / "log").read_text()
 
 
+@pytest.mark.slow
 def test_an_end_without_a_code_is_lost(host):
     (host.folder / "code").write_text("wait")
     host.do("start")
@@ -141,7 +146,26 @@ def test_an_end_without_a_code_is_lost(host):
     assert host.ends() == "lost"
 
 
+@pytest.mark.slow
 def test_a_number_that_another_program_has_now_is_lost(host):
     (host.folder / "run").mkdir()
     (host.folder / "run" / "pid").write_text(f"{os.getpid()}\n")
     assert host.outcome() == "lost"
+
+
+def test_an_end_between_two_looks_is_not_lost(host):
+    """The training writes its exit code after the first look for it, and is gone at the look at its process."""
+    run, tools = host.folder / "run", host.home / "tools"
+    run.mkdir()
+    tools.mkdir()
+    (run / "pid").write_text(str(os.getpid()))  # a process that is there and not the training
+    (tools / "tr").write_text("#!/bin/sh\necho 0 > run/exit\n")
+    (tools / "tr").chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(host.folder / "tpu_worker.sh"), "outcome"],
+        env=os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split()[-1] == "0"

@@ -242,8 +242,8 @@ def test_what_is_added_is_remembered_as_json_and_can_be_left_out() -> None:
     settings = dataclasses.replace(LORA, adapter_size=2, prefix_length=3)
     encoder = with_adapters(BERT, settings)
     assert encoder != BERT == without_adapters(encoder)
-    values = dataclasses.asdict(encoder)
-    assert EncoderConfig(**values | {"lora_targets": list(values["lora_targets"])}) == encoder
+    values: dict[str, Any] = dataclasses.asdict(encoder)
+    assert EncoderConfig(**{**values, "lora_targets": list(values["lora_targets"])}) == encoder
     assert with_adapters(encoder, AdaptConfig()) == encoder  # another run goes on with its adapters
 
 

@@ -37,7 +37,7 @@ def built(make: Any, seed: int = 1) -> tuple[Any, dict[str, np.ndarray]]:
     """Returns the graph definition and wide random parameters, path -> array."""
     graphdef, abstract = meshes.build_abstract(make, meshes.make_mesh(MeshConfig()))
     draw = np.random.default_rng(seed)
-    flat = flax.traverse_util.flatten_dict(abstract, sep="/")
+    flat: dict[str, Any] = flax.traverse_util.flatten_dict(abstract, sep="/")
     return graphdef, {name: 0.3 * draw.normal(size=leaf.shape).astype(np.float32) for name, leaf in flat.items()}
 
 

@@ -112,7 +112,7 @@ def on_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """
     if jax.default_backend() != "tpu":
         splash = KERNELS["splash"]
-        compute = functools.partial(splash.compute, interpret=True)
+        compute = functools.partial(splash.compute, interpret=True)  # pyright: ignore[reportCallIssue]
         monkeypatch.setitem(KERNELS, "splash", dataclasses.replace(splash, platforms=("cpu", "gpu"), compute=compute))
     if target.cuda_capability() is None:
         asked = jax.nn.dot_product_attention
@@ -322,7 +322,9 @@ def test_the_gpu_compiler_takes_cudnn(segments: np.ndarray) -> None:
             traced = jax.jit(jax.grad(lambda p, apply=apply: apply(p).astype(jnp.float32).sum())).trace(abstract)
             compiled = traced.lower().compile()
         assert ("fmha" in (compiled.as_text() or "")) == (path == "auto")
-        held[path] = compiled.memory_analysis().temp_size_in_bytes
+        memory = compiled.memory_analysis()
+        assert memory is not None
+        held[path] = memory.temp_size_in_bytes
     assert held["auto"] < held["xla"] / 2
 
 

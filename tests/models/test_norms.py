@@ -1,5 +1,7 @@
 """Layer norm and its gradient against finite differences in float64; what its backward pass keeps."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,7 @@ def exact(x: np.ndarray, scale: np.ndarray, bias: np.ndarray | None) -> np.ndarr
     return y if bias is None else y + bias
 
 
-def drawn(*, biased: bool) -> tuple[list[np.ndarray | None], np.ndarray]:
+def drawn(*, biased: bool) -> tuple[list[Any], np.ndarray]:
     """Inputs far from zero mean and unit variance, and a gradient of the result, in float64."""
     rng = np.random.default_rng(0)
     x = 3.0 + 2.0 * rng.normal(size=(2, ROWS, FEATURES))
@@ -27,10 +29,9 @@ def drawn(*, biased: bool) -> tuple[list[np.ndarray | None], np.ndarray]:
     return [x, 1.0 + 0.3 * rng.normal(size=FEATURES), bias], rng.normal(size=x.shape)
 
 
-def differences(arrays: list[np.ndarray | None], which: int, back: np.ndarray, step: float = 1e-6) -> np.ndarray:
+def differences(arrays: list[Any], which: int, back: np.ndarray, step: float = 1e-6) -> np.ndarray:
     """The gradient of sum(back * y) to one of the arrays, element by element."""
-    base = arrays[which]
-    assert base is not None
+    base: np.ndarray = arrays[which]
     found = np.empty_like(base)
     for place in np.ndindex(*base.shape):
         ends = []
@@ -38,20 +39,20 @@ def differences(arrays: list[np.ndarray | None], which: int, back: np.ndarray, s
             moved = base.copy()
             moved[place] += sign * step
             x, scale, bias = [*arrays[:which], moved, *arrays[which + 1 :]]
-            assert x is not None and scale is not None
             ends.append((back * exact(x, scale, bias)).sum())
         found[place] = (ends[0] - ends[1]) / (2 * step)
     return found
 
 
-def narrow(array: np.ndarray | None) -> jax.Array | None:
+def narrow(array: np.ndarray | None) -> Any:
     return None if array is None else jnp.asarray(array, jnp.float32)
 
 
 @pytest.mark.parametrize("biased", [True, False])
 def test_values_and_gradients_against_finite_differences(biased: bool) -> None:
     arrays, back = drawn(biased=biased)
-    result, pull = jax.vjp(lambda x, scale, bias: normalise(x, scale, bias, EPSILON), *map(narrow, arrays))
+    pulled: Any = jax.vjp(lambda x, scale, bias: normalise(x, scale, bias, EPSILON), *map(narrow, arrays))
+    result, pull = pulled
     np.testing.assert_allclose(result, exact(*arrays), atol=2e-6)
     gradients = pull(narrow(back))
     for which, gradient in enumerate(gradients):
@@ -66,7 +67,8 @@ def test_bf16_is_rounded_once() -> None:
     arrays, back = drawn(biased=True)
     x, scale, bias = map(narrow, arrays)
     low = x.astype(jnp.bfloat16)
-    result, pull = jax.vjp(lambda x: normalise(x, scale, bias, EPSILON), low)
+    pulled: Any = jax.vjp(lambda x: normalise(x, scale, bias, EPSILON), low)
+    result, pull = pulled
     assert result.dtype == jnp.bfloat16
     wide = [np.asarray(low, np.float64), *arrays[1:]]
     np.testing.assert_allclose(np.asarray(result, np.float64), exact(*wide), rtol=2.0**-8, atol=1e-6)
@@ -80,7 +82,7 @@ def test_a_large_mean_costs_no_digits() -> None:
     """The one-pass variance of f32 has none left here."""
     x = 1e4 + np.arange(64, dtype=np.float64)[None]
     ones = np.ones(64)
-    result = normalise(narrow(x), narrow(ones), None, EPSILON)
+    result: Any = normalise(narrow(x), narrow(ones), None, EPSILON)
     np.testing.assert_allclose(result, exact(x, ones, None), atol=1e-5)
 
 

@@ -89,7 +89,7 @@ def test_a_difference_is_named_on_every_process() -> None:
     assert [(code, said(ended[process])) for process, (code, *_) in sorted(ended.items())] == [(2, [message])] * 3
 
 
-@pytest.mark.parametrize("who", [0, 1])
+@pytest.mark.parametrize("who", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_mistake_of_one_stops_the_others_before_they_agree(who: int) -> None:
     ended = run(2, "missing file", who=who)
     assert {process: (code, said(ended[process])) for process, (code, *_) in ended.items()} == {
@@ -161,7 +161,11 @@ def test_who_waits_in_vain_says_for_whom_and_gives_up() -> None:
     ("process", "message"),
     [
         (0, r"process 0 .* of 3: no other process has come to 127\.0\.0\.1:\d+; missing: processes 1, 2\."),
-        (2, r"process 2 .* of 3: process 0 cannot be reached at 127\.0\.0\.1:\d+ \(Connection refused\)\."),
+        pytest.param(
+            2,
+            r"process 2 .* of 3: process 0 cannot be reached at 127\.0\.0\.1:\d+ \(Connection refused\)\.",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_lone_process_gives_up(process: int, message: str) -> None:

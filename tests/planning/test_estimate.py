@@ -44,7 +44,10 @@ def test_what_is_cut_over_fsdp_takes_its_part() -> None:
     assert part.peak is not None and whole.peak is not None and part.peak < whole.peak
 
 
-@pytest.mark.parametrize("mesh", [(), (("fsdp", 2),), (("fsdp", 2), ("tensor", 2))], ids=str)
+FSDP, FSDP_AND_TENSOR = (("fsdp", 2),), (("fsdp", 2), ("tensor", 2))
+
+
+@pytest.mark.parametrize("mesh", [(), pytest.param(FSDP, marks=pytest.mark.slow), FSDP_AND_TENSOR], ids=str)
 def test_every_collective_of_a_train_step_has_a_name(mesh: tuple[tuple[str, int], ...]) -> None:
     plan = compiled(**dict(mesh))
     assert plan.collectives
@@ -160,7 +163,9 @@ def test_a_vocabulary_is_that_of_the_tokenizer_to_be_learned() -> None:
     assert subject.objective.encoder.vocab_size == 30522 and "30522" in subject.notes[0]
 
 
-@pytest.mark.parametrize(("task", "objective"), [("masked_lm", "rtd"), ("ner", "mlm")])
+@pytest.mark.parametrize(
+    ("task", "objective"), [pytest.param("masked_lm", "rtd", marks=pytest.mark.slow), ("ner", "mlm")]
+)
 def test_every_objective_is_outlined_without_data(task: str, objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "has_gpu_compiler", lambda: False)
     config = small.config(task=task, objective=objective, task__overlap=4)

@@ -29,6 +29,7 @@ def test_text_files_are_found(tmp_path: pathlib.Path) -> None:
         prepare_memory.read_words(tmp_path / "x")
 
 
+@pytest.mark.slow
 def test_memory_of_children_is_seen() -> None:
     hold = "import time; block = b'1' * {}; time.sleep(2)"
     inner = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {hold.format(150_000_000)!r}])"
@@ -40,6 +41,7 @@ def test_memory_of_children_is_seen() -> None:
         prepare_memory.measure([sys.executable, "-c", "import sys; print('no', file=sys.stderr); sys.exit(3)"])
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_and_kept(tmp_path: pathlib.Path) -> None:
     tiny.write_tokenizer(tmp_path / "tokenizer")
     (tmp_path / "train.txt").write_text(" ".join(tiny.FILLERS * 200) + "\n")

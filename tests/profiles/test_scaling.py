@@ -27,6 +27,7 @@ def test_exponents_are_those_of_the_law(power: float, fixed: float, verdict: str
         assert growth.exponent < growth.last + 1e-9 <= 1
 
 
+@pytest.mark.slow
 def test_series_are_added_to_those_that_are_there(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "scaling.json"
     scaling.main([*SMALL, f"--output={output}", "--series=batch", "--batches=4,2"])
@@ -45,7 +46,7 @@ def test_series_are_added_to_those_that_are_there(tmp_path: pathlib.Path, capsys
 
 
 def test_more_devices_than_there_are() -> None:
-    with pytest.raises(UserError, match="--devices=64: there are 4.*device_count=64"):
+    with pytest.raises(UserError, match="--devices=64: only 4 are available.*device_count=64"):
         scaling.make_step("configs/mlm.py:bert_tiny", [], "devices", "64")
 
 

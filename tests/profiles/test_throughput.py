@@ -29,6 +29,7 @@ def test_what_is_no_combination(word: str) -> None:
         list(throughput.variants([word]))
 
 
+@pytest.mark.slow
 def test_one_table_of_several_shapes(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out.json"
     vary = "--vary=data.row_length,train.batch_size=16,8:32,4"

@@ -11,6 +11,7 @@ SMALL = ["--config=configs/mlm.py:bert_tiny", "--config.model.tokenizer=train:wo
 SMALL += ["--config.model.scan_layers=True", "--config.data.row_length=16", "--config.train.batch_size=8"]
 
 
+@pytest.mark.slow
 def test_parts_and_operations_of_a_step(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     output, kept = tmp_path / "out.json", tmp_path / "kept"
     trace.main([*SMALL, "--steps=2", "--warm-up=1", "--top=7", f"--keep={kept}", f"--output={output}"])

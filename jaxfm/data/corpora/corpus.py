@@ -75,7 +75,7 @@ def _border(source: str, read: Callable[[], Iterator[Document]], holdout: float)
         if least < holdout <= most:
             return holdout
     if count and least == most:
-        documents = "there is one document" if count == 1 else f"all of the {count:,} documents are equal"
+        documents = "it has one document" if count == 1 else f"all of the {count:,} documents are equal"
         raise UserError(
             f"{source}: {documents}, so none can be held out for validation. Set --config.data.holdout=0 to go "
             "without, or name a separate file as valid. (Documents are divided by empty lines, or else by lines.)"

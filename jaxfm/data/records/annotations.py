@@ -10,8 +10,8 @@
     {"text": "...", "label": {"PER": {"Ada": [[0, 2]]}}}                            CLUENER: both ends inclusive
     ["...", {"entities": [[0, 12, "PER"]]}]                                         spaCy 2
 
-Offsets count characters, the end exclusive but where said. They are never guessed: where an entity gives its own text,
-it must be that of its offsets.
+Offsets count characters, the end exclusive but where said. They are never guessed: where an entity has its text too,
+this must be the text at its offsets.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,7 +57,7 @@ def add_record(
         if values is not None:
             split.add_text(text, [_span(value, text, origin) for value in values], origin, document)
         return
-    there = list(record)
+    columns = list(record)
     if {"tokenized_text", "ner"} <= record.keys():
         words = _words(record["tokenized_text"], "tokenized_text", origin)
         spans = [(*_token_span(value, origin, inclusive=True),) for value in _list(record["ner"], "ner", origin)]
@@ -74,13 +74,13 @@ def add_record(
         spans = [_token_span(value, origin, inclusive=False) for value in record["entities"]]
         _add_token_spans(split, words, spans, origin, document)
         return
-    if not fields.columns.words_column and not set(WORDS_COLUMNS) & set(there):
+    if not fields.columns.words_column and not set(WORDS_COLUMNS) & set(columns):
         raise UserError(
-            f"{origin}: fields of no known form: {listed(there)}. A record holds {_FORMS}; data.words_column and "
-            "data.tags_column name fields of lists of words and tags that are called otherwise."
+            f"{origin}: fields of no known form: {listed(columns)}. A record holds {_FORMS}; data.words_column and "
+            "data.tags_column name fields with other names, of lists of words and tags."
         )
-    words_field = choose_column(there, fields.columns.words_column, WORDS_COLUMNS, "words", origin)
-    tags_field = choose_column(there, fields.columns.tags_column, TAGS_COLUMNS, "tags", origin)
+    words_field = choose_column(columns, fields.columns.words_column, WORDS_COLUMNS, "words", origin)
+    tags_field = choose_column(columns, fields.columns.tags_column, TAGS_COLUMNS, "tags", origin)
     words = _words(record[words_field], words_field, origin)
     tags = name_tags(_list(record[tags_field], tags_field, origin), fields.class_names.get(tags_field), origin)
     split.add(words, tags, origin, document)
@@ -161,8 +161,8 @@ def _spans(values: Any, field: str, text: str, origin: str) -> list[CharSpan]:
     if not isinstance(values, dict):
         return [_span(value, text, origin) for value in values]
     spans = []
-    for label, places in values.items():
-        for surface, offsets in places.items():
+    for label, mentions in values.items():
+        for surface, offsets in mentions.items():
             for pair in _list(offsets, field, origin):
                 if not (isinstance(pair, list) and len(pair) == 2 and all(type(at) is int for at in pair)):
                     raise UserError(f"{origin}: {shown(pair)} in {field!r} is not [first character, last character].")
@@ -241,6 +241,6 @@ def _label_studio(split: SplitBuilder, record: Mapping[str, Any], origin: str) -
             values.append({**value, **value.get("globalOffsets", {}), "label": labels})
     named = next((field for field in TEXT_COLUMNS if field in texts), None)
     if named is None and len(texts) != 1:
-        raise UserError(f"{origin}: which field of 'data' is the text? There: {', '.join(map(repr, data)) or 'none'}.")
+        raise UserError(f"{origin}: which field of 'data' is the text? Fields: {listed(data)}.")
     text = texts[named] if named else next(iter(texts.values()))
     return require_text(text, "data", origin), values

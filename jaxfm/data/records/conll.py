@@ -47,10 +47,10 @@ def read_conll(path: pathlib.Path, columns: Columns, notes: Sequence[str] = ()) 
 
     Cells are separated by tabs where the first line of data has one, else by white space; every line has as many. For
     which column is which see `find_layout`. An empty word is left out and counted.
-    `-DOCSTART-` lines (and the comments `# newdoc`, `#begin document`) start a document and are no words; without any,
+    `-DOCSTART-` lines (and the comments `# newdoc`, `#begin document`) start a document and are not words; without any,
     each sentence is its own document. A line that starts with `#` is a word if its cells fit the data, else it is a
-    comment, which may stand only between sentences, so that a damaged line never passes for one.
-    Raises UserError `path:line:` for wrong cells or bytes, and `path:` when there is no sentence.
+    comment, which may stand only between sentences, so that a damaged line is never taken for one.
+    Raises UserError `path:line:` for wrong cells or bytes, and `path:` for a file without a sentence.
     """
     layout = find_layout(path, columns)
     hint = f"Tags are read from column {layout.tag}; if they are in another one, set data.tags_column."

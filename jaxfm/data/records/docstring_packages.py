@@ -1,8 +1,8 @@
 """Labelled text that any installation of jaxfm has: docstrings, and which of ten packages each one comes from.
 
-The packages are dependencies of jaxfm, so they are always there; nothing is imported or run. An example is the start of
-one docstring. Valid and test hold the docstrings of modules of which nothing is in another split, chosen by a hash of
-the module's path; a text that occurs twice in a package is taken once, one that two packages share not at all.
+The packages are dependencies of jaxfm, so they are always installed; nothing is imported or run. An example is the
+start of one docstring. Valid and test hold the docstrings of modules of which nothing is in another split, chosen by a
+hash of the module's path; a text that occurs twice in a package is taken once, one that two packages share not at all.
 
 Package names would give the answer away ("numpy.ndarray"), so every name of any of the ten, its usual abbreviation and
 its parts of longer words are replaced by the word "package", in all texts alike: neither a name nor its absence tells
@@ -33,7 +33,7 @@ PACKAGES = (
     "tensorflow_datasets",
     "transformers",
 )
-# Examples of a package in each split, where it has as many; what is left over is not used.
+# Examples of a package in each split, at most; the others are not used.
 SIZES = {"train": 160, "valid": 30, "test": 80}
 COLUMNS = ("text", "label")
 _SHARES = {"valid": 0.15, "test": 0.38}  # of the modules: those with a hash below; all others are train
@@ -54,7 +54,7 @@ Record = tuple[str, tuple[str, str]]
 
 
 def find_packages() -> Tables:
-    """Returns train, valid and test: records of a text and its package. They are collected once and kept.
+    """Returns train, valid and test: records of a text and its package. They are collected once a process.
 
     Raises UserError for a package without docstrings.
     """
@@ -81,7 +81,7 @@ def collect(roots: Sequence[pathlib.Path], packages: Sequence[str] = PACKAGES) -
             if not own:
                 raise UserError(
                     f"quickstart: too few docstrings of {package} in {', '.join(map(str, roots))}: is it installed, "
-                    "with its .py files? For data of your own write csv:, tsv:, jsonl: or parquet:."
+                    "with its .py files? For your own data write csv:, tsv:, jsonl: or parquet:."
                 )
             records[split] += own[: SIZES[split]]
     return records
@@ -89,8 +89,8 @@ def collect(roots: Sequence[pathlib.Path], packages: Sequence[str] = PACKAGES) -
 
 def split_of(module: str) -> str:
     """Returns the split to which a module ("numpy/lib/npyio.py") belongs."""
-    place = uniform_hash(module)
-    return next((name for name, share in _SHARES.items() if place < share), "train")
+    drawn = uniform_hash(module)
+    return next((name for name, share in _SHARES.items() if drawn < share), "train")
 
 
 def mask_names(text: str) -> str:
@@ -115,7 +115,7 @@ def _of_package(roots: Sequence[pathlib.Path], package: str) -> dict[str, dict[s
 
 
 def _start(text: str) -> str:
-    """The first words of a docstring, as many as fit, on one line."""
+    """The first words of a docstring that fit, on one line."""
     words = mask_names(" ".join(text.split()))
     if len(words) <= _CHARACTERS:
         return words

@@ -95,7 +95,7 @@ def read_unlabelled(
 def check_record(record: Record, wanted: Wanted) -> Record:
     """Returns a record that a model can read.
 
-    Raises UserError naming its origin: a text that is not text or holds what is no character, a pair where single texts
+    Raises UserError naming its origin: a text that is not text or not valid Unicode, a pair where single texts
     are judged or the other way round, words where text is read.
     """
     origin = record["origin"]
@@ -145,8 +145,8 @@ def _checked(value: Any, what: str, origin: str) -> str:
         raise UserError(f"{origin}: a NUL byte in the {what}: this is a binary file, or text in UTF-16; text is UTF-8.")
     if not value.isascii() and (half := re.search("[\ud800-\udfff]", value)):
         raise UserError(
-            f"{origin}: character {half.start() + 1} of the {what} ({half[0]!a}) is half of a surrogate pair, which is "
-            "no character. Mend the text."
+            f"{origin}: character {half.start() + 1} of the {what} ({half[0]!a}) is half of a surrogate pair: this is "
+            "not valid text, repair it."
         )
     return value
 

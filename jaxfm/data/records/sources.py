@@ -25,7 +25,7 @@ class TaggedSentence:
 
     Attributes:
         words: at least one.
-        tags: strict BIO (IOB2), as many as words.
+        tags: strict BIO (IOB2), one a word.
         document: number from 0 of its document in the split; sentences of one document are neighbours.
         origin: where it was read, "dir/train.conll:12" (the line of its first word) or "tfds:conll2003/train[17]".
         marked: the text that the words were split from, where the source has entities in characters.
@@ -54,7 +54,7 @@ class TaggedSplit:
 
 
 def available_splits(source: str, columns: Columns = USUAL_COLUMNS) -> tuple[str, ...]:
-    """Returns which of train, valid and test a source has. Raises UserError for a source that cannot be had."""
+    """Returns which of train, valid and test a source has. Raises UserError for a source that cannot be opened."""
     found = _find(source, columns)
     return tuple(split for split in SPLIT_NAMES if split in found.readers)
 
@@ -75,8 +75,8 @@ def read_tagged(
         split = require_split(name)
         if split not in found.readers:
             listed = ", ".join(split for split in SPLIT_NAMES if split in found.readers) or "none of the usual ones"
-            others = f" ({found.others})" if found.others else ""
-            raise UserError(f"{source} has no split {split!r}; it has: {listed}{others}.")
+            held = f" ({found.found})" if found.found else ""
+            raise UserError(f"{source} has no split {split!r}; it has: {listed}{held}.")
         raw[split] = found.readers[split]()
     seen: dict[str, str] = {}
     for split in reversed(raw.values()):
@@ -112,7 +112,7 @@ def _finish(name: str, raw: RawSplit, scheme: str, form_note: str) -> TaggedSpli
                 tuple(sentence.words), tuple(tags), sentence.document, sentence.origin, marked=sentence.marked
             )
         )
-    note = f"{name}: {len(sentences)} sentences, {entities} entities from {raw.place}; tags {scheme}"
+    note = f"{name}: {len(sentences)} sentences, {entities} entities from {raw.source}; tags {scheme}"
     note += "" if scheme == "BIO" else ", converted to BIO"
     note += "".join(f"; {text}" for text in (form_note, *raw.notes) if text)
     if broken:

@@ -58,17 +58,17 @@ class RawSplit:
     """One split as read.
 
     Attributes:
-        place: where it was read, for the log.
-        documents: "marked": the source says where documents start; "stream": order kept, marks lost, so all of the
+        source: where it was read, for the log.
+        documents: "marked": the source says where documents start; "stream": in order, but without marks, so the whole
             split counts as one; "none": each sentence stands alone.
         dropped: sentences without a word, left out.
         tags: where each different tag was first seen.
         notes: what the log says of how it was read.
-        hint: what to set if the tags are none.
+        hint: what to set if these are not tags.
     """
 
     sentences: list[RawSentence]
-    place: str
+    source: str
     documents: Documents
     dropped: int = 0
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -78,10 +78,10 @@ class RawSplit:
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """The splits that a source has, each with what reads it; `others` names what else is there, for error messages."""
+    """The splits that a source has, each with what reads it; `found` says what the source holds, for messages."""
 
     readers: dict[str, Callable[[], RawSplit]]
-    others: str = ""
+    found: str = ""
 
 
 def choose_document_column(columns: Sequence[str], asked: str, source: str) -> str:
@@ -112,8 +112,8 @@ def name_tags(values: Sequence[Any], names: Sequence[str] | None, origin: str) -
 class SplitBuilder:
     """Collects the sentences of one split, numbers their documents and counts what is left out."""
 
-    def __init__(self, place: str, hint: str = ""):
-        self._place = place
+    def __init__(self, source: str, hint: str = ""):
+        self._source = source
         self._hint = hint
         self._sentences: list[RawSentence] = []
         self._dropped = 0
@@ -123,16 +123,16 @@ class SplitBuilder:
         self._notes: list[str] = []
         self._counts: dict[str, tuple[int, str]] = {}
 
-    def see(self, tag: str, place: str) -> None:
-        """Notes where a tag stands, for a message that it is none; `add` does so by the origin of its sentence."""
-        self._tags.setdefault(tag, place)
+    def see(self, tag: str, origin: str) -> None:
+        """Remembers the origin of a tag, for messages; `add` does so by the origin of its sentence."""
+        self._tags.setdefault(tag, origin)
 
     def note(self, text: str) -> None:
         """Adds to what the log says."""
         self._notes.append(text)
 
     def count(self, what: str, origin: str, number: int = 1) -> None:
-        """Adds to the number of `what` ("empty words left out") that the log gives, with the place of the first."""
+        """Adds to the number of `what` ("empty words left out") that the log gives, with the origin of the first."""
         if number:
             before, first = self._counts.get(what, (0, origin))
             self._counts[what] = (before + number, first)
@@ -149,9 +149,9 @@ class SplitBuilder:
             if tag not in self._tags:
                 self._tags[tag] = origin
         if "" in words or any(map(str.isspace, words)):
-            kept = [at for at, word in enumerate(words) if word and not word.isspace()]
-            self.count("empty words left out", origin, len(words) - len(kept))
-            words, tags = [words[at] for at in kept], [tags[at] for at in kept]
+            filled = [at for at, word in enumerate(words) if word and not word.isspace()]
+            self.count("empty words left out", origin, len(words) - len(filled))
+            words, tags = [words[at] for at in filled], [tags[at] for at in filled]
         if "\0" in "".join(words):
             word = next(word for word in words if "\0" in word)
             raise UserError(f"{origin}: a NUL character in the word {word!r}: no text has one, remove it.")
@@ -193,13 +193,13 @@ class SplitBuilder:
         if self._sentences:
             self._take_off_prefix()
         if not self._sentences:
-            raise UserError(f"{self._place}: the split is empty: it has no sentence with a word.")
+            raise UserError(f"{self._source}: the split is empty: it has no sentence with a word.")
         sentences = self._sentences
         if documents == "none":
             sentences = [sentence._replace(document=i) for i, sentence in enumerate(sentences)]
         counts = [f"{number} {what} (first: {first})" for what, (number, first) in self._counts.items()]
         notes = (*self._notes, *counts)
-        return RawSplit(sentences, self._place, documents, self._dropped, self._tags, notes, self._hint)
+        return RawSplit(sentences, self._source, documents, self._dropped, self._tags, notes, self._hint)
 
     def _take_off_prefix(self) -> None:
         """Takes "en:" off every word where each of at least three has it, as PAN-X (WikiANN) writes them."""

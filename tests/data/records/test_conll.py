@@ -181,7 +181,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def files(rest):
-    return {split: reader().place for split, reader in find_conll(rest, USUAL).readers.items()}
+    return {split: reader().source for split, reader in find_conll(rest, USUAL).readers.items()}
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def test_every_finite_score_is_read_as_it_is(score):
 )
 def test_what_is_no_score_is_refused_with_its_place(write, value):
     rows = [{"text": "t", "score": 1.0}, {"text": "t", "score": value}]
-    refused(r"train\.jsonl:2: .* in 'score' is no score", write("train.jsonl", rows), "regression")
+    refused(r"train\.jsonl:2: .* in 'score' is not a score", write("train.jsonl", rows), "regression")
 
 
 @pytest.mark.parametrize(
@@ -222,10 +222,14 @@ def test_what_is_no_score_is_refused_with_its_place(write, value):
         ),
         ("single", {"text": "t"}, r"train\.jsonl:3: no label in 'label'"),
         ("single", {"text": "t", "label": " "}, r"train\.jsonl:3: no label in 'label'"),
-        ("single", {"text": "t", "label": 0.5}, r"train\.jsonl:3: 0\.5 in 'label' is no class"),
-        ("single", {"text": "t", "label": ["a"]}, r"train\.jsonl:3: \['a'\] in 'label' is no class: .*kind=multi"),
-        ("single", {"text": "t", "label": {"a": 1}}, r"train\.jsonl:3: \{'a': 1\} in 'label' is no class: .*kind=mu"),
-        ("single", {"text": "t", "label": "['a']"}, r"train\.jsonl:3: \"\['a'\]\" in 'label' is no class: .*kind=m"),
+        ("single", {"text": "t", "label": 0.5}, r"train\.jsonl:3: 0\.5 in 'label' is not a class"),
+        ("single", {"text": "t", "label": ["a"]}, r"train\.jsonl:3: \['a'\] in 'label' is not a class: .*kind=multi"),
+        (
+            "single",
+            {"text": "t", "label": {"a": 1}},
+            r"train\.jsonl:3: \{'a': 1\} in 'label' is not a class: .*kind=mu",
+        ),
+        ("single", {"text": "t", "label": "['a']"}, r"train\.jsonl:3: \"\['a'\]\" in 'label' is not a class: .*kind=m"),
         ("multi", {"text": "t", "label": None}, r"train\.jsonl:3: no label in 'label'"),
         ("multi", {"text": "t", "label": {"a": 1}}, r"train\.jsonl:3: 'label' holds objects here, but text at .*:1: "),
         ("single", {"text": " \n", "label": "a"}, r"train\.jsonl:3: the text in 'text' is empty"),
@@ -391,7 +395,7 @@ def test_hub_lists_of_classes(hub):
     features = {"text": d.Value("string"), "labels": d.List(d.ClassLabel(names=["joy", "fear"]))}
     hub({"text": ["a", "b", "c"], "labels": [[1, 0], [], [0]]}, features)
     assert targets("hf:owner/name", kind="multi") == [("fear", "joy"), (), ("joy",)]
-    with pytest.raises(UserError, match=r"hf:owner/name/train\[0\]: \[1, 0\] in 'labels' is no class"):
+    with pytest.raises(UserError, match=r"hf:owner/name/train\[0\]: \[1, 0\] in 'labels' is not a class"):
         read("hf:owner/name", label="labels")
 
 

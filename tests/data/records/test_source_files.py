@@ -200,7 +200,7 @@ def test_files_by_name_and_one_file_alone(write, tmp_path):
     [
         (("reviews.csv",), "", r"no file of a split: .* holds reviews\.csv"),
         (("train.csv", "train_old.csv"), "", r"both .*train\.csv and .*train_old\.csv could be the split 'train'"),
-        (("train-00000-of-00002.csv",), "", r"train-00000-of-00002\.csv: of the 2 parts .* 1 are there"),
+        (("train-00000-of-00002.csv",), "", r"train-00000-of-00002\.csv: of the 2 parts .* 1 are present"),
         (("train.csv",), "absent.csv", r"no such file or folder; the folder .* holds train\.csv"),
     ],
 )

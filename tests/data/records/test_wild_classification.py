@@ -86,7 +86,7 @@ FILES: dict[str, tuple[str, bytes | str, dict[str, str], list | str]] = {
         "train.csv",
         "text,label\na,['x']\nb,['y']\n",
         {},
-        "train.csv:2: \"['x']\" in 'label' is no class",
+        "train.csv:2: \"['x']\" in 'label' is not a class",
     ),
     "jsonl": ("train.jsonl", '{"text": "a", "label": "pos"}\n\n{"label": "neg", "text": "b"}\n', {}, POS_NEG),
     "jsonl numbers": ("train.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": 0.0}\n', {}, ["1", "0"]),
@@ -103,10 +103,15 @@ FILES: dict[str, tuple[str, bytes | str, dict[str, str], list | str]] = {
         {},
         POS_NEG,
     ),
-    "one-hot": ("train.jsonl", '{"text": "a", "label": [0, 1]}\n', {}, "train.jsonl:1: [0, 1] in 'label' is no class"),
+    "one-hot": (
+        "train.jsonl",
+        '{"text": "a", "label": [0, 1]}\n',
+        {},
+        "train.jsonl:1: [0, 1] in 'label' is not a class",
+    ),
     "empty file": ("train.csv", "", {}, "train.csv: the file is empty"),
     "header alone": ("train.csv", "text,label\n", {}, "the split 'train' is empty"),
-    "scores as classes": ("train.csv", "text,label\na,0.5\nb,1\n", {}, "these are no classes. Train a regression"),
+    "scores as classes": ("train.csv", "text,label\na,0.5\nb,1\n", {}, "these are not classes. Train a regression"),
 }
 
 

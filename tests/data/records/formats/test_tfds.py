@@ -46,7 +46,7 @@ def test_tfds_conll2003_in_the_order_of_its_files(prepared, monkeypatch):
 def test_tfds_really_stores_another_order(prepared):
     import tensorflow_datasets as tfds
 
-    data = tfds.builder("conll2003", data_dir=prepared).as_data_source("train")
+    data = tfds.builder("conll2003", data_dir=prepared).as_data_source(split="train")  # pyright: ignore[reportCallIssue]
     stored = [record["tokens"][0].decode() if len(record["tokens"]) else "" for record in data]
     in_order = [f"Ada{i}" for i in range(40)] + [""]
     assert stored != in_order
