@@ -14,7 +14,7 @@ class Head:
     """A head that checkpoints of a family may carry.
 
     Attributes:
-      suffix: of transformers' class name: "ForTokenClassification" after "Bert"; "" where no class has this head alone.
+      suffix: of transformers' class name ("ForTokenClassification"); "" where no class has this head alone.
       tensors: our parameter -> their tensor, full names on both sides. It may name biases that a config leaves out.
       tied: further tensors that a checkpoint may carry -> our parameter that they must equal.
       pooling_key: key of config.json that says "cls" or "mean"; "" where the class always reads the first token.

@@ -41,7 +41,8 @@ def parameter_shapes(encoder: EncoderConfig, kind: str, num_classes: int = 1) ->
       num_classes: of heads that have classes.
     """
     model = functools.partial(KINDS[kind], without_adapters(encoder), num_classes)
-    flat: Mapping[str, Any] = flax.traverse_util.flatten_dict(jax.eval_shape(lambda: initialise(model)), sep="/")
+    nested = jax.eval_shape(lambda: initialise(model))
+    flat: dict[str, Any] = dict(flax.traverse_util.flatten_dict(nested, sep="/"))
     left_out = _LEFT_OUT.get(kind)
     kept = {path: leaf.shape for path, leaf in flat.items() if not left_out or not path.startswith(left_out)}
     return types.MappingProxyType(kept)

@@ -1,4 +1,4 @@
-"""Where a new run's encoder comes from: its shape, the weights there are, and the tokenizer that fits them."""
+"""Where a new run's encoder comes from: its shape, its weights if any, and the tokenizer that fits them."""
 
 import dataclasses
 import pathlib
@@ -70,7 +70,7 @@ def tokenizer_folder(config: ModelConfig) -> pathlib.Path | None:
 def fitting_tokenizer(config: ModelConfig, directory: pathlib.Path) -> pathlib.Path:
     """Returns the tokenizer's directory: the one `config.model.tokenizer` names, else the one beside the weights.
 
-    Raises UserError where both are there and most of their entries have other numbers: a size may fit by chance.
+    Raises UserError if both exist and most of their entries have different numbers: equal sizes prove nothing.
     """
     named = tokenizer_folder(config)
     if named is None or not any((directory / name).is_file() for name in VOCABULARY_FILES):
@@ -86,7 +86,7 @@ def fitting_tokenizer(config: ModelConfig, directory: pathlib.Path) -> pathlib.P
 
 
 def check_no_preset(config: ModelConfig) -> None:
-    """Raises UserError for a preset beside weights, whose shape is their own."""
+    """Raises UserError for a preset beside weights, which bring their shape with them."""
     if config.preset:
         raise UserError(
             f"config.model.preset: is {config.preset!r}, but the shape comes from the weights of {config.init!r}. "
@@ -95,7 +95,7 @@ def check_no_preset(config: ModelConfig) -> None:
 
 
 def with_dropout(encoder: EncoderConfig, config: ModelConfig) -> EncoderConfig:
-    """Returns the encoder with `config.model.dropout` and `attention_dropout` where they are set."""
+    """Returns the encoder with `config.model.dropout` and `attention_dropout`, if these are set."""
     if config.dropout is not None:
         encoder = dataclasses.replace(encoder, dropout=config.dropout, attention_dropout=config.dropout)
     if config.attention_dropout is not None:

@@ -28,10 +28,10 @@ _INSIDE = "base_model.model."
 
 
 def base_model(encoder: EncoderConfig, init: str) -> str:
-    """Returns what adapter_config.json calls the base model of a run that started from `init`, a URI.
+    """Returns the name of the base model in adapter_config.json, for a run that started from `init`, a URI.
 
     Raises:
-      UserError: a run without low-rank updates, or of first weights that are no directory of transformers'.
+      UserError: a run without low-rank updates, or one that did not start from a directory of transformers.
     """
     if not encoder.lora_rank:
         raise UserError("--format=peft: the run was not trained with config.adapt.lora.rank. Take --format=hf.")
@@ -53,7 +53,7 @@ def write_adapter(
 
     Args:
       folder: where to.
-      merged: what the task's export for transformers wrote: the head's tensors, the config with the names of the
+      merged: folder of the task's export for transformers. The head's tensors, the config with the names of the
         classes, and the tokenizer are taken from there.
       encoder: with its low-rank updates.
       params: path -> array, not merged.
@@ -91,10 +91,10 @@ def write_adapter(
 def _updates(
     encoder: EncoderConfig, params: Mapping[str, np.ndarray], table: Mapping[str, Tensor]
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """Returns the updates' tensors under transformers' names, and the rank of those that are not the usual one.
+    """Returns the updates' tensors under transformers' names, and the ranks that are not `lora_rank`.
 
-    Where several of our maps are one there (ModernBERT's Wqkv) their updates are one too, of their ranks' sum: the
-    rows of A one below the other, the columns of B each at its own outputs.
+    Where one tensor holds several of our maps (ModernBERT's Wqkv), their updates become one of the sum of their ranks:
+    the rows of A are stacked, and the columns of B stand at the outputs of their map.
     """
     ours: dict[str, list[tuple[Tensor, np.ndarray, np.ndarray]]] = {}
     for path in sorted(path for path in params if path.endswith("/lora/a")):
@@ -130,7 +130,7 @@ def _config(
     table: Mapping[str, Tensor],
     ranks: Mapping[str, int],
 ) -> dict[str, Any]:
-    """The keys of peft's LoraConfig; those left out have the defaults that mean nothing."""
+    """The keys of peft's LoraConfig; those left out keep defaults that have no effect."""
     kernels = {path.rpartition("/")[0].rpartition("/")[2]: tensor for path, tensor in table.items() if "kernel" in path}
     names = sorted({_pattern(kernels[target].name.removesuffix(".weight")) for target in encoder.lora_targets})
     # alpha / rank stays the factor, whatever the rank.
