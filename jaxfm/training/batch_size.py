@@ -79,10 +79,11 @@ def autotune_batch_size(
     )
     found = search_batch_size(sizes, lambda size: _peak_of(session.lower(size)), limit)
     if found.size is None:
+        limits = f"{_needs(found.peaks[sizes[0]])} of {limit / 2**30:.2f} GiB a device"
         raise UserError(
             f"config.train.batch_size: is auto, but not even {sizes[0]} rows of {objective.spec.row_length} tokens "
-            f"fit: they {_needs(found.peaks[sizes[0]])} of {limit / 2**30:.2f} GiB a device. Try "
-            "--config.model.remat=full, a shorter --config.data.row_length, or parameters cut over more devices by --config.parallel.mesh.fsdp."
+            f"fit: they {limits}. Try --config.model.remat=full, a shorter --config.data.row_length, or parameters cut "
+            "over more devices by --config.parallel.mesh.fsdp."
         )
     return with_batch_size(config, found.size), (found.describe(),)
 

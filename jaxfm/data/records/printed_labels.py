@@ -89,6 +89,6 @@ def no_bit(item: Any) -> str:
     if isinstance(number, float) and 0 < number < 1:
         return (
             f"{number:g} is neither 0 nor 1: labels that hold in part (soft labels) cannot be learned. Round them, or "
-            "learn one of them as a score (config.classification.kind=regression)"
+            "learn one of them as a score (config.task.kind=regression)"
         )
     return f"{reprlib.repr(item)} is neither 0 nor 1"

@@ -80,7 +80,7 @@ def target_notes(known: Sequence[Target], declared: Sequence[str]) -> list[str]:
         if len(names) > 1
     ]
     if known and all(isinstance(target, tuple) and len(target) == 1 for target in known):
-        notes.append("NOTE: every example has one class, which config.classification.kind=single is for")
+        notes.append("NOTE: every example has one class, which config.task.kind=single is for")
     never = [name for name in declared if name not in occurring]
     listed = ", ".join(map(repr, never[:_LISTED])) + (" ..." if len(never) > _LISTED else "")
     return notes + ([f"NOTE: no training example has {listed}"] if never else [])

@@ -14,7 +14,7 @@ SEPARATOR = "|"
 """Between the classes of one example in a text cell."""
 KINDS = ("single", "multi", "regression")
 _SEVERAL = (
-    "not a class: it looks like several labels of one example. For these set config.classification.kind=multi (the "
+    "not a class: it looks like several labels of one example. For these set config.task.kind=multi (the "
     "variant :multi)."
 )
 

@@ -48,4 +48,4 @@ def test_the_rule_of_a_new_run() -> None:
     assert choose_splitter("auto", [given, marked])[0] == FINE
     assert choose_splitter("auto", [given])[0] == COARSE
     rule, note = choose_splitter("coarse", [marked])
-    assert rule == COARSE and note == 'words of raw text: "coarse", as data.splitter says'
+    assert rule == COARSE and note == 'words of raw text: "coarse", as task.splitter says'
