@@ -34,19 +34,19 @@ import ml_collections
 import numpy as np
 import sklearn.metrics
 from absl import flags
-from jaxfm.tasks.classification_predictor import ClassifierSpec
 from ml_collections import config_flags
 
 from jaxfm import files, program
 from jaxfm.config import Config, MeshConfig
+from jaxfm.core.initial import Initial
 from jaxfm.data.pipeline import TrainBatches
 from jaxfm.data.records.examples import Example, ExampleColumns, read_examples
 from jaxfm.data.text.packing import PackedRows, build_rows, pack, shuffled
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError, did_you_mean
-from jaxfm.hub.initial import Initial
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.tasks.classification import ClassifierObjective
+from jaxfm.tasks.classification.objective import ClassifierObjective
+from jaxfm.tasks.classification.spec import ClassifierSpec
 from jaxfm.tasks.losses import ClassLoss, LabelLoss
 from jaxfm.tasks.registry import from_config_dict
 from jaxfm.training.initial import resolve

@@ -14,7 +14,7 @@ from jaxfm.data.text import masking
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.tasks import registry
 from jaxfm.training.initial import resolve
-from jaxfm.training.setup import trace_step
+from jaxfm.training.session import make_session
 from tests import tiny
 
 # A program as XLA writes it: a product that something else is fused to, a loop, an optimizer, a copy without a name.
@@ -262,8 +262,8 @@ def train_step(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, str]:
     config = tiny.masked_lm_config(tmp_path_factory.mktemp("traces"), model__dropout=0.1, model__scan_layers=False)
     task, _ = registry.create(config, resolve(config.model))
     mesh = make_mesh(config.parallel.mesh, jax.devices()[:1])
-    step = trace_step(config, task, mesh, row_length=config.data.row_length, total_steps=10)
-    return config, step.lower(config.train.batch_size).compile().as_text() or ""
+    session = make_session(config, task.objective, mesh, total_steps=10)
+    return config, session.compiled(config.train.batch_size).as_text() or ""
 
 
 def test_products_of_a_step_are_told_forward_and_backward(train_step: tuple[Any, str]) -> None:

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxfm.config import AdaptConfig, LoraConfig, MeshConfig
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.data.text.packing import BATCH_FIELDS, PackedRows, build_rows
+from jaxfm.data.text.packing import PackedRows, build_rows
 from jaxfm.errors import UserError
 from jaxfm.families.registry import preset
 from jaxfm.models.adapters import is_adapter_param, merge_low_rank, only_mergeable, with_adapters, without_adapters
@@ -48,7 +48,7 @@ def rows(max_segments: int | None) -> PackedRows:
 
 
 def batch_of(packed: PackedRows) -> dict[str, jax.Array]:
-    return {name: jnp.asarray(getattr(packed, name)) for name in BATCH_FIELDS}
+    return {name: jnp.asarray(values) for name, values in packed.take(np.arange(len(packed))).items()}
 
 
 @functools.cache
@@ -141,7 +141,9 @@ def test_an_adapter_is_a_bottleneck_after_each_part_of_a_layer() -> None:
         for path, value in params.items()
         if path.startswith("encoder/layers/")
     }
-    one = {name: jnp.ones((1, 1), jnp.int32) for name in BATCH_FIELDS} | {"positions": jnp.zeros((1, 1), jnp.int32)}
+    one = {name: jnp.ones((1, 1), jnp.int32) for name in ("tokens", "segment_ids")} | {
+        "positions": jnp.zeros((1, 1), jnp.int32)
+    }
     graphdef = fresh(encoder)[0]
     nested = flax.traverse_util.unflatten_dict(params, sep="/")
 

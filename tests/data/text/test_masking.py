@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxfm.core.objective import Loss, LossContext
 from jaxfm.data.text import masking
 from jaxfm.data.text.mask_vocabulary import MaskVocabulary
 from jaxfm.data.text.masking import SPAN_TOKENS, UNITS, WORD_TOKENS, Masking, mask_tokens
 from jaxfm.observe.metrics import weighted
 from jaxfm.training.state import TrainState
-from jaxfm.core.objective import Loss, LossContext
 from jaxfm.training.step import make_train_step
 
 SPECIALS, PIECES, UNUSED = 5, 120, 3
