@@ -151,8 +151,8 @@ def test_who_waits_in_vain_says_for_whom_and_gives_up() -> None:
         r"\(from 127\.0\.0\.1\); 2 have not\.",
         first,
     )
-    there = rf"process 0 (is|was) there \({address}\)"
-    assert re.match(rf"error: gave up after 6 s: process 2 \({HOST}\) of 4: {there}", other)
+    reachable = rf"process 0 (is|was) reachable \({address}\)"
+    assert re.match(rf"error: gave up after 6 s: process 2 \({HOST}\) of 4: {reachable}", other)
     assert {code for code, *_ in ended.values()} == {2}
     assert max(at for *_, at in ended.values()) - began < 60
 
