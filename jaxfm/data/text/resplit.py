@@ -19,11 +19,11 @@ def choose_splitter(asked: str, sentences: Sequence[TaggedSentence]) -> tuple[st
       sentences: those of training.
     """
     if asked != AUTO:
-        return asked, f'words of raw text: "{asked}", as data.splitter says'
+        return asked, f'words of raw text: "{asked}", as task.splitter says'
     if any(sentence.marked for sentence in sentences):
-        return FINE, f'words of raw text: "{FINE}" (data.splitter), each mark a word: entities are given in characters'
+        return FINE, f'words of raw text: "{FINE}" (task.splitter), each mark a word: entities are given in characters'
     nearest = nearest_splitter(sentence.words for sentence in sentences)
-    return nearest, f'words of raw text: "{nearest}" (data.splitter), which comes nearest to the words of train'
+    return nearest, f'words of raw text: "{nearest}" (task.splitter), which comes nearest to the words of train'
 
 
 def split_again(sentences: Iterable[TaggedSentence], splitter: str) -> tuple[TaggedSentence, ...]:
