@@ -1,7 +1,6 @@
 """Scores of a tagged split: against seqeval, and those of sentences drawn anew."""
 
 import json
-import pathlib
 
 import numpy as np
 import pytest
