@@ -18,11 +18,11 @@ from tests import tiny
 TASKS = ("ner", "classification", "masked_lm", "replaced_token")
 
 
-def defaults(task: str, **groups: Any) -> dict[str, Any]:
+def defaults(name: str, /, **groups: Any) -> dict[str, Any]:
     """The defaults of a task's run as nested dicts, with groups or keys added; `data={"context": ...}` adds to data."""
-    values = to_dict(registry.from_config_dict(registry.default_config(task)))
-    for name, added in groups.items():
-        values[name] = {**values.get(name, {}), **added} if isinstance(added, dict) else added
+    values = to_dict(registry.from_config_dict(registry.default_config(name)))
+    for group, added in groups.items():
+        values[group] = {**values.get(group, {}), **added} if isinstance(added, dict) else added
     return values
 
 
@@ -188,7 +188,7 @@ def test_values_of_a_wrong_kind_in_a_task_json_are_refused(tmp_path: pathlib.Pat
 def test_shapes_of_any_encoder_need_no_data() -> None:
     encoder = EncoderConfig(**dataclasses.asdict(tiny.ENCODER) | {"num_layers": 3})
     for task in TASKS:
-        config = registry.from_config_dict(defaults(task, data={"row_length": 32}))
+        config = registry.from_config_dict(defaults(task, data={"row_length": 64}))
         objective = registry.abstract_objective(config, encoder)
-        assert objective.spec.encoder == encoder and objective.spec.row_length == 32
+        assert objective.spec.encoder == encoder and objective.spec.row_length == 64
         assert objective.flops_per_row(config.adapt) > 0 and objective.logits_per_row() > 0
