@@ -14,7 +14,7 @@ from jaxfm import files, program
 from jaxfm.config import Config, MeshConfig
 from jaxfm.core.build import Build
 from jaxfm.core.task import Evaluation
-from jaxfm.data.records.source_records import require_split
+from jaxfm.data.records.splits import require_split
 from jaxfm.errors import UserError
 from jaxfm.evaluation import bootstrap
 from jaxfm.evaluation.bootstrap import Comparison

@@ -13,13 +13,14 @@ from absl import flags
 from rich.console import Console
 
 from jaxfm import files, program
-from jaxfm.config import Config, from_config_dict
+from jaxfm.config import Config
 from jaxfm.errors import UserError
 from jaxfm.observe.tables import Table, to_rich
 from jaxfm.planning import output, sweep
 from jaxfm.planning.advice import advise
 from jaxfm.planning.estimate import Plan, Subject, make_plan
 from jaxfm.planning.hardware import parse_topology
+from jaxfm.tasks.registry import from_config_dict
 
 USAGE = (
     "usage: python -m jaxfm.plan --config=FILE[:variant] --topology=v5e:16x16 [--slices=N] [--price=USD a chip hour] "

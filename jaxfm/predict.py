@@ -245,7 +245,7 @@ def main(texts: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "A run directory.")
-    flags.DEFINE_string("input", None, f"Texts: {', '.join(source_unlabelled.FORMS)}, each also with .gz but .parquet.")
+    flags.DEFINE_string("input", None, f"Texts: {', '.join(source_unlabelled.endings())}; also with .gz but .parquet.")
     flags.DEFINE_string("output", None, "JSON lines to write.")
     flags.DEFINE_string(
         "words",

@@ -15,7 +15,7 @@ from jaxfm.data.corpora.corpus import open_corpus
 from jaxfm.data.corpora.preparation import Preparation
 from jaxfm.data.corpora.preparation import prepare as prepare_documents
 from jaxfm.data.corpora.preparation_report import MARKDOWN_FILE, unknown_warning
-from jaxfm.data.records.source_records import require_split
+from jaxfm.data.records.splits import require_split
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub.locate import locate
 from jaxfm.observe.progress import StreamProgress

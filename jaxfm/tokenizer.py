@@ -11,7 +11,7 @@ from jaxfm import files, program
 from jaxfm.data.corpora import tokenizer_training
 from jaxfm.data.corpora.corpus import open_corpus
 from jaxfm.data.corpora.documents import Texts
-from jaxfm.data.records.source_records import require_split
+from jaxfm.data.records.splits import require_split
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import StreamProgress
 

@@ -29,8 +29,8 @@ import numpy as np
 
 from jaxfm import files
 from jaxfm.data.records.examples import read_examples
-from jaxfm.data.records.source_records import Columns
 from jaxfm.data.records.sources import read_tagged
+from jaxfm.data.records.tagged_builder import Columns
 from jaxfm.hub.locate import locate
 from profiles import classification_quality, command_line, ner_quality
 from profiles.quality import MINILM, NEVER, REFERENCE_BATCH, choose_rows, last_json, machine, shown_command

@@ -20,8 +20,8 @@ from ml_collections import config_flags
 
 from jaxfm import files, program
 from jaxfm.config import DataConfig
-from jaxfm.data.records.source_records import Columns
 from jaxfm.data.records.sources import TaggedSentence, available_splits, read_tagged
+from jaxfm.data.records.tagged_builder import Columns
 from jaxfm.data.text.tokenization import encode_words, load_tokenizer
 from jaxfm.errors import UserError
 from profiles import command_line, quality

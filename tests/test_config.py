@@ -9,58 +9,68 @@ from typing import Any
 import ml_collections
 import pytest
 
+from jaxfm import schema
 from jaxfm.config import AUTO, FREE_ON_RESUME, Config
 from jaxfm.errors import UserError
 from jaxfm.schema import differences, to_dict
+from jaxfm.tasks import registry
 from jaxfm.tasks.registry import default_config, from_config_dict
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # Every option there is. Whoever adds, renames or removes one edits this list on purpose, and the documentation with it.
 OPTIONS = """
-task objective seed
+seed
 model.init model.preset model.tokenizer model.dropout model.attention_dropout model.attention model.scan_layers
 model.remat
-data.source data.words_column data.tags_column data.document_column data.row_length data.packed data.window data.overlap
-data.context data.text_column data.pair_column data.label_column data.holdout data.splitter data.cache
-mask.unit mask.ratio mask.final_ratio mask.mask_share mask.random_share mask.evaluate mask.z_loss
-mask.generator_depth mask.discriminator_weight mask.logits_chunk
+data.source data.words_column data.tags_column data.document_column data.row_length data.packed data.window
+data.text_column data.pair_column data.label_column data.holdout data.cache
 optim.learning_rate optim.schedule optim.warmup_fraction optim.decay_fraction optim.final_fraction optim.weight_decay
 optim.no_decay optim.b1 optim.b2 optim.eps optim.clip_norm
 adapt.train adapt.freeze adapt.freeze_layers adapt.unfreeze_every adapt.layer_decay adapt.head_rate
 adapt.lora.rank adapt.lora.alpha adapt.lora.targets adapt.adapter_size adapt.prefix_length adapt.ema adapt.average_best
 train.epochs train.steps train.batch_size train.first_batch_size
 train.batch_warmup_steps train.accumulate train.precision
-loss.label_smoothing loss.class_weights loss.focal_gamma loss.r_drop
-classification.kind classification.pooling classification.threshold
-eval.every_steps eval.batch_size eval.metric eval.select eval.rows eval.patience
+eval.every_steps eval.batch_size eval.metric eval.select eval.patience
 checkpoint.every_steps checkpoint.keep_last
 parallel.mesh.data parallel.mesh.fsdp parallel.mesh.tensor parallel.mesh.sequence
 log.every_steps log.tensorboard profile.steps
 """.split()
+LOSS = "task.loss.label_smoothing task.loss.class_weights task.loss.focal_gamma task.loss.r_drop"
+MASKS = "task.name task.unit task.ratio task.final_ratio task.evaluate task.eval_rows task.z_loss"
+TASK_OPTIONS = {
+    "ner": f"task.name task.context task.overlap task.splitter {LOSS}".split(),
+    "classification": f"task.name task.kind task.pooling task.threshold {LOSS}".split(),
+    "masked_lm": f"{MASKS} task.mask_share task.random_share task.logits_chunk".split(),
+    "replaced_token": f"{MASKS} task.generator_depth task.discriminator_weight".split(),
+}
 
 
-def leaves(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+def leaves(cls: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
     """Yields (dotted key, field) of every option."""
     for field in dataclasses.fields(cls):
         if dataclasses.is_dataclass(field.type):
             yield from leaves(typing.cast(type, field.type), f"{prefix}{field.name}.")
-        else:
+        elif f"{prefix}{field.name}" != "task":  # its class depends on the task
             yield f"{prefix}{field.name}", field
 
 
-FIELDS = dict(leaves())
+# Task -> key -> field; the keys of the trainer are looked at with one task, those of each task with that task.
+TASK_FIELDS = {name: dict(leaves(registry.definition(name).config_class, "task.")) for name in registry.names()}
+FIELDS = {("ner", key): field for key, field in leaves(Config)} | {
+    (name, key): field for name, fields in TASK_FIELDS.items() for key, field in fields.items()
+}
+KEYS = [pytest.param(*each, id=".".join(each)) for each in FIELDS]
 
 
-def nested(key: str, value: Any) -> dict[str, Any]:
-    """One key as nested dicts: what from_config_dict takes."""
-    first, _, rest = key.partition(".")
-    return {first: nested(rest, value) if rest else value}
+def values_of(task: str, key: str, value: Any) -> dict[str, Any]:
+    """One key beside the task's name, as nested dicts: what from_config_dict takes."""
+    return schema.nested({"task.name": task, key: value})
 
 
-def built(key: str, value: Any) -> Any:
+def built(task: str, key: str, value: Any) -> Any:
     """The value of `key` in the config that sets it to `value` and leaves all else alone."""
-    result: Any = from_config_dict(nested(key, value))
+    result: Any = from_config_dict(values_of(task, key, value))
     for name in key.split("."):
         result = getattr(result, name)
     return result
@@ -85,7 +95,10 @@ def other_value(field: dataclasses.Field[Any]) -> Any:
 
 
 def test_the_list_of_options() -> None:
-    assert sorted(FIELDS) == sorted(OPTIONS)
+    assert sorted(dict(leaves(Config))) == sorted(OPTIONS)
+    assert {name: sorted(fields) for name, fields in TASK_FIELDS.items()} == {
+        name: sorted(keys) for name, keys in TASK_OPTIONS.items()
+    }
 
 
 def test_every_option_says_what_it_is() -> None:
@@ -94,29 +107,31 @@ def test_every_option_says_what_it_is() -> None:
         assert set(field.metadata) <= {"doc", "choices", "at_least", "at_most", "above", "words"}, key
 
 
-def test_defaults_go_round() -> None:
-    assert from_config_dict(default_config()) == Config() == from_config_dict({})
-    assert from_config_dict(to_dict(Config())) == Config()
+@pytest.mark.parametrize("task", TASK_OPTIONS)
+def test_defaults_go_round(task: str) -> None:
+    config = from_config_dict(default_config(task))
+    assert config == from_config_dict({"task": {"name": task}}) == from_config_dict(to_dict(config))
+    assert config == dataclasses.replace(Config(), task=registry.definition(task).config_class())
 
 
-@pytest.mark.parametrize("key", OPTIONS)
-def test_every_option_goes_round_and_back(key: str) -> None:
-    value = other_value(FIELDS[key])
-    assert value != FIELDS[key].default
-    values = default_config()
+@pytest.mark.parametrize(("task", "key"), [case for case in KEYS if case.values[1] != "task.name"])
+def test_every_option_goes_round_and_back(task: str, key: str) -> None:
+    value, default = other_value(FIELDS[task, key]), from_config_dict(default_config(task))
+    assert value != FIELDS[task, key].default
+    values = default_config(task)
     *groups, name = key.split(".")
     node = values
     for group in groups:
         node = node[group]
     node[name] = value
     config = from_config_dict(values)
-    assert config != Config() and built(key, value) == value
-    assert config == from_config_dict(nested(key, value)) == from_config_dict(to_dict(config))
-    assert [line.partition(":")[0] for line in differences(to_dict(Config()), to_dict(config))] == [key]
+    assert config != default and built(task, key, value) == value
+    assert config == from_config_dict(values_of(task, key, value)) == from_config_dict(to_dict(config))
+    assert [line.partition(":")[0] for line in differences(to_dict(default), to_dict(config))] == [key]
 
 
 def test_the_default_config_is_locked() -> None:
-    config = default_config()
+    config = default_config("ner")
     with pytest.raises(AttributeError):
         config.optim.learning_rat = 1.0
     with pytest.raises(AttributeError):
@@ -137,7 +152,7 @@ def test_a_config_cannot_be_changed() -> None:
 def test_to_dict_is_json() -> None:
     values = to_dict(Config())
     assert values["optim"]["no_decay"] == ["*/bias", "*norm/scale"] and values["model"]["dropout"] is None
-    assert all(isinstance(value, str | int | dict) for value in values.values())
+    assert all(isinstance(value, str | int | dict) or value is None for value in values.values())
 
 
 # (key, value, the whole message)
@@ -154,7 +169,17 @@ REFUSED = [
     ("optim.learning_rate", "1e-3", "config.optim.learning_rate: is '1e-3' (str), but must be float."),
     ("model.dropout", "0.1", "config.model.dropout: is '0.1' (str), but must be float."),
     ("model.scan_layers", 1, "config.model.scan_layers: is 1 (int), but must be bool."),
-    ("task", None, "config.task: is None (NoneType), but must be str."),
+    (
+        "task",
+        "ner",
+        "config.task: is a group of keys now. Set config.task.name, or start from default_config(NAME).",
+    ),
+    ("task.name", "nerr", "config.task.name: 'nerr' is not a task. Did you mean 'ner'?"),
+    ("mask.ratio", 0.2, "config.mask.ratio: is config.task.ratio now."),
+    ("mask.places_at_once", 8, "config.mask.places_at_once: is config.task.logits_chunk now."),
+    ("loss.r_drop", 1.0, "config.loss.r_drop: is config.task.loss.r_drop now."),
+    ("data.context", "document", "config.data.context: is config.task.context now."),
+    ("eval.rows", 5, "config.eval.rows: is config.task.eval_rows now."),
     ("optim.no_decay", "*/bias", "config.optim.no_decay: is '*/bias', but must be a tuple of strings."),
     ("optim.no_decay", [1], "config.optim.no_decay: is [1], but must be a tuple of strings."),
     ("optim.schedule", "liner", "config.optim.schedule: is 'liner'. Did you mean 'linear'?"),
@@ -173,50 +198,52 @@ REFUSED = [
 @pytest.mark.parametrize(("key", "value", "message"), REFUSED, ids=[f"{key}={value!r}" for key, value, _ in REFUSED])
 def test_what_is_refused_and_how(key: str, value: Any, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        from_config_dict(nested(key, value))
+        from_config_dict(values_of("ner", key, value) if key != "task" else {key: value})
     assert str(caught.value) == message
 
 
-RULES = [(key, rule, bound) for key, field in FIELDS.items() for rule, bound in field.metadata.items() if rule != "doc"]
+RULES = [
+    (*key, rule, bound) for key, field in FIELDS.items() for rule, bound in field.metadata.items() if rule != "doc"
+]
 
 
 @pytest.mark.parametrize(
-    ("key", "rule", "bound"),
-    [case for case in RULES if case[1] not in ("choices", "words")],
+    ("task", "key", "rule", "bound"),
+    [case for case in RULES if case[2] not in ("choices", "words")],
     ids=lambda value: str(value),
 )
-def test_bounds(key: str, rule: str, bound: float) -> None:
-    kind = int if FIELDS[key].type is int else float
+def test_bounds(task: str, key: str, rule: str, bound: float) -> None:
+    kind = int if FIELDS[task, key].type is int else float
     step = 1 if kind is int else 1e-6
     outside, inside = {
         "at_least": (bound - step, bound),
         "at_most": (bound + step, bound),
         "above": (bound, bound + step),
     }[rule]
-    assert built(key, kind(inside)) == inside
+    assert built(task, key, kind(inside)) == inside
     with pytest.raises(UserError) as caught:
-        built(key, kind(outside))
+        built(task, key, kind(outside))
     rule_said = f"must be {rule.replace('_', ' ')} {bound}"
     assert str(caught.value).startswith(f"config.{key}: is {kind(outside)!r}, but {rule_said}")
-    assert FIELDS[key].metadata["doc"] in str(caught.value)
+    assert FIELDS[task, key].metadata["doc"] in str(caught.value)
 
 
 def test_every_kind_of_rule_is_used() -> None:
-    assert {rule for _, rule, _ in RULES} == {"choices", "at_least", "at_most", "above", "words"}
+    assert {rule for *_, rule, _ in RULES} == {"choices", "at_least", "at_most", "above", "words"}
 
 
 def test_every_choice_is_taken() -> None:
-    for key, rule, choices in RULES:
+    for task, key, rule, choices in RULES:
         if rule == "choices":
-            assert FIELDS[key].default in choices
-            assert [built(key, choice) for choice in choices] == list(choices)
+            assert FIELDS[task, key].default in choices
+            assert [built(task, key, choice) for choice in choices] == list(choices)
 
 
 def test_every_word_stands_for_its_value() -> None:
-    for key, rule, words in RULES:
+    for task, key, rule, words in RULES:
         if rule == "words":
-            assert {word: built(key, word) for word in words} == words
-    config = default_config()
+            assert {word: built(task, key, word) for word in words} == words
+    config = default_config("ner")
     config.train.batch_size = "auto"
     assert from_config_dict(config).train.batch_size == AUTO
     config.train.batch_size = 8
@@ -224,24 +251,28 @@ def test_every_word_stands_for_its_value() -> None:
 
 
 def test_an_int_is_taken_for_a_float_and_becomes_one() -> None:
-    value = built("train.epochs", 3)
+    value = built("ner", "train.epochs", 3)
     assert value == 3.0 and type(value) is float
-    assert type(built("model.dropout", 0)) is float
+    assert type(built("ner", "model.dropout", 0)) is float
 
 
 def test_none_is_for_optional_keys_alone() -> None:
     optional = {key for key, field in FIELDS.items() if type(None) in typing.get_args(field.type)}
-    assert "model.dropout" in optional and "optim.learning_rate" not in optional
-    assert all(FIELDS[key].default is None and built(key, None) is None for key in optional)
+    assert ("ner", "model.dropout") in optional and ("ner", "optim.learning_rate") not in optional
+    assert all(FIELDS[key].default is None and built(*key, None) is None for key in optional)
 
 
 def test_lists_become_tuples() -> None:
-    assert built("optim.no_decay", ["a", "b"]) == ("a", "b") and built("optim.no_decay", []) == ()
+    assert built("ner", "optim.no_decay", ["a", "b"]) == ("a", "b") and built("ner", "optim.no_decay", []) == ()
 
 
 def test_differences() -> None:
-    old = to_dict(Config())
-    new = to_dict(from_config_dict({"seed": 3, "optim": {"learning_rate": 1e-3}, "log": {"every_steps": 7}}))
+    old = to_dict(from_config_dict(default_config("ner")))
+    new = to_dict(
+        from_config_dict(
+            {"task": {"name": "ner"}, "seed": 3, "optim": {"learning_rate": 1e-3}, "log": {"every_steps": 7}}
+        )
+    )
     assert differences(old, old) == []
     assert differences(old, new) == [
         "log.every_steps: 20 -> 7",
@@ -250,15 +281,15 @@ def test_differences() -> None:
     ]
     assert differences(old, new, ignore=FREE_ON_RESUME) == ["optim.learning_rate: 5e-05 -> 0.001", "seed: 0 -> 3"]
     del old["seed"]  # a run of a version that had no such key
-    assert differences(old, to_dict(Config())) == ["seed: '(not set)' -> 0"]
-    assert differences(to_dict(Config()), old) == ["seed: 0 -> '(not set)'"]
+    assert differences(old, to_dict(from_config_dict(default_config("ner")))) == ["seed: '(not set)' -> 0"]
+    assert differences(to_dict(from_config_dict(default_config("ner"))), old) == ["seed: 0 -> '(not set)'"]
 
 
 def test_the_groups_that_are_free_exist() -> None:
     assert all(any(f"{key}.".startswith(f"{free}.") for key in OPTIONS) for free in FREE_ON_RESUME)
 
 
-def groups(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, str]]:
+def groups(cls: type, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yields (name of the dataclass, dotted key) of every group of options, the whole config first, under ""."""
     yield cls.__name__, prefix
     for field in dataclasses.fields(cls):
@@ -268,7 +299,7 @@ def groups(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 def reads(source: str) -> set[str]:
     """Returns the options that a source reads as attributes: `x.optim.b1`, or `x.b1` where x is an OptimConfig."""
-    by_class, found = dict(groups()), set()
+    by_class, found = dict(groups(Config)), set()
     for scope in ast.walk(ast.parse(source)):
         if not isinstance(scope, ast.FunctionDef):
             continue
@@ -294,6 +325,9 @@ def test_every_option_is_read_somewhere() -> None:
         if path.name != "config.py":
             found |= reads(path.read_text(encoding="utf-8"))
     assert [key for key in OPTIONS if key not in found] == []
+    # A task reads its keys as config.task.KEY, or by another name of that group.
+    tails = {key.rpartition(".")[2] for key in found}
+    assert [key for keys in TASK_OPTIONS.values() for key in keys if key.rpartition(".")[2] not in tails] == []
 
 
 def test_the_search_for_reads_tells_groups_apart() -> None:
@@ -302,6 +336,6 @@ def test_the_search_for_reads_tells_groups_apart() -> None:
 
 
 def test_a_config_file_starts_from_the_defaults() -> None:
-    values = default_config()
+    values = default_config("ner")
     assert isinstance(values, ml_collections.ConfigDict) and values.is_locked
-    assert default_config() is not values and to_dict(from_config_dict(values)) == to_dict(Config())
+    assert default_config("ner") is not values

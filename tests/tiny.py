@@ -16,8 +16,11 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import Config
+from jaxfm.core.batch import Field, Volume
 from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.encoder_config import EncoderConfig, has_padded_rows
+from jaxfm.data.arrays import ArrayDataset
+from jaxfm.data.text.packing import text_fields
 from jaxfm.hub.config_json import hf_config
 from jaxfm.hub.weights import write_tensors
 from jaxfm.models.heads import MaskedLM, TokenClassifier
@@ -295,8 +298,19 @@ def write_run(workdir: pathlib.Path, ner: Config, *, best: int) -> dict[int, dic
 
 def batch_of(rows: Any, count: int, first: int = 0) -> dict[str, np.ndarray]:
     """Rows `first` .. `first + count` of packed rows as a batch on the host."""
-    names = ("tokens", "segment_ids", "positions", "type_ids", "labels")
-    return {name: getattr(rows, name)[first : first + count] for name in names}
+    return rows.take(np.arange(first, first + count))
+
+
+def text_dataset(arrays: Mapping[str, np.ndarray], pad_id: int = 0) -> ArrayDataset:
+    """A dataset of arrays [N, T] of text; positions count from 0 in each row where none are given."""
+    length = arrays["tokens"].shape[1]
+    fields = text_fields(length, pad_id)
+    given = {"positions": np.broadcast_to(np.arange(length), arrays["tokens"].shape), **arrays}
+    useful = np.count_nonzero(given["segment_ids"]) / max(len(given["tokens"]), 1)
+    spec = {name: fields.get(name, Field((length,), fill=-1, axes=("tokens",))) for name in given}
+    return ArrayDataset(
+        {name: np.asarray(values, np.int32) for name, values in given.items()}, spec, Volume("tokens", length, useful)
+    )
 
 
 def with_dropout(encoder: EncoderConfig, rate: float) -> EncoderConfig:

@@ -1,58 +1,106 @@
-"""Floating-point operations that training needs, by formula: what model FLOPs utilisation (MFU) is a share of."""
+"""Floating-point operations that training needs, by formula: what model FLOPs utilisation (MFU) is a share of.
+
+An objective sums the pieces below. They count 2 operations for each weight that a token meets in the forward pass, 2
+for the gradient of its input and 2 for that of the weight, and 12 D for each key that a token sees. Recomputation,
+embeddings (a lookup), norms, padding, dropout and the optimizer do not count (Chowdhery et al. 2022, appendix B). Nor
+does what freezing saves: gradients of frozen weights, and the backward pass below the lowest trained layer. Adapters,
+low-rank updates and prefixes add too little to count. Layers that are unfrozen later count as trained, and so do all
+weights of a head, whatever `config.adapt.freeze` says.
+"""
 
 # D model, F ffn, T tokens a row, V vocabulary, L layers
 
 import fnmatch
 
-from jaxfm.config import AdaptConfig, Config
+from jaxfm.config import AdaptConfig
 from jaxfm.core.encoder_config import EncoderConfig
 
+_ALL_TRAINED = AdaptConfig()
 
-def flops_per_token(config: Config, encoder: EncoderConfig, classes: int = 0) -> float:
-    """Returns the operations of forward and backward pass a token: 6 a weight that meets it, 12 D a key that it sees.
 
-    Of a BERT that is 72 L D^2 + 12 L D T + 6 r (D V + D^2), r the share of the tokens that are guessed: recomputation,
-    embeddings (looked up), norms, padding, dropout and the optimizer do not count (Chowdhery et al. 2022, appendix B).
-    Nor does what frozen layers save: gradients of their weights and, below the lowest that is trained, the backward
-    pass. What adapters, low-rank updates and prefixes add is too little to count, and layers that wake up later count
-    as trained.
+def dense_flops(inputs: int, outputs: int, *, trained: bool = True, input_gradient: bool = True) -> float:
+    """Returns the operations of a matrix of weights [inputs, outputs] for each vector that it multiplies.
 
     Args:
-      config: row length, what is hidden, the objective, what is trained.
-      encoder: shape.
-      classes: of a token classifier.
+      inputs: its rows.
+      outputs: its columns.
+      trained: it has a gradient.
+      input_gradient: the vectors have one.
     """
-    per_layer = layer_flops(encoder, config.data.row_length, config.adapt)
-    total = sum(per_layer)
+    return 2.0 * (1 + trained + input_gradient) * inputs * outputs
+
+
+def layer_flops(encoder: EncoderConfig, row_length: int, adapt: AdaptConfig = _ALL_TRAINED) -> list[float]:
+    """Returns the operations of each layer a token of rows of `row_length` tokens."""
     width = encoder.hidden_size
-    if config.task != "masked_lm":
-        return total + 6 * width * (classes + (width if encoder.classifier_transform else 0))
-    ratio = config.mask.ratio
-    if config.mask.final_ratio is not None:
-        ratio = (ratio + config.mask.final_ratio) / 2
-    head = 6 * ratio * (width * encoder.vocab_size + width**2)
-    if config.objective == "rtd":
-        # The generator's layers come before its head; the discriminator's dense layer sees every token.
-        layers = max(1, round(config.mask.generator_depth * encoder.num_layers))
-        return total + sum(layer_flops(encoder, config.data.row_length)[:layers]) + head + 6 * width**2
-    return total + head
-
-
-def layer_flops(encoder: EncoderConfig, row_length: int, adapt: AdaptConfig | None = None) -> list[float]:
-    """Returns the same of each layer; without `adapt` all of them are trained."""
-    adapt = AdaptConfig() if adapt is None else adapt
-    width, inner = encoder.hidden_size, encoder.ffn_size
-    weights = 4 * width**2 + (3 if encoder.ffn == "geglu" else 2) * width * inner
-    added = bool(adapt.lora.rank or adapt.adapter_size or adapt.prefix_length)
-    # Whether kernels have gradients where a layer is not frozen, and which layers gradients pass through.
-    kernels = adapt.train == "all" and not added
-    reached = adapt.freeze_layers if added or adapt.train != "all" or _embeddings_frozen(adapt) else 0
-    reached = encoder.num_layers if adapt.train == "head" else reached
+    projections = 3 if encoder.ffn == "geglu" else 2
+    reached, trains_kernels = _first_with_backward(encoder, adapt), adapt.train == "all" and not _adds(adapt)
     total = []
     for layer, keys in enumerate(_keys(encoder, row_length)):
-        backward, own = layer >= reached, kernels and layer >= adapt.freeze_layers
-        total.append(weights * (2.0 + 2 * backward + 2 * own) + width * keys * (4 + 8 * backward))
+        passes = {
+            "trained": trains_kernels and layer >= adapt.freeze_layers,
+            "input_gradient": layer >= reached,
+        }
+        weights = dense_flops(width, 4 * width, **passes) + dense_flops(width, projections * encoder.ffn_size, **passes)
+        total.append(weights + width * keys * (4 + 8 * passes["input_gradient"]))
     return total
+
+
+def encoder_flops_per_row(encoder: EncoderConfig, row_length: int, adapt: AdaptConfig = _ALL_TRAINED) -> float:
+    """Returns the operations of the layers a row; of a BERT that is T (72 L D^2 + 12 L D T)."""
+    return row_length * sum(layer_flops(encoder, row_length, adapt))
+
+
+def vocabulary_head_flops(encoder: EncoderConfig, adapt: AdaptConfig = _ALL_TRAINED) -> float:
+    """Returns the operations of a `models.heads.MaskedLM`'s head a predicted token; 6 (D^2 + D V) if all is trained.
+
+    The decoder is the word embedding, and so trained where that is.
+    """
+    width, table = encoder.hidden_size, adapt.train == "all" and not _adds(adapt) and not _embeddings_frozen(adapt)
+    transform = dense_flops(width, width, input_gradient=_has_backward(encoder, adapt))
+    return transform + dense_flops(width, encoder.vocab_size, trained=table)
+
+
+def token_head_flops(encoder: EncoderConfig, classes: int, adapt: AdaptConfig = _ALL_TRAINED) -> float:
+    """Returns the operations of a `models.heads.TokenClassifier`'s head a token; 6 D C if all is trained."""
+    return _classifier_flops(encoder, classes, encoder.classifier_transform, adapt)
+
+
+def sequence_head_flops(encoder: EncoderConfig, outputs: int, pooling: str, adapt: AdaptConfig = _ALL_TRAINED) -> float:
+    """Returns the operations of a `models.heads.SequenceClassifier`'s head an example.
+
+    With the dense layer that `pooling` "cls" puts before the outputs that is 6 (D^2 + D C) if all is trained.
+    """
+    return _classifier_flops(encoder, outputs, encoder.classifier_transform or pooling == "cls", adapt)
+
+
+def detector_flops(encoder: EncoderConfig, adapt: AdaptConfig = _ALL_TRAINED) -> float:
+    """Returns the operations of a `models.electra.Detector` a token, its last layer (D weights) not counted."""
+    return dense_flops(encoder.hidden_size, encoder.hidden_size, input_gradient=_has_backward(encoder, adapt))
+
+
+def _classifier_flops(encoder: EncoderConfig, outputs: int, dense: bool, adapt: AdaptConfig) -> float:
+    width, below = encoder.hidden_size, _has_backward(encoder, adapt)
+    if not dense:
+        return dense_flops(width, outputs, input_gradient=below)
+    return dense_flops(width, width, input_gradient=below) + dense_flops(width, outputs)
+
+
+def _adds(adapt: AdaptConfig) -> bool:
+    """Whether what is trained of the encoder is what `adapt` adds to it."""
+    return bool(adapt.lora.rank or adapt.adapter_size or adapt.prefix_length)
+
+
+def _first_with_backward(encoder: EncoderConfig, adapt: AdaptConfig) -> int:
+    """Returns the lowest layer whose input has a gradient."""
+    if adapt.train == "head":
+        return encoder.num_layers
+    return adapt.freeze_layers if _adds(adapt) or adapt.train != "all" or _embeddings_frozen(adapt) else 0
+
+
+def _has_backward(encoder: EncoderConfig, adapt: AdaptConfig) -> bool:
+    """Whether the encoder's output has a gradient."""
+    return _first_with_backward(encoder, adapt) < encoder.num_layers
 
 
 def _embeddings_frozen(adapt: AdaptConfig) -> bool:
@@ -60,6 +108,6 @@ def _embeddings_frozen(adapt: AdaptConfig) -> bool:
 
 
 def _keys(encoder: EncoderConfig, row_length: int) -> list[int]:
-    """Returns how many keys a token of each layer sees."""
+    """Returns the number of keys that a token of each layer sees."""
     local = min(row_length, encoder.local_window + 1) if encoder.local_window else row_length
     return [local if layer % encoder.global_every else row_length for layer in range(encoder.num_layers)]

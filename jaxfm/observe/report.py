@@ -25,7 +25,7 @@ def write_report(
     Args:
       workdir: the run directory.
       report: at least {"task", "splits": {split: {metric: fraction, ...}}, "training": {"steps", "seconds",
-        "useful_tokens_per_second", "useful_token_share", "goodput": {what: seconds}, and "mfu" where it is known},
+        "unit", and by it "useful_tokens_per_second", "useful_token_share", "goodput": {what: seconds}, and "mfu" where it is known},
         "model": {"parameters", "trainable_parameters", "optimizer_bytes", "init"},
         "device", "versions": {package: version}}. More keys are kept; NaN and infinity become the strings "nan", "inf".
       tables: heading (mostly a split) -> tables under it.
@@ -75,11 +75,12 @@ def scores_table(splits: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def training_table(training: Mapping[str, Any]) -> Table:
     """Lays out the single numbers of the training: what, value."""
+    unit = training.get("unit", "tokens")
     texts = {
         "seconds": lambda value: f"{value:,.1f} ({format_seconds(value)})",
-        "tokens_per_second": lambda value: f"{value:,.0f}",
-        "useful_tokens_per_second": lambda value: f"{value:,.0f}",
-        "useful_token_share": lambda value: f"{value:.1%}",
+        f"{unit}_per_second": lambda value: f"{value:,.0f}",
+        f"useful_{unit}_per_second": lambda value: f"{value:,.0f}",
+        f"useful_{unit.removesuffix('s')}_share": lambda value: f"{value:.1%}",
         "mfu": lambda value: f"{value:.1%}",
         "peak_process_mib": lambda value: f"{value:,.0f} (all of the process' physical memory)",
     }
@@ -108,14 +109,15 @@ def goodput_table(training: Mapping[str, Any]) -> Table:
 
 def _summary(report: Mapping[str, Any]) -> str:
     training, model = report["training"], report["model"]
+    unit = training.get("unit", "tokens")
     mfu = f", {training['mfu']:.1%} of what the devices can do (MFU)" if "mfu" in training else ""
     text = (
         f"A model of {model['parameters']:,} parameters, {model['trainable_parameters']:,} of them "
         f"({model['trainable_parameters'] / model['parameters']:.2%}) trainable (optimizer state: "
         f"{model['optimizer_bytes'] / 2**20:,.2f} MiB), started from `{model['init']}`, trained for "
         f"{training['steps']:,} steps in {format_seconds(training['seconds'])} on {report['device']}, "
-        f"at {training['useful_tokens_per_second']:,.0f} useful tokens a second{mfu} "
-        f"({training['useful_token_share']:.1%} of the tokens computed were useful)."
+        f"at {training[f'useful_{unit}_per_second']:,.0f} useful {unit} a second{mfu} "
+        f"({training[f'useful_{unit[:-1]}_share']:.1%} of the {unit} computed were useful)."
     )
     for split, scores in report["splits"].items():
         numbers = [

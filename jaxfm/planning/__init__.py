@@ -1,1 +1,1 @@
-"""What a run will need and how fast it can go, from its compiled step and published figures of the hardware."""
+"""Memory and speed of a run before it starts, from its compiled step and published figures of the hardware."""

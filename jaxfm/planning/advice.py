@@ -1,13 +1,13 @@
-"""The first thing of a plan that does not work out, and what to change."""
+"""What limits a plan first, and what to change."""
 
 from jaxfm.planning.estimate import Plan
 
-# Of the memory, what parameters and optimizer may take so that there is room for anything else.
+# Share of the memory that parameters and optimizer may take, so that room is left for activations.
 _ROOM_FOR_STATE = 0.6
 
 
 def advise(plan: Plan) -> list[str]:
-    """Returns sentences: what does not fit first, or else what limits speed first; the change that helps most first."""
+    """Returns sentences, most important first: what does not fit, or what limits the speed, and what to change."""
     memory, mesh = plan.memory, plan.mesh
     state = memory.parameters + memory.optimizer
     cut = mesh["fsdp"] * mesh["tensor"]
@@ -17,7 +17,7 @@ def advise(plan: Plan) -> list[str]:
             wanted *= 2
         first = f"parameters and optimizer alone take {state / memory.capacity:.0%} of a chip's memory"
         if state * cut / wanted > _ROOM_FOR_STATE * memory.capacity:
-            return [f"{first}, too much even where they are cut over all: take more chips, or ones with more memory"]
+            return [f"{first}, too much even when sharded over all chips: take more chips, or ones with more memory"]
         return [f"{first}: --config.parallel.mesh.fsdp={mesh['fsdp'] * wanted // cut} leaves room for activations"]
     if memory.fits is False:
         return [_activations(plan)]
@@ -39,8 +39,8 @@ def advise(plan: Plan) -> list[str]:
     if waiting > 0.1 * times.step:
         longest = max(plan.collectives, key=lambda row: row.waited)
         advice.append(
-            f"{waiting / times.step:.0%} of a step waits for links, most of it {longest.kind} over {longest.axes}: "
-            f"{_less_of(longest.axes)}"
+            f"{waiting / times.step:.0%} of a step waits for links, mostly for {longest.kind} over "
+            f"{longest.axes}: {_less_of(longest.axes)}"
         )
     if times.kernels and times.kernels > 2 * times.compute:
         advice.append(

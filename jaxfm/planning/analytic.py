@@ -1,4 +1,4 @@
-"""What can be said of a step before, or without, compiling it: collectives and activations by formula."""
+"""Collectives, activations and compute of a step by formula, without compiling it."""
 
 # B rows a chip, T tokens, D model, F ffn, N heads, V vocabulary, L layers
 
@@ -19,7 +19,7 @@ _ACTIVATION = 2  # bytes of a bf16 number
 
 
 def expected_collectives(config: Config, encoder: EncoderConfig, params: Any, mesh: Mesh) -> tuple[Collective, ...]:
-    """Returns what a step has to move over a mesh when the partitioner does nothing needless.
+    """Returns the collectives that a step needs on a mesh, if the partitioner adds no others.
 
     Gradients are reduced once over data (in bf16, as the layers compute in it); over fsdp weights are gathered for
     the forward and again for the backward pass and gradients scattered; over tensor each half layer's activations are
@@ -44,12 +44,12 @@ def expected_collectives(config: Config, encoder: EncoderConfig, params: Any, me
     )
 
 
-def expected_activations(config: Config, encoder: EncoderConfig, shape: dict[str, int]) -> int:
-    """Returns about how many bytes of activations a chip keeps for the backward pass.
+def expected_activations(config: Config, encoder: EncoderConfig, shape: dict[str, int], logits_per_row: float) -> int:
+    """Returns approximately the bytes of activations that a chip keeps for the backward pass.
 
-    A layer that recomputes nothing keeps T B D (34 + 5 N T / D) bytes (Korthikanti et al. 2022, equation 1); one that
-    keeps its matrix products the inputs of these, 2 bytes a number; one that recomputes all its input alone. The logits
-    are f32, and so is their gradient.
+    By config.model.remat: "none" keeps T B D (34 + 5 N T / D) bytes a layer (Korthikanti et al. 2022, equation 1);
+    "dots" keeps the inputs of the layer's matrix products, 2 bytes a number; "full" keeps only the layer's input. The
+    logits and their gradient are f32.
     """
     rows = config.train.batch_size / config.train.accumulate / (shape["data"] * shape["fsdp"])
     tokens = rows * config.data.row_length / shape["sequence"]
@@ -59,12 +59,12 @@ def expected_activations(config: Config, encoder: EncoderConfig, shape: dict[str
         "dots": _ACTIVATION * (2 * width + (4 * width + inner) / tensor),
         "full": _ACTIVATION * width,
     }[config.model.remat]
-    head = config.mask.ratio if config.task == "masked_lm" else 0.0
-    return int(tokens * (kept * encoder.num_layers + 2 * 4 * head * encoder.vocab_size / tensor))
+    logits = logits_per_row / config.data.row_length
+    return int(tokens * (kept * encoder.num_layers + 2 * 4 * logits / tensor))
 
 
 def expected_compute(config: Config, encoder: EncoderConfig, model_flops: float) -> float:
-    """Returns the operations of a step, what is recomputed included: all of a forward pass, or attention alone."""
+    """Returns the operations of a step with recomputation: of attention ("dots") or the whole forward pass ("full")."""
     layers = sum(layer_flops(encoder, config.data.row_length)) / 3
     attention = 4 * encoder.hidden_size * config.data.row_length * encoder.num_layers
     again = {"none": 0.0, "dots": attention, "full": layers}[config.model.remat]

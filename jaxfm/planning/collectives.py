@@ -1,4 +1,4 @@
-"""The collectives of a compiled step: what kind, over which axes of the mesh, how many bytes, how often."""
+"""The collectives of a compiled step: kind, axes of the mesh, bytes, and number of runs."""
 
 import dataclasses
 import itertools
@@ -33,14 +33,14 @@ class Collective:
     Attributes:
       name: of the instruction.
       kind: one of KINDS, or UNKNOWN.
-      axes: axes of the mesh over which its groups reach.
-      whole: its groups are all of these axes (else a part of them).
-      groups: devices (places in the flattened mesh) that take part together; of a permute the pairs.
+      axes: axes of the mesh that its groups span.
+      whole: each group spans all of these axes, not a part of them.
+      groups: devices (indices into the flattened mesh) that communicate with each other; for a permute, the pairs.
       size: bytes of the whole array on a device: the sum of an all-reduce, the result of an all-gather, the operand
-        of all others.
-      times: how often a step runs it.
-      asynchronous: it runs beside computation.
-      between_slices: its bytes leave the slice; the groups are not known then, only the axes.
+        of any other kind.
+      times: number of runs a step.
+      asynchronous: it overlaps with computation.
+      between_slices: its bytes leave the slice; then only the axes are known, not the groups.
     """
 
     name: str
@@ -57,12 +57,12 @@ class Collective:
 def collectives(
     module: Module, mesh_shape: Mapping[str, int], slice_axes: tuple[str, ...] = ()
 ) -> tuple[Collective, ...]:
-    """Returns all collectives of a step, those between a start and a done once.
+    """Returns all collectives of a step; one split into a start and a done counts once.
 
     Args:
       module: the compiled program of one device.
       mesh_shape: axis -> size, in the order in which the program's devices are numbered.
-      slice_axes: the axes that lead from one slice to another.
+      slice_axes: the axes along which devices lie in different slices.
     """
     devices = math.prod(mesh_shape.values())
     found: list[Collective] = []
@@ -70,14 +70,14 @@ def collectives(
     for call in module.calls():
         for each in _of(call, devices, mesh_shape, slice_axes):
             if call.caller is not None and _CHAIN in call.instruction.attributes:
-                # One collective in pieces: between start and done other fusions carry it along, into a loop even.
+                # One collective in pieces: between start and done it may pass through other fusions, even into a loop.
                 channel = call.instruction.attribute(r"channel_id=(\d+)")
                 is_start = call.caller[1].name.startswith(_CHAIN_START)
                 chains.setdefault(channel, []).append((is_start, dataclasses.replace(each, asynchronous=True)))
             else:
                 found.append(each)
     for pieces in chains.values():
-        # Each start is one; where the compiler names none so, any of the pieces stands for them all.
+        # Each start is one collective; where the compiler names no start, one of the pieces represents it.
         found += [each for is_start, each in pieces if is_start] or [pieces[0][1]]
     return tuple(found)
 
@@ -109,16 +109,16 @@ def _of(call: Call, devices: int, mesh_shape: Mapping[str, int], slice_axes: tup
 
 
 def _is_scattered(call: Call) -> bool:
-    """Whether nothing but this device's part of the sum leaves the fusion: how TPUs write a reduce-scatter."""
+    """Whether only this device's part of the sum leaves the fusion, which is how TPUs express a reduce-scatter."""
     users = call.computation.users(call.instruction.name)
     return call.caller is not None and bool(users) and all(line.opcode == "dynamic-slice" for line in users)
 
 
 def _between_slices(call: Call, slice_axes: tuple[str, ...]) -> Iterator[Collective]:
-    """A send is the whole of a collective over the data-center network; the host does what its attributes say."""
+    """A send stands for a whole collective over the data-center network, which the host runs as its attributes say."""
     instruction = call.instruction
     if instruction.opcode == "recv" and "_xla_megascale_transfer_type" in instruction.attributes:
-        return  # the other half of the send
+        return  # the matching send is counted
     kind = instruction.attribute(r'_xla_megascale_transfer_type="(\w+)"').lower().replace("_", "-")
     kind = {"one-to-one": "collective-permute"}.get(kind, kind)
     size = call.computation[instruction.operands[0]].size
@@ -129,10 +129,10 @@ def _between_slices(call: Call, slice_axes: tuple[str, ...]) -> Iterator[Collect
 
 
 def replica_groups(attributes: str, devices: int) -> Groups | None:
-    """Returns the groups that an instruction's attributes write in one of HLO's ways; None where that is none of them.
+    """Returns the groups in an instruction's attributes; None for an unknown notation.
 
-    The ways: {{0,1},{2,3}} (or {}: all together), [2,4]<=[4,2]T(1,0), and mesh['x'=2,'y'=4] {'y'}, with device_ids
-    where the mesh is not in order; of a permute source_target_pairs={{0,1},{1,0}}.
+    HLO's notations: {{0,1},{2,3}} (or {}: all devices), [2,4]<=[4,2]T(1,0), and mesh['x'=2,'y'=4] {'y'}, with
+    device_ids where the mesh is not in order; for a permute source_target_pairs={{0,1},{1,0}}.
     """
     if pairs := re.search(r"source_target_pairs=\{((?:\{[\d,]+\},?)+)\}", attributes):
         return _braces(pairs[1])
@@ -147,11 +147,11 @@ def replica_groups(attributes: str, devices: int) -> Groups | None:
 
 
 def mesh_axes(groups: Groups, mesh_shape: Mapping[str, int]) -> tuple[tuple[str, ...], bool]:
-    """Returns the axes along which members of a group differ, and whether each group is all of these axes."""
-    places = np.stack(np.unravel_index(np.arange(math.prod(mesh_shape.values())), tuple(mesh_shape.values())), axis=1)
+    """Returns the axes along which members of a group differ, and whether each group spans all of them."""
+    indices = np.stack(np.unravel_index(np.arange(math.prod(mesh_shape.values())), tuple(mesh_shape.values())), axis=1)
     differs = np.zeros(len(mesh_shape), bool)
     for group in groups:
-        members = places[list(group)]
+        members = indices[list(group)]
         differs |= (members != members[0]).any(axis=0)
     axes = tuple(axis for axis, is_used in zip(mesh_shape, differs, strict=True) if is_used)
     whole = math.prod(mesh_shape[axis] for axis in axes)
@@ -163,7 +163,7 @@ def _mesh_groups(axes: str, device_ids: str | None, chosen: str) -> Groups | Non
     order = np.arange(math.prod(sizes.values()))
     if device_ids:
         order = _iota(device_ids) if "[" in device_ids else np.array(_numbers(device_ids))
-    # An axis of which only a part takes part is written 'x':(before)size.
+    # An axis that is split, with only a part of it in the group, is written 'x':(before)size.
     split: list[tuple[int, bool]] = []
     picked = {name: (before, size) for name, before, size in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", chosen)}
     if not set(picked) <= set(sizes):
@@ -182,7 +182,7 @@ def _mesh_groups(axes: str, device_ids: str | None, chosen: str) -> Groups | Non
 
 
 def _iota(text: str) -> np.ndarray:
-    """Returns what `[4,2]T(1,0)` says: 0, 1, 2 ... in this shape, transposed, flat."""
+    """Returns the numbers that `[4,2]T(1,0)` describes: 0, 1, 2 ... in this shape, transposed, flattened."""
     shape, _, permutation = text.partition("T")
     grid = np.arange(math.prod(_numbers(shape))).reshape(_numbers(shape))
     return (grid.transpose(_numbers(permutation)) if permutation else grid).reshape(-1)
@@ -204,8 +204,8 @@ def by_kind(found: Sequence[Collective]) -> dict[tuple[str, str], list[Collectiv
     """Returns the collectives by kind and axes ("data+fsdp"; "(part)" where groups are a part of these axes)."""
 
     def key(each: Collective) -> tuple[str, str]:
-        where = "+".join(each.axes) or "?"
+        axes = "+".join(each.axes) or "?"
         between = " between slices" if each.between_slices else ""
-        return each.kind + between, where if each.whole or not each.axes else f"{where} (part)"
+        return each.kind + between, axes if each.whole or not each.axes else f"{axes} (part)"
 
     return {name: list(same) for name, same in itertools.groupby(sorted(found, key=key), key=key)}

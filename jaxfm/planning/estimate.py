@@ -1,4 +1,4 @@
-"""One plan: the real train step compiled for a topology, and what its text, its memory and published rates say."""
+"""One plan: the real train step compiled for a topology; its program, its memory, and times by published rates."""
 
 import dataclasses
 import importlib.metadata
@@ -15,23 +15,21 @@ from jax.sharding import Mesh
 from jaxfm.analysis import hlo
 from jaxfm.config import AUTO, Config
 from jaxfm.core.task import Objective
-from jaxfm.data.text.packing import BATCH_FIELDS
 from jaxfm.errors import UserError
-from jaxfm.models.flops import flops_per_token
 from jaxfm.parallel import target
 from jaxfm.parallel.compilation import held_bytes
 from jaxfm.parallel.mesh import AXES, make_mesh
 from jaxfm.planning import hardware, roofline
 from jaxfm.planning.analytic import expected_collectives
 from jaxfm.planning.collectives import UNKNOWN, Collective, by_kind, collectives
-from jaxfm.planning.hardware import Place, Topology, describe_devices, places, target_of
-from jaxfm.planning.roofline import Links, Times
+from jaxfm.planning.hardware import DeviceLocation, Topology, describe_devices, device_locations, target_of
+from jaxfm.planning.roofline import LinkSeconds, Times
 from jaxfm.tasks import registry
 from jaxfm.training import initial
-from jaxfm.training.setup import TracedStep, trace_step
+from jaxfm.training.session import Session, make_session
 from jaxfm.training.state import count_parameters
 
-# Updates of a run that says only how many epochs it has: schedules need a number, memory and time do not.
+# Updates of a run whose config gives only epochs: schedules need a number; memory and time do not depend on it.
 _STEPS = 100_000
 _GPU_COMPILERS = ("jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
 _COMPILERS = ("jax", "jaxlib", "libtpu", *_GPU_COMPILERS)
@@ -43,15 +41,15 @@ class Memory:
     """Bytes a chip.
 
     Attributes:
-      parameters: this chip's part of them.
-      optimizer: likewise of the optimizer's state.
+      parameters: this chip's part of the parameters.
+      optimizer: this chip's part of the optimizer's state.
       batch: rows, metric sums and keys.
-      temporaries: activations, gradients and whatever else lives for a while; None where the compiler gave up
-        before it knew, or was not asked.
+      temporaries: activations, gradients and other temporary arrays; None where the program was not compiled, or the
+        compiler gave up before it knew.
       program: the machine code.
-      peak: all together; where the program does not fit, what the compiler says it would need.
-      capacity: what there is.
-      refused: the compiler gave up because the program needs more than there is.
+      peak: the sum; where the program does not fit, the compiler's figure of what it would need.
+      capacity: memory of the chip.
+      refused: the compiler gave up because the program needs more than the capacity.
     """
 
     parameters: int
@@ -65,29 +63,29 @@ class Memory:
 
     @property
     def least(self) -> int:
-        """What is needed without activations and gradients."""
+        """Bytes needed without activations and gradients."""
         return self.parameters + self.optimizer + self.batch
 
     @property
     def fits(self) -> bool | None:
-        """Whether it does; None where only a compiler could say: without one, activations are not known."""
+        """Whether the program fits; None without a compiler, as activations are unknown then."""
         if self.refused or self.least > self.capacity:
             return False
         return None if self.peak is None else self.peak <= self.capacity
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """Collectives of one kind over the same axes, all of a step together.
+class CollectiveTotals:
+    """All collectives of a step that are of one kind and over the same axes.
 
     Attributes:
       kind: as HLO names it.
-      axes: of the mesh; "?" where that is not known.
-      count: how many a step runs.
+      axes: of the mesh; "?" where unknown.
+      count: runs a step.
       size: bytes of their arrays.
       sent: bytes that a chip sends.
-      seconds: that the links are busy.
-      waited: seconds of them that nothing overlaps.
+      seconds: during which the links are busy.
+      waited: the part of `seconds` that overlaps with no computation.
     """
 
     kind: str
@@ -101,22 +99,23 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run is going to be like; every number is of one step and one chip unless its name says otherwise.
+    """The estimate of a run; every number is of one step and one chip unless its description says otherwise.
 
     Attributes:
       topology: chips.
       mesh: axis -> size.
-      settings: what of the config decides.
+      settings: the values of the config that memory and time depend on.
       parameters: of the whole model.
-      memory: see there.
+      memory: see `Memory`.
       model_flops: by formula (`jaxfm.models.flops`).
-      matmul_flops: of the compiled program's matrix products, recomputed and repeated ones included.
-      xla_flops: what XLA's cost analysis says, which counts the body of a loop once.
+      matmul_flops: of the compiled program's matrix products, including recomputed and repeated ones; None where it was
+        not compiled.
+      xla_flops: by XLA's cost analysis, which counts the body of a loop once.
       times: None where the program does not fit.
-      collectives: likewise empty then.
-      compile_seconds: how long lowering and compiling took.
-      notes: what was assumed.
-      versions: of the compiler.
+      collectives: empty where the program does not fit.
+      compile_seconds: seconds that lowering and compiling took.
+      notes: assumptions of the plan.
+      versions: of the compiler's packages.
     """
 
     topology: Topology
@@ -128,31 +127,32 @@ class Plan:
     matmul_flops: float | None
     xla_flops: float | None
     times: Times | None
-    collectives: tuple[Row, ...]
+    collectives: tuple[CollectiveTotals, ...]
     compile_seconds: float
     notes: tuple[str, ...]
     versions: Mapping[str, str]
 
     @property
     def tokens(self) -> int:
-        """Of a step, all chips together."""
+        """Tokens of a step over all chips, padding included."""
         return self.settings["batch_size"] * self.settings["row_length"]
 
     @property
     def is_compiled(self) -> bool:
-        """Whether times are those of a compiled program; if not, a step takes at least as long."""
+        """Whether times are those of a compiled program; if not, they are lower bounds."""
         return self.matmul_flops is not None
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Of all chips together; at the most, where the step was not compiled."""
+        """Tokens a second over all chips; an upper bound where the step was not compiled."""
         return self.tokens / self.times.step if self.times else None
 
     @property
     def mfu(self) -> float | None:
-        """Model FLOPs utilisation: the formula's operations as a share of what the chips could do in a step.
+        """Model FLOPs utilisation: the formula's operations as a share of what the chips could do in a step's time.
 
-        None where the step was not compiled: by formula alone it would always be 100 % of what links leave.
+        None where the step was not compiled: its time then comes from the same formula, which would give 100 % wherever
+        links do not limit it.
         """
         if self.times is None or not self.is_compiled:
             return None
@@ -161,12 +161,12 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """What is planned, from shapes alone.
+    """A run to plan, known from shapes alone.
 
     Attributes:
       config: of the run.
       objective: model and loss.
-      notes: what was assumed.
+      notes: assumptions about the shapes.
     """
 
     config: Config
@@ -175,10 +175,10 @@ class Subject:
 
     @classmethod
     def of(cls, config: Config) -> "Subject":
-        """Finds the shapes; neither data nor weights nor tokenizer need be there.
+        """Finds the shapes; needs neither data nor weights nor a tokenizer.
 
         Raises:
-          UserError: no such shape, or a batch size that is still to be found.
+          UserError: the shapes cannot be known, or the batch size is "auto".
         """
         if config.train.batch_size == AUTO:
             raise UserError(
@@ -186,41 +186,36 @@ class Subject:
                 "--sweep tries its half and its double as well."
             )
         encoder, notes = initial.shape(config.model)
-        return cls(config, registry.outline(config, encoder), notes)
+        return cls(config, registry.abstract_objective(config, encoder), notes)
 
-    def step(self, topology: Topology, devices: Sequence[Any]) -> TracedStep:
-        """Traces the train step for devices of a topology."""
+    def session(self, topology: Topology, devices: Sequence[Any]) -> Session:
+        """Builds the train step for devices of a topology."""
+        mesh = make_mesh(self.config.parallel.mesh, devices)
         with target.tracing_for(target_of(topology)):
-            return trace_step(
-                self.config,
-                self.objective,
-                make_mesh(self.config.parallel.mesh, devices),
-                row_length=self.config.data.row_length,
-                total_steps=self.config.train.steps or _STEPS,
-            )
+            return make_session(self.config, self.objective, mesh, total_steps=self.config.train.steps or _STEPS)
 
 
 def make_plan(subject: Subject, topology: Topology) -> Plan:
-    """Compiles the train step of a config for a topology and reads off what it needs.
+    """Compiles the train step of a config for a topology and estimates its memory and time.
 
     Args:
-      subject: what is planned.
-      topology: chips; of GPUs without their compiler the step is only lowered.
+      subject: the run to plan.
+      topology: chips; for GPUs without their compiler the step is only lowered.
 
     Raises:
-      UserError: a mesh that does not fit the chips, a batch that the mesh does not divide, no TPU compiler.
+      UserError: the mesh does not fit the chips or does not divide the batch, or the TPU compiler is not installed.
     """
-    config, encoder = subject.config, subject.objective.encoder
-    step = subject.step(topology, describe_devices(topology))
-    mesh = step.mesh
+    config, encoder = subject.config, subject.objective.spec.encoder
+    session = subject.session(topology, describe_devices(topology))
+    mesh = session.mesh
     start = time.monotonic()
-    compiled, memory, found = _compile(config, step, topology)
-    model_flops = flops_per_token(config, encoder) * config.train.batch_size * config.data.row_length / topology.size
+    compiled, memory, found = _compile(config, session, topology)
+    model_flops = subject.objective.flops_per_row(config.adapt) * config.train.batch_size / topology.size
     plan = Plan(
         topology=topology,
         mesh=dict(zip(AXES, mesh.devices.shape, strict=True)),
-        settings=_settings(config, step),
-        parameters=count_parameters(step.abstract.params, encoder),
+        settings=_settings(config, session),
+        parameters=count_parameters(session.abstract.params, encoder),
         memory=memory,
         model_flops=model_flops,
         matmul_flops=None,
@@ -228,41 +223,46 @@ def make_plan(subject: Subject, topology: Topology) -> Plan:
         times=None,
         collectives=(),
         compile_seconds=time.monotonic() - start,
-        notes=(*subject.notes, *step.notes, *found),
+        notes=(*subject.notes, *session.notes, *found),
         versions=_versions(),
     )
-    where = places(list(mesh.devices.flat), topology)
+    locations = device_locations(list(mesh.devices.flat), topology)
     if topology.chip.kind == "gpu" and compiled is None:
-        expected = expected_collectives(config, encoder, step.abstract.params, mesh)
-        return _with_times(plan, expected, where, compute=model_flops)
-    return _read(plan, compiled, mesh, where) if compiled is not None else plan
+        expected = expected_collectives(config, encoder, session.abstract.params, mesh)
+        return _with_times(plan, expected, locations, compute=model_flops)
+    return _read(plan, compiled, mesh, locations) if compiled is not None else plan
 
 
-def _compile(config: Config, step: TracedStep, topology: Topology) -> tuple[Any, Memory, list[str]]:
-    """Returns the compiled step (None: it was only lowered, or does not fit), its memory, and what is to be said."""
-    rows = config.train.batch_size * config.data.row_length * len(BATCH_FIELDS) * 4
+def _compile(config: Config, session: Session, topology: Topology) -> tuple[Any, Memory, list[str]]:
+    """Returns the compiled step (None: it was only lowered, or does not fit), its memory, and notes for the plan."""
+    a_row = sum(math.prod(field.shape) * field.dtype.itemsize for field in session.batch_spec.values())
+    rows = config.train.batch_size * a_row
     memory = Memory(
-        parameters=_held((step.abstract.params, step.abstract.raw)),  # raw: beside a moving average
-        optimizer=_held(step.abstract.opt_state),
-        batch=rows // math.prod(size for axis, size in step.mesh.shape.items() if axis != "tensor"),
+        parameters=_bytes_held((session.abstract.params, session.abstract.live_params)),  # live: beside an average
+        optimizer=_bytes_held(session.abstract.opt_state),
+        batch=rows // math.prod(size for axis, size in session.mesh.shape.items() if axis != "tensor"),
         temporaries=None,
         program=0,
         peak=None,
         capacity=int(topology.chip.hbm),
     )
     if topology.chip.kind == "gpu" and not hardware.has_gpu_compiler():
-        step.lower(config.train.batch_size, platform="cuda")
+        session.lower_for("cuda", config.train.batch_size)
         lacking = "lowered for CUDA, not compiled: activations are not known"
         return None, memory, [f"the step was {lacking}. The compiler needs no GPU: pip install 'jaxfm[cuda]'"]
-    lowered = step.lower(config.train.batch_size)
+    lowered = session.lower(config.train.batch_size)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return None, dataclasses.replace(memory, peak=_wanted(str(error)), refused=True), _largest(str(error))
+        return (
+            None,
+            dataclasses.replace(memory, peak=_bytes_wanted(str(error)), refused=True),
+            _largest_allocations(str(error)),
+        )
     known = compiled.memory_analysis()
-    assert known is not None, "compilers of accelerators always say"
+    assert known is not None, "compilers of accelerators report memory"
     held = held_bytes(known)
     code = known.generated_code_size_in_bytes
     memory = dataclasses.replace(
@@ -274,8 +274,8 @@ def _compile(config: Config, step: TracedStep, topology: Topology) -> tuple[Any,
     return compiled, memory, []
 
 
-def _read(plan: Plan, compiled: jax.stages.Compiled, mesh: Mesh, where: Sequence[Place]) -> Plan:
-    """Adds what the compiled program's text says."""
+def _read(plan: Plan, compiled: jax.stages.Compiled, mesh: Mesh, locations: Sequence[DeviceLocation]) -> Plan:
+    """Adds FLOPs, times and collectives of the compiled program."""
     module = hlo.parse(compiled.as_text() or "")
     calls, chip = list(module.calls()), plan.topology.chip
     flops = sum(call.times * hlo.matmul_flops(call) for call in calls)
@@ -283,8 +283,8 @@ def _read(plan: Plan, compiled: jax.stages.Compiled, mesh: Mesh, where: Sequence
     plan = dataclasses.replace(plan, matmul_flops=float(flops), xla_flops=cost.get("flops"))
     return _with_times(
         plan,
-        collectives(module, plan.mesh, _slice_axes(mesh, where)),
-        where,
+        collectives(module, plan.mesh, _slice_axes(mesh, locations)),
+        locations,
         compute=flops,
         memory_bytes=sum(call.times * hlo.traffic(call, module) for call in calls),
         kernels=(
@@ -298,18 +298,19 @@ def _read(plan: Plan, compiled: jax.stages.Compiled, mesh: Mesh, where: Sequence
 def _with_times(
     plan: Plan,
     found: Sequence[Collective],
-    where: Sequence[Place],
+    locations: Sequence[DeviceLocation],
     *,
     compute: float,
     memory_bytes: float = 0.0,
     kernels: float = 0.0,
 ) -> Plan:
-    chip, rows, busy, waited = plan.topology.chip, [], [Links()], [Links()]
+    """Adds times and collectives; `compute` is in operations, `kernels` in seconds."""
+    chip, totals, busy, waited = plan.topology.chip, [], [LinkSeconds()], [LinkSeconds()]
     for (kind, axes), same in by_kind(found).items():
-        links = [_links(each, where, plan.topology) for each in same]
+        links = [_link_seconds(each, locations, plan.topology) for each in same]
         held_up = [each for each, one in zip(links, same, strict=True) if not one.asynchronous]
-        rows.append(
-            Row(
+        totals.append(
+            CollectiveTotals(
                 kind=kind,
                 axes=axes,
                 count=sum(each.times for each in same),
@@ -328,55 +329,56 @@ def _with_times(
         waiting=roofline.total(waited),
         kernels=kernels,
     )
-    return dataclasses.replace(plan, times=times, collectives=tuple(rows))
+    return dataclasses.replace(plan, times=times, collectives=tuple(totals))
 
 
-def links_of(found: Sequence[Collective], where: Sequence[Place], topology: Topology) -> Links:
-    """Returns the seconds of a step that collectives keep the links busy."""
-    return roofline.total([_links(each, where, topology) for each in found])
+def total_link_seconds(
+    found: Sequence[Collective], locations: Sequence[DeviceLocation], topology: Topology
+) -> LinkSeconds:
+    """Returns the seconds of a step during which collectives keep the links busy."""
+    return roofline.total([_link_seconds(each, locations, topology) for each in found])
 
 
-def _links(each: Collective, where: Sequence[Place], topology: Topology) -> Links:
-    """Returns the links' seconds of a step, of all runs of a collective; of an unknown one none."""
+def _link_seconds(each: Collective, locations: Sequence[DeviceLocation], topology: Topology) -> LinkSeconds:
+    """Returns the seconds of links of all runs of a collective in a step; 0 for an unknown kind."""
     if each.kind == UNKNOWN:
-        return Links()
-    once = roofline.link_seconds(each, where, topology)
-    return Links(once.inside * each.times, once.between * each.times)
+        return LinkSeconds()
+    one_run = roofline.link_seconds(each, locations, topology)
+    return LinkSeconds(one_run.inside * each.times, one_run.between * each.times)
 
 
-def _held(tree: Any) -> int:
+def _bytes_held(tree: Any) -> int:
     """Returns the bytes that one device holds of abstract arrays with shardings."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _wanted(message: str) -> int | None:
-    """Returns the bytes that a program would need, from the compiler's message that they are not there."""
+def _bytes_wanted(message: str) -> int | None:
+    """Returns the bytes that a program would need, from the compiler's message that memory does not suffice."""
     found = re.search(r"Used ([\d.]+)([KMGT]) of", message) or re.search(r"\(([\d.]+)([KMGT])\) exceeds", message)
     return int(float(found[1]) * _UNITS[found[2]]) if found else None
 
 
-def _largest(message: str) -> list[str]:
+def _largest_allocations(message: str) -> list[str]:
     """Returns the compiler's list of the largest allocations, one a line: size, shape, operation."""
     found = re.findall(r"Size: (\S+)(?:(?!Size: ).)*?(?:Operator: op_name=\"([^\"]*)\".*?)?Shape: (\S+)", message, re.S)
     return [f"would need {size} for {shape} ({operation or 'no operation'})" for size, operation, shape in found[:3]]
 
 
-def _slice_axes(mesh: Mesh, where: Sequence[Place]) -> tuple[str, ...]:
+def _slice_axes(mesh: Mesh, locations: Sequence[DeviceLocation]) -> tuple[str, ...]:
     """Returns the axes along which devices lie in different slices."""
-    slices = np.array([place.slice for place in where]).reshape(mesh.devices.shape)
+    slices = np.array([location.slice for location in locations]).reshape(mesh.devices.shape)
     return tuple(name for axis, name in enumerate(AXES) if (slices != slices.take([0], axis)).any())
 
 
-def _settings(config: Config, step: TracedStep) -> dict[str, Any]:
+def _settings(config: Config, session: Session) -> dict[str, Any]:
     return {
-        "task": config.task,
-        "objective": config.objective,
+        "task": config.task.name,
         "model": config.model.preset or config.model.init,
         "batch_size": config.train.batch_size,
         "accumulate": config.train.accumulate,
         "row_length": config.data.row_length,
         "remat": config.model.remat,
-        "parameters_dtype": str(jax.tree.leaves(step.abstract.params)[0].dtype),
+        "parameters_dtype": str(jax.tree.leaves(session.abstract.params)[0].dtype),
     }
 
 

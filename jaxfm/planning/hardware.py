@@ -1,4 +1,4 @@
-"""How accelerators are joined: the topologies there are, and devices to compile for.
+"""Topologies of accelerators: which exist, how their chips are linked, and devices to compile for.
 
 Sources by letter: see `jaxfm.parallel.chips`.
 """
@@ -18,7 +18,7 @@ from jaxfm.errors import UserError, did_you_mean
 from jaxfm.parallel import target
 from jaxfm.parallel.chips import CHIPS, Chip
 
-# Slices that Google Cloud offers [a] and the compiler takes (it has no host of a single chip).
+# Slices that Google Cloud offers [a] and the compiler accepts (it knows no host with a single chip).
 _FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = (
     *("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "4x4x16", "8x8x8"),
@@ -29,12 +29,12 @@ SLICES = {"v4": _CUBES, "v5e": _FLAT, "v5p": (*_CUBES, "16x16x24"), "v6e": _FLAT
 
 @dataclasses.dataclass(frozen=True)
 class _Gpu:
-    """What the compiler asks of a GPU beside what `Chip` says (NVIDIA, data sheets and CUDA C++ Programming Guide).
+    """Facts of a GPU that the compiler needs and `Chip` lacks (NVIDIA data sheets, CUDA C++ Programming Guide).
 
     Attributes:
       capability: compute capability.
       processors: streaming multiprocessors.
-      shared: KiB of shared memory of each; a block of threads can have one less.
+      shared: KiB of shared memory of a multiprocessor; a block of threads can have 1 KiB less.
       cache: bytes of L2.
       clock: GHz.
     """
@@ -55,13 +55,13 @@ _GPUS = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Chips and how they lie.
+    """Chips and how they are linked.
 
     Attributes:
       name: as given, without the number of slices.
-      chip: of which there are `size`.
-      shape: of one slice's torus; of GPUs their number.
-      slices: how many such slices a network joins.
+      chip: the kind of all `size` chips.
+      shape: of one slice's torus; for GPUs, their number.
+      slices: number of such slices, joined by a network.
     """
 
     name: str
@@ -76,15 +76,15 @@ class Topology:
 
     @property
     def wraps(self) -> tuple[bool, ...]:
-        """For each axis of the torus: is its end joined to its beginning?"""
+        """Whether each axis of the torus has a link from its end to its beginning."""
         if self.chip.name in ("v5e", "v6e"):
             return tuple(length == 16 for length in self.shape)
         return (all(length % 4 == 0 for length in self.shape),) * len(self.shape)
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a device of the mesh lies: its slice (or node), and its coordinates there."""
+class DeviceLocation:
+    """The slice (for GPUs: node) of a device of the mesh, and its coordinates there."""
 
     slice: int
     coordinates: tuple[int, ...]
@@ -94,14 +94,14 @@ def parse_topology(name: str, slices: int = 1) -> Topology:
     """Reads "v5e:16x16", "v5p:4x4x8" or "gpu:h100:16".
 
     Raises:
-      UserError: a chip or a shape that is not known (lists them), slices of GPUs.
+      UserError: an unknown chip or shape (the message lists the known ones), or slices of GPUs.
     """
     if slices < 1:
         raise UserError(f"--slices={slices}: must be at least 1.")
     if match := re.fullmatch(r"gpu:(\w+):(\d+)", name):
         gpus = [chip.name for chip in CHIPS.values() if chip.kind == "gpu"]
         if match[1] not in gpus:
-            raise UserError(f"--topology={name}: no GPU is called {match[1]!r}. {did_you_mean(match[1], gpus)}")
+            raise UserError(f"--topology={name}: no known GPU is called {match[1]!r}. {did_you_mean(match[1], gpus)}")
         chip, count = CHIPS[match[1]], int(match[2])
         if slices != 1:
             raise UserError(f"--slices={slices}: GPUs have no slices; --topology=gpu:{chip.name}:COUNT is all of them.")
@@ -126,16 +126,16 @@ def has_gpu_compiler() -> bool:
 
 
 def target_of(topology: Topology) -> target.Target:
-    """Returns what programs for these chips are traced for: as on them where their compiler is here, else less."""
+    """Returns the target to trace for; GPUs get their compute capability only where their compiler is installed."""
     known = topology.chip.kind == "gpu" and has_gpu_compiler()
     return target.Target(topology.chip.kind, _GPUS[topology.chip.name].capability if known else None)
 
 
 def describe_devices(topology: Topology) -> Sequence[Any]:
-    """Returns devices to compile for, as their compiler describes them; of GPUs without it as many of the CPU's.
+    """Returns devices to compile for, as their compiler describes them; for GPUs without it, CPU devices.
 
     Raises:
-      UserError: libtpu is not installed, or there are too few fake CPU devices to stand for GPUs.
+      UserError: libtpu is not installed, or the fake CPU devices that stand for GPUs are too few.
     """
     if topology.chip.kind == "gpu" and has_gpu_compiler():
         return _described_gpus(topology)
@@ -152,7 +152,7 @@ def describe_devices(topology: Topology) -> Sequence[Any]:
             f"--topology={topology.name}: needs the TPU compiler, which is not installed. "
             "Install it (it needs no TPU): pip install 'jaxfm[tpu]'."
         )
-    # libtpu looks for a TPU's machine unless told not to, and lets one process at a time compile.
+    # Without these libtpu looks for a TPU host, and only one process at a time may compile.
     for name, value in _LIBTPU_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from jax.experimental import topologies
@@ -166,7 +166,7 @@ def describe_devices(topology: Topology) -> Sequence[Any]:
 
 
 def _described_gpus(topology: Topology) -> Sequence[Any]:
-    """Returns GPUs that need not be there; what is the same for all that we know stands here as it is."""
+    """Returns descriptions of GPUs, which need not be present. Facts that all known GPUs share are literals."""
     from jax.experimental import topologies
 
     chip, gpu = topology.chip, _GPUS[topology.chip.name]
@@ -192,7 +192,7 @@ def _described_gpus(topology: Topology) -> Sequence[Any]:
     }
     major, minor = gpu.capability
     info = " ".join(f"{key}: {value}" for key, value in facts.items())
-    # Versions only choose between ways around faults of old libraries.
+    # The versions only select workarounds for bugs of old libraries.
     text = (
         f"gpu_device_info {{ {info} cuda_compute_capability {{ major: {major} minor: {minor} }} }} "
         'platform_name: "CUDA" dnn_version_info { major: 9 minor: 12 } runtime_version { major: 13 } '
@@ -213,9 +213,13 @@ _LIBTPU_ENVIRONMENT = {
 }
 
 
-def places(devices: Sequence[Any], topology: Topology) -> list[Place]:
-    """Returns where each device lies; GPUs lie in nodes, in the order of their numbers."""
+def device_locations(devices: Sequence[Any], topology: Topology) -> list[DeviceLocation]:
+    """Returns the location of each device; GPUs fill nodes in the order of their ids."""
     if topology.chip.kind == "gpu":
-        return [Place(device.id // topology.chip.node, (device.id % topology.chip.node,)) for device in devices]
+        return [
+            DeviceLocation(device.id // topology.chip.node, (device.id % topology.chip.node,)) for device in devices
+        ]
     rank = len(topology.shape)
-    return [Place(getattr(device, "slice_index", None) or 0, tuple(device.coords[:rank])) for device in devices]
+    return [
+        DeviceLocation(getattr(device, "slice_index", None) or 0, tuple(device.coords[:rank])) for device in devices
+    ]

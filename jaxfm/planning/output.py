@@ -1,4 +1,4 @@
-"""A plan for people and for programs."""
+"""A plan as tables for people and as JSON for programs."""
 
 import dataclasses
 from typing import Any
@@ -21,7 +21,7 @@ def tables(plan: Plan, price: float | None) -> list[Table]:
 
 
 def headline(plan: Plan) -> str:
-    """Returns what was planned, in two lines."""
+    """Returns two lines: the model and the chips, the settings of a step."""
     shape = " x ".join(f"{size} {axis}" for axis, size in plan.mesh.items() if size > 1) or "1"
     slices = f"{plan.topology.slices} slices of " if plan.topology.slices > 1 else ""
     settings = plan.settings
@@ -49,7 +49,7 @@ def to_dict(plan: Plan, price: float | None) -> dict[str, Any]:
     }
     rate = plan.tokens_per_second
     return values | {
-        "compiled": plan.is_compiled,  # if not, times and cost are lower bounds, and tokens a second upper ones
+        "compiled": plan.is_compiled,  # if not, times and cost are lower bounds, tokens a second an upper bound
         "tokens_per_step": plan.tokens,
         "tokens_per_second": rate,
         "mfu": plan.mfu,
@@ -103,7 +103,7 @@ def _collectives(plan: Plan) -> Table:
 def _times(plan: Plan, price: float | None) -> Table:
     times = plan.times
     assert times is not None
-    # Without a compiled program a step takes at least what the formulas say.
+    # Without a compiled program the times by formula are lower bounds.
     most, title = ("", "Time of a step") if plan.is_compiled else (" at the most", "Time of a step, a lower bound")
     rows: list[tuple[Cell, ...]] = [
         ("matrix products at peak", f"{1e3 * times.compute:,.2f} ms"),

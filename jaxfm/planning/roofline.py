@@ -1,6 +1,6 @@
-"""How long a step takes at least, and about: compute, memory and links, each at its published rate.
+"""A lower bound and an estimate of a step's time: compute, memory and links, each at its published rate.
 
-The formulae, and where they are known to be wrong, are in docs/scaling.md.
+The formulae and their known errors are in docs/scaling.md.
 """
 
 import collections
@@ -11,24 +11,24 @@ from collections.abc import Sequence
 from jaxfm.analysis import hlo
 from jaxfm.parallel.chips import Chip
 from jaxfm.planning.collectives import Collective
-from jaxfm.planning.hardware import Place, Topology
+from jaxfm.planning.hardware import DeviceLocation, Topology
 
 HOP = 1e-6  # seconds a hop between neighbouring chips (source [b] of jaxfm.parallel.chips)
 
 
 @dataclasses.dataclass(frozen=True)
-class Links:
-    """Seconds that a collective keeps the links busy: inside slices (or nodes), and between them."""
+class LinkSeconds:
+    """Seconds during which collectives keep links busy: those inside slices (or nodes), and those between them."""
 
     inside: float = 0.0
     between: float = 0.0
 
-    def __add__(self, other: "Links") -> "Links":
-        return Links(self.inside + other.inside, self.between + other.between)
+    def __add__(self, other: "LinkSeconds") -> "LinkSeconds":
+        return LinkSeconds(self.inside + other.inside, self.between + other.between)
 
     @property
     def longest(self) -> float:
-        """Both kinds work at the same time."""
+        """The longer of the two, which work at the same time."""
         return max(self.inside, self.between)
 
 
@@ -40,25 +40,26 @@ class Times:
       compute: matrix products at the peak rate.
       memory: bytes from and to HBM at its bandwidth.
       links: all collectives.
-      waiting: the links' part that the schedule does not overlap with computation: those without start and done.
-      kernels: of everything but collectives, one after another, by the compiler's cost model or else `kernel_seconds`;
-        0: not known.
+      waiting: the part of `links` that the schedule does not overlap with computation: collectives without a start
+        and a done.
+      kernels: everything but collectives, one after another, by the compiler's cost model or, without one, by
+        `kernel_seconds`; 0: unknown.
     """
 
     compute: float
     memory: float
-    links: Links
-    waiting: Links
+    links: LinkSeconds
+    waiting: LinkSeconds
     kernels: float
 
     @property
     def bound(self) -> float:
-        """The roofline: no step is shorter than its most loaded part takes."""
+        """The roofline: a step takes at least as long as its most loaded part."""
         return max(self.compute, self.memory, self.links.inside, self.links.between)
 
     @property
     def limited_by(self) -> str:
-        """Which part that is."""
+        """The name of the part that gives `bound`."""
         parts = {
             "compute": self.compute,
             "memory": self.memory,
@@ -69,16 +70,16 @@ class Times:
 
     @property
     def step(self) -> float:
-        """The prediction: kernels one after another, then what is waited for; links beside them if they take longer."""
+        """The prediction: kernels one after another, or the overlapped links if those take longer; plus the waiting."""
         busy = self.kernels or max(self.compute, self.memory)
-        hidden = Links(self.links.inside - self.waiting.inside, self.links.between - self.waiting.between)
-        return max(self.bound, max(busy, hidden.longest) + self.waiting.inside + self.waiting.between)
+        overlapped = LinkSeconds(self.links.inside - self.waiting.inside, self.links.between - self.waiting.between)
+        return max(self.bound, max(busy, overlapped.longest) + self.waiting.inside + self.waiting.between)
 
 
 def kernel_seconds(module: hlo.Module, chip: Chip) -> float:
-    """Returns the seconds of all kernels of a step one after another, each at the longer of its products and its bytes.
+    """Returns the seconds of all kernels of a step one after another, each limited by its products or by its bytes.
 
-    For chips whose compiler estimates nothing; less than any real step takes.
+    For chips whose compiler gives no estimate; a lower bound of any real step.
     """
     products: dict[tuple[str, str], float] = collections.defaultdict(float)
     moved: dict[tuple[str, str], float] = collections.defaultdict(float)
@@ -89,72 +90,74 @@ def kernel_seconds(module: hlo.Module, chip: Chip) -> float:
     return sum(max(seconds, moved[kernel]) for kernel, seconds in products.items())
 
 
-def link_seconds(each: Collective, where: Sequence[Place], topology: Topology) -> Links:
-    """Returns how long one run of a collective keeps the links busy.
+def link_seconds(each: Collective, locations: Sequence[DeviceLocation], topology: Topology) -> LinkSeconds:
+    """Returns the seconds during which one run of a collective keeps the links busy.
 
-    A ring passes S (n-1)/n bytes of an array of S bytes for an all-gather or reduce-scatter, twice that for an
-    all-reduce. Between slices the chips of a slice share the array: each passes on its part.
+    In a ring each of n chips sends S (n-1)/n bytes of an array of S bytes for an all-gather or reduce-scatter, twice
+    that for an all-reduce. Between slices each chip of a slice sends only its part of the array.
 
     Args:
-      each: which; its groups are places in `where`.
-      where: of each device of the mesh, in the mesh's order.
+      each: the collective; its groups are indices into `locations`.
+      locations: of each device of the mesh, in the mesh's order.
       topology: of the devices.
     """
-    if each.between_slices:  # what is sent is this chip's part already
+    if each.between_slices:  # the size is that of this chip's part
         count = topology.slices
         share = {"all-reduce": 2.0, "collective-permute": 1.0 * count / (count - 1)}.get(each.kind, 1.0)
-        return Links(between=share * each.size * (count - 1) / count / topology.chip.network_bandwidth)
-    kinds = {tuple(where[device] for device in group) for group in (each.groups[0], each.groups[-1])}
-    return max((_of_group(each.kind, each.size, group, topology) for group in kinds), key=lambda links: links.longest)
+        return LinkSeconds(between=share * each.size * (count - 1) / count / topology.chip.network_bandwidth)
+    kinds = {tuple(locations[device] for device in group) for group in (each.groups[0], each.groups[-1])}
+    return max(
+        (_group_seconds(each.kind, each.size, group, topology) for group in kinds), key=lambda links: links.longest
+    )
 
 
-def _of_group(kind: str, size: int, group: Sequence[Place], topology: Topology) -> Links:
+def _group_seconds(kind: str, size: int, group: Sequence[DeviceLocation], topology: Topology) -> LinkSeconds:
     chip = topology.chip
-    slices = len({place.slice for place in group})
-    inner = [place.coordinates for place in group if place.slice == group[0].slice]
+    slices = len({location.slice for location in group})
+    inner = [location.coordinates for location in group if location.slice == group[0].slice]
     if kind == "collective-permute":
-        return _permute(size, group, topology)
+        return _permute_seconds(size, group, topology)
     rounds = 2 if kind == "all-reduce" else 1
     between = rounds * size / len(inner) * (slices - 1) / slices / chip.network_bandwidth if slices > 1 else 0.0
     if len(inner) < 2:
-        return Links(between=between)
+        return LinkSeconds(between=between)
     moved = rounds * size * (len(inner) - 1) / len(inner)
-    if chip.kind == "gpu":  # all joined to all by switches
-        return Links(moved / chip.link_bandwidth, between)
-    bandwidth, hops = _torus(inner, topology)
+    if chip.kind == "gpu":  # switches join every GPU of a node to every other
+        return LinkSeconds(moved / chip.link_bandwidth, between)
+    bandwidth, hops = _torus_rings(inner, topology)
     seconds = moved / bandwidth
     if kind.endswith("all-to-all"):
-        # On a ring of n what is sent passes n / 4 links on average with wrap-around ([b], part 3).
-        widest = max(len({place[axis] for place in inner}) for axis in range(len(topology.shape)))
+        # On a ring of n with wrap-around a message crosses n / 4 links on average ([b], part 3).
+        widest = max(len({coordinates[axis] for coordinates in inner}) for axis in range(len(topology.shape)))
         seconds = max(seconds, size * widest / 4 / bandwidth)
-    return Links(seconds + rounds * hops * HOP, between)
+    return LinkSeconds(seconds + rounds * hops * HOP, between)
 
 
-def _permute(size: int, pair: Sequence[Place], topology: Topology) -> Links:
+def _permute_seconds(size: int, pair: Sequence[DeviceLocation], topology: Topology) -> LinkSeconds:
     source, target = pair[0], pair[-1]
     if source.slice != target.slice:
-        return Links(between=size / topology.chip.network_bandwidth)
+        return LinkSeconds(between=size / topology.chip.network_bandwidth)
     if topology.chip.kind == "gpu":
-        return Links(size / topology.chip.link_bandwidth)
+        return LinkSeconds(size / topology.chip.link_bandwidth)
     hops = 0
     for one, other, length, wraps in zip(
         source.coordinates, target.coordinates, topology.shape, topology.wraps, strict=True
     ):
         steps = abs(one - other)
         hops += min(steps, length - steps) if wraps else steps
-    # Every chip sends as far: what passes through takes its share of each link.
-    return Links(size * max(hops, 1) / topology.chip.link_bandwidth + hops * HOP)
+    # Every chip sends over the same distance, so each link carries `hops` messages.
+    return LinkSeconds(size * max(hops, 1) / topology.chip.link_bandwidth + hops * HOP)
 
 
-def _torus(group: Sequence[tuple[int, ...]], topology: Topology) -> tuple[float, int]:
-    """Returns bytes a second out of each chip, and hops, of rings along all axes of the torus that a group lies in.
+def _torus_rings(group: Sequence[tuple[int, ...]], topology: Topology) -> tuple[float, int]:
+    """Returns bytes a second out of each chip, and hops, of rings along all axes of the torus that a group spans.
 
-    A whole axis with wrap-around gives both directions of its link, any other one direction's worth: the chip at an end
-    has one neighbour. Groups that take every k-th chip of an axis share its links with k - 1 others.
+    A whole axis with wrap-around gives the bandwidth of both directions of a link, any other axis that of one: the chip
+    at an end has one neighbour. Groups of every k-th chip of an axis share its links with k - 1 other groups.
     """
     bandwidth, hops = 0.0, 0
     for axis, (length, wraps) in enumerate(zip(topology.shape, topology.wraps, strict=True)):
-        used = sorted({place[axis] for place in group})
+        used = sorted({coordinates[axis] for coordinates in group})
         if len(used) < 2:
             continue
         ring = wraps and len(used) == length
@@ -170,13 +173,13 @@ def cost_per_billion_tokens(price: float, chips: int, tokens_per_second: float) 
 
 
 def ring_bytes(each: Collective) -> float:
-    """Returns the bytes a chip sends in one run of a collective by rings."""
+    """Returns the bytes that a chip sends in one run of a collective implemented by rings."""
     members = len(each.groups[0]) if each.groups else 2
     if each.kind == "collective-permute":
         return float(each.size)
     return (2 if each.kind == "all-reduce" else 1) * each.size * (members - 1) / members
 
 
-def total(links: Sequence[Links]) -> Links:
-    """Adds up."""
-    return Links(math.fsum(each.inside for each in links), math.fsum(each.between for each in links))
+def total(links: Sequence[LinkSeconds]) -> LinkSeconds:
+    """Returns the sum."""
+    return LinkSeconds(math.fsum(each.inside for each in links), math.fsum(each.between for each in links))

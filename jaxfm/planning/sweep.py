@@ -1,4 +1,4 @@
-"""Which meshes, batches and ways to recompute are worth compiling, and how those turn out."""
+"""A search over meshes, batches and remat: formulae choose which ones are compiled."""
 
 import dataclasses
 import itertools
@@ -9,31 +9,31 @@ from jax.sharding import Mesh
 
 from jaxfm.config import REMAT, Config, MeshConfig
 from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.objective import Objective
 from jaxfm.errors import UserError
-from jaxfm.models.flops import flops_per_token
 from jaxfm.observe.tables import Cell, Table
 from jaxfm.parallel.mesh import AXES, batch_shards, make_mesh
 from jaxfm.planning.analytic import expected_activations, expected_collectives, expected_compute
-from jaxfm.planning.estimate import Plan, Subject, links_of, make_plan
-from jaxfm.planning.hardware import Topology, describe_devices, places
+from jaxfm.planning.estimate import Plan, Subject, make_plan, total_link_seconds
+from jaxfm.planning.hardware import Topology, describe_devices, device_locations
 from jaxfm.planning.roofline import Times, cost_per_billion_tokens
 from jaxfm.training.state import count_parameters
 
 # Adam: parameters, two moments and a gradient, all f32.
 _STATE = 16
-# Above this share of the memory a formula's guess is not worth a compilation.
-_HOPEFUL = 1.1
+# Candidates whose estimated memory is above this share of the chip's are not compiled.
+_MAX_MEMORY_SHARE = 1.1
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A way to run, and what formulae say of it.
+    """A way to run, with estimates by formula.
 
     Attributes:
       config: with its mesh, batch and remat.
-      seconds: expected for a step.
+      seconds: estimated for a step.
       tokens: of a step.
-      memory: bytes expected on a chip.
+      memory: estimated bytes on a chip.
     """
 
     config: Config
@@ -45,13 +45,13 @@ class Candidate:
 def candidates(subject: Subject, topology: Topology) -> list[Candidate]:
     """Returns the ways to run that may fit, those expected to be fastest first.
 
-    Meshes are all that powers of two give (tensor only as far as heads go, sequence as asked); the batch is that of the
-    config, its half and its double; each with and without recomputation.
+    Meshes are all products of powers of two (tensor divides the heads, sequence is the config's); batches are the
+    config's, its half and its double; each with every kind of recomputation.
     """
-    config, encoder, found = subject.config, subject.objective.encoder, []
+    config, encoder, found = subject.config, subject.objective.spec.encoder, []
     devices = describe_devices(topology)
     params = (
-        dataclasses.replace(subject, config=_with(config, mesh=MeshConfig())).step(topology, devices).abstract.params
+        dataclasses.replace(subject, config=_with(config, mesh=MeshConfig())).session(topology, devices).abstract.params
     )
     for mesh_config in _meshes(config, encoder, topology.size):
         try:
@@ -63,17 +63,17 @@ def candidates(subject: Subject, topology: Topology) -> list[Candidate]:
             if batch < 1 or batch % (batch_shards(mesh) * config.train.accumulate):
                 continue
             tried = _with(config, mesh=mesh_config, batch=batch, remat=remat)
-            candidate = _expect(tried, encoder, params, topology, mesh)
-            if candidate.memory <= _HOPEFUL * topology.chip.hbm:
+            candidate = _expect(tried, subject.objective, params, topology, mesh)
+            if candidate.memory <= _MAX_MEMORY_SHARE * topology.chip.hbm:
                 found.append(candidate)
     return sorted(found, key=lambda each: each.seconds / each.tokens)
 
 
 def run(subject: Subject, topology: Topology, count: int, say: Callable[[str], None]) -> list[Plan]:
-    """Compiles the most hopeful `count` candidates; what fits comes first, by tokens a second.
+    """Compiles the `count` most promising candidates; plans that fit come first, by tokens a second.
 
     Raises:
-      UserError: nothing may fit, however it is cut.
+      UserError: no candidate may fit.
     """
     found = candidates(subject, topology)
     if not found:
@@ -81,7 +81,7 @@ def run(subject: Subject, topology: Topology, count: int, say: Callable[[str], N
             f"--sweep: no mesh, batch or remat of {topology.size} {topology.chip.name} chips may hold this model. Take "
             "more chips, ones with more memory, or a smaller --config.train.batch_size."
         )
-    say(f"{len(found)} ways to run may fit; the {min(count, len(found))} most hopeful ones are compiled")
+    say(f"{len(found)} ways to run may fit; the {min(count, len(found))} most promising ones are compiled")
     plans = []
     for number, each in enumerate(found[:count], 1):
         mesh, rows, remat = each.config.parallel.mesh, each.config.train.batch_size, each.config.model.remat
@@ -129,15 +129,18 @@ def _powers(limit: int) -> list[int]:
     return [2**number for number in range(limit.bit_length())]
 
 
-def _expect(config: Config, encoder: EncoderConfig, params: Any, topology: Topology, mesh: Mesh) -> Candidate:
+def _expect(config: Config, objective: Objective, params: Any, topology: Topology, mesh: Mesh) -> Candidate:
     tokens, shape = config.train.batch_size * config.data.row_length, dict(mesh.shape)
-    model_flops = flops_per_token(config, encoder) * tokens / topology.size
-    where = places(list(mesh.devices.flat), topology)
-    links = links_of(expected_collectives(config, encoder, params, mesh), where, topology)
+    encoder = objective.spec.encoder
+    model_flops = objective.flops_per_row(config.adapt) * config.train.batch_size / topology.size
+    locations = device_locations(list(mesh.devices.flat), topology)
+    links = total_link_seconds(expected_collectives(config, encoder, params, mesh), locations, topology)
     compute = expected_compute(config, encoder, model_flops) / topology.chip.peak_flops
     times = Times(compute=compute, memory=0.0, links=links, waiting=links, kernels=0.0)
     state = _STATE * count_parameters(params, encoder) / (shape["fsdp"] * shape["tensor"])
-    return Candidate(config, times.step, tokens, state + expected_activations(config, encoder, shape))
+    return Candidate(
+        config, times.step, tokens, state + expected_activations(config, encoder, shape, objective.logits_per_row())
+    )
 
 
 def _with(config: Config, *, mesh: MeshConfig, batch: int | None = None, remat: str | None = None) -> Config:

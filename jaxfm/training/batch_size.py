@@ -65,7 +65,7 @@ def autotune_batch_size(
       config: of the run.
       objective: model and loss.
       mesh: of the run.
-      most: rows that a batch may have at most, such as those of the data; fewer than fit on any mesh are ignored.
+      most: rows that a batch may have at most, such as those of the data; sizes that fit no mesh are ignored.
 
     Raises:
       UserError: not even the smallest batch fits, or how much memory a device has is not known.

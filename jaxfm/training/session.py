@@ -1,7 +1,7 @@
 """A train step free of any run: a model, its loss and an optimizer over a mesh, from shapes alone.
 
-`jaxfm.training.fit` makes a run of it. Other programs use the same pieces: rounds of federated training take a few items
-of `steps` for each client and average; many seeds are `jax.vmap` of `train_step`; distillation is an objective that
+`jaxfm.training.fit` makes a run of it. Other programs use the same pieces: a round of federated training takes a few
+items of `steps` for each client and averages; many seeds are `jax.vmap` of `train_step`; distillation is an objective that
 reads `constants`.
 """
 
@@ -69,8 +69,8 @@ class Session:
       abstract: shapes and shardings of the state.
       metric_names: names of the sums that a step adds to.
       make_model: builds the model.
-      train_step: (state, sums, batch, constants) -> (state after one update, sums with its metrics added); pure, neither
-        jitted nor vmapped.
+      train_step: (state, sums, batch, constants) -> (state after one update, sums with its metrics added); pure, not
+        jitted: it can be vmapped.
       batch_spec: the arrays of a batch.
       batch_keys: size -> the config key that gives it, for messages.
       accumulate: micro-batches of a batch.
@@ -92,7 +92,8 @@ class Session:
     accumulate: int
     notes: tuple[str, ...]
     _devices: target.Target | None
-    _programs: dict[int, jax.stages.Compiled] = dataclasses.field(default_factory=dict)
+    _lowered: dict[int, jax.stages.Lowered] = dataclasses.field(default_factory=dict)
+    _compiled: dict[int, jax.stages.Compiled] = dataclasses.field(default_factory=dict)
 
     def trace(self, batch_size: int, constants: Any = ()) -> jax.stages.Traced:
         """Traces the step for batches of that many rows over all devices and hosts.
@@ -106,21 +107,27 @@ class Session:
         with target.tracing_for(self._devices):
             return self._jitted.trace(self.abstract, self._abstract_sums, batch, shapes)
 
-    def lower(self, batch_size: int, platform: str | None = None) -> jax.stages.Lowered:
-        """Lowers the step for the mesh's devices, or for a platform ("cuda") that it only stands for."""
-        with jax.set_mesh(self.mesh):  # for the constraints on activations
-            traced = self.trace(batch_size)
-            return traced.lower() if platform is None else traced.lower(lowering_platforms=(platform,))
+    def lower(self, batch_size: int, constants: Any = ()) -> jax.stages.Lowered:
+        """Lowers the step for batches of that many rows, once: what is wrong with it is found here."""
+        if batch_size not in self._lowered:
+            with jax.set_mesh(self.mesh):  # for the constraints on activations
+                self._lowered[batch_size] = self.trace(batch_size, constants).lower()
+        return self._lowered[batch_size]
+
+    def lower_for(self, platform: str, batch_size: int) -> jax.stages.Lowered:
+        """Lowers the step for a platform ("cuda") that the mesh's devices only stand for."""
+        with jax.set_mesh(self.mesh):
+            return self.trace(batch_size).lower(lowering_platforms=(platform,))
 
     def compiled(self, batch_size: int, constants: Any = ()) -> jax.stages.Compiled:
-        """Returns the compiled step for batches of that many rows; compiled once."""
-        if batch_size not in self._programs:
-            with jax.set_mesh(self.mesh):
-                self._programs[batch_size] = self.trace(batch_size, constants).lower().compile()
-        return self._programs[batch_size]
+        """Returns the compiled step for batches of that many rows, (state, sums, batch, constants); compiled once."""
+        if batch_size not in self._compiled:
+            self._compiled[batch_size] = self.lower(batch_size, constants).compile()
+            del self._lowered[batch_size]
+        return self._compiled[batch_size]
 
     def initial_state(self, seed: int, loaded: Mapping[str, np.ndarray] = NO_PARAMS) -> TrainState:
-        """Makes the state of step 0: parameters given in `loaded` (path -> array) as they are, all others initialised."""
+        """Makes the state of step 0: parameters of `loaded` (path -> array) as they are, all others initialised."""
         return new_state(self.make_model, self.optimizer, self.abstract, seed, loaded, self.adaptation)
 
     def empty_sums(self) -> Sums:

@@ -5,7 +5,6 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -41,7 +40,6 @@ class Setup:
       learning_rate: step -> rate, on the host, which waits for no device.
       model_size: how many parameters the model has, and how many are trained.
       mfu_of_unit: model FLOPs utilisation of one useful unit a second; None: the devices' peak is not known.
-      lowered: for each batch size of the run the step, traced but not compiled.
       evaluate: (params, rows) -> the objective's outputs.
       initial_state: makes the state of step 0.
       notes: lines for the log.
@@ -57,7 +55,6 @@ class Setup:
     learning_rate: Callable[[int], float]
     model_size: Size
     mfu_of_unit: float | None
-    lowered: Mapping[int, jax.stages.Lowered]
     evaluate: Evaluator
     initial_state: Callable[[], TrainState]
     notes: tuple[str, ...]
@@ -89,6 +86,8 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
     )
     total_steps = config.train.steps or batches.steps_for(config.train.epochs)
     session = make_session(config, task.objective, mesh, total_steps=total_steps)
+    for size in batches.sizes:  # so that what is wrong with a step is said before the run directory exists
+        session.lower(size)
     volume = train.volume
     return Setup(
         session=session,
@@ -101,7 +100,6 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
         learning_rate=functools.partial(learning_rate_at, config.optim, total_steps),
         model_size=size_of(session.abstract, session.adaptation, task.objective.spec.encoder),
         mfu_of_unit=mfu_of_unit(config, task.objective, volume, mesh),
-        lowered={size: session.lower(size) for size in batches.sizes},
         evaluate=session.evaluator(config.eval.batch_size),
         initial_state=lambda: session.initial_state(config.seed, loaded),
         notes=(*session.notes, *_shorter_rows(config, datasets, mesh)),

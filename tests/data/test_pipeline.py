@@ -4,11 +4,12 @@ import time
 import numpy as np
 import pytest
 
-from jaxfm.data.pipeline import Share, TrainBatches, eval_batches
-from jaxfm.data.text.packing import BATCH_FIELDS, PackedRows, build_rows
+from jaxfm.data.pipeline import HostRows, TrainBatches, eval_batches
+from jaxfm.data.text.packing import PackedRows, build_rows
 from jaxfm.errors import UserError
 
 T = 8
+FIELDS = ("tokens", "segment_ids", "positions", "labels")
 
 
 def some_rows(count: int) -> PackedRows:
@@ -27,7 +28,7 @@ def assert_equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
         np.testing.assert_array_equal(a[name], b[name])
 
 
-def share_of(host: int, hosts: int) -> Share:
+def share_of(host: int, hosts: int) -> HostRows:
     return lambda size: np.arange(host * size // hosts, (host + 1) * size // hosts)
 
 
@@ -47,7 +48,7 @@ def test_a_batch_holds_the_packed_fields_of_its_rows() -> None:
     tokens = [np.arange(length, dtype=np.int32) + 10 * n for n, length in enumerate(lengths)]
     rows = build_rows(tokens, [-array - 2 for array in tokens], T, pad_id=7, seed=1)
     batch = TrainBatches(rows, batch_size=2, seed=0).batch(1)
-    assert tuple(batch) == BATCH_FIELDS == ("tokens", "segment_ids", "positions", "type_ids", "labels")
+    assert tuple(batch) == FIELDS == tuple(rows.spec)
     for row in range(2):
         (source,) = np.flatnonzero((rows.tokens == batch["tokens"][row]).all(axis=1))
         for name, values in batch.items():
@@ -62,7 +63,7 @@ def test_hosts_share_the_same_global_batch(hosts: int) -> None:
     shares = [TrainBatches(rows, batch_size=8, seed=5, host_rows=share_of(host, hosts)) for host in range(hosts)]
     for step in range(7):
         parts = [share.batch(step) for share in shares]
-        assert_equal(alone.batch(step), {name: np.concatenate([p[name] for p in parts]) for name in BATCH_FIELDS})
+        assert_equal(alone.batch(step), {name: np.concatenate([p[name] for p in parts]) for name in FIELDS})
 
 
 def test_reading_ahead_and_resuming_change_nothing() -> None:
@@ -139,7 +140,7 @@ def test_evaluation_reads_every_row_once_in_order(hosts: int) -> None:
     per_host = [list(eval_batches(rows, 4, share_of(host, hosts))) for host in range(hosts)]
     assert [len(batches) for batches in per_host] == [3] * hosts
     for number, parts in enumerate(zip(*per_host, strict=True)):
-        whole = {name: np.concatenate([part[name] for part in parts]) for name in BATCH_FIELDS}
+        whole = {name: np.concatenate([part[name] for part in parts]) for name in FIELDS}
         assert all(values.shape == (4, T) and values.dtype == np.int32 for values in whole.values())
         real = min(4, 10 - 4 * number)
         for name, values in whole.items():
@@ -181,7 +182,7 @@ def test_a_batch_that_grows_drops_and_repeats_no_row() -> None:
         for host in range(2)
     ]
     for step in (0, 3, 6, 9):
-        assert_equal(batches.batch(step), {n: np.concatenate([p.batch(step)[n] for p in parts]) for n in BATCH_FIELDS})
+        assert_equal(batches.batch(step), {n: np.concatenate([p.batch(step)[n] for p in parts]) for n in FIELDS})
 
 
 @pytest.mark.parametrize(

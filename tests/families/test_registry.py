@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import MeshConfig
+from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.errors import UserError
 from jaxfm.families import registry
 from jaxfm.families.registry import FAMILIES, preset, presets

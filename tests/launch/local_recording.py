@@ -15,15 +15,15 @@ import jax
 import numpy as np
 
 from jaxfm.parallel import mesh as meshes
-from jaxfm.training import loop
+from jaxfm.training import session
 
 STEPS = (0, 7)
 plain, folder, seen = meshes.shard_batch, pathlib.Path(os.environ["RECORD_TO"]), 0
 
 
-def shard_batch(batch: Mapping[str, np.ndarray], mesh: Any) -> Any:
+def shard_batch(batch: Mapping[str, np.ndarray], axes: Any, mesh: Any) -> Any:
     global seen
-    placed = plain(batch, mesh)
+    placed = plain(batch, axes, mesh)
     rows = meshes.host_rows(mesh, placed["tokens"].shape[0])
     # Evaluation places batches through a name of its own, so that these are the training's alone.
     if seen in STEPS:
@@ -33,6 +33,6 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Any) -> Any:
     return placed
 
 
-loop.meshes.shard_batch = shard_batch
+session.meshes.shard_batch = shard_batch
 sys.argv[0] = "jaxfm/train.py"
 runpy.run_module("jaxfm.train", run_name="__main__", alter_sys=True)

@@ -22,7 +22,7 @@ from jaxfm.tasks import registry
 from jaxfm.training.checkpoint import Checkpoints, array_hashes
 from jaxfm.training.initial import resolve
 from jaxfm.training.paths import path_name
-from jaxfm.training.setup import Setup, empty_sums, set_up
+from jaxfm.training.setup import Setup, set_up
 from jaxfm.training.state import TrainState
 from tests import tiny
 
@@ -50,25 +50,25 @@ class Run:
         self.mesh = meshes.make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
         self.task = task
         self.setup: Setup = set_up(config, task, loaded, self.mesh)
-        self.step = self.setup.lowered[config.train.batch_size].compile()
+        self.step = self.setup.session.compiled(config.train.batch_size)
 
     def train(self, state: TrainState, first: int, last: int) -> tuple[TrainState, list[dict[str, float]]]:
         """Does the steps first .. last - 1; returns what each of them logs."""
         logged = []
         for step in range(first, last):
-            batch = meshes.shard_batch(self.setup.batches.batch(step), self.mesh)
-            state, sums = self.step(state, self.sums(), batch)
+            batch = self.setup.session.shard(self.setup.batches.batch(step))
+            state, sums = self.step(state, self.sums(), batch, ())
             logged.append(metrics_lib.means(sums))
         return state, logged
 
     def sums(self) -> metrics_lib.Sums:
         """Open sums of nothing."""
-        return empty_sums(self.setup.session.metric_names, self.mesh)
+        return self.setup.session.empty_sums()
 
     def valid(self, state: TrainState) -> dict[str, float]:
         """Scores of the validation split."""
         outputs = self.setup.evaluate(state.params, self.task.datasets["valid"])
-        return dict(self.task.score("valid", outputs).metrics)
+        return dict(self.task.scorer("valid").metrics(outputs))
 
     def device_bytes(self) -> dict[str, int]:
         """Bytes that one device holds, as the state is said to lie, and those the compiled step takes."""

@@ -8,7 +8,7 @@ import pytest
 
 from jaxfm.config import Config
 from jaxfm.planning import estimate
-from jaxfm.planning.hardware import Place, Topology
+from jaxfm.planning.hardware import DeviceLocation, Topology
 from jaxfm.tasks.registry import default_config, from_config_dict
 
 
@@ -34,8 +34,8 @@ def config(**overrides: Any) -> Config:
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the CPU's first four devices pass for the chips of v5e:2x2."""
 
-    def places(devices: Sequence[Any], topology: Topology) -> list[Place]:
-        return [Place(0, (device.id // 2, device.id % 2)) for device in devices]
+    def device_locations(devices: Sequence[Any], topology: Topology) -> list[DeviceLocation]:
+        return [DeviceLocation(0, (device.id // 2, device.id % 2)) for device in devices]
 
     monkeypatch.setattr(estimate, "describe_devices", lambda topology: jax.devices()[: topology.size])
-    monkeypatch.setattr(estimate, "places", places)
+    monkeypatch.setattr(estimate, "device_locations", device_locations)

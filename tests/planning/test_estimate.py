@@ -9,9 +9,9 @@ import pytest
 from jaxfm.errors import UserError
 from jaxfm.planning import estimate, hardware, output
 from jaxfm.planning.advice import advise
-from jaxfm.planning.estimate import Memory, Plan, Row, Subject, make_plan
+from jaxfm.planning.estimate import CollectiveTotals, Memory, Plan, Subject, make_plan
 from jaxfm.planning.hardware import parse_topology
-from jaxfm.planning.roofline import Links, Times
+from jaxfm.planning.roofline import LinkSeconds, Times
 from tests.planning import small
 
 # 2 layers of 128, ffn 512, 500 words padded to 512, 512 positions, 2 types, by hand: see tests/models/test_presets.py.
@@ -183,8 +183,10 @@ def plan(**changes: object) -> Plan:
             model_flops=4e12,
             matmul_flops=5e12,
             xla_flops=1e12,
-            times=Times(compute=0.05, memory=0.03, links=Links(0.01, 0.0), waiting=Links(0.001, 0.0), kernels=0.06),
-            collectives=(Row("all-reduce", "data", 4, 10**8, 2e8, 0.01, 0.001),),
+            times=Times(
+                compute=0.05, memory=0.03, links=LinkSeconds(0.01, 0.0), waiting=LinkSeconds(0.001, 0.0), kernels=0.06
+            ),
+            collectives=(CollectiveTotals("all-reduce", "data", 4, 10**8, 2e8, 0.01, 0.001),),
             compile_seconds=60.0,
             notes=(),
             versions={"jax": "0"},
@@ -212,16 +214,19 @@ def test_activations_that_do_not_fit_are_recomputed(remat: str, words: str) -> N
 
 
 def test_a_step_that_waits_names_the_collective() -> None:
-    times = Times(compute=0.05, memory=0.03, links=Links(0.03, 0.0), waiting=Links(0.02, 0.0), kernels=0.06)
-    rows = (Row("all-reduce", "data", 4, 1, 1, 0.01, 0.001), Row("all-gather", "tensor", 4, 1, 1, 0.02, 0.019))
+    times = Times(compute=0.05, memory=0.03, links=LinkSeconds(0.03, 0.0), waiting=LinkSeconds(0.02, 0.0), kernels=0.06)
+    rows = (
+        CollectiveTotals("all-reduce", "data", 4, 1, 1, 0.01, 0.001),
+        CollectiveTotals("all-gather", "tensor", 4, 1, 1, 0.02, 0.019),
+    )
     (sentence,) = advise(plan(times=times, collectives=rows))
     assert "25% of a step waits" in sentence and "all-gather over tensor" in sentence and "smaller tensor" in sentence
 
 
 def test_slow_networks_and_slow_kernels_are_told_apart() -> None:
-    times = Times(compute=0.05, memory=0.03, links=Links(0.01, 0.08), waiting=Links(), kernels=0.06)
+    times = Times(compute=0.05, memory=0.03, links=LinkSeconds(0.01, 0.08), waiting=LinkSeconds(), kernels=0.06)
     assert "network between slices" in advise(plan(times=times))[0]
-    slow = Times(compute=0.05, memory=0.03, links=Links(), waiting=Links(), kernels=0.12)
+    slow = Times(compute=0.05, memory=0.03, links=LinkSeconds(), waiting=LinkSeconds(), kernels=0.12)
     assert "2.4 times as long" in advise(plan(times=slow))[0]
     assert "nothing stands out" in advise(plan())[0]
 
@@ -255,8 +260,8 @@ def test_the_list_of_large_allocations_is_read() -> None:
         "     Unpadded size: 3.00G\n     Allocation type: HLO temp\n     ==========\n\n  2. Size: 1.50G\n"
         "     Shape: bf16[12,64,512,3072]{3,2,1,0}\n     Unpadded size: 1.50G\n"
     )
-    assert estimate._wanted(message) == int(17.02 * 2**30)
-    assert estimate._largest(message) == [
+    assert estimate._bytes_wanted(message) == int(17.02 * 2**30)
+    assert estimate._largest_allocations(message) == [
         "would need 3.00G for f32[12,64,12,512,512]{4,3,2,1,0} (jit(train_step)/while)",
         "would need 1.50G for bf16[12,64,512,3072]{3,2,1,0} (no operation)",
     ]

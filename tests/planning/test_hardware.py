@@ -8,7 +8,7 @@ from jaxfm.errors import UserError
 from jaxfm.parallel.chips import CHIPS
 from jaxfm.parallel.target import Target
 from jaxfm.planning import hardware
-from jaxfm.planning.hardware import SLICES, describe_devices, parse_topology, places, target_of
+from jaxfm.planning.hardware import SLICES, describe_devices, device_locations, parse_topology, target_of
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_gpus_need_as_many_devices_to_stand_for_them(monkeypatch: pytest.MonkeyP
 def test_gpus_lie_in_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "has_gpu_compiler", lambda: False)
     topology = parse_topology("gpu:h100:4")
-    assert [place.slice for place in places(describe_devices(topology), topology)] == [0, 0, 0, 0]
+    assert [location.slice for location in device_locations(describe_devices(topology), topology)] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -130,9 +130,9 @@ def test_without_their_compiler_gpus_are_traced_for_with_less(monkeypatch: pytes
 def test_gpus_are_described_as_the_compiler_sees_them(name: str) -> None:
     topology = parse_topology(name)
     devices = describe_devices(topology)
-    where = places(devices, topology)
-    assert len(set((each.slice, each.coordinates) for each in where)) == topology.size
-    assert [each.slice for each in where] == [device.process_index for device in devices]
+    locations = device_locations(devices, topology)
+    assert len(set((each.slice, each.coordinates) for each in locations)) == topology.size
+    assert [each.slice for each in locations] == [device.process_index for device in devices]
     major, minor = target_of(topology).cuda_capability or (0, 0)
     assert devices[0].compute_capability == f"{major}.{minor}"
 
@@ -141,8 +141,8 @@ def test_gpus_are_described_as_the_compiler_sees_them(name: str) -> None:
 @pytest.mark.parametrize(("name", "slices"), [("v4:2x2x2", 1), ("v5e:4x4", 2), ("v5p:2x2x1", 1), ("v6e:16x16", 1)])
 def test_devices_are_described_as_the_table_says(name: str, slices: int) -> None:
     topology = parse_topology(name, slices)
-    where = places(describe_devices(topology), topology)
-    assert len(where) == topology.size == len(set((each.slice, each.coordinates) for each in where))
-    assert {each.slice for each in where} == set(range(slices))
-    corner = tuple(max(each.coordinates[axis] for each in where) + 1 for axis in range(len(topology.shape)))
+    locations = device_locations(describe_devices(topology), topology)
+    assert len(locations) == topology.size == len(set((each.slice, each.coordinates) for each in locations))
+    assert {each.slice for each in locations} == set(range(slices))
+    corner = tuple(max(each.coordinates[axis] for each in locations) + 1 for axis in range(len(topology.shape)))
     assert corner == topology.shape

@@ -5,10 +5,10 @@ import pytest
 from jaxfm.analysis import hlo
 from jaxfm.parallel.chips import CHIPS
 from jaxfm.planning.collectives import Collective
-from jaxfm.planning.hardware import Place, Topology, parse_topology
+from jaxfm.planning.hardware import DeviceLocation, Topology, parse_topology
 from jaxfm.planning.roofline import (
     HOP,
-    Links,
+    LinkSeconds,
     Times,
     cost_per_billion_tokens,
     kernel_seconds,
@@ -19,12 +19,12 @@ from jaxfm.planning.roofline import (
 MB = 10**6
 
 
-def grid(topology: Topology) -> list[Place]:
-    """All places of a topology, the last axis fastest."""
-    places = [Place(number, ()) for number in range(topology.slices)]
+def grid(topology: Topology) -> list[DeviceLocation]:
+    """All locations of a topology, the last axis fastest."""
+    locations = [DeviceLocation(number, ()) for number in range(topology.slices)]
     for length in topology.shape:
-        places = [Place(p.slice, (*p.coordinates, number)) for p in places for number in range(length)]
-    return places
+        locations = [DeviceLocation(p.slice, (*p.coordinates, number)) for p in locations for number in range(length)]
+    return locations
 
 
 def collective(kind: str, size: int, *groups: tuple[int, ...], between: bool = False) -> Collective:
@@ -92,8 +92,8 @@ def test_a_switch_joins_all_gpus_of_a_node() -> None:
 
 def test_between_nodes_every_gpu_passes_on_its_part() -> None:
     topology = parse_topology("gpu:h100:16")
-    where = [Place(number // 8, (number % 8,)) for number in range(16)]
-    found = link_seconds(collective("all-reduce", 80 * MB, tuple(range(16))), where, topology)
+    locations = [DeviceLocation(number // 8, (number % 8,)) for number in range(16)]
+    found = link_seconds(collective("all-reduce", 80 * MB, tuple(range(16))), locations, topology)
     assert found.inside == pytest.approx(2 * 80 * MB * 7 / 8 / 450e9)
     assert found.between == pytest.approx(2 * 80 * MB / 8 / 2 / 50e9)
 
@@ -101,15 +101,15 @@ def test_between_nodes_every_gpu_passes_on_its_part() -> None:
 def test_what_leaves_a_slice_is_a_chips_part_already() -> None:
     topology = parse_topology("v5e:16x16", slices=4)
     found = link_seconds(collective("all-reduce", 8 * MB, between=True), grid(topology), topology)
-    assert found == Links(0.0, pytest.approx(2 * 8 * MB * 3 / 4 / 3.125e9))
+    assert found == LinkSeconds(0.0, pytest.approx(2 * 8 * MB * 3 / 4 / 3.125e9))
 
 
-TIMES = Times(compute=5.0, memory=3.0, links=Links(4.0, 2.0), waiting=Links(1.0, 0.5), kernels=8.0)
+TIMES = Times(compute=5.0, memory=3.0, links=LinkSeconds(4.0, 2.0), waiting=LinkSeconds(1.0, 0.5), kernels=8.0)
 
 
 def test_no_step_is_shorter_than_its_most_loaded_part() -> None:
     assert (TIMES.bound, TIMES.limited_by) == (5.0, "compute")
-    slow = dataclasses.replace(TIMES, links=Links(4.0, 9.0))
+    slow = dataclasses.replace(TIMES, links=LinkSeconds(4.0, 9.0))
     assert (slow.bound, slow.limited_by) == (9.0, "links between slices")
 
 
@@ -118,7 +118,7 @@ def test_a_step_is_its_kernels_and_what_they_wait_for() -> None:
 
 
 def test_links_that_take_longer_than_kernels_are_not_hidden() -> None:
-    slow = dataclasses.replace(TIMES, links=Links(13.0, 2.0))
+    slow = dataclasses.replace(TIMES, links=LinkSeconds(13.0, 2.0))
     assert slow.step == (13.0 - 1.0) + 1.0 + 0.5
 
 

@@ -14,7 +14,7 @@ from tests.planning import small
 def devices(monkeypatch: pytest.MonkeyPatch) -> None:
     small.stand_in(monkeypatch)
     monkeypatch.setattr(sweep, "describe_devices", estimate.describe_devices)
-    monkeypatch.setattr(sweep, "places", estimate.places)
+    monkeypatch.setattr(sweep, "device_locations", estimate.device_locations)
 
 
 def four(chip_memory: float) -> Topology:
@@ -62,7 +62,7 @@ def test_the_best_that_fits_is_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def make(subject: Subject, topology: Topology) -> Plan:
         plan = estimate.make_plan(subject, topology)
-        if not made:  # the most hopeful one turns out not to fit
+        if not made:  # the most promising one turns out not to fit
             plan = dataclasses.replace(plan, memory=dataclasses.replace(plan.memory, peak=10**15))
         made.append(plan)
         return plan

@@ -39,7 +39,7 @@ def with_task(task: str, kind: str) -> Config:
 @pytest.mark.parametrize("layout", [FULL, PACKED, PADDED])
 def test_random_rows_are_rows_of_the_task(task: str, kind: str, layout: str) -> None:
     values = with_task(task, kind)
-    objective = registry.outline(values, initial.shape(values.model)[0])
+    objective = registry.abstract_objective(values, initial.shape(values.model)[0])
     rows = steps.random_rows(objective, 64, kind=layout, example_tokens=20, count=6, seed=0)
     one_label, label_type = objective.label_shape(64)
     batch = rows.take(np.arange(6))

@@ -6,13 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfm.core.batch import Volume
 from jaxfm.data.arrays import ArrayDataset
 from jaxfm.data.text.mask_vocabulary import MaskVocabulary
 from jaxfm.data.text.masking import Masking
-from jaxfm.data.text.packing import text_fields
 from jaxfm.errors import UserError
 from jaxfm.tasks.mask_shares import mask_notes, mask_split, mask_sums, row_counts, scored_part
+from tests import tiny
 
 PAD, UNK, CLS, SEP, MASK, V = 0, 1, 2, 3, 4, 100
 
@@ -38,10 +37,7 @@ def rows_of(count: int, length: int, unknown: float = 0.0) -> ArrayDataset:
     tokens[:, 0], tokens[:, length + 1] = CLS, SEP
     segments = np.broadcast_to(np.arange(16) < length + 2, tokens.shape)
     tokens = np.where(segments, tokens, PAD)
-    types, positions = np.zeros_like(tokens), np.broadcast_to(np.arange(16), tokens.shape)
-    arrays = {"tokens": tokens, "segment_ids": segments, "positions": positions, "type_ids": types}
-    fields = {name: field for name, field in text_fields(16).items() if name in arrays}
-    return ArrayDataset({name: arrays[name].astype(np.int32) for name in fields}, fields, Volume("tokens", 16, length))
+    return tiny.text_dataset({"tokens": tokens, "segment_ids": segments}, PAD)
 
 
 def notes(rows: ArrayDataset, task: Asked | None = None) -> tuple[str, ...]:

@@ -16,15 +16,17 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxfm.config import AdaptConfig, Config, MeshConfig, OptimConfig
+from jaxfm.core.build import DEFAULT_BUILD
+from jaxfm.core.objective import Loss, LossContext
 from jaxfm.errors import UserError
 from jaxfm.observe import metrics as metrics_lib
-from jaxfm.parallel.mesh import build_abstract, make_mesh, shard_batch
+from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.tasks import registry
 from jaxfm.training.adaptation import EVERYTHING, Partition, make_adaptation
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.initial import resolve
 from jaxfm.training.optim import make_optimizer
-from jaxfm.training.setup import Setup, empty_sums, set_up
+from jaxfm.training.setup import Setup, set_up
 from jaxfm.training.state import TrainState
 from jaxfm.training.step import make_train_step
 from tests import tiny
@@ -52,12 +54,12 @@ class Run:
 
     @functools.cached_property
     def step(self) -> Any:
-        return self.setup.lowered[self.config.train.batch_size].compile()
+        return self.setup.session.compiled(self.config.train.batch_size)
 
     def train(self, state: TrainState, first: int, last: int) -> TrainState:
         for index in range(first, last):
-            batch = shard_batch(self.setup.batches.batch(index), self.mesh)
-            state, _ = self.step(state, empty_sums(self.setup.session.metric_names, self.mesh), batch)
+            batch = self.setup.session.shard(self.setup.batches.batch(index))
+            state, _ = self.step(state, self.setup.session.empty_sums(), batch, ())
         return state
 
 
@@ -174,7 +176,7 @@ def test_frozen_weights_have_no_gradient_and_the_backward_pass_ends_above_them(t
 
 def reference(config: Config, run: Run, steps: int, frozen: Any) -> dict[str, np.ndarray]:
     """Training without any of the code under test: all gradients, of which parts are taken, and optax on those."""
-    graphdef, _ = build_abstract(lambda: run.task.make_model(nnx.Rngs(0), dtype=jnp.float32, scan=True), run.mesh)
+    graphdef, _ = build_abstract(lambda: run.task.objective.spec.make_model(DEFAULT_BUILD, nnx.Rngs(0)), run.mesh)
     state = run.setup.initial_state()
     params, key = jax.tree.map(jnp.asarray, flat(state.params)), jax.random.wrap_key_data(state.key)
     undecayed = ("bias", "norm/scale")
@@ -188,8 +190,8 @@ def reference(config: Config, run: Run, steps: int, frozen: Any) -> dict[str, np
             path: jnp.concatenate([value, parts[path]]) if path in parts else value for path, value in rest.items()
         }
         nested = flax.traverse_util.unflatten_dict(params, sep="/")
-        total, (weight, _) = run.task.loss(nnx.merge(graphdef, nested), batch, step_key, 0.0)
-        return total / weight
+        loss = run.task.objective.loss(nnx.merge(graphdef, nested), batch, LossContext(step_key))
+        return loss.total / loss.weight
 
     parts, rest = split(params)
     decay = {path: not path.endswith(undecayed) for path in parts}
@@ -290,11 +292,11 @@ def test_each_group_learns_at_its_own_rate(weight_decay: float) -> None:
 EVERY, STEPS = 2, 12
 
 
-def noisy_loss(params: Any, batch: Any, key: jax.Array, progress: Any) -> Any:
+def noisy_loss(params: Any, batch: Any, context: LossContext) -> Loss:
     """Linear, so that a step's gradients are known: `batch`."""
-    del key, progress
+    del context
     total = sum(jnp.vdot(*pair) for pair in zip(jax.tree.leaves(params), jax.tree.leaves(batch), strict=True))
-    return total, (jnp.float32(1.0), {})
+    return Loss(jnp.asarray(total), jnp.float32(1.0), {})
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 0.5])
@@ -423,7 +425,7 @@ def test_saved_and_restored_is_uninterrupted_on_any_mesh(
     whole = run.train(run.setup.initial_state(), 0, 6)
     half = run.train(run.setup.initial_state(), 0, 3)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    sums = empty_sums(run.setup.session.metric_names, run.mesh)
+    sums = run.setup.session.empty_sums()
     checkpoints.save(half, sums, {})
     checkpoints.wait()
     abstract_sums = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), sums)

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 
 from jaxfm.config import Config, MeshConfig
+from jaxfm.core.build import Build
 from jaxfm.errors import UserError
 from jaxfm.evaluate import evaluate
 from jaxfm.export import export
 from jaxfm.hub.weights import read_checkpoint
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.tasks import registry
-from jaxfm.tasks.ner import NerTask
+from jaxfm.tasks.ner.scorer import NerScorer
 from jaxfm.train import train
-from jaxfm.training import averaging, loop
+from jaxfm.training import averaging, session
 from jaxfm.training.adaptation import Partition
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.initial import resolve
-from jaxfm.training.saved_run import restore_params, to_host
-from jaxfm.training.setup import compute_dtype
+from jaxfm.training.paths import path_name
+from jaxfm.training.saved_run import open_run
 from tests import tiny
 
 BASE = {
@@ -43,15 +43,18 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 def script(patch: pytest.MonkeyPatch, values: dict[int, float]) -> None:
     """Has the validation after n steps give values[n], the first one after training, of the mean, values[0]."""
-    plain, steps = NerTask.score, [*(step for step in values if step), 0]
+    plain, steps = NerScorer.metrics, [*(step for step in values if step), 0]
 
-    def score(self: NerTask, split: str, outputs: Any, *calibration: Any) -> Any:
-        evaluation = plain(self, split, outputs, *calibration)
-        if split != "valid" or not steps:
-            return evaluation
-        return dataclasses.replace(evaluation, metrics={**evaluation.metrics, "loss": 1.0, "f1": values[steps.pop(0)]})
+    def metrics(self: NerScorer, outputs: Any) -> Any:
+        found = plain(self, outputs)
+        return {**found, "loss": 1.0, "f1": values[steps.pop(0)]} if steps else found
 
-    patch.setattr(NerTask, "score", score)
+    patch.setattr(NerScorer, "metrics", metrics)
+
+
+def flat(params: Any) -> dict[str, np.ndarray]:
+    """Path -> host array of each parameter."""
+    return {path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
 def keep_everything(patch: pytest.MonkeyPatch) -> dict[int, dict[str, np.ndarray]]:
@@ -60,7 +63,7 @@ def keep_everything(patch: pytest.MonkeyPatch) -> dict[int, dict[str, np.ndarray
     plain = Checkpoints.save
 
     def save(self: Checkpoints, state: Any, *rest: Any, **more: Any) -> None:
-        kept[int(state.step)] = {path: value.copy() for path, value in to_host(state.params).items()}
+        kept[int(state.step)] = {path: value.copy() for path, value in flat(state.params).items()}
         plain(self, state, *rest, **more)
 
     patch.setattr(Checkpoints, "save", save)
@@ -68,11 +71,7 @@ def keep_everything(patch: pytest.MonkeyPatch) -> dict[int, dict[str, np.ndarray
 
 
 def params_of(workdir: pathlib.Path) -> dict[str, np.ndarray]:
-    exporter = registry.open_exporter(workdir)
-    _, params, _ = restore_params(
-        workdir, lambda rngs: exporter.make_model(rngs, dtype=compute_dtype("f32")), make_mesh(MeshConfig())
-    )
-    return to_host(params)
+    return open_run(workdir).restore(make_mesh(MeshConfig()), Build()).to_host()
 
 
 VALUES = {2: 0.3, 4: 0.6, 6: 0.2, 8: 0.5, 10: 0.1}
@@ -129,8 +128,10 @@ def test_a_run_with_averages_that_was_stopped_is_the_run_that_was_not(
     report = train(ours, tmp_path / "whole")
     left = iter(range(4))
     with pytest.MonkeyPatch.context() as patch:
-        plain = loop.meshes.shard_batch
-        patch.setattr(loop.meshes, "shard_batch", lambda *all: plain(*all) if next(left, None) is not None else crash())
+        plain = session.meshes.shard_batch
+        patch.setattr(
+            session.meshes, "shard_batch", lambda *all: plain(*all) if next(left, None) is not None else crash()
+        )
         with pytest.raises(CrashError):
             train(ours, tmp_path / "run")  # with the fifth batch: goes on from step 4
     with pytest.MonkeyPatch.context() as patch:

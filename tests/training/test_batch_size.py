@@ -14,7 +14,7 @@ from jaxfm.tasks import registry
 from jaxfm.train import train
 from jaxfm.training import batch_size, initial
 from jaxfm.training import workdir as workdirs
-from jaxfm.training.setup import trace_step
+from jaxfm.training.session import make_session
 from tests import tiny
 from tests.planning import small
 
@@ -77,10 +77,8 @@ def test_a_few_rows_may_all_fit() -> None:
 
 def settled(config: Config, limit: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Config, str]:
     monkeypatch.setattr(batch_size, "memory_limit", lambda: limit)
-    objective = registry.outline(config, initial.shape(config.model)[0])
-    found, (note,) = batch_size.autotune_batch_size(
-        config, objective, make_mesh(config.parallel.mesh), row_length=config.data.row_length, most=4096
-    )
+    objective = registry.abstract_objective(config, initial.shape(config.model)[0])
+    found, (note,) = batch_size.autotune_batch_size(config, objective, make_mesh(config.parallel.mesh), most=4096)
     return found, note
 
 
@@ -94,14 +92,8 @@ def test_the_largest_batch_that_fits_and_no_larger_one(accumulate: int, monkeypa
     sizes = batch_size.candidates(unit, 4096)
     following = sizes[sizes.index(size) + 1]
     assert unit < size and size % unit == 0
-    objective = registry.outline(found, initial.shape(found.model)[0])
-    step = trace_step(
-        found,
-        objective,
-        make_mesh(MeshConfig()),
-        row_length=config.data.row_length,
-        total_steps=10,
-    )
+    objective = registry.abstract_objective(found, initial.shape(found.model)[0])
+    step = make_session(found, objective, make_mesh(MeshConfig()), total_steps=10)
     # A program of its own, not what the search has noted down.
     assert (batch_size.peak_bytes(step.lower(size).compile()) or 0) <= limit
     assert (batch_size.peak_bytes(step.lower(following).compile()) or 0) > limit
@@ -110,8 +102,8 @@ def test_the_largest_batch_that_fits_and_no_larger_one(accumulate: int, monkeypa
 
 def test_a_number_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     config = small.config(train__batch_size=12)
-    objective = registry.outline(config, initial.shape(config.model)[0])
-    assert batch_size.autotune_batch_size(config, objective, make_mesh(MeshConfig()), row_length=16, most=4) == (
+    objective = registry.abstract_objective(config, initial.shape(config.model)[0])
+    assert batch_size.autotune_batch_size(config, objective, make_mesh(MeshConfig()), most=4) == (
         config,
         (),
     )

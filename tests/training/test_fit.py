@@ -18,12 +18,15 @@ import numpy as np
 import pytest
 
 from jaxfm.config import Config
+from jaxfm.core.objective import Loss
 from jaxfm.errors import UserError
 from jaxfm.observe.writers import read_metrics
 from jaxfm.parallel.preemption import Preempted
-from jaxfm.tasks.ner import NerTask
+from jaxfm.tasks.ner.objective import NerObjective
+from jaxfm.tasks.ner.scorer import NerScorer
+from jaxfm.tasks.ner.task import NerTask
 from jaxfm.train import train
-from jaxfm.training import loop
+from jaxfm.training import session
 from jaxfm.training.checkpoint import Checkpoints
 from tests import tiny
 
@@ -122,7 +125,7 @@ def whole(config: Config, folder: pathlib.Path) -> Iterator[Whole]:
 
 def at_step(patch: pytest.MonkeyPatch, step: int, action: Callable[[], Any], first: int = 0) -> None:
     """Has `action` called while the batch of update `step` is put on the devices; `first` updates are done before."""
-    done, plain = first, loop.meshes.shard_batch
+    done, plain = first, session.meshes.shard_batch
 
     def shard_batch(*arguments: Any) -> Any:
         nonlocal done
@@ -131,7 +134,7 @@ def at_step(patch: pytest.MonkeyPatch, step: int, action: Callable[[], Any], fir
             action()
         return plain(*arguments)
 
-    patch.setattr(loop.meshes, "shard_batch", shard_batch)
+    patch.setattr(session.meshes, "shard_batch", shard_batch)
 
 
 def crash() -> None:
@@ -295,16 +298,29 @@ def test_resuming_on_other_data_is_refused(config: Config, tmp_path: pathlib.Pat
 
 def script(patch: pytest.MonkeyPatch, values: list[float], metric: str = "f1") -> None:
     """Has successive validations give these values of the metric; the last one stays."""
-    plain, left = NerTask.score, list(values)
+    plain, left = NerScorer.metrics, list(values)
 
-    def score(self: NerTask, split: str, outputs: Any, *calibration: Any) -> Any:
-        evaluation = plain(self, split, outputs, *calibration)
-        if split != "valid":
-            return evaluation
+    def metrics(self: NerScorer, outputs: Any) -> Any:
         value = left.pop(0) if len(left) > 1 else left[0]
-        return dataclasses.replace(evaluation, metrics={**evaluation.metrics, "loss": 1.0, metric: value})
+        return {**plain(self, outputs), "loss": 1.0, metric: value}
 
-    patch.setattr(NerTask, "score", score)
+    patch.setattr(NerScorer, "metrics", metrics)
+
+
+def record_outputs(patch: pytest.MonkeyPatch, scored: list[Any]) -> None:
+    """Has the outputs of every evaluation and report added to a list."""
+
+    def recorded(name: str) -> Callable[..., Any]:
+        plain = getattr(NerScorer, name)
+
+        def record(self: NerScorer, outputs: Any, *rest: Any) -> Any:
+            scored.append(outputs)
+            return plain(self, outputs, *rest)
+
+        return record
+
+    for name in ("metrics", "report"):
+        patch.setattr(NerScorer, name, recorded(name))
 
 
 def steps_in(workdir: pathlib.Path) -> list[int]:
@@ -317,23 +333,22 @@ def test_the_best_checkpoint_is_the_one_reported(
     every = tiny.replaced(config, eval__every_steps=3, checkpoint__keep_last=1)
     script(monkeypatch, [0.2, 0.6, 0.5, 0.6])
     scored = []
-    plain = NerTask.score
-    monkeypatch.setattr(NerTask, "score", lambda *all: scored.append((all[1], all[2])) or plain(*all))
+    record_outputs(monkeypatch, scored)
     report = train(every, tmp_path / "run")
     assert report["training"]["chosen_step"] == 6 and report["training"]["steps"] == 12  # the first of two equals
     assert steps_in(tmp_path / "run") == [6, 12]
     assert sorted(saved) == [3, 6, 9, 12] and len(set(saved.values())) == 4
     # What is reported is computed with the parameters of step 6, not with the last ones.
-    valid = [outputs for split, outputs in scored if split == "valid"]
-    assert len(valid) == 5
+    valid = scored[:5]  # four evaluations and the report of valid, then that of test
+    assert len(scored) == 6
     np.testing.assert_array_equal(valid[4]["logits"], valid[1]["logits"])
     assert not np.array_equal(valid[4]["logits"], valid[3]["logits"])
     # The same scores, but the last checkpoint asked for.
     script(monkeypatch, [0.2, 0.6, 0.5, 0.6])
-    scored.clear()
+    valid.clear()
+    record_outputs(monkeypatch, valid)
     last = train(tiny.replaced(every, eval__select="last"), tmp_path / "last")
     assert last["training"]["chosen_step"] == 12
-    valid = [outputs for split, outputs in scored if split == "valid"]
     assert valid[4] is valid[3]  # what the loop has computed is not computed again
 
 
@@ -491,10 +506,10 @@ def test_the_same_run_twice_is_the_same_run_and_another_seed_another(
 def test_a_diverging_run_ends_with_advice(
     config: Config, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def poisoned(self: NerTask, model: Any, batch: Any, key: Any, progress: Any) -> Any:
-        return model.head.bias.get_value().sum() * np.nan, (batch["labels"].sum() * 0.0 + 1.0, {})
+    def poisoned(self: NerObjective, model: Any, batch: Any, context: Any) -> Loss:
+        return Loss(model.head.bias.get_value().sum() * np.nan, batch["labels"].sum() * 0.0 + 1.0, {})
 
-    monkeypatch.setattr(NerTask, "loss", poisoned)
+    monkeypatch.setattr(NerObjective, "loss", poisoned)
     with pytest.raises(UserError, match=r"diverged: the last \d+ updates .*config\.optim\.learning_rate"):
         train(tiny.replaced(config, train__steps=40, log__every_steps=5, train__accumulate=1), tmp_path / "run")
     assert "WARNING: 5 of the last 5 updates were skipped" in capsys.readouterr().out

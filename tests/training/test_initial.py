@@ -3,20 +3,18 @@
 import pathlib
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from jaxfm.config import Config, MeshConfig, ModelConfig
-from jaxfm.core.build import AttentionConfig
+from jaxfm.core.build import AttentionConfig, Build
 from jaxfm.errors import UserError
 from jaxfm.export import export
 from jaxfm.hub import initial as hub_initial
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.tasks import registry
 from jaxfm.training.initial import resolve
-from jaxfm.training.saved_run import restore_params
+from jaxfm.training.saved_run import open_run
 from tests import tiny
 
 
@@ -99,11 +97,6 @@ def test_a_run_that_did_without_kernels_is_used_without(
 ) -> None:
     """Else a kernel that fails on somebody's device could not be avoided in `evaluate` and `predict`."""
     tiny.write_run(tmp_path / path, tiny.replaced(run[0], model__attention=path), best=1)
-    exporter = registry.open_exporter(tmp_path / path)
-
-    def make_model(rngs: nnx.Rngs) -> nnx.Module:
-        return exporter.make_model(rngs, dtype=jnp.float32)
-
-    graphdef, params, _ = restore_params(tmp_path / path, make_model, make_mesh(MeshConfig()))
-    model: Any = nnx.merge(graphdef, params)
-    assert model.encoder.attention == AttentionConfig(path)
+    restored = open_run(tmp_path / path).restore(make_mesh(MeshConfig()), Build())
+    model: Any = nnx.merge(restored.graphdef, restored.params)
+    assert model.encoder.build.attention == AttentionConfig(path)

@@ -11,7 +11,6 @@ from jaxfm.analysis import traces
 from jaxfm.analysis.profiling import StepProfile, parse_steps
 from jaxfm.config import Config
 from jaxfm.errors import UserError
-from jaxfm.models.flops import flops_per_token
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.wall_clock import WallClock
 from jaxfm.observe.writers import read_metrics
@@ -94,7 +93,8 @@ def test_the_time_of_a_recording_is_told_apart(profiled: tuple[pathlib.Path, str
 
 def test_mfu_is_the_formula_over_the_peak(config: Config, profiled: tuple[pathlib.Path, str]) -> None:
     task, _ = registry.create(config, resolve(config.model))
-    of_token = flops_per_token(config, task.encoder) / (989.4e12 * jax.device_count())
+    of_row = task.objective.flops_per_row(config.adapt)
+    of_token = of_row / config.data.row_length / (989.4e12 * jax.device_count())
     lines = [line for line in read_metrics(profiled[0] / "metrics.jsonl") if line["split"] == "train"]
     for line in lines:
         assert line["mfu"] == pytest.approx(line["useful_tokens_per_second"] * of_token, rel=1e-6)

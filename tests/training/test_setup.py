@@ -1,9 +1,9 @@
 """What is settled before the first array: rows of one example, and by what attention is computed."""
 
+import dataclasses
 import json
 import pathlib
 import re
-import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,13 +14,14 @@ import pytest
 from jaxfm.config import Config
 from jaxfm.core.task import Task
 from jaxfm.data.pipeline import BatchSizes
-from jaxfm.data.text.packing import ArrayRows
+from jaxfm.data.text.packing import PackedRows
 from jaxfm.errors import UserError
 from jaxfm.parallel import target
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.tasks import registry
 from jaxfm.training.initial import resolve
-from jaxfm.training.setup import TracedStep, _shorter_rows, set_up, trace_step
+from jaxfm.training.session import Session, make_session
+from jaxfm.training.setup import _shorter_rows, set_up
 from tests import tiny
 
 CONFIGS = {
@@ -40,16 +41,15 @@ def created(config: Config) -> tuple[Task, Mapping[str, np.ndarray]]:
     return task, loaded
 
 
-def traced(config: Config, task: Task) -> TracedStep:
-    mesh = make_mesh(config.parallel.mesh)
-    return trace_step(config, task, mesh, row_length=config.data.row_length, total_steps=10)
+def traced(config: Config, task: Task) -> Session:
+    return make_session(config, task.objective, make_mesh(config.parallel.mesh), total_steps=10)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_rows_hold_one_example_where_nothing_is_packed(folder: pathlib.Path, name: str) -> None:
     packed, alone = (created(CONFIGS[name](folder, data__packed=packed))[0] for packed in (True, False))
-    for split in alone.splits():
-        rows, denser = alone.rows(split), packed.rows(split)
+    for split in alone.datasets:
+        rows, denser = alone.datasets[split], packed.datasets[split]
         batch = rows.take(np.arange(len(rows)))
         assert set(np.unique(batch["segment_ids"])) == {0, 1} and (batch["segment_ids"][:, 0] == 1).all()
         assert denser.take(np.arange(len(denser)))["segment_ids"].max() > 1
@@ -93,7 +93,7 @@ def test_a_kernel_that_cannot_be_used_ends_in_one_message(folder: pathlib.Path) 
 
 def test_dropout_of_attention_alone(folder: pathlib.Path) -> None:
     def rates(**changes: float) -> tuple[float, float]:
-        encoder = created(tiny.config(folder, **changes))[0].encoder
+        encoder = created(tiny.config(folder, **changes))[0].objective.spec.encoder
         return encoder.dropout, encoder.attention_dropout
 
     assert rates() == (0.1, 0.1) and rates(model__dropout=0.2) == (0.2, 0.2)
@@ -162,14 +162,14 @@ def test_the_flags_of_the_note_on_long_rows_work_and_do_what_it_says(
     config = short_config(folder, name, data__packed=packed, **other)
     before, _ = created(config)
     mesh = make_mesh(config.parallel.mesh)
-    (note,) = _shorter_rows(config, before, mesh)
+    (note,) = _shorter_rows(config, before.datasets, mesh)
     flags = dict(re.findall(r"--config\.([\w.]+)=(\d+)", note))
     assert int(flags["data.row_length"]) in (16, 24) and ("about as many examples" in note) == packed
     assert ("train.batch_size" in flags) == packed and ("data.window" in flags) == ("data__window" in other)
     assert "has more than" in note and int(note.split("more than ")[1].split()[0]) <= 16
     pasted = tiny.replaced(config, **{key.replace(".", "__"): int(value) for key, value in flags.items()})
     after, _ = created(pasted)  # refuses windows and overlaps that contradict each other
-    assert _shorter_rows(pasted, after, mesh) == ()
+    assert _shorter_rows(pasted, after.datasets, mesh) == ()
 
     def examples_a_step(task: Task, of: Config) -> float:
         rows = task.datasets["train"]
@@ -186,9 +186,9 @@ def test_rows_for_tpus_and_for_a_sequence_axis_stay_ones_they_can_cut(folder: pa
     config = short_config(folder, "ner")
     task, _ = created(config)
     with target.tracing_for(target.Target("tpu")):
-        assert _shorter_rows(config, task, make_mesh(config.parallel.mesh)) == ()
+        assert _shorter_rows(config, task.datasets, make_mesh(config.parallel.mesh)) == ()
     cut = tiny.replaced(config, parallel__mesh__sequence=4, parallel__mesh__data=1)
-    (note,) = _shorter_rows(cut, task, make_mesh(cut.parallel.mesh))
+    (note,) = _shorter_rows(cut, task.datasets, make_mesh(cut.parallel.mesh))
     assert int(re.findall(r"row_length=(\d+)", note)[0]) % 4 == 0
 
 
@@ -196,7 +196,8 @@ def test_the_longest_example_may_be_in_any_row(folder: pathlib.Path) -> None:
     config = short_config(folder, "ner", data__packed=False)
     task, _ = created(config)
     rows = task.datasets["train"]
-    many = ArrayRows({key: np.concatenate([value] * 40) for key, value in rows.take(np.arange(60)).items()}, 0)
-    many.arrays["positions"][-1, 50] = 50
-    other: Any = types.SimpleNamespace(splits=lambda: ("train",), rows=lambda split: many)
-    assert _shorter_rows(config, other, make_mesh(config.parallel.mesh)) == ()
+    assert isinstance(rows, PackedRows)
+    positions = np.concatenate([rows.positions] * 40)
+    positions[-1, 50] = 50
+    many = dataclasses.replace(rows, positions=positions)
+    assert _shorter_rows(config, {"train": many}, make_mesh(config.parallel.mesh)) == ()

@@ -13,12 +13,13 @@ import pytest
 from jax.sharding import Mesh
 
 from jaxfm.config import Config, MeshConfig
+from jaxfm.core.objective import Loss, LossContext
 from jaxfm.observe import metrics as metrics_lib
 from jaxfm.observe.metrics import weighted
-from jaxfm.parallel.mesh import make_mesh, shard_batch
+from jaxfm.parallel.mesh import make_mesh
 from jaxfm.tasks import registry
 from jaxfm.training.initial import resolve
-from jaxfm.training.setup import Setup, empty_sums, set_up
+from jaxfm.training.setup import Setup, set_up
 from jaxfm.training.state import TrainState
 from jaxfm.training.step import make_train_step, metric_names
 from tests import tiny
@@ -26,14 +27,14 @@ from tests import tiny
 WORDS, WIDTH, CLASSES = 11, 6, 3
 
 
-def toy_loss(params: Any, batch: Any, key: jax.Array, progress: Any) -> Any:
+def toy_loss(params: Any, batch: Any, context: LossContext) -> Loss:
     """A classifier of single tokens: cross-entropy summed over labelled tokens; "poison" in a batch makes it NaN."""
-    del key, progress
+    del context
     logits = jnp.take(params["embedding"], batch["tokens"], axis=0) @ params["kernel"]
     weights = (batch["labels"] >= 0).astype(jnp.float32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(batch["labels"], 0))
     poison = jnp.where(batch["poison"].max() > 0, jnp.nan, 1.0)
-    return (losses * weights).sum() * poison, (weights.sum(), {"tokens": weighted(weights.sum())})
+    return Loss((losses * weights).sum() * poison, weights.sum(), {"tokens": weighted(weights.sum())})
 
 
 def toy_params() -> dict[str, jax.Array]:
@@ -166,11 +167,11 @@ def losses_on(folder: pathlib.Path, sizes: tuple[int, int, int]) -> tuple[float,
     config = tiny.config(folder, optim__learning_rate=1e-3, train__steps=10, model__dropout=0.3)
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
     setup = real_setup(config, mesh)
-    step, losses = setup.lowered[config.train.batch_size].compile(), []
+    step, losses = setup.session.compiled(config.train.batch_size), []
 
     def one_step(state: TrainState, index: int) -> TrainState:
-        batch = shard_batch(setup.batches.batch(index), mesh)
-        state, sums = step(state, empty_sums(setup.session.metric_names, mesh), batch)
+        batch = setup.session.shard(setup.batches.batch(index))
+        state, sums = step(state, setup.session.empty_sums(), batch, ())
         losses.append(metrics_lib.means(sums)["loss"])
         return state
 
@@ -204,22 +205,22 @@ def test_the_state_is_donated_and_nothing_is_traced_again(tmp_path: pathlib.Path
     mesh = make_mesh(config.parallel.mesh)
     task, loaded = registry.create(config, resolve(config.model))
     traces = []
-    model_loss = type(task).loss
+    model_loss = type(task.objective).loss
 
     def counted(self: Any, *arguments: Any) -> Any:
         traces.append(1)
         return model_loss(self, *arguments)
 
-    monkeypatch.setattr(type(task), "loss", counted)
+    monkeypatch.setattr(type(task.objective), "loss", counted)
     setup = set_up(config, task, loaded, mesh)
-    step = setup.lowered[config.train.batch_size].compile()
-    traced, state, sums = len(traces), setup.initial_state(), empty_sums(setup.session.metric_names, mesh)
+    step = setup.session.compiled(config.train.batch_size)
+    traced, state, sums = len(traces), setup.initial_state(), setup.session.empty_sums()
     assert traced
     state_bytes = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     assert step.memory_analysis().alias_size_in_bytes >= state_bytes
     for index in range(4):
         given = state
-        state, sums = step(state, sums, shard_batch(setup.batches.batch(index), mesh))
+        state, sums = step(state, sums, setup.session.shard(setup.batches.batch(index)), ())
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves((given.params, given.opt_state)))
     assert len(traces) == traced
     assert jax.tree.all(

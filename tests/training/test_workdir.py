@@ -10,9 +10,9 @@ import pytest
 from jaxfm import files
 from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import CALIBRATION_FILE
-from jaxfm.tasks import registry
 from jaxfm.train import train
 from jaxfm.training import workdir as workdirs
+from jaxfm.training.saved_run import open_run
 from tests import tiny
 
 
@@ -83,7 +83,7 @@ def test_a_workdir_that_cannot_be_is_refused(folder: pathlib.Path, tmp_path: pat
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"version": 2}, r"task\.json: has version 2, but this jaxfm reads versions up to 1"),
+        ({"version": 3}, r"task\.json: has version 3, but this jaxfm reads versions up to 2"),
         ({"labels": "absent"}, r"task\.json: has no 'labels'"),
         ({"labels": 5}, r"task\.json: labels: is 5, but must be a tuple of strings"),
         ({"window": "9"}, r"task\.json: window: is '9' \(str\), but must be int"),
@@ -97,17 +97,16 @@ def test_a_workdir_that_cannot_be_is_refused(folder: pathlib.Path, tmp_path: pat
 )
 def test_a_task_that_was_changed_is_named(run: pathlib.Path, values: dict[str, object], message: str) -> None:
     change(run / "task.json", **values)
-    for open_run in (registry.open_predictor, registry.open_exporter):
-        with pytest.raises(UserError, match=message):
-            open_run(run)
+    with pytest.raises(UserError, match=message):
+        open_run(run)
 
 
 def test_runs_of_before_there_were_versions_are_read(run: pathlib.Path, folder: pathlib.Path) -> None:
     for name in ("config.json", "task.json"):
-        assert json.loads((run / name).read_text())["version"] == 1
+        assert json.loads((run / name).read_text())["version"] == 2
         change(run / name, version="absent")
     assert workdirs.read_config(run) == tiny.config(folder)
-    assert registry.open_predictor(run).encoder == tiny.ENCODER
+    assert open_run(run).spec.encoder == tiny.ENCODER
 
 
 @pytest.mark.parametrize("content", [b"", b'{"version": 1, "task": "n', b"\xff\xfe\x00", b"[]", b"null"])
@@ -117,7 +116,7 @@ def test_files_that_are_cut_are_named(run: pathlib.Path, folder: pathlib.Path, c
         (run / name).write_bytes(content)
         with pytest.raises(UserError, match=rf"{name.replace('.', '[.]')}: (is|has|file)"):
             workdirs.read_config(run)
-            registry.open_predictor(run)
+            open_run(run).predictor()
             workdirs.read_report(run)
             raise AssertionError(name)
         (run / name).unlink() if kept is None else (run / name).write_bytes(kept)
@@ -125,7 +124,7 @@ def test_files_that_are_cut_are_named(run: pathlib.Path, folder: pathlib.Path, c
 
 def test_a_config_of_another_jaxfm_is_named(run: pathlib.Path) -> None:
     for values, message in (
-        ({"version": 7}, r"config\.json: has version 7, but this jaxfm reads versions up to 1"),
+        ({"version": 7}, r"config\.json: has version 7, but this jaxfm reads versions up to 2"),
         (
             {"version": 1, "config": {"trian": {}}},
             r"config\.json: config\.trian: there is no such key. Did you mean 'train'",

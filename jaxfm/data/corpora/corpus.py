@@ -1,4 +1,4 @@
-"""Where plain text comes from: one URI, streams of documents, whatever the source is. For pretraining."""
+"""Plain text of a source: one URI, streams of documents, whatever the source is. For pretraining."""
 
 import dataclasses
 import functools
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from jaxfm.data.corpora import docstrings, source_text
 from jaxfm.data.corpora.documents import Document, Streams, uniform_hash
-from jaxfm.data.records.source_records import parse_source
+from jaxfm.data.records.registry import parse_source
 from jaxfm.errors import UserError
 
 
@@ -17,9 +17,9 @@ class Corpus:
 
     Attributes:
         source: the URI.
-        splits: train, valid, test (those there are) -> a function whose every call reads the split anew, one document
-            at a time in the order of the source; its iterator raises UserError for a split without text, and for all
-            that the source's reader finds.
+        splits: train, valid, test (those that the source has) -> a function whose every call reads the split anew, one
+            document at a time in the order of the source; its iterator raises UserError for a split without text, and
+            for all that the source's reader finds.
         notes: lines for the log: what was found and how it is read.
     """
 
@@ -29,22 +29,21 @@ class Corpus:
 
 
 def open_corpus(source: str, *, text_column: str = "", holdout: float = 0.0) -> Corpus:
-    """Opens `quickstart` (docstrings of the installed packages), `text:`, `jsonl:`, `tfds:` or `hf:`.
+    """Opens `quickstart` (docstrings of the installed packages), `text:`, or any format of `data/records/formats/`.
 
     Args:
       source: the URI.
-      text_column: the field with the text, where records have fields; empty takes text, content or document.
+      text_column: the column with the text, where records have columns; empty takes text, content or document.
       holdout: this share of the documents of "train" becomes "valid" where the source has none, but at least one of
         them, and never all. Which ones, a hash of their text says: it depends on no order, and equal texts are on one
         side.
 
     Raises:
-      UserError: unknown source, nothing there, no such column.
+      UserError: unknown source, no such files, no such column.
     """
     if not 0 <= holdout < 1:
         raise UserError(f"holdout={holdout}: must be a share of the documents, at least 0 and below 1.")
-    kind, rest = parse_source(source, _FORMS)
-    found = _FINDERS[kind](rest, text_column)
+    found = _find(source, text_column)
     splits, notes = dict(found.splits), found.notes
     if holdout and "train" in splits and "valid" not in splits:
         whole = splits["train"]
@@ -76,10 +75,10 @@ def _border(source: str, read: Callable[[], Iterator[Document]], holdout: float)
         if least < holdout <= most:
             return holdout
     if count and least == most:
-        documents = "there is one document" if count == 1 else f"all of the {count:,} documents are equal"
+        documents = "it has one document" if count == 1 else f"all of the {count:,} documents are equal"
         raise UserError(
             f"{source}: {documents}, so none can be held out for validation. Set --config.data.holdout=0 to go "
-            "without, or name a file of its own as valid. (Documents are divided by empty lines, or else by lines.)"
+            "without, or name a separate file as valid. (Documents are divided by empty lines, or else by lines.)"
         )
     return most if most < holdout else math.nextafter(least, 1.0)
 
@@ -92,18 +91,12 @@ def _not_empty(source: str, split: str, read: Callable[[], Iterator[Document]]) 
         raise UserError(f"{source}: the split {split!r} is empty: no document with text in it.")
 
 
-def _find_quickstart(rest: str, text_column: str) -> Streams:
-    assert not rest
+def _find(source: str, text_column: str) -> Streams:
+    scheme, rest = parse_source(source, ("text:DIR",))
+    if scheme == "text":
+        return source_text.find_text(rest, text_column)
+    if scheme != "quickstart":
+        return source_text.find_records(scheme, rest, text_column)
     if text_column:
         raise UserError(f"text_column={text_column!r}: quickstart has no columns; leave it empty.")
     return docstrings.find_docstrings()
-
-
-_FORMS = ("quickstart", "text:DIR", "jsonl:DIR", "tfds:NAME", "hf:OWNER/NAME")
-_FINDERS: dict[str, Callable[[str, str], Streams]] = {
-    "quickstart": _find_quickstart,
-    "text": source_text.find_text,
-    "jsonl": source_text.find_jsonl,
-    "tfds": source_text.find_tfds,
-    "hf": source_text.find_hf,
-}

@@ -43,14 +43,12 @@ class Contamination:
     Attributes:
         keys: [G] sorted distinct uint64 hashes of `CONTAMINATION_WORDS` words in a row.
         owners: [G] which of `names` a key was first seen in.
-        names: what the report calls each source.
-        short: texts of fewer words, which cannot be looked for.
+        names: what the report calls each source. Of texts with fewer words nothing can be found.
     """
 
     keys: np.ndarray
     owners: np.ndarray
     names: tuple[str, ...]
-    short: int = 0
 
     def checksums(self) -> dict[str, str]:
         """Returns, for each source, the sha256 of the n-grams that no source before it has."""
@@ -64,23 +62,22 @@ class Contamination:
         grams = ngrams(words, CONTAMINATION_WORDS)
         if not (self.keys.size and grams.size):
             return -1
-        place = np.minimum(np.searchsorted(self.keys, grams), len(self.keys) - 1)
-        hits = np.flatnonzero(self.keys[place] == grams)
-        return int(self.owners[place[hits[0]]]) if hits.size else -1
+        nearest = np.minimum(np.searchsorted(self.keys, grams), len(self.keys) - 1)
+        hits = np.flatnonzero(self.keys[nearest] == grams)
+        return int(self.owners[nearest[hits[0]]]) if hits.size else -1
 
 
 def read_contamination(sources: Iterable[tuple[str, Iterable[str]]]) -> Contamination:
     """Collects the n-grams of (name, texts); 8 bytes a word, and as much again for its owner."""
-    names, keys, owners, short = [], [np.zeros(0, np.uint64)], [np.zeros(0, np.int32)], 0
+    names, keys, owners = [], [np.zeros(0, np.uint64)], [np.zeros(0, np.int32)]
     for owner, (name, texts) in enumerate(sources):
         names.append(name)
         for text in texts:
             grams = ngrams(word_hashes(normalised(text)), CONTAMINATION_WORDS)
-            short += not grams.size
             keys.append(grams)
             owners.append(np.full(len(grams), owner, np.int32))
     unique, first = np.unique(np.concatenate(keys), return_index=True)
-    return Contamination(unique, np.concatenate(owners)[first], tuple(names), short)
+    return Contamination(unique, np.concatenate(owners)[first], tuple(names))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +173,7 @@ class HashSet:
         return found
 
     def add(self, keys: np.ndarray) -> None:
-        """Adds `keys` [N], none of which is there yet."""
+        """Adds `keys` [N], none of which it holds yet."""
         if not len(keys):
             return
         self._runs.append(np.sort(keys))
@@ -191,7 +188,7 @@ def normalised(text: str) -> str:
 
 
 def word_hashes(plain: str) -> np.ndarray:
-    """Returns the hash of each word [W] of a normalised text, uint64; punctuation is no word."""
+    """Returns the hash of each word [W] of a normalised text, uint64; punctuation is not a word."""
     words = _WORD.findall(plain)
     return np.fromiter((zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in words), np.uint64, len(words))
 
@@ -223,7 +220,7 @@ def band_keys(words: np.ndarray) -> np.ndarray:
 def check_kind(kind: str) -> None:
     """Raises UserError unless `kind` is one of KINDS, and for "near" without the package datasketch."""
     if kind not in KINDS:
-        raise UserError(f"deduplicate: {kind!r} is no kind of duplicate removal. {did_you_mean(kind, KINDS)}")
+        raise UserError(f"deduplicate: {kind!r} is not a kind of duplicate removal. {did_you_mean(kind, KINDS)}")
     if kind == "near":
         _prototype()
 

@@ -36,7 +36,7 @@ _Nodes = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 def find_docstrings() -> Streams:
     """Returns train and valid: one document a module, its docstrings joined by empty lines.
 
-    About 5 % of the modules are valid, chosen by a hash of their name. The text is collected once and kept.
+    About 5 % of the modules are valid, chosen by a hash of their name. The text is collected once a process.
     """
     documents, note = _collected(installed_roots())
     sides: dict[str, list[Document]] = {"train": [], "valid": []}
@@ -47,9 +47,9 @@ def find_docstrings() -> Streams:
 
 def installed_roots() -> tuple[pathlib.Path, ...]:
     """Returns the folders of the standard library and of the installed packages."""
-    places = [sysconfig.get_path("stdlib")]
-    places += [place for place in sys.path if place.rstrip("/\\").endswith(("site-packages", "dist-packages"))]
-    return tuple(dict.fromkeys(pathlib.Path(place).resolve() for place in places if os.path.isdir(place)))
+    roots = [sysconfig.get_path("stdlib")]
+    roots += [path for path in sys.path if path.rstrip("/\\").endswith(("site-packages", "dist-packages"))]
+    return tuple(dict.fromkeys(pathlib.Path(root).resolve() for root in roots if os.path.isdir(root)))
 
 
 def collect(roots: Sequence[pathlib.Path]) -> tuple[list[Document], str]:
@@ -57,7 +57,7 @@ def collect(roots: Sequence[pathlib.Path]) -> tuple[list[Document], str]:
 
     Packages go by name, the modules of one by a hash of their path, so that its limit takes a fair sample of it.
     Left out: docstrings that are short, doctest alone or a copy of an earlier one, and modules of tests.
-    Raises UserError when there is no docstring at all.
+    Raises UserError when no docstring is found.
     """
     documents: list[Document] = []
     seen: set[bytes] = set()
@@ -82,7 +82,7 @@ def collect(roots: Sequence[pathlib.Path]) -> tuple[list[Document], str]:
 
 
 def package_modules(roots: Sequence[pathlib.Path], name: str) -> Iterator[tuple[str, pathlib.Path]]:
-    """Yields (path in its root, place) of the modules of one package, by a hash of the former; none of tests.
+    """Yields (path in its root, path) of the modules of one package, by a hash of the former; none of tests.
 
     A package that is in no root has none.
     """
@@ -108,7 +108,7 @@ def module_docstrings(source: bytes) -> Iterator[str]:
     for node in sorted(nodes, key=lambda node: node.lineno if not isinstance(node, ast.Module) else 0):
         text = inspect.cleandoc(ast.get_docstring(node, clean=False) or "").strip()
         prose = sum(len(line) for line in text.splitlines() if not _DOCTEST.match(line))
-        # Half of a surrogate pair, which an escape in a string can write, is no character.
+        # Half of a surrogate pair, which an escape in a string can write, is not a character.
         if prose >= _SHORTEST and "\0" not in text and text.encode(errors="ignore").decode() == text:
             yield text
 
@@ -122,15 +122,15 @@ def _packages(roots: Sequence[pathlib.Path]) -> Iterator[tuple[pathlib.Path, lis
     """Yields (root, modules) for each package, or module that stands alone, of each root."""
     for root in roots:
         for name in sorted(os.listdir(root)):
-            place = root / name
-            if place.is_file() and name.endswith(".py"):
-                yield root, [place]
-            elif place.is_dir() and name not in _LEFT_OUT:
-                yield root, list(_modules(place))
+            path = root / name
+            if path.is_file() and name.endswith(".py"):
+                yield root, [path]
+            elif path.is_dir() and name not in _LEFT_OUT:
+                yield root, list(_modules(path))
 
 
-def _modules(place: pathlib.Path) -> Iterator[pathlib.Path]:
-    for folder, folders, names in os.walk(place):
+def _modules(package: pathlib.Path) -> Iterator[pathlib.Path]:
+    for folder, folders, names in os.walk(package):
         folders[:] = [name for name in folders if name not in _LEFT_OUT]
         yield from (pathlib.Path(folder, name) for name in names if name.endswith(".py"))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 DOCUMENT_CHARACTERS = 1_000_000
-"""The longest document that there is: what is longer in its source becomes several."""
+"""The length of the longest document: what is longer in its source becomes several."""
 
 _WHITE_SPACE = " \t\u3000"  # the ideographic space too
 
@@ -49,7 +49,7 @@ def uniform_hash(text: str) -> float:
 def cut_text(text: str) -> Iterator[str]:
     """Yields a text in pieces of at most DOCUMENT_CHARACTERS, nothing left out, the last one shorter.
 
-    A piece ends after a line if one ends in its second half, else after white space there, else where it is full.
+    A piece ends after a line if one ends in its second half, else after white space in it, else where it is full.
     """
     start = 0
     while len(text) - start > DOCUMENT_CHARACTERS:
@@ -71,7 +71,7 @@ def whole_documents(text: str, origin: str) -> Iterator[Document]:
 
 
 def joined_documents(fragments: Iterable[tuple[int, str, bool]], path: str) -> Iterator[Document]:
-    """Yields the documents of fragments (line number, text, whether a document ends there), read one at a time.
+    """Yields the documents of fragments (line number, text, whether a document ends with it), read one at a time.
 
     The last fragment must end a document. Holds at most a document and a fragment.
     """

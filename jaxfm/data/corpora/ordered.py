@@ -65,7 +65,7 @@ class OrderedPool:
         except concurrent.futures.process.BrokenProcessPool as error:
             raise UserError(
                 "a worker process was killed, most likely for want of memory: take fewer --workers or a smaller "
-                "--shard_megabytes. Finished shards are kept: the same command goes on from there."
+                "--shard_megabytes. Finished shards are kept: the same command continues with the others."
             ) from error
 
 
@@ -90,7 +90,7 @@ def _end_with_parent() -> None:
 
 
 def _call(method: str, item: Any) -> Any:
-    # Built here, not in the initializer: an exception there would only break the pool.
+    # Built here, not in the initializer: an exception in the initializer would only break the pool.
     global _worker
     if _worker is None:
         assert _builder is not None

@@ -62,16 +62,16 @@ class Portion:
     source_sha256: str
 
 
-def vocabulary_of(tokenizer: "PreTrainedTokenizerFast", place: str) -> Vocabulary:
-    """Reads the vocabulary off a tokenizer. Raises UserError naming `place` when a special token is not there."""
+def vocabulary_of(tokenizer: "PreTrainedTokenizerFast", source: str) -> Vocabulary:
+    """Reads the vocabulary off a tokenizer. Raises UserError naming `source` when a special token is absent."""
     ids = [getattr(tokenizer, f"{name}_id") for name in SPECIAL_TOKENS.values()]
     missing = [
         f"{sign} ({SPECIAL_TOKENS[sign]})" for sign, number in zip(SPECIAL_TOKENS, ids, strict=True) if number is None
     ]
     if missing:
         raise UserError(
-            f"{place}: this tokenizer has no {', '.join(missing)}; masked-LM rows are [CLS] text [SEP], with [PAD] and "
-            "[MASK]. Take the tokenizer of an encoder, or train one: python -m jaxfm.tokenizer."
+            f"{source}: this tokenizer has no {', '.join(missing)}; masked-LM rows are [CLS] text [SEP], with [PAD] "
+            "and [MASK]. Take the tokenizer of an encoder, or train one: python -m jaxfm.tokenizer."
         )
     unknown = tokenizer.unk_token_id
     state = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -138,7 +138,7 @@ def counts_path(folder: pathlib.Path, shard: str) -> pathlib.Path:
 
 
 def has_counts(folder: pathlib.Path, record: dict[str, Any]) -> bool:
-    """Whether the token counts of a finished shard are there as they were written."""
+    """Whether the token counts of a finished shard are present and unchanged."""
     return shards.has_content(counts_path(folder, record["shard"]["name"]), record["counts_sha256"])
 
 
@@ -179,8 +179,8 @@ def unknown_characters(tokenizer: "Tokenizer", texts: Sequence[str], unk_id: int
     for call in _calls([text[:_SAMPLE_CHARACTERS] for text in texts[::step]]):
         for text, encoding in zip(call, tokenizer.encode_batch(call, add_special_tokens=False), strict=True):
             seen += len(text)
-            places = zip(encoding.ids, encoding.offsets, strict=True)
-            unknown += sum(end - start for piece, (start, end) in places if piece == unk_id)
+            pieces = zip(encoding.ids, encoding.offsets, strict=True)
+            unknown += sum(end - start for piece, (start, end) in pieces if piece == unk_id)
     return unknown, seen
 
 

@@ -1,8 +1,8 @@
 """A corpus to packed shards: streamed once, cut into portions of neighbouring documents, each of which becomes a shard.
 
 The main process reads, decides what is left out and cuts portions, in document order; workers examine documents and
-make shards. So the result depends on the input and the settings, never on how many workers there are or who is first.
-A shard is finished when its record is there; the manifest comes last.
+make shards. So the result depends on the input and the settings, never on the number of workers or which is first.
+A shard is finished when its record exists; the manifest is written last.
 """
 
 import collections
@@ -138,7 +138,7 @@ def _plan(tokenizer_directory: pathlib.Path, settings: Preparation, source: str)
     contamination = _read_contamination(settings.contamination) if settings.contamination else None
     identity = {key: value for key, value in dataclasses.asdict(settings).items() if key != "workers"}
     if settings.packed:
-        del identity["packed"]  # so that what was prepared before there was a choice is found
+        del identity["packed"]  # so that corpora prepared before this setting existed are found
     identity |= {
         "format": shards.FORMAT,
         "source": source,
@@ -169,10 +169,10 @@ def _read_contamination(names: Iterable[str]) -> deduplication.Contamination:
             kind = "jsonl" if ".json" in path.suffixes or ".jsonl" in path.suffixes else "text"
             splits = open_corpus(f"{kind}:train={path}").splits
         elif ":" not in name:
-            raise UserError(f"contamination: {name}: there is no such file (looked from {os.getcwd()}).")
+            raise UserError(f"contamination: {name}: no such file (looked from {os.getcwd()}).")
         else:
             splits = open_corpus(name).splits
-            # Its own training part is no evaluation data.
+            # Its training part is not evaluation data.
             splits = {key: splits[key] for key in ("valid", "test") if key in splits} or splits
         for split in splits.values():
             yield from (document.text for document in split())
@@ -185,7 +185,7 @@ def _prepare(
 ) -> dict[str, Any]:
     _check_output(output, plan.identity)
     documents = read()
-    first = next(documents, None)  # what is wrong at once leaves no directory behind
+    first = next(documents, None)  # an input that is wrong from the start leaves no directory
     if first is None:
         raise UserError(f"{settings.source}: is empty: no document with text in it.")
     documents = itertools.chain([first], documents)
@@ -217,7 +217,7 @@ class _Pass:
         self._records: dict[int, dict[str, Any]] = {}
 
     def run(self, documents: Iterator[Document]) -> dict[str, Any]:
-        """Makes every shard that is not there, then what describes them all; returns the manifest."""
+        """Makes every shard that is absent, then the files that describe them all; returns the manifest."""
         begun = time.monotonic()
         finished = _find_finished(self._output, self._progress)
         build = functools.partial(
@@ -235,7 +235,7 @@ class _Pass:
         return self._finish(time.monotonic() - begun, finished)
 
     def _judged(self, documents: Iterator[Document], pool: OrderedPool) -> Iterator[tuple[Document, str | None]]:
-        """Yields each document with the reason to leave it out, if there is one."""
+        """Yields each document with the reason to leave it out, or None."""
         contamination = self._plan.contamination
         if self._settings.deduplicate == "none" and contamination is None:
             yield from ((document, None) for document in documents)
@@ -389,7 +389,7 @@ def _check_output(output: pathlib.Path, identity: dict[str, Any]) -> None:
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file; the output must be a directory.")
     path = output / SETTINGS
-    # Looked through before: the settings are the first file that another process writes there meanwhile.
+    # The folder is listed before: the settings are the first file that another process writes into it meanwhile.
     others = [name for name in (os.listdir(output) if output.is_dir() else []) if not name.startswith(".")]
     if not path.is_file():
         if others:
@@ -398,8 +398,8 @@ def _check_output(output: pathlib.Path, identity: dict[str, Any]) -> None:
             )
         return
     try:
-        there = files.read_json(path)
-        changed = differences(there, identity)
+        written = files.read_json(path)
+        changed = differences(written, identity)
     except (ValueError, AttributeError) as error:
         raise UserError(f"{path}: is damaged ({error}). Remove {output} and prepare anew.") from None
     if changed:
@@ -420,7 +420,7 @@ def _start(output: pathlib.Path, plan: _Plan) -> None:
 
 
 def _find_finished(output: pathlib.Path, progress: StreamProgress) -> dict[int, dict[str, Any]]:
-    """Returns the records of the shards that are there and whole, by index; others are made again."""
+    """Returns the records of the shards that are whole, by index; others are made again."""
     found = {}
     for path in sorted((output / portions.RECORDS_DIR).glob("*.json")):
         record = files.read_json(path)

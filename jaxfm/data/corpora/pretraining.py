@@ -18,7 +18,7 @@ from jaxfm.data.corpora.preparation import Preparation, prepare_cached
 from jaxfm.data.corpora.preparation_report import unknown_warning
 from jaxfm.data.corpora.shards import ShardedRows
 from jaxfm.data.corpora.tokenizer_training import KINDS, train_tokenizer
-from jaxfm.data.records.source_records import SPLIT_NAMES, require_split
+from jaxfm.data.records.splits import SPLIT_NAMES, require_split
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.observe.progress import StreamProgress
@@ -33,7 +33,7 @@ class PretrainingData:
 
     Attributes:
       tokenizer: directory of the tokenizer that made the rows.
-      rows: split -> packed rows; "train" is there.
+      rows: split -> packed rows; "train" is always one of them.
       notes: lines for the log.
     """
 
@@ -71,24 +71,24 @@ def open_pretraining(data: DataConfig, tokenizer_uri: str, tokenizer: pathlib.Pa
     notes = corpus.notes
     if tokenizer is None:
         tokenizer = _learned(data, tokenizer_uri, corpus.splits["train"])
-        notes += (f"tokenizer: learned from the training text ({tokenizer_uri}), kept in {tokenizer}",)
+        notes += (f"tokenizer: learned from the training text ({tokenizer_uri}), saved in {tokenizer}",)
     rows = {split: _prepared(data, corpus, split, tokenizer) for split in SPLIT_NAMES if split in corpus.splits}
     return PretrainingData(tokenizer, rows, (*notes, *_described(rows)))
 
 
 def open_split(data: DataConfig, split: str, tokenizer: pathlib.Path) -> ShardedRows:
-    """Opens one split of a source, for evaluation. Raises UserError as `open_pretraining`, or for a split not there."""
+    """Opens one split of a source, for evaluation. Raises UserError as `open_pretraining`, or for an absent split."""
     split = require_split(split)
     if data.source.startswith(PREPARED):
-        there: Mapping[str, object] = _open_prepared(data, tokenizer).rows
+        splits: Mapping[str, object] = _open_prepared(data, tokenizer).rows
     else:
         corpus = open_corpus(data.source, text_column=data.text_column, holdout=data.holdout)
-        there = corpus.splits
-        if split in there:
+        splits = corpus.splits
+        if split in splits:
             return _prepared(data, corpus, split, tokenizer)
-    if split not in there:
-        raise UserError(f"{data.source} has no split {split!r}; there is: {', '.join(there)}.")
-    found = there[split]
+    if split not in splits:
+        raise UserError(f"{data.source} has no split {split!r}; it has: {', '.join(splits)}.")
+    found = splits[split]
     assert isinstance(found, ShardedRows)
     return found
 
@@ -121,11 +121,11 @@ def _open_prepared(data: DataConfig, tokenizer: pathlib.Path | None) -> Pretrain
             name, _, path = part.partition("=")
             folders[require_split(name)] = files.expanded(path)
     else:
-        place = files.expanded(rest)
-        if (place / shards.MANIFEST).is_file():
-            folders["train"] = place
+        folder = files.expanded(rest)
+        if (folder / shards.MANIFEST).is_file():
+            folders["train"] = folder
         else:
-            folders = {split: place / split for split in SPLIT_NAMES if (place / split / shards.MANIFEST).is_file()}
+            folders = {split: folder / split for split in SPLIT_NAMES if (folder / split / shards.MANIFEST).is_file()}
     if "train" not in folders:
         raise UserError(
             f"config.data.source: {data.source}: no prepared training text. Give the folder that python -m "

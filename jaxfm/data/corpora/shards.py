@@ -1,6 +1,6 @@
 """Packed rows on disk: ArrayRecord shards, a manifest with their checksums, and random access without reading them all.
 
-A directory holds `manifest.json` (written last, so that it is there only when all else is), `rows-NNNNN.array_record`,
+A directory holds `manifest.json` (written last, so that it exists only when all else does), `rows-NNNNN.array_record`,
 `token_counts.npy` and `tokenizer/`. A record is one packed row, little endian: version byte, bytes a token (2 or 4),
 uint16 number of segments n, n uint16 segment lengths, the tokens of all segments. Padding is not stored.
 """
@@ -115,7 +115,7 @@ def write_token_counts(path: pathlib.Path, counts: np.ndarray) -> str:
 
 
 def write_manifest(directory: pathlib.Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Writes the manifest with a checksum of its own, and remembers that the shards were hashed as they were made."""
+    """Writes the manifest with its own checksum, and remembers that the shards were hashed as they were made."""
     manifest = {**content, "format": FORMAT, "checksum": ""}
     manifest["checksum"] = json_digest(manifest)
     _remember(directory, {shard["name"]: _mark(directory / shard["name"], shard) for shard in manifest["shards"]})
@@ -124,11 +124,11 @@ def write_manifest(directory: pathlib.Path, content: dict[str, Any]) -> dict[str
 
 
 def read_manifest(directory: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads and checks the manifest, not the shards. Raises UserError when there is none, or a damaged one."""
+    """Reads and checks the manifest, not the shards. Raises UserError when it is absent or damaged."""
     path = pathlib.Path(directory) / MANIFEST
     if not path.is_file():
         raise UserError(
-            f"{path}: not there, so {path.parent} holds no finished corpus. Make it with python -m jaxfm.prepare "
+            f"{path}: absent, so {path.parent} holds no finished corpus. Make it with python -m jaxfm.prepare "
             "--output=DIR; one that was stopped goes on with the same command."
         )
     try:
@@ -173,12 +173,12 @@ def verify(directory: pathlib.Path, shards: Iterable[dict[str, Any]]) -> None:
 
 
 def is_whole(directory: pathlib.Path, shard: dict[str, Any]) -> bool:
-    """Whether a shard is there with the content that was written."""
+    """Whether a shard has the content that was written."""
     return has_content(directory / shard["name"], shard["sha256"])
 
 
 def has_content(path: pathlib.Path, sha256: str) -> bool:
-    """Whether a file is there with that content."""
+    """Whether a file has that content."""
     return path.is_file() and _sha256(path) == sha256
 
 
@@ -261,7 +261,7 @@ class ShardedRows:
         Raises UserError naming a shard that can no longer be read.
         """
         index = np.asarray(index, np.int64)
-        assert index.size == 0 or 0 <= index.min() <= index.max() < len(self), "a row that is not there"
+        assert index.size == 0 or 0 <= index.min() <= index.max() < len(self), "an index of no row"
         records = self._read(index)
         lengths = [np.frombuffer(record, "<u2", int.from_bytes(record[2:4], "little"), 4) for record in records]
         tokens = [
@@ -271,11 +271,11 @@ class ShardedRows:
         counts = np.asarray([len(part) for part in lengths], np.int64)
         sizes = np.concatenate([np.zeros(0, np.int64), *lengths])  # of all segments
         filled = np.asarray([len(row) for row in tokens], np.int64)
-        place = np.repeat(np.arange(len(index)) * self.row_length, filled) + packing.ramps(filled)
+        position = np.repeat(np.arange(len(index)) * self.row_length, filled) + packing.ramps(filled)
 
         def lay(values: np.ndarray | int, empty: int) -> np.ndarray:
             laid = np.full((len(index), self.row_length), empty, np.int32)
-            laid.reshape(-1)[place] = values
+            laid.reshape(-1)[position] = values
             return laid
 
         return {
@@ -297,8 +297,8 @@ class ShardedRows:
                     f"{self._directory / self.manifest['shards'][shard]['name']}: cannot be read: {error}. "
                     "It was whole when it was opened: look after the disk, then copy it again."
                 ) from error
-            for place, record in zip(here.tolist(), found, strict=True):
-                records[place] = record
+            for position, record in zip(here.tolist(), found, strict=True):
+                records[position] = record
         return records
 
     def _reader(self, shard: int) -> Any:

@@ -1,22 +1,17 @@
-"""Documents of `text:` and `jsonl:` files and of tfds and hub data sets: streamed, one at a time."""
+"""Documents of plain text (`text:`) and of records with a column of text: streamed, one at a time."""
 
 import functools
-import itertools
 import pathlib
-import reprlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from jaxfm.data.corpora.documents import Document, Streams, joined_documents, whole_documents
-from jaxfm.data.records import source_jsonl
-from jaxfm.data.records.source_files import find_corpus_files, numbered_lines, numbered_pieces
-from jaxfm.data.records.source_hf import open_hf, read_columns
-from jaxfm.data.records.source_records import choose_field, named_splits
-from jaxfm.data.records.source_tfds import decode_text, open_split, open_tfds, read_records
+from jaxfm.data.records.registry import TableParts, open_corpus_tables
+from jaxfm.data.records.source_files import files_size, find_corpus_files, numbered_pieces
+from jaxfm.data.records.table import Table, choose_column, listed, require_text
 from jaxfm.errors import UserError
 
 TEXT_SUFFIXES = (".txt", ".md")
-TEXT_FIELDS = ("text", "content", "document")
+TEXT_COLUMNS = ("text", "content", "document")
 # Books are divided by empty lines too, and may be a megabyte and more.
 _LOOK_CHARACTERS = 8 << 20
 _NOTED_FILES = 20  # a split
@@ -36,7 +31,7 @@ def find_text(rest: str, text_column: str) -> Streams:
         kinds: dict[bool, list[str]] = {True: [], False: []}
         for path in paths[:_NOTED_FILES]:
             kinds[is_divided(path)].append(path.name)
-        note = f"{split}: {_counted(paths)}"
+        note = f"{split}: {files_size(paths)}"
         note += f"; documents are divided by empty lines in {', '.join(kinds[True])}" if kinds[True] else ""
         note += f"; each line is a document in {', '.join(kinds[False])}" if kinds[False] else ""
         note += "; and so on, a file at a time" if len(paths) > _NOTED_FILES else ""
@@ -68,37 +63,19 @@ def read_text(path: pathlib.Path, divided: bool) -> Iterator[Document]:
     return joined_documents(_fragments(path, divided), str(path))
 
 
-def find_jsonl(rest: str, text_column: str) -> Streams:
-    """Returns the splits of `jsonl:rest`: an object a line, with a field of text; see `find_corpus_files`."""
-    files = find_corpus_files(rest, "jsonl", source_jsonl.SUFFIXES)
+def find_records(scheme: str, rest: str, text_column: str) -> Streams:
+    """Returns the splits of a source of records with a column of text, of any format in `jaxfm/data/records/formats/`.
+
+    Raises UserError: no such files or data set, no column of text or several.
+    """
+    splits = open_corpus_tables(scheme, rest, own=("text:DIR",))
+    for parts in splits.values():
+        first = parts.openers[0]()
+        if first.declared is not None:
+            _text_column(first.declared, text_column, first.source)
     return Streams(
-        {
-            split: lambda paths=paths: itertools.chain.from_iterable(_read_jsonl(path, text_column) for path in paths)
-            for split, paths in files.items()
-        },
-        tuple(f"{split}: {_counted(paths)}" for split, paths in files.items()),
-    )
-
-
-def find_tfds(rest: str, text_column: str) -> Streams:
-    """Returns the splits of `tfds:rest`, downloaded and prepared first where need be; raises as `open_tfds`."""
-    builder, source = open_tfds(rest), f"tfds:{rest}"
-    names = named_splits(builder.info.splits, source)
-    field = _text_field(list(builder.info.features), text_column, source)
-    return Streams(
-        {split: functools.partial(_read_tfds, builder, name, source, field) for split, name in names.items()},
-        tuple(f"{split}: {builder.info.splits[name].num_examples:,} records" for split, name in names.items()),
-    )
-
-
-def find_hf(rest: str, text_column: str) -> Streams:
-    """Returns the splits of `hf:rest`, downloaded first where need be; raises as `open_hf`."""
-    data, source = open_hf(rest), f"hf:{rest}"
-    names = named_splits(data, source)
-    fields = {name: _text_field(list(data[name].features), text_column, source) for name in names.values()}
-    return Streams(
-        {split: functools.partial(_read_hf, data, name, source, fields[name]) for split, name in names.items()},
-        tuple(f"{split}: {len(data[name]):,} records" for split, name in names.items()),
+        {split: functools.partial(_read_records, parts, text_column) for split, parts in splits.items()},
+        tuple(f"{split}: {parts.size}" for split, parts in splits.items()),
     )
 
 
@@ -121,41 +98,25 @@ def _fragments(path: pathlib.Path, divided: bool) -> Iterator[tuple[int, str, bo
     yield number, "", True
 
 
-def _read_jsonl(path: pathlib.Path, text_column: str) -> Iterator[Document]:
-    field = None
-    for number, line in numbered_lines(path):
-        if not line or line.isspace():
-            continue
-        origin = f"{path}:{number}"
-        record = source_jsonl.parse_object(line, origin)
-        if field is None:
-            field = _text_field(list(record), text_column, origin)
-        if field not in record:
-            there = ", ".join(map(repr, record)) or "none"
-            raise UserError(f"{origin}: no field {field!r}, which the lines before have; fields here: {there}.")
-        yield from whole_documents(source_jsonl.require_text(record[field], field, origin), origin)
+def _read_records(parts: TableParts, text_column: str) -> Iterator[Document]:
+    for opener in parts.openers:
+        yield from _read_table(opener(), text_column)
 
 
-def _read_tfds(builder: Any, name: str, source: str, field: str) -> Iterator[Document]:
-    data = open_split(builder, name, source)
-    for index, record in enumerate(read_records(data, range(len(data)))):
-        origin = f"{source}/{name}[{index}]"
-        yield from whole_documents(decode_text(record[field], field, origin), origin)
+def _read_table(table: Table, text_column: str) -> Iterator[Document]:
+    if table.declared is not None:
+        column = _text_column(table.declared, text_column, table.source)
+        for origin, (value,) in table.values((column,)):
+            yield from whole_documents(require_text(value, column, origin), origin)
+        return
+    column = None
+    for origin, row in table.read(None):
+        if column is None:
+            column = _text_column(list(row), text_column, origin)
+        if column not in row:
+            raise UserError(f"{origin}: no column {column!r}, which earlier records have; columns: {listed(row)}.")
+        yield from whole_documents(require_text(row[column], column, origin), origin)
 
 
-def _read_hf(data: Mapping[str, Any], name: str, source: str, field: str) -> Iterator[Document]:
-    values = itertools.chain.from_iterable(chunk[field] for chunk in read_columns(data[name], [field]))
-    for index, value in enumerate(values):
-        origin = f"{source}/{name}[{index}]"
-        if not isinstance(value, str):
-            raise UserError(f"{origin}: {reprlib.repr(value)} in {field!r} is not text.")
-        yield from whole_documents(value, origin)
-
-
-def _text_field(there: Sequence[str], asked: str, place: str) -> str:
-    return choose_field(there, asked, TEXT_FIELDS, "text", place, option="text_column")
-
-
-def _counted(paths: Sequence[pathlib.Path]) -> str:
-    size = sum(path.stat().st_size for path in paths) / 1e6
-    return f"{len(paths)} file{'s' * (len(paths) > 1)}, {size:,.1f} MB"
+def _text_column(columns: Sequence[str], asked: str, source: str) -> str:
+    return choose_column(columns, asked, TEXT_COLUMNS, "text", source, option="text_column")

@@ -151,7 +151,7 @@ def _learn_wordpiece(documents: Iterable[str], counts: dict[str, int], vocab_siz
     too_long = pre_tokenizers.Split(Regex(f".{{{_WORD_CHARACTERS + 1},}}"), "removed")
     learner.pre_tokenizer = pre_tokenizers.Sequence([learner.pre_tokenizer, too_long])
     learner.train_from_iterator(documents, trainer)
-    # In a tokenizer of its own they are ordinary pieces again.
+    # In a separate tokenizer they are ordinary pieces again.
     tokenizer = empty(learner.get_vocab())
     tokenizer.add_special_tokens(list(WORDPIECE_SPECIALS))
     tokenizer.decoder = decoders.WordPiece(prefix=_PREFIX)

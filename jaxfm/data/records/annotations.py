@@ -10,21 +10,21 @@
     {"text": "...", "label": {"PER": {"Ada": [[0, 2]]}}}                            CLUENER: both ends inclusive
     ["...", {"entities": [[0, 12, "PER"]]}]                                         spaCy 2
 
-Offsets count characters, the end exclusive but where said. They are never guessed: where an entity gives its own text,
-it must be that of its offsets.
+Offsets count characters, the end exclusive but where said. They are never guessed: where an entity has its text too,
+this must be the text at its offsets.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxfm.data.records.source_records import TAGS_FIELDS, WORDS_FIELDS, Columns, SplitBuilder, choose_field, name_tags
 from jaxfm.data.records.spans import CharSpan, flat_spans
+from jaxfm.data.records.table import choose_column, listed, require_text, shown
+from jaxfm.data.records.tagged_builder import TAGS_COLUMNS, WORDS_COLUMNS, Columns, SplitBuilder, name_tags
 from jaxfm.data.text import tagging
 from jaxfm.errors import UserError
 
-TEXT_FIELDS = ("text", "sentence", "content", "data")
-SPAN_FIELDS = ("entities", "spans", "labels", "label", "annotations", "ner")
+TEXT_COLUMNS = ("text", "sentence", "content", "data")
+SPAN_COLUMNS = ("entities", "spans", "labels", "label", "annotations", "ner")
 _STARTS = ("start", "start_offset", "start_char", "begin")
 _ENDS = ("end", "end_offset", "end_char", "stop")
 _LABELS = ("label", "labels", "type", "entity_group", "entity", "tag", "category")
@@ -42,15 +42,13 @@ class Fields(NamedTuple):
     class_names: Mapping[str, Sequence[str]]
 
 
-def add_record(split: SplitBuilder, record: Any, fields: Fields, origin: str, document: Any = None) -> None:
+def add_record(
+    split: SplitBuilder, record: Mapping[str, Any], fields: Fields, origin: str, document: Any = None
+) -> None:
     """Adds one object to a split; one that its annotator rejected or never saw is left out and counted.
 
     Raises UserError naming `origin` for an object of no form, and for values of the wrong kind.
     """
-    if isinstance(record, list) and len(record) == 2 and isinstance(record[0], str) and isinstance(record[1], dict):
-        record = {"text": record[0], **record[1]}
-    if not isinstance(record, dict):
-        raise UserError(f"{origin}: a {type(record).__name__}, but each must be one JSON object.")
     if record.get("answer", "accept") != "accept":
         split.count("rejected or ignored records (Prodigy's answer) left out", origin)
         return
@@ -59,7 +57,7 @@ def add_record(split: SplitBuilder, record: Any, fields: Fields, origin: str, do
         if values is not None:
             split.add_text(text, [_span(value, text, origin) for value in values], origin, document)
         return
-    there = list(record)
+    columns = list(record)
     if {"tokenized_text", "ner"} <= record.keys():
         words = _words(record["tokenized_text"], "tokenized_text", origin)
         spans = [(*_token_span(value, origin, inclusive=True),) for value in _list(record["ner"], "ner", origin)]
@@ -76,37 +74,21 @@ def add_record(split: SplitBuilder, record: Any, fields: Fields, origin: str, do
         spans = [_token_span(value, origin, inclusive=False) for value in record["entities"]]
         _add_token_spans(split, words, spans, origin, document)
         return
-    if not fields.columns.words_column and not set(WORDS_FIELDS) & set(there):
-        listed = ", ".join(map(repr, there)) or "none"
+    if not fields.columns.words_column and not set(WORDS_COLUMNS) & set(columns):
         raise UserError(
-            f"{origin}: fields of no known form: {listed}. A record holds {_FORMS}; data.words_column and "
-            "data.tags_column name fields of lists of words and tags that are called otherwise."
+            f"{origin}: fields of no known form: {listed(columns)}. A record holds {_FORMS}; data.words_column and "
+            "data.tags_column name fields with other names, of lists of words and tags."
         )
-    words_field = choose_field(there, fields.columns.words_column, WORDS_FIELDS, "words", origin)
-    tags_field = choose_field(there, fields.columns.tags_column, TAGS_FIELDS, "tags", origin)
+    words_field = choose_column(columns, fields.columns.words_column, WORDS_COLUMNS, "words", origin)
+    tags_field = choose_column(columns, fields.columns.tags_column, TAGS_COLUMNS, "tags", origin)
     words = _words(record[words_field], words_field, origin)
     tags = name_tags(_list(record[tags_field], tags_field, origin), fields.class_names.get(tags_field), origin)
     split.add(words, tags, origin, document)
 
 
-def require_text(value: Any, field: str, origin: str) -> str:
-    """Returns a value that is text. Raises UserError naming `origin` for any other, or for half a surrogate pair."""
-    if not isinstance(value, str):
-        raise UserError(f"{origin}: {shown(value)} in {field!r} is a {type(value).__name__}, but must be text.")
-    if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
-        raise UserError(f"{origin}: {shown(value)} in {field!r} has half of a surrogate pair, which is no character.")
-    return value
-
-
-def shown(value: Any) -> str:
-    """Returns a value as JSON, cut to a length that suits a message."""
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 120 else text[:117] + "..."
-
-
 def _list(values: Any, field: str, origin: str) -> list[Any]:
     if not isinstance(values, list):
-        raise UserError(f"{origin}: {field!r} is a {type(values).__name__}, but must be a list.")
+        raise UserError(f"{origin}: {field!r} is of type {type(values).__name__}, but must be a list.")
     return values
 
 
@@ -143,10 +125,10 @@ def _span_fields(record: Mapping[str, Any], columns: Columns) -> tuple[str, str]
         if not (isinstance(record.get(text), str) and _is_spans(record.get(spans))):
             return "", ""
         return text, spans
-    text = next((field for field in TEXT_FIELDS if isinstance(record.get(field), str)), "")
-    if not text or (_has_plain_list(record, WORDS_FIELDS) and _has_plain_list(record, TAGS_FIELDS)):
+    text = next((field for field in TEXT_COLUMNS if isinstance(record.get(field), str)), "")
+    if not text or (_has_plain_list(record, WORDS_COLUMNS) and _has_plain_list(record, TAGS_COLUMNS)):
         return "", ""
-    fitting = [field for field in SPAN_FIELDS if field in record and _is_spans(record[field])]
+    fitting = [field for field in SPAN_COLUMNS if field in record and _is_spans(record[field])]
     filled = [field for field in fitting if record[field]] or fitting
     if filled:
         return text, filled[0]
@@ -179,8 +161,8 @@ def _spans(values: Any, field: str, text: str, origin: str) -> list[CharSpan]:
     if not isinstance(values, dict):
         return [_span(value, text, origin) for value in values]
     spans = []
-    for label, places in values.items():
-        for surface, offsets in places.items():
+    for label, mentions in values.items():
+        for surface, offsets in mentions.items():
             for pair in _list(offsets, field, origin):
                 if not (isinstance(pair, list) and len(pair) == 2 and all(type(at) is int for at in pair)):
                     raise UserError(f"{origin}: {shown(pair)} in {field!r} is not [first character, last character].")
@@ -257,8 +239,8 @@ def _label_studio(split: SplitBuilder, record: Mapping[str, Any], origin: str) -
             continue
         if labels := value.get("labels", value.get("hypertextlabels")):
             values.append({**value, **value.get("globalOffsets", {}), "label": labels})
-    named = next((field for field in TEXT_FIELDS if field in texts), None)
+    named = next((field for field in TEXT_COLUMNS if field in texts), None)
     if named is None and len(texts) != 1:
-        raise UserError(f"{origin}: which field of 'data' is the text? There: {', '.join(map(repr, data)) or 'none'}.")
+        raise UserError(f"{origin}: which field of 'data' is the text? Fields: {listed(data)}.")
     text = texts[named] if named else next(iter(texts.values()))
     return require_text(text, "data", origin), values

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from jaxfm.data.records.conll_layout import DOCSTART, Layout, find_layout, in_words
 from jaxfm.data.records.source_files import find_split_files, numbered_lines
-from jaxfm.data.records.source_records import SPLIT_NAMES, Columns, RawSplit, SplitBuilder, Splits
+from jaxfm.data.records.splits import SPLIT_NAMES
+from jaxfm.data.records.tagged_builder import Columns, RawSplit, SplitBuilder, Splits
 from jaxfm.errors import UserError
 
 SUFFIXES = (".conll", ".txt", ".tsv", ".bio", ".iob", ".iob2", ".conllu", ".bmes", ".bioes", ".annotated")
@@ -46,10 +47,10 @@ def read_conll(path: pathlib.Path, columns: Columns, notes: Sequence[str] = ()) 
 
     Cells are separated by tabs where the first line of data has one, else by white space; every line has as many. For
     which column is which see `find_layout`. An empty word is left out and counted.
-    `-DOCSTART-` lines (and the comments `# newdoc`, `#begin document`) start a document and are no words; without any,
+    `-DOCSTART-` lines (and the comments `# newdoc`, `#begin document`) start a document and are not words; without any,
     each sentence is its own document. A line that starts with `#` is a word if its cells fit the data, else it is a
-    comment, which may stand only between sentences, so that a damaged line never passes for one.
-    Raises UserError `path:line:` for wrong cells or bytes, and `path:` when there is no sentence.
+    comment, which may stand only between sentences, so that a damaged line is never taken for one.
+    Raises UserError `path:line:` for wrong cells or bytes, and `path:` for a file without a sentence.
     """
     layout = find_layout(path, columns)
     hint = f"Tags are read from column {layout.tag}; if they are in another one, set data.tags_column."

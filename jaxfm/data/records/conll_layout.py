@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from jaxfm.data.records.source_files import numbered_lines
-from jaxfm.data.records.source_records import Columns
 from jaxfm.data.records.tag_forms import fitting_form
+from jaxfm.data.records.tagged_builder import Columns
 from jaxfm.data.text import tagging
 from jaxfm.errors import UserError
 
 DOCSTART = "-DOCSTART-"
 _LOOK = 2000  # lines that the layout is taken from
-_MANY = 20  # lines from which on a column of numbers is surely none of words
+_MANY = 20  # lines from which on a column of numbers surely does not hold words
 # Not str.split(): a no-break space belongs to its word.
 _CELL = re.compile(r"[^ \t]+")
 _PLACEHOLDERS = frozenset(("-X-", "_"))  # what labelling tools write for part of speech and chunk
@@ -42,11 +42,11 @@ class Layout:
         count: columns.
         word, tag: the column of each, from 0.
         line: the line that the layout was taken from.
-        header: the line with the names of the columns, 0 for none.
+        header: the line with the names of the columns, 0 where it is absent.
         numbers: whether column 0 numbers the words of a sentence.
         misc: whether the tag is in a cell of the form `SpaceAfter=No|ner=B-PER`.
         tags: those of the first lines, as they stand.
-        notes: what was found otherwise than usual, for the log.
+        notes: what differs from the usual, for the log.
     """
 
     cut: Literal["tabs", "white space", "spaces"]
@@ -70,8 +70,8 @@ class Layout:
     def is_word(self, cells: list[str]) -> bool:
         """Returns whether a line that starts with # is a word and no comment.
 
-        It is one where its cells are as many as the data's and the tag is a tag, or the first cell is "#topic": with
-        tabs between cells that is no comment, whatever follows.
+        It is one where it has as many cells as the data and its tag is a tag, or where the first cell is "#topic": with
+        tabs between cells such a line is not a comment.
         """
         if len(cells) != self.count or self.numbers:
             return False
@@ -88,7 +88,7 @@ class Layout:
         return match[1] if match else "O"
 
     def left_out(self, number: str) -> str:
-        """Returns what a line of numbered words is if it is no word, else ""."""
+        """Returns what a line of numbered words is if it is not a word, else ""."""
         if not self.numbers or number.isdigit():
             return ""
         if _RANGE.fullmatch(number):
@@ -125,21 +125,21 @@ def find_layout(path: pathlib.Path, columns: Columns) -> Layout:
     if header:
         del rows[0]
         rows[:1] = [(*rows[0][:2], True)] if rows else []
-    place = f"{path}:{number}"
+    origin = f"{path}:{number}"
     numbers = bare.count > 2 and _is_numbered(rows)
     if numbers:
         rows = [row for row in rows if row[1][0].isdigit()]
     tag, misc, notes = _find_tag(path, rows, bare, columns, numbers)
     if columns.words_column:
-        word = _column_number("data.words_column", columns.words_column, bare.count, place)
+        word = _column_number("data.words_column", columns.words_column, bare.count, origin)
     elif numbers:
         word = 1
         notes.append("column 0 numbers the words, which are read from column 1")
     else:
         word = 1 if tag == 0 and not columns.tags_column else 0
-        _refuse_numbers(rows, word, bare.count, place)
+        _refuse_numbers(rows, word, bare.count, origin)
     if word == tag:
-        raise UserError(f"{place}: the words and the tags are both read from column {word}: {line!r}.")
+        raise UserError(f"{origin}: the words and the tags are both read from column {word}: {line!r}.")
     tags = frozenset(cells[tag] for _, cells, _ in rows)
     return dataclasses.replace(
         bare, word=word, tag=tag, header=header, numbers=numbers, misc=misc, tags=tags, notes=tuple(notes)
@@ -209,7 +209,7 @@ def _is_numbered(rows: Sequence[Row]) -> bool:
     return before is not None
 
 
-def _refuse_numbers(rows: Sequence[Row], word: int, count: int, place: str) -> None:
+def _refuse_numbers(rows: Sequence[Row], word: int, count: int, origin: str) -> None:
     values = [cells[word] for _, cells, _ in rows]
     if count < 3 or len(values) < _MANY:
         return
@@ -217,7 +217,7 @@ def _refuse_numbers(rows: Sequence[Row], word: int, count: int, place: str) -> N
     why = why or (f"{values[0]!r} in every line" if len(set(values)) == 1 else "")
     if why:
         raise UserError(
-            f"{place}: column {word}, which should hold the words, has {why}: set data.words_column (0 is the first "
+            f"{origin}: column {word}, which should hold the words, has {why}: set data.words_column (0 is the first "
             f"column; {word} keeps this one)."
         )
 
@@ -226,9 +226,9 @@ def _find_tag(
     path: pathlib.Path, rows: Sequence[Row], layout: Layout, columns: Columns, numbers: bool
 ) -> tuple[int, bool, list[str]]:
     """Returns the column of the tags, whether they are inside MISC cells, and notes."""
-    last, place = layout.count - 1, f"{path}:{layout.line}"
+    last, origin = layout.count - 1, f"{path}:{layout.line}"
     if columns.tags_column:
-        tag = _column_number("data.tags_column", columns.tags_column, layout.count, place)
+        tag = _column_number("data.tags_column", columns.tags_column, layout.count, origin)
         return tag, numbers and tag == last and _is_misc(rows, tag), []
     if numbers and layout.count == _MISC_COLUMNS and _is_misc(rows, last):
         return last, True, [f"tags from ner= in column {last}"]
@@ -247,14 +247,14 @@ def _find_tag(
         return entities[0], False, [f"tags from column {entities[0]}, as the last one holds none"]
     if kinds[last] is None and entities:
         several = " and ".join(map(str, entities))
-        raise UserError(f"{place}: the columns {several} hold tags, and the last one none: set data.tags_column.")
+        raise UserError(f"{origin}: the columns {several} hold tags, and the last one none: set data.tags_column.")
     return last, False, []
 
 
 def _outer_layer(
     path: pathlib.Path, layout: Layout, kinds: Mapping[int, set[str] | None], entities: Sequence[int]
 ) -> int | None:
-    """The first column of `entities` that has all types of the last one, None where there is none."""
+    """The first column of `entities` that has all types of the last one, None where no column has them."""
     last = layout.count - 1
     inner = kinds[last]
     if not inner:  # the first lines show no entity in it
@@ -280,9 +280,9 @@ def _is_misc(rows: Sequence[Row], column: int) -> bool:
     return any(_MISC_TAG.search(cells[column]) for _, cells, _ in rows)
 
 
-def _column_number(option: str, value: str, count: int, place: str) -> int:
+def _column_number(option: str, value: str, count: int, origin: str) -> int:
     if not re.fullmatch(r"-?[0-9]+", value):
         raise UserError(f"{option}={value!r}: the columns of conll: go by number, 0 the first and -1 the last.")
     if not -count <= int(value) < count:
-        raise UserError(f"{place}: {option}={value}, but the line has {in_words(count)}.")
+        raise UserError(f"{origin}: {option}={value}, but the line has {in_words(count)}.")
     return int(value) % count

@@ -1,8 +1,8 @@
 """Labelled text that any installation of jaxfm has: docstrings, and which of ten packages each one comes from.
 
-The packages are dependencies of jaxfm, so they are always there; nothing is imported or run. An example is the start of
-one docstring. Valid and test hold the docstrings of modules of which nothing is in another split, chosen by a hash of
-the module's path; a text that occurs twice in a package is taken once, one that two packages share not at all.
+The packages are dependencies of jaxfm, so they are always installed; nothing is imported or run. An example is the
+start of one docstring. Valid and test hold the docstrings of modules of which nothing is in another split, chosen by a
+hash of the module's path; a text that occurs twice in a package is taken once, one that two packages share not at all.
 
 Package names would give the answer away ("numpy.ndarray"), so every name of any of the ten, its usual abbreviation and
 its parts of longer words are replaced by the word "package", in all texts alike: neither a name nor its absence tells
@@ -14,11 +14,11 @@ import collections
 import functools
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from jaxfm.data.corpora.docstrings import installed_roots, module_docstrings, package_modules
 from jaxfm.data.corpora.documents import uniform_hash
-from jaxfm.data.records.source_table import Record, Table, Tables
+from jaxfm.data.records.table import Table, Tables, memory_table
 from jaxfm.errors import UserError
 
 PACKAGES = (
@@ -33,9 +33,9 @@ PACKAGES = (
     "tensorflow_datasets",
     "transformers",
 )
-# Examples of a package in each split, where it has as many; what is left over is not used.
+# Examples of a package in each split, at most; the others are not used.
 SIZES = {"train": 160, "valid": 30, "test": 80}
-FIELDS = ("text", "label")
+COLUMNS = ("text", "label")
 _SHARES = {"valid": 0.15, "test": 0.38}  # of the modules: those with a hash below; all others are train
 _CHARACTERS = 180  # of a docstring's start; some 40 pieces
 _OF_A_MODULE = 12  # docstrings, so that no module is most of a package
@@ -49,13 +49,21 @@ _NAMES = re.compile(
 )
 
 
+Record = tuple[str, tuple[str, str]]
+"""Where a docstring was read, and (text, package)."""
+
+
 def find_packages() -> Tables:
-    """Returns train, valid and test: records of a text and its package. They are collected once and kept.
+    """Returns train, valid and test: records of a text and its package. They are collected once a process.
 
     Raises UserError for a package without docstrings.
     """
     splits = _collected(installed_roots())
     return Tables({name: functools.partial(_open, name, records) for name, records in splits.items()})
+
+
+def _open(name: str, records: Sequence[Record]) -> Table:
+    return memory_table(f"quickstart/{name} (docstrings of installed packages, their names masked)", COLUMNS, records)
 
 
 def collect(roots: Sequence[pathlib.Path], packages: Sequence[str] = PACKAGES) -> dict[str, list[Record]]:
@@ -73,7 +81,7 @@ def collect(roots: Sequence[pathlib.Path], packages: Sequence[str] = PACKAGES) -
             if not own:
                 raise UserError(
                     f"quickstart: too few docstrings of {package} in {', '.join(map(str, roots))}: is it installed, "
-                    "with its .py files? For data of your own write csv:, tsv:, jsonl: or parquet:."
+                    "with its .py files? For your own data write csv:, tsv:, jsonl: or parquet:."
                 )
             records[split] += own[: SIZES[split]]
     return records
@@ -81,8 +89,8 @@ def collect(roots: Sequence[pathlib.Path], packages: Sequence[str] = PACKAGES) -
 
 def split_of(module: str) -> str:
     """Returns the split to which a module ("numpy/lib/npyio.py") belongs."""
-    place = uniform_hash(module)
-    return next((name for name, share in _SHARES.items() if place < share), "train")
+    drawn = uniform_hash(module)
+    return next((name for name, share in _SHARES.items() if drawn < share), "train")
 
 
 def mask_names(text: str) -> str:
@@ -107,7 +115,7 @@ def _of_package(roots: Sequence[pathlib.Path], package: str) -> dict[str, dict[s
 
 
 def _start(text: str) -> str:
-    """The first words of a docstring, as many as fit, on one line."""
+    """The first words of a docstring that fit, on one line."""
     words = mask_names(" ".join(text.split()))
     if len(words) <= _CHARACTERS:
         return words
@@ -117,14 +125,3 @@ def _start(text: str) -> str:
 @functools.cache
 def _collected(roots: tuple[pathlib.Path, ...]) -> dict[str, list[Record]]:
     return collect(roots)
-
-
-def _open(name: str, records: Sequence[Record]) -> Table:
-    place = f"quickstart/{name} (docstrings of installed packages, their names masked)"
-    return Table(place, FIELDS, {}, functools.partial(_read, records))
-
-
-def _read(records: Sequence[Record], fields: Sequence[str]) -> Iterator[Record]:
-    places = [FIELDS.index(field) for field in fields]
-    for origin, values in records:
-        yield origin, tuple(values[place] for place in places)

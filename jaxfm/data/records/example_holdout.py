@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 
 from jaxfm.data.corpora.documents import uniform_hash
 
-_PARTS = 10  # of the range of scores, equally many examples each
+_PARTS = 10  # of the range of scores, with equal numbers of examples
 
 
 def choose_held_out(
@@ -17,35 +17,35 @@ def choose_held_out(
 
     A hash of the text draws them, so that neither order nor seed matters, and equal texts are on one side. The last
     example of a class in training is never taken, nor is one without which all targets in training would be equal, nor
-    a text that occurs in more than a `share` of the examples. Nothing is held out where these rules leave nothing.
+    a text that occurs in more than a `share` of the examples. Nothing is held out where these rules exclude every text.
 
     Args:
       texts: (first) text of each example.
       targets: class, classes, or score of each.
       share: between 0 and 1.
     """
-    places: dict[str, list[int]] = collections.defaultdict(list)
+    indices_of: dict[str, list[int]] = collections.defaultdict(list)
     for index, text in enumerate(texts):
-        places[text].append(index)
+        indices_of[text].append(index)
     stratum_of = _strata(targets)
-    kept = _Kept(targets)
+    left = _TrainingLeft(targets)
     strata: dict[Hashable, list[tuple[float, str]]] = collections.defaultdict(list)
-    for text, found in places.items():
-        if len(found) <= max(share * len(texts), 1):
-            strata[min(stratum_of[index] for index in found)].append((uniform_hash(text), text))
+    for text, indices in indices_of.items():
+        if len(indices) <= max(share * len(texts), 1):
+            strata[min(stratum_of[index] for index in indices)].append((uniform_hash(text), text))
     held_out = [False] * len(texts)
-    wanted = max(round(share * len(places)), 1)
+    wanted = max(round(share * len(indices_of)), 1)
     for text in _in_order(strata, share):
-        if wanted and kept.can_spare(places[text]):
+        if wanted and left.can_spare(indices_of[text]):
             wanted -= 1
-            kept.take(places[text])
-            for index in places[text]:
+            left.take(indices_of[text])
+            for index in indices_of[text]:
                 held_out[index] = True
     return held_out
 
 
 def _strata(targets: Sequence[str | float | tuple[str, ...] | None]) -> list[tuple[str, ...]]:
-    """What each example is to be in proportion by."""
+    """The class, classes or tenth of the scores of each example: held out in proportion."""
     scores = sorted(target for target in targets if isinstance(target, float))
     if not scores:
         return [tuple(sorted(target)) if isinstance(target, tuple) else (str(target),) for target in targets]
@@ -69,8 +69,8 @@ def _in_order(strata: Mapping[Hashable, list[tuple[float, str]]], share: float) 
     return [text for _, _, text in sorted(ranked)]
 
 
-class _Kept:
-    """How many training examples of each class, and of each target, are left."""
+class _TrainingLeft:
+    """The numbers of examples left in training, of each class and of each target."""
 
     def __init__(self, targets: Sequence[str | float | tuple[str, ...] | None]):
         self._classes = [
@@ -84,7 +84,7 @@ class _Kept:
         self._examples = len(targets)
 
     def can_spare(self, indices: Sequence[int]) -> bool:
-        """Whether every class keeps an example without these, and there is still something to tell apart."""
+        """Whether every class keeps an example without these, and training keeps two different targets."""
         lost = collections.Counter(name for index in indices for name in self._classes[index])
         targets = collections.Counter(self._targets[index] for index in indices)
         gone = sum(self._targets_left[target] == count for target, count in targets.items())

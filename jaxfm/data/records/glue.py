@@ -1,10 +1,10 @@
-"""The sets of GLUE (Wang et al. 2019): which fields they have, what is learned, and GLUE's own measure of each."""
+"""The sets of GLUE (Wang et al. 2019): which columns they have, what is learned, and GLUE's own measure of each."""
 
 import dataclasses
 import re
 from collections.abc import Mapping
 
-# As `tfds:` and `hf:` write them; GLUE lies on the hub under both names.
+# As `tfds:` and `hf:` write them; the hub has GLUE under both names.
 _SOURCE = re.compile(r"(?:tfds:glue[:/]|hf:(?:nyu-mll/)?glue:)(\w+)")
 _SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 
@@ -16,16 +16,16 @@ class GlueSet:
     Attributes:
         name: cola, sst2 ...
         kind: "single" (a class) or "regression" (a score), as in `read_examples`.
-        text: field of the text, of the first one of a pair.
-        pair: field of the second text; empty where there is none.
+        text: column of the text, of the first one of a pair.
+        pair: column of the second text; empty for single texts.
         metrics: GLUE's own, the first to choose a checkpoint by: accuracy, f1 (of the class `positive`), mcc
             (Matthews), pearson, spearman. GLUE's score of a set is their mean.
         positive: the class whose F1 is meant; empty where F1 is not measured.
-        splits: train, valid and test -> the names that tfds and the hub have for them. GLUE keeps the labels of its
-            test splits to itself. MNLI is scored on two: "valid" here is validation_matched, of the genres of the
+        splits: train, valid and test -> the names that tfds and the hub have for them. GLUE does not publish
+            the labels of its test splits. MNLI is scored on two: "valid" here is validation_matched, of the genres of the
             training examples, by which a checkpoint is chosen, and "test" is validation_mismatched, of other genres.
-        label: field of the class or score.
-        no_label: the score that stands for none.
+        label: column of the class or score.
+        no_label: the score that means that the label is unknown.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""How a field says several classes of an example: names, class numbers, a 0 or 1 for each class, or {name: 0 or 1}.
+"""How a column gives several classes of an example: names, class numbers, a 0 or 1 for each class, or {name: 0 or 1}.
 
-One form holds for a whole field. It is found by looking at all of its values, as one alone does not tell: [0, 1] may be
-the classes 0 and 1, or the second of two.
+A whole column has one form. It is found from all of its values, as a single one is ambiguous: [0, 1] may be the
+classes 0 and 1, or the second of two.
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ class LabelForm:
       field: its name.
       kind: "names" (of classes, or class numbers), "vector" (0 or 1 for each class), "digits" (the same as a text of
         digits, 010), "marks" ({name: 0 or 1}).
-      classes: of a vector and of marks all there are, in order; empty for names.
+      classes: of a vector and of marks: all classes, in order; empty for names.
       names: of class numbers, where the source has any.
     """
 
@@ -109,7 +109,7 @@ def find_form(values: Iterable[tuple[str, Any]], field: str, names: Sequence[str
     """Returns the form of a field of several classes an example.
 
     Lists of one length, at least 2, of 0 and 1 (true and false) alone are vectors, as are such cells and their prints.
-    Their places are named by `names` where there are as many, else label_0, label_1 ...
+    Position i is called `names[i]` where the numbers of both agree, else label_i.
 
     Args:
       values: (where it was read, value) of every example with a label.
@@ -181,7 +181,7 @@ class _Seen:
             self.soft = self.soft or (origin if isinstance(item, float) and 0 < item < 1 else "")
 
     def form(self, names: Sequence[str] | None) -> LabelForm:
-        """Decides; UserError where there are several forms."""
+        """Returns the form. Raises UserError where the values have several."""
         self._refuse_several(self.written, _WRITTEN)
         if self.keys:
             return LabelForm(self.field, "marks", tuple(self.keys))
@@ -207,28 +207,28 @@ class _Seen:
             )
         return LabelForm(self.field, "names", (), names)
 
-    def _refuse_several(self, places: dict[str, str], words: dict[str, str]) -> None:
-        if len(places) > 1:
-            (one, first), (other, then), *_ = places.items()
+    def _refuse_several(self, origins: dict[str, str], words: dict[str, str]) -> None:
+        if len(origins) > 1:
+            (one, first), (other, then), *_ = origins.items()
             raise UserError(
                 f"{then}: {self.field!r} holds {words[other]} here, but {words[one]} at {first}: write all labels of a "
                 "field in one form."
             )
 
     def _refuse_vectors(self, lengths: dict[int, str]) -> None:
-        place = self.soft or self.booleans
+        origin = self.soft or self.booleans
         if len(lengths) > 1 and not self.soft:
-            (one, first), (other, place), *_ = lengths.items()
+            (one, first), (other, origin), *_ = lengths.items()
             raise UserError(
-                f"{place}: a list of {other} in {self.field!r}, but of {one} at {first}: lists of 0 and 1 (false and "
-                "true) have a place for each class, and so one length."
+                f"{origin}: a list of {other} in {self.field!r}, but of {one} at {first}: lists of 0 and 1 (false and "
+                "true) have a position for each class, so all have one length."
             )
         why = (
             no_bit(0.5).replace("0.5", "a number between 0 and 1")
             if self.soft
-            else ("true and false stand in lists only with one place for each class, at least two")
+            else ("true and false may be in lists only with one position for each class, at least two")
         )
-        raise UserError(f"{place}: the labels in {self.field!r}: {why}.")
+        raise UserError(f"{origin}: the labels in {self.field!r}: {why}.")
 
 
 def _places(length: int, names: Sequence[str] | None) -> tuple[str, ...]:

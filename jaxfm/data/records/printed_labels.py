@@ -38,9 +38,9 @@ def printed_value(text: str) -> list[Any] | dict[Any, Any] | None:
 def _python_value(text: str) -> list[Any] | dict[Any, Any] | None:
     items: list[Any] = []
     signs: list[str] = []
-    body, place = text[1:-1].strip(), 0
-    while place < len(body):
-        match = _ITEM.match(body, place)
+    body, start = text[1:-1].strip(), 0
+    while start < len(body):
+        match = _ITEM.match(body, start)
         if match is None:
             return None
         quoted, word, sign = match.groups()
@@ -49,7 +49,7 @@ def _python_value(text: str) -> list[Any] | dict[Any, Any] | None:
             return None
         items.append(item)
         signs.append(sign)
-        place = match.end()
+        start = match.end()
     if ":" not in signs:
         # A text in brackets, (1) say, is the print of a tuple only with its comma.
         return None if text[0] == "(" and items and "," not in signs else items

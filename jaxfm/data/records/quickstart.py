@@ -178,9 +178,9 @@ class _Parts:
             self._pools[kind] = self._mine([head + tail for head in heads for tail in tails])
 
     def _mine(self, values: list[str]) -> list[str]:
-        kept = [value for value in values if _belongs(value.split("|")[0], self._split)]
-        assert kept, f"the {self._split} split has none of {values[:5]} ..."
-        return kept
+        own = [value for value in values if _belongs(value.split("|")[0], self._split)]
+        assert own, f"the {self._split} split has none of {values[:5]} ..."
+        return own
 
     def pick(self, pool: str, rng: random.Random) -> str:
         """Draws one entry of a pool; `city` mixes three pools."""

@@ -6,8 +6,8 @@ import pathlib
 import re
 
 from jaxfm.data.records.source_files import split_folders
-from jaxfm.data.records.source_records import Columns, RawSplit, SplitBuilder, Splits
 from jaxfm.data.records.spans import CharSpan
+from jaxfm.data.records.tagged_builder import Columns, RawSplit, SplitBuilder, Splits
 from jaxfm.errors import UserError
 
 _ENTITY = re.compile(r"T\S*\t(\S+) ([0-9]+) ([0-9]+)((?:;[0-9]+ [0-9]+)*)(?:\t(.*))?")

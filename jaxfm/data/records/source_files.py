@@ -10,18 +10,18 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 
-from jaxfm.data.records.source_records import SPLIT_NAMES, canonical_split, require_split
+from jaxfm.data.records.splits import SPLIT_NAMES, canonical_split, require_split
 from jaxfm.errors import UserError
 from jaxfm.files import expanded
 
 _EXPLICIT = re.compile(r"\w+=")
 _PART = re.compile(r"-(\d+)-of-(\d+)")
-# Files that lie beside data and are none.
+# Files beside the data that are not data.
 _ABOUT = frozenset("readme license licence copying notice changelog citation contributing".split())
 PIECE_BYTES = 1 << 20  # of a line held at a time
-LINE_BYTES = 1 << 28  # the longest line that is ever put together
+LINE_BYTES = 1 << 28  # the longest line that is read whole
 _LINE_END = re.compile(r"\r*\n|\r")
-_HEAD = 1024  # bytes that are looked at to tell what a file is
+_HEAD = 1024  # first bytes, which show what a file is
 _MARKS = (  # of byte order; the first that fits, as one begins with another
     (b"\xff\xfe\0\0", "utf-32-le"),
     (b"\0\0\xfe\xff", "utf-32-be"),
@@ -43,20 +43,20 @@ _BINARY = (
 
 
 def find_split_files(rest: str, kind: str, suffixes: Sequence[str]) -> tuple[dict[str, pathlib.Path], str]:
-    """Returns the file of each split that there is, and what the place holds, for error messages.
+    """Returns the file of each split, and what the source holds, for messages.
 
     `rest` is a folder (files with a suffix of `suffixes`, or named like CoNLL-2003's eng.testa), a glob, one file, or
     `train=PATH,valid=PATH,test=PATH`. A file's split is the word train, valid, dev, test ... in its name; one file
     without such a word is train.
-    Raises UserError: nothing there, two files for one split, a name with two splits.
+    Raises UserError: no such files, two files for one split, a name with two splits.
     """
     if not rest:
         raise UserError(f"{kind}: needs a folder, a glob or train=PATH,valid=PATH,test=PATH after the colon.")
     if _EXPLICIT.match(rest):
         return _explicit(rest, kind)
-    place = expanded(rest)
-    if place.is_file() and _split_of(place, kind) is None:
-        return {"train": place}, f"{place} is one file"
+    path = expanded(rest)
+    if path.is_file() and _split_of(path, kind) is None:
+        return {"train": path}, f"{path} is one file"
     paths, listed = _paths(rest, kind, suffixes)
     return _by_split(paths, rest, kind, suffixes, listed), listed
 
@@ -89,7 +89,7 @@ def find_corpus_files(rest: str, kind: str, suffixes: Sequence[str]) -> dict[str
 
     `rest` is as for `find_split_files`, where each PATH may itself be a folder or a glob, and a split may be given more
     than once. A file without the word of a split in its name is of "train". In a folder, files named README, LICENSE
-    and the like are left out. Raises UserError: nothing there, a name with two splits.
+    and the like are left out. Raises UserError: no such files, a name with two splits.
     """
     if not rest:
         raise UserError(f"{kind}: needs a folder, a glob, a file or train=PATH,valid=PATH,test=PATH after the colon.")
@@ -104,15 +104,15 @@ def find_corpus_files(rest: str, kind: str, suffixes: Sequence[str]) -> dict[str
 
 
 def find_table_files(rest: str, kind: str, suffixes: Sequence[str]) -> tuple[dict[str, list[pathlib.Path]], str]:
-    """Returns the files of each split that there is, and what the place holds, for error messages.
+    """Returns the files of each split, and what the source holds, for messages.
 
     As `find_split_files`, but one file whose name has no split in it is train, and a split may be in several parts
     named NAME-00000-of-00003 and so on, as files of the Hugging Face hub are. Raises UserError as that does, and for a
     part that is missing.
     """
-    place = expanded(rest)
-    if rest and place.is_file() and _split_of(place, kind) is None:
-        return {"train": [place]}, f"{place} is one file"
+    path = expanded(rest)
+    if rest and path.is_file() and _split_of(path, kind) is None:
+        return {"train": [path]}, f"{path} is one file"
     if not rest or _EXPLICIT.match(rest):
         files, listed = find_split_files(rest, kind, suffixes)
         return {split: [path] for split, path in files.items()}, listed
@@ -120,20 +120,20 @@ def find_table_files(rest: str, kind: str, suffixes: Sequence[str]) -> tuple[dic
     parts: dict[tuple[pathlib.Path, str], list[pathlib.Path]] = {}
     for path in paths:
         parts.setdefault((path.parent, _PART.sub(r"-of-\2", path.name)), []).append(path)
-    kept = {same[0]: same for same in parts.values()}
-    for first, same in kept.items():
+    parts_of = {same[0]: same for same in parts.values()}
+    for first, same in parts_of.items():
         match = _PART.search(first.name)
         if match and int(match[2]) != len(same):
-            raise UserError(f"{first}: of the {int(match[2])} parts that the name speaks of, {len(same)} are there.")
-    files = _by_split(list(kept), rest, kind, suffixes, listed)
-    return {split: kept[path] for split, path in files.items()}, listed
+            raise UserError(f"{first}: of the {int(match[2])} parts that the name speaks of, {len(same)} are present.")
+    files = _by_split(list(parts_of), rest, kind, suffixes, listed)
+    return {split: parts_of[path] for split, path in files.items()}, listed
 
 
 def split_folders(rest: str, kind: str, suffix: str) -> tuple[dict[str, pathlib.Path], str]:
-    """Returns the folder of each split that there is, and what the place holds, for error messages.
+    """Returns the folder of each split, and what the source holds, for messages.
 
     `rest` is `train=DIR,valid=DIR,test=DIR`, or a folder: of folders named after splits, or of files with `suffix`,
-    which are of the split that its name says, else train. Raises UserError: nothing there, two folders for one split.
+    which are of the split that its name says, else train. Raises UserError: no such files, two folders for one split.
     """
     if not rest:
         raise UserError(f"{kind}: needs a folder or train=DIR,valid=DIR,test=DIR after the colon.")
@@ -141,25 +141,36 @@ def split_folders(rest: str, kind: str, suffix: str) -> tuple[dict[str, pathlib.
     if _EXPLICIT.match(rest):
         named = [(require_split(name), expanded(value)) for name, value in _parts(rest)]
     else:
-        place = expanded(rest)
-        if not place.is_dir():
-            raise UserError(f"{kind}:{rest}: no such folder; {_nearest_folder(place)}.")
-        inner = [(_split_of(folder, kind), folder) for folder in sorted(place.iterdir()) if folder.is_dir()]
+        path = expanded(rest)
+        if not path.is_dir():
+            raise UserError(f"{kind}:{rest}: no such folder; {_nearest_folder(path)}.")
+        inner = [(_split_of(folder, kind), folder) for folder in sorted(path.iterdir()) if folder.is_dir()]
         named = [(split, folder) for split, folder in inner if split]
-        if not named and any(place.glob(f"*{suffix}")):
-            named = [(_split_of(place, kind) or "train", place)]
+        if not named and any(path.glob(f"*{suffix}")):
+            named = [(_split_of(path, kind) or "train", path)]
         if not named:
             raise UserError(
                 f"{kind}:{rest}: neither a folder named train, valid (dev) or test nor a file with the suffix "
-                f"{suffix}; {_nearest_folder(place)}."
+                f"{suffix}; {_nearest_folder(path)}."
             )
     for split, folder in named:
         if split in folders:
             raise UserError(f"{kind}:{rest}: both {folders[split]} and {folder} could be the split {split!r}.")
         if not folder.is_dir():
-            raise UserError(f"{kind}:{rest}: {folder} is no folder; {_nearest_folder(folder)}.")
+            raise UserError(f"{kind}:{rest}: {folder} is not a folder; {_nearest_folder(folder)}.")
         folders[split] = folder
     return folders, f"the folders {_listing([str(folder) for folder in folders.values()])}"
+
+
+def file_names(paths: Sequence[pathlib.Path]) -> str:
+    """Returns the files of a split in words."""
+    return str(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+
+
+def files_size(paths: Sequence[pathlib.Path]) -> str:
+    """Returns the number of files and their size in words."""
+    size = sum(path.stat().st_size for path in paths) / 1e6
+    return f"{len(paths)} file{'s' * (len(paths) > 1)}, {size:,.1f} MB"
 
 
 def numbered_lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
@@ -277,10 +288,10 @@ def _explain(fault: UnicodeDecodeError | str, position: int, encoding: str, head
 
 def _guess_utf16(head: bytes) -> str:
     """Returns "UTF-16LE" or the like where every second byte (or three of four) is mostly NUL, else ""."""
-    for name, width, places in _WIDE:
-        columns = [head[place::width] for place in range(width)]
+    for name, width, nul_bytes in _WIDE:
+        columns = [head[offset::width] for offset in range(width)]
         nul = [column.count(0) > 0.6 * len(column) for column in columns]
-        if columns[-1] and [place for place in range(width) if nul[place]] == list(places):
+        if columns[-1] and [offset for offset in range(width) if nul[offset]] == list(nul_bytes):
             return name
     return ""
 
@@ -292,18 +303,18 @@ def _opened(path: pathlib.Path) -> io.BufferedReader:
 
 
 def _paths(rest: str, kind: str, suffixes: Sequence[str]) -> tuple[list[pathlib.Path], str]:
-    """The files of a folder, a glob or a file, sorted, and what the place holds."""
-    place = expanded(rest)
-    if place.is_dir():
-        names = sorted(os.listdir(place))
-        paths = [place / name for name in names if _is_data(name, suffixes) and (place / name).is_file()]
-        return paths, f"{place} holds {_listing(names)}"
-    if glob.has_magic(str(place)):
-        paths = sorted(path for path in map(pathlib.Path, glob.glob(str(place), recursive=True)) if path.is_file())
+    """The files of a folder, a glob or a file, sorted, and what the source holds."""
+    path = expanded(rest)
+    if path.is_dir():
+        names = sorted(os.listdir(path))
+        paths = [path / name for name in names if _is_data(name, suffixes) and (path / name).is_file()]
+        return paths, f"{path} holds {_listing(names)}"
+    if glob.has_magic(str(path)):
+        paths = sorted(path for path in map(pathlib.Path, glob.glob(str(path), recursive=True)) if path.is_file())
         return paths, f"the glob matches {_listing([str(path) for path in paths])}"
-    if place.is_file():
-        return [place], f"{place} is one file"
-    raise UserError(f"{kind}:{rest}: no such file or folder; {_nearest_folder(place)}.")
+    if path.is_file():
+        return [path], f"{path} is one file"
+    raise UserError(f"{kind}:{rest}: no such file or folder; {_nearest_folder(path)}.")
 
 
 def _some_paths(rest: str, kind: str, suffixes: Sequence[str]) -> list[pathlib.Path]:

@@ -1,4 +1,4 @@
-"""Where tagged words come from: one URI, one shape of sentence, strict BIO, whatever the source uses."""
+"""Tagged sentences of a source: one URI, one shape of sentence, strict BIO, whatever the source uses."""
 
 import dataclasses
 import functools
@@ -7,23 +7,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from jaxfm.data.records.conll import find_conll
+from jaxfm.data.records.registry import open_tables, parse_source
 from jaxfm.data.records.source_brat import find_brat
-from jaxfm.data.records.source_hf import find_hf_tables
-from jaxfm.data.records.source_jsonl import find_jsonl
-from jaxfm.data.records.source_records import (
-    SPLIT_NAMES,
-    USUAL_COLUMNS,
-    Columns,
-    RawSplit,
-    SplitBuilder,
-    Splits,
-    parse_source,
-    require_split,
-)
-from jaxfm.data.records.source_tagged import find_tagged_table, tagged_splits
-from jaxfm.data.records.source_tfds import find_tfds
 from jaxfm.data.records.spans import MarkedText
+from jaxfm.data.records.splits import SPLIT_NAMES, require_split
+from jaxfm.data.records.table import Table, Tables, memory_table
 from jaxfm.data.records.tag_forms import find_form
+from jaxfm.data.records.tagged_builder import USUAL_COLUMNS, Columns, RawSplit, Splits
+from jaxfm.data.records.tagged_tables import tagged_splits
 from jaxfm.data.text import tagging
 from jaxfm.errors import UserError
 
@@ -34,7 +25,7 @@ class TaggedSentence:
 
     Attributes:
         words: at least one.
-        tags: strict BIO (IOB2), as many as words.
+        tags: strict BIO (IOB2), one a word.
         document: number from 0 of its document in the split; sentences of one document are neighbours.
         origin: where it was read, "dir/train.conll:12" (the line of its first word) or "tfds:conll2003/train[17]".
         marked: the text that the words were split from, where the source has entities in characters.
@@ -63,7 +54,7 @@ class TaggedSplit:
 
 
 def available_splits(source: str, columns: Columns = USUAL_COLUMNS) -> tuple[str, ...]:
-    """Returns which of train, valid and test a source has. Raises UserError for a source that cannot be had."""
+    """Returns which of train, valid and test a source has. Raises UserError for a source that cannot be opened."""
     found = _find(source, columns)
     return tuple(split for split in SPLIT_NAMES if split in found.readers)
 
@@ -73,8 +64,9 @@ def read_tagged(
 ) -> dict[str, TaggedSplit]:
     """Reads the splits asked for (train, valid, test, or another usual name of them; None: all) of a source.
 
-    Sources: see `_FORMS`. Entities of any tag scheme become strict BIO; the scheme is found
-    on all these splits together, since a small one may not show it. An I- that starts an entity in BIO data becomes B-.
+    Sources: `quickstart`, `conll:`, `brat:`, and all of `jaxfm/data/records/formats/`. Entities of any tag scheme
+    become strict BIO; the scheme is found on all these splits together, since a small one may not show it. An I- that
+    starts an entity in BIO data becomes B-.
     Raises UserError: unknown source or split, a split absent or empty, and all that the source's reader finds.
     """
     found = _find(source, columns)
@@ -83,8 +75,8 @@ def read_tagged(
         split = require_split(name)
         if split not in found.readers:
             listed = ", ".join(split for split in SPLIT_NAMES if split in found.readers) or "none of the usual ones"
-            others = f" ({found.others})" if found.others else ""
-            raise UserError(f"{source} has no split {split!r}; there is: {listed}{others}.")
+            held = f" ({found.found})" if found.found else ""
+            raise UserError(f"{source} has no split {split!r}; it has: {listed}{held}.")
         raw[split] = found.readers[split]()
     seen: dict[str, str] = {}
     for split in reversed(raw.values()):
@@ -120,7 +112,7 @@ def _finish(name: str, raw: RawSplit, scheme: str, form_note: str) -> TaggedSpli
                 tuple(sentence.words), tuple(tags), sentence.document, sentence.origin, marked=sentence.marked
             )
         )
-    note = f"{name}: {len(sentences)} sentences, {entities} entities from {raw.place}; tags {scheme}"
+    note = f"{name}: {len(sentences)} sentences, {entities} entities from {raw.source}; tags {scheme}"
     note += "" if scheme == "BIO" else ", converted to BIO"
     note += "".join(f"; {text}" for text in (form_note, *raw.notes) if text)
     if broken:
@@ -137,16 +129,15 @@ def _finish(name: str, raw: RawSplit, scheme: str, form_note: str) -> TaggedSpli
 
 
 def _find(source: str, columns: Columns) -> Splits:
-    kind, rest = parse_source(source, _FORMS)
-    return _FINDERS[kind](rest, columns)
+    scheme, rest = parse_source(source, _OWN_FORMS)
+    if scheme in _OWN_FINDERS:
+        return _OWN_FINDERS[scheme](rest, columns)
+    tables = _quickstart_tables() if scheme == "quickstart" else open_tables(scheme, rest, own=_OWN_FORMS)
+    return tagged_splits(tables, columns)
 
 
-def _find_hf(rest: str, columns: Columns) -> Splits:
-    return tagged_splits(find_hf_tables(rest, {}, files=_FILES), columns)
-
-
-def _find_quickstart(rest: str, columns: Columns) -> Splits:
-    return Splits({split: functools.partial(_read_quickstart, split) for split in SPLIT_NAMES})
+def _quickstart_tables() -> Tables:
+    return Tables({split: functools.partial(_open_quickstart, split) for split in SPLIT_NAMES})
 
 
 @functools.cache
@@ -156,31 +147,12 @@ def _quickstart_corpus() -> dict[str, list[tuple[list[str], list[str]]]]:
     return quickstart.build(seed=0)
 
 
-def _read_quickstart(name: str) -> RawSplit:
-    split = SplitBuilder(f"quickstart/{name} (synthetic)")
-    for index, (words, tags) in enumerate(_quickstart_corpus()[name]):
-        split.add(list(words), list(tags), f"quickstart/{name}[{index}]")
-    return split.finish("none")
+def _open_quickstart(split: str) -> Table:
+    sentences = _quickstart_corpus()[split]
+    rows = [(f"quickstart/{split}[{index}]", sentence) for index, sentence in enumerate(sentences)]
+    return memory_table(f"quickstart/{split} (synthetic)", ("tokens", "ner_tags"), rows)
 
 
-_FORMS = (
-    "quickstart",
-    "conll:DIR",
-    "jsonl:DIR",
-    "brat:DIR",
-    "csv:DIR",
-    "tsv:DIR",
-    "parquet:DIR",
-    "tfds:NAME",
-    "hf:OWNER/NAME",
-)
-_FILES = "conll:DIR, jsonl:DIR, brat:DIR, csv:DIR or parquet:DIR"
-_FINDERS: dict[str, Callable[[str, Columns], Splits]] = {
-    "quickstart": _find_quickstart,
-    "conll": find_conll,
-    "jsonl": find_jsonl,
-    "brat": find_brat,
-    **{kind: functools.partial(find_tagged_table, kind) for kind in ("csv", "tsv", "parquet")},
-    "tfds": find_tfds,
-    "hf": _find_hf,
-}
+# Formats of tagged text alone: their files hold sentences, not rows with columns.
+_OWN_FORMS = ("conll:DIR", "brat:DIR")
+_OWN_FINDERS: dict[str, Callable[[str, Columns], Splits]] = {"conll": find_conll, "brat": find_brat}

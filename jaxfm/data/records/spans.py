@@ -69,14 +69,14 @@ def flat_spans(spans: Iterable[CharSpan]) -> tuple[list[CharSpan], int]:
 
     Of overlapping or nested spans the longest is kept; of equally long ones the first, then the first type by name.
     """
-    kept: list[CharSpan] = []
+    flat: list[CharSpan] = []
     left_out = 0
     for span in sorted(spans, key=lambda span: (span[0] - span[1], span)):
-        if any(span[0] < other[1] and other[0] < span[1] for other in kept):
+        if any(span[0] < other[1] and other[0] < span[1] for other in flat):
             left_out += 1
         else:
-            kept.append(span)
-    return sorted(kept), left_out
+            flat.append(span)
+    return sorted(flat), left_out
 
 
 def mark_words(offsets: Sequence[Offsets], spans: Sequence[CharSpan]) -> Marks:

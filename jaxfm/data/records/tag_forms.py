@@ -44,7 +44,7 @@ def find_form(tags: Mapping[str, str], hint: str = "") -> TagForm:
 
     The forms, the first that fits: B-PER; B_PER, b-per, M- for I- and W- for S-; PER-B and PER_B; B alone, which is
     read as B-ENTITY; PER alone, as I-PER. O may be written o or 0, and - or _ where no other tag means it.
-    Raises UserError with the place of the first tag that fits none, and `hint`.
+    Raises UserError with the origin of the first tag that fits none, and `hint`.
     """
     form = fitting_form(tags)
     if form is not None:
@@ -60,7 +60,7 @@ def find_form(tags: Mapping[str, str], hint: str = "") -> TagForm:
 
 
 def fitting_form(tags: Mapping[str, str]) -> TagForm | None:
-    """Returns the form of `find_form`, None where there is none."""
+    """Returns the form of `find_form`, None where no form fits."""
     if all(map(tagging.TAG.fullmatch, tags)):
         return TagForm({tag: tag for tag in tags}, "")
     outside = [tag for tag in tags if tag in _OUTSIDE] or [tag for tag in tags if tag in _BLANK]

@@ -1,25 +1,26 @@
-"""A validation split for a tagged source that has none: whole documents of its training split."""
+"""A validation split for a tagged source without one: whole documents of its training split."""
 
 import collections
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 from jaxfm.data.corpora.documents import uniform_hash
-from jaxfm.data.records.source_records import Columns, require_split
 from jaxfm.data.records.sources import TaggedSentence, TaggedSplit, available_splits, read_tagged
+from jaxfm.data.records.splits import require_split
+from jaxfm.data.records.tagged_builder import Columns
 
-FEW = 20  # sentences: a validation split with fewer says next to nothing
+FEW = 20  # sentences: a score on fewer is too uncertain
 
 
 def read_splits(
     source: str, splits: Sequence[str] | None, *, columns: Columns, holdout: float
 ) -> dict[str, TaggedSplit]:
-    """Reads the splits asked for, None for all that a source has; `valid` is held out of `train` where it has none.
+    """Reads the splits asked for, None for all that a source has; `valid` is held out of `train` if it is absent.
 
     Args:
       source: see `read_tagged`, which also says what it raises.
       splits: names of splits.
-      columns: which fields to read.
+      columns: which columns to read.
       holdout: the share of the documents of train that become valid; 0 for none.
     """
     wanted = None if splits is None else [require_split(split) for split in splits]
@@ -66,7 +67,7 @@ def hold_out(read: Mapping[str, TaggedSplit], share: float) -> dict[str, TaggedS
     valid = tuple(
         dataclasses.replace(sentence, document=number) for number in sorted(taken) for sentence in documents[number]
     )
-    kept = tuple(sentence for number in documents if number not in taken for sentence in documents[number])
+    training = tuple(sentence for number in documents if number not in taken for sentence in documents[number])
     note = (
         f"valid: {len(valid):,} sentences, {len(_types(valid)):,} entities: {len(taken):,} of the {len(documents):,} "
         f"{what} of train, chosen by a hash of their words (data.holdout = {share:g})"
@@ -76,7 +77,9 @@ def hold_out(read: Mapping[str, TaggedSplit], share: float) -> dict[str, TaggedS
     if len(valid) < FEW:
         note += "; a score of so few says little: set a larger data.holdout, or 0 to do without"
     return {
-        "train": dataclasses.replace(train, sentences=kept, note=f"{train.note}; without the {len(valid):,} of valid"),
+        "train": dataclasses.replace(
+            train, sentences=training, note=f"{train.note}; without the {len(valid):,} of valid"
+        ),
         "valid": TaggedSplit(valid, train.scheme, note),
         **{split: found for split, found in read.items() if split != "train"},
     }

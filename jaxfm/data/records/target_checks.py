@@ -1,4 +1,4 @@
-"""What is said of the targets of a split, and from which of them nothing can be learned."""
+"""Checks and summaries of the targets of a split."""
 
 import collections
 import itertools
@@ -12,19 +12,19 @@ from jaxfm.data.records.targets import SEPARATOR, Target
 from jaxfm.errors import UserError
 
 SET_COLUMNS = "Set data.text_column, data.pair_column, data.label_column."
-_LISTED = 12  # classes in a note
-_FEW, _OWN = 20, 0.9  # of so many examples at least, this share with values of their own: such a field is no class
+_LISTED = 12  # classes listed in a note
+_FEW, _OWN = 20, 0.9  # a column with this share of distinct values, in at least 20 examples, does not hold classes
 
 
-def check_training(source: str, kind: str, label: str, known: Sequence[Target], fields: Sequence[str]) -> None:
+def check_training(source: str, kind: str, label: str, known: Sequence[Target], columns: Sequence[str]) -> None:
     """Raises UserError for targets from which nothing can be learned, or that are plainly of another kind.
 
     Args:
       source: the URI, for messages.
       kind: "single", "multi" or "regression".
-      label: the field or fields of the targets.
+      label: the column or columns of the targets.
       known: the target of each training example.
-      fields: all that the examples have.
+      columns: all that the examples have.
     """
     different = {frozenset(target) if isinstance(target, tuple) else target for target in known}
     if len(different) == 1:
@@ -40,8 +40,8 @@ def check_training(source: str, kind: str, label: str, known: Sequence[Target], 
         why = "such as " + repr(max(classes, key=len)) if _are_scores(classes) else "hardly any of them twice"
         raise UserError(
             f"{source}: {label!r} has {len(classes):,} values in {len(known):,} training examples, {why}: these are "
-            "no classes. Train a regression if they are scores, or set data.label_column to another field "
-            f"({', '.join(map(repr, fields))})."
+            "not classes. Train a regression if they are scores, or set data.label_column to another column "
+            f"({', '.join(map(repr, columns))})."
         )
     several = {target for target in known if isinstance(target, tuple)}
     if "," not in label and all(len(target) < 2 for target in several):

@@ -1,4 +1,4 @@
-"""What a field of a record says of an example: its class, its classes or its score."""
+"""What a column of a record says of an example: its class, its classes or its score."""
 
 import math
 import reprlib
@@ -33,7 +33,7 @@ def is_missing(value: Any, kind: str, names: Sequence[str] | None, no_label: flo
     return value == no_label or bool(names and value == -1)
 
 
-def class_of(value: Any, names: Sequence[str] | None, field: str, origin: str) -> str:
+def class_of(value: Any, names: Sequence[str] | None, column: str, origin: str) -> str:
     """Returns a class: text without white space around it, the name of a number, or the decimals of one without name.
 
     Raises UserError naming `origin` for anything else.
@@ -42,10 +42,10 @@ def class_of(value: Any, names: Sequence[str] | None, field: str, origin: str) -
         return str(value).lower()
     if isinstance(value, str) and value.strip():
         if value.strip()[0] in "[{(" and printed_value(value) is not None:
-            raise UserError(f"{origin}: {reprlib.repr(value)} in {field!r} is {_SEVERAL}")
+            raise UserError(f"{origin}: {reprlib.repr(value)} in {column!r} is {_SEVERAL}")
         return value.strip()
     if isinstance(value, list | dict):
-        raise UserError(f"{origin}: {reprlib.repr(value)} in {field!r} is {_SEVERAL}")
+        raise UserError(f"{origin}: {reprlib.repr(value)} in {column!r} is {_SEVERAL}")
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # what a column with gaps makes of whole numbers
     if isinstance(value, int):
@@ -53,17 +53,17 @@ def class_of(value: Any, names: Sequence[str] | None, field: str, origin: str) -
             return str(value)
         if 0 <= value < len(names):
             return names[value]
-        raise UserError(f"{origin}: the class {value} in {field!r} is outside 0..{len(names) - 1}, those with a name.")
+        raise UserError(f"{origin}: the class {value} in {column!r} is outside 0..{len(names) - 1}, those with a name.")
     raise UserError(
-        f"{origin}: {reprlib.repr(value)} in {field!r} is no class: a class is text or a whole number (for scores "
+        f"{origin}: {reprlib.repr(value)} in {column!r} is not a class: a class is text or a whole number (for scores "
         "train a regression)."
     )
 
 
-def classes_of(value: Any, names: Sequence[str] | None, field: str, origin: str) -> tuple[str, ...]:
+def classes_of(value: Any, names: Sequence[str] | None, column: str, origin: str) -> tuple[str, ...]:
     """Returns the classes of an example without repeats: those of a list, of a text with `|` between them, or of one.
 
-    Raises UserError naming `origin` for what is no class.
+    Raises UserError naming `origin` for any other value.
     """
     if isinstance(value, str):
         value = [part for part in value.split(SEPARATOR) if part.strip()]
@@ -71,30 +71,30 @@ def classes_of(value: Any, names: Sequence[str] | None, field: str, origin: str)
     for item in values:
         if isinstance(item, list | dict):
             raise UserError(
-                f"{origin}: {reprlib.repr(item)} in the list in {field!r} is no class: a class is text or a whole "
+                f"{origin}: {reprlib.repr(item)} in the list in {column!r} is not a class: a class is text or a whole "
                 "number."
             )
-    return tuple(dict.fromkeys(class_of(item, names, field, origin) for item in values))
+    return tuple(dict.fromkeys(class_of(item, names, column, origin) for item in values))
 
 
 def marked_of(values: Sequence[Any], fields: Sequence[str], origin: str) -> tuple[str, ...]:
     """Returns the names of the fields that hold 1 (or true). Raises UserError for one that holds neither 0 nor 1."""
     found = []
-    for field, value in zip(fields, values, strict=True):
+    for column, value in zip(fields, values, strict=True):
         truth = bit_of(value)
         if truth is None:
-            raise UserError(f"{origin}: in {field!r}, one of several label columns: {no_bit(value)}.")
+            raise UserError(f"{origin}: in {column!r}, one of several label columns: {no_bit(value)}.")
         if truth:
-            found.append(field)
+            found.append(column)
     return tuple(found)
 
 
-def score_of(value: Any, field: str, origin: str) -> float:
+def score_of(value: Any, column: str, origin: str) -> float:
     """Returns a score. Raises UserError naming `origin` for what is not a finite number."""
     try:
         score = math.nan if isinstance(value, bool | list) else float(value)
     except (TypeError, ValueError, OverflowError):
         score = math.nan
     if not math.isfinite(score):
-        raise UserError(f"{origin}: {reprlib.repr(value)} in {field!r} is no score: a score is a finite number.")
+        raise UserError(f"{origin}: {reprlib.repr(value)} in {column!r} is not a score: a score is a finite number.")
     return score

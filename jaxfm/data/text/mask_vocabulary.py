@@ -58,7 +58,7 @@ def vocabulary_of(tokenizer: "PreTrainedTokenizerFast", size: int) -> MaskVocabu
     """Reads special tokens and word pieces off a tokenizer, for an embedding of `size` rows.
 
     A piece continues a word where WordPiece writes its prefix ("##"). In byte-level BPE and SentencePiece it does where
-    it does not start with white space; there punctuation counts to the word it touches, as in fairseq, and a piece that
+    it does not start with white space; then punctuation counts to the word it touches, as in fairseq, and a piece that
     starts with a letter of a script without spaces (ideographs, kana, Thai and the like) starts a word: nearest to
     BERT, for which each ideograph is a word.
     """

@@ -24,7 +24,7 @@ Span = tuple[int, int, str]  # first word, one past the last word, type
 
 @functools.lru_cache(maxsize=4096)
 def split_tag(tag: str) -> tuple[str, str]:
-    """Returns (prefix, type) of a tag; ("O", "") for O. Raises UserError where it is no tag."""
+    """Returns (prefix, type) of a tag; ("O", "") for O. Raises UserError where it is not a tag."""
     if not TAG.fullmatch(tag):
         raise UserError(f"{tag!r} is not a tag: {TAG_RULE}.")
     return (tag[0], tag[2:])
@@ -102,8 +102,3 @@ def write_tags(spans: Iterable[Span], length: int, scheme: str = "BIO") -> list[
             tags[start] = f"B-{kind}"
         end_before, kind_before = end, kind
     return tags
-
-
-def to_bio(tags: Sequence[str]) -> list[str]:
-    """Returns the same entities in strict BIO (IOB2): each starts with B-, I- only continues one of its own type."""
-    return write_tags(entity_spans(tags), len(tags))

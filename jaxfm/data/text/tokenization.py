@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from jaxfm.errors import UserError
 
 if TYPE_CHECKING:
+    import tokenizers
     from transformers import PreTrainedTokenizerFast
 
 # Any of these holds a vocabulary. Without one transformers builds an empty tokenizer from config.json and says nothing.
@@ -28,7 +29,7 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerFast":
     Raises UserError when the directory has no tokenizer files, when they cannot be read, or when they give only a slow
     tokenizer (which cannot say to which word a piece belongs).
     """
-    from transformers import AutoTokenizer  # seconds to import; most users of this module's neighbours don't need it
+    from transformers import AutoTokenizer  # seconds to import, and often not needed
 
     directory = Path(directory)
     if not directory.is_dir() or not any((directory / name).is_file() for name in VOCABULARY_FILES):
@@ -48,7 +49,7 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerFast":
     tokenizer = load()
     if not tokenizer.is_fast:
         raise UserError(
-            f"{directory}: only a slow tokenizer is here and word alignment needs a fast one. "
+            f"{directory}: it has only a slow tokenizer, and word alignment needs a fast one. "
             "Convert it once with transformers' convert_slow_tokenizer and save the resulting tokenizer.json here."
         )
     if _is_byte_level(tokenizer) and not getattr(tokenizer, "add_prefix_space", False):
@@ -85,11 +86,28 @@ def _is_unicode(word: str) -> bool:
     return word.isascii() or not any("\ud800" <= character <= "\udfff" for character in word)
 
 
+def _encodings(
+    tokenizer: "PreTrainedTokenizerFast", texts: list[str] | list[list[str]], *, is_split_into_words: bool = False
+) -> "Sequence[tokenizers.Encoding]":
+    """Returns the pieces of each text, whole and without special tokens; a text may be given as its words."""
+    batch = tokenizer(
+        texts,
+        is_split_into_words=is_split_into_words,
+        add_special_tokens=False,
+        truncation=False,
+        padding=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,  # long texts are cut into windows later: no warning
+    )
+    return batch.encodings or ()
+
+
 def encode_words(tokenizer: "PreTrainedTokenizerFast", sentences: Sequence[Sequence[str]]) -> list[list[list[int]]]:
     """Returns the piece ids of every word: sentence -> word -> ids, without special tokens and never truncated.
 
     A word for which the tokenizer has no piece (a control character, a soft hyphen) becomes the unknown token, so every
-    word keeps at least one piece. Raises UserError if there is no unknown token to stand in, or for a word that is not
+    word keeps at least one piece. Raises UserError without an unknown token, or for a word that is not
     valid Unicode (half of a surrogate pair, which JSON can hold).
     """
     # Byte-level BPE has one piece for a word after a space and another without. Not every class obeys add_prefix_space
@@ -101,19 +119,9 @@ def encode_words(tokenizer: "PreTrainedTokenizerFast", sentences: Sequence[Seque
     for first in range(0, len(sentences), _SENTENCES_PER_CALL):
         chunk = sentences[first : first + _SENTENCES_PER_CALL]
         for word in (word for sentence in chunk for word in sentence if not _is_unicode(word)):
-            raise UserError(f"the word {word!a} holds half of a surrogate pair, which is no character: repair the text")
+            raise UserError(f"the word {word!a} holds half of a surrogate pair, which is not a character: repair it")
         words_of = [[space + word for word in sentence] for sentence in chunk]
-        batch = tokenizer(
-            words_of,
-            is_split_into_words=True,
-            add_special_tokens=False,
-            truncation=False,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,  # long sentences are cut into windows later, no need to warn of them
-        )
-        for sentence, encoding in zip(chunk, batch.encodings or (), strict=True):
+        for sentence, encoding in zip(chunk, _encodings(tokenizer, words_of, is_split_into_words=True), strict=True):
             pieces: list[list[int]] = [[] for _ in sentence]
             for piece, word in zip(encoding.ids, encoding.word_ids, strict=True):
                 assert word is not None, "only special tokens belong to no word"
@@ -131,9 +139,9 @@ def encode_words(tokenizer: "PreTrainedTokenizerFast", sentences: Sequence[Seque
 def check_unicode(text: str) -> None:
     """Raises UserError for a text with half of a surrogate pair, which JSON can hold and no tokenizer takes."""
     if not _is_unicode(text):
-        at = next(place for place, character in enumerate(text) if "\ud800" <= character <= "\udfff")
+        at = next(index for index, character in enumerate(text) if "\ud800" <= character <= "\udfff")
         raise UserError(
-            f"the text {text[:40]!a} holds half of a surrogate pair at character {at}, which is no character: repair it"
+            f"the text {text[:40]!a} holds half of a surrogate pair at character {at}: it is not valid text, repair it"
         )
 
 
@@ -164,16 +172,7 @@ def pipeline_words(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str]) -
         chunk = list(texts[first : first + _SENTENCES_PER_CALL])
         for text in chunk:
             check_unicode(text)
-        batch = tokenizer(
-            chunk,
-            add_special_tokens=False,
-            truncation=False,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        for text, encoding in zip(chunk, batch.encodings or (), strict=True):
+        for text, encoding in zip(chunk, _encodings(tokenizer, chunk), strict=True):
             words = PipelineWords([], [])
             for piece, token, (start, end) in zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True):
                 if piece == tokenizer.unk_token_id:

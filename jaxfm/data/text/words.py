@@ -48,14 +48,14 @@ def nearest_splitter(sentences: Iterable[Sequence[str]]) -> str:
     A word that "fine" would cut ("York-based", "3.5") speaks for "coarse", a mark of the inside of words that is a word
     by itself between two others ("York", "-", "based") for "fine". A tie is "coarse".
     """
-    kept: collections.Counter[str] = collections.Counter()
+    votes: collections.Counter[str] = collections.Counter()
     for words in sentences:
-        for place, word in enumerate(words):
+        for index, word in enumerate(words):
             if word in _INNER_MARKS:
-                kept[FINE] += 0 < place < len(words) - 1 and words[place - 1].isalnum() and words[place + 1].isalnum()
+                votes[FINE] += 0 < index < len(words) - 1 and words[index - 1].isalnum() and words[index + 1].isalnum()
             elif not word.isalnum() and len(words_of(word)) > 1:
-                kept[COARSE] += len(words_of(word, COARSE)) == 1
-    return FINE if kept[FINE] > kept[COARSE] else COARSE
+                votes[COARSE] += len(words_of(word, COARSE)) == 1
+    return FINE if votes[FINE] > votes[COARSE] else COARSE
 
 
 # Fine.

@@ -75,5 +75,5 @@ class ClassifierObjective:
     def flops_per_row(self, adapt: AdaptConfig) -> float:
         """Those of the encoder and of the head, which scores every segment that a row may have."""
         spec = self.spec
-        head = flops.example_head_flops(spec.encoder, len(spec.labels), pools=spec.pooling == "cls")
+        head = flops.sequence_head_flops(spec.encoder, len(spec.labels), spec.pooling, adapt)
         return flops.encoder_flops_per_row(spec.encoder, spec.row_length, adapt) + spec.segments * head

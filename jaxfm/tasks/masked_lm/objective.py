@@ -69,9 +69,9 @@ def vocabulary_logits(spec: MaskedTextSpec) -> float:
     return spec.ratios[0] * spec.row_length * spec.encoder.vocab_size
 
 
-def head_flops(spec: MaskedTextSpec) -> float:
+def head_flops(spec: MaskedTextSpec, adapt: AdaptConfig) -> float:
     """Returns the operations of the vocabulary head a token of text, at the run's mean share of masked tokens."""
-    return sum(spec.ratios) / 2 * flops.vocabulary_head_flops(spec.encoder)
+    return sum(spec.ratios) / 2 * flops.vocabulary_head_flops(spec.encoder, adapt)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,4 +125,5 @@ class MaskedLMObjective:
     def flops_per_row(self, adapt: AdaptConfig) -> float:
         """Those of the encoder, and of the head at the masked tokens."""
         spec = self.spec
-        return flops.encoder_flops_per_row(spec.encoder, spec.row_length, adapt) + spec.row_length * head_flops(spec)
+        encoder = flops.encoder_flops_per_row(spec.encoder, spec.row_length, adapt)
+        return encoder + spec.row_length * head_flops(spec, adapt)

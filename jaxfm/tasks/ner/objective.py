@@ -57,5 +57,5 @@ class NerObjective:
     def flops_per_row(self, adapt: AdaptConfig) -> float:
         """Those of the encoder and of the head, which scores every token."""
         encoder = self.spec.encoder
-        head = flops.token_head_flops(encoder, len(self.spec.labels))
+        head = flops.token_head_flops(encoder, len(self.spec.labels), adapt)
         return flops.encoder_flops_per_row(encoder, self.spec.row_length, adapt) + self.spec.row_length * head

@@ -12,8 +12,8 @@ from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
-from jaxfm.data.records.source_records import Columns
 from jaxfm.data.records.sources import TaggedSentence
+from jaxfm.data.records.tagged_builder import Columns
 from jaxfm.data.records.tagged_holdout import read_splits
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.data.text.resplit import choose_splitter, count_cut, split_again

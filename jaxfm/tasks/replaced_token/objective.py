@@ -111,9 +111,9 @@ class ReplacedTokenObjective:
         """Those of the encoder and its detector, which scores every token, and of the generator's layers and head."""
         spec = self.spec
         generator = sum(flops.layer_flops(spec.encoder, spec.row_length)[: spec.generator_layers])
-        detector = flops.dense_flops(spec.encoder.hidden_size, spec.encoder.hidden_size)
+        detector = flops.detector_flops(spec.encoder, adapt)
         encoder = flops.encoder_flops_per_row(spec.encoder, spec.row_length, adapt)
-        return encoder + spec.row_length * (generator + head_flops(spec) + detector)
+        return encoder + spec.row_length * (generator + head_flops(spec, adapt) + detector)
 
     def discriminator_factor(self, progress: jax.Array | float) -> jax.Array | float:
         """Returns what the discriminator's summed loss is multiplied by at `progress` of a run; see `loss`."""

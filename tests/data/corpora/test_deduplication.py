@@ -132,7 +132,7 @@ def test_ngrams_depend_on_every_word_and_its_place() -> None:
 def test_contamination_needs_thirteen_words_in_a_row() -> None:
     tests = {"first": [text(40), "too short to look for"], "second": [text(40)]}
     known = deduplication.read_contamination(tests.items())
-    assert (known.names, known.short) == (("first", "second"), 1)
+    assert known.names == ("first", "second")
     quote = tests["second"][0].split()[10:23]
     documents = [
         f"{text(30)} {', '.join(quote).upper()} {text(30)}",  # signs and case don't hide it

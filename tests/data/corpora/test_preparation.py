@@ -268,7 +268,7 @@ def test_shards_are_cut_by_size_and_no_document_is_divided(tokenizer: pathlib.Pa
         ({"shard_megabytes": 0.0}, "shard_megabytes: is 0.0"),
         ({"shard_megabytes": float("nan")}, "shard_megabytes: is nan"),
         ({"workers": 0}, "workers: is 0"),
-        ({"contamination": ("no/such/file",)}, "contamination: no/such/file: there is no such file"),
+        ({"contamination": ("no/such/file",)}, "contamination: no/such/file: no such file"),
         ({"contamination": ("text:/no/such",)}, "/no/such"),
     ],
 )

@@ -140,7 +140,7 @@ def test_one_split_for_evaluation(folder: pathlib.Path) -> None:
     assert rows.fingerprint() == opened(folder).rows["valid"].fingerprint()
     with pytest.raises(UserError, match="Did you mean 'test'"):
         open_split(data(folder), "tset", folder / "tokenizer")
-    with pytest.raises(UserError, match="has no split 'test'; there is: train"):
+    with pytest.raises(UserError, match="has no split 'test'; it has: train"):
         open_split(data(folder, source=f"text:{folder / 'text' / 'train.txt'}", holdout=0.0), "test", folder)
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from jaxfm import files
+from jaxfm.core.batch import Dataset
 from jaxfm.data.corpora import shards
 from jaxfm.data.corpora.shards import ShardedRows, shard_name, write_shard
-from jaxfm.data.pipeline import Rows, TrainBatches
+from jaxfm.data.pipeline import TrainBatches
 from jaxfm.data.text import packing
 from jaxfm.errors import UserError
 
@@ -53,9 +54,12 @@ def write_directory(
     return content
 
 
+FIELDS = ("tokens", "segment_ids", "positions")
+
+
 def expected(content: list[Windows]) -> dict[str, np.ndarray]:
     """The rows laid out one by one."""
-    fields: dict[str, list[np.ndarray]] = {name: [] for name in packing.BATCH_FIELDS}
+    fields: dict[str, list[np.ndarray]] = {name: [] for name in FIELDS}
     for part in content:
         for row in packing.pack([len(window) for window in part], ROW):
             sizes = [len(part[index]) for index in row]
@@ -64,8 +68,6 @@ def expected(content: list[Windows]) -> dict[str, np.ndarray]:
             fields["tokens"].append(np.pad(tokens, free, constant_values=PAD))
             fields["segment_ids"].append(np.pad(np.repeat(np.arange(len(row)) + 1, sizes), free))
             fields["positions"].append(np.pad(np.concatenate([np.arange(size) for size in sizes]), free))
-            fields["type_ids"].append(np.zeros(ROW))
-            fields["labels"].append(np.full(ROW, -1))
     return {name: np.asarray(values, np.int32) for name, values in fields.items()}
 
 
@@ -90,7 +92,7 @@ def test_rows_come_back_as_they_were_packed(tmp_path: pathlib.Path, vocab_size: 
     index = np.random.default_rng(0).permutation(len(rows))
     for batch in (index, index[:1], np.repeat(index[:3], 2), index[:0]):
         got = rows.take(batch)
-        assert set(got) == set(packing.BATCH_FIELDS)
+        assert set(got) == set(rows.spec) == set(FIELDS)
         for name, values in got.items():
             assert values.dtype == np.int32 and values.shape == (len(batch), ROW)
             np.testing.assert_array_equal(values, want[name][batch], err_msg=name)
@@ -116,7 +118,7 @@ def test_shards_are_small_and_always_the_same_bytes(tmp_path: pathlib.Path) -> N
 
 
 def test_batches_of_a_run_are_taken_from_disk(original: tuple[pathlib.Path, list[Windows]]) -> None:
-    rows: Rows = ShardedRows(original[0])
+    rows: Dataset = ShardedRows(original[0])
     batches = TrainBatches(rows, batch_size=5, seed=3)
     read = list(batches.iterate(0, 14))
     assert len(read) == 14  # one epoch and a bit

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jaxfm.data.corpora import documents, source_text
 from jaxfm.data.corpora.corpus import open_corpus
-from jaxfm.data.corpora.source_text import find_jsonl, find_text, is_divided
+from jaxfm.data.corpora.source_text import find_records, find_text, is_divided
 from jaxfm.data.records import source_files
 from jaxfm.errors import UserError
 
@@ -115,12 +115,12 @@ def test_json_lines(tmp_path):
 @pytest.mark.parametrize(
     ("line", "column", "message"),
     [
-        ("[1]", "", r"a\.jsonl:2: a list, but each line must be one JSON object"),
+        ("[1]", "", r"a\.jsonl:2: a list, but each record must be one JSON object"),
         ("{", "", r"a\.jsonl:2: not JSON"),
-        ('{"txt": "a"}', "", r"a\.jsonl:2: no field 'text', which the lines before have; fields here: 'txt'"),
-        ('{"text": null}', "", r"a\.jsonl:2: null in 'text' is a NoneType, but must be text"),
+        ('{"txt": "a"}', "", r"a\.jsonl:2: no column 'text', which earlier records have; columns: 'txt'"),
+        ('{"text": null}', "", r"a\.jsonl:2: null in 'text' is of type NoneType, but must be text"),
         ('{"text": "\\ud800"}', "", r"a\.jsonl:2: .*half of a surrogate pair"),
-        ("", "txet", r"a\.jsonl:1: text_column='txet' is not there\. Did you mean 'text'\?"),
+        ("", "txet", r"a\.jsonl:1: text_column='txet' is absent\. Did you mean 'text'\?"),
     ],
 )
 def test_bad_json_lines(tmp_path, line, column, message):
@@ -133,7 +133,7 @@ def test_bad_json_lines(tmp_path, line, column, message):
 def test_json_lines_without_a_usual_field_or_with_two(tmp_path):
     path = tmp_path / "a.jsonl"
     lines(path, {"title": "a"})
-    with pytest.raises(UserError, match=r"a\.jsonl:1: no field for the text .*there: 'title'\): set text_column"):
+    with pytest.raises(UserError, match=r"a\.jsonl:1: no column for the text .*columns: 'title'\): set text_column"):
         read(f"jsonl:{path}")
     lines(path, {"text": "a", "content": "b"})
     with pytest.raises(UserError, match=r"'text' and 'content' could both be the text: set text_column"):
@@ -174,9 +174,9 @@ def test_tfds_records(prepared, monkeypatch):
     assert {text for text, _ in found} == {"Ärger 0", "Ärger 1", "Ärger 2"}
     assert [origin for _, origin in found] == [f"tfds:ours/train[{i}]" for i in range(3)]
     assert read("tfds:ours", "valid") == [("v", "tfds:ours/validation[0]")]
-    with pytest.raises(UserError, match=r"tfds:ours: text_column='txt' is not there\. Did you mean 'text'"):
+    with pytest.raises(UserError, match=r"tfds:ours/train: text_column='txt' is absent\. Did you mean 'text'"):
         open_corpus("tfds:ours", text_column="txt")
-    with pytest.raises(UserError, match=r"tfds:ours/train\[0\]: .* in 'id' is not text"):
+    with pytest.raises(UserError, match=r"tfds:ours/train\[0\]: .* in 'id' is of type int, but must be text"):
         read("tfds:ours", text_column="id")
 
 
@@ -188,9 +188,9 @@ def test_hub_records(tmp_path, monkeypatch):
     datasets.Dataset.from_dict({"content": ["a\nb", "", "c"], "id": [1, 2, 3]}).to_parquet("owner/name/train.parquet")
     assert read("hf:owner/name") == [("a\nb", "hf:owner/name/train[0]"), ("c", "hf:owner/name/train[2]")]
     assert open_corpus("hf:owner/name").notes == ("train: 3 records",)
-    with pytest.raises(UserError, match=r"hf:owner/name/train\[0\]: 1 in 'id' is not text"):
+    with pytest.raises(UserError, match=r"hf:owner/name/train\[0\]: 1 in 'id' is of type int, but must be text"):
         read("hf:owner/name", text_column="id")
-    with pytest.raises(UserError, match=r"hf:owner/name: text_column='contnt' .* Did you mean 'content'"):
+    with pytest.raises(UserError, match=r"hf:owner/name/train: text_column='contnt' .* Did you mean 'content'"):
         open_corpus("hf:owner/name", text_column="contnt")
 
 
@@ -251,7 +251,7 @@ def test_any_objects_are_read_or_refused_with_their_line(tmp_path, records, cut)
     broken = cut == 1 and bool(lines)
     path.write_text("\n".join([*lines[:-1], lines[-1][:-1]] if broken else lines) + "\n")
     try:
-        documents = list(find_jsonl(str(path), "").splits["train"]())
+        documents = list(find_records("jsonl", str(path), "").splits["train"]())
     except UserError as error:
         assert re.match(re.escape(str(path)) + r":\d+: ", str(error))
         return

@@ -5,8 +5,8 @@ import gzip
 import pytest
 
 from jaxfm.data.records.conll import find_conll, read_conll
-from jaxfm.data.records.source_records import Columns
 from jaxfm.data.records.tag_forms import find_form
+from jaxfm.data.records.tagged_builder import Columns
 from jaxfm.errors import UserError
 
 USUAL = Columns()
@@ -181,7 +181,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def files(rest):
-    return {split: reader().place for split, reader in find_conll(rest, USUAL).readers.items()}
+    return {split: reader().source for split, reader in find_conll(rest, USUAL).readers.items()}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from jaxfm.data.corpora.docstrings import installed_roots
 from jaxfm.data.records import docstring_packages
-from jaxfm.data.records.docstring_packages import FIELDS, PACKAGES, SIZES, collect, find_packages, mask_names, split_of
+from jaxfm.data.records.docstring_packages import COLUMNS, PACKAGES, SIZES, collect, find_packages, mask_names, split_of
 from jaxfm.errors import UserError
 
 LONG = "A sentence that is long enough to be worth keeping as a line of text, number"
@@ -15,7 +15,7 @@ LONG = "A sentence that is long enough to be worth keeping as a line of text, nu
 @pytest.fixture(scope="module")
 def splits():
     tables = {name: opener() for name, opener in find_packages().splits.items()}
-    return {name: list(table.records(FIELDS)) for name, table in tables.items()}
+    return {name: list(table.values(COLUMNS)) for name, table in tables.items()}
 
 
 def test_ten_classes_of_real_text_in_the_promised_numbers(splits):
@@ -66,7 +66,7 @@ def test_names_are_masked_wherever_they_stand(text, masked):
 def test_the_same_installation_gives_the_same_examples(splits):
     docstring_packages._collected.cache_clear()
     again = find_packages().splits["test"]()
-    assert list(again.records(FIELDS[::-1])) == [(origin, values[::-1]) for origin, values in splits["test"]]
+    assert list(again.values(COLUMNS[::-1])) == [(origin, values[::-1]) for origin, values in splits["test"]]
 
 
 @pytest.fixture

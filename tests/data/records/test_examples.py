@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxfm.data.records import examples as module
-from jaxfm.data.records.examples import ExampleColumns, available_example_splits, read_examples
+from jaxfm.data.records.examples import ExampleColumns, read_examples
 from jaxfm.errors import UserError
 
 NONE = ExampleColumns()
@@ -134,28 +134,36 @@ def test_files_without_a_header_have_numbers(write):
 @pytest.mark.parametrize(
     ("header", "columns", "message"),
     [
-        ("text,y", {}, r"no field for the label \(looked for label, .*; there: 'text', 'y'\): set data\.label_column"),
-        ("x,label", {}, r"no field for the text \(looked for text, .*; there: 'x', 'label'\): set data\.text_column"),
+        (
+            "text,y",
+            {},
+            r"no column for the label \(looked for label, .*; columns: 'text', 'y'\): set data\.label_column",
+        ),
+        (
+            "x,label",
+            {},
+            r"no column for the text \(looked for text, .*; columns: 'x', 'label'\): set data\.text_column",
+        ),
         (
             "text,label,class",
             {},
-            r"'label' and 'class' could both be the label: .*fields there: 'text', 'label', 'class'",
+            r"'label' and 'class' could both be the label: .*columns: 'text', 'label', 'class'",
         ),
         ("text,review,label", {}, r"'text' and 'review' could both be the text: set data\.text_column"),
         ("premise,hypothesis,text1,text2,label", {}, r"premise\+hypothesis and text1\+text2 could both be the pair"),
         (
             "text,label",
             {"label": "lable"},
-            r"label_column='lable' is not there\. Did you mean 'label'\? Fields there: 'text'",
+            r"label_column='lable' is absent\. Did you mean 'label'\? Columns: 'text'",
         ),
-        ("text,label", {"text": "x"}, r"data\.text_column='x' is not there.*Fields there: 'text', 'label'"),
-        ("text,label", {"pair": "x"}, r"data\.pair_column='x' is not there"),
+        ("text,label", {"text": "x"}, r"data\.text_column='x' is absent.*Columns: 'text', 'label'"),
+        ("text,label", {"pair": "x"}, r"data\.pair_column='x' is absent"),
         ("text,label", {"text": "text", "pair": "text"}, r"text_column and data\.pair_column are both 'text'"),
-        ("text,label", {"text": "label"}, r"the field 'label' is to be both text and label"),
+        ("text,label", {"text": "label"}, r"the column 'label' is to be both text and label"),
         ("text,label", {"label": "label,text"}, r"label_column='label,text': .*0 or 1, are for several classes"),
     ],
 )
-def test_fields_that_are_not_there_or_not_alone(write, header, columns, message):
+def test_columns_that_are_absent_or_ambiguous(write, header, columns, message):
     refused(
         message,
         write("train.csv", [header, *(",".join("ab" * 20)[: len(header.split(",")) * 2 - 1] for _ in "xy")]),
@@ -201,7 +209,7 @@ def test_every_finite_score_is_read_as_it_is(score):
 )
 def test_what_is_no_score_is_refused_with_its_place(write, value):
     rows = [{"text": "t", "score": 1.0}, {"text": "t", "score": value}]
-    refused(r"train\.jsonl:2: .* in 'score' is no score", write("train.jsonl", rows), "regression")
+    refused(r"train\.jsonl:2: .* in 'score' is not a score", write("train.jsonl", rows), "regression")
 
 
 @pytest.mark.parametrize(
@@ -214,15 +222,19 @@ def test_what_is_no_score_is_refused_with_its_place(write, value):
         ),
         ("single", {"text": "t"}, r"train\.jsonl:3: no label in 'label'"),
         ("single", {"text": "t", "label": " "}, r"train\.jsonl:3: no label in 'label'"),
-        ("single", {"text": "t", "label": 0.5}, r"train\.jsonl:3: 0\.5 in 'label' is no class"),
-        ("single", {"text": "t", "label": ["a"]}, r"train\.jsonl:3: \['a'\] in 'label' is no class: .*kind=multi"),
-        ("single", {"text": "t", "label": {"a": 1}}, r"train\.jsonl:3: \{'a': 1\} in 'label' is no class: .*kind=mu"),
-        ("single", {"text": "t", "label": "['a']"}, r"train\.jsonl:3: \"\['a'\]\" in 'label' is no class: .*kind=m"),
+        ("single", {"text": "t", "label": 0.5}, r"train\.jsonl:3: 0\.5 in 'label' is not a class"),
+        ("single", {"text": "t", "label": ["a"]}, r"train\.jsonl:3: \['a'\] in 'label' is not a class: .*kind=multi"),
+        (
+            "single",
+            {"text": "t", "label": {"a": 1}},
+            r"train\.jsonl:3: \{'a': 1\} in 'label' is not a class: .*kind=mu",
+        ),
+        ("single", {"text": "t", "label": "['a']"}, r"train\.jsonl:3: \"\['a'\]\" in 'label' is not a class: .*kind=m"),
         ("multi", {"text": "t", "label": None}, r"train\.jsonl:3: no label in 'label'"),
         ("multi", {"text": "t", "label": {"a": 1}}, r"train\.jsonl:3: 'label' holds objects here, but text at .*:1: "),
         ("single", {"text": " \n", "label": "a"}, r"train\.jsonl:3: the text in 'text' is empty"),
         ("single", {"label": "a"}, r"train\.jsonl:3: the text in 'text' is empty"),
-        ("single", {"text": 7, "label": "a"}, r"train\.jsonl:3: 7 in 'text' is a int, but must be text"),
+        ("single", {"text": 7, "label": "a"}, r"train\.jsonl:3: 7 in 'text' is of type int, but must be text"),
         ("single", {"text": "a\0b", "label": "a"}, r"train\.jsonl:3: a NUL byte in 'text'"),
         (
             "single",
@@ -242,7 +254,7 @@ def test_an_empty_cell_and_marks_that_are_none(write):
     refused(r"train\.csv:3: no label in 'score'", write("train.csv", ["text,score", "t,1", "t,"]), "regression")
     source = write("train.csv", ["text,x,y", "t,1,0", "t,2,0"])
     refused(r"train\.csv:3: in 'x', one of several label columns: '2' is neither 0 nor 1", source, "multi", label="x,y")
-    refused(r"no field 'z'; there: 'text', 'x', 'y'", source, "multi", label="x,z")
+    refused(r"no column 'z'; columns: 'text', 'x', 'y'", source, "multi", label="x,z")
 
 
 def test_the_second_text_of_a_pair_must_be_there_too(write):
@@ -282,19 +294,16 @@ def test_splits_that_are_absent_empty_or_without_labels(write):
     write("train.csv", ["text,label", "t,a", "u,b"])
     write("dev.csv", ["text,label"])
     source = write("test.csv", ["text", "t"])
-    assert available_example_splits(source, NONE) == ("train", "valid")
     with pytest.raises(UserError, match=r"dev\.csv: the split 'valid' is empty: it has no example"):
         read(source, "valid")
-    with pytest.raises(
-        UserError, match=r"has no split 'test'; there is: train, valid .*test is left out: no field 'la"
-    ):
+    with pytest.raises(UserError, match=r"has no split 'test'; it has: train, valid .*test is left out: no column 'la"):
         read(source, "test")
-    assert read(source).note.endswith("; a 1, b 1; test is left out: no field 'label'")
+    assert read(source).note.endswith("; a 1, b 1; test is left out: no column 'label'")
     write("test.csv", ["text,label", *["t,"] * 1001, "t,a"])
     assert read(source).note.endswith("; test is left out: no labels in its first 1,000 examples")
     write("test.csv", ["label", "a"])
-    with pytest.raises(UserError, match=r"test\.csv: no field 'text'; there: 'label'"):
-        available_example_splits(source, NONE)
+    with pytest.raises(UserError, match=r"test\.csv: no column 'text'; columns: 'label'"):
+        read_examples(source, None, columns=NONE, kind="single")
     with pytest.raises(UserError, match=r"unknown split 'tset'.*Did you mean 'test'"):
         read_examples(source, ["tset"], columns=NONE, kind="single")
 
@@ -303,21 +312,21 @@ def test_splits_that_are_absent_empty_or_without_labels(write):
     ("source", "message"),
     [
         ("cvs:x", r"unknown data source 'cvs:x': .* Did you mean 'csv'\?"),
-        ("conll:x", r"unknown data source 'conll:x': a source is quickstart, csv:DIR, tsv:DIR, jsonl:DIR, parquet:DIR"),
-        (".", r"For files write csv:\. or tsv:\. or jsonl:\. or parquet:\."),
+        ("conll:x", r"unknown data source 'conll:x': a source is quickstart, csv:DIR, jsonl:DIR, parquet:DIR, tsv:DIR"),
+        (".", r"For files write csv:\. or jsonl:\. or parquet:\. or tsv:\."),
         ("csv:", r"csv: needs a folder, a glob or train=PATH"),
     ],
 )
 def test_unknown_sources(source, message):
     with pytest.raises(UserError, match=message):
-        available_example_splits(source, NONE)
+        read_examples(source, None, columns=NONE, kind="single")
 
 
 def test_a_share_of_the_training_examples_becomes_valid(write):
     rows = [f"text {i // 2}\t{i % 3}" for i in range(2000)]
     source = write("train.tsv", ["text\tlabel", *rows])
-    assert available_example_splits(source, NONE, holdout=0.1) == ("train", "valid")
-    assert available_example_splits(source, NONE) == ("train",)
+    assert tuple(read_examples(source, None, columns=NONE, kind="single", holdout=0.1)) == ("train", "valid")
+    assert tuple(read_examples(source, None, columns=NONE, kind="single")) == ("train",)
     both = read_examples(source, ["train", "dev"], columns=NONE, kind="single", holdout=0.1)
     train, valid = both["train"].examples, both["valid"].examples
     assert len(train) + len(valid) == 2000
@@ -374,7 +383,7 @@ def test_hub_sets_name_their_classes_and_bad_records_are_counted(hub):
         "label": d.ClassLabel(names=["yes", "no"]),
     }
     hub({"premise": ["p", "q", "", "r"], "hypothesis": ["h", "i", "j", "k"], "label": [1, -1, 0, 0]}, features)
-    assert available_example_splits("hf:owner/name", NONE) == ("train", "test")
+    assert tuple(read_examples("hf:owner/name", None, columns=NONE, kind="single")) == ("train", "test")
     found = read("hf:owner/name")
     assert [(e.text, e.pair, e.target) for e in found.examples] == [("p", "h", "no"), ("r", "k", "yes")]
     assert [e.origin for e in found.examples] == ["hf:owner/name/train[0]", "hf:owner/name/train[3]"]
@@ -386,7 +395,7 @@ def test_hub_lists_of_classes(hub):
     features = {"text": d.Value("string"), "labels": d.List(d.ClassLabel(names=["joy", "fear"]))}
     hub({"text": ["a", "b", "c"], "labels": [[1, 0], [], [0]]}, features)
     assert targets("hf:owner/name", kind="multi") == [("fear", "joy"), (), ("joy",)]
-    with pytest.raises(UserError, match=r"hf:owner/name/train\[0\]: \[1, 0\] in 'labels' is no class"):
+    with pytest.raises(UserError, match=r"hf:owner/name/train\[0\]: \[1, 0\] in 'labels' is not a class"):
         read("hf:owner/name", label="labels")
 
 
@@ -403,9 +412,9 @@ def test_quickstart_has_no_columns_to_choose(monkeypatch):
 
     records = {split: [(f"m{i}.py[0]", (f"text {split} {i}", "ab"[i])) for i in range(2)] for split in ALL}
     monkeypatch.setattr(docstring_packages, "_collected", lambda roots: records)
-    assert available_example_splits("quickstart", NONE) == ALL
+    assert tuple(read_examples("quickstart", None, columns=NONE, kind="single")) == ALL
     found = read("quickstart", "test")
     assert [(e.text, e.target) for e in found.examples] == [("text test 0", "a"), ("text test 1", "b")]
     assert "docstrings of installed packages, their names masked" in found.note
-    refused(r"quickstart/train .*data\.text_column='x' is not there", "quickstart", text="x")
-    assert module.TEXT_FIELDS[0] == docstring_packages.FIELDS[0]
+    refused(r"quickstart/train .*data\.text_column='x' is absent", "quickstart", text="x")
+    assert module.TEXT_COLUMNS[0] == docstring_packages.COLUMNS[0]

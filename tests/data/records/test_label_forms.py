@@ -112,7 +112,10 @@ def test_names_of_class_numbers():
         (([0, 1, 0], []), r"f:2: a list of 0 in 'labels', but of 3 at f:1"),
         (("0,1,0", ""), r"f:2: a list of 0 in 'labels', but of 3 at f:1"),
         (("0|1|0", "1"), r"f:2: a list of 1 in 'labels', but of 3 at f:1"),
-        (([True], [False]), r"f:1: the labels in 'labels': true and false stand in lists only with one place for each"),
+        (
+            ([True], [False]),
+            r"f:1: the labels in 'labels': true and false may be in lists only with one position for each",
+        ),
         (([True, False], [True]), r"f:2: a list of 1 in 'labels', but of 2 at f:1"),
         (([0.3, 0.7], [1.0, 0.0]), r"f:1: .* neither 0 nor 1: labels that hold in part \(soft labels\).*kind=regres"),
         (("[0. 1.]", "[0.3 0.7]"), r"f:2: .*soft labels"),
@@ -128,9 +131,12 @@ def test_names_of_class_numbers():
         (([0, 3, 0], [1, 0, 0]), r"f:1: one number twice in the list in 'labels': .* or 0 or 1 for every class"),
         (([0, 1, -1], [1, -1, -1]), r"f:2: one number twice"),
         (([0, 1, None], [1, 0, 0]), r"f:2: one number twice"),
-        (([0, None], [1]), r"f:1: None in 'labels' is no class"),
-        (([[0, 1]], [[1, 0]]), r"f:1: \[0, 1\] in the list in 'labels' is no class: a class is text or a whole number"),
-        (([{"name": "x"}], [{"name": "y"}]), r"f:1: \{'name': 'x'\} in the list in 'labels' is no class"),
+        (([0, None], [1]), r"f:1: None in 'labels' is not a class"),
+        (
+            ([[0, 1]], [[1, 0]]),
+            r"f:1: \[0, 1\] in the list in 'labels' is not a class: a class is text or a whole number",
+        ),
+        (([{"name": "x"}], [{"name": "y"}]), r"f:1: \{'name': 'x'\} in the list in 'labels' is not a class"),
     ],
 )
 def test_what_has_no_one_form_is_refused_with_its_place(values, message):

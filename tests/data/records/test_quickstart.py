@@ -68,7 +68,7 @@ def test_same_seed_same_corpus_other_seed_other_corpus(corpus):
 
 def test_independent_of_the_process():
     program = (
-        "import hashlib; from jaxfm.data import quickstart; "
+        "import hashlib; from jaxfm.data.records import quickstart; "
         "print(hashlib.sha256(repr(quickstart.build(3)).encode()).hexdigest())"
     )
     digests = {

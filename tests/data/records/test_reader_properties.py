@@ -10,14 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxfm.data.records.sources import available_splits, read_tagged
-from jaxfm.data.text.tagging import TAG, to_bio
+from jaxfm.data.text.tagging import TAG, entity_spans, write_tags
 from jaxfm.errors import UserError
 from tests.data.records.test_wild_columns import FILES as COLUMN_FILES
 from tests.data.records.test_wild_records import ANN, BRAT
 from tests.data.records.test_wild_records import FILES as RECORD_FILES
 
 EXAMPLES = int(os.environ.get("JAXFM_READER_EXAMPLES", "60"))
-MANY = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 
 CELLS = st.sampled_from(
     [
@@ -101,7 +103,7 @@ def holds(source, place):
             assert len(words) == len(tags) > 0
             assert all(word and not word.isspace() and "\0" not in word for word in words)
             assert all(map(TAG.fullmatch, tags))
-            assert list(tags) == to_bio(tags)
+            assert list(tags) == write_tags(entity_spans(tags), len(tags))
             assert origin.startswith(place)
             if marked:
                 assert [marked.text[start:end] for start, end in marked.offsets] == list(words)

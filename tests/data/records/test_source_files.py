@@ -5,7 +5,7 @@ import gzip
 import pytest
 
 from jaxfm.data.records import source_files
-from jaxfm.data.records.source_files import find_corpus_files, numbered_lines, numbered_pieces
+from jaxfm.data.records.source_files import find_corpus_files, find_table_files, numbered_lines, numbered_pieces
 from jaxfm.errors import UserError
 
 SUFFIXES = (".txt", ".md")
@@ -170,3 +170,42 @@ def test_corpus_files_that_are_not_there(folder, rest, message):
     (folder / "train.test.txt").write_text("x")
     with pytest.raises(UserError, match=message):
         find_corpus_files(rest.format(folder), "text", SUFFIXES)
+
+
+# --- files of tables ---
+
+CSV = (".csv",)
+
+
+def test_files_by_name_and_one_file_alone(write, tmp_path):
+    for name in ("a/train.csv", "a/dev.csv.gz", "a/test.tsv", "a/README.csv", "reviews.csv"):
+        write(name, "a\n")
+    folder = tmp_path / "a"
+    assert find_table_files(str(folder), "csv", CSV)[0] == {
+        "train": [folder / "train.csv"],
+        "valid": [folder / "dev.csv.gz"],
+    }
+    assert find_table_files(str(folder / "*.tsv"), "tsv", CSV)[0] == {"test": [folder / "test.tsv"]}
+    assert find_table_files(str(folder / "dev.csv.gz"), "csv", CSV)[0] == {"valid": [folder / "dev.csv.gz"]}
+    assert find_table_files(str(tmp_path / "reviews.csv"), "csv", CSV)[0] == {"train": [tmp_path / "reviews.csv"]}
+    explicit = f"train={tmp_path}/reviews.csv,test={folder}/train.csv"
+    assert find_table_files(explicit, "csv", CSV)[0] == {
+        "train": [tmp_path / "reviews.csv"],
+        "test": [folder / "train.csv"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "rest", "message"),
+    [
+        (("reviews.csv",), "", r"no file of a split: .* holds reviews\.csv"),
+        (("train.csv", "train_old.csv"), "", r"both .*train\.csv and .*train_old\.csv could be the split 'train'"),
+        (("train-00000-of-00002.csv",), "", r"train-00000-of-00002\.csv: of the 2 parts .* 1 are present"),
+        (("train.csv",), "absent.csv", r"no such file or folder; the folder .* holds train\.csv"),
+    ],
+)
+def test_files_that_are_no_splits(write, tmp_path, names, rest, message):
+    for name in names:
+        write(name, "a\n")
+    with pytest.raises(UserError, match=message):
+        find_table_files(str(tmp_path / rest), "csv", CSV)

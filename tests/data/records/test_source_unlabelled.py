@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxfm.data.records.source_unlabelled import FORMS, Wanted, form_of, read_unlabelled
+from jaxfm.data.records.source_unlabelled import Wanted, form_of, read_unlabelled
 from jaxfm.errors import UserError
 
 SINGLE, PAIRS, WORDS = Wanted(), Wanted(pairs=True), Wanted(words=True)
@@ -109,10 +109,10 @@ def test_records_of_each_form(
         ("a.jsonl", b'{"tokens": ["a", " "]}', WORDS, "{}:1: the word ' ' is empty"),
         ("a.jsonl", b'{"tokens": "a b", "text": "a b"}', WORDS, "{}:1: the tokens are 'a b' (str), but must be a list"),
         ("a.jsonl", b'{"text": "a", "pair": "b"}', SINGLE, "{}:1: this model judges single texts"),
-        ("a.jsonl", b'{"text": "a"}', PAIRS, "no field for the second text was found (there: 'text')"),
+        ("a.jsonl", b'{"text": "a"}', PAIRS, "no column for the second text was found (columns: 'text')"),
         ("a.jsonl", b'{"text": "a", "pair": null}', PAIRS, "{}:1: this model judges pairs of texts"),
         ("a.csv", b"a,b\nx,y\n", PAIRS, "set --config.data.text_column and --config.data.pair_column"),
-        ("a.csv", b"a,b\nx,y\n", SINGLE, "no field for the text"),
+        ("a.csv", b"a,b\nx,y\n", SINGLE, "no column for the text"),
         (
             "a.csv",
             b"review,comment\nx,y\n",
@@ -123,16 +123,16 @@ def test_records_of_each_form(
         ("a.txt", b"ada\tmet\nada\n", PAIRS, "{}:2: has 0 tabs; this model judges pairs"),
         ("a.json", b'[{"text": "a"},\n{"text": "b" "c"}]', SINGLE, "{}:2: not JSON: Expecting ',' delimiter"),
         ("a.json", b'[{"text": "a"},\n', SINGLE, "{}:2: not JSON: the array does not end"),
-        ("a.json", b'[{"text": "a"}\n', SINGLE, "{}:2: not JSON: a comma or ]"),
+        ("a.json", b'[{"text": "a"}\n', SINGLE, "{}:2: not JSON: the array does not end"),
         ("a.json", b'[{"text": "a"},\n]', SINGLE, "{}:2: not JSON: an object after the comma is missing"),
         ("a.json", b'[{"text": "a"}]\nx', SINGLE, "{}:2: not JSON: something follows"),
-        ("a.json", b'[\n"a"]', SINGLE, "{}:2: 'a' (str), but the file must be an array of objects"),
+        ("a.json", b'[\n"a"]', SINGLE, "{}:2: a str, but each record must be one JSON object"),
         ("a.conll", b"ada\n", SINGLE, "holds words, a line each, but this model reads texts"),
         ("a.txt.gz", gzip.compress(b"ada\n" * 500, mtime=0)[:-12], SINGLE, "the gzip data is damaged"),
         ("a.parquet", b"PAR1", SINGLE, "{}: not a parquet file"),
-        ("a.docx", b"", SINGLE, "must be one of .txt, .jsonl, "),
-        ("a", b"", SINGLE, "must be one of .txt, .jsonl, "),
-        ("a.parquet.gz", b"", SINGLE, "must be one of .txt, .jsonl, "),
+        ("a.docx", b"", SINGLE, "must be one of .txt, .csv, .jsonl, "),
+        ("a", b"", SINGLE, "must be one of .txt, .csv, .jsonl, "),
+        ("a.parquet.gz", b"", SINGLE, "must be one of .txt, .csv, .jsonl, "),
     ],
 )
 def test_what_is_no_record_is_refused_with_its_place(
@@ -142,7 +142,7 @@ def test_what_is_no_record_is_refused_with_its_place(
 
 
 def test_an_input_that_is_no_file_is_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(UserError, match=r"--input=.*a\.txt: there is no such file"):
+    with pytest.raises(UserError, match=r"--input=.*a\.txt: no such file"):
         form_of(tmp_path / "a.txt")
     with pytest.raises(UserError, match="is a directory"):
         form_of(tmp_path)
@@ -165,7 +165,7 @@ def test_columns_are_those_asked_for_then_those_of_the_run_then_the_usual_ones(t
     assert read(path, content, Wanted(trained=trained), notes) == [{"text": "2"}]
     assert notes == [f"{path}: text is 'body'", f"{path}: text is 'title'"]
     assert read(path, content, Wanted(trained={"text_column": "gone"})) == [{"text": "1"}]
-    assert "--config.data.text_column='bodi' is not there. Did you mean 'body'?" in refusal(
+    assert "--config.data.text_column='bodi' is absent. Did you mean 'body'?" in refusal(
         path, content, Wanted(given={"text_column": "bodi"})
     )
     pair = Wanted(pairs=True, given={"text_column": "body", "pair_column": "title"})
@@ -294,7 +294,3 @@ def test_damaged_files_are_read_or_refused_with_their_place(
             return  # objects one after the other
         expected = expected if isinstance(expected, list) else [expected]
         assert [record["text"] for record in found] == [value["text"] for value in expected]
-
-
-def test_every_ending_has_a_form_that_is_read() -> None:
-    assert set(FORMS.values()) == {"txt", "jsonl", "json", "csv", "tsv", "parquet", "conll"}

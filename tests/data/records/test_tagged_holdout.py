@@ -4,8 +4,8 @@ import pathlib
 
 import pytest
 
-from jaxfm.data.records.source_records import USUAL_COLUMNS
 from jaxfm.data.records.sources import TaggedSplit
+from jaxfm.data.records.tagged_builder import USUAL_COLUMNS
 from jaxfm.data.records.tagged_holdout import read_splits
 from tests import tiny
 

@@ -102,9 +102,9 @@ FILES = [
     ("two labels", "jsonl:a.jsonl", text([{"start": 0, "end": 3, "labels": ["A", "B"]}]), "!:1: .* has 2 labels"),
     ("labels as a dict", "jsonl:a.jsonl", lines({"text": TEXT, "labels": {"PER": [[0, 5]]}}), "!:1: fields of no known form"),
     ("a text classification", "jsonl:a.jsonl", lines({"text": TEXT, "label": "pos"}), "!:1: fields of no known form: 'text', 'label'"),
-    ("tags only", "jsonl:a.jsonl", lines({"tokens": ["a"]}), "!:1: no field for the tags"),
+    ("tags only", "jsonl:a.jsonl", lines({"tokens": ["a"]}), "!:1: no column for the tags"),
     ("nul", "jsonl:a.jsonl", lines({"tokens": ["a\0b"], "tags": ["O"]}), "!a.jsonl:1: a NUL character in the word"),
-    ("a cut array", "jsonl:a.json", json.dumps([MIN], indent=1)[:-2], "!a.json:16: not JSON: the array has no end"),
+    ("a cut array", "jsonl:a.json", json.dumps([MIN], indent=1)[:-2], "!a.json:17: not JSON: the array does not end"),
     ("an array with a lost comma", "jsonl:a.json", f"[{json.dumps(MIN)}\n{json.dumps(MIN)}]", "!a.json:2: not JSON: a comma"),
     ("a damaged array", "jsonl:a.json", '[\n{"text": }]', "!a.json:2: not JSON: Expecting value"),
     ("utf-16", "jsonl:a.jsonl", text([SPAN]).encode("utf-16"), GOLD),
@@ -125,7 +125,7 @@ FILES = [
      {"ner_tags": {"feature": {"names": ["O", "B-PER"], "_type": "ClassLabel"}, "_type": "Sequence"}}), "Ada/B-PER met/O"),
     ("parquet, numbers without names", "parquet:a.parquet", parquet({"tokens": [["Ada"]], "ner_tags": [[1]]}), "!tag 1 is a number"),
     ("parquet with spans", "parquet:a.parquet", parquet({"text": [TEXT], "spans": [[SPAN]]}), GOLD),
-    ("parquet with null", "parquet:a.parquet", parquet({"tokens": [["a"], None], "ner_tags": [["O"], ["O"]]}), "!'tokens' is a NoneType"),
+    ("parquet with null", "parquet:a.parquet", parquet({"tokens": [["a"], None], "ner_tags": [["O"], ["O"]]}), "!'tokens' is of type NoneType"),
 ]  # fmt: skip
 
 

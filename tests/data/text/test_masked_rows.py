@@ -7,17 +7,18 @@ import jax
 import numpy as np
 import pytest
 
+from jaxfm.data.arrays import ArrayDataset
 from jaxfm.data.text import masked_rows, masking
 from jaxfm.data.text.mask_vocabulary import MaskVocabulary
 from jaxfm.data.text.masked_rows import MaskedRows, make_masker, mask_eval_rows
 from jaxfm.data.text.masking import UNITS, Masking
-from jaxfm.data.text.packing import ArrayRows
+from tests import tiny
 
 PAD, CLS, SEP, MASK, V = 0, 2, 3, 4, 100
 MARKS = MaskVocabulary(mask_id=MASK, maskable=np.arange(V) > 4, continues=np.arange(V) > 60)
 
 
-def rows_of(count: int, length: int = 40, top: int = V) -> ArrayRows:
+def rows_of(count: int, length: int = 40, top: int = V) -> ArrayDataset:
     """Rows of two segments, the second one shorter from row to row, then padding."""
     draw = np.random.default_rng(1)
     tokens = draw.integers(5, top, (count, length))
@@ -27,8 +28,7 @@ def rows_of(count: int, length: int = 40, top: int = V) -> ArrayRows:
     tokens[:, [0, 12]], tokens[:, 11] = CLS, SEP
     tokens[np.arange(count), filled - 1] = SEP
     tokens = np.where(segments > 0, tokens, PAD)
-    arrays = {"tokens": tokens, "segment_ids": segments, "labels": np.full_like(tokens, -1)}
-    return ArrayRows({name: values.astype(np.int32) for name, values in arrays.items()}, PAD)
+    return tiny.text_dataset({"tokens": tokens, "segment_ids": segments}, PAD)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def masked() -> Callable[..., MaskedRows]:
 def test_a_row_is_masked_as_by_itself(masked: Callable[..., MaskedRows]) -> None:
     rows = rows_of(30)
     found = masked(rows)
-    assert len(found) == 90 and (found.row_length, found.pad_id) == (40, PAD)
+    assert len(found) == 90 and found.row_length == 40 and found.spec["tokens"].fill == PAD
     batch = found.take(np.arange(90))
     for number, unit in enumerate(UNITS):
         key = jax.random.fold_in(jax.random.key(20181011), UNITS.index(unit))
@@ -113,10 +113,10 @@ def test_shares_by_hand(masked: Callable[..., MaskedRows]) -> None:
 
 def test_nothing_to_mask(masked: Callable[..., MaskedRows]) -> None:
     tokens = np.full((3, 40), CLS, np.int32)
-    rows = ArrayRows({"tokens": tokens, "segment_ids": np.ones_like(tokens), "labels": -np.ones_like(tokens)}, PAD)
+    rows = tiny.text_dataset({"tokens": tokens, "segment_ids": np.ones_like(tokens)}, PAD)
     shares = masked(rows).shares("token")
     assert (shares.targets, shares.rows_without, shares.share) == (0, 3, 0.0)
-    none = masked(ArrayRows({name: values[:0] for name, values in rows.arrays.items()}, PAD))
+    none = masked(tiny.text_dataset({name: values[:0] for name, values in rows.arrays.items()}, PAD))
     assert len(none) == 0 and len(none.take(np.arange(0))["tokens"]) == 0 and none.shares("span").share == 0.0
 
 

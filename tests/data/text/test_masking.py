@@ -19,6 +19,7 @@ from jaxfm.data.text.mask_vocabulary import MaskVocabulary
 from jaxfm.data.text.masking import SPAN_TOKENS, UNITS, WORD_TOKENS, Masking, mask_tokens
 from jaxfm.observe.metrics import weighted
 from jaxfm.training.state import TrainState
+from jaxfm.core.objective import Loss, LossContext
 from jaxfm.training.step import make_train_step
 
 SPECIALS, PIECES, UNUSED = 5, 120, 3
@@ -388,12 +389,12 @@ def test_masks_of_a_step_are_a_function_of_its_number(accumulate: int, counts: t
     rows = random_rows(16, 64, seed=9, framed=True)
     digits = np.arange(rows[0].size, dtype=np.int32).reshape(rows[0].shape) % 251
 
-    def loss(params: Any, batch: Any, key: jax.Array, progress: Any) -> Any:
+    def loss(params: Any, batch: Any, context: LossContext) -> Loss:
         hidden, labels = mask_tokens(
-            key, batch["tokens"], batch["segment_ids"], VOCABULARY, Masking("token"), ratio=0.3, limit=32
+            context.key, batch["tokens"], batch["segment_ids"], VOCABULARY, Masking("token"), ratio=0.3, limit=32
         )
         total = ((labels >= 0) * batch["digits"] + (hidden == MASK) * 1.0).sum()
-        return params["x"] * 0.0, (jnp.float32(1.0), {"total": weighted(total)})
+        return Loss(params["x"] * 0.0, jnp.float32(1.0), {"total": weighted(total)})
 
     optimizer = optax.sgd(0.1)
     step = jax.jit(make_train_step(loss, optimizer, total_steps=4, accumulate=accumulate))

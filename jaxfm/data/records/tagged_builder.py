@@ -1,4 +1,4 @@
-"""What every reader of tagged words gives back, and the names that sources, splits and columns go by."""
+"""The tagged sentences of a split as a source has them, and the columns that they are read from."""
 
 import dataclasses
 import re
@@ -7,21 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from jaxfm.data.records.spans import CharSpan, MarkedText, check_spans, flat_spans, mark_words
+from jaxfm.data.records.table import choose_column
 from jaxfm.data.text.words import words_of
-from jaxfm.errors import UserError, did_you_mean
-from jaxfm.files import expanded
+from jaxfm.errors import UserError
 
-# testa and testb are the CoNLL-2003 names of the development and the test part.
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "valid": ("valid", "validation", "val", "dev", "devel", "development", "testa"),
-    "test": ("test", "testb"),
-}
-_CANONICAL = {name: split for split, names in SPLIT_NAMES.items() for name in names}
-
-WORDS_FIELDS = ("tokens", "words")
-TAGS_FIELDS = ("ner_tags", "ner", "tags", "labels")
-DOCUMENT_FIELDS = ("document", "document_id", "doc_id")
+WORDS_COLUMNS = ("tokens", "words")
+TAGS_COLUMNS = ("ner_tags", "ner", "tags", "labels")
+DOCUMENT_COLUMNS = ("document", "document_id", "doc_id")
 
 # As in the names of Wikipedias: en, zh-min-nan, simple.
 _LANGUAGE = re.compile(r"[a-z]{2,6}(?:-[a-z]+)*:")
@@ -66,17 +58,17 @@ class RawSplit:
     """One split as read.
 
     Attributes:
-        place: where it was read, for the log.
-        documents: "marked": the source says where documents start; "stream": order kept, marks lost, so all of the
+        source: where it was read, for the log.
+        documents: "marked": the source says where documents start; "stream": in order, but without marks, so the whole
             split counts as one; "none": each sentence stands alone.
         dropped: sentences without a word, left out.
         tags: where each different tag was first seen.
         notes: what the log says of how it was read.
-        hint: what to set if the tags are none.
+        hint: what to set if these are not tags.
     """
 
     sentences: list[RawSentence]
-    place: str
+    source: str
     documents: Documents
     dropped: int = 0
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -86,86 +78,17 @@ class RawSplit:
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """The splits that a source has, each with what reads it; `others` names what else is there, for error messages."""
+    """The splits that a source has, each with what reads it; `found` says what the source holds, for messages."""
 
     readers: dict[str, Callable[[], RawSplit]]
-    others: str = ""
+    found: str = ""
 
 
-def parse_source(source: str, forms: Sequence[str]) -> tuple[str, str]:
-    """Returns the kind of a source and what follows its colon; `forms` are all there are, such as "jsonl:DIR".
-
-    Raises UserError for a kind that is not among them.
-    """
-    kinds = [form.partition(":")[0] for form in forms]
-    kind, colon, rest = source.partition(":")
-    if kind == "quickstart" and colon:
-        raise UserError(f"{source}: quickstart takes nothing after it.")
-    if kind in kinds and (colon or kind == "quickstart"):
-        return kind, rest
-    hint = did_you_mean(kind, kinds)
-    if expanded(source).exists():
-        hint = f"For files write {' or '.join(form[:-3] + source for form in forms if form.endswith(':DIR'))}."
-    listed = f"{', '.join(forms[:-1])} or {forms[-1]}"
-    raise UserError(f"unknown data source {source!r}: a source is {listed}. {hint}")
-
-
-def canonical_split(name: str) -> str | None:
-    """Returns train, valid or test for any usual name of it (dev, validation, testa ...), else None."""
-    return _CANONICAL.get(name.lower())
-
-
-def require_split(name: str) -> str:
-    """Returns train, valid or test for a name that a user gave. Raises UserError for any other."""
-    split = canonical_split(name)
-    if split is None:
-        raise UserError(f"unknown split {name!r}: splits are train, valid and test. {did_you_mean(name, _CANONICAL)}")
-    return split
-
-
-def named_splits(names: Iterable[str], source: str) -> dict[str, str]:
-    """Maps train/valid/test to the names a data set has for them; other splits are left out. Two for one raise."""
-    found: dict[str, str] = {}
-    for name in names:
-        split = canonical_split(name)
-        if split is None:
-            continue
-        if split in found:
-            raise UserError(f"{source}: both {found[split]!r} and {name!r} could be the split {split!r}.")
-        found[split] = name
-    return found
-
-
-def choose_field(
-    there: Sequence[str], asked: str, usual: Sequence[str], what: str, place: str, option: str = ""
-) -> str:
-    """Returns the field to read for `what` ("words", "tags"); `asked` wins, else the one usual name that is there.
-
-    Raises UserError, with the fields that are there and the `option` to set (a config's key unless given), when it is
-    absent or when several fit.
-    """
-    option = option or f"data.{what}_column"
-    listed = ", ".join(repr(name) for name in there) or "none"
-    if asked:
-        if asked not in there:
-            raise UserError(
-                f"{place}: {option}={asked!r} is not there. {did_you_mean(asked, there)} Fields there: {listed}."
-            )
-        return asked
-    fitting = [name for name in usual if name in there]
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
-        several = " and ".join(repr(name) for name in fitting)
-        raise UserError(f"{place}: {several} could both be the {what}: set {option} (fields there: {listed}).")
-    raise UserError(f"{place}: no field for the {what} (looked for {', '.join(usual)}; there: {listed}): set {option}.")
-
-
-def choose_document_field(there: Sequence[str], asked: str, place: str) -> str:
-    """Returns the field with the document's name, or "" when none was asked for and there is none."""
-    if not asked and not set(DOCUMENT_FIELDS) & set(there):
+def choose_document_column(columns: Sequence[str], asked: str, source: str) -> str:
+    """Returns the column with the document's name, or "" when none was asked for and none has a usual name."""
+    if not asked and not set(DOCUMENT_COLUMNS) & set(columns):
         return ""
-    return choose_field(there, asked, DOCUMENT_FIELDS, "document", place)
+    return choose_column(columns, asked, DOCUMENT_COLUMNS, "document", source)
 
 
 def name_tags(values: Sequence[Any], names: Sequence[str] | None, origin: str) -> list[str]:
@@ -189,8 +112,8 @@ def name_tags(values: Sequence[Any], names: Sequence[str] | None, origin: str) -
 class SplitBuilder:
     """Collects the sentences of one split, numbers their documents and counts what is left out."""
 
-    def __init__(self, place: str, hint: str = ""):
-        self._place = place
+    def __init__(self, source: str, hint: str = ""):
+        self._source = source
         self._hint = hint
         self._sentences: list[RawSentence] = []
         self._dropped = 0
@@ -200,16 +123,16 @@ class SplitBuilder:
         self._notes: list[str] = []
         self._counts: dict[str, tuple[int, str]] = {}
 
-    def see(self, tag: str, place: str) -> None:
-        """Notes where a tag stands, for a message that it is none; `add` does so by the origin of its sentence."""
-        self._tags.setdefault(tag, place)
+    def see(self, tag: str, origin: str) -> None:
+        """Remembers the origin of a tag, for messages; `add` does so by the origin of its sentence."""
+        self._tags.setdefault(tag, origin)
 
     def note(self, text: str) -> None:
         """Adds to what the log says."""
         self._notes.append(text)
 
     def count(self, what: str, origin: str, number: int = 1) -> None:
-        """Adds to the number of `what` ("empty words left out") that the log gives, with the place of the first."""
+        """Adds to the number of `what` ("empty words left out") that the log gives, with the origin of the first."""
         if number:
             before, first = self._counts.get(what, (0, origin))
             self._counts[what] = (before + number, first)
@@ -226,9 +149,9 @@ class SplitBuilder:
             if tag not in self._tags:
                 self._tags[tag] = origin
         if "" in words or any(map(str.isspace, words)):
-            kept = [at for at, word in enumerate(words) if word and not word.isspace()]
-            self.count("empty words left out", origin, len(words) - len(kept))
-            words, tags = [words[at] for at in kept], [tags[at] for at in kept]
+            filled = [at for at, word in enumerate(words) if word and not word.isspace()]
+            self.count("empty words left out", origin, len(words) - len(filled))
+            words, tags = [words[at] for at in filled], [tags[at] for at in filled]
         if "\0" in "".join(words):
             word = next(word for word in words if "\0" in word)
             raise UserError(f"{origin}: a NUL character in the word {word!r}: no text has one, remove it.")
@@ -270,13 +193,13 @@ class SplitBuilder:
         if self._sentences:
             self._take_off_prefix()
         if not self._sentences:
-            raise UserError(f"{self._place}: the split is empty: it has no sentence with a word.")
+            raise UserError(f"{self._source}: the split is empty: it has no sentence with a word.")
         sentences = self._sentences
         if documents == "none":
             sentences = [sentence._replace(document=i) for i, sentence in enumerate(sentences)]
         counts = [f"{number} {what} (first: {first})" for what, (number, first) in self._counts.items()]
         notes = (*self._notes, *counts)
-        return RawSplit(sentences, self._place, documents, self._dropped, self._tags, notes, self._hint)
+        return RawSplit(sentences, self._source, documents, self._dropped, self._tags, notes, self._hint)
 
     def _take_off_prefix(self) -> None:
         """Takes "en:" off every word where each of at least three has it, as PAN-X (WikiANN) writes them."""

@@ -1,9 +1,14 @@
-"""Cells of csv files: RFC 4180, and white space around a quoted cell is no part of it."""
+"""`csv:` comma-separated files by RFC 4180; white space around a quoted cell does not belong to it."""
 
+import functools
+import pathlib
 import re
 from collections.abc import Iterable, Iterator
 
-from jaxfm.data.records.source_files import LINE_BYTES
+from jaxfm.data.records.delimited import Dialect, open_delimited
+from jaxfm.data.records.source_files import LINE_BYTES, numbered_lines
+from jaxfm.data.records.table import FileFormat
+from jaxfm.errors import UserError
 
 _OPENING = re.compile(r'[ \t]*"')
 _QUOTED = re.compile(r'[^"]*(?:""[^"]*)*')
@@ -82,3 +87,21 @@ def _plain(line: str, start: int, record: list[str], first: int) -> int:
         raise NotCsvError(first, "a carriage return inside a line; lines end in LF or CRLF")
     record.append(cell)
     return end + 1 if end >= 0 else -1
+
+
+def read_file(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
+    """Yields (number of its first line, cells) of each record of a file. Raises UserError `path:line:`."""
+    try:
+        yield from read_cells(numbered_lines(path))
+    except NotCsvError as error:
+        raise UserError(
+            f"{path}:{error.line}: not CSV ({error}). A cell with a comma, quote or line break in it stands in double "
+            "quotes, and a quote in such a cell is doubled. For files without any quoting write tsv:."
+        ) from None
+
+
+FORMAT = FileFormat(
+    "csv",
+    (".csv",),
+    functools.partial(open_delimited, Dialect(read_file, "a cell with a comma in it stands in double quotes")),
+)
