@@ -48,7 +48,7 @@ _REST: dict[str, Any] = {
     },
     "classification": {"kind": "single", "pooling": "cls", "threshold": 0.5},
     "loss": {"label_smoothing": 0.0, "class_weights": "", "focal_gamma": 0.0, "r_drop": 0.0},
-    "eval": {"every_steps": 0, "batch_size": 64, "metric": "f1", "select": "best", "rows": 4000, "patience": 0},
+    "eval": {"every_steps": 0, "batch_size": 32, "metric": "f1", "select": "best", "rows": 4000, "patience": 0},
 }
 
 
