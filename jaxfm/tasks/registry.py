@@ -141,7 +141,9 @@ def _check_older_keys(values: Mapping[str, Any]) -> None:
     known, moved = schema.flatten(schema.to_dict(Config())), tuple(_all_moved())
     for key in schema.flatten(values):
         if key not in known and key != _GROUP and not schema.is_under(key, moved):
-            raise UserError(schema.unknown_key(key, "", known))
+            group = key.rpartition(".")[0]
+            beside = [name.removeprefix(f"{group}.") for name in known if name.rpartition(".")[0] == group]
+            raise UserError(schema.unknown_key(key, "", beside))
 
 
 def _all_moved() -> dict[str, str]:
