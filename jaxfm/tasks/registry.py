@@ -102,11 +102,12 @@ def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the config of a run of version 1 of config.json in today's keys.
 
     Raises:
-      UserError: it is of no task of this jaxfm.
+      UserError: it is of no task of this jaxfm, or has a key that no version had.
     """
     for each in _DEFINITIONS.values():
         found = each.upgrade_config(values)
         if found is not None:
+            _check_older_keys(values)
             return found
     raise UserError(f"config.task: {values.get('task')!r} is not a task of this jaxfm.")
 
@@ -143,6 +144,16 @@ def read_spec(workdir: pathlib.Path, config: Mapping[str, Any]) -> tuple[TaskDef
     raise UserError(
         f"{values.path}: task {values['task']!r} is not one of this jaxfm. {did_you_mean(values['task'], _DEFINITIONS)}"
     )
+
+
+def _check_older_keys(values: Mapping[str, Any]) -> None:
+    """Raises UserError for a key that no config of version 1 had: it had all keys of all tasks."""
+    known, moved = schema.flatten(schema.to_dict(Config())), tuple(_all_moved())
+    for key in schema.flatten(values):
+        if key not in known and key != _GROUP and not schema.is_under(key, moved):
+            group = key.rpartition(".")[0]
+            beside = [name.removeprefix(f"{group}.") for name in known if name.rpartition(".")[0] == group]
+            raise UserError(schema.unknown_key(key, "", beside))
 
 
 def _all_moved() -> dict[str, str]:

@@ -9,7 +9,7 @@ from jaxfm.config import Config
 from jaxfm.data.records.glue import GLUE
 from jaxfm.errors import UserError
 from jaxfm.tasks import registry
-from jaxfm.tasks.classification import ClassificationTask
+from jaxfm.tasks.classification.task import ClassificationTask
 from jaxfm.tasks.registry import from_config_dict
 from jaxfm.training.initial import resolve
 from tests import tiny

@@ -16,7 +16,7 @@ from tests import tiny
 @pytest.mark.parametrize("variant", ["quickstart", "files", "wnut17", "conll2003"])
 def test_every_variant_builds_a_ner_run(variant: str) -> None:
     config = from_config_dict(get_config(variant))
-    assert config.task == "ner" and config.eval.metric == "f1" and config.optim.learning_rate > 0
+    assert config.task.name == "ner" and config.eval.metric == "f1" and config.optim.learning_rate > 0
 
 
 def test_the_default_is_the_quickstart() -> None:
@@ -34,7 +34,7 @@ def test_conll2003_runs_as_shipped_on_tiny_weights(tmp_path: pathlib.Path, monke
     pytest.importorskip("tensorflow_datasets")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.prepare_conll2003(tmp_path)))
     values = get_config("conll2003")
-    assert (values.data.source, values.data.context, values.data.row_length) == ("tfds:conll2003", "document", 512)
+    assert (values.data.source, values.task.context, values.data.row_length) == ("tfds:conll2003", "document", 512)
     # The data, the windows and the batch of the recipe; only the encoder is small.
     encoder = dataclasses.replace(tiny.ENCODER, max_positions=512)
     values.model.init = tiny.write_weights(tmp_path / "weights", encoder)

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -13,11 +13,25 @@ from jaxfm.errors import UserError
 from jaxfm.evaluation import bootstrap
 from jaxfm.evaluation.bootstrap import compare, comparison_tables, intervals
 from jaxfm.evaluation.classes import score_classes, score_values
-from jaxfm.tasks import classification, masked_lm, ner
+from jaxfm.tasks.classification.scorer import directions
+from jaxfm.tasks.classification.spec import ClassifierSpec
+from jaxfm.tasks.masked_lm import scorer as masked_lm
+from jaxfm.tasks.ner import scorer as ner
+from jaxfm.tasks.replaced_token import scorer as rtd
+from tests import tiny
 
 stats = pytest.importorskip("scipy.stats")
 
 NAMES = ("no", "yes")
+CLASSIFIERS = [
+    ClassifierSpec(kind, labels, tiny.ENCODER, "cls", False, 48, 48, 1, 0.5)
+    for kind, labels in (
+        ("single", NAMES),
+        ("single", (*NAMES, "perhaps")),
+        ("multi", NAMES),
+        ("regression", ("score",)),
+    )
+]
 
 
 def classified(right: np.ndarray, gold: np.ndarray | None = None) -> BootstrapData:
@@ -235,15 +249,11 @@ def test_a_comparison_is_told_in_words_and_numbers() -> None:
     assert accuracy[1].rows == [("count", 40, 4, 0, 6, 0.125)]
 
 
-@pytest.mark.parametrize("task", [classification.ClassificationTask, masked_lm.MaskedLMTask, ner.NerTask])
-def test_which_metrics_are_better_when_less_is_what_the_tasks_say(task: Any) -> None:
-    chosen = getattr(task, "selection_metrics", None)
-    tables = (
-        [chosen] if isinstance(chosen, dict) else [v for k, v in vars(classification).items() if k.startswith("_OF_")]
-    )
-    assert tables
+@pytest.mark.parametrize("table", [*map(directions, CLASSIFIERS), masked_lm.DIRECTIONS, ner.DIRECTIONS, rtd.DIRECTIONS])
+def test_which_metrics_are_better_when_less_is_what_the_tasks_say(table: Mapping[str, bool]) -> None:
+    assert table
     zero = bootstrap.Interval(1.0, 1.0, 1.0)
-    for name, more_is_better in ((n, better) for table in tables for n, better in table.items()):
+    for name, more_is_better in table.items():
         verdict = bootstrap._verdict(name, bootstrap.Difference(0.0, 1.0, zero, 0.01))
         assert verdict == ("B better" if more_is_better else "A better"), name
 
@@ -330,7 +340,7 @@ def test_models_scored_on_other_data_are_refused() -> None:
     assert "runs/a on 6 examples, runs/b on 5 examples" in refusal(a, classified(np.ones(5, bool)))
     message = refusal(a, classified(np.ones(6, bool), gold=np.array([0, 1, 0, 0, 0, 1])))
     assert "runs/a has at number 4 of the examples 'yes', runs/b has at number 4 of the examples 'no'" in message
-    assert "on 6 sentences" in refusal(a, dataclasses.replace(a, unit="sentences"))
+    assert "on 6 sentences" in refusal(a, dataclasses.replace(a, sampling_unit="sentences"))
     long = dataclasses.replace(a, identity=["x" * 500, *a.identity[1:]])
     assert len(refusal(a, long)) < 500
 

@@ -179,7 +179,7 @@ def test_a_classifier_of_texts_goes_out_with_its_pooler(config: Config, tmp_path
         lines = [f"{'ada saw' if n % 2 else 'old'} town near hull,{'yes' if n % 2 else 'no'}" for n in range(count)]
         (tmp_path / "csv").mkdir(exist_ok=True)
         (tmp_path / "csv" / f"{split}.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
-    ours = {"task": "classification", "data__source": f"csv:{tmp_path / 'csv'}", "eval__metric": "accuracy"}
+    ours = {"task": {"name": "classification"}, "data__source": f"csv:{tmp_path / 'csv'}", "eval__metric": "accuracy"}
     train(tiny.replaced(config, **ours), tmp_path / "run")
     merged = export(tmp_path / "run", tmp_path / "hf")
     output = export(tmp_path / "run", tmp_path / "peft", format="peft")

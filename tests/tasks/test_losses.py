@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfm.config import LossConfig
 from jaxfm.errors import UserError
 from jaxfm.tasks import losses
-from jaxfm.tasks.losses import ClassLoss, LabelLoss
+from jaxfm.tasks.losses import ClassLoss, LabelLoss, LossConfig
 
 DRAW = np.random.default_rng(0)
 LOGITS = DRAW.normal(0, 3, (3, 7, 5)).astype(np.float32)
@@ -42,6 +41,16 @@ def test_cross_entropy_is_that_of_torch(smoothing: float, weights: tuple[float, 
     found, gradient = jax.value_and_grad(mean)(jnp.asarray(LOGITS))
     np.testing.assert_allclose(found, expected.item(), rtol=1e-5)
     np.testing.assert_allclose(gradient.reshape(-1, 5), logits.grad.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_cross_entropy_with_smoothed_targets_by_hand(smoothing: float) -> None:
+    targets = (1 - smoothing) * np.eye(5)[CLASSES] + smoothing / 5
+    log_probabilities = LOGITS - np.log(np.exp(LOGITS.astype(np.float64)).sum(-1, keepdims=True))
+    wanted = np.where(CLASSES >= 0, -(targets * log_probabilities).sum(-1), 0.0)
+    got, weights = ClassLoss(smoothing)(jnp.asarray(LOGITS), jnp.asarray(CLASSES))
+    np.testing.assert_allclose(got, wanted, rtol=1e-5)
+    np.testing.assert_array_equal(weights, CLASSES >= 0)
 
 
 @pytest.mark.parametrize("weights", [(), WEIGHTS])
@@ -90,11 +99,11 @@ def test_r_drop_is_the_mean_of_two_passes_and_their_divergence() -> None:
     assert len(seen) == 2
     first, second = (np.asarray(jax.nn.softmax(apply(key)), np.float64) for key in seen[:2])
     divergence = ((first * np.log(first / second)).sum(-1) + (second * np.log(second / first)).sum(-1)) / 2
-    there = CLASSES >= 0
+    valid = CLASSES >= 0
     picked = [np.take_along_axis(p, np.maximum(CLASSES, 0)[..., None], -1)[..., 0] for p in (first, second)]
-    expected = np.where(there, -(np.log(picked[0]) + np.log(picked[1])) / 2 + 0.7 * divergence, 0.0)
+    expected = np.where(valid, -(np.log(picked[0]) + np.log(picked[1])) / 2 + 0.7 * divergence, 0.0)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(weight, there)
+    np.testing.assert_array_equal(weight, valid)
     seen.clear()
     losses.with_r_drop(apply, loss, losses.symmetric_kl, key, 0.0)
     assert seen == [key]

@@ -6,11 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxfm.data.arrays import ArrayDataset
 from jaxfm.data.text.mask_vocabulary import MaskVocabulary
 from jaxfm.data.text.masking import Masking
-from jaxfm.data.text.packing import ArrayRows
 from jaxfm.errors import UserError
 from jaxfm.tasks.mask_shares import mask_notes, mask_split, mask_sums, row_counts, scored_part
+from tests import tiny
 
 PAD, UNK, CLS, SEP, MASK, V = 0, 1, 2, 3, 4, 100
 
@@ -29,18 +30,17 @@ class Asked:
         return MaskVocabulary(MASK, np.arange(V) > 4, np.arange(V) > 60, self.marks_words)
 
 
-def rows_of(count: int, length: int, unknown: float = 0.0) -> ArrayRows:
+def rows_of(count: int, length: int, unknown: float = 0.0) -> ArrayDataset:
     """Rows of 16 tokens of which `length` are text, between [CLS] and [SEP]."""
     draw = np.random.default_rng(2)
     tokens = np.where(draw.random((count, 16)) < unknown, UNK, draw.integers(5, V, (count, 16)))
     tokens[:, 0], tokens[:, length + 1] = CLS, SEP
     segments = np.broadcast_to(np.arange(16) < length + 2, tokens.shape)
     tokens = np.where(segments, tokens, PAD)
-    arrays = {"tokens": tokens, "segment_ids": segments, "labels": np.full_like(tokens, -1)}
-    return ArrayRows({name: values.astype(np.int32) for name, values in arrays.items()}, PAD)
+    return tiny.text_dataset({"tokens": tokens, "segment_ids": segments}, PAD)
 
 
-def notes(rows: ArrayRows, task: Asked | None = None) -> tuple[str, ...]:
+def notes(rows: ArrayDataset, task: Asked | None = None) -> tuple[str, ...]:
     counts = np.bincount(rows.arrays["tokens"].ravel(), minlength=V) * (np.arange(V) != PAD)
     return mask_notes(task or Asked(), rows, counts, {})
 
@@ -64,7 +64,7 @@ def test_rows_without_a_target_are_said() -> None:
 
 def test_text_of_unknown_tokens_is_said_or_refused() -> None:
     said = notes(rows_of(600, 14, unknown=0.6))
-    assert len(said) >= 2 and "does not fit this text" in said[-1] and "where mask.ratio is 15.0%" in said[-1]
+    assert len(said) >= 2 and "does not fit this text" in said[-1] and "where config.task.ratio is 15.0%" in said[-1]
     for call in (
         lambda: notes(rows_of(600, 14, unknown=1.0)),
         lambda: mask_split(Asked(), "test", rows_of(60, 14, unknown=1.0), 0),

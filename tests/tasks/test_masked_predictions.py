@@ -1,4 +1,4 @@
-"""The vocabulary's scores at hidden places, all at once and in parts."""
+"""The vocabulary's scores at masked positions, all at once and in chunks."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ import pytest
 
 from jaxfm.tasks.masked_predictions import masked_token_losses
 
-ROWS, TOKENS, PLACES, WIDTH, VOCABULARY = 4, 64, 13, 16, 2048
+ROWS, TOKENS, POSITIONS, WIDTH, VOCABULARY = 4, 64, 13, 16, 2048
 
 
 class Head:
@@ -27,22 +27,22 @@ def inputs() -> tuple[dict[str, np.ndarray], jax.Array, jax.Array]:
     return {"labels": labels.astype(np.int32)}, jnp.asarray(hidden, jnp.float32), jnp.asarray(table, jnp.float32)
 
 
-def compiled(at_once: int) -> tuple[jax.stages.Compiled, Any]:
+def compiled(chunk: int) -> tuple[jax.stages.Compiled, Any]:
     batch, *arrays = inputs()
 
     def total(hidden_BTD: jax.Array, table_VD: jax.Array) -> Any:
-        found = masked_token_losses(Head(hidden_BTD, table_VD), batch, PLACES, at_once=at_once)
+        found = masked_token_losses(Head(hidden_BTD, table_VD), batch, POSITIONS, chunk=chunk)
         return found["loss"].sum() + 1e-3 * jnp.sum(found["log_z"] ** 2 * found["weight"]), found
 
     step = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True)).lower(*arrays).compile()
     return step, step(*arrays)
 
 
-@pytest.mark.parametrize("at_once", [1, 4, 12, 13, 99])
-def test_parts_change_nothing(at_once: int) -> None:
+@pytest.mark.parametrize("chunk", [1, 4, 12, 13, 99])
+def test_chunks_change_nothing(chunk: int) -> None:
     (wanted, wanted_found), wanted_grads = compiled(0)[1]
-    (total, found), grads = compiled(at_once)[1]
-    assert found["place"].shape == (ROWS, PLACES) and float(found["weight"].sum()) > 20
+    (total, found), grads = compiled(chunk)[1]
+    assert found["place"].shape == (ROWS, POSITIONS) and float(found["weight"].sum()) > 20
     assert float(total) == pytest.approx(float(wanted), rel=1e-6)
     assert found.keys() == wanted_found.keys()
     for name, value in wanted_found.items():
@@ -52,9 +52,9 @@ def test_parts_change_nothing(at_once: int) -> None:
         np.testing.assert_allclose(own, other, rtol=1e-4, atol=1e-5)
 
 
-def test_parts_are_what_is_in_memory() -> None:
-    """Logits and their gradient of 13 places a row, or of 2."""
-    whole, parts = (compiled(at_once)[0].memory_analysis().temp_size_in_bytes for at_once in (0, 2))
-    a_place = ROWS * VOCABULARY * 4
-    assert whole > PLACES * a_place
-    assert whole - parts > 8 * a_place
+def test_a_chunk_is_what_is_in_memory() -> None:
+    """Logits and their gradient of 13 positions a row, or of 2."""
+    whole, parts = (compiled(chunk)[0].memory_analysis().temp_size_in_bytes for chunk in (0, 2))
+    a_position = ROWS * VOCABULARY * 4
+    assert whole > POSITIONS * a_position
+    assert whole - parts > 8 * a_position

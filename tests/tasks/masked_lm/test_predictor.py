@@ -13,13 +13,16 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxfm.tasks.fill_mask import CANDIDATES, FillMask, MaskedPositions
 
 from jaxfm.config import MeshConfig
+from jaxfm.core.build import DEFAULT_BUILD
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.data.corpora.tokenizer_training import train_tokenizer
-from jaxfm.data.text.masking import target_places
+from jaxfm.data.text.masking import Masking, target_places
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.parallel.mesh import build_abstract, make_mesh
+from jaxfm.tasks.masked_lm.predictor import CANDIDATES, FillMask, MaskedPositions
+from jaxfm.tasks.masked_lm.spec import MaskedLMSpec
 from jaxfm.training.evaluation import Evaluator, whole_batches
 from tests import tiny
 
@@ -35,6 +38,10 @@ TEXTS = (
 )
 
 
+def spec_of(encoder: EncoderConfig) -> MaskedLMSpec:
+    return MaskedLMSpec(encoder, Masking("token"), (0.15, 0.15), ("token",), row_length=12)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("filler")
@@ -44,20 +51,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def filler(folder: pathlib.Path) -> FillMask:
-    return FillMask(ENCODER, load_tokenizer(folder))
+    return FillMask(spec_of(ENCODER), load_tokenizer(folder))
 
 
 @functools.cache
 def evaluator(filler: FillMask, size: int) -> Evaluator:
     mesh = make_mesh(MeshConfig())
-    dtype = np.dtype(np.float32)
-    graphdef, _ = build_abstract(lambda: filler.make_model(nnx.Rngs(0), dtype=dtype), mesh)
+    graphdef, _ = build_abstract(lambda: filler.spec.make_model(DEFAULT_BUILD, nnx.Rngs(0)), mesh)
     return Evaluator(filler.outputs, graphdef, mesh, size)
 
 
 def results_of(filler: FillMask, texts: tuple[str, ...]) -> list[dict[str, Any]]:
     encoded = filler.encode([{"text": text} for text in texts])
-    params = tiny.nested(tiny.random_masked_lm(filler.encoder, seed=3))
+    params = tiny.nested(tiny.random_masked_lm(filler.spec.encoder, seed=3))
     if not len(encoded.rows):
         return filler.decode(encoded, {})
     size = whole_batches(4, len(encoded.rows), make_mesh(MeshConfig()))
@@ -169,8 +175,8 @@ def test_the_mask_may_be_written_as_bert_does(tmp_path: pathlib.Path) -> None:
     train_tokenizer([text, text], kind="bpe", vocab_size=300, lowercase=False, output=tmp_path / "bpe")
     tokenizer = load_tokenizer(tmp_path / "bpe")
     assert tokenizer.mask_token == "<mask>"
-    filler = FillMask(dataclasses.replace(ENCODER, vocab_size=len(tokenizer)), tokenizer)
-    (ours, theirs) = filler.encode([{"text": "ada met [MASK] ."}, {"text": "ada met <mask> ."}]).questions
+    filler = FillMask(spec_of(dataclasses.replace(ENCODER, vocab_size=len(tokenizer))), tokenizer)
+    (ours, theirs) = filler.encode([{"text": "ada met [MASK] ."}, {"text": "ada met <mask> ."}]).positions
     assert dataclasses.replace(theirs, text=0) == ours and ours.target is None
     for result in results_of(filler, ("ada met [MASK] .",)):
         (mask,) = result["masks"]
@@ -239,7 +245,7 @@ def test_odd_texts_have_their_result(filler: FillMask, texts: tuple[str, ...]) -
 
 
 def test_a_text_longer_than_what_the_model_sees_says_so(filler: FillMask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jaxfm.tasks.fill_mask.MAX_SCORED_TOKENS", 12)
+    monkeypatch.setattr("jaxfm.tasks.masked_lm.predictor.MAX_SCORED_TOKENS", 12)
     texts = ("met " * 10, "met " * 11, "met " * 12, "met " * 13, "met " * 20 + "[MASK]")
     encoded = filler.encode([{"text": text} for text in texts])
     results = filler.decode(encoded, made_up(encoded))

@@ -1,7 +1,6 @@
 """Whole tiny runs of masked LM: stopped, computed again, exported, and as the start of other runs."""
 
 import dataclasses
-import functools
 import os
 import pathlib
 import signal
@@ -14,6 +13,8 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import Config, MeshConfig
+from jaxfm.core.build import DEFAULT_BUILD
+from jaxfm.core.objective import LossContext
 from jaxfm.data.pipeline import TrainBatches
 from jaxfm.evaluate import evaluate
 from jaxfm.export import export
@@ -21,12 +22,12 @@ from jaxfm.observe.writers import read_metrics
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.parallel.preemption import Preempted
 from jaxfm.tasks import registry
-from jaxfm.tasks.masked_lm import MaskedLMTask
+from jaxfm.tasks.masked_lm.task import MaskedLMTask
 from jaxfm.train import train
 from jaxfm.training import session
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.initial import resolve
-from jaxfm.training.saved_run import restore_params, to_host
+from jaxfm.training.saved_run import open_run
 from tests import tiny
 
 # Dropout and accumulation are on, batches straddle epochs, the last step is none of an evaluation's.
@@ -53,7 +54,7 @@ QUICK = {"task__evaluate": ["token"]}
 def created(config: Config) -> tuple[MaskedLMTask, dict[str, np.ndarray], tuple[str, ...]]:
     task, loaded = registry.create(config, resolve(config.model))
     assert isinstance(task, MaskedLMTask)
-    return task, dict(loaded), notes
+    return task, dict(loaded), task.notes
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def whole(folder: pathlib.Path) -> Whole:
     batches: list[dict[str, np.ndarray]] = []
     plain = session.meshes.shard_batch
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session.meshes, "shard_batch", lambda batch, mesh: batches.append(batch) or plain(batch, mesh))
+        patch.setattr(session.meshes, "shard_batch", lambda batch, *rest: batches.append(batch) or plain(batch, *rest))
         report = train(run, folder / "whole")
     return Whole(run, folder / "whole", report, batches)
 
@@ -153,15 +154,18 @@ def test_the_loss_of_a_step_computed_alone_is_that_of_the_run(whole: Whole) -> N
     task, loaded, _ = created(whole.config)
     batch = TrainBatches(task.datasets["train"], batch_size=8, seed=0).batch(0)
     graphdef, _ = build_abstract(
-        lambda: task.make_model(nnx.Rngs(0), dtype=jnp.dtype("float32"), scan=True), make_mesh(MeshConfig())
+        lambda: task.objective.spec.make_model(DEFAULT_BUILD, nnx.Rngs(0)), make_mesh(MeshConfig())
     )
-    compiled = jax.jit(lambda params, part, key: task.loss(nnx.merge(graphdef, params), part, key, 0.0))
+    compiled = jax.jit(
+        lambda params, part, key: task.objective.loss(nnx.merge(graphdef, params), part, LossContext(key))
+    )
     key = jax.random.fold_in(jax.random.split(jax.random.key(0))[1], 0)  # see training.state.new_state
     total, weights, right = 0.0, 0.0, 0.0
     for number, part_key in enumerate(jax.random.split(key, 2)):  # rows 0, 2, ... and 1, 3, ...
         part = {name: values[number::2] for name, values in batch.items()}
-        loss, (weight, sums) = compiled(tiny.nested(loaded), part, part_key)
-        total, weights, right = total + float(loss), weights + float(weight), right + float(sums["accuracy"][0])
+        loss = compiled(tiny.nested(loaded), part, part_key)
+        total, weights = total + float(loss.total), weights + float(loss.weight)
+        right += float(loss.metrics["accuracy"][0])
     assert (line["step"], line["accuracy"]) == (1, pytest.approx(right / weights, abs=1e-6))
     assert line["loss"] == pytest.approx(total / weights, rel=1e-5)
 
@@ -177,10 +181,8 @@ def test_an_exported_run_is_that_model_in_transformers(whole: Whole, tmp_path: p
     assert tokenizer.mask_token_id in ids
     with torch.no_grad():
         wanted = theirs(input_ids=torch.tensor(ids[None])).logits.numpy()
-    exporter = registry.open_exporter(whole.workdir)
-    make = functools.partial(exporter.make_model, dtype=jnp.dtype("float32"))
-    graphdef, params, _ = restore_params(whole.workdir, make, make_mesh(MeshConfig()))
-    model = nnx.merge(graphdef, params)
+    restored = open_run(whole.workdir).restore(make_mesh(MeshConfig()), DEFAULT_BUILD)
+    model = nnx.merge(restored.graphdef, restored.params)
     shape = (1, len(ids))
     logits = model.logits(
         model.hidden(
@@ -208,9 +210,7 @@ def test_a_run_is_scored_again_as_it_was(whole: Whole) -> None:
 
 
 def own_params(workdir: pathlib.Path) -> dict[str, np.ndarray]:
-    exporter = registry.open_exporter(workdir)
-    make = functools.partial(exporter.make_model, dtype=jnp.dtype("float32"))
-    return to_host(restore_params(workdir, make, make_mesh(MeshConfig()))[1])
+    return open_run(workdir).restore(make_mesh(MeshConfig()), DEFAULT_BUILD).to_host()
 
 
 def test_ner_and_masked_lm_start_from_each_others_runs(whole: Whole, folder: pathlib.Path) -> None:
@@ -225,12 +225,12 @@ def test_ner_and_masked_lm_start_from_each_others_runs(whole: Whole, folder: pat
     assert any(note.startswith(f"weights: {uri}, step ") for note in notes)
     # NER takes the encoder.
     ner = tiny.config(folder, model__init=uri)
-    _, loaded, notes = registry.create(ner, resolve(ner.model))
+    task, loaded = registry.create(ner, resolve(ner.model))
     encoder = {name for name in pretrained if name.startswith("encoder/")}
     assert set(loaded) == encoder
     for name in encoder:
         np.testing.assert_array_equal(loaded[name], pretrained[name])
-    assert any("head: new" in note for note in notes)
+    assert any("head: new" in note for note in task.notes)
     # And back: masked LM from the NER run, whose head it cannot use.
     tuned = tiny.write_run(folder / "ner", tiny.config(folder), best=2)[2]
     _, loaded, notes = created(tiny.masked_lm_config(folder, model__init=f"run:{folder / 'ner'}", **QUICK))
@@ -276,5 +276,6 @@ def test_from_scratch_the_vocabulary_is_that_of_the_tokenizer(folder: pathlib.Pa
         **QUICK,
     )
     task, loaded, _ = created(config)
-    assert not loaded and task.encoder.vocab_size == 69 and task.encoder.hidden_size == 128
-    assert len(task.vocabulary.ordinary) == len(tiny.VOCABULARY) - 5
+    encoder = task.objective.spec.encoder
+    assert not loaded and encoder.vocab_size == 69 and encoder.hidden_size == 128
+    assert len(task.text.vocabulary.ordinary) == len(tiny.VOCABULARY) - 5

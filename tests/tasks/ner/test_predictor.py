@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jaxfm.tasks.ner_predictor import with_words
 
 from jaxfm.data.text.tagging import entity_spans
 from jaxfm.data.text.words import COARSE, FINE
@@ -16,7 +15,10 @@ from jaxfm.errors import UserError
 from jaxfm.evaluate import evaluate
 from jaxfm.export import export
 from jaxfm.predict import Model
-from jaxfm.tasks import ner
+from jaxfm.tasks import registry
+from jaxfm.tasks.ner.predictor import NerPredictor
+from jaxfm.tasks.ner.spec import NerSpec
+from jaxfm.training.saved_run import open_run
 from tests import tiny
 
 TEXTS = (
@@ -43,6 +45,12 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="module")
 def model(run: pathlib.Path) -> Model:
     return Model(run)
+
+
+def tagger_of(run: pathlib.Path) -> NerPredictor:
+    tagger = open_run(run).predictor()
+    assert isinstance(tagger, NerPredictor)
+    return tagger
 
 
 def entities(result: dict[str, Any]) -> Entities:
@@ -117,7 +125,7 @@ def test_words_that_are_not_those_of_the_text_are_refused(model: Model) -> None:
 
 
 def test_texts_without_words_have_no_entities(run: pathlib.Path, model: Model) -> None:
-    tagger = ner.open_predictor(run)
+    tagger = tagger_of(run)
     records = [{"text": ""}, {"text": " \t\u3000"}, {"tokens": []}]
     encoded = tagger.encode(records)
     assert len(encoded.rows) == 0
@@ -144,7 +152,8 @@ def test_a_run_from_before_rules_were_kept_splits_as_it_did(run: pathlib.Path) -
     del values["splitter"]
     (old / "task.json").write_text(json.dumps(values))
     (old / "tokenizer").symlink_to(run / "tokenizer")
-    assert ner.open_model(old)[0].splitter == COARSE
+    definition, spec = registry.read_spec(old, {})
+    assert isinstance(spec, NerSpec) and definition.name == "ner" and spec.splitter == COARSE
 
 
 def test_words_of_the_pipeline_give_the_entities_of_the_pipeline(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -177,11 +186,9 @@ def test_words_of_the_pipeline_give_the_entities_of_the_pipeline(run: pathlib.Pa
 
 
 def test_ways_to_split_words_that_cannot_be(run: pathlib.Path) -> None:
-    tagger = ner.open_predictor(run)
-    assert with_words(tagger, "run") is tagger
+    tagger = tagger_of(run)
+    assert tagger.with_splitter("run") == tagger and tagger.splitters == ("run", "transformers")
     with pytest.raises(UserError, match=r"--words=transformer: Did you mean 'transformers'\?"):
-        with_words(tagger, "transformer")
-    with pytest.raises(UserError, match="only a model of named entities"):
-        with_words(object(), "transformers")
+        Model(run, "transformer")
     with pytest.raises(UserError, match="a record: .*here are words already"):
-        with_words(tagger, "transformers").encode([{"text": "a"}, {"tokens": ["a"]}])
+        tagger.with_splitter("transformers").encode([{"text": "a"}, {"tokens": ["a"]}])

@@ -1,25 +1,19 @@
-"""The NER task: words to rows and back, labels and heads, the loss, and what it refuses."""
+"""The NER task: words to rows and back, labels and heads, and what it refuses."""
 
 import dataclasses
-import json
 import pathlib
 import random
 import string
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from jaxfm.data.text.tokenization import encode_words
 from jaxfm.errors import UserError
-from jaxfm.evaluation import entities
-from jaxfm.parallel.mesh import build_abstract, make_mesh
-from jaxfm.tasks import ner, registry
-from jaxfm.tasks.losses import ClassLoss
-from jaxfm.tasks.ner import NerTask
+from jaxfm.tasks import registry
+from jaxfm.tasks.ner.predictor import NerPredictor
+from jaxfm.tasks.ner.task import NerTask
 from jaxfm.training.initial import resolve
 from tests import tiny
 
@@ -28,7 +22,7 @@ def create(folder: pathlib.Path, **overrides: Any) -> tuple[NerTask, dict[str, n
     config = tiny.config(folder, **overrides)
     task, loaded = registry.create(config, resolve(config.model))
     assert isinstance(task, NerTask)
-    return task, dict(loaded), notes
+    return task, dict(loaded), task.notes
 
 
 def long_sentences(count: int, seed: int) -> list[tiny.Sentence]:
@@ -68,7 +62,7 @@ def test_every_word_is_read_at_its_own_first_piece_exactly_once(
         pieces = encode_words(task.tokenizer, [sentence.words for sentence in sentences])
         for where, words, sentence in zip(read, pieces, sentences, strict=True):
             assert rows.tokens.flat[where].tolist() == [word[0] for word in words]
-            assert [task.model.labels[label] for label in rows.labels.flat[where]] == list(sentence.tags)
+            assert [task.objective.spec.labels[label] for label in rows.labels.flat[where]] == list(sentence.tags)
         assert (rows.labels >= 0).sum() == len(everything)  # and no label lies anywhere else
 
 
@@ -100,11 +94,11 @@ def test_document_context_fills_windows_with_the_neighbours(tmp_path: pathlib.Pa
 
 def test_training_sentences_are_packed_in_another_order_by_each_seed(tmp_path: pathlib.Path) -> None:
     first, same, other = (create(tmp_path, seed=seed)[0] for seed in (0, 0, 1))
-    np.testing.assert_array_equal(first.rows("train").tokens, same.rows("train").tokens)
-    assert first.rows("train").tokens.shape != other.rows("train").tokens.shape or not np.array_equal(
-        first.rows("train").tokens, other.rows("train").tokens
+    np.testing.assert_array_equal(first.datasets["train"].tokens, same.datasets["train"].tokens)
+    assert first.datasets["train"].tokens.shape != other.datasets["train"].tokens.shape or not np.array_equal(
+        first.datasets["train"].tokens, other.datasets["train"].tokens
     )
-    np.testing.assert_array_equal(first.rows("test").tokens, other.rows("test").tokens)
+    np.testing.assert_array_equal(first.datasets["test"].tokens, other.datasets["test"].tokens)
 
 
 # Labels and the head.
@@ -115,7 +109,7 @@ def test_labels_are_both_positions_of_every_type_of_the_training_data(tmp_path: 
     tiny.write_conll(tmp_path / "corpus" / "train.conll", [(words, tags)])
     tiny.write_conll(tmp_path / "corpus" / "test.conll", [(words, ["B-LOC", "I-LOC", "O"])])
     task, loaded, notes = create(tmp_path)
-    assert task.model.labels == tiny.LABELS
+    assert task.objective.spec.labels == tiny.LABELS
     assert not any(name.startswith("head/") for name in loaded) and "encoder/embeddings/word/embedding" in loaded
     assert "head: new, 5 classes (LOC, PER)" in notes
 
@@ -124,7 +118,7 @@ def test_a_head_whose_labels_are_those_of_the_data_is_kept_with_its_order(tmp_pa
     own = ("I-PER", "B-LOC", "O", "I-LOC", "B-PER")
     tiny.write_weights(tmp_path / "weights", labels=own, seed=3)
     task, loaded, notes = create(tmp_path)
-    assert task.model.labels == own
+    assert task.objective.spec.labels == own
     wanted = tiny.random_params(tiny.ENCODER, 5, seed=3)
     np.testing.assert_array_equal(loaded["head/kernel"], wanted["head/kernel"])
     np.testing.assert_array_equal(loaded["head/bias"], wanted["head/bias"])
@@ -137,7 +131,7 @@ def test_a_head_whose_labels_are_those_of_the_data_is_kept_with_its_order(tmp_pa
 def test_a_head_of_other_labels_is_not_used(tmp_path: pathlib.Path, labels: tuple[str, ...]) -> None:
     tiny.write_weights(tmp_path / "weights", labels=labels)
     task, loaded, notes = create(tmp_path)
-    assert task.model.labels == tiny.LABELS
+    assert task.objective.spec.labels == tiny.LABELS
     assert not any(name.startswith("head/") for name in loaded)
     assert any("head: new" in note for note in notes)
 
@@ -145,89 +139,13 @@ def test_a_head_of_other_labels_is_not_used(tmp_path: pathlib.Path, labels: tupl
 def test_a_saved_task_opens_again(tmp_path: pathlib.Path) -> None:
     task, _, _ = create(tmp_path, task__context="document", model__dropout=0.25)
     task.save(tmp_path / "run")
-    model, tokenizer = ner.open_model(tmp_path / "run")
-    assert model == task.model
-    assert model.encoder.dropout == model.encoder.attention_dropout == 0.25
+    definition, spec = registry.read_spec(tmp_path / "run", {})
+    assert definition.name == "ner" and spec == task.objective.spec
+    assert spec.encoder.dropout == spec.encoder.attention_dropout == 0.25
+    predictor = definition.predictor(tmp_path / "run", spec)
+    assert isinstance(predictor, NerPredictor)
     words = [["ada", "met", "unknown!", "Ghent"]]
-    assert encode_words(tokenizer, words) == encode_words(task.tokenizer, words)
-
-
-# Loss and scores.
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_the_loss_is_the_cross_entropy_with_smoothed_targets(smoothing: float) -> None:
-    draw = np.random.default_rng(0)
-    logits = draw.normal(0, 3, (3, 7, 5))
-    labels = draw.integers(-1, 5, (3, 7))
-    assert (labels < 0).any() and (labels >= 0).any()
-    targets = (1 - smoothing) * np.eye(5)[labels] + smoothing / 5
-    log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    wanted = np.where(labels >= 0, -(targets * log_probabilities).sum(-1), 0.0)
-    got, weights = ClassLoss(smoothing)(jnp.asarray(logits, jnp.float32), jnp.asarray(labels))
-    np.testing.assert_allclose(got, wanted, rtol=1e-5)
-    np.testing.assert_array_equal(weights, labels >= 0)
-
-
-def test_loss_and_outputs_agree_and_score_as_seqeval(tmp_path: pathlib.Path) -> None:
-    seqeval = pytest.importorskip("seqeval.metrics")
-    task, _, _ = create(tmp_path, model__dropout=0.0)
-    graphdef, _ = build_abstract(
-        lambda: task.make_model(nnx.Rngs(0), dtype=jnp.dtype("float32"), scan=True),
-        make_mesh(tiny.config(tmp_path).parallel.mesh),
-    )
-    params = tiny.nested(tiny.random_params(dataclasses.replace(tiny.ENCODER, initializer_range=0.3), 5, seed=5))
-    rows = task.datasets["test"]
-    batch = {name: jnp.asarray(value) for name, value in tiny.batch_of(rows, len(rows)).items()}
-
-    @jax.jit
-    def both(params: Any) -> Any:
-        model = nnx.merge(graphdef, params)
-        return task.outputs(model, batch), task.loss(model, batch, jax.random.key(0), 0.0)
-
-    outputs, (loss, (weight, sums)) = both(params)
-    words = sum(len(sentence.words) for sentence in task.sentences["test"])
-    assert float(weight) == words == float(outputs["weight"].sum())
-    np.testing.assert_allclose(loss, outputs["loss"].sum(), rtol=1e-5)
-    evaluation = task.score("test", {name: np.asarray(value) for name, value in outputs.items()})
-    assert evaluation.metrics["loss"] == pytest.approx(float(loss) / words, rel=1e-5)
-    assert evaluation.metrics["accuracy"] == pytest.approx(float(sums["accuracy"][0] / sums["accuracy"][1]))
-    records = list(evaluation.predictions)
-    gold, predicted = [record["gold"] for record in records], [record["predicted"] for record in records]
-    assert evaluation.metrics["accuracy"] == pytest.approx(seqeval.accuracy_score(gold, predicted))
-    for name in ("f1", "precision", "recall"):
-        wanted = getattr(seqeval, f"{name}_score")(gold, predicted)
-        assert evaluation.metrics[name] == evaluation.scores[name] == pytest.approx(wanted, abs=1e-12)
-    assert set(evaluation.metrics) == set(task.directions)
-    check_units(task, {name: np.asarray(value) for name, value in outputs.items()})
-    assert all(0 < probability <= 1 for record in records for probability in record["probabilities"])
-    json.dumps(dict(evaluation.scores), allow_nan=False)
-
-
-def check_units(task: NerTask, outputs: dict[str, np.ndarray]) -> None:
-    """The metrics of sentences drawn anew are those of these sentences, and calibration changes no prediction."""
-    evaluation = task.score("test", outputs)
-    resample, sentences = evaluation.bootstrap_data, task.sentences["test"]
-    assert resample is not None and resample.right is not None and resample.count == len(sentences)
-    assert resample.metrics(np.arange(len(sentences))) == pytest.approx(dict(evaluation.metrics), rel=1e-6)
-    records = list(evaluation.predictions)
-    assert [record["correct"] for record in records] == resample.right.tolist()
-    index = np.random.default_rng(0).integers(0, len(sentences), len(sentences))
-    gold, predicted = ([records[i][side] for i in index] for side in ("gold", "predicted"))
-    spans, drawn = entities.score_entities(gold, predicted), resample.metrics(index)
-    wanted = (spans.f1, spans.precision, spans.recall, spans.macro["f1"])
-    assert [drawn[name] for name in ("f1", "precision", "recall", "macro_f1")] == pytest.approx(wanted, abs=1e-9)
-    assert drawn["accuracy"] == pytest.approx(entities.score_tokens(gold, predicted).accuracy)
-    valid = {name: values for name, values in outputs.items()}
-    twin = dataclasses.replace(
-        task, sentences={"valid": sentences}, encoded={"valid": task.encoded["test"]}
-    )  # the same as if it were the validation split
-    fitted = twin.calibrate(valid)
-    calibrated = twin.score("valid", valid, fitted)
-    assert calibrated.metrics == evaluation.metrics
-    before, after = (calibrated.scores["calibration"][name] for name in ("model", "calibrated"))
-    assert before["nll"] == pytest.approx(evaluation.metrics["loss"], rel=1e-5)
-    assert after["nll"] < before["nll"] and after["accuracy"] == before["accuracy"] == evaluation.metrics["accuracy"]
+    assert encode_words(predictor.tokenizer, words) == encode_words(task.tokenizer, words)
 
 
 # What it refuses.
@@ -272,11 +190,7 @@ def test_windows_that_fit_nowhere_are_refused(tmp_path: pathlib.Path) -> None:
     assert "config.data.window: 49 tokens do not fit config.data.row_length (48" in refusal(tmp_path, data__window=49)
     message = refusal(tmp_path, data__row_length=96, data__window=65)
     assert "config.data.window: 65 tokens do not fit the encoder (64" in message
-    assert create(tmp_path, data__row_length=96)[0].model.window == 64  # the default follows the encoder
+    assert create(tmp_path, data__row_length=96)[0].objective.spec.window == 64  # the default follows the encoder
     message = refusal(tmp_path, data__window=20, task__overlap=18)
     assert "config.task.overlap: 18" in message and "at most 17" in message
     assert create(tmp_path, data__window=20, task__overlap=17)
-
-
-def test_an_unknown_task_is_refused(tmp_path: pathlib.Path) -> None:
-    assert refusal(tmp_path, task="nre") == "config.task: 'nre' is not a task. Did you mean 'ner'?"

@@ -2,25 +2,43 @@
 
 import dataclasses
 import json
+import pathlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxfm.tasks.replaced_token_predictor import ReplacedTokenPredictor, TokenizedTexts
 
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.data.text.masking import Masking
 from jaxfm.data.text.tokenization import load_tokenizer
+from jaxfm.errors import UserError
+from jaxfm.families.registry import preset
+from jaxfm.tasks.replaced_token.predictor import ReplacedTokenPredictor, TokenizedTexts
+from jaxfm.tasks.replaced_token.spec import ReplacedTokenSpec
 from tests import tiny
 
 ENCODER = dataclasses.replace(tiny.ENCODER, max_positions=12)
 ODD = ("", "\n", "\u3000", "[MASK]", "met\0in", "\u0301", "\U0001f469\u200d\U0001f680", "中国", "[SEP]", "x" * 90)
 
 
+def spec_of(encoder: EncoderConfig) -> ReplacedTokenSpec:
+    return ReplacedTokenSpec(
+        encoder=encoder,
+        masking=Masking("token", mask_share=1.0, random_share=0.0),
+        ratios=(0.15, 0.15),
+        units=("token",),
+        row_length=12,
+        generator_layers=1,
+        discriminator_weight=50.0,
+    )
+
+
 @pytest.fixture(scope="module")
 def finder(tmp_path_factory: pytest.TempPathFactory) -> ReplacedTokenPredictor:
     folder = tmp_path_factory.mktemp("finder")
     tiny.write_tokenizer(folder)
-    return ReplacedTokenPredictor(ENCODER, 1, load_tokenizer(folder))
+    return ReplacedTokenPredictor(spec_of(ENCODER), load_tokenizer(folder))
 
 
 def made_up(encoded: TokenizedTexts) -> dict[str, np.ndarray]:
@@ -57,3 +75,9 @@ def test_any_texts(finder: ReplacedTokenPredictor, texts: list[str]) -> None:
     results = finder.decode(encoded, made_up(encoded))
     assert [result["text"] for result in results] == texts
     json.dumps(results, allow_nan=False)
+
+
+def test_an_encoder_without_a_class_in_transformers_is_not_exported(tmp_path: pathlib.Path) -> None:
+    finder = ReplacedTokenPredictor(spec_of(preset("modern_base")), None)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="no class for replaced-token detection with a modernbert encoder"):
+        finder.write_hf(tmp_path, {})

@@ -1,0 +1,63 @@
+"""Scores of a tagged split: against seqeval, and those of sentences drawn anew."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxfm.evaluation import entities
+from jaxfm.tasks.ner.task import NerTask
+from tests.tasks.ner.test_objective import computed
+
+Scored = tuple[NerTask, dict[str, np.ndarray]]
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Scored:
+    return computed(tmp_path_factory.mktemp("scorer"))[:2]
+
+
+def test_scores_are_those_of_seqeval(scored: Scored) -> None:
+    seqeval = pytest.importorskip("seqeval.metrics")
+    task, outputs = scored
+    evaluation = task.scorer("test").report(outputs)
+    records = list(evaluation.predictions)
+    gold, predicted = [record["gold"] for record in records], [record["predicted"] for record in records]
+    assert evaluation.metrics["accuracy"] == pytest.approx(seqeval.accuracy_score(gold, predicted))
+    for name in ("f1", "precision", "recall"):
+        wanted = getattr(seqeval, f"{name}_score")(gold, predicted)
+        assert evaluation.metrics[name] == evaluation.scores[name] == pytest.approx(wanted, abs=1e-12)
+    assert set(evaluation.metrics) == set(task.directions)
+    assert all(0 < probability <= 1 for record in records for probability in record["probabilities"])
+    json.dumps(dict(evaluation.scores), allow_nan=False)
+
+
+def test_a_run_logs_what_its_report_says(scored: Scored) -> None:
+    scorer, outputs = scored[0].scorer("test"), scored[1]
+    assert scorer.metrics(outputs) == scorer.report(outputs).metrics
+    assert scorer.warnings(outputs) == ()
+
+
+def test_sentences_drawn_anew_score_as_sentences(scored: Scored) -> None:
+    task, outputs = scored
+    evaluation = task.scorer("test").report(outputs)
+    data, sentences = evaluation.bootstrap_data, task.sentences["test"]
+    assert data is not None and data.right is not None and data.count == len(sentences)
+    assert data.metrics(np.arange(len(sentences))) == pytest.approx(dict(evaluation.metrics), rel=1e-6)
+    records = list(evaluation.predictions)
+    assert [record["correct"] for record in records] == data.right.tolist()
+    index = np.random.default_rng(0).integers(0, len(sentences), len(sentences))
+    gold, predicted = ([records[i][side] for i in index] for side in ("gold", "predicted"))
+    spans, drawn = entities.score_entities(gold, predicted), data.metrics(index)
+    wanted = (spans.f1, spans.precision, spans.recall, spans.macro["f1"])
+    assert [drawn[name] for name in ("f1", "precision", "recall", "macro_f1")] == pytest.approx(wanted, abs=1e-9)
+    assert drawn["accuracy"] == pytest.approx(entities.score_tokens(gold, predicted).accuracy)
+
+
+def test_calibration_changes_no_prediction(scored: Scored) -> None:
+    scorer, outputs = scored[0].scorer("test"), scored[1]
+    plain, calibrated = scorer.report(outputs), scorer.report(outputs, scorer.calibrate(outputs))
+    assert calibrated.metrics == plain.metrics
+    before, after = (calibrated.scores["calibration"][name] for name in ("model", "calibrated"))
+    assert before["nll"] == pytest.approx(plain.metrics["loss"], rel=1e-5)
+    assert after["nll"] < before["nll"] and after["accuracy"] == before["accuracy"] == plain.metrics["accuracy"]
