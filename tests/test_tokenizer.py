@@ -61,7 +61,7 @@ def test_bad_input_ends_with_2_and_one_message(folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"split": "test"}, r"has no split 'test'; it has: train"),
+        ({"split": "test"}, r"has no split 'test'; there is: train"),
         ({"split": "tset"}, r"unknown split 'tset'.* Did you mean 'test'"),
         ({"kind": "wp"}, r"kind='wp'"),
         ({"output": "corpus"}, r"corpus: is there already"),
