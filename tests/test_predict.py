@@ -189,7 +189,7 @@ def test_outputs_that_cannot_be_are_refused_before_the_model_is_read(folder: pat
     for output, message in cases.items():
         with pytest.raises(UserError, match=f"--output=.*{message}"):
             predict_file("/no/run", folder / "in.txt", output, quiet())
-    with pytest.raises(UserError, match=r"--input=.*\.docx: what the file holds"):
+    with pytest.raises(UserError, match=r"--input=.*\.docx: the ending of the name"):
         predict_file("/no/run", folder / "in.docx", folder / "out", quiet())
     with pytest.raises(UserError, match="--workdir=/no/run: holds no run of jaxfm"):
         predict("/no/run", [TEXT])

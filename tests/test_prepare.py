@@ -112,7 +112,7 @@ def test_bad_input_is_said_once(folder: pathlib.Path, tmp_path: pathlib.Path) ->
         (corpus, tokenizer, {"split": "testb"}, r"no split 'test'.*'train', 'valid'"),
         (corpus, "dir:/no/such", {}, "tokenizer: 'dir:/no/such'"),
         ("txet:x", tokenizer, {}, "txet"),
-        (corpus, tokenizer, {"contamination": ("no.txt",)}, "no.txt: there is no such file"),
+        (corpus, tokenizer, {"contamination": ("no.txt",)}, "no.txt: no such file"),
     ):
         with pytest.raises(UserError, match=message):
             program.prepare(source, tmp_path / "out", uri, **options)

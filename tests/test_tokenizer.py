@@ -51,7 +51,7 @@ def test_the_program_writes_what_the_function_does(folder):
 def test_bad_input_ends_with_2_and_one_message(folder):
     done = run(f"--input=jsonl:{folder}/corpus", "--vocab_size=300", f"--output={folder}/made")
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {folder}/corpus/a.jsonl:1: no field for the text (looked for text, content")
+    assert done.stderr.startswith(f"error: {folder}/corpus/a.jsonl:1: no column for the text (looked for text, content")
     assert done.stderr.count("\n") == 1
     done = run(f"--input=jsonl:{folder}/corpus", f"--output={folder}/made")
     assert (done.returncode, done.stderr.splitlines()[0]) == (2, "error: --vocab_size is missing.")
@@ -66,7 +66,7 @@ def test_bad_input_ends_with_2_and_one_message(folder):
         ({"kind": "wp"}, r"kind='wp'"),
         ({"output": "corpus"}, r"corpus: is there already"),
         ({"vocab_size": 50}, r"vocab_size=50 is too small"),
-        ({"text_column": "n"}, r"a\.jsonl:1: 0 in 'n' is a int, but must be text"),
+        ({"text_column": "n"}, r"a\.jsonl:1: 0 in 'n' is of type int, but must be text"),
         ({"source": "jsonl:nowhere"}, r"jsonl:nowhere: no such file or folder"),
     ],
 )

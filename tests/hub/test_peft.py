@@ -142,10 +142,12 @@ def test_peft_computes_the_same_logits(family: str, targets: tuple[str, ...], tm
     np.testing.assert_allclose(torch_logits(whole), expected, atol=5e-5)
 
 
+SETTINGS = {"adapt__lora__rank": 2, "adapt__lora__targets": ("all",), "train__steps": 6}
+
+
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    settings = {"adapt__lora__rank": 2, "adapt__lora__targets": ("all",), "train__steps": 6}
-    return tiny.config(tmp_path_factory.mktemp("peft"), **settings)
+    return tiny.config(tmp_path_factory.mktemp("peft"), **SETTINGS)
 
 
 def test_a_run_goes_out_both_ways(config: Config, tmp_path: pathlib.Path) -> None:
@@ -174,13 +176,12 @@ def test_a_run_goes_out_both_ways(config: Config, tmp_path: pathlib.Path) -> Non
     assert [word for word, label in zip(text.split(), said, strict=True) if label[0] == "B"] == found
 
 
-def test_a_classifier_of_texts_goes_out_with_its_pooler(config: Config, tmp_path: pathlib.Path) -> None:
+def test_a_classifier_of_texts_goes_out_with_its_pooler(tmp_path: pathlib.Path) -> None:
     for split, count in (("train", 24), ("valid", 8)):
         lines = [f"{'ada saw' if n % 2 else 'old'} town near hull,{'yes' if n % 2 else 'no'}" for n in range(count)]
         (tmp_path / "csv").mkdir(exist_ok=True)
         (tmp_path / "csv" / f"{split}.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
-    ours = {"task": {"name": "classification"}, "data__source": f"csv:{tmp_path / 'csv'}", "eval__metric": "accuracy"}
-    train(tiny.replaced(config, **ours), tmp_path / "run")
+    train(tiny.classification_config(tmp_path, data__source=f"csv:{tmp_path / 'csv'}", **SETTINGS), tmp_path / "run")
     merged = export(tmp_path / "run", tmp_path / "hf")
     output = export(tmp_path / "run", tmp_path / "peft", format="peft")
     values = json.loads((output / "adapter_config.json").read_text())

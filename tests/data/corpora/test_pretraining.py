@@ -270,7 +270,7 @@ def test_prepared_text_that_does_not_fit_is_refused(
     shutil.copytree(prepared / "train", tmp_path / "half")
     (tmp_path / "half" / MANIFEST).unlink()
     assert "no prepared training text" in message(f"array_record:{tmp_path / 'half'}")
-    assert f"{tmp_path / 'half' / MANIFEST}: not there" in message(f"array_record:train={tmp_path / 'half'}")
+    assert f"{tmp_path / 'half' / MANIFEST}: absent" in message(f"array_record:train={tmp_path / 'half'}")
 
 
 def test_flipped_bytes_are_named(folder: pathlib.Path, prepared: pathlib.Path, tmp_path: pathlib.Path) -> None:
