@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
 from jaxfm.schema import field, to_dict
 from jaxfm.tasks import registry
@@ -141,7 +140,7 @@ def test_a_task_is_registered_by_one_call(monkeypatch: pytest.MonkeyPatch) -> No
     registry.register(toy)
     assert registry.names() == (*TASKS, "toy") and registry.definition("toy") is toy
     values = registry.default_config("toy")
-    values.task.size = 5
+    values.update({"task": {"size": 5}})
     assert registry.from_config_dict(values).task == ToyConfig(size=5)
     registry.check_key("task.size")
     with pytest.raises(UserError, match=r"config\.toys\.size: is config\.task\.size now\."):
@@ -186,7 +185,7 @@ def test_values_of_a_wrong_kind_in_a_task_json_are_refused(tmp_path: pathlib.Pat
 
 
 def test_shapes_of_any_encoder_need_no_data() -> None:
-    encoder = EncoderConfig(**dataclasses.asdict(tiny.ENCODER) | {"num_layers": 3})
+    encoder = dataclasses.replace(tiny.ENCODER, num_layers=3)
     for task in TASKS:
         config = registry.from_config_dict(defaults(task, data={"row_length": 64}))
         objective = registry.abstract_objective(config, encoder)
