@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -12,12 +11,9 @@ from jaxfm.core.evaluation import BootstrapData
 from jaxfm.errors import UserError
 from jaxfm.evaluation import bootstrap
 from jaxfm.evaluation.bootstrap import compare, comparison_tables, intervals
-from jaxfm.evaluation.classes import score_classes, score_values
+from jaxfm.evaluation.classes import score_classes, score_labels, score_values
 from jaxfm.tasks.classification.scorer import directions
 from jaxfm.tasks.classification.spec import ClassifierSpec
-from jaxfm.tasks.masked_lm import scorer as masked_lm
-from jaxfm.tasks.ner import scorer as ner
-from jaxfm.tasks.replaced_token import scorer as rtd
 from tests import tiny
 
 stats = pytest.importorskip("scipy.stats")
@@ -249,19 +245,35 @@ def test_a_comparison_is_told_in_words_and_numbers() -> None:
     assert accuracy[1].rows == [("count", 40, 4, 0, 6, 0.125)]
 
 
-@pytest.mark.parametrize("table", [*map(directions, CLASSIFIERS), masked_lm.DIRECTIONS, ner.DIRECTIONS, rtd.DIRECTIONS])
-def test_which_metrics_are_better_when_less_is_what_the_tasks_say(table: Mapping[str, bool]) -> None:
-    assert table
+@pytest.mark.parametrize("spec", CLASSIFIERS, ids=lambda spec: f"{spec.kind}{len(spec.labels)}")
+def test_which_metrics_are_better_when_less_is_what_choosing_a_checkpoint_says(spec: ClassifierSpec) -> None:
+    draw = np.random.default_rng(0)
+    found = draw.random((12, len(spec.labels)))
+    if spec.kind == "single":
+        scores = score_classes(np.arange(12) % len(spec.labels), found, spec.labels)
+    elif spec.kind == "multi":
+        scores = score_labels((found > 0.3).astype(int), draw.random(found.shape), spec.labels, 0.5)
+    else:
+        scores = score_values(found[:, 0], draw.random(12))
+    less = {name for name, more_is_better in directions(spec).items() if not more_is_better}
+    assert less and less == set(scores.bootstrap_data.less_is_better)
+
+
+def test_which_of_two_is_better() -> None:
     zero = bootstrap.Interval(1.0, 1.0, 1.0)
-    for name, more_is_better in table.items():
-        verdict = bootstrap._verdict(name, bootstrap.Difference(0.0, 1.0, zero, 0.01))
-        assert verdict == ("B better" if more_is_better else "A better"), name
+    for less_is_better, verdict in ((True, "A better"), (False, "B better")):
+        difference = bootstrap.Difference(0.0, 1.0, zero, 0.01)
+        assert bootstrap._verdict(difference, "rows", less_is_better=less_is_better) == verdict
 
 
 def lossy(losses: list[float]) -> BootstrapData:
     """Rows with these losses."""
     return BootstrapData(
-        "rows", {"loss": np.array(losses)}, lambda units, weight: {"loss": weight @ units["loss"]}, range(len(losses))
+        sampling_unit="rows",
+        units={"loss": np.array(losses)},
+        computed=lambda units, weight: {"loss": weight @ units["loss"]},
+        identity=range(len(losses)),
+        less_is_better=("loss",),
     )
 
 

@@ -180,8 +180,8 @@ def test_runs_of_version_1_are_read(tmp_path: pathlib.Path) -> None:
         values = to_dict(now.config)
         task, objective = {"replaced_token": ("masked_lm", "rtd")}.get(name, (name, "mlm"))
         old = older(task, objective=objective)
-        old |= {group: {**old.get(group, {}), **keys} for group, keys in values.items() if isinstance(keys, dict)}
-        old["task"] = task
+        groups = {name: keys for name, keys in values.items() if isinstance(keys, dict) and name != "task"}
+        old |= {name: {**old.get(name, {}), **keys} for name, keys in groups.items()}
         if name == "ner":
             old["data"] |= {key: values["task"][key] for key in ("overlap", "context", "splitter")}
         opened = open_run(made_older(run, tmp_path / f"old_{name}", task, objective, old))

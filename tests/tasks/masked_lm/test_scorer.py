@@ -101,10 +101,16 @@ def test_a_split_with_nothing_hidden_has_no_loss(task: MaskedLMTask, outputs: di
     assert math.isnan(evaluation.metrics["loss"]) and math.isnan(evaluation.metrics["accuracy"])
 
 
+def _of_any_unit(metric: str) -> str:
+    return metric.removesuffix("_token").removesuffix("_whole_word").removesuffix("_span")
+
+
 def test_rows_drawn_anew_score_as_rows(task: MaskedLMTask, outputs: dict[str, np.ndarray]) -> None:
     evaluation = task.scorer("valid").report(outputs)
     data, random = evaluation.bootstrap_data, np.random.default_rng(0)
     assert data is not None
+    less = {name for name in evaluation.metrics if not task.directions[_of_any_unit(name)]}
+    assert less == set(data.less_is_better) & set(evaluation.metrics)
     each = len(outputs["target"]) // 3
     assert (data.sampling_unit, data.count) == ("rows", each)
     assert data.metrics(np.arange(each)) == pytest.approx(dict(evaluation.metrics), rel=1e-9)

@@ -44,6 +44,7 @@ def test_sentences_drawn_anew_score_as_sentences(scored: Scored) -> None:
     data, sentences = evaluation.bootstrap_data, task.sentences["test"]
     assert data is not None and data.right is not None and data.count == len(sentences)
     assert data.metrics(np.arange(len(sentences))) == pytest.approx(dict(evaluation.metrics), rel=1e-6)
+    assert set(data.less_is_better) == {name for name, more_is_better in task.directions.items() if not more_is_better}
     records = list(evaluation.predictions)
     assert [record["correct"] for record in records] == data.right.tolist()
     index = np.random.default_rng(0).integers(0, len(sentences), len(sentences))

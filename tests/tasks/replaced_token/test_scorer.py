@@ -20,10 +20,16 @@ def outputs(bench: Bench) -> dict[str, np.ndarray]:
     return jax.device_get(bench.outputs(rows.take(np.arange(len(rows)))))
 
 
+def _of_any_unit(metric: str) -> str:
+    return metric.removesuffix("_token").removesuffix("_whole_word").removesuffix("_span")
+
+
 def test_rows_drawn_anew_score_as_rows(bench: Bench, outputs: dict[str, np.ndarray]) -> None:
     evaluation = bench.task.scorer("valid").report(outputs)
     data, each = evaluation.bootstrap_data, len(outputs["target"]) // 2
     assert data is not None and data.count == each
+    less = {name for name in evaluation.metrics if not bench.task.directions[_of_any_unit(name)]}
+    assert less == set(data.less_is_better) & set(evaluation.metrics)
     assert data.metrics(np.arange(each)) == pytest.approx(dict(evaluation.metrics), rel=1e-6)
     index = np.random.default_rng(0).integers(0, each, each)
     picked = np.concatenate([index, index + each])
