@@ -26,7 +26,7 @@ class ModelConfig:
     init: str = field(
         "scratch", "URI of the first weights: scratch, hf:OWNER/NAME, dir:PATH, package:MODULE/SUBDIR, run:WORKDIR"
     )
-    preset: str = field("", "architecture when init is scratch: a name of jaxfm.core.encoder_config; else left empty")
+    preset: str = field("", "architecture when init is scratch: a preset of jaxfm/families; else left empty")
     tokenizer: str = field(
         "",
         "URI of the tokenizer (dir:, package:, hf:, or train:wordpiece/SIZE, train:bpe/SIZE for one learned from the "

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     turns: dict[str, list[dict[str, Any]]] = {"jaxfm": [], "torch": []}
     with tempfile.TemporaryDirectory() as folder:
         model = pathlib.Path(folder)
-        files.write_json(model / "config.json", hf_config(encoder, head="masked_lm", pad_token_id=0, labels=()))
+        files.write_json(model / "config.json", hf_config(encoder, head="vocabulary", pad_token_id=0, labels=()))
         reference = ["profiles/hf_mlm.py", folder, f"--batch={rows}", f"--row-length={length}"]
         for _ in range(arguments.turns):
             turns["jaxfm"].append(jaxfm_turn(arguments.config, changes, timing, model))

@@ -80,7 +80,7 @@ def torch_run(config: Config, steps: int) -> dict[str, Any]:
     task, _ = registry.create(config, resolve(config.model))
     torch.manual_seed(config.seed)
     values = hf_config(
-        task.objective.spec.encoder, head="masked_lm", pad_token_id=task.text.tokenizer.pad_token_id, labels=()
+        task.objective.spec.encoder, head="vocabulary", pad_token_id=task.text.tokenizer.pad_token_id, labels=()
     )
     model = BertForMaskedLM(BertConfig(**values))
     decayed = [p for name, p in model.named_parameters() if not (name.endswith("bias") or "LayerNorm" in name)]

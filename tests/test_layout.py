@@ -235,7 +235,7 @@ BROKEN = (
         upward_imports,
         {"jaxfm/hub/a.py": "def f():\n    from jaxfm.training.fit import g"},
         "jaxfm/hub/a.py:2:",
-        "loop",
+        "fit",
     ),
     (
         upward_imports,

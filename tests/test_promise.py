@@ -39,7 +39,9 @@ def test_a_task_of_another_modality_from_the_test_folder_alone(tmp_path: pathlib
         lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
         losses = [line["loss"] for line in lines if line["split"] == "train"]
         assert len(losses) == 5 and losses[-1] < losses[0]
-        assert "| patches" not in (tmp_path / "run" / "report.md").read_text()
+        assert (
+            " useful patches a second (100.0% of the patches computed" in (tmp_path / "run" / "report.md").read_text()
+        )
         scores = evaluate(tmp_path / "run", "test").scores
         assert 0 <= scores["accuracy"] <= 1 and "accuracy" in scores["intervals"]["metrics"]
         records = [{"pixels": pixels} for pixels in image.images(3, seed=4).arrays["pixels"]]
@@ -68,7 +70,8 @@ def test_names_of_tasks_stand_in_their_own_folders_alone() -> None:
     for path in sorted((ROOT / "jaxfm").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and node.value in registry.names():
-                if path.parent != ROOT / "jaxfm" / "tasks" / str(node.value):
+                # Records may have columns of the same name ("ner"), which are other people's words.
+                if path.parent != ROOT / "jaxfm" / "tasks" / str(node.value) and "records" not in path.parts:
                     found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.value!r}")
     assert not found, "\n" + "\n".join(found)
 
@@ -76,7 +79,8 @@ def test_names_of_tasks_stand_in_their_own_folders_alone() -> None:
 @pytest.fixture(scope="module")
 def ner(tmp_path_factory: pytest.TempPathFactory) -> tuple[Session, image.Any]:
     """A session on one device, and the batch of each step."""
-    config = tiny.config(tmp_path_factory.mktemp("promise"), model__dropout=0.1)
+    # A large epsilon: Adam would turn the rounding of gradients that are 0 (of keys' biases) into whole steps.
+    config = tiny.config(tmp_path_factory.mktemp("promise"), model__dropout=0.1, optim__eps=1e-3)
     task, loaded = registry.create(config, resolve(config.model))
     session = make_session(config, task.objective, make_mesh(MeshConfig(), jax.devices()[:1]), total_steps=12)
     return session, (task, loaded)

@@ -41,12 +41,14 @@ class Volume:
       per_row: units of a row, padding included; what the devices compute.
       useful_per_row: units of a row that are not padding, on average over the dataset.
       longest: units of the longest example seen; 0: not known.
+      singular: of `unit`.
     """
 
     unit: str
     per_row: int
     useful_per_row: float
     longest: int = 0
+    singular: str = "token"
 
     @property
     def useful_share(self) -> float:

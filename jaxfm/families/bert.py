@@ -75,7 +75,7 @@ FAMILY = Family(
     heads={
         "token_classes": Head("ForTokenClassification", CLASSIFIER),
         "sequence_classes": Head("ForSequenceClassification", {**_POOLER, **CLASSIFIER}),
-        "masked_lm": Head(
+        "vocabulary": Head(
             "ForMaskedLM",
             _MASKED_LM,
             tied={"cls.predictions.decoder.weight": WORD_EMBEDDING, "cls.predictions.decoder.bias": "decoder/bias"},

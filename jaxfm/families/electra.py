@@ -45,7 +45,7 @@ FAMILY = Family(
     encoder=bert.ENCODER,
     heads={
         **roberta.CLASS_HEADS,
-        "masked_lm": Head("ForMaskedLM", _MASKED_LM, tied={"generator_lm_head.weight": WORD_EMBEDDING}),
+        "vocabulary": Head("ForMaskedLM", _MASKED_LM, tied={"generator_lm_head.weight": WORD_EMBEDDING}),
         "replaced_tokens": Head("ForPreTraining", _REPLACED_TOKENS),
     },
     known_extras=(

@@ -22,7 +22,7 @@ KINDS: Mapping[str, Callable[[EncoderConfig, int], nnx.Module]] = {
     "sequence_classes": lambda encoder, count: SequenceClassifier(
         encoder, count, DEFAULT_BUILD, nnx.Rngs(0), segments=1
     ),
-    "masked_lm": lambda encoder, _: MaskedLM(encoder, DEFAULT_BUILD, nnx.Rngs(0)),
+    "vocabulary": lambda encoder, _: MaskedLM(encoder, DEFAULT_BUILD, nnx.Rngs(0)),
     "replaced_tokens": lambda encoder, _: ReplacedTokenModel(encoder, 1, DEFAULT_BUILD, nnx.Rngs(0)),
     # The dense layer of "sequence_classes", which pretrained encoders may bring along without classes.
     "pooler": lambda encoder, _: SequenceClassifier(encoder, 1, DEFAULT_BUILD, nnx.Rngs(0), segments=1),

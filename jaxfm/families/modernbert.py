@@ -170,7 +170,7 @@ FAMILY = Family(
     heads={
         "token_classes": Head("ForTokenClassification", _CLASSES),
         "sequence_classes": Head("ForSequenceClassification", _CLASSES, pooling_key="classifier_pooling"),
-        "masked_lm": Head(
+        "vocabulary": Head(
             "ForMaskedLM",
             {**_TRANSFORM, "decoder/bias": Tensor("decoder.bias")},
             tied={"decoder.weight": WORD_EMBEDDING},

@@ -40,7 +40,7 @@ FAMILY = Family(
     encoder=bert.ENCODER,
     heads={
         **CLASS_HEADS,
-        "masked_lm": Head(
+        "vocabulary": Head(
             "ForMaskedLM",
             _MASKED_LM,
             tied={"lm_head.decoder.weight": WORD_EMBEDDING, "lm_head.decoder.bias": "decoder/bias"},

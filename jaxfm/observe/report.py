@@ -80,7 +80,6 @@ def training_table(training: Mapping[str, Any]) -> Table:
         "seconds": lambda value: f"{value:,.1f} ({format_seconds(value)})",
         f"{unit}_per_second": lambda value: f"{value:,.0f}",
         f"useful_{unit}_per_second": lambda value: f"{value:,.0f}",
-        f"useful_{unit.removesuffix('s')}_share": lambda value: f"{value:.1%}",
         "mfu": lambda value: f"{value:.1%}",
         "peak_process_mib": lambda value: f"{value:,.0f} (all of the process' physical memory)",
     }
@@ -88,6 +87,8 @@ def training_table(training: Mapping[str, Any]) -> Table:
     for name, value in training.items():
         if _is_number(value):
             other = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+            if name.endswith("_share"):
+                other = f"{value:.1%}"
             rows.append((_words(name), texts[name](value) if name in texts else other))
         elif isinstance(value, str):
             rows.append((_words(name), value))
@@ -110,6 +111,7 @@ def goodput_table(training: Mapping[str, Any]) -> Table:
 def _summary(report: Mapping[str, Any]) -> str:
     training, model = report["training"], report["model"]
     unit = training.get("unit", "tokens")
+    (share,) = (value for name, value in training.items() if name.startswith("useful_") and name.endswith("_share"))
     mfu = f", {training['mfu']:.1%} of what the devices can do (MFU)" if "mfu" in training else ""
     text = (
         f"A model of {model['parameters']:,} parameters, {model['trainable_parameters']:,} of them "
@@ -117,7 +119,7 @@ def _summary(report: Mapping[str, Any]) -> str:
         f"{model['optimizer_bytes'] / 2**20:,.2f} MiB), started from `{model['init']}`, trained for "
         f"{training['steps']:,} steps in {format_seconds(training['seconds'])} on {report['device']}, "
         f"at {training[f'useful_{unit}_per_second']:,.0f} useful {unit} a second{mfu} "
-        f"({training[f'useful_{unit[:-1]}_share']:.1%} of the {unit} computed were useful)."
+        f"({share:.1%} of the {unit} computed were useful)."
     )
     for split, scores in report["splits"].items():
         numbers = [

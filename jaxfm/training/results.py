@@ -112,7 +112,7 @@ def training_facts(setup: Setup, fitted: TrainResult, wall_clock: WallClock) -> 
         f"{volume.unit}_per_second": units / busy,
         f"useful_{volume.unit}_per_second": useful,
         **({} if setup.mfu_of_unit is None else {"mfu": useful * setup.mfu_of_unit}),
-        f"useful_{volume.unit.removesuffix('s')}_share": volume.useful_share,
+        f"useful_{volume.singular}_share": volume.useful_share,
         "peak_process_mib": host_memory.peak_resident() / 2**20,
         "goodput": seconds,
     }

@@ -51,7 +51,7 @@ def test_a_new_family_starts_from_scratch_and_from_what_it_wrote(family: Family,
 
 def test_both_heads_and_a_part_of_one(family: Family, tmp_path: pathlib.Path) -> None:
     tiny.write_masked_lm_weights(tmp_path, preset("toy_tiny"))
-    assert read_checkpoint(tmp_path).heads == ("masked_lm",)
+    assert read_checkpoint(tmp_path).heads == ("vocabulary",)
     path = tmp_path / "model.safetensors"
     tensors = safetensors.numpy.load_file(path)
     both = tensors | {"tags.weight": np.ones((2, 32), np.float32), "tags.bias": np.zeros(2, np.float32)}
@@ -59,11 +59,11 @@ def test_both_heads_and_a_part_of_one(family: Family, tmp_path: pathlib.Path) ->
     values = files.read_json(tmp_path / "config.json")
     files.write_json(tmp_path / "config.json", values | {"id2label": {"0": "no", "1": "yes"}})
     read = read_checkpoint(tmp_path)
-    assert read.heads == ("token_classes", "masked_lm") and read.labels == ("no", "yes") and read.notes == ()
+    assert read.heads == ("token_classes", "vocabulary") and read.labels == ("no", "yes") and read.notes == ()
     del both["tags.bias"]
     safetensors.numpy.save_file(both, path)
     read = read_checkpoint(tmp_path)
-    assert read.heads == ("masked_lm",) and read.labels == ()
+    assert read.heads == ("vocabulary",) and read.labels == ()
     assert read.notes == ("weights not used: tags.weight", "token_classes head not used: tags.bias missing")
 
 

@@ -15,7 +15,7 @@ HEADS = {
     "token_classes": {"head/kernel": (32, 5), "head/bias": (5,)},
     "sequence_classes": {"head/kernel": (32, 5), "head/bias": (5,), "pooler/kernel": (32, 32), "pooler/bias": (32,)},
     "pooler": {"pooler/kernel": (32, 32), "pooler/bias": (32,)},
-    "masked_lm": {
+    "vocabulary": {
         **{f"transform/{name}": shape for name, shape in DENSE.items()},
         "transform/norm/scale": (32,), "transform/norm/bias": (32,), "decoder/bias": (128,),
     },
@@ -45,7 +45,7 @@ def test_classes_after_a_transform_have_no_pooler() -> None:
 
 def test_what_adapts_an_encoder_is_left_out() -> None:
     adapted = dataclasses.replace(PLAIN, lora_rank=2, lora_targets=("query",), adapter_size=4, prefix_length=3)
-    assert parameter_shapes(adapted, "masked_lm") == parameter_shapes(PLAIN, "masked_lm")
+    assert parameter_shapes(adapted, "vocabulary") == parameter_shapes(PLAIN, "vocabulary")
 
 
 @pytest.mark.parametrize("name", FAMILIES)

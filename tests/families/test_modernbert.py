@@ -15,7 +15,7 @@ MODERN = dataclasses.replace(
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    return hf_config(MODERN, head="masked_lm", pad_token_id=0, labels=()) | changes
+    return hf_config(MODERN, head="vocabulary", pad_token_id=0, labels=()) | changes
 
 
 def test_config_of_modernbert_old_and_new() -> None:

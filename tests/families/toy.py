@@ -40,7 +40,7 @@ FAMILY = Family(
     encoder=_ENCODER,
     heads={
         "token_classes": Head("ForTokenClassification", linear("head", "tags")),
-        "masked_lm": Head(
+        "vocabulary": Head(
             "ForMaskedLM", {**_TRANSFORM, "decoder/bias": Tensor("lm.bias")}, tied={"lm.table": WORD_EMBEDDING}
         ),
     },

@@ -42,7 +42,7 @@ def test_the_head_that_is_named_is_the_one_that_is_written(tmp_path: pathlib.Pat
     tiny.write_tokenizer(tmp_path)
     tokenizer, params = load_tokenizer(tmp_path), tiny.random_params(tiny.ENCODER, len(LABELS), seed=1)
     with pytest.raises(AssertionError, match=r"not the parameters of masked_lm: \['decoder/bias', 'head/bias'"):
-        write_model(tmp_path, tiny.ENCODER, head="masked_lm", params=params, tokenizer=tokenizer)
+        write_model(tmp_path, tiny.ENCODER, head="vocabulary", params=params, tokenizer=tokenizer)
     wrong = params | {"head/kernel": np.zeros((32, 4), np.float32)}
     with pytest.raises(AssertionError, match=r"head/kernel: has shape \(32, 4\), not \(32, 3\)"):
         write_model(tmp_path, tiny.ENCODER, head="token_classes", params=wrong, tokenizer=tokenizer)
@@ -54,6 +54,6 @@ def test_an_encoder_without_tables_is_refused_before_anything_is_written(tmp_pat
     output.mkdir()
     with pytest.raises(UserError, match="an encoder of family 'xlm-roberta-xl' cannot be written for transformers"):
         write_model(
-            output, preset("xlmr_xl"), head="masked_lm", params={}, tokenizer=load_tokenizer(tmp_path / "tokens")
+            output, preset("xlmr_xl"), head="vocabulary", params={}, tokenizer=load_tokenizer(tmp_path / "tokens")
         )
     assert not list(output.iterdir())

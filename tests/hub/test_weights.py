@@ -165,7 +165,7 @@ def test_a_masked_lm_head_and_the_copies_it_may_carry_of_tied_tensors(tensors: T
     }
     for carried in (tensors, tensors | copies):
         read = read_checkpoint(write(carried))
-        assert read.labels == () and read.notes == () and read.heads == ("masked_lm",)
+        assert read.labels == () and read.notes == () and read.heads == ("vocabulary",)
         assert sorted(name for name in read.params if not name.startswith("encoder/")) == sorted(MASKED_LM)
         dense = tensors["cls.predictions.transform.dense.weight"].T
         np.testing.assert_array_equal(read.params["transform/dense/kernel"], dense)
@@ -187,7 +187,7 @@ def test_a_masked_lm_head_with_a_decoder_of_its_own_is_not_used(
     read = read_checkpoint(write(masked_lm_head(tensors) | {name: normal(*shape)}))
     assert all(ours.startswith("encoder/") for ours in read.params)
     assert name in read.notes[0] and "cls.predictions.transform.dense.weight" in read.notes[0]
-    assert read.notes[1] == f"masked_lm head not used: {name} differs from {own}; here they are one parameter"
+    assert read.notes[1] == f"vocabulary head not used: {name} differs from {own}; here they are one parameter"
 
 
 def test_half_a_masked_lm_head_is_not_used(tensors: Tensors, write) -> None:
@@ -195,7 +195,7 @@ def test_half_a_masked_lm_head_is_not_used(tensors: Tensors, write) -> None:
     del tensors["cls.predictions.bias"]
     read = read_checkpoint(write(tensors))
     assert all(ours.startswith("encoder/") for ours in read.params) and "transform.dense" in read.notes[0]
-    assert read.heads == () and read.notes[1] == "masked_lm head not used: cls.predictions.bias missing"
+    assert read.heads == () and read.notes[1] == "vocabulary head not used: cls.predictions.bias missing"
 
 
 def test_a_masked_lm_head_of_another_vocabulary(tensors: Tensors, write) -> None:

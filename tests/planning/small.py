@@ -14,8 +14,7 @@ from jaxfm.tasks.registry import default_config, from_config_dict
 
 def config(**overrides: Any) -> Config:
     """bert_tiny over short rows; keys as `train__batch_size=4`."""
-    values = default_config()
-    values.task = "masked_lm"
+    values = default_config("masked_lm")
     values.model.preset = "bert_tiny"
     values.model.tokenizer = "train:wordpiece/500"
     values.model.scan_layers = True

@@ -198,7 +198,9 @@ class ToyImagePredictor:
 
     def encode(self, records: Sequence[Mapping[str, Any]]) -> Encoded:
         pixels = np.asarray([record["pixels"] for record in records], np.float32)
-        return Encoded(ArrayDataset({"pixels": pixels}, fields(), Volume("patches", PATCHES, PATCHES)))
+        return Encoded(
+            ArrayDataset({"pixels": pixels}, fields(), Volume("patches", PATCHES, PATCHES, singular="patch"))
+        )
 
     def decode(self, encoded: Encoded, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         return [{"label": LABELS[int(found)]} for found in outputs["logits"].argmax(axis=-1)]
@@ -250,7 +252,9 @@ def images(count: int, seed: int) -> ArrayDataset:
     pixels[labels == 1, : SIDE // 2] += 1.0
     pixels[labels == 0, SIDE // 2 :] += 1.0
     spec = {**fields(), "labels": Field((), fill=-1)}
-    return ArrayDataset({"pixels": pixels, "labels": labels}, spec, Volume("patches", PATCHES, PATCHES))
+    return ArrayDataset(
+        {"pixels": pixels, "labels": labels}, spec, Volume("patches", PATCHES, PATCHES, singular="patch")
+    )
 
 
 @contextlib.contextmanager

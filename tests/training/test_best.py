@@ -13,7 +13,7 @@ def test_best_compares_in_the_direction_of_its_metric() -> None:
     assert best.update(15, 0.5, more_is_better=True) == Best(10, 0.5, 1)
     assert best.update(15, 0.6, more_is_better=True) == Best(15, 0.6, 0)
     assert best.update(15, 0.4, more_is_better=False) == Best(15, 0.4, 0)
-    assert best.update(15, math.nan, more_is_better=False).after(20, 0.6, more_is_better=False) == Best(10, 0.5, 2)
+    assert best.update(15, math.nan, more_is_better=False).update(20, 0.6, more_is_better=False) == Best(10, 0.5, 2)
 
 
 def test_the_best_ones_are_kept_in_order() -> None:
@@ -31,7 +31,7 @@ def test_of_equal_metrics_the_lower_loss_is_better_but_does_not_end_the_waiting(
     best = Best().update(1, 0.5, more_is_better=True, loss=0.6)
     best = best.update(2, 0.5, more_is_better=True, loss=0.1)
     assert best == Best(2, 0.5, 1, loss=0.1)
-    best = best.update(3, 0.5, more_is_better=True, loss=0.1).after(4, 0.5, more_is_better=True, loss=math.nan)
+    best = best.update(3, 0.5, more_is_better=True, loss=0.1).update(4, 0.5, more_is_better=True, loss=math.nan)
     assert best == Best(2, 0.5, 3, loss=0.1)
     assert best.update(5, 0.51, more_is_better=True, loss=9.0) == Best(5, 0.51, 0, loss=9.0)
 

@@ -147,7 +147,8 @@ def short_config(folder: pathlib.Path, name: str, **overrides: Any) -> Config:
             records = [{"text": line.replace("ada ", ""), "label": str(number % 2)} for number, line in enumerate(some)]
             (source / f"{split}.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
     kind = {"ner": "conll", "classification": "jsonl"}[name]
-    values = {"data__source": f"{kind}:{source}", "data__row_length": 64, "task__overlap": 32}
+    values = {"data__source": f"{kind}:{source}", "data__row_length": 64}
+    values |= {"task__overlap": 32} if name == "ner" else {}
     return CONFIGS[name](folder, **values | overrides)
 
 

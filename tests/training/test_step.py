@@ -71,8 +71,8 @@ def gradient(params: Any, batch: Any) -> Any:
     """Of the mean over labelled tokens."""
 
     def mean(params: Any) -> jax.Array:
-        total, (weight, _) = toy_loss(params, batch, None, 0.0)
-        return total / weight
+        loss = toy_loss(params, batch, LossContext(jax.random.key(0)))
+        return loss.total / loss.weight
 
     return jax.grad(mean)(params)
 
@@ -94,10 +94,9 @@ def test_accumulation_gives_the_update_of_the_whole_batch() -> None:
 
 
 def test_micro_batches_draw_dropout_of_their_own() -> None:
-    def loss(params: Any, batch: Any, key: jax.Array, progress: Any) -> Any:
-        del progress
-        total = jax.random.uniform(key) * params["kernel"].sum()
-        return total, (jnp.float32(1.0), {"tokens": weighted(jax.random.uniform(key))})
+    def loss(params: Any, batch: Any, context: LossContext) -> Loss:
+        drawn = jax.random.uniform(context.key)
+        return Loss(drawn * params["kernel"].sum(), jnp.float32(1.0), {"tokens": weighted(drawn)})
 
     drawn = []
     for accumulate in (1, 2):
@@ -116,9 +115,8 @@ def test_micro_batches_draw_dropout_of_their_own() -> None:
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_loss_is_told_how_far_the_run_is(accumulate: int) -> None:
-    def loss(params: Any, batch: Any, key: jax.Array, progress: jax.Array) -> Any:
-        del batch, key
-        return params["kernel"].sum(), (jnp.float32(1.0), {"tokens": weighted(progress)})
+    def loss(params: Any, batch: Any, context: LossContext) -> Loss:
+        return Loss(params["kernel"].sum(), jnp.float32(1.0), {"tokens": weighted(context.progress)})
 
     step, sums = toy_step(optax.sgd(1.0), accumulate, loss)
     state = new_state(optax.sgd(1.0), toy_params())

@@ -199,4 +199,4 @@ class FillMask:
 
     def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
         """Writes what AutoModelForMaskedLM and AutoTokenizer open."""
-        write_model(folder, self.spec.encoder, head="masked_lm", params=params, tokenizer=self.tokenizer)
+        write_model(folder, self.spec.encoder, head="vocabulary", params=params, tokenizer=self.tokenizer)
