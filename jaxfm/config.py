@@ -156,7 +156,7 @@ class AdaptConfig:
     head_rate: float = field(1.0, "factor of the head's rate", above=0.0)
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     adapter_size: int = field(
-        0, "width of bottleneck adapters behind attention and feed-forward (Houlsby et al. 2019); 0: none", at_least=0
+        0, "width of bottleneck adapters after attention and feed-forward (Houlsby et al. 2019); 0: none", at_least=0
     )
     prefix_length: int = field(
         0, "learned keys and values before those of each layer (Li and Liang 2021); 0: none", at_least=0
@@ -246,7 +246,7 @@ class LogConfig:
 class ProfileConfig:
     """What is recorded of devices and host while training runs."""
 
-    steps: str = field("", "START:STOP, a jax.profiler trace of the updates behind START up to STOP; empty: none")
+    steps: str = field("", "START:STOP, a jax.profiler trace of the updates after START up to STOP; empty: none")
 
 
 @dataclasses.dataclass(frozen=True)

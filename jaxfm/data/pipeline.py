@@ -43,7 +43,7 @@ class BatchSizes:
                 f"config.train.first_batch_size: {first} does not double up to the batch size of {full}; "
                 f"{', '.join(fitting) or 'nothing'} does."
             )
-        # Stage i starts at step starts[i], with rows_before[i] rows behind it and sizes[i] rows a step.
+        # Stage i starts at step starts[i], after rows_before[i] rows, with sizes[i] rows a step.
         self.sizes = tuple(full >> (doublings - stage) for stage in range(doublings + 1))
         self._starts = [stage * warmup_steps // max(doublings, 1) for stage in range(doublings + 1)]
         self._rows_before = [0]

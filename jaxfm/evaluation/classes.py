@@ -26,7 +26,7 @@ _WIDE, _SPARSE = 256, 32  # from so many columns with so few counts that are not
 
 
 class Score(TypedDict):
-    """Fractions of 1 and the number of gold items behind them; a division by zero counts as 0."""
+    """Fractions of 1 and the number of gold items they are of; a division by zero counts as 0."""
 
     precision: float
     recall: float

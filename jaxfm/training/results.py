@@ -1,4 +1,4 @@
-"""From the chosen parameters to all that a run leaves behind: scores, tables, plots, predictions, report."""
+"""From the chosen parameters to all that a run leaves: scores, tables, plots, predictions, report."""
 
 import dataclasses
 import pathlib

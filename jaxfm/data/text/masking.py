@@ -22,7 +22,7 @@ _HEADROOM = {"token": 0, "whole_word": WORD_TOKENS, "span": SPAN_TOKENS}
 
 @dataclasses.dataclass(frozen=True)
 class Masking:
-    """How many tokens are hidden, in which units, and behind what.
+    """How many tokens are masked, in which units, and by what they are replaced.
 
     Attributes:
       unit: "token", "whole_word" (all pieces of a word together) or "span" (several words in a row).
@@ -52,7 +52,7 @@ def mask_tokens(
     ratio: jax.Array | float,
     limit: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Hides tokens; returns (tokens with the hidden ones replaced, labels: the original where hidden, else -1) [B, T].
+    """Masks tokens; returns (tokens with the masked ones replaced, labels: the original where masked, else -1) [B, T].
 
     The units of a row are put in random order and taken until `ratio` of the row's maskable tokens are chosen. The unit
     that crosses that number is taken with the probability that makes the expected count exact; never more than `limit`
@@ -66,7 +66,7 @@ def mask_tokens(
       segment_ids_BT: int32, 0 on padding.
       vocabulary: of the tokens.
       masking: unit and shares.
-      ratio: share of the maskable tokens to hide, may be traced.
+      ratio: share of the maskable tokens to mask, may be traced.
       limit: P, see `max_predictions`.
     """
     order_key, length_key, coin_key, action_key, random_key = jax.random.split(key, 5)
