@@ -172,7 +172,7 @@ def write_weights(
 def write_masked_lm_weights(directory: pathlib.Path, encoder: EncoderConfig = ENCODER, seed: int = 7) -> str:
     """Writes a Hugging Face directory of random weights with a masked-LM head; returns its URI."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_tensors(directory / "model.safetensors", encoder, "masked_lm", random_masked_lm(encoder, seed))
+    write_tensors(directory / "model.safetensors", encoder, "vocabulary", random_masked_lm(encoder, seed))
     values = hf_config(encoder, head="vocabulary", pad_token_id=0, labels=())
     (directory / "config.json").write_text(json.dumps(values))
     return write_tokenizer(directory)

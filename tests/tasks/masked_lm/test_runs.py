@@ -262,7 +262,7 @@ def test_the_log_says_what_becomes_of_a_checkpoints_head(folder: pathlib.Path, t
     used, notes = heads(tmp_path / "untied")
     assert not used and "masked-LM head: new" in notes
     assert (
-        "masked_lm head not used: cls.predictions.decoder.weight differs from bert.embeddings.word_embeddings.weight"
+        "vocabulary head not used: cls.predictions.decoder.weight differs from bert.embeddings.word_embeddings.weight"
         in notes
     )
 
