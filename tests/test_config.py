@@ -300,7 +300,12 @@ def groups(cls: type, prefix: str = "") -> Iterator[tuple[str, str]]:
 def reads(source: str) -> set[str]:
     """Returns the options that a source reads as attributes: `x.optim.b1`, or `x.b1` where x is an OptimConfig."""
     by_class, found = dict(groups(Config)), set()
+    for name in registry.names():
+        by_class |= dict(groups(registry.definition(name).config_class, "task."))
     for scope in ast.walk(ast.parse(source)):
+        if isinstance(scope, ast.ClassDef) and scope.name.endswith("Config"):  # its own properties
+            own = [node for node in ast.walk(scope) if isinstance(node, ast.Attribute)]
+            found |= {f"task.{node.attr}" for node in own if ast.unparse(node.value) == "self"}
         if not isinstance(scope, ast.FunctionDef):
             continue
         annotated = {arg.arg: ast.unparse(arg.annotation) for arg in ast.walk(scope.args) if arg_annotated(arg)}

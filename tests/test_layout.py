@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 FOLDERS = ("jaxfm", "configs", "profiles", "launch", "tests")
 FILE_LINES = 500
 FUNCTION_LINES = 80
+IMPORT_DEPTH = 23  # only ever lowered
 
 # Imports go downward: a module may import from its own room and from those before it. Any other file directly in
 # jaxfm/ is a program and may import all of them. `jaxfm/__init__.py` runs before every module, so it is at the bottom.
@@ -112,6 +113,24 @@ def import_cycles(sources: Sources) -> list[str]:
     return found
 
 
+def deep_imports(sources: Sources) -> list[str]:
+    """How many modules lie one on the other: a reader of the topmost may have to open all of them."""
+    graph = {module: [name for name, _ in found] for module, found in import_graph(library(sources)).items()}
+    depths: dict[str, int] = {}
+
+    def depth(module: str) -> int:
+        if module not in depths:
+            depths[module] = 0  # ends a cycle, which another rule finds
+            depths[module] = 1 + max((depth(name) for name in graph[module] if name in graph), default=0)
+        return depths[module]
+
+    deepest = max(graph, key=depth, default="")
+    if not deepest or depth(deepest) <= IMPORT_DEPTH:
+        return []
+    path = deepest.replace(".", "/") + ".py"
+    return [f"{path}:1: {deepest} lies {depth(deepest)} imports deep; {IMPORT_DEPTH} are allowed"]
+
+
 def long_files(sources: Sources) -> list[str]:
     counts = {path: len(text.splitlines()) for path, text in sources.items()}
     return [
@@ -186,6 +205,7 @@ def missing_docstrings(sources: Sources) -> list[str]:
 RULES: tuple[Rule, ...] = (
     upward_imports,
     import_cycles,
+    deep_imports,
     long_files,
     long_functions,
     banned_names,
@@ -255,6 +275,13 @@ BROKEN = (
         "jaxfm.data.a -> jaxfm.data.b -> jaxfm.data.c -> jaxfm.data.a",
     ),
     (import_cycles, {"jaxfm/files.py": "import jaxfm.files"}, "jaxfm/files.py:1:", "jaxfm.files -> jaxfm.files"),
+    (
+        deep_imports,
+        {f"jaxfm/data/a{n}.py": f"import jaxfm.data.a{n + 1}" for n in range(IMPORT_DEPTH)}
+        | {f"jaxfm/data/a{IMPORT_DEPTH}.py": ""},
+        "jaxfm/data/a0.py:1:",
+        f"{IMPORT_DEPTH + 1} imports deep",
+    ),
     (long_files, {"tests/a.py": "x = 1\n" * 501}, "tests/a.py:501:", "501 lines"),
     (long_functions, {"profiles/a.py": "\n" + function(81)}, "profiles/a.py:2:", "f has 81 lines"),
     (

@@ -273,7 +273,7 @@ def loss_and_gradients(config: MeshConfig, count: int, encoder: EncoderConfig) -
     draw = np.random.default_rng(4)
     params = jax.tree.map(lambda leaf: 0.3 * draw.normal(size=leaf.shape).astype(np.float32), abstract)
     params = jax.device_put(params, shardings)
-    batch = meshes.shard_batch(rows(), mesh)
+    batch = meshes.shard_batch(rows(), dict.fromkeys(rows(), ("tokens",)), mesh)
 
     def loss(params: Any, batch: Any) -> jax.Array:
         return jnp.mean(jnp.sin(nnx.merge(graphdef, params)(batch, key=jax.random.key(9))))
@@ -351,11 +351,12 @@ def test_batch_size_that_can_be_divided() -> None:
 
 
 @pytest.mark.parametrize("config", [*MESHES, MeshConfig(sequence=2), MeshConfig(1, 1, 2, 2)], ids=str)
-def test_place_batch_cuts_rows_and_tokens_and_repeats_them_over_tensor(config: MeshConfig) -> None:
+def test_shard_batch_cuts_rows_and_tokens_and_repeats_them_over_tensor(config: MeshConfig) -> None:
     batch = {"tokens": np.arange(8 * 6, dtype=np.int32).reshape(8, 6), "row": np.arange(8, dtype=np.int32)[:, None]}
     mesh = meshes.make_mesh(config)
-    placed = meshes.shard_batch(batch, mesh)
-    places = meshes.batch_shardings({name: value.shape for name, value in batch.items()}, mesh)
+    axes = {"tokens": ("tokens",), "row": ()}
+    placed = meshes.shard_batch(batch, axes, mesh)
+    places = meshes.batch_shardings(axes, mesh)
     _, fsdp, _, sequence = mesh.devices.shape
     share, length = 8 // meshes.batch_shards(mesh), 6 // sequence
     for name, value in batch.items():

@@ -88,7 +88,7 @@ def test_rows_of_processes() -> None:
     assert meshes.rows_of_process(grid, 1, 8).tolist() == [2, 3, 6, 7]
 
 
-def test_place_batch_takes_the_rows_of_this_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shard_batch_takes_the_rows_of_this_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the devices belong to another process, every other pair of a mesh's rows."""
     mesh = meshes.make_mesh(MeshConfig(data=4))
     asked: dict[tuple[int, ...], list[Any]] = {}
@@ -102,7 +102,7 @@ def test_place_batch_takes_the_rows_of_this_process_alone(monkeypatch: pytest.Mo
     whole = np.arange(8 * 3, dtype=np.int32).reshape(8, 3)
     own = meshes.host_rows(mesh, 8)
     assert own.tolist() == [2, 3, 6, 7]
-    meshes.shard_batch({"tokens": whole[own]}, mesh)
+    meshes.shard_batch({"tokens": whole[own]}, {"tokens": ("tokens",)}, mesh)
     ((shape, parts),) = asked.items()
     assert shape == (8, 3)
     np.testing.assert_array_equal(np.stack(parts), [whole[2:4], whole[6:8]])

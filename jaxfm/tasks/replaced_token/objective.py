@@ -20,8 +20,8 @@ from jaxfm.models import flops
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.observe.metrics import weighted
 from jaxfm.tasks.mask_shares import mask_sums
-from jaxfm.tasks.masked_lm.objective import Masks, head_flops, total_loss, vocabulary_logits
 from jaxfm.tasks.masked_predictions import predict, token_losses
+from jaxfm.tasks.masks import Masks, head_flops, total_loss, vocabulary_logits
 from jaxfm.tasks.replaced_token.spec import ReplacedTokenSpec
 
 # What a held-out row's samples are drawn with never changes, so that runs are scored on like replacements.
