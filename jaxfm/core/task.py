@@ -81,14 +81,20 @@ class Task(Protocol):
 class Predictor(Protocol):
     """A trained model over unlabelled input: records in, rows to compute, records out; and on its way to others."""
 
-    # Enough to pack well, few enough to hold: a million lines never are in memory at once.
-    records_at_once: int
+    @property
+    def records_at_once(self) -> int:
+        """Enough to pack well, few enough to hold: a million lines never are in memory at once."""
+        ...
 
-    # Whether a record may have "tokens", words already split, beside or in place of "text".
-    takes_words: bool
+    @property
+    def takes_words(self) -> bool:
+        """Whether a record may have "tokens", words already split, beside or in place of "text"."""
+        ...
 
-    # Ways to split a raw text into words, the run's own first; empty where the model does not read words.
-    splitters: tuple[str, ...]
+    @property
+    def splitters(self) -> tuple[str, ...]:
+        """Ways to split a raw text into words, the run's own first; empty where the model does not read words."""
+        ...
 
     @property
     def spec(self) -> Spec:
