@@ -108,7 +108,7 @@ def _allowed(field: dataclasses.Field[Any]) -> str:
         return ", ".join(map(repr, rules["choices"]))
     if typing.get_origin(field.type) is tuple:
         return f"tuple of {_PLURALS[typing.get_args(field.type)[0]]}"
-    kinds = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
+    kinds: tuple[Any, ...] = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
     text = " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
     names = (("at_least", "at least"), ("above", "above"), ("at_most", "at most"))
     bounds = [f"{word} {rules[rule]}" for rule, word in names if rule in rules]

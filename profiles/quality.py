@@ -46,8 +46,7 @@ class RowShape:
 
 def recipe(task: str) -> ml_collections.ConfigDict:
     """Returns the settings that jaxfm shares with the reference."""
-    config = default_config()
-    config.task = task
+    config = default_config(task)
     config.model.init = MINILM
     config.data.window = WINDOW
     config.optim.learning_rate = 1e-4

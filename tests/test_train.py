@@ -120,7 +120,7 @@ def bad_input(folder: pathlib.Path) -> dict[str, tuple[list[str], str]]:
     good, workdir = flags(folder), f"--workdir={folder / 'run'}"
     (folder / "typo.py").write_text(
         "from jaxfm.config import default_config\n\n\n"
-        "def get_config():\n    config = default_config()\n    config.train.stepz = 3\n    return config\n"
+        'def get_config():\n    config = default_config("ner")\n    config.train.stepz = 3\n    return config\n'
     )
     (folder / "extra.py").write_text(
         "import ml_collections\n\n\ndef get_config():\n"

@@ -414,7 +414,7 @@ def test_the_line_for_the_user() -> None:
 
 def test_an_unknown_path_is_refused() -> None:
     with pytest.raises(UserError, match="config.model.attention: is 'splsh'. Did you mean 'splash'?"):
-        from_config_dict({"model": {"attention": "splsh"}})
+        from_config_dict({"task": {"name": "ner"}, "model": {"attention": "splsh"}})
     assert {"auto", "xla", *KERNELS} == set(ATTENTION)
 
 
