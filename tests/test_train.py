@@ -119,12 +119,12 @@ def bad_input(folder: pathlib.Path) -> dict[str, tuple[list[str], str]]:
     """Name -> arguments of the program, pattern of its message."""
     good, workdir = flags(folder), f"--workdir={folder / 'run'}"
     (folder / "typo.py").write_text(
-        "from jaxfm.config import default_config\n\n\n"
+        "from jaxfm.tasks.registry import default_config\n\n\n"
         'def get_config():\n    config = default_config("ner")\n    config.train.stepz = 3\n    return config\n'
     )
     (folder / "extra.py").write_text(
         "import ml_collections\n\n\ndef get_config():\n"
-        "    return ml_collections.ConfigDict({'optim': {'learningrate': 1.0}})\n"
+        "    return ml_collections.ConfigDict({'task': {'name': 'ner'}, 'optim': {'learningrate': 1.0}})\n"
     )
     damaged = folder / "damaged"
     tiny.write_corpus(damaged)

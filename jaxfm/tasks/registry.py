@@ -69,7 +69,7 @@ def from_config_dict(values: Mapping[str, Any] | ml_collections.ConfigDict) -> C
     """
     if isinstance(values, ml_collections.ConfigDict):
         values = values.to_dict()
-    group = values.get(_GROUP)
+    group = values.get(_GROUP, {})
     if not isinstance(group, Mapping):
         raise UserError(TASK_IS_A_GROUP)
     if "name" not in group:
