@@ -163,7 +163,7 @@ def read_config_values(workdir: pathlib.Path) -> dict[str, Any]:
     config = values.get("config")
     if not isinstance(config, dict):
         raise UserError(f'{path}: is not a config written by jaxfm (it has no group "config").')
-    if isinstance(config.get("task"), dict):
+    if not isinstance(config.get("task"), str):  # a name in version 1
         return config
     try:
         return registry.upgrade_config(config)

@@ -12,15 +12,15 @@ from jaxfm.planning.hardware import DeviceLocation, Topology
 from jaxfm.tasks.registry import default_config, from_config_dict
 
 
-def config(**overrides: Any) -> Config:
+def config(task: str = "masked_lm", **overrides: Any) -> Config:
     """bert_tiny over short rows; keys as `train__batch_size=4`."""
-    values = default_config("masked_lm")
+    values = default_config(task)
     values.model.preset = "bert_tiny"
     values.model.tokenizer = "train:wordpiece/500"
     values.model.scan_layers = True
     values.data.row_length = 16
     values.train.batch_size = 8
-    values.eval.metric = "loss"
+    values.eval.metric = "loss" if task == "masked_lm" else values.eval.metric
     for key, value in overrides.items():
         *groups, name = key.split("__")
         node = values

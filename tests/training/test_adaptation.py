@@ -379,10 +379,13 @@ def test_the_moving_average_is_its_recurrence(folder: pathlib.Path, settings: di
     for path, value in flat(other.params).items():
         np.testing.assert_allclose(value, wanted[path], atol=1e-6, err_msg=path)
     # The optimizer goes the way that it goes without an average, and the gradient is taken there.
-    for path, value in flat(other.raw).items():
+    for path, value in flat(other.live_params).items():
         moved = flat(plain.setup.session.adaptation.partition.trained(state.params))[path]
         np.testing.assert_allclose(value, moved, atol=1e-7, err_msg=path)
-    assert state.raw == {} and np.abs(flat(other.params)["head/kernel"] - flat(other.raw)["head/kernel"]).max() > 1e-4
+    assert (
+        state.live_params == {}
+        and np.abs(flat(other.params)["head/kernel"] - flat(other.live_params)["head/kernel"]).max() > 1e-4
+    )
     for leaf, place in zip(jax.tree.leaves(other), jax.tree.leaves(averaged.setup.session.abstract), strict=True):
         assert leaf.sharding == place.sharding
 
@@ -397,7 +400,7 @@ def test_a_step_that_is_skipped_leaves_the_average_alone() -> None:
     after, sums = step(state, sums, {"kernel": jnp.asarray([1.0, jnp.nan, 1.0])})
     assert sums["skipped"][0] == 1
     np.testing.assert_array_equal(after.params["kernel"], params["kernel"])
-    np.testing.assert_array_equal(after.raw["kernel"], params["kernel"])
+    np.testing.assert_array_equal(after.live_params["kernel"], params["kernel"])
 
 
 EVERYTHING_AT_ONCE = {

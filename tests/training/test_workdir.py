@@ -126,7 +126,7 @@ def test_a_config_of_another_jaxfm_is_named(run: pathlib.Path) -> None:
     for values, message in (
         ({"version": 7}, r"config\.json: has version 7, but this jaxfm reads versions up to 2"),
         (
-            {"version": 1, "config": {"trian": {}}},
+            {"version": 2, "config": {"task": {"name": "ner"}, "trian": {}}},
             r"config\.json: config\.trian: there is no such key. Did you mean 'train'",
         ),
         ({"version": 1, "config": []}, r"config\.json: is not a config written by jaxfm"),
