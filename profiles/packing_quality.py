@@ -166,11 +166,10 @@ def training_rows(cell: Cell, data: Data, row_length: int, segments: int, pad_id
     assert all(len(part) == 1 for part in parts)
     joined = {
         name: np.concatenate([getattr(part, name) for part in parts])
-        for name in ("tokens", "segment_ids", "positions", "type_ids", "labels", "segments")
+        for name in ("tokens", "segment_ids", "positions", "labels")
     }
-    starts = np.zeros((len(parts), segments), np.int32)
-    example_locations = np.zeros((0, 3), np.int32)  # nobody asks where a training example lies
-    return PackedRows(**joined, starts=starts, example_locations=example_locations, pad_id=pad_id)
+    nowhere = np.zeros((0, 3), np.int32)  # nobody asks where a training example lies
+    return PackedRows(**joined, type_ids=None, token_labels=False, example_locations=nowhere, pad_id=pad_id)
 
 
 def stream(
