@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxfm.core.evaluation import Units
-from jaxfm.data.text.tagging import Span, entity_spans
+from jaxfm.data.text.tagging import Span
 from jaxfm.evaluation.classes import Score, add_counts, precision_recall_f1, report, score_table
 from jaxfm.observe.tables import Table
 
@@ -48,23 +48,6 @@ class TokenScores:
         return dataclasses.asdict(self)
 
 
-def score_entities(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> EntityScores:
-    """Scores predicted entities: right only where type, start and end all agree.
-
-    Both hold one BIO sequence a sentence, of equal lengths. Equals seqeval 1.2.2 in its default mode.
-    """
-    kinds = sorted({tag[2:] for tags in (*gold, *predicted) for tag in tags if tag != "O"})
-    return sum_entities(kinds, count_entities(gold, predicted, kinds))
-
-
-def count_entities(
-    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], kinds: Sequence[str]
-) -> np.ndarray:
-    """Returns what `count_spans` does, of tags."""
-    pairs = list(_paired(gold, predicted))
-    return count_spans([entity_spans(tags) for tags, _ in pairs], [entity_spans(tags) for _, tags in pairs], kinds)
-
-
 def count_spans(
     gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[Span]], kinds: Sequence[str]
 ) -> np.ndarray:
@@ -79,7 +62,7 @@ def count_spans(
 
 
 def sum_entities(kinds: Sequence[str], counts: np.ndarray) -> EntityScores:
-    """Scores what `count_entities` counted, over the types that occur."""
+    """Scores what `count_spans` counted, over the types that occur."""
     right_C, predicted_C, gold_C = counts.sum(axis=0, dtype=np.float64).reshape(3, -1)
     there = np.flatnonzero(predicted_C + gold_C).tolist()
     per_type, averages = report([kinds[index] for index in there], right_C[there], predicted_C[there], gold_C[there])
@@ -92,9 +75,9 @@ def sum_entities(kinds: Sequence[str], counts: np.ndarray) -> EntityScores:
 
 
 def tagging_metrics(units: Units, weight_RN: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns what `score_entities` and `score_tokens` find, by rounds; see `jaxfm.evaluation.bootstrap.BootstrapData`.
+    """Returns what `sum_entities` and `score_tokens` find, by rounds; see `jaxfm.evaluation.bootstrap.BootstrapData`.
 
-    Of each sentence it needs the "entities" of `count_entities`, and its "words": how many, how many "right", "loss".
+    Of each sentence it needs the "entities" of `count_spans`, and its "words": how many, how many "right", "loss".
     """
     counts = add_counts(units["entities"], weight_RN)
     precision, recall, f1 = precision_recall_f1(*counts.sum(axis=-1))
@@ -114,7 +97,8 @@ def tagging_metrics(units: Units, weight_RN: np.ndarray) -> dict[str, np.ndarray
 def score_tokens(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> TokenScores:
     """Scores every tag on its own, over the tags that occur in either side.
 
-    Same input as `score_entities`; equals scikit-learn's classification_report with zero_division=0.
+    Both hold one tag sequence a sentence, of equal lengths. Equals scikit-learn's classification_report with
+    zero_division=0.
     """
     pairs = collections.Counter()
     for gold_tags, predicted_tags in _paired(gold, predicted):

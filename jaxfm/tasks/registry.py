@@ -34,11 +34,6 @@ def register(definition: TaskDefinition) -> None:
     _DEFINITIONS[definition.name] = definition
 
 
-def unregister(name: str) -> None:
-    """Forgets a task: what a test registers must not stay."""
-    del _DEFINITIONS[name]
-
-
 for _definition in (NerDefinition(), ClassificationDefinition(), MaskedLMDefinition(), ReplacedTokenDefinition()):
     register(_definition)
 

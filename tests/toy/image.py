@@ -264,4 +264,4 @@ def registered() -> Iterator[None]:
     try:
         yield
     finally:
-        registry.unregister(NAME)
+        del registry._DEFINITIONS[NAME]

@@ -7,6 +7,7 @@ import pytest
 
 from jaxfm.evaluation import entities
 from jaxfm.tasks.ner.task import NerTask
+from tests.evaluation.tagged import score_entities
 from tests.tasks.ner.test_objective import computed
 
 Scored = tuple[NerTask, dict[str, np.ndarray]]
@@ -49,7 +50,7 @@ def test_sentences_drawn_anew_score_as_sentences(scored: Scored) -> None:
     assert [record["correct"] for record in records] == data.right.tolist()
     index = np.random.default_rng(0).integers(0, len(sentences), len(sentences))
     gold, predicted = ([records[i][side] for i in index] for side in ("gold", "predicted"))
-    spans, drawn = entities.score_entities(gold, predicted), data.metrics(index)
+    spans, drawn = score_entities(gold, predicted), data.metrics(index)
     wanted = (spans.f1, spans.precision, spans.recall, spans.macro["f1"])
     assert [drawn[name] for name in ("f1", "precision", "recall", "macro_f1")] == pytest.approx(wanted, abs=1e-9)
     assert drawn["accuracy"] == pytest.approx(entities.score_tokens(gold, predicted).accuracy)
