@@ -51,7 +51,7 @@ def quiet_libraries() -> None:
         own.setLevel(logging.WARNING)  # else the root's level holds, which absl has just raised
     for name in ("orbax", "transformers", "huggingface_hub", "datasets", "tensorflow_datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="(orbax|tensorflow_datasets|transformers|tensorboardX).*")
+    warnings.filterwarnings("ignore", module="(orbax|tensorflow_datasets|transformers).*")
 
 
 def run(main: Callable[..., None], usage: str, *, takes_arguments: bool = False) -> None:
