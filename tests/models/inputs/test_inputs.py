@@ -145,7 +145,7 @@ def test_an_encoder_says_what_its_hidden_states_are_of() -> None:
     rngs = nnx.Rngs(0)
     with nnx.use_eager_sharding(False):
         encoder = Encoder(CONFIG, DEFAULT_BUILD, rngs, PatchInputs(CONFIG, DEFAULT_BUILD.dtype, rngs))
-    batch = images(2)[0]
+    batch = jax.tree.map(jnp.asarray, images(2)[0])
     hidden = encoder.encode(batch)
     assert hidden.x_BTD.shape == (2, TOKENS, 32) and (hidden.segment_ids_BT == 1).all()
     np.testing.assert_array_equal(hidden.positions_BT[1], np.arange(TOKENS))
