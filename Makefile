@@ -30,7 +30,7 @@ test-slow: $(VENV)/installed-test  ## run all tests, the slow ones too
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "slow or not slow" $(ARGS)
 
 plan-all: $(VENV)/installed-tpu  ## compile every shipped config for TPUs, nightly (no TPU needed, an hour or two)
-	$(BIN)/python -m pytest -n $(JOBS) -m "slow or not slow" tests/planning tests/test_plan.py $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) -m "slow or not slow" tests/planning tests/programs/test_plan.py $(ARGS)
 
 lint: $(VENV)/installed-dev  ## check style, docstrings and types
 	$(BIN)/ruff format --check .

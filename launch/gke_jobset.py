@@ -16,7 +16,7 @@ import subprocess
 import sys
 from typing import Any, NoReturn
 
-USER_MISTAKE, PREEMPTED = 2, 75  # what a training ends with, see jaxfm/program.py
+USER_MISTAKE, PREEMPTED = 2, 75  # what a training ends with, see jaxfm/programs/program.py
 ENVIRONMENT = pathlib.Path(__file__).resolve().parent / "environment" / "tpu.env"
 CONTAINER, SLICE = "train", "slice"
 

@@ -8,7 +8,7 @@ if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
   exit 2
 fi
 
-# What a training ends with, see jaxfm/program.py. Any other code but 0 is a crash, of another host where it is LOST.
+# What a training ends with, see jaxfm/programs/program.py. Any other code but 0 is a crash, of another host where it is LOST.
 readonly USER_MISTAKE=2 LOST=69 PREEMPTED=75
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 program="${0##*/}"

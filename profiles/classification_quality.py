@@ -22,10 +22,11 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from jaxfm import files, program
+from jaxfm import files
 from jaxfm.data.records.examples import Example, ExampleColumns, read_examples
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError, did_you_mean
+from jaxfm.programs import program
 from profiles import command_line, quality
 
 USAGE = (

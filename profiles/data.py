@@ -27,9 +27,9 @@ from jaxfm.data.pipeline import TrainBatches
 from jaxfm.observe.tables import Table, to_markdown
 from jaxfm.parallel.host_memory import keep_freed_memory
 from jaxfm.parallel.mesh import host_rows, make_mesh, shard_batch
+from jaxfm.programs.train import train
 from jaxfm.schema import to_dict
 from jaxfm.tasks.registry import from_config_dict
-from jaxfm.train import train
 from profiles import command_line
 from profiles.quality import NEVER, machine, shown_command
 from profiles.steps import TimedStep, Work, devices, read_config

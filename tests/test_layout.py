@@ -14,13 +14,14 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 FOLDERS = ("jaxfm", "configs", "profiles", "launch", "tests")
 FILE_LINES = 500
 FUNCTION_LINES = 80
-IMPORT_DEPTH = 23  # only ever lowered
+IMPORT_DEPTH = 22  # only ever lowered
 
 # Imports go downward: a module may import from its own room and from those before it. Any other file directly in
-# jaxfm/ is a program and may import all of them. `jaxfm/__init__.py` runs before every module, so it is at the bottom.
+# jaxfm/ starts a program and may import all of them. `jaxfm/__init__.py` runs before every module, so it is at the
+# bottom; the names that it imports for type checkers alone do not count.
 ROOMS = (
     *("config", "parallel", "observe", "analysis", "core", "models", "families", "data", "hub", "evaluation", "tasks"),
-    *("training", "planning"),
+    *("training", "planning", "programs"),
 )
 LOWEST = ("", "errors", "files", "schema")
 
@@ -57,6 +58,8 @@ def library(sources: Sources) -> dict[str, ast.Module]:
 def imports(path: str, tree: ast.Module, modules: set[str]) -> Iterator[tuple[str, int]]:
     """Yields (name, line) of everything imported, however deep in the file; `name` is a module where jaxfm has it."""
     package = module_name(path) if path.endswith("/__init__.py") else module_name(path).rpartition(".")[0]
+    if path == "jaxfm/__init__.py":
+        tree = ast.Module([node for node in tree.body if ast.unparse(node).split("\n")[0] != "if TYPE_CHECKING:"], [])
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
@@ -85,7 +88,7 @@ def import_graph(trees: Mapping[str, ast.Module]) -> dict[str, list[tuple[str, s
 
 
 def upward_imports(sources: Sources) -> list[str]:
-    order = " < ".join(("errors, files", *ROOMS, "programs"))
+    order = " < ".join(("errors, files", *ROOMS))
     return [
         f"{place}: {module} imports {name}, which lies above it; the order is {order}"
         for module, targets in import_graph(library(sources)).items()
@@ -245,7 +248,7 @@ BROKEN = (
     ),
     (
         upward_imports,
-        {"jaxfm/tasks/ner.py": "from jaxfm import train", "jaxfm/train.py": ""},
+        {"jaxfm/tasks/ner.py": "from jaxfm.programs import train", "jaxfm/programs/train.py": ""},
         "jaxfm/tasks/ner.py:1:",
         "",
     ),
@@ -263,7 +266,12 @@ BROKEN = (
         "jaxfm/data/a.py:1:",
         "ner",
     ),
-    (upward_imports, {"jaxfm/__init__.py": "from jaxfm.train import train"}, "jaxfm/__init__.py:1:", "jaxfm.train"),
+    (
+        upward_imports,
+        {"jaxfm/__init__.py": "from jaxfm.train import train"},
+        "jaxfm/__init__.py:1:",
+        "jaxfm.train",
+    ),
     (
         import_cycles,
         {
@@ -337,7 +345,7 @@ ALLOWED = {
     "jaxfm/models/encoder.py": DOC + "from jaxfm.config import Config\nfrom . import heads\n",
     "jaxfm/models/heads.py": DOC + "from jaxfm.errors import UserError\nmodel.eval()\n",
     "jaxfm/train.py": DOC + "from jaxfm.training.fit import run\nload(p, trust_remote_code=False)\n",
-    "jaxfm/predict.py": DOC + "from jaxfm import train\ndef _private(): pass\n",
+    "jaxfm/predict.py": DOC + "from jaxfm.programs import train\ndef _private(): pass\n",
     "tests/a.py": "import torch\nimport pickle\n" + function(80),
     "tests/b.py": "x = 1\n" * 500,
 }

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from jaxfm.config import MeshConfig
-from jaxfm.evaluate import evaluate
-from jaxfm.export import export
 from jaxfm.observe import metrics
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.predict import Model, predict
+from jaxfm.programs.evaluate import evaluate
+from jaxfm.programs.export import export
+from jaxfm.programs.predict import Model, predict
+from jaxfm.programs.train import train
 from jaxfm.tasks import registry
-from jaxfm.train import train
 from jaxfm.training.initial import resolve
 from jaxfm.training.session import Session, make_session
 from tests import tiny

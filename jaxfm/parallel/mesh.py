@@ -6,7 +6,7 @@ mesh axes that it is sharded over. The rows of a batch are sharded over "data" a
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -14,7 +14,6 @@ from flax import nnx
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxfm.config import MeshConfig
 from jaxfm.errors import UserError
 
 AXES = ("data", "fsdp", "tensor", "sequence")
@@ -48,7 +47,31 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 }
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+class AxisSizes(Protocol):
+    """Sizes of the mesh's axes (`jaxfm.config.MeshConfig`); one of them may be -1: all devices left over."""
+
+    @property
+    def data(self) -> int:
+        """Copies of the model, each with its share of the batch."""
+        ...
+
+    @property
+    def fsdp(self) -> int:
+        """Parts into which each parameter is cut; the batch is cut too."""
+        ...
+
+    @property
+    def tensor(self) -> int:
+        """Parts into which heads, ffn and vocabulary are cut."""
+        ...
+
+    @property
+    def sequence(self) -> int:
+        """Parts into which rows are cut along their tokens."""
+        ...
+
+
+def make_mesh(config: AxisSizes, devices: Sequence[Any] | None = None) -> Mesh:
     """Builds the mesh over all devices (or those given).
 
     Raises:
@@ -76,7 +99,7 @@ def device_grid(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
     return mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
 
 
-def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
+def mesh_shape(config: AxisSizes, devices: int) -> tuple[int, ...]:
     """Returns the sizes of AXES over `devices` devices, with -1 replaced. Raises UserError where none fit."""
     sizes = [config.data, config.fsdp, config.tensor, config.sequence]
     asked = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))

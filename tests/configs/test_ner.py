@@ -7,9 +7,9 @@ import pytest
 
 from configs.ner import MINILM, get_config
 from jaxfm.errors import UserError
-from jaxfm.predict import predict
+from jaxfm.programs.predict import predict
+from jaxfm.programs.train import train
 from jaxfm.tasks.registry import from_config_dict
-from jaxfm.train import train
 from tests import tiny
 
 

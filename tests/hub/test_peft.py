@@ -15,7 +15,6 @@ from flax import nnx
 from jaxfm.config import AdaptConfig, Config, LoraConfig, MeshConfig
 from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.errors import UserError
-from jaxfm.export import export
 from jaxfm.families.registry import FAMILIES
 from jaxfm.hub import peft as ours
 from jaxfm.hub.config_json import hf_config
@@ -23,8 +22,9 @@ from jaxfm.hub.weights import read_checkpoint, write_tensors
 from jaxfm.models.adapters import is_adapter_param, merge_low_rank, with_adapters
 from jaxfm.models.heads import TokenClassifier
 from jaxfm.parallel import mesh as meshes
-from jaxfm.predict import predict
-from jaxfm.train import train
+from jaxfm.programs.export import export
+from jaxfm.programs.predict import predict
+from jaxfm.programs.train import train
 from tests import tiny
 
 torch = pytest.importorskip("torch", reason="torch is the oracle; it is installed with the test extra on Python 3.11")

@@ -10,8 +10,8 @@ import pytest
 
 from jaxfm.config import Config
 from jaxfm.errors import UserError
-from jaxfm.evaluate import evaluate
-from jaxfm.predict import predict
+from jaxfm.programs.evaluate import evaluate
+from jaxfm.programs.predict import predict
 from jaxfm.schema import to_dict
 from jaxfm.tasks import registry
 from jaxfm.tasks.registry import default_config, from_config_dict, upgrade_config

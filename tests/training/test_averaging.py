@@ -12,12 +12,12 @@ import pytest
 from jaxfm.config import Config, MeshConfig
 from jaxfm.core.build import Build
 from jaxfm.errors import UserError
-from jaxfm.evaluate import evaluate
-from jaxfm.export import export
 from jaxfm.hub.weights import read_checkpoint
 from jaxfm.parallel.mesh import make_mesh
+from jaxfm.programs.evaluate import evaluate
+from jaxfm.programs.export import export
+from jaxfm.programs.train import train
 from jaxfm.tasks.ner.scorer import NerScorer
-from jaxfm.train import train
 from jaxfm.training import averaging, session
 from jaxfm.training.adaptation import Partition
 from jaxfm.training.checkpoint import Checkpoints

@@ -10,8 +10,8 @@ from jaxfm import files
 from jaxfm.config import AUTO, Config, MeshConfig
 from jaxfm.errors import UserError
 from jaxfm.parallel.mesh import make_mesh
+from jaxfm.programs.train import train
 from jaxfm.tasks import registry
-from jaxfm.train import train
 from jaxfm.training import batch_size, initial
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.session import make_session

@@ -15,9 +15,9 @@ from jaxfm.config import Config
 from jaxfm.core.objective import Loss
 from jaxfm.errors import UserError
 from jaxfm.observe.writers import read_metrics
+from jaxfm.programs.train import train
 from jaxfm.tasks.ner.objective import NerObjective
 from jaxfm.tasks.ner.scorer import NerScorer
-from jaxfm.train import train
 from tests import tiny
 from tests.training.whole_run import BASE, Saved, Whole, assert_equal_to, lines, record_saves, whole_run
 

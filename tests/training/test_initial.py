@@ -10,9 +10,9 @@ from flax import nnx
 from jaxfm.config import Config, MeshConfig, ModelConfig
 from jaxfm.core.build import AttentionConfig, Build
 from jaxfm.errors import UserError
-from jaxfm.export import export
 from jaxfm.hub import initial as hub_initial
 from jaxfm.parallel.mesh import make_mesh
+from jaxfm.programs.export import export
 from jaxfm.training.initial import resolve
 from jaxfm.training.saved_run import open_run
 from tests import tiny

@@ -15,8 +15,8 @@ from jaxfm.observe.progress import Progress
 from jaxfm.observe.wall_clock import WallClock
 from jaxfm.observe.writers import read_metrics
 from jaxfm.parallel import chips
+from jaxfm.programs.train import train
 from jaxfm.tasks import registry
-from jaxfm.train import train
 from jaxfm.training.initial import resolve
 from tests import tiny
 

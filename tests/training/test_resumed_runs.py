@@ -13,8 +13,8 @@ import pytest
 from jaxfm.config import Config
 from jaxfm.errors import UserError
 from jaxfm.parallel.preemption import Preempted
+from jaxfm.programs.train import train
 from jaxfm.tasks.ner.task import NerTask
-from jaxfm.train import train
 from tests import tiny
 from tests.training.whole_run import (
     BASE,

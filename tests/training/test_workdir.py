@@ -10,7 +10,7 @@ import pytest
 from jaxfm import files
 from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import CALIBRATION_FILE
-from jaxfm.train import train
+from jaxfm.programs.train import train
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.saved_run import open_run
 from tests import tiny

@@ -13,7 +13,7 @@ import pytest
 
 from jaxfm.config import Config
 from jaxfm.observe.writers import read_metrics
-from jaxfm.train import train
+from jaxfm.programs.train import train
 from jaxfm.training import session
 from jaxfm.training.checkpoint import Checkpoints
 

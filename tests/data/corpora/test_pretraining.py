@@ -15,7 +15,7 @@ from jaxfm.data.corpora.pretraining import PretrainingData, open_pretraining, op
 from jaxfm.data.corpora.shards import MANIFEST, ShardedRows
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError
-from jaxfm.prepare import prepare
+from jaxfm.programs.prepare import prepare
 from tests import tiny
 
 ROW = 48

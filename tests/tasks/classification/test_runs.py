@@ -10,13 +10,13 @@ from flax import nnx
 from jaxfm.config import MeshConfig
 from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.errors import UserError
-from jaxfm.evaluate import evaluate
-from jaxfm.export import export
 from jaxfm.observe.progress import Progress
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.predict import Model, predict, predict_file
+from jaxfm.programs.evaluate import evaluate
+from jaxfm.programs.export import export
+from jaxfm.programs.predict import Model, predict, predict_file
+from jaxfm.programs.train import train
 from jaxfm.tasks.classification.task import ClassificationTask
-from jaxfm.train import train
 from jaxfm.training.saved_run import open_run
 from tests import tiny
 from tests.tasks.classification.test_task import create

@@ -16,14 +16,14 @@ from jaxfm.config import Config, MeshConfig
 from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.objective import LossContext
 from jaxfm.data.pipeline import TrainBatches
-from jaxfm.evaluate import evaluate
-from jaxfm.export import export
 from jaxfm.observe.writers import read_metrics
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.parallel.preemption import Preempted
+from jaxfm.programs.evaluate import evaluate
+from jaxfm.programs.export import export
+from jaxfm.programs.train import train
 from jaxfm.tasks import registry
 from jaxfm.tasks.masked_lm.task import MaskedLMTask
-from jaxfm.train import train
 from jaxfm.training import session
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.initial import resolve

@@ -12,9 +12,9 @@ import pytest
 from jaxfm.data.text.tagging import entity_spans
 from jaxfm.data.text.words import COARSE, FINE
 from jaxfm.errors import UserError
-from jaxfm.evaluate import evaluate
-from jaxfm.export import export
-from jaxfm.predict import Model
+from jaxfm.programs.evaluate import evaluate
+from jaxfm.programs.export import export
+from jaxfm.programs.predict import Model
 from jaxfm.tasks import registry
 from jaxfm.tasks.ner.predictor import NerPredictor
 from jaxfm.tasks.ner.spec import NerSpec

@@ -13,15 +13,15 @@ import pytest
 
 from jaxfm.config import MeshConfig
 from jaxfm.core.build import DEFAULT_BUILD
-from jaxfm.evaluate import evaluate
-from jaxfm.export import export
 from jaxfm.observe.writers import read_metrics
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.predict import Model
+from jaxfm.programs.evaluate import evaluate
+from jaxfm.programs.export import export
+from jaxfm.programs.predict import Model
+from jaxfm.programs.train import train
 from jaxfm.tasks import registry
 from jaxfm.tasks.replaced_token.predictor import ReplacedTokenPredictor
 from jaxfm.tasks.replaced_token.task import ReplacedTokenTask
-from jaxfm.train import train
 from jaxfm.training import session
 from jaxfm.training.initial import resolve
 from jaxfm.training.paths import path_name

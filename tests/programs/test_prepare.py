@@ -10,12 +10,12 @@ import time
 
 import pytest
 
-from jaxfm import prepare as program
 from jaxfm.data.corpora.shards import ShardedRows
 from jaxfm.errors import UserError
+from jaxfm.programs import prepare as program
 from tests import tiny
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 OF_THE_RUN = ("report.json", "report.md", ".verified.json", ".lock")
 
 

@@ -15,13 +15,13 @@ import pytest
 from jaxfm import files
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
-from jaxfm.predict import Model, predict, predict_file
+from jaxfm.programs.predict import Model, predict, predict_file
 from tests import tiny
 
 # Runs the program once for each list of arguments, in one process: its imports take longer than all that follows.
 RUN_MANY = """
 import contextlib, io, json, runpy, sys
-import jaxfm.program, jaxfm.tasks.registry, jaxfm.training.saved_run
+import jaxfm.programs.program, jaxfm.tasks.registry, jaxfm.training.saved_run
 from absl.testing import flagsaver
 results = []
 for arguments in json.load(sys.stdin):
@@ -38,7 +38,7 @@ for arguments in json.load(sys.stdin):
     results.append((code, output.getvalue(), errors.getvalue()))
 json.dump(results, sys.stdout)
 """
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEXT = "ada met boole in hull"
 EMPTY: dict[str, dict[str, Any]] = {
     "ner": {"entities": []},

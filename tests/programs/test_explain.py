@@ -2,12 +2,12 @@
 
 import pathlib
 
-from jaxfm import explain
 from jaxfm.config import Config
+from jaxfm.programs import explain
 from jaxfm.schema import Key, describe
 from jaxfm.tasks import registry
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def test_the_page_of_the_repository_is_the_one_that_is_generated() -> None:

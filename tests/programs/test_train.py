@@ -15,19 +15,19 @@ import ml_collections
 import pytest
 
 from jaxfm.observe.writers import read_metrics
-from jaxfm.prepare import prepare
+from jaxfm.programs.prepare import prepare
+from jaxfm.programs.train import train
 from jaxfm.schema import to_dict
-from jaxfm.train import train
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints
 from tests import tiny
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # Runs the program once for each list of arguments, in one process: its imports take longer than all that follows.
 RUN_MANY = """
 import contextlib, io, json, runpy, sys
-import jaxfm.program, jaxfm.tasks.registry, jaxfm.training.results
+import jaxfm.programs.program, jaxfm.tasks.registry, jaxfm.training.results
 from absl.testing import flagsaver
 results = []
 for arguments in json.load(sys.stdin):

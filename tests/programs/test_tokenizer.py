@@ -10,9 +10,9 @@ import pytest
 
 from jaxfm.data.corpora.tokenizer_training import train_tokenizer
 from jaxfm.errors import UserError
-from jaxfm.tokenizer import learn_tokenizer
+from jaxfm.programs.tokenizer import learn_tokenizer
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEXTS = [f"document {i} of the corpus, with some words" for i in range(60)]
 
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from jaxfm.errors import UserError
-from jaxfm.evaluate import compare, evaluate
 from jaxfm.evaluation.calibration import write_calibration
-from jaxfm.predict import predict
+from jaxfm.programs.evaluate import compare, evaluate
+from jaxfm.programs.predict import predict
 from tests import tiny
 
 # Runs the program once for each list of arguments, in one process: its imports take longer than all that follows.
 RUN_MANY = """
 import contextlib, io, json, runpy, sys
-import jaxfm.program, jaxfm.tasks.registry, jaxfm.training.results
+import jaxfm.programs.program, jaxfm.tasks.registry, jaxfm.training.results
 from absl.testing import flagsaver
 results = []
 for arguments in json.load(sys.stdin):

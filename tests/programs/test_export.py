@@ -7,7 +7,7 @@ import pytest
 
 from jaxfm import files
 from jaxfm.errors import UserError
-from jaxfm.export import export
+from jaxfm.programs.export import export
 from tests import tiny
 
 

@@ -10,11 +10,11 @@ import sys
 import pytest
 
 from jaxfm.errors import UserError
-from jaxfm.plan import plan
 from jaxfm.planning.hardware import has_gpu_compiler
+from jaxfm.programs.plan import plan
 from tests.planning import small
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = (
     "--config=configs/mlm.py:bert_tiny",
     "--config.model.tokenizer=train:wordpiece/500",

@@ -1,0 +1,1 @@
+"""The programs: flags in, exit codes out; each is a function too."""

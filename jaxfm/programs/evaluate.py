@@ -1,0 +1,155 @@
+"""Scores a trained model: `python -m jaxfm.evaluate --workdir=runs/ner --split=test [--source=URI] [--output=FILE]`,
+or two against each other, example by example: `--compare=runs/a,runs/b`.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+from jax.sharding import Mesh
+
+from jaxfm import files
+from jaxfm.config import Config, MeshConfig
+from jaxfm.core.build import Build
+from jaxfm.core.task import Evaluation
+from jaxfm.data.records.splits import require_split
+from jaxfm.errors import UserError
+from jaxfm.evaluation import bootstrap
+from jaxfm.evaluation.bootstrap import Comparison
+from jaxfm.evaluation.calibration import read_calibration
+from jaxfm.observe.progress import Progress
+from jaxfm.observe.writers import to_json
+from jaxfm.parallel import distributed
+from jaxfm.parallel.mesh import make_mesh
+from jaxfm.programs import program
+from jaxfm.training import workdir as workdirs
+from jaxfm.training.evaluation import Evaluator, whole_batches
+from jaxfm.training.results import with_intervals
+from jaxfm.training.saved_run import open_run
+from jaxfm.training.session import compute_dtype, scans_layers
+
+USAGE = (
+    "usage: python -m jaxfm.evaluate (--workdir=DIR | --compare=DIR,DIR) [--split=test] [--source=URI] "
+    "[--output=FILE.json]\n  [--config.data.words_column=NAME, tags_column, document_column, text_column, pair_column, "
+    "label_column]"
+)
+COLUMNS = ("words_column", "tags_column", "document_column", "text_column", "pair_column", "label_column")
+
+
+def evaluate(
+    workdir: str | pathlib.Path,
+    split: str = "test",
+    source: str | None = None,
+    progress: Progress | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> Evaluation:
+    """Scores the run's chosen checkpoint on a split of its own source or of another one with the same labels.
+
+    Probabilities are calibrated as the run's validation split asks for; each metric has its interval under "intervals".
+
+    Args:
+      workdir: a run directory.
+      split: train, valid or test, or another usual name of them (dev, validation, testb ...).
+      source: URI of other data.
+      progress: where to show how far it is.
+      columns: `words_column`, `label_column` and the like of `config.data`, where they are not those of the run.
+
+    Raises:
+      UserError: no run or checkpoint there, no such split, a label the model does not know; or not all processes of
+        a run of several agree.
+    """
+    workdir, split = files.user_path(workdir, "--workdir"), require_split(split)
+    run = open_run(workdir)
+    config = dataclasses.replace(run.config, data=dataclasses.replace(run.config.data, **dict(columns or {})))
+    facts = workdirs.identity(workdir, config) | {"--split": split, "--source": source}
+    distributed.agree("start", facts, soon=True)
+    task = run.task(source or config.data.source, split, config)
+    mesh, note = _mesh(config)
+    build = Build(compute_dtype(config.train.precision), scans_layers(config.model.scan_layers))
+    restored, rows = run.restore(mesh, build), task.datasets[split]
+    distributed.agree("data", {f"the fingerprint of {split}": rows.fingerprint()})
+    size = whole_batches(config.eval.batch_size, len(rows), mesh)
+    evaluator = Evaluator(task.objective.outputs, restored.graphdef, mesh, size)
+    progress = progress or Progress(len(rows))
+    with progress:
+        if note:
+            progress.say(note)
+        with progress.task(f"scoring {split}", len(rows)) as advance:
+            outputs = evaluator(restored.params, rows, advance)
+    return with_intervals(task.scorer(split).report(outputs, read_calibration(workdir)))
+
+
+def compare(
+    a: str | pathlib.Path,
+    b: str | pathlib.Path,
+    split: str = "test",
+    source: str | None = None,
+    progress: Progress | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> Comparison:
+    """Scores two runs on the same examples, and says of every metric that both have how sure its difference is.
+
+    Each run is scored on the split of its own source unless there is a `source` for both; further as `evaluate`.
+
+    Raises:
+      UserError: as `evaluate`; or the two runs' splits are not the same examples with the same gold targets.
+    """
+    names = (str(a), str(b))
+    pair = []
+    for workdir in names:
+        bootstrap_data = evaluate(workdir, split, source, progress, columns).bootstrap_data
+        if bootstrap_data is None:
+            raise UserError(f"--compare={','.join(names)}: the task of {workdir} is not scored by independent units.")
+        pair.append(bootstrap_data)
+    return bootstrap.compare(*pair, names=names)
+
+
+def _mesh(config: Config) -> tuple[Mesh, str]:
+    """Returns the run's own mesh or, where there are other devices than it was trained on, all of them along fsdp."""
+    try:
+        return make_mesh(config.parallel.mesh), ""
+    except UserError as error:
+        note = f"NOTE: the run's mesh is not one of these devices, all of which share the parameters instead. {error}"
+        return make_mesh(MeshConfig(data=1, fsdp=-1)), note
+
+
+def main() -> None:
+    """The program."""
+    values = flags.FLAGS
+    if bool(values.workdir) == bool(values.compare):
+        raise UserError(f"give one of --workdir and --compare.\n{USAGE}")
+    pair = values.compare.split(",") if values.compare else []
+    if pair and (len(pair) != 2 or not all(pair)):
+        raise UserError(f"--compare={values.compare}: needs two run directories with a comma between them.\n{USAGE}")
+    split, columns = require_split(values.split), program.given_columns(COLUMNS)
+    output = None if values.output is None else files.output_file(values.output, "--output")
+    program.join()
+    progress = Progress(0, quiet=not distributed.is_main())
+    asked = {"split": split, "source": values.source}
+    if pair:
+        comparison = compare(pair[0], pair[1], split, values.source, progress, columns)
+        tables, found = bootstrap.comparison_tables(comparison, split), asked | comparison.to_dict()
+    else:
+        evaluation = evaluate(values.workdir, split, values.source, progress, columns)
+        tables = evaluation.tables
+        found: dict[str, Any] = {"workdir": values.workdir, **asked, "scores": dict(evaluation.scores)}
+    for table in tables:
+        progress.table(table)
+    if pair:
+        progress.say(f"\n{bootstrap.HOW_TO_READ}")
+    if output is not None and distributed.is_main():
+        files.write_json(output, to_json(found))
+
+
+def run() -> None:
+    """Defines the flags and runs the program."""
+    flags.DEFINE_string("workdir", None, "A run directory.")
+    flags.DEFINE_string("compare", None, "Two run directories, with a comma between them.")
+    flags.DEFINE_string("split", "test", "train, valid or test, or another usual name of them (dev, testb ...).")
+    flags.DEFINE_string("source", None, "Data to score on; the run's own if not given.")
+    flags.DEFINE_string("output", None, "A JSON file for the scores.")
+    program.define_column_flags(COLUMNS)
+    program.define_process_flags()
+    program.run(main, USAGE)

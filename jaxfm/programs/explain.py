@@ -1,0 +1,75 @@
+"""Writes the reference of all config keys: `python -m jaxfm.explain --output=docs/configuration.md`.
+
+`python -m jaxfm.train --config=FILE --explain` prints the same of one config, with its values.
+"""
+
+import pathlib
+from collections.abc import Iterable, Iterator
+
+from absl import flags
+
+from jaxfm import files
+from jaxfm.config import Config
+from jaxfm.programs import program
+from jaxfm.schema import Key, describe
+from jaxfm.tasks import registry
+
+USAGE = "usage: python -m jaxfm.explain [--output=FILE.md]"
+_HEAD = """\
+# Configuration
+
+Every key of a run, with its default. A config file (`configs/*.py`) starts from `default_config(TASK)` and sets what
+differs; `--config.KEY=VALUE` on the command line sets one key; `python -m jaxfm.train --config=FILE --explain` prints
+the values of a config. An unknown key, a wrong type and a value out of range are refused with the nearest valid choice.
+
+This page is generated: `python -m jaxfm.explain --output=docs/configuration.md`.
+"""
+
+
+def explain(config: Config) -> Iterator[str]:
+    """Yields lines for a person: each key with its value, where that differs its default, its range and its reason."""
+    group = ""
+    for key in describe(config):
+        first = key.name.rpartition(".")[0]
+        if first != group:
+            group = first
+            yield f"\n[{group}]"
+        default = "" if key.value == key.default else f"; default {key.default!r}"
+        yield f"config.{key.name} = {key.value!r}  ({key.allowed}{default})"
+        yield f"    {key.doc}"
+
+
+def reference() -> str:
+    """Returns docs/configuration.md: the keys of the trainer by group, then those of each task."""
+    parts = [_HEAD]
+    trainer = [key for key in describe(Config()) if key.name != "task"]
+    parts += _section("Keys of every run", trainer)
+    for name in registry.names():
+        group = registry.definition(name).config_class()
+        doc = (type(group).__doc__ or "").strip()
+        parts += _section(f"Task `{name}`", list(describe(group, "task.")), doc)
+    return "\n".join(parts)
+
+
+def _section(title: str, keys: Iterable[Key], doc: str = "") -> list[str]:
+    lines = [f"## {title}\n", *([f"{doc}\n"] if doc else [])]
+    lines += ["| key | default | allowed | what it is |", "|---|---|---|---|"]
+    for key in keys:
+        cells = (f"`{key.name}`", f"`{key.default!r}`", key.allowed, key.doc)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return [*lines, ""]
+
+
+def main() -> None:
+    """The program."""
+    if flags.FLAGS.output is None:
+        print(reference(), end="")
+        return
+    files.write_text(files.output_file(flags.FLAGS.output, "--output"), reference())
+    print(f"written: {pathlib.Path(flags.FLAGS.output)}")
+
+
+def run() -> None:
+    """Defines the flags and runs the program."""
+    flags.DEFINE_string("output", None, "The Markdown file to write; standard output if not given.")
+    program.run(main, USAGE)

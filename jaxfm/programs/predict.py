@@ -1,0 +1,264 @@
+"""Uses a trained model: `python -m jaxfm.predict --workdir=runs/ner "Ada met Charles in London." [more texts ...]`,
+or a file, in bounded memory: `--input=FILE --output=OUT.jsonl`. Where a model judges pairs of texts, the second one is
+--pair="TEXT", follows a tab, or has a column.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, overload
+
+from absl import flags
+
+from jaxfm import files
+from jaxfm.config import MeshConfig
+from jaxfm.core.build import Build
+from jaxfm.core.task import Predictor
+from jaxfm.data.records import source_unlabelled
+from jaxfm.data.records.source_unlabelled import Wanted
+from jaxfm.errors import UserError, did_you_mean
+from jaxfm.observe.progress import Progress
+from jaxfm.parallel.mesh import make_mesh
+from jaxfm.programs import program
+from jaxfm.training.evaluation import Evaluator, bucket
+from jaxfm.training.saved_run import open_run
+from jaxfm.training.session import compute_dtype
+
+USAGE = 'usage: python -m jaxfm.predict --workdir=DIR ("TEXT" ... [--pair="TEXT"] | --input=FILE --output=FILE.jsonl)'
+RUN_WORDS = "run"
+COLUMNS = ("text_column", "pair_column", "words_column")
+
+Text = str | tuple[str, str] | Mapping[str, Any]
+"""A text, a pair of texts, or a record: {"text": ...}, also with "pair", with "tokens" (words) beside it or alone."""
+
+
+class Model:
+    """A trained run, loaded: call it with texts as often as you like."""
+
+    def __init__(self, workdir: str | pathlib.Path, words: str = RUN_WORDS):
+        """Restores the run's chosen checkpoint; UserError when there is none. `words`: see `--words`."""
+        workdir = files.user_path(workdir, "--workdir")
+        run = open_run(workdir)
+        self._predictor = _split_by(run.predictor(), words)
+        config = run.config
+        self._mesh = make_mesh(MeshConfig())
+        self._restored = run.restore(self._mesh, Build(compute_dtype(config.train.precision)))
+        self.step = self._restored.step
+        self._batch_size = config.eval.batch_size
+        self._trained = {name: getattr(config.data, name) for name in (*COLUMNS, "label_column")}
+        # One compiled function a batch size: small calls must not pay for a large batch.
+        self._evaluators: dict[int, Evaluator] = {}
+
+    @property
+    def pairs(self) -> bool:
+        """Whether it judges pairs of texts."""
+        return self._predictor.pairs
+
+    @property
+    def wanted(self) -> Wanted:
+        """What it reads."""
+        return Wanted(self._predictor.pairs, self._predictor.takes_words, trained=self._trained)
+
+    @overload
+    def __call__(self, texts: str | Mapping[str, Any]) -> dict[str, Any]: ...
+
+    @overload
+    def __call__(self, texts: Iterable[Text]) -> list[dict[str, Any]]: ...
+
+    def __call__(self, texts: Text | Iterable[Text]) -> dict[str, Any] | list[dict[str, Any]]:
+        """Returns the result of one text (a str or a record), or a list of one result each of several.
+
+        A pair of texts, (text, pair), stands in a list: [("A text.", "Another.")].
+        NER: {"text", "entities": [{"type", "text", "start", "end", "score"}]}; classification: {"text", "label", ...}.
+
+        Raises:
+          UserError: what is no text ("text 3: ..."), a pair where the model judges single texts or the other way round.
+        """
+        if isinstance(texts, str | Mapping):
+            return next(self.stream([self._record(texts, "the text")]))
+        if isinstance(texts, bytes) or hasattr(texts, "columns") or not isinstance(texts, Iterable):
+            raise UserError(f"a {type(texts).__name__} is neither a text nor a list of texts (such as one column).")
+        return list(self.stream(self._record(text, f"text {number}") for number, text in enumerate(texts, start=1)))
+
+    def stream(self, records: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yields one result a record ({"text": ...}, or with "pair"), in order, as many at a time as the task says.
+
+        An "id" of a record is copied to its result.
+        """
+        iterator = iter(records)
+        while chunk := list(itertools.islice(iterator, self._predictor.records_at_once)):
+            for record, result in zip(chunk, self._predict(chunk), strict=True):
+                named = {"id": record["id"]} if "id" in record else {}
+                yield named | result
+
+    def lines(self, result: Mapping[str, Any]) -> list[str]:
+        """Returns a result as lines for a person."""
+        return self._predictor.lines(result)
+
+    def _record(self, text: Any, origin: str) -> dict[str, Any]:
+        if isinstance(text, Mapping):
+            record = {name: text[name] for name in ("text", "pair", "tokens", "id") if name in text}
+        elif isinstance(text, tuple | list) and len(text) == 2:
+            record = {"text": text[0], "pair": text[1]}
+        else:
+            record = {"text": text}
+        return source_unlabelled.check_record({**record, "origin": origin}, self.wanted)
+
+    def _predict(self, chunk: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        encoded = self._predictor.encode(chunk)
+        size = bucket(self._batch_size, len(encoded.rows), self._mesh)
+        if size not in self._evaluators:
+            self._evaluators[size] = Evaluator(self._predictor.outputs, self._restored.graphdef, self._mesh, size)
+        return self._predictor.decode(encoded, self._evaluators[size](self._restored.params, encoded.rows))
+
+
+def load(workdir: str | pathlib.Path) -> Model:
+    """Returns a trained run, to call with one text or many; UserError when there is none."""
+    return Model(workdir)
+
+
+@overload
+def predict(workdir: str | pathlib.Path, texts: str | Mapping[str, Any]) -> dict[str, Any]: ...
+
+
+@overload
+def predict(workdir: str | pathlib.Path, texts: Iterable[Text]) -> list[dict[str, Any]]: ...
+
+
+def predict(workdir: str | pathlib.Path, texts: Text | Iterable[Text]) -> dict[str, Any] | list[dict[str, Any]]:
+    """Returns the result of a text, or one result each of several, as `Model`; to call again and again, keep one."""
+    return Model(workdir)(texts)
+
+
+def predict_file(
+    workdir: str | pathlib.Path,
+    source: str | pathlib.Path,
+    output: str | pathlib.Path,
+    progress: Progress | None = None,
+    columns: Mapping[str, str] | None = None,
+    words: str = RUN_WORDS,
+) -> int:
+    """Writes one JSON result a record of `source` to `output`, whole or not at all; returns the number of records.
+
+    Args:
+      workdir: a run directory.
+      source: .txt (a text a line), .jsonl, .json, .csv, .tsv, .parquet or .conll, each with .gz or without; see
+        `jaxfm.data.records.source_unlabelled.read_unlabelled`.
+      output: JSON lines, in the order of the input; an empty line of .txt gives a result without findings. A field "id"
+        of the input is kept.
+      progress: where to show how far it is.
+      columns: `text_column`, `pair_column`, `words_column`: the fields to read, where they are not the usual ones.
+      words: see `--words`.
+
+    Raises:
+      UserError: a record that cannot be read (file:line), no run or checkpoint, an output that cannot be written or
+        that another process is writing.
+    """
+    source, output = files.user_path(source, "--input"), files.output_file(output, "--output")
+    source_unlabelled.form_of(source)
+    if output.exists() and os.path.samefile(source, output):
+        raise UserError(f"--output={output}: is the input itself. Name another file.")
+    model = Model(workdir, words)
+    wanted = Wanted(model.wanted.pairs, model.wanted.words, dict(columns or {}), model.wanted.trained)
+    progress = progress or Progress(0, quiet=files.is_stream(output))
+    count = cut = 0
+    with progress, progress.task(f"predicting {source.name} (records)", None) as advance, _alone(output):
+        with files.atomic_write(output) as file:
+            for result in model.stream(source_unlabelled.read_unlabelled(source, wanted, progress.say)):
+                file.write(json.dumps(result, ensure_ascii=False) + "\n")
+                count += 1
+                advance(1)
+                cut += "truncated" in result
+        if cut:
+            progress.say(f'NOTE: {cut:,} of {count:,} texts are longer than the model reads ("truncated": true)')
+    return count
+
+
+def _split_by(predictor: Predictor, words: str) -> Predictor:
+    """Returns the predictor with the asked way to split raw text into words; UserError where it has no such way."""
+    if words == RUN_WORDS:
+        return predictor
+    if not predictor.splitters:
+        raise UserError(
+            f"--words={words}: only a model that reads a text word by word (named entities) has such a rule."
+        )
+    if words not in predictor.splitters:
+        raise UserError(f"--words={words}: {did_you_mean(words, predictor.splitters)}")
+    return predictor.with_splitter(words)
+
+
+def _alone(output: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    """Keeps other processes from writing a file at the same time."""
+    if files.is_stream(output):
+        return contextlib.nullcontext()
+    return files.held(files.lock_beside(output), f"--output={output}")
+
+
+def _argument(text: str, name: str) -> str:
+    """Returns an argument. Raises UserError where its bytes are not UTF-8, which Python hands on as half characters."""
+    try:
+        os.fsencode(text).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{name}: byte 0x{error.object[error.start]:02X} at position {error.start + 1} is not UTF-8 "
+            f"({error.reason}). Write the text in a UTF-8 file and give --input."
+        ) from None
+    except UnicodeEncodeError:  # not from the command line; `check_record` says what is wrong
+        pass
+    return text
+
+
+def main(texts: Sequence[str]) -> None:
+    """The program."""
+    values = flags.FLAGS
+    if not values.workdir:
+        raise UserError(f"--workdir is missing.\n{USAGE}")
+    if bool(texts) == bool(values.input) or bool(values.input) != bool(values.output):
+        raise UserError(f"give either texts, or both --input and --output.\n{USAGE}")
+    if values.input:
+        if values.pair is not None:
+            raise UserError(
+                f"--pair: belongs to a text of the command line; in a file the second text has a column.\n{USAGE}"
+            )
+        columns = program.given_columns(COLUMNS)
+        count = predict_file(values.workdir, values.input, values.output, columns=columns, words=values.words)
+        to = sys.stderr if files.is_stream(pathlib.Path(values.output)) else sys.stdout
+        print(f"written: {values.output} ({count:,} lines)", file=to)
+        return
+    if values.pair is not None and len(texts) != 1:
+        raise UserError(f"--pair: belongs to one text, but there are {len(texts)}.\n{USAGE}")
+    texts = [_argument(text, f"text {number}") for number, text in enumerate(texts, start=1)]
+    pair = {} if values.pair is None else {"pair": _argument(values.pair, "--pair")}
+    model = Model(values.workdir, values.words)
+    records = []
+    for number, text in enumerate(texts, start=1):
+        origin = f"text {number}"
+        by_tab = model.pairs and not pair
+        if by_tab and text.strip() and text.count("\t") != 1:
+            raise UserError(
+                f'{origin}: this model judges pairs of texts: give the second one as --pair="TEXT", or both in '
+                "one argument with a tab between them."
+            )
+        record = source_unlabelled.split_pair(text, origin) if by_tab else {"text": text, "origin": origin, **pair}
+        records.append(source_unlabelled.check_record(record, model.wanted))
+    for result in model.stream(records):
+        print("\n".join(model.lines(result)))
+
+
+def run() -> None:
+    """Defines the flags and runs the program."""
+    flags.DEFINE_string("workdir", None, "A run directory.")
+    flags.DEFINE_string("input", None, f"Texts: {', '.join(source_unlabelled.endings())}; also with .gz but .parquet.")
+    flags.DEFINE_string("output", None, "JSON lines to write.")
+    flags.DEFINE_string(
+        "words",
+        RUN_WORDS,
+        "Words of a text: run (as in the run's training) or transformers (as its pipeline has them).",
+    )
+    flags.DEFINE_string("pair", None, "The second text, for a model that judges pairs.")
+    program.define_column_flags(COLUMNS)
+    program.run(main, USAGE, takes_arguments=True)
