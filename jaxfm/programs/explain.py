@@ -4,7 +4,7 @@
 """
 
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from absl import flags
 
@@ -24,19 +24,6 @@ the values of a config. An unknown key, a wrong type and a value out of range ar
 
 This page is generated: `python -m jaxfm.explain --output=docs/configuration.md`.
 """
-
-
-def explain(config: Config) -> Iterator[str]:
-    """Yields lines for a person: each key with its value, where that differs its default, its range and its reason."""
-    group = ""
-    for key in describe(config):
-        first = key.name.rpartition(".")[0]
-        if first != group:
-            group = first
-            yield f"\n[{group}]"
-        default = "" if key.value == key.default else f"; default {key.default!r}"
-        yield f"config.{key.name} = {key.value!r}  ({key.allowed}{default})"
-        yield f"    {key.doc}"
 
 
 def reference() -> str:

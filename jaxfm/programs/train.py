@@ -23,7 +23,7 @@ from jaxfm.parallel import distributed
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.parallel.preemption import Preempted
 from jaxfm.programs import program
-from jaxfm.programs.explain import explain
+from jaxfm.programs.keys import explain
 from jaxfm.tasks import registry
 from jaxfm.training import averaging, batch_size, initial, results
 from jaxfm.training import workdir as workdirs
@@ -31,7 +31,10 @@ from jaxfm.training.checkpoint import Checkpoints, check_room
 from jaxfm.training.fit import fit
 from jaxfm.training.setup import set_up
 
-USAGE = "usage: python -m jaxfm.train --config=FILE[:variant] --workdir=DIR [--config.KEY=VALUE ...] [--explain]"
+USAGE = (
+    "usage: python -m jaxfm.train CONFIG --workdir=DIR [--data=URI] [--config.KEY=VALUE ...] [--explain]\n"
+    "  CONFIG: a name such as ner, ner:files or mlm:continue, or --config=FILE.py[:variant]"
+)
 
 
 def train(config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -114,11 +117,12 @@ def main() -> None:
     """The program."""
     config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
     if config is not None and flags.FLAGS.explain:
-        print("\n".join(explain(registry.from_config_dict(config))))
+        print("\n".join([f"config file: {program.config_path()}", *explain(registry.from_config_dict(config))]))
         return
     if config is None or not workdir:
         raise UserError(f"--{'config' if config is None else 'workdir'} is missing.\n{USAGE}")
     program.join()
+    program.say_shipped_config()
     try:
         train(config, workdir)
     except Preempted as stop:

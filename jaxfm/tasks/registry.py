@@ -83,6 +83,15 @@ def check_key(key: str) -> None:
     schema.check_key(Config, key, groups={_GROUP: classes}, moved=_all_moved())
 
 
+def all_keys() -> dict[str, schema.Key]:
+    """Returns the keys of every task's config by their dotted names, with their defaults."""
+    found: dict[str, schema.Key] = {}
+    for each in _DEFINITIONS.values():
+        for key in schema.describe(Config(task=each.config_class())):
+            found.setdefault(key.name, key)
+    return found
+
+
 def where_moved(name: str) -> str:
     """Returns where a key or group of an older config is now; "" where there was none of that name."""
     moved = _all_moved()
