@@ -1,8 +1,8 @@
-"""What mkdocs cannot do by itself: pages from outside docs/, the notebook as a page, links into the source code.
+"""Adds to the site what mkdocs lacks: pages from outside docs/, the notebook as a page, links into the source code.
 
-Pages are written for readers of the repository, with links between its files. On the site a link to a file that is a page
-there leads to that page; a link to any other file leads to the repository, once mkdocs.yml has its `repo_url`, and is plain
-text until then.
+Pages are written for readers of the repository, with links between its files. On the site a link to a file that is a
+page there leads to that page. A link to any other file leads to the repository if mkdocs.yml has its `repo_url`;
+otherwise its text stays without a link.
 """
 
 import json
@@ -45,7 +45,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turns a page's links between files of the repository into links of the site."""
     source = {target: source for source, target in PAGES.items()}.get(page.file.src_uri, f"docs/{page.file.src_uri}")
-    parts = _CODE.split(markdown)  # what stands at odd places is code
+    parts = _CODE.split(markdown)  # parts with an odd number are code
     return "".join(
         part if number % 2 else _LINK.sub(lambda found: _relinked(found, source, page, config), part)
         for number, part in enumerate(parts)

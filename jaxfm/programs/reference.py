@@ -10,7 +10,7 @@ from typing import Any
 import jaxfm
 from jaxfm.programs import catalog, program, usage
 
-# Programs that are no modules with flags: what follows their name says it all.
+# Programs that are not modules with flags of their own.
 _WITHOUT_FLAGS = {"launch": "usage: jaxfm launch [SCRIPT ...]", "version": "usage: jaxfm version"}
 _SECTIONS = {"Args:": "Arguments", "Attributes:": "Attributes", "Returns:": "Returns", "Raises:": "Raises"}
 _WIDTH = 100  # of a signature in one line
@@ -18,22 +18,28 @@ _WIDTH = 100  # of a signature in one line
 _PROGRAMS_HEAD = """\
 # Programs
 
-`jaxfm PROGRAM ...` and `python -m jaxfm.PROGRAM ...` are the same. `jaxfm PROGRAM --help` prints what this page says of a
-program. Flags may stand in any order, as `--flag=VALUE` or `--flag VALUE`.
+`jaxfm PROGRAM ...` and `python -m jaxfm.PROGRAM ...` are the same. `jaxfm PROGRAM --help` prints what this page says
+about a program. Flags may be in any order, as `--flag=VALUE` or `--flag VALUE`.
 
 Programs that take a configuration (CONFIG, such as `ner:files`, or `--config=FILE.py:variant`) take every
 [key](../configuration.md) as a flag too, `--config.KEY=VALUE`. `--data=URI` is short for `--config.data.source=URI`.
 
-Exit codes: 0 done; 2 a mistake in command, config or data, with one message; 69 another process of the run failed; 75 stopped
-by preemption after a save, start it again; 130 stopped by Ctrl-C after a save; 143 stopped by SIGTERM with nothing to save.
+| exit code | meaning |
+|---|---|
+| 0 | done |
+| 2 | a mistake in the command, the config or the data, with one message |
+| 69 | another process of the run failed |
+| 75 | stopped by preemption after a save: start the same command again |
+| 130 | stopped by Ctrl-C after a save |
+| 143 | stopped by SIGTERM with nothing to save |
 
 This page is generated: `python -m jaxfm.explain --page=programs --output=docs/reference/programs.md`.
 """
 _PYTHON_HEAD = """\
 # Python
 
-What `import jaxfm` gives. Names are imported when they are first used, so the import itself takes no time. Everything that can
-be wrong with arguments, data or files is a `jaxfm.errors.UserError` with one clear message.
+The public names of `import jaxfm`. They are imported when they are first used, so the import itself takes no time.
+Wrong arguments, data and files raise `jaxfm.errors.UserError` with one message.
 
 This page is generated: `python -m jaxfm.explain --page=python --output=docs/reference/python.md`.
 """

@@ -51,7 +51,7 @@ def shown(command: Command) -> str:
 
 
 def program_words(words: Sequence[str]) -> list[str] | None:
-    """The program and the flags of `python -m jaxfm.PROGRAM ...` or `jaxfm PROGRAM [CONFIG] ...`; None: another command.
+    """Program and flags of `python -m jaxfm.PROGRAM ...` or `jaxfm PROGRAM [CONFIG] ...`; None for other commands.
 
     The short form's CONFIG, ner:files, is --config=configs/ner.py:files, and its --data is --config.data.source.
     """

@@ -97,7 +97,9 @@ def links(page: str, content: str) -> Iterator[Link]:
 def inline_code(content: str) -> Iterator[tuple[str, int]]:
     """Yields every piece of code inside a page's text, with the line of its paragraph."""
     for token in tokens(content):
-        yield from ((part.content, (token.map or [0])[0] + 1) for part in token.children or () if part.type == "code_inline")
+        yield from (
+            (part.content, (token.map or [0])[0] + 1) for part in token.children or () if part.type == "code_inline"
+        )
 
 
 def blocks(page: str, content: str) -> Iterator[Block]:

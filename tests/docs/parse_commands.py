@@ -1,6 +1,6 @@
 """Parses commands as their programs do and runs none of them: lists of words in, a message for each of them out.
 
-JSON from standard input to standard output: [["train", "--config=configs/ner.py", ...], ...] -> ["", "error: ...", ...].
+From standard input to standard output: [["train", "--config=configs/ner.py", ...], ...] -> ["", "error: ...", ...].
 It is a process of its own, as flags are global, and programs set up logging and JAX before they start.
 """
 

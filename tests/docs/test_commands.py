@@ -1,4 +1,4 @@
-"""The commands of the pages: their programs, flags, keys and variants exist, and each of them is run or has a reason not to.
+"""The commands of the pages: programs, flags, keys and variants exist; each command is run or has a reason not to be.
 
 What is run is in test_commands_run.py.
 """
@@ -31,7 +31,9 @@ INLINE = [
     if BEGINNINGS.match(code) and " -" in code and not re.search(r"\.\.\.|\[|FILE|VARIANT", code)
 ]
 LAUNCHED = [
-    Command(("python", "-m", "jaxfm.train", *command.words[command.words.index("--") + 1 :]), command.page, command.line)
+    Command(
+        ("python", "-m", "jaxfm.train", *command.words[command.words.index("--") + 1 :]), command.page, command.line
+    )
     for command in COMMANDS
     if command.words[0].startswith("launch/") and "--" in command.words
 ]

@@ -1,4 +1,4 @@
-"""The Python of the pages: it parses, what it imports exists, and the converters of labelling tools do what they say."""
+"""The Python of the pages: it parses, its imports exist, and the converters of labelling tools do what they say."""
 
 import ast
 import importlib
@@ -71,7 +71,11 @@ CLASSES = {
         {"text": "Too much.", "accept": ["billing"], "answer": "accept", "options": []},
     ],
     "Argilla, one label": [
-        {"text": "Ünder way.", "label.responses": ["delivery", "delivery"], "label.responses.status": ["submitted"] * 2},
+        {
+            "text": "Ünder way.",
+            "label.responses": ["delivery", "delivery"],
+            "label.responses.status": ["submitted"] * 2,
+        },
         {"text": "They disagree.", "label.responses": ["delivery", "billing"]},
         {"text": "Nobody has labelled it.", "label.responses": None},
         {"text": "Too much.", "label.responses": ["billing"]},
@@ -83,7 +87,10 @@ CLASSES = {
 def test_a_converter_gives_a_class_each(heading: str, tmp_path: pathlib.Path) -> None:
     source = converted(heading, CLASSES[heading], tmp_path)
     read = read_examples(source, None, columns=ExampleColumns(), kind="single")["train"].examples
-    assert [(example.text, example.target) for example in read] == [("Ünder way.", "delivery"), ("Too much.", "billing")]
+    assert [(example.text, example.target) for example in read] == [
+        ("Ünder way.", "delivery"),
+        ("Too much.", "billing"),
+    ]
 
 
 def test_the_converter_of_label_studio_gives_several_classes(tmp_path: pathlib.Path) -> None:
@@ -131,7 +138,11 @@ def test_a_converter_gives_entities(heading: str, tmp_path: pathlib.Path) -> Non
     source = converted(heading, [ENTITIES[heading]], tmp_path)
     (sentence,) = read_tagged(source, ["train"])["train"].sentences
     found = dict(zip(sentence.words, sentence.tags, strict=True))
-    assert {word: tag for word, tag in found.items() if tag != "O"} == {"Ünal": "B-PER", "Şen": "I-PER", "Ghent": "B-LOC"}
+    assert {word: tag for word, tag in found.items() if tag != "O"} == {
+        "Ünal": "B-PER",
+        "Şen": "I-PER",
+        "Ghent": "B-LOC",
+    }
 
 
 def test_every_converter_of_the_page_is_tested() -> None:
