@@ -1,6 +1,7 @@
 """The Markdown pages of the repository as tests read them: headings, links, blocks of code, commands of a shell."""
 
 import dataclasses
+import json
 import pathlib
 import re
 import shlex
@@ -127,6 +128,12 @@ def commands(page: str, content: str) -> Iterator[Command]:
                 line = line.removesuffix("\\") + next(lines)[1]
             words = shlex.split(line, comments=True)
             yield Command(tuple(words), page, number)
+
+
+def cells(notebook: str) -> list[Block]:
+    """The code of a notebook, a block for each cell; `line` counts the cells, from 1."""
+    found = enumerate(json.loads(text(notebook))["cells"], start=1)
+    return [Block("python", "".join(cell["source"]), notebook, n) for n, cell in found if cell["cell_type"] == "code"]
 
 
 def all_commands() -> list[Command]:

@@ -13,9 +13,10 @@ import pytest
 
 from jaxfm.data.records.examples import ExampleColumns, read_examples
 from jaxfm.data.records.sources import read_tagged
-from tests.docs.pages import Block, blocks, headings, pages, text
+from tests.docs.pages import Block, blocks, cells, headings, pages, text
 
 SNIPPETS = [block for page in pages() for block in blocks(page, text(page)) if block.language == "python"]
+SNIPPETS += cells("docs/quickstart.ipynb")
 TOOLS = "docs/howto/labelling_tools.md"
 # What a page may import though the tests' environment lacks it.
 OPTIONAL = ("peft",)
