@@ -46,7 +46,9 @@ def words() -> Words:
     """Returns all words that can be completed."""
     names = [name for name in (each.name for each in catalog.PROGRAMS) if name not in (*_WITHOUT_FLAGS, "completion")]
     definitions = {name: program.definition_of(name.replace("-", "_")) for name in names}
-    short = [each for name in shipped.config_names() for each in (name, *(f"{name}:{v}" for v in shipped.variants(name)))]
+    short: list[str] = []
+    for name, found in shipped.listing().items():
+        short += [name, *(f"{name}:{variant}" for variant in found)]
     return Words(
         programs={each.name: each.doc for each in catalog.PROGRAMS},
         flags={

@@ -1,4 +1,7 @@
-"""Lists the scripts of launch/, which start runs elsewhere, or runs one: `jaxfm launch local --processes=2 -- FLAGS`."""
+"""Lists the scripts of launch/, which start runs elsewhere, or runs one.
+
+For example `jaxfm launch local --processes=2 -- --config=ner --workdir=runs/ner`.
+"""
 
 import os
 import pathlib
@@ -20,7 +23,10 @@ EXIT_USER_MISTAKE = 2
 
 
 def command(name: str, arguments: list[str]) -> list[str]:
-    """Returns the command line of a script by its name, with or without ending, - or _; UserError for an unknown one."""
+    """Returns the command line of a script by its name, with or without ending, written with - or _.
+
+    Raises UserError for an unknown one.
+    """
     names = {file.partition(".")[0]: file for file in SCRIPTS}
     file = names.get(name.partition(".")[0].replace("-", "_"))
     if file is None:

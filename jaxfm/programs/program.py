@@ -160,7 +160,8 @@ def _definition(main: Callable[..., None], usage_line: str, takes_texts: bool) -
 
 def _print_help(definition: usage.Definition) -> None:
     """Prints how a program is used, with the keys of a config where one is given."""
-    print(usage.as_called(usage.help_text(definition), sys.argv[0]))
+    configs = shipped.listing() if definition.takes_config else {}
+    print(usage.as_called(usage.help_text(definition, configs), sys.argv[0]))
     words = arguments.without_help(sys.argv[1:])
     if definition.takes_config and words:
         from jaxfm.tasks import registry  # late: programs without a config start faster
