@@ -18,8 +18,8 @@ TEXT = (".cff", ".cfg", ".env", ".md", ".py", ".sh", ".svg", ".toml", ".txt", ".
 IMPORTED = "jaxfm"  # the package index has another project of this name
 # A command that fetches a distribution called jaxfm, or a requirement of it.
 STRANGER = re.compile(
-    rf"(?:\bpip3? (?:install|download|wheel)|\bpipx (?:install|run)|\buv (?:add|pip|tool)|\buvx|\bpoetry add|\bconda install)"
-    rf"\b[^\n|;&]*?[\s'\"]{IMPORTED}(?![\w./-])"
+    r"(?:\bpip3? (?:install|download|wheel)|\bpipx (?:install|run)|\buv (?:add|pip|tool)|\buvx|\bpoetry add"
+    rf"|\bconda install)\b[^\n|;&]*?[\s'\"]{IMPORTED}(?![\w./-])"
     rf"|(?<![\w./-]){IMPORTED}(?:\[[a-z][a-z0-9, _-]*\]|\s?(?:[=~>!]=|<)\s?\d)"
 )
 
@@ -57,9 +57,7 @@ def test_a_command_that_fetches_the_other_project_is_found(command: str) -> None
     assert not STRANGER.search(command.format(DISTRIBUTION))
 
 
-@pytest.mark.parametrize(
-    "text", ["import {}", "{}.train", "pip install dist/{}-1.whl", "a {} < b", "{}/train.py"]
-)
+@pytest.mark.parametrize("text", ["import {}", "{}.train", "pip install dist/{}-1.whl", "a {} < b", "{}/train.py"])
 def test_what_fetches_nothing_is_not(text: str) -> None:
     assert not STRANGER.search(text.format(IMPORTED))
 

@@ -95,7 +95,16 @@ def help_text(definition: Definition, configs: Mapping[str, Sequence[str]]) -> s
             parts += textwrap.wrap(", ".join(found), WIDTH, initial_indent=f"  {name:<16}", subsequent_indent=" " * 18)
         parts += ["", *textwrap.wrap(_KEYS.format(command=command), WIDTH, break_on_hyphens=False)]
     more = definition.doc.partition("\n\n")[2].strip()
-    return "\n".join([*parts, *(["", more] if more else [])])
+    return "\n".join([*parts, *(["", _wrapped(more)] if more else [])])
+
+
+def _wrapped(text: str) -> str:
+    """Returns a text whose paragraphs fit the width; those with indented lines, such as commands, are left alone."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(
+        each if re.search(r"^ ", each, re.MULTILINE) else textwrap.fill(each, WIDTH, break_on_hyphens=False)
+        for each in paragraphs
+    )
 
 
 def _lines(flag: Flag) -> list[str]:

@@ -53,7 +53,13 @@ def test_a_flag_without_its_value_and_an_unknown_one_are_refused(words: list[str
 
 @pytest.mark.parametrize(
     ("words", "asked"),
-    [(["x", "--help"], True), (["-h"], True), (["--helpfull"], True), (["--", "--help"], False), (["--help me"], False)],
+    [
+        (["x", "--help"], True),
+        (["-h"], True),
+        (["--helpfull"], True),
+        (["--", "--help"], False),
+        (["--help me"], False),
+    ],
 )
 def test_help_is_asked_for_before_the_texts(words: list[str], asked: bool) -> None:
     assert asks_help(words) is asked

@@ -1,4 +1,4 @@
-"""The command `jaxfm` as a user calls it, from an empty folder: help, flags in any order, mistakes. Nothing is trained."""
+"""The command `jaxfm` as a user calls it from an empty folder: help, flags in any order, mistakes. No training."""
 
 import dataclasses
 import json

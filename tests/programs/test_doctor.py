@@ -132,7 +132,9 @@ def test_the_exit_code_says_whether_all_is_well(
     as_json: bool, passed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = [Check("devices", True, "one", 0.1), Check("train", passed, "words " * 30, 2.0)]
-    monkeypatch.setattr(doctor, "flags", types.SimpleNamespace(FLAGS=types.SimpleNamespace(json=as_json, self_test=True)))
+    monkeypatch.setattr(
+        doctor, "flags", types.SimpleNamespace(FLAGS=types.SimpleNamespace(json=as_json, self_test=True))
+    )
     monkeypatch.setattr(doctor, "checks", lambda test: iter(done))
     if passed:
         doctor.main()

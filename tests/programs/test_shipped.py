@@ -74,7 +74,10 @@ def test_a_file_of_the_working_directory_comes_first(empty_folder: pathlib.Path)
         ("nerr:files", r"--config=nerr:files: there is no config 'nerr' in jaxfm\. Did you mean 'ner'\?"),
         ("mine", r"Valid choices: 'classification', 'mlm', 'ner'\. A file of your own is named with its ending"),
         ("configs/nerr.py", r"there is no such file, here or in jaxfm\. Did you mean 'configs/ner\.py'\?"),
-        ("mine.py:x", r"--config=mine\.py:x: there is no such file \(looked from .*empty\)\. .*: classification, mlm, "),
+        (
+            "mine.py:x",
+            r"--config=mine\.py:x: there is no such file \(looked from .*empty\)\. .*: classification, mlm, ",
+        ),
         ("/no/such.py", r"--config=/no/such\.py: there is no such file"),
         ("", r"--config=: there is no such file"),
     ],
