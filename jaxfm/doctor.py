@@ -5,6 +5,4 @@ if __name__ == "__main__":
 
     run()
 else:
-    raise ImportError(
-        "jaxfm.doctor is a program (python -m jaxfm.doctor); its functions are in jaxfm.programs.doctor"
-    )
+    raise ImportError("jaxfm.doctor is a program (python -m jaxfm.doctor); its functions are in jaxfm.programs.doctor")

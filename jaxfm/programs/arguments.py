@@ -15,13 +15,13 @@ def split(words: Iterable[str], is_switch: Callable[[str], bool]) -> tuple[list[
 
     Args:
       words: as the shell gives them; all that follows a -- is text.
-      is_switch: flag name -> whether it has no value (a boolean); raises UserError for a name that there is not.
+      is_switch: flag name -> whether it has no value (a boolean); raises UserError for an unknown name.
 
     Returns:
       The flags, each as --NAME=VALUE or, where `is_switch` says so, --NAME; and the texts. Both in the given order.
 
     Raises:
-      UserError: as `is_switch`; or a flag that needs a value has none.
+      UserError: as `is_switch` does; or a flag that needs a value has none.
     """
     flags: list[str] = []
     texts: list[str] = []
@@ -45,7 +45,7 @@ def split(words: Iterable[str], is_switch: Callable[[str], bool]) -> tuple[list[
                 )
             value = f"={following}"
         elif value is not None:
-            is_switch(name)  # there is such a flag
+            is_switch(name)  # raises for an unknown flag
         flags.append(f"--{name}{value or ''}")
     return flags, texts
 

@@ -46,7 +46,9 @@ def words() -> Words:
     """Returns all words that can be completed."""
     names = [name for name in (each.name for each in catalog.PROGRAMS) if name not in (*_WITHOUT_FLAGS, "completion")]
     definitions = {name: program.definition_of(name.replace("-", "_")) for name in names}
-    short = [each for name in shipped.config_names() for each in (name, *(f"{name}:{v}" for v in shipped.variants(name)))]
+    short: list[str] = []
+    for name, found in shipped.listing().items():
+        short += [name, *(f"{name}:{variant}" for variant in found)]
     return Words(
         programs={each.name: each.doc for each in catalog.PROGRAMS},
         flags={
@@ -72,20 +74,28 @@ def bash(found: Words) -> str:
         choices = [*found.configs.get(name, ()), *found.flags.get(name, ()), *found.first.get(name, ())]
         cases.append(f"    {name}) choices='{' '.join(choices)}' ;;")
     takes_config = "|".join(found.configs)
-    # Keys are many: they are offered once they are asked for.
+    values = [f"--config={each}" for each in next(iter(found.configs.values()), ())]
     return f"""\
 # Completion of jaxfm for bash, printed by `jaxfm completion bash`.
 _jaxfm() {{
-  local line="${{COMP_LINE:0:COMP_POINT}}" current program="" choices before
+  local line="${{COMP_LINE:0:COMP_POINT}}" current program="" choices before complete
   current="${{line##*[[:space:]]}}"
+  read -ra complete <<< "${{line%"$current"}}"
+  COMPREPLY=()
   ((COMP_CWORD > 1)) && program="${{COMP_WORDS[1]}}"
   case "$program" in
     '') choices='{" ".join(found.programs)} --help' ;;
 {chr(10).join(cases)}
     *) return ;;
   esac
-  if [[ $current == --config.* && $program =~ ^({takes_config})$ ]]; then
-    choices='{" ".join(found.keys)}'
+  # The value of a flag is a file, which readline completes.
+  if [[ ${{complete[-1]}} == --* && " $choices " == *" ${{complete[-1]}}= "* ]]; then return; fi
+  # Keys are many: they are offered once they are asked for.
+  if [[ $program =~ ^({takes_config})$ ]]; then
+    case "$current" in
+      --config.*) choices='{" ".join(found.keys)}' ;;
+      --config=*) choices='{" ".join(values)}' ;;
+    esac
   fi
   mapfile -t COMPREPLY < <(compgen -W "$choices" -- "$current")
   # Readline replaces only what follows the last of its separators.

@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -54,27 +54,28 @@ SETTINGS = (
 )
 # Of these it is shown only whether they are set: they may hold passwords.
 SECRETS = ("HF_TOKEN", "HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY")
-_NAME_WIDTH = 22
+_NAME_WIDTH = 27
 _LEAST_DISK = 2**30  # a checkpoint of a base model
 
 
-def report(*, test: bool = True) -> dict[str, Any]:
-    """Returns what `doctor` shows, as JSON values: a mapping a section, and the list "checks".
-
-    Args:
-      test: whether to train a tiny model.
-    """
-    checks = [attempt("devices", _devices), attempt("disk", _disk)]
-    if test and checks[0].passed:
-        checks += self_test()
+def facts() -> dict[str, dict[str, Any]]:
+    """Returns what `doctor` shows before its checks, as JSON values: a mapping a section."""
     return {
         "versions": _versions(),
         "machine": _machine(),
         "caches": _caches(),
         "extras": _extras(),
         "settings": _settings(),
-        "checks": [dataclasses.asdict(check) for check in checks],
     }
+
+
+def checks(*, test: bool = True) -> Iterator[Check]:
+    """Tries one thing after the other; yields what came of each. `test`: whether to train a tiny model."""
+    devices = attempt("devices", _devices)
+    yield devices
+    yield attempt("disk", _disk)
+    if test and devices.passed:
+        yield from self_test()
 
 
 def _versions() -> dict[str, str]:
@@ -147,7 +148,7 @@ def _extras() -> dict[str, dict[str, Any]]:
 def _settings() -> dict[str, str]:
     from huggingface_hub import get_token
 
-    found = {name: os.environ[name] for name in SETTINGS if os.environ.get(name)}
+    found = {name: os.environ.get(name) or "not set" for name in SETTINGS}
     found |= {name: "set" for name in SECRETS if os.environ.get(name) or os.environ.get(name.lower())}
     return found | {"a token for the hub": "yes" if get_token() else "no"}
 
@@ -179,7 +180,7 @@ def _size(count: float) -> str:
     return f"{count:,.1f} GiB"
 
 
-def _show(console: Console, found: Mapping[str, Any]) -> None:
+def _show_facts(console: Console, found: Mapping[str, Mapping[str, Any]]) -> None:
     sections = {
         "versions": found["versions"],
         "machine": found["machine"],
@@ -193,13 +194,14 @@ def _show(console: Console, found: Mapping[str, Any]) -> None:
             for line in _wrapped(name, value):
                 console.print(Text(line), soft_wrap=True)
         console.print()
-    console.print(Text("checks", style="bold"))
-    for check in (Check(**each) for each in found["checks"]):
-        mark, style = ("ok  ", "green") if check.passed else ("FAIL", "red")
-        first, *others = _wrapped(check.name, f"{check.text} ({check.seconds:.1f} s)", indent=f"  {mark} ")
-        console.print(Text.assemble((first[:6], style), first[6:]), soft_wrap=True)
-        for line in others:
-            console.print(Text(line), soft_wrap=True)
+
+
+def _show_check(console: Console, check: Check) -> None:
+    mark, style = ("ok  ", "green") if check.passed else ("FAIL", "red")
+    first, *others = _wrapped(check.name, f"{check.text} ({check.seconds:.1f} s)", indent=f"  {mark} ")
+    console.print(Text.assemble((first[:6], style), first[6:]), soft_wrap=True)
+    for line in others:
+        console.print(Text(line), soft_wrap=True)
 
 
 def _extra(name: str, extra: Mapping[str, Any]) -> str:
@@ -207,12 +209,12 @@ def _extra(name: str, extra: Mapping[str, Any]) -> str:
 
 
 def _wrapped(name: str, value: str, indent: str = "  ") -> Sequence[str]:
-    """Returns a name and its value in lines that fit the width; only a word that is longer, such as a path, does not."""
+    """Returns a name and its value in lines that fit the width; only a longer word, such as a path, does not."""
     lines = textwrap.wrap(
         value,
         WIDTH,
-        initial_indent=f"{indent}{name}".ljust(_NAME_WIDTH) + "  ",
-        subsequent_indent=" " * (_NAME_WIDTH + 2),
+        initial_indent=f"{indent}{name}".ljust(_NAME_WIDTH),
+        subsequent_indent=" " * _NAME_WIDTH,
         break_long_words=False,
         break_on_hyphens=False,
     )
@@ -221,13 +223,19 @@ def _wrapped(name: str, value: str, indent: str = "  ") -> Sequence[str]:
 
 def main() -> None:
     """The program."""
-    found = report(test=flags.FLAGS.self_test)
-    failed = [check["name"] for check in found["checks"] if not check["passed"]]
+    console = Console(highlight=False)
+    found, done = facts(), []
+    if not flags.FLAGS.json:
+        _show_facts(console, found)
+        console.print(Text("checks", style="bold"))
+    for check in checks(test=flags.FLAGS.self_test):
+        done.append(check)
+        if not flags.FLAGS.json:
+            _show_check(console, check)
+    failed = [check.name for check in done if not check.passed]
     if flags.FLAGS.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print(json.dumps({**found, "checks": [dataclasses.asdict(each) for each in done]}, indent=2))
     else:
-        console = Console(highlight=False)
-        _show(console, found)
         console.print(f"\nFailed: {', '.join(failed)}." if failed else "\nAll is well.")
     if failed:
         sys.exit(EXIT_UNHEALTHY)

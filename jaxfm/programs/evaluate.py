@@ -149,6 +149,7 @@ def run() -> None:
     flags.DEFINE_string("compare", None, "Two run directories, with a comma between them.")
     flags.DEFINE_string("split", "test", "train, valid or test, or another usual name of them (dev, testb ...).")
     flags.DEFINE_string("source", None, "Data to score on; the run's own if not given.")
+    flags.DEFINE_alias("data", "source")
     flags.DEFINE_string("output", None, "A JSON file for the scores.")
     program.define_column_flags(COLUMNS)
     program.define_process_flags()

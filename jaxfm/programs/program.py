@@ -135,10 +135,16 @@ def definition_of(name: str) -> usage.Definition:
 
 
 def _definition(main: Callable[..., None], usage_line: str, takes_texts: bool) -> usage.Definition:
-    """Returns the flags that jaxfm's modules have defined; other packages have flags too, which nobody should read."""
+    """Returns the flags that jaxfm's modules and the script itself define; those of other packages are left out."""
     module = sys.modules[main.__module__]
     by_module = flags.FLAGS.flags_by_module_dict()
-    own = [flag for name, found in by_module.items() if name.startswith("jaxfm.") for flag in found]
+    # A script's own flags are those of the module that absl calls by its path.
+    own = [
+        flag
+        for name, found in by_module.items()
+        if name.startswith("jaxfm.") or (main.__module__ == "__main__" and name == sys.argv[0])
+        for flag in found
+    ]
     return usage.Definition(
         name=main.__module__.rpartition(".")[2].replace("_", "-"),
         usage=usage_line,
@@ -160,7 +166,8 @@ def _definition(main: Callable[..., None], usage_line: str, takes_texts: bool) -
 
 def _print_help(definition: usage.Definition) -> None:
     """Prints how a program is used, with the keys of a config where one is given."""
-    print(usage.as_called(usage.help_text(definition), sys.argv[0]))
+    configs = shipped.listing() if definition.takes_config else {}
+    print(usage.as_called(usage.help_text(definition, configs), sys.argv[0]))
     words = arguments.without_help(sys.argv[1:])
     if definition.takes_config and words:
         from jaxfm.tasks import registry  # late: programs without a config start faster

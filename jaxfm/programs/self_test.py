@@ -7,7 +7,7 @@ import pathlib
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 
@@ -15,7 +15,8 @@ from jaxfm.config import Config
 from jaxfm.observe.writers import METRICS_FILE, read_metrics
 from jaxfm.programs.predict import Model
 from jaxfm.programs.train import train
-from jaxfm.tasks.registry import default_config, from_config_dict
+from jaxfm.schema import nested
+from jaxfm.tasks.registry import from_config_dict
 from jaxfm.training.workdir import CHECKPOINTS_DIR
 
 STEPS = 30
@@ -46,8 +47,8 @@ class Check:
     seconds: float
 
 
-def self_test() -> list[Check]:
-    """Trains a tiny named-entity model in a temporary folder and uses it; stops at the first thing that fails."""
+def self_test() -> Iterator[Check]:
+    """Trains a tiny named-entity model in a temporary folder and uses it; ends at the first thing that fails."""
     with tempfile.TemporaryDirectory(prefix="jaxfm-doctor-") as name:
         folder = pathlib.Path(name)
         workdir = folder / "run"
@@ -56,12 +57,11 @@ def self_test() -> list[Check]:
             "save": lambda: _saved(workdir),
             "load, predict": lambda: _predict(workdir),
         }
-        found: list[Check] = []
         for title, trial in trials.items():
-            found.append(attempt(title, trial))
-            if not found[-1].passed:
-                break
-        return found
+            check = attempt(title, trial)
+            yield check
+            if not check.passed:
+                return
 
 
 def attempt(name: str, trial: Callable[[], str]) -> Check:
@@ -112,21 +112,23 @@ def _config(folder: pathlib.Path) -> Config:
     for split, count in {"train": 16 * rows, "valid": 2 * rows}.items():
         text = "".join(_sentence(draw) for _ in range(count))
         (folder / f"{split}.conll").write_text(text, encoding="utf-8")
-    values = default_config("ner")
-    values.model.preset = "bert_tiny"
-    values.model.scan_layers = True  # compiles faster
-    values.model.tokenizer = f"dir:{tokenizer}"
-    values.data.source = f"conll:{folder}"
-    values.data.row_length = 32
-    values.task.overlap = 8
-    values.optim.learning_rate = 2e-3
-    values.train.steps = STEPS
-    values.train.batch_size = rows
-    values.eval.batch_size = rows
-    values.eval.every_steps = STEPS
-    values.log.every_steps = 3
-    values.log.tensorboard = False
-    return from_config_dict(values)
+    values = {
+        "task.name": "ner",
+        "task.overlap": 8,
+        "model.preset": "bert_tiny",
+        "model.tokenizer": f"dir:{tokenizer}",
+        "model.scan_layers": True,  # compiles faster
+        "data.source": f"conll:{folder}",
+        "data.row_length": 32,
+        "optim.learning_rate": 2e-3,
+        "train.steps": STEPS,
+        "train.batch_size": rows,
+        "eval.batch_size": rows,
+        "eval.every_steps": STEPS,
+        "log.every_steps": 3,
+        "log.tensorboard": False,
+    }
+    return from_config_dict(nested(values))
 
 
 def _sentence(draw: random.Random) -> str:

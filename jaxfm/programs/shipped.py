@@ -32,6 +32,11 @@ def variants(name: str) -> tuple[str, ...]:
     return tuple(_module(folder(CONFIGS) / f"{name}.py").variants())
 
 
+def listing() -> dict[str, tuple[str, ...]]:
+    """Returns every short name -> its variants."""
+    return {name: variants(name) for name in config_names()}
+
+
 def config_file(value: str) -> str:
     """Returns FILE[:variant] as a path that exists, for what a user gave as --config.
 
@@ -59,8 +64,8 @@ def config_file(value: str) -> str:
     if path.parts[:1] == (CONFIGS,):
         raise UserError(f"--config={value}: there is no such file, here or in jaxfm. {did_you_mean(name, own)}")
     raise UserError(
-        f"--config={value}: there is no such file (looked from {pathlib.Path.cwd()}). Configs that come with jaxfm have "
-        f"short names: {', '.join(config_names())}."
+        f"--config={value}: there is no such file (looked from {pathlib.Path.cwd()}). Configs that come with jaxfm "
+        f"have short names: {', '.join(config_names())}."
     )
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.programs import catalog
@@ -70,8 +70,13 @@ def as_called(text: str, program: str) -> str:
     return re.sub(r"python -m jaxfm\.(\w+)", lambda name: f"{command[1]} {name[1].replace('_', '-')}", text)
 
 
-def help_text(definition: Definition) -> str:
-    """Returns what `--help` prints, in lines of at most 80 characters but for commands."""
+def help_text(definition: Definition, configs: Mapping[str, Sequence[str]]) -> str:
+    """Returns what `--help` prints, in lines of at most 80 characters but for commands.
+
+    Args:
+      definition: of the program.
+      configs: short name -> variants of the configs that come with jaxfm, for a program that takes one.
+    """
     try:
         does = catalog.find(definition.name).doc
         head = f"{does[0].upper()}{does[1:]}."
@@ -85,9 +90,21 @@ def help_text(definition: Definition) -> str:
             parts += ["", title, *(line for flag in flags for line in _lines(flag))]
     if definition.takes_config:
         command = f"python -m jaxfm.{definition.name.replace('-', '_')}"
+        parts += ["", "configs, and what may follow after a colon:"]
+        for name, found in configs.items():
+            parts += textwrap.wrap(", ".join(found), WIDTH, initial_indent=f"  {name:<16}", subsequent_indent=" " * 18)
         parts += ["", *textwrap.wrap(_KEYS.format(command=command), WIDTH, break_on_hyphens=False)]
     more = definition.doc.partition("\n\n")[2].strip()
-    return "\n".join([*parts, *(["", more] if more else [])])
+    return "\n".join([*parts, *(["", _wrapped(more)] if more else [])])
+
+
+def _wrapped(text: str) -> str:
+    """Returns a text whose paragraphs fit the width; those with indented lines, such as commands, are left alone."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(
+        each if re.search(r"^ ", each, re.MULTILINE) else textwrap.fill(each, WIDTH, break_on_hyphens=False)
+        for each in paragraphs
+    )
 
 
 def _lines(flag: Flag) -> list[str]:
