@@ -92,10 +92,10 @@ def prepare(page: str, folder: pathlib.Path, earlier: pathlib.Path) -> None:
 
 def workdir(command: Command) -> str | None:
     """The run directory that a command trains into."""
-    words = program_words(command.words) or [""]
+    words = program_words(command.words) or []
     flags = " ".join(words).replace("--workdir ", "--workdir=").split()
     found = [word.partition("=")[2] for word in flags if word.startswith("--workdir=")]
-    return found[0] if words[0] == "train" and found else None
+    return found[0] if words[1:2] == ["train"] and found else None
 
 
 def as_run(command: Command) -> list[str]:
@@ -103,10 +103,8 @@ def as_run(command: Command) -> list[str]:
     words = program_words(command.words)
     if words is None:  # a launcher, whose training flags stand at its end
         return [str(ROOT / command.words[0]), f"--python={sys.executable}", *command.words[1:], *BRIEF]
-    program, rest = words[0], words[1:]
-    if program == "train":
-        rest = [*rest, *BRIEF]
-    return [sys.executable, "-m", f"jaxfm.{program}", *rest]
+    brief = BRIEF if words[1] == "train" and "--help" not in words else ()
+    return [sys.executable, "-m", "jaxfm", *words[1:], *brief]
 
 
 @pytest.mark.parametrize("page", RUN_PAGES)
