@@ -1,6 +1,6 @@
 """Parses commands as `jaxfm` does and runs none of them: lists of words in, a message for each of them out.
 
-From standard input to standard output: [["jaxfm", "train", "ner", ...], ...] -> ["", "error: ...", ...]. It is a separate
+From standard input to standard output: [["jaxfm", "train", "ner", ...], ...] -> ["", "error: ...", ...]. It is another
 process, because flags are global, and programs set up logging and JAX before they start.
 """
 
