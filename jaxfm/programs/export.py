@@ -11,6 +11,7 @@ from jaxfm.core.build import Build
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub import peft
 from jaxfm.models.adapters import merge_low_rank, only_mergeable
+from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.programs import program
 from jaxfm.training.saved_run import open_run
@@ -31,7 +32,11 @@ def export(workdir: str | pathlib.Path, output: str | pathlib.Path, format: str 
     """
     if format not in FORMATS:
         raise UserError(f"--format={format}: {did_you_mean(format, FORMATS)}")
-    workdir, output = files.user_path(workdir, "--workdir"), files.output_directory(output, "--output")
+    with libraries_quieted():
+        return _export(files.user_path(workdir, "--workdir"), files.output_directory(output, "--output"), format)
+
+
+def _export(workdir: pathlib.Path, output: pathlib.Path, format: str) -> pathlib.Path:
     run = open_run(workdir)
     encoder, predictor = run.spec.encoder, run.predictor()
     only_mergeable(encoder, format)

@@ -171,6 +171,14 @@ def read_config_values(workdir: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{path}: {error} Another jaxfm wrote it, or it was changed.") from error
 
 
+def source_of(workdir: pathlib.Path) -> str:
+    """Returns `config.data.source` of the run in `workdir`; empty where there is none."""
+    if not (workdir / CONFIG_FILE).is_file():
+        return ""
+    data = read_config_values(workdir).get("data", {})
+    return str(data.get("source", "")) if isinstance(data, dict) else ""
+
+
 def read_report(workdir: pathlib.Path) -> dict[str, Any]:
     """Returns report.json of a finished run; UserError for one that is cut."""
     try:
