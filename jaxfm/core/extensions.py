@@ -130,6 +130,11 @@ def loss_of(name: str, key: str) -> Loss:
     return _losses[name]
 
 
+def registered_loss(name: str) -> Loss | None:
+    """Returns the registered loss of that name, None where there is none."""
+    return _losses.get(name)
+
+
 def with_own(task: str, directions: Mapping[str, bool]) -> dict[str, bool]:
     """Returns a task's metrics -> is more better?, with the registered ones.
 

@@ -26,7 +26,7 @@ from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.observe.writers import to_json
 from jaxfm.parallel import distributed
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.programs import program
+from jaxfm.programs import plugins, program
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.evaluation import Evaluator, whole_batches
 from jaxfm.training.results import with_intervals
@@ -91,8 +91,8 @@ def _evaluate(
     evaluator = Evaluator(task.objective.outputs, restored.graphdef, mesh, size)
     progress = progress or Progress(len(rows))
     with progress:
-        if note:
-            progress.say(note)
+        for text in filter(None, (note, workdirs.missing_metrics(workdir, config))):
+            progress.say(text)
         with progress.task(f"scoring {split}", len(rows)) as advance:
             outputs = evaluator(restored.params, rows, advance)
     return with_intervals(task.scorer(split).report(outputs, read_calibration(workdir)))
@@ -177,6 +177,7 @@ def main() -> None:
 
 def run() -> None:
     """Defines the flags and runs the program."""
+    plugins.define_plugin_flag()
     flags.DEFINE_string("workdir", None, "A run directory.")
     flags.DEFINE_string("compare", None, "Two run directories, with a comma between them.")
     flags.DEFINE_string("split", "test", "train, valid or test, or another usual name of them (dev, testb ...).")

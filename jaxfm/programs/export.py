@@ -13,7 +13,7 @@ from jaxfm.hub import peft
 from jaxfm.models.adapters import merge_low_rank, only_mergeable
 from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.programs import program
+from jaxfm.programs import plugins, program
 from jaxfm.training.saved_run import open_run
 
 USAGE = "usage: python -m jaxfm.export --workdir=DIR --output=DIR [--format=hf|peft]"
@@ -66,6 +66,7 @@ def main() -> None:
 
 def run() -> None:
     """Defines the flags and runs the program."""
+    plugins.define_plugin_flag()
     flags.DEFINE_string("workdir", None, "A run directory.")
     flags.DEFINE_string("output", None, "The directory to write.")
     flags.DEFINE_string(

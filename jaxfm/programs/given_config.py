@@ -35,7 +35,7 @@ def resolve_config(config: GivenConfig, overrides: Mapping[str, Any] | None = No
             inside = [name for name in flat if name.startswith(f"{key}.")]
             if not inside:
                 raise UserError(f"config.{key}: is a key of another task than {flat.get('task.name')!r}.")
-            raise UserError(f"config.{key}: is a group of keys. Name one of them: {did_you_mean(key, inside)}")
+            raise UserError(f"config.{key}: is a group of keys. Name one of them: {', '.join(inside)}.")
         flat[key] = value
     return registry.from_config_dict(schema.nested(flat))
 

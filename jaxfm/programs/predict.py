@@ -25,7 +25,7 @@ from jaxfm.errors import UserError, did_you_mean
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.programs import program
+from jaxfm.programs import plugins, program
 from jaxfm.training.evaluation import Evaluator, bucket
 from jaxfm.training.saved_run import open_run
 from jaxfm.training.session import compute_dtype
@@ -276,6 +276,7 @@ def main(texts: Sequence[str]) -> None:
 
 def run() -> None:
     """Defines the flags and runs the program."""
+    plugins.define_plugin_flag()
     flags.DEFINE_string("workdir", None, "A run directory.")
     flags.DEFINE_string("input", None, f"Texts: {', '.join(source_unlabelled.endings())}; also with .gz but .parquet.")
     flags.DEFINE_string("output", None, "JSON lines to write.")

@@ -26,6 +26,7 @@ from jaxfm.parallel import distributed
 from jaxfm.parallel.compilation import keep_compiled_programs
 from jaxfm.parallel.distributed import EXIT_INTERRUPTED, EXIT_USER_MISTAKE
 from jaxfm.parallel.host_memory import keep_freed_memory
+from jaxfm.programs import plugins
 
 EXIT_PREEMPTED = 75
 _OF_THE_USER = (
@@ -46,6 +47,7 @@ def run(main: Callable[..., None], usage: str, *, takes_arguments: bool = False)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
+        plugins.load_named(sys.argv)  # before the flags: keys and values of the config may be what they register
         argv = _parsed(sys.argv, usage, takes_arguments)
         quiet_libraries()  # after the flags: parsing them sets the verbosity anew
         keep_freed_memory()
@@ -126,7 +128,8 @@ def _reason(error: Exception) -> str:
 
 
 def define_config_flag() -> flags.FlagHolder[object]:
-    """Defines --config=FILE[:ARG] and --config.KEY=VALUE."""
+    """Defines --config=FILE[:ARG], --config.KEY=VALUE and --plugin=FILE.py, whose names a config may have."""
+    plugins.define_plugin_flag()
     return config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/ner.py or configs/ner.py:wnut17.")
 
 

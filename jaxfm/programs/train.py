@@ -85,6 +85,7 @@ def _train_or_report(config: Config, workdir: pathlib.Path, held: contextlib.Exi
     if status == "finished":
         return workdirs.read_report(workdir)
     if status == "half-way":
+        workdirs.check_extensions(workdir, config)
         held.enter_context(workdirs.hold(workdir, config, status))
     return _train(config, workdir, status, wall_clock, held)
 
