@@ -124,8 +124,10 @@ def intervals(
     give intervals a fifth too narrow). Samples in which a metric is not defined are left out; the interval is NaN where
     it is so in all of them, and where there is one unit alone.
     """
-    counts = dict.fromkeys(metrics, float(bootstrap_data.count))
-    return _percentiles(metrics, _bootstrap([bootstrap_data], resamples, seed)[0], counts)
+    samples = _bootstrap([bootstrap_data], resamples, seed)[0]
+    # Registered metrics are functions of predictions, not of weighted units: they have no interval.
+    known = {name: value for name, value in metrics.items() if name in samples}
+    return _percentiles(known, samples, dict.fromkeys(known, float(bootstrap_data.count)))
 
 
 def interval_table(found: Mapping[str, Interval], bootstrap_data: BootstrapData) -> Table:

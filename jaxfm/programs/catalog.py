@@ -35,6 +35,7 @@ class Program:
 PROGRAMS = (
     Program("train", TRAINING, "trains a model, or resumes a run that was stopped"),
     Program("plan", TRAINING, "says what a run needs on TPUs or GPUs that are not here"),
+    Program("from-trainer", TRAINING, "shows a script of transformers' Trainer as a command of jaxfm"),
     Program("evaluate", USING, "scores a run on a split, or two runs against each other"),
     Program("predict", USING, "answers texts, or a file of them"),
     Program("export", USING, "writes a directory that transformers opens"),

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxfm.config import Config
 from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.extensions import check_metrics, with_own
 from jaxfm.core.initial import Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
@@ -49,7 +50,10 @@ class NerTask:
     encoded: Mapping[str, WindowedRows]
     notes: tuple[str, ...]
 
-    directions = DIRECTIONS
+    @property
+    def directions(self) -> Mapping[str, bool]:
+        """Metrics that may choose a checkpoint -> is more better?"""
+        return with_own(NAME, DIRECTIONS)
 
     @property
     def datasets(self) -> Mapping[str, PackedRows]:
@@ -112,6 +116,7 @@ class NerDefinition:
             )
             for split in sentences
         }
+        check_metrics(NAME, [list(sentence.tags) for sentence in sentences["train"]])
         used = _used(spec, initial)
         data_notes = [found.note + _cut_note(sentences[split], splitter) for split, found in read.items()]
         notes = (*initial.notes, *initial.left_over(("head/", *used)), head_note, *data_notes, words_note)
