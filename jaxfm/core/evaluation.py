@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxfm.observe.examples import WrongExample
 from jaxfm.observe.tables import Table
 
 Units = Mapping[str, np.ndarray]
@@ -55,9 +56,10 @@ class Evaluation:
       scores: the same and more, nested, as JSON values for report.json.
       tables: for people.
       predictions: records for predictions/*.jsonl, made as they are asked for.
-      remarks: sentences for the person who watches the run.
+      warnings: sentences for the person who watches the run.
       bootstrap_data: the metrics as a function of independent units, for intervals and comparisons; None without units.
       plots: name -> what draws it as a PNG file.
+      wrong: some of what the model has wrong, the worst first.
     """
 
     metrics: Mapping[str, float]
@@ -67,3 +69,4 @@ class Evaluation:
     warnings: tuple[str, ...] = ()
     bootstrap_data: BootstrapData | None = None
     plots: Mapping[str, Callable[[pathlib.Path], None]] = dataclasses.field(default_factory=dict)
+    wrong: tuple[WrongExample, ...] = ()

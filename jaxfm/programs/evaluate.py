@@ -72,7 +72,7 @@ def evaluate(
     distributed.agree("data", {f"the fingerprint of {split}": rows.fingerprint()})
     size = whole_batches(config.eval.batch_size, len(rows), mesh)
     evaluator = Evaluator(task.objective.outputs, restored.graphdef, mesh, size)
-    progress = progress or Progress(len(rows))
+    progress = progress or Progress(None)
     with progress:
         if note:
             progress.say(note)
@@ -126,7 +126,7 @@ def main() -> None:
     split, columns = require_split(values.split), program.given_columns(COLUMNS)
     output = None if values.output is None else files.output_file(values.output, "--output")
     program.join()
-    progress = Progress(0, quiet=not distributed.is_main())
+    progress = Progress(None, quiet=not distributed.is_main())
     asked = {"split": split, "source": values.source}
     if pair:
         comparison = compare(pair[0], pair[1], split, values.source, progress, columns)

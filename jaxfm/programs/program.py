@@ -23,6 +23,7 @@ from ml_collections import config_flags
 from jaxfm import files
 from jaxfm.config import DataConfig
 from jaxfm.errors import UserError
+from jaxfm.observe.messages import WarningHandler
 from jaxfm.parallel import distributed
 from jaxfm.parallel.compilation import keep_compiled_programs
 from jaxfm.parallel.distributed import EXIT_INTERRUPTED, EXIT_USER_MISTAKE
@@ -44,9 +45,7 @@ def quiet_libraries() -> None:
     # What jaxfm itself warns of (a damaged checkpoint, say) must not be quieted with them.
     own = logging.getLogger("jaxfm")
     if not own.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("WARNING: %(message)s"))
-        own.addHandler(handler)
+        own.addHandler(WarningHandler())
         own.propagate = False
         own.setLevel(logging.WARNING)  # else the root's level holds, which absl has just raised
     for name in ("orbax", "transformers", "huggingface_hub", "datasets", "tensorflow_datasets"):

@@ -15,6 +15,7 @@ from jaxfm.data.text.resplit import count_cut, found_entities, gold_entities
 from jaxfm.evaluation import calibration as calibration_lib
 from jaxfm.evaluation import entities
 from jaxfm.observe import plots
+from jaxfm.tasks.ner.errors import worst_sentences
 from jaxfm.tasks.windowed_rows import WindowedRows
 
 DIRECTIONS = {"f1": True, "precision": True, "recall": True, "macro_f1": True, "accuracy": True, "loss": False}
@@ -103,6 +104,7 @@ class NerScorer:
             bootstrap_data=self._bootstrap_data(tags, ends),
             plots=dict(assessed.plots)
             | ({"per_type": lambda path: plots.plot_per_type(per_type, path)} if per_type else {}),
+            wrong=worst_sentences(sentences, tags.predicted, tags.losses),
         )
 
     def _tags(self, outputs: Mapping[str, np.ndarray]) -> _Tags:
