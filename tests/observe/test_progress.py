@@ -67,7 +67,8 @@ def test_plain_lines_tell_everything_once(clock):
         progress.table(Table("Scores", ("split", "f1"), (("test", 0.5),)))
     assert written(console).splitlines() == [
         "step 60/636 (9 %)  epoch 0.28  loss 1.5000  lr 1.0e-04  2,000 useful tokens/s  0s",
-        "step 120/636 (18 %)  epoch 0.57  loss 0.2134  lr 8.1e-05  2,040 useful tokens/s  MFU 41.4%  1m 00s, ETA 8m 36s",
+        "step 120/636 (18 %)  epoch 0.57  loss 0.2134  lr 8.1e-05  2,040 useful tokens/s  MFU 41.4%  "
+        "1m 00s, ETA 8m 36s",
         "[B-LOC] " + "a long message " * 10,
         "",
         "Scores",
