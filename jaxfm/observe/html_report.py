@@ -60,6 +60,7 @@ def to_html(
             "tables": tables.get(split, ())["intervals" in splits[split] :],
             "pictures": [found for stem, found in pictures.items() if stem.startswith(f"{split}_")],
             "wrong": wrong.get(split, ()),
+            "warnings": splits[split].get("warnings", ()),
         }
         for split in reversed(list(splits))  # test before valid: it is what counts
     ]

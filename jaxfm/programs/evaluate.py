@@ -20,6 +20,7 @@ from jaxfm.evaluation import bootstrap
 from jaxfm.evaluation.bootstrap import Comparison
 from jaxfm.evaluation.calibration import read_calibration
 from jaxfm.observe.progress import Progress
+from jaxfm.observe.summary import result_of
 from jaxfm.observe.writers import to_json
 from jaxfm.parallel import distributed
 from jaxfm.parallel.mesh import make_mesh
@@ -135,6 +136,9 @@ def main() -> None:
         evaluation = evaluate(values.workdir, split, values.source, progress, columns)
         tables = evaluation.tables
         found: dict[str, Any] = {"workdir": values.workdir, **asked, "scores": dict(evaluation.scores)}
+        metric = workdirs.read_config(files.user_path(values.workdir, "--workdir")).eval.metric
+        if result := result_of({split: {**evaluation.metrics, **evaluation.scores}}, metric):
+            progress.say(str(result))
     for table in tables:
         progress.table(table)
     if pair:

@@ -15,10 +15,11 @@ from typing import Any
 from absl import flags
 
 from jaxfm import files
+from jaxfm.data.records.splits import require_split
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.observe.progress import Progress, format_seconds
 from jaxfm.observe.report import JSON_FILE
-from jaxfm.observe.summary import Result, result_of
+from jaxfm.observe.summary import Result, metrics_of, result_of
 from jaxfm.observe.tables import Cell, Table, to_markdown
 from jaxfm.observe.writers import METRICS_FILE, read_metrics, to_json
 from jaxfm.programs import program
@@ -65,7 +66,7 @@ def runs(
     Args:
       workdirs: run directories, or folders of such (as `jaxfm.seeds` makes them).
       metric: to compare by; None: the one that chose each run's checkpoint.
-      split: to compare on; None: test, or valid where there is no test.
+      split: to compare on, or another usual name of it (dev); None: test, or valid where there is no test.
 
     Returns:
       Dicts of "run", "state", "why", "task", "data", "model", the keys in which the runs differ (dotted), "steps",
@@ -74,6 +75,7 @@ def runs(
     Raises:
       UserError: no directory given, one that does not exist, or a metric or split that no finished run has.
     """
+    split = None if split is None else require_split(split)
     found = [_read(folder, metric, split) for folder in _run_folders(workdirs)]
     _check_asked(found, metric, split)
     differing = _differing(found)
@@ -120,7 +122,7 @@ def _read(folder: pathlib.Path, metric: str | None, split: str | None) -> Run:
             training["seconds"],
             report.get("directions", {}).get(name, "loss" not in name and name not in ("perplexity", "mse", "mae")),
         )
-    except (UserError, KeyError, TypeError, OSError) as error:
+    except (UserError, KeyError, TypeError, AttributeError, OSError) as error:
         why = f"has no {error}" if isinstance(error, KeyError) else str(error)
         return Run(folder, "damaged", why, config)
 
@@ -144,7 +146,7 @@ def _check_asked(found: Sequence[Run], metric: str | None, split: str | None) ->
         splits |= files.read_object(run.workdir / JSON_FILE)["splits"]
     if split is not None and split not in splits:
         raise UserError(f"--split={split}: no run was scored on it. {did_you_mean(split, splits)}")
-    names = sorted({name for scores in splits.values() for name, value in scores.items() if isinstance(value, float)})
+    names = sorted({name for scores in splits.values() for name in metrics_of(scores)})
     raise UserError(f"--metric={metric}: no run has it. {did_you_mean(str(metric), names)}")
 
 

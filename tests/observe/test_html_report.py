@@ -54,7 +54,7 @@ def page_of(tmp_path: pathlib.Path, **changes: Any) -> tuple[str, Page]:
         "settings": [("seed", "0", "0", "of the run"), ("data.source", repr(EVIL), "''", "URI")],
         "commands": [("Predict", f"python -m jaxfm.predict --workdir='{EVIL}'")],
     } | changes
-    report = {**REPORT, "device": EVIL}
+    report = {**REPORT, "device": EVIL, "splits": {**REPORT["splits"], "valid": {"f1": 0.5, "warnings": [EVIL]}}}
     text = to_html(tmp_path, report, "f1", **values)
     return text, Page(text)
 
@@ -63,7 +63,7 @@ def test_the_page_is_whole_and_shows_data_as_data(tmp_path: pathlib.Path) -> Non
     text, page = page_of(tmp_path)
     assert "<script" not in text and not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object"}
     assert page.text.count(EVIL) >= 5  # what was escaped is what is read
-    for part in ("0.4321", "f1 on test", "1.235", "Wall time", "data.source"):
+    for part in ("0.4321", "f1 on test", "1.235", "Wall time", "data.source", f"WARNING: {EVIL}"):
         assert part in page.text, part
 
 
