@@ -50,7 +50,11 @@ def test_a_stopped_one_goes_on_where_it_was(finished: tuple[pathlib.Path, dict[s
 
 def test_mean_and_deviation_of_each_metric(finished: tuple[pathlib.Path, dict[str, Any], int]) -> None:
     folder, found, _ = finished
-    assert found["seeds"] == [3, 0] and found["metric"] == "f1" and json.loads((folder / "seeds.json").read_text()) == found
+    assert (
+        found["seeds"] == [3, 0]
+        and found["metric"] == "f1"
+        and json.loads((folder / "seeds.json").read_text()) == found
+    )
     reports = [json.loads((folder / f"seed{seed}" / "report.json").read_text()) for seed in (3, 0)]
     for name in ("loss", "accuracy"):
         values = [report["splits"]["test"][name] for report in reports]

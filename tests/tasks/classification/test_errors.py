@@ -22,7 +22,12 @@ def test_single_label() -> None:
     found = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.9, 0.08, 0.02]])
     first, second = worst_examples(spec("single"), read, found, -np.log(found[:, 2]))
     assert (first.origin, second.origin) == ("a.csv:2", "a.csv:0")
-    assert first.facts[:4] == (("gold", "good"), ("predicted", "bad"), ("probability", 0.9), ("of the gold class", 0.02))
+    assert first.facts[:4] == (
+        ("gold", "good"),
+        ("predicted", "bad"),
+        ("probability", 0.9),
+        ("of the gold class", 0.02),
+    )
     assert first.facts[4] == ("loss", pytest.approx(-np.log(0.02)))
     assert [view.text for view in first.views] == ["text 2"]
 
