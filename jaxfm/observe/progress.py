@@ -129,6 +129,13 @@ class Progress:
         else:
             self._console.out(text, highlight=False)
 
+    def headline(self, text: str) -> None:
+        """Prints a line that a person should see first: in bold on a terminal, as any other elsewhere."""
+        if self._console.is_terminal:
+            self._console.print(Text(text, "bold"), highlight=False)
+        else:
+            self.say(text)
+
     def table(self, table: Table) -> None:
         """Prints a table, above the bar where there is one."""
         if self._console.is_terminal:

@@ -101,7 +101,7 @@ def show_summary(progress: Progress, report: Mapping[str, Any], workdir: pathlib
       metric: that chose the checkpoint.
     """
     splits, training = report["splits"], report["training"]
-    progress.say(f"\n{headline(report, metric)}")
+    progress.headline(f"\n{headline(report, metric)}")
     if splits:
         progress.table(summary_table(splits, metric))
     unit = training["unit"]

@@ -138,7 +138,7 @@ def main() -> None:
         found: dict[str, Any] = {"workdir": values.workdir, **asked, "scores": dict(evaluation.scores)}
         metric = workdirs.read_config(files.user_path(values.workdir, "--workdir")).eval.metric
         if result := result_of({split: {**evaluation.metrics, **evaluation.scores}}, metric):
-            progress.say(str(result))
+            progress.headline(str(result))
     for table in tables:
         progress.table(table)
     if pair:

@@ -70,7 +70,7 @@ def seeds(
     if distributed.is_main():
         files.write_text(workdir / MARKDOWN_FILE, _to_text(workdir, found))
         files.write_json(workdir / JSON_FILE, to_json(found))
-    progress.say(f"\n{_headline(found)}")
+    progress.headline(f"\n{_headline(found)}")
     for table in _tables(found, MOST_METRICS):
         progress.table(table)
     return found

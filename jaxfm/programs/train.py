@@ -74,7 +74,7 @@ def _finished(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         if distributed.is_main() and retention.is_cut_off(workdir, report):
             with workdirs.hold(workdir, config, "finished"):
                 progress.say(retention.drop_surplus(workdir, report))
-        progress.say(summary.headline(report, config.eval.metric))
+        progress.headline(summary.headline(report, config.eval.metric))
     return report
 
 

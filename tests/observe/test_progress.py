@@ -227,6 +227,13 @@ def test_where_nothing_is_trained_no_bar_says_so(clock):
     assert [line for line in screen(written(console)) if line] == ["done"]
 
 
+def test_what_is_to_be_seen_first_is_bold_on_a_terminal_alone():
+    console, file = terminal(), Console(file=io.StringIO(), _environ={})
+    for each in (console, file):
+        Progress(None, console=each).headline("test f1 [0.5]")
+    assert written(console) == "\x1b[1mtest f1 [0.5]\x1b[0m\n" and written(file) == "test f1 [0.5]\n"
+
+
 def test_time_goes_by_while_nothing_is_reported(clock):
     console = terminal()
     with Progress(60, console=console) as progress, progress.state("compiling"):
