@@ -17,6 +17,7 @@ from jaxfm.errors import UserError
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.export import export
+from jaxfm.programs.train import train
 from jaxfm.training import retention
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints
@@ -136,6 +137,19 @@ def test_killed_at_any_moment_the_run_is_the_same(
         assert not list(workdir.rglob("rest")) and not (workdir / ".dropped").exists()
         shutil.rmtree(workdir)
     assert moments >= 5  # two folders are moved, and they hold files
+
+
+def test_the_same_command_ends_a_clean_up_that_was_cut_off(
+    runs: tuple[pathlib.Path, dict[int, Params]], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workdir = copy_of(runs, "best", tmp_path)
+    report = report_of("best") | {"splits": {}, "training": {"steps": 2}}
+    (workdir / "report.json").write_text(json.dumps(report))
+    for said in (1, 0):
+        assert train(tiny.config(runs[0]), workdir) == report
+        assert capsys.readouterr().out.count("the weights of step 1 are kept") == said
+        assert not list(workdir.rglob("rest")) and not (workdir / workdirs.LOCK_FILE).exists()
+    assert_equal(stands_for(workdir), runs[1][1])
 
 
 def test_runs_that_do_not_ask_for_it_are_left_alone(
