@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from rich.console import Group, RenderableType
 
+from jaxfm.observe.examples import WrongExample
 from jaxfm.observe.tables import Table, to_html, to_rich
 
 Units = Mapping[str, np.ndarray]
@@ -64,6 +65,7 @@ class Evaluation:
       warnings: sentences for the person who watches the run.
       bootstrap_data: the metrics as a function of independent units, for intervals and comparisons; None without units.
       plots: name -> what draws it as a PNG file.
+      wrong: some of what the model has wrong, the worst first.
     """
 
     metrics: Mapping[str, float]
@@ -73,6 +75,7 @@ class Evaluation:
     warnings: tuple[str, ...] = ()
     bootstrap_data: BootstrapData | None = None
     plots: Mapping[str, Callable[[pathlib.Path], None]] = dataclasses.field(default_factory=dict)
+    wrong: tuple[WrongExample, ...] = ()
 
     def __repr__(self) -> str:
         return f"Evaluation({', '.join(f'{name}={value:.4f}' for name, value in self.metrics.items())})"

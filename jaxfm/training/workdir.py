@@ -36,11 +36,16 @@ _SHARED_SECONDS = 30.0
 Status = Literal["new", "half-way", "finished"]
 
 
+class FinishedRunError(UserError):
+    """A finished run, asked to go on by another config: only a new run can, from its weights."""
+
+
 def status(workdir: pathlib.Path, config: Config) -> Status:
     """Says what there is to do in `workdir`; changes nothing.
 
     Raises:
-      UserError: it is a file, holds something that is no run, or a run of another config.
+      FinishedRunError: it holds a finished run of another config.
+      UserError: it is a file, holds something that is no run, or an unfinished run of another config.
     """
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir}: is a file; name a directory.")
@@ -52,12 +57,19 @@ def status(workdir: pathlib.Path, config: Config) -> Status:
             raise UserError(f"--workdir={workdir}: is not empty and holds no run of jaxfm. Name a new directory.")
         return "new"
     changed = differences(read_config_values(workdir), to_dict(config), ignore=FREE_ON_RESUME)
+    finished = (workdir / JSON_FILE).is_file()
+    if changed and finished:
+        raise FinishedRunError(
+            f"--workdir={workdir}: holds a finished run of another config ({'; '.join(changed)}). Give another "
+            f"--workdir for a new run. To train this one's model further, start a new run from its weights: "
+            f"--config.model.init=run:{workdir} and another --workdir."
+        )
     if changed:
         raise UserError(
             f"--workdir={workdir}: holds a run of another config ({'; '.join(changed)}). Give the same config to go "
             "on with that run, or another --workdir for a new one."
         )
-    return "finished" if (workdir / JSON_FILE).is_file() else "half-way"
+    return "finished" if finished else "half-way"
 
 
 @contextlib.contextmanager
@@ -247,7 +259,7 @@ def read_report(workdir: pathlib.Path) -> dict[str, Any]:
     try:
         return files.read_object(workdir / JSON_FILE)
     except UserError as error:
-        raise UserError(f"{error} Remove it: the same command then scores the run again.") from error
+        raise UserError(f"{error} The run itself is whole: jaxfm.evaluate scores it again.") from error
 
 
 def versions() -> dict[str, str]:

@@ -16,6 +16,7 @@ from jaxfm.data.text.resplit import count_cut, found_entities, gold_entities
 from jaxfm.evaluation import calibration as calibration_lib
 from jaxfm.evaluation import entities
 from jaxfm.observe import plots
+from jaxfm.tasks.ner.errors import worst_sentences
 from jaxfm.tasks.ner.spec import NAME
 from jaxfm.tasks.windowed_rows import WindowedRows
 
@@ -112,6 +113,7 @@ class NerScorer:
             bootstrap_data=self._bootstrap_data(tags, ends),
             plots=dict(assessed.plots)
             | ({"per_type": lambda path: plots.plot_per_type(per_type, path)} if per_type else {}),
+            wrong=worst_sentences(sentences, tags.predicted, tags.losses),
         )
 
     def _own_metrics(self, tags: _Tags) -> dict[str, float]:
