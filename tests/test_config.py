@@ -29,7 +29,7 @@ optim.learning_rate optim.schedule optim.warmup_fraction optim.decay_fraction op
 optim.no_decay optim.b1 optim.b2 optim.eps optim.clip_norm
 adapt.train adapt.freeze adapt.freeze_layers adapt.unfreeze_every adapt.layer_decay adapt.head_rate
 adapt.lora.rank adapt.lora.alpha adapt.lora.targets adapt.adapter_size adapt.prefix_length adapt.ema adapt.average_best
-train.epochs train.steps train.batch_size train.first_batch_size
+train.epochs train.steps train.min_steps train.batch_size train.batch_examples train.first_batch_size
 train.batch_warmup_steps train.accumulate train.precision
 eval.every_steps eval.batch_size eval.metric eval.select eval.patience
 checkpoint.every_steps checkpoint.keep_last

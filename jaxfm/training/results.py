@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxfm.config import Config
 from jaxfm.core.task import Evaluation, Task
-from jaxfm.evaluation import bootstrap
+from jaxfm.evaluation import intervals
 from jaxfm.evaluation.calibration import write_calibration
 from jaxfm.observe import plots
 from jaxfm.observe.progress import Progress
@@ -52,7 +52,10 @@ def finish(
     tables = {split: evaluation.tables for split, evaluation in evaluations.items()}
     report = {
         "task": config.task.name,
-        "splits": {split: dict(evaluation.scores) for split, evaluation in evaluations.items()},
+        "splits": {
+            split: {**evaluation.scores, **({"warnings": list(evaluation.warnings)} if evaluation.warnings else {})}
+            for split, evaluation in evaluations.items()
+        },
         "training": training_facts(setup, fitted, wall_clock),
         "model": {**dataclasses.asdict(setup.model_size), "init": config.model.init},
         "data": {"source": config.data.source, "fingerprint": setup.fingerprint},
@@ -63,6 +66,9 @@ def finish(
     if distributed.is_main():
         write_report(workdir, report, tables, draw(config, evaluations, workdir))
     print_tables(progress, tables)
+    for split, evaluation in evaluations.items():
+        for warning in evaluation.warnings:
+            progress.say(f"WARNING: {split}: {warning}")
     progress.say(
         f"\nmemory of this process at its peak: {report['training']['peak_process_mib']:,.0f} MiB resident (programs, "
         "libraries and data included)"
@@ -75,11 +81,11 @@ def with_intervals(evaluation: Evaluation) -> Evaluation:
     bootstrap_data = evaluation.bootstrap_data
     if bootstrap_data is None:
         return evaluation
-    found = bootstrap.intervals(bootstrap_data, evaluation.metrics)
+    found = intervals.intervals(bootstrap_data, evaluation.metrics)
     return dataclasses.replace(
         evaluation,
-        scores={**evaluation.scores, "intervals": bootstrap.describe_intervals(found, bootstrap_data)},
-        tables=(bootstrap.interval_table(found, bootstrap_data), *evaluation.tables),
+        scores={**evaluation.scores, "intervals": intervals.describe_intervals(found, bootstrap_data)},
+        tables=(intervals.interval_table(found, bootstrap_data), *evaluation.tables),
     )
 
 

@@ -169,6 +169,7 @@ class ToyImageTask:
     datasets: Mapping[str, ArrayDataset]
     notes: tuple[str, ...] = ()
     directions = {"accuracy": True}
+    chosen = {"eval.metric": "accuracy"}
 
     def scorer(self, split: str) -> ToyImageScorer:
         return ToyImageScorer(self.datasets[split].arrays["labels"])
@@ -216,6 +217,7 @@ class ToyImagePredictor:
 class ToyImageDefinition:
     name = NAME
     config_class = ToyImageConfig
+    defaults: Mapping[str, Any] = {}
     moved: Mapping[str, str] = {}
 
     def abstract_objective(self, config: Config, encoder: EncoderConfig) -> ToyImageObjective:

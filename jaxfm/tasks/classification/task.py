@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxfm.config import Config
+from jaxfm.config import AUTO, AUTO_METRIC, Config
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
@@ -22,6 +22,8 @@ from jaxfm.data.text.windows import window_length
 from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import read_calibration
 from jaxfm.evaluation.classes import undefined_metrics
+from jaxfm.schema import replaced
+from jaxfm.tasks.classification.balance import choose_metric
 from jaxfm.tasks.classification.objective import ClassifierObjective
 from jaxfm.tasks.classification.predictor import ClassifierPredictor
 from jaxfm.tasks.classification.scorer import ClassifierScorer, directions, targets_of
@@ -33,6 +35,7 @@ from jaxfm.tasks.classification.spec import (
     encode,
     tokenize,
 )
+from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, with_row_length
 from jaxfm.tasks.losses import ClassLoss, LabelLoss, class_weights
 from jaxfm.tasks.older_configs import upgraded
 
@@ -53,6 +56,7 @@ class ClassificationTask:
     examples: Mapping[str, tuple[Example, ...]]
     encoded: Mapping[str, EncodedExamples]
     notes: tuple[str, ...]
+    chosen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def directions(self) -> Mapping[str, bool]:
@@ -79,10 +83,12 @@ class ClassificationDefinition:
 
     name = NAME
     config_class = ClassificationConfig
+    defaults = DEFAULTS
     moved: Mapping[str, str] = {NAME: "task", "loss": "task.loss"}
 
     def abstract_objective(self, config: Config, encoder: EncoderConfig) -> ClassifierObjective:
         """Builds model and loss without data or tokenizer, for shapes alone."""
+        config = assumed_shapes(config)
         labels = ("score",) if config.task.kind == "regression" else _SOME_CLASSES
         segments = max(config.data.row_length // _SOME_EXAMPLE, 1) if config.data.packed else 1
         spec = _spec(config, encoder, labels, pairs=False, segments=segments)
@@ -120,11 +126,15 @@ class ClassificationDefinition:
         named = "" if kind == "regression" else f", {len(labels)} classes ({_listed(labels)})"
         used = _used(spec, initial)
         said = (head_note + named, *(found.note for found in read.values()), packed, *cut)
-        metric_notes = _metric_notes(config, spec, examples.get("valid", ()))
+        metric, metric_note = choose_metric(kind, labels, counts_C)
+        config = replaced(config, {"eval.metric": metric}) if config.eval.metric == AUTO_METRIC else config
+        metric_notes = [metric_note] if config.eval.metric == metric and metric_note else []
+        metric_notes += _metric_notes(config, spec, examples.get("valid", ()))
         notes = (*initial.notes, *initial.left_over(used), *said, *metric_notes)
         objective = ClassifierObjective(spec, class_loss, label_loss, config.task.loss.r_drop)
         params = {name: value for name, value in initial.params.items() if name.startswith(used)}
-        return ClassificationTask(objective, tokenizer, examples, encoded, notes), params
+        chosen = {"data.row_length": spec.row_length, "eval.metric": metric}
+        return ClassificationTask(objective, tokenizer, examples, encoded, notes, chosen), params
 
     def reads(self, values: Mapping[str, Any]) -> bool:
         """Whether a task.json is of this task."""
@@ -165,11 +175,18 @@ def _encoded(
 ) -> tuple[ClassifierSpec, dict[str, EncodedExamples]]:
     """Returns the spec, which says how many examples a row may hold, and the rows of each split, "train" first."""
     pairs = examples["train"][0].pair is not None
-    spec = _spec(config, encoder, labels, pairs=pairs, segments=1)
-    # Training texts, the most of all, are tokenized once.
+    most = config if config.data.row_length != AUTO else replaced(config, {"data.row_length": encoder.max_positions})
+    spec = _spec(most, encoder, labels, pairs=pairs, segments=1)
+    # Training texts, the most of all, are tokenized once: to their full length where that decides how long rows are.
     tokenized = tokenize(spec, tokenizer, _texts(examples["train"]))
+    lengths = np.asarray([len(tokens) for tokens in tokenized[0]], np.int64)
+    if config.data.row_length == AUTO:
+        config = with_row_length(config, lengths, encoder.max_positions)
+        spec = _spec(config, encoder, labels, pairs=pairs, segments=1)
+        if lengths.max() > spec.window:
+            tokenized = tokenize(spec, tokenizer, _texts(examples["train"]))
+            lengths = np.minimum(lengths, spec.window)
     if config.data.packed:
-        lengths = [len(tokens) for tokens in tokenized[0]]
         spec = dataclasses.replace(spec, segments=_most_together(lengths, spec.row_length))
     others = {
         split: encode_labelled(spec, tokenizer, examples[split], seed=None) for split in examples if split != "train"

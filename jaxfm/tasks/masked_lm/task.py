@@ -2,8 +2,9 @@
 
 import dataclasses
 import pathlib
+import types
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -37,6 +38,7 @@ class MaskedLMTask:
     text: MaskedText
 
     directions = DIRECTIONS
+    chosen: ClassVar[Mapping[str, Any]] = types.MappingProxyType({"eval.metric": "loss"})
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -63,6 +65,7 @@ class MaskedLMDefinition:
 
     name = NAME
     config_class = MaskedLMConfig
+    defaults: Mapping[str, Any] = types.MappingProxyType({})
     moved: Mapping[str, str] = {
         **MOVED_KEYS,
         "mask.mask_share": "task.mask_share",

@@ -22,6 +22,7 @@ from jaxfm.data.text.windows import window_length
 from jaxfm.data.text.words import COARSE
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation import calibration
+from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, with_row_length
 from jaxfm.tasks.losses import ClassLoss
 from jaxfm.tasks.ner.objective import NerObjective
 from jaxfm.tasks.ner.predictor import NerPredictor
@@ -48,6 +49,7 @@ class NerTask:
     sentences: Mapping[str, tuple[TaggedSentence, ...]]
     encoded: Mapping[str, WindowedRows]
     notes: tuple[str, ...]
+    chosen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     directions = DIRECTIONS
 
@@ -71,6 +73,7 @@ class NerDefinition:
 
     name = NAME
     config_class = NerConfig
+    defaults = DEFAULTS
     moved: Mapping[str, str] = {
         "data.context": "task.context",
         "data.overlap": "task.overlap",
@@ -80,7 +83,7 @@ class NerDefinition:
 
     def abstract_objective(self, config: Config, encoder: EncoderConfig) -> NerObjective:
         """Builds model and loss without data or tokenizer, for shapes alone."""
-        loss = config.task.loss
+        loss, config = config.task.loss, assumed_shapes(config)
         class_loss = ClassLoss(loss.label_smoothing, loss.focal_gamma)
         return NerObjective(_spec(config, encoder, _USUAL_LABELS, COARSE), class_loss, loss.r_drop)
 
@@ -96,12 +99,14 @@ class NerDefinition:
             raise UserError(f"config.data.source: {source} has no split 'train' (found: {', '.join(read)}).")
         labels, head_note = _labels(read["train"].sentences, initial, source)
         splitter, words_note = choose_splitter(config.task.splitter, read["train"].sentences)
-        spec = _spec(config, initial.encoder, labels, splitter)
         if initial.tokenizer is None:
             raise UserError("config.model.tokenizer: 'scratch' needs dir:PATH (or package:, hf:) of a tokenizer.")
         tokenizer = load_tokenizer(initial.tokenizer)
         check_tokenizer(tokenizer, initial.encoder.vocab_size, initial.tokenizer)
         sentences = {split: split_again(found.sentences, splitter) for split, found in read.items()}
+        pieces = {split: _pieces(tokenizer, each) for split, each in sentences.items()}
+        shaped = _with_shapes(config, pieces["train"], initial.encoder)
+        spec = _spec(shaped, initial.encoder, labels, splitter)
         encoded = {
             split: encode_tagged(
                 spec,
@@ -109,6 +114,7 @@ class NerDefinition:
                 sentences[split],
                 seed=config.seed if split == "train" else None,
                 packed=config.data.packed,
+                pieces=pieces[split],
             )
             for split in sentences
         }
@@ -120,7 +126,8 @@ class NerDefinition:
         class_loss = ClassLoss.of(config.task.loss, labels, counts)
         objective = NerObjective(spec, class_loss, config.task.loss.r_drop)
         params = {name: value for name, value in initial.params.items() if name.startswith(used)}
-        return NerTask(objective, tokenizer, sentences, encoded, notes), params
+        chosen = {"data.row_length": spec.row_length, "eval.metric": "f1"}
+        return NerTask(objective, tokenizer, sentences, encoded, notes, chosen), params
 
     def reads(self, values: Mapping[str, Any]) -> bool:
         """Whether a task.json is of this task."""
@@ -158,8 +165,12 @@ def encode_tagged(
     seed: int | None,
     *,
     packed: bool = True,
+    pieces: Sequence[Sequence[Sequence[int]]] | None = None,
 ) -> WindowedRows:
-    """Encodes labelled sentences; UserError names the line of a label that training did not see."""
+    """Encodes labelled sentences; UserError names the line of a label that training did not see.
+
+    `pieces` are those of their words, where they are known already.
+    """
     index = {label: i for i, label in enumerate(spec.labels)}
     for sentence in sentences:
         for word, tag in zip(sentence.words, sentence.tags, strict=True):
@@ -171,12 +182,24 @@ def encode_tagged(
     return encode(
         spec,
         tokenizer,
-        encode_words(tokenizer, [sentence.words for sentence in sentences]),
+        _pieces(tokenizer, sentences) if pieces is None else pieces,
         labels=[[index[tag] for tag in sentence.tags] for sentence in sentences],
         documents=[sentence.document for sentence in sentences],
         seed=seed,
         packed=packed,
     )
+
+
+def _pieces(
+    tokenizer: "PreTrainedTokenizerFast", sentences: Sequence[TaggedSentence]
+) -> Sequence[Sequence[Sequence[int]]]:
+    return encode_words(tokenizer, [sentence.words for sentence in sentences])
+
+
+def _with_shapes(config: Config, pieces: Sequence[Sequence[Sequence[int]]], encoder: EncoderConfig) -> Config:
+    """Returns the config with a number for the row length, chosen from the training sentences where it is open."""
+    lengths = np.asarray([2 + sum(map(len, words)) for words in pieces], np.int64)
+    return with_row_length(config, lengths, encoder.max_positions, whole=config.task.context == "document")
 
 
 def _labels(sentences: Sequence[TaggedSentence], initial: Initial, source: str) -> tuple[tuple[str, ...], str]:

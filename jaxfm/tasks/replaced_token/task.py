@@ -2,8 +2,9 @@
 
 import dataclasses
 import pathlib
+import types
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -42,6 +43,7 @@ class ReplacedTokenTask:
     text: MaskedText
 
     directions = DIRECTIONS
+    chosen: ClassVar[Mapping[str, Any]] = types.MappingProxyType({"eval.metric": "loss"})
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -68,6 +70,7 @@ class ReplacedTokenDefinition:
 
     name = NAME
     config_class = ReplacedTokenConfig
+    defaults: Mapping[str, Any] = types.MappingProxyType({})
     moved: Mapping[str, str] = {
         **MOVED_KEYS,
         "mask.generator_depth": "task.generator_depth",
