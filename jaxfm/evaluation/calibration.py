@@ -24,7 +24,7 @@ BINS = 15
 # Bounds of 1 / temperature. Only a model no better than chance comes to the lower one.
 _SHARPEST, _FLATTEST = 100.0, 0.01
 _PARTS = 10
-# Examples (sentences) of valid below which nothing is fitted: they are too few to tell how sure a model should be, and a
+# Examples (sentences) of valid below which nothing is fitted: too few tell little of how sure a model should be, and a
 # wrong temperature harms every later probability. See docs/trust.md for what was measured.
 LEAST_EXAMPLES = 50
 # Standard errors that a gain on held-out examples must exceed; see docs/trust.md for what was measured.

@@ -34,10 +34,10 @@ def intervals(
 
     - A share of the units that are right ("accuracy" of examples): exact, Clopper and Pearson 1934.
     - What `bootstrap_data.prior` names (F1, precision, recall): the outer ends of two intervals, the percentile
-      bootstrap and the middle 95 % of the posterior under Dirichlet weights of the units and of a little of each outcome
-      that may not have been seen yet (the Bayesian bootstrap of Rubin 1981 with a prior; over a confusion matrix alone
-      it is that of Caelen 2017). The first is too narrow where hardly a unit is wrong, the second too low where few
-      units have a class; docs/trust.md has how often both hold the truth.
+      bootstrap and the middle 95 % of the posterior under Dirichlet weights of the units and of a little of each
+      outcome that may not have been seen yet (the Bayesian bootstrap of Rubin 1981 with a prior; over a confusion
+      matrix alone it is that of Caelen 2017). The first is too narrow where hardly a unit is wrong, the second too low
+      where few units have a class; docs/trust.md has how often both hold the truth.
     - All others (losses, correlations): the percentile bootstrap.
 
     Both kinds that draw are widened for few units (`tail_probability`).

@@ -169,11 +169,11 @@ def test_nothing_is_fitted_to_few_examples_nor_where_all_are_right_nor_kept_at_t
         "the one fitted to valid, 100, is at the bound of the search": (-logits, gold, None),
         "the one fitted to valid, 0.01, is at the bound": (logits * 1e-4, gold, None),
     }
-    for why, (given, wanted, groups) in cases.items():
-        found = fit_calibration(given, wanted, groups=groups)
+    for why, (outputs, wanted, groups) in cases.items():
+        found = fit_calibration(outputs, wanted, groups=groups)
         assert "temperature" not in found
-        assert f"Calibration (no temperature: {why}" in assess(given, wanted, found).table.title
-        np.testing.assert_array_equal(probabilities(given, found), probabilities(given, {}))
+        assert f"Calibration (no temperature: {why}" in assess(outputs, wanted, found).table.title
+        np.testing.assert_array_equal(probabilities(outputs, found), probabilities(outputs, {}))
     assert "temperature" in fit_calibration(logits[:enough] * 4, gold[:enough])
 
 

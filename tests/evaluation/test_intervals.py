@@ -55,12 +55,12 @@ def test_where_all_or_none_are_right_no_interval_is_a_point(count: int) -> None:
     of_labels = score_labels(labels, labels, NAMES).bootstrap_data
     for data in (all_right(count), of_labels):
         for name, found in intervals(data, of_all(data), resamples=300).items():
-            least = -1.0 if name == "mcc" else 0.3
+            least = -1.0 if name == "mcc" else 0.2
             assert found.value == 1.0 and found.high == 1.0 and least < found.low < 1.0, name
     none = classified(gold, (gold + 1) % 3)
     for name, found in intervals(none, of_all(none), resamples=300).items():
         if name != "mcc":  # of which 0 is not the least
-            assert found.value == 0.0 and found.low == 0.0 and 0.0 < found.high < 0.6, name
+            assert found.value == 0.0 and found.low == 0.0 and 0.0 < found.high < 0.8, name
 
 
 def test_more_units_make_it_narrower() -> None:
