@@ -91,7 +91,8 @@ def waiting(config: Config, steps: int) -> dict[str, float]:
     values = to_dict(config)
     values["train"]["steps"] = steps
     values["eval"] |= {"every_steps": NEVER, "select": "last"}
-    values["mask"]["evaluate"] = ()  # what is scored in the end is not measured
+    if "evaluate" in values["task"]:  # masks to score with: what is scored in the end is not measured
+        values["task"]["evaluate"] = ()
     values["log"] |= {"every_steps": max(steps // 4, 1), "tensorboard": False}
     with tempfile.TemporaryDirectory() as workdir:
         spent = train(from_config_dict(values), pathlib.Path(workdir) / "run")["training"]["goodput"]

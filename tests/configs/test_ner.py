@@ -30,6 +30,7 @@ def test_an_unknown_variant_names_the_nearest() -> None:
         get_config("conll2033")
 
 
+@pytest.mark.slow
 def test_conll2003_runs_as_shipped_on_tiny_weights(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorflow_datasets")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tiny.prepare_conll2003(tmp_path)))

@@ -41,7 +41,7 @@ def test_a_folder_holds_config_weights_and_tokenizer(tmp_path: pathlib.Path) -> 
 def test_the_head_that_is_named_is_the_one_that_is_written(tmp_path: pathlib.Path) -> None:
     tiny.write_tokenizer(tmp_path)
     tokenizer, params = load_tokenizer(tmp_path), tiny.random_params(tiny.ENCODER, len(LABELS), seed=1)
-    with pytest.raises(AssertionError, match=r"not the parameters of masked_lm: \['decoder/bias', 'head/bias'"):
+    with pytest.raises(AssertionError, match=r"not the parameters of vocabulary: \['decoder/bias', 'head/bias'"):
         write_model(tmp_path, tiny.ENCODER, head="vocabulary", params=params, tokenizer=tokenizer)
     wrong = params | {"head/kernel": np.zeros((32, 4), np.float32)}
     with pytest.raises(AssertionError, match=r"head/kernel: has shape \(32, 4\), not \(32, 3\)"):

@@ -176,6 +176,7 @@ def test_a_run_goes_out_both_ways(config: Config, tmp_path: pathlib.Path) -> Non
     assert [word for word, label in zip(text.split(), said, strict=True) if label[0] == "B"] == found
 
 
+@pytest.mark.slow
 def test_a_classifier_of_texts_goes_out_with_its_pooler(tmp_path: pathlib.Path) -> None:
     for split, count in (("train", 24), ("valid", 8)):
         lines = [f"{'ada saw' if n % 2 else 'old'} town near hull,{'yes' if n % 2 else 'no'}" for n in range(count)]

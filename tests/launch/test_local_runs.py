@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxfm import config as configs
 from jaxfm.data.pipeline import TrainBatches
 from jaxfm.observe.writers import read_metrics
 from jaxfm.schema import flatten, to_dict
@@ -119,7 +118,7 @@ def flat(values: dict[str, Any]) -> dict[str, float]:
 
 def check_batches(folder: pathlib.Path, name: str) -> None:
     """Each process made exactly the rows that it says its devices hold, of the batch computed here alone."""
-    config = configs.from_config_dict(json.loads((folder / name / "config.json").read_text())["config"])
+    config = registry.from_config_dict(json.loads((folder / name / "config.json").read_text())["config"])
     task, _ = registry.create(config, resolve(config.model))
     batches = TrainBatches(task.datasets["train"], batch_size=config.train.batch_size, seed=config.seed)
     for step in RECORDED:

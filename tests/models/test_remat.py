@@ -54,9 +54,16 @@ def temporaries(name: str, remat: str) -> int:
     return memory.temp_size_in_bytes
 
 
-@pytest.mark.parametrize("name", ENCODERS)
 @pytest.mark.parametrize(
-    ("remat", "scan"), [("dots", True), ("full", False), pytest.param("full", True, marks=pytest.mark.slow)]
+    ("name", "remat", "scan"),
+    [
+        ("pre", "dots", True),
+        ("post", "full", False),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("pre", "full", False), ("post", "dots", True), ("pre", "full", True), ("post", "full", True))
+        ),
+    ],
 )
 def test_gradients_are_those_without(name: str, remat: str, scan: bool) -> None:
     params, plain = compiled(name, "none")
@@ -66,7 +73,7 @@ def test_gradients_are_those_without(name: str, remat: str, scan: bool) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=2e-4, atol=2e-5), grads, grads_again)
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", ["post", pytest.param("pre", marks=pytest.mark.slow)])
 def test_more_recomputed_is_less_kept(name: str) -> None:
     none, dots, full = (temporaries(name, remat) for remat in REMAT)
     assert max(dots, full) < 0.8 * none and full < 1.01 * dots

@@ -47,7 +47,9 @@ def test_what_is_cut_over_fsdp_takes_its_part() -> None:
 FSDP, FSDP_AND_TENSOR = (("fsdp", 2),), (("fsdp", 2), ("tensor", 2))
 
 
-@pytest.mark.parametrize("mesh", [(), pytest.param(FSDP, marks=pytest.mark.slow), FSDP_AND_TENSOR], ids=str)
+@pytest.mark.parametrize(
+    "mesh", [(), *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in (FSDP, FSDP_AND_TENSOR))], ids=str
+)
 def test_every_collective_of_a_train_step_has_a_name(mesh: tuple[tuple[str, int], ...]) -> None:
     plan = compiled(**dict(mesh))
     assert plan.collectives

@@ -51,6 +51,7 @@ def contents(folder: pathlib.Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_goes_on_to_the_same_bytes(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     flags = ("--shard_megabytes=0.04", "--deduplicate=exact")
     whole = run(command(folder, tmp_path / "whole", *flags, "--workers=1"))

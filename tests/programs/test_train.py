@@ -269,6 +269,7 @@ def hashes(workdir: pathlib.Path) -> Any:
         checkpoints.close()
 
 
+@pytest.mark.slow
 def test_killed_damaged_and_terminated_the_same_command_ends_as_if_nothing_had_been(folder: pathlib.Path) -> None:
     workdir = folder / "hit"
     arguments = command(folder, workdir)

@@ -208,6 +208,7 @@ def reference(config: Config, run: Run, steps: int, frozen: Any) -> dict[str, np
     return {path: np.concatenate([rest[path], parts[path]]) if path in parts else rest[path] for path in params}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["biases", *(pytest.param(name, marks=pytest.mark.slow) for name in ("two layers", "embeddings"))]
 )
@@ -413,6 +414,7 @@ EVERYTHING_AT_ONCE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sizes", [sizes if sizes[1] > 1 else pytest.param(sizes, marks=pytest.mark.slow) for sizes in MESHES[1:]], ids=str
 )

@@ -119,6 +119,7 @@ class CrashError(Exception):
     """What no code of the project knows."""
 
 
+@pytest.mark.slow
 def test_a_run_with_averages_that_was_stopped_is_the_run_that_was_not(
     config: Config, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

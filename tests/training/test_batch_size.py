@@ -82,6 +82,7 @@ def settled(config: Config, limit: int, monkeypatch: pytest.MonkeyPatch) -> tupl
     return found, note
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_largest_batch_that_fits_and_no_larger_one(accumulate: int, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small.config(train__batch_size="auto", train__accumulate=accumulate)

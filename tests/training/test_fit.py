@@ -250,6 +250,7 @@ def test_the_plots_are_pictures(whole: Whole) -> None:
         assert content.startswith(b"\x89PNG\r\n\x1a\n") and len(content) > 5000
 
 
+@pytest.mark.slow
 def test_the_same_run_twice_is_the_same_run_and_another_seed_another(
     whole: Whole, config: Config, tmp_path: pathlib.Path, saved: Saved
 ) -> None:

@@ -84,6 +84,7 @@ def test_a_run_stopped_three_times_is_the_run_that_was_not(
     assert len({step: whole.saved[step] for step in (5, 10, 12)}) == 3
 
 
+@pytest.mark.slow
 def test_a_growing_batch_resumes_to_the_same_bits(folder: pathlib.Path, tmp_path: pathlib.Path, saved: Saved) -> None:
     sizes = {"train__batch_size": 16, "train__first_batch_size": 8, "train__batch_warmup_steps": 3}
     config = tiny.config(folder, **BASE | sizes | {"train__steps": 5, "eval__every_steps": 2})

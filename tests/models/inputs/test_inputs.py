@@ -123,6 +123,7 @@ def test_a_patch_depends_on_every_pixel_of_its_image_and_on_no_other_image() -> 
     assert (np.abs(found[0]) > 1e-6).all() and (found[1] == 0).all()
 
 
+@pytest.mark.slow
 def test_on_a_mesh_images_compute_the_same() -> None:
     if jax.device_count() < 4:
         pytest.skip("needs four devices")

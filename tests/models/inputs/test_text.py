@@ -3,6 +3,7 @@
 # B batch, T tokens, D model
 
 import dataclasses
+import itertools
 from typing import Any
 
 import jax
@@ -102,9 +103,14 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("devices", [1, 4])
-@pytest.mark.parametrize("scan", [True, False], ids=["scan", "unrolled"])
-@pytest.mark.parametrize("name", MODELS)
+CASES = list(itertools.product(MODELS, (True, False), (1, 4)))
+QUICK = (("sequences", True, 4), ("tokens", False, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "scan", "devices"),
+    [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
+)
 def test_without_types_it_is_bit_for_bit_as_with_types_of_zero(name: str, scan: bool, devices: int) -> None:
     if jax.device_count() < devices:
         pytest.skip("needs four devices")

@@ -24,7 +24,7 @@ from tests.tasks.classification.test_task import create
 KINDS = ("single", "multi", "regression")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["single", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])])
 def test_a_run_learns_and_all_programs_use_it(tmp_path: pathlib.Path, kind: str) -> None:
     config = tiny.classification_config(
         tmp_path, kind, pairs=kind == "regression", train__steps=60, eval__every_steps=20, model__dropout=0.0
@@ -90,6 +90,7 @@ def test_an_export_gives_transformers_the_same_answers(tmp_path: pathlib.Path, k
     assert model.config.problem_type == problem.get(kind, "regression")
 
 
+@pytest.mark.slow
 def test_a_mean_cannot_be_exported_for_a_family_that_has_none(tmp_path: pathlib.Path) -> None:
     config = tiny.classification_config(tmp_path, task__pooling="mean", train__steps=2)
     train(config, tmp_path / "run")
