@@ -317,6 +317,7 @@ def reads(source: str) -> set[str]:
     by_class, found = dict(groups(Config)), set()
     for name in registry.names():
         by_class |= dict(groups(registry.definition(name).config_class, "task."))
+    by_class["AxisSizes"] = by_class["MeshConfig"]  # the protocol by which the lower room knows that group
     for scope in ast.walk(ast.parse(source)):
         if isinstance(scope, ast.ClassDef) and scope.name.endswith("Config"):  # its own properties
             own = [node for node in ast.walk(scope) if isinstance(node, ast.Attribute)]
