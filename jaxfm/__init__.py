@@ -1,13 +1,15 @@
 """jaxfm: pretrain and fine-tune encoder foundation models in JAX.
 
-The programs as functions: `jaxfm.train(config, workdir)`, `jaxfm.evaluate`, `jaxfm.predict` and `jaxfm.load(workdir)`,
-a trained model to call again and again. They are imported when first asked for: `import jaxfm` alone takes no time.
+The programs as functions: `jaxfm.check(config)`, `jaxfm.train(config, workdir)`, `jaxfm.evaluate`, `jaxfm.predict` and
+`jaxfm.load(workdir)`, a trained model to call again and again. They are imported when first asked for: `import jaxfm`
+alone takes no time.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxfm.config import Config as Config
+    from jaxfm.programs.check import check as check
     from jaxfm.programs.evaluate import evaluate as evaluate
     from jaxfm.programs.predict import Model as Model
     from jaxfm.programs.predict import load as load
@@ -18,6 +20,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Config": "jaxfm.config",
+    "check": "jaxfm.programs.check",
     "Model": "jaxfm.programs.predict",
     "evaluate": "jaxfm.programs.evaluate",
     "load": "jaxfm.programs.predict",

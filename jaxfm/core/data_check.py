@@ -1,7 +1,7 @@
 """What a look at the data before training finds: sizes, and findings with their fix and the places of examples."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from jaxfm.observe.tables import Table
@@ -15,11 +15,11 @@ class Finding:
     """The result of one check.
 
     Attributes:
-      level: "error": training is refused or its scores mean nothing; "warning": worth a look; "ok": nothing found.
+      level: "error": training is refused or its scores mean nothing; "warning": worth a look; "ok": nothing to do.
       check: what was looked at, a few words.
       message: what was found, with numbers.
       fix: the nearest way to mend it; empty where nothing is to be done.
-      examples: up to three places, "dir/train.conll:12: ...".
+      examples: up to `LISTED` places, "dir/train.conll:12: ...".
     """
 
     level: Level
@@ -27,6 +27,10 @@ class Finding:
     message: str
     fix: str = ""
     examples: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert self.fix or self.level == "ok", f"{self.check}: nobody is told of a fault without what to do"
+        object.__setattr__(self, "examples", tuple(self.examples[:LISTED]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,18 +40,24 @@ class DataCheck:
     Attributes:
       tables: sizes, for people.
       findings: in the order of the checks.
-      sizes: the numbers of the tables as JSON values.
     """
 
     tables: tuple[Table, ...]
     findings: tuple[Finding, ...]
-    sizes: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def count(self, level: Level) -> int:
+        """Returns the number of findings of a level."""
+        return sum(found.level == level for found in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns it as JSON values: number of errors and warnings, findings, and the tables as rows with names."""
+        return {
+            "errors": self.count("error"),
+            "warnings": self.count("warning"),
+            "findings": [dataclasses.asdict(found) for found in self.findings],
+            "tables": {table.title: [_row(table.columns, row) for row in table.rows] for table in self.tables},
+        }
 
 
-def finding(
-    level: Level, check: str, message: str, fix: str = "", examples: Sequence[str] = (), *, if_found: bool = True
-) -> Finding:
-    """Returns a finding with its first examples; where not `if_found`, that the check found nothing."""
-    if not if_found:
-        return Finding("ok", check, "none")
-    return Finding(level, check, message, fix, tuple(examples[:LISTED]))
+def _row(columns: Sequence[str], row: Sequence[Any]) -> Mapping[str, Any]:
+    return dict(zip(columns, row, strict=True))

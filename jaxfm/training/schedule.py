@@ -40,6 +40,19 @@ def is_evaluation(step: int, config: Config, batches: TrainBatches, total: int) 
         return True
     if interval := evaluation_interval(config, batches, total):
         return step % interval == 0
+    return is_epoch_end(batches, step)
+
+
+def count_evaluations(config: Config, batches: TrainBatches, total: int) -> int:
+    """Returns how often the validation split is scored in `total` updates, if the run does not stop before."""
+    if interval := evaluation_interval(config, batches, total):
+        return -(-total // interval)
+    whole = math.floor(batches.epoch_of(total))
+    return whole + (not is_epoch_end(batches, total))
+
+
+def is_epoch_end(batches: TrainBatches, step: int) -> bool:
+    """Whether an epoch ends with the batch before `step` updates are done."""
     return math.floor(batches.epoch_of(step)) > math.floor(batches.epoch_of(step - 1))
 
 

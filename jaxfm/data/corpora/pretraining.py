@@ -94,6 +94,11 @@ def open_split(data: DataConfig, split: str, tokenizer: pathlib.Path) -> Sharded
     return found
 
 
+def open_documents(data: DataConfig) -> Corpus | None:
+    """Opens the documents of a source; None: they are prepared rows, whose documents are not kept."""
+    return None if data.source.startswith(PREPARED) else _open(data)
+
+
 def _open(data: DataConfig) -> Corpus:
     holdout = _HOLDOUT if data.holdout is None else data.holdout
     return open_corpus(data.source, text_column=data.text_column, holdout=holdout)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxfm.config import AUTO, AUTO_METRIC, Config
+from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
-from jaxfm.data.records.examples import Example, ExampleColumns, read_examples
+from jaxfm.data.records.examples import Example, ExampleColumns, ExampleSplit, read_examples
 from jaxfm.data.records.glue import glue_set
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.data.text.tokenization import check_tokenizer, load_tokenizer
@@ -24,6 +25,7 @@ from jaxfm.evaluation.calibration import read_calibration
 from jaxfm.evaluation.classes import undefined_metrics
 from jaxfm.schema import replaced
 from jaxfm.tasks.classification.balance import choose_metric
+from jaxfm.tasks.classification.checks import check_examples, encode_whole, token_lengths
 from jaxfm.tasks.classification.objective import ClassifierObjective
 from jaxfm.tasks.classification.predictor import ClassifierPredictor
 from jaxfm.tasks.classification.scorer import ClassifierScorer, directions, targets_of
@@ -104,19 +106,13 @@ class ClassificationDefinition:
             meant.
         """
         source, kind = config.data.source, config.task.kind
-        glue = glue_set(source)
-        if glue is not None and glue.kind != kind:
-            raise UserError(f"config.task.kind: is {kind!r}, but {source} is of kind {glue.kind!r}.")
-        read = read_examples(source, None, columns=_columns(config), kind=kind, holdout=config.data.holdout)
+        read, positive = _read(config)
+        tokenizer = _tokenizer(initial)
         examples = {split: found.examples for split, found in read.items()}
-        labels = read["train"].classes or _labels(kind, examples["train"], source, glue.positive if glue else "")
+        labels = read["train"].classes or _labels(kind, examples["train"], source, positive)
         head_note = "head: new"
         if set(initial.labels) == set(labels):
             labels, head_note = initial.labels, "head: loaded, its classes are those of the data"
-        if initial.tokenizer is None:
-            raise UserError("config.model.tokenizer: 'scratch' needs dir:PATH (or package:, hf:) of a tokenizer.")
-        tokenizer = load_tokenizer(initial.tokenizer)
-        check_tokenizer(tokenizer, initial.encoder.vocab_size, initial.tokenizer)
         spec, encoded = _encoded(config, initial.encoder, labels, tokenizer, examples)
         counts_C = None if kind == "regression" else _counts(spec, examples["train"])
         class_loss, label_loss = _losses(config, labels, counts_C)
@@ -135,6 +131,16 @@ class ClassificationDefinition:
         params = {name: value for name, value in initial.params.items() if name.startswith(used)}
         chosen = {"data.row_length": spec.row_length, "eval.metric": metric}
         return ClassificationTask(objective, tokenizer, examples, encoded, notes, chosen), params
+
+    def check(self, config: Config, initial: Initial) -> DataCheck:
+        """Reads the source as `create` does and says what a person should know of it before training."""
+        read, _ = _read(config)
+        tokenizer, positions = _tokenizer(initial), initial.encoder.max_positions
+        examples = {split: found.examples for split, found in read.items()}
+        pieces = encode_whole(tokenizer, examples)
+        shaped = with_row_length(config, token_lengths(tokenizer, examples, pieces)["train"], positions)
+        window = window_length(shaped.data, positions)
+        return check_examples(config.task.kind, examples, pieces, tokenizer, window, positions)
 
     def reads(self, values: Mapping[str, Any]) -> bool:
         """Whether a task.json is of this task."""
@@ -164,6 +170,24 @@ class ClassificationDefinition:
     def predictor(self, workdir: pathlib.Path, spec: ClassifierSpec) -> ClassifierPredictor:
         """Returns what judges texts, with the calibration that the run fitted."""
         return ClassifierPredictor(spec, load_tokenizer(workdir / TOKENIZER_DIR), read_calibration(workdir))
+
+
+def _read(config: Config) -> tuple[dict[str, ExampleSplit], str]:
+    """Reads all splits; also the class that a published set calls positive, "" where it calls none so."""
+    source, kind = config.data.source, config.task.kind
+    glue = glue_set(source)
+    if glue is not None and glue.kind != kind:
+        raise UserError(f"config.task.kind: is {kind!r}, but {source} is of kind {glue.kind!r}.")
+    read = read_examples(source, None, columns=_columns(config), kind=kind, holdout=config.data.holdout)
+    return read, glue.positive if glue else ""
+
+
+def _tokenizer(initial: Initial) -> "PreTrainedTokenizerFast":
+    if initial.tokenizer is None:
+        raise UserError("config.model.tokenizer: 'scratch' needs dir:PATH (or package:, hf:) of a tokenizer.")
+    tokenizer = load_tokenizer(initial.tokenizer)
+    check_tokenizer(tokenizer, initial.encoder.vocab_size, initial.tokenizer)
+    return tokenizer
 
 
 def _encoded(

@@ -10,11 +10,13 @@ import numpy as np
 
 from jaxfm.config import Config
 from jaxfm.core.batch import Dataset
+from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.text.tokenization import load_tokenizer
+from jaxfm.tasks.masked_checks import check_text
 from jaxfm.tasks.masked_lm.objective import MaskedLMObjective
 from jaxfm.tasks.masked_lm.predictor import FillMask
 from jaxfm.tasks.masked_lm.scorer import DIRECTIONS, MaskedLMScorer
@@ -92,6 +94,10 @@ class MaskedLMDefinition:
         used = ("encoder/", "transform/", "decoder/")
         params = {name: value for name, value in initial.params.items() if name.startswith(used)}
         return MaskedLMTask(objective, text), params
+
+    def check(self, config: Config, initial: Initial) -> DataCheck:
+        """Opens the source as `create` does and says what a person should know of it before training."""
+        return check_text(config, initial)
 
     def reads(self, values: Mapping[str, Any]) -> bool:
         """Whether a task.json is of this task."""

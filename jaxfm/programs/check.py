@@ -1,0 +1,127 @@
+"""Looks at the data of a run before training: `python -m jaxfm.check --config=FILE[:variant] [--config.KEY=VALUE ...]`.
+
+It exits with 0 where nothing is wrong or doubtful findings alone are made, with 1 where training would be refused or
+its scores would mean nothing, and with 2 where the data cannot be read at all.
+"""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Iterator
+
+import ml_collections
+from absl import flags
+
+from jaxfm import files
+from jaxfm.config import AUTO, Config
+from jaxfm.core.data_check import DataCheck, Finding
+from jaxfm.core.initial import Initial
+from jaxfm.data.pipeline import TrainBatches
+from jaxfm.errors import UserError
+from jaxfm.observe.progress import Progress
+from jaxfm.observe.writers import to_json
+from jaxfm.parallel import mesh as meshes
+from jaxfm.programs import program
+from jaxfm.tasks import registry
+from jaxfm.training import initial as initials
+from jaxfm.training import workdir as workdirs
+from jaxfm.training.batch_size import batch_of_examples
+from jaxfm.training.schedule import FEW, count_evaluations, count_updates
+
+USAGE = "usage: python -m jaxfm.check --config=FILE[:variant] [--config.KEY=VALUE ...] [--output=FILE.json]"
+EXIT_ERRORS = 1
+
+
+def check(config: Config | ml_collections.ConfigDict) -> DataCheck:
+    """Looks at what a run with this config would train on.
+
+    The task's own checks (`TaskDefinition.check`) come first; then the task is made as training makes it, up to the
+    number of updates, so that whatever training would refuse is an error here.
+
+    Args:
+      config: a checked Config, or a ConfigDict as a config file returns it.
+
+    Raises:
+      UserError: the data or the weights cannot be read at all.
+    """
+    if not isinstance(config, Config):
+        config = registry.from_config_dict(config)
+    found = initials.resolve(config.model)
+    checked = registry.definition(config.task.name).check(config, found)
+    return dataclasses.replace(checked, findings=(*checked.findings, *_training(config, found)))
+
+
+def _training(config: Config, initial: Initial) -> Iterator[Finding]:
+    """Yields what training would choose and how many updates it would make, or why it would refuse."""
+    try:
+        mesh = meshes.make_mesh(config.parallel.mesh)
+        task, _ = registry.create(config, initial)
+        rows = task.datasets["train"]
+        config = workdirs.with_values(config, task.chosen)
+        config, notes = batch_of_examples(config, rows.volume, mesh)
+        if "valid" not in task.datasets:
+            fix = "leave config.data.holdout at None, or give a file of validation examples"
+            yield Finding("warning", "validation", "there is no validation split: no checkpoint can be chosen", fix)
+        if config.train.batch_size == AUTO:
+            yield Finding("ok", "updates", "known once train.batch_size=auto has found what fits into memory")
+            return
+        batches = TrainBatches(
+            rows,
+            batch_size=config.train.batch_size,
+            first_batch_size=config.train.first_batch_size,
+            warmup_steps=config.train.batch_warmup_steps,
+            seed=config.seed,
+            host_rows=functools.partial(meshes.host_rows, mesh),
+        )
+        total, _ = count_updates(config, batches)
+    except UserError as error:
+        yield Finding("error", "training", str(error), "training refuses to start until this is mended")
+        return
+    message = (
+        f"{total:,} updates of {config.train.batch_size:,} rows ({batches.epoch_of(total):.1f} epochs), "
+        f"{count_evaluations(config, batches, total):,} evaluations by {config.eval.metric}"
+    )
+    if total < FEW:
+        fix = "set more --config.train.epochs, or --config.train.min_steps=200 with --config.train.steps=0"
+        yield Finding("warning", "updates", f"{message}: a new head needs some hundred", fix, notes)
+        return
+    yield Finding("ok", "updates", message, examples=notes)
+
+
+def _lines(found: DataCheck) -> Iterator[str]:
+    """Yields the findings for a person: one line each, then its examples and what to do."""
+    for each in found.findings:
+        yield f"{each.level + ':':9}{each.check}: {each.message}"
+        yield from (f"           {example}" for example in each.examples)
+        if each.fix:
+            yield f"         -> {each.fix}"
+    errors, warnings = found.count("error"), found.count("warning")
+    yield f"\n{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"
+
+
+def main() -> None:
+    """The program."""
+    values = flags.FLAGS
+    if values.config is None:
+        raise UserError(f"--config is missing.\n{USAGE}")
+    output = None if values.output is None else files.output_file(values.output, "--output")
+    config = registry.from_config_dict(values.config)
+    found = check(config)
+    progress = Progress(0)
+    for table in found.tables:
+        progress.table(table)
+    progress.say("")
+    for line in _lines(found):
+        progress.say(line)
+    if output is not None:
+        named = {"task": config.task.name, "source": config.data.source}
+        files.write_json(output, to_json(named | found.to_dict()))
+    if found.count("error"):
+        sys.exit(EXIT_ERRORS)
+
+
+def run() -> None:
+    """Defines the flags and runs the program."""
+    program.define_config_flag()
+    flags.DEFINE_string("output", None, "A JSON file for what was found.")
+    program.run(main, USAGE)
