@@ -91,9 +91,7 @@ def _sentences(data: pathlib.Path) -> tuple[list[Record], list[Record]]:
     return _hashed(records("train")), _hashed(records("test"))
 
 
-def _examples(
-    source: str, kind: str, columns: ExampleColumns, test: str = "test"
-) -> tuple[list[Record], list[Record]]:
+def _examples(source: str, kind: str, columns: ExampleColumns, test: str = "test") -> tuple[list[Record], list[Record]]:
     read = read_examples(source, ["train", test], columns=columns, kind=kind)
 
     def records(split: str) -> Iterator[Record]:

@@ -5,9 +5,9 @@ its scores would mean nothing, and with 2 where the data cannot be read at all.
 """
 
 import dataclasses
-import functools
 import sys
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import ml_collections
 from absl import flags
@@ -51,41 +51,76 @@ def check(config: Config | ml_collections.ConfigDict) -> DataCheck:
     return dataclasses.replace(checked, findings=(*checked.findings, *_training(config, found)))
 
 
+class UpdatePlan(NamedTuple):
+    """What training would choose for the keys that are left to the data, and how far it would go.
+
+    Attributes:
+      config: with numbers in place of what is left open.
+      splits: those that the task has.
+      updates: of the optimizer, early stopping aside.
+      epochs: passes over the training rows.
+      evaluations: of the validation split, early stopping aside.
+      notes: how the batch size came about.
+    """
+
+    config: Config
+    splits: tuple[str, ...]
+    updates: int
+    epochs: float
+    evaluations: int
+    notes: tuple[str, ...]
+
+
+def plan_updates(config: Config, initial: Initial) -> UpdatePlan:
+    """Makes the task as training makes it, and counts the updates of the run.
+
+    With train.batch_size=auto, which is known once the step is compiled, there is nothing to count: all numbers are 0.
+
+    Raises:
+      UserError: whatever training would refuse about the data.
+    """
+    mesh = meshes.make_mesh(config.parallel.mesh)
+    task, _ = registry.create(config, initial)
+    rows = task.datasets["train"]
+    config = workdirs.with_values(config, task.chosen)
+    config, notes = batch_of_examples(config, rows.volume, mesh)
+    splits = tuple(task.datasets)
+    if config.train.batch_size == AUTO:
+        return UpdatePlan(config, splits, 0, 0.0, 0, notes)
+    batches = TrainBatches(
+        rows,
+        batch_size=config.train.batch_size,
+        first_batch_size=config.train.first_batch_size,
+        warmup_steps=config.train.batch_warmup_steps,
+        seed=config.seed,
+    )
+    updates, _ = count_updates(config, batches)
+    evaluations = count_evaluations(config, batches, updates)
+    return UpdatePlan(config, splits, updates, batches.epoch_of(updates), evaluations, notes)
+
+
 def _training(config: Config, initial: Initial) -> Iterator[Finding]:
     """Yields what training would choose and how many updates it would make, or why it would refuse."""
     try:
-        mesh = meshes.make_mesh(config.parallel.mesh)
-        task, _ = registry.create(config, initial)
-        rows = task.datasets["train"]
-        config = workdirs.with_values(config, task.chosen)
-        config, notes = batch_of_examples(config, rows.volume, mesh)
-        if "valid" not in task.datasets:
-            fix = "leave config.data.holdout at None, or give a file of validation examples"
-            yield Finding("warning", "validation", "there is no validation split: no checkpoint can be chosen", fix)
-        if config.train.batch_size == AUTO:
-            yield Finding("ok", "updates", "known once train.batch_size=auto has found what fits into memory")
-            return
-        batches = TrainBatches(
-            rows,
-            batch_size=config.train.batch_size,
-            first_batch_size=config.train.first_batch_size,
-            warmup_steps=config.train.batch_warmup_steps,
-            seed=config.seed,
-            host_rows=functools.partial(meshes.host_rows, mesh),
-        )
-        total, _ = count_updates(config, batches)
+        plan = plan_updates(config, initial)
     except UserError as error:
         yield Finding("error", "training", str(error), "training refuses to start until this is mended")
         return
-    message = (
-        f"{total:,} updates of {config.train.batch_size:,} rows ({batches.epoch_of(total):.1f} epochs), "
-        f"{count_evaluations(config, batches, total):,} evaluations by {config.eval.metric}"
-    )
-    if total < FEW:
-        fix = "set more --config.train.epochs, or --config.train.min_steps=200 with --config.train.steps=0"
-        yield Finding("warning", "updates", f"{message}: a new head needs some hundred", fix, notes)
+    if "valid" not in plan.splits:
+        fix = "leave config.data.holdout at None, or give a file of validation examples"
+        yield Finding("warning", "validation", "there is no validation split, by which a checkpoint is chosen", fix)
+    if not plan.updates:
+        yield Finding("ok", "updates", "known once train.batch_size=auto has found what fits into memory")
         return
-    yield Finding("ok", "updates", message, examples=notes)
+    message = (
+        f"{plan.updates:,} updates of {plan.config.train.batch_size:,} rows of {plan.config.data.row_length} "
+        f"({plan.epochs:.1f} epochs), {plan.evaluations:,} evaluations by {plan.config.eval.metric}"
+    )
+    if plan.updates < FEW:
+        fix = "set more --config.train.epochs, or --config.train.min_steps=200 with --config.train.steps=0"
+        yield Finding("warning", "updates", f"{message}: a new head needs some hundred", fix, plan.notes)
+        return
+    yield Finding("ok", "updates", message, examples=plan.notes)
 
 
 def _lines(found: DataCheck) -> Iterator[str]:
