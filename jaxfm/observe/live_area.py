@@ -36,7 +36,7 @@ def is_live(console: Console) -> bool:
 
 
 def live_area(console: Console, render: Callable[[], RenderableType]) -> LiveArea:
-    """Returns an area for a console that `is_live`. A terminal is drawn once a second by a thread, a notebook at calls."""
+    """Returns an area for a console that `is_live`: a thread draws a terminal once a second; a notebook, only calls."""
     if console.is_jupyter:
         return NotebookArea(console, render)
     return Live(console=console, refresh_per_second=1, get_renderable=render)

@@ -33,6 +33,7 @@ class Program:
 
 
 PROGRAMS = (
+    Program("check", TRAINING, "looks at the data before training: leaks, rare labels, errors"),
     Program("train", TRAINING, "trains a model, or resumes a run that was stopped"),
     Program("seeds", TRAINING, "trains several seeds of a config: mean and standard deviation"),
     Program("plan", TRAINING, "says what a run needs on TPUs or GPUs that are not here"),

@@ -163,16 +163,20 @@ def main() -> None:
     asked = {"split": split, "source": values.source}
     if pair:
         comparison = compare(pair[0], pair[1], split, values.source, progress, columns)
-        tables, found = bootstrap.comparison_tables(comparison, split), asked | comparison.to_dict()
+        tables, warnings = bootstrap.comparison_tables(comparison, split), ()
+        found: dict[str, Any] = asked | comparison.to_dict()
     else:
         evaluation = evaluate(values.workdir, split, values.source, progress, columns)
-        tables = evaluation.tables
-        found: dict[str, Any] = {"workdir": values.workdir, **asked, "scores": dict(evaluation.scores)}
         metric = workdirs.read_config(files.user_path(values.workdir, "--workdir")).eval.metric
         if result := result_of({split: {**evaluation.metrics, **evaluation.scores}}, metric):
             progress.headline(str(result))
+        tables, warnings = evaluation.tables, evaluation.warnings
+        found = {"workdir": values.workdir, **asked, "scores": dict(evaluation.scores)}
+        found |= {"warnings": list(warnings)} if warnings else {}
     for table in tables:
         progress.table(table)
+    for warning in warnings:
+        progress.say(f"WARNING: {split}: {warning}")
     if pair:
         progress.say(f"\n{bootstrap.HOW_TO_READ}")
     if output is not None and distributed.is_main():

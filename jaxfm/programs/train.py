@@ -129,8 +129,9 @@ def _train(
     mesh = make_mesh(config.parallel.mesh)
     task, loaded = registry.create(config, initial.resolve(config.model))
     averaging.check(config, task)
-    most = len(task.datasets["train"])
-    config, found = batch_size.autotune_batch_size(config, task.objective, mesh, most=most)
+    rows = task.datasets["train"]
+    config, by_examples = batch_size.batch_of_examples(workdirs.with_values(config, task.chosen), rows.volume, mesh)
+    config, found = batch_size.autotune_batch_size(config, task.objective, mesh, most=len(rows))
     setup = set_up(config, task, loaded, mesh)
     check_room(workdir, setup.session.abstract)
     distributed.agree(
@@ -154,7 +155,7 @@ def _train(
     workdirs.check_shared(workdir)
     checkpoints = Checkpoints(workdir / workdirs.CHECKPOINTS_DIR, keep_last=config.checkpoint.keep_last)
     with Progress(setup.total_steps, quiet=not distributed.is_main()) as progress:
-        for note in (*task.notes, *found, *setup.notes):
+        for note in (*task.notes, *by_examples, *found, *setup.notes):
             progress.say(note)
         try:
             fitted = fit(config, task, setup, checkpoints, workdir, progress, wall_clock)

@@ -15,6 +15,7 @@ from jaxfm.data.records.examples import Example
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation.calibration import assess, fit_calibration, losses, probabilities
 from jaxfm.evaluation.classes import Scores, score_classes, score_labels, score_values
+from jaxfm.tasks.classification.balance import constant_answer_warning
 from jaxfm.tasks.classification.errors import worst_examples
 from jaxfm.tasks.classification.spec import NAME, ClassifierSpec, EncodedExamples
 
@@ -88,6 +89,7 @@ class ClassifierScorer:
             scores={**scores.metrics, **own, **scores.detail},
             tables=(*scores.tables, *own_metrics_table(own)),
             predictions=_records(spec, self.examples, found, self.encoded.cut),
+            warnings=constant_answer_warning(spec.kind, targets_of(spec, self.examples), scores.metrics, spec.labels),
             bootstrap_data=scores.bootstrap_data,
             plots=scores.plots,
             wrong=worst_examples(spec, self.examples, found, loss_E),
