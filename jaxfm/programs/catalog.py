@@ -33,9 +33,13 @@ class Program:
 
 
 PROGRAMS = (
+    Program("check", TRAINING, "looks at the data before training: leaks, rare labels, errors"),
     Program("train", TRAINING, "trains a model, or resumes a run that was stopped"),
+    Program("seeds", TRAINING, "trains several seeds of a config: mean and standard deviation"),
     Program("plan", TRAINING, "says what a run needs on TPUs or GPUs that are not here"),
+    Program("from-trainer", TRAINING, "shows a script of transformers' Trainer as a command of jaxfm"),
     Program("evaluate", USING, "scores a run on a split, or two runs against each other"),
+    Program("runs", USING, "a table over many runs"),
     Program("predict", USING, "answers texts, or a file of them"),
     Program("export", USING, "writes a directory that transformers opens"),
     Program("tokenizer", TEXT, "learns a tokenizer from text"),
