@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 
 # What every training is given beside its own flags: as little work as shows that it runs.
 BRIEF = ("--config.train.steps=2", "--config.log.tensorboard=False", "--config.eval.batch_size=8")
+TRAINS = (["train"], ["seeds"])
 CLASSES = ("billing", "delivery", "account", "technical")
 # Page -> (run directory that its commands use without having made it, the run that is copied there).
 MADE_BEFORE = {
@@ -95,16 +96,24 @@ def workdir(command: Command) -> str | None:
     words = program_words(command.words) or []
     flags = " ".join(words).replace("--workdir ", "--workdir=").split()
     found = [word.partition("=")[2] for word in flags if word.startswith("--workdir=")]
-    return found[0] if words[1:2] == ["train"] and found else None
+    return found[0] if words[1:2] in TRAINS and found else None
 
 
-def as_run(command: Command) -> list[str]:
+def as_run(command: Command, folder: pathlib.Path) -> list[str]:
     """The command with this interpreter, and for trainings with fewer steps."""
     words = program_words(command.words)
     if words is None:  # a launcher, whose training flags stand at its end
         return [str(ROOT / command.words[0]), f"--python={sys.executable}", *command.words[1:], *BRIEF]
-    brief = BRIEF if words[1] == "train" and "--help" not in words else ()
-    return [sys.executable, "-m", "jaxfm", *words[1:], *brief]
+    brief = BRIEF if words[1:2] in TRAINS and "--help" not in words else ()
+    files = [name for word in words[2:] for name in expanded(word, folder)]
+    return [sys.executable, "-m", "jaxfm", words[1], *files, *brief]
+
+
+def expanded(word: str, folder: pathlib.Path) -> list[str]:
+    """What a shell makes of a word: the files of a pattern."""
+    if "*" not in word or "=" in word:
+        return [word]
+    return sorted(path.relative_to(folder).as_posix() for path in folder.glob(word))
 
 
 @pytest.mark.parametrize("page", RUN_PAGES)
@@ -118,4 +127,4 @@ def test_the_commands_of_a_page_run_in_their_order(
         # A page that shows two ways gives both the same directory: a reader takes one of them.
         if made := workdir(command):
             shutil.rmtree(tmp_path / made, ignore_errors=True)
-        run(as_run(command), tmp_path)
+        run(as_run(command, tmp_path), tmp_path)
