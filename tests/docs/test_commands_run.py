@@ -36,11 +36,13 @@ def write_data(folder: pathlib.Path) -> None:
     tiny.write_corpus(folder, {"train": 24, "valid": 8, "test": 8}, documents=4)
     tiny.write_text(folder, {"train": 400, "valid": 40, "test": 40})
     for split, count in (("train", 24), ("valid", 8), ("test", 8)):
-        tickets = [(f"text {number} about {CLASSES[number % 4]}", CLASSES[number % 4]) for number in range(count)]
+        tickets = [
+            (f"{split} text {number} about {CLASSES[number % 4]}", CLASSES[number % 4]) for number in range(count)
+        ]
         rows = "".join(f"{line},{label}\n" for line, label in tickets)
         (folder / f"{split}.csv").write_text(f"text,label\n{rows}")
         records = [
-            {"text": line, "labels": [label], "entities": [[0, 4, "WORD"]] if number % 2 else []}
+            {"text": line, "labels": [label], "entities": [[0, len(split), "SPLIT"]] if number % 2 else []}
             for number, (line, label) in enumerate(tickets)
         ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
