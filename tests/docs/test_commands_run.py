@@ -61,20 +61,31 @@ def run(words: list[str], folder: pathlib.Path) -> None:
     assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 
+# Name -> config and source of a run that pages use without making it.
+EARLIER = {
+    "single": ("classification:files", "csv:DIR"),
+    "pairs": ("classification:files", "csv:pairs.csv"),
+    "ner": ("ner:files", "conll:DIR"),
+}
+
+
 @pytest.fixture(scope="module")
-def earlier_runs(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Runs that pages use without making them: of single texts, of pairs, and of named entities."""
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The folder of the data, and of the runs that `earlier_run` makes."""
     folder = tmp_path_factory.mktemp("earlier")
     write_data(folder / "DIR")
     pairs = ["sentence1,sentence2,label", *(f"first {n},second {n},{'yes' if n % 2 else 'no'}" for n in range(16))]
     (folder / "pairs.csv").write_text("\n".join(pairs) + "\n")
-    train = [sys.executable, "-m", "jaxfm.train", *BRIEF]
-    sources = {"single": "csv:DIR", "pairs": "csv:pairs.csv"}
-    for name, source in sources.items():
-        config = f"--config={ROOT}/configs/classification.py:files"
-        run([*train, config, f"--config.data.source={source}", f"--workdir={name}"], folder)
-    run([*train, f"--config={ROOT}/configs/ner.py:files", "--config.data.source=conll:DIR", "--workdir=ner"], folder)
     return folder
+
+
+def earlier_run(name: str, folder: pathlib.Path) -> pathlib.Path:
+    """The run directory of that name of `EARLIER`, trained when it is first asked for."""
+    if not (folder / name).exists():
+        config, source = EARLIER[name]
+        words = ["train", config, f"--data={source}", f"--workdir={name}"]
+        run([sys.executable, "-m", "jaxfm", *words, *BRIEF], folder)
+    return folder / name
 
 
 def prepare(page: str, folder: pathlib.Path, earlier: pathlib.Path) -> None:
@@ -90,7 +101,7 @@ def prepare(page: str, folder: pathlib.Path, earlier: pathlib.Path) -> None:
     (folder / "test1.txt").write_text("one line of an evaluation file\n")
     (folder / "test2.jsonl").write_text('{"text": "one record of an evaluation file"}\n')
     for target, source in MADE_BEFORE.get(page, {}).items():
-        shutil.copytree(earlier / source, folder / target)
+        shutil.copytree(earlier_run(source, earlier), folder / target)
 
 
 def workdir(command: Command) -> str | None:
@@ -119,10 +130,8 @@ def expanded(word: str, folder: pathlib.Path) -> list[str]:
 
 
 @pytest.mark.parametrize("page", RUN_PAGES)
-def test_the_commands_of_a_page_run_in_their_order(
-    page: str, tmp_path: pathlib.Path, earlier_runs: pathlib.Path
-) -> None:
-    prepare(page, tmp_path, earlier_runs)
+def test_the_commands_of_a_page_run_in_their_order(page: str, tmp_path: pathlib.Path, earlier: pathlib.Path) -> None:
+    prepare(page, tmp_path, earlier)
     wanted = [command for command in commands(page, text(page)) if not reasons(command)]
     assert wanted
     for command in wanted:
