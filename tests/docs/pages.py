@@ -1,6 +1,7 @@
 """The Markdown pages of the repository as tests read them: headings, links, blocks of code, commands of a shell."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import pathlib
@@ -71,6 +72,7 @@ def text(page: str) -> str:
     return (ROOT / page).read_text(encoding="utf-8")
 
 
+@functools.cache
 def tokens(content: str) -> list[Token]:
     """The tokens of a page in CommonMark with tables."""
     return MarkdownIt("commonmark").enable("table").parse(content)
