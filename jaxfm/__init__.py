@@ -2,8 +2,8 @@
 
 The programs as functions: `jaxfm.check(config)`, `jaxfm.train(config, workdir, data=...)`, `jaxfm.evaluate`,
 `jaxfm.compare`, `jaxfm.predict`, `jaxfm.export`, and `jaxfm.load(workdir)`, a trained model to call again and again.
-`jaxfm.register`, `register_metric` and `register_loss` add what is yours. All are imported when first asked for: `import
-jaxfm` alone takes no time.
+`jaxfm.register`, `register_metric` and `register_loss` add what is yours. All are imported when first asked for:
+`import jaxfm` alone takes no time.
 """
 
 from typing import TYPE_CHECKING, Any
