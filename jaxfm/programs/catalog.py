@@ -36,7 +36,7 @@ PROGRAMS = (
     Program("train", TRAINING, "trains a model, or resumes a run that was stopped"),
     Program("plan", TRAINING, "says what a run needs on TPUs or GPUs that are not here"),
     Program("evaluate", USING, "scores a run on a split, or two runs against each other"),
-    Program("predict", USING, "answers texts, or a file of them"),
+    Program("predict", USING, "labels texts, or a file of them, or fills their masks"),
     Program("export", USING, "writes a directory that transformers opens"),
     Program("tokenizer", TEXT, "learns a tokenizer from text"),
     Program("prepare", TEXT, "prepares a corpus for pretraining: deduplicated, packed"),

@@ -214,18 +214,16 @@ def _is_switch(name: str, definition: usage.Definition) -> bool:
         return True
     if name == "data" and definition.takes_config:
         return False
-    key = re.fullmatch(r"(no)?config\.([\w.]+)", name)
-    if key is None and not definition.takes_config:
+    if not definition.takes_config:
         raise UserError(usage.unknown_flag(name, definition, ()))
     from jaxfm.tasks import registry  # late: programs without a config start faster
 
     keys = registry.all_keys()
-    if key is None:
+    found = re.fullmatch(r"(?:no)?config\.([\w.]+)", name)
+    if found is None:
         raise UserError(usage.unknown_flag(name, definition, tuple(keys)))
-    registry.check_key(key[2])
-    if not definition.takes_config:
-        raise UserError(usage.unknown_flag(name, definition, ()))
-    return key[2] in keys and keys[key[2]].allowed.startswith("bool")
+    registry.check_key(found[1])
+    return found[1] in keys and keys[found[1]].allowed.startswith("bool")
 
 
 @contextlib.contextmanager
