@@ -64,9 +64,10 @@ def overview(command: str) -> str:
         lines += [f"  {each.name:<11} {each.doc}" for each in PROGRAMS if each.group == group]
     lines += [
         "",
-        f"`{command} PROGRAM --help` shows the flags of a program, `{command} train ner --help`",
-        "the keys of a config too. To begin:",
+        f"{command} PROGRAM --help    shows the flags of a program",
+        f"{command} train ner --help  shows the keys of a config too",
         "",
+        "to begin:",
         f"  {command} doctor",
         f"  {command} train ner --workdir runs/ner",
         f'  {command} predict --workdir runs/ner "Ada Lovelace was born in London."',

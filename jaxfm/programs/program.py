@@ -123,10 +123,11 @@ def definition_of(name: str) -> usage.Definition:
 
     The flags of this process are afterwards as before.
     """
-    before, asked = set(flags.FLAGS), []
+    module = importlib.import_module(f"jaxfm.programs.{name}")
+    before, asked = set(flags.FLAGS), []  # now: what it imports may have defined flags of other packages
     token = _ASKED.set(asked)
     try:
-        importlib.import_module(f"jaxfm.programs.{name}").run()
+        module.run()
     finally:
         _ASKED.reset(token)
         for each in set(flags.FLAGS) - before:

@@ -17,10 +17,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Calls the command once for each list of words, in one process: its imports take longer than all that follows. Flags
 # belong to a process, so those of one program are removed before the next one.
 RUN_MANY = """
-import contextlib, io, json, sys
+import contextlib, importlib, io, json, sys
 from absl import flags
 from absl.testing import flagsaver
-from jaxfm.programs import command
+from jaxfm.programs import catalog, command
+for program in catalog.PROGRAMS:  # now: what they import may define flags of other packages, which are to remain
+    importlib.import_module(program.module)
 results = []
 for words in json.load(sys.stdin):
     sys.argv = words
