@@ -33,7 +33,6 @@ def _quickstart(config: ml_collections.ConfigDict) -> None:
     config.data.source = "quickstart"
     config.optim.learning_rate = 1e-4
     config.train.epochs = 3.0
-    config.train.batch_size = 4  # rows of 128 tokens, about 16 sentences
 
 
 def _files(config: ml_collections.ConfigDict) -> None:
@@ -57,6 +56,7 @@ def _conll2003(config: ml_collections.ConfigDict) -> None:
     config.task.overlap = 128
     config.optim.learning_rate = 3e-5
     config.train.epochs = 5.0
+    config.train.min_steps = 0
     config.train.batch_size = 32
 
 

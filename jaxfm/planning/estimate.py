@@ -25,6 +25,7 @@ from jaxfm.planning.collectives import UNKNOWN, Collective, by_kind, collectives
 from jaxfm.planning.hardware import DeviceLocation, Topology, describe_devices, device_locations, target_of
 from jaxfm.planning.roofline import LinkSeconds, Times
 from jaxfm.tasks import registry
+from jaxfm.tasks.fine_tuning import assumed_shapes
 from jaxfm.training import initial
 from jaxfm.training.session import Session, make_session
 from jaxfm.training.state import count_parameters
@@ -186,6 +187,12 @@ class Subject:
                 "--sweep tries its half and its double as well."
             )
         encoder, notes = initial.shape(config.model)
+        if assumed_shapes(config) != config:
+            config = assumed_shapes(config)
+            notes += (
+                f"assumed, as a run chooses it from its data: {config.train.batch_size} rows of "
+                f"{config.data.row_length} tokens (--config.train.batch_size, --config.data.row_length)",
+            )
         return cls(config, registry.abstract_objective(config, encoder), notes)
 
     def session(self, topology: Topology, devices: Sequence[Any]) -> Session:

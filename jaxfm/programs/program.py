@@ -17,21 +17,20 @@ import pathlib
 import re
 import signal
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from absl import app, flags
-from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from jaxfm import files
 from jaxfm.config import DataConfig
 from jaxfm.errors import UserError
+from jaxfm.observe.quiet import quiet_libraries
 from jaxfm.parallel import distributed
 from jaxfm.parallel.compilation import keep_compiled_programs
 from jaxfm.parallel.distributed import EXIT_INTERRUPTED, EXIT_USER_MISTAKE
 from jaxfm.parallel.host_memory import keep_freed_memory
-from jaxfm.programs import arguments, shipped, usage
+from jaxfm.programs import arguments, plugins, shipped, usage
 from jaxfm.programs.keys import explain
 
 EXIT_PREEMPTED = 75
@@ -43,25 +42,6 @@ _OF_THE_USER = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
 )
-
-
-def quiet_libraries() -> None:
-    """Keeps other packages' chatter off the terminal; their errors still come through as exceptions."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    # What jaxfm itself warns of (a damaged checkpoint, say) must not be quieted with them.
-    own = logging.getLogger("jaxfm")
-    if not own.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("WARNING: %(message)s"))
-        own.addHandler(handler)
-        own.propagate = False
-        own.setLevel(logging.WARNING)  # else the root's level holds, which absl has just raised
-    for name in ("orbax", "transformers", "huggingface_hub", "datasets", "tensorflow_datasets"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="(orbax|tensorflow_datasets|transformers).*")
 
 
 def run(main: Callable[..., None], usage_line: str, *, takes_arguments: bool = False) -> None:
@@ -83,6 +63,7 @@ def run(main: Callable[..., None], usage_line: str, *, takes_arguments: bool = F
         if arguments.asks_help(sys.argv[1:]):
             _print_help(definition)
             return
+        plugins.load_named(sys.argv)  # before the flags: keys and values of the config may be what they register
         argv = _parsed(sys.argv, definition)
         quiet_libraries()  # after the flags: parsing them sets the verbosity anew
         keep_freed_memory()
@@ -263,7 +244,8 @@ def _reason(error: Exception) -> str:
 
 
 def define_config_flag() -> flags.FlagHolder[object]:
-    """Defines --config=FILE[:ARG] and --config.KEY=VALUE."""
+    """Defines --config=FILE[:ARG], --config.KEY=VALUE and --plugin=FILE.py, whose names a config may have."""
+    plugins.define_plugin_flag()
     return config_flags.DEFINE_config_file("config", None, "A name (ner, ner:files) or FILE.py[:variant].")
 
 

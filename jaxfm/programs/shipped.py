@@ -29,7 +29,7 @@ def config_names() -> tuple[str, ...]:
 
 def variants(name: str) -> tuple[str, ...]:
     """Returns what may follow the colon after a short name: "ner:files" has the variant "files"."""
-    return tuple(_module(folder(CONFIGS) / f"{name}.py").variants())
+    return tuple(config_module(folder(CONFIGS) / f"{name}.py").variants())
 
 
 def listing() -> dict[str, tuple[str, ...]]:
@@ -37,8 +37,8 @@ def listing() -> dict[str, tuple[str, ...]]:
     return {name: variants(name) for name in config_names()}
 
 
-def config_file(value: str) -> str:
-    """Returns FILE[:variant] as a path that exists, for what a user gave as --config.
+def config_file(value: str, given_as: str = "--config=") -> str:
+    """Returns FILE[:variant] as a path that exists, for what a user gave; `given_as` begins an error's message.
 
     A file of the working directory comes first. Otherwise a path that begins with configs/, and a short name without
     ending ("ner", "ner:files"), is a file that comes with jaxfm.
@@ -56,15 +56,15 @@ def config_file(value: str) -> str:
         if name in config_names():
             return f"{folder(CONFIGS) / name}.py{rest}"
         raise UserError(
-            f"--config={value}: there is no config {name!r} in jaxfm. {did_you_mean(name, config_names())} "
+            f"{given_as}{value}: there is no config {name!r} in jaxfm. {did_you_mean(name, config_names())} "
             "A file of your own is named with its ending: FILE.py."
         )
     if name in own:
         return f"{folder(CONFIGS).parent / name}{rest}"
     if path.parts[:1] == (CONFIGS,):
-        raise UserError(f"--config={value}: there is no such file, here or in jaxfm. {did_you_mean(name, own)}")
+        raise UserError(f"{given_as}{value}: there is no such file, here or in jaxfm. {did_you_mean(name, own)}")
     raise UserError(
-        f"--config={value}: there is no such file (looked from {pathlib.Path.cwd()}). Configs that come with jaxfm "
+        f"{given_as}{value}: there is no such file (looked from {pathlib.Path.cwd()}). Configs that come with jaxfm "
         f"have short names: {', '.join(config_names())}."
     )
 
@@ -74,7 +74,8 @@ def is_shipped(path: str) -> bool:
     return pathlib.Path(path.partition(":")[0]).resolve().parent == folder(CONFIGS).resolve()
 
 
-def _module(path: pathlib.Path) -> types.ModuleType:
+def config_module(path: pathlib.Path) -> types.ModuleType:
+    """Returns the module of a config file, run anew."""
     spec = importlib.util.spec_from_file_location(f"_jaxfm_config_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
