@@ -134,8 +134,8 @@ def _definition(main: Callable[..., None], usage_line: str, takes_texts: bool) -
         flags=tuple(
             usage.Flag(
                 name=flag.name,
-                doc=flag.help or "",
-                default=None if flag.default is None else str(flag.default_as_str).strip("'"),
+                doc=re.sub(r";\s+repeat this option .*", "", flag.help or ""),  # added by absl
+                default=str(flag.default_as_str).strip("'") if flag.default not in (None, []) else None,
                 switch=bool(flag.boolean),
                 shared=flag.name in _OF_PROCESSES,
             )
