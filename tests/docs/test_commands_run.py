@@ -46,9 +46,6 @@ def write_data(folder: pathlib.Path) -> None:
             for number, (line, label) in enumerate(tickets)
         ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-        (folder / f"{split}.tsv").write_text(
-            "".join(f"{line}\t{label}\n" for line, label in [("text", "coarse_label"), *tickets])
-        )
 
 
 def environment() -> dict[str, str]:
@@ -92,10 +89,14 @@ def prepare(page: str, folder: pathlib.Path, earlier: pathlib.Path) -> None:
     """Lays out what a page's commands read."""
     for name in ("configs", "launch", "docs"):
         (folder / name).symlink_to(ROOT / name)
-    for name in ("DIR", "FOLDER", "OTHER", "REVIEWS", "trec"):
+    for name in ("DIR", "FOLDER", "OTHER", "REVIEWS"):
         shutil.copytree(earlier / "DIR", folder / name)
     for path in (folder / "REVIEWS").glob("*.csv"):
         path.write_text(path.read_text().replace("text,label", "review,stars"))
+    (folder / "trec").mkdir()  # apart: a reader of conll: would ask which of .conll and .tsv is meant
+    for path in (folder / "DIR").glob("*.csv"):
+        tabs = path.read_text().replace("text,label", "text,coarse_label").replace(",", "\t")
+        (folder / "trec" / f"{path.stem}.tsv").write_text(tabs)
     (folder / "lines.txt").write_text("ada met boole in hull .\n\nthe old town\n")
     (folder / "test.csv").write_text("text\nA text.\nAnother one.\n")
     (folder / "test1.txt").write_text("one line of an evaluation file\n")
