@@ -36,6 +36,11 @@ def empty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extensions, "_losses", {})
 
 
+def test_the_guide_shows_the_plugin_that_is_tested_here() -> None:
+    guide = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    assert f"```python\n{PLUGIN.read_text(encoding='utf-8')}```\n" in guide
+
+
 def exact(gold: Sequence[Any], predicted: Sequence[Any]) -> float:
     return float(np.mean([one == other for one, other in zip(gold, predicted, strict=True)]))
 
