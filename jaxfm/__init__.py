@@ -1,8 +1,9 @@
 """jaxfm: pretrain and fine-tune encoder foundation models in JAX.
 
-The programs as functions: `jaxfm.train(config, workdir, data=...)`, `jaxfm.evaluate`, `jaxfm.compare`, `jaxfm.predict`,
-`jaxfm.export`, and `jaxfm.load(workdir)`, a trained model to call again and again. `jaxfm.register`, `register_metric`
-and `register_loss` add what is yours. All are imported when first asked for: `import jaxfm` alone takes no time.
+The programs as functions: `jaxfm.check(config)`, `jaxfm.train(config, workdir, data=...)`, `jaxfm.evaluate`,
+`jaxfm.compare`, `jaxfm.predict`, `jaxfm.export`, and `jaxfm.load(workdir)`, a trained model to call again and again.
+`jaxfm.register`, `register_metric` and `register_loss` add what is yours. All are imported when first asked for:
+`import jaxfm` alone takes no time.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from jaxfm.config import Config as Config
     from jaxfm.core.extensions import register_loss as register_loss
     from jaxfm.core.extensions import register_metric as register_metric
+    from jaxfm.programs.check import check as check
     from jaxfm.programs.evaluate import compare as compare
     from jaxfm.programs.evaluate import evaluate as evaluate
     from jaxfm.programs.export import export as export
@@ -25,6 +27,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Config": "jaxfm.config",
     "Model": "jaxfm.programs.predict",
+    "check": "jaxfm.programs.check",
     "compare": "jaxfm.programs.evaluate",
     "evaluate": "jaxfm.programs.evaluate",
     "export": "jaxfm.programs.export",

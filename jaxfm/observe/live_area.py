@@ -36,10 +36,10 @@ def is_live(console: Console) -> bool:
 
 
 def live_area(console: Console, render: Callable[[], RenderableType]) -> LiveArea:
-    """Returns an area for a console that `is_live`; nothing is drawn between calls (no thread)."""
+    """Returns an area for a console that `is_live`: a thread draws a terminal once a second; a notebook, only calls."""
     if console.is_jupyter:
         return NotebookArea(console, render)
-    return Live(console=console, auto_refresh=False, get_renderable=render)
+    return Live(console=console, refresh_per_second=1, get_renderable=render)
 
 
 class NotebookArea:

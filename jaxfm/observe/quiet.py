@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 from absl import logging as absl_logging
 
+from jaxfm.observe.messages import WarningHandler
+
 _LIBRARIES = ("orbax", "transformers", "huggingface_hub", "datasets", "tensorflow_datasets")
 _WARN = "(orbax|tensorflow_datasets|transformers).*"
 
@@ -21,9 +23,7 @@ def quiet_libraries() -> None:
     # What jaxfm itself warns of (a damaged checkpoint, say) must not be quieted with them.
     own = logging.getLogger("jaxfm")
     if not own.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("WARNING: %(message)s"))
-        own.addHandler(handler)
+        own.addHandler(WarningHandler())
         own.propagate = False
         own.setLevel(logging.WARNING)  # else the root's level holds, which absl has just raised
     for name in _LIBRARIES:

@@ -23,6 +23,7 @@ from jaxfm.evaluation.bootstrap import Comparison
 from jaxfm.evaluation.calibration import read_calibration
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.quiet import libraries_quieted
+from jaxfm.observe.summary import result_of
 from jaxfm.observe.writers import to_json
 from jaxfm.parallel import distributed
 from jaxfm.parallel.mesh import make_mesh
@@ -89,7 +90,7 @@ def _evaluate(
     distributed.agree("data", {f"the fingerprint of {split}": rows.fingerprint()})
     size = whole_batches(config.eval.batch_size, len(rows), mesh)
     evaluator = Evaluator(task.objective.outputs, restored.graphdef, mesh, size)
-    progress = progress or Progress(len(rows))
+    progress = progress or Progress(None)
     with progress:
         for text in filter(None, (note, workdirs.missing_metrics(workdir, config))):
             progress.say(text)
@@ -158,17 +159,24 @@ def main() -> None:
     split, columns = require_split(values.split), program.given_columns(COLUMNS)
     output = None if values.output is None else files.output_file(values.output, "--output")
     program.join()
-    progress = Progress(0, quiet=not distributed.is_main())
+    progress = Progress(None, quiet=not distributed.is_main())
     asked = {"split": split, "source": values.source}
     if pair:
         comparison = compare(pair[0], pair[1], split, values.source, progress, columns)
-        tables, found = bootstrap.comparison_tables(comparison, split), asked | comparison.to_dict()
+        tables, warnings = bootstrap.comparison_tables(comparison, split), ()
+        found: dict[str, Any] = asked | comparison.to_dict()
     else:
         evaluation = evaluate(values.workdir, split, values.source, progress, columns)
-        tables = evaluation.tables
-        found: dict[str, Any] = {"workdir": values.workdir, **asked, "scores": dict(evaluation.scores)}
+        metric = workdirs.read_config(files.user_path(values.workdir, "--workdir")).eval.metric
+        if result := result_of({split: {**evaluation.metrics, **evaluation.scores}}, metric):
+            progress.headline(str(result))
+        tables, warnings = evaluation.tables, evaluation.warnings
+        found = {"workdir": values.workdir, **asked, "scores": dict(evaluation.scores)}
+        found |= {"warnings": list(warnings)} if warnings else {}
     for table in tables:
         progress.table(table)
+    for warning in warnings:
+        progress.say(f"WARNING: {split}: {warning}")
     if pair:
         progress.say(f"\n{bootstrap.HOW_TO_READ}")
     if output is not None and distributed.is_main():
@@ -182,6 +190,7 @@ def run() -> None:
     flags.DEFINE_string("compare", None, "Two run directories, with a comma between them.")
     flags.DEFINE_string("split", "test", "train, valid or test, or another usual name of them (dev, testb ...).")
     flags.DEFINE_string("source", None, "Data to score on; the run's own if not given.")
+    flags.DEFINE_alias("data", "source")
     flags.DEFINE_string("output", None, "A JSON file for the scores.")
     program.define_column_flags(COLUMNS)
     program.define_process_flags()

@@ -1,15 +1,15 @@
 """The config that a Python program gives: a name, a file, a ConfigDict or a Config, with some keys set."""
 
-import importlib.util
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
-from jaxfm import files, schema
+from jaxfm import schema
 from jaxfm.config import Config
-from jaxfm.errors import UserError, did_you_mean
+from jaxfm.errors import UserError
+from jaxfm.programs import shipped
 from jaxfm.tasks import registry
 
 GivenConfig = str | pathlib.Path | Config | ml_collections.ConfigDict
@@ -42,26 +42,8 @@ def resolve_config(config: GivenConfig, overrides: Mapping[str, Any] | None = No
 
 def _named(text: str) -> ml_collections.ConfigDict:
     """Returns what the config file of a name or path gives, for the variant after the colon."""
-    name, colon, variant = text.rpartition(":")
-    if not colon:
-        name, variant = text, ""
-    path = files.expanded(name) if name.endswith(".py") else _folder() / f"{name}.py"
-    if not path.is_file():
-        known = sorted(each.stem for each in _folder().glob("*.py") if not each.stem.startswith("_"))
-        raise UserError(
-            f"config {text!r}: there is no such config. {did_you_mean(name, known)} A config of your own is a file: "
-            "'my_config.py' or 'my_config.py:variant'."
-        )
-    spec = importlib.util.spec_from_file_location(f"jaxfm_config_{path.stem}", path)
-    assert spec is not None and spec.loader is not None, "the name ends in .py"
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    name, colon, variant = shipped.config_file(text, given_as="config ").partition(":")
+    module = shipped.config_module(pathlib.Path(name))
     if not hasattr(module, "get_config"):
-        raise UserError(f"{path}: has no function get_config, so it is not a config file.")
+        raise UserError(f"{name}: has no function get_config, so it is not a config file.")
     return module.get_config(variant) if colon else module.get_config()
-
-
-def _folder() -> pathlib.Path:
-    """Returns the folder of jaxfm's own config files: inside the package where it is installed, else the checkout's."""
-    package = pathlib.Path(files.__file__).parent
-    return next(folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())

@@ -189,7 +189,7 @@ def predict_file(
         raise UserError(f"--output={output}: is the input itself. Name another file.")
     model = Model(workdir, words)
     wanted = Wanted(model.wanted.pairs, model.wanted.words, dict(columns or {}), model.wanted.trained)
-    progress = progress or Progress(0, quiet=files.is_stream(output))
+    progress = progress or Progress(None, quiet=files.is_stream(output))
     count = cut = 0
     with progress, progress.task(f"predicting {source.name} (records)", None) as advance, _alone(output):
         with files.atomic_write(output) as file:

@@ -7,6 +7,7 @@ docs/multi_host.md.
 import contextlib
 import dataclasses
 import pathlib
+import shlex
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from jaxfm.config import Config
 from jaxfm.core.spec import SPEC_FILE
 from jaxfm.data.records import in_memory
 from jaxfm.errors import UserError
+from jaxfm.observe import summary
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.observe.shown import Report
@@ -27,16 +29,19 @@ from jaxfm.parallel import distributed
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.parallel.preemption import Preempted
 from jaxfm.programs import program
-from jaxfm.programs.explain import explain
 from jaxfm.programs.given_config import GivenConfig, resolve_config
+from jaxfm.programs.keys import explain
 from jaxfm.tasks import registry
-from jaxfm.training import averaging, batch_size, initial, results
+from jaxfm.training import averaging, batch_size, initial, results, retention
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints, check_room
 from jaxfm.training.fit import fit
 from jaxfm.training.setup import set_up
 
-USAGE = "usage: python -m jaxfm.train --config=FILE[:variant] --workdir=DIR [--config.KEY=VALUE ...] [--explain]"
+USAGE = (
+    "usage: python -m jaxfm.train CONFIG --workdir=DIR [--data=URI] [--config.KEY=VALUE ...] [--explain]\n"
+    "  CONFIG: a name such as ner, ner:files or mlm:continue, or --config=FILE.py[:variant]"
+)
 
 
 def train(
@@ -83,7 +88,7 @@ def _train_or_report(config: Config, workdir: pathlib.Path, held: contextlib.Exi
     status = workdirs.status(workdir, config)
     distributed.agree("start", workdirs.identity(workdir, config) | {"the run in --workdir": status}, soon=True)
     if status == "finished":
-        return workdirs.read_report(workdir)
+        return _finished(config, workdir)
     if status == "half-way":
         workdirs.check_extensions(workdir, config)
         held.enter_context(workdirs.hold(workdir, config, status))
@@ -103,6 +108,17 @@ def _check_data(workdir: pathlib.Path, source: str) -> None:
     )
 
 
+def _finished(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns the report of a finished run; ends the clean-up of its checkpoints where that was cut off."""
+    report = workdirs.read_report(workdir)
+    with Progress(None, quiet=not distributed.is_main()) as progress:
+        if distributed.is_main() and retention.is_cut_off(workdir, report):
+            with workdirs.hold(workdir, config, "finished"):
+                progress.say(retention.drop_surplus(workdir, report))
+        progress.headline(summary.headline(report, config.eval.metric))
+    return report
+
+
 def _train(
     config: Config, workdir: pathlib.Path, status: workdirs.Status, wall_clock: WallClock, held: contextlib.ExitStack
 ) -> dict[str, Any]:
@@ -113,8 +129,9 @@ def _train(
     mesh = make_mesh(config.parallel.mesh)
     task, loaded = registry.create(config, initial.resolve(config.model))
     averaging.check(config, task)
-    most = len(task.datasets["train"])
-    config, found = batch_size.autotune_batch_size(config, task.objective, mesh, most=most)
+    rows = task.datasets["train"]
+    config, by_examples = batch_size.batch_of_examples(workdirs.with_values(config, task.chosen), rows.volume, mesh)
+    config, found = batch_size.autotune_batch_size(config, task.objective, mesh, most=len(rows))
     setup = set_up(config, task, loaded, mesh)
     check_room(workdir, setup.session.abstract)
     distributed.agree(
@@ -138,33 +155,64 @@ def _train(
     workdirs.check_shared(workdir)
     checkpoints = Checkpoints(workdir / workdirs.CHECKPOINTS_DIR, keep_last=config.checkpoint.keep_last)
     with Progress(setup.total_steps, quiet=not distributed.is_main()) as progress:
-        for note in (*task.notes, *found, *setup.notes):
+        for note in (*task.notes, *by_examples, *found, *setup.notes):
             progress.say(note)
         try:
             fitted = fit(config, task, setup, checkpoints, workdir, progress, wall_clock)
             fitted = averaging.choose(config, task, setup, fitted, checkpoints, workdir, progress, wall_clock)
         finally:
             checkpoints.close()
-        return results.finish(config, task, setup, fitted, workdir, progress, wall_clock)
+        report = results.finish(config, task, setup, fitted, workdir, progress, wall_clock)
+        if distributed.is_main() and (dropped := retention.drop_surplus(workdir, report)):
+            progress.say(dropped)
+    # After the bar: the last lines of the screen are what the run comes to.
+    summary.show_summary(progress, report, workdir, config.eval.metric)
+    return report
 
 
 def main() -> None:
     """The program."""
     config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
     if config is not None and flags.FLAGS.explain:
-        print("\n".join(explain(registry.from_config_dict(config))))
+        print("\n".join([f"config file: {program.config_path()}", *explain(registry.from_config_dict(config))]))
         return
     if config is None or not workdir:
         raise UserError(f"--{'config' if config is None else 'workdir'} is missing.\n{USAGE}")
     program.join()
+    program.say_shipped_config()
     try:
         train(config, workdir)
+    except workdirs.FinishedRunError as error:
+        command = _command_to_go_on(registry.from_config_dict(config), files.user_path(workdir, "--workdir"))
+        raise UserError(f"{error} The whole command:\n  {command}") from None
     except Preempted as stop:
         if distributed.is_main():
             print(f"{stop}. The same command goes on from there.", file=sys.stderr)
         sys.exit(program.stopped_by_signal(stop.signal_number))
     if distributed.is_main():
         print(f"run finished; report: {workdir}/report.md")
+
+
+def _command_to_go_on(config: Config, workdir: pathlib.Path) -> str:
+    """Returns the command that trains the model of a finished run further, by what this command adds to it."""
+    before = workdirs.read_config(workdir).train
+    number = next(number for number in range(2, 1_000_000) if not pathlib.Path(f"{workdir}-{number}").exists())
+    changed = {"model.init": f"run:{workdir}"}
+    for key in ("preset", "tokenizer"):  # those of the run are taken
+        changed |= {f"model.{key}": ""} if getattr(config.model, key) else {}
+    for key in ("epochs", "steps"):  # what is asked for in all, less what is done
+        more = getattr(config.train, key) - getattr(before, key)
+        changed |= {f"train.{key}": f"{more:g}"} if more > 0 else {}
+    names = [f"--config.{key}" for key in changed] + ["--workdir"]
+    given, skip = [], False
+    for word in sys.argv[1:]:
+        name, equals, _ = word.partition("=")
+        is_ours = f"--{name.lstrip('-')}" in names
+        if not (skip or is_ours):
+            given.append(word)
+        skip = is_ours and not equals  # its value is the next word
+    words = [*given, *(f"--config.{key}={value}" for key, value in changed.items()), f"--workdir={workdir}-{number}"]
+    return f"python -m jaxfm.train {shlex.join(words)}"
 
 
 def run() -> None:

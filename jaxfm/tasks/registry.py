@@ -60,11 +60,11 @@ def definition(name: str) -> TaskDefinition:
 
 def default_config(task: str) -> ml_collections.ConfigDict:
     """Returns the defaults of all keys of a task's run as a locked ConfigDict: where every config file starts."""
-    return schema.to_config_dict(Config(task=definition(task).config_class()))
+    return schema.to_config_dict(from_config_dict({_GROUP: {"name": task}}))
 
 
 def from_config_dict(values: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
-    """Turns a ConfigDict (or nested mapping) into a checked `Config`; keys left out take their defaults.
+    """Turns a ConfigDict (or nested mapping) into a checked `Config`; keys left out take the task's defaults.
 
     Raises:
       UserError: an unknown key (with the nearest one, or where it is now), a value of a wrong type, out of range or not
@@ -80,7 +80,20 @@ def from_config_dict(values: Mapping[str, Any] | ml_collections.ConfigDict) -> C
     found = definition(str(group["name"]))
     # Keys that every old config had, of whichever task, are explained by that task's own table first.
     moved = {**_all_moved(), **found.moved}
-    return schema.build(Config, values, groups={_GROUP: found.config_class}, moved=moved)
+    return schema.build(
+        Config, _with_defaults(values, found.defaults), groups={_GROUP: found.config_class}, moved=moved
+    )
+
+
+def _with_defaults(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values with a task's own defaults for the keys of the trainer that they leave out."""
+    result = dict(values)
+    for key, default in defaults.items():
+        group, _, name = key.partition(".")
+        inside = result.get(group, {})
+        if isinstance(inside, Mapping):  # else the schema says what is wrong
+            result[group] = {name: default, **inside}
+    return result
 
 
 def check_key(key: str) -> None:
@@ -89,6 +102,15 @@ def check_key(key: str) -> None:
         raise UserError(TASK_IS_A_GROUP)
     classes = [each.config_class for each in _DEFINITIONS.values()]
     schema.check_key(Config, key, groups={_GROUP: classes}, moved=_all_moved())
+
+
+def all_keys() -> dict[str, schema.Key]:
+    """Returns the keys of every task's config by their dotted names, with their defaults."""
+    found: dict[str, schema.Key] = {}
+    for each in _DEFINITIONS.values():
+        for key in schema.describe(Config(task=each.config_class())):
+            found.setdefault(key.name, key)
+    return found
 
 
 def where_moved(name: str) -> str:

@@ -25,6 +25,7 @@ from jaxfm.parallel.preemption import Preempted, PreemptionFlag
 from jaxfm.training.best import Best, tie_breaker
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.run_ahead import DispatchAhead
+from jaxfm.training.schedule import is_evaluation
 from jaxfm.training.session import Session
 from jaxfm.training.setup import Setup
 from jaxfm.training.state import TrainState
@@ -122,7 +123,7 @@ def fit(
     # (2 and 3 are one call: `setup.initial_state` knows which parameters are loaded.)
     session = setup.session
     state, sums, best = _restore(setup, checkpoints, wall_clock, progress)
-    with wall_clock.during("compile"):
+    with wall_clock.during("compile"), progress.state("compiling"):
         programs = {size: session.compiled(size) for size in setup.batches.sizes}
         # gloo (collectives on CPU) gives all processes 30 s to come to the first step; compiling may differ by more.
         distributed.agree("compiled", {})
@@ -147,12 +148,13 @@ def fit(
         waiting = () if _gives_up(best, config) else _on_devices(session, batches, wall_clock)
         for update in session.steps(state, waiting, sums=sums):
             step, state = update.step, update.state
+            progress.dispatched(step)
             ahead.after(step, state.step)
             profile.after(step, state)
             log.flush()  # the interval before this step: the device is busy with this one meanwhile
             if step % config.log.every_steps == 0 or step == setup.total_steps:
                 log.pending = (step, update.take_sums())
-            evaluated = _is_evaluation(step, config, setup)
+            evaluated = is_evaluation(step, config, setup.batches, setup.total_steps)
             if evaluated and "valid" in task.datasets:
                 log.flush()
                 jax.block_until_ready(state)  # else the steps under way would be counted as evaluation
@@ -163,7 +165,7 @@ def fit(
             if evaluated or stopped_by or _is_due(step, config.checkpoint.every_steps):
                 log.flush()
                 writer.flush()
-                with wall_clock.during("checkpoint"):
+                with wall_clock.during("checkpoint"), progress.state("saving"):
                     checkpoints.save(state, update.sums, _meta(setup, best, wall_clock), keep=best.kept)
             if stopped_by:
                 checkpoints.wait()
@@ -173,7 +175,7 @@ def fit(
         if _gives_up(best, config):
             progress.say(f"stopped early: {best.waited} evaluations without a better {config.eval.metric}")
         log.flush()
-        with wall_clock.during("checkpoint"):
+        with wall_clock.during("checkpoint"), progress.state("saving"):
             checkpoints.wait()
     if config.eval.select == "last" or best.step is None or best.step == step:
         return TrainResult(state.params, step, step, best, valid_outputs=outputs)
@@ -303,13 +305,6 @@ def describe(program: jax.stages.Compiled, setup: Setup, config: Config, task: T
 def _growth(setup: Setup) -> str:
     sizes = setup.batches.sizes
     return f", of {', '.join(map(str, sizes[:-1]))} rows first" if len(sizes) > 1 else ""
-
-
-def _is_evaluation(step: int, config: Config, setup: Setup) -> bool:
-    """At the last step and at every_steps, or where an epoch ends."""
-    if step == setup.total_steps or config.eval.every_steps:
-        return step == setup.total_steps or _is_due(step, config.eval.every_steps)
-    return math.floor(setup.batches.epoch_of(step)) > math.floor(setup.batches.epoch_of(step - 1))
 
 
 def _gives_up(best: Best, config: Config) -> bool:

@@ -1,25 +1,24 @@
 """The run directory: whose it is, and whether the run in it is new, half-way or finished."""
 
 import contextlib
-import dataclasses
 import hashlib
 import importlib.metadata
 import pathlib
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 
 import jaxfm
 from jaxfm import files
-from jaxfm.config import AUTO, FREE_ON_RESUME, Config
+from jaxfm.config import AUTO, AUTO_METRIC, BY_EXAMPLES, FREE_ON_RESUME, Config
 from jaxfm.errors import UserError
 from jaxfm.observe.report import JSON_FILE
 from jaxfm.parallel import distributed
-from jaxfm.schema import differences, flatten, to_dict
+from jaxfm.schema import differences, flatten, nested, replaced, to_dict
 from jaxfm.tasks import registry
 
 CONFIG_FILE = "config.json"
@@ -33,14 +32,26 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tra
 # Network file systems show what another machine wrote with some delay.
 _SHARED_SECONDS = 30.0
 
+# Keys that may be left open -> the values that say so; config.json has what was chosen.
+_OPEN = {
+    "data.row_length": (AUTO,),
+    "train.batch_size": (AUTO, BY_EXAMPLES),
+    "eval.metric": (AUTO_METRIC,),
+}
+
 Status = Literal["new", "half-way", "finished"]
+
+
+class FinishedRunError(UserError):
+    """A finished run, asked to go on by another config: only a new run can, from its weights."""
 
 
 def status(workdir: pathlib.Path, config: Config) -> Status:
     """Says what there is to do in `workdir`; changes nothing.
 
     Raises:
-      UserError: it is a file, holds something that is no run, or a run of another config.
+      FinishedRunError: it holds a finished run of another config.
+      UserError: it is a file, holds something that is no run, or an unfinished run of another config.
     """
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir}: is a file; name a directory.")
@@ -52,12 +63,19 @@ def status(workdir: pathlib.Path, config: Config) -> Status:
             raise UserError(f"--workdir={workdir}: is not empty and holds no run of jaxfm. Name a new directory.")
         return "new"
     changed = differences(read_config_values(workdir), to_dict(config), ignore=FREE_ON_RESUME)
+    finished = (workdir / JSON_FILE).is_file()
+    if changed and finished:
+        raise FinishedRunError(
+            f"--workdir={workdir}: holds a finished run of another config ({'; '.join(changed)}). Give another "
+            f"--workdir for a new run. To train this one's model further, start a new run from its weights: "
+            f"--config.model.init=run:{workdir} and another --workdir."
+        )
     if changed:
         raise UserError(
             f"--workdir={workdir}: holds a run of another config ({'; '.join(changed)}). Give the same config to go "
             "on with that run, or another --workdir for a new one."
         )
-    return "finished" if (workdir / JSON_FILE).is_file() else "half-way"
+    return "finished" if finished else "half-way"
 
 
 @contextlib.contextmanager
@@ -81,11 +99,21 @@ def hold(workdir: pathlib.Path, config: Config, expected: Status) -> Iterator[No
 
 
 def with_chosen(workdir: pathlib.Path, config: Config) -> Config:
-    """Returns the config with the batch size that the run in `workdir`, if there is one, has found for "auto"."""
-    if config.train.batch_size != AUTO or not (workdir / CONFIG_FILE).is_file():
+    """Returns the config with what the run in `workdir`, if there is one, has chosen for keys that are left open."""
+    if not _open_keys(config) or not (workdir / CONFIG_FILE).is_file():
         return config
-    chosen = read_config(workdir).train.batch_size
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=chosen))
+    return with_values(config, flatten(to_dict(read_config(workdir))))
+
+
+def with_values(config: Config, chosen: Mapping[str, Any]) -> Config:
+    """Returns the config with those of the values that are of keys it leaves open ("auto")."""
+    return replaced(config, {key: chosen[key] for key in _open_keys(config) if key in chosen})
+
+
+def _open_keys(config: Config) -> list[str]:
+    """Returns the keys whose value stands for one that is chosen at the start of a run."""
+    values = flatten(to_dict(config))
+    return [key for key, stands_for_others in _OPEN.items() if values[key] in stands_for_others]
 
 
 def identity(workdir: pathlib.Path, config: Config) -> dict[str, Any]:
@@ -220,16 +248,19 @@ def read_config(workdir: pathlib.Path) -> Config:
 
 
 def read_config_values(workdir: pathlib.Path) -> dict[str, Any]:
-    """Returns the part "config" of config.json; that of an older run in today's keys."""
+    """Returns the part "config" of config.json; that of an older run in today's keys.
+
+    Keys that came later have their default in `jaxfm/config.py`, which is always what runs did before.
+    """
     path = workdir / CONFIG_FILE
     values = files.read_versioned(path, CONFIG_VERSION)
     config = values.get("config")
     if not isinstance(config, dict):
         raise UserError(f'{path}: is not a config written by jaxfm (it has no group "config").')
     if not isinstance(config.get("task"), str):  # a name in version 1
-        return config
+        return _with_later_keys(config)
     try:
-        return registry.upgrade_config(config)
+        return _with_later_keys(registry.upgrade_config(config))
     except UserError as error:
         raise UserError(f"{path}: {error} Another jaxfm wrote it, or it was changed.") from error
 
@@ -242,12 +273,17 @@ def source_of(workdir: pathlib.Path) -> str:
     return str(data.get("source", "")) if isinstance(data, dict) else ""
 
 
+def _with_later_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    trainer = {key: value for key, value in flatten(to_dict(Config())).items() if key != "task"}
+    return nested(trainer | flatten(values))
+
+
 def read_report(workdir: pathlib.Path) -> dict[str, Any]:
     """Returns report.json of a finished run; UserError for one that is cut."""
     try:
         return files.read_object(workdir / JSON_FILE)
     except UserError as error:
-        raise UserError(f"{error} Remove it: the same command then scores the run again.") from error
+        raise UserError(f"{error} The run itself is whole: jaxfm.evaluate scores it again.") from error
 
 
 def versions() -> dict[str, str]:

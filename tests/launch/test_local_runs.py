@@ -59,6 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     values = tiny.config(
         folder,
         train__steps=STEPS,
+        checkpoint__keep_optimizer=True,  # for the states that are compared after a run
         train__batch_size=8,
         train__accumulate=2,
         eval__every_steps=10,

@@ -15,6 +15,7 @@ from jaxfm.config import Config
 from jaxfm.core.objective import Loss
 from jaxfm.errors import UserError
 from jaxfm.observe.writers import read_metrics
+from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.train import train
 from jaxfm.tasks.ner.objective import NerObjective
 from jaxfm.tasks.ner.scorer import NerScorer
@@ -102,9 +103,12 @@ def test_the_best_checkpoint_is_the_one_reported(
     script(monkeypatch, [0.2, 0.6, 0.5, 0.6])
     valid.clear()
     record_outputs(monkeypatch, valid)
-    last = train(tiny.replaced(every, eval__select="last"), tmp_path / "last")
+    last = train(tiny.replaced(every, eval__select="last", checkpoint__keep_optimizer=False), tmp_path / "last")
     assert last["training"]["chosen_step"] == 12
     assert valid[4] is valid[3]  # what the loop has computed is not computed again
+    # Of this one the weights of the chosen step are kept alone, and they are those that were scored.
+    assert steps_in(tmp_path / "last") == [12] and not (tmp_path / "last" / "checkpoints" / "12" / "rest").exists()
+    assert evaluate(tmp_path / "last", "test").metrics["loss"] == last["splits"]["test"]["loss"]
 
 
 @pytest.mark.parametrize("values", [[math.nan], [math.nan, 0.2, math.nan]])

@@ -15,6 +15,8 @@ from jaxfm.data.records.examples import Example
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation.calibration import assess, fit_calibration, losses, probabilities
 from jaxfm.evaluation.classes import Scores, score_classes, score_labels, score_values
+from jaxfm.tasks.classification.balance import constant_answer_warning
+from jaxfm.tasks.classification.errors import worst_examples
 from jaxfm.tasks.classification.spec import NAME, ClassifierSpec, EncodedExamples
 
 # What may choose a checkpoint -> is more better?
@@ -67,9 +69,14 @@ class ClassifierScorer:
         """Returns scores, tables, plots and predictions; the loss is that of outputs not calibrated."""
         spec = self.spec
         scores, found = self._scores(outputs, calibration)
+        gold = targets_of(spec, self.examples)
+        outputs_EC = self.encoded.per_example(outputs["outputs"])
+        if spec.kind == "regression":
+            loss_E = (found - gold) ** 2
+        else:
+            loss_E = losses(outputs_EC, gold, NOT_CALIBRATED, spec.kind)
         if spec.kind != "regression":
-            outputs_EC = self.encoded.per_example(outputs["outputs"])
-            assessed = assess(outputs_EC, targets_of(spec, self.examples), calibration, spec.kind)
+            assessed = assess(outputs_EC, gold, calibration, spec.kind)
             scores = dataclasses.replace(
                 scores,
                 detail={**scores.detail, "calibration": assessed.detail},
@@ -82,8 +89,10 @@ class ClassifierScorer:
             scores={**scores.metrics, **own, **scores.detail},
             tables=(*scores.tables, *own_metrics_table(own)),
             predictions=_records(spec, self.examples, found, self.encoded.cut),
+            warnings=constant_answer_warning(spec.kind, targets_of(spec, self.examples), scores.metrics, spec.labels),
             bootstrap_data=scores.bootstrap_data,
             plots=scores.plots,
+            wrong=worst_examples(spec, self.examples, found, loss_E),
         )
 
     def _own_metrics(self, found: np.ndarray) -> dict[str, float]:

@@ -16,6 +16,7 @@ from jaxfm.data.text.resplit import count_cut, found_entities, gold_entities
 from jaxfm.evaluation import calibration as calibration_lib
 from jaxfm.evaluation import entities
 from jaxfm.observe import plots
+from jaxfm.tasks.ner.errors import worst_sentences
 from jaxfm.tasks.ner.spec import NAME
 from jaxfm.tasks.windowed_rows import WindowedRows
 
@@ -109,9 +110,11 @@ class NerScorer:
                 *own_metrics_table(own),
             ),
             predictions=_records(sentences, tags.predicted, np.split(probabilities, ends)),
+            warnings=_nothing_found(tags),
             bootstrap_data=self._bootstrap_data(tags, ends),
             plots=dict(assessed.plots)
             | ({"per_type": lambda path: plots.plot_per_type(per_type, path)} if per_type else {}),
+            wrong=worst_sentences(sentences, tags.predicted, tags.losses),
         )
 
     def _own_metrics(self, tags: _Tags) -> dict[str, float]:
@@ -152,6 +155,7 @@ class NerScorer:
             ],
             classes=tuple(sorted(self.labels)),
             less_is_better=("loss",),
+            prior=entities.tagging_prior(tags.counts.shape[1] // 3),
             right=((right_SC == found_SC) & (right_SC == gold_SC)).all(axis=-1),
         )
 
@@ -159,6 +163,18 @@ class NerScorer:
         """Returns the class of each word [W], all sentences one after the other."""
         index = {label: number for number, label in enumerate(self.labels)}
         return np.asarray([index[tag] for sentence in self.sentences for tag in sentence.tags], np.int64)
+
+
+def _nothing_found(tags: _Tags) -> tuple[str, ...]:
+    """Says so where the model is no better than the tag O for every word."""
+    _, found, gold = (int(count) for count in tags.counts.sum(axis=0).reshape(3, -1).sum(axis=-1))
+    if tags.spans.f1 > 0 or not gold:
+        return ()
+    return (
+        f"the model finds {'nothing' if not found else 'no entity as it is marked'}: F1 {tags.spans.f1:.4f}, as if it "
+        f"always answered O ({gold:,} entities in the data, {found:,} found). Train longer (--config.train.min_steps, "
+        "--config.train.epochs), or look at the data: python -m jaxfm.check.",
+    )
 
 
 def _records(

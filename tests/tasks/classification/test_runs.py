@@ -97,6 +97,7 @@ def test_a_mean_cannot_be_exported_for_a_family_that_has_none(tmp_path: pathlib.
     with pytest.raises(UserError, match="was trained with config.task.pooling=mean"):
         export(tmp_path / "run", tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
+    assert "jaxfm.predict" in (text := (tmp_path / "run" / "report.md").read_text()) and "jaxfm.export" not in text
 
 
 def test_a_head_comes_along_where_its_classes_are_those_of_the_data(tmp_path: pathlib.Path) -> None:

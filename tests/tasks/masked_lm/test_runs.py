@@ -44,6 +44,7 @@ RUN = {
     "eval__every_steps": 4,
     "log__every_steps": 1,
     "log__tensorboard": False,
+    "checkpoint__keep_optimizer": True,  # for the hashes of the last state
 }
 
 

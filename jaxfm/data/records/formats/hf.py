@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxfm.data.records.splits import named_splits
 from jaxfm.data.records.table import Row, SetFormat, Table, Tables
-from jaxfm.errors import UserError
+from jaxfm.errors import UserError, install_hint
 
 _NAME = re.compile(r"((?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*)(?::([\w.-]+))?")
 _OLDEST = 4  # datasets 4.0 removed scripts: from there on a data set is files alone
@@ -70,7 +70,7 @@ def _load(name: str, config: str | None, rest: str, files: str) -> Any:
         import datasets
         from datasets.exceptions import DatasetsError
     except ModuleNotFoundError:
-        raise UserError(f"hf:{rest}: the package datasets is needed: pip install 'jaxfm[hf]'.") from None
+        raise UserError(f"hf:{rest}: the package datasets is needed: {install_hint('hf')}.") from None
     if int(datasets.__version__.split(".")[0]) < _OLDEST:
         raise UserError(
             f"hf:{rest}: datasets {datasets.__version__} may run code from the hub: pip install 'datasets>={_OLDEST}'."
