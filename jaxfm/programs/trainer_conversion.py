@@ -1,6 +1,7 @@
 """From arguments of transformers' `TrainingArguments` to keys of jaxfm's config; `trainer_arguments` is the table."""
 
 import dataclasses
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +23,10 @@ MATTER = (
     *("num_train_epochs", "per_device_train_batch_size", "learning_rate", "weight_decay", "warmup_steps", "adam_beta2"),
     *("adam_epsilon", "max_grad_norm", "lr_scheduler_type", "bf16", "load_best_model_at_end"),
 )
+
+
+# What jaxfm's configs for few examples have, and the Trainer has not.
+TRAINER_LACKS: Mapping[str, Any] = types.MappingProxyType({"train.min_steps": 0, "eval.patience": 0})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,16 +133,14 @@ def _number(name: str, value: Any) -> Any:
 
 def _batch(value: int, setting: Setting) -> Outcome:
     if setting["auto_find_batch_size"]:
-        return Outcome({}, "auto_find_batch_size is True")
+        return Outcome({}, "not used: auto_find_batch_size is True")
     accumulate = setting["gradient_accumulation_steps"]
     examples = int(value * accumulate * setting.devices)
     said = f"{int(value)} x {setting.devices} devices" if setting.devices > 1 else f"{int(value)} on one device"
     remark = f"{said}{f' x {int(accumulate)} accumulated' if accumulate > 1 else ''}"
     if setting.masked:
         return Outcome({"train.batch_size": examples}, remark)
-    return Outcome(
-        {"train.batch_size": examples, "data.packed": False}, f"{remark}; packed rows would hold several examples each"
-    )
+    return Outcome({"train.batch_size": "examples", "train.batch_examples": examples}, remark)
 
 
 def _accumulate(value: int, setting: Setting) -> Outcome:

@@ -15,6 +15,7 @@ from jaxfm.programs import from_trainer
 from jaxfm.programs.from_trainer import BASES, Converted, convert
 from jaxfm.programs.given_config import resolve_config
 from jaxfm.programs.trainer_arguments import ARGUMENTS, RENAMED
+from jaxfm.programs.trainer_page import transformers_page
 from jaxfm.schema import flatten, to_dict
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -68,8 +69,8 @@ def test_a_script_is_a_command(tmp_path: pathlib.Path) -> None:
     assert found.base == "ner:files"
     assert found.keys == {
         "optim.learning_rate": 3e-5,
-        "train.batch_size": 32,
-        "data.packed": False,
+        "train.batch_size": "examples",
+        "train.batch_examples": 32,
         "train.accumulate": 2,
         "train.epochs": 4.0,
         "optim.warmup_fraction": 0.06,
@@ -84,7 +85,7 @@ def test_a_script_is_a_command(tmp_path: pathlib.Path) -> None:
     }
     # The same keys, read back from the command line that is shown.
     words = shlex.split(found.command().replace("\\\n", " "))
-    assert words[:5] == ["python", "-m", "jaxfm.train", "--config=configs/ner.py:files", "--workdir=out"]
+    assert words[:5] == ["python", "-m", "jaxfm.train", "ner:files", "--workdir=out"]
     told = dict(word.removeprefix("--config.").split("=", 1) for word in words[5:])
     assert {key: str(value) for key, value in told.items()} == {
         key: from_trainer._text(each) for key, each in found.keys.items()
@@ -116,15 +117,16 @@ def test_defaults_of_the_trainer_that_are_not_jaxfms_are_listed(tmp_path: pathli
     assert found.keys == {"optim.learning_rate": 2e-5}
     assert found.defaults == {
         "train.epochs": 3.0,
-        "train.batch_size": 8,
-        "data.packed": False,
+        "train.batch_examples": 8,
+        "train.min_steps": 0,
+        "eval.patience": 0,
         "optim.weight_decay": 0.0,
         "optim.warmup_fraction": 0.0,
         "train.precision": "f32",
         "eval.select": "last",
     }
     masked = arguments(tmp_path, "", "mlm:continue").defaults
-    assert masked["optim.b2"] == 0.999 and masked["optim.eps"] == 1e-8 and "data.packed" not in masked
+    assert masked["optim.b2"] == 0.999 and masked["optim.eps"] == 1e-8 and masked["train.batch_size"] == 8
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,10 @@ def test_defaults_of_the_trainer_that_are_not_jaxfms_are_listed(tmp_path: pathli
         ("warmup_steps=0.1", {"optim.warmup_fraction": 0.1}),
         ("warmup_steps=50", {}),  # of how many?
         ("max_steps=-1", {"train.steps": 0}),
-        ("gradient_accumulation_steps=4", {"train.batch_size": 32, "data.packed": False, "train.accumulate": 4}),
+        (
+            "gradient_accumulation_steps=4",
+            {"train.batch_size": "examples", "train.batch_examples": 32, "train.accumulate": 4},
+        ),
         ("auto_find_batch_size=True, per_device_train_batch_size=64", {"train.batch_size": "auto"}),
         (
             'lr_scheduler_type="constant", warmup_steps=0.1',
@@ -275,7 +280,9 @@ def test_every_argument_of_transformers_is_in_the_table() -> None:
 
 def test_the_page_is_what_the_program_writes() -> None:
     page = (ROOT / "docs" / "from_transformers.md").read_text(encoding="utf-8")
-    assert page == from_trainer.reference(), "run: python -m jaxfm.from_trainer --output=docs/from_transformers.md"
+    assert page == transformers_page(), (
+        "run: python -m jaxfm.explain --page=transformers --output=docs/from_transformers.md"
+    )
 
 
 def test_the_program(tmp_path: pathlib.Path) -> None:
@@ -283,7 +290,9 @@ def test_the_program(tmp_path: pathlib.Path) -> None:
     command = [sys.executable, "-m", "jaxfm.from_trainer", str(tmp_path / "train.py"), "--devices=2"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert "    --config.train.batch_size=32 \\\n" in done.stdout and "jaxfm.train('ner:files', 'out'" in done.stdout
+    assert (
+        "    --config.train.batch_examples=32 \\\n" in done.stdout and "jaxfm.train('ner:files', 'out'" in done.stdout
+    )
     assert "hf_secret" not in done.stdout and (tmp_path / "train.py").read_text() == SCRIPT
     wrong = subprocess.run([*command[:3], "missing.py"], capture_output=True, text=True, cwd=ROOT)
     assert wrong.returncode == 2 and wrong.stderr == "error: missing.py: no such file.\n"
