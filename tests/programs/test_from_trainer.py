@@ -100,10 +100,10 @@ def test_what_a_script_does_not_say_is_said(tmp_path: pathlib.Path) -> None:
     found = converted(tmp_path, SCRIPT)
     path, notes = tmp_path / "train.py", "\n".join(found.notes())
     assert (
-        f"{path}:27: weight_decay is not a literal value (float(os.environ['DECAY'])): set optim.weight_decay." in notes
+        f"{path}:26: weight_decay is not a literal value (float(os.environ['DECAY'])): set optim.weight_decay." in notes
     )
-    assert f"{path}:28: seed is not a literal value (seed): set seed." in notes  # bound twice
-    assert f"{path}:31: compute_metrics: the usual metrics are there, with intervals; your own: jaxfm.register" in notes
+    assert f"{path}:27: seed is not a literal value (seed): set seed." in notes  # bound twice
+    assert f"{path}:30: compute_metrics: the usual metrics are there, with intervals; your own: jaxfm.register" in notes
     rows = {row[0]: row for row in found.table().rows}
     assert rows["neftune_noise_alpha"][3].startswith("no equivalent: ")
     assert rows["group_by_length"][3].startswith("not needed: rows are packed")
