@@ -317,5 +317,11 @@ OTHERS: dict[str, dict[str, str]] = {
         "trainer.save_model(), push_to_hub()": "`jaxfm.export` writes what from_pretrained opens",
         "pipeline(...)": "`jaxfm.load(workdir)`",
         "LoraConfig(r, lora_alpha, target_modules)": "`adapt.lora.rank`, `adapt.lora.alpha`, `adapt.lora.targets`",
+        "LoraConfig(lora_dropout)": "no equivalent: dropout is that of the encoder",
+        "LoraConfig(bias)": "no equivalent: biases stay as they are; `adapt.train=biases` is BitFit",
+        "LoraConfig(use_rslora)": "no equivalent: the factor is alpha / rank",
+        "LoraConfig(use_dora)": "no equivalent",
+        "LoraConfig(modules_to_save)": "not needed: the head is always trained",
+        "LoraConfig(layers_to_transform)": "no equivalent: every layer has an update",
     },
 }

@@ -204,6 +204,20 @@ def test_masked_lm_and_classification(tmp_path: pathlib.Path) -> None:
     )
 
 
+def test_low_rank_updates_of_peft(tmp_path: pathlib.Path) -> None:
+    lora = "LoraConfig(r=4, lora_alpha=32, target_modules=['query', 'value'], lora_dropout=0.1)\n"
+    found = converted(tmp_path, f"{lora}TrainingArguments(seed=1)", "ner")
+    assert found.keys == {
+        "seed": 1,
+        "adapt.lora.rank": 4,
+        "adapt.lora.alpha": 32.0,
+        "adapt.lora.targets": ("query", "value"),
+    }
+    assert any("LoraConfig(lora_dropout): no equivalent" in note for note in found.notes())
+    resolved = resolve_config("ner", found.keys)
+    assert resolved.adapt.lora.targets == ("query", "value")
+
+
 def test_files_of_arguments(tmp_path: pathlib.Path) -> None:
     # YAML reads a number without a point as text.
     yaml = converted(tmp_path, "learning_rate: 1e-4\nbf16: true\n", "ner:files", "arguments.yaml")
