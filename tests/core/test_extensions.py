@@ -25,7 +25,7 @@ from tests import tiny
 from tests.toy import image
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PLUGIN = ROOT / "tests" / "toy" / "my_metrics.py"
+PLUGIN = ROOT / "docs" / "examples" / "my_metrics.py"
 QUIET = Progress(0, quiet=True)
 
 
