@@ -88,6 +88,18 @@ def test_a_table_in_a_notebook_is_an_output_beside_the_bar(outputs: list[Handle]
     assert len(outputs) == 2 and "0.5000" in outputs[1].shown[0]
 
 
+def test_lines_in_a_notebook_are_one_stream(outputs: list[Handle], capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(None, console=notebook()) as progress:
+        with progress.task("scoring", 3):
+            progress.say("one [b]")
+            progress.headline("two")
+    assert capsys.readouterr().out == "one [b]\ntwo\n"
+    (bar,) = outputs
+    assert any("scoring" in html for html in bar.shown) and bar.shown[-1] == ""  # nothing is left of it
+    Progress(None, console=Console(force_jupyter=True, quiet=True, _environ={})).say("never")
+    assert capsys.readouterr().out == ""
+
+
 def test_what_is_live() -> None:
     terminal = Console(file=io.StringIO(), force_terminal=True, force_interactive=True, _environ={})
     assert is_live(terminal) and isinstance(live_area(terminal, lambda: "x"), Live)
