@@ -47,3 +47,9 @@ def test_an_evaluation_shows_metrics_at_a_prompt_and_its_tables_elsewhere() -> N
     html = evaluation._repr_html_()
     assert html == table._repr_html_()
     assert "Entities &lt;1&gt;" in html and "&lt;i&gt;" in html and '<td style="text-align: right">0.5000</td>' in html
+
+
+def test_a_metric_without_interval_is_shown_where_it_chose() -> None:
+    splits = {"valid": {**REPORT["splits"]["valid"], "cost": 3.0, "other": 1.0}}
+    shown = repr(Report({**REPORT, "splits": splits}, pathlib.Path("runs/a"), "cost"))
+    assert shown.startswith("ner: valid cost 3.0000\n") and "\ncost    3.0000\n" in shown and "other" not in shown
