@@ -59,8 +59,8 @@ class Converted:
         given = self.found.arguments.get("output_dir")
         return given if isinstance(given, str) and given else "runs/mine"
 
-    def table(self) -> Table:
-        """Returns what became of each argument, but for those of a file that are at the Trainer's default."""
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """Returns argument, value, keys and remark of each; of a file, of those that are not at their default."""
         written = {trainer_conversion.todays_name(name): name for name in self.found.arguments}
         rows = []
         for name, outcome in self.outcomes.items():
@@ -72,7 +72,15 @@ class Converted:
             rows.append((written[name], shown, became, _plain(outcome.remark)))
         for key, (value, said) in self.found.keys.items():
             rows.append((said, _shortened(repr(value)), f"{key}={_text(value)}", ""))
-        return Table(f"{self.found.where}, on top of {self.base}", ("argument", "value", "jaxfm", "remark"), rows)
+        return rows
+
+    def table(self) -> Table:
+        """Returns `rows` in two columns, which fit a terminal."""
+        rows = []
+        for name, value, keys, remark in self.rows():
+            written = f"{name}={value}" if name in self.found.arguments else name
+            rows.append((written, f"{keys} ({remark})" if keys and remark else keys or remark))
+        return Table(f"{self.found.where}, on top of {self.base}", ("the script", "jaxfm"), rows)
 
     def notes(self) -> list[str]:
         """Returns lines about what could not be read, what has no key, and what the script does not say."""

@@ -104,7 +104,7 @@ def test_what_a_script_does_not_say_is_said(tmp_path: pathlib.Path) -> None:
     )
     assert f"{path}:27: seed is not a literal value (seed): set seed." in notes  # bound twice
     assert f"{path}:30: compute_metrics: the usual metrics are there, with intervals; your own: jaxfm.register" in notes
-    rows = {row[0]: row for row in found.table().rows}
+    rows = {row[0]: row for row in found.rows()}
     assert rows["neftune_noise_alpha"][3].startswith("no equivalent: ")
     assert rows["group_by_length"][3].startswith("not needed: rows are packed")
     assert rows["report_to"][3] == "no equivalent of wandb: read metrics.jsonl of the run directory"
@@ -178,8 +178,8 @@ def test_what_becomes_of_an_argument(tmp_path: pathlib.Path, text: str, keys: di
     found = arguments(tmp_path, text)
     assert found.keys == keys
     # Every argument has its key, or a remark, or is named as one that could not be read.
-    assert all(row[2] or row[3] for row in found.table().rows)
-    assert len(found.table().rows) == len(found.found.arguments) and (found.table().rows or found.notes())
+    assert all(row[2] or row[3] for row in found.rows())
+    assert len(found.rows()) == len(found.found.arguments) and (found.rows() or found.notes())
 
 
 def test_masked_lm_and_classification(tmp_path: pathlib.Path) -> None:
@@ -223,7 +223,7 @@ def test_files_of_arguments(tmp_path: pathlib.Path) -> None:
     yaml = converted(tmp_path, "learning_rate: 1e-4\nbf16: true\n", "ner:files", "arguments.yaml")
     json = converted(tmp_path, '{"learning_rate": 1e-4, "bf16": true, "disable_tqdm": null}', "ner:files", "a.json")
     assert yaml.keys == json.keys == {"optim.learning_rate": 1e-4, "train.precision": "bf16"}
-    assert [row[0] for row in json.table().rows] == ["learning_rate", "bf16"]  # the third is the default
+    assert [row[0] for row in json.rows()] == ["learning_rate", "bf16"]  # the third is the default
 
 
 @pytest.mark.parametrize(
