@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from jaxfm.observe.progress import format_seconds
 from jaxfm.observe.summary import headline, summary_table
 from jaxfm.observe.tables import Table, to_html, to_plain, to_rich
 
@@ -19,28 +20,37 @@ class Report(dict[str, Any]):
 
     Attributes:
       workdir: the run directory.
-      metric: that chose the checkpoint; it is shown first.
     """
 
-    def __init__(self, values: Mapping[str, Any], workdir: pathlib.Path, metric: str):
+    def __init__(self, values: Mapping[str, Any], workdir: pathlib.Path):
         """`values` are those of report.json; see `jaxfm.observe.report.write_report`."""
         super().__init__(values)
-        self.workdir, self.metric = workdir, metric
+        self.workdir = workdir
 
     def __repr__(self) -> str:
-        return f"{self._title()}\n\n{to_plain(self._table())}\n{self._where()}"
+        return "\n".join([*self._title(), "", to_plain(self._table()), self._where()])
 
     def __rich__(self) -> RenderableType:
-        return Group(Text(self._title()), to_rich(self._table()), Text(self._where()))
+        return Group(*map(Text, self._title()), to_rich(self._table()), Text(self._where()))
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(self._title())}</p>{to_html(self._table())}<p>{html.escape(self._where())}</p>"
+        title = "<br>".join(map(html.escape, self._title()))
+        return f"<p>{title}</p>{to_html(self._table())}<p>{html.escape(self._where())}</p>"
 
-    def _title(self) -> str:
-        return f"{self['task']}: {headline(self, self.metric)}"
+    def _title(self) -> tuple[str, str]:
+        """Returns the one number of the run, and what was done for it."""
+        training = self["training"]
+        did = (
+            f"{self['task']}: {training['steps']:,} updates in {format_seconds(training['seconds'])}; chosen is the "
+            f"checkpoint of step {training['chosen_step']:,}"
+        )
+        return headline(self, self._metric()), did
 
     def _where(self) -> str:
-        return f'All of it: {self.workdir / "report.html"}. This is a dict: report["splits"]["valid"] and so on.'
+        return f"All of it: {self.workdir / 'report.html'}. A dict: report['splits']['valid'] and so on."
 
     def _table(self) -> Table:
-        return summary_table(self["splits"], self.metric)
+        return summary_table(self["splits"], self._metric(), most=None)
+
+    def _metric(self) -> str:
+        return (self.get("result") or {}).get("metric", "loss")  # reports of older versions have no result

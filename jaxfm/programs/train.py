@@ -78,8 +78,7 @@ def train(
         if data is not None:
             source = held.enter_context(in_memory.provided(data))
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=source))
-        report = _train_or_report(config, workdir, held)
-        return Report(report, workdir, workdirs.with_chosen(workdir, config).eval.metric)
+        return Report(_train_or_report(config, workdir, held), workdir)
 
 
 def _train_or_report(config: Config, workdir: pathlib.Path, held: contextlib.ExitStack) -> dict[str, Any]:

@@ -15,12 +15,8 @@ from jaxfm.errors import UserError
 ARGUMENTS_CLASS = "TrainingArguments"  # and whatever ends so: Seq2SeqTrainingArguments
 _FIRST_ARGUMENT = "output_dir"
 _FILES = (".json", ".yaml", ".yml")
-_HEADS = {
-    "ForTokenClassification": "ner:files",
-    "ForSequenceClassification": "classification:files",
-    "ForMaskedLM": "mlm:continue",
-}
-_MULTI, _REGRESSION = "classification:multi", "classification:regression"
+_SINGLE, _MULTI, _REGRESSION = "classification:files", "classification:multi", "classification:regression"
+_HEADS = {"ForTokenClassification": "ner:files", "ForSequenceClassification": _SINGLE, "ForMaskedLM": "mlm:continue"}
 # Arguments of Trainer that need a word; the others are what every script has.
 _OF_TRAINER = (
     *(
@@ -267,16 +263,13 @@ def _lora(call: _Call) -> dict[str, Any]:
 
 def _config_of(call: _Call) -> str:
     """Returns the name of the config for the class whose from_pretrained is called; empty where there is none."""
-    for ending, config in _HEADS.items():
-        if call.owner.endswith(ending):
-            if config.startswith("classification") and call.literal.get("problem_type") == "multi_label_classification":
-                return _MULTI
-            if config.startswith("classification") and (
-                call.literal.get("num_labels") == 1 or call.literal.get("problem_type") == "regression"
-            ):
-                return _REGRESSION
-            return config
-    return ""
+    config = next((name for ending, name in _HEADS.items() if call.owner.endswith(ending)), "")
+    if config != _SINGLE:
+        return config
+    problem = call.literal.get("problem_type")
+    if problem == "multi_label_classification":
+        return _MULTI
+    return _REGRESSION if problem == "regression" or call.literal.get("num_labels") == 1 else _SINGLE
 
 
 def _weights(name: str) -> str:

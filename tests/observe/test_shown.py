@@ -12,6 +12,7 @@ from jaxfm.observe.tables import Table
 INTERVALS = {"metrics": {"f1": [0.9, 0.92]}, "confidence": 0.95, "count": 40, "unit": "sentences"}
 REPORT = {
     "task": "ner",
+    "result": {"split": "valid", "metric": "f1", "value": 0.91},
     "training": {"steps": 1200, "seconds": 75.0, "chosen_step": 900},
     "splits": {
         "valid": {"f1": 0.91, "loss": 0.2, "intervals": INTERVALS, "per_type": {"<b>": 1.0}},
@@ -27,7 +28,7 @@ def text(thing: object) -> str:
 
 
 def test_a_report_is_its_dict_and_shows_its_scores() -> None:
-    report = Report(REPORT, pathlib.Path("runs/a<b"), "f1")
+    report = Report(REPORT, pathlib.Path("runs/a<b"))
     assert report == REPORT and dict(report) == REPORT and report["splits"]["valid"]["f1"] == 0.91
     shown = repr(report)
     assert shown.startswith(
@@ -51,5 +52,6 @@ def test_an_evaluation_shows_metrics_at_a_prompt_and_its_tables_elsewhere() -> N
 
 def test_a_metric_without_interval_is_shown_where_it_chose() -> None:
     splits = {"valid": {**REPORT["splits"]["valid"], "cost": 3.0, "other": 1.0}}
-    shown = repr(Report({**REPORT, "splits": splits}, pathlib.Path("runs/a"), "cost"))
-    assert shown.startswith("ner: valid cost 3.0000\n") and "\ncost    3.0000\n" in shown and "other" not in shown
+    result = {"split": "valid", "metric": "cost", "value": 3.0}
+    shown = repr(Report({**REPORT, "splits": splits, "result": result}, pathlib.Path("runs/a")))
+    assert shown.startswith("valid cost 3.0000\n") and "\ncost    3.0000\n" in shown and "other" not in shown
