@@ -258,6 +258,11 @@ def test_a_wrong_value_is_refused(tmp_path: pathlib.Path, text: str, message: st
         arguments(tmp_path, text)
 
 
+def test_a_file_that_is_absent_is_refused(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UserError, match=r"missing\.py: no such file"):
+        convert(tmp_path / "missing.py")
+
+
 def test_one_of_several_is_named_by_its_line(tmp_path: pathlib.Path) -> None:
     text = "TrainingArguments(seed=1)\nTrainingArguments(seed=2)\n"
     assert converted(tmp_path, text, "ner", line=2).keys == {"seed": 2}
@@ -308,5 +313,3 @@ def test_the_program(tmp_path: pathlib.Path) -> None:
         "    --config.train.batch_examples=32 \\\n" in done.stdout and "jaxfm.train('ner:files', 'out'" in done.stdout
     )
     assert "hf_secret" not in done.stdout and (tmp_path / "train.py").read_text() == SCRIPT
-    wrong = subprocess.run([*command[:3], "missing.py"], capture_output=True, text=True, cwd=ROOT)
-    assert wrong.returncode == 2 and wrong.stderr == "error: missing.py: no such file.\n"
