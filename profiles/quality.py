@@ -49,10 +49,14 @@ def recipe(task: str) -> ml_collections.ConfigDict:
     config = default_config(task)
     config.model.init = MINILM
     config.data.window = WINDOW
+    config.data.row_length = 128
     config.optim.learning_rate = 1e-4
     config.optim.warmup_fraction = 0.0
     config.optim.weight_decay = 0.0
     config.train.epochs = 3.0
+    config.train.min_steps = 0
+    config.train.batch_size = 16
+    config.eval.patience = 0
     config.train.precision = "f32"
     # The weights after the last step need no evaluation before it; for "best" set eval.every_steps too.
     config.eval.select = "last"

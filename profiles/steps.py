@@ -22,6 +22,7 @@ from jaxfm.errors import UserError
 from jaxfm.parallel.compilation import held_bytes
 from jaxfm.parallel.mesh import host_rows, make_mesh
 from jaxfm.tasks import registry
+from jaxfm.tasks.fine_tuning import assumed_shapes
 from jaxfm.tasks.registry import check_key, from_config_dict
 from jaxfm.training import batch_size
 from jaxfm.training import initial as initials
@@ -302,7 +303,7 @@ def read_config(file: str, changes: Sequence[str] = ()) -> Config:
         # Of a config file that raises, the last line says what was wrong.
         text = text.splitlines()[-1].removeprefix("jaxfm.errors.UserError: ") if "Traceback" in text else text
         raise UserError(f"--config={file} {' '.join(changes)}: {' '.join(text.split())}") from error
-    return from_config_dict(config)
+    return assumed_shapes(from_config_dict(config))
 
 
 def devices() -> dict[str, Any]:

@@ -10,7 +10,7 @@ import ml_collections
 import pytest
 
 from jaxfm import schema
-from jaxfm.config import AUTO, FREE_ON_RESUME, Config
+from jaxfm.config import AUTO, BY_EXAMPLES, FREE_ON_RESUME, Config
 from jaxfm.errors import UserError
 from jaxfm.schema import differences, to_dict
 from jaxfm.tasks import registry
@@ -29,7 +29,7 @@ optim.learning_rate optim.schedule optim.warmup_fraction optim.decay_fraction op
 optim.no_decay optim.b1 optim.b2 optim.eps optim.clip_norm
 adapt.train adapt.freeze adapt.freeze_layers adapt.unfreeze_every adapt.layer_decay adapt.head_rate
 adapt.lora.rank adapt.lora.alpha adapt.lora.targets adapt.adapter_size adapt.prefix_length adapt.ema adapt.average_best
-train.epochs train.steps train.batch_size train.first_batch_size
+train.epochs train.steps train.min_steps train.batch_size train.batch_examples train.first_batch_size
 train.batch_warmup_steps train.accumulate train.precision
 eval.every_steps eval.batch_size eval.metric eval.select eval.patience
 checkpoint.every_steps checkpoint.keep_last
@@ -109,9 +109,20 @@ def test_every_option_says_what_it_is() -> None:
 
 @pytest.mark.parametrize("task", TASK_OPTIONS)
 def test_defaults_go_round(task: str) -> None:
-    config = from_config_dict(default_config(task))
+    config, definition = from_config_dict(default_config(task)), registry.definition(task)
     assert config == from_config_dict({"task": {"name": task}}) == from_config_dict(to_dict(config))
-    assert config == dataclasses.replace(Config(), task=registry.definition(task).config_class())
+    neutral = dataclasses.replace(Config(), task=definition.config_class())
+    changed = differences(to_dict(neutral), to_dict(config))
+    assert [line.partition(":")[0] for line in changed] == sorted(definition.defaults)
+
+
+def test_fine_tuning_has_defaults_of_its_own_which_values_replace() -> None:
+    config = from_config_dict({"task": {"name": "ner"}, "train": {"min_steps": 3}, "optim": {"b1": 0.8}})
+    assert (config.train.min_steps, config.optim.b1, config.train.batch_size) == (3, 0.8, BY_EXAMPLES)
+    assert config.eval.patience == registry.definition("ner").defaults["eval.patience"] > 0
+    assert from_config_dict({"task": {"name": "masked_lm"}}).train.min_steps == 0
+    with pytest.raises(UserError, match="config.train: is 3, but must be a group of keys"):
+        from_config_dict({"task": {"name": "ner"}, "train": 3})
 
 
 @pytest.mark.parametrize(("task", "key"), [case for case in KEYS if case.values[1] != "task.name"])
@@ -187,9 +198,9 @@ REFUSED = [
     (
         "train.batch_size",
         "many",
-        "config.train.batch_size: is 'many' (str), but must be int or 'auto'.",
+        "config.train.batch_size: is 'many' (str), but must be int or 'auto' or 'examples'.",
     ),
-    ("train.batch_size", 1.5, "config.train.batch_size: is 1.5 (float), but must be int or 'auto'."),
+    ("train.batch_size", 1.5, "config.train.batch_size: is 1.5 (float), but must be int or 'auto' or 'examples'."),
     ("train.epochs", math.nan, "config.train.epochs: is nan, but must be a finite number."),
     ("optim.clip_norm", math.inf, "config.optim.clip_norm: is inf, but must be a finite number."),
 ]
@@ -215,6 +226,8 @@ RULES = [
 def test_bounds(task: str, key: str, rule: str, bound: float) -> None:
     kind = int if FIELDS[task, key].type is int else float
     step = 1 if kind is int else 1e-6
+    while rule == "at_least" and bound - step in FIELDS[task, key].metadata.get("words", {}).values():
+        step += 1  # a word stands for it
     outside, inside = {
         "at_least": (bound - step, bound),
         "at_most": (bound + step, bound),
@@ -248,6 +261,8 @@ def test_every_word_stands_for_its_value() -> None:
     assert from_config_dict(config).train.batch_size == AUTO
     config.train.batch_size = 8
     assert from_config_dict(config).train.batch_size == 8
+    config.data.row_length = "auto"
+    assert from_config_dict(config).data.row_length == AUTO
 
 
 def test_an_int_is_taken_for_a_float_and_becomes_one() -> None:

@@ -197,6 +197,7 @@ def config(directory: pathlib.Path, **overrides: Any) -> Config:
     values.optim.learning_rate = 1e-2
     values.train.batch_size = 4
     values.train.steps = 8
+    values.train.min_steps = 0  # tests that set epochs mean these
     values.eval.batch_size = 8
     values.log.every_steps = 2
     if not (directory / "corpus").exists():
@@ -217,6 +218,7 @@ def masked_lm_config(directory: pathlib.Path, task: str = "masked_lm", **overrid
     values.optim.learning_rate = 1e-2
     values.train.batch_size = 4
     values.train.steps = 8
+    values.train.min_steps = 0  # tests that set epochs mean these
     values.eval.batch_size = 8
     values.eval.metric = "loss"
     values.log.every_steps = 2
@@ -258,6 +260,7 @@ def classification_config(
     values.optim.learning_rate = 1e-2
     values.train.batch_size = 4
     values.train.steps = 8
+    values.train.min_steps = 0  # tests that set epochs mean these
     values.eval.batch_size = 8
     values.eval.metric = {"single": "accuracy", "multi": "micro_f1", "regression": "pearson"}[kind]
     values.log.every_steps = 2

@@ -42,6 +42,7 @@ class Volume:
       useful_per_row: units of a row that are not padding, on average over the dataset.
       longest: units of the longest example seen; 0: not known.
       singular: of `unit`.
+      examples_per_row: labelled examples of a row on average; 0: rows are not made of examples.
     """
 
     unit: str
@@ -49,6 +50,7 @@ class Volume:
     useful_per_row: float
     longest: int = 0
     singular: str = "token"
+    examples_per_row: float = 0.0
 
     @property
     def useful_share(self) -> float:

@@ -6,11 +6,27 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from rich.console import Group, RenderableType
 
 from jaxfm.observe.examples import WrongExample
-from jaxfm.observe.tables import Table
+from jaxfm.observe.tables import Table, to_html, to_rich
 
 Units = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prior:
+    """Outcomes that a split may not have shown, each counting as a fraction of a unit (`evaluation/intervals.py`).
+
+    Attributes:
+      units: name -> array [M, ...], as those of `BootstrapData`.
+      weights: [M] how much of a unit each of them is worth, above 0.
+      metrics: names of the metrics whose interval takes them into account.
+    """
+
+    units: Units
+    weights: np.ndarray
+    metrics: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +42,8 @@ class BootstrapData:
       classes: names of the classes the arrays are laid out by, in that order; empty where there are none.
       right: bool [N], whether the model has the unit wholly right; None where a unit is not right or wrong.
       less_is_better: names of the metrics of which less is better.
+      shares: names of the metrics that are the share of the units in `right`.
+      prior: of the metrics that hardly vary where hardly a unit is wrong; None: none is like that.
     """
 
     sampling_unit: str
@@ -35,6 +53,8 @@ class BootstrapData:
     classes: tuple[str, ...] = ()
     right: np.ndarray | None = None
     less_is_better: tuple[str, ...] = ()
+    shares: tuple[str, ...] = ()
+    prior: Prior | None = None
 
     @property
     def count(self) -> int:
@@ -47,7 +67,12 @@ class BootstrapData:
         return {name: float(value) for name, (value,) in self.computed(self.units, weight_1N).items()}
 
 
-@dataclasses.dataclass(frozen=True)
+def own_metrics_table(own: Mapping[str, float]) -> tuple[Table, ...]:
+    """Returns a table of registered metrics, () without any."""
+    return (Table("Registered metrics", ("metric", "value"), list(own.items())),) if own else ()
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Evaluation:
     """A split's result.
 
@@ -56,7 +81,7 @@ class Evaluation:
       scores: the same and more, nested, as JSON values for report.json.
       tables: for people.
       predictions: records for predictions/*.jsonl, made as they are asked for.
-      warnings: sentences for the person who watches the run.
+      warnings: sentences for the person who reads the scores, where these mislead or the model has not learned.
       bootstrap_data: the metrics as a function of independent units, for intervals and comparisons; None without units.
       plots: name -> what draws it as a PNG file.
       wrong: some of what the model has wrong, the worst first.
@@ -70,3 +95,12 @@ class Evaluation:
     bootstrap_data: BootstrapData | None = None
     plots: Mapping[str, Callable[[pathlib.Path], None]] = dataclasses.field(default_factory=dict)
     wrong: tuple[WrongExample, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Evaluation({', '.join(f'{name}={value:.4f}' for name, value in self.metrics.items())})"
+
+    def __rich__(self) -> RenderableType:
+        return Group(*map(to_rich, self.tables))
+
+    def _repr_html_(self) -> str:
+        return "".join(map(to_html, self.tables))

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxfm.config import Config
 from jaxfm.core.batch import Dataset
+from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.evaluation import Evaluation
 from jaxfm.core.initial import Initial
@@ -67,6 +68,11 @@ class Task(Protocol):
     @property
     def notes(self) -> tuple[str, ...]:
         """Lines for the log."""
+        ...
+
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        """Keys that the config left to the data -> what was chosen: {"eval.metric": "macro_f1"}; empty: none."""
         ...
 
     def scorer(self, split: str) -> Scorer:
@@ -161,6 +167,11 @@ class TaskDefinition(Protocol):
         """Keys of older configs -> where they are now, or a sentence that says so; see `schema.build`."""
         ...
 
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """Keys of the trainer -> their default for this task, where it is another one: {"train.min_steps": 200}."""
+        ...
+
     def abstract_objective(self, config: Config, encoder: EncoderConfig) -> Objective:
         """Builds model and loss for an encoder's shape, without data, weights or tokenizer."""
         ...
@@ -169,6 +180,13 @@ class TaskDefinition(Protocol):
         """Reads the source and builds the task of a new run.
 
         Returns the task and, of the loaded parameters (path -> array), those that it uses.
+        """
+        ...
+
+    def check(self, config: Config, initial: Initial) -> DataCheck:
+        """Reads the source as `create` does and says what a person should know of it before training.
+
+        Raises UserError where it cannot be read at all.
         """
         ...
 

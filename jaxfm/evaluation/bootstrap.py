@@ -115,36 +115,20 @@ class Comparison:
         }
 
 
-def intervals(
+def bootstrap_intervals(
     bootstrap_data: BootstrapData, metrics: Mapping[str, float], resamples: int = RESAMPLES, seed: int = SEED
 ) -> dict[str, Interval]:
     """Returns the 95 % percentile interval of each of `metrics` over bootstrap samples of the units.
 
     Efron & Tibshirani 1993, section 13.3, widened for few units (Hesterberg 2015, section 5.2: without that 10 units
     give intervals a fifth too narrow). Samples in which a metric is not defined are left out; the interval is NaN where
-    it is so in all of them, and where there is one unit alone.
+    it is so in all of them, and where there is one unit alone. `jaxfm/evaluation/intervals.py` says for which metrics
+    it is used.
     """
-    counts = dict.fromkeys(metrics, float(bootstrap_data.count))
-    return _percentiles(metrics, _bootstrap([bootstrap_data], resamples, seed)[0], counts)
-
-
-def interval_table(found: Mapping[str, Interval], bootstrap_data: BootstrapData) -> Table:
-    """Lays out a split's metrics with their intervals."""
-    units = f"{bootstrap_data.count:,} {bootstrap_data.sampling_unit}"
-    title = f"Scores with {CONFIDENCE:.0%} intervals (bootstrap over {units})"
-    rows = [(name.replace("_", " "), interval.value, interval.low, interval.high) for name, interval in found.items()]
-    return Table(title, ("metric", "value", "from", "to"), rows)
-
-
-def describe_intervals(found: Mapping[str, Interval], bootstrap_data: BootstrapData) -> dict[str, Any]:
-    """Returns what report.json says of intervals: how they came about, and metric -> [low, high]."""
-    how = {
-        "confidence": CONFIDENCE,
-        "unit": bootstrap_data.sampling_unit,
-        "count": bootstrap_data.count,
-        "resamples": RESAMPLES,
-    }
-    return how | {"metrics": {name: [interval.low, interval.high] for name, interval in found.items()}}
+    samples = _bootstrap([bootstrap_data], resamples, seed)[0]
+    # Registered metrics are functions of predictions, not of weighted units: they have no interval.
+    known = {name: value for name, value in metrics.items() if name in samples}
+    return _percentiles(known, samples, dict.fromkeys(known, float(bootstrap_data.count)))
 
 
 def compare(
@@ -219,7 +203,7 @@ def _bootstrap(systems: Sequence[BootstrapData], resamples: int, seed: int) -> l
     def chunk(weight_RN: np.ndarray) -> list[dict[str, np.ndarray]]:
         return [system.computed(system.units, weight_RN) for system in systems]
 
-    return _in_chunks(draw, chunk, resamples, count)
+    return in_chunks(draw, chunk, resamples, count)
 
 
 def _exchange(
@@ -236,16 +220,23 @@ def _exchange(
     def chunk(weight_RM: np.ndarray) -> list[dict[str, np.ndarray]]:
         return [a.computed(both, weight_RM), b.computed(both, 1.0 - weight_RM)]
 
-    return _in_chunks(draw, chunk, 2**a.count if exact else rounds, 2 * a.count)
+    return in_chunks(draw, chunk, 2**a.count if exact else rounds, 2 * a.count)
 
 
-def _in_chunks(
+def in_chunks(
     draw: Callable[[], np.ndarray],
     computed: Callable[[np.ndarray], list[dict[str, np.ndarray]]],
     rounds: int,
     units: int,
 ) -> list[dict[str, np.ndarray]]:
-    """Computes many rounds at a time, as many as do not take much memory, and joins what comes out."""
+    """Computes many rounds at a time, as many as do not take much memory, and joins what comes out.
+
+    Args:
+      draw: makes the weights of one round.
+      computed: (weights [R, units]) -> for each system metric -> [R].
+      rounds: how many.
+      units: how many weights a round has.
+    """
     size = max(1, _CHUNK // units)
     parts = []
     for first in range(0, rounds, size):
@@ -269,13 +260,13 @@ def _percentiles(
     found = {}
     for name, value in values.items():
         defined = samples[name][~np.isnan(samples[name])]
-        tail = _tail(counts[name])
+        tail = tail_probability(counts[name])
         ends = np.quantile(defined, [tail, 1 - tail]) if len(defined) and tail is not None else [math.nan] * 2
         found[name] = Interval(value, float(ends[0]), float(ends[1]))
     return found
 
 
-def _tail(count: float) -> float | None:
+def tail_probability(count: float) -> float | None:
     """Returns the share of resamples outside either end of an interval over so many units; None for one unit.
 
     A bootstrap's spread is too small by sqrt((n - 1) / n), and the normal distribution's tails are thinner than those

@@ -24,6 +24,9 @@ BINS = 15
 # Bounds of 1 / temperature. Only a model no better than chance comes to the lower one.
 _SHARPEST, _FLATTEST = 100.0, 0.01
 _PARTS = 10
+# Examples (sentences) of valid below which nothing is fitted: too few tell little of how sure a model should be, and a
+# wrong temperature harms every later probability. See docs/trust.md for what was measured.
+LEAST_EXAMPLES = 50
 # Standard errors that a gain on held-out examples must exceed; see docs/trust.md for what was measured.
 _SURE = 1.0
 
@@ -89,6 +92,9 @@ def fit_calibration(
 ) -> dict[str, float]:
     """Fits a temperature, and keeps it only where it gains on examples that it was not fitted to.
 
+    Nothing is fitted to fewer than LEAST_EXAMPLES, nor where every prediction is right; a temperature at the bound of
+    the search is not kept. Probabilities are then the model's own, which is a temperature of 1.
+
     The examples are divided at random into 10 parts (fewer where there are fewer examples); each is scored with the
     temperature of the others. The gain is the mean fall of the negative log-likelihood there, its error the standard
     error over examples (or groups). A gain of less than `_SURE` errors is chance, and there is no temperature.
@@ -100,15 +106,21 @@ def fit_calibration(
       groups: int [N], what is judged as a whole (the sentence of a word); None: every row by itself.
 
     Returns:
-      "temperature" where it is kept; and "fitted_temperature", "gain", "gain_error" (nats) and "examples", by which
-      that was decided. Empty where there is nothing to fit, see `fit_temperature`.
+      "temperature" where it is kept; and "examples", "fitted_temperature", "gain" and "gain_error" (nats), as far as
+      these were found, by which that was decided. Empty where there are no examples or logits are not finite.
     """
     logits, gold = np.asarray(logits_NC, np.float64), np.asarray(gold)
-    fitted = fit_temperature(logits, gold, kind)
-    if not fitted:
+    if not len(gold) or not np.isfinite(logits).all():
         return {}
     group_N = np.arange(len(gold)) if groups is None else np.unique(groups, return_inverse=True)[1]
     count = int(group_N.max()) + 1
+    if count < LEAST_EXAMPLES:
+        return {"examples": float(count)}
+    fitted = fit_temperature(logits, gold, kind)
+    if not fitted:
+        return {"examples": float(count)}
+    if _at_bound(fitted["temperature"]):
+        return {"examples": float(count), "fitted_temperature": fitted["temperature"]}
     parts = min(_PARTS, count)
     part_N = (np.random.default_rng(0).permutation(count) % parts)[group_N]
     gain_N = np.zeros(len(gold))
@@ -128,13 +140,26 @@ def fit_calibration(
 
 
 def _why(calibration: Mapping[str, float]) -> str:
-    """Says why there is no temperature; empty where there is one, or none was tried."""
-    if "temperature" in calibration or "gain" not in calibration:
+    """Says why there is no temperature; empty where there is one, or no validation split to fit it to."""
+    if "temperature" in calibration or "examples" not in calibration:
         return ""
+    count, fitted = calibration["examples"], calibration.get("fitted_temperature")
+    if "gain" not in calibration:
+        if fitted is not None:
+            why = f"the one fitted to valid, {fitted:g}, is at the bound of the search"
+        elif count < LEAST_EXAMPLES:
+            why = f"valid has {count:,.0f} examples, too few to fit one; {LEAST_EXAMPLES} are needed"
+        else:
+            why = f"all of valid's {count:,.0f} examples are right, which does not say how sure to be"
+        return f" (no temperature: {why})"
     return (
         f" (no temperature: on held-out parts of valid's {calibration['examples']:,.0f} examples it gains "
         f"{calibration['gain']:+.4f} nats, with a standard error of {calibration['gain_error']:.4f})"
     )
+
+
+def _at_bound(temperature: float) -> bool:
+    return not 1.01 / _SHARPEST < temperature < 0.99 / _FLATTEST
 
 
 @dataclasses.dataclass(frozen=True)

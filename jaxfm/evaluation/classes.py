@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from jaxfm.core.evaluation import BootstrapData, Units
+from jaxfm.core.evaluation import BootstrapData, Prior, Units
 from jaxfm.observe import plots
 from jaxfm.observe.tables import Cell, Table
 
@@ -22,6 +22,10 @@ from jaxfm.observe.tables import Cell, Table
 _CONFUSIONS = 10
 _CORRELATIONS = ("pearson", "spearman")
 _ROWS = 50  # classes in a table, the most frequent ones; all of them are in the detail
+# What a prior's outcomes are worth together, wrong ones and right ones alike, in examples; see docs/trust.md.
+PRIOR_WEIGHT = 0.5
+_OF_CLASSES = ("macro_f1", "weighted_f1", "macro_precision", "macro_recall", "mcc", "f1", "precision", "recall")
+_OF_LABELS = ("micro_f1", "macro_f1", "weighted_f1", "micro_precision", "micro_recall")
 _WIDE, _SPARSE = 256, 32  # from so many columns with so few counts that are not 0, only these are added up
 
 
@@ -85,6 +89,8 @@ def score_classes(
         classes=tuple(labels[index] for index in order),
         right=gold == predicted,
         less_is_better=("loss",),
+        shares=("accuracy",),
+        prior=_class_prior(len(labels), with_loss=loss_N is not None),
     )
     confusion_CC = np.bincount(gold * len(labels) + predicted, minlength=len(labels) ** 2).reshape(len(labels), -1)
     right_C, predicted_C, gold_C = np.diagonal(confusion_CC), confusion_CC.sum(axis=0), confusion_CC.sum(axis=1)
@@ -142,6 +148,8 @@ def score_labels(
         classes=tuple(labels[index] for index in order),
         right=exact,
         less_is_better=("loss",),
+        shares=("exact_match",),
+        prior=_label_prior(len(labels), with_loss=loss_N is not None),
     )
     per_label, averages = report(labels, *(part.sum(axis=0) for part in each))
     return Scores(
@@ -260,6 +268,40 @@ def _alphabetical(labels: Sequence[str]) -> list[int]:
 
 def _losses(loss_N: np.ndarray | None) -> dict[str, np.ndarray]:
     return {} if loss_N is None else {"loss": np.asarray(loss_N, np.float64)}
+
+
+def _class_prior(classes: int, *, with_loss: bool) -> Prior:
+    """Returns for each class an example that is right, one taken for the next class and one for the class before."""
+    gold = np.arange(classes)
+    units = {
+        "gold": np.concatenate([gold, gold, gold]),
+        "predicted": np.concatenate([gold, np.roll(gold, 1), np.roll(gold, -1)]),
+    }
+    # Two ways of being wrong: a confusion of each class with its neighbours stands for that with any other.
+    weights = np.repeat([PRIOR_WEIGHT, PRIOR_WEIGHT / 2, PRIOR_WEIGHT / 2], classes) / classes
+    return Prior(units | _no_losses(len(weights), with_loss), weights, _OF_CLASSES)
+
+
+def _label_prior(labels: int, *, with_loss: bool) -> Prior:
+    """Returns for each label an example that has it and is given it, that has it alone, and that is given it alone."""
+    counts, weights = counts_prior(labels)
+    units = {"counts": counts, "exact": np.repeat([1.0, 0.0, 0.0], labels)}
+    return Prior(units | _no_losses(len(weights), with_loss), weights, _OF_LABELS)
+
+
+def counts_prior(kinds: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns counts float32 [3 K, 3 K] of what is found, missed and invented, one of each kind, and weights [3 K].
+
+    The columns are those of `add_counts`: right, predicted and gold of each kind.
+    """
+    one, none = np.eye(kinds, dtype=np.float32), np.zeros((kinds, kinds), np.float32)
+    found, missed, invented = ([one, one, one], [none, none, one], [none, one, none])
+    counts = np.concatenate([np.concatenate(row, axis=1) for row in (found, missed, invented)])
+    return counts, np.repeat([PRIOR_WEIGHT, PRIOR_WEIGHT / 2, PRIOR_WEIGHT / 2], kinds) / max(kinds, 1)
+
+
+def _no_losses(count: int, with_loss: bool) -> dict[str, np.ndarray]:
+    return {"loss": np.zeros(count)} if with_loss else {}
 
 
 def add_counts(counts_NK: np.ndarray, weight_RN: np.ndarray) -> np.ndarray:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxfm.core.evaluation import Units
+from jaxfm.core.evaluation import Prior, Units
 from jaxfm.data.text.tagging import Span
-from jaxfm.evaluation.classes import Score, add_counts, precision_recall_f1, report, score_table
+from jaxfm.evaluation.classes import Score, add_counts, counts_prior, precision_recall_f1, report, score_table
 from jaxfm.observe.tables import Table
 
 
@@ -92,6 +92,18 @@ def tagging_metrics(units: Units, weight_RN: np.ndarray) -> dict[str, np.ndarray
         "accuracy": weight_RN @ units["right"] / words_R,
         "loss": weight_RN @ units["loss"] / words_R,
     }
+
+
+def tagging_prior(kinds: int) -> Prior:
+    """Returns sentences of one word whose entity is found, missed or invented, one of each type; see `Prior`."""
+    counts, weights = counts_prior(kinds)
+    units = {
+        "entities": counts,
+        "words": np.ones(len(weights)),
+        "right": np.repeat([1.0, 0.0, 0.0], kinds),
+        "loss": np.zeros(len(weights)),
+    }
+    return Prior(units, weights, ("f1", "precision", "recall", "macro_f1"))
 
 
 def score_tokens(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> TokenScores:

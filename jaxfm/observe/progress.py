@@ -8,9 +8,9 @@ from typing import Self
 
 import rich.progress
 from rich.console import Console, Group
-from rich.live import Live
 from rich.text import Text
 
+from jaxfm.observe.live_area import LiveArea, is_live, live_area
 from jaxfm.observe.messages import styled
 from jaxfm.observe.tables import Table, to_plain, to_rich
 
@@ -22,7 +22,8 @@ class Progress:
 
     Args:
       total_steps: the step that training ends at; None where nothing is trained, and no bar is shown for it.
-      console: where to write; standard output by default. A bar if it is a terminal, plain lines otherwise.
+      console: where to write; standard output by default. A bar if it is a terminal or a notebook, plain lines
+        otherwise.
       quiet: write nothing to standard output (for every process of a run but the first).
 
     The bar starts at step 0; a resumed run calls `start_at`. On a terminal a thread draws it once a second, so that the
@@ -49,11 +50,11 @@ class Progress:
         self._training: rich.progress.TaskID | None = None
         if total_steps is not None:
             self._training = self._bars.add_task("training", total=total_steps, count=_count(0, total_steps))
-        self._live: Live | None = None
+        self._live: LiveArea | None = None
 
     def __enter__(self) -> Self:
-        if self._console.is_interactive and not self._console.quiet:
-            live = Live(console=self._console, refresh_per_second=1, get_renderable=self._render)
+        if is_live(self._console):
+            live = live_area(self._console, self._render)
             live.start(refresh=True)
             self._live = live
         return self
@@ -138,7 +139,7 @@ class Progress:
 
     def table(self, table: Table) -> None:
         """Prints a table, above the bar where there is one."""
-        if self._console.is_terminal:
+        if is_live(self._console):
             self._console.print(to_rich(table))
         else:
             self._console.out("\n" + to_plain(table), highlight=False)

@@ -104,6 +104,9 @@ def show_summary(progress: Progress, report: Mapping[str, Any], workdir: pathlib
     progress.headline(f"\n{headline(report, metric)}")
     if splits:
         progress.table(summary_table(splits, metric))
+    for split, scores in splits.items():
+        for warning in scores.get("warnings", ()):
+            progress.say(f"WARNING: {split}: {warning}")
     unit = training["unit"]
     if averaged := training.get("averaged_steps"):
         weights = f"the mean of steps {averaged}"

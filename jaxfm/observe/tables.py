@@ -1,6 +1,7 @@
 """One table type, and its renderings for Markdown, a terminal and plain text."""
 
 import dataclasses
+import html
 from collections.abc import Mapping, Sequence
 
 import rich.box
@@ -34,6 +35,12 @@ class Table:
         assert all(len(row) == len(self.columns) for row in self.rows), f"a row of {self.title!r} has other columns"
         assert 0 <= self.footer <= len(self.rows), f"footer of {self.title!r}"
         assert set(self.formats) <= set(self.columns), f"formats of {self.title!r} name unknown columns"
+
+    def __rich__(self) -> rich.table.Table:
+        return to_rich(self)
+
+    def _repr_html_(self) -> str:
+        return to_html(self)
 
 
 def to_markdown(table: Table) -> str:
@@ -73,6 +80,24 @@ def to_rich(table: Table) -> rich.table.Table:
         cells = [rich.text.Text(text) for text in row]
         rendered.add_row(*cells, end_section=index == first_of_footer - 1 and table.footer > 0)
     return rendered
+
+
+def to_html(table: Table) -> str:
+    """Renders title and table for a notebook; the notebook's own style sheet gives the looks."""
+    right = right_aligned(table)
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        shown = (
+            f'<{tag} style="text-align: {"right" if is_right else "left"}">{html.escape(text)}</{tag}>'
+            for text, is_right in zip(cells, right, strict=True)
+        )
+        return f"<tr>{''.join(shown)}</tr>"
+
+    body = "".join(line("td", row) for row in texts(table))
+    return (
+        f"<table><caption>{html.escape(table.title)}</caption><thead>{line('th', table.columns)}</thead>"
+        f"<tbody>{body}</tbody></table>"
+    )
 
 
 def texts(table: Table) -> list[list[str]]:

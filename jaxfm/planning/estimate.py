@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxfm.analysis import hlo
 from jaxfm.config import AUTO, Config
 from jaxfm.core.task import Objective
-from jaxfm.errors import UserError
+from jaxfm.errors import UserError, install_hint
 from jaxfm.parallel import target
 from jaxfm.parallel.compilation import held_bytes
 from jaxfm.parallel.mesh import AXES, make_mesh
@@ -25,6 +25,7 @@ from jaxfm.planning.collectives import UNKNOWN, Collective, by_kind, collectives
 from jaxfm.planning.hardware import DeviceLocation, Topology, describe_devices, device_locations, target_of
 from jaxfm.planning.roofline import LinkSeconds, Times
 from jaxfm.tasks import registry
+from jaxfm.tasks.fine_tuning import assumed_shapes
 from jaxfm.training import initial
 from jaxfm.training.session import Session, make_session
 from jaxfm.training.state import count_parameters
@@ -186,6 +187,12 @@ class Subject:
                 "--sweep tries its half and its double as well."
             )
         encoder, notes = initial.shape(config.model)
+        if assumed_shapes(config) != config:
+            config = assumed_shapes(config)
+            notes += (
+                f"assumed, as a run chooses it from its data: {config.train.batch_size} rows of "
+                f"{config.data.row_length} tokens (--config.train.batch_size, --config.data.row_length)",
+            )
         return cls(config, registry.abstract_objective(config, encoder), notes)
 
     def session(self, topology: Topology, devices: Sequence[Any]) -> Session:
@@ -249,7 +256,7 @@ def _compile(config: Config, session: Session, topology: Topology) -> tuple[Any,
     if topology.chip.kind == "gpu" and not hardware.has_gpu_compiler():
         session.lower_for("cuda", config.train.batch_size)
         lacking = "lowered for CUDA, not compiled: activations are not known"
-        return None, memory, [f"the step was {lacking}. The compiler needs no GPU: pip install 'jaxfm[cuda]'"]
+        return None, memory, [f"the step was {lacking}. The compiler needs no GPU: {install_hint('cuda')}"]
     lowered = session.lower(config.train.batch_size)
     try:
         compiled = lowered.compile()

@@ -23,8 +23,9 @@ from jaxfm.programs import program
 from jaxfm.tasks.registry import from_config_dict
 
 USAGE = (
-    "usage: python -m jaxfm.plan --config=FILE[:variant] --topology=v5e:16x16 [--slices=N] [--price=USD a chip hour] "
-    "[--sweep] [--output=plan.json] [--config.KEY=VALUE ...]"
+    "usage: python -m jaxfm.plan CONFIG --topology=v5e:16x16 [--slices=N] [--price=USD a chip hour] [--sweep]\n"
+    "  [--output=plan.json] [--config.KEY=VALUE ...]\n"
+    "  CONFIG: a name such as ner or mlm:bert_large, or --config=FILE.py[:variant]"
 )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxfm import files
-from jaxfm.config import Config
+from jaxfm.config import AUTO, Config
 from jaxfm.core.batch import BatchSpec, Dataset
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import Initial
@@ -223,6 +223,11 @@ def _check(config: Config, initial: Initial, chosen: Masking) -> None:
     if initial.params and initial.tokenizer is not None:
         tokenizer = load_tokenizer(initial.tokenizer)
         check_tokenizer(tokenizer, initial.encoder.vocab_size, initial.tokenizer, needs_mask=True)
+    if config.data.row_length == AUTO:
+        raise UserError(
+            "config.data.row_length: auto is chosen from labelled examples; running text fills rows of any length. "
+            "Give a number, such as 128."
+        )
     if config.data.row_length > initial.encoder.max_positions:
         raise UserError(
             f"config.data.row_length: {config.data.row_length} tokens, but the encoder has "

@@ -16,12 +16,13 @@ def upgraded(values: Mapping[str, Any], config_class: type, moved: Mapping[str, 
       config_class: of the task's keys today, whose defaults stand where the old config says nothing.
       moved: old key or group -> new one, or a sentence (which moves nothing).
 
-    Keys of other tasks, which every old config had, are left out.
+    Keys of other tasks, which every old config had, are left out. Keys that came later have their default in
+    `jaxfm/config.py`, which is always what runs did before, and not that of the task.
     """
     known = {each.name for each in dataclasses.fields(config_class)}
     trainer = flatten(to_dict(Config()))
     task = to_dict(config_class())
-    result: dict[str, Any] = {}
+    result = {key: value for key, value in trainer.items() if key != "task"}
     for key, value in flatten({name: value for name, value in values.items() if name != "task"}).items():
         old, rest = key, ""
         while old and old not in moved:

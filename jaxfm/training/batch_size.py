@@ -1,4 +1,7 @@
-"""The largest batch that fits into memory, by the compiler's account of the train step; nothing is run to find out."""
+"""The batch size where the config gives no number: by the examples that rows hold, or the largest that fits.
+
+What fits into memory is the compiler's account of the train step; nothing is run to find out.
+"""
 
 import bisect
 import dataclasses
@@ -7,12 +10,14 @@ from collections.abc import Callable, Sequence
 import jax
 from jax.sharding import Mesh
 
-from jaxfm.config import AUTO, Config
+from jaxfm.config import AUTO, BY_EXAMPLES, Config
+from jaxfm.core.batch import Volume
 from jaxfm.core.objective import Objective
 from jaxfm.errors import UserError
 from jaxfm.parallel import distributed, host_memory
 from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel.compilation import held_bytes
+from jaxfm.schema import replaced
 from jaxfm.training.session import make_session
 
 # Of a device's memory: the rest is for the next batch, for what evaluation needs beside the state, and for gaps between
@@ -88,9 +93,37 @@ def autotune_batch_size(
     return with_batch_size(config, found.size), (found.describe(),)
 
 
+def batch_of_examples(config: Config, volume: Volume, mesh: Mesh) -> tuple[Config, tuple[str, ...]]:
+    """Returns the config with rows that hold `train.batch_examples` on average where its batch size is "examples".
+
+    Args:
+      config: of the run.
+      volume: of the training rows.
+      mesh: of the run; every device gets as many rows for each micro-batch.
+
+    Raises:
+      UserError: rows are not made of examples.
+    """
+    if config.train.batch_size != BY_EXAMPLES:
+        return config, ()
+    if not volume.examples_per_row:
+        raise UserError(
+            "config.train.batch_size: is examples, but the rows of this task are not made of labelled examples. Give "
+            "the number of rows, or auto."
+        )
+    unit = meshes.batch_shards(mesh) * config.train.accumulate
+    wanted = config.train.batch_examples
+    size = max(round(wanted / volume.examples_per_row / unit), 1) * unit
+    note = (
+        f"batch size: {size} row{'s' * (size != 1)} of {volume.per_row} {volume.unit} hold "
+        f"{size * volume.examples_per_row:.1f} examples on average (train.batch_examples: {wanted})"
+    )
+    return with_batch_size(config, size), (note,)
+
+
 def with_batch_size(config: Config, size: int) -> Config:
     """Returns the config with so many rows an update."""
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=size))
+    return replaced(config, {"train.batch_size": size})
 
 
 def candidates(unit: int, most: int, first: int = 0) -> list[int]:

@@ -25,6 +25,7 @@ from jaxfm.parallel.preemption import Preempted, PreemptionFlag
 from jaxfm.training.best import Best, tie_breaker
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.run_ahead import DispatchAhead
+from jaxfm.training.schedule import is_evaluation
 from jaxfm.training.session import Session
 from jaxfm.training.setup import Setup
 from jaxfm.training.state import TrainState
@@ -153,7 +154,7 @@ def fit(
             log.flush()  # the interval before this step: the device is busy with this one meanwhile
             if step % config.log.every_steps == 0 or step == setup.total_steps:
                 log.pending = (step, update.take_sums())
-            evaluated = _is_evaluation(step, config, setup)
+            evaluated = is_evaluation(step, config, setup.batches, setup.total_steps)
             if evaluated and "valid" in task.datasets:
                 log.flush()
                 jax.block_until_ready(state)  # else the steps under way would be counted as evaluation
@@ -304,13 +305,6 @@ def describe(program: jax.stages.Compiled, setup: Setup, config: Config, task: T
 def _growth(setup: Setup) -> str:
     sizes = setup.batches.sizes
     return f", of {', '.join(map(str, sizes[:-1]))} rows first" if len(sizes) > 1 else ""
-
-
-def _is_evaluation(step: int, config: Config, setup: Setup) -> bool:
-    """At the last step and at every_steps, or where an epoch ends."""
-    if step == setup.total_steps or config.eval.every_steps:
-        return step == setup.total_steps or _is_due(step, config.eval.every_steps)
-    return math.floor(setup.batches.epoch_of(step)) > math.floor(setup.batches.epoch_of(step - 1))
 
 
 def _gives_up(best: Best, config: Config) -> bool:

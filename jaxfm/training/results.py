@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxfm.config import Config
 from jaxfm.core.task import Evaluation, Task
-from jaxfm.evaluation import bootstrap
+from jaxfm.evaluation import intervals
 from jaxfm.evaluation.calibration import write_calibration
 from jaxfm.models.adapters import is_mergeable
 from jaxfm.observe import plots
@@ -53,7 +53,14 @@ def finish(
             write_predictions(workdir / "predictions" / f"{split}.jsonl", evaluations[split].predictions)
     if distributed.is_main():
         write_calibration(workdir, calibration)
-    splits = {split: {**evaluation.metrics, **evaluation.scores} for split, evaluation in evaluations.items()}
+    splits = {
+        split: {
+            **evaluation.metrics,
+            **evaluation.scores,
+            **({"warnings": list(evaluation.warnings)} if evaluation.warnings else {}),
+        }
+        for split, evaluation in evaluations.items()
+    }
     result = result_of(splits, config.eval.metric)
     report = {
         "task": config.task.name,
@@ -109,11 +116,11 @@ def with_intervals(evaluation: Evaluation) -> Evaluation:
     bootstrap_data = evaluation.bootstrap_data
     if bootstrap_data is None:
         return evaluation
-    found = bootstrap.intervals(bootstrap_data, evaluation.metrics)
+    found = intervals.intervals(bootstrap_data, evaluation.metrics)
     return dataclasses.replace(
         evaluation,
-        scores={**evaluation.scores, "intervals": bootstrap.describe_intervals(found, bootstrap_data)},
-        tables=(bootstrap.interval_table(found, bootstrap_data), *evaluation.tables),
+        scores={**evaluation.scores, "intervals": intervals.describe_intervals(found, bootstrap_data)},
+        tables=(intervals.interval_table(found, bootstrap_data), *evaluation.tables),
     )
 
 

@@ -17,8 +17,10 @@ from jaxfm.data.pipeline import TrainBatches
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.parallel import chips, target
 from jaxfm.parallel import mesh as meshes
+from jaxfm.tasks.fine_tuning import SHORTEST_ROWS
 from jaxfm.training.evaluation import Evaluator
 from jaxfm.training.optim import learning_rate_at
+from jaxfm.training.schedule import count_updates
 from jaxfm.training.session import Session, make_session
 from jaxfm.training.state import Size, TrainState, size_of
 
@@ -84,7 +86,7 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
         seed=config.seed,
         host_rows=functools.partial(meshes.host_rows, mesh),
     )
-    total_steps = config.train.steps or batches.steps_for(config.train.epochs)
+    total_steps, update_notes = count_updates(config, batches)
     session = make_session(config, task.objective, mesh, total_steps=total_steps)
     for size in batches.sizes:  # so that what is wrong with a step is said before the run directory exists
         session.lower(size)
@@ -102,12 +104,14 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
         mfu_of_unit=mfu_of_unit(config, task.objective, volume, mesh),
         evaluate=session.evaluator(config.eval.batch_size),
         initial_state=lambda: session.initial_state(config.seed, loaded),
-        notes=(*session.notes, *_shorter_rows(config, datasets, mesh)),
+        notes=(*session.notes, *update_notes, *_shorter_rows(config, datasets, mesh)),
     )
 
 
 def _shorter_rows(config: Config, datasets: Mapping[str, Dataset], mesh: Mesh) -> tuple[str, ...]:
     """Says so where rows are twice as long as any example: attention costs a row's length squared, needed or not.
+
+    Packed rows of the shortest length that `data.row_length=auto` chooses are left alone.
 
     The flags in the note are ones that this run would have taken as well.
     """
@@ -118,7 +122,7 @@ def _shorter_rows(config: Config, datasets: Mapping[str, Dataset], mesh: Mesh) -
     # Splash attention, which TPUs compute rows by, wants whole registers; a sequence axis cuts rows in equal parts.
     multiple = math.lcm(128 if target.platform() == "tpu" else 8, mesh.shape["sequence"])
     enough = -(-longest // multiple) * multiple
-    if 2 * enough > length:
+    if 2 * enough > length or (config.data.packed and length == SHORTEST_ROWS):
         return ()
     more = length // enough if config.data.packed else 1
     first, batch = config.train.first_batch_size, config.train.batch_size

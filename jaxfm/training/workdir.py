@@ -1,25 +1,24 @@
 """The run directory: whose it is, and whether the run in it is new, half-way or finished."""
 
 import contextlib
-import dataclasses
 import hashlib
 import importlib.metadata
 import pathlib
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 
 import jaxfm
 from jaxfm import files
-from jaxfm.config import AUTO, FREE_ON_RESUME, Config
+from jaxfm.config import AUTO, AUTO_METRIC, BY_EXAMPLES, FREE_ON_RESUME, Config
 from jaxfm.errors import UserError
 from jaxfm.observe.report import JSON_FILE
 from jaxfm.parallel import distributed
-from jaxfm.schema import differences, flatten, to_dict
+from jaxfm.schema import differences, flatten, nested, replaced, to_dict
 from jaxfm.tasks import registry
 
 CONFIG_FILE = "config.json"
@@ -27,10 +26,18 @@ CONFIG_VERSION = 2  # of config.json; before it all tasks' keys stood in every c
 LOCK_FILE = ".lock"
 CHECKPOINTS_DIR = "checkpoints"
 AVERAGED_DIR = "averaged"  # the mean of some checkpoints, where it stands for the run
+EXTENSION_KINDS = ("task", "loss", "metric")  # what a user registers from outside the package
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "tokenizers", "numpy")
 
 # Network file systems show what another machine wrote with some delay.
 _SHARED_SECONDS = 30.0
+
+# Keys that may be left open -> the values that say so; config.json has what was chosen.
+_OPEN = {
+    "data.row_length": (AUTO,),
+    "train.batch_size": (AUTO, BY_EXAMPLES),
+    "eval.metric": (AUTO_METRIC,),
+}
 
 Status = Literal["new", "half-way", "finished"]
 
@@ -92,11 +99,21 @@ def hold(workdir: pathlib.Path, config: Config, expected: Status) -> Iterator[No
 
 
 def with_chosen(workdir: pathlib.Path, config: Config) -> Config:
-    """Returns the config with the batch size that the run in `workdir`, if there is one, has found for "auto"."""
-    if config.train.batch_size != AUTO or not (workdir / CONFIG_FILE).is_file():
+    """Returns the config with what the run in `workdir`, if there is one, has chosen for keys that are left open."""
+    if not _open_keys(config) or not (workdir / CONFIG_FILE).is_file():
         return config
-    chosen = read_config(workdir).train.batch_size
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=chosen))
+    return with_values(config, flatten(to_dict(read_config(workdir))))
+
+
+def with_values(config: Config, chosen: Mapping[str, Any]) -> Config:
+    """Returns the config with those of the values that are of keys it leaves open ("auto")."""
+    return replaced(config, {key: chosen[key] for key in _open_keys(config) if key in chosen})
+
+
+def _open_keys(config: Config) -> list[str]:
+    """Returns the keys whose value stands for one that is chosen at the start of a run."""
+    values = flatten(to_dict(config))
+    return [key for key, stands_for_others in _OPEN.items() if values[key] in stands_for_others]
 
 
 def identity(workdir: pathlib.Path, config: Config) -> dict[str, Any]:
@@ -114,6 +131,7 @@ def identity(workdir: pathlib.Path, config: Config) -> dict[str, Any]:
         **{f"the version of {name}": version for name, version in versions().items()},
         "the version of Python": platform.python_version(),
         "jaxfm's code (hash)": source.hexdigest()[:16],
+        **{f"the {each['kind']} {each['name']!r} (hash)": each["sha256"][:16] for each in used_extensions(config)},
         "the checkpoint to go on from": newest_checkpoint(workdir),
     }
 
@@ -149,6 +167,7 @@ def write_config(workdir: pathlib.Path, config: Config) -> None:
     values = {
         "version": CONFIG_VERSION,
         "config": to_dict(config),
+        "extensions": used_extensions(config),
         "versions": versions(),
         "python": platform.python_version(),
         "device": device_name(),
@@ -157,10 +176,70 @@ def write_config(workdir: pathlib.Path, config: Config) -> None:
     files.write_json(workdir / CONFIG_FILE, values)
 
 
+def used_extensions(config: Config) -> list[dict[str, str]]:
+    """Returns what a run uses from outside the package, as JSON values: its task, loss and metrics, and their files."""
+    return [
+        {"kind": kind, "name": name, "module": origin.module, "file": origin.file, "sha256": origin.sha256}
+        for kind, name, origin in registry.extensions_of(config)
+    ]
+
+
+def check_extensions(workdir: pathlib.Path, config: Config, kinds: Sequence[str] = EXTENSION_KINDS) -> None:
+    """Raises UserError unless what the run in `workdir` uses from outside the package is registered, and the same.
+
+    Args:
+      workdir: a run directory.
+      config: of the run.
+      kinds: of what is needed: "task", "loss", "metric".
+    """
+    present = {(each["kind"], each["name"]): each for each in used_extensions(config)}
+    for kind, name, file, digest in _recorded_extensions(workdir):
+        if kind not in kinds:
+            continue
+        what = f"--workdir={workdir}: the run uses the {kind} {name!r}"
+        found = present.get((kind, name))
+        if found is None:
+            raise UserError(f"{what} of {file}, which is not registered. {_how_to_register(file)}")
+        if digest and found["sha256"] and digest != found["sha256"]:
+            raise UserError(
+                f"{what} of {file} as it was (sha256 {digest[:16]}), and {found['file']} is another now "
+                f"({found['sha256'][:16]}). Put it back as it was, or start a new --workdir."
+            )
+
+
+def missing_metrics(workdir: pathlib.Path, config: Config) -> str:
+    """Returns a sentence about metrics of the run that are not registered now; empty where none is missing."""
+    present = {(each["kind"], each["name"]) for each in used_extensions(config)}
+    missing = [each for each in _recorded_extensions(workdir) if each[0] == "metric" and each[:2] not in present]
+    if not missing:
+        return ""
+    names = ", ".join(name for _, name, _, _ in missing)
+    return f"NOTE: not scored, as not registered now: {names}. {_how_to_register(missing[0][2])}"
+
+
+def _recorded_extensions(workdir: pathlib.Path) -> list[tuple[str, str, str, str]]:
+    """Returns kind, name, file (or module) and sha256 of what a run used; runs of before have nothing recorded."""
+    values = files.read_versioned(workdir / CONFIG_FILE, CONFIG_VERSION).get("extensions", [])
+    try:
+        return [(each["kind"], each["name"], each["file"] or each["module"], each["sha256"]) for each in values]
+    except (TypeError, KeyError) as error:
+        raise UserError(f'{workdir / CONFIG_FILE}: its "extensions" are not ones that jaxfm wrote.') from error
+
+
+def _how_to_register(file: str) -> str:
+    return f"Give --plugin={file if file.endswith('.py') else 'FILE.py'}, or in Python run what registers it."
+
+
 def read_config(workdir: pathlib.Path) -> Config:
-    """Reads the config of a run; UserError when there is none."""
+    """Reads the config of a run; UserError when there is none, or its task is not registered."""
     if not (workdir / CONFIG_FILE).is_file():
         raise UserError(f"--workdir={workdir}: holds no run of jaxfm ({CONFIG_FILE} is not there).")
+    for kind, name, file, _ in _recorded_extensions(workdir):
+        if kind == "task" and name not in registry.names():
+            raise UserError(
+                f"--workdir={workdir}: the run is of the task {name!r} of {file}, which is not registered. "
+                f"{_how_to_register(file)}"
+            )
     values = read_config_values(workdir)
     try:
         return registry.from_config_dict(values)
@@ -169,18 +248,34 @@ def read_config(workdir: pathlib.Path) -> Config:
 
 
 def read_config_values(workdir: pathlib.Path) -> dict[str, Any]:
-    """Returns the part "config" of config.json; that of an older run in today's keys."""
+    """Returns the part "config" of config.json; that of an older run in today's keys.
+
+    Keys that came later have their default in `jaxfm/config.py`, which is always what runs did before.
+    """
     path = workdir / CONFIG_FILE
     values = files.read_versioned(path, CONFIG_VERSION)
     config = values.get("config")
     if not isinstance(config, dict):
         raise UserError(f'{path}: is not a config written by jaxfm (it has no group "config").')
     if not isinstance(config.get("task"), str):  # a name in version 1
-        return config
+        return _with_later_keys(config)
     try:
-        return registry.upgrade_config(config)
+        return _with_later_keys(registry.upgrade_config(config))
     except UserError as error:
         raise UserError(f"{path}: {error} Another jaxfm wrote it, or it was changed.") from error
+
+
+def source_of(workdir: pathlib.Path) -> str:
+    """Returns `config.data.source` of the run in `workdir`; empty where there is none."""
+    if not (workdir / CONFIG_FILE).is_file():
+        return ""
+    data = read_config_values(workdir).get("data", {})
+    return str(data.get("source", "")) if isinstance(data, dict) else ""
+
+
+def _with_later_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    trainer = {key: value for key, value in flatten(to_dict(Config())).items() if key != "task"}
+    return nested(trainer | flatten(values))
 
 
 def read_report(workdir: pathlib.Path) -> dict[str, Any]:

@@ -154,12 +154,27 @@ def test_why_there_is_no_temperature_is_said(tmp_path: pathlib.Path) -> None:
 
 
 def test_nothing_is_fitted_where_there_is_nothing_to_fit() -> None:
-    assert fit_calibration(np.array([[2.0, 1.0], [0.0, 3.0]]), np.array([0, 1])) == {}
     assert fit_calibration(np.zeros((0, 3)), np.zeros(0, int)) == {}
-    one = fit_calibration(np.array([[1.0, 2.0]]), np.array([0]))
-    assert "temperature" not in one and one["gain"] == one["gain_error"] == 0.0
-    two = fit_calibration(np.array([[1.0, 2.0], [3.0, 0.0]]), np.array([0, 0]))
-    assert "temperature" not in two
+    assert fit_calibration(np.full((60, 2), np.nan), np.zeros(60, int)) == {}
+
+
+def test_nothing_is_fitted_to_few_examples_nor_where_all_are_right_nor_kept_at_the_bound() -> None:
+    logits, gold = drawn("single", 600)
+    few, enough = calibration.LEAST_EXAMPLES - 1, calibration.LEAST_EXAMPLES
+    sentence = np.repeat(np.arange(few), 4)  # examples are sentences, however many words they have
+    cases = {
+        f"valid has {few} examples, too few to fit one; {enough} are needed": (logits[:few] * 3, gold[:few], None),
+        f"valid has {few} examples, too few": (logits[: 4 * few] * 3, gold[: 4 * few], sentence),
+        "all of valid's 600 examples are right": (logits * 9, logits.argmax(-1), None),
+        "the one fitted to valid, 100, is at the bound of the search": (-logits, gold, None),
+        "the one fitted to valid, 0.01, is at the bound": (logits * 1e-4, gold, None),
+    }
+    for why, (outputs, wanted, groups) in cases.items():
+        found = fit_calibration(outputs, wanted, groups=groups)
+        assert "temperature" not in found
+        assert f"Calibration (no temperature: {why}" in assess(outputs, wanted, found).table.title
+        np.testing.assert_array_equal(probabilities(outputs, found), probabilities(outputs, {}))
+    assert "temperature" in fit_calibration(logits[:enough] * 4, gold[:enough])
 
 
 def test_a_model_that_knows_less_than_nothing_becomes_unsure() -> None:

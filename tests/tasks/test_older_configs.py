@@ -1,5 +1,6 @@
 """Configs and runs of version 1, whose tasks had all keys of all tasks, read as runs of today."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -14,7 +15,7 @@ from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.predict import predict
 from jaxfm.schema import to_dict
 from jaxfm.tasks import registry
-from jaxfm.tasks.registry import default_config, from_config_dict, upgrade_config
+from jaxfm.tasks.registry import definition, from_config_dict, upgrade_config
 from jaxfm.training.initial import resolve
 from jaxfm.training.saved_run import open_run
 from tests import tiny
@@ -61,13 +62,17 @@ def older(task: str, **groups: Any) -> dict[str, Any]:
 
 
 def today(task: str, **overrides: Any) -> Config:
-    return tiny.replaced(from_config_dict(default_config(task)), **overrides)
+    """The defaults of config.py, not those of the task, which old runs did not have; `eval.metric` was always given."""
+    values = dataclasses.replace(Config(), task=definition(task).config_class())
+    return tiny.replaced(values, **{"eval__metric": "f1"} | overrides)
 
 
 @pytest.mark.parametrize("task", ["ner", "classification", "masked_lm"])
 def test_what_nobody_set_has_its_default(task: str) -> None:
     assert from_config_dict(upgrade_config(older(task))) == today(task)
-    assert from_config_dict(upgrade_config({"task": task})) == today(task)  # keys that version 1 got later
+    assert from_config_dict(upgrade_config({"task": task})) == today(
+        task, eval__metric="auto"
+    )  # keys that version 1 got later
 
 
 def test_keys_of_ner() -> None:

@@ -22,6 +22,7 @@ from jaxfm import files
 from jaxfm.config import AdaptConfig, Config
 from jaxfm.core.batch import BatchSpec, Field, Volume
 from jaxfm.core.build import Build
+from jaxfm.core.data_check import DataCheck, Finding
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.evaluation import BootstrapData, Evaluation
 from jaxfm.core.initial import Initial
@@ -169,6 +170,7 @@ class ToyImageTask:
     datasets: Mapping[str, ArrayDataset]
     notes: tuple[str, ...] = ()
     directions = {"accuracy": True}
+    chosen = {"eval.metric": "accuracy"}
 
     def scorer(self, split: str) -> ToyImageScorer:
         return ToyImageScorer(self.datasets[split].arrays["labels"])
@@ -219,6 +221,7 @@ class ToyImagePredictor:
 class ToyImageDefinition:
     name = NAME
     config_class = ToyImageConfig
+    defaults: Mapping[str, Any] = {}
     moved: Mapping[str, str] = {}
 
     def abstract_objective(self, config: Config, encoder: EncoderConfig) -> ToyImageObjective:
@@ -228,6 +231,10 @@ class ToyImageDefinition:
         sizes = {"train": config.task.images, "valid": config.task.images // 4, "test": config.task.images // 4}
         datasets = {split: images(count, seed) for seed, (split, count) in enumerate(sizes.items())}
         return ToyImageTask(ToyImageObjective(ToyImageSpec(initial.encoder)), datasets, ("toy images",)), {}
+
+    def check(self, config: Config, initial: Initial) -> DataCheck:
+        sizes = Table("Images", ("split", "images"), [("train", config.task.images)])
+        return DataCheck((sizes,), (Finding("ok", "size", f"{config.task.images} images"),))
 
     def reads(self, values: Mapping[str, Any]) -> bool:
         return values["task"] == NAME

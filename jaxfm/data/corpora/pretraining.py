@@ -25,6 +25,7 @@ from jaxfm.observe.progress import StreamProgress
 
 PREPARED = "array_record:"
 TRAIN_TOKENIZER = "train:"
+_HOLDOUT = 0.01  # share of the documents that are valid where config.data.holdout leaves it open
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ def open_pretraining(data: DataConfig, tokenizer_uri: str, tokenizer: pathlib.Pa
         )
     if data.source.startswith(PREPARED):
         return _open_prepared(data, tokenizer)
-    corpus = open_corpus(data.source, text_column=data.text_column, holdout=data.holdout)
+    corpus = _open(data)
     if "train" not in corpus.splits:
         raise UserError(f"config.data.source: {data.source} has no split 'train' (found: {', '.join(corpus.splits)}).")
     notes = corpus.notes
@@ -82,7 +83,7 @@ def open_split(data: DataConfig, split: str, tokenizer: pathlib.Path) -> Sharded
     if data.source.startswith(PREPARED):
         splits: Mapping[str, object] = _open_prepared(data, tokenizer).rows
     else:
-        corpus = open_corpus(data.source, text_column=data.text_column, holdout=data.holdout)
+        corpus = _open(data)
         splits = corpus.splits
         if split in splits:
             return _prepared(data, corpus, split, tokenizer)
@@ -91,6 +92,16 @@ def open_split(data: DataConfig, split: str, tokenizer: pathlib.Path) -> Sharded
     found = splits[split]
     assert isinstance(found, ShardedRows)
     return found
+
+
+def open_documents(data: DataConfig) -> Corpus | None:
+    """Opens the documents of a source; None: they are prepared rows, whose documents are not kept."""
+    return None if data.source.startswith(PREPARED) else _open(data)
+
+
+def _open(data: DataConfig) -> Corpus:
+    holdout = _HOLDOUT if data.holdout is None else data.holdout
+    return open_corpus(data.source, text_column=data.text_column, holdout=holdout)
 
 
 def cache_folder(data: DataConfig) -> pathlib.Path:

@@ -9,6 +9,7 @@ from typing import Any
 from jaxfm.data.records import targets
 from jaxfm.data.records.example_holdout import choose_held_out
 from jaxfm.data.records.glue import GlueSet, glue_set
+from jaxfm.data.records.holdout import holdout_share
 from jaxfm.data.records.label_forms import LabelForm, find_form
 from jaxfm.data.records.registry import open_tables, parse_source
 from jaxfm.data.records.splits import SPLIT_NAMES, require_split
@@ -89,7 +90,7 @@ class ExampleColumns:
 
 
 def read_examples(
-    source: str, splits: Sequence[str] | None, *, columns: ExampleColumns, kind: str, holdout: float = 0.0
+    source: str, splits: Sequence[str] | None, *, columns: ExampleColumns, kind: str, holdout: float | None = 0.0
 ) -> dict[str, ExampleSplit]:
     """Reads the splits asked for (train, valid, test, or another usual name of them) of a source.
 
@@ -102,8 +103,8 @@ def read_examples(
       splits: what to read; None: all that the source has, of which "train" must be one.
       columns: which columns to read.
       kind: what the target of an example is: "single" (a class), "multi" (any number of classes), "regression".
-      holdout: this share of train becomes valid where the source has no labelled split of that name; see
-        `choose_held_out`.
+      holdout: this share of train becomes valid where the source has no labelled split of that name, None: a share
+        by size (`holdout_share`); see `choose_held_out`.
 
     Raises:
       UserError: unknown source, split or column, a split that is empty or without labels, a damaged record, a blank
@@ -127,8 +128,9 @@ def read_examples(
     for name in dict.fromkeys("train" if held_out and name == "valid" else name for name in wanted):
         read[name], notes[name] = _read(found, name)
     if held_out and "train" in read:
-        read["train"], read["valid"] = _held_out(source, read["train"], holdout)
-        notes["valid"] = f"; {holdout:.1%} of the examples of train, of every class, chosen by a hash of their text"
+        share = holdout_share(holdout, len(read["train"]))
+        read["train"], read["valid"] = _held_out(source, read["train"], share)
+        notes["valid"] = f"; {share:.1%} of the examples of train, of every class, chosen by a hash of their text"
         notes["train"] += f"; without the {len(read['valid']):,} that are valid"
     if "train" in read:
         known = [example.target for example in read["train"] if example.target is not None]
@@ -158,9 +160,9 @@ class _LabelledSource:
     left_out: tuple[str, ...]
     form: LabelForm
 
-    def split_names(self, holdout: float) -> tuple[str, ...]:
+    def split_names(self, holdout: float | None) -> tuple[str, ...]:
         """Those with labels, and valid where it is held out of train."""
-        names = {*self.tables, *(("valid",) if holdout and "train" in self.tables else ())}
+        names = {*self.tables, *(("valid",) if holdout != 0 and "train" in self.tables else ())}
         return tuple(name for name in SPLIT_NAMES if name in names)
 
     def is_missing(self, table: Table, values: Sequence[Any]) -> bool:

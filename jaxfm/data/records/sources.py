@@ -13,10 +13,12 @@ from jaxfm.data.records.spans import MarkedText
 from jaxfm.data.records.splits import SPLIT_NAMES, require_split
 from jaxfm.data.records.table import Table, Tables, memory_table
 from jaxfm.data.records.tag_forms import find_form
-from jaxfm.data.records.tagged_builder import USUAL_COLUMNS, Columns, RawSplit, Splits
+from jaxfm.data.records.tagged_builder import USUAL_COLUMNS, Columns, RawSentence, RawSplit, Splits
 from jaxfm.data.records.tagged_tables import tagged_splits
 from jaxfm.data.text import tagging
 from jaxfm.errors import UserError
+
+_PLACES = 3  # of broken tags that are remembered
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,11 +48,15 @@ class TaggedSplit:
         sentences: in the order of the source.
         scheme: what the source is tagged in: BIO, IOB1, IO, BIOES or BILOU; one for all splits read together.
         note: one line for the log: what was read, converted, repaired and left out.
+        repairs: what the reader changed or left out, a sentence each with the number and the first place.
+        broken: the first places of tags that break the scheme: "dir/train.conll:12: I-PER of 'Ada' follows O".
     """
 
     sentences: tuple[TaggedSentence, ...]
     scheme: str
     note: str
+    repairs: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
 
 
 def available_splits(source: str, columns: Columns = USUAL_COLUMNS) -> tuple[str, ...]:
@@ -99,13 +105,17 @@ def _in_usual_form(raw: RawSplit, names: Mapping[str, str]) -> RawSplit:
 def _finish(name: str, raw: RawSplit, scheme: str, form_note: str) -> TaggedSplit:
     sentences = []
     entities = broken = 0
+    places: list[str] = []
     for sentence in raw.sentences:
         tags = sentence.tags
         if any(tag != "O" for tag in tags):
             spans = tagging.entity_spans(tags)
             entities += len(spans)
             strict = tagging.write_tags(spans, len(tags), scheme)
-            broken += sum(map(operator.ne, tags, strict))
+            wrong = sum(map(operator.ne, tags, strict))
+            broken += wrong
+            if wrong and len(places) < _PLACES:
+                places.append(_first_broken(sentence, strict))
             tags = map(sys.intern, tagging.write_tags(spans, len(tags)))
         sentences.append(
             TaggedSentence(
@@ -125,7 +135,17 @@ def _finish(name: str, raw: RawSplit, scheme: str, form_note: str) -> TaggedSpli
         note += "; no document marks, so each sentence is its own document"
     if raw.dropped:
         note += f"; {raw.dropped} without a word left out"
-    return TaggedSplit(tuple(sentences), scheme, note)
+    repairs = raw.counts
+    repairs += (f"{broken} tags that break {scheme} repaired (first: {places[0]})",) if broken else ()
+    repairs += (f"{raw.dropped} sentences without a word left out",) if raw.dropped else ()
+    return TaggedSplit(tuple(sentences), scheme, note, repairs, tuple(places))
+
+
+def _first_broken(sentence: RawSentence, strict: Sequence[str]) -> str:
+    """Says which tag of a sentence is the first that its scheme would write otherwise, and where."""
+    at = next(at for at, (tag, right) in enumerate(zip(sentence.tags, strict, strict=True)) if tag != right)
+    before = f"follows {sentence.tags[at - 1]}" if at else "starts the sentence"
+    return f"{sentence.origin}: {sentence.tags[at]} of {sentence.words[at]!r} {before}"
 
 
 def _find(source: str, columns: Columns) -> Splits:

@@ -63,7 +63,8 @@ class RawSplit:
             split counts as one; "none": each sentence stands alone.
         dropped: sentences without a word, left out.
         tags: where each different tag was first seen.
-        notes: what the log says of how it was read.
+        notes: what the log says of how it was read, `counts` included.
+        counts: what was changed or left out, with its number and the first place.
         hint: what to set if these are not tags.
     """
 
@@ -74,6 +75,7 @@ class RawSplit:
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     hint: str = ""
+    counts: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +169,10 @@ class SplitBuilder:
         """
         if "\0" in text:
             raise UserError(f"{origin}: a NUL character at {text.index(chr(0))} of the text: remove it.")
-        flat, overlapping = flat_spans(check_spans(text, spans, origin))
+        given = list(spans)
+        checked = check_spans(text, given, origin)
+        flat, overlapping = flat_spans(checked)
+        self.count("entities with white space at an end, which is left out of them", origin, len({*given} - {*checked}))
         self.count("entities that overlap a longer one left out", origin, overlapping)
         offsets = words_of(text)
         marks = mark_words(offsets, flat)
@@ -197,9 +202,9 @@ class SplitBuilder:
         sentences = self._sentences
         if documents == "none":
             sentences = [sentence._replace(document=i) for i, sentence in enumerate(sentences)]
-        counts = [f"{number} {what} (first: {first})" for what, (number, first) in self._counts.items()]
+        counts = tuple(f"{number} {what} (first: {first})" for what, (number, first) in self._counts.items())
         notes = (*self._notes, *counts)
-        return RawSplit(sentences, self._source, documents, self._dropped, self._tags, notes, self._hint)
+        return RawSplit(sentences, self._source, documents, self._dropped, self._tags, notes, self._hint, counts)
 
     def _take_off_prefix(self) -> None:
         """Takes "en:" off every word where each of at least three has it, as PAN-X (WikiANN) writes them."""

@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 from jaxfm.data.corpora.documents import uniform_hash
+from jaxfm.data.records.holdout import holdout_share
 from jaxfm.data.records.sources import TaggedSentence, TaggedSplit, available_splits, read_tagged
 from jaxfm.data.records.splits import require_split
 from jaxfm.data.records.tagged_builder import Columns
@@ -13,7 +14,7 @@ FEW = 20  # sentences: a score on fewer is too uncertain
 
 
 def read_splits(
-    source: str, splits: Sequence[str] | None, *, columns: Columns, holdout: float
+    source: str, splits: Sequence[str] | None, *, columns: Columns, holdout: float | None
 ) -> dict[str, TaggedSplit]:
     """Reads the splits asked for, None for all that a source has; `valid` is held out of `train` if it is absent.
 
@@ -21,10 +22,10 @@ def read_splits(
       source: see `read_tagged`, which also says what it raises.
       splits: names of splits.
       columns: which columns to read.
-      holdout: the share of the documents of train that become valid; 0 for none.
+      holdout: the share of the documents of train that become valid; 0 for none, None: by size (`holdout_share`).
     """
     wanted = None if splits is None else [require_split(split) for split in splits]
-    if wanted is not None and holdout and set(wanted) & {"train", "valid"}:
+    if wanted is not None and holdout != 0 and set(wanted) & {"train", "valid"}:
         found = available_splits(source, columns)
         if "valid" not in found and "train" in found:
             others = [split for split in wanted if split not in ("train", "valid")]
@@ -32,20 +33,23 @@ def read_splits(
             if "valid" in both:
                 return {split: both[split] for split in wanted}
     read = read_tagged(source, wanted, columns=columns)
-    if wanted is None and holdout and "train" in read and "valid" not in read:
+    if wanted is None and holdout != 0 and "train" in read and "valid" not in read:
         return hold_out(read, holdout)
     return read
 
 
-def hold_out(read: Mapping[str, TaggedSplit], share: float) -> dict[str, TaggedSplit]:
-    """Returns the splits with `valid`, this share of the documents of `train` and at least one of them.
+def hold_out(read: Mapping[str, TaggedSplit], holdout: float | None) -> dict[str, TaggedSplit]:
+    """Returns the splits with `valid`, a share of the documents of `train` and at least one of them.
 
-    A hash of its words says whether a document is taken, so the choice depends on no order and equal documents are on
-    one side. One that has all entities of some type stays in train. Where train is one document its sentences are
-    taken, each a document. Without any that could be taken the splits are returned as they are, with a note.
+    They are taken in the order of a hash of their words, so the choice depends on no order of the source and equal
+    documents are on one side. One that has all entities of some type stays in train. Where train is one document its
+    sentences are taken, each a document. Without any that could be taken the splits are returned as they are, with a
+    note.
     """
     train = read["train"]
     documents, what = _documents(train.sentences)
+    share = holdout_share(holdout, len(documents))
+    wanted = max(round(share * len(documents)), 1)
     equal: dict[float, list[int]] = collections.defaultdict(list)
     for number, document in documents.items():
         equal[uniform_hash("\n".join(" ".join(sentence.words) for sentence in document))].append(number)
@@ -53,11 +57,13 @@ def hold_out(read: Mapping[str, TaggedSplit], share: float) -> dict[str, TaggedS
     taken: set[int] = set()
     needed = 0
     for drawn in sorted(equal):
-        if drawn >= share and taken:
+        if len(taken) >= wanted:
             break
         own = collections.Counter(_types(sentence for number in equal[drawn] for sentence in documents[number]))
-        if any(left[kind] == count for kind, count in own.items()) or len(equal[drawn]) == len(documents) - len(taken):
-            needed += len(equal[drawn]) if drawn < share else 0
+        if any(left[kind] == count for kind, count in own.items()):
+            needed += len(equal[drawn])
+            continue
+        if len(equal[drawn]) == len(documents) - len(taken) or len(equal[drawn]) > max(wanted - len(taken), 1):
             continue
         left -= own
         taken.update(equal[drawn])
@@ -70,12 +76,12 @@ def hold_out(read: Mapping[str, TaggedSplit], share: float) -> dict[str, TaggedS
     training = tuple(sentence for number in documents if number not in taken for sentence in documents[number])
     note = (
         f"valid: {len(valid):,} sentences, {len(_types(valid)):,} entities: {len(taken):,} of the {len(documents):,} "
-        f"{what} of train, chosen by a hash of their words (data.holdout = {share:g})"
+        f"{what} of train, chosen by a hash of their words (data.holdout: {share:.1%})"
     )
     if needed:
-        note += f"; {needed:,} more stay in train, which has some types nowhere else"
+        note += f"; {needed:,} stay in train, which has some types nowhere else"
     if len(valid) < FEW:
-        note += "; a score of so few says little: set a larger data.holdout, or 0 to do without"
+        note += "; a score of so few says little"
     return {
         "train": dataclasses.replace(
             train, sentences=training, note=f"{train.note}; without the {len(valid):,} of valid"

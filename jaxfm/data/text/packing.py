@@ -60,7 +60,9 @@ class PackedRows:
     def volume(self) -> Volume:
         """Tokens of a row."""
         useful = np.count_nonzero(self.segment_ids) / max(1, len(self))
-        return Volume("tokens", self.row_length, useful, longest=int(self.positions.max(initial=-1)) + 1)
+        longest = int(self.positions.max(initial=-1)) + 1
+        examples = len(self.example_locations) / max(1, len(self))
+        return Volume("tokens", self.row_length, useful, longest=longest, examples_per_row=examples)
 
     def take(self, index: np.ndarray) -> Batch:
         """Returns the rows [n] asked for as a batch: a field of `spec` each."""

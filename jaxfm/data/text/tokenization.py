@@ -136,6 +136,20 @@ def encode_words(tokenizer: "PreTrainedTokenizerFast", sentences: Sequence[Seque
     return encoded
 
 
+def encode_texts(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str]) -> list[list[int]]:
+    """Returns the piece ids of whole texts, without special tokens and never truncated.
+
+    Raises UserError for a text that is not valid Unicode.
+    """
+    encoded: list[list[int]] = []
+    for first in range(0, len(texts), _SENTENCES_PER_CALL):
+        chunk = list(texts[first : first + _SENTENCES_PER_CALL])
+        for text in chunk:
+            check_unicode(text)
+        encoded += [list(encoding.ids) for encoding in _encodings(tokenizer, chunk)]
+    return encoded
+
+
 def check_unicode(text: str) -> None:
     """Raises UserError for a text with half of a surrogate pair, which JSON can hold and no tokenizer takes."""
     if not _is_unicode(text):

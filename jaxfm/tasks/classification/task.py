@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxfm.config import Config
+from jaxfm.config import AUTO, AUTO_METRIC, Config
+from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.extensions import check_metrics, with_own
 from jaxfm.core.initial import Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
-from jaxfm.data.records.examples import Example, ExampleColumns, read_examples
+from jaxfm.data.records.examples import Example, ExampleColumns, ExampleSplit, read_examples
 from jaxfm.data.records.glue import glue_set
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.data.text.tokenization import check_tokenizer, load_tokenizer
@@ -22,6 +24,9 @@ from jaxfm.data.text.windows import window_length
 from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import read_calibration
 from jaxfm.evaluation.classes import undefined_metrics
+from jaxfm.schema import replaced
+from jaxfm.tasks.classification.balance import choose_metric
+from jaxfm.tasks.classification.checks import check_examples, encode_whole, token_lengths
 from jaxfm.tasks.classification.objective import ClassifierObjective
 from jaxfm.tasks.classification.predictor import ClassifierPredictor
 from jaxfm.tasks.classification.scorer import ClassifierScorer, directions, targets_of
@@ -33,6 +38,7 @@ from jaxfm.tasks.classification.spec import (
     encode,
     tokenize,
 )
+from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, with_row_length
 from jaxfm.tasks.losses import ClassLoss, LabelLoss, class_weights
 from jaxfm.tasks.older_configs import upgraded
 
@@ -53,11 +59,12 @@ class ClassificationTask:
     examples: Mapping[str, tuple[Example, ...]]
     encoded: Mapping[str, EncodedExamples]
     notes: tuple[str, ...]
+    chosen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def directions(self) -> Mapping[str, bool]:
         """Metrics that may choose a checkpoint -> is more better?"""
-        return directions(self.objective.spec)
+        return with_own(NAME, directions(self.objective.spec))
 
     @property
     def datasets(self) -> Mapping[str, PackedRows]:
@@ -79,10 +86,12 @@ class ClassificationDefinition:
 
     name = NAME
     config_class = ClassificationConfig
+    defaults = DEFAULTS
     moved: Mapping[str, str] = {NAME: "task", "loss": "task.loss"}
 
     def abstract_objective(self, config: Config, encoder: EncoderConfig) -> ClassifierObjective:
         """Builds model and loss without data or tokenizer, for shapes alone."""
+        config = assumed_shapes(config)
         labels = ("score",) if config.task.kind == "regression" else _SOME_CLASSES
         segments = max(config.data.row_length // _SOME_EXAMPLE, 1) if config.data.packed else 1
         spec = _spec(config, encoder, labels, pairs=False, segments=segments)
@@ -98,33 +107,42 @@ class ClassificationDefinition:
             meant.
         """
         source, kind = config.data.source, config.task.kind
-        glue = glue_set(source)
-        if glue is not None and glue.kind != kind:
-            raise UserError(f"config.task.kind: is {kind!r}, but {source} is of kind {glue.kind!r}.")
-        read = read_examples(source, None, columns=_columns(config), kind=kind, holdout=config.data.holdout)
+        read, positive = _read(config)
+        tokenizer = _tokenizer(initial)
         examples = {split: found.examples for split, found in read.items()}
-        labels = read["train"].classes or _labels(kind, examples["train"], source, glue.positive if glue else "")
+        labels = read["train"].classes or _labels(kind, examples["train"], source, positive)
         head_note = "head: new"
         if set(initial.labels) == set(labels):
             labels, head_note = initial.labels, "head: loaded, its classes are those of the data"
-        if initial.tokenizer is None:
-            raise UserError("config.model.tokenizer: 'scratch' needs dir:PATH (or package:, hf:) of a tokenizer.")
-        tokenizer = load_tokenizer(initial.tokenizer)
-        check_tokenizer(tokenizer, initial.encoder.vocab_size, initial.tokenizer)
         spec, encoded = _encoded(config, initial.encoder, labels, tokenizer, examples)
         counts_C = None if kind == "regression" else _counts(spec, examples["train"])
         class_loss, label_loss = _losses(config, labels, counts_C)
+        check_metrics(NAME, [example.target for example in examples["train"]])
         examples_count, rows = len(examples["train"]), len(encoded["train"].rows)
         packed = f"train: {examples_count:,} examples in {rows:,} rows, {examples_count / rows:.1f} a row"
         cut = [note for split, done in encoded.items() for note in _cut_notes(split, done, spec.window)]
         named = "" if kind == "regression" else f", {len(labels)} classes ({_listed(labels)})"
         used = _used(spec, initial)
         said = (head_note + named, *(found.note for found in read.values()), packed, *cut)
-        metric_notes = _metric_notes(config, spec, examples.get("valid", ()))
+        metric, metric_note = choose_metric(kind, labels, counts_C)
+        config = replaced(config, {"eval.metric": metric}) if config.eval.metric == AUTO_METRIC else config
+        metric_notes = [metric_note] if config.eval.metric == metric and metric_note else []
+        metric_notes += _metric_notes(config, spec, examples.get("valid", ()))
         notes = (*initial.notes, *initial.left_over(used), *said, *metric_notes)
         objective = ClassifierObjective(spec, class_loss, label_loss, config.task.loss.r_drop)
         params = {name: value for name, value in initial.params.items() if name.startswith(used)}
-        return ClassificationTask(objective, tokenizer, examples, encoded, notes), params
+        chosen = {"data.row_length": spec.row_length, "eval.metric": metric}
+        return ClassificationTask(objective, tokenizer, examples, encoded, notes, chosen), params
+
+    def check(self, config: Config, initial: Initial) -> DataCheck:
+        """Reads the source as `create` does and says what a person should know of it before training."""
+        read, _ = _read(config)
+        tokenizer, positions = _tokenizer(initial), initial.encoder.max_positions
+        examples = {split: found.examples for split, found in read.items()}
+        pieces = encode_whole(tokenizer, examples)
+        shaped = with_row_length(config, token_lengths(tokenizer, examples, pieces)["train"], positions)
+        window = window_length(shaped.data, positions)
+        return check_examples(config.task.kind, examples, pieces, tokenizer, window, positions)
 
     def reads(self, values: Mapping[str, Any]) -> bool:
         """Whether a task.json is of this task."""
@@ -156,6 +174,24 @@ class ClassificationDefinition:
         return ClassifierPredictor(spec, load_tokenizer(workdir / TOKENIZER_DIR), read_calibration(workdir))
 
 
+def _read(config: Config) -> tuple[dict[str, ExampleSplit], str]:
+    """Reads all splits; also the class that a published set calls positive, "" where it calls none so."""
+    source, kind = config.data.source, config.task.kind
+    glue = glue_set(source)
+    if glue is not None and glue.kind != kind:
+        raise UserError(f"config.task.kind: is {kind!r}, but {source} is of kind {glue.kind!r}.")
+    read = read_examples(source, None, columns=_columns(config), kind=kind, holdout=config.data.holdout)
+    return read, glue.positive if glue else ""
+
+
+def _tokenizer(initial: Initial) -> "PreTrainedTokenizerFast":
+    if initial.tokenizer is None:
+        raise UserError("config.model.tokenizer: 'scratch' needs dir:PATH (or package:, hf:) of a tokenizer.")
+    tokenizer = load_tokenizer(initial.tokenizer)
+    check_tokenizer(tokenizer, initial.encoder.vocab_size, initial.tokenizer)
+    return tokenizer
+
+
 def _encoded(
     config: Config,
     encoder: EncoderConfig,
@@ -165,11 +201,18 @@ def _encoded(
 ) -> tuple[ClassifierSpec, dict[str, EncodedExamples]]:
     """Returns the spec, which says how many examples a row may hold, and the rows of each split, "train" first."""
     pairs = examples["train"][0].pair is not None
-    spec = _spec(config, encoder, labels, pairs=pairs, segments=1)
-    # Training texts, the most of all, are tokenized once.
+    most = config if config.data.row_length != AUTO else replaced(config, {"data.row_length": encoder.max_positions})
+    spec = _spec(most, encoder, labels, pairs=pairs, segments=1)
+    # Training texts, the most of all, are tokenized once: to their full length where that decides how long rows are.
     tokenized = tokenize(spec, tokenizer, _texts(examples["train"]))
+    lengths = np.asarray([len(tokens) for tokens in tokenized[0]], np.int64)
+    if config.data.row_length == AUTO:
+        config = with_row_length(config, lengths, encoder.max_positions)
+        spec = _spec(config, encoder, labels, pairs=pairs, segments=1)
+        if lengths.max() > spec.window:
+            tokenized = tokenize(spec, tokenizer, _texts(examples["train"]))
+            lengths = np.minimum(lengths, spec.window)
     if config.data.packed:
-        lengths = [len(tokens) for tokens in tokenized[0]]
         spec = dataclasses.replace(spec, segments=_most_together(lengths, spec.row_length))
     others = {
         split: encode_labelled(spec, tokenizer, examples[split], seed=None) for split in examples if split != "train"
@@ -228,8 +271,8 @@ def _counts(spec: ClassifierSpec, examples: Sequence[Example]) -> np.ndarray:
 def _losses(config: Config, labels: Sequence[str], counts_C: np.ndarray | None) -> tuple[ClassLoss, LabelLoss]:
     """Reads `config.task.loss` for the kind; UserError for a setting that the kind has no use for."""
     kind, loss = config.task.kind, config.task.loss
-    useless = {"single": (), "multi": ("label_smoothing",)}.get(
-        kind, ("label_smoothing", "class_weights", "focal_gamma")
+    useless = {"single": (), "multi": ("label_smoothing", "function")}.get(
+        kind, ("label_smoothing", "class_weights", "focal_gamma", "function")
     )
     for name in useless:
         if value := getattr(loss, name):

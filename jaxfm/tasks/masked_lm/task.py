@@ -2,18 +2,21 @@
 
 import dataclasses
 import pathlib
+import types
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from jaxfm.config import Config
 from jaxfm.core.batch import Dataset
+from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.text.tokenization import load_tokenizer
+from jaxfm.tasks.masked_checks import check_text
 from jaxfm.tasks.masked_lm.objective import MaskedLMObjective
 from jaxfm.tasks.masked_lm.predictor import FillMask
 from jaxfm.tasks.masked_lm.scorer import DIRECTIONS, MaskedLMScorer
@@ -37,6 +40,7 @@ class MaskedLMTask:
     text: MaskedText
 
     directions = DIRECTIONS
+    chosen: ClassVar[Mapping[str, Any]] = types.MappingProxyType({"eval.metric": "loss"})
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -63,6 +67,7 @@ class MaskedLMDefinition:
 
     name = NAME
     config_class = MaskedLMConfig
+    defaults: Mapping[str, Any] = types.MappingProxyType({})
     moved: Mapping[str, str] = {
         **MOVED_KEYS,
         "mask.mask_share": "task.mask_share",
@@ -89,6 +94,10 @@ class MaskedLMDefinition:
         used = ("encoder/", "transform/", "decoder/")
         params = {name: value for name, value in initial.params.items() if name.startswith(used)}
         return MaskedLMTask(objective, text), params
+
+    def check(self, config: Config, initial: Initial) -> DataCheck:
+        """Opens the source as `create` does and says what a person should know of it before training."""
+        return check_text(config, initial)
 
     def reads(self, values: Mapping[str, Any]) -> bool:
         """Whether a task.json is of this task."""

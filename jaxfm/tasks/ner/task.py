@@ -3,16 +3,18 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from jaxfm.config import Config
+from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.extensions import check_metrics, with_own
 from jaxfm.core.initial import Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
-from jaxfm.data.records.sources import TaggedSentence
+from jaxfm.data.records.sources import TaggedSentence, TaggedSplit
 from jaxfm.data.records.tagged_builder import Columns
 from jaxfm.data.records.tagged_holdout import read_splits
 from jaxfm.data.text.packing import PackedRows
@@ -22,7 +24,9 @@ from jaxfm.data.text.windows import window_length
 from jaxfm.data.text.words import COARSE
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation import calibration
+from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, with_row_length
 from jaxfm.tasks.losses import ClassLoss
+from jaxfm.tasks.ner.checks import check_tagged
 from jaxfm.tasks.ner.objective import NerObjective
 from jaxfm.tasks.ner.predictor import NerPredictor
 from jaxfm.tasks.ner.scorer import DIRECTIONS, NerScorer
@@ -48,8 +52,12 @@ class NerTask:
     sentences: Mapping[str, tuple[TaggedSentence, ...]]
     encoded: Mapping[str, WindowedRows]
     notes: tuple[str, ...]
+    chosen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    directions = DIRECTIONS
+    @property
+    def directions(self) -> Mapping[str, bool]:
+        """Metrics that may choose a checkpoint -> is more better?"""
+        return with_own(NAME, DIRECTIONS)
 
     @property
     def datasets(self) -> Mapping[str, PackedRows]:
@@ -71,6 +79,7 @@ class NerDefinition:
 
     name = NAME
     config_class = NerConfig
+    defaults = DEFAULTS
     moved: Mapping[str, str] = {
         "data.context": "task.context",
         "data.overlap": "task.overlap",
@@ -80,7 +89,7 @@ class NerDefinition:
 
     def abstract_objective(self, config: Config, encoder: EncoderConfig) -> NerObjective:
         """Builds model and loss without data or tokenizer, for shapes alone."""
-        loss = config.task.loss
+        loss, config = config.task.loss, assumed_shapes(config)
         class_loss = ClassLoss(loss.label_smoothing, loss.focal_gamma)
         return NerObjective(_spec(config, encoder, _USUAL_LABELS, COARSE), class_loss, loss.r_drop)
 
@@ -90,37 +99,38 @@ class NerDefinition:
         Raises:
           UserError: no training data, a window the encoder has no positions for, a label unseen in training.
         """
-        source = config.data.source
-        read = read_splits(source, None, columns=_columns(config), holdout=config.data.holdout)
-        if "train" not in read:
-            raise UserError(f"config.data.source: {source} has no split 'train' (found: {', '.join(read)}).")
-        labels, head_note = _labels(read["train"].sentences, initial, source)
-        splitter, words_note = choose_splitter(config.task.splitter, read["train"].sentences)
-        spec = _spec(config, initial.encoder, labels, splitter)
-        if initial.tokenizer is None:
-            raise UserError("config.model.tokenizer: 'scratch' needs dir:PATH (or package:, hf:) of a tokenizer.")
-        tokenizer = load_tokenizer(initial.tokenizer)
-        check_tokenizer(tokenizer, initial.encoder.vocab_size, initial.tokenizer)
-        sentences = {split: split_again(found.sentences, splitter) for split, found in read.items()}
+        found = _read(config, initial)
+        sentences = found.sentences
+        labels, head_note = _labels(found.read["train"].sentences, initial, config.data.source)
+        spec = _spec(found.config, initial.encoder, labels, found.splitter)
         encoded = {
             split: encode_tagged(
                 spec,
-                tokenizer,
+                found.tokenizer,
                 sentences[split],
                 seed=config.seed if split == "train" else None,
                 packed=config.data.packed,
+                pieces=found.pieces[split],
             )
             for split in sentences
         }
+        check_metrics(NAME, [list(sentence.tags) for sentence in sentences["train"]])
         used = _used(spec, initial)
-        data_notes = [found.note + _cut_note(sentences[split], splitter) for split, found in read.items()]
-        notes = (*initial.notes, *initial.left_over(("head/", *used)), head_note, *data_notes, words_note)
+        data_notes = [each.note + _cut_note(sentences[split], found.splitter) for split, each in found.read.items()]
+        notes = (*initial.notes, *initial.left_over(("head/", *used)), head_note, *data_notes, found.words_note)
         labelled = encoded["train"].rows.labels
         counts = np.bincount(labelled[labelled >= 0], minlength=len(labels))
         class_loss = ClassLoss.of(config.task.loss, labels, counts)
         objective = NerObjective(spec, class_loss, config.task.loss.r_drop)
         params = {name: value for name, value in initial.params.items() if name.startswith(used)}
-        return NerTask(objective, tokenizer, sentences, encoded, notes), params
+        chosen = {"data.row_length": spec.row_length, "eval.metric": "f1"}
+        return NerTask(objective, found.tokenizer, sentences, encoded, notes, chosen), params
+
+    def check(self, config: Config, initial: Initial) -> DataCheck:
+        """Reads the source as `create` does and says what a person should know of it before training."""
+        found, positions = _read(config, initial), initial.encoder.max_positions
+        window = window_length(found.config.data, positions)
+        return check_tagged(found.read, found.sentences, found.pieces, found.tokenizer, window, positions)
 
     def reads(self, values: Mapping[str, Any]) -> bool:
         """Whether a task.json is of this task."""
@@ -151,6 +161,38 @@ class NerDefinition:
         return NerPredictor(spec, tokenizer, calibration.read_calibration(workdir))
 
 
+class _Read(NamedTuple):
+    """The source of a new run: its splits, how their texts become words, the words and their pieces.
+
+    `config` has a number for the row length, chosen from the training sentences where it is open.
+    """
+
+    read: Mapping[str, TaggedSplit]
+    splitter: str
+    words_note: str
+    tokenizer: "PreTrainedTokenizerFast"
+    sentences: dict[str, tuple[TaggedSentence, ...]]
+    pieces: dict[str, Sequence[Sequence[Sequence[int]]]]
+    config: Config
+
+
+def _read(config: Config, initial: Initial) -> _Read:
+    """Reads all splits; UserError without a training split or a tokenizer."""
+    source = config.data.source
+    read = read_splits(source, None, columns=_columns(config), holdout=config.data.holdout)
+    if "train" not in read:
+        raise UserError(f"config.data.source: {source} has no split 'train' (found: {', '.join(read)}).")
+    splitter, words_note = choose_splitter(config.task.splitter, read["train"].sentences)
+    if initial.tokenizer is None:
+        raise UserError("config.model.tokenizer: 'scratch' needs dir:PATH (or package:, hf:) of a tokenizer.")
+    tokenizer = load_tokenizer(initial.tokenizer)
+    check_tokenizer(tokenizer, initial.encoder.vocab_size, initial.tokenizer)
+    sentences = {split: split_again(found.sentences, splitter) for split, found in read.items()}
+    pieces = {split: _pieces(tokenizer, each) for split, each in sentences.items()}
+    shaped = _with_shapes(config, pieces["train"], initial.encoder)
+    return _Read(read, splitter, words_note, tokenizer, sentences, pieces, shaped)
+
+
 def encode_tagged(
     spec: NerSpec,
     tokenizer: "PreTrainedTokenizerFast",
@@ -158,8 +200,12 @@ def encode_tagged(
     seed: int | None,
     *,
     packed: bool = True,
+    pieces: Sequence[Sequence[Sequence[int]]] | None = None,
 ) -> WindowedRows:
-    """Encodes labelled sentences; UserError names the line of a label that training did not see."""
+    """Encodes labelled sentences; UserError names the line of a label that training did not see.
+
+    `pieces` are those of their words, where they are known already.
+    """
     index = {label: i for i, label in enumerate(spec.labels)}
     for sentence in sentences:
         for word, tag in zip(sentence.words, sentence.tags, strict=True):
@@ -171,12 +217,24 @@ def encode_tagged(
     return encode(
         spec,
         tokenizer,
-        encode_words(tokenizer, [sentence.words for sentence in sentences]),
+        _pieces(tokenizer, sentences) if pieces is None else pieces,
         labels=[[index[tag] for tag in sentence.tags] for sentence in sentences],
         documents=[sentence.document for sentence in sentences],
         seed=seed,
         packed=packed,
     )
+
+
+def _pieces(
+    tokenizer: "PreTrainedTokenizerFast", sentences: Sequence[TaggedSentence]
+) -> Sequence[Sequence[Sequence[int]]]:
+    return encode_words(tokenizer, [sentence.words for sentence in sentences])
+
+
+def _with_shapes(config: Config, pieces: Sequence[Sequence[Sequence[int]]], encoder: EncoderConfig) -> Config:
+    """Returns the config with a number for the row length, chosen from the training sentences where it is open."""
+    lengths = np.asarray([2 + sum(map(len, words)) for words in pieces], np.int64)
+    return with_row_length(config, lengths, encoder.max_positions, whole=config.task.context == "document")
 
 
 def _labels(sentences: Sequence[TaggedSentence], initial: Initial, source: str) -> tuple[tuple[str, ...], str]:

@@ -2,19 +2,22 @@
 
 import dataclasses
 import pathlib
+import types
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from jaxfm.config import Config
 from jaxfm.core.batch import Dataset
+from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.families.registry import discriminator_family
+from jaxfm.tasks.masked_checks import check_text
 from jaxfm.tasks.masked_lm.spec import NAME as MASKED_LM
 from jaxfm.tasks.masked_text import (
     MOVED_KEYS,
@@ -42,6 +45,7 @@ class ReplacedTokenTask:
     text: MaskedText
 
     directions = DIRECTIONS
+    chosen: ClassVar[Mapping[str, Any]] = types.MappingProxyType({"eval.metric": "loss"})
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -68,6 +72,7 @@ class ReplacedTokenDefinition:
 
     name = NAME
     config_class = ReplacedTokenConfig
+    defaults: Mapping[str, Any] = types.MappingProxyType({})
     moved: Mapping[str, str] = {
         **MOVED_KEYS,
         "mask.generator_depth": "task.generator_depth",
@@ -108,6 +113,10 @@ class ReplacedTokenDefinition:
         text = text.numbered()
         objective = ReplacedTokenObjective(_spec(config, encoder, text.units), text.vocabulary, config.task.z_loss)
         return ReplacedTokenTask(objective, text), params
+
+    def check(self, config: Config, initial: Initial) -> DataCheck:
+        """Opens the source as `create` does and says what a person should know of it before training."""
+        return check_text(config, initial)
 
     def reads(self, values: Mapping[str, Any]) -> bool:
         """Whether a task.json is of this task, which once was an objective of masked LM."""

@@ -1,0 +1,162 @@
+"""Looks at the data of a run before training: `python -m jaxfm.check --config=FILE[:variant] [--config.KEY=VALUE ...]`.
+
+It exits with 0 where nothing is wrong or doubtful findings alone are made, with 1 where training would be refused or
+its scores would mean nothing, and with 2 where the data cannot be read at all.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import ml_collections
+from absl import flags
+
+from jaxfm import files
+from jaxfm.config import AUTO, Config
+from jaxfm.core.data_check import DataCheck, Finding
+from jaxfm.core.initial import Initial
+from jaxfm.data.pipeline import TrainBatches
+from jaxfm.errors import UserError
+from jaxfm.observe.progress import Progress
+from jaxfm.observe.writers import to_json
+from jaxfm.parallel import mesh as meshes
+from jaxfm.programs import program
+from jaxfm.tasks import registry
+from jaxfm.training import initial as initials
+from jaxfm.training import workdir as workdirs
+from jaxfm.training.batch_size import batch_of_examples
+from jaxfm.training.schedule import FEW, count_evaluations, count_updates
+
+USAGE = "usage: python -m jaxfm.check --config=FILE[:variant] [--config.KEY=VALUE ...] [--output=FILE.json]"
+EXIT_ERRORS = 1
+
+
+def check(config: Config | ml_collections.ConfigDict) -> DataCheck:
+    """Looks at what a run with this config would train on.
+
+    The task's own checks (`TaskDefinition.check`) come first; then the task is made as training makes it, up to the
+    number of updates, so that whatever training would refuse is an error here.
+
+    Args:
+      config: a checked Config, or a ConfigDict as a config file returns it.
+
+    Raises:
+      UserError: the data or the weights cannot be read at all.
+    """
+    if not isinstance(config, Config):
+        config = registry.from_config_dict(config)
+    found = initials.resolve(config.model)
+    checked = registry.definition(config.task.name).check(config, found)
+    return dataclasses.replace(checked, findings=(*checked.findings, *_training(config, found)))
+
+
+class UpdatePlan(NamedTuple):
+    """What training would choose for the keys that are left to the data, and how far it would go.
+
+    Attributes:
+      config: with numbers in place of what is left open.
+      splits: those that the task has.
+      updates: of the optimizer, early stopping aside.
+      epochs: passes over the training rows.
+      evaluations: of the validation split, early stopping aside.
+      notes: how the batch size came about.
+    """
+
+    config: Config
+    splits: tuple[str, ...]
+    updates: int
+    epochs: float
+    evaluations: int
+    notes: tuple[str, ...]
+
+
+def plan_updates(config: Config, initial: Initial) -> UpdatePlan:
+    """Makes the task as training makes it, and counts the updates of the run.
+
+    With train.batch_size=auto, which is known once the step is compiled, there is nothing to count: all numbers are 0.
+
+    Raises:
+      UserError: whatever training would refuse about the data.
+    """
+    mesh = meshes.make_mesh(config.parallel.mesh)
+    task, _ = registry.create(config, initial)
+    rows = task.datasets["train"]
+    config = workdirs.with_values(config, task.chosen)
+    config, notes = batch_of_examples(config, rows.volume, mesh)
+    splits = tuple(task.datasets)
+    if config.train.batch_size == AUTO:
+        return UpdatePlan(config, splits, 0, 0.0, 0, notes)
+    batches = TrainBatches(
+        rows,
+        batch_size=config.train.batch_size,
+        first_batch_size=config.train.first_batch_size,
+        warmup_steps=config.train.batch_warmup_steps,
+        seed=config.seed,
+    )
+    updates, _ = count_updates(config, batches)
+    evaluations = count_evaluations(config, batches, updates)
+    return UpdatePlan(config, splits, updates, batches.epoch_of(updates), evaluations, notes)
+
+
+def _training(config: Config, initial: Initial) -> Iterator[Finding]:
+    """Yields what training would choose and how many updates it would make, or why it would refuse."""
+    try:
+        plan = plan_updates(config, initial)
+    except UserError as error:
+        yield Finding("error", "training", str(error), "training refuses to start until this is mended")
+        return
+    if "valid" not in plan.splits:
+        fix = "leave config.data.holdout at None, or give a file of validation examples"
+        yield Finding("warning", "validation", "there is no validation split, by which a checkpoint is chosen", fix)
+    if not plan.updates:
+        yield Finding("ok", "updates", "known once train.batch_size=auto has found what fits into memory")
+        return
+    message = (
+        f"{plan.updates:,} updates of {plan.config.train.batch_size:,} rows of {plan.config.data.row_length} "
+        f"({plan.epochs:.1f} epochs), {plan.evaluations:,} evaluations by {plan.config.eval.metric}"
+    )
+    if plan.updates < FEW:
+        fix = "set more --config.train.epochs, or --config.train.min_steps=200 with --config.train.steps=0"
+        yield Finding("warning", "updates", f"{message}: a new head needs some hundred", fix, plan.notes)
+        return
+    yield Finding("ok", "updates", message, examples=plan.notes)
+
+
+def _lines(found: DataCheck) -> Iterator[str]:
+    """Yields the findings for a person: one line each, then its examples and what to do."""
+    for each in found.findings:
+        yield f"{each.level + ':':9}{each.check}: {each.message}"
+        yield from (f"           {example}" for example in each.examples)
+        if each.fix:
+            yield f"         -> {each.fix}"
+    errors, warnings = found.count("error"), found.count("warning")
+    yield f"\n{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"
+
+
+def main() -> None:
+    """The program."""
+    values = flags.FLAGS
+    if values.config is None:
+        raise UserError(f"--config is missing.\n{USAGE}")
+    output = None if values.output is None else files.output_file(values.output, "--output")
+    config = registry.from_config_dict(values.config)
+    found = check(config)
+    progress = Progress(0)
+    for table in found.tables:
+        progress.table(table)
+    progress.say("")
+    for line in _lines(found):
+        progress.say(line)
+    if output is not None:
+        named = {"task": config.task.name, "source": config.data.source}
+        files.write_json(output, to_json(named | found.to_dict()))
+    if found.count("error"):
+        sys.exit(EXIT_ERRORS)
+
+
+def run() -> None:
+    """Defines the flags and runs the program."""
+    program.define_config_flag()
+    flags.DEFINE_string("output", None, "A JSON file for what was found.")
+    program.run(main, USAGE)

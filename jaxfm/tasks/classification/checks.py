@@ -1,0 +1,195 @@
+"""Checks of labelled texts before training: sizes, repeats, labels and their balance, names that look alike, length."""
+
+# E examples
+
+import collections
+import difflib
+import itertools
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxfm.core.data_check import DataCheck, Finding
+from jaxfm.data.records.examples import Example
+from jaxfm.data.text.tokenization import encode_texts
+from jaxfm.observe.tables import Table
+from jaxfm.tasks import text_checks
+from jaxfm.tasks.classification.balance import IMBALANCED, rarest
+from jaxfm.tasks.text_checks import LENGTH_COLUMNS, CheckedText, LabelCounts, label_table, length_row, listed, shown
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Examples = Mapping[str, Sequence[Example]]
+Pieces = Mapping[str, Sequence[Sequence[int]]]
+# Names of at least so many letters, alike by this ratio of difflib, of which one is so many times rarer: a slip of the
+# pen ("postive" beside "positive"), not a class.
+_NAME_LETTERS, _ALIKE, _RARER = 5, 0.85, 20
+_MOST_NAMES = 300  # more are not compared letter by letter
+_SCORES_APART = 0.1  # of the range of training scores: equal texts whose scores differ by more contradict each other
+
+
+def encode_whole(tokenizer: "PreTrainedTokenizerFast", examples: Examples) -> dict[str, list[list[int]]]:
+    """Returns the pieces of each example of each split, of both texts of a pair, nothing cut and nothing added."""
+    encoded = {}
+    for split, found in examples.items():
+        encoded[split] = encode_texts(tokenizer, [each.text for each in found])
+        if found[0].pair is not None:
+            second = encode_texts(tokenizer, [each.pair or "" for each in found])
+            encoded[split] = [first + more for first, more in zip(encoded[split], second, strict=True)]
+    return encoded
+
+
+def token_lengths(tokenizer: "PreTrainedTokenizerFast", examples: Examples, pieces: Pieces) -> dict[str, np.ndarray]:
+    """Returns the tokens [E] of each example of each split, special ones included."""
+    added = tokenizer.num_special_tokens_to_add(pair=examples["train"][0].pair is not None)
+    return {split: np.asarray([len(row) + added for row in rows], np.int64) for split, rows in pieces.items()}
+
+
+def check_examples(
+    kind: str,
+    examples: Examples,
+    pieces: Pieces,
+    tokenizer: "PreTrainedTokenizerFast",
+    window: int,
+    max_positions: int,
+) -> DataCheck:
+    """Runs all checks of labelled texts.
+
+    Args:
+      kind: "single", "multi" or "regression".
+      examples: of each split, "train" first.
+      pieces: see `encode_whole`.
+      tokenizer: that made them.
+      window: tokens that are read.
+      max_positions: of the encoder.
+    """
+    lengths = token_lengths(tokenizer, examples, pieces)
+    longest = {split: examples[split][int(found.argmax())].origin for split, found in lengths.items()}
+    texts = {
+        split: [CheckedText(_text(each), _label(each), each.origin) for each in found]
+        for split, found in examples.items()
+    }
+    sizes = [(split, len(found), *length_row(lengths[split])) for split, found in examples.items()]
+    tables = [Table("Splits", ("split", "examples", *LENGTH_COLUMNS), sizes)]
+    of_kind: list[Finding]
+    if kind == "regression":
+        scores = {split: np.asarray([each.target for each in found], np.float64) for split, found in examples.items()}
+        rows = [(split, float(each.min()), float(each.mean()), float(each.max())) for split, each in scores.items()]
+        tables.append(Table("Scores", ("split", "least", "mean", "greatest"), rows))
+        of_kind = [check_range(examples, scores)]
+        apart = _SCORES_APART * float(np.ptp(scores["train"]))
+        repeats = text_checks.check_texts(texts, "texts", lambda found: _spread(found) > apart)
+    else:
+        counts = {split: LabelCounts.of(_labels(found)) for split, found in examples.items()}
+        tables.append(label_table(counts, "Labels", "label"))
+        of_kind = [
+            *text_checks.check_labels(counts, "labels"),
+            check_balance(counts["train"].counts, len(examples["train"]), kind),
+            check_names(counts),
+        ]
+        repeats = text_checks.check_texts(texts, "texts")
+    findings = (
+        *repeats,
+        *of_kind,
+        check_words(examples),
+        text_checks.check_lengths(lengths, window, max_positions, "cut (their ends are not read)", longest),
+        text_checks.check_unknown(pieces, tokenizer),
+    )
+    return DataCheck(tuple(tables), findings)
+
+
+def check_balance(counts: Mapping[str, int], examples: int, kind: str) -> Finding:
+    """Checks how evenly training examples are spread over the labels."""
+    names = list(counts)
+    index, share = rarest(np.asarray([counts[name] for name in names]))
+    rare, most = names[index], max(names, key=lambda name: counts[name])
+    message = f"{most!r} has {counts[most]:,} of {examples:,} training examples, {rare!r} has {counts[rare]:,}"
+    if share >= IMBALANCED:
+        return Finding("ok", "balance", message)
+    fix = (
+        "eval.metric=auto takes macro_f1, in which every class counts alike; rare classes count more in training with "
+        "--config.task.loss.class_weights=balanced"
+    )
+    return Finding("warning", "balance", message, fix)
+
+
+def check_names(splits: Mapping[str, LabelCounts]) -> Finding:
+    """Checks for labels whose names differ in writing alone, or by a slip of the pen."""
+    total: collections.Counter[str] = collections.Counter()
+    for found in splits.values():
+        total.update(found.counts)
+    plain: dict[str, list[str]] = collections.defaultdict(list)
+    for name in total:
+        plain[re.sub(r"[\W_]+", "", name.casefold()) or name].append(name)
+    alike = [names for names in plain.values() if len(names) > 1]
+    if len(total) <= _MOST_NAMES:
+        alike += [list(pair) for pair in itertools.combinations(total, 2) if _is_slip(*pair, total)]
+    if not alike:
+        return Finding("ok", "names of labels", "none are alike but for how they are written")
+    examples = [", ".join(f"{name!r} ({total[name]:,})" for name in names) for names in alike]
+    message = f"{len(alike):,} labels are written in several ways"
+    return Finding("warning", "names of labels", message, "write each in one way", tuple(examples))
+
+
+def _is_slip(one: str, other: str, counts: Mapping[str, int]) -> bool:
+    """Whether one of two names is much rarer and differs from the other by a letter or two, none of them a digit."""
+    few, many = sorted((counts[one], counts[other]))
+    if min(len(one), len(other)) < _NAME_LETTERS or many < _RARER * few or re.findall(r"\d", one + other):
+        return False
+    a, b = one.casefold(), other.casefold()
+    return a != b and difflib.SequenceMatcher(None, a, b).ratio() >= _ALIKE
+
+
+def check_range(examples: Examples, scores: Mapping[str, np.ndarray]) -> Finding:
+    """Checks for scores outside the range of the training scores."""
+    low, high = float(scores["train"].min()), float(scores["train"].max())
+    outside = [
+        f"{each.origin}: {each.target:g}"
+        for split, found in examples.items()
+        for each, score in zip(found, scores[split], strict=True)
+        if not low <= score <= high
+    ]
+    if not outside:
+        return Finding("ok", "range of scores", f"all are within those of train, {low:g} to {high:g}")
+    message = f"{len(outside):,} scores are outside those of train, {low:g} to {high:g}"
+    return Finding("warning", "range of scores", message, "look whether they are on one scale", tuple(outside))
+
+
+def check_words(examples: Examples) -> Finding:
+    """Checks for texts without a letter or digit."""
+    places = [
+        f"{each.origin}: {shown(_text(each))}"
+        for found in examples.values()
+        for each in found
+        if not any(character.isalnum() for character in each.text)
+    ]
+    if not places:
+        return Finding("ok", "empty texts", "each has a letter or a digit")
+    message = f"{len(places):,} texts have neither a letter nor a digit"
+    return Finding("warning", "empty texts", message, "leave them out, unless signs alone say something", tuple(places))
+
+
+def _text(example: Example) -> str:
+    return example.text if example.pair is None else f"{example.text} | {example.pair}"
+
+
+def _label(example: Example) -> str:
+    target = example.target
+    return listed(sorted(target), len(target)) if isinstance(target, tuple) else str(target)
+
+
+def _labels(examples: Sequence[Example]) -> list[tuple[str, str]]:
+    """Returns each label of each example, and where it stands."""
+    return [
+        (name, each.origin)
+        for each in examples
+        for name in (each.target if isinstance(each.target, tuple) else (str(each.target),))
+    ]
+
+
+def _spread(labels: Collection[str]) -> float:
+    scores = [float(label) for label in labels]
+    return max(scores) - min(scores)
