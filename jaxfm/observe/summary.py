@@ -91,7 +91,9 @@ def summary_table(splits: Mapping[str, Mapping[str, Any]], first: str, most: int
     return Table("Scores", columns, rows)
 
 
-def show_summary(progress: Progress, report: Mapping[str, Any], workdir: pathlib.Path, metric: str) -> None:
+def show_summary(
+    progress: Progress, report: Mapping[str, Any], workdir: pathlib.Path, metric: str, predict: str
+) -> None:
     """Prints a finished run: the one number first, then at most some twenty lines.
 
     Args:
@@ -99,6 +101,7 @@ def show_summary(progress: Progress, report: Mapping[str, Any], workdir: pathlib
       report: the content of report.json.
       workdir: the run directory, as the user named it.
       metric: that chose the checkpoint.
+      predict: the program that predicts, as this user calls it: "jaxfm predict".
     """
     splits, training = report["splits"], report["training"]
     progress.headline(f"\n{headline(report, metric)}")
@@ -118,7 +121,7 @@ def show_summary(progress: Progress, report: Mapping[str, Any], workdir: pathlib
         f"weights  {weights}\n"
         f"cost     {format_seconds(training['seconds'])}, {speed}, {memory}\n"
         f"report   {workdir / 'report.html'} (for a browser), report.md\n"
-        f'try it   python -m jaxfm.predict --workdir={shlex.quote(str(workdir))} "TEXT"'
+        f'try it   {predict} --workdir={shlex.quote(str(workdir))} "TEXT"'
     )
 
 

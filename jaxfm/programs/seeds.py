@@ -12,7 +12,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ml_collections
 from absl import flags
 
 from jaxfm import files
@@ -25,17 +24,18 @@ from jaxfm.observe.writers import to_json
 from jaxfm.parallel import distributed
 from jaxfm.parallel.preemption import Preempted
 from jaxfm.programs import program
+from jaxfm.programs.given_config import GivenConfig, resolve_config
 from jaxfm.programs.train import train
-from jaxfm.tasks import registry
 from jaxfm.training import workdir as workdirs
 
-USAGE = "usage: python -m jaxfm.seeds --config=FILE[:variant] --seeds=0,1,2 --workdir=DIR [--config.KEY=VALUE ...]"
+USAGE = (
+    "usage: python -m jaxfm.seeds CONFIG --seeds=0,1,2 --workdir=DIR [--data=URI] [--config.KEY=VALUE ...]\n"
+    "  CONFIG: a name such as ner, ner:files or mlm:continue, or --config=FILE.py[:variant]"
+)
 JSON_FILE, MARKDOWN_FILE = "seeds.json", "seeds.md"
 
 
-def seeds(
-    config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Path, seeds: Sequence[int]
-) -> dict[str, Any]:
+def seeds(config: GivenConfig, workdir: str | pathlib.Path, seeds: Sequence[int]) -> dict[str, Any]:
     """Trains a run for each seed, one after the other, or goes on with those that are not finished.
 
     Args:
@@ -52,8 +52,7 @@ def seeds(
         and as `train`. The runs that are finished by then stay.
       Preempted: stopped by a signal, after saving.
     """
-    if not isinstance(config, Config):
-        config = registry.from_config_dict(config)
+    config = resolve_config(config)
     workdir = files.user_path(workdir, "--workdir")
     configs = {seed: dataclasses.replace(config, seed=seed) for seed in _checked(seeds)}
     folders = {seed: workdir / f"seed{seed}" for seed in configs}
@@ -163,6 +162,7 @@ def main() -> None:
     except ValueError:
         raise UserError(f"--seeds={','.join(values.seeds)}: must be whole numbers, as 0,1,2.") from None
     program.join()
+    program.say_shipped_config()
     try:
         seeds(values.config, values.workdir, chosen)
     except Preempted as stop:

@@ -110,11 +110,13 @@ def test_a_report_is_a_dict_that_shows_its_scores(run: tuple[pathlib.Path, Repor
     workdir, report = run
     assert json.loads(json.dumps(report)) == json.loads((workdir / "report.json").read_text())
     text = repr(report)
-    assert text.startswith("classification: 2 updates in ") and "accuracy" in text and len(text) < 3000
+    first, second = text.splitlines()[:2]
+    assert first.startswith(f"valid accuracy {report['result']['value']:.4f} (95% interval ")
+    assert second.startswith("classification: 2 updates in ") and len(text) < 3000
     accuracy = f"{report['splits']['valid']['accuracy']:.4f}"
     low, high = report["splits"]["valid"]["intervals"]["metrics"]["accuracy"]
     for shown in (text, report._repr_html_()):
-        assert accuracy in shown and f"{low:.4f} to {high:.4f}" in shown and str(workdir / "report.md") in shown
+        assert accuracy in shown and f"{low:.4f} to {high:.4f}" in shown and str(workdir / "report.html") in shown
 
 
 @pytest.mark.parametrize("name", ["ner", "ner:files", "classification:files", "mlm"])
