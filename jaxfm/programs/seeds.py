@@ -91,7 +91,7 @@ def _gathered(
     config: Config, folders: Mapping[int, pathlib.Path], reports: Mapping[int, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Returns seeds.json: the metrics of all splits that every run was scored on."""
-    runs = list(reports.values())
+    runs, first = list(reports.values()), next(iter(folders.values()))  # config.eval.metric may have been "auto"
     splits: dict[str, dict[str, Any]] = {}
     for split in (name for name in runs[0]["splits"] if all(name in report["splits"] for report in runs)):
         scores = [report["splits"][split] for report in runs]
@@ -99,7 +99,7 @@ def _gathered(
         splits[split] = {name: _statistics([number(each.get(name)) for each in scores]) for name in names}
     return {
         "task": config.task.name,
-        "metric": config.eval.metric,
+        "metric": workdirs.read_config(first).eval.metric,
         "seeds": list(reports),
         "runs": {str(seed): str(folder) for seed, folder in folders.items()},
         "splits": splits,

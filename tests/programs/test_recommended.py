@@ -9,6 +9,8 @@ import pytest
 
 from tests import tiny
 
+pytestmark = pytest.mark.slow  # seven programs, each of which compiles
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # Trains, runs what the report recommends, and the command that the refusal of more steps gives; all in one process, as
