@@ -32,7 +32,7 @@ def call(line):
             runpy.run_module(words[2], run_name="__main__", alter_sys=True)
             code = 0
         except SystemExit as stop:
-            code = stop.code
+            code = stop.code or 0
     for name in list(jaxfm.programs.program.flags.FLAGS):  # each program defines its own
         if name not in known:
             delattr(jaxfm.programs.program.flags.FLAGS, name)

@@ -17,7 +17,7 @@ from jaxfm.programs.given_config import resolve_config
 from jaxfm.tasks.registry import default_config
 from tests import tiny
 
-STEPS = {"train.steps": 2, "eval.every_steps": 2}
+STEPS = {"train.steps": 2, "eval.every_steps": 2, "checkpoint.keep_optimizer": True}  # to resume a finished run
 
 
 def examples(count: int, seed: int) -> list[dict[str, str]]:
