@@ -24,10 +24,10 @@ ner: $(VENV)/installed  ## fine-tune the quickstart NER model into runs/ner (run
 	$(BIN)/python -m jaxfm.train --config=configs/ner.py --workdir=runs/ner $(ARGS)
 
 test: $(VENV)/installed-test  ## run the tests that are not marked slow
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(VENV)/installed-test  ## run all tests, the slow ones too
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "slow or not slow" $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "slow or not slow" $(ARGS)
 
 plan-all: $(VENV)/installed-tpu  ## compile every shipped config for TPUs, nightly (no TPU needed, an hour or two)
 	$(BIN)/python -m pytest -n $(JOBS) -m "slow or not slow" tests/planning tests/programs/test_plan.py $(ARGS)

@@ -133,6 +133,7 @@ def check_batches(folder: pathlib.Path, name: str) -> None:
         assert files and held == set(range(config.train.batch_size))
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_does(folder: pathlib.Path, alone: Ended) -> None:
     ended = run(folder, "two", 2, 2)
     check_same(ended, alone)

@@ -37,6 +37,7 @@ def test_parameters_and_moments_are_counted_exactly() -> None:
     assert plan.memory.batch == 3 * 4 * 8 * 16 // 4  # masks and targets are made on the device
 
 
+@pytest.mark.slow
 def test_what_is_cut_over_fsdp_takes_its_part() -> None:
     whole, part = compiled().memory, compiled(data=1, fsdp=4).memory
     # All but norms and small biases.

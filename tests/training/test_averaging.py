@@ -77,6 +77,7 @@ def params_of(workdir: pathlib.Path) -> dict[str, np.ndarray]:
 VALUES = {2: 0.3, 4: 0.6, 6: 0.2, 8: 0.5, 10: 0.1}
 
 
+@pytest.mark.slow
 def test_a_mean_that_wins_is_what_the_run_stands_for(
     config: Config, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -111,7 +111,7 @@ def test_the_best_checkpoint_is_the_one_reported(
     assert evaluate(tmp_path / "last", "test").metrics["loss"] == last["splits"]["test"]["loss"]
 
 
-@pytest.mark.parametrize("values", [[math.nan], [math.nan, 0.2, math.nan]])
+@pytest.mark.parametrize("values", [[math.nan], pytest.param([math.nan, 0.2, math.nan], marks=pytest.mark.slow)])
 def test_a_metric_that_is_not_defined_loses_no_run(
     config: Config, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], values: list[float]
 ) -> None:
@@ -124,6 +124,7 @@ def test_a_metric_that_is_not_defined_loses_no_run(
     assert steps_in(tmp_path / "run") == ([5, 10, 12] if len(values) == 1 else [10, 12])
 
 
+@pytest.mark.slow
 def test_a_run_that_gets_no_better_stops(
     config: Config, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,7 +144,7 @@ def test_a_run_that_gets_no_better_stops(
     assert str(lines(tmp_path / "run")) == str(written)  # as text, where a NaN equals a NaN
 
 
-@pytest.mark.parametrize("splits", [("train", "test"), ("train",)])
+@pytest.mark.parametrize("splits", [("train", "test"), pytest.param(("train",), marks=pytest.mark.slow)])
 def test_a_run_without_a_validation_split_reports_what_there_is(
     config: Config, splits: tuple[str, ...], tmp_path: pathlib.Path
 ) -> None:

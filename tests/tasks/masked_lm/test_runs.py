@@ -113,6 +113,7 @@ def test_a_run_learns_and_reports(whole: Whole) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(whole: Whole, tmp_path: pathlib.Path) -> None:
     batches, plain = 0, session.meshes.shard_batch
 

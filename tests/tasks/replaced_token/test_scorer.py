@@ -24,6 +24,7 @@ def _of_any_unit(metric: str) -> str:
     return metric.removesuffix("_token").removesuffix("_whole_word").removesuffix("_span")
 
 
+@pytest.mark.slow
 def test_rows_drawn_anew_score_as_rows(bench: Bench, outputs: dict[str, np.ndarray]) -> None:
     evaluation = bench.task.scorer("valid").report(outputs)
     data, each = evaluation.bootstrap_data, len(outputs["target"]) // 2
