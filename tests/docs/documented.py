@@ -55,6 +55,8 @@ def program_words(words: Sequence[str]) -> list[str] | None:
 
     The short form's CONFIG, ner:files, is --config=configs/ner.py:files, and its --data is --config.data.source.
     """
+    if words[:2] == ("jaxfm", "--help"):  # names no program
+        return None
     if words[0] == "jaxfm":
         program, rest = words[1], list(words[2:])
     elif words[0].endswith("python") and words[1] == "-m" and words[2].startswith("jaxfm."):
