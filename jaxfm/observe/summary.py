@@ -78,15 +78,21 @@ def summary_table(splits: Mapping[str, Mapping[str, Any]], first: str, most: int
     names = ([first] if first in names else []) + [name for name in names if name != first]
     confidence = next((scores["intervals"]["confidence"] for scores in splits.values() if "intervals" in scores), 0.95)
     columns, rows = ["metric"], []
+    # A split of too few units has no intervals at all, and then no column for them.
+    found = {
+        (split, name): _with_interval(split, name, number(scores.get(name)), scores.get("intervals"))
+        for split, scores in splits.items()
+        for name in names[:most]
+    }
+    sure = [split for split in splits if any(found[split, name].interval for name in names[:most])]
     for split in splits:
-        columns += [split, f"{confidence:.0%} interval"]
+        columns += [split, *([f"{confidence:.0%} interval"] if split in sure else [])]
     for name in names[:most]:
         row: list[Cell] = [name.replace("_", " ")]
         for split, scores in splits.items():
-            value = number(scores.get(name))
-            found = _with_interval(split, name, value, scores.get("intervals"))
-            ends = "" if found.interval is None else f"{found.interval[0]:.4f} to {found.interval[1]:.4f}"
-            row += [None if math.isnan(value) and name not in scores else value, ends]
+            result = found[split, name]
+            ends = "" if result.interval is None else f"{result.interval[0]:.4f} to {result.interval[1]:.4f}"
+            row += [result.value if name in scores else None, *([ends] if split in sure else [])]
         rows.append(tuple(row))
     return Table("Scores", columns, rows)
 

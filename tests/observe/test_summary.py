@@ -51,6 +51,8 @@ def test_the_table_has_the_metric_that_chose_first() -> None:
     assert list(table.columns) == ["metric", "valid", "95% interval", "test", "95% interval"]
     assert [row[0] for row in table.rows] == ["loss", "f1"]
     assert table.rows[1] == ("f1", 0.5, "0.4000 to 0.6000", 0.25, "0.2000 to 0.3000")
+    alone = {"valid": {"f1": 0.5, "loss": 0.7}, "test": SPLITS["test"]}
+    assert list(summary_table(alone, "f1").columns) == ["metric", "valid", "test", "95% interval"]
     many = {"test": {f"metric_{index}": 0.5 for index in range(30)} | {"f1": 0.5}}
     assert len(summary_table(many, "f1").rows) == 8
     assert len(summary_table(many, "f1", most=None).rows) == 31
