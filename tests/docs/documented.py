@@ -34,6 +34,8 @@ NOT_RUN = {
     r":(mrpc|conll2003|wnut17)\b": "downloads data; tests/data reads prepared ones of the same kind",
     r"array_record:/data|^jaxfm export --workdir runs/base": "is of a run on a pod",
     r"\.\./shared/": "trains on the optional data for half an hour",
+    r"from-trainer ": "reads a script of the reader's; tests/programs/test_from_trainer.py has one",
+    r"--plugin[ =]": "needs the plugin that the page shows; tests/core/test_extensions.py trains with it",
     r"batch_size=auto": "fills the memory of the machine; tests/training/test_batch_size.py",
 }
 

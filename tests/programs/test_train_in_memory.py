@@ -145,11 +145,11 @@ def test_a_config_is_a_file_a_config_dict_or_a_config(tmp_path: pathlib.Path) ->
 @pytest.mark.parametrize(
     ("config", "overrides", "message"),
     [
-        ("nerr", {}, r"^config 'nerr': there is no such config\. Did you mean 'ner'\?"),
+        ("nerr", {}, r"^config nerr: there is no config 'nerr' in jaxfm\. Did you mean 'ner'\?"),
         ("ner:mine", {}, r"has no variant 'mine'"),
-        ("missing.py", {}, r"^config 'missing\.py': there is no such config"),
+        ("missing.py", {}, r"^config missing\.py: there is no such file"),
         ("ner", {"train.epoch": 1}, r"^config\.train\.epoch: there is no such key\. Did you mean 'epochs'"),
-        ("ner", {"train": {"epochs": 1}}, r"^config\.train: is a group of keys\. Name one of them: train\.epochs, "),
+        ("ner", {"train": {"epochs": 1}}, r"^config\.train: is a group of keys\. Name one of them: train\.acc"),
         ("ner", {"task.kind": "multi"}, r"^config\.task\.kind: is a key of another task than 'ner'"),
         ("ner", {"train.epochs": "3"}, r"^config\.train\.epochs: is '3' \(str\), but must be float"),
     ],
