@@ -45,6 +45,7 @@ def test_curves_show_both_splits(tmp_path):
 
 def test_a_split_has_one_colour_whatever_is_recorded_first(tmp_path):
     assert split_colours(["test", "valid", "train"]) == {"test": COLOURS[2], "valid": COLOURS[1], "train": COLOURS[0]}
+    assert list(split_colours(["other", "test", "valid", "train"])) == ["train", "valid", "test", "other"]
     others = split_colours(["train", "dev_a", "dev_b"])
     assert len(set(others.values())) == 3 and others["train"] == COLOURS[0]
     plot_curves([line for line in metrics_of() if line["split"] == "valid"], tmp_path / "valid.png")
