@@ -3,8 +3,8 @@
   python -m profiles.small_data --data=../shared/data --output=profiles/results/small_data.json
   python -m profiles.small_data ... --sets=sentences,questions --programs=defaults,transformers --seeds=0,1,2
 
-The sets are those of profiles/small_sets.py: 45 to 2,000 training examples, 300 test examples (120 where the rarest
-class has one example in twenty). All start from the same MiniLM weights.
+The sets are those of profiles/small_sets.py: 45 to 2,000 training examples, 300 test examples. All programs start from
+the same MiniLM weights.
 
 defaults      the config that docs/ tells a stranger to use, with nothing set but the source and the seed
 search        rates 5e-5, 1e-4, 3e-4, each with as many updates as the defaults make and with twice as many; the best by
