@@ -2,9 +2,9 @@
 
   python -m profiles.interval_coverage [--sets=400] [--counts=10,27,60,200] [--output=FILE.json]
 
-A split is drawn from a model whose scores are known, its intervals are found as after training
-(jaxfm/evaluation/intervals.py) and by the percentile bootstrap alone, and it is counted how many hold what the metric is
-of 20,000 units.
+A split is drawn from a model whose scores are known; its intervals are found as after training
+(jaxfm/evaluation/intervals.py) and by the percentile bootstrap alone. Counted is how many hold what the metric is of
+20,000 units.
 """
 
 import json
