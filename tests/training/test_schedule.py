@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxfm.config import Config
-from jaxfm.core.batch import Volume
+from jaxfm.core.batch import Field, Volume
 from jaxfm.data.arrays import ArrayDataset
 from jaxfm.data.pipeline import TrainBatches
 from jaxfm.schema import replaced
@@ -14,7 +14,8 @@ from jaxfm.training.schedule import count_evaluations, count_updates, is_evaluat
 
 
 def batches(rows: int, batch_size: int) -> TrainBatches:
-    data = ArrayDataset({"x": np.zeros((rows, 1), np.float32)}, {}, Volume("tokens", 1, 1))
+    spec = {"x": Field((1,), np.dtype(np.float32))}
+    data = ArrayDataset({"x": np.zeros((rows, 1), np.float32)}, spec, Volume("tokens", 1, 1))
     return TrainBatches(data, batch_size=batch_size, seed=0)
 
 
