@@ -115,7 +115,7 @@ def _contradictions(splits: CheckedSplits, keys: Mapping[str, Sequence[str]], wh
     for found in against:
         one, other, *_ = found.values()
         examples.append(f"{one.origin}: {shown(one.label)}, {other.origin}: {shown(other.label)}: {shown(one.text)}")
-    message = f"{len(against):,} texts have different labels where they occur again"
+    message = f"{what} that have different labels where they occur again: {len(against):,}"
     return Finding("warning", "contradictions", message, "decide on one label for each", tuple(examples))
 
 

@@ -64,7 +64,7 @@ def test_full_stops_quotes_and_pairs_of_brackets_may_be_part_of_a_name(entity: s
 def test_overlong_entities_are_found() -> None:
     long = "a b c d e f g h i j k l"
     found = check_long_entities({"train": [sentence(long, (0, 10, "ORG")), sentence(long, (1, 12, "ORG"), line=3)]})
-    assert found.message == "1 entities have more than 10 words"
+    assert found.message == "entities of more than 10 words: 1"
     assert found.examples == ("train.conll:3: 11 words: b c d e f g h i j k l",)
 
 
