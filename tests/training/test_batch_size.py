@@ -174,7 +174,7 @@ def test_rows_hold_so_many_examples_on_average(examples: int, a_row: float, accu
         Config(),
         {"train.batch_size": BY_EXAMPLES, "train.batch_examples": examples, "train.accumulate": accumulate},
     )
-    mesh = make_mesh(MeshConfig(data=1))
+    mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
     chosen, (note,) = batch_size.batch_of_examples(config, rows_of(a_row), mesh)
     assert chosen.train.batch_size == rows
     assert f"hold {rows * a_row:.1f} examples on average (train.batch_examples: {examples})" in note
@@ -187,10 +187,13 @@ def test_every_device_gets_a_row_and_numbers_stay() -> None:
     chosen, _ = batch_size.batch_of_examples(config, rows_of(10.0), make_mesh(MeshConfig(data=4)))
     assert chosen.train.batch_size == 4
     fixed = replaced(Config(), {"train.batch_size": 7})
-    assert batch_size.batch_of_examples(fixed, rows_of(4.0), make_mesh(MeshConfig(data=1))) == (fixed, ())
+    assert batch_size.batch_of_examples(fixed, rows_of(4.0), make_mesh(MeshConfig(data=1), jax.devices()[:1])) == (
+        fixed,
+        (),
+    )
 
 
 def test_rows_of_running_text_hold_no_examples() -> None:
     config = replaced(Config(), {"train.batch_size": BY_EXAMPLES})
     with pytest.raises(UserError, match="not made of labelled examples. Give the number of rows, or auto"):
-        batch_size.batch_of_examples(config, rows_of(0.0), make_mesh(MeshConfig(data=1)))
+        batch_size.batch_of_examples(config, rows_of(0.0), make_mesh(MeshConfig(data=1), jax.devices()[:1]))
