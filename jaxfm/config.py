@@ -251,6 +251,11 @@ class CheckpointConfig:
 
     every_steps: int = field(0, "updates between saves beside those at evaluations; 0: none beside", at_least=0)
     keep_last: int = field(1, "latest checkpoints kept (the best one is kept as well)", at_least=1)
+    keep_optimizer: bool = field(
+        False,
+        "a finished run keeps its checkpoints whole; False: the weights that it stands for alone, a third of the size "
+        "or less, which is all that scoring, predicting, exporting and a next run need",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+DISTRIBUTION = "jaxfm-encoders"  # what package indexes call it
+
 
 class UserError(ValueError):
     """Bad input, said in full: the key or file:line, the value, the rule and the nearest valid choice."""
@@ -19,3 +21,11 @@ def did_you_mean(value: str, choices: Iterable[str]) -> str:
     listed = ", ".join(repr(name) for name in names[:20])
     rest = f" and {len(names) - 20} more" if len(names) > 20 else ""
     return f"Valid choices: {listed}{rest}."
+
+
+def install_hint(extra: str = "") -> str:
+    """Returns the command that installs jaxfm, with one of its extras ("hf").
+
+    The name of the distribution stands here alone: the package index has another project called jaxfm.
+    """
+    return f"pip install '{DISTRIBUTION}[{extra}]'" if extra else f"pip install {DISTRIBUTION}"

@@ -198,6 +198,20 @@ def lock_beside(path: pathlib.Path) -> pathlib.Path:
     return path.parent / f".{path.name}.lock"
 
 
+def holder_of(lock: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Returns what a lock file says of the process that holds it ("pid", "host", "since"); None where nobody does.
+
+    Looks without locking. Of a process on another machine only the file speaks, so it counts as alive.
+    """
+    try:
+        found = json.loads(pathlib.Path(lock).read_bytes()[:10_000])
+    except (OSError, ValueError):
+        return None
+    if not isinstance(found, dict) or (found.get("host") == socket.gethostname() and not _is_alive(found)):
+        return None
+    return found
+
+
 def _acquire(path: pathlib.Path, what: str, wait: bool) -> int:
     """Returns the handle of the file of that name, locked."""
     while True:

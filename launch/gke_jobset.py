@@ -82,7 +82,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         "--image",
         required=True,
         type=matching(r"[a-z0-9][A-Za-z0-9._:/@-]*", "the name of a container image"),
-        help="with jaxfm[tpu] and the configuration in it",
+        help="with jaxfm-encoders[tpu] and the configuration in it",
     )
     add("--accelerator", required=True, choices=ACCELERATORS, help="the node label gke-tpu-accelerator")
     add(

@@ -14,7 +14,7 @@ usage: launch/gke_xpk.sh --name=NAME --cluster=CLUSTER --zone=ZONE --tpu-type=TY
   --project=PROJECT     its project (default: the one gcloud is set to)
   --tpu-type=TYPE       for example v5litepod-16
   --slices=N            how many slices of that type (default: 1)
-  --image=IMAGE         a container image with jaxfm[tpu] and the configuration in it
+  --image=IMAGE         a container image with jaxfm-encoders[tpu] and the configuration in it
   --python=PYTHON       the interpreter in that image (default: python3)
   --priority=LEVEL      very-low, low, medium, high or very-high (default: medium)
   --restarts=N          how often to start again, preemptions and crashes counted together (default: 50)

@@ -14,7 +14,7 @@ usage: launch/slurm.sh --name=NAME --nodes=N --gpus=N --time=LIMIT [options] -- 
   --time=LIMIT          minutes, HOURS:MINUTES:SECONDS or DAYS-HOURS:MINUTES:SECONDS; a job that needs longer is
                         requeued as often as it takes
   --partition=NAME, --account=NAME, --qos=NAME      where and on whose account (default: the cluster's)
-  --python=PYTHON       the interpreter, as the nodes see it, that jaxfm[cuda] is installed for (default: python3)
+  --python=PYTHON       the interpreter, as the nodes see it, that jaxfm-encoders[cuda] is installed for (default: python3)
   --logs=DIR            where the log lies, one file a job (default: logs)
   --grace=SECONDS       how long before the time limit the training is told to save (default: 120)
   --wait=SECONDS        how long after the first process ended the others may run on (default: 300)

@@ -182,8 +182,9 @@ get_ready() {
 
 install() {
   local root="${here%/*}" version wheel pip="$directory/venv/bin/pip"
+  [[ -f $root/pyproject.toml ]] || fail 'install builds jaxfm from its checkout: start it as launch/tpu_pod.sh from there'
   version="$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' "$root/jaxfm/__init__.py")"
-  wheel="jaxfm-$version-py3-none-any.whl"
+  wheel="jaxfm_encoders-$version-py3-none-any.whl"
   # setuptools keeps what it once built, and would pack modules that are gone.
   perform rm -rf "$root/build/lib"
   perform python3 -m pip wheel --quiet --no-deps "--wheel-dir=$root/dist" "$root" || broken 'pip could not build jaxfm'

@@ -10,7 +10,7 @@ usage: [OUT=DIR] [DATA=DIR] [PYTHON=python3] [TOY=1] profiles/gpu_all.sh
   OUT=DIR        where results and logs go, one file a step (default: profiles/results/gpu)
   DATA=DIR       folder of data sets (wnut17, mlm-corpus; default: ../shared/data); steps whose set is absent are left out
   REFERENCE=FILE the torch script of NER (default: hf_ner.py in DATA/../reference)
-  PYTHON=PYTHON  the interpreter that jaxfm[cuda,quickstart,test] is installed for (default: python3)
+  PYTHON=PYTHON  the interpreter that jaxfm-encoders[cuda,quickstart,test] is installed for (default: python3)
   LIMIT=SECONDS  after which a step is given up (default: 480)
   TOY=1          the same steps so small that a laptop's CPU runs them: to see that everything works
 

@@ -23,6 +23,7 @@ from jaxfm import files
 from jaxfm.config import Config
 from jaxfm.data.pipeline import TrainBatches
 from jaxfm.hub.config_json import hf_config
+from jaxfm.observe import plots
 from jaxfm.observe.writers import read_metrics
 from jaxfm.programs.train import train
 from jaxfm.tasks import registry
@@ -133,18 +134,14 @@ def torch_loss(model: Any, task: Any) -> float:
 
 def draw(path: pathlib.Path, result: dict[str, Any]) -> None:
     """Draws both curves and the unigram loss."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-    for name in ("jaxfm", "transformers"):
-        axes.plot(*zip(*result[name]["valid"], strict=True), marker="o", label=name)
-    axes.axhline(result["unigram_loss"], color="grey", linestyle=":", label="by frequency alone")
-    axes.set(xlabel="updates", ylabel="held-out masked loss (nats)", title=result["settings"]["preset"])
-    axes.grid(alpha=0.3)
-    axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=140)
-    plt.close(figure)
+    plots.plot_lines(
+        {name: result[name]["valid"] for name in ("jaxfm", "transformers")},
+        path,
+        title=f"{result['settings']['preset']}: held-out masked loss",
+        x_label="step (optimiser updates)",
+        y_label="loss (nats a masked token)",
+        level=("by frequency alone", result["unigram_loss"]),
+    )
 
 
 def main() -> None:

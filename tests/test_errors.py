@@ -1,6 +1,6 @@
 import pytest
 
-from jaxfm.errors import UserError, did_you_mean
+from jaxfm.errors import UserError, did_you_mean, install_hint
 
 
 def test_user_error_is_a_value_error() -> None:
@@ -27,3 +27,8 @@ def test_a_long_list_is_cut() -> None:
     sentence = did_you_mean("zzz", [f"name{i:02}" for i in range(25)])
     assert sentence.startswith("Valid choices: 'name00', 'name01', ") and sentence.endswith("'name19' and 5 more.")
     assert did_you_mean("zzz", [f"name{i:02}" for i in range(20)]).endswith("'name19'.")
+
+
+def test_the_command_that_installs_names_our_distribution() -> None:
+    assert install_hint("hf") == "pip install 'jaxfm-encoders[hf]'"
+    assert install_hint() == "pip install jaxfm-encoders"

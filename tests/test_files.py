@@ -171,10 +171,12 @@ def test_who_holds_a_lock_is_said_and_that_of_a_killed_process_is_taken_over(tmp
         since = json.loads(lock.read_text())["since"]
         expected = f"--output=a: process {child.pid} on {socket.gethostname()} (since {since}) is writing there."
         assert str(error.value).startswith(expected)
+        assert files.holder_of(lock) == json.loads(lock.read_text())
     finally:
         child.kill()
         child.wait()
     assert lock.exists()  # the killed process could not remove it
+    assert files.holder_of(lock) is None and files.holder_of(tmp_path / "nothing") is None
     with files.held(lock, "--output=a"):
         assert json.loads(lock.read_text())["pid"] == os.getpid()
         with pytest.raises(UserError, match=f"process {os.getpid()} on"), files.held(lock, "--output=a"):

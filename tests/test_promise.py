@@ -86,6 +86,7 @@ def ner(tmp_path_factory: pytest.TempPathFactory) -> tuple[Session, image.Any]:
     return session, (task, loaded)
 
 
+@pytest.mark.slow
 def test_three_federated_rounds_of_two_clients(ner: tuple[Session, image.Any]) -> None:
     session, (task, loaded) = ner
     rows = task.datasets["train"]
@@ -103,6 +104,7 @@ def test_three_federated_rounds_of_two_clients(ner: tuple[Session, image.Any]) -
     assert int(state.step) == 12 and max(losses[-2:]) < min(losses[:2]) - 0.1
 
 
+@pytest.mark.slow
 def test_eight_seeds_in_one_program(ner: tuple[Session, image.Any]) -> None:
     session, (task, loaded) = ner
     rows = task.datasets["train"]

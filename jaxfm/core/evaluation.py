@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from rich.console import Group, RenderableType
 
-from jaxfm.observe.tables import Table
+from jaxfm.observe.examples import WrongExample
+from jaxfm.observe.tables import Table, to_html, to_rich
 
 Units = Mapping[str, np.ndarray]
 
@@ -65,7 +67,12 @@ class BootstrapData:
         return {name: float(value) for name, (value,) in self.computed(self.units, weight_1N).items()}
 
 
-@dataclasses.dataclass(frozen=True)
+def own_metrics_table(own: Mapping[str, float]) -> tuple[Table, ...]:
+    """Returns a table of registered metrics, () without any."""
+    return (Table("Registered metrics", ("metric", "value"), list(own.items())),) if own else ()
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Evaluation:
     """A split's result.
 
@@ -77,6 +84,7 @@ class Evaluation:
       warnings: sentences for the person who reads the scores, where these mislead or the model has not learned.
       bootstrap_data: the metrics as a function of independent units, for intervals and comparisons; None without units.
       plots: name -> what draws it as a PNG file.
+      wrong: some of what the model has wrong, the worst first.
     """
 
     metrics: Mapping[str, float]
@@ -86,3 +94,13 @@ class Evaluation:
     warnings: tuple[str, ...] = ()
     bootstrap_data: BootstrapData | None = None
     plots: Mapping[str, Callable[[pathlib.Path], None]] = dataclasses.field(default_factory=dict)
+    wrong: tuple[WrongExample, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Evaluation({', '.join(f'{name}={value:.4f}' for name, value in self.metrics.items())})"
+
+    def __rich__(self) -> RenderableType:
+        return Group(*map(to_rich, self.tables))
+
+    def _repr_html_(self) -> str:
+        return "".join(map(to_html, self.tables))

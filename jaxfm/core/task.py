@@ -137,10 +137,14 @@ class Predictor(Protocol):
         """Returns a result as lines for a person."""
         ...
 
+    def hf_problem(self) -> str:
+        """Returns why `write_hf` would refuse; "" where transformers has a class that computes the same."""
+        ...
+
     def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
         """Writes config, weights and tokenizer as transformers' from_pretrained wants them.
 
-        Raises UserError where transformers has no class that computes the same.
+        Raises UserError with the text of `hf_problem` where there is one.
         """
         ...
 

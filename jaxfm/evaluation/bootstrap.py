@@ -125,8 +125,10 @@ def bootstrap_intervals(
     it is so in all of them, and where there is one unit alone. `jaxfm/evaluation/intervals.py` says for which metrics
     it is used.
     """
-    counts = dict.fromkeys(metrics, float(bootstrap_data.count))
-    return _percentiles(metrics, _bootstrap([bootstrap_data], resamples, seed)[0], counts)
+    samples = _bootstrap([bootstrap_data], resamples, seed)[0]
+    # Registered metrics are functions of predictions, not of weighted units: they have no interval.
+    known = {name: value for name, value in metrics.items() if name in samples}
+    return _percentiles(known, samples, dict.fromkeys(known, float(bootstrap_data.count)))
 
 
 def compare(

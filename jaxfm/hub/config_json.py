@@ -38,12 +38,9 @@ def hf_config(encoder: EncoderConfig, *, head: str = "", pad_token_id: int, labe
     Raises:
       UserError: a family without tables, or without a class of transformers for that head.
     """
+    if problem := missing_class(encoder, head):
+        raise UserError(problem)
     own = family(encoder.family)
-    if head and not (head in own.heads and own.heads[head].suffix):
-        raise UserError(
-            f"transformers has no class with a head of {head} over a {encoder.family} encoder, only "
-            f"{', '.join(classes_with(head))}."
-        )
     return (
         {"architectures": [own.class_name(head)], "model_type": encoder.family}
         | own.write_config(encoder)
@@ -53,6 +50,17 @@ def hf_config(encoder: EncoderConfig, *, head: str = "", pad_token_id: int, labe
             "label2id": {label: index for index, label in enumerate(labels)},
             "dtype": "float32",
         }
+    )
+
+
+def missing_class(encoder: EncoderConfig, head: str) -> str:
+    """Returns why transformers has no class for a kind of head over an encoder; "" where it has one."""
+    own = family(encoder.family)
+    if not head or (head in own.heads and own.heads[head].suffix):
+        return ""
+    return (
+        f"transformers has no class with a head of {head} over a {encoder.family} encoder, only "
+        f"{', '.join(classes_with(head))}."
     )
 
 

@@ -203,6 +203,11 @@ def without_adapters(encoder: EncoderConfig) -> EncoderConfig:
     return dataclasses.replace(encoder, **_NO_LOW_RANK, adapter_size=0, prefix_length=0)
 
 
+def is_mergeable(encoder: EncoderConfig) -> bool:
+    """Returns whether what an encoder adds to its weights can be merged into them; see `only_mergeable`."""
+    return not (encoder.adapter_size or encoder.prefix_length)
+
+
 def only_mergeable(encoder: EncoderConfig, format: str) -> None:
     """Raises UserError for adapters or prefixes, which cannot be merged into weights."""
     for key in ("adapter_size", "prefix_length"):

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # matplotlib takes a second to import, so only programs that 
 WIDTH_INCHES = 9.0
 DOTS_PER_INCH = 200  # twice the size at which plots are shown: sharp on dense screens
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe & Ito: safe for colour-blind eyes
+SPLIT_COLOURS = {"train": COLOURS[0], "valid": COLOURS[1], "test": COLOURS[2]}  # the same in all panels and plots
 INK, GRID, ALARM = "#333333", "#e3e3e3", "#b00020"
 SMOOTHED_FROM = 40
 """Number of points from which a training curve gets a smoothed line over the raw one."""
@@ -28,27 +29,72 @@ Points = tuple[list[int], list[float]]
 
 
 def plot_curves(
-    metrics: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, score: str | None = "f1"
+    metrics: Sequence[Mapping[str, Any]],
+    path: str | os.PathLike[str],
+    *,
+    score: str | None = "f1",
+    chosen: int | None = None,
 ) -> None:
     """Draws loss by step for every split and, beside it, the metric named `score` where it was recorded.
 
-    `metrics` as `writers.read_metrics` returns them. Steps whose value is NaN or infinite are marked in red. Raises
-    OSError when the file cannot be written.
+    Args:
+      metrics: as `writers.read_metrics` returns them. Steps whose value is NaN or infinite are marked in red.
+      path: the PNG file.
+      score: a metric with a panel of its own; none where it is the loss, or nobody recorded it.
+      chosen: the step whose weights are kept, marked on every panel.
+
+    Raises OSError when the file cannot be written.
     """
-    names = ["loss"] + ([score] if score is not None and any(score in line for line in metrics) else [])
-    splits = list(dict.fromkeys(line["split"] for line in metrics))
+    names = ["loss"] + ([score] if score not in (None, "loss") and any(score in line for line in metrics) else [])
     figure = _figure(3.8)
     panels = figure.subplots(1, len(names), squeeze=False, sharex=True)[0]
     for axes, name in zip(panels, names, strict=True):
-        for split, colour in zip(splits, COLOURS * len(splits), strict=False):
+        for split, colour in split_colours(line["split"] for line in metrics).items():
             _draw_curve(axes, split, _points(metrics, split, name), colour)
+        if chosen is not None:
+            axes.axvline(chosen, color=INK, linewidth=1, linestyle=":", label=f"chosen: step {chosen:,}")
         _mark_broken(axes, metrics, name)
-        label = name.replace("_", " ").capitalize()
+        label = _title_of(name)
         _style(axes, title=f"{label} by step", x_label="step (optimiser updates)", y_label=label)
+        _whole_steps(axes)
         axes.grid(axis="y", color=GRID, linewidth=0.8)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, labelcolor=INK)
     _save(figure, path)
+
+
+def plot_lines(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    path: str | os.PathLike[str],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    level: tuple[str, float] | None = None,
+) -> None:
+    """Draws lines of (x, y) points by their name and, as a dotted line, a `level` (name, y) to compare them with.
+
+    Raises OSError when the file cannot be written.
+    """
+    figure = _figure(4.4)
+    axes = figure.subplots()
+    for (name, points), colour in zip(series.items(), COLOURS, strict=False):
+        axes.plot(*zip(*points, strict=True), color=colour, linewidth=2, marker="o", markersize=5, label=name)
+    if level is not None:
+        axes.axhline(level[1], color=INK, linewidth=1, linestyle=":", label=level[0])
+    _style(axes, title=title, x_label=x_label, y_label=y_label)
+    _whole_steps(axes)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.legend(frameon=False, labelcolor=INK)
+    _save(figure, path)
+
+
+def split_colours(splits: Iterable[str]) -> dict[str, str]:
+    """Returns split -> colour, in order of first appearance: train, valid and test have theirs in every plot."""
+    names = list(dict.fromkeys(splits))
+    others = [name for name in names if name not in SPLIT_COLOURS]
+    free = COLOURS[len(SPLIT_COLOURS) :]
+    return {name: SPLIT_COLOURS.get(name) or free[others.index(name) % len(free)] for name in names}
 
 
 def plot_per_type(
@@ -80,7 +126,7 @@ def plot_per_type(
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlim(0, 1.25)  # room for the numbers right of a full bar
     axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    label = score.replace("_", " ").capitalize()
+    label = _title_of(score)
     _style(
         axes, title=f"{label} by {what}{of_all}", x_label=f"{label}  (n: items of the {what} in the data)", y_label=""
     )
@@ -232,6 +278,19 @@ def _mark_broken(axes: "Axes", metrics: Sequence[Mapping[str, Any]], name: str) 
     for index, step in enumerate(broken):
         label = f"NaN or infinite at {len(broken)} step{'s' * (len(broken) > 1)}" if index == 0 else None
         axes.axvline(step, color=ALARM, linewidth=1, linestyle="--", label=label)
+
+
+def _title_of(metric: str) -> str:
+    words = metric.replace("_", " ")
+    return words[:1].upper() + words[1:]  # not capitalize(), which makes "Mcc F1" "Mcc f1"
+
+
+def _whole_steps(axes: "Axes") -> None:
+    """Ticks at whole numbers of steps, with thousands separators: there is no step 2.5."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
 
 
 def _figure(height_inches: float, width_inches: float = WIDTH_INCHES) -> "Figure":

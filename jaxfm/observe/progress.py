@@ -8,46 +8,53 @@ from typing import Self
 
 import rich.progress
 from rich.console import Console, Group
-from rich.live import Live
 from rich.text import Text
 
+from jaxfm.observe.live_area import LiveArea, is_live, live_area
+from jaxfm.observe.messages import styled
 from jaxfm.observe.tables import Table, to_plain, to_rich
 
-REDRAW_SECONDS, PLAIN_SECONDS = 0.1, 10.0
+REDRAW_SECONDS, STEP_REDRAW_SECONDS, PLAIN_SECONDS = 0.1, 0.25, 10.0
 
 
 class Progress:
     """Context manager that shows the training steps done, and prints texts and tables without breaking the bar.
 
     Args:
-      total_steps: the step that training ends at.
-      console: where to write; standard output by default. A bar if it is a terminal, plain lines otherwise.
+      total_steps: the step that training ends at; None where nothing is trained, and no bar is shown for it.
+      console: where to write; standard output by default. A bar if it is a terminal or a notebook, plain lines
+        otherwise.
       quiet: write nothing to standard output (for every process of a run but the first).
 
-    The bar starts at step 0; a resumed run calls `start_at`. Nothing is drawn between calls (no thread), so that an
-    untouched terminal costs the training nothing.
+    The bar starts at step 0; a resumed run calls `start_at`. On a terminal a thread draws it once a second, so that the
+    elapsed time moves while a program is compiled, and steps draw it at most four times a second. In a file there is a
+    line for each `update`, and no thread.
     """
 
-    def __init__(self, total_steps: int, *, console: Console | None = None, quiet: bool = False) -> None:
+    def __init__(self, total_steps: int | None, *, console: Console | None = None, quiet: bool = False) -> None:
         self._console = Console(quiet=quiet) if console is None else console
         self._total = total_steps
+        self._started = self._moved_at = monotonic()
+        self._drawn_at, self._step = 0.0, 0
         # Time and step of this process's first update: the time left is extrapolated from the steps since then.
         self._first: tuple[float, int] | None = None
         self._fields: dict[str, str] = {}
         self._bars = rich.progress.Progress(
-            rich.progress.TextColumn("{task.description}", markup=False),
+            rich.progress.TextColumn("{task.description}", markup=False, style="bold"),
             rich.progress.BarColumn(bar_width=None),
             rich.progress.TextColumn("{task.fields[count]}", markup=False),
             expand=True,
             console=self._console,
             auto_refresh=False,
         )
-        self._training = self._bars.add_task("training", total=total_steps, count=_count(0, total_steps))
-        self._live: Live | None = None
+        self._training: rich.progress.TaskID | None = None
+        if total_steps is not None:
+            self._training = self._bars.add_task("training", total=total_steps, count=_count(0, total_steps))
+        self._live: LiveArea | None = None
 
     def __enter__(self) -> Self:
-        if self._console.is_interactive:
-            live = Live(console=self._console, auto_refresh=False, get_renderable=self._render)
+        if is_live(self._console):
+            live = live_area(self._console, self._render)
             live.start(refresh=True)
             self._live = live
         return self
@@ -65,9 +72,16 @@ class Progress:
         To be called before the first `update`. The time left is estimated from the updates of this process alone.
         """
         assert self._first is None, "start_at() after an update"
-        self._bars.update(self._training, completed=step, count=_count(step, self._total))
-        if self._live is not None:
-            self._live.refresh()
+        self._move_to(step)
+        self._draw()
+
+    def dispatched(self, step: int) -> None:
+        """Moves the bar to `step` updates handed to the devices. Costs nothing in a file, and waits for no device."""
+        self._move_to(step)
+        if self._first is None:
+            self._first = (monotonic(), step)
+        if monotonic() - self._drawn_at >= STEP_REDRAW_SECONDS:
+            self._draw()
 
     def update(
         self,
@@ -80,34 +94,52 @@ class Progress:
         mfu: float | None = None,
     ) -> None:
         """Shows the state of training: `step` updates done, passes over the data, loss, speed and, where known, MFU."""
-        fields = {
+        self._fields = {
             "epoch": f"epoch {epoch:.2f}",
             "loss": f"loss {loss:.4f}",
             "rate": f"lr {learning_rate:.1e}",
             "speed": speed,
             **({} if mfu is None else {"mfu": f"MFU {mfu:.1%}"}),
         }
-        remaining = self._seconds_left(step)
-        if remaining is not None:
-            fields["left"] = f"ETA {format_seconds(remaining)}"
+        self._move_to(max(step, self._step))  # a later step may be dispatched already
+        if self._first is None:
+            self._first = (monotonic(), step)
         if self._live is None:
-            self.say("  ".join([f"step {_count(step, self._total)}", *fields.values()]))
+            self.say("  ".join([f"step {_count(step, self._total)}", *self._fields.values(), self._time(step)]))
+        self._draw()
+
+    @contextlib.contextmanager
+    def state(self, word: str) -> Iterator[None]:
+        """Names the bar by what is done instead of training: "compiling", "saving"."""
+        if self._training is None:
+            yield
             return
-        self._fields = fields
-        self._bars.update(self._training, completed=step, count=_count(step, self._total))
-        self._live.refresh()
+        before = self._bars.tasks[0].description
+        self._bars.update(self._training, description=word)
+        self._draw()
+        try:
+            yield
+        finally:
+            self._bars.update(self._training, description=before)
 
     def say(self, text: str) -> None:
-        """Prints a line of text as it is, above the bar where there is one."""
+        """Prints a line of text as it is, above the bar where there is one; see `messages.styled`."""
         # out() adds no wrapping, markup or colour: brackets in a message are text, and a file gets no codes.
-        if self._live is None:
-            self._console.out(text, highlight=False)
+        if self._console.is_terminal:
+            self._console.print(styled(text), highlight=False)
         else:
-            self._console.print(text, markup=False, highlight=False, emoji=False)
+            self._console.out(text, highlight=False)
+
+    def headline(self, text: str) -> None:
+        """Prints a line that a person should see first: in bold on a terminal, as any other elsewhere."""
+        if self._console.is_terminal:
+            self._console.print(Text(text, "bold"), highlight=False)
+        else:
+            self.say(text)
 
     def table(self, table: Table) -> None:
         """Prints a table, above the bar where there is one."""
-        if self._console.is_interactive:
+        if is_live(self._console):
             self._console.print(to_rich(table))
         else:
             self._console.out("\n" + to_plain(table), highlight=False)
@@ -132,32 +164,43 @@ class Progress:
             shown_at = monotonic()
             if self._live is None:
                 self.say(f"{description} {_count(done, total)}")
-            else:
-                self._live.refresh()
+            self._draw()
 
-        if self._live is not None:
-            self._live.refresh()
+        self._draw()
         try:
             yield advance
         finally:
             self._bars.remove_task(bar)
-            if self._live is not None:
-                self._live.refresh()
+            self._draw()
 
-    def _seconds_left(self, step: int) -> float | None:
-        """Extrapolates from the time since this process's first update, so without compilation; None at the first."""
-        now = monotonic()
-        if self._first is None:
-            self._first = (now, step)
+    def _move_to(self, step: int) -> None:
+        self._step, self._moved_at = step, monotonic()
+        if self._training is not None:
+            self._bars.update(self._training, completed=step, count=_count(step, self._total))
+
+    def _draw(self) -> None:
+        if self._live is not None:
+            self._drawn_at = monotonic()
+            self._live.refresh()
+
+    def _time(self, step: int) -> str:
+        """Returns the time of this process and, from its second update on, the time left: "1m 12s, ETA 52s".
+
+        The time left is extrapolated from this process's first update on, so without its compilation.
+        """
+        elapsed = format_seconds(monotonic() - self._started)
+        if self._first is None or self._total is None or not self._first[1] < step < self._total:
+            return elapsed
         since, first_step = self._first
-        if step <= first_step:
-            return None
-        return (now - since) / (step - first_step) * max(self._total - step, 0)
+        left = (self._moved_at - since) / (step - first_step) * (self._total - step)
+        return f"{elapsed}, ETA {format_seconds(left)}"
 
     def _render(self) -> Group:
         """Returns the bars and, under them, the fields; a narrow terminal loses the least important ones."""
-        fields = dict(self._fields)
-        for least_important in ("rate", "epoch", "mfu", "speed", "left"):
+        if self._training is None:
+            return Group(self._bars)
+        fields = {**self._fields, "time": self._time(self._step)}
+        for least_important in ("rate", "epoch", "mfu", "speed", "time"):
             if len("  ".join(fields.values())) > self._console.width:
                 fields.pop(least_important, None)
         return Group(self._bars, Text("  ".join(fields.values()), no_wrap=True, overflow="ellipsis"))
@@ -215,7 +258,7 @@ class StreamProgress:
     def say(self, text: str) -> None:
         """Prints a line of text as it is, above the bar where there is one."""
         if self._live:
-            self._console.print(text, markup=False, highlight=False, emoji=False)
+            self._console.print(styled(text), highlight=False)
         else:
             self._console.out(text, highlight=False)
 

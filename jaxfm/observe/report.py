@@ -1,4 +1,4 @@
-"""The report of a finished run: report.md for people and report.json for programs."""
+"""The report of a finished run: report.md and report.html for people, report.json for programs."""
 
 import os
 import pathlib
@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxfm.files import write_json, write_text
+from jaxfm.observe.examples import WrongExample
+from jaxfm.observe.html_report import to_html
 from jaxfm.observe.progress import format_seconds
+from jaxfm.observe.summary import result_of
 from jaxfm.observe.tables import Cell, Table, to_markdown
 from jaxfm.observe.writers import to_json
 
-JSON_FILE, MARKDOWN_FILE = "report.json", "report.md"
+JSON_FILE, MARKDOWN_FILE, HTML_FILE = "report.json", "report.md", "report.html"
 
 
 def write_report(
@@ -19,8 +22,13 @@ def write_report(
     report: Mapping[str, Any],
     tables: Mapping[str, Sequence[Table]],
     plots: Sequence[pathlib.Path],
+    *,
+    metric: str = "",
+    wrong: Mapping[str, Sequence[WrongExample]] | None = None,
+    settings: Sequence[tuple[str, str, str, str]] = (),
+    commands: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Writes `report` as WORKDIR/report.json and, with tables and plots, WORKDIR/report.md; each atomically.
+    """Writes `report` as WORKDIR/report.json and, with all the rest, report.md and report.html; each atomically.
 
     Args:
       workdir: the run directory.
@@ -29,13 +37,29 @@ def write_report(
         "model": {"parameters", "trainable_parameters", "optimizer_bytes", "init"},
         "device", "versions": {package: version}}. Other keys are kept; NaN and infinity become "nan" and "inf".
       tables: heading (usually a split) -> tables under it.
-      plots: images inside WORKDIR, shown by relative path.
+      plots: images inside WORKDIR: report.md names them by relative path, report.html holds them.
+      metric: that chose the checkpoint: the one number of the run.
+      wrong: split -> what the model has most wrong.
+      settings: (key, value, default, what it is) of every key of the config.
+      commands: (what it does, command line), see `how_to_use`.
 
     Raises TypeError or ValueError for a value that JSON cannot hold, OSError when the disk is full.
     """
     folder = pathlib.Path(workdir)
     values = to_json(report)
-    write_text(folder / MARKDOWN_FILE, to_report_text(folder, values, tables, plots))
+    write_text(folder / MARKDOWN_FILE, to_report_text(folder, values, tables, plots, metric, commands))
+    page = to_html(
+        folder,
+        values,
+        metric,
+        tables=tables,
+        cost=(training_table(values["training"]), goodput_table(values["training"])),
+        plots=plots,
+        wrong=wrong or {},
+        settings=settings,
+        commands=commands,
+    )
+    write_text(folder / HTML_FILE, page)
     # Written last: where report.json exists, the report is complete.
     write_json(folder / JSON_FILE, values)
 
@@ -45,9 +69,13 @@ def to_report_text(
     report: Mapping[str, Any],
     tables: Mapping[str, Sequence[Table]],
     plots: Sequence[pathlib.Path],
+    metric: str = "",
+    commands: Sequence[tuple[str, str]] = (),
 ) -> str:
     """Returns the text of report.md; `report` has JSON types, the other arguments are those of `write_report`."""
-    parts = [f"# {report['task']}: {workdir.name or workdir}", _summary(report)]
+    parts = [f"# {report['task']}: {workdir.name or workdir}"]
+    result = result_of(report["splits"], metric)
+    parts += [*([f"**{result}**"] if result else []), _summary(report)]
     parts += ["## Scores", to_markdown(scores_table(report["splits"]))]
     for heading, group in tables.items():
         parts += [f"## {heading}"]
@@ -61,8 +89,36 @@ def to_report_text(
         to_markdown(training_table(report["training"])),
         to_markdown(goodput_table(report["training"])),
     ]
-    parts += ["## Use it", _how_to_use(workdir, list(report["splits"])), "## Made with", _made_with(report)]
+    if commands:
+        parts += ["## Use it", "\n".join(["```sh", *(command for _, command in commands), "```"])]
+    parts += ["## Made with", _made_with(report)]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def how_to_use(
+    workdir: str | os.PathLike[str], splits: Sequence[str], *, pairs: bool = False, export: bool = True
+) -> list[tuple[str, str]]:
+    """Returns (what it does, command line) of what can be done with a finished run; FILE, TEXT and DIR are the user's.
+
+    Args:
+      workdir: the run directory.
+      splits: those that were scored: only they can be scored again without other data.
+      pairs: whether the model judges pairs of texts.
+      export: whether it can be written for other libraries.
+    """
+    run = shlex.quote(str(workdir))
+    text = '"TEXT" --pair="SECOND TEXT"' if pairs else '"TEXT"'
+    commands = [
+        ("Predict a text", f"python -m jaxfm.predict --workdir={run} {text}"),
+        ("Predict a file", f"python -m jaxfm.predict --workdir={run} --input=FILE --output=OUT.jsonl"),
+    ]
+    if splits:
+        split = shlex.quote("test" if "test" in splits else splits[-1])
+        commands.append(("Score a split again", f"python -m jaxfm.evaluate --workdir={run} --split={split}"))
+    if export:
+        command = f"python -m jaxfm.export --workdir={run} --format=hf --output=DIR"
+        commands.append(("Write it for transformers", command))
+    return commands
 
 
 def scores_table(splits: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -128,17 +184,6 @@ def _summary(report: Mapping[str, Any]) -> str:
         if numbers:
             text += f" On {split}: {', '.join(numbers)}."
     return text
-
-
-def _how_to_use(workdir: pathlib.Path, splits: Sequence[str]) -> str:
-    run = shlex.quote(str(workdir))
-    split = shlex.quote(splits[-1] if splits else "test")
-    commands = [
-        f"python -m jaxfm.evaluate --workdir={run} --split={split}",
-        f"python -m jaxfm.predict --workdir={run} --input=FILE --output=OUT.jsonl",
-        f"python -m jaxfm.export --workdir={run} --format=hf --output=DIR",
-    ]
-    return "\n".join(["```sh", *commands, "```"])
 
 
 def _made_with(report: Mapping[str, Any]) -> str:

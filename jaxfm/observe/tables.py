@@ -1,6 +1,7 @@
 """One table type, and its renderings for Markdown, a terminal and plain text."""
 
 import dataclasses
+import html
 from collections.abc import Mapping, Sequence
 
 import rich.box
@@ -35,12 +36,18 @@ class Table:
         assert 0 <= self.footer <= len(self.rows), f"footer of {self.title!r}"
         assert set(self.formats) <= set(self.columns), f"formats of {self.title!r} name unknown columns"
 
+    def __rich__(self) -> rich.table.Table:
+        return to_rich(self)
+
+    def _repr_html_(self) -> str:
+        return to_html(self)
+
 
 def to_markdown(table: Table) -> str:
     """Renders the table without its title in GitHub's Markdown, with padded columns so that the source is readable."""
     header = [_escape(name) for name in table.columns]
-    body = [[_escape(text) for text in row] for row in _texts(table)]
-    right = _right_aligned(table)
+    body = [[_escape(text) for text in row] for row in texts(table)]
+    right = right_aligned(table)
     widths = _widths([header, *body], least=3)
     rule = ["-" * (width - 1) + ":" if is_right else "-" * width for width, is_right in zip(widths, right, strict=True)]
     lines = [_pad(row, widths, right) for row in (header, rule, *body)]
@@ -49,8 +56,8 @@ def to_markdown(table: Table) -> str:
 
 def to_plain(table: Table) -> str:
     """Renders title and table as aligned text without control codes."""
-    header, body = list(table.columns), _texts(table)
-    right = _right_aligned(table)
+    header, body = list(table.columns), texts(table)
+    right = right_aligned(table)
     widths = _widths([header, *body])
     lines = ["  ".join(_pad(row, widths, right)).rstrip() for row in (header, *body)]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
@@ -65,17 +72,37 @@ def to_rich(table: Table) -> rich.table.Table:
     rendered = rich.table.Table(
         title=rich.text.Text(table.title, style="bold"), title_justify="left", box=rich.box.SIMPLE_HEAD
     )
-    for name, is_right in zip(table.columns, _right_aligned(table), strict=True):
+    for name, is_right in zip(table.columns, right_aligned(table), strict=True):
         rendered.add_column(rich.text.Text(name), justify="right" if is_right else "left")
     first_of_footer = len(table.rows) - table.footer
-    for index, row in enumerate(_texts(table)):
+    for index, row in enumerate(texts(table)):
         # Text, not str: rich would take a cell such as [B-LOC] for a style and drop it.
         cells = [rich.text.Text(text) for text in row]
         rendered.add_row(*cells, end_section=index == first_of_footer - 1 and table.footer > 0)
     return rendered
 
 
-def _texts(table: Table) -> list[list[str]]:
+def to_html(table: Table) -> str:
+    """Renders title and table for a notebook; the notebook's own style sheet gives the looks."""
+    right = right_aligned(table)
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        shown = (
+            f'<{tag} style="text-align: {"right" if is_right else "left"}">{html.escape(text)}</{tag}>'
+            for text, is_right in zip(cells, right, strict=True)
+        )
+        return f"<tr>{''.join(shown)}</tr>"
+
+    body = "".join(line("td", row) for row in texts(table))
+    return (
+        f"<table><caption>{html.escape(table.title)}</caption><thead>{line('th', table.columns)}</thead>"
+        f"<tbody>{body}</tbody></table>"
+    )
+
+
+def texts(table: Table) -> list[list[str]]:
+    """Returns the cells of all rows as they are shown, each on one line."""
+
     def text(cell: Cell, column: str) -> str:
         if cell is None:
             return ""
@@ -88,7 +115,7 @@ def _texts(table: Table) -> list[list[str]]:
     return [[text(cell, name) for cell, name in zip(row, table.columns, strict=True)] for row in table.rows]
 
 
-def _right_aligned(table: Table) -> list[bool]:
+def right_aligned(table: Table) -> list[bool]:
     """Returns for each column whether it holds only numbers, or empty cells."""
     columns = [[row[index] for row in table.rows] for index in range(len(table.columns))]
     return [bool(cells) and all(not isinstance(cell, str) for cell in cells) for cells in columns]

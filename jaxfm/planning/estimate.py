@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxfm.analysis import hlo
 from jaxfm.config import AUTO, Config
 from jaxfm.core.task import Objective
-from jaxfm.errors import UserError
+from jaxfm.errors import UserError, install_hint
 from jaxfm.parallel import target
 from jaxfm.parallel.compilation import held_bytes
 from jaxfm.parallel.mesh import AXES, make_mesh
@@ -256,7 +256,7 @@ def _compile(config: Config, session: Session, topology: Topology) -> tuple[Any,
     if topology.chip.kind == "gpu" and not hardware.has_gpu_compiler():
         session.lower_for("cuda", config.train.batch_size)
         lacking = "lowered for CUDA, not compiled: activations are not known"
-        return None, memory, [f"the step was {lacking}. The compiler needs no GPU: pip install 'jaxfm[cuda]'"]
+        return None, memory, [f"the step was {lacking}. The compiler needs no GPU: {install_hint('cuda')}"]
     lowered = session.lower(config.train.batch_size)
     try:
         compiled = lowered.compile()

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from jaxfm.errors import UserError, did_you_mean
+from jaxfm.errors import UserError, did_you_mean, install_hint
 from jaxfm.parallel import target
 from jaxfm.parallel.chips import CHIPS, Chip
 
@@ -150,7 +150,7 @@ def describe_devices(topology: Topology) -> Sequence[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             f"--topology={topology.name}: needs the TPU compiler, which is not installed. "
-            "Install it (it needs no TPU): pip install 'jaxfm[tpu]'."
+            f"Install it (it needs no TPU): {install_hint('tpu')}."
         )
     # Without these libtpu looks for a TPU host, and only one process at a time may compile.
     for name, value in _LIBTPU_ENVIRONMENT.items():

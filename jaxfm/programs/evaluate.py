@@ -2,6 +2,7 @@
 or two against each other, example by example: `--compare=runs/a,runs/b`.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Mapping
@@ -14,16 +15,19 @@ from jaxfm import files
 from jaxfm.config import Config, MeshConfig
 from jaxfm.core.build import Build
 from jaxfm.core.task import Evaluation
+from jaxfm.data.records import in_memory
 from jaxfm.data.records.splits import require_split
 from jaxfm.errors import UserError
 from jaxfm.evaluation import bootstrap
 from jaxfm.evaluation.bootstrap import Comparison
 from jaxfm.evaluation.calibration import read_calibration
 from jaxfm.observe.progress import Progress
+from jaxfm.observe.quiet import libraries_quieted
+from jaxfm.observe.summary import result_of
 from jaxfm.observe.writers import to_json
 from jaxfm.parallel import distributed
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.programs import program
+from jaxfm.programs import plugins, program
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.evaluation import Evaluator, whole_batches
 from jaxfm.training.results import with_intervals
@@ -44,6 +48,8 @@ def evaluate(
     source: str | None = None,
     progress: Progress | None = None,
     columns: Mapping[str, str] | None = None,
+    *,
+    data: Any = None,
 ) -> Evaluation:
     """Scores the run's chosen checkpoint on a split of its own source or of another one with the same labels.
 
@@ -55,11 +61,23 @@ def evaluate(
       source: URI of other data.
       progress: where to show how far it is.
       columns: `words_column`, `label_column` and the like of `config.data`, where they are not those of the run.
+      data: other data, in memory, in the forms that `train` takes; without splits they are the split asked for.
 
     Raises:
-      UserError: no run or checkpoint there, no such split, a label the model does not know; or not all processes of
-        a run of several agree.
+      UserError: no run or checkpoint there, no such split, a label the model does not know; both `source` and `data`;
+        or not all processes of a run of several agree.
     """
+    with libraries_quieted(), _given(source, data, split) as source:
+        return _evaluate(workdir, split, source, progress, columns)
+
+
+def _evaluate(
+    workdir: str | pathlib.Path,
+    split: str,
+    source: str | None,
+    progress: Progress | None,
+    columns: Mapping[str, str] | None,
+) -> Evaluation:
     workdir, split = files.user_path(workdir, "--workdir"), require_split(split)
     run = open_run(workdir)
     config = dataclasses.replace(run.config, data=dataclasses.replace(run.config.data, **dict(columns or {})))
@@ -72,10 +90,10 @@ def evaluate(
     distributed.agree("data", {f"the fingerprint of {split}": rows.fingerprint()})
     size = whole_batches(config.eval.batch_size, len(rows), mesh)
     evaluator = Evaluator(task.objective.outputs, restored.graphdef, mesh, size)
-    progress = progress or Progress(len(rows))
+    progress = progress or Progress(None)
     with progress:
-        if note:
-            progress.say(note)
+        for text in filter(None, (note, workdirs.missing_metrics(workdir, config))):
+            progress.say(text)
         with progress.task(f"scoring {split}", len(rows)) as advance:
             outputs = evaluator(restored.params, rows, advance)
     return with_intervals(task.scorer(split).report(outputs, read_calibration(workdir)))
@@ -88,22 +106,37 @@ def compare(
     source: str | None = None,
     progress: Progress | None = None,
     columns: Mapping[str, str] | None = None,
+    *,
+    data: Any = None,
 ) -> Comparison:
     """Scores two runs on the same examples, and says of every metric that both have how sure its difference is.
 
-    Each run is scored on the split of its own source unless there is a `source` for both; further as `evaluate`.
+    Each run is scored on the split of its own source unless there are a `source` or `data` for both; further as
+    `evaluate`.
 
     Raises:
       UserError: as `evaluate`; or the two runs' splits are not the same examples with the same gold targets.
     """
     names = (str(a), str(b))
     pair = []
-    for workdir in names:
-        bootstrap_data = evaluate(workdir, split, source, progress, columns).bootstrap_data
-        if bootstrap_data is None:
-            raise UserError(f"--compare={','.join(names)}: the task of {workdir} is not scored by independent units.")
-        pair.append(bootstrap_data)
+    with libraries_quieted(), _given(source, data, split) as source:
+        for workdir in names:
+            bootstrap_data = _evaluate(workdir, split, source, progress, columns).bootstrap_data
+            if bootstrap_data is None:
+                raise UserError(
+                    f"--compare={','.join(names)}: the task of {workdir} is not scored by independent units."
+                )
+            pair.append(bootstrap_data)
     return bootstrap.compare(*pair, names=names)
+
+
+def _given(source: str | None, data: Any, split: str) -> contextlib.AbstractContextManager[str | None]:
+    """Returns a context that yields the source to score on: the one named, or that of data in memory."""
+    if data is None:
+        return contextlib.nullcontext(source)
+    if source is not None:
+        raise UserError(f"source={source!r} and data: give one of them.")
+    return in_memory.provided(data, alone=split)
 
 
 def _mesh(config: Config) -> tuple[Mesh, str]:
@@ -126,7 +159,7 @@ def main() -> None:
     split, columns = require_split(values.split), program.given_columns(COLUMNS)
     output = None if values.output is None else files.output_file(values.output, "--output")
     program.join()
-    progress = Progress(0, quiet=not distributed.is_main())
+    progress = Progress(None, quiet=not distributed.is_main())
     asked = {"split": split, "source": values.source}
     if pair:
         comparison = compare(pair[0], pair[1], split, values.source, progress, columns)
@@ -134,6 +167,9 @@ def main() -> None:
         found: dict[str, Any] = asked | comparison.to_dict()
     else:
         evaluation = evaluate(values.workdir, split, values.source, progress, columns)
+        metric = workdirs.read_config(files.user_path(values.workdir, "--workdir")).eval.metric
+        if result := result_of({split: {**evaluation.metrics, **evaluation.scores}}, metric):
+            progress.headline(str(result))
         tables, warnings = evaluation.tables, evaluation.warnings
         found = {"workdir": values.workdir, **asked, "scores": dict(evaluation.scores)}
         found |= {"warnings": list(warnings)} if warnings else {}
@@ -149,10 +185,12 @@ def main() -> None:
 
 def run() -> None:
     """Defines the flags and runs the program."""
+    plugins.define_plugin_flag()
     flags.DEFINE_string("workdir", None, "A run directory.")
     flags.DEFINE_string("compare", None, "Two run directories, with a comma between them.")
     flags.DEFINE_string("split", "test", "train, valid or test, or another usual name of them (dev, testb ...).")
     flags.DEFINE_string("source", None, "Data to score on; the run's own if not given.")
+    flags.DEFINE_alias("data", "source")
     flags.DEFINE_string("output", None, "A JSON file for the scores.")
     program.define_column_flags(COLUMNS)
     program.define_process_flags()

@@ -1,20 +1,22 @@
-"""Writes the reference of all config keys: `python -m jaxfm.explain --output=docs/configuration.md`.
+"""Writes a page of the reference: `python -m jaxfm.explain --output=docs/configuration.md`, all keys of the config.
 
-`python -m jaxfm.train --config=FILE --explain` prints the same of one config, with its values.
+`python -m jaxfm.train --config=FILE --explain` prints the same of one config, with its values. --page=programs is the
+page of all programs and their flags, --page=python that of what `import jaxfm` gives.
 """
 
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from absl import flags
 
 from jaxfm import files
 from jaxfm.config import Config
 from jaxfm.programs import program
+from jaxfm.programs.reference import programs_page, python_page
 from jaxfm.schema import Key, describe
 from jaxfm.tasks import registry
 
-USAGE = "usage: python -m jaxfm.explain [--output=FILE.md]"
+USAGE = "usage: python -m jaxfm.explain [--page=keys|programs|python] [--output=FILE.md]"
 _HEAD = """\
 # Configuration
 
@@ -24,26 +26,6 @@ the values of a config. An unknown key, a wrong type and a value out of range ar
 
 This page is generated: `python -m jaxfm.explain --output=docs/configuration.md`.
 """
-
-
-def explain(config: Config) -> Iterator[str]:
-    """Yields lines for a person: each key with its value, where that differs the default of its task, range and reason.
-
-    The default is that of `registry.default_config(TASK)`, where every config file of the task starts.
-    """
-    group = ""
-    defaults = {
-        key.name: key.value for key in describe(registry.from_config_dict({"task": {"name": config.task.name}}))
-    }
-    for key in describe(config):
-        first = key.name.rpartition(".")[0]
-        if first != group:
-            group = first
-            yield f"\n[{group}]"
-        usual = defaults[key.name]
-        default = "" if key.value == usual else f"; default {usual!r}"
-        yield f"config.{key.name} = {key.value!r}  ({key.allowed}{default})"
-        yield f"    {key.doc}"
 
 
 def reference() -> str:
@@ -77,16 +59,24 @@ def _section(title: str, keys: Iterable[Key], doc: str = "") -> list[str]:
     return [*lines, ""]
 
 
+PAGES = {"keys": reference, "programs": programs_page, "python": python_page}
+
+
 def main() -> None:
     """The program."""
-    if flags.FLAGS.output is None:
-        print(reference(), end="")
+    page, output = flags.FLAGS.page, flags.FLAGS.output
+    for name in ("page", "output"):  # the page of programs asks others for their flags, which have the same names
+        delattr(flags.FLAGS, name)
+    text = PAGES[page]()
+    if output is None:
+        print(text, end="")
         return
-    files.write_text(files.output_file(flags.FLAGS.output, "--output"), reference())
-    print(f"written: {pathlib.Path(flags.FLAGS.output)}")
+    files.write_text(files.output_file(output, "--output"), text)
+    print(f"written: {pathlib.Path(output)}")
 
 
 def run() -> None:
     """Defines the flags and runs the program."""
+    flags.DEFINE_enum("page", "keys", list(PAGES), f"Which page: {', '.join(PAGES)}.")
     flags.DEFINE_string("output", None, "The Markdown file to write; standard output if not given.")
     program.run(main, USAGE)

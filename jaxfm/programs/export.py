@@ -11,8 +11,9 @@ from jaxfm.core.build import Build
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub import peft
 from jaxfm.models.adapters import merge_low_rank, only_mergeable
+from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.programs import program
+from jaxfm.programs import plugins, program
 from jaxfm.training.saved_run import open_run
 
 USAGE = "usage: python -m jaxfm.export --workdir=DIR --output=DIR [--format=hf|peft]"
@@ -31,7 +32,11 @@ def export(workdir: str | pathlib.Path, output: str | pathlib.Path, format: str 
     """
     if format not in FORMATS:
         raise UserError(f"--format={format}: {did_you_mean(format, FORMATS)}")
-    workdir, output = files.user_path(workdir, "--workdir"), files.output_directory(output, "--output")
+    with libraries_quieted():
+        return _export(files.user_path(workdir, "--workdir"), files.output_directory(output, "--output"), format)
+
+
+def _export(workdir: pathlib.Path, output: pathlib.Path, format: str) -> pathlib.Path:
     run = open_run(workdir)
     encoder, predictor = run.spec.encoder, run.predictor()
     only_mergeable(encoder, format)
@@ -61,6 +66,7 @@ def main() -> None:
 
 def run() -> None:
     """Defines the flags and runs the program."""
+    plugins.define_plugin_flag()
     flags.DEFINE_string("workdir", None, "A run directory.")
     flags.DEFINE_string("output", None, "The directory to write.")
     flags.DEFINE_string(

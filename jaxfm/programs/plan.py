@@ -10,12 +10,11 @@ import sys
 import jax
 import ml_collections
 from absl import flags
-from rich.console import Console
 
 from jaxfm import files
 from jaxfm.config import Config
 from jaxfm.errors import UserError
-from jaxfm.observe.tables import Table, to_rich
+from jaxfm.observe.progress import Progress
 from jaxfm.planning import output, sweep
 from jaxfm.planning.advice import advise
 from jaxfm.planning.estimate import Plan, Subject, make_plan
@@ -24,8 +23,9 @@ from jaxfm.programs import program
 from jaxfm.tasks.registry import from_config_dict
 
 USAGE = (
-    "usage: python -m jaxfm.plan --config=FILE[:variant] --topology=v5e:16x16 [--slices=N] [--price=USD a chip hour] "
-    "[--sweep] [--output=plan.json] [--config.KEY=VALUE ...]"
+    "usage: python -m jaxfm.plan CONFIG --topology=v5e:16x16 [--slices=N] [--price=USD a chip hour] [--sweep]\n"
+    "  [--output=plan.json] [--config.KEY=VALUE ...]\n"
+    "  CONFIG: a name such as ner or mlm:bert_large, or --config=FILE.py[:variant]"
 )
 
 
@@ -62,19 +62,20 @@ def main() -> None:
     if topology.chip.kind == "gpu":
         jax.config.update("jax_num_cpu_devices", topology.size)
     logging.getLogger("jax").setLevel(logging.ERROR)
-    console, subject = Console(), _subject(values.config)
+    progress, subject = Progress(None), _subject(values.config)
     if values.sweep:
         plans = sweep.run(subject, topology, values.compile, lambda text: print(text, file=sys.stderr))
-        _show(console, [sweep.table(plans, values.price)])
+        progress.table(sweep.table(plans, values.price))
     else:
         plans = [make_plan(subject, topology)]
     best = plans[0]
-    console.print(output.headline(best), markup=False, highlight=False, soft_wrap=True)
+    progress.headline(output.headline(best))
     for note in best.notes:
-        console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
-    _show(console, output.tables(best, values.price))
+        progress.say(f"  {note}")
+    for table in output.tables(best, values.price):
+        progress.table(table)
     for sentence in advise(best):
-        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        progress.say(sentence)
     if values.output:
         whole = output.to_dict(best, values.price)
         others = [output.to_dict(each, values.price) for each in plans[1:]]
@@ -83,11 +84,6 @@ def main() -> None:
         )
     if best.memory.fits is False:
         raise UserError(f"{best.settings['model']} does not fit {topology.name}: {advise(best)[0]}.")
-
-
-def _show(console: Console, tables: list[Table]) -> None:
-    for table in tables:
-        console.print(to_rich(table))
 
 
 def run() -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
@@ -22,14 +23,16 @@ from jaxfm.data.records import source_unlabelled
 from jaxfm.data.records.source_unlabelled import Wanted
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.observe.progress import Progress
+from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.programs import program
+from jaxfm.programs import plugins, program
 from jaxfm.training.evaluation import Evaluator, bucket
 from jaxfm.training.saved_run import open_run
 from jaxfm.training.session import compute_dtype
 
 USAGE = 'usage: python -m jaxfm.predict --workdir=DIR ("TEXT" ... [--pair="TEXT"] | --input=FILE --output=FILE.jsonl)'
 RUN_WORDS = "run"
+_LISTED = 12  # labels in a repr
 COLUMNS = ("text_column", "pair_column", "words_column")
 
 Text = str | tuple[str, str] | Mapping[str, Any]
@@ -37,21 +40,37 @@ Text = str | tuple[str, str] | Mapping[str, Any]
 
 
 class Model:
-    """A trained run, loaded: call it with texts as often as you like."""
+    """A trained run, loaded: call it with texts as often as you like, also from several threads.
+
+    Attributes:
+      workdir: the run directory.
+      task: name of its task.
+      labels: class names of its head, empty where the head has none.
+      step: whose checkpoint it is.
+    """
 
     def __init__(self, workdir: str | pathlib.Path, words: str = RUN_WORDS):
         """Restores the run's chosen checkpoint; UserError when there is none. `words`: see `--words`."""
-        workdir = files.user_path(workdir, "--workdir")
-        run = open_run(workdir)
-        self._predictor = _split_by(run.predictor(), words)
-        config = run.config
-        self._mesh = make_mesh(MeshConfig())
-        self._restored = run.restore(self._mesh, Build(compute_dtype(config.train.precision)))
+        self.workdir = files.user_path(workdir, "--workdir")
+        with libraries_quieted():
+            run = open_run(self.workdir)
+            self._predictor = _split_by(run.predictor(), words)
+            config = run.config
+            self._mesh = make_mesh(MeshConfig())
+            self._restored = run.restore(self._mesh, Build(compute_dtype(config.train.precision)))
+        self.task, self.labels = config.task.name, self._predictor.labels
         self.step = self._restored.step
         self._batch_size = config.eval.batch_size
         self._trained = {name: getattr(config.data, name) for name in (*COLUMNS, "label_column")}
         # One compiled function a batch size: small calls must not pay for a large batch.
         self._evaluators: dict[int, Evaluator] = {}
+        # Tokenizers are not safe to call from two threads at once: they set their truncation anew at each call.
+        self._one_at_a_time = threading.Lock()
+
+    def __repr__(self) -> str:
+        more = f" and {len(self.labels) - _LISTED} more" if len(self.labels) > _LISTED else ""
+        listed = f"{', '.join(self.labels[:_LISTED])}{more}" if self.labels else "none"
+        return f"<jaxfm.Model: {self.task}, labels: {listed}; step {self.step} of {str(self.workdir)!r}>"
 
     @property
     def pairs(self) -> bool:
@@ -72,12 +91,15 @@ class Model:
     def __call__(self, texts: Text | Iterable[Text]) -> dict[str, Any] | list[dict[str, Any]]:
         """Returns the result of one text (a str or a record), or a list of one result each of several.
 
+        Several are any iterable: a list, a tuple, a generator, a NumPy array, a pandas Series, a column of a data set.
         A pair of texts, (text, pair), stands in a list: [("A text.", "Another.")].
         NER: {"text", "entities": [{"type", "text", "start", "end", "score"}]}; classification: {"text", "label", ...}.
 
         Raises:
           UserError: what is no text ("text 3: ..."), a pair where the model judges single texts or the other way round.
         """
+        if getattr(texts, "shape", None) == ():  # one text as a NumPy array without axes
+            texts = texts.item()  # type: ignore[union-attr]
         if isinstance(texts, str | Mapping):
             return next(self.stream([self._record(texts, "the text")]))
         if isinstance(texts, bytes) or hasattr(texts, "columns") or not isinstance(texts, Iterable):
@@ -106,14 +128,17 @@ class Model:
             record = {"text": text[0], "pair": text[1]}
         else:
             record = {"text": text}
+        # NumPy's strings are strings, but not ones that everybody writes as JSON.
+        record = {name: str(value) if isinstance(value, str) else value for name, value in record.items()}
         return source_unlabelled.check_record({**record, "origin": origin}, self.wanted)
 
     def _predict(self, chunk: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        encoded = self._predictor.encode(chunk)
-        size = bucket(self._batch_size, len(encoded.rows), self._mesh)
-        if size not in self._evaluators:
-            self._evaluators[size] = Evaluator(self._predictor.outputs, self._restored.graphdef, self._mesh, size)
-        return self._predictor.decode(encoded, self._evaluators[size](self._restored.params, encoded.rows))
+        with self._one_at_a_time:
+            encoded = self._predictor.encode(chunk)
+            size = bucket(self._batch_size, len(encoded.rows), self._mesh)
+            if size not in self._evaluators:
+                self._evaluators[size] = Evaluator(self._predictor.outputs, self._restored.graphdef, self._mesh, size)
+            return self._predictor.decode(encoded, self._evaluators[size](self._restored.params, encoded.rows))
 
 
 def load(workdir: str | pathlib.Path) -> Model:
@@ -164,7 +189,7 @@ def predict_file(
         raise UserError(f"--output={output}: is the input itself. Name another file.")
     model = Model(workdir, words)
     wanted = Wanted(model.wanted.pairs, model.wanted.words, dict(columns or {}), model.wanted.trained)
-    progress = progress or Progress(0, quiet=files.is_stream(output))
+    progress = progress or Progress(None, quiet=files.is_stream(output))
     count = cut = 0
     with progress, progress.task(f"predicting {source.name} (records)", None) as advance, _alone(output):
         with files.atomic_write(output) as file:
@@ -251,6 +276,7 @@ def main(texts: Sequence[str]) -> None:
 
 def run() -> None:
     """Defines the flags and runs the program."""
+    plugins.define_plugin_flag()
     flags.DEFINE_string("workdir", None, "A run directory.")
     flags.DEFINE_string("input", None, f"Texts: {', '.join(source_unlabelled.endings())}; also with .gz but .parquet.")
     flags.DEFINE_string("output", None, "JSON lines to write.")

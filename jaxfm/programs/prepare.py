@@ -18,7 +18,7 @@ from jaxfm.data.corpora.preparation_report import MARKDOWN_FILE, unknown_warning
 from jaxfm.data.records.splits import require_split
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.hub.locate import locate
-from jaxfm.observe.progress import StreamProgress
+from jaxfm.observe.progress import Progress, StreamProgress
 from jaxfm.programs import program
 
 USAGE = (
@@ -97,7 +97,7 @@ def main() -> None:
         f"report: {values.output}/{MARKDOWN_FILE}"
     )
     if unknown := unknown_warning(manifest):
-        print(f"WARNING: {unknown[0]}: {unknown[1]}")
+        Progress(None).say(f"WARNING: {unknown[0]}: {unknown[1]}")
 
 
 def run() -> None:

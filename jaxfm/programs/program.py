@@ -1,78 +1,76 @@
 """What all programs share: flags in, exit codes out.
 
-0 done · 2 the user's mistake, said in one message · 69 another process of the run failed or is gone
+0 done · 1 `check` found errors in the data, `doctor` in the installation · 2 the user's mistake, said in one message · 69 another process of the run failed or is gone
 (docs/multi_host.md) · 75 stopped by preemption after a good save (launchers start it again) · 130 stopped by Ctrl-C,
 after a save where there is something to save · 143 stopped by SIGTERM where there is nothing to save.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import errno
+import importlib
 import io
 import logging
 import os
+import pathlib
 import re
 import signal
 import sys
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from absl import app, flags
-from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from jaxfm import files
 from jaxfm.config import DataConfig
 from jaxfm.errors import UserError
+from jaxfm.observe.quiet import quiet_libraries
 from jaxfm.parallel import distributed
 from jaxfm.parallel.compilation import keep_compiled_programs
 from jaxfm.parallel.distributed import EXIT_INTERRUPTED, EXIT_USER_MISTAKE
 from jaxfm.parallel.host_memory import keep_freed_memory
+from jaxfm.programs import arguments, plugins, shipped, usage
+from jaxfm.programs.keys import explain
 
 EXIT_PREEMPTED = 75
+# Flags of a program that several processes run together; see `define_process_flags`.
+_OF_PROCESSES = ("coordinator", "num_processes", "process_id", "start_timeout", "heartbeat_timeout")
+# Where `definition_of` asks for a program's definition, which is put here in place of running it.
+_ASKED: contextvars.ContextVar[list[usage.Definition] | None] = contextvars.ContextVar("asked", default=None)
 _OF_THE_USER = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
 )
 
 
-def quiet_libraries() -> None:
-    """Keeps other packages' chatter off the terminal; their errors still come through as exceptions."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    # What jaxfm itself warns of (a damaged checkpoint, say) must not be quieted with them.
-    own = logging.getLogger("jaxfm")
-    if not own.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("WARNING: %(message)s"))
-        own.addHandler(handler)
-        own.propagate = False
-        own.setLevel(logging.WARNING)  # else the root's level holds, which absl has just raised
-    for name in ("orbax", "transformers", "huggingface_hub", "datasets", "tensorflow_datasets"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="(orbax|tensorflow_datasets|transformers).*")
-
-
-def run(main: Callable[..., None], usage: str, *, takes_arguments: bool = False) -> None:
+def run(main: Callable[..., None], usage_line: str, *, takes_arguments: bool = False) -> None:
     """Parses the flags, calls `main` and exits with the code that the module's first lines explain.
 
     Args:
       main: reads flags by itself; with takes_arguments it is called with the list of the other words.
-      usage: how to call the program, shown with a wrong flag.
-      takes_arguments: whether words without a dash may follow the flags.
+      usage_line: how to call the program as `python -m jaxfm.NAME`, shown with a wrong flag.
+      takes_arguments: whether words without a dash may stand beside the flags.
     """
+    definition = _definition(main, usage_line, takes_arguments)
+    if (asked := _ASKED.get()) is not None:
+        asked.append(definition)
+        return
     for stream in (sys.stdout, sys.stderr):  # a terminal of another encoding than UTF-8 is no reason to fail
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        argv = _parsed(sys.argv, usage, takes_arguments)
+        if arguments.asks_help(sys.argv[1:]):
+            _print_help(definition)
+            return
+        plugins.load_named(sys.argv)  # before the flags: keys and values of the config may be what they register
+        argv = _parsed(sys.argv, definition)
         quiet_libraries()  # after the flags: parsing them sets the verbosity anew
         keep_freed_memory()
         keep_compiled_programs()
-        arguments = [argv[1:]] if takes_arguments else []
+        texts = [argv[1:]] if takes_arguments else []
         with distributed.ProcessGroup():
-            app.run(lambda _: _translating(main, *arguments), argv=argv, flags_parser=lambda argv: argv)
+            app.run(lambda _: _translating(main, *texts), argv=argv, flags_parser=lambda argv: argv)
     except UserError as error:
         _stop(str(error), EXIT_USER_MISTAKE)
     except KeyboardInterrupt:
@@ -101,23 +99,124 @@ def stopped_by_signal(number: int) -> int:
     return EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_PREEMPTED
 
 
-def _parsed(argv: Sequence[str], usage: str, takes_arguments: bool) -> list[str]:
-    """Parses absl flags; everything wrong with them becomes a UserError."""
-    for word in argv[1:]:
-        if match := re.match(r"--?(?:no)?config\.([\w.]+)", word):
-            from jaxfm.tasks import registry  # late: programs without a config start faster
+def definition_of(name: str) -> usage.Definition:
+    """Returns the flags of the program of that module of `jaxfm.programs`, which is not run; UserError if it has none.
 
-            registry.check_key(match[1])
+    The flags of this process are afterwards as before.
+    """
+    before, asked = set(flags.FLAGS), []
+    token = _ASKED.set(asked)
     try:
-        rest = flags.FLAGS(list(argv))
+        importlib.import_module(f"jaxfm.programs.{name}").run()
+    finally:
+        _ASKED.reset(token)
+        for each in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, each)
+    return asked[0]
+
+
+def _definition(main: Callable[..., None], usage_line: str, takes_texts: bool) -> usage.Definition:
+    """Returns the flags that jaxfm's modules and the script itself define; those of other packages are left out."""
+    module = sys.modules[main.__module__]
+    by_module = flags.FLAGS.flags_by_module_dict()
+    # A script's own flags are those of the module that absl calls by its path.
+    own = [
+        flag
+        for name, found in by_module.items()
+        if name.startswith("jaxfm.") or (main.__module__ == "__main__" and name == sys.argv[0])
+        for flag in found
+    ]
+    return usage.Definition(
+        name=main.__module__.rpartition(".")[2].replace("_", "-"),
+        usage=usage_line,
+        doc=module.__doc__ or "",
+        flags=tuple(
+            usage.Flag(
+                name=flag.name,
+                doc=flag.help or "",
+                default=None if flag.default is None else str(flag.default_as_str).strip("'"),
+                switch=bool(flag.boolean),
+                shared=flag.name in _OF_PROCESSES,
+            )
+            for flag in own
+        ),
+        takes_config="config" in flags.FLAGS,
+        takes_texts=takes_texts,
+    )
+
+
+def _print_help(definition: usage.Definition) -> None:
+    """Prints how a program is used, with the keys of a config where one is given."""
+    configs = shipped.listing() if definition.takes_config else {}
+    print(usage.as_called(usage.help_text(definition, configs), sys.argv[0]))
+    words = arguments.without_help(sys.argv[1:])
+    if definition.takes_config and words:
+        from jaxfm.tasks import registry  # late: programs without a config start faster
+
+        _parsed([sys.argv[0], *words], definition)
+        if flags.FLAGS.config is not None:
+            print(f"\nkeys of {config_path()}:")
+            print("\n".join(explain(registry.from_config_dict(flags.FLAGS.config))))
+
+
+def _parsed(argv: Sequence[str], definition: usage.Definition) -> list[str]:
+    """Parses the flags, in whatever order they are; everything wrong with them becomes a UserError.
+
+    Returns the program's name and the words that are not flags.
+    """
+    try:
+        words = flags.FLAGS.read_flags_from_files(list(argv[1:]), force_gnu=True)
+        found, texts = arguments.split(words, lambda name: _is_switch(name, definition))
+        if definition.takes_config:
+            found, texts = arguments.config_first(found, texts)
+            if found and found[0].startswith("--config="):
+                found[0] = f"--config={shipped.config_file(found[0].removeprefix('--config='))}"
+        if texts and not definition.takes_texts:
+            raise UserError(f"unexpected argument {texts[0]!r} (a flag starts with --).")
+        ordered = [argv[0], *found, "--", *texts]
+        with _as_argv(ordered):  # in which config_flags looks for keys
+            rest = flags.FLAGS(ordered)
         if getattr(flags.FLAGS, "config", None) is not None:
             flags.FLAGS.config.is_locked  # noqa: B018  (config_flags keeps a missing file's error until it is looked at)
+    except UserError as error:
+        raise UserError(f"{_reason(error)}\n{definition.usage}") from error
     # config_flags runs the config file and sets its keys while it parses: what it raises is about the user's words.
     except (flags.Error, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
-        raise UserError(f"{_config_advice(error, argv) or _reason(error)}\n{usage}") from error
-    if rest[1:] and not takes_arguments:
-        raise UserError(f"unexpected argument {rest[1]!r} (a flag starts with --).\n{usage}")
+        raise UserError(f"{_config_advice(error, argv) or _reason(error)}\n{definition.usage}") from error
     return rest
+
+
+def _is_switch(name: str, definition: usage.Definition) -> bool:
+    """Returns whether a flag has no value; UserError for one that the program lacks."""
+    values = flags.FLAGS
+    if name in values:
+        return bool(values[name].boolean)
+    if name.startswith("no") and name[2:] in values and values[name[2:]].boolean:
+        return True
+    if name == "data" and definition.takes_config:
+        return False
+    key = re.fullmatch(r"(no)?config\.([\w.]+)", name)
+    if key is None and not definition.takes_config:
+        raise UserError(usage.unknown_flag(name, definition, ()))
+    from jaxfm.tasks import registry  # late: programs without a config start faster
+
+    keys = registry.all_keys()
+    if key is None:
+        raise UserError(usage.unknown_flag(name, definition, tuple(keys)))
+    registry.check_key(key[2])
+    if not definition.takes_config:
+        raise UserError(usage.unknown_flag(name, definition, ()))
+    return key[2] in keys and keys[key[2]].allowed.startswith("bool")
+
+
+@contextlib.contextmanager
+def _as_argv(words: list[str]) -> Iterator[None]:
+    """Sets `sys.argv` in the block."""
+    before, sys.argv = sys.argv, words
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def _config_advice(error: Exception, argv: Sequence[str]) -> str:
@@ -146,8 +245,21 @@ def _reason(error: Exception) -> str:
 
 
 def define_config_flag() -> flags.FlagHolder[object]:
-    """Defines --config=FILE[:ARG] and --config.KEY=VALUE."""
-    return config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/ner.py or configs/ner.py:wnut17.")
+    """Defines --config=FILE[:ARG], --config.KEY=VALUE and --plugin=FILE.py, whose names a config may have."""
+    plugins.define_plugin_flag()
+    return config_flags.DEFINE_config_file("config", None, "A name (ner, ner:files) or FILE.py[:variant].")
+
+
+def config_path() -> str:
+    """Returns the path of the config file that --config named, with its variant: "/a/configs/ner.py:files"."""
+    return config_flags.get_config_filename(flags.FLAGS["config"])
+
+
+def say_shipped_config() -> None:
+    """Prints which file the config is, where that is one that comes with an installed jaxfm: it is not in sight."""
+    path = config_path()
+    if distributed.is_main() and shipped.is_shipped(path) and not pathlib.Path(path).is_relative_to(pathlib.Path.cwd()):
+        print(f"config: {path}")
 
 
 def define_column_flags(names: Iterable[str]) -> None:
@@ -193,5 +305,6 @@ def join() -> None:
 
 
 def _stop(message: str, code: int) -> None:
+    message = usage.as_called(message, sys.argv[0])
     print(f"error: {message}" if code == EXIT_USER_MISTAKE else message, file=sys.stderr)
     sys.exit(code)

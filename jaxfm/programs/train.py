@@ -5,64 +5,118 @@ docs/multi_host.md.
 """
 
 import contextlib
+import dataclasses
 import pathlib
+import shlex
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import ml_collections
 from absl import flags
 
 from jaxfm import files
 from jaxfm.config import Config
 from jaxfm.core.spec import SPEC_FILE
+from jaxfm.data.records import in_memory
 from jaxfm.errors import UserError
+from jaxfm.observe import summary
 from jaxfm.observe.progress import Progress
+from jaxfm.observe.quiet import libraries_quieted
+from jaxfm.observe.shown import Report
 from jaxfm.observe.wall_clock import WallClock
 from jaxfm.parallel import distributed
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.parallel.preemption import Preempted
 from jaxfm.programs import program
-from jaxfm.programs.explain import explain
+from jaxfm.programs.given_config import GivenConfig, resolve_config
+from jaxfm.programs.keys import explain
 from jaxfm.tasks import registry
-from jaxfm.training import averaging, batch_size, initial, results
+from jaxfm.training import averaging, batch_size, initial, results, retention
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints, check_room
 from jaxfm.training.fit import fit
 from jaxfm.training.setup import set_up
 
-USAGE = "usage: python -m jaxfm.train --config=FILE[:variant] --workdir=DIR [--config.KEY=VALUE ...] [--explain]"
+USAGE = (
+    "usage: python -m jaxfm.train CONFIG --workdir=DIR [--data=URI] [--config.KEY=VALUE ...] [--explain]\n"
+    "  CONFIG: a name such as ner, ner:files or mlm:continue, or --config=FILE.py[:variant]"
+)
 
 
-def train(config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
+def train(
+    config: GivenConfig,
+    workdir: str | pathlib.Path,
+    *,
+    data: Any = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Report:
     """Runs, resumes or merely reports a run.
 
     Args:
-      config: a checked Config, or a ConfigDict as a config file returns it.
+      config: a name ("ner", "classification:files"), the path of a config file ("my.py:variant"), a ConfigDict as such
+        a file returns it, or a checked Config.
       workdir: the run directory; made if need be. Where the run has several processes (`distributed.start` was called
         before), one that all of them see.
+      data: what to train on, in place of `config.data.source`: dicts, a row each; a dict of columns; a DataFrame of
+        pandas or polars; a pyarrow Table; a datasets.Dataset; or a dict of these by split (train, valid, test). Without
+        "valid" a share of the training data is kept for it, as `config.data.holdout` says. See docs/python.md.
+      overrides: values of single keys, by their dotted names: {"train.epochs": 3}, as `--config.train.epochs=3`.
 
     Returns:
-      The content of report.json.
+      The content of report.json, a dict that shows its scores.
 
     Raises:
       UserError: anything wrong with config, data, weights or workdir, or not the same on all processes; nothing is
         half-written then.
       Preempted: stopped by a signal, after saving.
     """
-    if not isinstance(config, Config):
-        config = registry.from_config_dict(config)
+    config = resolve_config(config, overrides)
     workdir = files.user_path(workdir, "--workdir")
+    with contextlib.ExitStack() as held:
+        held.enter_context(libraries_quieted())
+        if data is not None:
+            source = held.enter_context(in_memory.provided(data))
+            config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=source))
+        return Report(_train_or_report(config, workdir, held), workdir)
+
+
+def _train_or_report(config: Config, workdir: pathlib.Path, held: contextlib.ExitStack) -> dict[str, Any]:
     wall_clock = WallClock()
     config = workdirs.with_chosen(workdir, config)  # a run goes on with the batch it began with
+    _check_data(workdir, config.data.source)
     status = workdirs.status(workdir, config)
     distributed.agree("start", workdirs.identity(workdir, config) | {"the run in --workdir": status}, soon=True)
     if status == "finished":
-        return workdirs.read_report(workdir)
-    with contextlib.ExitStack() as held:
-        if status == "half-way":
-            held.enter_context(workdirs.hold(workdir, config, status))
-        return _train(config, workdir, status, wall_clock, held)
+        return _finished(config, workdir)
+    if status == "half-way":
+        workdirs.check_extensions(workdir, config)
+        held.enter_context(workdirs.hold(workdir, config, status))
+    return _train(config, workdir, status, wall_clock, held)
+
+
+def _check_data(workdir: pathlib.Path, source: str) -> None:
+    """Raises UserError where the run in `workdir` is of data in memory, and these are not the ones given now."""
+    before = workdirs.source_of(workdir)
+    if not in_memory.is_provided(before) or before == source:
+        return
+    given = f"the data given now ({source})" if in_memory.is_provided(source) else "no such data are given now"
+    raise UserError(
+        f"--workdir={workdir}: holds a run of data that were given in memory ({before}), and {given}"
+        f"{' are others' if in_memory.is_provided(source) else ''}. Give the same data to go on with that run "
+        "(data=...), or another --workdir for a new one."
+    )
+
+
+def _finished(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns the report of a finished run; ends the clean-up of its checkpoints where that was cut off."""
+    report = workdirs.read_report(workdir)
+    with Progress(None, quiet=not distributed.is_main()) as progress:
+        if distributed.is_main() and retention.is_cut_off(workdir, report):
+            with workdirs.hold(workdir, config, "finished"):
+                progress.say(retention.drop_surplus(workdir, report))
+        progress.headline(summary.headline(report, config.eval.metric))
+    return report
 
 
 def _train(
@@ -108,26 +162,57 @@ def _train(
             fitted = averaging.choose(config, task, setup, fitted, checkpoints, workdir, progress, wall_clock)
         finally:
             checkpoints.close()
-        return results.finish(config, task, setup, fitted, workdir, progress, wall_clock)
+        report = results.finish(config, task, setup, fitted, workdir, progress, wall_clock)
+        if distributed.is_main() and (dropped := retention.drop_surplus(workdir, report)):
+            progress.say(dropped)
+    # After the bar: the last lines of the screen are what the run comes to.
+    summary.show_summary(progress, report, workdir, config.eval.metric)
+    return report
 
 
 def main() -> None:
     """The program."""
     config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
     if config is not None and flags.FLAGS.explain:
-        print("\n".join(explain(registry.from_config_dict(config))))
+        print("\n".join([f"config file: {program.config_path()}", *explain(registry.from_config_dict(config))]))
         return
     if config is None or not workdir:
         raise UserError(f"--{'config' if config is None else 'workdir'} is missing.\n{USAGE}")
     program.join()
+    program.say_shipped_config()
     try:
         train(config, workdir)
+    except workdirs.FinishedRunError as error:
+        command = _command_to_go_on(registry.from_config_dict(config), files.user_path(workdir, "--workdir"))
+        raise UserError(f"{error} The whole command:\n  {command}") from None
     except Preempted as stop:
         if distributed.is_main():
             print(f"{stop}. The same command goes on from there.", file=sys.stderr)
         sys.exit(program.stopped_by_signal(stop.signal_number))
     if distributed.is_main():
         print(f"run finished; report: {workdir}/report.md")
+
+
+def _command_to_go_on(config: Config, workdir: pathlib.Path) -> str:
+    """Returns the command that trains the model of a finished run further, by what this command adds to it."""
+    before = workdirs.read_config(workdir).train
+    number = next(number for number in range(2, 1_000_000) if not pathlib.Path(f"{workdir}-{number}").exists())
+    changed = {"model.init": f"run:{workdir}"}
+    for key in ("preset", "tokenizer"):  # those of the run are taken
+        changed |= {f"model.{key}": ""} if getattr(config.model, key) else {}
+    for key in ("epochs", "steps"):  # what is asked for in all, less what is done
+        more = getattr(config.train, key) - getattr(before, key)
+        changed |= {f"train.{key}": f"{more:g}"} if more > 0 else {}
+    names = [f"--config.{key}" for key in changed] + ["--workdir"]
+    given, skip = [], False
+    for word in sys.argv[1:]:
+        name, equals, _ = word.partition("=")
+        is_ours = f"--{name.lstrip('-')}" in names
+        if not (skip or is_ours):
+            given.append(word)
+        skip = is_ours and not equals  # its value is the next word
+    words = [*given, *(f"--config.{key}={value}" for key, value in changed.items()), f"--workdir={workdir}-{number}"]
+    return f"python -m jaxfm.train {shlex.join(words)}"
 
 
 def run() -> None:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxfm.core.extensions import Loss, loss_of
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.schema import field
 
@@ -33,39 +34,61 @@ class LossConfig:
         "0: one pass",
         at_least=0,
     )
+    function: str = field(
+        "",
+        "name of a loss over classes that jaxfm.register_loss was given, in place of cross-entropy; class_weights and "
+        "r_drop apply to it",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassLoss:
-    """Cross-entropy and what may be done to it.
+    """Cross-entropy and what may be done to it, or a registered loss.
 
     Attributes:
       smoothing: share of the target spread over all classes (Szegedy et al. 2016).
       focal_gamma: exponent of (1 - p), p the target's probability (focal loss, Lin et al. 2017); 0: plain.
       weights: of the classes; empty: all 1. As in torch the mean is over the targets' weights.
+      registered: taken in place of cross-entropy, and then without the two first.
     """
 
     smoothing: float = 0.0
     focal_gamma: float = 0.0
     weights: tuple[float, ...] = ()
+    registered: Loss | None = None
 
     @classmethod
     def of(cls, config: LossConfig, labels: Sequence[str], counts_C: np.ndarray | None) -> "ClassLoss":
         """Builds what `config.task.loss` says; `counts_C` are the training targets of each class (None: not known).
 
         Raises:
-          UserError: class weights that are no weights of these classes.
+          UserError: class weights that are no weights of these classes; a loss that is not registered, does not give
+            one number a target, or is asked for with what changes cross-entropy alone.
         """
-        return cls(config.label_smoothing, config.focal_gamma, class_weights(config, labels, counts_C))
+        weights = class_weights(config, labels, counts_C)
+        if not config.function:
+            return cls(config.label_smoothing, config.focal_gamma, weights)
+        for name in ("label_smoothing", "focal_gamma"):
+            if value := getattr(config, name):
+                raise UserError(
+                    f"config.task.loss.{name}: is {value!r}, but changes cross-entropy alone, and "
+                    f"config.task.loss.function is {config.function!r}."
+                )
+        loss = loss_of(config.function, "config.task.loss.function")
+        _check_registered(loss, len(labels))
+        return cls(weights=weights, registered=loss)
 
     def __call__(self, logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns loss and weight [...] of classes `labels` [...] (-1: none) under `logits` [..., C]."""
         valid = labels >= 0
         label = jnp.maximum(labels, 0)
-        log_probs = jax.nn.log_softmax(logits)
         weights_C = jnp.asarray(self.weights, jnp.float32) if self.weights else None
-        picked = jnp.take_along_axis(log_probs, label[..., None], axis=-1)[..., 0]
         weight = valid.astype(jnp.float32) * (1.0 if weights_C is None else weights_C[label])
+        if self.registered is not None:
+            # Selected, not multiplied: a loss that is not finite where there is no target must not reach the sum.
+            return jnp.where(valid, self.registered.function(logits, label), 0.0) * weight, weight
+        log_probs = jax.nn.log_softmax(logits)
+        picked = jnp.take_along_axis(log_probs, label[..., None], axis=-1)[..., 0]
         loss = -(1.0 - self.smoothing) * picked * weight
         if self.smoothing:
             spread = log_probs if weights_C is None else log_probs * weights_C
@@ -130,6 +153,25 @@ def class_weights(config: LossConfig, labels: Sequence[str], counts_C: np.ndarra
         if not 0 <= found[name.strip()] < float("inf"):
             raise UserError(f"config.task.loss.class_weights: {part.strip()!r}: a weight is a number of at least 0.")
     return tuple(found.values())
+
+
+def _check_registered(loss: Loss, classes: int) -> None:
+    """Raises UserError unless a registered loss can be traced, and gives one number a target."""
+    logits = jax.ShapeDtypeStruct((2, 3, classes), jnp.float32)
+    labels = jax.ShapeDtypeStruct((2, 3), jnp.int32)
+    try:
+        found = jax.eval_shape(loss.function, logits, labels)
+    # Whatever a user's function raises is his to mend.
+    except Exception as error:
+        raise UserError(
+            f"the loss {loss.name!r} of {loss.origin} cannot be traced for logits f32 [2, 3, {classes}] and labels "
+            f"int32 [2, 3]: {type(error).__name__}: {error}"
+        ) from error
+    if getattr(found, "shape", None) != labels.shape or not jnp.issubdtype(found.dtype, jnp.floating):
+        raise UserError(
+            f"the loss {loss.name!r} of {loss.origin} gives {found} for logits f32 [2, 3, {classes}] and labels int32 "
+            "[2, 3], but must give one number a target: f32 [2, 3]."
+        )
 
 
 def with_r_drop(

@@ -12,6 +12,7 @@ import numpy as np
 from jaxfm import schema
 from jaxfm.config import Config
 from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.extensions import Origin, check_same_origin, metrics_of, origin_of, registered_loss
 from jaxfm.core.initial import Initial
 from jaxfm.core.objective import Objective
 from jaxfm.core.spec import SPEC_FILE, Spec, read_spec_values
@@ -30,7 +31,14 @@ TASK_IS_A_GROUP = "config.task: is a group of keys now. Set config.task.name, or
 
 
 def register(definition: TaskDefinition) -> None:
-    """Makes a task known under its name; a second one of the same name replaces the first."""
+    """Makes a task known under its name.
+
+    Raises UserError where another one has that name; the same class once more (a notebook's cell that is run again)
+    replaces it.
+    """
+    old = _DEFINITIONS.get(definition.name)
+    if old is not None:
+        check_same_origin("task", definition.name, origin_of(definition), origin_of(old))
     _DEFINITIONS[definition.name] = definition
 
 
@@ -96,6 +104,15 @@ def check_key(key: str) -> None:
     schema.check_key(Config, key, groups={_GROUP: classes}, moved=_all_moved())
 
 
+def all_keys() -> dict[str, schema.Key]:
+    """Returns the keys of every task's config by their dotted names, with their defaults."""
+    found: dict[str, schema.Key] = {}
+    for each in _DEFINITIONS.values():
+        for key in schema.describe(Config(task=each.config_class())):
+            found.setdefault(key.name, key)
+    return found
+
+
 def where_moved(name: str) -> str:
     """Returns where a key or group of an older config is now; "" where there was none of that name."""
     moved = _all_moved()
@@ -132,6 +149,17 @@ def create(config: Config, initial: Initial) -> tuple[Task, Mapping[str, np.ndar
 def abstract_objective(config: Config, encoder: EncoderConfig) -> Objective:
     """Builds a run's model and loss for an encoder's shape, without data, weights or tokenizer."""
     return definition(config.task.name).abstract_objective(config, with_adapters(encoder, config.adapt))
+
+
+def extensions_of(config: Config) -> list[tuple[str, str, Origin]]:
+    """Returns kind, name and origin of what a run uses from outside the package: its task, its loss, its metrics."""
+    task = config.task.name
+    found = [("task", task, origin_of(definition(task)))]
+    loss = registered_loss(getattr(getattr(config.task, "loss", None), "function", ""))
+    if loss is not None:
+        found.append(("loss", loss.name, loss.origin))
+    found += [("metric", metric.name, metric.origin) for metric in metrics_of(task)]
+    return [each for each in found if not each[2].module.startswith("jaxfm.")]
 
 
 def read_spec(workdir: pathlib.Path, config: Mapping[str, Any]) -> tuple[TaskDefinition, Spec]:

@@ -45,6 +45,8 @@ class _KeepLastAndBest(policies.PreservationPolicy):
         return [index >= late or checkpoint.step in self.best for index, checkpoint in enumerate(checkpoints)]
 
 
+# The parts of a checkpoint, each a folder of its own.
+PARAMS_ITEM, REST_ITEM, META_ITEM = "params", "rest", "meta"
 # The name under which checkpoints keep `TrainState.live_params`.
 _LIVE_PARAMS = "raw"
 
@@ -63,7 +65,7 @@ class Checkpoints:
         with _quiet():
             self._manager = ocp.CheckpointManager(
                 directory.absolute(),
-                item_names=("params", "rest", "meta"),
+                item_names=(PARAMS_ITEM, REST_ITEM, META_ITEM),
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=self._policy,
                     create=not read_only,
@@ -118,10 +120,16 @@ class Checkpoints:
         Returns None when there is no checkpoint. A broken one is named in the log and the one before is taken.
 
         Raises:
-          UserError: there are checkpoints, but none is whole.
+          UserError: there are checkpoints, but none is whole; or they are weights alone, what a finished run keeps.
         """
         rest = _rest(state, sums)
         steps = sorted(self._manager.all_steps(), reverse=True)
+        if steps and not any((self._directory / str(step) / REST_ITEM).is_dir() for step in steps):
+            raise UserError(
+                f"{self._directory}: holds the weights of a finished run alone, from which training cannot resume. "
+                "jaxfm.evaluate, predict and export use the run as it is, and config.model.init=run:WORKDIR trains its "
+                "weights further in another --workdir."
+            )
         for step in steps:
             try:
                 params, meta = self._restore(step, "params", state.params)

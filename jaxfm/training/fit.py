@@ -123,7 +123,7 @@ def fit(
     # (2 and 3 are one call: `setup.initial_state` knows which parameters are loaded.)
     session = setup.session
     state, sums, best = _restore(setup, checkpoints, wall_clock, progress)
-    with wall_clock.during("compile"):
+    with wall_clock.during("compile"), progress.state("compiling"):
         programs = {size: session.compiled(size) for size in setup.batches.sizes}
         # gloo (collectives on CPU) gives all processes 30 s to come to the first step; compiling may differ by more.
         distributed.agree("compiled", {})
@@ -148,6 +148,7 @@ def fit(
         waiting = () if _gives_up(best, config) else _on_devices(session, batches, wall_clock)
         for update in session.steps(state, waiting, sums=sums):
             step, state = update.step, update.state
+            progress.dispatched(step)
             ahead.after(step, state.step)
             profile.after(step, state)
             log.flush()  # the interval before this step: the device is busy with this one meanwhile
@@ -164,7 +165,7 @@ def fit(
             if evaluated or stopped_by or _is_due(step, config.checkpoint.every_steps):
                 log.flush()
                 writer.flush()
-                with wall_clock.during("checkpoint"):
+                with wall_clock.during("checkpoint"), progress.state("saving"):
                     checkpoints.save(state, update.sums, _meta(setup, best, wall_clock), keep=best.kept)
             if stopped_by:
                 checkpoints.wait()
@@ -174,7 +175,7 @@ def fit(
         if _gives_up(best, config):
             progress.say(f"stopped early: {best.waited} evaluations without a better {config.eval.metric}")
         log.flush()
-        with wall_clock.during("checkpoint"):
+        with wall_clock.during("checkpoint"), progress.state("saving"):
             checkpoints.wait()
     if config.eval.select == "last" or best.step is None or best.step == step:
         return TrainResult(state.params, step, step, best, valid_outputs=outputs)

@@ -9,13 +9,17 @@ from jaxfm.config import Config
 from jaxfm.core.task import Evaluation, Task
 from jaxfm.evaluation import intervals
 from jaxfm.evaluation.calibration import write_calibration
+from jaxfm.models.adapters import is_mergeable
 from jaxfm.observe import plots
 from jaxfm.observe.progress import Progress
-from jaxfm.observe.report import write_report
-from jaxfm.observe.tables import Table
+from jaxfm.observe.report import how_to_use, write_report
+from jaxfm.observe.summary import result_of
 from jaxfm.observe.wall_clock import WallClock
-from jaxfm.observe.writers import read_metrics, write_predictions
+from jaxfm.observe.writers import read_metrics, to_json, write_predictions
 from jaxfm.parallel import distributed, host_memory
+from jaxfm.schema import describe
+from jaxfm.tasks import registry
+from jaxfm.training import retention
 from jaxfm.training.fit import TrainResult
 from jaxfm.training.setup import Setup
 from jaxfm.training.workdir import device_name, versions
@@ -49,31 +53,62 @@ def finish(
             write_predictions(workdir / "predictions" / f"{split}.jsonl", evaluations[split].predictions)
     if distributed.is_main():
         write_calibration(workdir, calibration)
-    tables = {split: evaluation.tables for split, evaluation in evaluations.items()}
+    splits = {
+        split: {
+            **evaluation.metrics,
+            **evaluation.scores,
+            **({"warnings": list(evaluation.warnings)} if evaluation.warnings else {}),
+        }
+        for split, evaluation in evaluations.items()
+    }
+    result = result_of(splits, config.eval.metric)
     report = {
         "task": config.task.name,
-        "splits": {
-            split: {**evaluation.scores, **({"warnings": list(evaluation.warnings)} if evaluation.warnings else {})}
-            for split, evaluation in evaluations.items()
-        },
+        "result": None if result is None else to_json(dataclasses.asdict(result)),
+        "directions": dict(task.directions),
+        "splits": splits,
         "training": training_facts(setup, fitted, wall_clock),
         "model": {**dataclasses.asdict(setup.model_size), "init": config.model.init},
         "data": {"source": config.data.source, "fingerprint": setup.fingerprint},
         "seed": config.seed,
+        "checkpoint": retention.plan(
+            fitted.step, averaged=bool(fitted.averaged), keep_optimizer=config.checkpoint.keep_optimizer
+        ),
         "device": device_name(),
         "versions": versions(),
     }
     if distributed.is_main():
-        write_report(workdir, report, tables, draw(config, evaluations, workdir))
-    print_tables(progress, tables)
-    for split, evaluation in evaluations.items():
-        for warning in evaluation.warnings:
-            progress.say(f"WARNING: {split}: {warning}")
-    progress.say(
-        f"\nmemory of this process at its peak: {report['training']['peak_process_mib']:,.0f} MiB resident (programs, "
-        "libraries and data included)"
-    )
+        _write(config, task, evaluations, report, fitted.step, workdir)
     return report
+
+
+def _write(
+    config: Config,
+    task: Task,
+    evaluations: Mapping[str, Evaluation],
+    report: Mapping[str, Any],
+    chosen: int,
+    workdir: pathlib.Path,
+) -> None:
+    """Writes plots, report.md, report.html and, last, report.json."""
+    spec = task.objective.spec
+    predictor = registry.definition(config.task.name).predictor(workdir, spec)
+    commands = how_to_use(
+        workdir,
+        list(evaluations),
+        pairs=predictor.pairs,
+        export=not predictor.hf_problem() and is_mergeable(spec.encoder),
+    )
+    write_report(
+        workdir,
+        report,
+        {split: evaluation.tables for split, evaluation in evaluations.items()},
+        draw(config, evaluations, workdir, chosen),
+        metric=config.eval.metric,
+        wrong={split: evaluation.wrong for split, evaluation in evaluations.items()},
+        settings=[(key.name, repr(key.value), repr(key.default), key.doc) for key in describe(config)],
+        commands=commands,
+    )
 
 
 def with_intervals(evaluation: Evaluation) -> Evaluation:
@@ -89,10 +124,12 @@ def with_intervals(evaluation: Evaluation) -> Evaluation:
     )
 
 
-def draw(config: Config, evaluations: dict[str, Evaluation], workdir: pathlib.Path) -> Sequence[pathlib.Path]:
-    """Draws loss and metric curves, and the plots of each split; returns the files."""
+def draw(
+    config: Config, evaluations: Mapping[str, Evaluation], workdir: pathlib.Path, chosen: int
+) -> Sequence[pathlib.Path]:
+    """Draws loss and metric curves with the chosen step, and the plots of each split; returns the files."""
     curves = workdir / "plots" / "curves.png"
-    plots.plot_curves(read_metrics(workdir / "metrics.jsonl"), curves, score=config.eval.metric)
+    plots.plot_curves(read_metrics(workdir / "metrics.jsonl"), curves, score=config.eval.metric, chosen=chosen)
     paths = [curves]
     for split, evaluation in evaluations.items():
         for name, drawn in evaluation.plots.items():
@@ -122,11 +159,3 @@ def training_facts(setup: Setup, fitted: TrainResult, wall_clock: WallClock) -> 
         "peak_process_mib": host_memory.peak_resident() / 2**20,
         "goodput": seconds,
     }
-
-
-def print_tables(progress: Progress, tables: Mapping[str, Sequence[Table]]) -> None:
-    """Prints each split's tables under its name."""
-    for split, group in tables.items():
-        progress.say(f"\n{split}")
-        for table in group:
-            progress.table(table)

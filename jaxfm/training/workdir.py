@@ -7,7 +7,7 @@ import pathlib
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -26,6 +26,7 @@ CONFIG_VERSION = 2  # of config.json; before it all tasks' keys stood in every c
 LOCK_FILE = ".lock"
 CHECKPOINTS_DIR = "checkpoints"
 AVERAGED_DIR = "averaged"  # the mean of some checkpoints, where it stands for the run
+EXTENSION_KINDS = ("task", "loss", "metric")  # what a user registers from outside the package
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "tokenizers", "numpy")
 
 # Network file systems show what another machine wrote with some delay.
@@ -41,11 +42,16 @@ _OPEN = {
 Status = Literal["new", "half-way", "finished"]
 
 
+class FinishedRunError(UserError):
+    """A finished run, asked to go on by another config: only a new run can, from its weights."""
+
+
 def status(workdir: pathlib.Path, config: Config) -> Status:
     """Says what there is to do in `workdir`; changes nothing.
 
     Raises:
-      UserError: it is a file, holds something that is no run, or a run of another config.
+      FinishedRunError: it holds a finished run of another config.
+      UserError: it is a file, holds something that is no run, or an unfinished run of another config.
     """
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir}: is a file; name a directory.")
@@ -57,12 +63,19 @@ def status(workdir: pathlib.Path, config: Config) -> Status:
             raise UserError(f"--workdir={workdir}: is not empty and holds no run of jaxfm. Name a new directory.")
         return "new"
     changed = differences(read_config_values(workdir), to_dict(config), ignore=FREE_ON_RESUME)
+    finished = (workdir / JSON_FILE).is_file()
+    if changed and finished:
+        raise FinishedRunError(
+            f"--workdir={workdir}: holds a finished run of another config ({'; '.join(changed)}). Give another "
+            f"--workdir for a new run. To train this one's model further, start a new run from its weights: "
+            f"--config.model.init=run:{workdir} and another --workdir."
+        )
     if changed:
         raise UserError(
             f"--workdir={workdir}: holds a run of another config ({'; '.join(changed)}). Give the same config to go "
             "on with that run, or another --workdir for a new one."
         )
-    return "finished" if (workdir / JSON_FILE).is_file() else "half-way"
+    return "finished" if finished else "half-way"
 
 
 @contextlib.contextmanager
@@ -118,6 +131,7 @@ def identity(workdir: pathlib.Path, config: Config) -> dict[str, Any]:
         **{f"the version of {name}": version for name, version in versions().items()},
         "the version of Python": platform.python_version(),
         "jaxfm's code (hash)": source.hexdigest()[:16],
+        **{f"the {each['kind']} {each['name']!r} (hash)": each["sha256"][:16] for each in used_extensions(config)},
         "the checkpoint to go on from": newest_checkpoint(workdir),
     }
 
@@ -153,6 +167,7 @@ def write_config(workdir: pathlib.Path, config: Config) -> None:
     values = {
         "version": CONFIG_VERSION,
         "config": to_dict(config),
+        "extensions": used_extensions(config),
         "versions": versions(),
         "python": platform.python_version(),
         "device": device_name(),
@@ -161,10 +176,70 @@ def write_config(workdir: pathlib.Path, config: Config) -> None:
     files.write_json(workdir / CONFIG_FILE, values)
 
 
+def used_extensions(config: Config) -> list[dict[str, str]]:
+    """Returns what a run uses from outside the package, as JSON values: its task, loss and metrics, and their files."""
+    return [
+        {"kind": kind, "name": name, "module": origin.module, "file": origin.file, "sha256": origin.sha256}
+        for kind, name, origin in registry.extensions_of(config)
+    ]
+
+
+def check_extensions(workdir: pathlib.Path, config: Config, kinds: Sequence[str] = EXTENSION_KINDS) -> None:
+    """Raises UserError unless what the run in `workdir` uses from outside the package is registered, and the same.
+
+    Args:
+      workdir: a run directory.
+      config: of the run.
+      kinds: of what is needed: "task", "loss", "metric".
+    """
+    present = {(each["kind"], each["name"]): each for each in used_extensions(config)}
+    for kind, name, file, digest in _recorded_extensions(workdir):
+        if kind not in kinds:
+            continue
+        what = f"--workdir={workdir}: the run uses the {kind} {name!r}"
+        found = present.get((kind, name))
+        if found is None:
+            raise UserError(f"{what} of {file}, which is not registered. {_how_to_register(file)}")
+        if digest and found["sha256"] and digest != found["sha256"]:
+            raise UserError(
+                f"{what} of {file} as it was (sha256 {digest[:16]}), and {found['file']} is another now "
+                f"({found['sha256'][:16]}). Put it back as it was, or start a new --workdir."
+            )
+
+
+def missing_metrics(workdir: pathlib.Path, config: Config) -> str:
+    """Returns a sentence about metrics of the run that are not registered now; empty where none is missing."""
+    present = {(each["kind"], each["name"]) for each in used_extensions(config)}
+    missing = [each for each in _recorded_extensions(workdir) if each[0] == "metric" and each[:2] not in present]
+    if not missing:
+        return ""
+    names = ", ".join(name for _, name, _, _ in missing)
+    return f"NOTE: not scored, as not registered now: {names}. {_how_to_register(missing[0][2])}"
+
+
+def _recorded_extensions(workdir: pathlib.Path) -> list[tuple[str, str, str, str]]:
+    """Returns kind, name, file (or module) and sha256 of what a run used; runs of before have nothing recorded."""
+    values = files.read_versioned(workdir / CONFIG_FILE, CONFIG_VERSION).get("extensions", [])
+    try:
+        return [(each["kind"], each["name"], each["file"] or each["module"], each["sha256"]) for each in values]
+    except (TypeError, KeyError) as error:
+        raise UserError(f'{workdir / CONFIG_FILE}: its "extensions" are not ones that jaxfm wrote.') from error
+
+
+def _how_to_register(file: str) -> str:
+    return f"Give --plugin={file if file.endswith('.py') else 'FILE.py'}, or in Python run what registers it."
+
+
 def read_config(workdir: pathlib.Path) -> Config:
-    """Reads the config of a run; UserError when there is none."""
+    """Reads the config of a run; UserError when there is none, or its task is not registered."""
     if not (workdir / CONFIG_FILE).is_file():
         raise UserError(f"--workdir={workdir}: holds no run of jaxfm ({CONFIG_FILE} is not there).")
+    for kind, name, file, _ in _recorded_extensions(workdir):
+        if kind == "task" and name not in registry.names():
+            raise UserError(
+                f"--workdir={workdir}: the run is of the task {name!r} of {file}, which is not registered. "
+                f"{_how_to_register(file)}"
+            )
     values = read_config_values(workdir)
     try:
         return registry.from_config_dict(values)
@@ -190,6 +265,14 @@ def read_config_values(workdir: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{path}: {error} Another jaxfm wrote it, or it was changed.") from error
 
 
+def source_of(workdir: pathlib.Path) -> str:
+    """Returns `config.data.source` of the run in `workdir`; empty where there is none."""
+    if not (workdir / CONFIG_FILE).is_file():
+        return ""
+    data = read_config_values(workdir).get("data", {})
+    return str(data.get("source", "")) if isinstance(data, dict) else ""
+
+
 def _with_later_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     trainer = {key: value for key, value in flatten(to_dict(Config())).items() if key != "task"}
     return nested(trainer | flatten(values))
@@ -200,7 +283,7 @@ def read_report(workdir: pathlib.Path) -> dict[str, Any]:
     try:
         return files.read_object(workdir / JSON_FILE)
     except UserError as error:
-        raise UserError(f"{error} Remove it: the same command then scores the run again.") from error
+        raise UserError(f"{error} The run itself is whole: jaxfm.evaluate scores it again.") from error
 
 
 def versions() -> dict[str, str]:

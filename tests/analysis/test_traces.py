@@ -266,6 +266,7 @@ def train_step(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, str]:
     return config, session.compiled(config.train.batch_size).as_text() or ""
 
 
+@pytest.mark.slow
 def test_products_of_a_step_are_told_forward_and_backward(train_step: tuple[Any, str]) -> None:
     config, text = train_step
     encoder, rows = tiny.ENCODER, config.train.batch_size

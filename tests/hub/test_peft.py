@@ -150,6 +150,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     return tiny.config(tmp_path_factory.mktemp("peft"), **SETTINGS)
 
 
+@pytest.mark.slow
 def test_a_run_goes_out_both_ways(config: Config, tmp_path: pathlib.Path) -> None:
     train(config, tmp_path / "run")
     merged = export(tmp_path / "run", tmp_path / "hf")

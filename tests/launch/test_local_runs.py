@@ -59,6 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     values = tiny.config(
         folder,
         train__steps=STEPS,
+        checkpoint__keep_optimizer=True,  # for the states that are compared after a run
         train__batch_size=8,
         train__accumulate=2,
         eval__every_steps=10,
@@ -132,6 +133,7 @@ def check_batches(folder: pathlib.Path, name: str) -> None:
         assert files and held == set(range(config.train.batch_size))
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_does(folder: pathlib.Path, alone: Ended) -> None:
     ended = run(folder, "two", 2, 2)
     check_same(ended, alone)

@@ -76,7 +76,7 @@ def test_the_wheel_that_is_copied_is_the_one_that_pip_builds(pod):
     copied = run(pod, command="install", flags=()).all("scp")[0]
     version = re.search(r'__version__ = "(.*)"', (ROOT / "jaxfm" / "__init__.py").read_text())
     assert version is not None
-    assert f"{ROOT}/dist/jaxfm-{version[1]}-py3-none-any.whl" in copied.arguments
+    assert f"{ROOT}/dist/jaxfm_encoders-{version[1]}-py3-none-any.whl" in copied.arguments
 
 
 def test_run_starts_on_every_host_and_follows_the_first(pod):

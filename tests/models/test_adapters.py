@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import flax.traverse_util
@@ -80,8 +81,17 @@ def logits(encoder: EncoderConfig, params: dict[str, np.ndarray], batch: Any = N
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ADDED)
-@pytest.mark.parametrize("family", ENCODERS)
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("modernbert", "lora"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in itertools.product(ENCODERS, ADDED)
+            if case != ("modernbert", "lora")
+        ),
+    ],
+)
 def test_at_first_nothing_changes(family: str, name: str, dtype: Any) -> None:
     encoder = with_adapters(ENCODERS[family], ADDED[name])
     base, params = fresh(ENCODERS[family])[1], dict(fresh(encoder)[1])
@@ -208,10 +218,18 @@ def test_a_prefix_is_keys_and_values_that_every_query_sees(chunk: int | None) ->
 
 
 @pytest.mark.parametrize(
-    "settings", [AdaptConfig(prefix_length=4), AdaptConfig(adapter_size=6), LORA], ids=["prefix", "adapters", "lora"]
+    ("family", "name"),
+    [
+        ("modernbert", "prefix"),
+        *(
+            pytest.param(family, name, marks=pytest.mark.slow)
+            for family, name in itertools.product(ENCODERS, ("prefix", "adapters", "lora"))
+            if (family, name) != ("modernbert", "prefix")
+        ),
+    ],
 )
-@pytest.mark.parametrize("family", ENCODERS)
-def test_packed_equals_one_example_a_row_and_segments_stay_apart(family: str, settings: AdaptConfig) -> None:
+def test_packed_equals_one_example_a_row_and_segments_stay_apart(family: str, name: str) -> None:
+    settings = AdaptConfig(prefix_length=4) if name == "prefix" else ADDED[name]
     encoder = with_adapters(ENCODERS[family], settings)
     params = drawn(fresh(encoder)[1])
 

@@ -107,7 +107,7 @@ def test_packed_equals_alone() -> None:
 
 
 @pytest.mark.parametrize("dropout", [False, True], ids=["no dropout", "dropout"])
-@pytest.mark.parametrize("scan", [True, False], ids=["scan", "unrolled"])
+@pytest.mark.parametrize("scan", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["scan", "unrolled"])
 def test_no_gradient_crosses_a_segment(scan: bool, dropout: bool) -> None:
     config = dataclasses.replace(CONFIG, dropout=0.1, attention_dropout=0.1)
     for row, examples in enumerate(ROWS):
@@ -127,7 +127,13 @@ def test_padding_gives_no_nan() -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [CONFIG, pytest.param(LOCAL, marks=pytest.mark.slow), dataclasses.replace(CONFIG, num_layers=6)],
+    [
+        CONFIG,
+        *(
+            pytest.param(config, marks=pytest.mark.slow)
+            for config in (LOCAL, dataclasses.replace(CONFIG, num_layers=6))
+        ),
+    ],
     ids=["rest", "few", "even"],
 )
 def test_unrolled_equals_scanned(config: EncoderConfig) -> None:

@@ -58,10 +58,15 @@ def temporaries(name: str, remat: str) -> int:
     ("name", "remat", "scan"),
     [
         ("pre", "dots", True),
-        ("post", "full", False),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
-            for case in (("pre", "full", False), ("post", "dots", True), ("pre", "full", True), ("post", "full", True))
+            for case in (
+                ("post", "full", False),
+                ("pre", "full", False),
+                ("post", "dots", True),
+                ("pre", "full", True),
+                ("post", "full", True),
+            )
         ),
     ],
 )
@@ -73,6 +78,7 @@ def test_gradients_are_those_without(name: str, remat: str, scan: bool) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=2e-4, atol=2e-5), grads, grads_again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["post", pytest.param("pre", marks=pytest.mark.slow)])
 def test_more_recomputed_is_less_kept(name: str) -> None:
     none, dots, full = (temporaries(name, remat) for remat in REMAT)

@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from jaxfm.observe import plots
 from jaxfm.observe.plots import (
     COLOURS,
     plot_confusion,
     plot_curves,
     plot_histogram,
+    plot_lines,
     plot_per_type,
     plot_reliability,
     plot_values,
     smooth,
+    split_colours,
 )
 
 
@@ -38,6 +41,42 @@ def test_curves_show_both_splits(tmp_path):
     assert has_colour(left, train) and has_colour(left, valid)
     assert has_colour(right, valid) and not has_colour(right, train)  # F1 is known for valid only
     assert list((tmp_path / "plots").iterdir()) == [tmp_path / "plots" / "curves.png"]
+
+
+def test_a_split_has_one_colour_whatever_is_recorded_first(tmp_path):
+    assert split_colours(["test", "valid", "train"]) == {"test": COLOURS[2], "valid": COLOURS[1], "train": COLOURS[0]}
+    others = split_colours(["train", "dev_a", "dev_b"])
+    assert len(set(others.values())) == 3 and others["train"] == COLOURS[0]
+    plot_curves([line for line in metrics_of() if line["split"] == "valid"], tmp_path / "valid.png")
+    picture = imread(tmp_path / "valid.png")
+    assert has_colour(picture, COLOURS[1]) and not has_colour(picture, COLOURS[0])
+
+
+def test_the_loss_has_one_panel_where_it_chose(tmp_path):
+    plot_curves(metrics_of(), tmp_path / "loss.png", score="loss")
+    plot_curves(metrics_of(), tmp_path / "none.png", score=None)
+    np.testing.assert_array_equal(imread(tmp_path / "loss.png"), imread(tmp_path / "none.png"))
+
+
+def test_steps_are_whole_numbers_and_the_chosen_one_is_marked(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    few = [{"step": step, "split": "valid", "loss": 1.0 / step, "f1": 0.5} for step in (1, 2, 3)]
+    plot_curves(few, tmp_path / "a.png", chosen=2)
+    for axes in drawn[0].axes:
+        assert all(float(tick).is_integer() for tick in axes.get_xticks())
+        assert "chosen: step 2" in [text.get_text() for text in axes.get_legend().get_texts()]
+        assert any(set(line.get_xdata()) == {2} for line in axes.get_lines())
+
+
+def test_lines_are_drawn_with_what_they_are_compared_to(tmp_path):
+    points = {"one": [(0, 1.0), (10, 0.5)], "other": [(0, 0.9), (10, 0.4)]}
+    labels = {"title": "Loss", "x_label": "step", "y_label": "loss"}
+    plot_lines(points, tmp_path / "with.png", level=("by chance", 0.7), **labels)
+    plot_lines(points, tmp_path / "without.png", **labels)
+    both = [imread(tmp_path / f"{name}.png") for name in ("with", "without")]
+    assert all(has_colour(picture, colour) for picture in both for colour in COLOURS[:2])
+    assert not np.array_equal(*both)
 
 
 def test_a_metric_nobody_recorded_gets_no_panel(tmp_path):

@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+import time
 
 import pytest
 from rich.console import Console
@@ -65,8 +66,9 @@ def test_plain_lines_tell_everything_once(clock):
         progress.say("[B-LOC] " + "a long message " * 10)
         progress.table(Table("Scores", ("split", "f1"), (("test", 0.5),)))
     assert written(console).splitlines() == [
-        "step 60/636 (9 %)  epoch 0.28  loss 1.5000  lr 1.0e-04  2,000 useful tokens/s",
-        "step 120/636 (18 %)  epoch 0.57  loss 0.2134  lr 8.1e-05  2,040 useful tokens/s  MFU 41.4%  ETA 8m 36s",
+        "step 60/636 (9 %)  epoch 0.28  loss 1.5000  lr 1.0e-04  2,000 useful tokens/s  0s",
+        "step 120/636 (18 %)  epoch 0.57  loss 0.2134  lr 8.1e-05  2,040 useful tokens/s  MFU 41.4%  "
+        "1m 00s, ETA 8m 36s",
         "[B-LOC] " + "a long message " * 10,
         "",
         "Scores",
@@ -105,7 +107,7 @@ def test_the_bar_fits_any_terminal(clock, width):
     assert "[bold] saved" in text
     assert ("evaluating" in text) and ("4/10 (40 %)" in text or width < 50)
     if width >= 80:
-        assert "epoch 0.57  loss 0.2134  lr 8.1e-05  2,040 useful tokens/s  ETA 52s" in text
+        assert "epoch 0.57  loss 0.2134  lr 8.1e-05  2,040 useful tokens/s  1s, ETA 52s" in text
         assert "120/636 (18 %)" in text
 
 
@@ -122,7 +124,7 @@ def test_a_resumed_bar_starts_at_the_step_it_goes_on_from(clock):
             clock[0] += 5
     lines = [line for line in screen(written(console)) if line]
     assert "420/600 (70 %)" in lines[0]
-    assert lines[1].endswith("ETA 1m 30s")  # 10 steps in 5 s, 180 steps left: steps 0 to 400 do not count
+    assert lines[1].endswith("1m 10s, ETA 1m 30s")  # 10 steps in 5 s, 180 steps left: steps 0 to 400 do not count
 
 
 def test_a_resumed_run_in_a_file_says_nothing_before_its_first_update(clock):
@@ -135,8 +137,8 @@ def test_a_resumed_run_in_a_file_says_nothing_before_its_first_update(clock):
         with pytest.raises(AssertionError, match="after an update"):
             progress.start_at(420)
     first, second = written(console).splitlines()
-    assert first == "step 410/600 (68 %)  epoch 0.50  loss 0.2000  lr 1.0e-04  2,040 useful tokens/s"
-    assert second.startswith("step 420/600 (70 %)") and second.endswith("ETA 1m 30s")
+    assert first == "step 410/600 (68 %)  epoch 0.50  loss 0.2000  lr 1.0e-04  2,040 useful tokens/s  0s"
+    assert second.startswith("step 420/600 (70 %)") and second.endswith("5s, ETA 1m 30s")
 
 
 def test_messages_stay_above_one_bar(clock):
@@ -158,7 +160,88 @@ def test_messages_stay_above_one_bar(clock):
     assert lines[:4] == ["compiled in 4.2 s", "valid f1 0.2", "valid f1 0.4", "valid f1 0.6"]
     assert lines[4] == "Scores" and "0.5000" in lines[7]
     assert re.fullmatch(r"training ━+ 60/60 \(100 %\)", lines[8])
-    assert lines[9:] == ["epoch 3.00  loss 0.0167  2,040 useful tokens/s  ETA 0s"]  # lr finds no room in 64 columns
+    assert lines[9:] == ["epoch 3.00  loss 0.0167  lr 1.0e-04  2,040 useful tokens/s  12s"]
+
+
+def test_every_dispatched_step_moves_the_bar_and_never_back(clock):
+    console = terminal()
+    with Progress(60, console=console) as progress:
+        for step in range(1, 31):
+            clock[0] += 0.5
+            progress.dispatched(step)
+            seen = screen(written(console))
+            assert f" {step}/60 " in seen[0], step
+        assert seen[1] == "15s, ETA 15s"
+        progress.update(28, epoch=0.5, loss=0.25, learning_rate=1e-4, speed="9 useful tokens/s")  # a log point, later
+        seen = screen(written(console))
+    assert " 30/60 " in seen[0] and seen[1] == "epoch 0.50  loss 0.2500  lr 1.0e-04  9 useful tokens/s  15s, ETA 15s"
+
+
+def test_fast_steps_are_drawn_four_times_a_second(clock):
+    console = terminal()
+    with Progress(10_000, console=console) as progress:
+        before = len(written(console))
+        progress.dispatched(1)
+        once = len(written(console)) - before
+        for step in range(2, 1002):
+            clock[0] += 0.001
+            progress.dispatched(step)
+        drawn = len(written(console)) - before - once
+    assert 3 * once <= drawn <= 6 * once
+
+
+def test_dispatched_steps_write_nothing_to_a_file(clock):
+    console = Console(file=io.StringIO(), _environ={})
+    with Progress(60, console=console) as progress, progress.state("compiling"):
+        for step in range(1, 31):
+            clock[0] += 100
+            progress.dispatched(step)
+    assert written(console) == ""
+
+
+def test_the_bar_says_what_is_done_instead_of_training(clock):
+    console = terminal()
+    with Progress(60, console=console) as progress:
+        with progress.state("compiling"):
+            assert screen(written(console))[0].startswith("compiling ")
+        clock[0] += 1
+        progress.dispatched(1)
+        assert screen(written(console))[0].startswith("training ")
+        with pytest.raises(RuntimeError), progress.state("saving"):
+            assert screen(written(console))[0].startswith("saving ")
+            raise RuntimeError
+        clock[0] += 1
+        progress.dispatched(2)
+        assert screen(written(console))[0].startswith("training ")
+
+
+def test_where_nothing_is_trained_no_bar_says_so(clock):
+    console = terminal()
+    with Progress(None, console=console) as progress:
+        with progress.task("scoring test", 10) as advance:
+            clock[0] += 1
+            advance(5)
+            assert screen(written(console))[0].startswith("scoring test")
+        progress.say("done")
+    assert "training" not in shown(console)
+    assert [line for line in screen(written(console)) if line] == ["done"]
+
+
+def test_what_is_to_be_seen_first_is_bold_on_a_terminal_alone():
+    console, file = terminal(), Console(file=io.StringIO(), _environ={})
+    for each in (console, file):
+        Progress(None, console=each).headline("test f1 [0.5]")
+    assert written(console) == "\x1b[1mtest f1 [0.5]\x1b[0m\n" and written(file) == "test f1 [0.5]\n"
+
+
+def test_time_goes_by_while_nothing_is_reported(clock):
+    console = terminal()
+    with Progress(60, console=console) as progress, progress.state("compiling"):
+        clock[0] += 42
+        deadline = time.monotonic() + 10
+        while "42s" not in shown(console) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert "42s" in shown(console)
 
 
 def test_the_terminal_is_given_back(clock):

@@ -2,11 +2,12 @@
 
 import json
 import math
+import shlex
 
 import numpy as np
 import pytest
 
-from jaxfm.observe.report import goodput_table, write_report
+from jaxfm.observe.report import goodput_table, how_to_use, write_report
 from jaxfm.observe.tables import Table
 
 REPORT = {
@@ -39,7 +40,11 @@ TABLES = {"test": [Table("By type", ("type", "f1"), (("PER", 0.5), ("A|B", 0.25)
 
 def test_both_forms(tmp_path):
     run = tmp_path / "my runs" / "ner"
-    write_report(run, REPORT, TABLES, [run / "plots" / "curves.png"])
+    curves = run / "plots" / "curves.png"
+    curves.parent.mkdir(parents=True)
+    curves.write_bytes(b"a picture")
+    commands = how_to_use(run, ["valid", "test"])
+    write_report(run, REPORT, TABLES, [curves], metric="f1", commands=commands)
     report = json.loads((run / "report.json").read_text())
     assert report["splits"]["test"]["f1"] == 0.4321
     assert report["splits"]["valid"]["recall"] == "nan"
@@ -63,7 +68,20 @@ def test_both_forms(tmp_path):
         "jaxfm 0.1.0, jax 0.10.2.",
     ):
         assert part in text, part
-    assert sorted(path.name for path in run.iterdir()) == ["report.json", "report.md"]
+    assert text.splitlines()[2] == "**test f1 0.4321**"
+    assert sorted(path.name for path in run.iterdir()) == ["plots", "report.html", "report.json", "report.md"]
+
+
+def test_only_what_can_be_done_is_recommended():
+    def words(*arguments, **more):
+        return " ".join(command for _, command in how_to_use(*arguments, **more))
+
+    assert "--split=test" in words("run", ["valid", "test"]) and "--split=valid" in words("run", ["valid"])
+    assert "evaluate" not in words("run", [])
+    assert "export" in words("run", []) and "export" not in words("run", ["test"], export=False)
+    assert "--pair=" in words("run", [], pairs=True) and "--pair=" not in words("run", [])
+    for _, command in how_to_use("it's here/$HOME", ["test"]):
+        assert "--workdir=it's here/$HOME" in shlex.split(command)
 
 
 def test_the_time_adds_up():

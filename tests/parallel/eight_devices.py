@@ -1,4 +1,4 @@
-"""Trains tiny models over meshes of 8 devices, writes what came of it: python -m tests.parallel.eight_devices DIR few.
+"""Trains tiny models over meshes of 8 devices, writes what came of it: python -m tests.parallel.eight_devices DIR.
 
 A process of its own, since the number of devices is fixed once JAX has started.
 """
@@ -31,14 +31,11 @@ ENCODER = dataclasses.replace(
 )
 STEPS, SAVED = 20, 10
 # Named by the sizes of their axes; (of token classification, of masked LM).
-MESHES = {
-    "few": (("1,1,1,1", "1,8,1,1"), ("1,1,1,1", "1,2,2,2")),
-    "all": (
-        ("1,1,1,1", "8,1,1,1", "1,8,1,1", "1,1,8,1", "1,1,1,8", "2,2,2,1", "2,1,2,2"),
-        ("1,1,1,1", "8,1,1,1", "1,8,1,1", "2,1,2,2", "1,2,2,2"),
-    ),
-}
-EVALUATED = ("1,1,1,1", "1,8,1,1", "2,1,2,2")
+MESHES = (
+    ("1,1,1,1", "8,1,1,1", "1,8,1,1", "1,1,8,1", "1,1,1,8", "2,2,2,1", "2,1,2,2"),
+    ("1,1,1,1", "8,1,1,1", "1,8,1,1", "2,1,2,2", "1,2,2,2"),
+)
+EVALUATED = ("1,1,1,1", "2,1,2,2")
 
 
 class Run:
@@ -90,16 +87,16 @@ class Run:
         return len(cut), whole
 
 
-def main(directory: pathlib.Path, which: str) -> None:
+def main(directory: pathlib.Path) -> None:
     """Everything, as one JSON file."""
     assert jax.device_count() == 8
     common = {"train__batch_size": 16, "train__accumulate": 2, "train__steps": STEPS, "optim__learning_rate": 1e-3}
     tiny.write_weights(directory / "weights", ENCODER)
     tiny.write_masked_lm_weights(directory / "masked_lm", ENCODER)
-    ner, restored = token_classification(tiny.config(directory, **common), directory, MESHES[which][0])
+    ner, restored = token_classification(tiny.config(directory, **common), directory, MESHES[0])
     config = tiny.masked_lm_config(directory, **common, task__evaluate=("whole_word",))
     task, loaded = registry.create(config, resolve(config.model))
-    masked_lm = {name: pretraining(Run(config, task, loaded, name)) for name in MESHES[which][1]}
+    masked_lm = {name: pretraining(Run(config, task, loaded, name)) for name in MESHES[1]}
     result = {"ner": ner, "restored": restored, "masked_lm": masked_lm}
     (directory / "result.json").write_text(json.dumps(result))
 
@@ -145,4 +142,4 @@ def pretraining(run: Run) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]), sys.argv[2])
+    main(pathlib.Path(sys.argv[1]))

@@ -1,4 +1,7 @@
-"""Whole trainings over meshes of 8 devices against one device: losses, what each device holds, checkpoints."""
+"""Whole trainings over meshes of 8 devices against one device: losses, what each device holds, checkpoints.
+
+In the default suite tests/training/test_step.py does the same for steps over 4 devices.
+"""
 
 import json
 import os
@@ -12,19 +15,21 @@ import pytest
 
 from tests.parallel.eight_devices import MESHES, SAVED, STEPS
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ALONE = "1,1,1,1"
 # Code that is made fast costs more here than slow code does.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
-@pytest.fixture(scope="module", params=["few", pytest.param("all", marks=pytest.mark.slow)])
-def result(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What tests/parallel/eight_devices.py writes."""
     folder = tmp_path_factory.mktemp("eight")
     flags = f"--xla_force_host_platform_device_count=8 {QUICK}"
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "tests.parallel.eight_devices", str(folder), request.param],
+        [sys.executable, "-W", "error", "-m", "tests.parallel.eight_devices", str(folder)],
         cwd=ROOT,
         env=os.environ | {"XLA_FLAGS": flags},
         capture_output=True,
@@ -33,7 +38,7 @@ def result(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     )
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads((folder / "result.json").read_text())
-    assert (tuple(result["ner"]), tuple(result["masked_lm"])) == MESHES[request.param]
+    assert (tuple(result["ner"]), tuple(result["masked_lm"])) == MESHES
     return result
 
 

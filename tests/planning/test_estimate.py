@@ -37,6 +37,7 @@ def test_parameters_and_moments_are_counted_exactly() -> None:
     assert plan.memory.batch == 3 * 4 * 8 * 16 // 4  # masks and targets are made on the device
 
 
+@pytest.mark.slow
 def test_what_is_cut_over_fsdp_takes_its_part() -> None:
     whole, part = compiled().memory, compiled(data=1, fsdp=4).memory
     # All but norms and small biases.
@@ -117,7 +118,7 @@ def test_without_their_compiler_gpus_are_planned_by_lowering(monkeypatch: pytest
     config = small.config(parallel__mesh__fsdp=2, parallel__mesh__tensor=2)
     plan = make_plan(Subject.of(config), parse_topology("gpu:h100:4"))
     assert plan.memory.temporaries is None and plan.memory.fits is None and "lowered" in " ".join(plan.notes)
-    assert "jaxfm[cuda]" in " ".join(plan.notes)
+    assert "jaxfm-encoders[cuda]" in " ".join(plan.notes)
     positions, dense = 4 * 512 * 128, 4 * 128**2  # cut over fsdp alone
     assert plan.memory.parameters == pytest.approx(ENCODER + HEAD + (positions + dense) / 4, rel=0.02)
     kinds = {(row.kind, row.axes): row for row in plan.collectives}

@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 import pathlib
-import re
 from collections.abc import Iterator
 
 import jax
@@ -52,9 +51,7 @@ SHAPES = {"hf:google-bert/bert-base-cased": "bert_base"}
 
 def test_no_config_is_forgotten() -> None:
     for file in sorted(path.stem for path in (ROOT / "configs").glob("*.py")):
-        with pytest.raises(UserError) as error:
-            importlib.import_module(f"configs.{file}").get_config("?")
-        there = set(re.findall(r"'(\w+)'", str(error.value)))
+        there = set(importlib.import_module(f"configs.{file}").variants())
         # Every variant of mlm has one for replaced-token detection with the same encoder: two of them stand for all.
         there = {name for name in there if not name.startswith("rtd_") or (file, name) in (*SMALL, *LARGE)}
         assert there == {variant for name, variant in (*SMALL, *LARGE) if name == file}, file

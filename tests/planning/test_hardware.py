@@ -73,7 +73,7 @@ def test_which_axes_of_a_torus_close(name: str, wraps: tuple[bool, ...]) -> None
 
 def test_without_the_compiler_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'jaxfm\[tpu\]'"):
+    with pytest.raises(UserError, match=r"pip install 'jaxfm-encoders\[tpu\]'"):
         describe_devices(parse_topology("v5e:2x2"))
 
 

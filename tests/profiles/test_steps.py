@@ -72,6 +72,7 @@ def test_packed_rows_are_nearly_full() -> None:
     assert len(rows) == 20 and rows.volume.useful_share > 0.95
 
 
+@pytest.mark.slow
 def test_a_step_is_timed_and_counted() -> None:
     values = config()
     step = TimedStep(values, Work.synthetic(values, PACKED), batches=2)

@@ -3,7 +3,7 @@
 import pathlib
 
 from jaxfm.config import Config
-from jaxfm.programs import explain
+from jaxfm.programs import explain, keys
 from jaxfm.schema import Key, describe
 from jaxfm.tasks import registry
 
@@ -17,17 +17,17 @@ def test_the_page_of_the_repository_is_the_one_that_is_generated() -> None:
 
 def test_every_key_of_every_task_is_in_it() -> None:
     page = explain.reference()
-    keys = [key.name for key in describe(Config()) if key.name != "task"]
+    names = [key.name for key in describe(Config()) if key.name != "task"]
     for name in registry.names():
         assert f"## Task `{name}`" in page
-        keys += [key.name for key in describe(registry.definition(name).config_class(), "task.")]
-    assert all(f"| `{key}` |" in page for key in keys) and len(keys) > 80
+        names += [key.name for key in describe(registry.definition(name).config_class(), "task.")]
+    assert all(f"| `{key}` |" in page for key in names) and len(names) > 80
 
 
 def test_a_key_says_its_value_and_where_it_differs_its_default() -> None:
     values = registry.default_config("ner")
     values.train.batch_size = 4
-    lines = "\n".join(explain.explain(registry.from_config_dict(values)))
+    lines = "\n".join(keys.explain(registry.from_config_dict(values)))
     assert "config.train.batch_size = 4  (int, at least 1, or 'auto', or 'examples'; default 'examples')\n" in lines
     assert "config.train.min_steps = 200  (int, at least 0)\n" in lines  # the task's own default
     assert "config.task.context = 'sentence'  ('sentence', 'document')\n" in lines

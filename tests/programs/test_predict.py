@@ -204,6 +204,7 @@ def test_two_predictions_into_one_file_do_not_mix(runs: dict[str, pathlib.Path],
     assert not (folder / "both.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_the_program_on_a_terminal_of_another_encoding(runs: dict[str, pathlib.Path]) -> None:
     done = call(f"--workdir={runs['ner']}", "h\u00fcll \u6771", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, b"")
@@ -242,6 +243,7 @@ def test_the_program_writes_to_a_stream_results_alone(runs: dict[str, pathlib.Pa
     assert done.stderr == b"written: /dev/stdout (2 lines)\n"
 
 
+@pytest.mark.slow
 def test_the_program_stopped_by_sigterm_leaves_nothing(runs: dict[str, pathlib.Path], folder: pathlib.Path) -> None:
     place = folder / "stopped"
     place.mkdir()

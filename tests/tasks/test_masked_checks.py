@@ -42,8 +42,9 @@ def test_documents_of_train_in_valid_are_an_error_and_copies_are_counted(tmp_pat
     lines = (tmp_path / "text" / "train.txt").read_text().splitlines()
     documents = [line for line in lines if line.strip()][:20]
     for name, mode in (("valid.txt", "w"), ("train.txt", "a")):
+        copies = 2 if name == "train.txt" else 1
         with open(tmp_path / "text" / name, mode) as file:
-            file.write("\n\n" + "\n\n".join(documents) + "\n")
+            file.write("\n\n" + "\n\n".join(documents * copies) + "\n")
     found = by_check(check_text(config, resolve(config.model)))
     leaks = found["leaks into valid"]
     assert leaks.level == "error" and "among the 20 of valid" in leaks.message

@@ -210,6 +210,9 @@ class ToyImagePredictor:
     def lines(self, result: Mapping[str, Any]) -> list[str]:
         return [result["label"]]
 
+    def hf_problem(self) -> str:
+        return ""
+
     def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
         files.write_json(folder / "config.json", {"model_type": NAME, "id2label": dict(enumerate(LABELS))})
         safetensors.numpy.save_file(dict(params), folder / "model.safetensors")

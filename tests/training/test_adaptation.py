@@ -128,7 +128,9 @@ def test_what_is_frozen_keeps_its_bits_for_50_steps(folder: pathlib.Path, sizes:
             assert np.abs(after[path][len(kept) :] - moved).max(axis=tuple(range(1, value.ndim))).min() > 0, path
 
 
-@pytest.mark.parametrize("name", FREEZING)
+@pytest.mark.parametrize(
+    "name", [next(iter(FREEZING)), *(pytest.param(name, marks=pytest.mark.slow) for name in [*FREEZING][1:])]
+)
 def test_only_what_is_trained_has_optimizer_state(folder: pathlib.Path, name: str) -> None:
     settings, frozen = FREEZING[name]
     run = run_of(adapted(folder, settings), (1, 2, 1, 1))
@@ -154,6 +156,7 @@ def test_only_what_is_trained_has_optimizer_state(folder: pathlib.Path, name: st
             assert leaf.sharding == params[path].sharding and leaf.shape == params[path].shape
 
 
+@pytest.mark.slow
 def test_frozen_weights_have_no_gradient_and_the_backward_pass_ends_above_them(tmp_path: pathlib.Path) -> None:
     """Operations a step, as XLA counts them in layers that are not looped over."""
     tiny.write_weights(tmp_path / "weights", dataclasses.replace(ENCODER, hidden_size=64, ffn_size=256))
@@ -349,6 +352,7 @@ def test_what_wakes_up_is_trained_as_if_it_began_then(clip_norm: float) -> None:
                 np.testing.assert_array_equal(value, pieces(params)[name])
 
 
+@pytest.mark.slow
 def test_a_run_unfreezes_from_the_top(folder: pathlib.Path) -> None:
     run = run_of(adapted(folder, {"unfreeze_every": 2}, train__accumulate=1), (1, 2, 1, 1))
     state = run.setup.initial_state()
@@ -366,6 +370,7 @@ def test_a_run_unfreezes_from_the_top(folder: pathlib.Path) -> None:
 # Averages.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"freeze_layers": 1}, pytest.param({}, marks=pytest.mark.slow)], ids=str)
 def test_the_moving_average_is_its_recurrence(folder: pathlib.Path, settings: dict[str, Any]) -> None:
     plain = run_of(adapted(folder, settings, train__accumulate=1), (1, 2, 1, 1))

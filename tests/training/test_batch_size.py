@@ -137,6 +137,7 @@ def test_a_device_that_says_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None
         batch_size.memory_limit()
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_batch_it_began_with(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

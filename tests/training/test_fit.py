@@ -15,6 +15,7 @@ from jaxfm.config import Config
 from jaxfm.core.objective import Loss
 from jaxfm.errors import UserError
 from jaxfm.observe.writers import read_metrics
+from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.train import train
 from jaxfm.tasks.ner.objective import NerObjective
 from jaxfm.tasks.ner.scorer import NerScorer
@@ -102,12 +103,15 @@ def test_the_best_checkpoint_is_the_one_reported(
     script(monkeypatch, [0.2, 0.6, 0.5, 0.6])
     valid.clear()
     record_outputs(monkeypatch, valid)
-    last = train(tiny.replaced(every, eval__select="last"), tmp_path / "last")
+    last = train(tiny.replaced(every, eval__select="last", checkpoint__keep_optimizer=False), tmp_path / "last")
     assert last["training"]["chosen_step"] == 12
     assert valid[4] is valid[3]  # what the loop has computed is not computed again
+    # Of this one the weights of the chosen step are kept alone, and they are those that were scored.
+    assert steps_in(tmp_path / "last") == [12] and not (tmp_path / "last" / "checkpoints" / "12" / "rest").exists()
+    assert evaluate(tmp_path / "last", "test").metrics["loss"] == last["splits"]["test"]["loss"]
 
 
-@pytest.mark.parametrize("values", [[math.nan], [math.nan, 0.2, math.nan]])
+@pytest.mark.parametrize("values", [[math.nan], pytest.param([math.nan, 0.2, math.nan], marks=pytest.mark.slow)])
 def test_a_metric_that_is_not_defined_loses_no_run(
     config: Config, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], values: list[float]
 ) -> None:
@@ -120,6 +124,7 @@ def test_a_metric_that_is_not_defined_loses_no_run(
     assert steps_in(tmp_path / "run") == ([5, 10, 12] if len(values) == 1 else [10, 12])
 
 
+@pytest.mark.slow
 def test_a_run_that_gets_no_better_stops(
     config: Config, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,7 +144,7 @@ def test_a_run_that_gets_no_better_stops(
     assert str(lines(tmp_path / "run")) == str(written)  # as text, where a NaN equals a NaN
 
 
-@pytest.mark.parametrize("splits", [("train", "test"), ("train",)])
+@pytest.mark.parametrize("splits", [("train", "test"), pytest.param(("train",), marks=pytest.mark.slow)])
 def test_a_run_without_a_validation_split_reports_what_there_is(
     config: Config, splits: tuple[str, ...], tmp_path: pathlib.Path
 ) -> None:

@@ -20,6 +20,8 @@ from jaxfm.tasks import registry
 from jaxfm.training.initial import resolve
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 STEPS = (3, 5)
 BASE = {"train__steps": 6, "log__every_steps": 1, "eval__every_steps": 6}
 # What depends on the clock and on whether a peak is known.

@@ -100,6 +100,7 @@ def test_a_growing_batch_resumes_to_the_same_bits(folder: pathlib.Path, tmp_path
     assert report["training"]["epochs"] == (3 * 8 + 2 * 16) / 31
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_costs_only_time(
     whole: Whole, config: Config, tmp_path: pathlib.Path, saved: Saved, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -27,6 +27,7 @@ BASE = {
     "eval__every_steps": 5,
     "log__every_steps": 4,
     "checkpoint__keep_last": 2,
+    "checkpoint__keep_optimizer": True,  # what is saved, and what is resumed from, is looked at after the run
 }
 
 Saved = dict[int, bytes]

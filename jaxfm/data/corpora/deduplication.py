@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxfm.errors import UserError, did_you_mean
+from jaxfm.errors import UserError, did_you_mean, install_hint
 
 if TYPE_CHECKING:
     from datasketch import MinHash
@@ -231,7 +231,7 @@ def _prototype() -> "MinHash":
         from datasketch import MinHash
     except ImportError:
         raise UserError(
-            "deduplicate: 'near' needs the package datasketch: pip install 'jaxfm[prepare]'; or take 'exact'."
+            f"deduplicate: 'near' needs the package datasketch: {install_hint('prepare')}; or take 'exact'."
         ) from None
     # The scheme is named so that a new default of the package cannot change what counts as a copy.
     return MinHash(num_perm=BANDS * BAND_ROWS, seed=1, hashfunc=_itself, scheme="affine32")

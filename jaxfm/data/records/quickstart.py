@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 
-from jaxfm.errors import UserError
+from jaxfm.errors import UserError, install_hint
 
 Sentence = tuple[list[str], list[str]]
 Names = dict[str, list[str]]
@@ -127,7 +127,7 @@ def _faker_pools(seed: int) -> Names:
         from faker import Faker
     except ImportError as error:
         raise UserError(
-            "data.source='quickstart' needs the package Faker: pip install 'jaxfm[quickstart]', "
+            f"data.source='quickstart' needs the package Faker: {install_hint('quickstart')}, "
             "or name data of your own, for example data.source='conll:DIR'."
         ) from error
     pools: Names = {"fakercity": []}

@@ -24,7 +24,7 @@ def find_formats() -> Mapping[str, FileFormat | SetFormat]:
 
 def source_forms(own: Sequence[str] = ()) -> tuple[str, ...]:
     """Returns what a person writes for a source: `quickstart`, a reader's own forms, and one of each format."""
-    return ("quickstart", *own, *(form.form for form in find_formats().values()))
+    return ("quickstart", *own, *(form.form for form in find_formats().values() if form.form))
 
 
 def file_forms(own: Sequence[str] = ()) -> str:
@@ -40,7 +40,7 @@ def parse_source(source: str, own: Sequence[str] = ()) -> tuple[str, str]:
     Raises UserError for a scheme that is unknown.
     """
     forms = source_forms(own)
-    schemes = [form.partition(":")[0] for form in forms]
+    schemes = [*(form.partition(":")[0] for form in forms), *find_formats()]
     scheme, colon, rest = source.partition(":")
     if scheme == "quickstart" and colon:
         raise UserError(f"{source}: quickstart takes nothing after it.")

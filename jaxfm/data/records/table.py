@@ -107,7 +107,7 @@ class SetFormat:
 
     Attributes:
         scheme: of its sources: "tfds" of `tfds:NAME`.
-        form: what a person writes: "tfds:NAME".
+        form: what a person writes: "tfds:NAME"; empty where programs alone name such a source.
         open_set: opens a data set by what follows the colon. The second argument says which of its splits are train,
             valid and test, where that is known (else empty: by their usual names); the third lists the sources of files
             that can be used instead, for the message of a set that cannot be downloaded.

@@ -14,6 +14,7 @@ from jaxfm.data.text.packing import PackedRows
 from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import probabilities
 from jaxfm.families.registry import family
+from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.export import write_model
 from jaxfm.models.heads import SequenceClassifier
 from jaxfm.tasks.classification.spec import ClassifierSpec, EncodedExamples, encode
@@ -148,20 +149,28 @@ class ClassifierPredictor:
             shown = [(label, score) for label, score in ranked if label in result["labels"]]
         return [*texts, *([f"  {score:.3f}  {label}" for label, score in shown] or ["  (no label)"])]
 
-    def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
-        """Writes what AutoModelForSequenceClassification and AutoTokenizer open.
+    def hf_problem(self) -> str:
+        """Returns why `write_hf` would refuse; "" where it would not.
 
-        Raises:
-          UserError: a mean over tokens, where transformers' class of the family has the first token's vector only.
+        A mean over tokens is one reason: transformers' class of most families has the first token's vector only.
         """
         spec = self.spec
+        if problem := missing_class(spec.encoder, "sequence_classes"):
+            return problem
+        if spec.pooling != "mean" or family(spec.encoder.family).heads["sequence_classes"].pooling_key:
+            return ""
+        return (
+            f"--format=hf: transformers' ForSequenceClassification of family {spec.encoder.family!r} reads the "
+            "first token's vector, but this run was trained with config.task.pooling=mean. Train with "
+            "pooling=cls to export, or use jaxfm.predict."
+        )
+
+    def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
+        """Writes what AutoModelForSequenceClassification and AutoTokenizer open; UserError as `hf_problem` says."""
+        if problem := self.hf_problem():
+            raise UserError(problem)
+        spec = self.spec
         pooling_key = family(spec.encoder.family).heads["sequence_classes"].pooling_key
-        if spec.pooling == "mean" and not pooling_key:
-            raise UserError(
-                f"--format=hf: transformers' ForSequenceClassification of family {spec.encoder.family!r} reads the "
-                "first token's vector, but this run was trained with config.task.pooling=mean. Train with "
-                "pooling=cls to export, or use jaxfm.predict."
-            )
         extra = {"problem_type": _PROBLEM_TYPES[spec.kind]} | ({pooling_key: spec.pooling} if pooling_key else {})
         write_model(
             folder,

@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from jaxfm.core.evaluation import Evaluation
+from jaxfm.core.evaluation import Evaluation, own_metrics_table
+from jaxfm.core.extensions import own_metrics
 from jaxfm.core.task import NOT_CALIBRATED
 from jaxfm.data.records.examples import Example
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation.calibration import assess, fit_calibration, losses, probabilities
 from jaxfm.evaluation.classes import Scores, score_classes, score_labels, score_values
 from jaxfm.tasks.classification.balance import constant_answer_warning
-from jaxfm.tasks.classification.spec import ClassifierSpec, EncodedExamples
+from jaxfm.tasks.classification.errors import worst_examples
+from jaxfm.tasks.classification.spec import NAME, ClassifierSpec, EncodedExamples
 
 # What may choose a checkpoint -> is more better?
 _SHARES = ("accuracy", "macro_f1", "weighted_f1", "macro_precision", "macro_recall", "mcc")
@@ -45,7 +47,8 @@ class ClassifierScorer:
 
     def metrics(self, outputs: Mapping[str, np.ndarray]) -> Mapping[str, float]:
         """The metrics of the kind; the loss is that of outputs as they are."""
-        return self._scores(outputs, NOT_CALIBRATED)[0].metrics
+        scores, found = self._scores(outputs, NOT_CALIBRATED)
+        return scores.metrics | self._own_metrics(found)
 
     def warnings(self, outputs: Mapping[str, np.ndarray]) -> tuple[str, ...]:
         """Returns none."""
@@ -66,24 +69,35 @@ class ClassifierScorer:
         """Returns scores, tables, plots and predictions; the loss is that of outputs not calibrated."""
         spec = self.spec
         scores, found = self._scores(outputs, calibration)
+        gold = targets_of(spec, self.examples)
+        outputs_EC = self.encoded.per_example(outputs["outputs"])
+        if spec.kind == "regression":
+            loss_E = (found - gold) ** 2
+        else:
+            loss_E = losses(outputs_EC, gold, NOT_CALIBRATED, spec.kind)
         if spec.kind != "regression":
-            outputs_EC = self.encoded.per_example(outputs["outputs"])
-            assessed = assess(outputs_EC, targets_of(spec, self.examples), calibration, spec.kind)
+            assessed = assess(outputs_EC, gold, calibration, spec.kind)
             scores = dataclasses.replace(
                 scores,
                 detail={**scores.detail, "calibration": assessed.detail},
                 tables=(*scores.tables, assessed.table),
                 plots={**scores.plots, **assessed.plots},
             )
+        own = self._own_metrics(found)
         return Evaluation(
-            metrics=scores.metrics,
-            scores={**scores.metrics, **scores.detail},
-            tables=scores.tables,
+            metrics={**scores.metrics, **own},
+            scores={**scores.metrics, **own, **scores.detail},
+            tables=(*scores.tables, *own_metrics_table(own)),
             predictions=_records(spec, self.examples, found, self.encoded.cut),
             warnings=constant_answer_warning(spec.kind, targets_of(spec, self.examples), scores.metrics, spec.labels),
             bootstrap_data=scores.bootstrap_data,
             plots=scores.plots,
+            wrong=worst_examples(spec, self.examples, found, loss_E),
         )
+
+    def _own_metrics(self, found: np.ndarray) -> dict[str, float]:
+        """Returns the registered metrics for what `_scores` says was found."""
+        return own_metrics(NAME, [example.target for example in self.examples], predictions(self.spec, found))
 
     def _scores(self, outputs: Mapping[str, np.ndarray], calibration: Mapping[str, float]) -> tuple[Scores, np.ndarray]:
         """Returns what is counted, and what was found: probabilities [E, C] or numbers float64 [E]."""
@@ -124,21 +138,33 @@ def targets_of(spec: ClassifierSpec, examples: Sequence[Example]) -> np.ndarray:
     return targets
 
 
+def predictions(spec: ClassifierSpec, found: np.ndarray) -> list[Any]:
+    """Returns the class, the classes (a tuple) or the number of each example.
+
+    `found` are probabilities [E, C] or numbers [E].
+    """
+    if spec.kind == "regression":
+        return [float(one) for one in found]
+    if spec.kind == "single":
+        return [spec.labels[int(index)] for index in found.argmax(axis=-1)]
+    return [
+        tuple(label for label, score in zip(spec.labels, one, strict=True) if score >= spec.threshold) for one in found
+    ]
+
+
 def _records(
     spec: ClassifierSpec, examples: Sequence[Example], found: np.ndarray, cut_E: np.ndarray
 ) -> Iterator[dict[str, Any]]:
     """Yields one record an example: the texts, whether they were cut, what was asked for and what was found."""
-    for example, one, is_cut in zip(examples, found, cut_E, strict=True):
+    said = predictions(spec, found)
+    for example, one, predicted, is_cut in zip(examples, found, said, cut_E, strict=True):
         texts = {"text": example.text} | ({} if example.pair is None else {"pair": example.pair})
         start = {"origin": example.origin, **texts, **({"truncated": True} if is_cut else {})}
         if spec.kind == "regression":
             yield {**start, "gold": example.target, "predicted": round(float(one), 4)}
             continue
         scores = {label: round(float(score), 4) for label, score in zip(spec.labels, one, strict=True)}
-        if spec.kind == "single":
-            predicted: Any = spec.labels[int(np.argmax(one))]
-            correct = predicted == example.target
-        else:
-            predicted = [label for label, score in zip(spec.labels, one, strict=True) if score >= spec.threshold]
-            correct = set(predicted) == set(example.target)  # type: ignore[arg-type]
+        correct = predicted == example.target
+        if spec.kind == "multi":
+            predicted, correct = list(predicted), set(predicted) == set(example.target)  # type: ignore[arg-type]
         yield {**start, "correct": correct, "gold": example.target, "predicted": predicted, "scores": scores}

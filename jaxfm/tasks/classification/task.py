@@ -12,6 +12,7 @@ import numpy as np
 from jaxfm.config import AUTO, AUTO_METRIC, Config
 from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.extensions import check_metrics, with_own
 from jaxfm.core.initial import Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
@@ -63,7 +64,7 @@ class ClassificationTask:
     @property
     def directions(self) -> Mapping[str, bool]:
         """Metrics that may choose a checkpoint -> is more better?"""
-        return directions(self.objective.spec)
+        return with_own(NAME, directions(self.objective.spec))
 
     @property
     def datasets(self) -> Mapping[str, PackedRows]:
@@ -116,6 +117,7 @@ class ClassificationDefinition:
         spec, encoded = _encoded(config, initial.encoder, labels, tokenizer, examples)
         counts_C = None if kind == "regression" else _counts(spec, examples["train"])
         class_loss, label_loss = _losses(config, labels, counts_C)
+        check_metrics(NAME, [example.target for example in examples["train"]])
         examples_count, rows = len(examples["train"]), len(encoded["train"].rows)
         packed = f"train: {examples_count:,} examples in {rows:,} rows, {examples_count / rows:.1f} a row"
         cut = [note for split, done in encoded.items() for note in _cut_notes(split, done, spec.window)]
@@ -269,8 +271,8 @@ def _counts(spec: ClassifierSpec, examples: Sequence[Example]) -> np.ndarray:
 def _losses(config: Config, labels: Sequence[str], counts_C: np.ndarray | None) -> tuple[ClassLoss, LabelLoss]:
     """Reads `config.task.loss` for the kind; UserError for a setting that the kind has no use for."""
     kind, loss = config.task.kind, config.task.loss
-    useless = {"single": (), "multi": ("label_smoothing",)}.get(
-        kind, ("label_smoothing", "class_weights", "focal_gamma")
+    useless = {"single": (), "multi": ("label_smoothing", "function")}.get(
+        kind, ("label_smoothing", "class_weights", "focal_gamma", "function")
     )
     for name in useless:
         if value := getattr(loss, name):

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxfm.data.text.masking import target_places
 from jaxfm.data.text.packing import PackedRows, build_rows
+from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.export import write_model
 from jaxfm.models.heads import MaskedLM
 from jaxfm.tasks.masked_lm.spec import MaskedLMSpec
@@ -196,6 +197,10 @@ class FillMask:
         if "window" in result:
             found.append(f"  (the model sees {result['window']:,} tokens at once: those around each)")
         return [result["text"], *found]
+
+    def hf_problem(self) -> str:
+        """Returns why `write_hf` would refuse; "" where it would not."""
+        return missing_class(self.spec.encoder, "vocabulary")
 
     def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
         """Writes what AutoModelForMaskedLM and AutoTokenizer open."""

@@ -12,8 +12,10 @@ import numpy as np
 
 from jaxfm.core.evaluation import BootstrapData, Evaluation, Units
 from jaxfm.core.task import NOT_CALIBRATED
+from jaxfm.observe.examples import WrongExample
 from jaxfm.observe.tables import Table
 from jaxfm.tasks.mask_shares import row_counts, scored_part
+from jaxfm.tasks.masked_errors import TokenMark, show_row, worst_rows
 from jaxfm.tasks.masked_scores import row_identity, row_sums, unigram_plateau_warning, unit_parts, unit_scores
 from jaxfm.tasks.masked_text import MaskedText
 
@@ -56,6 +58,7 @@ class MaskedLMScorer:
             tables=(_table(by_unit, title),),
             predictions=self._records(outputs),
             bootstrap_data=self._bootstrap_data(outputs),
+            wrong=self._worst(outputs),
         )
 
     def _by_unit(self, outputs: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
@@ -86,6 +89,29 @@ class MaskedLMScorer:
             identity=row_identity(units, outputs, {"masked": outputs["target"]}),
             less_is_better=("loss", "perplexity", *(f"loss_{unit}" for unit in units)),
         )
+
+    def _worst(self, outputs: Mapping[str, np.ndarray]) -> tuple[WrongExample, ...]:
+        """Returns the rows of the largest mean loss under the masks of the run's own unit: what was predicted where."""
+        text, rows = self.text, self.text.held_out[self.split]
+        part = unit_parts(text.units, outputs)[text.masking.unit]
+        target, predicted, loss = (outputs[name][part] for name in ("target", "predicted", "loss"))
+        valid = target >= 0
+        mean_N = np.where(valid, loss, 0.0).sum(axis=-1) / np.maximum(valid.sum(axis=-1), 1)
+        tokens_NT = rows.tokens[text.units.index(text.masking.unit)]
+        shown = []
+        for row in worst_rows(mean_N, (valid & (target != predicted)).any(axis=-1)):
+            at = outputs["place"][part][row][valid[row]]
+            gold, said = target[row][valid[row]], predicted[row][valid[row]]
+            tokens_T = tokens_NT[row].astype(np.int32)
+            tokens_T[at] = gold
+            labels = text.tokenizer.convert_ids_to_tokens(said.tolist())
+            marks = [
+                TokenMark(int(place), str(label), "right" if right else "wrong")
+                for place, label, right in zip(at, labels, gold == said, strict=True)
+            ]
+            facts = (("masked", str(len(gold))), ("right", str((gold == said).sum())), ("loss", float(mean_N[row])))
+            shown.append(show_row(text.tokenizer, tokens_T, marks, f"row {rows.index[row]:,}", facts))
+        return tuple(shown)
 
     def _records(self, outputs: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
         """Yields one record a row under the masks of the run's own unit: the masked tokens, and what was predicted."""

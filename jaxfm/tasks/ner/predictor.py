@@ -17,6 +17,7 @@ from jaxfm.data.text.tokenization import encode_words, marks_continuing_pieces, 
 from jaxfm.data.text.words import words_of
 from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import probabilities
+from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.export import write_model
 from jaxfm.models.heads import TokenClassifier
 from jaxfm.tasks.ner.model_card import tagger_card
@@ -180,6 +181,10 @@ class NerPredictor:
             for entity in result["entities"]
         ]
         return [result["text"], *(found or ["  (no entities)"])]
+
+    def hf_problem(self) -> str:
+        """Returns why `write_hf` would refuse; "" where it would not."""
+        return missing_class(self.spec.encoder, "token_classes")
 
     def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
         """Writes what AutoModelForTokenClassification and AutoTokenizer open, and a model card (README.md)."""

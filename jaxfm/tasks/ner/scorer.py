@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from jaxfm.core.evaluation import BootstrapData, Evaluation
+from jaxfm.core.evaluation import BootstrapData, Evaluation, own_metrics_table
+from jaxfm.core.extensions import own_metrics
 from jaxfm.core.task import NOT_CALIBRATED
 from jaxfm.data.records.sources import TaggedSentence
 from jaxfm.data.text.resplit import count_cut, found_entities, gold_entities
 from jaxfm.evaluation import calibration as calibration_lib
 from jaxfm.evaluation import entities
 from jaxfm.observe import plots
+from jaxfm.tasks.ner.errors import worst_sentences
+from jaxfm.tasks.ner.spec import NAME
 from jaxfm.tasks.windowed_rows import WindowedRows
 
 DIRECTIONS = {"f1": True, "precision": True, "recall": True, "macro_f1": True, "accuracy": True, "loss": False}
@@ -69,7 +72,8 @@ class NerScorer:
 
     def metrics(self, outputs: Mapping[str, np.ndarray]) -> Mapping[str, float]:
         """Entity scores, accuracy over words and the mean cross-entropy of a word."""
-        return self._tags(outputs).metrics
+        tags = self._tags(outputs)
+        return tags.metrics | self._own_metrics(tags)
 
     def warnings(self, outputs: Mapping[str, np.ndarray]) -> tuple[str, ...]:
         """Returns none."""
@@ -88,23 +92,34 @@ class NerScorer:
     ) -> Evaluation:
         """Returns scores, tables, plots and predictions; the loss is that of logits as they are."""
         sentences, tags = self.sentences, self._tags(outputs)
-        metrics = tags.metrics
+        metrics, own = tags.metrics, self._own_metrics(tags)
         assessed = calibration_lib.assess(tags.logits, self._gold(), calibration)
         ends = np.cumsum(self.encoded.word_counts)[:-1]
         probabilities = calibration_lib.probabilities(tags.logits, calibration).max(axis=-1)
         per_type = tags.spans.per_type
         return Evaluation(
-            metrics=metrics,
+            metrics=metrics | own,
             scores=tags.spans.to_dict()
+            | own
             | {"loss": metrics["loss"], "tokens": tags.tokens.to_dict(), "calibration": assessed.detail}
             | ({"entities_cut_by_words": count_cut(sentences)} if any(each.marked for each in sentences) else {}),
-            tables=(entities.entity_table(tags.spans), entities.token_table(tags.tokens), assessed.table),
+            tables=(
+                entities.entity_table(tags.spans),
+                entities.token_table(tags.tokens),
+                assessed.table,
+                *own_metrics_table(own),
+            ),
             predictions=_records(sentences, tags.predicted, np.split(probabilities, ends)),
             warnings=_nothing_found(tags),
             bootstrap_data=self._bootstrap_data(tags, ends),
             plots=dict(assessed.plots)
             | ({"per_type": lambda path: plots.plot_per_type(per_type, path)} if per_type else {}),
+            wrong=worst_sentences(sentences, tags.predicted, tags.losses),
         )
+
+    def _own_metrics(self, tags: _Tags) -> dict[str, float]:
+        """Returns the registered metrics."""
+        return own_metrics(NAME, [list(sentence.tags) for sentence in self.sentences], tags.predicted)
 
     def _tags(self, outputs: Mapping[str, np.ndarray]) -> _Tags:
         predicted = [[self.labels[i] for i in ids] for ids in self.encoded.per_word(outputs["label"])]

@@ -10,6 +10,7 @@ import numpy as np
 from jaxfm.config import Config
 from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.extensions import check_metrics, with_own
 from jaxfm.core.initial import Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
@@ -53,7 +54,10 @@ class NerTask:
     notes: tuple[str, ...]
     chosen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    directions = DIRECTIONS
+    @property
+    def directions(self) -> Mapping[str, bool]:
+        """Metrics that may choose a checkpoint -> is more better?"""
+        return with_own(NAME, DIRECTIONS)
 
     @property
     def datasets(self) -> Mapping[str, PackedRows]:
@@ -110,6 +114,7 @@ class NerDefinition:
             )
             for split in sentences
         }
+        check_metrics(NAME, [list(sentence.tags) for sentence in sentences["train"]])
         used = _used(spec, initial)
         data_notes = [each.note + _cut_note(sentences[split], found.splitter) for split, each in found.read.items()]
         notes = (*initial.notes, *initial.left_over(("head/", *used)), head_note, *data_notes, found.words_note)

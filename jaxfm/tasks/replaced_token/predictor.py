@@ -123,19 +123,25 @@ class ReplacedTokenPredictor:
             found.append(f"  (the model sees {result['window']:,} tokens at once)")
         return [result["text"], *(found or ["  (no tokens)"])]
 
+    def hf_problem(self) -> str:
+        """Returns why `write_hf` would refuse; "" where the encoder's family has a class of this kind."""
+        if discriminator_family(self.spec.encoder.family):
+            return ""
+        able = [name for name, shape in presets().items() if discriminator_family(shape.family)]
+        return (
+            f"transformers has no class for replaced-token detection with a {self.spec.encoder.family} encoder, "
+            f"only {', '.join(classes_with('replaced_tokens'))} for encoders like the presets {', '.join(able)}. "
+            "Fine-tune from this run with --config.model.init=run:WORKDIR, and export that one."
+        )
+
     def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
         """Writes encoder and detector as AutoModelForPreTraining opens them (transformers' ElectraForPreTraining).
 
-        Raises UserError for an encoder whose family has no such class.
+        Raises UserError as `hf_problem` says.
         """
+        if problem := self.hf_problem():
+            raise UserError(problem)
         family = discriminator_family(self.spec.encoder.family)
-        if not family:
-            able = [name for name, shape in presets().items() if discriminator_family(shape.family)]
-            raise UserError(
-                f"transformers has no class for replaced-token detection with a {self.spec.encoder.family} encoder, "
-                f"only {', '.join(classes_with('replaced_tokens'))} for encoders like the presets {', '.join(able)}. "
-                "Fine-tune from this run with --config.model.init=run:WORKDIR, and export that one."
-            )
         encoder = dataclasses.replace(self.spec.encoder, family=family)
         own = {name: value for name, value in params.items() if name.startswith(("encoder/", "detector/"))}
         write_model(folder, encoder, head="replaced_tokens", params=own, tokenizer=self.tokenizer)

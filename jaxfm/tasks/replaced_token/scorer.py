@@ -11,8 +11,10 @@ import numpy as np
 
 from jaxfm.core.evaluation import BootstrapData, Evaluation, Units
 from jaxfm.core.task import NOT_CALIBRATED
+from jaxfm.observe.examples import WrongExample
 from jaxfm.observe.tables import Table
 from jaxfm.tasks.mask_shares import row_counts, scored_part
+from jaxfm.tasks.masked_errors import TokenMark, show_row, worst_rows
 from jaxfm.tasks.masked_scores import row_identity, row_sums, unigram_plateau_warning, unit_parts, unit_scores
 from jaxfm.tasks.masked_text import MaskedText
 
@@ -73,6 +75,7 @@ class ReplacedTokenScorer:
             tables=(_table(by_unit, title),),
             predictions=self._records(outputs),
             bootstrap_data=self._bootstrap_data(outputs),
+            wrong=self._worst(outputs),
         )
 
     def _by_unit(self, outputs: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
@@ -129,6 +132,34 @@ class ReplacedTokenScorer:
             else:
                 metrics |= {f"{name}_{unit}": found[name] for name in _OTHER_UNITS}
         return metrics
+
+    def _worst(self, outputs: Mapping[str, np.ndarray]) -> tuple[WrongExample, ...]:
+        """Returns the rows of the largest discriminator loss: the text as the encoder saw it, with what was replaced.
+
+        A mark's label is the token that stood there; it is missed where the discriminator did not flag it.
+        """
+        text, rows = self.text, self.text.held_out[self.split]
+        part = unit_parts(text.units, outputs)[text.masking.unit]
+        own = {name: values[part] for name, values in outputs.items()}
+        replaced = (own["target"] >= 0) & (own["target"] != own["sampled"])
+        loss_N = own["row_loss"] / np.maximum(own["row_tokens"], 1)
+        tokens_NT = rows.tokens[text.units.index(text.masking.unit)]
+        shown = []
+        for row in worst_rows(loss_N, own["row_right"] != own["row_tokens"]):
+            valid, tokens_T = own["target"][row] >= 0, tokens_NT[row].astype(np.int32)
+            tokens_T[own["place"][row][valid]] = own["sampled"][row][valid]
+            there = replaced[row]
+            labels = text.tokenizer.convert_ids_to_tokens(own["target"][row][there].tolist())
+            marks = [
+                TokenMark(int(place), str(label), "right" if suspicion > 0.5 else "missed")
+                for place, label, suspicion in zip(
+                    own["place"][row][there], labels, own["suspicion"][row][there], strict=True
+                )
+            ]
+            alarms = int(own["row_flagged"][row] - own["row_found"][row])
+            facts = (("replaced", str(len(marks))), ("false alarms", str(alarms)), ("loss", float(loss_N[row])))
+            shown.append(show_row(text.tokenizer, tokens_T, marks, f"row {rows.index[row]:,}", facts))
+        return tuple(shown)
 
     def _records(self, outputs: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
         """Yields one record a row under the masks of the run's own unit: its text as the encoder saw it, and what was

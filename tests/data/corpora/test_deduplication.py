@@ -186,6 +186,6 @@ def test_an_unknown_kind_names_the_nearest() -> None:
 def test_near_without_the_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     deduplication._prototype.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "datasketch", None)
-    with pytest.raises(UserError, match=r"pip install 'jaxfm\[prepare\]'"):
+    with pytest.raises(UserError, match=r"pip install 'jaxfm-encoders\[prepare\]'"):
         deduplication.check_kind("near")
     deduplication._prototype.cache_clear()

@@ -18,6 +18,7 @@ def splits():
     return {name: list(table.values(COLUMNS)) for name, table in tables.items()}
 
 
+@pytest.mark.slow
 def test_ten_classes_of_real_text_in_the_promised_numbers(splits):
     assert list(splits) == list(SIZES) and len(PACKAGES) == 10
     for name, records in splits.items():

@@ -182,5 +182,5 @@ def test_no_network(monkeypatch):
 
 def test_without_faker_the_message_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "faker", None)
-    with pytest.raises(UserError, match=r"pip install 'jaxfm\[quickstart\]'"):
+    with pytest.raises(UserError, match=r"pip install 'jaxfm-encoders\[quickstart\]'"):
         quickstart.build(0)

@@ -66,7 +66,7 @@ def test_a_new_format_is_one_file_for_every_reader(fixed: pathlib.Path) -> None:
 
 def test_each_module_of_formats_is_a_format_with_its_own_scheme() -> None:
     found = find_formats()
-    assert list(found) == ["csv", "jsonl", "parquet", "tsv", "hf", "tfds"]
+    assert list(found) == ["csv", "jsonl", "parquet", "tsv", "hf", "memory", "tfds"]
     for scheme, form in found.items():
         assert form.scheme == scheme
         assert importlib.import_module(f"jaxfm.data.records.formats.{scheme}").FORMAT is form

@@ -63,6 +63,7 @@ def test_a_row_is_masked_as_by_itself(masked: Callable[..., MaskedRows]) -> None
         np.testing.assert_array_equal(values, batch[name][some])
 
 
+@pytest.mark.slow
 def test_batches_of_any_size_give_the_same_masks(
     masked: Callable[..., MaskedRows], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -214,7 +214,9 @@ def million() -> Arrays:
     return rows
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize(
+    "unit", ["whole_word", *(pytest.param(unit, marks=pytest.mark.slow) for unit in UNITS if unit != "whole_word")]
+)
 def test_statistics_over_a_million_places(unit: str, million: Arrays) -> None:
     ratio = 0.15
     tokens, segments = million

@@ -90,7 +90,7 @@ def test_the_parameters_are_those_of_the_modality_and_of_the_layers_of_text() ->
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("scan", [True, False], ids=["scan", "unrolled"])
+@pytest.mark.parametrize("scan", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["scan", "unrolled"])
 def test_images_are_learned(scan: bool) -> None:
     batch, quarter = images()
     graphdef, _ = meshes.build_abstract(lambda: classifier(Build(scan=scan)), meshes.make_mesh(MeshConfig()))

@@ -40,9 +40,11 @@ def loss_and_gradient(objective: ClassifierObjective, rows: PackedRows, params: 
     ("kind", "pooling"),
     [
         ("single", "cls"),
-        ("regression", "mean"),
-        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("single", "mean"), ("regression", "cls"))),
-        ("multi", "cls"),
+        *(
+            pytest.param(*pair, marks=pytest.mark.slow)
+            for pair in (("single", "mean"), ("regression", "cls"), ("regression", "mean"))
+        ),
+        pytest.param("multi", "cls", marks=pytest.mark.slow),
         pytest.param("multi", "mean", marks=pytest.mark.slow),
     ],
 )

@@ -62,6 +62,7 @@ def test_a_run_learns_and_all_programs_use_it(tmp_path: pathlib.Path, kind: str)
             predict(run, [("one", "two")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["single", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])])
 def test_an_export_gives_transformers_the_same_answers(tmp_path: pathlib.Path, kind: str) -> None:
     torch = pytest.importorskip("torch")
@@ -97,8 +98,10 @@ def test_a_mean_cannot_be_exported_for_a_family_that_has_none(tmp_path: pathlib.
     with pytest.raises(UserError, match="was trained with config.task.pooling=mean"):
         export(tmp_path / "run", tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
+    assert "jaxfm.predict" in (text := (tmp_path / "run" / "report.md").read_text()) and "jaxfm.export" not in text
 
 
+@pytest.mark.slow
 def test_a_head_comes_along_where_its_classes_are_those_of_the_data(tmp_path: pathlib.Path) -> None:
     config = tiny.classification_config(tmp_path, train__steps=2)
     train(config, tmp_path / "run")

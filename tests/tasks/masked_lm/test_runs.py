@@ -44,6 +44,7 @@ RUN = {
     "eval__every_steps": 4,
     "log__every_steps": 1,
     "log__tensorboard": False,
+    "checkpoint__keep_optimizer": True,  # for the hashes of the last state
 }
 
 
@@ -112,6 +113,7 @@ def test_a_run_learns_and_reports(whole: Whole) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(whole: Whole, tmp_path: pathlib.Path) -> None:
     batches, plain = 0, session.meshes.shard_batch
 

@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import Config
+from jaxfm.observe.examples import SHOWN
 from jaxfm.tasks.masked_lm.task import MaskedLMTask
 from tests import tiny
 from tests.tasks.masked_lm.test_objective import PARAMS, graph, logits_of
@@ -144,6 +145,27 @@ def test_every_hidden_token_is_in_one_prediction(task: MaskedLMTask, outputs: di
     count = sum(len(record["hidden"]) for record in records)
     assert loss / count == pytest.approx(task.scorer("valid").report(outputs).metrics["loss"], abs=1e-3)
     json.dumps(records)
+
+
+def test_the_rows_predicted_worst_are_shown_as_text(task: MaskedLMTask, outputs: dict[str, np.ndarray]) -> None:
+    evaluation = task.scorer("valid").report(outputs)
+    records = {f"row {record['row']:,}": record for record in evaluation.predictions}
+    wrong = [record for record in records.values() if not record["correct"]]
+    assert 1 < len(evaluation.wrong) == min(len(wrong), SHOWN)
+    losses = []
+    for shown in evaluation.wrong:
+        hidden, (view,), facts = records[shown.origin]["hidden"], shown.views, dict(shown.facts)
+        assert "[" not in view.text  # the words that were masked, and no special token
+        marked = [view.text[mark.start : mark.end] for mark in view.marks]
+        assert marked == [token["token"].removeprefix("##") for token in hidden]
+        assert [mark.label for mark in view.marks] == [token["predicted"] for token in hidden]
+        assert [mark.status == "right" for mark in view.marks] == [
+            token["token"] == token["predicted"] for token in hidden
+        ]
+        assert facts["masked"] == str(len(hidden))
+        losses.append(float(facts["loss"]))
+        assert losses[-1] == pytest.approx(np.mean([token["loss"] for token in hidden]), abs=1e-3)
+    assert losses == sorted(losses, reverse=True)
 
 
 def test_a_part_of_the_rows_may_be_scored(task: MaskedLMTask, config: Config) -> None:

@@ -146,7 +146,7 @@ def expected_loss(bench: Bench, batch: Any, key: jax.Array, progress: float) -> 
     }
 
 
-@pytest.mark.parametrize("progress", [0.0, 0.75])
+@pytest.mark.parametrize("progress", [0.0, pytest.param(0.75, marks=pytest.mark.slow)])
 def test_loss_and_metrics_against_torch(bench: Bench, progress: float) -> None:
     key, batch = jax.random.key(12), bench.halves[0]
     expected = expected_loss(bench, batch, key, progress)

@@ -24,6 +24,7 @@ def _of_any_unit(metric: str) -> str:
     return metric.removesuffix("_token").removesuffix("_whole_word").removesuffix("_span")
 
 
+@pytest.mark.slow
 def test_rows_drawn_anew_score_as_rows(bench: Bench, outputs: dict[str, np.ndarray]) -> None:
     evaluation = bench.task.scorer("valid").report(outputs)
     data, each = evaluation.bootstrap_data, len(outputs["target"]) // 2
@@ -72,3 +73,21 @@ def test_scores_from_outputs_by_hand(bench: Bench, outputs: dict[str, np.ndarray
         assert all(word["token"] != word["by"] and 0 <= word["probability"] <= 1 for word in record["replaced"])
         assert "[MASK]" not in record["text"]
     assert sum(word["probability"] > 0.5 for record in records for word in record["replaced"]) == found
+
+
+def test_the_rows_judged_worst_are_shown_as_the_encoder_saw_them(bench: Bench, outputs: dict[str, np.ndarray]) -> None:
+    evaluation = bench.task.scorer("valid").report(outputs)
+    records = {f"row {record['row']:,}": record for record in evaluation.predictions}
+    assert len(evaluation.wrong) > 1
+    losses = []
+    for shown in evaluation.wrong:
+        record, (view,), facts = records[shown.origin], shown.views, dict(shown.facts)
+        assert not record["correct"] and "[SEP]" not in view.text
+        replaced = record["replaced"]
+        marked = [view.text[mark.start : mark.end] for mark in view.marks]
+        assert marked == [token["by"].removeprefix("##") for token in replaced]
+        assert [mark.label for mark in view.marks] == [token["token"] for token in replaced]
+        assert [mark.status == "right" for mark in view.marks] == [token["probability"] > 0.5 for token in replaced]
+        assert (facts["replaced"], facts["false alarms"]) == (str(len(replaced)), str(record["false_alarms"]))
+        losses.append(float(facts["loss"]))
+    assert losses == sorted(losses, reverse=True)

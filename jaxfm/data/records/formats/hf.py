@@ -1,13 +1,14 @@
 """`hf:OWNER/NAME[:CONFIG]`: data files of the Hugging Face hub, through the package `datasets`; never its scripts."""
 
+import dataclasses
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxfm.data.records.splits import named_splits
 from jaxfm.data.records.table import Row, SetFormat, Table, Tables
-from jaxfm.errors import UserError
+from jaxfm.errors import UserError, install_hint
 
 _NAME = re.compile(r"((?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*)(?::([\w.-]+))?")
 _OLDEST = 4  # datasets 4.0 removed scripts: from there on a data set is files alone
@@ -31,26 +32,36 @@ def open_hf(rest: str, names: Mapping[str, str], files: str) -> Tables:
 
 
 def _open_split(data: Any, source: str) -> Table:
+    return dataclasses.replace(open_dataset(data, source, lambda index: f"{source}[{index}]"), published=True)
+
+
+def open_dataset(data: Any, source: str, origin: Callable[[int], str]) -> Table:
+    """Returns a `datasets.Dataset` as a table; columns that would have to be decoded (images, sound) are left out.
+
+    Args:
+      data: the data set.
+      source: its name, for messages.
+      origin: number of a row, from 0 -> what messages call it.
+    """
     class_names = {}
     for column, feature in data.features.items():
         if names := getattr(feature, "names", None) or _class_names(feature):
             class_names[column] = names
+    columns = tuple(name for name, feature in data.features.items() if not hasattr(feature, "decode_example"))
+    plain = data.with_format(None)
     return Table(
-        source,
-        tuple(data.features),
-        functools.partial(_read, data, source),
-        class_names,
-        size=f"{len(data):,} records",
-        published=True,
+        source, columns, functools.partial(_read, plain, columns, origin), class_names, size=f"{len(data):,} records"
     )
 
 
-def _read(data: Any, source: str, asked: Sequence[str] | None) -> Iterator[Row]:
-    wanted = list(data.features if asked is None else asked)
+def _read(
+    data: Any, columns: Sequence[str], origin: Callable[[int], str], asked: Sequence[str] | None
+) -> Iterator[Row]:
+    wanted = list(columns if asked is None else asked)
     index = 0
     for chunk in data.select_columns(wanted).iter(_CHUNK):
         for values in zip(*(chunk[name] for name in wanted), strict=True):
-            yield Row(f"{source}[{index}]", dict(zip(wanted, values, strict=True)))
+            yield Row(origin(index), dict(zip(wanted, values, strict=True)))
             index += 1
 
 
@@ -59,7 +70,7 @@ def _load(name: str, config: str | None, rest: str, files: str) -> Any:
         import datasets
         from datasets.exceptions import DatasetsError
     except ModuleNotFoundError:
-        raise UserError(f"hf:{rest}: the package datasets is needed: pip install 'jaxfm[hf]'.") from None
+        raise UserError(f"hf:{rest}: the package datasets is needed: {install_hint('hf')}.") from None
     if int(datasets.__version__.split(".")[0]) < _OLDEST:
         raise UserError(
             f"hf:{rest}: datasets {datasets.__version__} may run code from the hub: pip install 'datasets>={_OLDEST}'."

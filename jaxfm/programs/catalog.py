@@ -1,0 +1,78 @@
+"""The programs by name: what `jaxfm NAME` runs and what `jaxfm --help` says of it. It imports none of them.
+
+A new program is a module of this room with a function `run()`, a line here, and a file like jaxfm/train.py that starts
+it as `python -m jaxfm.NAME`.
+"""
+
+import dataclasses
+
+from jaxfm.errors import UserError, did_you_mean
+
+TRAINING, USING, TEXT, INSTALLATION = "train", "use a trained model", "prepare text", "about this installation"
+GROUPS = (TRAINING, USING, TEXT, INSTALLATION)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A program of `jaxfm`.
+
+    Attributes:
+      name: as it is called; its module is `module`.
+      group: of `GROUPS`, under which it is listed.
+      doc: what it does, in a line that follows its name.
+    """
+
+    name: str
+    group: str
+    doc: str
+
+    @property
+    def module(self) -> str:
+        """The module whose function `run()` is the program."""
+        return f"jaxfm.programs.{self.name.replace('-', '_')}"
+
+
+PROGRAMS = (
+    Program("check", TRAINING, "looks at the data before training: leaks, rare labels, errors"),
+    Program("train", TRAINING, "trains a model, or resumes a run that was stopped"),
+    Program("seeds", TRAINING, "trains several seeds of a config: mean and standard deviation"),
+    Program("plan", TRAINING, "says what a run needs on TPUs or GPUs that are not here"),
+    Program("from-trainer", TRAINING, "shows a script of transformers' Trainer as a command of jaxfm"),
+    Program("evaluate", USING, "scores a run on a split, or two runs against each other"),
+    Program("runs", USING, "a table over many runs"),
+    Program("predict", USING, "answers texts, or a file of them"),
+    Program("export", USING, "writes a directory that transformers opens"),
+    Program("tokenizer", TEXT, "learns a tokenizer from text"),
+    Program("prepare", TEXT, "prepares a corpus for pretraining: deduplicated, packed"),
+    Program("doctor", INSTALLATION, "shows versions, devices and caches, and trains a tiny model"),
+    Program("explain", INSTALLATION, "prints every key of the config"),
+    Program("launch", INSTALLATION, "lists the scripts that start runs elsewhere, or runs one"),
+    Program("completion", INSTALLATION, "prints a completion script for bash, zsh or fish"),
+    Program("version", INSTALLATION, "prints the version"),
+)
+
+
+def find(name: str) -> Program:
+    """Returns the program of that name, written with - or _; an unknown one is a UserError that names the nearest."""
+    for program in PROGRAMS:
+        if program.name == name.replace("_", "-"):
+            return program
+    raise UserError(f"there is no program {name!r}. {did_you_mean(name, [each.name for each in PROGRAMS])}")
+
+
+def overview(command: str) -> str:
+    """Returns what `jaxfm --help` prints, for a command that is called so."""
+    lines = [f"usage: {command} PROGRAM ...", "", "Trains and uses encoder foundation models in JAX."]
+    for group in GROUPS:
+        lines += ["", f"{group}:"]
+        lines += [f"  {each.name:<11} {each.doc}" for each in PROGRAMS if each.group == group]
+    lines += [
+        "",
+        f"`{command} PROGRAM --help` shows the flags of a program, `{command} train ner --help`",
+        "the keys of a config too. To begin:",
+        "",
+        f"  {command} doctor",
+        f"  {command} train ner --workdir runs/ner",
+        f'  {command} predict --workdir runs/ner "Ada Lovelace was born in London."',
+    ]
+    return "\n".join(lines)

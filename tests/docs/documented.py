@@ -1,0 +1,72 @@
+"""Which documented commands are run by tests/docs/test_commands_run.py, and why the others are not."""
+
+import re
+from collections.abc import Sequence
+
+from tests.docs.pages import Command
+
+# Pages whose commands are run, in their order, each page in a folder of its own.
+RUN_PAGES = (
+    "README.md",
+    "docs/classification.md",
+    "docs/data_check.md",
+    "docs/howto/imbalanced_classes.md",
+    "docs/howto/labelling_tools.md",
+    "docs/howto/long_documents.md",
+    "docs/howto/out_of_memory.md",
+    "docs/howto/small_data.md",
+    "docs/howto/tpu_pod.md",
+    "docs/index.md",
+    "docs/multi_host.md",
+    "docs/ner.md",
+    "docs/pretraining.md",
+    "docs/scaling.md",
+    "docs/trust.md",
+    "docs/tutorial.md",
+    "docs/using.md",
+)
+# Commands that are not run on any page, by the beginning or a part of them -> why.
+NOT_RUN = {
+    r"^make ": "makes environments; that the target exists is tested",
+    r"^(python -m profiles\.|profiles/)": "measures for minutes to hours; tests/profiles runs each script on little",
+    r"^launch/(tpu_pod|slurm|gke_xpk)\.sh|^launch/gke_jobset\.py": "needs a cluster; tests/launch has stand-ins for it",
+    r"^(jaxfm |python -m jaxfm\.)plan ": "compiles for TPUs or GPUs, minutes and gigabytes; tests/planning does so",
+    r"=hf:": "downloads weights or data from the hub; tests/hub reads files as they are there",
+    r":(mrpc|conll2003|wnut17)\b": "downloads data; tests/data reads prepared ones of the same kind",
+    r"array_record:/data|^jaxfm export --workdir runs/base": "is of a run on a pod",
+    r"\.\./shared/": "trains on the optional data for half an hour",
+    r"batch_size=auto": "fills the memory of the machine; tests/training/test_batch_size.py",
+}
+
+
+def reasons(command: Command) -> Sequence[str]:
+    """Why a command is not run; empty for one that is."""
+    return [why for pattern, why in NOT_RUN.items() if re.search(pattern, shown(command))]
+
+
+def shown(command: Command) -> str:
+    """The command without the quotes that only a shell needs, and without the folder of its interpreter."""
+    words = list(command.words)
+    words[0] = re.sub(r"^\.venv-[\d.]+/bin/", "", words[0])
+    return " ".join(words)
+
+
+def program_words(words: Sequence[str]) -> list[str] | None:
+    """Program and flags of `python -m jaxfm.PROGRAM ...` or `jaxfm PROGRAM [CONFIG] ...`; None for other commands.
+
+    The short form's CONFIG, ner:files, is --config=configs/ner.py:files, and its --data is --config.data.source.
+    """
+    if words[0] == "jaxfm":
+        program, rest = words[1], list(words[2:])
+    elif words[0].endswith("python") and words[1] == "-m" and words[2].startswith("jaxfm."):
+        return [words[2].removeprefix("jaxfm."), *words[3:]]
+    else:
+        return None
+    program = program.replace("-", "_")
+    if program in ("train", "plan", "check", "seeds", "explain") and rest and not rest[0].startswith("-"):
+        name, _, variant = rest[0].partition(":")
+        rest[0] = f"--config=configs/{name}.py{':' + variant if variant else ''}"
+    for index, word in enumerate(rest):
+        if re.match(r"--data(=|$)", word):
+            rest[index] = word.replace("--data", "--config.data.source", 1)
+    return [program, *rest]
