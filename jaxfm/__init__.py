@@ -46,8 +46,12 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'jaxfm' has no attribute {name!r}")
     import importlib
+    import warnings
 
-    return getattr(importlib.import_module(_HOME[name]), name)
+    with warnings.catch_warnings():
+        # In a notebook without ipywidgets tqdm, which the hub's packages import, warns of it. jaxfm has its own bar.
+        warnings.filterwarnings("ignore", module="tqdm.*")
+        return getattr(importlib.import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -71,6 +71,9 @@ def test_names_of_tasks_stand_in_their_own_folders_alone() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and node.value in registry.names():
                 # Records may have columns of the same name ("ner"), which are other people's words.
+                # The doctor's self test trains one task as an example.
+                if path.name == "self_test.py":
+                    continue
                 if path.parent != ROOT / "jaxfm" / "tasks" / str(node.value) and "records" not in path.parts:
                     found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.value!r}")
     assert not found, "\n" + "\n".join(found)

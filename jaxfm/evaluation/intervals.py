@@ -30,7 +30,7 @@ EXACT, WITH_PRIOR, BOOTSTRAP = "exact", "bootstrap, prior", "bootstrap"
 def intervals(
     bootstrap_data: BootstrapData, metrics: Mapping[str, float], resamples: int = RESAMPLES, seed: int = SEED
 ) -> dict[str, Interval]:
-    """Returns the 95 % interval of each of `metrics`; NaN where there is none.
+    """Returns the 95 % interval of each of `metrics` that `bootstrap_data` computes; NaN where there is none.
 
     - A share of the units that are right ("accuracy" of examples): exact, Clopper and Pearson 1934.
     - What `bootstrap_data.prior` names (F1, precision, recall): the outer ends of two intervals, the percentile
@@ -40,7 +40,8 @@ def intervals(
       where few units have a class; docs/trust.md has how often both hold the truth.
     - All others (losses, correlations): the percentile bootstrap.
 
-    Both kinds that draw are widened for few units (`tail_probability`).
+    Both kinds that draw are widened for few units (`tail_probability`). Registered metrics are left out: they are
+    functions of predictions, not of weighted units.
     """
     method = methods(bootstrap_data, metrics)
     drawn = {name: value for name, value in metrics.items() if method[name] != EXACT}
@@ -52,7 +53,7 @@ def intervals(
             found[name] = Interval(value, *exact_share(int(bootstrap_data.right.sum()), bootstrap_data.count))
         elif method[name] == WITH_PRIOR:
             found[name] = _wider(found[name], posterior[name], bootstrap_data.count)
-    return {name: found[name] for name in metrics}
+    return {name: found[name] for name in metrics if name in found}
 
 
 def methods(bootstrap_data: BootstrapData, metrics: Mapping[str, float]) -> dict[str, str]:

@@ -74,4 +74,6 @@ class NotebookArea:
             file=io.StringIO(), width=self._console.width, record=True, force_jupyter=False, color_system="truecolor"
         )
         page.print(self._render())
+        if not page.export_text(clear=False).strip():  # after a temporary bar
+            return HTML("")
         return HTML(page.export_html(inline_styles=True, code_format=_FORMAT))

@@ -127,6 +127,8 @@ class Progress:
         # out() adds no wrapping, markup or colour: brackets in a message are text, and a file gets no codes.
         if self._console.is_terminal:
             self._console.print(styled(text), highlight=False)
+        elif self._console.is_jupyter and not self._console.quiet:
+            print(text)  # a stream of text; rich would make an output of every line
         else:
             self._console.out(text, highlight=False)
 

@@ -11,7 +11,8 @@ from absl import logging as absl_logging
 from jaxfm.observe.messages import WarningHandler
 
 _LIBRARIES = ("orbax", "transformers", "huggingface_hub", "datasets", "tensorflow_datasets")
-_WARN = "(orbax|tensorflow_datasets|transformers).*"
+# tqdm warns of a notebook without ipywidgets, where jaxfm shows no bar of its making.
+_WARN = "(orbax|tensorflow_datasets|transformers|tqdm).*"
 
 
 def quiet_libraries() -> None:

@@ -75,7 +75,9 @@ def summary_table(splits: Mapping[str, Mapping[str, Any]], first: str, most: int
     `most`: rows of the table; None: all metrics.
     """
     names = list(dict.fromkeys(name for scores in splits.values() for name in metrics_of(scores)))
-    names = ([first] if first in names else []) + [name for name in names if name != first]
+    # A registered metric has no interval, and is shown where it chose.
+    known = first in names or any(first in scores for scores in splits.values())
+    names = ([first] if known else []) + [name for name in names if name != first]
     confidence = next((scores["intervals"]["confidence"] for scores in splits.values() if "intervals" in scores), 0.95)
     columns, rows = ["metric"], []
     for split in splits:

@@ -39,8 +39,8 @@ PROGRAMS = (
     Program("plan", TRAINING, "says what a run needs on TPUs or GPUs that are not here"),
     Program("from-trainer", TRAINING, "shows a script of transformers' Trainer as a command of jaxfm"),
     Program("evaluate", USING, "scores a run on a split, or two runs against each other"),
-    Program("runs", USING, "a table over many runs"),
-    Program("predict", USING, "answers texts, or a file of them"),
+    Program("runs", USING, "shows a table over many runs, the best one first"),
+    Program("predict", USING, "labels texts, or a file of them, or fills their masks"),
     Program("export", USING, "writes a directory that transformers opens"),
     Program("tokenizer", TEXT, "learns a tokenizer from text"),
     Program("prepare", TEXT, "prepares a corpus for pretraining: deduplicated, packed"),
@@ -63,14 +63,16 @@ def find(name: str) -> Program:
 def overview(command: str) -> str:
     """Returns what `jaxfm --help` prints, for a command that is called so."""
     lines = [f"usage: {command} PROGRAM ...", "", "Trains and uses encoder foundation models in JAX."]
+    width = 1 + max(len(each.name) for each in PROGRAMS)
     for group in GROUPS:
         lines += ["", f"{group}:"]
-        lines += [f"  {each.name:<11} {each.doc}" for each in PROGRAMS if each.group == group]
+        lines += [f"  {each.name:<{width}} {each.doc}" for each in PROGRAMS if each.group == group]
     lines += [
         "",
-        f"`{command} PROGRAM --help` shows the flags of a program, `{command} train ner --help`",
-        "the keys of a config too. To begin:",
+        f"{command} PROGRAM --help    shows the flags of a program",
+        f"{command} train ner --help  shows the keys of a config too",
         "",
+        "to begin:",
         f"  {command} doctor",
         f"  {command} train ner --workdir runs/ner",
         f'  {command} predict --workdir runs/ner "Ada Lovelace was born in London."',

@@ -78,9 +78,9 @@ def bash(found: Words) -> str:
     return f"""\
 # Completion of jaxfm for bash, printed by `jaxfm completion bash`.
 _jaxfm() {{
-  local line="${{COMP_LINE:0:COMP_POINT}}" current program="" choices before complete
+  local line="${{COMP_LINE:0:COMP_POINT}}" current program="" choices before earlier
   current="${{line##*[[:space:]]}}"
-  read -ra complete <<< "${{line%"$current"}}"
+  read -ra earlier <<< "${{line%"$current"}}"
   COMPREPLY=()
   ((COMP_CWORD > 1)) && program="${{COMP_WORDS[1]}}"
   case "$program" in
@@ -89,7 +89,7 @@ _jaxfm() {{
     *) return ;;
   esac
   # The value of a flag is a file, which readline completes.
-  if [[ ${{complete[-1]}} == --* && " $choices " == *" ${{complete[-1]}}= "* ]]; then return; fi
+  if [[ ${{earlier[-1]}} == --* && " $choices " == *" ${{earlier[-1]}}= "* ]]; then return; fi
   # Keys are many: they are offered once they are asked for.
   if [[ $program =~ ^({takes_config})$ ]]; then
     case "$current" in

@@ -54,7 +54,7 @@ SETTINGS = (
 )
 # Of these it is shown only whether they are set: they may hold passwords.
 SECRETS = ("HF_TOKEN", "HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY")
-_NAME_WIDTH = 27
+_NAME_WIDTH = 29  # two spaces, the longest name of SETTINGS, two spaces
 _LEAST_DISK = 2**30  # a checkpoint of a base model
 
 

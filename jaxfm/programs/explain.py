@@ -1,7 +1,8 @@
 """Writes a page of the reference: `python -m jaxfm.explain --output=docs/configuration.md`, all keys of the config.
 
 `python -m jaxfm.train --config=FILE --explain` prints the same of one config, with its values. --page=programs is the
-page of all programs and their flags, --page=python that of what `import jaxfm` gives.
+page of all programs and their flags, --page=python that of what `import jaxfm` gives, --page=transformers that of the
+arguments of transformers' Trainer.
 """
 
 import pathlib
@@ -13,10 +14,11 @@ from jaxfm import files
 from jaxfm.config import Config
 from jaxfm.programs import program
 from jaxfm.programs.reference import programs_page, python_page
+from jaxfm.programs.trainer_page import transformers_page
 from jaxfm.schema import Key, describe
 from jaxfm.tasks import registry
 
-USAGE = "usage: python -m jaxfm.explain [--page=keys|programs|python] [--output=FILE.md]"
+USAGE = "usage: python -m jaxfm.explain [--page=keys|programs|python|transformers] [--output=FILE.md]"
 _HEAD = """\
 # Configuration
 
@@ -59,7 +61,7 @@ def _section(title: str, keys: Iterable[Key], doc: str = "") -> list[str]:
     return [*lines, ""]
 
 
-PAGES = {"keys": reference, "programs": programs_page, "python": python_page}
+PAGES = {"keys": reference, "programs": programs_page, "python": python_page, "transformers": transformers_page}
 
 
 def main() -> None:

@@ -1,13 +1,14 @@
 """Shows a script for transformers' Trainer as a command of jaxfm: `python -m jaxfm.from_trainer train.py`.
 
 It reads a script, which is never run, or a JSON or YAML file of TrainingArguments, and says of each argument what
-became of it. `--output=docs/from_transformers.md` writes the table of all arguments.
+became of it. docs/from_transformers.md has the table of all arguments.
 """
 
 import dataclasses
 import pathlib
 import re
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,68 +18,19 @@ from jaxfm import files
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.tables import Table
-from jaxfm.programs import program, trainer_conversion, trainer_script
+from jaxfm.programs import program, trainer_conversion, trainer_script, usage
 from jaxfm.programs.given_config import resolve_config
-from jaxfm.programs.trainer_arguments import ARGUMENTS, GROUPS, OTHERS, RENAMED, Argument
+from jaxfm.programs.trainer_arguments import ARGUMENTS, OTHERS, RENAMED
 from jaxfm.programs.trainer_conversion import Outcome
 from jaxfm.schema import flatten, to_dict
 
 USAGE = (
     "usage: python -m jaxfm.from_trainer (SCRIPT.py | ARGUMENTS.json | ARGUMENTS.yaml) [--base=ner:files]\n"
-    "         [--devices=1] [--line=N]\n"
-    "       python -m jaxfm.from_trainer --output=PAGE.md"
+    "         [--devices=1] [--line=N]"
 )
 BASES = ("ner:files", "classification:files", "mlm:continue")
 _MASKED = "mlm"
 _SHOWN = 40  # characters of a value
-_HEAD = """\
-# Coming from transformers' Trainer
-
-jaxfm reads a script, without running it, and shows the command that does the same:
-
-    python -m jaxfm.from_trainer train.py
-
-It says of each argument of `TrainingArguments` what became of it, names with its line what is not written as a literal
-value, and lists the Trainer's defaults that are others than jaxfm's. A JSON or YAML file of arguments
-(`TrainingArguments.to_json_string()`) can be given as well, with `--base` for the config to start from:
-
-    python -m jaxfm.from_trainer arguments.yaml --base=classification:files --devices=2
-
-jaxfm itself tokenizes words, aligns labels with them, packs examples into rows and masks tokens: a script's functions
-for these have no counterpart. Data in memory (a `datasets.DatasetDict`, a DataFrame, lists of dicts) go to
-`jaxfm.train(..., data=...)`: see [from Python](python.md). A finished run goes back to transformers by
-`python -m jaxfm.export --workdir=RUN --format=hf --output=DIR`.
-
-The tables are generated: `python -m jaxfm.from_trainer --output=docs/from_transformers.md`. Names and defaults are
-those of transformers 5; what only version 4 had is marked (4). The keys are those of [configuration](configuration.md).
-"""
-
-
-def reference() -> str:
-    """Returns docs/from_transformers.md: every argument of the Trainer and what it is in jaxfm."""
-    parts = [_HEAD]
-    for title, arguments in GROUPS.items():
-        rows = [(_named(each), f"`{each.default!r}`", _in_jaxfm(each), each.remark) for each in arguments]
-        parts += [f"## {title}\n", *_markdown(("argument", "default", "jaxfm", "remark"), rows), ""]
-    for title, found in OTHERS.items():
-        parts += [f"## {title}\n", *_markdown(("transformers", "jaxfm"), [(f"`{a}`", b) for a, b in found.items()]), ""]
-    renamed = ", ".join(f"`{old}` is `{new}`" for old, new in RENAMED.items())
-    return "\n".join([*parts, f"Older names: {renamed}.\n"])
-
-
-def _named(argument: Argument) -> str:
-    return f"`{argument.name}`{' (4)' if argument.old else ''}"
-
-
-def _in_jaxfm(argument: Argument) -> str:
-    if argument.keys:
-        return ", ".join(f"`{key}`" for key in argument.keys)
-    return {"absent": "no equivalent", "unneeded": "not needed"}.get(argument.fate, "")
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +59,8 @@ class Converted:
         given = self.found.arguments.get("output_dir")
         return given if isinstance(given, str) and given else "runs/mine"
 
-    def table(self) -> Table:
-        """Returns what became of each argument, but for those of a file that are at the Trainer's default."""
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """Returns argument, value, keys and remark of each; of a file, of those that are not at their default."""
         written = {trainer_conversion.todays_name(name): name for name in self.found.arguments}
         rows = []
         for name, outcome in self.outcomes.items():
@@ -120,7 +72,15 @@ class Converted:
             rows.append((written[name], shown, became, _plain(outcome.remark)))
         for key, (value, said) in self.found.keys.items():
             rows.append((said, _shortened(repr(value)), f"{key}={_text(value)}", ""))
-        return Table(f"{self.found.where}, on top of {self.base}", ("argument", "value", "jaxfm", "remark"), rows)
+        return rows
+
+    def table(self) -> Table:
+        """Returns `rows` in two columns, which fit a terminal."""
+        rows = []
+        for name, value, keys, remark in self.rows():
+            written = f"{name}={value}" if name in self.found.arguments else name
+            rows.append((written, f"{keys} ({remark})" if keys and remark else keys or remark))
+        return Table(f"{self.found.where}, on top of {self.base}", ("the script", "jaxfm"), rows)
 
     def notes(self) -> list[str]:
         """Returns lines about what could not be read, what has no key, and what the script does not say."""
@@ -140,10 +100,8 @@ class Converted:
 
     def command(self) -> str:
         """Returns the command line, one flag a line."""
-        name, _, variant = self.base.partition(":")
-        words = [f"--config=configs/{name}.py:{variant}" if variant else f"--config=configs/{name}.py"]
-        words += [f"--workdir={self.workdir}", *_flags(self.keys)]
-        return " \\\n    ".join(["python -m jaxfm.train", *map(shlex.quote, words)])
+        words = [f"--workdir={self.workdir}", *_flags(self.keys)]
+        return " \\\n    ".join([f"python -m jaxfm.train {shlex.quote(self.base)}", *map(shlex.quote, words)])
 
     def call(self) -> str:
         """Returns the same as a call in Python, with the data in memory."""
@@ -182,8 +140,9 @@ def convert(path: pathlib.Path, base: str = "", *, devices: int = 1, line: int |
     if "warmup_ratio" in named:
         left.pop("warmup_steps", None)
     whole = trainer_conversion.overrides(trainer_conversion.convert({**left, **given}, devices=devices, masked=masked))
-    defaults = {key: value for key, value in whole.items() if key not in keys and standard.get(key) != value}
-    resolve_config(base, keys | defaults)  # says what jaxfm refuses
+    whole |= trainer_conversion.TRAINER_LACKS
+    chosen = flatten(to_dict(resolve_config(base, {**whole, **keys})))  # also says what jaxfm refuses
+    defaults = {key: value for key, value in whole.items() if key not in keys and standard[key] != chosen[key]}
     return Converted(path, found, base, outcomes, keys, defaults)
 
 
@@ -215,11 +174,7 @@ def _shortened(text: str) -> str:
 def main(words: Sequence[str]) -> None:
     """The program."""
     values = flags.FLAGS
-    if values.output is not None and not words:
-        files.write_text(files.output_file(values.output, "--output"), reference())
-        print(f"written: {values.output}")
-        return
-    if len(words) != 1 or values.output is not None:
+    if len(words) != 1:
         raise UserError(f"give one script or file of arguments.\n{USAGE}")
     converted = convert(files.user_path(words[0], "the script"), values.base, devices=values.devices, line=values.line)
     progress = Progress(0)
@@ -228,8 +183,8 @@ def main(words: Sequence[str]) -> None:
         progress.say(line)
     if converted.defaults:
         progress.say("\nThe Trainer's defaults that are others than jaxfm's; add them for the same training:\n")
-        progress.say("    " + " \\\n    ".join(_flags(converted.defaults)))
-    progress.say(f"\nThe command:\n\n{converted.command()}")
+        progress.say("    " + " \\\n    ".join(map(shlex.quote, _flags(converted.defaults))))
+    progress.say(f"\nThe command:\n\n{usage.as_called(converted.command(), sys.argv[0])}")
     progress.say(f"\nIn Python, with the data in memory:\n\n{converted.call()}")
 
 
@@ -238,5 +193,4 @@ def run() -> None:
     flags.DEFINE_string("base", "", f"The config to start from: {', '.join(BASES)}; empty: as the script's model says.")
     flags.DEFINE_integer("devices", 1, "Devices that the script runs on: a batch is of all of them.", lower_bound=1)
     flags.DEFINE_integer("line", None, "Line of the TrainingArguments to read, where a script has several.")
-    flags.DEFINE_string("output", None, "Write the page with the tables of all arguments.")
     program.run(main, USAGE, takes_arguments=True)

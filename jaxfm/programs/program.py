@@ -105,10 +105,11 @@ def definition_of(name: str) -> usage.Definition:
 
     The flags of this process are afterwards as before.
     """
-    before, asked = set(flags.FLAGS), []
+    module = importlib.import_module(f"jaxfm.programs.{name}")
+    before, asked = set(flags.FLAGS), []  # now: what it imports may have defined flags of other packages
     token = _ASKED.set(asked)
     try:
-        importlib.import_module(f"jaxfm.programs.{name}").run()
+        module.run()
     finally:
         _ASKED.reset(token)
         for each in set(flags.FLAGS) - before:
@@ -134,8 +135,8 @@ def _definition(main: Callable[..., None], usage_line: str, takes_texts: bool) -
         flags=tuple(
             usage.Flag(
                 name=flag.name,
-                doc=flag.help or "",
-                default=None if flag.default is None else str(flag.default_as_str).strip("'"),
+                doc=re.sub(r";\s+repeat this option .*", "", flag.help or ""),  # added by absl
+                default=str(flag.default_as_str).strip("'") if flag.default not in (None, []) else None,
                 switch=bool(flag.boolean),
                 shared=flag.name in _OF_PROCESSES,
             )
@@ -196,18 +197,16 @@ def _is_switch(name: str, definition: usage.Definition) -> bool:
         return True
     if name == "data" and definition.takes_config:
         return False
-    key = re.fullmatch(r"(no)?config\.([\w.]+)", name)
-    if key is None and not definition.takes_config:
+    if not definition.takes_config:
         raise UserError(usage.unknown_flag(name, definition, ()))
     from jaxfm.tasks import registry  # late: programs without a config start faster
 
     keys = registry.all_keys()
-    if key is None:
+    found = re.fullmatch(r"(?:no)?config\.([\w.]+)", name)
+    if found is None:
         raise UserError(usage.unknown_flag(name, definition, tuple(keys)))
-    registry.check_key(key[2])
-    if not definition.takes_config:
-        raise UserError(usage.unknown_flag(name, definition, ()))
-    return key[2] in keys and keys[key[2]].allowed.startswith("bool")
+    registry.check_key(found[1])
+    return found[1] in keys and keys[found[1]].allowed.startswith("bool")
 
 
 @contextlib.contextmanager

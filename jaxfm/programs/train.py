@@ -40,7 +40,7 @@ from jaxfm.training.setup import set_up
 
 USAGE = (
     "usage: python -m jaxfm.train CONFIG --workdir=DIR [--data=URI] [--config.KEY=VALUE ...] [--explain]\n"
-    "  CONFIG: a name such as ner, ner:files or mlm:continue, or --config=FILE.py[:variant]"
+    "  CONFIG: a name (ner, ner:files, mlm:continue) or --config=FILE.py[:variant]"
 )
 
 

@@ -55,11 +55,11 @@ _LENGTH = (
     _converted(
         "per_device_train_batch_size",
         8,
-        "train.batch_size data.packed",
-        "examples of one update: this, times the devices (`--devices`), times `gradient_accumulation_steps`. A packed "
-        "row holds several examples, so `data.packed` becomes False; but for masked LM, which fills its rows",
+        "train.batch_size train.batch_examples",
+        "examples of one update: this, times the devices (`--devices`), times `gradient_accumulation_steps`. The batch "
+        "size is then `examples`: as many packed rows as hold them. Masked LM fills its rows, and counts these",
     ),
-    _converted("gradient_accumulation_steps", 1, "train.accumulate", "`train.batch_size` is what they sum up to"),
+    _converted("gradient_accumulation_steps", 1, "train.accumulate", "the batch of an update is what they sum up to"),
     _converted("per_device_eval_batch_size", 8, "eval.batch_size", "times the devices; it changes no score"),
     _converted("auto_find_batch_size", False, "train.batch_size", "True is auto: as many rows as fit"),
 )
@@ -317,5 +317,11 @@ OTHERS: dict[str, dict[str, str]] = {
         "trainer.save_model(), push_to_hub()": "`jaxfm.export` writes what from_pretrained opens",
         "pipeline(...)": "`jaxfm.load(workdir)`",
         "LoraConfig(r, lora_alpha, target_modules)": "`adapt.lora.rank`, `adapt.lora.alpha`, `adapt.lora.targets`",
+        "LoraConfig(lora_dropout)": "no equivalent: dropout is that of the encoder",
+        "LoraConfig(bias)": "no equivalent: biases stay as they are; `adapt.train=biases` is BitFit",
+        "LoraConfig(use_rslora)": "no equivalent: the factor is alpha / rank",
+        "LoraConfig(use_dora)": "no equivalent",
+        "LoraConfig(modules_to_save)": "not needed: the head is always trained",
+        "LoraConfig(layers_to_transform)": "no equivalent: every layer has an update",
     },
 }

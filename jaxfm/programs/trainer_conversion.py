@@ -1,6 +1,7 @@
 """From arguments of transformers' `TrainingArguments` to keys of jaxfm's config; `trainer_arguments` is the table."""
 
 import dataclasses
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +23,10 @@ MATTER = (
     *("num_train_epochs", "per_device_train_batch_size", "learning_rate", "weight_decay", "warmup_steps", "adam_beta2"),
     *("adam_epsilon", "max_grad_norm", "lr_scheduler_type", "bf16", "load_best_model_at_end"),
 )
+
+
+# What jaxfm's configs for few examples have, and the Trainer has not.
+TRAINER_LACKS: Mapping[str, Any] = types.MappingProxyType({"train.min_steps": 0, "eval.patience": 0})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Setting:
 
 
 Conversion = Callable[[Any, Setting], Outcome]
+_OFF = Outcome({}, "off in jaxfm too")
 
 
 def convert(given: Mapping[str, Any], *, devices: int, masked: bool) -> dict[str, Outcome]:
@@ -128,16 +134,14 @@ def _number(name: str, value: Any) -> Any:
 
 def _batch(value: int, setting: Setting) -> Outcome:
     if setting["auto_find_batch_size"]:
-        return Outcome({}, "auto_find_batch_size is True")
+        return Outcome({}, "not used: auto_find_batch_size is True")
     accumulate = setting["gradient_accumulation_steps"]
     examples = int(value * accumulate * setting.devices)
     said = f"{int(value)} x {setting.devices} devices" if setting.devices > 1 else f"{int(value)} on one device"
     remark = f"{said}{f' x {int(accumulate)} accumulated' if accumulate > 1 else ''}"
     if setting.masked:
         return Outcome({"train.batch_size": examples}, remark)
-    return Outcome(
-        {"train.batch_size": examples, "data.packed": False}, f"{remark}; packed rows would hold several examples each"
-    )
+    return Outcome({"train.batch_size": "examples", "train.batch_examples": examples}, remark)
 
 
 def _accumulate(value: int, setting: Setting) -> Outcome:
@@ -175,7 +179,8 @@ def _schedule_arguments(value: Any, setting: Setting) -> Outcome:
             keys["optim.decay_fraction"] = float(number) / setting.steps
         elif name != "power":  # `_schedule` looks at it
             left.append(name)
-    return Outcome(keys, f"no equivalent of {', '.join(left)}" if left else "")
+    nothing = "" if keys else "as lr_scheduler_type says"
+    return Outcome(keys, f"no equivalent of {', '.join(left)}" if left else nothing)
 
 
 def _warmup(value: float, setting: Setting) -> Outcome:
@@ -206,8 +211,9 @@ def _precision(value: bool, setting: Setting) -> Outcome:
 
 
 def _half(value: bool, setting: Setting) -> Outcome:
-    del setting
-    return Outcome({"train.precision": "bf16"}, "bf16 in place of f16: no loss is scaled") if value else Outcome()
+    if value:
+        return Outcome({"train.precision": "bf16"}, "bf16 in place of f16: no loss is scaled")
+    return Outcome({}, "bf16 is True") if setting["bf16"] else Outcome({"train.precision": "f32"})
 
 
 def _smoothing(value: float, setting: Setting) -> Outcome:
@@ -291,7 +297,7 @@ def _sharded(value: Any, setting: Setting) -> Outcome:
     return (
         Outcome({"parallel.mesh.data": 1, "parallel.mesh.fsdp": -1}, "parameters cut over all devices")
         if value
-        else Outcome()
+        else _OFF
     )
 
 
@@ -304,7 +310,7 @@ def _optimizer(value: Any, setting: Setting) -> Outcome:
 
 def _remat(value: Any, setting: Setting) -> Outcome:
     del setting
-    return Outcome({"model.remat": "full"}) if value else Outcome()
+    return Outcome({"model.remat": "full"}) if value else _OFF
 
 
 _CONVERSIONS: Mapping[str, Conversion] = {
@@ -313,13 +319,13 @@ _CONVERSIONS: Mapping[str, Conversion] = {
     "per_device_train_batch_size": _batch,
     "gradient_accumulation_steps": _accumulate,
     "per_device_eval_batch_size": lambda value, setting: Outcome({"eval.batch_size": int(value * setting.devices)}),
-    "auto_find_batch_size": lambda value, setting: Outcome({"train.batch_size": "auto"}) if value else Outcome(),
+    "auto_find_batch_size": lambda value, setting: Outcome({"train.batch_size": "auto"}) if value else _OFF,
     "lr_scheduler_type": _schedule,
     "lr_scheduler_kwargs": _schedule_arguments,
     "warmup_steps": _warmup,
     "warmup_ratio": _warmup_ratio,
     "optim": _optimizer,
-    "adafactor": lambda value, setting: _optimizer("adafactor", setting) if value else Outcome(),
+    "adafactor": lambda value, setting: _optimizer("adafactor", setting) if value else _OFF,
     "label_smoothing_factor": _smoothing,
     "bf16": _precision,
     "fp16": _half,

@@ -15,12 +15,8 @@ from jaxfm.errors import UserError
 ARGUMENTS_CLASS = "TrainingArguments"  # and whatever ends so: Seq2SeqTrainingArguments
 _FIRST_ARGUMENT = "output_dir"
 _FILES = (".json", ".yaml", ".yml")
-_HEADS = {
-    "ForTokenClassification": "ner:files",
-    "ForSequenceClassification": "classification:files",
-    "ForMaskedLM": "mlm:continue",
-}
-_MULTI, _REGRESSION = "classification:multi", "classification:regression"
+_SINGLE, _MULTI, _REGRESSION = "classification:files", "classification:multi", "classification:regression"
+_HEADS = {"ForTokenClassification": "ner:files", "ForSequenceClassification": _SINGLE, "ForMaskedLM": "mlm:continue"}
 # Arguments of Trainer that need a word; the others are what every script has.
 _OF_TRAINER = (
     *(
@@ -33,6 +29,9 @@ _OF_TRAINER = (
     ),
     *("optimizers", "optimizer_cls_and_kwargs"),
 )
+# Linear maps that peft and jaxfm call by the same name; peft's "dense" is several of jaxfm's.
+_LORA_TARGETS = ("query", "key", "value")
+_LORA_WITHOUT_KEY = ("lora_dropout", "bias", "use_rslora", "use_dora", "modules_to_save", "layers_to_transform")
 _FILE_BUILDERS = ("csv", "json", "parquet", "text", "arrow", "webdataset")
 
 
@@ -225,6 +224,9 @@ def _others(calls: list[_Call]) -> tuple[dict[str, tuple[Any, str]], dict[str, i
                 others["EarlyStoppingCallback(early_stopping_threshold)"] = call.line
         elif call.name == "DataCollatorForLanguageModeling" and "mlm_probability" in call.literal:
             keys["task.ratio"] = (call.literal["mlm_probability"], said)
+        elif call.name == "LoraConfig":
+            keys |= {key: (value, said) for key, value in _lora(call).items()}
+            others |= {f"LoraConfig({name})": call.lines[name] for name in call.lines if name in _LORA_WITHOUT_KEY}
         elif call.name == "from_pretrained":
             name = call.literal.get("pretrained_model_name_or_path", call.literal.get("0"))
             found = _config_of(call)
@@ -244,18 +246,30 @@ def _others(calls: list[_Call]) -> tuple[dict[str, tuple[Any, str]], dict[str, i
     return keys, others, config
 
 
+def _lora(call: _Call) -> dict[str, Any]:
+    """Returns the keys of a LoraConfig of peft, whose defaults are rank 8 and alpha 8."""
+    keys: dict[str, Any] = {}
+    if "r" not in call.unread:
+        keys["adapt.lora.rank"] = call.literal.get("r", 8)
+    if "lora_alpha" not in call.unread:
+        keys["adapt.lora.alpha"] = float(call.literal.get("lora_alpha", 8))
+    targets = call.literal.get("target_modules")
+    if targets == "all-linear":
+        keys["adapt.lora.targets"] = ("all",)
+    elif isinstance(targets, list | tuple) and set(targets) <= set(_LORA_TARGETS):
+        keys["adapt.lora.targets"] = tuple(targets)
+    return keys
+
+
 def _config_of(call: _Call) -> str:
     """Returns the name of the config for the class whose from_pretrained is called; empty where there is none."""
-    for ending, config in _HEADS.items():
-        if call.owner.endswith(ending):
-            if config.startswith("classification") and call.literal.get("problem_type") == "multi_label_classification":
-                return _MULTI
-            if config.startswith("classification") and (
-                call.literal.get("num_labels") == 1 or call.literal.get("problem_type") == "regression"
-            ):
-                return _REGRESSION
-            return config
-    return ""
+    config = next((name for ending, name in _HEADS.items() if call.owner.endswith(ending)), "")
+    if config != _SINGLE:
+        return config
+    problem = call.literal.get("problem_type")
+    if problem == "multi_label_classification":
+        return _MULTI
+    return _REGRESSION if problem == "regression" or call.literal.get("num_labels") == 1 else _SINGLE
 
 
 def _weights(name: str) -> str:

@@ -25,7 +25,7 @@ from tests import tiny
 from tests.toy import image
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PLUGIN = ROOT / "tests" / "toy" / "my_metrics.py"
+PLUGIN = ROOT / "docs" / "examples" / "my_metrics.py"
 QUIET = Progress(0, quiet=True)
 
 
@@ -34,6 +34,11 @@ def empty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is registered before a test, and nothing after it."""
     monkeypatch.setattr(extensions, "_metrics", {})
     monkeypatch.setattr(extensions, "_losses", {})
+
+
+def test_the_guide_shows_the_plugin_that_is_tested_here() -> None:
+    guide = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    assert f"```python\n{PLUGIN.read_text(encoding='utf-8')}```\n" in guide
 
 
 def exact(gold: Sequence[Any], predicted: Sequence[Any]) -> float:

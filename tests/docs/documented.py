@@ -35,6 +35,8 @@ NOT_RUN = {
     r":(mrpc|conll2003|wnut17)\b": "downloads data; tests/data reads prepared ones of the same kind",
     r"array_record:/data|^jaxfm export --workdir runs/base": "is of a run on a pod",
     r"\.\./shared/": "trains on the optional data for half an hour",
+    r"from-trainer ": "reads a script of the reader's; tests/programs/test_from_trainer.py has one",
+    r"--plugin[ =]": "needs the plugin that the page shows; tests/core/test_extensions.py trains with it",
     r"batch_size=auto": "fills the memory of the machine; tests/training/test_batch_size.py",
 }
 
@@ -56,6 +58,8 @@ def program_words(words: Sequence[str]) -> list[str] | None:
 
     The short form's CONFIG, ner:files, is --config=configs/ner.py:files, and its --data is --config.data.source.
     """
+    if words[:2] == ("jaxfm", "--help"):  # names no program
+        return None
     if words[0] == "jaxfm":
         program, rest = words[1], list(words[2:])
     elif words[0].endswith("python") and words[1] == "-m" and words[2].startswith("jaxfm."):

@@ -28,7 +28,7 @@ INLINE = [
     for page in pages()
     if page not in HISTORY
     for code, line in inline_code(text(page))
-    if BEGINNINGS.match(code) and " -" in code and not re.search(r"\.\.\.|\[|FILE|VARIANT", code)
+    if BEGINNINGS.match(code) and " -" in code and not re.search(r"\.\.\.|\[|FILE|PROGRAM|VARIANT", code)
 ]
 LAUNCHED = [
     Command(

@@ -54,6 +54,12 @@ def test_where_all_or_none_are_right_no_interval_is_a_point(count: int) -> None:
             assert found.value == 0.0 and found.low == 0.0 and 0.0 < found.high < 0.8, name
 
 
+def test_a_metric_that_no_units_compute_has_no_interval() -> None:
+    data = all_right(9)
+    found = intervals(data, {"registered": 3.0, **of_all(data)}, resamples=100)
+    assert found.keys() == of_all(data).keys()
+
+
 def test_more_units_make_it_narrower() -> None:
     lows = [intervals(all_right(count), {"macro_f1": 1.0}, resamples=500)["macro_f1"].low for count in (9, 27, 90, 900)]
     assert lows == sorted(lows) and lows[0] < 0.9 < 0.99 < lows[-1]

@@ -46,7 +46,8 @@ def test_the_overview_lists_all_programs_in_groups() -> None:
     assert lines[0] == "usage: python -m jaxfm PROGRAM ..."
     for program in catalog.PROGRAMS:
         assert program.group in catalog.GROUPS
-        assert f"  {program.name:<11} {program.doc}" in lines
-    assert [line[:-1] for line in lines if line.endswith(":") and not line.startswith(" ")] == list(catalog.GROUPS)
+        assert [line for line in lines if line.startswith(f"  {program.name} ") and line.endswith(f" {program.doc}")]
+    headings = [line[:-1] for line in lines if line.endswith(":")]
+    assert headings == [*catalog.GROUPS, "to begin"]
     assert max(map(len, lines)) <= WIDTH
     assert "  python -m jaxfm train ner --workdir runs/ner" in lines

@@ -17,10 +17,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Calls the command once for each list of words, in one process: its imports take longer than all that follows. Flags
 # belong to a process, so those of one program are removed before the next one.
 RUN_MANY = """
-import contextlib, io, json, sys
+import contextlib, importlib, io, json, sys
 from absl import flags
 from absl.testing import flagsaver
-from jaxfm.programs import command
+from jaxfm.programs import catalog, command
+for program in catalog.PROGRAMS:  # now: what they import may define flags of other packages, which are to remain
+    importlib.import_module(program.module)
 results = []
 for words in json.load(sys.stdin):
     sys.argv = words
@@ -136,7 +138,7 @@ def test_every_program_says_how_it_is_used(ran: dict[tuple[str, ...], Ran], name
         assert "\nflags:\n  --" in done.output
     for line in done.output.splitlines():
         # absl's own flags are a hundred, and none of anybody's business.
-        assert "logtostderr" not in line
+        assert "logtostderr" not in line and "repeat this option" not in line and "[]" not in line
         assert len(line) <= WIDTH or "jaxfm " in line or line.startswith(("  [", "  --")), line
 
 

@@ -90,6 +90,12 @@ def test_no_secret_is_shown(secrets: None) -> None:
     assert settings["HF_HOME"] == "/somewhere/hf" and settings["HF_HUB_OFFLINE"] == "1"
 
 
+def test_names_and_values_are_columns() -> None:
+    lines = shown(doctor.facts()).splitlines()
+    for name in (*doctor.SETTINGS, *doctor.PACKAGES):
+        assert any(line.startswith(f"  {name}  ") for line in lines), name
+
+
 def test_lines_fit_a_terminal_but_for_long_words() -> None:
     text = shown(doctor.facts())
     for line in text.splitlines():
@@ -148,9 +154,10 @@ def test_the_exit_code_says_whether_all_is_well(
         assert [each["name"] for each in found] == ["devices", "train"] and found[1]["passed"] is passed
     else:
         assert output.endswith("\nAll is well.\n" if passed else "\nFailed: train.\n")
-        assert f"  ok   {'devices':<20}" in output and ("  FAIL train" in output) is not passed
+        assert f"  ok   {'devices':<22}" in output and ("  FAIL train" in output) is not passed
 
 
+@pytest.mark.slow
 def test_the_program_finds_all_well_here(tmp_path: pathlib.Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "jaxfm", "doctor", "--json"],

@@ -1,5 +1,6 @@
 """Trained models of every task on any text, as a program and from Python."""
 
+import concurrent.futures
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 from jaxfm import files
@@ -128,6 +130,48 @@ def test_one_text_has_one_result_and_several_have_a_list(
     assert [entity["text"] for entity in ner({"tokens": TEXT.split()})["entities"]] == [
         entity["text"] for entity in ner(TEXT)["entities"]
     ]
+
+
+def test_several_texts_are_any_iterable(models: dict[str, Model]) -> None:
+    pandas = pytest.importorskip("pandas")
+    model, texts = models["classification"], ["ada met boole", "", "in hull"]
+    wanted = model(texts)
+    held = [
+        tuple(texts),
+        (text for text in texts),
+        iter(texts),
+        np.array(texts),
+        np.array(texts, object),
+        pandas.Series(texts, index=[7, 7, 9]),
+        pandas.DataFrame({"text": texts})["text"],
+        dict.fromkeys(texts).keys(),
+    ]
+    for each in held:
+        assert model(each) == wanted, type(each)
+    assert model(np.array("in hull")) == model(np.str_("in hull")) == wanted[2]
+    json.dumps(model(np.array(texts)))  # plain texts, not NumPy's
+    with pytest.raises(UserError, match=r"a DataFrame is neither a text nor a list of texts \(such as one column\)"):
+        model(pandas.DataFrame({"text": texts}))
+    with pytest.raises(UserError, match=r"text 2: the text is nan \(float\)"):
+        model(pandas.Series(["ada", float("nan")]))
+
+
+def test_a_model_says_what_it_is(models: dict[str, Model], runs: dict[str, pathlib.Path]) -> None:
+    assert repr(models["classification"]) == (
+        f"<jaxfm.Model: classification, labels: LOC, PER; step 1 of {str(runs['classification'])!r}>"
+    )
+    assert "masked_lm, labels: none;" in repr(models["masked_lm"])
+    assert models["ner"].labels == tiny.LABELS
+
+
+def test_threads_share_a_model(runs: dict[str, pathlib.Path]) -> None:
+    """Texts of very different lengths, so that threads which mixed up tokenizers or programs would differ."""
+    model = Model(runs["ner"])
+    inputs = [[" ".join(words) for words, _ in tiny.sentences(count, seed)] for seed, count in enumerate((1, 9, 3, 30))]
+    wanted = [Model(runs["ner"])(texts) for texts in inputs]
+    with concurrent.futures.ThreadPoolExecutor(len(inputs)) as pool:
+        for found in (pool.map(model, inputs), pool.map(model, inputs)):
+            assert list(found) == wanted
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """configs/ and launch/ are found in a checkout and in an installed package, and a config by its short name."""
 
+import importlib
 import pathlib
 
 import pytest
@@ -38,7 +39,7 @@ def test_an_installed_package_has_them_inside(tmp_path: pathlib.Path, monkeypatc
 
 def test_every_config_names_its_variants_and_builds_them() -> None:
     for name, variants in shipped.listing().items():
-        module = shipped._module(ROOT / "configs" / f"{name}.py")
+        module = importlib.import_module(f"configs.{name}")
         assert variants and len(set(variants)) == len(variants)
         assert all(module.get_config(variant) for variant in variants)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jaxfm.errors import UserError
-from jaxfm.schema import field, to_dict
+from jaxfm.schema import describe, field, to_dict
 from jaxfm.tasks import registry
 from jaxfm.tasks.ner.task import NerDefinition
 from jaxfm.training.initial import resolve
@@ -191,3 +191,11 @@ def test_shapes_of_any_encoder_need_no_data() -> None:
         objective = registry.abstract_objective(config, encoder)
         assert objective.spec.encoder == encoder and objective.spec.row_length == 64
         assert objective.flops_per_row(config.adapt) > 0 and objective.logits_per_row() > 0
+
+
+def test_all_keys_are_those_of_every_task() -> None:
+    keys = registry.all_keys()
+    for task in TASKS:
+        own = [key.name for key in describe(registry.from_config_dict(registry.default_config(task)))]
+        assert set(own) <= set(keys)
+    assert keys["train.steps"].name == "train.steps" and {"task.context", "task.ratio", "task.kind"} <= set(keys)

@@ -178,7 +178,7 @@ def test_rows_hold_so_many_examples_on_average(examples: int, a_row: float, accu
     mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
     chosen, (note,) = batch_size.batch_of_examples(config, rows_of(a_row), mesh)
     assert chosen.train.batch_size == rows
-    assert f"hold {rows * a_row:.1f} examples on average (train.batch_examples: {examples})" in note
+    assert f"hold{'s' * (rows == 1)} {rows * a_row:.1f} examples on average (train.batch_examples: {examples})" in note
 
 
 def test_every_device_gets_a_row_and_numbers_stay() -> None:
