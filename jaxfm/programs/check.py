@@ -53,14 +53,14 @@ def check(config: GivenConfig, *, data: Any = None, overrides: Mapping[str, Any]
     Raises:
       UserError: the data or the weights cannot be read at all.
     """
-    config = resolve_config(config, overrides)
+    chosen = resolve_config(config, overrides)
     with contextlib.ExitStack() as held:
         held.enter_context(libraries_quieted())
         if data is not None:
-            config = replaced(config, {"data.source": held.enter_context(in_memory.provided(data))})
-        initial = initials.resolve(config.model)
-        checked = registry.definition(config.task.name).check(config, initial)
-        return dataclasses.replace(checked, findings=(*checked.findings, *_training(config, initial)))
+            chosen = replaced(chosen, {"data.source": held.enter_context(in_memory.provided(data))})
+        initial = initials.resolve(chosen.model)
+        checked = registry.definition(chosen.task.name).check(chosen, initial)
+        return dataclasses.replace(checked, findings=(*checked.findings, *_training(chosen, initial)))
 
 
 class UpdatePlan(NamedTuple):
