@@ -237,7 +237,12 @@ class EvalConfig:
         "F1 where classes are imbalanced, Pearson's correlation, loss of masked tokens)",
     )
     select: str = field("best", "the checkpoint that is reported, exported and used", choices=("best", "last"))
-    patience: int = field(0, "evaluations without a better metric before training stops; 0: never stop", at_least=0)
+    patience: int = field(
+        0,
+        "evaluations in a row that are not the best so far (at an equal metric by their loss) after which training "
+        "stops; 0: never stop",
+        at_least=0,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,6 +27,7 @@ Programs that take a configuration (CONFIG, such as `ner:files`, or `--config=FI
 | exit code | meaning |
 |---|---|
 | 0 | done |
+| 1 | `check` found errors in the data, `doctor` in the installation |
 | 2 | a mistake in the command, the config or the data, with one message |
 | 69 | another process of the run failed |
 | 75 | stopped by preemption after a save: start the same command again |
