@@ -237,7 +237,12 @@ class EvalConfig:
         "F1 where classes are imbalanced, Pearson's correlation, loss of masked tokens)",
     )
     select: str = field("best", "the checkpoint that is reported, exported and used", choices=("best", "last"))
-    patience: int = field(0, "evaluations without a better metric before training stops; 0: never stop", at_least=0)
+    patience: int = field(
+        0,
+        "evaluations in a row that are not the best so far (at an equal metric by their loss) after which training "
+        "stops; 0: never stop",
+        at_least=0,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,8 +253,8 @@ class CheckpointConfig:
     keep_last: int = field(1, "latest checkpoints kept (the best one is kept as well)", at_least=1)
     keep_optimizer: bool = field(
         False,
-        "a finished run keeps its checkpoints whole; False: the weights that it stands for alone, a third of the size "
-        "or less, which is all that scoring, predicting, exporting and a next run need",
+        "a finished run keeps its checkpoints whole; False: the weights that it stands for alone, half to a third "
+        "of the size, which is all that scoring, predicting, exporting and a next run need",
     )
 
 

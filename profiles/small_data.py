@@ -3,14 +3,16 @@
   python -m profiles.small_data --data=../shared/data --output=profiles/results/small_data.json
   python -m profiles.small_data ... --sets=sentences,questions --programs=defaults,transformers --seeds=0,1,2
 
-The sets are those of profiles/small_sets.py: 45 to 2,000 training examples, 300 test examples (120 where the rarest
-class has one example in twenty). All start from the same MiniLM weights.
+The sets are those of profiles/small_sets.py: 45 to 2,000 training examples, 300 test examples. All programs start from
+the same MiniLM weights.
 
 defaults      the config that docs/ tells a stranger to use, with nothing set but the source and the seed
 search        rates 5e-5, 1e-4, 3e-4, each with as many updates as the defaults make and with twice as many; the best by
               valid on the first seed is run on all seeds
 transformers  Trainer with its own defaults: 3 epochs, rate 5e-5, batches of 8 (../shared/reference/hf_ner.py for NER,
               profiles/hf_classification.py for the rest)
+spacy         spaCy with its own defaults, which start from no weights (profiles/spacy_reference.py); it has no
+              regression. --spacy_python names the Python of an environment that has it
 
 What is done is kept in --workdir, a file a run, and not run again.
 """
@@ -21,6 +23,7 @@ import json
 import pathlib
 import shutil
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -41,10 +44,11 @@ from jaxfm.training.initial import resolve
 from profiles import command_line, ner_quality, quality
 from profiles.small_sets import SETS, SmallSet, write_set
 
-PROGRAMS = ("defaults", "search", "transformers")
+PROGRAMS = ("defaults", "search", "transformers", "spacy")
 RATES, LONGER = (5e-5, 1e-4, 3e-4), (1, 2)
 NER_REFERENCE = "../shared/reference/hf_ner.py"
 REFERENCE = "profiles/hf_classification.py"
+SPACY = "profiles/spacy_reference.py"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +132,21 @@ class Runner:
 
         return self._once(f"transformers_{seed}", run)
 
+    def spacy(self, seed: int, python: str) -> Record:
+        """Trains spaCy with its defaults."""
+        task = "ner" if self.chosen.task == "ner" else "textcat"
+
+        def run(workdir: pathlib.Path) -> Record:
+            del workdir
+            command = [python, SPACY, str(self.folder), f"--task={task}", f"--seed={seed}"]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise UserError(f"{' '.join(command)}: {done.stderr.strip()[-300:]}")
+            found = quality.last_json(done.stdout)["scores"]
+            return Record(found["valid"][self.chosen.metric], found["test"][self.chosen.metric], 0, 0.0, {})
+
+        return self._once(f"spacy_{seed}", run)
+
     def _once(self, name: str, run: Any) -> Record:
         """Returns the record of a run that is done, or runs it in a folder that is removed afterwards."""
         kept = self.workdir / f"{name}.json"
@@ -150,6 +169,7 @@ def collect(
     data: pathlib.Path,
     workdir: pathlib.Path,
     output: pathlib.Path,
+    spacy_python: str = "",
 ) -> dict[str, Any]:
     """Runs what is not done, writes `output` after each program of a set and returns its content."""
     result: dict[str, Any] = {}
@@ -163,6 +183,10 @@ def collect(
                 records = runner.search(seeds)
             elif program == "defaults":
                 records = [runner.jaxfm(seed, {}, "defaults") for seed in seeds]
+            elif program == "spacy":
+                if chosen.kind == "regression":
+                    continue
+                records = [runner.spacy(seed, spacy_python) for seed in seeds]
             else:
                 records = [runner.transformers(seed) for seed in seeds]
             entry = found.setdefault(name, {"what": chosen.what, "metric": chosen.metric, "train": chosen.train})
@@ -208,7 +232,8 @@ def main() -> None:
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/small_data"))
     parser.add_argument("--sets", default=",".join(SETS))
-    parser.add_argument("--programs", default=",".join(PROGRAMS))
+    parser.add_argument("--programs", default=",".join(PROGRAMS[:3]))
+    parser.add_argument("--spacy_python", default="")
     parser.add_argument("--seeds", default="0,1,2")
     arguments = parser.parse_args()
     names, programs = arguments.sets.split(","), arguments.programs.split(",")
@@ -218,8 +243,12 @@ def main() -> None:
                 raise UserError(f"{flag}: {word!r} is not one of {', '.join(known)}. {did_you_mean(word, known)}")
     if not arguments.data.is_dir():
         raise UserError(f"--data={arguments.data}: no such folder; it holds wikineural-en, trec, snli-subset ...")
+    if "spacy" in programs and not arguments.spacy_python:
+        raise UserError("--programs: spacy needs --spacy_python=PATH, the Python of an environment that has it.")
     seeds = command_line.integers("--seeds", arguments.seeds.split(","))
-    result = collect(names, programs, seeds, arguments.data, arguments.workdir, arguments.output)
+    result = collect(
+        names, programs, seeds, arguments.data, arguments.workdir, arguments.output, arguments.spacy_python
+    )
     print(to_markdown(table(result)))
     print(json.dumps({name: {key: entry[key]["mean"] for key in programs} for name, entry in result["sets"].items()}))
 

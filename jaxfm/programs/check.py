@@ -4,12 +4,12 @@ It exits with 0 where nothing is wrong or doubtful findings alone are made, with
 its scores would mean nothing, and with 2 where the data cannot be read at all.
 """
 
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
-import ml_collections
 from absl import flags
 
 from jaxfm import files
@@ -17,38 +17,50 @@ from jaxfm.config import AUTO, Config
 from jaxfm.core.data_check import DataCheck, Finding
 from jaxfm.core.initial import Initial
 from jaxfm.data.pipeline import TrainBatches
+from jaxfm.data.records import in_memory
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
+from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.observe.writers import to_json
 from jaxfm.parallel import mesh as meshes
 from jaxfm.programs import program
+from jaxfm.programs.given_config import GivenConfig, resolve_config
+from jaxfm.schema import replaced
 from jaxfm.tasks import registry
 from jaxfm.training import initial as initials
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.batch_size import batch_of_examples
 from jaxfm.training.schedule import FEW, count_evaluations, count_updates
 
-USAGE = "usage: python -m jaxfm.check --config=FILE[:variant] [--config.KEY=VALUE ...] [--output=FILE.json]"
+USAGE = (
+    "usage: python -m jaxfm.check CONFIG [--data=URI] [--config.KEY=VALUE ...] [--output=FILE.json]\n"
+    "  CONFIG: a name such as ner, ner:files or classification:files, or --config=FILE.py[:variant]"
+)
 EXIT_ERRORS = 1
 
 
-def check(config: Config | ml_collections.ConfigDict) -> DataCheck:
+def check(config: GivenConfig, *, data: Any = None, overrides: Mapping[str, Any] | None = None) -> DataCheck:
     """Looks at what a run with this config would train on.
 
     The task's own checks (`TaskDefinition.check`) come first; then the task is made as training makes it, up to the
     number of updates, so that whatever training would refuse is an error here.
 
     Args:
-      config: a checked Config, or a ConfigDict as a config file returns it.
+      config: a name ("ner:files"), the path of a config file, a ConfigDict, or a checked Config; as for `jaxfm.train`.
+      data: what to look at, in place of `config.data.source`; as for `jaxfm.train`.
+      overrides: values of single keys, by their dotted names: {"data.text_column": "review"}.
 
     Raises:
       UserError: the data or the weights cannot be read at all.
     """
-    if not isinstance(config, Config):
-        config = registry.from_config_dict(config)
-    found = initials.resolve(config.model)
-    checked = registry.definition(config.task.name).check(config, found)
-    return dataclasses.replace(checked, findings=(*checked.findings, *_training(config, found)))
+    chosen = resolve_config(config, overrides)
+    with contextlib.ExitStack() as held:
+        held.enter_context(libraries_quieted())
+        if data is not None:
+            chosen = replaced(chosen, {"data.source": held.enter_context(in_memory.provided(data))})
+        initial = initials.resolve(chosen.model)
+        checked = registry.definition(chosen.task.name).check(chosen, initial)
+        return dataclasses.replace(checked, findings=(*checked.findings, *_training(chosen, initial)))
 
 
 class UpdatePlan(NamedTuple):
@@ -141,8 +153,9 @@ def main() -> None:
         raise UserError(f"--config is missing.\n{USAGE}")
     output = None if values.output is None else files.output_file(values.output, "--output")
     config = registry.from_config_dict(values.config)
+    program.say_shipped_config()
     found = check(config)
-    progress = Progress(0)
+    progress = Progress(None)
     for table in found.tables:
         progress.table(table)
     progress.say("")

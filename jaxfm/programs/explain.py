@@ -37,9 +37,19 @@ def reference() -> str:
     parts += _section("Keys of every run", trainer)
     for name in registry.names():
         group = registry.definition(name).config_class()
-        doc = (type(group).__doc__ or "").strip()
+        doc = "\n\n".join(filter(None, ((type(group).__doc__ or "").strip(), _own_defaults(name))))
         parts += _section(f"Task `{name}`", list(describe(group, "task.")), doc)
     return "\n".join(parts)
+
+
+def _own_defaults(task: str) -> str:
+    """Returns a sentence on the keys of every run that have another default for a task; empty: there are none."""
+    own = registry.definition(task).defaults
+    keys = [key for key in describe(registry.from_config_dict({"task": {"name": task}})) if key.name in own]
+    if not keys:
+        return ""
+    listed = ", ".join(f"`{key.name}` = `{key.value!r}`" for key in keys)
+    return f"Of the keys of every run these have another default: {listed}."
 
 
 def _section(title: str, keys: Iterable[Key], doc: str = "") -> list[str]:

@@ -1,8 +1,9 @@
 """What all programs share: flags in, exit codes out.
 
-0 done · 2 the user's mistake, said in one message · 69 another process of the run failed or is gone
-(docs/multi_host.md) · 75 stopped by preemption after a good save (launchers start it again) · 130 stopped by Ctrl-C,
-after a save where there is something to save · 143 stopped by SIGTERM where there is nothing to save.
+0 done · 1 `check` found errors in the data, or `doctor` in the installation · 2 the user's mistake, said in one
+message · 69 another process of the run failed or is gone (docs/multi_host.md) · 75 stopped by preemption after a good
+save (launchers start it again) · 130 stopped by Ctrl-C, after a save where there is something to save · 143 stopped by
+SIGTERM where there is nothing to save.
 """
 
 import contextlib
@@ -257,7 +258,8 @@ def config_path() -> str:
 def say_shipped_config() -> None:
     """Prints which file the config is, where that is one that comes with an installed jaxfm: it is not in sight."""
     path = config_path()
-    if distributed.is_main() and shipped.is_shipped(path) and not pathlib.Path(path).is_relative_to(pathlib.Path.cwd()):
+    here = pathlib.Path(path).resolve().is_relative_to(pathlib.Path.cwd())
+    if distributed.is_main() and shipped.is_shipped(path) and not here:
         print(f"config: {path}")
 
 

@@ -11,8 +11,10 @@ import numpy as np
 from jaxfm.config import AUTO, BY_EXAMPLES, Config
 from jaxfm.schema import replaced
 
-# Keys whose default for fine-tuning is not that of `jaxfm/config.py`; docs/results.md ("Small data") has what was
-# measured. A validation split of a few examples moves in jumps, so patience is a third of the 20 evaluations of a run.
+# Keys whose default for fine-tuning is not that of `jaxfm/config.py`. Mosbach et al. 2021 and Zhang et al. 2021: with
+# few examples three passes are too few updates, and more of them do no harm where the best checkpoint is kept.
+# profiles/small_data.py compares these defaults with a search. A validation split of a few examples moves in jumps, so
+# patience is a third of the 20 evaluations of a run.
 DEFAULTS: Mapping[str, Any] = types.MappingProxyType(
     {
         "data.row_length": AUTO,

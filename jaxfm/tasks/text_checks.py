@@ -115,7 +115,7 @@ def _contradictions(splits: CheckedSplits, keys: Mapping[str, Sequence[str]], wh
     for found in against:
         one, other, *_ = found.values()
         examples.append(f"{one.origin}: {shown(one.label)}, {other.origin}: {shown(other.label)}: {shown(one.text)}")
-    message = f"{len(against):,} texts have different labels where they occur again"
+    message = f"{what} that have different labels where they occur again: {len(against):,}"
     return Finding("warning", "contradictions", message, "decide on one label for each", tuple(examples))
 
 
@@ -224,7 +224,7 @@ def check_unknown(pieces: Mapping[str, Sequence[Sequence[int]]], tokenizer: "Pre
     unknown, shares = tokenizer.unk_token_id, {}
     for split, rows in pieces.items():
         total = sum(map(len, rows))
-        shares[split] = sum(row.count(unknown) for row in map(list, rows)) / max(total, 1)
+        shares[split] = sum(piece == unknown for row in rows for piece in row) / max(total, 1)
     said = ", ".join(f"{split} {share:.2%}" for split, share in shares.items())
     message = f"share of the tokens that the tokenizer does not know: {said}"
     if max(shares.values()) <= MANY_UNKNOWN:

@@ -115,7 +115,7 @@ def batch_of_examples(config: Config, volume: Volume, mesh: Mesh) -> tuple[Confi
     wanted = config.train.batch_examples
     size = max(round(wanted / volume.examples_per_row / unit), 1) * unit
     note = (
-        f"batch size: {size} row{'s' * (size != 1)} of {volume.per_row} {volume.unit} hold "
+        f"batch size: {size} row{'s' * (size != 1)} of {volume.per_row} {volume.unit} hold{'s' * (size == 1)} "
         f"{size * volume.examples_per_row:.1f} examples on average (train.batch_examples: {wanted})"
     )
     return with_batch_size(config, size), (note,)

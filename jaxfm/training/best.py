@@ -16,7 +16,7 @@ class Best:
     Attributes:
       step: whose checkpoint is kept; None before the first evaluation.
       value: its validation metric; None where that is not defined.
-      waited: evaluations since that had no better metric.
+      waited: evaluations since, none of which was better.
       others: (step, value, loss) of those whose checkpoints are kept beside the best, the best of them first.
       loss: its validation loss; None where it is not known or not a number.
     """
@@ -55,9 +55,8 @@ class Best:
 
         comparable = [each for each in (*known, new) if each[1:] != (None, None)]
         (first, best, best_loss), *others = sorted(comparable, key=rank) or [*known, new]  # stable
-        metric_is_better = not known or rank(new)[0] < rank(known[0])[0] or (new[1] is None and self.value is None)
-        has_numbers = new[1:] != (None, None)
-        waited = 0 if first == step and metric_is_better and has_numbers else self.waited + 1
+        # A better loss at an equal metric counts: a tagger's F1 stays 0 for a while as its loss falls.
+        waited = 0 if first == step and new[1:] != (None, None) else self.waited + 1
         return Best(first, best, waited, tuple(others[: max(keep, 1) - 1]), best_loss)
 
     def describe_value(self) -> str:

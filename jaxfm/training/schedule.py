@@ -47,7 +47,7 @@ def count_evaluations(config: Config, batches: TrainBatches, total: int) -> int:
     """Returns how often the validation split is scored in `total` updates, if the run does not stop before."""
     if interval := evaluation_interval(config, batches, total):
         return -(-total // interval)
-    whole = math.floor(batches.epoch_of(total))
+    whole = min(math.floor(batches.epoch_of(total)), total)  # of few rows several epochs end with one batch
     return whole + (not is_epoch_end(batches, total))
 
 

@@ -10,6 +10,7 @@ from tests.docs.pages import Command
 RUN_PAGES = (
     "README.md",
     "docs/classification.md",
+    "docs/data_check.md",
     "docs/howto/imbalanced_classes.md",
     "docs/howto/labelling_tools.md",
     "docs/howto/long_documents.md",

@@ -55,7 +55,8 @@ def environment() -> dict[str, str]:
 
 def run(words: list[str], folder: pathlib.Path) -> None:
     done = subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True)
-    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    fine = (0, 1) if words[3:4] == ["check"] else (0,)  # 1: it found errors in the made-up data
+    assert done.returncode in fine, f"{shlex.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 
 # Name -> config and source of a run that pages use without making it.

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -10,12 +9,8 @@ import pytest
 from jaxfm.core.evaluation import BootstrapData
 from jaxfm.evaluation.bootstrap import bootstrap_intervals
 from jaxfm.evaluation.classes import score_classes, score_labels, score_values
-from jaxfm.evaluation.entities import count_spans, tagging_metrics, tagging_prior
 from jaxfm.evaluation.intervals import describe_intervals, exact_share, interval_table, intervals
-
-NAMES = ("no", "perhaps", "yes")
-SHARES = np.array([0.6, 0.3, 0.1])
-KINDS = ("LOC", "ORG", "PER")
+from profiles.interval_coverage import NAMES, coverage, draw_classes, draw_sentences, of_all
 
 
 def classified(gold: np.ndarray, predicted: np.ndarray) -> BootstrapData:
@@ -25,10 +20,6 @@ def classified(gold: np.ndarray, predicted: np.ndarray) -> BootstrapData:
 def all_right(count: int) -> BootstrapData:
     gold = np.arange(count) % len(NAMES)
     return classified(gold, gold)
-
-
-def of_all(data: BootstrapData) -> dict[str, float]:
-    return data.metrics(np.arange(data.count))
 
 
 def test_the_interval_of_a_share_is_that_of_clopper_and_pearson() -> None:
@@ -83,44 +74,6 @@ def test_of_many_units_it_is_the_bootstrap_but_for_little() -> None:
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.006)
 
 
-def draw_classes(random: np.random.Generator, count: int, accuracy: float) -> BootstrapData:
-    gold = random.choice(3, count, p=SHARES)
-    wrong = (gold + random.integers(1, 3, count)) % 3
-    return classified(gold, np.where(random.random(count) < accuracy, gold, wrong))
-
-
-def draw_sentences(random: np.random.Generator, count: int, accuracy: float) -> BootstrapData:
-    """Sentences of up to three entities; how many of them are found differs from one sentence to the next."""
-    gold, found = [], []
-    for _ in range(count):
-        ease = random.beta(6 * accuracy, 6 * (1 - accuracy))
-        spans = [(place, place + 1, str(random.choice(KINDS, p=SHARES))) for place in range(random.integers(0, 4))]
-        gold.append(spans)
-        right = [span for span in spans if random.random() < ease]
-        found.append(right + [(9, 10, str(random.choice(KINDS)))] * (random.random() > (1 + ease) / 2))
-    counts, none = count_spans(gold, found, KINDS), np.zeros(count)
-    units = {"entities": counts, "words": none + 1, "right": none, "loss": none}
-    return BootstrapData("sentences", units, tagging_metrics, list(range(count)), prior=tagging_prior(len(KINDS)))
-
-
-def coverage(
-    draw: Callable[[np.random.Generator, int, float], BootstrapData],
-    names: Sequence[str],
-    count: int,
-    accuracy: float,
-    sets: int,
-) -> dict[str, float]:
-    """How often the interval of a split of `count` units holds what the metric is of 10,000 units."""
-    random = np.random.default_rng(1)
-    truth = of_all(draw(random, 10_000, accuracy))
-    held = dict.fromkeys(names, 0)
-    for _ in range(sets):
-        data = draw(random, count, accuracy)
-        for name, found in intervals(data, {name: of_all(data)[name] for name in names}, resamples=300).items():
-            held[name] += found.low <= truth[name] <= found.high
-    return {name: count / sets for name, count in held.items()}
-
-
 # Of 120 sets 95 % are 114, less three standard deviations 107. More than 95 % is no fault: exact intervals are that.
 SETS, LEAST = 120, 107 / 120
 CASES = [(27, 0.95)]
@@ -131,7 +84,7 @@ MORE = [(10, 0.6), (27, 0.8), (10, 0.95), (27, 0.6), (27, 0.99), (60, 0.95), (20
     ("count", "accuracy"), [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE)]
 )
 def test_intervals_of_classes_hold_the_truth_as_often_as_they_say(count: int, accuracy: float) -> None:
-    for name, share in coverage(draw_classes, ("accuracy", "macro_f1"), count, accuracy, sets=SETS).items():
+    for name, share in coverage(draw_classes, ("accuracy", "macro_f1"), count, accuracy, SETS, resamples=300).items():
         assert share >= LEAST, name
 
 
@@ -139,19 +92,14 @@ def test_intervals_of_classes_hold_the_truth_as_often_as_they_say(count: int, ac
     ("count", "accuracy"), [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE)]
 )
 def test_intervals_of_entities_hold_the_truth_as_often_as_they_say(count: int, accuracy: float) -> None:
-    for name, share in coverage(draw_sentences, ("f1", "macro_f1"), count, accuracy, sets=SETS).items():
+    for name, share in coverage(draw_sentences, ("f1", "macro_f1"), count, accuracy, SETS, resamples=300).items():
         assert share >= LEAST, name
 
 
 def test_the_bootstrap_alone_would_not() -> None:
     """What the simulation is for: without the prior the interval of 27 nearly right answers fails one time in four."""
-    random, held = np.random.default_rng(1), 0
-    truth = of_all(draw_classes(random, 10_000, 0.95))["macro_f1"]
-    for _ in range(60):
-        data = draw_classes(random, 27, 0.95)
-        found = bootstrap_intervals(data, {"macro_f1": of_all(data)["macro_f1"]}, resamples=200)["macro_f1"]
-        held += found.low <= truth <= found.high
-    assert held < 51
+    held = coverage(draw_classes, ("macro_f1",), 27, 0.95, 60, bootstrap_intervals, resamples=200)
+    assert held["macro_f1"] < 0.85
 
 
 def test_numbers_have_bootstrap_intervals() -> None:

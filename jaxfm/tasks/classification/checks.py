@@ -130,7 +130,7 @@ def check_names(splits: Mapping[str, LabelCounts]) -> Finding:
     if not alike:
         return Finding("ok", "names of labels", "none are alike but for how they are written")
     examples = [", ".join(f"{name!r} ({total[name]:,})" for name in names) for names in alike]
-    message = f"{len(alike):,} labels are written in several ways"
+    message = f"labels that may be one, written in several ways: {len(alike):,}"
     return Finding("warning", "names of labels", message, "write each in one way", tuple(examples))
 
 
@@ -154,7 +154,7 @@ def check_range(examples: Examples, scores: Mapping[str, np.ndarray]) -> Finding
     ]
     if not outside:
         return Finding("ok", "range of scores", f"all are within those of train, {low:g} to {high:g}")
-    message = f"{len(outside):,} scores are outside those of train, {low:g} to {high:g}"
+    message = f"scores outside those of train, {low:g} to {high:g}: {len(outside):,}"
     return Finding("warning", "range of scores", message, "look whether they are on one scale", tuple(outside))
 
 
@@ -168,7 +168,7 @@ def check_words(examples: Examples) -> Finding:
     ]
     if not places:
         return Finding("ok", "empty texts", "each has a letter or a digit")
-    message = f"{len(places):,} texts have neither a letter nor a digit"
+    message = f"texts without a letter or digit: {len(places):,}"
     return Finding("warning", "empty texts", message, "leave them out, unless signs alone say something", tuple(places))
 
 

@@ -306,7 +306,7 @@ def _texts(examples: Sequence[Example]) -> list[tuple[str, str | None]]:
     return [(example.text, example.pair) for example in examples]
 
 
-def _most_together(lengths: Sequence[int], row_length: int) -> int:
+def _most_together(lengths: np.ndarray, row_length: int) -> int:
     """Returns how many examples a row can hold at most."""
     return max(int(np.searchsorted(np.cumsum(np.sort(lengths)), row_length, side="right")), 1)
 

@@ -150,7 +150,7 @@ def check_edges(sentences: Sentences) -> Finding:
                     places.append(f"{one.origin}: {shown(text)!r}")
     if not places:
         return Finding("ok", "edges of entities", "none starts or ends with punctuation")
-    message = f"{len(places):,} entities start or end with punctuation"
+    message = f"entities that start or end with punctuation: {len(places):,}"
     return Finding("warning", "edges of entities", message, "leave it out of the entity", tuple(places))
 
 
@@ -181,5 +181,5 @@ def check_long_entities(sentences: Sentences) -> Finding:
     ]
     if not places:
         return Finding("ok", "long entities", f"none has more than {LONG_ENTITY} words")
-    message = f"{len(places):,} entities have more than {LONG_ENTITY} words"
+    message = f"entities of more than {LONG_ENTITY} words: {len(places):,}"
     return Finding("warning", "long entities", message, "look whether a tag O is missing after them", tuple(places))

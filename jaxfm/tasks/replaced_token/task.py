@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import types
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class ReplacedTokenTask:
     text: MaskedText
 
     directions = DIRECTIONS
-    chosen: ClassVar[Mapping[str, Any]] = types.MappingProxyType({"eval.metric": "loss"})
+    chosen = types.MappingProxyType({"eval.metric": "loss"})
 
     @property
     def notes(self) -> tuple[str, ...]:
