@@ -35,6 +35,8 @@ def write_data(folder: pathlib.Path) -> None:
     folder.mkdir(parents=True)
     tiny.write_corpus(folder, {"train": 24, "valid": 8, "test": 8}, documents=4)
     tiny.write_text(folder, {"train": 400, "valid": 40, "test": 40})
+    for path in folder.glob("*.txt"):  # which could be columns too, and a reader of conll: would ask
+        path.rename(path.with_suffix(".md"))
     for split, count in (("train", 24), ("valid", 8), ("test", 8)):
         tickets = [
             (f"{split} text {number} about {CLASSES[number % 4]}", CLASSES[number % 4]) for number in range(count)
