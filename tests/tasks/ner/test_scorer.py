@@ -56,14 +56,19 @@ def test_sentences_drawn_anew_score_as_sentences(scored: Scored) -> None:
     assert drawn["accuracy"] == pytest.approx(entities.score_tokens(gold, predicted).accuracy)
 
 
-def test_calibration_changes_no_prediction(scored: Scored, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "LEAST_EXAMPLES", 10)  # of test's 18
+def test_calibration_changes_no_prediction(scored: Scored) -> None:
     scorer, outputs = scored[0].scorer("test"), scored[1]
-    plain, calibrated = scorer.report(outputs), scorer.report(outputs, scorer.calibrate(outputs))
+    plain, calibrated = scorer.report(outputs), scorer.report(outputs, {"temperature": 3.0})
     assert calibrated.metrics == plain.metrics
     before, after = (calibrated.scores["calibration"][name] for name in ("model", "calibrated"))
     assert before["nll"] == pytest.approx(plain.metrics["loss"], rel=1e-5)
-    assert after["nll"] < before["nll"] and after["accuracy"] == before["accuracy"] == plain.metrics["accuracy"]
+    assert after["nll"] != before["nll"] and after["accuracy"] == before["accuracy"] == plain.metrics["accuracy"]
+
+
+def test_what_is_fitted_counts_sentences_not_words(scored: Scored) -> None:
+    scorer, outputs = scored[0].scorer("test"), scored[1]
+    assert len(scorer.encoded.word_counts) == 18 < calibration.LEAST_EXAMPLES < sum(scorer.encoded.word_counts)
+    assert scorer.calibrate(outputs) == {"examples": 18}
 
 
 def test_a_model_that_finds_no_entity_is_said_so(scored: Scored) -> None:
