@@ -253,8 +253,8 @@ class CheckpointConfig:
     keep_last: int = field(1, "latest checkpoints kept (the best one is kept as well)", at_least=1)
     keep_optimizer: bool = field(
         False,
-        "a finished run keeps its checkpoints whole; False: the weights that it stands for alone, a third of the size "
-        "or less, which is all that scoring, predicting, exporting and a next run need",
+        "a finished run keeps its checkpoints whole; False: the weights that it stands for alone, half to a third "
+        "of the size, which is all that scoring, predicting, exporting and a next run need",
     )
 
 

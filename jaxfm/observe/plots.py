@@ -90,9 +90,10 @@ def plot_lines(
 
 
 def split_colours(splits: Iterable[str]) -> dict[str, str]:
-    """Returns split -> colour, in order of first appearance: train, valid and test have theirs in every plot."""
-    names = list(dict.fromkeys(splits))
-    others = [name for name in names if name not in SPLIT_COLOURS]
+    """Returns split -> colour: train, valid and test, which have theirs in every plot, then others as they appear."""
+    found = list(dict.fromkeys(splits))
+    others = [name for name in found if name not in SPLIT_COLOURS]
+    names = [*(name for name in SPLIT_COLOURS if name in found), *others]
     free = COLOURS[len(SPLIT_COLOURS) :]
     return {name: SPLIT_COLOURS.get(name) or free[others.index(name) % len(free)] for name in names}
 

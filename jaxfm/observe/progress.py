@@ -66,6 +66,11 @@ class Progress:
             self._live.stop()
             self._live = None
 
+    @property
+    def width(self) -> int | None:
+        """Columns of the terminal; None in a file, where lines may have any length."""
+        return self._console.width if self._console.is_terminal else None
+
     def start_at(self, step: int) -> None:
         """Moves the bar to `step` updates done: those of earlier parts of a resumed run.
 

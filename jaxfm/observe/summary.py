@@ -80,20 +80,28 @@ def summary_table(splits: Mapping[str, Mapping[str, Any]], first: str, most: int
     names = ([first] if known else []) + [name for name in names if name != first]
     confidence = next((scores["intervals"]["confidence"] for scores in splits.values() if "intervals" in scores), 0.95)
     columns, rows = ["metric"], []
+    # A split of too few units has no intervals at all, and then no column for them.
+    found = {
+        (split, name): _with_interval(split, name, number(scores.get(name)), scores.get("intervals"))
+        for split, scores in splits.items()
+        for name in names[:most]
+    }
+    sure = [split for split in splits if any(found[split, name].interval for name in names[:most])]
     for split in splits:
-        columns += [split, f"{confidence:.0%} interval"]
+        columns += [split, *([f"{confidence:.0%} interval"] if split in sure else [])]
     for name in names[:most]:
         row: list[Cell] = [name.replace("_", " ")]
         for split, scores in splits.items():
-            value = number(scores.get(name))
-            found = _with_interval(split, name, value, scores.get("intervals"))
-            ends = "" if found.interval is None else f"{found.interval[0]:.4f} to {found.interval[1]:.4f}"
-            row += [None if math.isnan(value) and name not in scores else value, ends]
+            result = found[split, name]
+            ends = "" if result.interval is None else f"{result.interval[0]:.4f} to {result.interval[1]:.4f}"
+            row += [result.value if name in scores else None, *([ends] if split in sure else [])]
         rows.append(tuple(row))
     return Table("Scores", columns, rows)
 
 
-def show_summary(progress: Progress, report: Mapping[str, Any], workdir: pathlib.Path, metric: str) -> None:
+def show_summary(
+    progress: Progress, report: Mapping[str, Any], workdir: pathlib.Path, metric: str, predict: str
+) -> None:
     """Prints a finished run: the one number first, then at most some twenty lines.
 
     Args:
@@ -101,6 +109,7 @@ def show_summary(progress: Progress, report: Mapping[str, Any], workdir: pathlib
       report: the content of report.json.
       workdir: the run directory, as the user named it.
       metric: that chose the checkpoint.
+      predict: the program that predicts, as this user calls it: "jaxfm predict".
     """
     splits, training = report["splits"], report["training"]
     progress.headline(f"\n{headline(report, metric)}")
@@ -120,7 +129,7 @@ def show_summary(progress: Progress, report: Mapping[str, Any], workdir: pathlib
         f"weights  {weights}\n"
         f"cost     {format_seconds(training['seconds'])}, {speed}, {memory}\n"
         f"report   {workdir / 'report.html'} (for a browser), report.md\n"
-        f'try it   python -m jaxfm.predict --workdir={shlex.quote(str(workdir))} "TEXT"'
+        f'try it   {predict} --workdir={shlex.quote(str(workdir))} "TEXT"'
     )
 
 

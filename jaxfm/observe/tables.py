@@ -100,6 +100,29 @@ def to_html(table: Table) -> str:
     )
 
 
+def fitted(table: Table, width: int, expendable: Sequence[str]) -> tuple[Table, list[str]]:
+    """Returns the table without so many of the `expendable` columns, the first ones first, that a terminal shows it.
+
+    Returns also the names of the columns that were left out. With all of them left out it may still be too wide.
+    """
+    columns, left_out = list(range(len(table.columns))), []
+    needed = [cell_len(name) + 3 for name in table.columns]
+    for row in texts(table):
+        needed = [max(size, cell_len(text) + 3) for size, text in zip(needed, row, strict=True)]
+    for name in expendable:
+        if sum(needed[index] for index in columns) + 1 <= width:
+            break
+        if name in table.columns:
+            columns.remove(table.columns.index(name))
+            left_out.append(name)
+    if not left_out:
+        return table, []
+    kept = [table.columns[index] for index in columns]
+    rows = [tuple(row[index] for index in columns) for row in table.rows]
+    formats = {name: value for name, value in table.formats.items() if name in kept}
+    return dataclasses.replace(table, columns=kept, rows=rows, formats=formats), left_out
+
+
 def texts(table: Table) -> list[list[str]]:
     """Returns the cells of all rows as they are shown, each on one line."""
 

@@ -258,7 +258,8 @@ def config_path() -> str:
 def say_shipped_config() -> None:
     """Prints which file the config is, where that is one that comes with an installed jaxfm: it is not in sight."""
     path = config_path()
-    if distributed.is_main() and shipped.is_shipped(path) and not pathlib.Path(path).is_relative_to(pathlib.Path.cwd()):
+    here = pathlib.Path(path).resolve().is_relative_to(pathlib.Path.cwd())
+    if distributed.is_main() and shipped.is_shipped(path) and not here:
         print(f"config: {path}")
 
 

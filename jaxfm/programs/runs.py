@@ -20,7 +20,7 @@ from jaxfm.errors import UserError, did_you_mean
 from jaxfm.observe.progress import Progress, format_seconds
 from jaxfm.observe.report import JSON_FILE
 from jaxfm.observe.summary import Result, metrics_of, result_of
-from jaxfm.observe.tables import Cell, Table, to_markdown
+from jaxfm.observe.tables import Cell, Table, fitted, to_markdown
 from jaxfm.observe.writers import METRICS_FILE, read_metrics, to_json
 from jaxfm.programs import program
 from jaxfm.schema import flatten, is_under
@@ -30,6 +30,9 @@ USAGE = "usage: python -m jaxfm.runs DIR [DIR ...] [--metric=NAME] [--split=NAME
 ENDINGS = (".csv", ".md", ".json")
 # Keys that have columns of their own, or that say nothing of a result.
 _OWN_COLUMNS = {"task": "task.name", "data": "data.source", "model": "model.init"}
+# What a narrow terminal leaves out, the first ones first; the keys in which runs differ follow the fourth.
+_COLUMNS = ("why", "model", "data", "time", "steps", "task", "low", "high", "split")
+_ALWAYS = ("run", "state", "metric", "score")
 _IGNORED = ("task.name", "data.source", "model.init", "log", "profile", "checkpoint", "data.cache")
 
 
@@ -151,10 +154,10 @@ def _check_asked(found: Sequence[Run], metric: str | None, split: str | None) ->
 
 
 def _differing(found: Sequence[Run]) -> list[str]:
-    """Returns the keys in which the configs differ, in the order of the configs."""
+    """Returns the keys in which the configs that have them differ, in the order of the configs."""
     configs = [run.config for run in found if run.config]
     keys = dict.fromkeys(key for config in configs for key in config if not is_under(key, _IGNORED))
-    return [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
+    return [key for key in keys if len({repr(config[key]) for config in configs if key in config}) > 1]
 
 
 def _rank(run: Run) -> tuple[bool, str, float, str]:
@@ -237,9 +240,16 @@ def main(arguments: Sequence[str]) -> None:
     records = runs(arguments, values.metric, values.split)
     progress = Progress(None)
     table, shared = to_table(records, whole=False)
+    if progress.width is not None:
+        keys = [name for name in reversed(table.columns) if name not in (*_COLUMNS, *_ALWAYS)]
+        table, left_out = fitted(table, progress.width, [*_COLUMNS[:4], *keys, *_COLUMNS[4:]])
+    else:
+        left_out = []
     progress.table(table)
     if shared:
         progress.say(f"all: {shared}")
+    if left_out:
+        progress.say(f"NOTE: {len(left_out)} columns found no room: {', '.join(left_out)}. --output=FILE.csv has all.")
     for line in _lines(records):
         progress.say(line)
     if output is None:

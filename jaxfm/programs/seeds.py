@@ -12,7 +12,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ml_collections
 from absl import flags
 
 from jaxfm import files
@@ -25,17 +24,18 @@ from jaxfm.observe.writers import to_json
 from jaxfm.parallel import distributed
 from jaxfm.parallel.preemption import Preempted
 from jaxfm.programs import program
+from jaxfm.programs.given_config import GivenConfig, resolve_config
 from jaxfm.programs.train import train
-from jaxfm.tasks import registry
 from jaxfm.training import workdir as workdirs
 
-USAGE = "usage: python -m jaxfm.seeds --config=FILE[:variant] --seeds=0,1,2 --workdir=DIR [--config.KEY=VALUE ...]"
+USAGE = (
+    "usage: python -m jaxfm.seeds CONFIG --seeds=0,1,2 --workdir=DIR [--data=URI] [--config.KEY=VALUE ...]\n"
+    "  CONFIG: a name such as ner, ner:files or mlm:continue, or --config=FILE.py[:variant]"
+)
 JSON_FILE, MARKDOWN_FILE = "seeds.json", "seeds.md"
 
 
-def seeds(
-    config: Config | ml_collections.ConfigDict, workdir: str | pathlib.Path, seeds: Sequence[int]
-) -> dict[str, Any]:
+def seeds(config: GivenConfig, workdir: str | pathlib.Path, seeds: Sequence[int]) -> dict[str, Any]:
     """Trains a run for each seed, one after the other, or goes on with those that are not finished.
 
     Args:
@@ -52,8 +52,7 @@ def seeds(
         and as `train`. The runs that are finished by then stay.
       Preempted: stopped by a signal, after saving.
     """
-    if not isinstance(config, Config):
-        config = registry.from_config_dict(config)
+    config = resolve_config(config)
     workdir = files.user_path(workdir, "--workdir")
     configs = {seed: dataclasses.replace(config, seed=seed) for seed in _checked(seeds)}
     folders = {seed: workdir / f"seed{seed}" for seed in configs}
@@ -92,7 +91,7 @@ def _gathered(
     config: Config, folders: Mapping[int, pathlib.Path], reports: Mapping[int, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Returns seeds.json: the metrics of all splits that every run was scored on."""
-    runs = list(reports.values())
+    runs, first = list(reports.values()), next(iter(folders.values()))  # config.eval.metric may have been "auto"
     splits: dict[str, dict[str, Any]] = {}
     for split in (name for name in runs[0]["splits"] if all(name in report["splits"] for report in runs)):
         scores = [report["splits"][split] for report in runs]
@@ -100,7 +99,7 @@ def _gathered(
         splits[split] = {name: _statistics([number(each.get(name)) for each in scores]) for name in names}
     return {
         "task": config.task.name,
-        "metric": config.eval.metric,
+        "metric": workdirs.read_config(first).eval.metric,
         "seeds": list(reports),
         "runs": {str(seed): str(folder) for seed, folder in folders.items()},
         "splits": splits,
@@ -163,6 +162,7 @@ def main() -> None:
     except ValueError:
         raise UserError(f"--seeds={','.join(values.seeds)}: must be whole numbers, as 0,1,2.") from None
     program.join()
+    program.say_shipped_config()
     try:
         seeds(values.config, values.workdir, chosen)
     except Preempted as stop:

@@ -28,7 +28,7 @@ from jaxfm.observe.wall_clock import WallClock
 from jaxfm.parallel import distributed
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.parallel.preemption import Preempted
-from jaxfm.programs import program
+from jaxfm.programs import program, usage
 from jaxfm.programs.given_config import GivenConfig, resolve_config
 from jaxfm.programs.keys import explain
 from jaxfm.tasks import registry
@@ -166,7 +166,8 @@ def _train(
         if distributed.is_main() and (dropped := retention.drop_surplus(workdir, report)):
             progress.say(dropped)
     # After the bar: the last lines of the screen are what the run comes to.
-    summary.show_summary(progress, report, workdir, config.eval.metric)
+    predict = usage.as_called("python -m jaxfm.predict", sys.argv[0])
+    summary.show_summary(progress, report, workdir, config.eval.metric, predict)
     return report
 
 

@@ -105,7 +105,7 @@ def as_run(command: Command) -> list[str]:
     if words is None:  # a launcher, whose training flags stand at its end
         return [str(ROOT / command.words[0]), f"--python={sys.executable}", *command.words[1:], *BRIEF]
     program, rest = words[0], words[1:]
-    if program == "train":
+    if program in ("train", "seeds"):
         rest = [*rest, *BRIEF]
     return [sys.executable, "-m", f"jaxfm.{program}", *rest]
 

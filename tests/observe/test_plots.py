@@ -45,6 +45,7 @@ def test_curves_show_both_splits(tmp_path):
 
 def test_a_split_has_one_colour_whatever_is_recorded_first(tmp_path):
     assert split_colours(["test", "valid", "train"]) == {"test": COLOURS[2], "valid": COLOURS[1], "train": COLOURS[0]}
+    assert list(split_colours(["other", "test", "valid", "train"])) == ["train", "valid", "test", "other"]
     others = split_colours(["train", "dev_a", "dev_b"])
     assert len(set(others.values())) == 3 and others["train"] == COLOURS[0]
     plot_curves([line for line in metrics_of() if line["split"] == "valid"], tmp_path / "valid.png")
@@ -71,12 +72,11 @@ def test_steps_are_whole_numbers_and_the_chosen_one_is_marked(tmp_path, monkeypa
 
 def test_lines_are_drawn_with_what_they_are_compared_to(tmp_path):
     points = {"one": [(0, 1.0), (10, 0.5)], "other": [(0, 0.9), (10, 0.4)]}
-    labels = {"title": "Loss", "x_label": "step", "y_label": "loss"}
-    plot_lines(points, tmp_path / "with.png", level=("by chance", 0.7), **labels)
-    plot_lines(points, tmp_path / "without.png", **labels)
+    for name, level in (("with", ("by chance", 0.7)), ("without", None)):
+        plot_lines(points, tmp_path / f"{name}.png", title="Loss", x_label="step", y_label="loss", level=level)
     both = [imread(tmp_path / f"{name}.png") for name in ("with", "without")]
     assert all(has_colour(picture, colour) for picture in both for colour in COLOURS[:2])
-    assert not np.array_equal(*both)
+    assert not np.array_equal(both[0], both[1])
 
 
 def test_a_metric_nobody_recorded_gets_no_panel(tmp_path):

@@ -51,6 +51,8 @@ def test_the_table_has_the_metric_that_chose_first() -> None:
     assert list(table.columns) == ["metric", "valid", "95% interval", "test", "95% interval"]
     assert [row[0] for row in table.rows] == ["loss", "f1"]
     assert table.rows[1] == ("f1", 0.5, "0.4000 to 0.6000", 0.25, "0.2000 to 0.3000")
+    alone = {"valid": {"f1": 0.5, "loss": 0.7}, "test": SPLITS["test"]}
+    assert list(summary_table(alone, "f1").columns) == ["metric", "valid", "test", "95% interval"]
     many = {"test": {f"metric_{index}": 0.5 for index in range(30)} | {"f1": 0.5}}
     assert len(summary_table(many, "f1").rows) == 8
     assert len(summary_table(many, "f1", most=None).rows) == 31
@@ -60,17 +62,18 @@ def test_a_screen_holds_the_summary_and_begins_with_the_number() -> None:
     report = {"splits": SPLITS, "training": TRAINING}
     for width in (80, 120):
         console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None, _environ={})
-        show_summary(Progress(None, console=console), report, pathlib.Path("runs/ner"), "f1")
+        show_summary(Progress(None, console=console), report, pathlib.Path("runs/ner"), "f1", "jaxfm predict")
         assert isinstance(console.file, io.StringIO)
         lines = console.file.getvalue().split("\n")
         assert lines[1] == "test f1 0.2500 (95% interval 0.2000 to 0.3000 over 1,000 sentences)"
         assert len(lines) <= 21 and max(map(len, lines)) <= width
         assert any("runs/ner/report.html" in line for line in lines)
+        assert lines[-2].endswith('jaxfm predict --workdir=runs/ner "TEXT"')
 
 
 def test_a_run_without_anything_held_out_says_so() -> None:
     console = Console(file=io.StringIO(), _environ={})
     report = {"splits": {}, "training": TRAINING}
-    show_summary(Progress(None, console=console), report, pathlib.Path("runs/ner"), "f1")
+    show_summary(Progress(None, console=console), report, pathlib.Path("runs/ner"), "f1", "jaxfm predict")
     assert isinstance(console.file, io.StringIO)
     assert headline(report, "f1") in console.file.getvalue() and "no split was held out" in headline(report, "f1")

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from jaxfm.observe.tables import Table, to_markdown, to_plain, to_rich
+from jaxfm.observe.tables import Table, fitted, to_markdown, to_plain, to_rich
 
 TABLE = Table(
     title="Entities",
@@ -62,3 +62,20 @@ def test_a_wrong_table_is_refused():
         Table("t", ("a", "b"), ((1,),))
     with pytest.raises(AssertionError, match="unknown columns"):
         Table("t", ("a",), ((1,),), formats={"c": ".1f"})
+
+
+def test_a_table_too_wide_loses_columns_in_the_order_given() -> None:
+    table = Table(
+        "Runs", ("run", "why", "key", "score"), [("a" * 10, "b" * 30, "c" * 20, 0.5)], formats={"score": ".4f"}
+    )
+    assert fitted(table, 120, ["why", "key"]) == (table, [])
+    narrower, left_out = fitted(table, 50, ["why", "key"])
+    assert (narrower.columns, left_out) == (["run", "key", "score"], ["why"])
+    assert narrower.rows == [("a" * 10, "c" * 20, 0.5)] and narrower.formats == {"score": ".4f"}
+    assert fitted(table, 20, ["nothing", "score", "key"])[0].formats == {}
+    for width in range(20, 90):
+        console = Console(file=io.StringIO(), width=width, _environ={})
+        shown, gone = fitted(table, width, ["why", "key", "score"])
+        console.print(to_rich(shown))
+        assert isinstance(console.file, io.StringIO) and "…" not in console.file.getvalue()
+        assert (len(gone) == 0) == (width >= 79)

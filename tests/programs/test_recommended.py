@@ -9,6 +9,8 @@ import pytest
 
 from tests import tiny
 
+pytestmark = pytest.mark.slow  # seven programs, each of which compiles
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # Trains, runs what the report recommends, and the command that the refusal of more steps gives; all in one process, as
@@ -30,7 +32,7 @@ def call(line):
             runpy.run_module(words[2], run_name="__main__", alter_sys=True)
             code = 0
         except SystemExit as stop:
-            code = stop.code
+            code = stop.code or 0
     for name in list(jaxfm.programs.program.flags.FLAGS):  # each program defines its own
         if name not in known:
             delattr(jaxfm.programs.program.flags.FLAGS, name)

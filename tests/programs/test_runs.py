@@ -26,7 +26,7 @@ INTERVALS = {"confidence": 0.95, "unit": "sentences", "count": 18, "resamples": 
 def made(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A folder of runs: three finished ones, one under way, one stopped, two damaged ones, and something else."""
     base = tmp_path_factory.mktemp("runs")
-    config, folder = tiny.config(base / "data"), base / "runs"
+    config, folder = tiny.config(base / "data", eval__metric="f1"), base / "runs"
 
     def begin(name: str, **keys: Any) -> pathlib.Path:
         workdirs.write_config(folder / name, tiny.replaced(config, **keys))

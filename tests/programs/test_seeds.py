@@ -3,42 +3,59 @@
 import json
 import pathlib
 import statistics
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from jaxfm import files
 from jaxfm.config import Config
 from jaxfm.errors import UserError
+from jaxfm.observe.shown import Report
 from jaxfm.parallel.preemption import Preempted
 from jaxfm.programs import seeds as program
 from jaxfm.programs.runs import runs
 from jaxfm.programs.seeds import seeds
+from jaxfm.training import workdir as workdirs
 from tests import tiny
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    return tiny.config(tmp_path_factory.mktemp("seeds"), train__steps=2)
+    return tiny.config(tmp_path_factory.mktemp("seeds"), train__steps=2, eval__metric="f1")
+
+
+def pretended(config: Config, workdir: pathlib.Path) -> Report:
+    """What a run leaves that `seeds` reads, made at once; a finished one is merely reported, as `train` does."""
+    if workdirs.status(workdir, config) == "new":
+        workdirs.write_config(workdir, config)
+        scores = {name: 1 / (index + config.seed + 2) for index, name in enumerate(("loss", "accuracy", "f1"))}
+        files.write_json(
+            workdir / "report.json", {"splits": {"test": scores}, "training": {"steps": 2, "seconds": 1.5}}
+        )
+    return Report(workdirs.read_report(workdir), workdir)
 
 
 @pytest.fixture(scope="module")
-def finished(config: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, dict[str, Any], int]:
+def finished(
+    config: Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[pathlib.Path, dict[str, Any], int]]:
     """Two seeds, the second of which was stopped at first; what `seeds` gives, and when seed 3 was finished."""
     folder = tmp_path_factory.mktemp("several") / "runs"
-    plain = program.train
 
-    def stopped(of_seed: Config, workdir: pathlib.Path) -> Any:
+    def stopped(of_seed: Config, workdir: pathlib.Path) -> Report:
         if of_seed.seed == 0:
             raise Preempted(15, 1)
-        return plain(of_seed, workdir)
+        return pretended(of_seed, workdir)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program, "train", stopped)
         with pytest.raises(Preempted):
             seeds(config, folder, [3, 0])
-    assert not (folder / "seeds.json").exists()
-    at = (folder / "seed3" / "report.json").stat().st_mtime_ns
-    return folder, seeds(config, folder, [3, 0]), at
+        assert not (folder / "seeds.json").exists()
+        at = (folder / "seed3" / "report.json").stat().st_mtime_ns
+        patch.setattr(program, "train", pretended)
+        yield folder, seeds(config, folder, [3, 0]), at
 
 
 def test_a_stopped_one_goes_on_where_it_was(finished: tuple[pathlib.Path, dict[str, Any], int]) -> None:
@@ -108,3 +125,14 @@ def test_a_folder_of_something_else_is_refused_before_anything_is_trained(
     with pytest.raises(UserError, match=r"seed0: holds a finished run of another config \(train\.steps: 2 -> 3\)"):
         seeds(tiny.replaced(config, train__steps=3), folder, [7, 0])
     assert not (folder / "seed7").exists()
+
+
+@pytest.mark.slow
+def test_seeds_are_trained_for_real_and_differ(tmp_path: pathlib.Path) -> None:
+    found = seeds(tiny.config(tmp_path, train__steps=2), tmp_path / "runs", [0, 1])
+    assert found["metric"] == "f1"  # what "auto" stands for here
+    for seed in (0, 1):
+        report = json.loads((tmp_path / "runs" / f"seed{seed}" / "report.json").read_text())
+        assert report["seed"] == seed
+        assert report["splits"]["test"]["loss"] == found["splits"]["test"]["loss"]["values"][seed]
+    assert found["splits"]["test"]["loss"]["sd"] > 0

@@ -141,7 +141,7 @@ def test_a_device_that_says_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_run_keeps_the_batch_it_began_with(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = tiny.config(tmp_path, train__batch_size="auto", train__steps=2)
+    config = tiny.config(tmp_path, train__batch_size="auto", train__steps=2, checkpoint__keep_optimizer=True)
     workdir = tmp_path / "run"
     monkeypatch.setattr(batch_size, "memory_limit", lambda: AMPLE)
     first = train(config, workdir)

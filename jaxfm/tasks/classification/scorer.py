@@ -74,7 +74,7 @@ class ClassifierScorer:
         if spec.kind == "regression":
             loss_E = (found - gold) ** 2
         else:
-            loss_E = losses(outputs_EC, gold, NOT_CALIBRATED, spec.kind)
+            loss_E = losses(outputs_EC, gold, calibration, spec.kind)  # of the probabilities that are shown
         if spec.kind != "regression":
             assessed = assess(outputs_EC, gold, calibration, spec.kind)
             scores = dataclasses.replace(

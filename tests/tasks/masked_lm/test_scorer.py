@@ -158,7 +158,7 @@ def test_the_rows_predicted_worst_are_shown_as_text(task: MaskedLMTask, outputs:
         assert "[" not in view.text  # the words that were masked, and no special token
         marked = [view.text[mark.start : mark.end] for mark in view.marks]
         assert marked == [token["token"].removeprefix("##") for token in hidden]
-        assert [mark.label for mark in view.marks] == [token["predicted"] for token in hidden]
+        assert [mark.label for mark in view.marks] == [str(token["predicted"]) for token in hidden]
         assert [mark.status == "right" for mark in view.marks] == [
             token["token"] == token["predicted"] for token in hidden
         ]
