@@ -195,8 +195,8 @@ class TrainConfig:
     steps: int = field(0, "optimizer updates; 0: as epochs says", at_least=0)
     min_steps: int = field(
         0,
-        "least updates where steps is 0: a new head needs some hundred, however few the examples (Mosbach et al. 2021, "
-        "Zhang et al. 2021: few examples ask for more passes, not for fewer updates)",
+        "least updates where steps is 0, early stopping aside: a new head needs some hundred, however few the examples "
+        "(Mosbach et al. 2021, Zhang et al. 2021: few examples ask for more passes, not for fewer updates)",
         at_least=0,
     )
     batch_size: int = field(

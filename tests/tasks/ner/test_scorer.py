@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxfm.evaluation import entities
+from jaxfm.evaluation import calibration, entities
 from jaxfm.tasks.ner.task import NerTask
 from tests.evaluation.tagged import score_entities
 from tests.tasks.ner.test_objective import computed
@@ -58,8 +58,32 @@ def test_sentences_drawn_anew_score_as_sentences(scored: Scored) -> None:
 
 def test_calibration_changes_no_prediction(scored: Scored) -> None:
     scorer, outputs = scored[0].scorer("test"), scored[1]
-    plain, calibrated = scorer.report(outputs), scorer.report(outputs, scorer.calibrate(outputs))
+    plain, calibrated = scorer.report(outputs), scorer.report(outputs, {"temperature": 3.0})
     assert calibrated.metrics == plain.metrics
     before, after = (calibrated.scores["calibration"][name] for name in ("model", "calibrated"))
     assert before["nll"] == pytest.approx(plain.metrics["loss"], rel=1e-5)
-    assert after["nll"] < before["nll"] and after["accuracy"] == before["accuracy"] == plain.metrics["accuracy"]
+    assert after["nll"] != before["nll"] and after["accuracy"] == before["accuracy"] == plain.metrics["accuracy"]
+
+
+def test_what_is_fitted_counts_sentences_not_words(scored: Scored) -> None:
+    scorer, outputs = scored[0].scorer("test"), scored[1]
+    assert len(scorer.encoded.word_counts) == 18 < calibration.LEAST_EXAMPLES < sum(scorer.encoded.word_counts)
+    assert scorer.calibrate(outputs) == {"examples": 18}
+
+
+def test_a_model_that_finds_no_entity_is_said_so(scored: Scored) -> None:
+    task, outputs = scored
+    scorer, nothing = task.scorer("test"), outputs | {"label": np.zeros_like(outputs["label"])}
+    gold = sum(tag[0] == "B" for sentence in task.sentences["test"] for tag in sentence.tags)
+    (said,) = scorer.report(nothing).warnings
+    assert said.startswith(
+        f"the model finds nothing: F1 0.0000, as if it always answered O ({gold} entities in the data"
+    )
+    index = {label: number for number, label in enumerate(scorer.labels)}
+    wanted = np.zeros_like(outputs["label"])
+    for sentence, ids in zip(
+        scorer.sentences, scorer.encoded.per_word(np.arange(wanted.size).reshape(wanted.shape)), strict=True
+    ):
+        wanted.reshape(-1)[ids] = [index[tag] for tag in sentence.tags]
+    assert scorer.report(outputs | {"label": wanted}).metrics["f1"] == 1.0
+    assert scorer.report(outputs | {"label": wanted}).warnings == ()
