@@ -32,6 +32,9 @@ test-slow: $(VENV)/installed-test  ## run all tests, the slow ones too
 plan-all: $(VENV)/installed-tpu  ## compile every shipped config for TPUs, nightly (no TPU needed, an hour or two)
 	$(BIN)/python -m pytest -n $(JOBS) -m "slow or not slow" tests/planning tests/programs/test_plan.py $(ARGS)
 
+wheel: $(VENV)/installed-dev  ## build the wheel and the source distribution into dist/
+	$(BIN)/python -m build
+
 docs: $(VENV)/installed-docs  ## build the site of docs/ into build/site (no network needed once installed)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
