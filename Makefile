@@ -33,7 +33,7 @@ plan-all: $(VENV)/installed-tpu  ## compile every shipped config for TPUs, night
 	$(BIN)/python -m pytest -n $(JOBS) -m "slow or not slow" tests/planning tests/programs/test_plan.py $(ARGS)
 
 docs: $(VENV)/installed-docs  ## build the site of docs/ into build/site (no network needed once installed)
-	$(BIN)/mkdocs build --strict --clean
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
 lint: $(VENV)/installed-dev  ## check style, docstrings and types
 	$(BIN)/ruff format --check .

@@ -5,16 +5,19 @@ page there leads to that page. A link to any other file leads to the repository 
 otherwise its text stays without a link.
 """
 
+from __future__ import annotations
+
 import json
 import pathlib
 import posixpath
 import re
 import urllib.parse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
-from mkdocs.structure.pages import Page
+if TYPE_CHECKING:  # the tests of the links read this module without mkdocs
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Files of the repository that are pages of the site -> their path there. Those in docs/ keep their own.
@@ -25,12 +28,14 @@ PAGES = {
     "profiles/NOTES.md": "notes.md",
     "docs/quickstart.ipynb": "quickstart.md",
 }
-_LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
-_CODE = re.compile(r"(```.*?```|``[^`]*``|`[^`\n]*`)", re.DOTALL)
+# A piece of code, which is left alone, or a link; the text of a link may have code in it.
+_CODE_OR_LINK = re.compile(r"```.*?```|``[^`]*``|`[^`\n]*`|(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)", re.DOTALL)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages from outside docs/ and what they show."""
+    from mkdocs.structure.files import File
+
     for source, target in PAGES.items():
         path = ROOT / source
         content = notebook_page(path) if path.suffix == ".ipynb" else path.read_text(encoding="utf-8")
@@ -45,11 +50,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turns a page's links between files of the repository into links of the site."""
     source = {target: source for source, target in PAGES.items()}.get(page.file.src_uri, f"docs/{page.file.src_uri}")
-    parts = _CODE.split(markdown)  # parts with an odd number are code
-    return "".join(
-        part if number % 2 else _LINK.sub(lambda found: _relinked(found, source, page, config), part)
-        for number, part in enumerate(parts)
-    )
+    return relinked(markdown, source, page.file.src_uri, config.repo_url or "")
+
+
+def relinked(markdown: str, source: str, target: str, repository: str) -> str:
+    """Returns the text of a page with its links between files of the repository as links of the site.
+
+    Args:
+      markdown: text of the page.
+      source: its file, relative to the repository's root.
+      target: its path on the site.
+      repository: address of the repository; empty: links to files that are not on the site become plain text.
+    """
+    return _CODE_OR_LINK.sub(lambda found: _link(found, source, target, repository), markdown)
 
 
 def notebook_page(path: pathlib.Path) -> str:
@@ -68,21 +81,23 @@ def _printed(output: dict[str, Any]) -> list[str]:
     return output.get("text") or output.get("data", {}).get("text/plain", [])
 
 
-def _relinked(found: re.Match[str], source: str, page: Page, config: MkDocsConfig) -> str:
-    image, text, link = found.groups()
-    target = urllib.parse.urlsplit(link)
-    if target.scheme or target.netloc or not target.path:
+def _link(found: re.Match[str], source: str, target: str, repository: str) -> str:
+    image, text, address = found.groups()
+    if address is None:  # code
         return found[0]
-    path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target.path))
+    link = urllib.parse.urlsplit(address)
+    if link.scheme or link.netloc or not link.path:
+        return found[0]
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(source), link.path))
     if path in PAGES:
-        there = PAGES[path]
+        linked = PAGES[path]
     elif image and path.startswith("profiles/results/"):
-        there = path.removeprefix("profiles/")
-    elif path.startswith("docs/"):
-        there = path.removeprefix("docs/")
-    elif config.repo_url:
-        return f"{image}[{text}]({config.repo_url.rstrip('/')}/blob/main/{path})"
+        linked = path.removeprefix("profiles/")
+    elif path.startswith("docs/") and not path.endswith(".py"):  # mkdocs.yml leaves programs out
+        linked = path.removeprefix("docs/")
+    elif repository:
+        return f"{image}[{text}]({repository.rstrip('/')}/blob/main/{path})"
     else:
         return text
-    here = posixpath.relpath(there, posixpath.dirname(page.file.src_uri) or ".")
-    return f"{image}[{text}]({here}{'#' + target.fragment if target.fragment else ''})"
+    relative = posixpath.relpath(linked, posixpath.dirname(target) or ".")
+    return f"{image}[{text}]({relative}{'#' + link.fragment if link.fragment else ''})"

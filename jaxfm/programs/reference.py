@@ -14,6 +14,8 @@ from jaxfm.programs import catalog, program, usage
 _WITHOUT_FLAGS = {"launch": "usage: jaxfm launch [SCRIPT ...]", "version": "usage: jaxfm version"}
 _SECTIONS = {"Args:": "Arguments", "Attributes:": "Attributes", "Returns:": "Returns", "Raises:": "Raises"}
 _WIDTH = 100  # of a signature in one line
+# What absl adds to the description of a flag: its values, and that it may be repeated.
+_OF_ABSL = re.compile(r"^<[^>]*>: |;\s+repeat this option to specify a list of values$")
 
 _PROGRAMS_HEAD = """\
 # Programs
@@ -27,7 +29,7 @@ Programs that take a configuration (CONFIG, such as `ner:files`, or `--config=FI
 | exit code | meaning |
 |---|---|
 | 0 | done |
-| 1 | `check` found errors in the data, `doctor` in the installation |
+| 1 | `check` and `doctor`: something is wrong; of another program a bug, with its traceback |
 | 2 | a mistake in the command, the config or the data, with one message |
 | 69 | another process of the run failed |
 | 75 | stopped by preemption after a save: start the same command again |
@@ -107,8 +109,9 @@ def _flag_table(flags: Iterable[usage.Flag]) -> list[str]:
     rows = []
     for flag in sorted(flags, key=lambda flag: flag.name.startswith("config.")):
         name = f"`--[no]{flag.name}`" if flag.switch and flag.default == "true" else f"`--{flag.name}`"
-        default = "" if flag.default in (None, "", "false") else f"`{flag.default}`"
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in (name, default, flag.doc)) + " |")
+        default = "" if flag.default in (None, "", "false", "[]") else f"`{flag.default}`"
+        doc = " ".join(_OF_ABSL.sub("", flag.doc).split())
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in (name, default, doc)) + " |")
     return ["| flag | default | what it is |", "|---|---|---|", *rows, ""] if rows else []
 
 

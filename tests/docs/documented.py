@@ -1,5 +1,6 @@
 """Which documented commands are run by tests/docs/test_commands_run.py, and why the others are not."""
 
+import pathlib
 import re
 from collections.abc import Sequence
 
@@ -54,23 +55,10 @@ def shown(command: Command) -> str:
 
 
 def program_words(words: Sequence[str]) -> list[str] | None:
-    """Program and flags of `python -m jaxfm.PROGRAM ...` or `jaxfm PROGRAM [CONFIG] ...`; None for other commands.
-
-    The short form's CONFIG, ner:files, is --config=configs/ner.py:files, and its --data is --config.data.source.
-    """
-    if words[:2] == ("jaxfm", "--help"):  # names no program
-        return None
-    if words[0] == "jaxfm":
-        program, rest = words[1], list(words[2:])
-    elif words[0].endswith("python") and words[1] == "-m" and words[2].startswith("jaxfm."):
-        return [words[2].removeprefix("jaxfm."), *words[3:]]
-    else:
-        return None
-    program = program.replace("-", "_")
-    if program in ("train", "plan", "check", "seeds", "explain") and rest and not rest[0].startswith("-"):
-        name, _, variant = rest[0].partition(":")
-        rest[0] = f"--config=configs/{name}.py{':' + variant if variant else ''}"
-    for index, word in enumerate(rest):
-        if re.match(r"--data(=|$)", word):
-            rest[index] = word.replace("--data", "--config.data.source", 1)
-    return [program, *rest]
+    """A command as `jaxfm PROGRAM ...`, which `python -m jaxfm.PROGRAM ...` equals; None for one that is neither."""
+    if pathlib.PurePath(words[0]).name == "jaxfm":
+        return ["jaxfm", *words[1:]]
+    if pathlib.PurePath(words[0]).name == "python" and words[1] == "-m" and words[2].partition(".")[0] == "jaxfm":
+        program = words[2].partition(".")[2]
+        return ["jaxfm", *([program] if program else []), *words[3:]]
+    return None

@@ -1,6 +1,8 @@
 """The Markdown pages of the repository as tests read them: headings, links, blocks of code, commands of a shell."""
 
 import dataclasses
+import functools
+import itertools
 import json
 import pathlib
 import re
@@ -70,6 +72,7 @@ def text(page: str) -> str:
     return (ROOT / page).read_text(encoding="utf-8")
 
 
+@functools.cache
 def tokens(content: str) -> list[Token]:
     """The tokens of a page in CommonMark with tables."""
     return MarkdownIt("commonmark").enable("table").parse(content)
@@ -112,7 +115,7 @@ def blocks(page: str, content: str) -> Iterator[Block]:
 
 
 def commands(page: str, content: str) -> Iterator[Command]:
-    """Yields every command of the repository's own programs in a page's blocks of code.
+    """Yields every command of the repository's own programs in a page's blocks of code, without where its output goes.
 
     Raises:
       ValueError: a command whose quotes are not closed.
@@ -127,7 +130,7 @@ def commands(page: str, content: str) -> Iterator[Command]:
             while line.endswith("\\"):
                 line = line.removesuffix("\\") + next(lines)[1]
             words = shlex.split(line, comments=True)
-            yield Command(tuple(words), page, number)
+            yield Command(tuple(itertools.takewhile(lambda word: word not in (">", "|"), words)), page, number)
 
 
 def cells(notebook: str) -> list[Block]:

@@ -1,11 +1,10 @@
-"""Parses commands as their programs do and runs none of them: lists of words in, a message for each of them out.
+"""Parses commands as `jaxfm` does and runs none of them: lists of words in, a message for each of them out.
 
-From standard input to standard output: [["train", "--config=configs/ner.py", ...], ...] -> ["", "error: ...", ...].
-It is a process of its own, as flags are global, and programs set up logging and JAX before they start.
+From standard input to standard output: [["jaxfm", "train", "ner", ...], ...] -> ["", "error: ...", ...]. It is another
+process, because flags are global, and programs set up logging and JAX before they start.
 """
 
 import contextlib
-import importlib
 import io
 import json
 import sys
@@ -14,21 +13,19 @@ from typing import Any
 
 from absl import flags
 
-from jaxfm.programs import program
+from jaxfm.programs import command, launch, program
 from jaxfm.tasks import registry
 
 _run = program.run
 
 
 def problem(words: Sequence[str]) -> str:
-    """What is wrong with a command of the program words[0]; "" for a right one."""
+    """What is wrong with a command; "" for a right one."""
     before, errors = set(flags.FLAGS), io.StringIO()
-    sys.argv = [f"jaxfm.{words[0]}", *words[1:]]
+    sys.argv = list(words)
     try:
         with contextlib.redirect_stderr(errors):
-            importlib.import_module(f"jaxfm.programs.{words[0]}").run()
-    except ModuleNotFoundError:
-        return f"there is no program {words[0]!r}"
+            command.main()
     except SystemExit as stop:
         return errors.getvalue().strip() if stop.code else ""
     finally:
@@ -52,6 +49,7 @@ def _only_check(main: Any, usage: str, **options: Any) -> None:
 
 if __name__ == "__main__":
     program.run = _only_check
+    launch.os.execvp = lambda *_: None  # a script of launch/ would take this process's place
     asked = json.load(sys.stdin)
     with contextlib.redirect_stdout(io.StringIO()):
         found = [problem(words) for words in asked]

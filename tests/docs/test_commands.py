@@ -28,7 +28,7 @@ INLINE = [
     for page in pages()
     if page not in HISTORY
     for code, line in inline_code(text(page))
-    if BEGINNINGS.match(code) and " -" in code and not re.search(r"\.\.\.|\[|FILE|PROGRAM|VARIANT", code)
+    if BEGINNINGS.match(code) and " -" in code and not re.search(r"\.\.\.|\[|FILE|VARIANT|PROGRAM", code)
 ]
 LAUNCHED = [
     Command(
@@ -152,13 +152,20 @@ def test_a_command_goes_on_after_a_backslash_and_ends_at_its_comment() -> None:
     assert found.where == "made_up.md:1"
 
 
-def test_the_short_form_is_the_long_one() -> None:
-    short = ["jaxfm", "train", "ner:files", "--data", "conll:DIR", "--workdir", "runs/x"]
-    assert program_words(short) == [
-        *("train", "--config=configs/ner.py:files", "--config.data.source", "conll:DIR", "--workdir", "runs/x")
-    ]
-    assert program_words(["jaxfm", "train", "ner", "--data=conll:DIR"])[1:] == [
-        *("--config=configs/ner.py", "--config.data.source=conll:DIR")
-    ]
-    assert program_words(["jaxfm", "predict", "--workdir", "runs/x", "A text."])[0] == "predict"
+def test_where_the_output_goes_is_no_part_of_a_command() -> None:
+    (found,) = commands("made_up.md", "    jaxfm completion bash > ~/.local/share/jaxfm\n")
+    assert found.words == ("jaxfm", "completion", "bash")
+
+
+def test_every_way_to_call_a_program_is_recognized() -> None:
+    wanted = ["jaxfm", "predict", "--workdir=runs/x"]
+    for command in (
+        "jaxfm predict",
+        ".venv-3.11/bin/jaxfm predict",
+        "python -m jaxfm.predict",
+        "python -m jaxfm predict",
+    ):
+        assert program_words([*command.split(), "--workdir=runs/x"]) == wanted
+    assert program_words([".venv-3.11/bin/python", "-m", "jaxfm.predict", "--workdir=runs/x"]) == wanted
     assert program_words(["make", "ner"]) is None
+    assert program_words(["python", "-m", "profiles.start"]) is None

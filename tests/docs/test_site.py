@@ -1,10 +1,13 @@
 """The site of docs/: every page is in its menu; it is built without warnings and loads nothing from elsewhere."""
 
-import ast
+import importlib.util
 import pathlib
+import posixpath
 import re
 import subprocess
 import sys
+import types
+import urllib.parse
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from typing import Any
@@ -12,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.docs.pages import ROOT, pages
+from tests.docs.pages import ROOT, links, pages, text
 
 # What a browser loads by itself; a link that a reader may follow is none.
 LOADED = {"audio", "embed", "iframe", "img", "input", "object", "script", "source", "track", "video"}
@@ -25,20 +28,52 @@ def menu(entries: list[Any]) -> Iterator[str]:
             yield from menu(value) if isinstance(value, list) else (value,)
 
 
-def pages_from_elsewhere() -> dict[str, str]:
-    """Returns PAGES of docs/site_hooks.py, which cannot be imported without mkdocs."""
-    for node in ast.parse((ROOT / "docs" / "site_hooks.py").read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PAGES":
-            return ast.literal_eval(node.value)
-    raise AssertionError("docs/site_hooks.py has no PAGES")
+def site_hooks() -> types.ModuleType:
+    """The module docs/site_hooks.py, which mkdocs runs by its path."""
+    spec = importlib.util.spec_from_file_location("site_hooks", ROOT / "docs" / "site_hooks.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+HOOKS = site_hooks()
 
 
 def test_the_menu_has_every_page_once() -> None:
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     found = list(menu(config["nav"]))
     own = {page.removeprefix("docs/") for page in pages() if page.startswith("docs/")}
-    assert sorted(found) == sorted(own | set(pages_from_elsewhere().values()))
-    assert all((ROOT / source).is_file() for source in pages_from_elsewhere())
+    assert sorted(found) == sorted(own | set(HOOKS.PAGES.values()))
+    assert all((ROOT / source).is_file() for source in HOOKS.PAGES)
+
+
+def test_links_lead_to_pages_and_files_of_the_site() -> None:
+    own = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*") if path.suffix != ".py"}
+    site = own - {"quickstart.ipynb"} | set(HOOKS.PAGES.values())
+    site |= {f"results/{path.name}" for path in (ROOT / "profiles" / "results").glob("*.png")}
+    sources = {**{f"docs/{name}": name for name in own if name.endswith(".md")}, **HOOKS.PAGES}
+    checked = 0
+    for source, target in sources.items():
+        path = ROOT / source
+        content = HOOKS.notebook_page(path) if path.suffix == ".ipynb" else text(source)
+        for link in links(target, HOOKS.relinked(content, source, target, "")):
+            address = urllib.parse.urlsplit(link.target)
+            if not address.scheme and address.path:
+                linked = posixpath.normpath(posixpath.join(posixpath.dirname(target), address.path))
+                assert linked in site, f"{source}: {link.target}"
+                checked += 1
+    assert checked > 100
+
+
+def test_links_to_files_that_are_not_on_the_site() -> None:
+    content = "[a `b`](../jaxfm/config.py), [c](examples/d.py), `[e](../f.py)`, [g](ner.md#h), [i](https://j.example)"
+    plain = "a `b`, c, `[e](../f.py)`, [g](../ner.md#h), [i](https://j.example)"
+    assert HOOKS.relinked(content, "docs/k.md", "howto/k.md", "") == plain
+    linked = HOOKS.relinked(content, "docs/k.md", "k.md", "https://l.example/m/")
+    assert linked.startswith(
+        "[a `b`](https://l.example/m/blob/main/jaxfm/config.py), [c](https://l.example/m/blob/main/"
+    )
 
 
 class Loaded(HTMLParser):

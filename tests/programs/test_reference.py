@@ -28,6 +28,10 @@ def test_every_program_and_every_flag_has_its_line() -> None:
     assert "| `--split` | `test` | train, valid or test" in page
     assert "| `--[no]packed` |" in page and page.count("| `--coordinator` |") == 1
     assert "usage: jaxfm predict --workdir=DIR" in page and "python -m jaxfm.predict" not in page
+    assert "| `--page` | `keys` | Which page: keys, programs, python" in page
+    assert "| `--plugin` |  | A Python file" in page and "repeat this option" not in page
+    tables = [line for line in page.splitlines() if line.startswith("| `--")]
+    assert all(line.endswith(" |") for line in tables)
 
 
 def test_every_public_name_has_its_signature_and_arguments() -> None:
