@@ -34,7 +34,7 @@ from jaxfm.training.schedule import FEW, count_evaluations, count_updates
 
 USAGE = (
     "usage: python -m jaxfm.check CONFIG [--data=URI] [--config.KEY=VALUE ...] [--output=FILE.json]\n"
-    "  CONFIG: a name such as ner, ner:files or classification:files, or --config=FILE.py[:variant]"
+    "  CONFIG: a name (ner, ner:files, mlm:continue) or --config=FILE.py[:variant]"
 )
 EXIT_ERRORS = 1
 

@@ -30,7 +30,7 @@ from jaxfm.training import workdir as workdirs
 
 USAGE = (
     "usage: python -m jaxfm.seeds CONFIG --seeds=0,1,2 --workdir=DIR [--data=URI] [--config.KEY=VALUE ...]\n"
-    "  CONFIG: a name such as ner, ner:files or mlm:continue, or --config=FILE.py[:variant]"
+    "  CONFIG: a name (ner, ner:files, mlm:continue) or --config=FILE.py[:variant]"
 )
 JSON_FILE, MARKDOWN_FILE = "seeds.json", "seeds.md"
 

@@ -70,7 +70,7 @@ def test_the_facts_are_those_of_this_installation(caches: pathlib.Path) -> None:
 
 def test_every_extra_for_users_is_known() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    assert set(doctor.EXTRAS) == set(extras) - {"test", "dev"}
+    assert set(doctor.EXTRAS) == set(extras) - {"test", "dev", "docs"}
 
 
 def test_an_extra_that_is_not_installed_has_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

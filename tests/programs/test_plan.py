@@ -64,7 +64,7 @@ def test_mistakes_end_with_one_message(flags: tuple[str, ...], words: str) -> No
 
 def test_without_libtpu_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"jaxfm\[tpu\]"):
+    with pytest.raises(UserError, match=r"jaxfm-encoders\[tpu\]"):
         plan(small.config(), "v5e:2x2")
 
 

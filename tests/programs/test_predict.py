@@ -265,7 +265,7 @@ def test_the_program_refuses_in_one_message(runs: dict[str, pathlib.Path], folde
         ([ner], "give either texts, or both --input and --output"),
         (["--workdir=", "one"], "--workdir is missing"),
         ([ner, f"--input={folder}", "--output=out"], "is a directory; name a file"),
-        ([ner, "one", "--config.data.txt_column=a"], "config.data.txt_column: there is no such key"),
+        ([ner, "one", "--config.data.txt_column=a"], "config.data.txt_column: there is no such flag"),
         ([ner, f"--input={folder}/{'n' * 300}.txt", "--output=out"], "File name too long"),
     ]
     run = subprocess.run(
