@@ -199,6 +199,7 @@ def config(directory: pathlib.Path, **overrides: Any) -> Config:
     values.train.steps = 8
     values.train.min_steps = 0  # tests that set epochs mean these
     values.eval.batch_size = 8
+    values.eval.metric = "f1"  # what the task would choose, for tests without a whole run
     values.log.every_steps = 2
     if not (directory / "corpus").exists():
         write_corpus(directory / "corpus")
