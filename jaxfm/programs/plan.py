@@ -25,7 +25,7 @@ from jaxfm.tasks.registry import from_config_dict
 USAGE = (
     "usage: python -m jaxfm.plan CONFIG --topology=v5e:16x16 [--slices=N] [--price=USD a chip hour] [--sweep]\n"
     "  [--output=plan.json] [--config.KEY=VALUE ...]\n"
-    "  CONFIG: a name (ner, mlm:bert_large) or --config=FILE.py[:variant]"
+    "  CONFIG: a name (ner, mlm:continue) or --config=FILE.py[:variant]"
 )
 
 

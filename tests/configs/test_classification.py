@@ -26,10 +26,10 @@ def test_a_variant_for_own_files_judges_by_a_metric_of_its_kind(
     tmp_path: pathlib.Path, variant: str, kind: str
 ) -> None:
     config = built(variant)
-    assert config.task.kind == kind and 0 < config.data.holdout < 0.5
+    assert config.task.kind == kind and config.data.holdout is None and config.eval.metric == "auto"
     other = tiny.classification_config(tmp_path, kind, eval__metric=config.eval.metric)
     task, _ = registry.create(other, resolve(other.model))
-    assert isinstance(task, ClassificationTask) and config.eval.metric in task.directions
+    assert isinstance(task, ClassificationTask) and task.chosen["eval.metric"] in task.directions
 
 
 @pytest.mark.parametrize("name", GLUE)

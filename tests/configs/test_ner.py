@@ -16,7 +16,7 @@ from tests import tiny
 @pytest.mark.parametrize("variant", ["quickstart", "files", "wnut17", "conll2003"])
 def test_every_variant_builds_a_ner_run(variant: str) -> None:
     config = from_config_dict(get_config(variant))
-    assert config.task.name == "ner" and config.eval.metric == "f1" and config.optim.learning_rate > 0
+    assert config.task.name == "ner" and config.eval.metric == "auto" and config.optim.learning_rate > 0
 
 
 def test_the_default_is_the_quickstart() -> None:

@@ -163,6 +163,11 @@ def test_the_program_compares(folder: pathlib.Path) -> None:
     assert f"{told['metrics']['loss']['difference']:+.4f}" in done[1]
     assert one[0] == 2 and "needs two run directories" in one[2]
     assert both[0] == neither[0] == 2 and "give one of --workdir and --compare" in both[2]
-    messages = ("unknown split 'foo'", "is a directory", "data.tags_column=7, but the line has 2", "there is no such flag")
+    messages = (
+        "unknown split 'foo'",
+        "is a directory",
+        "data.tags_column=7, but the line has 2",
+        "there is no such flag",
+    )
     for (code, _, errors), message in zip(others, messages, strict=True):
         assert code == 2 and message in errors and errors.startswith("error: ")
