@@ -127,7 +127,7 @@ def test_a_config_of_another_jaxfm_is_named(run: pathlib.Path) -> None:
         ({"version": 7}, r"config\.json: has version 7, but this jaxfm reads versions up to 2"),
         (
             {"version": 2, "config": {"task": {"name": "ner"}, "trian": {"steps": 3}}},
-            r"config\.json: config\.trian\.steps: there is no such key. Did you mean 'train'",
+            r"config\.json: config\.trian: there is no such key. Did you mean 'train'",
         ),
         ({"version": 1, "config": []}, r"config\.json: is not a config written by jaxfm"),
     ):
