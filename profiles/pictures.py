@@ -5,7 +5,6 @@ moving bar as it was half-way; the run's own curves become quickstart_curves.png
 --workdir must be new.
 """
 
-import argparse
 import fcntl
 import io
 import os
@@ -21,6 +20,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.text import Text
+
+from jaxfm.errors import UserError
+from profiles import command_line
 
 COLUMNS, ROWS = 110, 40
 _CODE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])")
@@ -113,16 +115,16 @@ def to_svg(lines: Sequence[str], title: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command_line.make_parser(__doc__)
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("docs/images"))
     arguments = parser.parse_args()
     if arguments.workdir.exists():
-        parser.error(f"--workdir={arguments.workdir}: is there already; name a new directory")
-    options = ["--config=configs/ner.py", f"--workdir={arguments.workdir}"]
-    lines, bar = watch([sys.executable, "-m", "jaxfm.train", *options], half_way="(50 %)")
+        raise UserError(f"--workdir={arguments.workdir}: is there already. Name a new directory.")
+    options = ["ner", f"--workdir={arguments.workdir}"]
+    lines, bar = watch([sys.executable, "-m", "jaxfm", "train", *options], half_way="(50 %)")
     end = max(index for index, line in enumerate(lines) if "(100 %)" in line) + 2  # the bar, and its numbers
-    shown = ["$ python -m jaxfm.train --config=configs/ner.py --workdir=runs/ner", *bar, "...", *lines[end:]]
+    shown = ["$ jaxfm train ner --workdir=runs/ner", *bar, "...", *lines[end:]]
     shown = [line.replace(str(arguments.workdir), "runs/ner") for line in shown]
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "quickstart_terminal.svg").write_text(to_svg(shown, "jaxfm"), encoding="utf-8")
@@ -130,4 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

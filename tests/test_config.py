@@ -32,7 +32,7 @@ adapt.lora.rank adapt.lora.alpha adapt.lora.targets adapt.adapter_size adapt.pre
 train.epochs train.steps train.min_steps train.batch_size train.batch_examples train.first_batch_size
 train.batch_warmup_steps train.accumulate train.precision
 eval.every_steps eval.batch_size eval.metric eval.select eval.patience
-checkpoint.every_steps checkpoint.keep_last
+checkpoint.every_steps checkpoint.keep_last checkpoint.keep_optimizer
 parallel.mesh.data parallel.mesh.fsdp parallel.mesh.tensor parallel.mesh.sequence
 log.every_steps log.tensorboard profile.steps
 """.split()

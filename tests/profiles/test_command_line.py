@@ -12,12 +12,14 @@ from profiles import command_line
 
 PROFILES = pathlib.Path(command_line.__file__).parent
 # Modules that others import; every other file is a script.
-SHARED = {"command_line", "quality", "steps"}
+SHARED = {"command_line", "quality", "small_sets", "steps"}
 # Those that read absl flags: `jaxfm.program.run` ends them, with its own tests.
 BY_FLAGS = {"classification_quality", "ner_quality", "packing_quality", "prepare_memory"}
 # Standing alone, they need torch.
 REFERENCES = {"hf_classification", "hf_mlm"}
-NAMES = sorted(path.stem for path in PROFILES.glob("*.py") if path.stem not in SHARED)
+# Run by the Python of another environment, which has spaCy.
+ELSEWHERE = {"spacy_reference"}
+NAMES = sorted(path.stem for path in PROFILES.glob("*.py") if path.stem not in SHARED | ELSEWHERE)
 # torch and transformers take ten seconds to import.
 SLOW = {name: [pytest.mark.slow] if name in REFERENCES else [] for name in NAMES}
 
@@ -31,11 +33,14 @@ MISTAKES = {
     "data": (["--config=absent.py"], "--config=absent.py"),
     "hf_classification": (["absent", "absent"], "absent/config.json: no such file"),
     "hf_mlm": (["absent", "--batch=1", "--row-length=8"], "absent/config.json: no such file"),
+    "interval_coverage": (["--counts=27,many"], "--counts=27,many: must be whole numbers"),
     "loss_curves": (["absent", "absent", "--output=o.json"], "absent/metrics.jsonl: No such file or directory"),
     "masked_positions": (["--preset=bert_absent", "--output=o.json"], "bert_absent"),
     "mlm_against_torch": (["--config=absent.py", "--output=o.json"], "--config=absent.py"),
     "mlm_convergence": (["--source=text:absent", "--preset=bert_absent", "--output=o.json"], "bert_absent"),
+    "pictures": (["--workdir=."], "--workdir=.: is there already"),
     "scaling": (["--config=absent.py", "--output=o.json"], "--config=absent.py"),
+    "small_data": (["--data=absent", "--output=o.json"], "--data=absent: no such folder"),
     "start": (["--config=configs/ner.py", "--repeats=0", "--output=o.json"], "--repeats=0: must be at least 1"),
     "throughput": (["--config=absent.py"], "--config=absent.py"),
     "trace": (["--config=absent.py"], "--config=absent.py"),
