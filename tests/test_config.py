@@ -36,7 +36,7 @@ checkpoint.every_steps checkpoint.keep_last checkpoint.keep_optimizer
 parallel.mesh.data parallel.mesh.fsdp parallel.mesh.tensor parallel.mesh.sequence
 log.every_steps log.tensorboard profile.steps
 """.split()
-LOSS = "task.loss.label_smoothing task.loss.class_weights task.loss.focal_gamma task.loss.r_drop"
+LOSS = "task.loss.function task.loss.label_smoothing task.loss.class_weights task.loss.focal_gamma task.loss.r_drop"
 MASKS = "task.name task.unit task.ratio task.final_ratio task.evaluate task.eval_rows task.z_loss"
 TASK_OPTIONS = {
     "ner": f"task.name task.context task.overlap task.splitter {LOSS}".split(),
