@@ -287,6 +287,7 @@ def test_products_of_a_step_are_told_forward_and_backward(train_step: tuple[Any,
     assert gradients_of_biases <= 2 * tokens * (biases + width)
 
 
+@pytest.mark.slow
 def test_every_part_of_a_step_has_a_name(train_step: tuple[Any, str]) -> None:
     _, text = train_step
     program = Program(text)

@@ -157,6 +157,7 @@ def run(base: pathlib.Path) -> Iterator[tuple[jaxfm.Config, pathlib.Path]]:
     yield config, base / "run"
 
 
+@pytest.mark.slow
 def test_a_run_remembers_what_it_used(run: tuple[jaxfm.Config, pathlib.Path]) -> None:
     config, workdir = run
     used = json.loads((workdir / "config.json").read_text())["extensions"]

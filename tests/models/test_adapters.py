@@ -103,8 +103,8 @@ def test_at_first_nothing_changes(family: str, name: str, dtype: Any) -> None:
     assert np.abs(logits(encoder, drawn(params)) - logits(ENCODERS[family], base)).max() > 0.1
 
 
-@pytest.mark.parametrize("name", ["lora", "lora of two"])
-@pytest.mark.parametrize("family", ENCODERS)
+@pytest.mark.parametrize("name", ["lora", pytest.param("lora of two", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", ["bert", pytest.param("modernbert", marks=pytest.mark.slow)])
 def test_merged_weights_compute_the_same(family: str, name: str) -> None:
     encoder = with_adapters(ENCODERS[family], ADDED[name])
     params = drawn(fresh(encoder)[1])

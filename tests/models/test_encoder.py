@@ -80,7 +80,9 @@ def influence(gradients: Any) -> np.ndarray:
 
 PARAMS = build(lambda: Encoder(CONFIG, DEFAULT_BUILD, nnx.Rngs(0)))[1]
 EVERYWHERE = np.ones(SEGMENTS.shape, bool)
-both_ways = pytest.mark.parametrize("scan", [True, False], ids=["scan", "unrolled"])
+both_ways = pytest.mark.parametrize(
+    "scan", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["scan", "unrolled"]
+)
 with_and_without = pytest.mark.parametrize("dropout", [False, True], ids=["no dropout", "dropout"])
 
 

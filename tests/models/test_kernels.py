@@ -217,6 +217,7 @@ def encoder(dtype: Any = jnp.float32, **changes: Any) -> Any:
     return with_attention, params
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_this_machine")
 def test_an_encoder_of_global_and_local_layers_is_the_same_by_kernels() -> None:
     """The layers' order of windows and their rotations, too."""

@@ -101,13 +101,17 @@ def test_what_all_runs_share_is_said_once(made: pathlib.Path) -> None:
 
 
 def call(made: pathlib.Path, *arguments: str, **values: str) -> None:
-    for name in ("metric", "split", "output"):
-        if name not in flags.FLAGS:
-            flags.DEFINE_string(name, None, "of the test")
+    own = [name for name in ("metric", "split", "output") if name not in flags.FLAGS]
+    for name in own:
+        flags.DEFINE_string(name, None, "of the test")
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
-    with flagsaver.flagsaver(**({"metric": None, "split": None, "output": None} | values)):
-        program.main(list(arguments))
+    try:
+        with flagsaver.flagsaver(**({"metric": None, "split": None, "output": None} | values)):
+            program.main(list(arguments))
+    finally:  # other tests define flags of these names
+        for name in own:
+            delattr(flags.FLAGS, name)
 
 
 @pytest.mark.parametrize("ending", [".csv", ".json", ".md"])

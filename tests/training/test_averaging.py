@@ -106,6 +106,7 @@ def test_a_mean_that_wins_is_what_the_run_stands_for(
     np.testing.assert_array_equal(another.params["head/kernel"], got["head/kernel"])
 
 
+@pytest.mark.slow
 def test_a_mean_that_does_not_win_leaves_no_trace(
     config: Config, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,7 @@ def test_the_best_checkpoint_is_the_one_reported(
     assert evaluate(tmp_path / "last", "test").metrics["loss"] == last["splits"]["test"]["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [[math.nan], pytest.param([math.nan, 0.2, math.nan], marks=pytest.mark.slow)])
 def test_a_metric_that_is_not_defined_loses_no_run(
     config: Config, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], values: list[float]

@@ -141,6 +141,7 @@ def test_without_a_whole_checkpoint_nothing_is_started_anew(config: Config, tmp_
         train(config, workdir)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_its_first_files_starts_again(whole: Whole, config: Config, tmp_path: pathlib.Path) -> None:
     workdir = tmp_path / "run"
     workdir.mkdir()

@@ -28,6 +28,7 @@ def test_ten_classes_of_real_text_in_the_promised_numbers(splits):
         assert len(records) >= 0.8 * 10 * SIZES[name]  # some packages have less to say
 
 
+@pytest.mark.slow
 def test_no_module_and_no_text_is_on_two_sides(splits):
     modules = {name: {origin.partition("[")[0] for origin, _ in records} for name, records in splits.items()}
     texts = [text for records in splits.values() for _, (text, _) in records]

@@ -37,6 +37,7 @@ def masked() -> Callable[..., MaskedRows]:
     return lambda rows, most=0, units=UNITS: mask_eval_rows(masker, rows, units, most)
 
 
+@pytest.mark.slow
 def test_a_row_is_masked_as_by_itself(masked: Callable[..., MaskedRows]) -> None:
     rows = rows_of(30)
     found = masked(rows)
