@@ -125,7 +125,7 @@ def main() -> None:
     lines, bar = watch([sys.executable, "-m", "jaxfm", "train", *options], half_way="(50 %)")
     end = max(index for index, line in enumerate(lines) if "(100 %)" in line) + 2  # the bar, and its numbers
     shown = ["$ jaxfm train ner --workdir=runs/ner", *bar, "...", *lines[end:]]
-    shown = [line.replace(str(arguments.workdir), "runs/ner") for line in shown]
+    shown = [line.replace(str(arguments.workdir), "runs/ner").replace("python -m jaxfm ", "jaxfm ") for line in shown]
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "quickstart_terminal.svg").write_text(to_svg(shown, "jaxfm"), encoding="utf-8")
     shutil.copyfile(arguments.workdir / "plots" / "curves.png", arguments.output / "quickstart_curves.png")
