@@ -16,7 +16,6 @@ from jaxfm import files
 from jaxfm.config import AUTO, Config
 from jaxfm.core.data_check import DataCheck, Finding
 from jaxfm.core.initial import Initial
-from jaxfm.data.pipeline import TrainBatches
 from jaxfm.data.records import in_memory
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
@@ -30,7 +29,7 @@ from jaxfm.tasks import registry
 from jaxfm.training import initial as initials
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.batch_size import batch_of_examples
-from jaxfm.training.schedule import FEW, count_evaluations, count_updates
+from jaxfm.training.schedule import FEW, count_evaluations, count_updates, train_batches
 
 USAGE = (
     "usage: python -m jaxfm.check CONFIG [--data=URI] [--config.KEY=VALUE ...] [--output=FILE.json]\n"
@@ -99,13 +98,7 @@ def plan_updates(config: Config, initial: Initial) -> UpdatePlan:
     splits = tuple(task.datasets)
     if config.train.batch_size == AUTO:
         return UpdatePlan(config, splits, 0, 0.0, 0, notes)
-    batches = TrainBatches(
-        rows,
-        batch_size=config.train.batch_size,
-        first_batch_size=config.train.first_batch_size,
-        warmup_steps=config.train.batch_warmup_steps,
-        seed=config.seed,
-    )
+    batches = train_batches(config, rows, mesh)
     updates, _ = count_updates(config, batches)
     evaluations = count_evaluations(config, batches, updates)
     return UpdatePlan(config, splits, updates, batches.epoch_of(updates), evaluations, notes)

@@ -1,15 +1,32 @@
-"""How many updates a run has, and after which of them the validation split is scored."""
+"""The batches of a run, how many updates it has, and after which of them the validation split is scored."""
 
+import functools
 import math
 
+from jax.sharding import Mesh
+
 from jaxfm.config import Config
+from jaxfm.core.batch import Dataset
 from jaxfm.data.pipeline import TrainBatches
+from jaxfm.parallel import mesh as meshes
 
 # Evaluations of a run whose epochs are too short for one each: enough to see a curve, and at most a few minutes' worth
 # of checkpoints.
 EVALUATIONS = 20
 # Updates below which a new head has hardly moved from where it was drawn.
 FEW = 100
+
+
+def train_batches(config: Config, rows: Dataset, mesh: Mesh) -> TrainBatches:
+    """Returns the training batches of a run; of each, this host makes the rows that its devices of `mesh` hold."""
+    return TrainBatches(
+        rows,
+        batch_size=config.train.batch_size,
+        first_batch_size=config.train.first_batch_size,
+        warmup_steps=config.train.batch_warmup_steps,
+        seed=config.seed,
+        host_rows=functools.partial(meshes.host_rows, mesh),
+    )
 
 
 def count_updates(config: Config, batches: TrainBatches) -> tuple[int, tuple[str, ...]]:

@@ -20,7 +20,7 @@ from jaxfm.parallel import mesh as meshes
 from jaxfm.tasks.fine_tuning import SHORTEST_ROWS
 from jaxfm.training.evaluation import Evaluator
 from jaxfm.training.optim import learning_rate_at
-from jaxfm.training.schedule import count_updates
+from jaxfm.training.schedule import count_updates, train_batches
 from jaxfm.training.session import Session, make_session
 from jaxfm.training.state import Size, TrainState, size_of
 
@@ -78,14 +78,7 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: M
         for rows in datasets.values():
             _check_one_segment(rows)
     train = datasets["train"]
-    batches = TrainBatches(
-        train,
-        batch_size=config.train.batch_size,
-        first_batch_size=config.train.first_batch_size,
-        warmup_steps=config.train.batch_warmup_steps,
-        seed=config.seed,
-        host_rows=functools.partial(meshes.host_rows, mesh),
-    )
+    batches = train_batches(config, train, mesh)
     total_steps, update_notes = count_updates(config, batches)
     session = make_session(config, task.objective, mesh, total_steps=total_steps)
     for size in batches.sizes:  # so that what is wrong with a step is said before the run directory exists
