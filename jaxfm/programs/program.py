@@ -31,6 +31,7 @@ from jaxfm.parallel import distributed
 from jaxfm.parallel.compilation import keep_compiled_programs
 from jaxfm.parallel.distributed import EXIT_INTERRUPTED, EXIT_USER_MISTAKE
 from jaxfm.parallel.host_memory import keep_freed_memory
+from jaxfm.parallel.preemption import Preempted
 from jaxfm.programs import arguments, plugins, shipped, usage
 from jaxfm.programs.keys import explain
 
@@ -84,20 +85,22 @@ def run(main: Callable[..., None], usage_line: str, *, takes_arguments: bool = F
 
 
 def _translating(main: Callable[..., None], *arguments: Sequence[str]) -> None:
-    """Calls `main`; a disk that is full or may not be written to, or a path that cannot be, is the user's to mend."""
+    """Calls `main`; a disk that is full or may not be written to, or a path that cannot be, is the user's to mend.
+
+    A run that a signal has stopped, and that has saved itself, ends with the exit code for that signal.
+    """
     try:
         main(*arguments)
+    except Preempted as stop:
+        if distributed.is_main():
+            print(f"{stop}. The same command goes on from there.", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED if stop.signal_number == signal.SIGINT else EXIT_PREEMPTED)
     except OSError as error:
         if error.errno not in _OF_THE_USER:
             raise
         raise UserError(
             f"{error.filename or 'writing'}: {error.strerror}. What was written before is whole."
         ) from error
-
-
-def stopped_by_signal(number: int) -> int:
-    """Returns the exit code for a run that saved itself on that signal."""
-    return EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_PREEMPTED
 
 
 def definition_of(name: str) -> usage.Definition:

@@ -22,7 +22,6 @@ from jaxfm.observe.summary import MOST_METRICS, metrics_of, number
 from jaxfm.observe.tables import Cell, Table, to_markdown
 from jaxfm.observe.writers import to_json
 from jaxfm.parallel import distributed
-from jaxfm.parallel.preemption import Preempted
 from jaxfm.programs import program
 from jaxfm.programs.given_config import GivenConfig, resolve_config
 from jaxfm.programs.train import train
@@ -163,12 +162,7 @@ def main() -> None:
         raise UserError(f"--seeds={','.join(values.seeds)}: must be whole numbers, as 0,1,2.") from None
     program.join()
     program.say_shipped_config()
-    try:
-        seeds(values.config, values.workdir, chosen)
-    except Preempted as stop:
-        if distributed.is_main():
-            print(f"{stop}. The same command goes on from there.", file=sys.stderr)
-        sys.exit(program.stopped_by_signal(stop.signal_number))
+    seeds(values.config, values.workdir, chosen)
     if distributed.is_main():
         print(f"runs finished; table: {pathlib.Path(values.workdir) / MARKDOWN_FILE}")
 

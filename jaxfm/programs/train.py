@@ -27,7 +27,6 @@ from jaxfm.observe.shown import Report
 from jaxfm.observe.wall_clock import WallClock
 from jaxfm.parallel import distributed
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.parallel.preemption import Preempted
 from jaxfm.programs import program, usage
 from jaxfm.programs.given_config import GivenConfig, resolve_config
 from jaxfm.programs.keys import explain
@@ -186,10 +185,6 @@ def main() -> None:
     except workdirs.FinishedRunError as error:
         command = _command_to_go_on(registry.from_config_dict(config), files.user_path(workdir, "--workdir"))
         raise UserError(f"{error} The whole command:\n  {command}") from None
-    except Preempted as stop:
-        if distributed.is_main():
-            print(f"{stop}. The same command goes on from there.", file=sys.stderr)
-        sys.exit(program.stopped_by_signal(stop.signal_number))
     if distributed.is_main():
         print(f"run finished; report: {workdir}/report.md")
 
