@@ -1,6 +1,8 @@
 """The one error that means "the user's mistake": programs print it without a traceback and exit with 2."""
 
 import difflib
+import pathlib
+import traceback
 from collections.abc import Iterable
 
 DISTRIBUTION = "jaxfm-encoders"  # what package indexes call it
@@ -21,6 +23,12 @@ def did_you_mean(value: str, choices: Iterable[str]) -> str:
     listed = ", ".join(repr(name) for name in names[:20])
     rest = f" and {len(names) - 20} more" if len(names) > 20 else ""
     return f"Valid choices: {listed}{rest}."
+
+
+def where_raised(error: BaseException) -> str:
+    """Returns "FILE.py:LINE" of the innermost code that raised an error, the import machinery of Python left out."""
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith("<frozen")]
+    return f"{pathlib.Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
 
 
 def install_hint(extra: str = "") -> str:

@@ -9,13 +9,12 @@ import hashlib
 import pathlib
 import re
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 
-from jaxfm.errors import UserError, did_you_mean
+from jaxfm.errors import UserError, did_you_mean, where_raised
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -191,9 +190,7 @@ def _value(metric: Metric, gold: Sequence[Any], predicted: Sequence[Any]) -> flo
         return float(metric.function(gold, predicted))
     # Whatever a user's function raises is said as what it is: his, with the line.
     except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{pathlib.Path(frame.filename).name}:{frame.lineno}"
         only = "" if metric.task else ' (If it is for one task alone, register it with task="...".)'
         raise UserError(
-            f"the metric {metric.name!r} failed at {where}: {type(error).__name__}: {error}.{only}"
+            f"the metric {metric.name!r} failed at {where_raised(error)}: {type(error).__name__}: {error}.{only}"
         ) from error

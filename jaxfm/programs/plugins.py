@@ -15,7 +15,7 @@ from types import ModuleType
 from absl import flags
 
 from jaxfm import files
-from jaxfm.errors import UserError
+from jaxfm.errors import UserError, where_raised
 
 _FLAG = re.compile(r"--?plugin(?:=(.*))?")
 
@@ -53,13 +53,7 @@ def load(plugin: str) -> ModuleType:
         raise UserError(f"--plugin={plugin}: {error}") from error
     # Whatever a plugin raises is its author's to mend; the traceback stays beside the message for him.
     except Exception as error:
-        where = ""
-        trace = error.__traceback__
-        while trace is not None:
-            if not trace.tb_frame.f_code.co_filename.startswith("<frozen"):
-                where = f" at {pathlib.Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
-            trace = trace.tb_next
-        raise UserError(f"--plugin={plugin}: {type(error).__name__}{where}: {error}") from error
+        raise UserError(f"--plugin={plugin}: {type(error).__name__} at {where_raised(error)}: {error}") from error
 
 
 def _load_file(path: pathlib.Path) -> ModuleType:
