@@ -1,9 +1,19 @@
 """The shape of an encoder: what a Hugging Face config says, in jaxfm's words. Published shapes are in `families`."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 # Any usual number of devices divides it, and it is the width of a TPU's matrix unit.
 _VOCABULARY_MULTIPLE = 128
+
+
+# What the parts of an encoder may be; each is described at its field.
+NORMS = ("layer", "rms")
+NORM_PLACEMENTS = ("post", "pre", "pre_and_post")
+POSITION_EMBEDDINGS = ("learned", "rope", "none")
+RELATIVE_POSITIONS = ("none", "bias", "disentangled")
+ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "tanh")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,28 +26,62 @@ class EncoderConfig:
       vocab_size: entries of the vocabulary; the tables have `padded_vocab_size` rows.
       hidden_size: width D of the residual stream.
       num_layers: transformer layers.
-      num_heads: attention heads; hidden_size / num_heads is the head dimension H.
+      num_heads: attention heads.
       ffn_size: inner width F of the feed-forward part.
       max_positions: longest segment in tokens.
       position_offset: row of the position table that position 0 uses (RoBERTa keeps the first rows for padding).
       type_vocab_size: rows of the segment-type embedding; 0: no such embedding.
-      norm_eps: added to the variance in layer norms.
+      norm_eps: added to the variance in norms.
       dropout: probability after embeddings, attention output and feed-forward, and in the head.
       attention_dropout: probability on attention weights.
       initializer_range: standard deviation of fresh weights.
+      embedding_size: width of the embedding tables; 0: hidden_size. If it is given, a linear map leads from the
+        normalised embeddings to hidden_size (Lan et al. 2020, section 3.1).
+      embedding_norm: the embeddings are normalised.
+      embedding_scale: factor of the word embedding (Gemma: the square root of hidden_size).
+      token_dropout_id: number of the mask token, whose embedding is then zero, all others of its segment being scaled
+        for the share of masks in it (ESM-2); -1: no such scaling.
+      norm: "layer" norm (Ba et al. 2016), or "rms" norm, without mean and bias (Zhang and Sennrich 2019).
+      norm_scale_offset: added to the scale parameter of norms (Gemma: 1).
+      first_norm: the first layer's attention has a norm before it as all others have; without it, pre-norm reads the
+        embeddings as they are (ModernBERT).
       norm_placement: "post" normalises the sum of a part's input and output (Vaswani et al. 2017), "pre" a part's
-        input, and at the end the output of the encoder (Xiong et al. 2020).
-      position_embedding: "learned" table, or "rope": queries and keys are rotated.
+        input, and at the end the output of the encoder (Xiong et al. 2020); "pre_and_post" is "pre" with a further norm
+        of each part's output before the sum (Gemma).
+      head_size: width H of one attention head; 0: hidden_size / num_heads.
+      num_kv_heads: heads of keys and values, each shared by num_heads / num_kv_heads heads of queries (Ainslie et al.
+        2023); 0: num_heads.
+      qk_norm: queries and keys are normalised, head by head, before they are rotated.
+      position_embedding: "learned" table, "rope": queries and keys are rotated, or "none".
+      relative_positions: what attention scores get of the distance of query and key: "none"; "bias", a number for each
+        bucket of distances and each head, the same in all layers (Raffel et al. 2020, section 2.1); "disentangled":
+        products of content and position (He et al. 2021, DeBERTa, section 3.1).
+      relative_buckets: of "bias": number of buckets. Of "disentangled": distances up to half of it have their own
+        bucket, larger ones share logarithmic ones, on each side; 0: each distance has its own.
+      relative_distance: largest distance that is told apart from larger ones.
+      relative_norm: the table of "disentangled" is normalised.
+      relative_terms: of "disentangled": "c2p", query content to key position, and "p2c", the reverse.
+      relative_maps: "disentangled" has its own maps of positions; else they are those of queries and keys.
       global_rope_theta: base of the rotary frequencies in layers that see the whole segment.
       local_rope_theta: the same in layers with a local window.
       local_window: tokens that a local layer sees on both sides together; 0: every layer sees the whole segment.
-      global_every: layers 0, n, 2n ... see the whole segment even where there is a local window.
-      ffn: "gelu", or "geglu": gelu(up) * gate (Shazeer 2020).
-      linear_bias: biases in attention, feed-forward and the transform of heads.
+      global_every: layers k, k + n, k + 2n ... see the whole segment even where there is a local window; n.
+      global_first: k of these.
+      activation: of the feed-forward part: "gelu", "gelu_tanh" (its approximation by tanh), "relu" or "silu".
+      gated: activation(up) * gate instead of activation(up) (Shazeer 2020).
+      attention_bias: biases in the maps of attention.
+      ffn_bias: biases in the maps of the feed-forward part.
       norm_bias: biases in layer norms.
-      classifier_transform: the masked-LM head's transform (dense, gelu, norm) stands before classifiers too.
-      pooler: activation of the dense layer before classes of whole examples, "tanh" or "gelu"; unused with
-        `classifier_transform`.
+      layer_groups: n groups of consecutive layers, all layers of a group having the same weights (Lan et al. 2020);
+        0: each layer has its own.
+      classifier_transform: the masked-LM head's transform (dense, activation, norm) stands before classifiers too.
+      head_activation: of the transform.
+      head_bias: bias in the dense layer of heads.
+      pooler: activation of the dense layer before classes of whole examples; unused with `classifier_transform`.
+      pooler_on_mean: that layer also follows a mean over all tokens.
+      vocabulary_transform: the masked-LM head has a transform.
+      tied_decoder: the word embedding scores the vocabulary; else the masked-LM head has its own table.
+      decoder_bias: the scores of the vocabulary have a bias.
       lora_rank: of the low-rank updates beside linear maps of the layers; 0: none (`models.adapters`).
       lora_alpha: lora_alpha / lora_rank is their factor.
       lora_targets: names of the maps that have one.
@@ -58,17 +102,43 @@ class EncoderConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.1
     initializer_range: float = 0.02
+    embedding_size: int = 0
+    embedding_norm: bool = True
+    embedding_scale: float = 1.0
+    token_dropout_id: int = -1
+    norm: str = "layer"
+    norm_scale_offset: float = 0.0
+    first_norm: bool = False
     norm_placement: str = "post"
+    head_size: int = 0
+    num_kv_heads: int = 0
+    qk_norm: bool = False
     position_embedding: str = "learned"
+    relative_positions: str = "none"
+    relative_buckets: int = 0
+    relative_distance: int = 0
+    relative_norm: bool = False
+    relative_terms: tuple[str, ...] = ()
+    relative_maps: bool = False
     global_rope_theta: float = 160_000.0
     local_rope_theta: float = 10_000.0
     local_window: int = 0
     global_every: int = 1
-    ffn: str = "gelu"
-    linear_bias: bool = True
+    global_first: int = 0
+    activation: str = "gelu"
+    gated: bool = False
+    attention_bias: bool = True
+    ffn_bias: bool = True
     norm_bias: bool = True
+    layer_groups: int = 0
     classifier_transform: bool = False
+    head_activation: str = "gelu"
+    head_bias: bool = True
     pooler: str = "tanh"
+    pooler_on_mean: bool = False
+    vocabulary_transform: bool = True
+    tied_decoder: bool = True
+    decoder_bias: bool = True
     lora_rank: int = 0
     lora_alpha: float = 16.0
     lora_targets: tuple[str, ...] = ()
@@ -76,15 +146,49 @@ class EncoderConfig:
     prefix_length: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lora_targets", tuple(self.lora_targets))  # a list where it comes from JSON
-        assert self.hidden_size % self.num_heads == 0, "hidden_size must be a multiple of num_heads"
-        assert self.norm_placement in ("post", "pre") and self.ffn in ("gelu", "geglu") and self.global_every >= 1
-        assert self.position_embedding == "learned" or (self.position_embedding == "rope" and self.head_dim % 2 == 0)
+        for name in ("lora_targets", "relative_terms"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # a list where it comes from JSON
+        assert self.head_size or self.hidden_size % self.num_heads == 0, "hidden_size must be a multiple of num_heads"
+        assert self.num_heads % self.kv_heads == 0, "num_heads must be a multiple of num_kv_heads"
+        assert (
+            self.norm in NORMS and self.norm_placement in NORM_PLACEMENTS and 0 <= self.global_first < self.global_every
+        )
+        assert self.position_embedding in POSITION_EMBEDDINGS and self.relative_positions in RELATIVE_POSITIONS
+        assert self.position_embedding != "rope" or self.head_dim % 2 == 0
+        assert not self.first_norm or self.pre_norm, "post-norm has no norm before the first layer"
+        assert {self.activation, self.head_activation, self.pooler} <= set(ACTIVATIONS)
+        assert self.num_layers % self.layer_stacks == 0 and not (self.layer_groups and self.local_window)
+        assert set(self.relative_terms) <= {"c2p", "p2c"} and not (self.local_window and self.has_relative_positions)
 
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
-        return self.hidden_size // self.num_heads
+        return self.head_size or self.hidden_size // self.num_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the embedding tables."""
+        return self.embedding_size or self.hidden_size
+
+    @property
+    def pre_norm(self) -> bool:
+        """Whether parts read the residual stream normalised."""
+        return self.norm_placement != "post"
+
+    @property
+    def has_relative_positions(self) -> bool:
+        """Whether attention scores depend on distances by more than a rotation."""
+        return self.relative_positions != "none"
+
+    @property
+    def layer_stacks(self) -> int:
+        """Number of layers that have weights: the leading axis of the layers' parameters."""
+        return self.layer_groups or self.num_layers
 
     @property
     def padded_vocab_size(self) -> int:
@@ -97,4 +201,14 @@ class EncoderConfig:
 
 def has_padded_rows(path: str) -> bool:
     """Whether the parameter of that path has a row for each of `padded_vocab_size`."""
-    return path.endswith(("embeddings/word/embedding", "decoder/bias"))
+    return path.endswith(("embeddings/word/embedding", "decoder/bias", "decoder/embedding"))
+
+
+def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the encoder's fields of a task.json of version 2 or older under their names of today."""
+    found = dict(values)
+    if "ffn" in found:
+        found |= {"activation": "gelu", "gated": found.pop("ffn") == "geglu"}
+    if "linear_bias" in found:
+        found |= dict.fromkeys(("attention_bias", "ffn_bias", "head_bias"), found.pop("linear_bias"))
+    return found

@@ -10,11 +10,13 @@ from flax import nnx
 from jaxfm import files, schema
 from jaxfm.core.batch import BatchSpec
 from jaxfm.core.build import Build
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.encoder_config import EncoderConfig, upgraded
 from jaxfm.errors import UserError
 
 SPEC_FILE = "task.json"
-SPEC_VERSION = 2  # of task.json; version 1 kept replaced-token detection as an objective of masked LM
+# Of task.json. Version 1 kept replaced-token detection as an objective of masked LM; version 2 had other names for
+# parts of the encoder.
+SPEC_VERSION = 3
 _UNUSABLE = "Take it from a backup of the run, or train again."
 
 
@@ -74,6 +76,7 @@ def read_spec_values(workdir: pathlib.Path) -> SpecValues:
     values = SpecValues(path, files.read_versioned(path, SPEC_VERSION))
     if not isinstance(values["task"], str) or not isinstance(values["encoder"], dict):
         raise UserError(f"{path}: is not a task that this jaxfm knows. {_UNUSABLE}")
+    values["encoder"] = upgraded(values["encoder"])
     schema.build(EncoderConfig, values["encoder"], root=f"{path}: encoder.")
     return values
 

@@ -3,9 +3,9 @@
 from typing import Any
 
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.families.config_values import ConfigValues, written_sizes
-from jaxfm.families.family import Family, Head
-from jaxfm.families.tensors import CLASSIFIER, OTHER_HEADS, WORD_EMBEDDING, Tensor, linear, norm
+from jaxfm.families.config_values import ConfigValues, written_activation, written_sizes
+from jaxfm.families.family import Family, Head, vocabulary_head
+from jaxfm.families.tensors import CLASSIFIER, OTHER_HEADS, SPANS, Tensor, linear, norm
 
 # Ours -> theirs, {} standing for the layer.
 ENCODER: dict[str, Tensor] = {
@@ -23,19 +23,33 @@ ENCODER: dict[str, Tensor] = {
     **norm("layers/ffn_norm", "encoder.layer.{}.output.LayerNorm"),
 }
 _POOLER = linear("pooler", "bert.pooler.dense")
-_MASKED_LM: dict[str, Tensor] = {
-    **linear("transform/dense", "cls.predictions.transform.dense"),
-    **norm("transform/norm", "cls.predictions.transform.LayerNorm"),
-    "decoder/bias": Tensor("cls.predictions.bias"),
-}
+VOCABULARY = vocabulary_head(
+    {
+        **linear("transform/dense", "cls.predictions.transform.dense"),
+        **norm("transform/norm", "cls.predictions.transform.LayerNorm"),
+    },
+    weight="cls.predictions.decoder.weight",
+    bias="cls.predictions.bias",
+    copy="cls.predictions.decoder.bias",
+)
 
 
-def read_config(values: ConfigValues, position_offset: int = 0, pooler: str = "tanh") -> EncoderConfig:
-    """Reads the config.json of BERT and of families that differ in these two values only."""
+def read_config(
+    values: ConfigValues, position_offset: int = 0, pooler: str = "tanh", head_activation: str | None = None
+) -> EncoderConfig:
+    """Reads the config.json of BERT and of families that differ in these values only.
+
+    `head_activation` is that of the transform before the vocabulary; None: that of the layers.
+    """
     sizes = values.sizes()
-    values.require(hidden_act="gelu", position_embedding_type="absolute", is_decoder=False)
+    # transformers 5 computes no other positions either.
+    values.require(position_embedding_type="absolute", is_decoder=False)
+    activation = values.activation("hidden_act", "gelu")
     return EncoderConfig(
         **sizes,
+        activation=activation,
+        head_activation=activation if head_activation is None else head_activation,
+        tied_decoder=values.boolean("tie_word_embeddings", True),
         max_positions=values.integer("max_positions", "max_position_embeddings", least=1 + position_offset)
         - position_offset,
         position_offset=position_offset,
@@ -50,14 +64,17 @@ def read_config(values: ConfigValues, position_offset: int = 0, pooler: str = "t
 
 def write_config(encoder: EncoderConfig) -> dict[str, Any]:
     """Returns the encoder's values of config.json, for BERT and families with the same keys."""
-    assert (encoder.norm_placement, encoder.position_embedding, encoder.ffn) == ("post", "learned", "gelu")
-    assert encoder.linear_bias and encoder.norm_bias and not encoder.local_window and not encoder.classifier_transform
+    assert (encoder.norm_placement, encoder.position_embedding, encoder.norm) == ("post", "learned", "layer")
+    assert (
+        encoder.attention_bias and encoder.norm_bias and not encoder.local_window and not encoder.classifier_transform
+    )
     return written_sizes(encoder) | {
         "max_position_embeddings": encoder.max_positions + encoder.position_offset,
         "type_vocab_size": encoder.type_vocab_size,
         "layer_norm_eps": encoder.norm_eps,
         "initializer_range": encoder.initializer_range,
-        "hidden_act": "gelu",
+        "hidden_act": written_activation(encoder.activation),
+        "tie_word_embeddings": encoder.tied_decoder,
         "hidden_dropout_prob": encoder.dropout,
         "attention_probs_dropout_prob": encoder.attention_dropout,
     }
@@ -75,11 +92,8 @@ FAMILY = Family(
     heads={
         "token_classes": Head("ForTokenClassification", CLASSIFIER),
         "sequence_classes": Head("ForSequenceClassification", {**_POOLER, **CLASSIFIER}),
-        "vocabulary": Head(
-            "ForMaskedLM",
-            _MASKED_LM,
-            tied={"cls.predictions.decoder.weight": WORD_EMBEDDING, "cls.predictions.decoder.bias": "decoder/bias"},
-        ),
+        "spans": Head("ForQuestionAnswering", SPANS),
+        "vocabulary": VOCABULARY,
         "pooler": Head("Model", _POOLER),
     },
     known_extras=(

@@ -28,6 +28,25 @@ LARGEST: Mapping[str, int] = {
     "type_vocab_size": 100_000,
     "local_window": 10_000_000,
     "global_every": 1_000,
+    "embedding_size": 100_000,
+    "head_size": 100_000,
+    "num_kv_heads": 1_000,
+    "layer_groups": 1_000,
+    "relative_buckets": 100_000,
+    "relative_distance": 10_000_000,
+    "token_id": 10_000_000,
+}
+# transformers' name of an activation -> ours. The approximations of gelu by tanh differ in how they are written only.
+ACTIVATION_NAMES: Mapping[str, str] = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
 }
 _SHOWN = 80  # characters of a value in a message
 _REQUIRED = object()
@@ -83,6 +102,20 @@ class ConfigValues:
             raise self.error(key, "it must be true or false.")
         return value
 
+    def activation(self, key: str, default: str) -> str:
+        """Returns the activation that a name of transformers stands for."""
+        value = self._get(key, default)
+        if not isinstance(value, str) or value not in ACTIVATION_NAMES:
+            raise self.error(key, f"the activations computed here are {', '.join(ACTIVATION_NAMES)}.")
+        return ACTIVATION_NAMES[value]
+
+    def rope_theta(self, key: str, default: float, given: Any = None) -> float:
+        """Returns the base of rotary frequencies: `given`, else the value of the key."""
+        theta = self._get(key, default) if given is None else given
+        if not is_number(theta) or not 0 < theta <= 1e12:
+            raise UserError(f"{self.where}: {key} is {shown(theta)}; it must be a positive number, at most 1e12.")
+        return float(theta)
+
     def require(self, **required: Any) -> None:
         """Refuses values with which transformers computes another function than the encoder here."""
         for key, value in required.items():
@@ -103,6 +136,11 @@ class ConfigValues:
         if default is _REQUIRED:
             raise UserError(f"{self.where}: the key {key!r} is missing.")
         return default
+
+
+def written_activation(name: str) -> str:
+    """Returns transformers' name of an activation of ours."""
+    return next(theirs for theirs, ours in ACTIVATION_NAMES.items() if ours == name)
 
 
 def written_sizes(encoder: EncoderConfig, keys: Mapping[str, str] = SIZES) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.families.config_values import ConfigValues
-from jaxfm.families.tensors import Tensor
+from jaxfm.families.tensors import WORD_EMBEDDING, Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,13 +17,38 @@ class Head:
       suffix: of transformers' class name ("ForTokenClassification"); "" where no class has this head alone.
       tensors: our parameter -> their tensor, full names on both sides. It may name biases that a config leaves out.
       tied: further tensors that a checkpoint may carry -> our parameter that they must equal.
-      pooling_key: key of config.json that says "cls" or "mean"; "" where the class always reads the first token.
+      unread: tensors that transformers' class has and does not compute with -> our parameter whose values they get.
+      untied: the head of encoders without `tied_decoder`, where it has other tensors.
+      pooling_key: key of config.json that says how a text becomes one vector; "" where the class always reads the first
+        token.
+      poolings: our name of that -> theirs.
     """
 
     suffix: str
     tensors: Mapping[str, Tensor]
     tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    unread: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    untied: "Head | None" = None
     pooling_key: str = ""
+    poolings: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"cls": "cls", "mean": "mean"})
+
+
+def vocabulary_head(
+    transform: Mapping[str, Tensor], weight: str, bias: str, *, copy: str = "", suffix: str = "ForMaskedLM"
+) -> Head:
+    """Returns a masked-LM head, for word embeddings that score the vocabulary and for a separate table.
+
+    Args:
+      transform: tensors of the transform.
+      weight: name of the table, which is the word embedding where that is tied.
+      bias: name of the bias; that of a tied table where there are two.
+      copy: name of the bias that an untied table has beside `bias`, which then nothing reads.
+      suffix: of transformers' class.
+    """
+    tied = {weight: WORD_EMBEDDING} | ({copy: "decoder/bias"} if copy else {})
+    own = {"decoder/embedding": Tensor(weight), "decoder/bias": Tensor(copy or bias)}
+    untied = Head(suffix, {**transform, **own}, unread={bias: "decoder/bias"} if copy else {})
+    return Head(suffix, {**transform, "decoder/bias": Tensor(bias)}, tied=tied, untied=untied)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +62,8 @@ class Family:
       encoder: our parameter, relative to "encoder/" -> their tensor, relative to `prefix`. It may name biases that a
         config leaves out.
       heads: kind of head (`families.models.KINDS`) -> its tensors.
-      known_extras: tensors that checkpoints may carry and nothing here uses (full names).
+      known_extras: tensors that checkpoints may carry and nothing here uses: full names, or patterns (fnmatch).
+      renamed: part of a tensor's name in older checkpoints -> that part today.
       read_config: from the checked values of config.json to the encoder's shape; raises UserError for values with which
         transformers computes another function.
       write_config: the inverse: all values of config.json that say something of the encoder.
@@ -56,15 +82,21 @@ class Family:
     write_config: Callable[[EncoderConfig], dict[str, Any]]
     presets: Mapping[str, EncoderConfig] = dataclasses.field(default_factory=dict)
     discriminator_of: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def encoder_tensors(self, *, bare: bool = False) -> dict[str, Tensor]:
         """Returns "encoder/..." -> tensor under full names; `bare`: as checkpoints of the encoder alone have them."""
         prefix = "" if bare else self.prefix
         return {f"encoder/{ours}": tensor.under(prefix) for ours, tensor in self.encoder.items()}
 
-    def head_tensors(self, kind: str, *, bare: bool = False) -> dict[str, Tensor]:
+    def head(self, kind: str, encoder: EncoderConfig) -> Head:
+        """Returns the head of that kind over an encoder."""
+        head = self.heads[kind]
+        return head if encoder.tied_decoder or head.untied is None else head.untied
+
+    def head_tensors(self, kind: str, encoder: EncoderConfig, *, bare: bool = False) -> dict[str, Tensor]:
         """Returns our parameter -> tensor of the head of that kind; `bare` as in `encoder_tensors`."""
-        tensors = self.heads[kind].tensors
+        tensors = self.head(kind, encoder).tensors
         return {ours: tensor.without(self.prefix) if bare else tensor for ours, tensor in tensors.items()}
 
     def class_name(self, kind: str) -> str:

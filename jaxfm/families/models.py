@@ -13,7 +13,7 @@ from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.adapters import without_adapters
 from jaxfm.models.electra import ReplacedTokenModel
-from jaxfm.models.heads import MaskedLM, SequenceClassifier, TokenClassifier
+from jaxfm.models.heads import MaskedLM, SequenceClassifier, SpanClassifier, TokenClassifier
 from jaxfm.parallel.mesh import initialise
 
 # Kind of head -> the model that has it over an encoder, with a number of classes where the head has classes.
@@ -22,6 +22,7 @@ KINDS: Mapping[str, Callable[[EncoderConfig, int], nnx.Module]] = {
     "sequence_classes": lambda encoder, count: SequenceClassifier(
         encoder, count, DEFAULT_BUILD, nnx.Rngs(0), segments=1
     ),
+    "spans": lambda encoder, _: SpanClassifier(encoder, DEFAULT_BUILD, nnx.Rngs(0)),
     "vocabulary": lambda encoder, _: MaskedLM(encoder, DEFAULT_BUILD, nnx.Rngs(0)),
     "replaced_tokens": lambda encoder, _: ReplacedTokenModel(encoder, 1, DEFAULT_BUILD, nnx.Rngs(0)),
     # The dense layer of "sequence_classes", which pretrained encoders may bring along without classes.

@@ -5,9 +5,9 @@ from typing import Any
 
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
-from jaxfm.families.config_values import ConfigValues, is_number, shown, written_sizes
-from jaxfm.families.family import Family, Head
-from jaxfm.families.tensors import CLASSIFIER, OTHER_HEADS, WORD_EMBEDDING, Tensor, linear, norm
+from jaxfm.families.config_values import ConfigValues, shown, written_activation, written_sizes
+from jaxfm.families.family import Family, Head, vocabulary_head
+from jaxfm.families.tensors import CLASSIFIER, OTHER_HEADS, Tensor, linear, norm
 
 _ENCODER: dict[str, Tensor] = {
     "embeddings/word/embedding": Tensor("embeddings.tok_embeddings.weight"),
@@ -34,10 +34,6 @@ _WINDOW = 128
 def _read_config(values: ConfigValues) -> EncoderConfig:
     """Reads config.json; defaults are those of transformers' ModernBertConfig."""
     sizes = values.sizes()
-    values.require(hidden_activation="gelu", classifier_activation="gelu", decoder_bias=True)
-    biases = {key: values.boolean(key, False) for key in ("attention_bias", "mlp_bias", "classifier_bias")}
-    if len(set(biases.values())) > 1:
-        raise UserError(f"{values.where}: {biases}; the encoder here has all of these biases or none.")
     if sizes["hidden_size"] // sizes["num_heads"] % 2:
         raise UserError(f"{values.where}: hidden_size / num_attention_heads must be even: rotary positions turn pairs.")
     thetas = {kind: _rope_theta(kind, values) for kind in _ROPE}
@@ -55,8 +51,14 @@ def _read_config(values: ConfigValues) -> EncoderConfig:
         local_rope_theta=thetas["sliding_attention"],
         local_window=window if every > 1 else 0,
         global_every=every,
-        linear_bias=biases["attention_bias"],
+        activation=values.activation("hidden_activation", "gelu"),
+        attention_bias=values.boolean("attention_bias", False),
+        ffn_bias=values.boolean("mlp_bias", False),
         norm_bias=values.boolean("norm_bias", False),
+        head_activation=values.activation("classifier_activation", "gelu"),
+        head_bias=values.boolean("classifier_bias", False),
+        tied_decoder=values.boolean("tie_word_embeddings", True),
+        decoder_bias=values.boolean("decoder_bias", True),
     )
 
 
@@ -66,7 +68,7 @@ def _encoder(**fields: Any) -> EncoderConfig:
         type_vocab_size=0,
         norm_placement="pre",
         position_embedding="rope",
-        ffn="geglu",
+        gated=True,
         classifier_transform=True,
         **fields,
     )
@@ -85,12 +87,7 @@ def _rope_theta(kind: str, found: ConfigValues) -> float:
         )
     if own.get("rope_type", "default") != "default" or set(own) - {"rope_type", "rope_theta"}:
         raise UserError(f"{where}: rope_parameters[{kind!r}] is {shown(own)}; only rope_type 'default' is computed.")
-    theta = own.get("rope_theta", values.get(old_key, default))
-    if not is_number(theta) or not 0 < theta <= 1e12:
-        raise UserError(
-            f"{where}: {old_key} (rope_theta of {kind}) is {shown(theta)}; it must be a positive number, at most 1e12."
-        )
-    return float(theta)
+    return found.rope_theta(old_key, default, own.get("rope_theta"))
 
 
 def _layer_types(layers: int, every: int) -> list[str]:
@@ -117,7 +114,7 @@ def _global_every(values: ConfigValues, layers: int) -> int:
 
 def _write_config(encoder: EncoderConfig) -> dict[str, Any]:
     """Returns the encoder's values of config.json, for transformers 5 and before."""
-    assert (encoder.norm_placement, encoder.position_embedding, encoder.ffn) == ("pre", "rope", "geglu")
+    assert (encoder.norm_placement, encoder.position_embedding, encoder.gated) == ("pre", "rope", True)
     assert encoder.classifier_transform and not encoder.type_vocab_size and not encoder.position_offset
     every = encoder.global_every if encoder.local_window else 1
     thetas = {"full_attention": encoder.global_rope_theta, "sliding_attention": encoder.local_rope_theta}
@@ -126,9 +123,13 @@ def _write_config(encoder: EncoderConfig) -> dict[str, Any]:
         "norm_eps": encoder.norm_eps,
         "norm_bias": encoder.norm_bias,
         "initializer_range": encoder.initializer_range,
-        **dict.fromkeys(("attention_bias", "mlp_bias", "classifier_bias"), encoder.linear_bias),
-        "hidden_activation": "gelu",
-        "classifier_activation": "gelu",
+        "attention_bias": encoder.attention_bias,
+        "mlp_bias": encoder.ffn_bias,
+        "classifier_bias": encoder.head_bias,
+        "decoder_bias": encoder.decoder_bias,
+        "tie_word_embeddings": encoder.tied_decoder,
+        "hidden_activation": written_activation(encoder.activation),
+        "classifier_activation": written_activation(encoder.head_activation),
         **dict.fromkeys(("embedding_dropout", "mlp_dropout", "classifier_dropout"), encoder.dropout),
         "attention_dropout": encoder.attention_dropout,
         "local_attention": encoder.local_window or _WINDOW,  # no layer reads it where every layer sees everything
@@ -157,8 +158,10 @@ def _preset(layers: int, width: int, ffn_size: int) -> EncoderConfig:
         attention_dropout=0.0,
         local_window=_WINDOW,
         global_every=3,
-        linear_bias=False,
+        attention_bias=False,
+        ffn_bias=False,
         norm_bias=False,
+        head_bias=False,
     )
 
 
@@ -170,11 +173,8 @@ FAMILY = Family(
     heads={
         "token_classes": Head("ForTokenClassification", _CLASSES),
         "sequence_classes": Head("ForSequenceClassification", _CLASSES, pooling_key="classifier_pooling"),
-        "vocabulary": Head(
-            "ForMaskedLM",
-            {**_TRANSFORM, "decoder/bias": Tensor("decoder.bias")},
-            tied={"decoder.weight": WORD_EMBEDDING},
-        ),
+        "spans": Head("ForQuestionAnswering", {**_TRANSFORM, **linear("spans", "classifier")}),
+        "vocabulary": vocabulary_head(_TRANSFORM, weight="decoder.weight", bias="decoder.bias"),
     },
     known_extras=OTHER_HEADS,
     read_config=_read_config,

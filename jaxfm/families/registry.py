@@ -2,7 +2,22 @@
 
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError, did_you_mean
-from jaxfm.families import bert, electra, modernbert, roberta, xlm_roberta, xlm_roberta_xl
+from jaxfm.families import (
+    albert,
+    bert,
+    camembert,
+    deberta_v2,
+    distilbert,
+    electra,
+    esm,
+    eurobert,
+    gemma3_text,
+    modernbert,
+    mpnet,
+    roberta,
+    xlm_roberta,
+    xlm_roberta_xl,
+)
 from jaxfm.families.family import Family
 
 FAMILIES: dict[str, Family] = {}
@@ -58,5 +73,19 @@ def classes_with(kind: str) -> list[str]:
     return [each.class_name(kind) for each in FAMILIES.values() if kind in each.heads and each.heads[kind].suffix]
 
 
-for _module in (bert, electra, modernbert, roberta, xlm_roberta):
+for _module in (
+    bert,
+    roberta,
+    xlm_roberta,
+    camembert,
+    electra,
+    modernbert,
+    distilbert,
+    mpnet,
+    albert,
+    deberta_v2,
+    eurobert,
+    esm,
+    gemma3_text,
+):
     register(_module.FAMILY)

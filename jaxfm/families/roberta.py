@@ -4,14 +4,15 @@ from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
 from jaxfm.families import bert
 from jaxfm.families.config_values import LARGEST, ConfigValues, is_integer, shown
-from jaxfm.families.family import Family, Head
-from jaxfm.families.tensors import CLASSIFIER, OTHER_HEADS, WORD_EMBEDDING, Tensor, linear, norm
+from jaxfm.families.family import Family, Head, vocabulary_head
+from jaxfm.families.tensors import CLASSIFIER, OTHER_HEADS, SPANS, Tensor, linear, norm
 
-_MASKED_LM: dict[str, Tensor] = {
-    **linear("transform/dense", "lm_head.dense"),
-    **norm("transform/norm", "lm_head.layer_norm"),
-    "decoder/bias": Tensor("lm_head.bias"),
-}
+VOCABULARY = vocabulary_head(
+    {**linear("transform/dense", "lm_head.dense"), **norm("transform/norm", "lm_head.layer_norm")},
+    weight="lm_head.decoder.weight",
+    bias="lm_head.bias",
+    copy="lm_head.decoder.bias",
+)
 _POOLER = linear("pooler", "classifier.dense")
 _SEQUENCE_CLASSES: dict[str, Tensor] = {**_POOLER, **linear("head", "classifier.out_proj")}
 # Heads for classes, which other families have under the same names.
@@ -19,18 +20,24 @@ CLASS_HEADS = {
     "pooler": Head("", _POOLER),  # of classifiers whose classes have no names; the encoder's class alone has none
     "token_classes": Head("ForTokenClassification", CLASSIFIER),
     "sequence_classes": Head("ForSequenceClassification", _SEQUENCE_CLASSES),
+    "spans": Head("ForQuestionAnswering", SPANS),
 }
 
 
 def read_config(values: ConfigValues) -> EncoderConfig:
     """Reads config.json; the first position is pad_token_id + 1."""
+    return bert.read_config(values, position_offset=first_position(values), head_activation="gelu")
+
+
+def first_position(values: ConfigValues) -> int:
+    """Returns the row of the position table that a text's first token has."""
     pad = values.values.get("pad_token_id", 1)
     if not is_integer(pad) or not 0 <= pad < LARGEST["vocab_size"]:
         raise UserError(
             f"{values.where}: pad_token_id is {shown(pad)}; {values.family} counts positions from pad_token_id + 1, so "
             "it must be an integer (1 in the published checkpoints)."
         )
-    return bert.read_config(values, position_offset=pad + 1)
+    return pad + 1
 
 
 FAMILY = Family(
@@ -40,11 +47,7 @@ FAMILY = Family(
     encoder=bert.ENCODER,
     heads={
         **CLASS_HEADS,
-        "vocabulary": Head(
-            "ForMaskedLM",
-            _MASKED_LM,
-            tied={"lm_head.decoder.weight": WORD_EMBEDDING, "lm_head.decoder.bias": "decoder/bias"},
-        ),
+        "vocabulary": VOCABULARY,
     },
     known_extras=(
         "roberta.embeddings.position_ids",

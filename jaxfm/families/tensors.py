@@ -60,5 +60,7 @@ def norm(ours: str, theirs: str, last: str = "") -> dict[str, Tensor]:
 WORD_EMBEDDING = "encoder/embeddings/word/embedding"
 # The last layer of ForTokenClassification, of the same name in all families so far.
 CLASSIFIER = linear("head", "classifier")
-# Last layers of classes of transformers that nothing here uses, of the same names in all families so far.
+# Starts and ends of answers, likewise.
+SPANS = linear("spans", "qa_outputs")
+# Last layers of classes of transformers of other tasks, of the same names in all families so far.
 OTHER_HEADS = ("classifier.weight", "classifier.bias", "qa_outputs.weight", "qa_outputs.bias")

@@ -44,13 +44,16 @@ def hf_config(encoder: EncoderConfig, *, head: str = "", pad_token_id: int, labe
     return (
         {"architectures": [own.class_name(head)], "model_type": encoder.family}
         | own.write_config(encoder)
-        | {
-            "pad_token_id": pad_token_id,
-            "id2label": {str(index): label for index, label in enumerate(labels)},
-            "label2id": {label: index for index, label in enumerate(labels)},
-            "dtype": "float32",
-        }
+        | {"pad_token_id": pad_token_id, "dtype": "float32"}
+        | (_label_values(labels) if labels else {})
     )
+
+
+def _label_values(labels: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "id2label": {str(index): label for index, label in enumerate(labels)},
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
 
 
 def missing_class(encoder: EncoderConfig, head: str) -> str:

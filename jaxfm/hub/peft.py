@@ -75,7 +75,7 @@ def write_adapter(
     updates, ranks = _updates(encoder, params, table)
     with (merged / "model.safetensors").open("rb") as file:
         tensors = safetensors.numpy.load(file.read())
-    inside = {name for tensor in table.values() for name in tensor.names(encoder.num_layers)}
+    inside = {name for tensor in table.values() for name in tensor.names(encoder.layer_stacks)}
     head = {name: value for name, value in tensors.items() if name not in inside}
     modules = sorted({_module(name, own.prefix) for name in head})
     values = _config(encoder, base, task_type, modules, table, ranks)
@@ -114,7 +114,7 @@ def _updates(
             rows = slice(part.part * outputs, (part.part + 1) * outputs)
             whole_LOR[:, rows, index * rank : (index + 1) * rank] = b_LOR
         whole_LRI = np.concatenate([a_LRI for _, a_LRI, _ in parts], axis=1)
-        for layer, full in enumerate(tensor.names(encoder.num_layers)):
+        for layer, full in enumerate(tensor.names(encoder.layer_stacks)):
             module = full.removesuffix(".weight")
             found |= {f"{module}.lora_A.weight": whole_LRI[layer], f"{module}.lora_B.weight": whole_LOR[layer]}
         if len(parts) > 1:

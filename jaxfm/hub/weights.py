@@ -1,6 +1,7 @@
 """Tensors of a Hugging Face directory in and out: strict both ways, safetensors only."""
 
 import dataclasses
+import fnmatch
 import math
 import pathlib
 from collections.abc import Mapping
@@ -60,7 +61,7 @@ def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
     where = str(directory / "config.json")
     encoder, labels = encoder_config(values, where), labels_of(values, where)
     own = FAMILIES[encoder.family]
-    tensors, notes = _without_wrapper(_read_tensors(directory), own, directory)
+    tensors, notes = _without_wrapper(_read_tensors(directory, own), own, directory)
     bare = not any(name.startswith(own.prefix) for name in tensors)
     found = _find_heads(own, encoder, tensors, len(labels), bare=bare)
     table = _encoder_entries(own, encoder, bare=bare)
@@ -70,14 +71,15 @@ def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
     for ours, entry in table.items():
         value = _gather(ours, entry, tensors, encoder, directory)
         params[ours] = pad_vocabulary(value, encoder) if has_padded_rows(ours) else value
-        used |= set(entry.tensor.names(encoder.num_layers))
+        used |= set(entry.tensor.names(encoder.layer_stacks))
     for kind in found.heads:
-        used |= set(own.heads[kind].tied)
+        used |= {*own.head(kind, encoder).tied, *own.head(kind, encoder).unread}
     extras = {name.removeprefix(own.prefix) if bare else name for name in own.known_extras}
-    for kind, head in own.heads.items():
-        extras |= {entry.tensor.name for entry in found.tables[kind].values()} | set(head.tied)
+    for kind in own.heads:
+        head = own.head(kind, encoder)
+        extras |= {entry.tensor.name for entry in found.tables[kind].values()} | {*head.tied, *head.unread}
     unused = sorted(set(tensors) - used)
-    unknown = [name for name in unused if name not in extras]
+    unknown = [name for name in unused if not any(fnmatch.fnmatchcase(name, extra) for extra in extras)]
     if unknown:
         raise UserError(
             f"{directory}: {len(unknown)} tensors have no place in a {own.name} encoder: {', '.join(unknown[:8])}"
@@ -95,7 +97,8 @@ def write_tensors(path: pathlib.Path, encoder: EncoderConfig, head: str, params:
     Args:
       path: of the file.
       encoder: low-rank updates that it names must be merged into `params`.
-      head: kind of the head in `params` (`families.models.KINDS`).
+      head: kind of the head in `params` (`families.models.KINDS`); "": the encoder alone, as transformers' class of it
+        has it, with a pooler if `params` have one.
       params: path -> array of every parameter of that model.
 
     Raises:
@@ -103,7 +106,9 @@ def write_tensors(path: pathlib.Path, encoder: EncoderConfig, head: str, params:
     """
     own = family(encoder.family)
     num_classes = len(params["head/bias"]) if "head/bias" in params else 1
-    table = _encoder_entries(own, encoder) | _head_entries(own, encoder, head, num_classes)
+    kind = head or ("pooler" if "pooler/kernel" in params else "")
+    table = _encoder_entries(own, encoder, bare=not head)
+    table |= _head_entries(own, encoder, kind, num_classes, bare=not head) if kind else {}
     assert set(params) == set(table), f"not the parameters of {head}: {sorted(set(params) ^ set(table))}"
     found: dict[str, list[np.ndarray]] = {}
     for ours, (tensor, shape) in table.items():
@@ -111,7 +116,7 @@ def write_tensors(path: pathlib.Path, encoder: EncoderConfig, head: str, params:
         assert value.shape == shape, f"{ours}: has shape {value.shape}, not {shape}"
         if has_padded_rows(ours):
             value = value[: encoder.vocab_size]
-        names = tensor.names(encoder.num_layers)
+        names = tensor.names(encoder.layer_stacks)
         for name, array in zip(names, value if tensor.layered else [value], strict=True):
             if tensor.inputs:
                 array = array.reshape(math.prod(array.shape[: tensor.inputs]), -1).T
@@ -120,6 +125,8 @@ def write_tensors(path: pathlib.Path, encoder: EncoderConfig, head: str, params:
             assert len(found.setdefault(name, [])) == tensor.part, f"{ours}: the parts of {name} are out of order"
             found[name].append(array)
     tensors = {name: np.ascontiguousarray(np.concatenate(parts)) for name, parts in found.items()}
+    for name, ours in (own.head(kind, encoder).unread if kind else {}).items():
+        tensors[name] = tensors[table[ours].tensor.name].copy()
     with files.atomic_write(path, binary=True) as file:
         # transformers reads from the metadata how the file was laid out.
         file.write(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
@@ -129,6 +136,9 @@ def pad_vocabulary(table: np.ndarray, config: EncoderConfig) -> np.ndarray:
     """Appends rows of zeros to an array [V, ...] up to the padded vocabulary."""
     assert len(table) == config.vocab_size
     return np.pad(table, [(0, config.padded_vocab_size - len(table)), *[(0, 0)] * (table.ndim - 1)])
+
+
+_OLD_NORMS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
 class Entry(NamedTuple):
@@ -148,7 +158,7 @@ def _head_entries(
     """Returns the entries of a head without those of the encoder."""
     shapes = parameter_shapes(encoder, kind, num_classes)
     head = {ours: shape for ours, shape in shapes.items() if not ours.startswith("encoder/")}
-    return _entries(own, head, own.head_tensors(kind, bare=bare))
+    return _entries(own, head, own.head_tensors(kind, encoder, bare=bare))
 
 
 def _entries(own: Family, shapes: Mapping[str, tuple[int, ...]], table: Mapping[str, Tensor]) -> dict[str, Entry]:
@@ -181,7 +191,7 @@ def _find_heads(
     """
     tables = {kind: _head_entries(own, encoder, kind, num_classes or 1, bare=bare) for kind in own.heads}
     names = {kind: {entry.tensor.name for entry in table.values()} for kind, table in tables.items()}
-    complete = [kind for kind in tables if names[kind] <= set(tensors)]
+    complete = [kind for kind in tables if names[kind] <= set(tensors) and _spans_fit(tables[kind], tensors)]
     explained = {name for kind in complete for name in names[kind]}
     heads: list[str] = []
     notes: list[str] = []
@@ -189,11 +199,17 @@ def _find_heads(
         carried = names[kind] & set(tensors)
         if kind not in complete and carried - explained:
             notes.append(f"{kind} head not used: {', '.join(sorted(names[kind] - carried))} missing")
-        elif kind in complete and (untied := _untied(own, own.heads[kind], table, tensors, bare=bare)):
+        elif kind in complete and (untied := _untied(own, own.head(kind, encoder), table, tensors, bare=bare)):
             notes.append(f"{kind} head not used: {untied}; here they are one parameter")
         elif kind in complete and (num_classes or "head/bias" not in table):
             heads.append(kind)
     return _Heads(tuple(heads), tables, tuple(notes))
+
+
+def _spans_fit(table: Mapping[str, Entry], tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether a head of starts and ends has two outputs: ModernBERT's has the names of its head of classes."""
+    bias = table.get("spans/bias")
+    return bias is None or tensors[bias.tensor.name].shape == bias.shape
 
 
 def _untied(
@@ -218,7 +234,7 @@ def _gather(
     if has_padded_rows(ours):
         shape = (encoder.vocab_size, *shape[1:])
     parts = []
-    for name in tensor.names(encoder.num_layers):
+    for name in tensor.names(encoder.layer_stacks):
         if name not in tensors:
             raise UserError(f"{directory}: the tensor {name!r} is missing (needed for {ours}).")
         value = tensors[name]
@@ -255,7 +271,7 @@ def check_finite(name: str, value: np.ndarray, where: str) -> None:
     )
 
 
-def _read_tensors(directory: pathlib.Path) -> dict[str, np.ndarray]:
+def _read_tensors(directory: pathlib.Path, family: Family) -> dict[str, np.ndarray]:
     """Reads all tensors of a directory, under the names of today."""
     found: dict[str, np.ndarray] = {}
     origins: dict[str, pathlib.Path] = {}
@@ -263,7 +279,7 @@ def _read_tensors(directory: pathlib.Path) -> dict[str, np.ndarray]:
         try:
             with safetensors.safe_open(path, framework="numpy") as file:
                 for name in file.keys():  # noqa: SIM118  (not a dict)
-                    own = _renamed(name)
+                    own = renamed(name, family)
                     if own in found:
                         both = " and ".join(dict.fromkeys((origins[own].name, path.name)))
                         raise UserError(f"{directory}: the tensor {own!r} is there twice, in {both}. Fetch it again.")
@@ -351,9 +367,14 @@ def _json_object(path: pathlib.Path) -> dict[str, object]:
     return values
 
 
-def _renamed(name: str) -> str:
-    """The first BERT checkpoints carry TensorFlow's names of layer-norm parameters; transformers renames them too."""
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+def renamed(name: str, family: Family) -> str:
+    """Returns the name that a tensor has today.
+
+    The first BERT checkpoints carry TensorFlow's names of layer-norm parameters; transformers renames them too.
+    """
+    for old, new in {**_OLD_NORMS, **family.renamed}.items():
+        name = name.replace(old, new)
+    return name
 
 
 def _listing(directory: pathlib.Path) -> list[str]:

@@ -1,6 +1,7 @@
 """Activation functions in forms that compile well everywhere; they save only their input for the backward pass."""
 
 import math
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -29,3 +30,25 @@ def _backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
 
 
 gelu.defvjp(_forward, _backward)
+
+
+def _saving_input(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
+    """Returns a function that saves only its input for the backward pass, in which it is computed again."""
+    wrapped = jax.custom_vjp(function)
+    wrapped.defvjp(lambda x: (function(x), x), lambda x, gradient: jax.vjp(function, x)[1](gradient))
+    return wrapped
+
+
+def _gelu_tanh(x: jax.Array) -> jax.Array:
+    return jax.nn.gelu(x, approximate=True)
+
+
+# By the names that `EncoderConfig` has for them. Sources: Hendrycks and Gimpel 2016 (gelu, and by tanh in section 2),
+# Ramachandran et al. 2017 (silu).
+ACTIVATION: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": gelu,
+    "gelu_tanh": _saving_input(_gelu_tanh),
+    "relu": jax.nn.relu,
+    "silu": _saving_input(jax.nn.silu),
+    "tanh": jnp.tanh,
+}

@@ -66,6 +66,7 @@ class Linear(nnx.LinearGeneral):
         inputs: Mapping[str, int],
         outputs: Mapping[str, int],
         *,
+        bias: bool,
         kernel_init: nnx.Initializer,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
@@ -77,7 +78,7 @@ class Linear(nnx.LinearGeneral):
         super().__init__(
             *sizes,
             axis=tuple(range(-len(inputs), 0)),
-            use_bias=config.linear_bias,
+            use_bias=bias,
             dtype=dtype,
             dot_general=dot_general,
             kernel_init=with_axes(kernel_init, *inputs, *outputs),
@@ -166,7 +167,7 @@ def with_adapters(encoder: EncoderConfig, config: AdaptConfig) -> EncoderConfig:
 def _lora(encoder: EncoderConfig, lora: LoraConfig) -> dict[str, int | float | tuple[str, ...]]:
     if not lora.rank:
         return {}
-    maps = ("query", "key", "value", "output", "up", "down", *(("gate",) if encoder.ffn == "geglu" else ()))
+    maps = ("query", "key", "value", "output", "up", "down", *(("gate",) if encoder.gated else ()))
     wrong = [target for target in lora.targets if target not in (*maps, "all")]
     if wrong or not lora.targets:
         found = f"{wrong[0]!r} is not a linear map of a layer" if wrong else "names none"

@@ -77,6 +77,8 @@ def attend(
     spec: AttentionSpec,
     *,
     prefix: tuple[jax.Array, jax.Array] | None = None,
+    bias: jax.Array | None = None,
+    scale: float | None = None,
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
@@ -86,9 +88,11 @@ def attend(
     """
     if spec.path == XLA:
         assert spec.mask is not None
-        more = {"prefix": prefix, "dropout_rate": dropout_rate, "dropout_key": dropout_key}
-        return masked_attention(q_BTNH, k_BTNH, v_BTNH, spec.mask, chunk=spec.chunk, **more)
-    assert prefix is None and (dropout_key is None or dropout_rate == 0.0), "see kernels.choose"
+        more = {"prefix": prefix, "bias": bias, "scale": scale}
+        drop = {"dropout_rate": dropout_rate, "dropout_key": dropout_key}
+        return masked_attention(q_BTNH, k_BTNH, v_BTNH, spec.mask, chunk=spec.chunk, **more, **drop)
+    assert prefix is None and bias is None and scale is None, "see kernels.choose"
+    assert dropout_key is None or dropout_rate == 0.0, "see kernels.choose"
     inputs = KernelInputs(q_BTNH, k_BTNH, v_BTNH, spec.segment_ids, spec.mask)
     return fused_attention(KERNELS[spec.path], inputs, spec.window_radius)
 
@@ -131,23 +135,29 @@ def masked_attention(
     *,
     chunk: int = 0,
     prefix: tuple[jax.Array, jax.Array] | None = None,
+    bias: jax.Array | None = None,
+    scale: float | None = None,
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
     """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1); returns [B, T, N, H] in the dtype of `q`.
 
-    Scores and softmax are f32 whatever the dtype of the inputs. Dropout is applied to the attention weights, as in
+    Scores and softmax are f32 whatever the dtype of the inputs. The scores are products times `scale` (default: 1 /
+    sqrt(H)), to which `bias`, f32 [B or 1, N, T, T], is added. Dropout is applied to the attention weights, as in
     BERT, where there is a key. With `chunk`, each chunk of queries sees itself and its two neighbours only (as in
     Longformer, Beltagy et al. 2020, section 3.1), so that the cost grows with T, not with T squared. Keys and values
     [P, N, H] of a `prefix` are seen by every query, whatever the mask says.
     """
+    scale = q_BTNH.shape[-1] ** -0.5 if scale is None else scale
     if chunk:
+        assert bias is None, "no encoder has both a local window and a bias"
         tokens = q_BTNH.shape[1]
         cut = (_cut(q_BTNH, chunk, 0), *(_with_neighbours(x_BTNH, chunk, 0) for x_BTNH in (k_BTNH, v_BTNH)))
         q_BCWNH, k_BCSNH, v_BCSNH = (constrain(x, "batch", "chunks", "features", "heads", "head_dim") for x in cut)
         context_BCWNH = masked_attention(
-            q_BCWNH, k_BCSNH, v_BCSNH, mask, prefix=prefix, dropout_rate=dropout_rate, dropout_key=dropout_key
-        )
+            q_BCWNH, k_BCSNH, v_BCSNH, mask,
+            prefix=prefix, scale=scale, dropout_rate=dropout_rate, dropout_key=dropout_key,
+        )  # fmt: skip
         return context_BCWNH.reshape(len(q_BTNH), -1, *q_BTNH.shape[2:])[:, :tokens]
     if prefix is not None:
         k_BTNH, v_BTNH = (
@@ -155,26 +165,29 @@ def masked_attention(
             for x, more in zip((k_BTNH, v_BTNH), prefix, strict=True)
         )
         mask = jnp.concatenate([mask, jnp.ones((*mask.shape[:-1], len(prefix[0])), bool)], axis=-1)
+        bias = None if bias is None else jnp.pad(bias, [*[(0, 0)] * (bias.ndim - 1), (0, len(prefix[0]))])
     weights = (*q_BTNH.shape[:-3], q_BTNH.shape[-2], q_BTNH.shape[-3], k_BTNH.shape[-3])
     dropout_mask_BNTS = dropout_mask(weights, dropout_rate, dropout_key)
-    return _masked_attention(q_BTNH, k_BTNH, v_BTNH, mask, dropout_mask_BNTS, dropout_rate)
+    return _masked_attention(q_BTNH, k_BTNH, v_BTNH, mask, dropout_mask_BNTS, bias, dropout_rate, scale)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
 def _masked_attention(
     q_BTNH: jax.Array,
     k_BSNH: jax.Array,
     v_BSNH: jax.Array,
     mask: jax.Array,
     dropout_mask_BNTS: jax.Array | None,
+    bias_BNTS: jax.Array | None,
     rate: float,
+    scale: float,
 ) -> jax.Array:
     """`masked_attention` of whole rows; for its backward pass it saves the weights in the dtype of `v`, and the mask.
 
     Autodiff would save them in f32, before and after dropout: more than twice the largest arrays of a layer
     (profiles/NOTES.md).
     """
-    return _forward(q_BTNH, k_BSNH, v_BSNH, mask, dropout_mask_BNTS, rate)[0]
+    return _forward(q_BTNH, k_BSNH, v_BSNH, mask, dropout_mask_BNTS, bias_BNTS, rate, scale)[0]
 
 
 def _forward(
@@ -183,16 +196,22 @@ def _forward(
     v_BSNH: jax.Array,
     mask: jax.Array,
     dropout_mask_BNTS: jax.Array | None,
+    bias_BNTS: jax.Array | None,
     rate: float,
+    scale: float,
 ) -> tuple[jax.Array, Any]:
-    scores_BNTS = einsum("...TNH,...SNH->...NTS", q_BTNH * q_BTNH.shape[-1] ** -0.5, k_BSNH, jnp.float32)
+    scores_BNTS = einsum("...TNH,...SNH->...NTS", q_BTNH * scale, k_BSNH, jnp.float32)
+    if bias_BNTS is not None:
+        scores_BNTS = scores_BNTS + bias_BNTS
     weights_BNTS = jax.nn.softmax(jnp.where(mask, scores_BNTS, MASKED), axis=-1).astype(v_BSNH.dtype)
     context_BTNH = einsum("...NTS,...SNH->...TNH", apply_dropout(weights_BNTS, rate, dropout_mask_BNTS), v_BSNH)
-    return context_BTNH, (q_BTNH, k_BSNH, v_BSNH, dropout_mask_BNTS, weights_BNTS, context_BTNH)
+    # Of the bias only its first axis matters to the backward pass: an array of no elements carries it there.
+    rows = None if bias_BNTS is None else jnp.zeros((len(bias_BNTS), 0))
+    return context_BTNH, (q_BTNH, k_BSNH, v_BSNH, dropout_mask_BNTS, rows, weights_BNTS, context_BTNH)
 
 
-def _backward(rate: float, saved: Any, gradient_BTNH: jax.Array) -> tuple[jax.Array | None, ...]:
-    q_BTNH, k_BSNH, v_BSNH, dropout_mask_BNTS, weights_BNTS, context_BTNH = saved
+def _backward(rate: float, scale: float, saved: Any, gradient_BTNH: jax.Array) -> tuple[jax.Array | None, ...]:
+    q_BTNH, k_BSNH, v_BSNH, dropout_mask_BNTS, rows, weights_BNTS, context_BTNH = saved
     # The mean over a row's weights of their gradient is context times its gradient (Dao et al. 2022, appendix B.2).
     mean_BTN = jnp.sum(gradient_BTNH.astype(jnp.float32) * context_BTNH.astype(jnp.float32), axis=-1)
     mean_BNT1 = jnp.swapaxes(mean_BTN, -1, -2)[..., None]
@@ -201,11 +220,14 @@ def _backward(rate: float, saved: Any, gradient_BTNH: jax.Array) -> tuple[jax.Ar
     of_weights_BNTS = einsum("...TNH,...SNH->...NTS", gradient_BTNH, v_BSNH, dtype)
     of_v_BSNH = einsum("...NTS,...TNH->...SNH", apply_dropout(weights_BNTS, rate, dropout_mask_BNTS), gradient_BTNH)
     of_weights_BNTS = apply_dropout(of_weights_BNTS.astype(jnp.float32), rate, dropout_mask_BNTS)
-    of_scores_BNTS = (weights_BNTS.astype(jnp.float32) * (of_weights_BNTS - mean_BNT1)).astype(q_BTNH.dtype)
-    scale = q_BTNH.shape[-1] ** -0.5
+    wide_BNTS = weights_BNTS.astype(jnp.float32) * (of_weights_BNTS - mean_BNT1)
+    of_scores_BNTS = wide_BNTS.astype(q_BTNH.dtype)
     of_q_BTNH = einsum("...NTS,...SNH->...TNH", of_scores_BNTS, k_BSNH) * scale
     of_k_BSNH = einsum("...NTS,...TNH->...SNH", of_scores_BNTS, q_BTNH * scale)
-    return of_q_BTNH, of_k_BSNH, of_v_BSNH, None, None
+    of_bias_BNTS = None
+    if rows is not None:  # one bias may be that of all rows of the batch
+        of_bias_BNTS = wide_BNTS if len(rows) == len(wide_BNTS) else jnp.sum(wide_BNTS, axis=0, keepdims=True)
+    return of_q_BTNH, of_k_BSNH, of_v_BSNH, None, None, of_bias_BNTS
 
 
 _masked_attention.defvjp(_forward, _backward)

@@ -11,26 +11,28 @@ from flax import nnx
 
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.models.activations import gelu
+from jaxfm.models.activations import ACTIVATION
 from jaxfm.models.adapters import without_adapters
 from jaxfm.models.dropout import split_key
 from jaxfm.models.encoder import Encoder
-from jaxfm.models.heads import TiedDecoder, Transform, dense, output_layer
+from jaxfm.models.heads import Decoder, dense, output_layer, vocabulary_transform
 from jaxfm.models.inputs.text import word_table
+from jaxfm.models.relative import make_common
 from jaxfm.models.stack import apply_layers, make_layers
 
 
 class Detector(nnx.Module):
-    """Dense layer, gelu and one logit a token: is it a replacement? (The discriminator's head in ELECTRA's code.)"""
+    """Dense layer, activation and one logit a token: is it a replacement? (As in ELECTRA's code.)"""
 
     def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
         """Makes both layers."""
         self.dense = dense(config, dtype, rngs)
         self.head = output_layer(config, 1, dtype, rngs)
+        self.activation = ACTIVATION[config.activation]
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """Returns logits [B, T] in f32; above 0 means replaced."""
-        return self.head(gelu(self.dense(x_BTD)))[..., 0].astype(jnp.float32)
+        return self.head(self.activation(self.dense(x_BTD)))[..., 0].astype(jnp.float32)
 
 
 class Generator(nnx.Module):
@@ -39,8 +41,9 @@ class Generator(nnx.Module):
     def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
         """Makes layers and head; `config` is that of the generator."""
         self.layers = make_layers(config, dtype, rngs)
-        self.transform = Transform(config, dtype, rngs)
-        self.decoder = TiedDecoder(config, rngs)
+        self.common = make_common(config, dtype, rngs)
+        self.transform = vocabulary_transform(config, dtype, rngs)
+        self.decoder = Decoder(config, rngs)
 
 
 class ReplacedTokenModel(nnx.Module):
@@ -65,11 +68,14 @@ class ReplacedTokenModel(nnx.Module):
         """Returns the generator's hidden states [B, T, D]; `key` turns dropout on."""
         inputs_key, layers_key = split_key(key, 2)
         inputs = self.encoder.embeddings(batch, inputs_key)
-        return apply_layers(self.generator_config, self.generator.layers, *inputs, self.generator_build, key=layers_key)
+        layers, common = self.generator.layers, self.generator.common
+        return apply_layers(self.generator_config, layers, common, *inputs, self.generator_build, key=layers_key)
 
     def logits(self, hidden_BPD: jax.Array) -> jax.Array:
         """Returns the generator's logits [B, P, V] in f32 at hidden states of any tokens."""
-        return self.generator.decoder(self.generator.transform(hidden_BPD), word_table(self.encoder.embeddings))
+        transform = self.generator.transform
+        x_BPE = hidden_BPD if transform is None else transform(hidden_BPD)
+        return self.generator.decoder(x_BPE, word_table(self.encoder.embeddings))
 
     def replaced(self, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         """Returns logits [B, T] in f32 of each token being a replacement; `key` turns dropout on."""

@@ -12,11 +12,12 @@ from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.dropout import split_key
 from jaxfm.models.inputs.inputs import InputModule, Inputs
 from jaxfm.models.inputs.text import TextInputs
+from jaxfm.models.relative import make_common
 from jaxfm.models.stack import apply_layers, make_layers
 
 
 class Encoder(nnx.Module):
-    """Inputs and `num_layers` layers whose parameters are stacked along a leading axis."""
+    """Inputs and layers, whose parameters are stacked along a leading axis, and what layers have in common."""
 
     def __init__(self, config: EncoderConfig, build: Build, rngs: nnx.Rngs, inputs: InputModule | None = None):
         """Makes the encoder, of text unless `inputs`, an nnx.Module made before from the same `rngs`, says otherwise.
@@ -25,6 +26,7 @@ class Encoder(nnx.Module):
         """
         self.embeddings: InputModule = TextInputs(config, build.dtype, rngs) if inputs is None else inputs
         self.layers = make_layers(config, build.dtype, rngs)
+        self.common = make_common(config, build.dtype, rngs)
         self.config, self.build = config, build
 
     def __call__(self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None) -> jax.Array:
@@ -35,4 +37,5 @@ class Encoder(nnx.Module):
         """Returns the last hidden states as `x_BTD`, and the segments and positions of the tokens that they are of."""
         inputs_key, layers_key = split_key(key, 2)
         inputs = self.embeddings(batch, inputs_key)
-        return inputs._replace(x_BTD=apply_layers(self.config, self.layers, *inputs, self.build, key=layers_key))
+        x_BTD = apply_layers(self.config, self.layers, self.common, *inputs, self.build, key=layers_key)
+        return inputs._replace(x_BTD=x_BTD)

@@ -32,8 +32,9 @@ def dense_flops(inputs: int, outputs: int, *, trained: bool = True, input_gradie
 
 def layer_flops(encoder: EncoderConfig, row_length: int, adapt: AdaptConfig = _ALL_TRAINED) -> list[float]:
     """Returns the operations of each layer a token of rows of `row_length` tokens."""
-    width = encoder.hidden_size
-    projections = 3 if encoder.ffn == "geglu" else 2
+    width, attended = encoder.hidden_size, encoder.num_heads * encoder.head_dim
+    maps = 2 * attended + 2 * encoder.kv_heads * encoder.head_dim
+    projections = 3 if encoder.gated else 2
     reached, trains_kernels = _first_with_backward(encoder, adapt), adapt.train == "all" and not _adds(adapt)
     total = []
     for layer, keys in enumerate(_keys(encoder, row_length)):
@@ -41,8 +42,10 @@ def layer_flops(encoder: EncoderConfig, row_length: int, adapt: AdaptConfig = _A
             "trained": trains_kernels and layer >= adapt.freeze_layers,
             "input_gradient": layer >= reached,
         }
-        weights = dense_flops(width, 4 * width, **passes) + dense_flops(width, projections * encoder.ffn_size, **passes)
-        total.append(weights + width * keys * (4 + 8 * passes["input_gradient"]))
+        weights = dense_flops(width, maps, **passes) + dense_flops(width, projections * encoder.ffn_size, **passes)
+        # Each term of disentangled attention is one more product of query and key.
+        products = 2 + len(encoder.relative_terms)
+        total.append(weights + attended * keys * products * (2 + 4 * passes["input_gradient"]))
     return total
 
 
@@ -56,9 +59,11 @@ def vocabulary_head_flops(encoder: EncoderConfig, adapt: AdaptConfig = _ALL_TRAI
 
     The decoder is the word embedding, and so trained where that is.
     """
-    width, table = encoder.hidden_size, adapt.train == "all" and not _adds(adapt) and not _embeddings_frozen(adapt)
-    transform = dense_flops(width, width, input_gradient=_has_backward(encoder, adapt))
-    return transform + dense_flops(width, encoder.vocab_size, trained=table)
+    table = adapt.train == "all" and not _adds(adapt) and not _embeddings_frozen(adapt)
+    width, narrow = encoder.hidden_size, encoder.embedding_width
+    transform = dense_flops(width, narrow, input_gradient=_has_backward(encoder, adapt))
+    transform = transform if encoder.vocabulary_transform else 0.0
+    return transform + dense_flops(narrow, encoder.vocab_size, trained=table or not encoder.tied_decoder)
 
 
 def token_head_flops(encoder: EncoderConfig, classes: int, adapt: AdaptConfig = _ALL_TRAINED) -> float:
@@ -71,7 +76,8 @@ def sequence_head_flops(encoder: EncoderConfig, outputs: int, pooling: str, adap
 
     With the dense layer that `pooling` "cls" puts before the outputs that is 6 (D^2 + D C) if all is trained.
     """
-    return _classifier_flops(encoder, outputs, encoder.classifier_transform or pooling == "cls", adapt)
+    pools = pooling == "cls" or encoder.pooler_on_mean
+    return _classifier_flops(encoder, outputs, encoder.classifier_transform or pools, adapt)
 
 
 def detector_flops(encoder: EncoderConfig, adapt: AdaptConfig = _ALL_TRAINED) -> float:
@@ -110,4 +116,5 @@ def _embeddings_frozen(adapt: AdaptConfig) -> bool:
 def _keys(encoder: EncoderConfig, row_length: int) -> list[int]:
     """Returns the number of keys that a token of each layer sees."""
     local = min(row_length, encoder.local_window + 1) if encoder.local_window else row_length
-    return [local if layer % encoder.global_every else row_length for layer in range(encoder.num_layers)]
+    every, first = encoder.global_every, encoder.global_first
+    return [row_length if layer % every == first else local for layer in range(encoder.num_layers)]

@@ -1,6 +1,6 @@
 """Models: an encoder and a head, one class for each kind of target."""
 
-# B batch, T tokens, S segments (examples in a row), P chosen tokens, D model, C classes, V vocabulary
+# B batch, T tokens, S segments (examples in a row), P chosen tokens, D model, E embedding, C classes, V vocabulary
 
 from collections.abc import Mapping
 
@@ -10,23 +10,23 @@ from flax import nnx
 
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.models.activations import gelu
+from jaxfm.models.activations import ACTIVATION
 from jaxfm.models.attention import MASKED
 from jaxfm.models.dropout import dropout, split_key
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.inputs.inputs import InputModule
-from jaxfm.models.inputs.text import word_table
-from jaxfm.models.norms import layer_norm
+from jaxfm.models.inputs.text import word_table, zero_padded_rows
+from jaxfm.models.norms import make_norm
 from jaxfm.models.products import dot_general, einsum
 from jaxfm.parallel.mesh import constrain, with_axes
 
 
-def dense(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    """The dense layer, D to D, that heads begin with."""
+def dense(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs, width: int | None = None) -> nnx.Linear:
+    """The dense layer, D to `width` (default: D), that heads begin with."""
     return nnx.Linear(
         config.hidden_size,
-        config.hidden_size,
-        use_bias=config.linear_bias,
+        width or config.hidden_size,
+        use_bias=config.head_bias,
         dtype=dtype,
         dot_general=dot_general,
         kernel_init=with_axes(nnx.initializers.truncated_normal(config.initializer_range), "embed", "norm"),
@@ -49,39 +49,49 @@ def output_layer(config: EncoderConfig, count: int, dtype: jnp.dtype, rngs: nnx.
 
 
 class Transform(nnx.Module):
-    """Dense layer, gelu and norm between encoder and classes (Devlin et al. 2019, in their code)."""
+    """Dense layer, activation and norm between encoder and classes (Devlin et al. 2019, in their code)."""
 
-    def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
-        """Makes the layer."""
-        self.dense = dense(config, dtype, rngs)
-        self.norm = layer_norm(config, dtype, rngs)
+    def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs, width: int | None = None):
+        """Makes the layer, D to `width` (default: D)."""
+        self.dense = dense(config, dtype, rngs, width)
+        self.norm = make_norm(config, dtype, rngs, width)
+        self.activation = ACTIVATION[config.head_activation]
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns an array of the shape of `x`, [..., D]."""
-        return self.norm(gelu(self.dense(x)))
+        """Returns [..., width] of [..., D]."""
+        return self.norm(self.activation(self.dense(x)))
 
 
-class TiedDecoder(nnx.Module):
-    """Scores of the vocabulary by the word embedding itself (Press and Wolf 2017) and a separate bias.
+class Decoder(nnx.Module):
+    """Scores of the vocabulary by the word embedding itself (Press and Wolf 2017), or a table, and a separate bias.
 
     The padded rows after the vocabulary score -1e30: they have no share of a softmax, are never the greatest, and so
     have no gradient.
     """
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
-        """Makes the bias; the embedding comes with each call."""
+        """Makes the bias, and the table where it is not the word embedding, which comes with each call."""
+        rows, self.vocab_size = config.padded_vocab_size, config.vocab_size
         init = with_axes(nnx.initializers.zeros_init(), "vocab")
-        self.bias = nnx.Param(init(rngs.params(), (config.padded_vocab_size,), jnp.float32))
-        self.vocab_size = config.vocab_size
+        self.bias = nnx.Param(init(rngs.params(), (rows,), jnp.float32)) if config.decoder_bias else None
+        draw = zero_padded_rows(nnx.initializers.truncated_normal(config.initializer_range), config.vocab_size)
+        draw, shape = with_axes(draw, "vocab", "embed"), (rows, config.embedding_width)
+        self.embedding = None if config.tied_decoder else nnx.Param(draw(rngs.params(), shape, jnp.float32))
 
-    def __call__(self, x_BPD: jax.Array, table_VD: jax.Array) -> jax.Array:
-        """Returns logits [B, P, V] in f32, V the padded vocabulary."""
-        table_VD = table_VD.astype(x_BPD.dtype)
-        x_BPD = constrain(x_BPD, "batch", "places", "features")
-        logits_BPV = einsum("BPD,VD->BPV", x_BPD, table_VD, jnp.float32)
+    def __call__(self, x_BPE: jax.Array, word_VE: jax.Array) -> jax.Array:
+        """Returns logits [B, P, V] in f32, V the padded vocabulary; `word_VE` is the word embedding."""
+        table_VE = (word_VE if self.embedding is None else self.embedding[...]).astype(x_BPE.dtype)
+        x_BPE = constrain(x_BPE, "batch", "places", "features")
+        logits_BPV = einsum("BPE,VE->BPV", x_BPE, table_VE, jnp.float32)
         # Added with the bias this costs nothing: the table's padded rows are zero.
-        bias_V = jnp.where(jnp.arange(len(table_VD)) < self.vocab_size, self.bias[...], MASKED)
+        bias = jnp.zeros((), jnp.float32) if self.bias is None else self.bias[...]
+        bias_V = jnp.where(jnp.arange(len(table_VE)) < self.vocab_size, bias, MASKED)
         return constrain(logits_BPV + bias_V, "batch", "places", "vocab")
+
+
+def vocabulary_transform(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Transform | None:
+    """Makes what stands between encoder and `Decoder`, to the width of the embeddings; None for families without."""
+    return Transform(config, dtype, rngs, config.embedding_width) if config.vocabulary_transform else None
 
 
 class MaskedLM(nnx.Module):
@@ -92,10 +102,10 @@ class MaskedLM(nnx.Module):
     """
 
     def __init__(self, config: EncoderConfig, build: Build, rngs: nnx.Rngs):
-        """Makes encoder and head; the word embedding serves as both."""
+        """Makes encoder and head; the word embedding serves as both where it is tied."""
         self.encoder = Encoder(config, build, rngs)
-        self.transform = Transform(config, build.dtype, rngs)
-        self.decoder = TiedDecoder(config, rngs)
+        self.transform = vocabulary_transform(config, build.dtype, rngs)
+        self.decoder = Decoder(config, rngs)
 
     def hidden(self, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         """Returns the encoder's hidden states [B, T, D]; `key` turns dropout on."""
@@ -103,7 +113,8 @@ class MaskedLM(nnx.Module):
 
     def logits(self, hidden_BPD: jax.Array) -> jax.Array:
         """Returns the padded vocabulary's logits [B, P, V] in f32 at hidden states of any tokens."""
-        return self.decoder(self.transform(hidden_BPD), word_table(self.encoder.embeddings))
+        x_BPE = hidden_BPD if self.transform is None else self.transform(hidden_BPD)
+        return self.decoder(x_BPE, word_table(self.encoder.embeddings))
 
 
 class SequenceClassifier(nnx.Module):
@@ -112,8 +123,8 @@ class SequenceClassifier(nnx.Module):
     A segment is a text, or a pair of texts. Its vector is that of its first token ("cls"), or the mean over all of them
     ("mean"), the tokens that a tokenizer adds included. Between the first token's vector and the classes stands the
     dense layer that the family has there: BERT's pooler, which its checkpoints carry, that of RoBERTa's and ELECTRA's
-    heads, or ModernBERT's transform. A pooler was not trained on means: after "mean" BERT, RoBERTa and ELECTRA have
-    none. Dropout is applied before the classes only (RoBERTa and ELECTRA have it before the dense layer as well).
+    heads, or ModernBERT's transform. A pooler was not trained on means: after "mean" only EuroBERT has it. Dropout is
+    applied before the classes only (RoBERTa and ELECTRA have it before the dense layer as well).
     """
 
     def __init__(
@@ -131,10 +142,10 @@ class SequenceClassifier(nnx.Module):
         assert pooling in ("cls", "mean")
         self.encoder = Encoder(config, build, rngs, inputs)
         self.transform = Transform(config, build.dtype, rngs) if config.classifier_transform else None
-        pools = pooling == "cls" and not config.classifier_transform
+        pools = (pooling == "cls" or config.pooler_on_mean) and not config.classifier_transform
         self.pooler = dense(config, build.dtype, rngs) if pools else None
         self.head = output_layer(config, num_outputs, build.dtype, rngs)
-        self.activation = jnp.tanh if config.pooler == "tanh" else gelu
+        self.activation = ACTIVATION[config.pooler]
         self.pooling, self.segments, self.dropout_rate = pooling, segments, config.dropout
 
     def __call__(self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None) -> jax.Array:
@@ -193,3 +204,25 @@ class TokenClassifier(nnx.Module):
         if self.transform is not None:
             hidden_BTD = self.transform(hidden_BTD)
         return self.head(dropout(hidden_BTD, self.dropout_rate, head_key)).astype(jnp.float32)
+
+
+class SpanClassifier(nnx.Module):
+    """An encoder and two numbers a token: does an answer start, or end, there? (As transformers' ForQuestionAnswering.)
+
+    As in `TokenClassifier` a Transform may stand before the last layer.
+    """
+
+    def __init__(self, config: EncoderConfig, build: Build, rngs: nnx.Rngs):
+        """Makes encoder and head."""
+        self.encoder = Encoder(config, build, rngs)
+        self.transform = Transform(config, build.dtype, rngs) if config.classifier_transform else None
+        self.spans = output_layer(config, 2, build.dtype, rngs)
+        self.dropout_rate = config.dropout
+
+    def __call__(self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None) -> jax.Array:
+        """Returns logits [B, T, 2] in f32 of starts and ends; `key` turns dropout on."""
+        encoder_key, head_key = split_key(key, 2)
+        hidden_BTD = self.encoder(batch, key=encoder_key)
+        if self.transform is not None:
+            hidden_BTD = self.transform(hidden_BTD)
+        return self.spans(dropout(hidden_BTD, self.dropout_rate, head_key)).astype(jnp.float32)

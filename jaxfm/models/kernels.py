@@ -23,6 +23,7 @@ from jaxfm.parallel.mesh import drop_indivisible_axes, spec
 XLA = "xla"
 # Lanes of a TPU's registers; splash attention works on blocks of this number of keys, or a multiple.
 _LANES = 128
+_RELATIVE = {"bias": "a bias by relative positions", "disentangled": "products of content and relative positions"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,7 @@ class AttentionProblem:
       one_segment: see `AttentionConfig`.
       window_radius: tokens that a query sees to each side; 0: its whole segment.
       prefix: whether there are keys of a prefix, which every query sees.
+      relative_positions: what is added to the scores for distances (`EncoderConfig`).
       dropout: rate on the attention weights.
       sequence_parts: number of parts that rows are cut into along their tokens.
     """
@@ -48,6 +50,7 @@ class AttentionProblem:
     one_segment: bool = False
     window_radius: int = 0
     prefix: bool = False
+    relative_positions: str = "none"
     dropout: float = 0.0
     sequence_parts: int = 1
 
@@ -90,6 +93,7 @@ def attention_problems(
         head_dim=encoder.head_dim,
         one_segment=build.attention.one_segment,
         prefix=encoder.prefix_length > 0,
+        relative_positions=encoder.relative_positions,
         dropout=encoder.attention_dropout if training else 0.0,
         sequence_parts=mesh.shape.get("sequence", 1),
     )
@@ -185,6 +189,8 @@ def _unsupported_by_all(problem: AttentionProblem) -> str | None:
         )
     if problem.prefix:
         return "cannot have keys that every segment sees (config.adapt.prefix_length)"
+    if problem.relative_positions != "none":
+        return f"adds nothing to the scores of attention, here {_RELATIVE[problem.relative_positions]}"
     if problem.sequence_parts > 1:
         return f"needs each row whole on a device (config.parallel.mesh.sequence={problem.sequence_parts})"
     return None

@@ -1,4 +1,4 @@
-"""Layer norm that saves its input and two numbers a token for the backward pass."""
+"""Norms that save their input and one or two numbers a token for the backward pass."""
 
 # D model
 
@@ -25,10 +25,29 @@ class LayerNorm(nnx.LayerNorm):
         return y.astype(self.dtype)
 
 
-def layer_norm(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> LayerNorm:
-    """Makes the layer norm of all families."""
+class RMSNorm(nnx.Module):
+    """Root-mean-square norm (Zhang and Sennrich 2019): no mean is subtracted, and there is no bias."""
+
+    def __init__(self, config: EncoderConfig, width: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+        """Makes the scale [D]: with `norm_scale_offset` the factor is 1 at first all the same."""
+        self.offset, self.epsilon, self.dtype = config.norm_scale_offset, config.norm_eps, dtype
+        init = nnx.initializers.constant(1.0 - self.offset)
+        self.scale = nnx.Param(with_axes(init, "norm")(rngs.params(), (width,), jnp.float32))
+
+    @jax.named_scope("norm")
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns an array of the shape of `x`."""
+        y: jax.Array = rms_normalise(x, self.scale[...] + self.offset, self.epsilon)
+        return y.astype(self.dtype)
+
+
+def make_norm(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs, width: int | None = None) -> LayerNorm | RMSNorm:
+    """Makes a norm of the encoder's kind, over `width` numbers (default: hidden_size)."""
+    width = width or config.hidden_size
+    if config.norm == "rms":
+        return RMSNorm(config, width, dtype, rngs)
     return LayerNorm(
-        config.hidden_size,
+        width,
         epsilon=config.norm_eps,
         dtype=dtype,
         use_bias=config.norm_bias,
@@ -76,3 +95,27 @@ def _wide(x: jax.Array) -> jax.Array:
 
 
 normalise.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def rms_normalise(x: jax.Array, scale_D: jax.Array, epsilon: float) -> jax.Array:
+    """Root-mean-square norm over the last axis in the dtype of `x`, computed in f32 (as `normalise`)."""
+    return _rms_forward(x, scale_D, epsilon)[0]
+
+
+def _rms_forward(x: jax.Array, scale_D: jax.Array, epsilon: float) -> tuple[jax.Array, Any]:
+    wide = _wide(x)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + epsilon)
+    return (wide * inverse * scale_D).astype(x.dtype), (x, inverse, scale_D)
+
+
+def _rms_backward(epsilon: float, saved: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, inverse, scale_D = saved
+    gradient, normal = _wide(gradient), _wide(x) * inverse
+    of_normal = gradient * scale_D
+    along = jnp.mean(of_normal * normal, axis=-1, keepdims=True)
+    of_scale = jnp.sum(gradient * normal, axis=tuple(range(x.ndim - 1))).astype(scale_D.dtype)
+    return (inverse * (of_normal - normal * along)).astype(x.dtype), of_scale
+
+
+rms_normalise.defvjp(_rms_forward, _rms_backward)

@@ -13,12 +13,13 @@ from jax import lax
 
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.models.activations import gelu
+from jaxfm.models.activations import ACTIVATION
 from jaxfm.models.adapters import Bottleneck, Linear, Prefix
 from jaxfm.models.attention import AttentionSpec, attend, attention_specs
 from jaxfm.models.dropout import dropout, split_key
-from jaxfm.models.norms import layer_norm
+from jaxfm.models.norms import RMSNorm, make_norm
 from jaxfm.models.products import WITH_WEIGHTS
+from jaxfm.models.relative import CommonParts, RelativeInputs, disentangled_scores
 from jaxfm.models.rotary import Rotation, rotate, rotation
 from jaxfm.parallel.mesh import constrain, stack_metadata
 
@@ -33,10 +34,12 @@ class LayerInputs(NamedTuple):
     Attributes:
       spec: what its attention sees.
       rotation: of queries and keys; None where positions are learned.
+      relative: what its attention reads of distances.
     """
 
     spec: AttentionSpec
     rotation: Rotation | None
+    relative: RelativeInputs = RelativeInputs()
 
 
 def output_init(config: EncoderConfig) -> nnx.Initializer:
@@ -53,54 +56,90 @@ class Attention(nnx.Module):
     def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
         """Makes the query, key, value and output projections."""
         kernel_init = nnx.initializers.truncated_normal(config.initializer_range)
-        model, heads = {"embed": config.hidden_size}, {"heads": config.num_heads, "head_dim": config.head_dim}
+        bias, model = config.attention_bias, {"embed": config.hidden_size}
+        heads = {"heads": config.num_heads, "head_dim": config.head_dim}
 
-        def projection(name: str) -> Linear:
-            return Linear(config, name, model, heads, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
+        def projection(name: str, count: int = config.num_heads, use_bias: bool = bias) -> Linear:
+            outputs = {"heads": count, "head_dim": config.head_dim}
+            return Linear(config, name, model, outputs, bias=use_bias, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
 
-        self.query, self.key, self.value = projection("query"), projection("key"), projection("value")
-        self.output = Linear(config, "output", heads, model, kernel_init=output_init(config), dtype=dtype, rngs=rngs)
+        self.query = projection("query")
+        self.key, self.value = projection("key", config.kv_heads), projection("value", config.kv_heads)
+        self.output = Linear(
+            config, "output", heads, model, bias=bias, kernel_init=output_init(config), dtype=dtype, rngs=rngs
+        )
+        self.query_norm = RMSNorm(config, config.head_dim, dtype, rngs) if config.qk_norm else None
+        self.key_norm = RMSNorm(config, config.head_dim, dtype, rngs) if config.qk_norm else None
+        terms = config.relative_terms if config.relative_maps else ()
+        self.position_key = projection("position_key", use_bias=True) if "c2p" in terms else None
+        self.position_query = projection("position_query", use_bias=True) if "p2c" in terms else None
         self.prefix = Prefix(config, rngs) if config.prefix_length else None
-        self.dropout_rate = config.attention_dropout
+        self.config = config
 
     def __call__(self, x_BTD: jax.Array, layer_inputs: LayerInputs, key: jax.Array | None) -> jax.Array:
         """Returns [B, T, D]."""
+        relative_key, weights_key = split_key(key, 2) if self.config.relative_terms else (None, key)
         q_BTNH, k_BTNH, v_BTNH = self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
+        if self.query_norm is not None and self.key_norm is not None:
+            q_BTNH, k_BTNH = self.query_norm(q_BTNH), self.key_norm(k_BTNH)
         if layer_inputs.rotation is not None:
             q_BTNH, k_BTNH = rotate(q_BTNH, layer_inputs.rotation), rotate(k_BTNH, layer_inputs.rotation)
+        if (shared := self.config.num_heads // self.config.kv_heads) > 1:
+            k_BTNH, v_BTNH = (jnp.repeat(x_BTKH, shared, axis=2) for x_BTKH in (k_BTNH, v_BTNH))
         axes = ("batch", "tokens", "heads", "head_dim")
         q_BTNH, k_BTNH, v_BTNH = (constrain(x_BTNH, *axes) for x_BTNH in (q_BTNH, k_BTNH, v_BTNH))
         if not layer_inputs.spec.chunk:  # a query may see any key of its row; in chunks those of neighbours suffice
             k_BTNH, v_BTNH = (constrain(x_BTNH, "batch", "keys", "heads", "head_dim") for x_BTNH in (k_BTNH, v_BTNH))
+        bias_BNTT, scale = layer_inputs.relative.bias_1NTT, None
+        if layer_inputs.relative.table_RD is not None:
+            # Each term has the variance of the products of contents: He et al. 2021, section 3.1.
+            scale = (self.config.head_dim * (1 + len(self.config.relative_terms))) ** -0.5
+            bias_BNTT = scale * self._disentangled(q_BTNH, k_BTNH, layer_inputs.relative.table_RD, relative_key)
         context_BTNH = attend(
             q_BTNH,
             k_BTNH,
             v_BTNH,
             layer_inputs.spec,
             prefix=None if self.prefix is None else self.prefix(q_BTNH.dtype),
-            dropout_rate=self.dropout_rate,
-            dropout_key=key,
+            bias=bias_BNTT,
+            scale=scale,
+            dropout_rate=self.config.attention_dropout,
+            dropout_key=weights_key,
         )
         return constrain(self.output(context_BTNH), "batch", "tokens", "features")
 
+    @jax.named_scope("relative")
+    def _disentangled(
+        self, q_BTNH: jax.Array, k_BTNH: jax.Array, table_RD: jax.Array, key: jax.Array | None
+    ) -> jax.Array:
+        """Returns the products of content and position [B, N, T, T]; the table's rows are inputs as tokens are."""
+        table_RD = dropout(table_RD, self.config.dropout, key)
+        of_keys, of_queries = self.position_key or self.key, self.position_query or self.query
+        terms = self.config.relative_terms
+        keys_RNH = of_keys(table_RD) if "c2p" in terms else None
+        queries_RNH = of_queries(table_RD) if "p2c" in terms else None
+        return disentangled_scores(self.config, q_BTNH, k_BTNH, keys_RNH, queries_RNH)
+
 
 class FeedForward(nnx.Module):
-    """Two projections, up and down, with an exact gelu between them, which a third may gate."""
+    """Two projections, up and down, with an activation between them, which a third may gate."""
 
     def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
         """Makes the projections to ffn_size and back."""
         kernel_init = nnx.initializers.truncated_normal(config.initializer_range)
         model, inner = {"embed": config.hidden_size}, {"ffn": config.ffn_size}
-        self.up = Linear(config, "up", model, inner, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
-        self.down = Linear(config, "down", inner, model, kernel_init=output_init(config), dtype=dtype, rngs=rngs)
-        gate = config.ffn == "geglu"
-        self.gate = (
-            Linear(config, "gate", model, inner, kernel_init=kernel_init, dtype=dtype, rngs=rngs) if gate else None
-        )
+
+        def projection(name: str, inputs: dict[str, int], outputs: dict[str, int], init: nnx.Initializer) -> Linear:
+            return Linear(config, name, inputs, outputs, bias=config.ffn_bias, kernel_init=init, dtype=dtype, rngs=rngs)
+
+        self.up = projection("up", model, inner, kernel_init)
+        self.down = projection("down", inner, model, output_init(config))
+        self.gate = projection("gate", model, inner, kernel_init) if config.gated else None
+        self.activation = ACTIVATION[config.activation]
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """Returns [B, T, D]."""
-        inner_BTF = gelu(self.up(x_BTD))
+        inner_BTF = self.activation(self.up(x_BTD))
         if self.gate is not None:
             inner_BTF = inner_BTF * self.gate(x_BTD)
         inner_BTF = constrain(inner_BTF, "batch", "tokens", "ffn")
@@ -112,17 +151,20 @@ class EncoderLayer(nnx.Module):
 
     Post-norm: each sum is normalised. Pre-norm: the residual stream is a pair, the sum and the sum normalised, which is
     the input of the next part. The norm before a layer's attention belongs to the previous layer (`next_norm`), and
-    that of the last layer is the encoder's final norm: the first layer reads the normalised embeddings as they are.
+    that of the last layer is the encoder's final norm: the first layer reads the embeddings as they are, or normalised
+    by `CommonParts.first_norm`.
     """
 
     def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
         """Makes one layer."""
-        self.pre_norm = config.norm_placement == "pre"
+        self.pre_norm, both = config.pre_norm, config.norm_placement == "pre_and_post"
         self.attention = Attention(config, dtype, rngs)
-        self.attention_norm = None if self.pre_norm else layer_norm(config, dtype, rngs)
+        self.attention_norm = None if self.pre_norm else make_norm(config, dtype, rngs)
         self.ffn = FeedForward(config, dtype, rngs)
-        self.ffn_norm = layer_norm(config, dtype, rngs)
-        self.next_norm = layer_norm(config, dtype, rngs) if self.pre_norm else None
+        self.ffn_norm = make_norm(config, dtype, rngs)
+        self.next_norm = make_norm(config, dtype, rngs) if self.pre_norm else None
+        self.attention_output_norm = make_norm(config, dtype, rngs) if both else None
+        self.ffn_output_norm = make_norm(config, dtype, rngs) if both else None
         self.attention_adapter = Bottleneck(config, dtype, rngs) if config.adapter_size else None
         self.ffn_adapter = Bottleneck(config, dtype, rngs) if config.adapter_size else None
         self.dropout_rate = config.dropout
@@ -135,26 +177,31 @@ class EncoderLayer(nnx.Module):
             update_BTD = dropout(
                 self.attention(normed_BTD, layer_inputs, weights_key), self.dropout_rate, attention_key
             )
+            if self.attention_output_norm is not None:
+                update_BTD = self.attention_output_norm(update_BTD)
             x_BTD = x_BTD + (update_BTD if self.attention_adapter is None else self.attention_adapter(update_BTD))
         if self.attention_norm is not None:
             x_BTD = self.attention_norm(x_BTD)
         normed_BTD = self.ffn_norm(x_BTD) if self.pre_norm else x_BTD
         with jax.named_scope("ffn"):
             update_BTD = dropout(self.ffn(normed_BTD), self.dropout_rate, ffn_key)
+            if self.ffn_output_norm is not None:
+                update_BTD = self.ffn_output_norm(update_BTD)
             x_BTD = x_BTD + (update_BTD if self.ffn_adapter is None else self.ffn_adapter(update_BTD))
         return (x_BTD, self.next_norm(x_BTD)) if self.next_norm is not None else self.ffn_norm(x_BTD)
 
 
 def make_layers(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> EncoderLayer:
-    """Makes `num_layers` layers as one whose parameters are stacked along a leading axis."""
+    """Makes `layer_stacks` layers as one whose parameters are stacked along a leading axis."""
     make = nnx.vmap(lambda layer_rngs: EncoderLayer(config, dtype, layer_rngs), transform_metadata=stack_metadata())
-    return make(rngs.split(config.num_layers))
+    return make(rngs.split(config.layer_stacks))
 
 
 @jax.named_scope("encoder")
 def apply_layers(
     config: EncoderConfig,
     layers: EncoderLayer,
+    common: CommonParts | None,
     x_BTD: jax.Array,
     segment_ids_BT: jax.Array,
     positions_BT: jax.Array,
@@ -170,6 +217,7 @@ def apply_layers(
     Args:
       config: of these layers.
       layers: as `make_layers` makes them.
+      common: as `relative.make_common` makes it.
       x_BTD: what a modality makes of its tokens [B, T, D] (`models.inputs`).
       segment_ids_BT: [B, T], from 1; 0 is padding.
       positions_BT: [B, T], from 0 in each segment.
@@ -180,10 +228,9 @@ def apply_layers(
       UserError: the kernel that `build.attention` asks for cannot compute these layers.
     """
     specs = attention_specs(config, build, segment_ids_BT, positions_BT, training=key is not None)
-    period_inputs = _layer_inputs(config, specs, positions_BT)
+    period_inputs = _layer_inputs(config, specs, common, positions_BT)
     graphdef, parameters = nnx.split(layers)
     keys = None if key is None else jax.random.split(key, config.num_layers)
-    pre_norm = config.norm_placement == "pre"
     period = len(period_inputs)
 
     def with_inputs(layer_inputs: LayerInputs) -> Callable[[Any, nnx.State, jax.Array | None], Any]:
@@ -214,25 +261,54 @@ def apply_layers(
         left = [jax.tree.map(lambda leaf, i=i: leaf[rounds * period + i], stacked) for i in range(rest)]
         return apply(stream, left)[0]
 
-    stream: Any = (x_BTD, x_BTD) if pre_norm else x_BTD
-    for first, last in ((0, build.frozen_layers), (build.frozen_layers, config.num_layers)):
-        stream = run(stream, first, last) if first < last else stream
-    return stream[1] if pre_norm else stream
+    first_norm = None if common is None else common.first_norm
+    stream: Any = (x_BTD, x_BTD if first_norm is None else first_norm(x_BTD)) if config.pre_norm else x_BTD
+    if config.layer_groups:
+        stream = _apply_groups(config, parameters, keys, stream, with_inputs(period_inputs[0]), build)
+    else:
+        for first, last in ((0, build.frozen_layers), (build.frozen_layers, config.num_layers)):
+            stream = run(stream, first, last) if first < last else stream
+    return stream[1] if config.pre_norm else stream
+
+
+def _apply_groups(
+    config: EncoderConfig,
+    parameters: nnx.State,
+    keys: jax.Array | None,
+    stream: Any,
+    one: Callable[[Any, nnx.State, jax.Array | None], Any],
+    build: Build,
+) -> Any:
+    """Applies each group's weights for all of its layers; in a loop they are one array, not a copy a layer."""
+    assert not build.frozen_layers, "see adaptation: shared layers are trained together"
+    each = config.num_layers // config.layer_groups
+
+    def step(weights: nnx.State) -> Callable[[Any, jax.Array | None], tuple[Any, None]]:
+        return lambda stream, layer_key: (one(stream, weights, layer_key), None)
+
+    for group in range(config.layer_groups):
+        weights = jax.tree.map(lambda leaf, group=group: leaf[group], parameters)
+        own_keys = None if keys is None else keys[group * each : (group + 1) * each]
+        stream, _ = lax.scan(step(weights), stream, own_keys, length=each, unroll=1 if build.scan else each)
+    return stream
 
 
 @jax.named_scope("attention")
 def _layer_inputs(
-    config: EncoderConfig, specs: tuple[AttentionSpec, ...], positions_BT: jax.Array
+    config: EncoderConfig, specs: tuple[AttentionSpec, ...], common: CommonParts | None, positions_BT: jax.Array
 ) -> tuple[LayerInputs, ...]:
-    """Returns the inputs of each layer of a period: the first sees the whole segment, the others a window."""
+    """Returns the inputs of each layer of a period: layer `global_first` sees the whole segment, others a window."""
+    table = None if common is None else common.relative
+    relative = RelativeInputs() if table is None else table(positions_BT.shape[1])
 
     def layer_inputs(spec: AttentionSpec, theta: float) -> LayerInputs:
         rotary = config.position_embedding == "rope"
-        return LayerInputs(spec, rotation(positions_BT, config.head_dim, theta) if rotary else None)
+        return LayerInputs(spec, rotation(positions_BT, config.head_dim, theta) if rotary else None, relative)
 
     whole, *local = specs
     others = [layer_inputs(spec, config.local_rope_theta) for spec in local] * (config.global_every - 1)
-    return (layer_inputs(whole, config.global_rope_theta), *others)
+    before = config.global_first if local else 0
+    return (*others[:before], layer_inputs(whole, config.global_rope_theta), *others[before:])
 
 
 def _take_layers(stacked: Any, layers: slice, length: int) -> Any:

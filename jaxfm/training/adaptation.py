@@ -151,7 +151,7 @@ def make_adaptation(config: AdaptConfig, encoder: EncoderConfig, params: Any, to
     Raises:
       UserError: settings that contradict each other, that leave nothing to train, or a pattern that matches nothing.
     """
-    layers = encoder.num_layers
+    layers = encoder.layer_stacks
     _check(config, encoder, params)
     partition = _partition(config, params)
     rates = (
@@ -213,6 +213,12 @@ def _check(config: AdaptConfig, encoder: EncoderConfig, params: Any) -> None:
         raise UserError(
             f"config.adapt.freeze_layers: {config.freeze_layers}, but the encoder has {encoder.num_layers} layers; at "
             f"most {encoder.num_layers}."
+        )
+    if config.freeze_layers and encoder.layer_groups:
+        raise UserError(
+            f"config.adapt.freeze_layers: {config.freeze_layers}, but the layers of a {encoder.family} encoder share "
+            "their weights, which are trained or not for all of them. Take 0, or "
+            "config.adapt.freeze=('encoder/layers/*',)."
         )
     added = {
         "lora.rank": config.lora.rank,

@@ -21,7 +21,13 @@ _ENCODER = {
     **norm("layers/ffn_norm", "{}.norm2"),
 }
 _TRANSFORM = {**linear("transform/dense", "lm.dense"), **norm("transform/norm", "lm.norm")}
-_SHAPE: dict[str, Any] = {"position_embedding": "rope", "type_vocab_size": 0, "linear_bias": False}
+_SHAPE: dict[str, Any] = {
+    "position_embedding": "rope",
+    "type_vocab_size": 0,
+    "attention_bias": False,
+    "ffn_bias": False,
+    "head_bias": False,
+}
 
 
 def read_config(values: ConfigValues) -> EncoderConfig:

@@ -3,8 +3,9 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from jaxfm.models.activations import gelu
+from jaxfm.models.activations import ACTIVATION, gelu
 
 X = np.concatenate([np.linspace(-6.0, 6.0, 2001), [-40.0, 0.0, 40.0]]).astype(np.float32)
 
@@ -47,3 +48,24 @@ def test_the_gradient_of_gelu_is_rounded_once_in_bf16() -> None:
     wide = np.asarray(x, np.float64)
     expected = np.asarray([phi(v) + v * math.exp(-v * v / 2) / math.sqrt(2 * math.pi) for v in wide])
     np.testing.assert_allclose(gradient, expected, rtol=2.0**-8, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"), [("gelu", "gelu"), ("gelu_tanh", "gelu_new"), ("relu", "relu"), ("silu", "silu")]
+)
+def test_activations_and_their_gradients_are_those_of_transformers(name: str, theirs: str) -> None:
+    torch = pytest.importorskip("torch")
+    from transformers.activations import ACT2FN
+
+    x = torch.from_numpy(X[X != 0]).requires_grad_()  # relu has no gradient at 0
+    expected = ACT2FN[theirs](x)
+    expected.sum().backward()
+    ours = jnp.asarray(x.detach().numpy())
+    np.testing.assert_allclose(ACTIVATION[name](ours), expected.detach().numpy(), atol=2e-6)
+    np.testing.assert_allclose(jax.vmap(jax.grad(ACTIVATION[name]))(ours), x.grad.numpy(), atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["gelu_tanh", "silu"])
+def test_other_activations_keep_their_input_alone_too(name: str) -> None:
+    _, pull = jax.vjp(ACTIVATION[name], jnp.ones((8, 128), jnp.bfloat16))
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(pull)) == 8 * 128 * 2

@@ -122,7 +122,7 @@ def test_masked_lm_logits_of_chosen_tokens(config: EncoderConfig) -> None:
     whole, own = (jax.nn.logsumexp(logits, axis=-1) for logits in (everywhere, everywhere[..., :40]))
     np.testing.assert_allclose(whole, own, rtol=1e-6)
     np.testing.assert_allclose(few, np.take_along_axis(everywhere, chosen[..., None], axis=1), atol=1e-5)
-    assert ("bias" in params["transform"]["dense"]) == config.linear_bias
+    assert ("bias" in params["transform"]["dense"]) == config.head_bias
 
 
 def test_masked_lm_logits_are_f32_whatever_the_dtype() -> None:

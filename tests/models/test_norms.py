@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxfm.models.norms import LayerNorm, normalise
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.models.norms import LayerNorm, make_norm, normalise, rms_normalise
 
 EPSILON = 1e-5
 ROWS, FEATURES = 5, 7
@@ -100,3 +101,34 @@ def test_the_module_is_that_of_flax() -> None:
     nnx.update(other, nnx.state(own))
     x = jax.random.normal(jax.random.key(0), (3, 8)) * 4 + 1
     np.testing.assert_allclose(own(x), other(x), atol=1e-6)
+
+
+def test_rms_norm_and_its_gradient_are_those_of_float64() -> None:
+    (x, scale, _), back = drawn(biased=False)
+
+    def exact_rms(x: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + EPSILON) * scale
+
+    found, pull = jax.vjp(lambda x, scale: rms_normalise(x, scale, EPSILON), *map(jnp.float32, (x, scale)))
+    np.testing.assert_allclose(found, exact_rms(x, scale), atol=1e-6)
+    step = 1e-6
+    for which, gradient in enumerate(pull(jnp.float32(back))):
+        base = (x, scale)[which]
+        expected = np.empty_like(base)
+        for place in np.ndindex(*base.shape):
+            ends = []
+            for sign in (1.0, -1.0):
+                moved = [x.copy(), scale.copy()]
+                moved[which][place] += sign * step
+                ends.append(np.sum(back * exact_rms(*moved)))
+            expected[place] = (ends[0] - ends[1]) / (2 * step)
+        np.testing.assert_allclose(gradient, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_a_new_rms_norm_scales_by_one(offset: float) -> None:
+    config = EncoderConfig(norm="rms", norm_scale_offset=offset, hidden_size=4, num_heads=1)
+    norm = make_norm(config, jnp.dtype(jnp.bfloat16), nnx.Rngs(0))
+    assert float(norm.scale[...][0]) == 1.0 - offset
+    result = norm(jnp.asarray([[3.0, -3.0, 3.0, 3.0]], jnp.bfloat16))
+    assert result.dtype == jnp.bfloat16 and np.abs(result.astype(jnp.float32)).tolist() == [[1.0] * 4]

@@ -170,8 +170,9 @@ class ClassifierPredictor:
         if problem := self.hf_problem():
             raise UserError(problem)
         spec = self.spec
-        pooling_key = family(spec.encoder.family).heads["sequence_classes"].pooling_key
-        extra = {"problem_type": _PROBLEM_TYPES[spec.kind]} | ({pooling_key: spec.pooling} if pooling_key else {})
+        head = family(spec.encoder.family).heads["sequence_classes"]
+        pooling = {head.pooling_key: head.poolings[spec.pooling]} if head.pooling_key else {}
+        extra = {"problem_type": _PROBLEM_TYPES[spec.kind]} | pooling
         write_model(
             folder,
             spec.encoder,

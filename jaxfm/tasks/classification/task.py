@@ -224,7 +224,8 @@ def _encoded(
 def _used(spec: ClassifierSpec, initial: Initial) -> tuple[str, ...]:
     """Returns the parts of a checkpoint that are used: its last layer only when its classes are the task's."""
     transform = spec.encoder.classifier_transform
-    between = ("transform/",) if transform else ("pooler/",) if spec.pooling == "cls" else ()
+    pools = spec.pooling == "cls" or spec.encoder.pooler_on_mean
+    between = ("transform/",) if transform else ("pooler/",) if pools else ()
     return ("encoder/", *between, *(("head/",) if initial.labels == spec.labels else ()))
 
 

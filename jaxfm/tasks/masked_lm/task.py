@@ -129,7 +129,9 @@ def _head_note(initial: Initial) -> tuple[str, ...]:
     if not initial.params:
         return ()
     parts = [part for part in ("transform/", "decoder/") if any(name.startswith(part) for name in initial.params)]
-    if len(parts) == 2:
+    if len(parts) == initial.encoder.vocabulary_transform + (
+        initial.encoder.decoder_bias or not initial.encoder.tied_decoder
+    ):
         return ("masked-LM head: loaded with the weights",)
     if parts:
         return ("masked-LM head: its transform is loaded with the weights, its bias over the vocabulary starts at 0",)

@@ -19,7 +19,7 @@ from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.heads import SequenceClassifier, TokenClassifier
 from jaxfm.models.inputs.inputs import Inputs
-from jaxfm.models.norms import layer_norm
+from jaxfm.models.norms import make_norm
 from jaxfm.models.products import dot_general
 from jaxfm.parallel import mesh as meshes
 
@@ -49,7 +49,7 @@ class PatchInputs(nnx.Module):
         )
         table = meshes.with_axes(draw, "positions", "embed")
         self.position = nnx.Embed(TOKENS, config.hidden_size, dtype=dtype, embedding_init=table, rngs=rngs)
-        self.norm = layer_norm(config, dtype, rngs)
+        self.norm = make_norm(config, dtype, rngs)
 
     def __call__(self, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> Inputs:
         pixels_BYX = batch["pixels"]
