@@ -301,6 +301,7 @@ def compare(name: str, folder: pathlib.Path, **changes: Any) -> dict[str, dict[s
             "in": float(max(theirs)),
             "packed": float(packed),
             "spread": float(expected[kind].std()),
+            "fused": kernels(read[kind].encoder),
             **written(name, kind, read[kind], folder, expected[kind], arrays),
         }
     return result
@@ -368,11 +369,14 @@ def table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
     rows = []
     for name, kinds in results.items():
         for kind, found in kinds.items():
-            encoder = next(iter(FAMILIES[name].presets.values()), None)
             numbers = [f"{found[key]:.0e}" if found[key] else "0" for key in ("in", "packed", "out")]
             same = "yes" if found["bytes"] else "no"
-            paths = ", ".join(kernels(encoder)) if encoder is not None and not kind else ""
-            rows.append((f"`{name}`" if not kind else "", f"`{found['class']}`", *numbers, same, paths))
+            paths = ", ".join(found["fused"]) or "none"
+            rows.append(
+                (f"`{name}`", f"`{found['class']}`", *numbers, same, paths)
+                if not kind
+                else ("", f"`{found['class']}`", *numbers, same, "")
+            )
     columns = ("family", "class of transformers", "in", "packed", "out", "same bytes", "fused attention")
     return Table("Families", columns, rows)
 

@@ -9,7 +9,7 @@ from jaxfm.families.config_values import ConfigValues, is_integer, shown
 from jaxfm.families.registry import FAMILIES, classes_with, family
 
 # Families of transformers that are near a name of ours and compute something else.
-_OTHERS = ("albert", "bart", "ibert", "mbart")
+_OTHERS = ("bart", "ibert", "mbart", "deberta")
 
 
 def encoder_config(values: Mapping[str, Any], where: str) -> EncoderConfig:

@@ -100,7 +100,9 @@ def test_class_names_and_kinds_are_inverse(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_names_of_the_encoder_alone_have_no_prefix(name: str) -> None:
     family = FAMILIES[name]
-    for part in (family.encoder_tensors, lambda *, bare: family.head_tensors("sequence_classes", bare=bare)):
+    encoder = next(iter(family.presets.values()), preset("bert_base"))
+    parts = [lambda *, bare, kind=kind: family.head_tensors(kind, encoder, bare=bare) for kind in family.heads]
+    for part in (family.encoder_tensors, *parts):
         whole, bare = part(bare=False), part(bare=True)
         assert [tensor.name for tensor in bare.values()] == [
             tensor.name.removeprefix(family.prefix) for tensor in whole.values()

@@ -62,7 +62,7 @@ def test_such_a_name_is_found() -> None:
     broken = {
         "jaxfm/tasks/a.py": '"""Of bert."""\nx = "not bert_base"\ny = f"{x} electra"\nz = "BertForMaskedLM"',
         "jaxfm/families/roberta.py": 'a = "roberta"\nb = "xlm-roberta"',
-        "jaxfm/hub/b.py": 'import bert\nx = ("albert", "bert-like", "BERT", "BertTokenizer")',
+        "jaxfm/hub/b.py": 'import bert\nx = ("bart", "bert-like", "BERT", "BertTokenizer")',
     }
     assert names_outside(broken) == [
         "jaxfm/tasks/a.py:2: bert_base",

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
+from jaxfm.families.registry import FAMILIES
 from jaxfm.hub.config_json import encoder_config, hf_config, labels_of
 from tests.families import test_modernbert
 
@@ -68,9 +69,9 @@ def message(values: dict[str, Any]) -> str:
         ({"id2label": {"0": "O", "1": None}}, "the name of class 1 must be text, not null."),
         ({"id2label": {"0": "O", "1": ["B"]}}, 'the name of class 1 must be text, not ["B"].'),
         ({"id2label": "O"}, "id2label is 'O'; it must be an object"),
-        ({"model_type": "deberta-v2"}, "'deberta-v2' is not supported. The families there are: bert, electra, modern"),
-        ({"model_type": "albert"}, "'albert' is not supported. The families there are: bert, electra, modernbert"),
-        ({"model_type": ["bert"]}, 'model_type ["bert"] is not supported. The families there are: bert'),
+        ({"model_type": "deberta"}, "'deberta' is not supported. The families there are: albert, bert, camembert"),
+        ({"model_type": "mbart"}, "'mbart' is not supported. The families there are: albert, bert, camembert"),
+        ({"model_type": ["bert"]}, 'model_type ["bert"] is not supported. The families there are: albert'),
     ],
     ids=str,
 )
@@ -90,9 +91,9 @@ def test_labels() -> None:
     [
         ({"model_type": "robertta"}, "model_type 'robertta' is not supported. Did you mean 'roberta'?"),
         ({"model_type": None}, "model_type null is not supported."),
-        ({"model_type": "llama"}, "The families there are: bert, electra, modernbert, roberta, xlm-roberta."),
-        ({"hidden_act": "relu"}, "hidden_act is 'relu'; the bert encoder here computes 'gelu'."),
-        ({"hidden_act": "gelu_new"}, "hidden_act is 'gelu_new'"),
+        ({"model_type": "llama"}, "The families there are: albert, bert, camembert, deberta-v2, "),
+        ({"hidden_act": "mish"}, "hidden_act is 'mish'; the activations computed here are gelu, "),
+        ({"hidden_act": ["gelu"]}, 'hidden_act is ["gelu"]; the activations'),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
         ({"is_decoder": True}, "is_decoder is true"),
         ({"num_attention_heads": 4}, "hidden_size 6 is not a multiple of num_attention_heads 4."),
@@ -122,12 +123,16 @@ JSON = st.recursive(
 
 
 def starts() -> list[dict[str, Any]]:
+    """A right config of every family."""
+    shapes = [next(iter(family.presets.values()), None) for family in FAMILIES.values()]
+    written = [hf_config(shape, pad_token_id=0, labels=()) for shape in shapes if shape is not None]
     electra = dataclasses.replace(SHAPE, family="electra")
     return [
         config(),
         config(model_type="roberta", pad_token_id=1),
         hf_config(electra, pad_token_id=0, labels=()),
         test_modernbert.config(),
+        *written,
     ]
 
 

@@ -61,8 +61,9 @@ def test_activations_and_their_gradients_are_those_of_transformers(name: str, th
     expected = ACT2FN[theirs](x)
     expected.sum().backward()
     ours = jnp.asarray(x.detach().numpy())
-    np.testing.assert_allclose(ACTIVATION[name](ours), expected.detach().numpy(), atol=2e-6)
-    np.testing.assert_allclose(jax.vmap(jax.grad(ACTIVATION[name]))(ours), x.grad.numpy(), atol=2e-6)
+    # 1 + tanh(x) cancels where tanh is near -1; XLA's tanh is off by 8e-7 there, times |x| / 2.
+    np.testing.assert_allclose(ACTIVATION[name](ours), expected.detach().numpy(), atol=5e-6)
+    np.testing.assert_allclose(jax.vmap(jax.grad(ACTIVATION[name]))(ours), x.grad.numpy(), atol=5e-6)
 
 
 @pytest.mark.parametrize("name", ["gelu_tanh", "silu"])

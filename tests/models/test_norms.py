@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxfm.config import MeshConfig
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.norms import LayerNorm, make_norm, normalise, rms_normalise
+from jaxfm.parallel import mesh as meshes
 
 EPSILON = 1e-5
 ROWS, FEATURES = 5, 7
@@ -128,7 +130,9 @@ def test_rms_norm_and_its_gradient_are_those_of_float64() -> None:
 @pytest.mark.parametrize("offset", [0.0, 1.0])
 def test_a_new_rms_norm_scales_by_one(offset: float) -> None:
     config = EncoderConfig(norm="rms", norm_scale_offset=offset, hidden_size=4, num_heads=1)
-    norm = make_norm(config, jnp.dtype(jnp.bfloat16), nnx.Rngs(0))
+    make = lambda: make_norm(config, jnp.dtype(jnp.bfloat16), nnx.Rngs(0))  # noqa: E731
+    graphdef, _ = meshes.build_abstract(make, meshes.make_mesh(MeshConfig()))
+    norm = nnx.merge(graphdef, jax.jit(lambda: meshes.initialise(make))())
     assert float(norm.scale[...][0]) == 1.0 - offset
     result = norm(jnp.asarray([[3.0, -3.0, 3.0, 3.0]], jnp.bfloat16))
     assert result.dtype == jnp.bfloat16 and np.abs(result.astype(jnp.float32)).tolist() == [[1.0] * 4]

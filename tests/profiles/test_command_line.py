@@ -38,11 +38,14 @@ MISTAKES = {
     "masked_positions": (["--preset=bert_absent", "--output=o.json"], "bert_absent"),
     "mlm_against_torch": (["--config=absent.py", "--output=o.json"], "--config=absent.py"),
     "mlm_convergence": (["--source=text:absent", "--preset=bert_absent", "--output=o.json"], "bert_absent"),
+    "model_page": (["--output=absent/models.md"], "--output=absent/models.md: there is no folder absent"),
+    "model_parity": (["--families=brt", "--output=o.json"], "--families: 'brt' is not one of bert"),
     "pictures": (["--workdir=."], "--workdir=.: is there already"),
     "scaling": (["--config=absent.py", "--output=o.json"], "--config=absent.py"),
     "small_data": (["--data=absent", "--output=o.json"], "--data=absent: no such folder"),
     "start": (["--config=configs/ner.py", "--repeats=0", "--output=o.json"], "--repeats=0: must be at least 1"),
     "throughput": (["--config=absent.py"], "--config=absent.py"),
+    "training_parity": (["--families=brt", "--output=o.json"], "--families: 'brt' is not one of bert"),
     "trace": (["--config=absent.py"], "--config=absent.py"),
 }
 

@@ -1,0 +1,134 @@
+"""Writes docs/models.md from the measured parity of every family with transformers.
+
+python -m profiles.model_page --output=docs/models.md
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from jaxfm import files
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.errors import UserError
+from jaxfm.families.registry import FAMILIES
+from jaxfm.observe.tables import Table, to_markdown
+from profiles import command_line
+from profiles.model_parity import table
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+# Whose published checkpoints have this model_type.
+MODELS: Mapping[str, str] = {
+    "bert": "BERT, MiniLM, BGE, E5, GTE, PubMedBERT ...",
+    "roberta": "RoBERTa, BERTweet, CodeBERT, all-distilroberta ...",
+    "xlm-roberta": "XLM-R, multilingual E5, BGE-M3's encoder",
+    "camembert": "CamemBERT",
+    "electra": "ELECTRA small, base and large: discriminators and generators",
+    "modernbert": "ModernBERT, Ettin encoders, mmBERT",
+    "distilbert": "DistilBERT and its multilingual version",
+    "mpnet": "MPNet, all-mpnet-base, paraphrase-mpnet",
+    "albert": "ALBERT v1 and v2",
+    "deberta-v2": "DeBERTa v3 and mDeBERTa v3; v2 without its convolution",
+    "eurobert": "EuroBERT 210m, 610m and 2.1B",
+    "esm": "ESM-2 (proteins), ESM-1b",
+    "gemma3_text": "EmbeddingGemma's encoder",
+}
+
+PAGE = """# Encoder families
+
+<!-- made by `python -m profiles.model_page --output=docs/models.md`; do not edit -->
+
+One stack of layers computes all of them; a family is a configuration of it and one file of names
+([`jaxfm/families/`](architecture.md#what-is-new-files-only)). `config.model.init=hf:OWNER/NAME` (or `dir:PATH`) reads a
+checkpoint of any of these, `jaxfm export` writes it back for transformers, and every task trains every family: packed,
+sharded, with LoRA, rematerialisation, `jaxfm plan` and MFU. A preset is a published shape to train from scratch
+(`config.model.init=scratch`).
+
+{families}
+
+## Measured against transformers
+
+Largest differences over small random models, in f32, with texts in padded rows, of full length, and packed with others
+(`python -m profiles.model_parity`; transformers {transformers}, torch {torch}).
+
+- **in**: states or logits of jaxfm and of transformers for the same files. The goal is 1e-4.
+- **packed**: a text alone in its row, and packed with others.
+- **out**: transformers' numbers for what jaxfm wrote, and for what jaxfm had read.
+- **same bytes**: every tensor written is the one that was read.
+- **fused attention**: kernels that compute rows of 512 tokens. What they lack, a bias on the scores or products of
+  content and position, XLA computes: `config.model.attention=auto` never changes the function, and the log says which
+  path was taken.
+
+{parity}
+
+Not carried along: ESM's head of contacts and its pooler, which transformers then initialises anew and says so.
+
+## Trained beside transformers
+
+{steps} updates from the same weights with the same batches, AdamW, masked LM, without dropout (`python -m
+profiles.training_parity`): the largest relative difference of the loss before an update. jaxfm trains on packed rows,
+transformers on padded ones. The goal is 1e-3.
+
+{training}
+
+## What is refused
+
+A value of `config.json` with which transformers computes something else than jaxfm is an error that names the key:
+scaled rotary positions, decoders, the convolution of DeBERTa v2 xlarge, layers within ALBERT's groups. So is an unknown
+`model_type`. `relative_key` positions of BERT are refused because transformers 5 has
+removed them. Checkpoints must be safetensors: a pickle is refused with the way to convert it. Code of a repository is
+never run.
+"""
+
+
+def kind_of_attention(encoder: EncoderConfig) -> str:
+    """Says in words what the attention of a shape has beside queries and keys."""
+    parts = {
+        "rotary": encoder.position_embedding == "rope",
+        "learned positions": encoder.position_embedding == "learned",
+        "relative bias": encoder.relative_positions == "bias",
+        "disentangled": encoder.relative_positions == "disentangled",
+        "local windows": bool(encoder.local_window),
+        "shared keys": bool(encoder.num_kv_heads),
+        "normalised queries and keys": encoder.qk_norm,
+    }
+    return ", ".join(name for name, there in parts.items() if there)
+
+
+def page(parity: Mapping[str, Any], training: Mapping[str, Any]) -> str:
+    """Returns the page for two results of profiles/results."""
+    rows = []
+    for name, family in FAMILIES.items():
+        shape = next(iter(family.presets.values()), None)
+        attention = kind_of_attention(shape) if shape is not None else "learned positions"
+        presets = ", ".join(f"`{preset}`" for preset in family.presets)
+        rows.append((f"`{name}`", MODELS[name], attention, presets))
+    families = Table("Families", ("model_type", "models", "attention", "presets"), rows)
+    differences = [
+        (f"`{name}`", *(f"{run['largest relative difference']:.0e}" for run in runs.values()))
+        for name, runs in training["families"].items()
+    ]
+    seeds = [f"seed {seed}" for seed in next(iter(training["families"].values()))]
+    return PAGE.format(
+        families=to_markdown(families),
+        parity=to_markdown(table(parity["families"])),
+        transformers=parity["versions"]["transformers"],
+        torch=parity["versions"]["torch"],
+        steps=training["settings"]["updates"],
+        training=to_markdown(Table("Training", ("family", *seeds), differences)),
+    )
+
+
+def main() -> None:
+    """The program."""
+    parser = command_line.make_parser(__doc__)
+    parser.add_argument("--output", type=pathlib.Path, required=True)
+    arguments = parser.parse_args()
+    if not arguments.output.parent.is_dir():
+        raise UserError(f"--output={arguments.output}: there is no folder {arguments.output.parent}.")
+    parity, training = (files.read_json(RESULTS / f"{name}_parity.json") for name in ("model", "training"))
+    files.write_text(arguments.output, page(parity, training))
+    print(f"written: {arguments.output}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)
