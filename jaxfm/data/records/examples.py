@@ -23,6 +23,8 @@ TEXT_COLUMNS = tuple(
     .split()
 )  # fmt: skip
 PAIR_COLUMNS = (
+    ("text", "pair"),
+    ("text", "text_pair"),
     ("premise", "hypothesis"),
     ("sentence1", "sentence2"),
     ("question1", "question2"),

@@ -106,6 +106,8 @@ def test_texts_pairs_and_labels_by_their_usual_names(write):
         ("b.csv", "id,premise,hypothesis,class", "h"),
         ("c.csv", "category,question,sentence", "s"),
         ("d.csv", "label,sentence1,sentence2,score", "s"),
+        ("e.csv", "text,pair,label", "p"),
+        ("f.csv", "text,text_pair,label", "t"),
     ):
         names = fields.split(",")
         rows = [",".join(f"{cell[0]}{i}" for cell in names) for i in (1, 2)]
