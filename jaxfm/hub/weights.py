@@ -6,20 +6,21 @@ import pathlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import jax.numpy as jnp
-import ml_dtypes  # noqa: F401  (teaches numpy bfloat16, which safetensors then reads)
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from jaxfm import files
 from jaxfm.core.encoder_config import EncoderConfig, has_padded_rows
+from jaxfm.core.initial import HostArray
 from jaxfm.errors import UserError
 from jaxfm.families.family import Family, Head
 from jaxfm.families.models import encoder_shapes, parameter_shapes
 from jaxfm.families.registry import FAMILIES, family
 from jaxfm.families.tensors import Tensor
 from jaxfm.hub.config_json import encoder_config, labels_of
+from jaxfm.hub.directory import json_object, listing
+from jaxfm.hub.stored import StoredParam, WithRows
+from jaxfm.hub.tensor_files import StoredTensor, check_finite, check_floating, equal, open_tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Checkpoint:
 
     Attributes:
       encoder: shape of the encoder.
-      params: path -> f32 array, layers stacked along a leading axis: "encoder/..."; "head/..." of a classifier whose
+      params: path -> f32 array, read from the files when it is asked for, layers stacked along a leading axis:
+        "encoder/..."; "head/..." of a classifier whose
         classes have names; "pooler/..." before classes of whole examples; "transform/..." and "decoder/bias" of a
         masked-LM head; "detector/..." of replaced-token detection. The vocabulary is padded
         (EncoderConfig.padded_vocab_size).
@@ -38,10 +40,14 @@ class Checkpoint:
     """
 
     encoder: EncoderConfig
-    params: dict[str, np.ndarray]
+    params: dict[str, HostArray]
     heads: tuple[str, ...]
     labels: tuple[str, ...]
     notes: tuple[str, ...]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Reads all parameters into the host's memory."""
+        return {path: np.asarray(value) for path, value in self.params.items()}
 
 
 def read_config(directory: pathlib.Path) -> EncoderConfig:
@@ -50,7 +56,9 @@ def read_config(directory: pathlib.Path) -> EncoderConfig:
 
 
 def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
-    """Reads a Hugging Face directory whole.
+    """Reads what is in a Hugging Face directory: names, types and shapes first, then whether all numbers are finite.
+
+    No more than a chunk of a tensor is in memory at a time; `params` read the files again.
 
     Raises:
       UserError: no safetensors (a .bin is refused: it is a pickle), a tensor missing, stored twice, unknown, of wrong
@@ -60,36 +68,36 @@ def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
     where = str(directory / "config.json")
     encoder, labels = encoder_config(values, where), labels_of(values, where)
     own = FAMILIES[encoder.family]
-    tensors, notes = _without_wrapper(_read_tensors(directory), own, directory)
+    tensors, notes = _without_wrapper(open_tensors(directory), own, directory)
     bare = not any(name.startswith(own.prefix) for name in tensors)
-    found = _find_heads(own, encoder, tensors, len(labels), bare=bare)
     table = _encoder_entries(own, encoder, bare=bare)
+    params = {ours: _gather(ours, entry, tensors, encoder, directory) for ours, entry in table.items()}
+    found = _find_heads(own, encoder, tensors, len(labels), bare=bare)
+    heads: dict[str, Entry] = {}
     for kind in found.heads:
-        table |= found.tables[kind]
-    params, used = {}, set()
-    for ours, entry in table.items():
-        value = _gather(ours, entry, tensors, encoder, directory)
-        params[ours] = pad_vocabulary(value, encoder) if has_padded_rows(ours) else value
-        used |= set(entry.tensor.names(encoder.num_layers))
-    for kind in found.heads:
-        used |= set(own.heads[kind].tied)
+        heads |= found.tables[kind]
+    params |= {ours: _gather(ours, entry, tensors, encoder, directory) for ours, entry in heads.items()}
+    read = {name for entry in (table | heads).values() for name in entry.tensor.names(encoder.num_layers)}
+    tied = {name for kind in found.heads for name in own.heads[kind].tied}
     extras = {name.removeprefix(own.prefix) if bare else name for name in own.known_extras}
     for kind, head in own.heads.items():
         extras |= {entry.tensor.name for entry in found.tables[kind].values()} | set(head.tied)
-    unused = sorted(set(tensors) - used)
+    unused = sorted(set(tensors) - read - tied)
     unknown = [name for name in unused if name not in extras]
     if unknown:
         raise UserError(
             f"{directory}: {len(unknown)} tensors have no place in a {own.name} encoder: {', '.join(unknown[:8])}"
             f"{' ...' if len(unknown) > 8 else ''}. The checkpoint is of another architecture than config.json says."
         )
+    for name in sorted(read):
+        check_finite(name, tensors[name].chunks(), str(directory))
     if unused:
         notes.append(f"weights not used: {', '.join(unused)}")
     named = labels if "head/bias" in params else ()
     return Checkpoint(encoder, params, found.heads, named, (*notes, *found.notes))
 
 
-def write_tensors(path: pathlib.Path, encoder: EncoderConfig, head: str, params: Mapping[str, np.ndarray]) -> None:
+def write_tensors(path: pathlib.Path, encoder: EncoderConfig, head: str, params: Mapping[str, HostArray]) -> None:
     """Writes encoder and head under transformers' names to one safetensors file, without what pads the vocabulary.
 
     Args:
@@ -123,12 +131,6 @@ def write_tensors(path: pathlib.Path, encoder: EncoderConfig, head: str, params:
     with files.atomic_write(path, binary=True) as file:
         # transformers reads from the metadata how the file was laid out.
         file.write(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
-
-
-def pad_vocabulary(table: np.ndarray, config: EncoderConfig) -> np.ndarray:
-    """Appends rows of zeros to an array [V, ...] up to the padded vocabulary."""
-    assert len(table) == config.vocab_size
-    return np.pad(table, [(0, config.padded_vocab_size - len(table)), *[(0, 0)] * (table.ndim - 1)])
 
 
 class Entry(NamedTuple):
@@ -172,7 +174,7 @@ class _Heads(NamedTuple):
 
 
 def _find_heads(
-    own: Family, encoder: EncoderConfig, tensors: Mapping[str, np.ndarray], num_classes: int, *, bare: bool
+    own: Family, encoder: EncoderConfig, tensors: Mapping[str, StoredTensor], num_classes: int, *, bare: bool
 ) -> _Heads:
     """Finds the heads whose every tensor is there.
 
@@ -197,38 +199,38 @@ def _find_heads(
 
 
 def _untied(
-    own: Family, head: Head, table: Mapping[str, Entry], tensors: Mapping[str, np.ndarray], *, bare: bool
+    own: Family, head: Head, table: Mapping[str, Entry], tensors: Mapping[str, StoredTensor], *, bare: bool
 ) -> str:
     """Says which tensor of the checkpoint differs from the one it must equal; "" when none does."""
     known = own.encoder_tensors(bare=bare) | {ours: entry.tensor for ours, entry in table.items()}
     for name, ours in head.tied.items():
         other = known[ours].name
-        if name in tensors and other in tensors and not np.array_equal(tensors[name], tensors[other]):
+        if name in tensors and other in tensors and not equal(tensors[name], tensors[other]):
             return f"{name} differs from {other}"
     return ""
 
 
 def _gather(
-    ours: str, entry: Entry, tensors: Mapping[str, np.ndarray], encoder: EncoderConfig, directory: pathlib.Path
-) -> np.ndarray:
-    """Returns one of our arrays, layers stacked, without what pads the vocabulary."""
-    tensor, shape = entry
-    if tensor.layered:
-        shape = shape[1:]
-    if has_padded_rows(ours):
-        shape = (encoder.vocab_size, *shape[1:])
-    parts = []
+    ours: str, entry: Entry, tensors: Mapping[str, StoredTensor], encoder: EncoderConfig, directory: pathlib.Path
+) -> HostArray:
+    """Returns one of our arrays, layers stacked, the vocabulary padded; nothing is read yet."""
+    tensor, whole = entry
+    padded = has_padded_rows(ours)
+    if padded:
+        whole = (encoder.vocab_size, *whole[1:])
+    wanted = _their_shape(ours, tensor, whole[1:] if tensor.layered else whole)
+    parts: list[StoredTensor] = []
     for name in tensor.names(encoder.num_layers):
         if name not in tensors:
             raise UserError(f"{directory}: the tensor {name!r} is missing (needed for {ours}).")
-        value = tensors[name]
-        if list(value.shape) != (wanted := _their_shape(ours, tensor, shape)):
-            raise UserError(f"{directory}: {name!r} has shape {list(value.shape)}, but config.json asks for {wanted}.")
-        value = np.split(value, tensor.parts)[tensor.part]
-        check_finite(name, value, str(directory))
-        value = value.astype(np.float32)
-        parts.append((value.T if tensor.inputs else value).reshape(shape))
-    return np.stack(parts) if tensor.layered else parts[0]
+        if list(tensors[name].shape) != wanted:
+            raise UserError(
+                f"{directory}: {name!r} has shape {list(tensors[name].shape)}, but config.json asks for {wanted}."
+            )
+        check_floating(name, tensors[name].dtype, str(directory))
+        parts.append(tensors[name])
+    stored = StoredParam(tuple(parts), tensor, whole)
+    return WithRows(stored, np.zeros((0, *whole[1:]), np.float32), encoder.padded_vocab_size) if padded else stored
 
 
 def _their_shape(ours: str, tensor: Tensor, shape: tuple[int, ...]) -> list[int]:
@@ -238,49 +240,9 @@ def _their_shape(ours: str, tensor: Tensor, shape: tuple[int, ...]) -> list[int]
     return [tensor.parts * math.prod(shape)] if ours.endswith("/bias") else list(shape)
 
 
-def check_finite(name: str, value: np.ndarray, where: str) -> None:
-    """Raises UserError where weights are not floating-point numbers, or one of them is NaN or infinite."""
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise UserError(
-            f"{where}: {name!r} holds {value.dtype} numbers. Weights are read as floating-point numbers; quantised "
-            "ones must be converted first."
-        )
-    with np.errstate(all="ignore"):
-        total = value.sum(dtype=np.float32)  # one pass, and no array as large as the weights
-    if np.isfinite(total) or (finite := np.isfinite(value)).all():
-        return
-    raise UserError(
-        f"{where}: {np.size(finite) - np.count_nonzero(finite):,} of the {value.size:,} numbers of {name!r} are NaN or "
-        "infinite: these weights were damaged, or saved after a training that diverged. Take an earlier checkpoint."
-    )
-
-
-def _read_tensors(directory: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads all tensors of a directory, under the names of today."""
-    found: dict[str, np.ndarray] = {}
-    origins: dict[str, pathlib.Path] = {}
-    for path in _safetensors_files(directory):
-        try:
-            with safetensors.safe_open(path, framework="numpy") as file:
-                for name in file.keys():  # noqa: SIM118  (not a dict)
-                    own = _renamed(name)
-                    if own in found:
-                        both = " and ".join(dict.fromkeys((origins[own].name, path.name)))
-                        raise UserError(f"{directory}: the tensor {own!r} is there twice, in {both}. Fetch it again.")
-                    found[own], origins[own] = file.get_tensor(name), path
-        except UserError:
-            raise
-        # Types that numpy does not have are a TypeError or a KeyError, by the version of safetensors.
-        except (safetensors.SafetensorError, OSError) as error:
-            raise UserError(f"{path}: is not a whole safetensors file ({error}). Fetch it again.") from error
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
-            raise UserError(f"{path}: holds a type of numbers that is not read here ({error!r}).") from error
-    return found
-
-
 def _without_wrapper(
-    tensors: dict[str, np.ndarray], family: Family, directory: pathlib.Path
-) -> tuple[dict[str, np.ndarray], list[str]]:
+    tensors: dict[str, StoredTensor], family: Family, directory: pathlib.Path
+) -> tuple[dict[str, StoredTensor], list[str]]:
     """Takes off what torch's wrappers put before all names ("module.", "_orig_mod."); returns a note that says so.
 
     Raises:
@@ -304,57 +266,8 @@ def _without_wrapper(
     return {name.removeprefix(wrapper): value for name, value in tensors.items()}, [note]
 
 
-def _safetensors_files(directory: pathlib.Path) -> list[pathlib.Path]:
-    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if index.is_file():
-        names = _shards(index)
-        if any(pathlib.PurePath(name).name != name for name in names):
-            raise UserError(f"{index}: names files outside its directory: {names}.")
-        missing = [name for name in names if not (directory / name).is_file()]
-        if missing:
-            raise UserError(f"{directory}: {', '.join(missing)} listed in {index.name} but not there.")
-        return [directory / name for name in names]
-    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.ckpt", "*.h5") for path in directory.glob(pattern))
-    if pickles:
-        raise UserError(
-            f"{directory}: has {pickles[0]} but no model.safetensors. jaxfm reads safetensors only (a .bin is a pickle "
-            "and can run code). Convert it once where torch is installed: AutoModel.from_pretrained(DIR)"
-            ".save_pretrained(NEW_DIR)."
-        )
-    raise UserError(f"{directory}: has no model.safetensors (found: {', '.join(_listing(directory)) or 'nothing'}).")
-
-
-def _shards(index: pathlib.Path) -> list[str]:
-    """Names of the files that an index says hold the tensors."""
-    table = _json_object(index).get("weight_map")
-    if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
-        raise UserError(f"{index}: has no 'weight_map' from tensors to files. Fetch it again.")
-    return sorted(set(table.values()))
-
-
 def _config_values(directory: pathlib.Path) -> dict[str, object]:
     path = directory / "config.json"
     if not path.is_file():
-        raise UserError(f"{directory}: has no config.json (found: {', '.join(_listing(directory)) or 'nothing'}).")
-    return _json_object(path)
-
-
-def _json_object(path: pathlib.Path) -> dict[str, object]:
-    try:
-        values = files.read_json(path)
-    except (ValueError, RecursionError) as error:  # ValueError: a number of too many digits, too
-        raise UserError(f"{path}: is not JSON ({error}).") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: is JSON, but not an object of keys and values.")
-    return values
-
-
-def _renamed(name: str) -> str:
-    """The first BERT checkpoints carry TensorFlow's names of layer-norm parameters; transformers renames them too."""
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-
-
-def _listing(directory: pathlib.Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())[:12]
+        raise UserError(f"{directory}: has no config.json (found: {listing(directory)}).")
+    return json_object(path)

@@ -112,7 +112,7 @@ def test_peft_computes_the_same_logits(family: str, targets: tuple[str, ...], tm
     checkpoint = read_checkpoint(tmp_path / "base")
     settings = AdaptConfig(lora=LoraConfig(rank=3, alpha=7.0, targets=targets))
     encoder = with_adapters(checkpoint.encoder, settings)
-    params = trained(encoder, checkpoint.params)
+    params = trained(encoder, checkpoint.arrays())
     merged, output = tmp_path / "merged", tmp_path / "peft"
     merged.mkdir(), output.mkdir()
     pad = 1 if family == "roberta" else 0
