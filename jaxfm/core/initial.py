@@ -47,6 +47,23 @@ class StoredArray(HostArray, Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where weights were first read from: what config.json of a run keeps, so that it can be done again.
+
+    Attributes:
+      init: URI of the weights, as it was given.
+      revision: commit of the Hugging Face hub; "" for what is not from there.
+      tokenizer_revision: the same of a tokenizer from elsewhere; "" where it is that of the weights.
+      vocab_size: rows of the word embedding there.
+    """
+
+    init: str
+    revision: str = ""
+    tokenizer_revision: str = ""
+    vocab_size: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Initial:
     """What `config.model` resolves to.
 
@@ -57,6 +74,7 @@ class Initial:
       labels: class names of the head in `params`; empty when it carries none.
       tokenizer: directory of the tokenizer's files; None where scratch names none.
       notes: sentences for the log.
+      origin: where the weights were first read from; None for scratch.
     """
 
     encoder: EncoderConfig
@@ -64,6 +82,7 @@ class Initial:
     labels: tuple[str, ...]
     tokenizer: pathlib.Path | None
     notes: tuple[str, ...]
+    origin: Origin | None = None
 
     def left_over(self, used: tuple[str, ...]) -> tuple[str, ...]:
         """Returns a sentence for the log that names the parts not under the path prefixes `used`; none: nothing."""

@@ -15,6 +15,7 @@ from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.programs import plugins, program
 from jaxfm.training.saved_run import open_run
+from jaxfm.training.workdir import read_origin
 
 USAGE = "usage: python -m jaxfm.export --workdir=DIR --output=DIR [--format=hf|peft]"
 FORMATS = ("hf", "peft")
@@ -40,7 +41,7 @@ def _export(workdir: pathlib.Path, output: pathlib.Path, format: str) -> pathlib
     run = open_run(workdir)
     encoder, predictor = run.spec.encoder, run.predictor()
     only_mergeable(encoder, format)
-    base = peft.base_model(encoder, run.config.model.init) if format == "peft" else ""
+    base = peft.base_model(encoder, run.config.model.init, read_origin(workdir)) if format == "peft" else ("", "")
     with_adapters = run.restore(make_mesh(MeshConfig()), Build()).to_host()
     _, merged = merge_low_rank(encoder, with_adapters)
     with files.held(files.lock_beside(output), f"--output={output}"), files.atomic_directory(output) as folder:

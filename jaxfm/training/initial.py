@@ -16,6 +16,7 @@ from jaxfm.hub.vocabulary import fit_vocabulary
 from jaxfm.models.adapters import merge_low_rank
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.training.saved_run import open_run
+from jaxfm.training.workdir import read_origin
 
 RUN = "run:"
 
@@ -49,6 +50,7 @@ def resolve(config: ModelConfig) -> Initial:
         labels=run.predictor().labels,
         tokenizer=tokenizer,
         notes=(f"weights: {config.init}, step {restored.step} ({run.spec.encoder.family})", *notes),
+        origin=read_origin(workdir),
     )
 
 

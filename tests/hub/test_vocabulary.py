@@ -115,6 +115,7 @@ def test_entries_that_moved_are_of_another_model(weights: pathlib.Path, tmp_path
 
 
 def test_a_larger_vocabulary_beside_the_weights_must_be_of_added_tokens(weights: pathlib.Path) -> None:
+    load_tokenizer(weights).save_pretrained(weights)  # in one file
     path = weights / "tokenizer.json"
     values = json.loads(path.read_text())
     vocabulary = values["model"]["vocab"]
