@@ -3,13 +3,11 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
-import safetensors.numpy
 
-from jaxfm import files
 from jaxfm.core.encoder_config import EncoderConfig, has_padded_rows
 from jaxfm.core.initial import HostArray
 from jaxfm.errors import UserError
@@ -21,6 +19,7 @@ from jaxfm.hub.config_json import encoder_config, labels_of
 from jaxfm.hub.directory import json_object, listing
 from jaxfm.hub.stored import StoredParam, WithRows
 from jaxfm.hub.tensor_files import StoredTensor, check_finite, check_floating, equal, open_tensors
+from jaxfm.hub.tensor_writing import write_f32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +99,8 @@ def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
 def write_tensors(path: pathlib.Path, encoder: EncoderConfig, head: str, params: Mapping[str, HostArray]) -> None:
     """Writes encoder and head under transformers' names to one safetensors file, without what pads the vocabulary.
 
+    One layer of one parameter is copied at a time.
+
     Args:
       path: of the file.
       encoder: low-rank updates that it names must be merged into `params`.
@@ -113,24 +114,28 @@ def write_tensors(path: pathlib.Path, encoder: EncoderConfig, head: str, params:
     num_classes = len(params["head/bias"]) if "head/bias" in params else 1
     table = _encoder_entries(own, encoder) | _head_entries(own, encoder, head, num_classes)
     assert set(params) == set(table), f"not the parameters of {head}: {sorted(set(params) ^ set(table))}"
-    found: dict[str, list[np.ndarray]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    parts: dict[str, list[tuple[str, int]]] = {}  # of each of their tensors: our parameters and the layer
     for ours, (tensor, shape) in table.items():
-        value = np.asarray(params[ours], np.float32)
-        assert value.shape == shape, f"{ours}: has shape {value.shape}, not {shape}"
-        if has_padded_rows(ours):
-            value = value[: encoder.vocab_size]
-        names = tensor.names(encoder.num_layers)
-        for name, array in zip(names, value if tensor.layered else [value], strict=True):
-            if tensor.inputs:
-                array = array.reshape(math.prod(array.shape[: tensor.inputs]), -1).T
-            elif tensor.layered:
-                array = array.reshape(-1)
-            assert len(found.setdefault(name, [])) == tensor.part, f"{ours}: the parts of {name} are out of order"
-            found[name].append(array)
-    tensors = {name: np.ascontiguousarray(np.concatenate(parts)) for name, parts in found.items()}
-    with files.atomic_write(path, binary=True) as file:
-        # transformers reads from the metadata how the file was laid out.
-        file.write(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
+        assert params[ours].shape == shape, f"{ours}: has shape {params[ours].shape}, not {shape}"
+        own = shape[1:] if tensor.layered else (_rows(ours, shape, encoder), *shape[1:])
+        for layer, name in enumerate(tensor.names(encoder.num_layers)):
+            assert len(parts.setdefault(name, [])) == tensor.part, f"{ours}: the parts of {name} are out of order"
+            parts[name].append((ours, layer))
+            shapes[name] = tuple(_their_shape(ours, tensor, own))
+
+    def read(name: str) -> Iterator[np.ndarray]:
+        for ours, layer in parts[name]:
+            tensor, shape = table[ours]
+            value = params[ours][layer if tensor.layered else slice(_rows(ours, shape, encoder))]
+            yield value.reshape(math.prod(value.shape[: tensor.inputs]), -1).T if tensor.inputs else value
+
+    write_f32(path, shapes, read)
+
+
+def _rows(ours: str, shape: tuple[int, ...], encoder: EncoderConfig) -> int:
+    """Returns the size of a parameter's first axis without what pads the vocabulary."""
+    return encoder.vocab_size if has_padded_rows(ours) else shape[0]
 
 
 class Entry(NamedTuple):
@@ -216,8 +221,7 @@ def _gather(
     """Returns one of our arrays, layers stacked, the vocabulary padded; nothing is read yet."""
     tensor, whole = entry
     padded = has_padded_rows(ours)
-    if padded:
-        whole = (encoder.vocab_size, *whole[1:])
+    whole = (_rows(ours, whole, encoder), *whole[1:])
     wanted = _their_shape(ours, tensor, whole[1:] if tensor.layered else whole)
     parts: list[StoredTensor] = []
     for name in tensor.names(encoder.num_layers):

@@ -161,8 +161,3 @@ def test_an_origin_that_was_changed_is_named(value: object, run: pathlib.Path) -
     change(run / "config.json", origin=value)
     with pytest.raises(UserError, match=r'config\.json: its "origin" is not one that jaxfm wrote'):
         workdirs.read_origin(run)
-
-
-def test_a_run_keeps_where_its_weights_are_from(run: pathlib.Path) -> None:
-    origin = workdirs.read_origin(run)
-    assert origin is not None and origin.init.startswith("dir:") and origin.vocab_size == tiny.ENCODER.vocab_size
