@@ -32,6 +32,10 @@ _DTYPES: dict[str, Any] = {
     **{f"U{bits}": np.dtype(f"u{bits // 8}") for bits in (8, 16, 32, 64)},
     "BOOL": np.bool_,
 }
+_CONVERT = (
+    "convert it once where torch is installed (AutoModelForMaskedLM, or the class of its head, .from_pretrained(NAME)"
+    ".save_pretrained(NEW_DIR)) and take dir:NEW_DIR."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,10 +196,13 @@ def _safetensors_files(directory: pathlib.Path) -> list[pathlib.Path]:
     if pickles:
         raise UserError(
             f"{directory}: has {pickles[0]} but no model.safetensors. jaxfm reads safetensors only (a .bin is a pickle "
-            "and can run code). Convert it once where torch is installed: AutoModel.from_pretrained(DIR)"
-            ".save_pretrained(NEW_DIR)."
+            f"and can run code): {_CONVERT}"
         )
-    raise UserError(f"{directory}: has no model.safetensors (found: {listing(directory)}).")
+    hint = " Pickles of a hub repository (pytorch_model.bin) are not fetched: if it has nothing else, " + _CONVERT
+    raise UserError(
+        f"{directory}: has no model.safetensors (found: {listing(directory)})."
+        f"{hint if directory.parent.name == 'snapshots' else ''}"
+    )
 
 
 def _shards(index: pathlib.Path) -> list[str]:

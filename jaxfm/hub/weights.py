@@ -90,6 +90,11 @@ def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
         )
     for name in sorted(read):
         check_finite(name, tensors[name].chunks(), str(directory))
+    if "auto_map" in values:
+        notes.append(
+            "NOTE: config.json names Python code of the model's own (auto_map). It is not run: the weights are read "
+            f"into jaxfm's {own.name} encoder, whose tensors they have"
+        )
     if unused:
         notes.append(f"weights not used: {', '.join(unused)}")
     named = labels if "head/bias" in params else ()

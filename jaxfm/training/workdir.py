@@ -192,6 +192,12 @@ def read_origin(workdir: pathlib.Path) -> Origin | None:
     return Origin(**values)
 
 
+def read_made_with(workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns what config.json says of how a run was made: "versions", "python", "device", "git_commit"."""
+    values = files.read_versioned(workdir / CONFIG_FILE, CONFIG_VERSION)
+    return {name: value for name, value in values.items() if name not in ("config", "origin", "extensions")}
+
+
 def pinned(workdir: pathlib.Path, model: ModelConfig) -> ModelConfig:
     """Returns the model config of the run in `workdir`, hf: URIs at the commits that it began with, if it has begun."""
     origin = read_origin(workdir)

@@ -339,7 +339,11 @@ def test_pickles_are_never_read(name: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config()))
     (tmp_path / name).write_bytes(b"\x80\x04cos\nsystem\n")
     text = message(tmp_path)
-    assert f"has {name} but no model.safetensors" in text and "reads safetensors only" in text and "Convert it" in text
+    assert (
+        f"has {name} but no model.safetensors" in text
+        and "reads safetensors only" in text
+        and "convert it once" in text
+    )
 
 
 def test_no_weights_at_all(tmp_path: pathlib.Path) -> None:
@@ -427,6 +431,23 @@ def test_a_config_json_that_python_cannot_read(text: str, tensors: Tensors, writ
     directory = write(tensors)
     (directory / "config.json").write_text(text)
     assert message(directory).startswith(f"{directory / 'config.json'}: is not JSON (")
+
+
+def test_code_of_a_model_is_not_run_and_that_is_said(tensors: Tensors, write) -> None:
+    auto_map = {"AutoModel": "modeling.Model"}
+    directory = write(tensors, config(auto_map=auto_map))
+    (directory / "modeling.py").write_text("raise RuntimeError('it was run')")
+    read = read_checkpoint(directory)
+    assert read.encoder == SHAPE and "auto_map" in read.notes[0] and "It is not run" in read.notes[0]
+    text = message(write(tensors, config(auto_map=auto_map, model_type="mybert")))
+    assert "model_type 'mybert' is not supported." in text and text.endswith("(auto_map) is never run.")
+
+
+def test_a_hub_repository_without_safetensors_says_how_to_convert_it(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "snapshots" / ("a" * 40)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config()))
+    assert "(pytorch_model.bin) are not fetched" in message(folder) and "convert it once" in message(folder)
 
 
 @hypothesis.given(data=st.data())
