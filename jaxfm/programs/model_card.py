@@ -175,7 +175,7 @@ def _scores(report: Mapping[str, Any] | None) -> str:
         how = ""
         if limits:
             how = f"; {intervals['confidence']:.0%} intervals over {intervals['count']:,} {intervals['unit']}"
-        parts += [f"On `{split}`{how}:", to_markdown(Table("", ("metric", "value", "from", "to"), rows))]
+        parts += [f"On `{split}`{how}:", to_markdown(Table("", ("metric", "value", "from", "to"), rows)).strip("\n")]
     result = report.get("result")
     chosen = f" The checkpoint was chosen by `{result['metric']}` on the validation split." if result else ""
     parts.append(f"One run with one seed ({report['seed']}); another seed gives other numbers.{chosen}")
