@@ -29,7 +29,8 @@ class ModelConfig:
     """Which weights to start from and how the encoder computes."""
 
     init: str = field(
-        "scratch", "URI of the first weights: scratch, hf:OWNER/NAME, dir:PATH, package:MODULE/SUBDIR, run:WORKDIR"
+        "scratch",
+        "URI of the first weights: scratch, hf:OWNER/NAME[@REVISION], dir:PATH, package:MODULE/SUBDIR, run:WORKDIR",
     )
     preset: str = field("", "architecture when init is scratch: a preset of jaxfm/families; else left empty")
     tokenizer: str = field(

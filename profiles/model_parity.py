@@ -37,7 +37,8 @@ from jaxfm.families.family import Family
 from jaxfm.families.models import KINDS, parameter_shapes
 from jaxfm.families.registry import FAMILIES
 from jaxfm.hub.config_json import hf_config
-from jaxfm.hub.weights import Checkpoint, read_checkpoint, renamed, write_tensors
+from jaxfm.hub.tensor_files import renamed
+from jaxfm.hub.weights import Checkpoint, read_checkpoint, write_tensors
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.heads import SequenceClassifier
 from jaxfm.models.inputs.inputs import Inputs
@@ -219,7 +220,10 @@ def our_outputs(read: Mapping[str, Checkpoint], batch: Mapping[str, jax.Array]) 
         missing = [path for path in wanted[kind] if path not in own and not path.startswith("generator/")]
         wrong = [path for path, shape in wanted[kind].items() if path in own and own[path].shape != shape]
         assert not missing and not wrong, (kind, missing, wrong)
-        filled = {path: own.get(path, np.zeros(shape, np.float32)) for path, shape in wanted[kind].items()}
+        filled = {
+            path: np.asarray(own[path]) if path in own else np.zeros(shape, np.float32)
+            for path, shape in wanted[kind].items()
+        }
         params[kind] = flax.traverse_util.unflatten_dict(filled, sep="/")
     return {kind: np.asarray(value) for kind, value in compute(params, batch).items()}
 
@@ -326,7 +330,7 @@ def written(
     target.mkdir()
     again, info = opened(name, kind, read, target, output_loading_info=True)
     theirs = safetensors.numpy.load_file(folder / f"theirs_{kind}" / "model.safetensors")
-    theirs = {renamed(key, FAMILIES[name]): value for key, value in theirs.items()}
+    theirs = {renamed(key, FAMILIES[name].renamed): value for key, value in theirs.items()}
     ours = safetensors.numpy.load_file(target / "model.safetensors")
     return {
         "out": float(np.abs(their_outputs(again, arrays) - expected).max()),

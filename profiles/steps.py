@@ -13,7 +13,7 @@ from ml_collections import config_flags
 
 from jaxfm.config import AUTO, Config
 from jaxfm.core.batch import Dataset, Volume
-from jaxfm.core.initial import Initial
+from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.objective import Objective
 from jaxfm.data.arrays import ArrayDataset
 from jaxfm.data.pipeline import TrainBatches
@@ -55,7 +55,7 @@ class Work:
 
     objective: Objective
     rows: Dataset
-    loaded: Mapping[str, np.ndarray]
+    loaded: Mapping[str, HostArray]
 
     @classmethod
     def of_data(cls, config: Config, initial: Initial | None = None) -> "Work":

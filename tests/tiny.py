@@ -19,6 +19,7 @@ from jaxfm.config import Config
 from jaxfm.core.batch import Field, Volume
 from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.encoder_config import EncoderConfig, has_padded_rows
+from jaxfm.core.initial import HostArray, StoredArray
 from jaxfm.data.arrays import ArrayDataset
 from jaxfm.data.text.packing import text_fields
 from jaxfm.hub.config_json import hf_config
@@ -151,9 +152,10 @@ def _drawn(make: Callable[[], nnx.Module], encoder: EncoderConfig, seed: int) ->
     return made
 
 
-def nested(params: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Path -> array as nested dicts."""
-    return flax.traverse_util.unflatten_dict(params, sep="/")
+def nested(params: Mapping[str, HostArray]) -> dict[str, Any]:
+    """Path -> array as nested dicts; those in files are read."""
+    stored = {path: np.asarray(value) for path, value in params.items() if isinstance(value, StoredArray)}
+    return flax.traverse_util.unflatten_dict({**params, **stored}, sep="/")
 
 
 def write_weights(

@@ -2,10 +2,65 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from jaxfm.core.encoder_config import EncoderConfig
+
+
+class HostArray(Protocol):
+    """An array on the host: numpy's, or one whose numbers are read from a file when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the axes."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the numbers that `__getitem__` returns."""
+        ...
+
+    def __len__(self) -> int:
+        """Size of the first axis."""
+        ...
+
+    def __getitem__(self, index: Any, /) -> Any:
+        """Returns a part as numpy does."""
+        ...
+
+    def __array__(self, dtype: Any = None, /, *, copy: bool | None = None) -> np.ndarray:
+        """Returns the whole."""
+        ...
+
+
+@runtime_checkable
+class StoredArray(HostArray, Protocol):
+    """A HostArray of which each `__getitem__` reads what it returns, and little more, from a file."""
+
+    @property
+    def rows_apart(self) -> bool:
+        """Whether reading the first axis in blocks reads each number of the file once."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where weights were first read from: what config.json of a run keeps, so that it can be done again.
+
+    Attributes:
+      init: URI of the weights, as it was given.
+      revision: commit of the Hugging Face hub; "" for what is not from there.
+      tokenizer_revision: the same of a tokenizer from elsewhere; "" where it is that of the weights.
+      vocab_size: rows of the word embedding there.
+    """
+
+    init: str
+    revision: str = ""
+    tokenizer_revision: str = ""
+    vocab_size: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,17 +69,20 @@ class Initial:
 
     Attributes:
       encoder: shape and dropout of the encoder.
-      params: path -> array of every parameter that is not drawn at random; empty for scratch.
+      params: path -> array of every parameter that is not drawn at random; empty for scratch. Those of a checkpoint are
+        read from its files when they are put on devices.
       labels: class names of the head in `params`; empty when it carries none.
       tokenizer: directory of the tokenizer's files; None where scratch names none.
       notes: sentences for the log.
+      origin: where the weights were first read from; None for scratch.
     """
 
     encoder: EncoderConfig
-    params: dict[str, np.ndarray]
+    params: Mapping[str, HostArray]
     labels: tuple[str, ...]
     tokenizer: pathlib.Path | None
     notes: tuple[str, ...]
+    origin: Origin | None = None
 
     def left_over(self, used: tuple[str, ...]) -> tuple[str, ...]:
         """Returns a sentence for the log that names the parts not under the path prefixes `used`; none: nothing."""

@@ -17,7 +17,7 @@ from jaxfm.core.batch import Dataset
 from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.evaluation import Evaluation
-from jaxfm.core.initial import Initial
+from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.objective import Objective
 from jaxfm.core.spec import Spec, SpecValues
 
@@ -176,7 +176,7 @@ class TaskDefinition(Protocol):
         """Builds model and loss for an encoder's shape, without data, weights or tokenizer."""
         ...
 
-    def create(self, config: Config, initial: Initial) -> tuple[Task, Mapping[str, np.ndarray]]:
+    def create(self, config: Config, initial: Initial) -> tuple[Task, Mapping[str, HostArray]]:
         """Reads the source and builds the task of a new run.
 
         Returns the task and, of the loaded parameters (path -> array), those that it uses.

@@ -25,7 +25,8 @@ def encoder_config(values: Mapping[str, Any], where: str) -> EncoderConfig:
     """
     name = values.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
-        raise UserError(f"{where}: model_type {shown(name)} is not supported. {_nearest(name)}")
+        code = " Code that comes with a model (auto_map) is never run." if "auto_map" in values else ""
+        raise UserError(f"{where}: model_type {shown(name)} is not supported. {_nearest(name)}{code}")
     labels_of(values, where)
     return FAMILIES[name].read_config(ConfigValues(values, where))
 

@@ -5,11 +5,12 @@ import pathlib
 
 from jaxfm.config import ModelConfig
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.core.initial import Initial
-from jaxfm.data.text.tokenization import VOCABULARY_FILES, load_tokenizer
+from jaxfm.core.initial import Initial, Origin
+from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError
 from jaxfm.families.registry import preset
-from jaxfm.hub.locate import locate
+from jaxfm.hub.locate import commit_of, locate
+from jaxfm.hub.vocabulary import fit_vocabulary, has_tokenizer
 from jaxfm.hub.weights import read_checkpoint, read_config
 
 
@@ -26,12 +27,18 @@ def resolve(config: ModelConfig) -> Initial:
     check_no_preset(config)
     directory = locate(config.init, "config.model.init")
     checkpoint = read_checkpoint(directory)
+    tokenizer = fitting_tokenizer(config, directory)
+    encoder, params, notes = fit_vocabulary(checkpoint.encoder, checkpoint.params, tokenizer, directory)
+    commit = commit_of(directory)
+    other = commit_of(tokenizer) if tokenizer != directory else ""
+    at = f" at commit {commit}" if commit else ""
     return Initial(
-        encoder=with_dropout(checkpoint.encoder, config),
-        params=checkpoint.params,
+        encoder=with_dropout(encoder, config),
+        params=params,
         labels=checkpoint.labels,
-        tokenizer=fitting_tokenizer(config, directory),
-        notes=(f"weights: {config.init} ({checkpoint.encoder.family})", *checkpoint.notes),
+        tokenizer=tokenizer,
+        notes=(f"weights: {config.init}{at} ({encoder.family})", *checkpoint.notes, *notes),
+        origin=Origin(config.init, commit, other, checkpoint.encoder.vocab_size),
     )
 
 
@@ -73,11 +80,11 @@ def fitting_tokenizer(config: ModelConfig, directory: pathlib.Path) -> pathlib.P
     Raises UserError if both exist and most of their entries have different numbers: equal sizes prove nothing.
     """
     named = tokenizer_folder(config)
-    if named is None or not any((directory / name).is_file() for name in VOCABULARY_FILES):
+    if named is None or not has_tokenizer(directory):
         return named or directory
     own, other = load_tokenizer(directory).get_vocab(), load_tokenizer(named).get_vocab()
     alike = sum(own.get(piece) == number for piece, number in other.items())
-    if 2 * alike < len(other):
+    if 2 * alike < min(len(own), len(other)):  # it may have grown to more than twice its size
         raise UserError(
             f"config.model.tokenizer: only {alike:,} of the {len(other):,} entries of {named} have the number that the "
             f"vocabulary of {config.init!r} gives them: it is not the tokenizer of these weights. Leave it empty."

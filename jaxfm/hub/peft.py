@@ -16,6 +16,7 @@ import safetensors.numpy
 
 from jaxfm import files
 from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.initial import Origin
 from jaxfm.errors import UserError
 from jaxfm.families.registry import family
 from jaxfm.families.tensors import Tensor
@@ -27,27 +28,38 @@ _TASK_TYPES = {"token_classes": "TOKEN_CLS", "sequence_classes": "SEQ_CLS"}
 _INSIDE = "base_model.model."
 
 
-def base_model(encoder: EncoderConfig, init: str) -> str:
-    """Returns the name of the base model in adapter_config.json, for a run that started from `init`, a URI.
+def base_model(encoder: EncoderConfig, init: str, origin: Origin | None = None) -> tuple[str, str]:
+    """Returns name and revision of the base model in adapter_config.json, for a run that started from `init`, a URI.
 
     Raises:
-      UserError: a run without low-rank updates, or one that did not start from a directory of transformers.
+      UserError: a run without low-rank updates, one that did not start from a directory of transformers, or one whose
+        vocabulary has grown since.
     """
     if not encoder.lora_rank:
         raise UserError("--format=peft: the run was not trained with config.adapt.lora.rank. Take --format=hf.")
+    if origin is not None and origin.vocab_size != encoder.vocab_size:
+        raise UserError(
+            f"--format=peft: the vocabulary has {encoder.vocab_size:,} entries, that of the base model {init!r} "
+            f"{origin.vocab_size:,}: low-rank updates do not hold the new rows. Take --format=hf."
+        )
     scheme, _, rest = init.partition(":")
     if scheme == "hf":
-        return rest
+        name, _, revision = rest.partition("@")
+        return name, origin.revision if origin is not None and origin.revision else revision
     if scheme not in SCHEMES:
         raise UserError(
             f"--format=peft: the run started from {init!r}, which is no base model that peft could open. Take "
             "--format=hf, or export that run and start from dir:PATH."
         )
-    return str(locate(init, "config.model.init").absolute())
+    return str(locate(init, "config.model.init").absolute()), ""
 
 
 def write_adapter(
-    folder: pathlib.Path, merged: pathlib.Path, encoder: EncoderConfig, params: Mapping[str, np.ndarray], base: str
+    folder: pathlib.Path,
+    merged: pathlib.Path,
+    encoder: EncoderConfig,
+    params: Mapping[str, np.ndarray],
+    base: tuple[str, str],
 ) -> None:
     """Writes what peft's PeftModel.from_pretrained opens over the base model: low-rank updates and the whole head.
 
@@ -57,7 +69,7 @@ def write_adapter(
         classes, and the tokenizer are taken from there.
       encoder: with its low-rank updates.
       params: path -> array, not merged.
-      base: name or path of the base model.
+      base: name or path of the base model, and its revision ("": the newest, or none).
 
     Raises:
       UserError: a head that peft has no task for.
@@ -124,7 +136,7 @@ def _updates(
 
 def _config(
     encoder: EncoderConfig,
-    base: str,
+    base: tuple[str, str],
     task_type: str,
     modules: list[str],
     table: Mapping[str, Tensor],
@@ -138,7 +150,8 @@ def _config(
     return {
         "peft_type": "LORA",
         "task_type": task_type,
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": base[0],
+        "revision": base[1] or None,
         "inference_mode": True,
         "r": encoder.lora_rank,
         "lora_alpha": encoder.lora_alpha,

@@ -4,23 +4,23 @@ import dataclasses
 import fnmatch
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-import jax.numpy as jnp
-import ml_dtypes  # noqa: F401  (teaches numpy bfloat16, which safetensors then reads)
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from jaxfm import files
 from jaxfm.core.encoder_config import EncoderConfig, has_padded_rows
+from jaxfm.core.initial import HostArray
 from jaxfm.errors import UserError
 from jaxfm.families.family import Family, Head
 from jaxfm.families.models import encoder_shapes, parameter_shapes
 from jaxfm.families.registry import FAMILIES, family
 from jaxfm.families.tensors import Tensor
 from jaxfm.hub.config_json import encoder_config, labels_of
+from jaxfm.hub.directory import json_object, listing
+from jaxfm.hub.stored import StoredParam, WithRows
+from jaxfm.hub.tensor_files import StoredTensor, check_finite, check_floating, equal, open_tensors
+from jaxfm.hub.tensor_writing import write_f32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Checkpoint:
 
     Attributes:
       encoder: shape of the encoder.
-      params: path -> f32 array, layers stacked along a leading axis: "encoder/..."; "head/..." of a classifier whose
+      params: path -> f32 array, read from the files when it is asked for, layers stacked along a leading axis:
+        "encoder/..."; "head/..." of a classifier whose
         classes have names; "pooler/..." before classes of whole examples; "transform/..." and "decoder/bias" of a
         masked-LM head; "detector/..." of replaced-token detection. The vocabulary is padded
         (EncoderConfig.padded_vocab_size).
@@ -39,10 +40,14 @@ class Checkpoint:
     """
 
     encoder: EncoderConfig
-    params: dict[str, np.ndarray]
+    params: dict[str, HostArray]
     heads: tuple[str, ...]
     labels: tuple[str, ...]
     notes: tuple[str, ...]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Reads all parameters into the host's memory."""
+        return {path: np.asarray(value) for path, value in self.params.items()}
 
 
 def read_config(directory: pathlib.Path) -> EncoderConfig:
@@ -51,7 +56,9 @@ def read_config(directory: pathlib.Path) -> EncoderConfig:
 
 
 def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
-    """Reads a Hugging Face directory whole.
+    """Reads what is in a Hugging Face directory: names, types and shapes first, then whether all numbers are finite.
+
+    No more than a chunk of a tensor is in memory at a time; `params` read the files again.
 
     Raises:
       UserError: no safetensors (a .bin is refused: it is a pickle), a tensor missing, stored twice, unknown, of wrong
@@ -61,29 +68,33 @@ def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
     where = str(directory / "config.json")
     encoder, labels = encoder_config(values, where), labels_of(values, where)
     own = FAMILIES[encoder.family]
-    tensors, notes = _without_wrapper(_read_tensors(directory, own), own, directory)
+    tensors, notes = _without_wrapper(open_tensors(directory, own.renamed), own, directory)
     bare = not any(name.startswith(own.prefix) for name in tensors)
-    found = _find_heads(own, encoder, tensors, len(labels), bare=bare)
     table = _encoder_entries(own, encoder, bare=bare)
+    params = {ours: _gather(ours, entry, tensors, encoder, directory) for ours, entry in table.items()}
+    found = _find_heads(own, encoder, tensors, len(labels), bare=bare)
+    heads: dict[str, Entry] = {}
     for kind in found.heads:
-        table |= found.tables[kind]
-    params, used = {}, set()
-    for ours, entry in table.items():
-        value = _gather(ours, entry, tensors, encoder, directory)
-        params[ours] = pad_vocabulary(value, encoder) if has_padded_rows(ours) else value
-        used |= set(entry.tensor.names(encoder.layer_stacks))
-    for kind in found.heads:
-        used |= {*own.head(kind, encoder).tied, *own.head(kind, encoder).unread}
+        heads |= found.tables[kind]
+    params |= {ours: _gather(ours, entry, tensors, encoder, directory) for ours, entry in heads.items()}
+    read = {name for entry in (table | heads).values() for name in entry.tensor.names(encoder.layer_stacks)}
+    known = {name for kind in found.heads for name in _copies(own.head(kind, encoder))}
     extras = {name.removeprefix(own.prefix) if bare else name for name in own.known_extras}
     for kind in own.heads:
-        head = own.head(kind, encoder)
-        extras |= {entry.tensor.name for entry in found.tables[kind].values()} | {*head.tied, *head.unread}
-    unused = sorted(set(tensors) - used)
+        extras |= {entry.tensor.name for entry in found.tables[kind].values()} | _copies(own.head(kind, encoder))
+    unused = sorted(set(tensors) - read - known)
     unknown = [name for name in unused if not any(fnmatch.fnmatchcase(name, extra) for extra in extras)]
     if unknown:
         raise UserError(
             f"{directory}: {len(unknown)} tensors have no place in a {own.name} encoder: {', '.join(unknown[:8])}"
             f"{' ...' if len(unknown) > 8 else ''}. The checkpoint is of another architecture than config.json says."
+        )
+    for name in sorted(read):
+        check_finite(name, tensors[name].chunks(), str(directory))
+    if "auto_map" in values:
+        notes.append(
+            "NOTE: config.json names Python code of the model's own (auto_map). It is not run: the weights are read "
+            f"into jaxfm's {own.name} encoder, whose tensors they have"
         )
     if unused:
         notes.append(f"weights not used: {', '.join(unused)}")
@@ -91,8 +102,10 @@ def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
     return Checkpoint(encoder, params, found.heads, named, (*notes, *found.notes))
 
 
-def write_tensors(path: pathlib.Path, encoder: EncoderConfig, head: str, params: Mapping[str, np.ndarray]) -> None:
+def write_tensors(path: pathlib.Path, encoder: EncoderConfig, head: str, params: Mapping[str, HostArray]) -> None:
     """Writes encoder and head under transformers' names to one safetensors file, without what pads the vocabulary.
+
+    One layer of one parameter is copied at a time.
 
     Args:
       path: of the file.
@@ -110,35 +123,36 @@ def write_tensors(path: pathlib.Path, encoder: EncoderConfig, head: str, params:
     table = _encoder_entries(own, encoder, bare=not head)
     table |= _head_entries(own, encoder, kind, num_classes, bare=not head) if kind else {}
     assert set(params) == set(table), f"not the parameters of {head}: {sorted(set(params) ^ set(table))}"
-    found: dict[str, list[np.ndarray]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    parts: dict[str, list[tuple[str, int]]] = {}  # of each of their tensors: our parameters and the layer
     for ours, (tensor, shape) in table.items():
-        value = np.asarray(params[ours], np.float32)
-        assert value.shape == shape, f"{ours}: has shape {value.shape}, not {shape}"
-        if has_padded_rows(ours):
-            value = value[: encoder.vocab_size]
-        names = tensor.names(encoder.layer_stacks)
-        for name, array in zip(names, value if tensor.layered else [value], strict=True):
-            if tensor.inputs:
-                array = array.reshape(math.prod(array.shape[: tensor.inputs]), -1).T
-            elif tensor.layered:
-                array = array.reshape(-1)
-            assert len(found.setdefault(name, [])) == tensor.part, f"{ours}: the parts of {name} are out of order"
-            found[name].append(array)
-    tensors = {name: np.ascontiguousarray(np.concatenate(parts)) for name, parts in found.items()}
+        assert params[ours].shape == shape, f"{ours}: has shape {params[ours].shape}, not {shape}"
+        stored = shape[1:] if tensor.layered else (_rows(ours, shape, encoder), *shape[1:])
+        for layer, name in enumerate(tensor.names(encoder.layer_stacks)):
+            assert len(parts.setdefault(name, [])) == tensor.part, f"{ours}: the parts of {name} are out of order"
+            parts[name].append((ours, layer))
+            shapes[name] = tuple(_their_shape(ours, tensor, stored))
     for name, ours in (own.head(kind, encoder).unread if kind else {}).items():
-        tensors[name] = tensors[table[ours].tensor.name].copy()
-    with files.atomic_write(path, binary=True) as file:
-        # transformers reads from the metadata how the file was laid out.
-        file.write(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
+        other = table[ours].tensor.name
+        parts[name], shapes[name] = parts[other], shapes[other]
+
+    def read(name: str) -> Iterator[np.ndarray]:
+        for ours, layer in parts[name]:
+            tensor, shape = table[ours]
+            value = params[ours][layer if tensor.layered else slice(_rows(ours, shape, encoder))]
+            yield value.reshape(math.prod(value.shape[: tensor.inputs]), -1).T if tensor.inputs else value
+
+    write_f32(path, shapes, read)
 
 
-def pad_vocabulary(table: np.ndarray, config: EncoderConfig) -> np.ndarray:
-    """Appends rows of zeros to an array [V, ...] up to the padded vocabulary."""
-    assert len(table) == config.vocab_size
-    return np.pad(table, [(0, config.padded_vocab_size - len(table)), *[(0, 0)] * (table.ndim - 1)])
+def _copies(head: Head) -> set[str]:
+    """Returns names of tensors that are the same as others, or that nothing computes with."""
+    return {*head.tied, *head.unread}
 
 
-_OLD_NORMS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+def _rows(ours: str, shape: tuple[int, ...], encoder: EncoderConfig) -> int:
+    """Returns the size of a parameter's first axis without what pads the vocabulary."""
+    return encoder.vocab_size if has_padded_rows(ours) else shape[0]
 
 
 class Entry(NamedTuple):
@@ -182,7 +196,7 @@ class _Heads(NamedTuple):
 
 
 def _find_heads(
-    own: Family, encoder: EncoderConfig, tensors: Mapping[str, np.ndarray], num_classes: int, *, bare: bool
+    own: Family, encoder: EncoderConfig, tensors: Mapping[str, StoredTensor], num_classes: int, *, bare: bool
 ) -> _Heads:
     """Finds the heads whose every tensor is there.
 
@@ -206,45 +220,44 @@ def _find_heads(
     return _Heads(tuple(heads), tables, tuple(notes))
 
 
-def _spans_fit(table: Mapping[str, Entry], tensors: Mapping[str, np.ndarray]) -> bool:
+def _spans_fit(table: Mapping[str, Entry], tensors: Mapping[str, StoredTensor]) -> bool:
     """Whether a head of starts and ends has two outputs: ModernBERT's has the names of its head of classes."""
     bias = table.get("spans/bias")
     return bias is None or tensors[bias.tensor.name].shape == bias.shape
 
 
 def _untied(
-    own: Family, head: Head, table: Mapping[str, Entry], tensors: Mapping[str, np.ndarray], *, bare: bool
+    own: Family, head: Head, table: Mapping[str, Entry], tensors: Mapping[str, StoredTensor], *, bare: bool
 ) -> str:
     """Says which tensor of the checkpoint differs from the one it must equal; "" when none does."""
     known = own.encoder_tensors(bare=bare) | {ours: entry.tensor for ours, entry in table.items()}
     for name, ours in head.tied.items():
         other = known[ours].name
-        if name in tensors and other in tensors and not np.array_equal(tensors[name], tensors[other]):
+        if name in tensors and other in tensors and not equal(tensors[name], tensors[other]):
             return f"{name} differs from {other}"
     return ""
 
 
 def _gather(
-    ours: str, entry: Entry, tensors: Mapping[str, np.ndarray], encoder: EncoderConfig, directory: pathlib.Path
-) -> np.ndarray:
-    """Returns one of our arrays, layers stacked, without what pads the vocabulary."""
-    tensor, shape = entry
-    if tensor.layered:
-        shape = shape[1:]
-    if has_padded_rows(ours):
-        shape = (encoder.vocab_size, *shape[1:])
-    parts = []
+    ours: str, entry: Entry, tensors: Mapping[str, StoredTensor], encoder: EncoderConfig, directory: pathlib.Path
+) -> HostArray:
+    """Returns one of our arrays, layers stacked, the vocabulary padded; nothing is read yet."""
+    tensor, whole = entry
+    padded = has_padded_rows(ours)
+    whole = (_rows(ours, whole, encoder), *whole[1:])
+    wanted = _their_shape(ours, tensor, whole[1:] if tensor.layered else whole)
+    parts: list[StoredTensor] = []
     for name in tensor.names(encoder.layer_stacks):
         if name not in tensors:
             raise UserError(f"{directory}: the tensor {name!r} is missing (needed for {ours}).")
-        value = tensors[name]
-        if list(value.shape) != (wanted := _their_shape(ours, tensor, shape)):
-            raise UserError(f"{directory}: {name!r} has shape {list(value.shape)}, but config.json asks for {wanted}.")
-        value = np.split(value, tensor.parts)[tensor.part]
-        check_finite(name, value, str(directory))
-        value = value.astype(np.float32)
-        parts.append((value.T if tensor.inputs else value).reshape(shape))
-    return np.stack(parts) if tensor.layered else parts[0]
+        if list(tensors[name].shape) != wanted:
+            raise UserError(
+                f"{directory}: {name!r} has shape {list(tensors[name].shape)}, but config.json asks for {wanted}."
+            )
+        check_floating(name, tensors[name].dtype, str(directory))
+        parts.append(tensors[name])
+    stored = StoredParam(tuple(parts), tensor, whole)
+    return WithRows(stored, np.zeros((0, *whole[1:]), np.float32), encoder.padded_vocab_size) if padded else stored
 
 
 def _their_shape(ours: str, tensor: Tensor, shape: tuple[int, ...]) -> list[int]:
@@ -254,49 +267,9 @@ def _their_shape(ours: str, tensor: Tensor, shape: tuple[int, ...]) -> list[int]
     return [tensor.parts * math.prod(shape)] if ours.endswith("/bias") else list(shape)
 
 
-def check_finite(name: str, value: np.ndarray, where: str) -> None:
-    """Raises UserError where weights are not floating-point numbers, or one of them is NaN or infinite."""
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise UserError(
-            f"{where}: {name!r} holds {value.dtype} numbers. Weights are read as floating-point numbers; quantised "
-            "ones must be converted first."
-        )
-    with np.errstate(all="ignore"):
-        total = value.sum(dtype=np.float32)  # one pass, and no array as large as the weights
-    if np.isfinite(total) or (finite := np.isfinite(value)).all():
-        return
-    raise UserError(
-        f"{where}: {np.size(finite) - np.count_nonzero(finite):,} of the {value.size:,} numbers of {name!r} are NaN or "
-        "infinite: these weights were damaged, or saved after a training that diverged. Take an earlier checkpoint."
-    )
-
-
-def _read_tensors(directory: pathlib.Path, family: Family) -> dict[str, np.ndarray]:
-    """Reads all tensors of a directory, under the names of today."""
-    found: dict[str, np.ndarray] = {}
-    origins: dict[str, pathlib.Path] = {}
-    for path in _safetensors_files(directory):
-        try:
-            with safetensors.safe_open(path, framework="numpy") as file:
-                for name in file.keys():  # noqa: SIM118  (not a dict)
-                    own = renamed(name, family)
-                    if own in found:
-                        both = " and ".join(dict.fromkeys((origins[own].name, path.name)))
-                        raise UserError(f"{directory}: the tensor {own!r} is there twice, in {both}. Fetch it again.")
-                    found[own], origins[own] = file.get_tensor(name), path
-        except UserError:
-            raise
-        # Types that numpy does not have are a TypeError or a KeyError, by the version of safetensors.
-        except (safetensors.SafetensorError, OSError) as error:
-            raise UserError(f"{path}: is not a whole safetensors file ({error}). Fetch it again.") from error
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
-            raise UserError(f"{path}: holds a type of numbers that is not read here ({error!r}).") from error
-    return found
-
-
 def _without_wrapper(
-    tensors: dict[str, np.ndarray], family: Family, directory: pathlib.Path
-) -> tuple[dict[str, np.ndarray], list[str]]:
+    tensors: dict[str, StoredTensor], family: Family, directory: pathlib.Path
+) -> tuple[dict[str, StoredTensor], list[str]]:
     """Takes off what torch's wrappers put before all names ("module.", "_orig_mod."); returns a note that says so.
 
     Raises:
@@ -320,62 +293,8 @@ def _without_wrapper(
     return {name.removeprefix(wrapper): value for name, value in tensors.items()}, [note]
 
 
-def _safetensors_files(directory: pathlib.Path) -> list[pathlib.Path]:
-    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if index.is_file():
-        names = _shards(index)
-        if any(pathlib.PurePath(name).name != name for name in names):
-            raise UserError(f"{index}: names files outside its directory: {names}.")
-        missing = [name for name in names if not (directory / name).is_file()]
-        if missing:
-            raise UserError(f"{directory}: {', '.join(missing)} listed in {index.name} but not there.")
-        return [directory / name for name in names]
-    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.ckpt", "*.h5") for path in directory.glob(pattern))
-    if pickles:
-        raise UserError(
-            f"{directory}: has {pickles[0]} but no model.safetensors. jaxfm reads safetensors only (a .bin is a pickle "
-            "and can run code). Convert it once where torch is installed: AutoModel.from_pretrained(DIR)"
-            ".save_pretrained(NEW_DIR)."
-        )
-    raise UserError(f"{directory}: has no model.safetensors (found: {', '.join(_listing(directory)) or 'nothing'}).")
-
-
-def _shards(index: pathlib.Path) -> list[str]:
-    """Names of the files that an index says hold the tensors."""
-    table = _json_object(index).get("weight_map")
-    if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
-        raise UserError(f"{index}: has no 'weight_map' from tensors to files. Fetch it again.")
-    return sorted(set(table.values()))
-
-
 def _config_values(directory: pathlib.Path) -> dict[str, object]:
     path = directory / "config.json"
     if not path.is_file():
-        raise UserError(f"{directory}: has no config.json (found: {', '.join(_listing(directory)) or 'nothing'}).")
-    return _json_object(path)
-
-
-def _json_object(path: pathlib.Path) -> dict[str, object]:
-    try:
-        values = files.read_json(path)
-    except (ValueError, RecursionError) as error:  # ValueError: a number of too many digits, too
-        raise UserError(f"{path}: is not JSON ({error}).") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: is JSON, but not an object of keys and values.")
-    return values
-
-
-def renamed(name: str, family: Family) -> str:
-    """Returns the name that a tensor has today.
-
-    The first BERT checkpoints carry TensorFlow's names of layer-norm parameters; transformers renames them too.
-    """
-    for old, new in {**_OLD_NORMS, **family.renamed}.items():
-        name = name.replace(old, new)
-    return name
-
-
-def _listing(directory: pathlib.Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())[:12]
+        raise UserError(f"{directory}: has no config.json (found: {listing(directory)}).")
+    return json_object(path)

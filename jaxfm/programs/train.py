@@ -126,7 +126,8 @@ def _train(
     local = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     distributed.agree("devices", {"the devices of a process": local}, soon=True)
     mesh = make_mesh(config.parallel.mesh)
-    task, loaded = registry.create(config, initial.resolve(config.model))
+    first = initial.resolve(workdirs.pinned(workdir, config.model))
+    task, loaded = registry.create(config, first)
     averaging.check(config, task)
     rows = task.datasets["train"]
     config, by_examples = batch_size.batch_of_examples(workdirs.with_values(config, task.chosen), rows.volume, mesh)
@@ -136,6 +137,7 @@ def _train(
     distributed.agree(
         "data",
         {
+            "the commit of the weights": first.origin.revision if first.origin else "",
             "the training data's fingerprint": setup.fingerprint,
             "the validation data's fingerprint": setup.valid_fingerprint,
             "the number of steps": setup.total_steps,
@@ -147,7 +149,7 @@ def _train(
     if status == "new":
         held.enter_context(workdirs.hold(workdir, config, status))
     if status == "new" and distributed.is_main():
-        workdirs.write_config(workdir, config)
+        workdirs.write_config(workdir, config, first.origin)
     if not (workdir / SPEC_FILE).is_file() and distributed.is_main():
         task.save(workdir)
     distributed.agree("run directory", {})

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
-import numpy as np
 
 from jaxfm import schema
 from jaxfm.config import Config
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.extensions import Origin, check_same_origin, metrics_of, origin_of, registered_loss
-from jaxfm.core.initial import Initial
+from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.objective import Objective
 from jaxfm.core.spec import SPEC_FILE, Spec, read_spec_values
 from jaxfm.core.task import Task, TaskDefinition
@@ -137,7 +136,7 @@ def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
     raise UserError(f"config.task: {values.get('task')!r} is not a task of this jaxfm.")
 
 
-def create(config: Config, initial: Initial) -> tuple[Task, Mapping[str, np.ndarray]]:
+def create(config: Config, initial: Initial) -> tuple[Task, Mapping[str, HostArray]]:
     """Builds a new run's task from its config and what `config.model` resolves to.
 
     Returns the task and its loaded parameters (path -> array; the others start at random).

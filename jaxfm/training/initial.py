@@ -11,10 +11,12 @@ from jaxfm.core.spec import SPEC_FILE
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.errors import UserError
 from jaxfm.hub import initial as hub_initial
-from jaxfm.hub.weights import check_finite
+from jaxfm.hub.tensor_files import check_finite
+from jaxfm.hub.vocabulary import fit_vocabulary
 from jaxfm.models.adapters import merge_low_rank
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.training.saved_run import open_run
+from jaxfm.training.workdir import read_origin
 
 RUN = "run:"
 
@@ -38,13 +40,17 @@ def resolve(config: ModelConfig) -> Initial:
         raise UserError(f"config.model.init: {error}") from error
     encoder, params = merge_low_rank(run.spec.encoder, restored.to_host())
     for name, value in params.items():
-        check_finite(name, value, f"config.model.init: {config.init}")
+        check_finite(name, [value], f"config.model.init: {config.init}")
+    own = workdir / TOKENIZER_DIR
+    tokenizer = hub_initial.fitting_tokenizer(config, own)
+    encoder, grown, notes = fit_vocabulary(encoder, params, tokenizer, own)
     return Initial(
         encoder=hub_initial.with_dropout(encoder, config),
-        params=params,
+        params=grown,
         labels=run.predictor().labels,
-        tokenizer=hub_initial.fitting_tokenizer(config, workdir / TOKENIZER_DIR),
-        notes=(f"weights: {config.init}, step {restored.step} ({run.spec.encoder.family})",),
+        tokenizer=tokenizer,
+        notes=(f"weights: {config.init}, step {restored.step} ({run.spec.encoder.family})", *notes),
+        origin=read_origin(workdir),
     )
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -20,6 +19,7 @@ from jax.sharding import Mesh
 from jaxfm.config import Config
 from jaxfm.core.batch import BatchSpec, axes_of
 from jaxfm.core.build import AttentionConfig, Build
+from jaxfm.core.initial import HostArray
 from jaxfm.core.objective import Loss, LossContext, Objective
 from jaxfm.errors import UserError
 from jaxfm.models.kernels import describe
@@ -126,7 +126,7 @@ class Session:
             del self._lowered[batch_size]
         return self._compiled[batch_size]
 
-    def initial_state(self, seed: int, loaded: Mapping[str, np.ndarray] = NO_PARAMS) -> TrainState:
+    def initial_state(self, seed: int, loaded: Mapping[str, HostArray] = NO_PARAMS) -> TrainState:
         """Makes the state of step 0: parameters of `loaded` (path -> array) as they are, all others initialised."""
         return new_state(self.make_model, self.optimizer, self.abstract, seed, loaded, self.adaptation)
 

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxfm.analysis.profiling import parse_steps
 from jaxfm.config import Config
 from jaxfm.core.batch import Dataset, Volume
+from jaxfm.core.initial import HostArray
 from jaxfm.core.objective import Objective
 from jaxfm.core.task import Task
 from jaxfm.data.pipeline import TrainBatches
@@ -62,7 +63,7 @@ class Setup:
     notes: tuple[str, ...]
 
 
-def set_up(config: Config, task: Task, loaded: Mapping[str, np.ndarray], mesh: Mesh) -> Setup:
+def set_up(config: Config, task: Task, loaded: Mapping[str, HostArray], mesh: Mesh) -> Setup:
     """Checks sizes and builds the functions of a run; makes no array yet.
 
     Raises:

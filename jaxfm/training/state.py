@@ -14,12 +14,14 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxfm.core.encoder_config import EncoderConfig, has_padded_rows
+from jaxfm.core.initial import HostArray
 from jaxfm.parallel import mesh as meshes
 from jaxfm.training.adaptation import EVERYTHING, Adaptation
+from jaxfm.training.loading import put
 from jaxfm.training.paths import path_name
 
 # No weights at hand: all parameters start at random.
-NO_PARAMS: Mapping[str, np.ndarray] = types.MappingProxyType({})
+NO_PARAMS: Mapping[str, HostArray] = types.MappingProxyType({})
 
 
 @jax.tree_util.register_dataclass
@@ -70,12 +72,13 @@ def new_state(
     optimizer: optax.GradientTransformation,
     abstract: TrainState,
     seed: int,
-    loaded: Mapping[str, np.ndarray],
+    loaded: Mapping[str, HostArray],
     adaptation: Adaptation = EVERYTHING,
 ) -> TrainState:
     """Makes the state of step 0: parameters given in `loaded` (path -> array) as they are, all others initialised.
 
-    Every leaf is made on the devices that keep it; a loaded parameter is never initialised first.
+    Every leaf is made on the devices that keep it; a loaded parameter is never initialised first. Those that lie in
+    files are read one after another (`loading.put`).
     """
     names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract.params)]
     assert set(loaded) <= set(names), f"loaded parameters that the model lacks: {sorted(set(loaded) - set(names))}"
@@ -91,7 +94,7 @@ def new_state(
     shardings = [shape.sharding for name, shape in zip(names, shapes, strict=True) if name not in loaded]
     fresh = iter(jax.jit(init_missing, out_shardings=shardings)())
     leaves = [
-        _put(loaded[name], shape) if name in loaded else next(fresh) for name, shape in zip(names, shapes, strict=True)
+        put(loaded[name], shape) if name in loaded else next(fresh) for name, shape in zip(names, shapes, strict=True)
     ]
     params = jax.tree.unflatten(treedef, leaves)
 
@@ -103,10 +106,10 @@ def new_state(
     shardings = jax.tree.map(lambda leaf: leaf.sharding, (abstract.opt_state, abstract.live_params))
     opt_state, live_params = jax.jit(init_rest, out_shardings=shardings)(params)
     return TrainState(
-        step=_put(np.zeros((), np.int32), abstract.step),
+        step=put(np.zeros((), np.int32), abstract.step),
         params=params,
         opt_state=opt_state,
-        key=_put(np.asarray(jax.random.key_data(run_key)), abstract.key),
+        key=put(np.asarray(jax.random.key_data(run_key)), abstract.key),
         live_params=live_params,
     )
 
@@ -145,12 +148,6 @@ def size_of(state: TrainState, adaptation: Adaptation, encoder: EncoderConfig) -
     trained = adaptation.partition.trained(state.params)
     held = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.opt_state))
     return Size(count_parameters(state.params, encoder), count_parameters(trained, encoder), held)
-
-
-def _put(value: np.ndarray, shape: jax.ShapeDtypeStruct) -> jax.Array:
-    """Puts each device's part of a host array on that device."""
-    value = np.asarray(value, shape.dtype)
-    return jax.make_array_from_callback(shape.shape, shape.sharding, lambda index: value[index])
 
 
 def _tails(name: str) -> list[str]:

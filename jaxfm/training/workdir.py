@@ -1,6 +1,7 @@
 """The run directory: whose it is, and whether the run in it is new, half-way or finished."""
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.metadata
 import pathlib
@@ -14,8 +15,10 @@ import jax
 
 import jaxfm
 from jaxfm import files
-from jaxfm.config import AUTO, AUTO_METRIC, BY_EXAMPLES, FREE_ON_RESUME, Config
+from jaxfm.config import AUTO, AUTO_METRIC, BY_EXAMPLES, FREE_ON_RESUME, Config, ModelConfig
+from jaxfm.core.initial import Origin
 from jaxfm.errors import UserError
+from jaxfm.hub.locate import with_revision
 from jaxfm.observe.report import JSON_FILE
 from jaxfm.parallel import distributed
 from jaxfm.schema import differences, flatten, nested, replaced, to_dict
@@ -162,11 +165,12 @@ def check_shared(workdir: pathlib.Path) -> None:
         time.sleep(0.1)
 
 
-def write_config(workdir: pathlib.Path, config: Config) -> None:
-    """Writes config.json: the resolved config, and what else tells this run from another."""
+def write_config(workdir: pathlib.Path, config: Config, origin: Origin | None = None) -> None:
+    """Writes config.json: the resolved config, where the first weights are from, and what else tells runs apart."""
     values = {
         "version": CONFIG_VERSION,
         "config": to_dict(config),
+        "origin": None if origin is None else dataclasses.asdict(origin),
         "extensions": used_extensions(config),
         "versions": versions(),
         "python": platform.python_version(),
@@ -174,6 +178,33 @@ def write_config(workdir: pathlib.Path, config: Config) -> None:
         "git_commit": _git_commit(),
     }
     files.write_json(workdir / CONFIG_FILE, values)
+
+
+def read_origin(workdir: pathlib.Path) -> Origin | None:
+    """Returns where the first weights of a run are from; None for scratch and runs of before this was kept."""
+    path = workdir / CONFIG_FILE
+    values = files.read_versioned(path, CONFIG_VERSION).get("origin") if path.is_file() else None
+    if values is None:
+        return None
+    kinds = {each.name: type(each.default) for each in dataclasses.fields(Origin)} | {"init": str}
+    if not isinstance(values, dict) or {name: type(value) for name, value in values.items()} != kinds:
+        raise UserError(f'{path}: its "origin" is not one that jaxfm wrote.')
+    return Origin(**values)
+
+
+def read_made_with(workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns what config.json says of how a run was made: "versions", "python", "device", "git_commit"."""
+    values = files.read_versioned(workdir / CONFIG_FILE, CONFIG_VERSION)
+    return {name: value for name, value in values.items() if name not in ("config", "origin", "extensions")}
+
+
+def pinned(workdir: pathlib.Path, model: ModelConfig) -> ModelConfig:
+    """Returns the model config of the run in `workdir`, hf: URIs at the commits that it began with, if it has begun."""
+    origin = read_origin(workdir)
+    if origin is None or origin.init != model.init:
+        return model
+    init = with_revision(model.init, origin.revision)
+    return dataclasses.replace(model, init=init, tokenizer=with_revision(model.tokenizer, origin.tokenizer_revision))
 
 
 def used_extensions(config: Config) -> list[dict[str, str]]:

@@ -9,6 +9,7 @@ from tests.docs.pages import Command
 # Pages whose commands are run, in their order, each page in a folder of its own.
 RUN_PAGES = (
     "README.md",
+    "docs/checkpoints.md",
     "docs/classification.md",
     "docs/data_check.md",
     "docs/howto/imbalanced_classes.md",

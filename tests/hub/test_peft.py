@@ -1,5 +1,6 @@
 """The peft library opens what is exported for it, over the base model, and computes the same logits."""
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -14,6 +15,7 @@ from flax import nnx
 
 from jaxfm.config import AdaptConfig, Config, LoraConfig, MeshConfig
 from jaxfm.core.build import DEFAULT_BUILD
+from jaxfm.core.initial import Origin
 from jaxfm.errors import UserError
 from jaxfm.families.registry import FAMILIES
 from jaxfm.hub import peft as ours
@@ -112,14 +114,14 @@ def test_peft_computes_the_same_logits(family: str, targets: tuple[str, ...], tm
     checkpoint = read_checkpoint(tmp_path / "base")
     settings = AdaptConfig(lora=LoraConfig(rank=3, alpha=7.0, targets=targets))
     encoder = with_adapters(checkpoint.encoder, settings)
-    params = trained(encoder, checkpoint.params)
+    params = trained(encoder, checkpoint.arrays())
     merged, output = tmp_path / "merged", tmp_path / "peft"
     merged.mkdir(), output.mkdir()
     pad = 1 if family == "roberta" else 0
     values = hf_config(encoder, head="token_classes", pad_token_id=pad, labels=LABELS)
     (merged / "config.json").write_text(json.dumps(values))
     write_tensors(merged / "model.safetensors", encoder, "token_classes", merge_low_rank(encoder, params)[1])
-    ours.write_adapter(output, merged, encoder, params, str(tmp_path / "base"))
+    ours.write_adapter(output, merged, encoder, params, (str(tmp_path / "base"), ""))
     assert {path.name for path in output.iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors", "config.json",
     }  # fmt: skip
@@ -203,15 +205,20 @@ def test_a_classifier_of_texts_goes_out_with_its_pooler(tmp_path: pathlib.Path) 
 
 def test_what_cannot_go_out_as_peft(config: Config, tmp_path: pathlib.Path) -> None:
     encoder, init = with_adapters(tiny.ENCODER, config.adapt), config.model.init
-    assert ours.base_model(encoder, "hf:owner/name") == "owner/name"
-    assert ours.base_model(encoder, init) == init.removeprefix("dir:")
+    assert ours.base_model(encoder, "hf:owner/name@v1") == ("owner/name", "v1")
+    assert ours.base_model(encoder, init) == (init.removeprefix("dir:"), "")
     for other in ("scratch", f"run:{tmp_path}"):
         with pytest.raises(UserError, match=r"--format=peft: the run started from .*, which is no base model"):
             ours.base_model(encoder, other)
+    origin = Origin("hf:owner/name@v1", "c" * 40, "", encoder.vocab_size)
+    assert ours.base_model(encoder, "hf:owner/name@v1", origin) == ("owner/name", "c" * 40)
+    fewer = dataclasses.replace(origin, vocab_size=90)
+    with pytest.raises(UserError, match=r"the vocabulary has 96 entries, that of the base model 'hf:owner/name@v1' 90"):
+        ours.base_model(encoder, "hf:owner/name@v1", fewer)
     with pytest.raises(UserError, match=r"not trained with config\.adapt\.lora\.rank\. Take --format=hf"):
         ours.base_model(tiny.ENCODER, init)
     merged = tmp_path / "merged"
     merged.mkdir()
     (merged / "config.json").write_text(json.dumps({"architectures": ["BertForMaskedLM"]}))
     with pytest.raises(UserError, match="peft has no task for BertForMaskedLM"):
-        ours.write_adapter(tmp_path, merged, encoder, {}, "base")
+        ours.write_adapter(tmp_path, merged, encoder, {}, ("base", ""))

@@ -51,7 +51,7 @@ def ours(read: Checkpoint, pooling: str, arrays: dict[str, np.ndarray], pad: int
         ),
         meshes.make_mesh(MeshConfig()),
     )
-    nested = flax.traverse_util.unflatten_dict(read.params, sep="/")
+    nested = flax.traverse_util.unflatten_dict(read.arrays(), sep="/")
     assert jax.tree.map(jnp.shape, nested) == jax.tree.map(lambda leaf: leaf.shape, abstract)
     logits_NSC = jax.jit(lambda params, batch: nnx.merge(graphdef, params)(batch))(
         nested, rows.take(np.arange(len(rows)))

@@ -111,7 +111,7 @@ class Discriminator(nnx.Module):
 
 def ours(read: Checkpoint, arrays: dict[str, np.ndarray]) -> np.ndarray:
     """Logits where the checkpoint has a head, else hidden states, from the parameters that were read."""
-    params, batch = read.params, batch_of(arrays)
+    params, batch = read.arrays(), batch_of(arrays)
     make = lambda: TokenClassifier(read.encoder, len(read.labels), DEFAULT_BUILD, nnx.Rngs(0))  # noqa: E731
     if "decoder/bias" in params:
         make = lambda: MaskedLM(read.encoder, DEFAULT_BUILD, nnx.Rngs(0))  # noqa: E731

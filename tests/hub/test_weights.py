@@ -74,6 +74,11 @@ def write(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
     return write
 
 
+def in_memory(directory: pathlib.Path) -> Tensors:
+    """All parameters, read: other files are written over these."""
+    return read_checkpoint(directory).arrays()
+
+
 def message(directory: pathlib.Path) -> str:
     with pytest.raises(UserError) as caught:
         read_checkpoint(directory)
@@ -81,8 +86,9 @@ def message(directory: pathlib.Path) -> str:
 
 
 def test_every_tensor_finds_its_place(tensors: Tensors, write) -> None:
-    read = read_checkpoint(write(tensors))
-    assert read.encoder == SHAPE == read_config(write(tensors)) and read.labels == LABELS and read.notes == ()
+    directory = write(tensors)
+    read = read_checkpoint(directory)
+    assert read.encoder == SHAPE == read_config(directory) and read.labels == LABELS and read.notes == ()
     assert read.heads == ("token_classes",)
     assert set(read.params) == {f"encoder/{name}" for name in FAMILIES["bert"].encoder} | set(CLASSIFIER)
     assert {value.dtype for value in read.params.values()} == {np.dtype(np.float32)}
@@ -124,14 +130,14 @@ def test_writing_is_the_inverse_of_reading(family: str, tensors: Tensors, write,
 
 
 def test_writing_asks_for_every_parameter(tensors: Tensors, write, tmp_path: pathlib.Path) -> None:
-    params = read_checkpoint(write(tensors)).params
+    params = in_memory(write(tensors))
     del params["head/bias"]
     with pytest.raises(AssertionError, match="head/bias"):
         write_tensors(tmp_path / "x.safetensors", SHAPE, "token_classes", params)
 
 
 def test_with_and_without_prefix_and_head(tensors: Tensors, write) -> None:
-    full = read_checkpoint(write(tensors)).params
+    full = in_memory(write(tensors))
     bare = {name.removeprefix("bert."): value for name, value in tensors.items() if not name.startswith("classifier")}
     read = read_checkpoint(write(bare | {"pooler.dense.weight": normal(6, 6), "pooler.dense.bias": normal(6)}))
     assert read.labels == () and read.notes == () and read.heads == ("pooler",)
@@ -218,7 +224,7 @@ def test_labels_are_ordered_by_number(tensors: Tensors, write) -> None:
 
 
 def test_names_of_the_first_bert_checkpoints(tensors: Tensors, write) -> None:
-    expected = read_checkpoint(write(tensors)).params
+    expected = in_memory(write(tensors))
     old = {
         name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
         for name, value in tensors.items()
@@ -256,7 +262,7 @@ def shard(directory: pathlib.Path, tensors: Tensors, parts: int = 3) -> dict[str
 
 
 def test_sharded_files(tensors: Tensors, write, tmp_path: pathlib.Path) -> None:
-    expected = read_checkpoint(write(tensors)).params
+    expected = in_memory(write(tensors))
     folder = tmp_path / "sharded"
     folder.mkdir()
     shard(folder, tensors)
@@ -333,7 +339,11 @@ def test_pickles_are_never_read(name: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config()))
     (tmp_path / name).write_bytes(b"\x80\x04cos\nsystem\n")
     text = message(tmp_path)
-    assert f"has {name} but no model.safetensors" in text and "reads safetensors only" in text and "Convert it" in text
+    assert (
+        f"has {name} but no model.safetensors" in text
+        and "reads safetensors only" in text
+        and "convert it once" in text
+    )
 
 
 def test_no_weights_at_all(tmp_path: pathlib.Path) -> None:
@@ -363,12 +373,12 @@ def test_config_json(tensors: Tensors, write) -> None:
 
 @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
 def test_the_prefix_of_a_wrapper_is_taken_off_and_said(wrapper: str, tensors: Tensors, write) -> None:
-    wanted = read_checkpoint(write(tensors))
+    wanted = in_memory(write(tensors))
     for own in (tensors, {name.removeprefix("bert."): value for name, value in tensors.items()}):
         read = read_checkpoint(write({f"{wrapper}{name}": value for name, value in own.items()}))
         assert read.notes == (f"weights: all tensor names start with {wrapper!r}, which was taken off",)
-        assert read.labels == LABELS and set(read.params) == set(wanted.params)
-        for name, value in wanted.params.items():
+        assert read.labels == LABELS and set(read.params) == set(wanted)
+        for name, value in wanted.items():
             np.testing.assert_array_equal(read.params[name], value, err_msg=name)
 
 
@@ -423,6 +433,23 @@ def test_a_config_json_that_python_cannot_read(text: str, tensors: Tensors, writ
     assert message(directory).startswith(f"{directory / 'config.json'}: is not JSON (")
 
 
+def test_code_of_a_model_is_not_run_and_that_is_said(tensors: Tensors, write) -> None:
+    auto_map = {"AutoModel": "modeling.Model"}
+    directory = write(tensors, config(auto_map=auto_map))
+    (directory / "modeling.py").write_text("raise RuntimeError('it was run')")
+    read = read_checkpoint(directory)
+    assert read.encoder == SHAPE and "auto_map" in read.notes[0] and "It is not run" in read.notes[0]
+    text = message(write(tensors, config(auto_map=auto_map, model_type="mybert")))
+    assert "model_type 'mybert' is not supported." in text and text.endswith("(auto_map) is never run.")
+
+
+def test_a_hub_repository_without_safetensors_says_how_to_convert_it(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "snapshots" / ("a" * 40)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config()))
+    assert "(pytorch_model.bin) are not fetched" in message(folder) and "convert it once" in message(folder)
+
+
 @hypothesis.given(data=st.data())
 @hypothesis.settings(
     deadline=None, max_examples=100, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
@@ -442,5 +469,5 @@ def test_any_damage_to_the_file_is_noticed_or_only_changes_numbers(
     except UserError as error:
         assert str(error).startswith(str(tmp_path))
         return
-    assert all(np.isfinite(value).all() for value in read.params.values())
+    assert all(np.isfinite(np.asarray(value)).all() for value in read.params.values())
     assert read.encoder == SHAPE

@@ -34,6 +34,7 @@ MISTAKES = {
     "hf_classification": (["absent", "absent"], "absent/config.json: no such file"),
     "hf_mlm": (["absent", "--batch=1", "--row-length=8"], "absent/config.json: no such file"),
     "interval_coverage": (["--counts=27,many"], "--counts=27,many: must be whole numbers"),
+    "load_memory": (["--devices=1,few", "--output=o.json"], "--devices=1,few: must be whole numbers"),
     "loss_curves": (["absent", "absent", "--output=o.json"], "absent/metrics.jsonl: No such file or directory"),
     "masked_positions": (["--preset=bert_absent", "--output=o.json"], "bert_absent"),
     "mlm_against_torch": (["--config=absent.py", "--output=o.json"], "--config=absent.py"),

@@ -25,7 +25,7 @@ from jaxfm.core.build import Build
 from jaxfm.core.data_check import DataCheck, Finding
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.evaluation import BootstrapData, Evaluation
-from jaxfm.core.initial import Initial
+from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.objective import Loss, LossContext
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.data.arrays import ArrayDataset
@@ -227,7 +227,7 @@ class ToyImageDefinition:
     def abstract_objective(self, config: Config, encoder: EncoderConfig) -> ToyImageObjective:
         return ToyImageObjective(ToyImageSpec(encoder))
 
-    def create(self, config: Config, initial: Initial) -> tuple[ToyImageTask, Mapping[str, np.ndarray]]:
+    def create(self, config: Config, initial: Initial) -> tuple[ToyImageTask, Mapping[str, HostArray]]:
         sizes = {"train": config.task.images, "valid": config.task.images // 4, "test": config.task.images // 4}
         datasets = {split: images(count, seed) for seed, (split, count) in enumerate(sizes.items())}
         return ToyImageTask(ToyImageObjective(ToyImageSpec(initial.encoder)), datasets, ("toy images",)), {}

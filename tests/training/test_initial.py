@@ -39,7 +39,7 @@ def test_the_weights_are_those_the_run_reports(run: tuple[Config, pathlib.Path],
     for name, values in chosen.items():
         np.testing.assert_array_equal(initial.params[name], values)
     assert initial.encoder == tiny.ENCODER and initial.tokenizer == workdir / "tokenizer"
-    assert initial.notes == (f"weights: run:{workdir}, step 1 (bert)",)
+    assert initial.notes[0] == f"weights: run:{workdir}, step 1 (bert)"
     # The same as by way of an export.
     exported = hub_initial.resolve(ModelConfig(init=f"dir:{export(workdir, tmp_path / 'hf')}"))
     assert exported.encoder == initial.encoder and set(exported.params) == set(chosen)

@@ -8,6 +8,8 @@ import shutil
 import pytest
 
 from jaxfm import files
+from jaxfm.config import ModelConfig
+from jaxfm.core.initial import Origin
 from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import CALIBRATION_FILE
 from jaxfm.programs.train import train
@@ -134,3 +136,28 @@ def test_a_config_of_another_jaxfm_is_named(run: pathlib.Path) -> None:
         change(run / "config.json", **values)
         with pytest.raises(UserError, match=message):
             workdirs.read_config(run)
+
+
+def test_a_run_goes_on_with_the_commits_that_it_began_with(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    model = ModelConfig(init="hf:owner/name@main", tokenizer="hf:owner/words")
+    origin = Origin(model.init, "a" * 40, "b" * 40, 96)
+    config = tiny.replaced(tiny.config(folder), model__init=model.init)
+    assert workdirs.pinned(tmp_path, model) == model  # no run yet
+    workdirs.write_config(tmp_path, config, origin)
+    assert workdirs.read_origin(tmp_path) == origin
+    assert workdirs.pinned(tmp_path, model) == ModelConfig(
+        init=f"hf:owner/name@{'a' * 40}", tokenizer=f"hf:owner/words@{'b' * 40}"
+    )
+    other = ModelConfig(init=f"run:{tmp_path}")  # its origin is that of another run
+    assert workdirs.pinned(tmp_path, other) == other
+    workdirs.write_config(tmp_path, config)
+    assert workdirs.read_origin(tmp_path) is None and workdirs.pinned(tmp_path, model) == model
+
+
+@pytest.mark.parametrize(
+    "value", [[], {"init": "dir:x"}, {"init": 1, "revision": "", "tokenizer_revision": "", "vocab_size": 1}]
+)
+def test_an_origin_that_was_changed_is_named(value: object, run: pathlib.Path) -> None:
+    change(run / "config.json", origin=value)
+    with pytest.raises(UserError, match=r'config\.json: its "origin" is not one that jaxfm wrote'):
+        workdirs.read_origin(run)

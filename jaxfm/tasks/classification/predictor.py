@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from jaxfm.core.model_card import CardPart
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import probabilities
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 # transformers' name of what jaxfm's `config.task.kind` names.
+_CARD_LABELS = 50  # that the model card names
 _PROBLEM_TYPES = {
     "single": "single_label_classification",
     "multi": "multi_label_classification",
@@ -182,3 +184,28 @@ class ClassifierPredictor:
             labels=spec.labels,
             extra=extra,
         )
+
+    def card(self) -> CardPart:
+        """Returns the task's part of the model card."""
+        kind, names = self.spec.kind, ", ".join(f"`{name}`" for name in self.labels[:_CARD_LABELS])
+        more = f" and {len(self.labels) - _CARD_LABELS:,} more" if len(self.labels) > _CARD_LABELS else ""
+        what = "pairs of texts" if self.spec.pairs else "texts"
+        does = {
+            "single": f"Puts {what} into one of the classes {names}{more}.",
+            "multi": f"Says which of these labels {what} have: {names}{more}.",
+            "regression": f"Gives {what} a number.",
+        }
+        scores = {
+            "single": "Scores of transformers are the model's own probabilities; those of jaxfm are calibrated.",
+            "multi": f"A label holds from a probability of {self.spec.threshold:g} on (jaxfm's are calibrated).",
+            "regression": "The number is the one logit as it is: `function_to_apply` must be `none`.",
+        }
+        given = '{"text": "A text.", "text_pair": "Another."}' if self.spec.pairs else '"A text."'
+        options = {"single": "", "multi": ", top_k=None", "regression": ', function_to_apply="none"'}
+        code = (
+            "from transformers import pipeline\n\n"
+            f'classify = pipeline("text-classification", model="DIRECTORY"{options[kind]})\nclassify({given})'
+        )
+        reads = f"It was trained on at most {self.spec.window} tokens of a text; longer ones were cut."
+        title = "Text regression" if kind == "regression" else "Text classification"
+        return CardPart(title, "text-classification", does[kind], code, f"{scores[kind]} {reads}")

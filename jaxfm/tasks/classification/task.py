@@ -13,7 +13,7 @@ from jaxfm.config import AUTO, AUTO_METRIC, Config
 from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.extensions import check_metrics, with_own
-from jaxfm.core.initial import Initial
+from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.records.examples import Example, ExampleColumns, ExampleSplit, read_examples
@@ -99,7 +99,7 @@ class ClassificationDefinition:
         plain = dataclasses.replace(config, task=dataclasses.replace(config.task, loss=loss))
         return ClassifierObjective(spec, *_losses(plain, labels, None), loss.r_drop)
 
-    def create(self, config: Config, initial: Initial) -> tuple[ClassificationTask, dict[str, np.ndarray]]:
+    def create(self, config: Config, initial: Initial) -> tuple[ClassificationTask, dict[str, HostArray]]:
         """Reads the source and builds the task of a new run.
 
         Raises:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxfm.core.model_card import CardPart
 from jaxfm.data.text.masking import target_places
 from jaxfm.data.text.packing import PackedRows, build_rows
 from jaxfm.hub.config_json import missing_class
@@ -205,3 +206,14 @@ class FillMask:
     def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
         """Writes what AutoModelForMaskedLM and AutoTokenizer open."""
         write_model(folder, self.spec.encoder, head="vocabulary", params=params, tokenizer=self.tokenizer)
+
+    def card(self) -> CardPart:
+        """Returns the task's part of the model card."""
+        mask = self.tokenizer.mask_token
+        code = (
+            "from transformers import pipeline\n\n"
+            f'fill = pipeline("fill-mask", model="DIRECTORY")\nfill("Paris is the capital of {mask}.")'
+        )
+        details = 'As a start for other tasks: `AutoModel.from_pretrained("DIRECTORY")`, or in jaxfm '
+        details += "`--config.model.init=dir:DIRECTORY`."
+        return CardPart("Masked language model", "fill-mask", "Fills masks in texts.", code, details)

@@ -6,13 +6,11 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from jaxfm.config import Config
 from jaxfm.core.batch import Dataset
 from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.core.initial import Initial
+from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.text.tokenization import load_tokenizer
@@ -82,7 +80,7 @@ class MaskedLMDefinition:
         spec = MaskedLMSpec(encoder, task.masking, task.ratios, (task.unit,), config.data.row_length)
         return MaskedLMObjective(spec, made_up_vocabulary(encoder), task.z_loss, task.logits_chunk)
 
-    def create(self, config: Config, initial: Initial) -> tuple[MaskedLMTask, dict[str, np.ndarray]]:
+    def create(self, config: Config, initial: Initial) -> tuple[MaskedLMTask, dict[str, HostArray]]:
         """Opens the source (prepares it first where it is plain text) and builds the task of a new run.
 
         Raises UserError as `masked_text.open_text`.

@@ -1,30 +1,18 @@
-"""README.md of an exported tagger: how to use it with transformers, and where its entities differ from a run's."""
+"""The model card of a tagger: how to use it with transformers, and where its entities differ from a run's."""
 
 from collections.abc import Sequence
 
+from jaxfm.core.model_card import CardPart
 from jaxfm.data.text.words import FINE
 
 _LISTED = 50  # types that are named
 
-_CARD = """\
----
-library_name: transformers
-pipeline_tag: token-classification
-inference:
-  parameters:
-    aggregation_strategy: first
----
-# Named-entity recognition
-
-Trained with jaxfm. Entities: {types}.
-
-```python
+_CODE = """\
 from transformers import pipeline
 
 find = pipeline("token-classification", model="DIRECTORY", aggregation_strategy="first")
-find("Ada Lovelace met Charles Babbage in London.")
-```
-
+find("Ada Lovelace met Charles Babbage in London.")"""
+_DETAILS = """\
 Take `aggregation_strategy="first"`: the model was trained to say the tag of a word at its first piece. `"simple"` reads
 the other pieces too, for which it was never trained, and cuts names in two.
 
@@ -69,8 +57,8 @@ _PIPELINE_WORDS = {
 }
 
 
-def tagger_card(labels: Sequence[str], *, splitter: str, marks_parts: bool, window: int) -> str:
-    """Returns the text of README.md.
+def tagger_card(labels: Sequence[str], *, splitter: str, marks_parts: bool, window: int) -> CardPart:
+    """Returns the task's part of the model card.
 
     Args:
       labels: tags of the model.
@@ -80,9 +68,14 @@ def tagger_card(labels: Sequence[str], *, splitter: str, marks_parts: bool, wind
     """
     types = list(dict.fromkeys(label[2:] for label in labels if label != "O"))
     more = f" and {len(types) - _LISTED:,} more" if len(types) > _LISTED else ""
-    return _CARD.format(
-        types=", ".join(f"`{kind}`" for kind in types[:_LISTED]) + more,
-        words=_RUN_WORDS[splitter == FINE],
-        pipeline=_PIPELINE_WORDS[marks_parts],
-        window=window,
+    listed = ", ".join(f"`{kind}`" for kind in types[:_LISTED]) + more
+    return CardPart(
+        title="Named-entity recognition",
+        pipeline_tag="token-classification",
+        summary=f"Finds entities in texts: {listed}.",
+        code=_CODE,
+        details=_DETAILS.format(
+            words=_RUN_WORDS[splitter == FINE], pipeline=_PIPELINE_WORDS[marks_parts], window=window
+        ),
+        front_matter={"inference": {"parameters": {"aggregation_strategy": "first"}}},
     )

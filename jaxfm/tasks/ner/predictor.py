@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxfm import files
+from jaxfm.core.model_card import CardPart
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.data.text.tagging import entity_spans
 from jaxfm.data.text.tokenization import encode_words, marks_continuing_pieces, pipeline_words
@@ -187,7 +187,7 @@ class NerPredictor:
         return missing_class(self.spec.encoder, "token_classes")
 
     def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
-        """Writes what AutoModelForTokenClassification and AutoTokenizer open, and a model card (README.md)."""
+        """Writes what AutoModelForTokenClassification and AutoTokenizer open."""
         write_model(
             folder,
             self.spec.encoder,
@@ -196,13 +196,15 @@ class NerPredictor:
             tokenizer=self.tokenizer,
             labels=self.spec.labels,
         )
-        card = tagger_card(
+
+    def card(self) -> CardPart:
+        """Returns the task's part of the model card."""
+        return tagger_card(
             self.spec.labels,
             splitter=self.spec.splitter,
             marks_parts=marks_continuing_pieces(self.tokenizer),
             window=self.spec.encoder.max_positions,
         )
-        files.write_text(folder / "README.md", card)
 
 
 def _result(text: Words, entities: list[dict[str, Any]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from jaxfm.config import Config
 from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.extensions import check_metrics, with_own
-from jaxfm.core.initial import Initial
+from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.records.sources import TaggedSentence, TaggedSplit
@@ -93,7 +93,7 @@ class NerDefinition:
         class_loss = ClassLoss(loss.label_smoothing, loss.focal_gamma)
         return NerObjective(_spec(config, encoder, _USUAL_LABELS, COARSE), class_loss, loss.r_drop)
 
-    def create(self, config: Config, initial: Initial) -> tuple[NerTask, dict[str, np.ndarray]]:
+    def create(self, config: Config, initial: Initial) -> tuple[NerTask, dict[str, HostArray]]:
         """Reads the source and builds the task of a new run.
 
         Raises:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from jaxfm.core.model_card import CardPart
 from jaxfm.data.text.packing import PackedRows, build_rows
 from jaxfm.data.text.windows import make_windows
 from jaxfm.errors import UserError
@@ -145,3 +146,16 @@ class ReplacedTokenPredictor:
         encoder = dataclasses.replace(self.spec.encoder, family=family)
         own = {name: value for name, value in params.items() if name.startswith(("encoder/", "detector/"))}
         write_model(folder, encoder, head="replaced_tokens", params=own, tokenizer=self.tokenizer)
+
+    def card(self) -> CardPart:
+        """Returns the task's part of the model card."""
+        code = (
+            "from transformers import AutoModelForPreTraining, AutoTokenizer\n\n"
+            'model = AutoModelForPreTraining.from_pretrained("DIRECTORY")\n'
+            'tokenizer = AutoTokenizer.from_pretrained("DIRECTORY")\n'
+            'model(**tokenizer("A text.", return_tensors="pt")).logits  # above 0: the token was replaced'
+        )
+        details = 'As a start for other tasks: `AutoModel.from_pretrained("DIRECTORY")`, or in jaxfm '
+        details += "`--config.model.init=dir:DIRECTORY`."
+        summary = "Says of each token of a text whether it was replaced (an ELECTRA discriminator)."
+        return CardPart("Replaced-token detection", "", summary, code, details)

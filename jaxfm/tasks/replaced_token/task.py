@@ -6,13 +6,11 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from jaxfm.config import Config
 from jaxfm.core.batch import Dataset
 from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.core.initial import Initial
+from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.text.tokenization import load_tokenizer
@@ -88,7 +86,7 @@ class ReplacedTokenDefinition:
         spec = _spec(config, encoder, (config.task.unit,))
         return ReplacedTokenObjective(spec, made_up_vocabulary(encoder), config.task.z_loss)
 
-    def create(self, config: Config, initial: Initial) -> tuple[ReplacedTokenTask, dict[str, np.ndarray]]:
+    def create(self, config: Config, initial: Initial) -> tuple[ReplacedTokenTask, dict[str, HostArray]]:
         """Opens the source and builds the task of a new run.
 
         Raises UserError as `masked_text.open_text`.
@@ -156,7 +154,7 @@ def _spec(config: Config, encoder: EncoderConfig, units: tuple[str, ...]) -> Rep
     )
 
 
-def _kept(initial: Initial, layers: int) -> dict[str, np.ndarray]:
+def _kept(initial: Initial, layers: int) -> dict[str, HostArray]:
     """Returns the loaded parameters that are used: the encoder, and detector and generator where they fit."""
     used = ["encoder/", "detector/"]
     depths = {len(value) for name, value in initial.params.items() if name.startswith(f"{_GENERATOR}layers/")}
