@@ -29,6 +29,7 @@ MODELS: Mapping[str, str] = {
     "albert": "ALBERT v1 and v2",
     "deberta-v2": "DeBERTa v3 and mDeBERTa v3; v2 without its convolution",
     "eurobert": "EuroBERT 210m, 610m and 2.1B",
+    "neobert": "NeoBERT (its class is not in transformers: parity with a forward pass written from the paper)",
     "esm": "ESM-2 (proteins), ESM-1b",
     "gemma3_text": "EmbeddingGemma's encoder",
 }

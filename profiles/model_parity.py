@@ -42,7 +42,7 @@ from jaxfm.hub.weights import Checkpoint, read_checkpoint, write_tensors
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.heads import SequenceClassifier
 from jaxfm.models.inputs.inputs import Inputs
-from jaxfm.models.kernels import AttentionProblem, unsupported_reasons
+from jaxfm.models.kernels import AttentionProblem, unsupported_by_all, unsupported_reasons
 from jaxfm.observe.tables import Table, to_markdown
 from jaxfm.parallel import mesh as meshes
 from profiles import command_line, quality
@@ -363,8 +363,9 @@ def kernels(encoder: EncoderConfig) -> list[str]:
         of_rows = AttentionProblem(
             platform, jnp.dtype(jnp.bfloat16), 512, 64, relative_positions=encoder.relative_positions
         )
-        reasons = unsupported_reasons(of_rows).items()
-        found += [name for name, reason in reasons if reason is None or "compute capability" in reason]
+        if unsupported_by_all(of_rows) is None:  # the GPU itself may be missing here
+            reasons = unsupported_reasons(of_rows).items()
+            found += [name for name, reason in reasons if reason is None or "compute capability" in reason]
     return found
 
 

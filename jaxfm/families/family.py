@@ -63,6 +63,7 @@ class Family:
         config leaves out.
       heads: kind of head (`families.models.KINDS`) -> its tensors.
       known_extras: tensors that checkpoints may carry and nothing here uses: full names, or patterns (fnmatch).
+      bare_suffix: of the encoder's own class.
       renamed: part of a tensor's name in older checkpoints -> that part today.
       read_config: from the checked values of config.json to the encoder's shape; raises UserError for values with which
         transformers computes another function.
@@ -83,6 +84,7 @@ class Family:
     presets: Mapping[str, EncoderConfig] = dataclasses.field(default_factory=dict)
     discriminator_of: tuple[str, ...] = ()
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    bare_suffix: str = "Model"
 
     def encoder_tensors(self, *, bare: bool = False) -> dict[str, Tensor]:
         """Returns "encoder/..." -> tensor under full names; `bare`: as checkpoints of the encoder alone have them."""
@@ -101,7 +103,7 @@ class Family:
 
     def class_name(self, kind: str) -> str:
         """Returns transformers' class with a head of that kind; "" stands for the encoder alone."""
-        return self.architecture + (self.heads[kind].suffix if kind else "Model")
+        return self.architecture + (self.heads[kind].suffix if kind else self.bare_suffix)
 
     def kind_of(self, class_name: str) -> str:
         """Returns the kind of head of transformers' class of that name; "" where no head here is of it."""

@@ -14,6 +14,7 @@ from jaxfm.families import (
     gemma3_text,
     modernbert,
     mpnet,
+    neobert,
     roberta,
     xlm_roberta,
     xlm_roberta_xl,
@@ -85,6 +86,7 @@ for _module in (
     albert,
     deberta_v2,
     eurobert,
+    neobert,
     esm,
     gemma3_text,
 ):

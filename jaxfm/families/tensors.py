@@ -1,6 +1,9 @@
 """How a parameter of ours is laid out in a checkpoint of transformers, and tables of such entries."""
 
 import dataclasses
+import math
+
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,6 +16,8 @@ class Tensor:
         has n axes of inputs, then those of outputs.
       part: index of ours among the `parts` that theirs has along its first axis.
       parts: number of our parameters that lie in this one tensor.
+      by_head: the parts lie side by side in each head, not one after the other.
+      pairs: the features of a head that are rotated together are neighbours there; here they are half a head apart.
       last: full name of our last layer's tensor where it has another name; `name` then counts layers from 1.
     """
 
@@ -20,7 +25,31 @@ class Tensor:
     inputs: int = 0
     part: int = 0
     parts: int = 1
+    by_head: bool = False
+    pairs: bool = False
     last: str = ""
+
+    def take(self, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Returns our parameter of that shape, of one layer, from theirs: its own part unless `by_head`."""
+        if self.by_head:
+            heads, width = shape[self.inputs :]
+            value = value.reshape(heads, self.parts, width, -1)[:, self.part]
+            if self.pairs:
+                value = np.swapaxes(value.reshape(heads, width // 2, 2, -1), 1, 2)
+            value = value.reshape(heads * width, -1)
+        return (value.T if self.inputs else value).reshape(shape)
+
+    def put(self, value: np.ndarray) -> np.ndarray:
+        """Returns our parameter of one layer as theirs has it; with `by_head` [N, H, inputs], to be joined."""
+        if not self.inputs:
+            return value
+        outputs = value.shape[self.inputs :]
+        value = value.reshape(math.prod(value.shape[: self.inputs]), -1).T
+        if not self.by_head:
+            return value
+        heads, width = outputs
+        value = value.reshape(heads, width, -1)
+        return np.swapaxes(value.reshape(heads, 2, width // 2, -1), 1, 2).reshape(value.shape) if self.pairs else value
 
     @property
     def layered(self) -> bool:

@@ -112,6 +112,11 @@ def _updates(
     for path in sorted(path for path in params if path.endswith("/lora/a")):
         base = path.removesuffix("/lora/a")
         tensor = table[f"{base}/kernel"]
+        if tensor.by_head:
+            raise UserError(
+                f"--format=peft: {tensor.name} of a {encoder.family} encoder holds several maps head by head, of which "
+                "peft cannot update one. Take --format=hf, which merges the low-rank updates into the weights."
+            )
         a, b = params[f"{base}/lora/a"], params[f"{base}/lora/b"]
         a_LRI = np.swapaxes(a.reshape(len(a), -1, encoder.lora_rank), 1, 2)
         b_LOR = np.swapaxes(b.reshape(len(b), encoder.lora_rank, -1), 1, 2)

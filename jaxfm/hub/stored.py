@@ -83,9 +83,9 @@ class StoredParam(_Rows):
         return self._one(self.tensors[0], self.shape)[start:stop]
 
     def _one(self, tensor: StoredTensor, shape: tuple[int, ...]) -> np.ndarray:
-        count = tensor.shape[0] // self.layout.parts
-        value = tensor.rows_f32(self.layout.part * count, (self.layout.part + 1) * count)
-        return (value.T if self.layout.inputs else value).reshape(shape)
+        layout, count = self.layout, tensor.shape[0] // self.layout.parts
+        own = (0, tensor.shape[0]) if layout.by_head else (layout.part * count, (layout.part + 1) * count)
+        return layout.take(tensor.rows_f32(*own), shape)
 
 
 @dataclasses.dataclass(frozen=True)

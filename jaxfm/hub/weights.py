@@ -136,11 +136,15 @@ def write_tensors(path: pathlib.Path, encoder: EncoderConfig, head: str, params:
         other = table[ours].tensor.name
         parts[name], shapes[name] = parts[other], shapes[other]
 
+    def put(ours: str, layer: int) -> np.ndarray:
+        tensor, shape = table[ours]
+        return tensor.put(params[ours][layer if tensor.layered else slice(_rows(ours, shape, encoder))])
+
     def read(name: str) -> Iterator[np.ndarray]:
-        for ours, layer in parts[name]:
-            tensor, shape = table[ours]
-            value = params[ours][layer if tensor.layered else slice(_rows(ours, shape, encoder))]
-            yield value.reshape(math.prod(value.shape[: tensor.inputs]), -1).T if tensor.inputs else value
+        if table[parts[name][0][0]].tensor.by_head:
+            yield np.stack([put(ours, layer) for ours, layer in parts[name]], axis=1)
+        else:
+            yield from (put(ours, layer) for ours, layer in parts[name])
 
     write_f32(path, shapes, read)
 

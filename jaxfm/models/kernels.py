@@ -180,7 +180,7 @@ def fused_attention(kernel: Kernel, inputs: KernelInputs, window_radius: int) ->
     return on_each(inputs)
 
 
-def _unsupported_by_all(problem: AttentionProblem) -> str | None:
+def unsupported_by_all(problem: AttentionProblem) -> str | None:
     """Returns why no fused kernel here can compute a problem; None: these reasons do not apply."""
     if problem.dropout:
         return (
@@ -208,7 +208,7 @@ def _unsupported_by_cudnn(problem: AttentionProblem) -> str | None:
         return f"needs a head dimension that is a multiple of 8 and at most {widest}, not {problem.head_dim}"
     if _needs_mask_for_cudnn(problem) and problem.tokens % 2:
         return f"needs rows of an even number of tokens for a mask, not {problem.tokens} (config.data.row_length)"
-    return _unsupported_by_all(problem)
+    return unsupported_by_all(problem)
 
 
 def _needs_mask_for_cudnn(problem: AttentionProblem) -> bool:
@@ -239,7 +239,7 @@ def _unsupported_by_splash(problem: AttentionProblem) -> str | None:
         return f"computes in bf16 or f32, not {problem.dtype}"
     if problem.tokens % _LANES:
         return f"needs rows of a multiple of {_LANES} tokens, not {problem.tokens} (config.data.row_length)"
-    return _unsupported_by_all(problem)
+    return unsupported_by_all(problem)
 
 
 def _splash(inputs: KernelInputs, window_radius: int, *, interpret: bool = False) -> jax.Array:

@@ -28,7 +28,7 @@ MILLIONS = {
     "albert_xxlarge": 205.81, "deberta_v3_xsmall": 70.68, "deberta_v3_small": 141.30, "deberta_v3_base": 183.83,
     "deberta_v3_large": 434.01, "mdeberta_v3_base": 278.22, "eurobert_210m": 211.77, "eurobert_610m": 607.87,
     "eurobert_2b": 2107.59, "esm2_8m": 7.41, "esm2_35m": 33.27, "esm2_150m": 147.73, "esm2_650m": 649.40,
-    "esm2_3b": 2832.44, "embedding_gemma": 302.86,
+    "esm2_3b": 2832.44, "embedding_gemma": 302.86, "neobert": 221.67,
 }  # fmt: skip
 
 

@@ -79,7 +79,8 @@ def test_states_and_logits_are_those_of_transformers(family: str, tmp_path: path
 
 
 def test_every_family_has_a_case() -> None:
-    assert list(parity.CASES) == list(FAMILIES)
+    # NeoBERT is no class of transformers: tests/families/test_neobert.py has its oracle.
+    assert set(parity.CASES) == set(FAMILIES) - {"neobert"}
 
 
 @pytest.mark.slow
