@@ -17,7 +17,10 @@ from jaxfm.config import MeshConfig
 from jaxfm.core.build import AttentionConfig, Build
 from jaxfm.core.encoder_config import EncoderConfig, has_padded_rows
 from jaxfm.errors import UserError
+from jaxfm.families.models import KINDS, parameter_shapes
+from jaxfm.hub.weights import Checkpoint
 from jaxfm.models.electra import ReplacedTokenModel
+from jaxfm.models.encoder import Encoder
 from jaxfm.models.heads import MaskedLM, SequenceClassifier, TokenClassifier
 from jaxfm.models.kernels import XLA
 from jaxfm.parallel.mesh import build_abstract, make_mesh
@@ -25,6 +28,16 @@ from jaxfm.parallel.mesh import build_abstract, make_mesh
 # Names of transformers' ONNX exports, and so of its readers.
 IDS, MASK, TYPES, LOGITS = "input_ids", "attention_mask", "token_type_ids", "logits"
 BATCH, SEQUENCE = "batch_size", "sequence_length"
+# Models that have outputs -> kind of their head (`families.models.KINDS`).
+_KINDS: Mapping[type, str] = {
+    TokenClassifier: "token_classes",
+    SequenceClassifier: "sequence_classes",
+    MaskedLM: "vocabulary",
+    ReplacedTokenModel: "replaced_tokens",
+}
+HEADS = tuple(_KINDS.values())
+# Parameters of models here that no output needs.
+_UNREAD = "generator/"
 
 
 @functools.singledispatch
@@ -59,7 +72,7 @@ def _(model: ReplacedTokenModel, batch: Mapping[str, jax.Array]) -> dict[str, ja
     return {LOGITS: model.replaced(batch)}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Inference:
     """A function of ids and mask, and its parameters.
 
@@ -67,11 +80,13 @@ class Inference:
       graphdef: of the model.
       params: nested dicts of arrays on the host, without what pads the vocabulary.
       encoder: its shape.
+      kind: of its head (`families.models.KINDS`); "" for an encoder alone.
     """
 
     graphdef: nnx.GraphDef[Any]
     params: dict[str, Any]
     encoder: EncoderConfig
+    kind: str
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -110,14 +125,38 @@ def make_inference(
     Args:
       make_model: builds it; one example a row where it tells examples apart.
       encoder: its shape; low-rank updates are merged into `params`.
-      params: path -> array of every parameter.
+      params: path -> array of every parameter; a generator, which no output needs, may be absent.
     """
     # Kernels of accelerators have no form outside of JAX; all paths compute the same.
     build = Build(attention=AttentionConfig(XLA))
     mesh = make_mesh(MeshConfig(data=1), jax.local_devices(backend="cpu")[:1])
-    graphdef, _ = build_abstract(lambda: make_model(build, nnx.Rngs(0)), mesh)
+    graphdef, abstract = build_abstract(lambda: make_model(build, nnx.Rngs(0)), mesh)
+    shapes: dict[str, Any] = dict(flax.traverse_util.flatten_dict(abstract, sep="/"))
+    absent = {path for path in shapes if path not in params}
+    assert set(params) <= set(shapes) and all(path.startswith(_UNREAD) for path in absent), sorted(absent)
+    # Of no memory: one zero that repeats.
+    whole = {**params, **{path: np.broadcast_to(np.float32(0), shapes[path].shape) for path in absent}}
     cut = {
         path: np.asarray(array[: encoder.vocab_size] if has_padded_rows(path) else array, np.float32)
-        for path, array in params.items()
+        for path, array in whole.items()
     }
-    return Inference(graphdef, flax.traverse_util.unflatten_dict(cut, sep="/"), encoder)
+    kind = _KINDS.get(type(nnx.merge(graphdef, abstract)), "")
+    return Inference(graphdef, flax.traverse_util.unflatten_dict(cut, sep="/"), encoder, kind)
+
+
+def inference_of(checkpoint: Checkpoint, kind: str) -> Inference:
+    """Returns what a Hugging Face checkpoint computes with one of its heads; "": its encoder alone, for `states`."""
+    heads = (kind,) if kind else ()
+    wanted = ("encoder/", *({path for head in heads for path in parameter_shapes(checkpoint.encoder, head, 1)}))
+    params = {path: array for path, array in checkpoint.params.items() if path.startswith(wanted)}
+    if not kind:
+        return make_inference(lambda build, rngs: _Bare(checkpoint.encoder, build, rngs), checkpoint.encoder, params)
+    count = max(len(checkpoint.labels), 1)
+    return make_inference(lambda build, rngs: KINDS[kind](checkpoint.encoder, count), checkpoint.encoder, params)
+
+
+class _Bare(nnx.Module):
+    """An encoder under the name that models give it."""
+
+    def __init__(self, config: EncoderConfig, build: Build, rngs: nnx.Rngs):
+        self.encoder = Encoder(config, build, rngs)

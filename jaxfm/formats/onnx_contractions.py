@@ -1,13 +1,13 @@
 """Products and gathers of JAX as ONNX operators."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxfm.errors import UserError
-from jaxfm.formats.onnx_graph import Dim, Graph, Value, constant, is_static
+from jaxfm.formats.onnx_graph import Dim, Graph, Rule, Value, constant, is_static
 
 
 def dot_general(graph: Graph, inputs: Sequence[Value], equation: Any) -> Value:
@@ -28,10 +28,10 @@ def dot_general(graph: Graph, inputs: Sequence[Value], equation: Any) -> Value:
         return graph.transpose(product, [*range(len(right_free), len(product.dims)), *range(len(right_free))])
     if right.constant is not None and not right_batch:
         return _with_weights(graph, (left, left_free, left_summed), (right, right_free, right_summed), dtype)
-    sides = ((left, left_batch, left_free, left_summed), (right, right_batch, right_free, right_summed))
+    of_left, of_right = (left, left_batch, left_free, left_summed), (right, right_batch, right_free, right_summed)
     # Transposing the product is cheaper than transposing attention's weights [B, N, T, T] before it.
-    swapped = _is_in_order(*sides[1]) and not _is_in_order(*sides[0])
-    product = _batched(graph, *(sides[::-1] if swapped else sides), dtype)
+    swapped = _is_in_order(*of_right) and not _is_in_order(*of_left)
+    product = _batched(graph, of_right, of_left, dtype) if swapped else _batched(graph, of_left, of_right, dtype)
     if not swapped:
         return product
     batch, right_end = len(left_batch), len(left_batch) + len(right_free)
@@ -91,26 +91,31 @@ def gather(graph: Graph, inputs: Sequence[Value], equation: Any) -> Value:
     Indices out of range are an error of the runtime; JAX clamps them or fills with NaN, and no model here has any.
     """
     numbers, slices = equation.params["dimension_numbers"], equation.params["slice_sizes"]
-    table_aval, out = equation.invars[0].aval, equation.outvars[0].aval
+    shape = equation.invars[0].aval.shape
     looked_up, batch = list(numbers.start_index_map), list(numbers.operand_batching_dims)
-    whole = [axis for axis in range(table_aval.ndim) if axis not in looked_up and axis not in batch]
+    whole = [axis for axis in range(len(shape)) if axis not in looked_up and axis not in batch]
     single = all(_is(slices[axis], 1) for axis in looked_up)
-    if not single or any(slices[axis] != table_aval.shape[axis] for axis in whole):
+    if not single or any(slices[axis] != shape[axis] for axis in whole):
         raise UserError("--format=onnx: the model gathers slices that are not whole axes.")
-    table, indices = inputs
-    kept = [axis for axis in looked_up if axis not in numbers.collapsed_slice_dims]
-    if not batch and len(looked_up) == 1 and not kept:
-        (axis,) = looked_up
-        table = graph.materialise(table, table_aval.shape)
-        indices = graph.squeeze(indices, [len(indices.dims) - 1])
-        dims = [*table.dims[:axis], *indices.dims, *table.dims[axis + 1 :]]
-        found = graph.add("Gather", [table, indices], dims, table.dtype, axis=axis)
-        before, inner = axis, len(indices.dims)
-        order = [*range(before, before + inner), *range(before), *range(before + inner, len(dims))]
-        return graph.transpose(found, _placed(order, numbers.offset_dims, inner))
-    if kept:
-        raise UserError("--format=onnx: the model gathers with axes of size 1 that stay.")
-    return _gather_nd(graph, inputs, equation, (batch, looked_up, whole), out)
+    # Where the result keeps an axis of size 1 that was looked up, this is added at the end.
+    sliced = [axis for axis in range(len(shape)) if axis not in (*numbers.collapsed_slice_dims, *batch)]
+    kept = [place for axis, place in zip(sliced, numbers.offset_dims, strict=True) if axis in looked_up]
+    offsets = [place - sum(other < place for other in kept) for place in numbers.offset_dims if place not in kept]
+    if not batch and len(looked_up) == 1:
+        found = _gather_rows(graph, inputs, equation, looked_up[0], offsets)
+    else:
+        found = _gather_nd(graph, inputs, equation, (batch, looked_up, whole), offsets)
+    return graph.unsqueeze(found, kept)
+
+
+def _gather_rows(graph: Graph, inputs: Sequence[Value], equation: Any, axis: int, offsets: Sequence[int]) -> Value:
+    table = graph.materialise(inputs[0], equation.invars[0].aval.shape)
+    indices = graph.squeeze(inputs[1], [len(inputs[1].dims) - 1])
+    inner = len(indices.dims)
+    dims = [*table.dims[:axis], *indices.dims, *table.dims[axis + 1 :]]
+    found = graph.add("Gather", [table, indices], dims, table.dtype, axis=axis)
+    order = [*range(axis, axis + inner), *range(axis), *range(axis + inner, len(dims))]
+    return graph.transpose(found, _placed(order, offsets, inner))
 
 
 def _placed(order: Sequence[int], offset_dims: Sequence[int], inner: int) -> list[int]:
@@ -120,7 +125,11 @@ def _placed(order: Sequence[int], offset_dims: Sequence[int], inner: int) -> lis
 
 
 def _gather_nd(
-    graph: Graph, inputs: Sequence[Value], equation: Any, axes: tuple[list[int], list[int], list[int]], out: Any
+    graph: Graph,
+    inputs: Sequence[Value],
+    equation: Any,
+    axes: tuple[list[int], list[int], list[int]],
+    offsets: Sequence[int],
 ) -> Value:
     batch, looked_up, whole = axes
     numbers = equation.params["dimension_numbers"]
@@ -141,7 +150,7 @@ def _gather_nd(
         found = graph.add("GatherND", [table, indices], dims, table.dtype, batch_dims=len(batch))
     places = [*index_batch, *rest]
     order = [places.index(axis) for axis in range(last)] + list(range(last, len(found.dims)))
-    return graph.transpose(found, _placed(order, numbers.offset_dims, last))
+    return graph.transpose(found, _placed(order, offsets, last))
 
 
 def _is(dim: Dim, number: int) -> bool:
@@ -164,7 +173,7 @@ def dynamic_slice(graph: Graph, inputs: Sequence[Value], equation: Any) -> Value
     return graph.add("Slice", [table, begin, end, graph.sizes(cut)], dims, table.dtype)
 
 
-RULES: Mapping[str, Callable[[Graph, Sequence[Value], Any], Any]] = {
+RULES: dict[str, Rule] = {
     "dot_general": dot_general,
     "gather": gather,
     "dynamic_slice": dynamic_slice,

@@ -21,7 +21,9 @@ def require_onnx(needed_by: str) -> None:
     """Raises UserError where a package of the extra `onnx` is not installed."""
     for package in ("onnx", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"{needed_by}: needs the package {package}. Install it: pip install 'jaxfm-encoders[onnx]'.")
+            raise UserError(
+                f"{needed_by}: needs the package {package}. Install it: pip install 'jaxfm-encoders[onnx]'."
+            )
 
 
 def model_proto(inference: Inference) -> Any:
@@ -66,4 +68,5 @@ class Session:
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns the outputs by name; inputs that the model does not have are left out."""
         given = {name: np.asarray(inputs[name], np.int64) for name in self.inputs}
-        return dict(zip(self.outputs, self._session.run(list(self.outputs), given), strict=True))
+        found = self._session.run(list(self.outputs), given)
+        return {name: np.asarray(array) for name, array in zip(self.outputs, found, strict=True)}

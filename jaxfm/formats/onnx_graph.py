@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-# The newest opset in which every operator here is old: runtimes in browsers lag behind. LayerNormalization came with 17,
-# axes of all reductions as an input with 18.
+# Of 2022: runtimes in browsers lag behind. LayerNormalization came with 17, axes of all reductions as an input with 18.
 OPSET = 18
 IR_VERSION = 9
 
@@ -76,7 +75,7 @@ class Graph:
         array = value.constant
         assert array is not None
         content = np.asarray(array, order="C")
-        digest = hashlib.sha1(memoryview(content.reshape(-1).view(np.uint8)), usedforsecurity=False).hexdigest()
+        digest = hashlib.sha1(content.reshape(-1).view(np.uint8).data, usedforsecurity=False).hexdigest()
         key = ("constant", array.shape, array.dtype.str, digest)
         if key not in self._known:
             self._known[key] = (self._fresh("c"),)
@@ -276,5 +275,5 @@ def _info(name: str, value: Value) -> Any:
 
 _OPERATORS: Mapping[type, str] = {ast.Add: "Add", ast.Sub: "Sub", ast.Mult: "Mul"}
 
-
-
+Rule = Callable[[Graph, Sequence[Value], Any], Any]
+"""(graph, inputs, equation of a jaxpr) -> the value of the equation's output, or a list of several."""

@@ -51,16 +51,18 @@ def to_onnx(
     abstract = {
         name: jax.ShapeDtypeStruct([symbols[axis] for axis in names], np.int32) for name, (names, _) in inputs.items()
     }
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), params)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        traced, shapes = jax.make_jaxpr(lambda given: function(params, given), return_shape=True)(abstract)
+        traced, outputs_like = jax.make_jaxpr(function, return_shape=True)(shapes, abstract)
         graph = Graph()
         values = {
             name: graph.cast(graph.input(name, abstract[name].shape, dtype), np.int32)
             for name, (_, dtype) in inputs.items()
         }
-        leaves = [values[name] for name in sorted(inputs)]  # the order of JAX's own flattening
-        outputs = Lowering(graph).run(traced.jaxpr, [constant(np.asarray(const)) for const in traced.consts], leaves)
-    names = sorted(shapes)
+        # Both in the order of JAX's own flattening.
+        leaves = [constant(leaf) for leaf in jax.tree.leaves(params)] + [values[name] for name in sorted(inputs)]
+        outputs = Lowering(graph).run(traced.jaxpr, [constant(const) for const in traced.consts], leaves)
+    names = sorted(outputs_like)
     materialised = [
         graph.materialise(output, variable.aval.shape)
         for output, variable in zip(outputs, traced.jaxpr.outvars, strict=True)
@@ -96,7 +98,7 @@ class Lowering:
                 return [found]
             called = equation.params[_CALLS[name]]
             if hasattr(called, "consts"):
-                return self.run(called.jaxpr, [constant(np.asarray(const)) for const in called.consts], inputs)
+                return self.run(called.jaxpr, [constant(const) for const in called.consts], inputs)
             return self.run(called, [], inputs)
         if name == "scan":
             return self.scan(equation, inputs)
@@ -127,9 +129,7 @@ class Lowering:
         steps: list[list[Value]] = []
         for index in reversed(rounds) if params["reverse"] else rounds:
             taken = [onnx_primitives.take_index(self.graph, value, index) for value in stacked]
-            found = self.run(
-                body.jaxpr, [constant(np.asarray(const)) for const in body.consts], [*consts, *carry, *taken]
-            )
+            found = self.run(body.jaxpr, [constant(const) for const in body.consts], [*consts, *carry, *taken])
             carry = found[: params["num_carry"]]
             steps.append(found[params["num_carry"] :])
         if params["reverse"]:
@@ -147,9 +147,7 @@ def _computed(equation: Any, inputs: Sequence[Value]) -> list[Value]:
     known = [value.constant for value in inputs if value.constant is not None]
     if len(known) < len(inputs) or not all(map(is_static, shapes)) or not is_static(_symbols(equation.params)):
         return []
-    whole = [
-        np.broadcast_to(array, atom.aval.shape) for array, atom in zip(known, equation.invars, strict=True)
-    ]
+    whole = [np.broadcast_to(array, atom.aval.shape) for array, atom in zip(known, equation.invars, strict=True)]
     outputs = equation.primitive.bind(*whole, **equation.params)
     outputs = outputs if equation.primitive.multiple_results else [outputs]
     return [constant(np.asarray(output)) for output in outputs]

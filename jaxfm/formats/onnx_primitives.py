@@ -4,16 +4,14 @@ A rule is a function (graph, inputs, equation) -> value, or a list of values. In
 where they only repeat (`Value.dims`): elementwise rules leave that to ONNX' broadcasting, others materialise them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxfm.errors import UserError
-from jaxfm.formats.onnx_graph import Dim, Graph, Value, constant
-
-Rule = Callable[[Graph, Sequence[Value], Any], Any]
+from jaxfm.formats.onnx_graph import Dim, Graph, Rule, Value, constant
 
 
 def take_index(graph: Graph, value: Value, index: int) -> Value:
@@ -211,9 +209,7 @@ def _expand_dims(graph: Graph, inputs: Sequence[Value], equation: Any) -> Value:
 
 
 def _whole(graph: Graph, inputs: Sequence[Value], equation: Any) -> list[Value]:
-    return [
-        graph.materialise(value, atom.aval.shape) for value, atom in zip(inputs, equation.invars, strict=True)
-    ]
+    return [graph.materialise(value, atom.aval.shape) for value, atom in zip(inputs, equation.invars, strict=True)]
 
 
 def _concatenate(graph: Graph, inputs: Sequence[Value], equation: Any) -> Value:
@@ -239,9 +235,7 @@ def _cut(graph: Graph, value: Value, equation: Any, cut: Sequence[tuple[int, Dim
         return value
     before, out = equation.invars[0].aval.shape, equation.outvars[0].aval
     axes, first, last, steps = zip(*cut, strict=True)
-    source = graph.materialise(
-        value, [before[axis] if axis in axes else dim for axis, dim in enumerate(value.dims)]
-    )
+    source = graph.materialise(value, [before[axis] if axis in axes else dim for axis, dim in enumerate(value.dims)])
     dims = [out.shape[axis] if axis in axes else dim for axis, dim in enumerate(value.dims)]
     ends = [graph.sizes(first), graph.sizes(last), graph.sizes(axes), graph.sizes(steps)]
     return graph.add("Slice", [source, *ends], dims, value.dtype)
@@ -278,6 +272,11 @@ def _pad(graph: Graph, inputs: Sequence[Value], equation: Any) -> Value:
     return graph.add("Pad", [value, graph.sizes([*low, *high]), fill], out.shape, out.dtype)
 
 
+def _tile(graph: Graph, inputs: Sequence[Value], equation: Any) -> Value:
+    (value,), out = _whole(graph, inputs, equation), equation.outvars[0].aval
+    return graph.add("Tile", [value, graph.sizes(equation.params["reps"])], out.shape, out.dtype)
+
+
 def _iota(graph: Graph, inputs: Sequence[Value], equation: Any) -> Value:
     shape, axis, dtype = (equation.params[name] for name in ("shape", "dimension", "dtype"))
     length = graph.squeeze(graph.size(shape[axis]), [0])
@@ -299,9 +298,7 @@ def _reduce(op: str, *, boolean: bool = False) -> Rule:
         dims = [dim for axis, dim in enumerate(value.dims) if axis not in axes]
         value = graph.cast(value, np.int32) if boolean else value
         places = constant(np.asarray(axes, np.int64))
-        return graph.cast(
-            graph.add(op, [value, places], dims, value.dtype, keepdims=0), equation.outvars[0].aval.dtype
-        )
+        return graph.cast(graph.add(op, [value, places], dims, value.dtype, keepdims=0), equation.outvars[0].aval.dtype)
 
     return rule
 
@@ -322,7 +319,7 @@ def _cumsum(graph: Graph, inputs: Sequence[Value], equation: Any) -> Value:
     return graph.add("CumSum", [value, axis], value.dims, value.dtype, reverse=int(equation.params["reverse"]))
 
 
-RULES: Mapping[str, Rule] = {
+RULES: dict[str, Rule] = {
     **{name: _elementwise(op) for name, op in {
         "add": "Add", "sub": "Sub", "mul": "Mul", "min": "Min", "pow": "Pow", "neg": "Neg", "abs": "Abs", "exp": "Exp",
         "log": "Log", "sin": "Sin", "cos": "Cos", "tanh": "Tanh", "logistic": "Sigmoid", "erf": "Erf", "sqrt": "Sqrt",
@@ -357,6 +354,7 @@ RULES: Mapping[str, Rule] = {
     "rev": _rev,
     "split": _split,
     "pad": _pad,
+    "tile": _tile,
     "iota": _iota,
     "dim_as_value": _size_value,
     "reduce_sum": _reduce("ReduceSum"),

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import pathlib
+import tempfile
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -13,12 +14,13 @@ import numpy as np
 from jaxfm.core.batch import Dataset
 from jaxfm.core.task import Task
 from jaxfm.data.pipeline import eval_batches
+from jaxfm.formats.onnx_files import write_onnx
 from jaxfm.formats.single_rows import Run, StandIn
 from jaxfm.models.heads import MaskedLM
 
 INT8 = "int8"
-# What is quantised, the smallest file first: the first that keeps the score is taken. The inputs of products that narrow
-# (the second of a feed-forward part) have outliers, and one scale for all of them: left in f32 a quarter less is lost.
+# What is quantised, the smallest file first: the first that keeps the score is taken. The inputs of products that
+# narrow (the second of a feed-forward part) have outliers, and one scale: left in f32 logits err by a quarter less.
 ALL, WIDENING = "all weights", "all weights but those of narrowing products"
 EXTENTS = (ALL, WIDENING)
 # Operators whose weights are quantised: products, and the tables of embeddings, which are much of a small model.
@@ -83,30 +85,34 @@ def quantise(source: pathlib.Path, target: pathlib.Path, extent: str) -> None:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in onnx.load(source, load_external_data=False).graph.initializer}
+    graph = onnx.load(source, load_external_data=False).graph
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     narrowing = [
         node.name
-        for node in onnx.load(source, load_external_data=False).graph.node
+        for node in graph.node
         if node.op_type == "MatMul" and len(shape := shapes.get(node.input[1], ())) == 2 and shape[0] > shape[1]
     ]
     root = logging.getLogger()
     level = root.level
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory(dir=target.parent) as folder:
         warnings.simplefilter("ignore")
+        large = source.with_name(f"{source.name}_data").exists()
+        made = pathlib.Path(folder) / target.name
         try:
             root.setLevel(logging.ERROR)  # it advises through the root logger
             quantize_dynamic(
                 source,
-                target,
+                made,
                 op_types_to_quantize=list(_OPERATORS),
                 nodes_to_exclude=narrowing if extent == WIDENING else [],
                 per_channel=True,
                 reduce_range=True,
                 weight_type=QuantType.QInt8,
-                use_external_data_format=source.with_name(f"{source.name}_data").exists(),
+                use_external_data_format=large,
             )
         finally:
             root.setLevel(level)
+        write_onnx(target, onnx.load(made))
 
 
 def score(task: Task, split: str, model: Any, run: Run, vocabulary: int) -> Mapping[str, float]:
@@ -122,6 +128,7 @@ def score(task: Task, split: str, model: Any, run: Run, vocabulary: int) -> Mapp
     rows: Dataset = task.datasets[split]
     stand_in = StandIn(model, run, vocabulary)
     size = 1 if isinstance(model, MaskedLM) else min(8, len(rows))  # logits [B, T, V] are large
-    parts = [jax.device_get(task.objective.outputs(stand_in, batch)) for batch in eval_batches(rows, size)]
+    batches: Any = eval_batches(rows, size)  # of the host: what JAX does with them is little
+    parts = [jax.device_get(task.objective.outputs(stand_in, batch)) for batch in batches]
     outputs = {name: np.concatenate([part[name] for part in parts])[: len(rows)] for name in parts[0]}
     return task.scorer(split).metrics(outputs)

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from jaxfm.formats.inference import IDS, LOGITS, MASK, TYPES
+from jaxfm.models.attention import MASKED
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.heads import MaskedLM, SequenceClassifier
-from jaxfm.models.attention import MASKED
 
 # Inputs by name, int64 [N, T] -> outputs by name, [N, ...].
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]

@@ -20,7 +20,7 @@ PROGRAM, WEIGHTS, DESCRIPTION, EXAMPLE = "model.stablehlo", "weights.safetensors
 PLATFORMS = ("cpu", "cuda", "tpu")
 _VERSION = 1
 
-_EXAMPLE = '''"""Runs the program of this folder: needs jax, numpy and safetensors; the texts of the last lines need tokenizers."""
+_EXAMPLE = '''"""Runs the program of this folder: needs jax and safetensors, and for the last lines tokenizers."""
 
 import json
 import pathlib
@@ -57,13 +57,17 @@ if __name__ == "__main__":
 '''
 
 
-def write(folder: pathlib.Path, inference: Inference, labels: Sequence[str]) -> None:
+def write(folder: pathlib.Path, inference: Inference, labels: Sequence[str], problem: str = "") -> None:
     """Writes the program, its weights, what its inputs are, and run.py, which runs it.
+
+    `problem` says of classes of texts whether they exclude each other ("single", "multi", "regression").
 
     The weights lie beside the program: an archive of StableHLO is one message of at most 2 GiB, constants in it are
     compiled anew for each shape, and safetensors can be read, compared and sharded by other tools.
     """
-    flat = {name: np.asarray(array) for name, array in flax.traverse_util.flatten_dict(inference.params, sep="/").items()}
+    flat = {
+        name: np.asarray(array) for name, array in flax.traverse_util.flatten_dict(inference.params, sep="/").items()
+    }
     exported, used = _exported(inference, flat)
     (folder / PROGRAM).write_bytes(exported.serialize())
     weights = {name: np.ascontiguousarray(flat[name]) for name in used}
@@ -73,6 +77,9 @@ def write(folder: pathlib.Path, inference: Inference, labels: Sequence[str]) -> 
         "inputs": list(inference.inputs),
         "input_axes": [BATCH, SEQUENCE],
         "input_type": "int32",
+        "head": inference.kind,
+        "problem": problem,
+        "max_positions": inference.encoder.max_positions,
         "labels": list(labels),
         "platforms": list(exported.platforms),
     }
@@ -118,12 +125,12 @@ class Program:
 
     Attributes:
       inputs: names of the arrays that it reads.
-      labels: class names; empty where it has none.
+      description: the values of model.json.
       call: inputs by name, integers [B, T], to outputs by name.
     """
 
     inputs: tuple[str, ...]
-    labels: tuple[str, ...]
+    description: Mapping[str, Any]
     call: Any
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -144,4 +151,4 @@ def read(folder: pathlib.Path) -> Program:
         raise UserError(f"{folder}: is damaged ({error}). Export the run again.") from error
     on_device = jax.device_put(weights)
     call = jax.jit(exported.call)
-    return Program(tuple(values["inputs"]), tuple(values["labels"]), lambda given: call(on_device, given))
+    return Program(tuple(values["inputs"]), values, lambda given: call(on_device, given))

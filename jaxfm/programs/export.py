@@ -1,7 +1,7 @@
 """Writes a trained model for others: `python -m jaxfm.export --workdir=runs/ner --format=hf --output=DIR`.
 
---format=onnx --quantize=int8 also writes the weights in 8 bits, unless these lose more than --max_loss on the validation
-split.
+--format=onnx --quantize=int8 also writes the weights in 8 bits, unless these lose more than --max_loss on the
+validation split.
 """
 
 import pathlib

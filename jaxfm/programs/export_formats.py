@@ -115,7 +115,7 @@ def write_stablehlo_folder(folder: pathlib.Path, run: SavedRun, merged: Mapping[
     """Writes the program, its weights, the tokenizer and an example that needs JAX alone."""
     inference = inference_of(run, merged)
     predictor: Any = run.predictor()
-    stablehlo.write(folder, inference, predictor.labels)
+    stablehlo.write(folder, inference, predictor.labels, getattr(run.spec, "kind", ""))
     if getattr(predictor, "tokenizer", None) is not None:
         predictor.tokenizer.save_pretrained(folder)
     files.write_text(folder / "README.md", stablehlo_card(inference.inputs, predictor.labels))
