@@ -11,6 +11,7 @@ RUN_PAGES = (
     "README.md",
     "docs/classification.md",
     "docs/data_check.md",
+    "docs/exporting.md",
     "docs/howto/imbalanced_classes.md",
     "docs/howto/labelling_tools.md",
     "docs/howto/long_documents.md",
