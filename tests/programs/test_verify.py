@@ -16,6 +16,7 @@ from jaxfm.programs.verify_sides import open_side
 from tests import tiny
 
 TEXTS = ["ada met boole in the old town .", "gauss went near ghent and left", "in", "curry saw emmy ."]
+TOKENS = 48  # of these: names are spelled
 LABELS = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
 
 
@@ -28,7 +29,7 @@ def test_a_run_equals_its_export(runs: dict[str, pathlib.Path], tmp_path: pathli
     for name in runs:
         found = verify(str(runs[name]), f"dir:{export(runs[name], tmp_path / name)}", TEXTS)
         assert [each.what for each in found.differences] == ["states", "logits"] and found.within(0.0)
-        assert found.agreeing == found.predictions == {"ner": 35, "regression": 0}.get(name, 4)
+        assert found.agreeing == found.predictions == {"ner": TOKENS, "regression": 0}.get(name, 4)
         assert found.unit == ("tokens" if name == "ner" else "texts") and not found.notes
 
 
@@ -52,7 +53,7 @@ def test_a_changed_head_changes_logits_alone(tmp_path: pathlib.Path) -> None:
     assert logits.largest == pytest.approx(0.5, abs=1e-5) and logits.mean == pytest.approx(0.5, abs=1e-5)
     assert found.within(0.51) and not found.within(0.49)
     assert found.agreeing == found.predictions  # all classes gain alike
-    assert (states.vectors, states.width, logits.width) == (35, 32, 5)
+    assert (states.vectors, states.width, logits.width) == (TOKENS, 32, 5)
 
 
 def test_predictions_that_differ_are_named(tmp_path: pathlib.Path) -> None:
@@ -65,7 +66,7 @@ def test_predictions_that_differ_are_named(tmp_path: pathlib.Path) -> None:
     tensors["classifier.bias"] = bias[::-1].copy()  # B-LOC everywhere
     safetensors.numpy.save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
     found = verify(str(tmp_path / "a"), str(other), ["ada met", "in"])
-    assert found.agreeing == 0 and found.predictions == 8  # [CLS] a ##d ##a met [SEP] would be 6: words are spelled
+    assert found.agreeing == 0 and found.predictions == 9  # [CLS] a ##d ##a met [SEP] [CLS] in [SEP]
     assert found.differing == (
         "text 1, 0-3: PER | LOC  (ada)",
         "text 1, 4-7: PER | LOC  (met)",
@@ -86,7 +87,7 @@ def test_classes_in_another_order_are_matched_by_name(tmp_path: pathlib.Path) ->
     values["label2id"] = {label: int(number) for number, label in values["id2label"].items()}
     (other / "config.json").write_text(json.dumps(values))
     found = verify(str(tmp_path / "a"), str(other), TEXTS)
-    assert found.within(1e-6) and found.agreeing == found.predictions == 35
+    assert found.within(1e-6) and found.agreeing == found.predictions == TOKENS
 
 
 def test_other_labels_leave_the_states(tmp_path: pathlib.Path) -> None:
@@ -150,7 +151,10 @@ def test_the_command(runs: dict[str, pathlib.Path], tmp_path: pathlib.Path) -> N
 
     done = command(tmp_path / "a", other, f"--input={tmp_path / 'texts.txt'}", f"--output={tmp_path / 'o.json'}")
     assert done.returncode == 1, done.stderr[-2000:]
-    assert "predictions: 35 of 35 tokens agree" in done.stdout and "DIFFERENT: --tolerance=0.0001" in done.stdout
+    assert (
+        f"predictions: {TOKENS} of {TOKENS} tokens agree" in done.stdout
+        and "DIFFERENT: --tolerance=0.0001" in done.stdout
+    )
     written = json.loads((tmp_path / "o.json").read_text())
     assert written["within"] is False and written["differences"][1]["largest"] == pytest.approx(0.5, abs=1e-5)
     assert command(tmp_path / "a", other, "--tolerance=0.6").returncode == 0
