@@ -161,6 +161,7 @@ def main() -> None:
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/export_formats"))
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--sentences", type=int, default=0, help="of which speed is measured, the first; 0: all")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     arguments, changes = command_line.parse(parser, None)
     if arguments.turns < 1:
@@ -181,6 +182,7 @@ def main() -> None:
         " ".join(json.loads(line)["words"])
         for line in (run.workdir / "predictions" / f"{SPLIT}.jsonl").read_text(encoding="utf-8").splitlines()
     ]
+    texts = texts[: arguments.sentences or None]
     rates = speeds(programs, texts, load_tokenizer(paths[TORCH].parent), arguments.turns)
     result = {
         "command": quality.shown_command(sys.argv),

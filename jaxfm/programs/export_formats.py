@@ -70,7 +70,12 @@ def write_onnx_folder(
     gate = None if quantisation is None else write_quantised(model, run, restored, quantisation)
     if gate is not None:
         files.write_json(folder / GATE_FILE, gate.to_dict())
-    files.write_text(folder / "README.md", onnx_card(files.read_json(folder / "config.json"), gate))
+    config = files.read_json(folder / "config.json")
+    if large := sorted(path.name.removesuffix("_data") for path in model.parent.glob("*.onnx_data")):
+        # transformers.js fetches the second file of weights only where the config says that there is one.
+        config["transformers.js_config"] = {"use_external_data_format": dict.fromkeys(large, 1)}
+        files.write_json(folder / "config.json", config)
+    files.write_text(folder / "README.md", onnx_card(config, gate))
 
 
 def write_quantised(model: pathlib.Path, run: SavedRun, restored: Restored, quantisation: Quantisation) -> Gate:

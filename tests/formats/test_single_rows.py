@@ -12,7 +12,7 @@ SEGMENTS = np.asarray([[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0
 
 
 def program(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Says of each token its number, its text's sum and its type: a token that saw another text would have another sum."""
+    """Says of each token its number, its text's sum and its type: with a token of another text sums would differ."""
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     assert (mask.sum(axis=1) == (ids > 0).sum(axis=1)).all()
     sums = np.broadcast_to((ids * mask).sum(axis=1, keepdims=True), ids.shape)

@@ -91,6 +91,18 @@ def test_the_folder_is_what_others_look_for(runs: dict[str, pathlib.Path], tmp_p
     assert session.inputs == ("input_ids", "attention_mask", "token_type_ids") and session.outputs == ("logits",)
 
 
+def test_large_weights_are_announced_to_browsers(
+    runs: dict[str, pathlib.Path], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = onnx_files.write_onnx
+    monkeypatch.setattr(onnx_files, "write_onnx", lambda path, model: write(path, model, largest=1000))
+    folder = export(runs["ner"], tmp_path / "model", "onnx")
+    assert (folder / "onnx" / "model.onnx_data").is_file()
+    config = json.loads((folder / "config.json").read_text())
+    assert config["transformers.js_config"] == {"use_external_data_format": {"model.onnx": 1}}
+    assert verify(str(runs["ner"]), str(folder), TEXTS).within(1e-5)
+
+
 def test_the_card_runs(runs: dict[str, pathlib.Path], tmp_path: pathlib.Path) -> None:
     """The lines of README.md that need onnxruntime and tokenizers alone, as they stand there."""
     folder = export(runs["classification"], tmp_path / "model", "onnx")
