@@ -166,6 +166,7 @@ def main() -> None:
     arguments, changes = command_line.parse(parser, None)
     if arguments.turns < 1:
         raise UserError(f"--turns={arguments.turns}: must be at least 1.")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads spin else, which beside other work is slow
     load = os.getloadavg()[0]
     onnx_files.require_onnx("profiles.export_formats")
     trained(arguments.source, arguments.workdir / "run", changes)
