@@ -53,6 +53,7 @@ class Graph:
         self.inputs: list[Value] = []
         self.nodes: list[Any] = []
         self.initializers: dict[str, np.ndarray] = {}
+        self.reshaped: dict[str, Value] = {}  # name -> what it is another shape of
         self._names = 0
         self._known: dict[Any, tuple[str, ...]] = {}
         self._producers: dict[str, Any] = {}
@@ -136,8 +137,9 @@ class Graph:
         unknown = [axis for axis, dim in enumerate(wanted) if not isinstance(dim, int)]
         if len(unknown) == 1:
             wanted[unknown[0]] = -1
-        target = self.sizes(wanted)
-        return self.add("Reshape", [value, target], dims, value.dtype)
+        made = self.add("Reshape", [value, self.sizes(wanted)], dims, value.dtype)
+        self.reshaped[made.name] = value
+        return made
 
     def unsqueeze(self, value: Value, axes: Sequence[int]) -> Value:
         """Returns the value with axes of size 1 at those places of the result."""

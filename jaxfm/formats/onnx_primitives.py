@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxfm.errors import UserError
 from jaxfm.formats.onnx_graph import Dim, Graph, Rule, Value, constant
+from jaxfm.models.attention import MASKED
 
 
 def take_index(graph: Graph, value: Value, index: int) -> Value:
@@ -66,6 +67,33 @@ def _logical(op: str) -> Rule:
         return graph.add(op, inputs, broadcast_dims(inputs), np.bool_)
 
     return rule
+
+
+def _add(graph: Graph, inputs: Sequence[Value], equation: Any) -> Value:
+    """A bias is added to a product before this is cut into heads: runtimes have one kernel for both."""
+    for value, bias in (inputs, inputs[::-1]):
+        source = graph.reshaped.get(value.name)
+        if source is None or bias.constant is None or graph.producer(source.name, "MatMul") is None:
+            continue
+        width, cut = source.dims[-1], [dim for dim in bias.dims if not _is_one(dim)]
+        if bias.constant.size == width and cut == [*value.dims[len(value.dims) - len(cut) :]]:
+            flat = constant(bias.constant.reshape(width))
+            return graph.reshape(graph.add("Add", [source, flat], source.dims, source.dtype), value.dims)
+    return graph.add("Add", _lean(inputs), broadcast_dims(inputs), inputs[0].dtype)
+
+
+def _lean(inputs: Sequence[Value]) -> list[Value]:
+    """Returns operands without the leading axes of size 1 of constants: what runtimes fuse is a bias of one axis."""
+    rank = max(len(value.dims) for value in inputs if value.constant is None)
+    lean = []
+    for value in inputs:
+        array = value.constant
+        if array is not None and array.ndim <= rank:
+            while array.ndim > 1 and array.shape[0] == 1:
+                array = array[0]
+            value = constant(array)
+        lean.append(value)
+    return lean
 
 
 def _not_equal(graph: Graph, inputs: Sequence[Value], equation: Any) -> Value:
@@ -156,6 +184,15 @@ def _select(graph: Graph, inputs: Sequence[Value], equation: Any) -> Value:
 
 def _where(graph: Graph, condition: Value, yes: Value, no: Value) -> Value:
     dims = broadcast_dims([condition, yes, no])
+    if (
+        no.constant is not None
+        and no.constant.size == 1
+        and no.constant.item() == np.float32(MASKED)
+        and yes.dims == dims
+    ):
+        # Attention's mask, as a sum that all layers share: exact, as MASKED swallows whatever it is added to.
+        zero = constant(np.zeros((), yes.dtype))
+        return graph.add("Add", [yes, _where(graph, condition, zero, no)], dims, yes.dtype)
     if yes.dtype != np.bool_:
         return graph.add("Where", [condition, yes, no], dims, yes.dtype)
     opposite = graph.add("Not", [condition], condition.dims, np.bool_)
@@ -321,12 +358,13 @@ def _cumsum(graph: Graph, inputs: Sequence[Value], equation: Any) -> Value:
 
 RULES: dict[str, Rule] = {
     **{name: _elementwise(op) for name, op in {
-        "add": "Add", "sub": "Sub", "mul": "Mul", "min": "Min", "pow": "Pow", "neg": "Neg", "abs": "Abs", "exp": "Exp",
+        "sub": "Sub", "mul": "Mul", "min": "Min", "pow": "Pow", "neg": "Neg", "abs": "Abs", "exp": "Exp",
         "log": "Log", "sin": "Sin", "cos": "Cos", "tanh": "Tanh", "logistic": "Sigmoid", "erf": "Erf", "sqrt": "Sqrt",
         "sign": "Sign", "floor": "Floor", "ceil": "Ceil", "eq": "Equal", "lt": "Less", "le": "LessOrEqual",
         "gt": "Greater", "ge": "GreaterOrEqual", "add_any": "Add",
     }.items()},
     **dict.fromkeys(("stop_gradient", "copy", "copy_p", "name", "optimization_barrier", "reduce_precision"), _same),
+    "add": _add,
     "ne": _not_equal,
     "and": _logical("And"),
     "or": _logical("Or"),
