@@ -84,7 +84,7 @@ def _add(graph: Graph, inputs: Sequence[Value], equation: Any) -> Value:
 
 def _lean(inputs: Sequence[Value]) -> list[Value]:
     """Returns operands without the leading axes of size 1 of constants: what runtimes fuse is a bias of one axis."""
-    rank = max(len(value.dims) for value in inputs if value.constant is None)
+    rank = max((len(value.dims) for value in inputs if value.constant is None), default=0)
     lean = []
     for value in inputs:
         array = value.constant

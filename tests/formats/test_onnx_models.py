@@ -112,6 +112,7 @@ def test_a_graph_of_few_operators(tmp_path: pathlib.Path) -> None:
     layers = tiny.ENCODER.num_layers
     assert nodes.count("MatMul") == 8 * layers + 1 and nodes.count("Softmax") == nodes.count("Erf") == layers
     assert nodes.count("LayerNormalization") == 2 * layers + 1 and nodes.count("Transpose") == 4 * layers
+    assert nodes.count("Where") == 4  # three look-ups, and one mask for all layers
     assert not {"Expand", "Exp", "ReduceSum", "Loop", "If"} & set(nodes)
 
 
