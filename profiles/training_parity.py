@@ -147,7 +147,7 @@ def their_losses(model: Any, pad: int, given: list[dict[str, np.ndarray]]) -> li
         {"params": [p for name, p in model.named_parameters() if plain(name)], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.999), eps=1e-8)
-    schedule = get_linear_schedule_with_warmup(optimizer, round(0.1 * STEPS), STEPS)
+    schedule = get_linear_schedule_with_warmup(optimizer, 0, STEPS)
     model.train()
     found = []
     for batch in given:
@@ -182,7 +182,7 @@ def our_losses(folder: pathlib.Path, given: list[dict[str, np.ndarray]]) -> list
     read = read_checkpoint(folder)
     optim = {
         "optim.learning_rate": RATE, "optim.weight_decay": DECAY, "optim.clip_norm": CLIP, "optim.schedule": "linear",
-        "optim.warmup_fraction": 0.1, "optim.final_fraction": 0.0,
+        "optim.warmup_fraction": 0.0, "optim.final_fraction": 0.0,
     }  # fmt: skip
     config = replaced(Config(), optim | {"train.batch_size": ROWS, "train.precision": "f32", "data.row_length": LENGTH})
     mesh = make_mesh(MeshConfig())

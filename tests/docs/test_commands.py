@@ -129,7 +129,8 @@ def test_pages_that_are_run_have_commands() -> None:
 
 def test_keys_that_the_text_names_exist() -> None:
     groups = {key.name.partition(".")[0] for key in describe(Config()) if "." in key.name} | {"task"}
-    files = ("conll", "jsonl", "json", "csv", "tsv", "txt", "parquet", "py", "md", "size", "steps()")
+    files = ("conll", "jsonl", "json", "csv", "tsv", "txt", "parquet", "py", "md", "size", "steps()",
+             "onnx", "onnx_data", "stablehlo")  # fmt: skip
     checked, wrong = 0, []
     for page in sorted(set(pages()) - set(HISTORY)):
         for code, line in inline_code(text(page)):

@@ -31,6 +31,7 @@ MISTAKES = {
     ),
     "ceilings": (["--sizes=8,big", "--output=o.json"], "--sizes=8,big: must be whole numbers"),
     "data": (["--config=absent.py"], "--config=absent.py"),
+    "export_formats": (["--source=conll:absent", "--output=o.json", "--turns=0"], "--turns=0: must be at least 1"),
     "hf_classification": (["absent", "absent"], "absent/config.json: no such file"),
     "hf_mlm": (["absent", "--batch=1", "--row-length=8"], "absent/config.json: no such file"),
     "interval_coverage": (["--counts=27,many"], "--counts=27,many: must be whole numbers"),

@@ -1,0 +1,1 @@
+"""A trained model as a program that other libraries run: ONNX and StableHLO."""
