@@ -148,7 +148,7 @@ def inference_of(checkpoint: Checkpoint, kind: str) -> Inference:
     """Returns what a Hugging Face checkpoint computes with one of its heads; "": its encoder alone, for `states`."""
     heads = (kind,) if kind else ()
     wanted = ("encoder/", *({path for head in heads for path in parameter_shapes(checkpoint.encoder, head, 1)}))
-    params = {path: array for path, array in checkpoint.params.items() if path.startswith(wanted)}
+    params = {path: np.asarray(array) for path, array in checkpoint.params.items() if path.startswith(wanted)}
     if not kind:
         return make_inference(lambda build, rngs: _Bare(checkpoint.encoder, build, rngs), checkpoint.encoder, params)
     count = max(len(checkpoint.labels), 1)
