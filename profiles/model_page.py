@@ -71,6 +71,28 @@ transformers on padded ones. The goal is 1e-3.
 
 {training}
 
+## Proteins
+
+ESM's repositories have a tokenizer in Python alone, of one token an amino acid. jaxfm needs it as a `tokenizer.json`,
+made once from their `vocab.txt`, in the folder that `config.model.tokenizer=dir:FOLDER` names:
+
+```python
+import pathlib
+
+import tokenizers
+from tokenizers import models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+names = pathlib.Path("esm2/vocab.txt").read_text().split()
+numbers = {{name: number for number, name in enumerate(names)}}
+tokenizer = tokenizers.Tokenizer(models.WordLevel(numbers, "<unk>"))
+tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")  # one token a letter
+ends = [(name, numbers[name]) for name in ("<cls>", "<eos>")]
+tokenizer.post_processor = processors.TemplateProcessing(single="<cls> $0 <eos>", special_tokens=ends)
+special = {{f"{{name}}_token": f"<{{name}}>" for name in ("cls", "eos", "pad", "unk", "mask")}}
+PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained("esm2-tokenizer")
+```
+
 ## What is refused
 
 A value of `config.json` with which transformers computes something else than jaxfm is an error that names the key:

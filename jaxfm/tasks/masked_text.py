@@ -159,7 +159,9 @@ def open_text(
     encoder = initial.encoder
     if not initial.params:
         encoder = dataclasses.replace(encoder, vocab_size=len(tokenizer))
-    check_tokenizer(tokenizer, encoder.vocab_size, data.tokenizer, needs_mask=True)
+        if encoder.token_dropout_id >= 0 and tokenizer.mask_token_id is not None:
+            encoder = dataclasses.replace(encoder, token_dropout_id=tokenizer.mask_token_id)
+    check_tokenizer(tokenizer, encoder, data.tokenizer, needs_mask=True)
     vocabulary = vocabulary_of(tokenizer, encoder.padded_vocab_size)
     counts_V = data.token_counts(encoder.padded_vocab_size)
     text = MaskedText(
@@ -222,7 +224,7 @@ def _check(config: Config, initial: Initial, chosen: Masking) -> None:
     """Raises UserError for what contradicts each other, before hours go into preparing a corpus."""
     if initial.params and initial.tokenizer is not None:
         tokenizer = load_tokenizer(initial.tokenizer)
-        check_tokenizer(tokenizer, initial.encoder.vocab_size, initial.tokenizer, needs_mask=True)
+        check_tokenizer(tokenizer, initial.encoder, initial.tokenizer, needs_mask=True)
     if config.data.row_length == AUTO:
         raise UserError(
             "config.data.row_length: auto is chosen from labelled examples; running text fills rows of any length. "

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,16 +55,30 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerFast":
         )
     if _is_byte_level(tokenizer) and not getattr(tokenizer, "add_prefix_space", False):
         tokenizer = load(add_prefix_space=True)  # recorded in the saved tokenizer, so that others split words alike
+    _name_ends(tokenizer)
     return tokenizer
 
 
+def _name_ends(tokenizer: "PreTrainedTokenizerFast") -> None:
+    """Calls the tokens that a text begins and ends with what BERT calls them, where the family has other names.
+
+    EuroBERT and Gemma have "bos" and "eos", ESM "cls" and "eos". Those that add one token only are left alone: their
+    models never saw the other.
+    """
+    if tokenizer.num_special_tokens_to_add() == 2:
+        for name, other in (("cls_token", "bos_token"), ("sep_token", "eos_token")):
+            if getattr(tokenizer, name) is None and getattr(tokenizer, other) is not None:
+                setattr(tokenizer, name, getattr(tokenizer, other))
+
+
 def check_tokenizer(
-    tokenizer: "PreTrainedTokenizerFast", vocab_size: int, where: Path, *, needs_mask: bool = False
+    tokenizer: "PreTrainedTokenizerFast", encoder: EncoderConfig, where: Path, *, needs_mask: bool = False
 ) -> None:
     """Raises UserError for a tokenizer whose ids the word embedding has no rows for, or without [CLS], [SEP], [PAD].
 
-    With `needs_mask` it must have [MASK] too.
+    With `needs_mask` it must have [MASK] too, and where the encoder drops masked tokens it must be that one.
     """
+    vocab_size = encoder.vocab_size
     if len(tokenizer) > vocab_size:
         raise UserError(
             f"{where}: the tokenizer has {len(tokenizer)} entries, the word embedding {vocab_size} rows: "
@@ -72,6 +87,11 @@ def check_tokenizer(
     for name in ("cls_token", "sep_token", "pad_token", *(("mask_token",) if needs_mask else ())):
         if getattr(tokenizer, name) is None:
             raise UserError(f"{where}: the tokenizer has no {name}, which an encoder's input needs.")
+    if encoder.token_dropout_id >= 0 and tokenizer.mask_token_id != encoder.token_dropout_id:
+        raise UserError(
+            f"{where}: the tokenizer's mask token is number {tokenizer.mask_token_id}, but the {encoder.family} encoder "
+            f"takes number {encoder.token_dropout_id} for it (mask_token_id): they are of two models."
+        )
 
 
 def _is_byte_level(tokenizer: "PreTrainedTokenizerFast") -> bool:

@@ -188,7 +188,7 @@ def _tokenizer(initial: Initial) -> "PreTrainedTokenizerFast":
     if initial.tokenizer is None:
         raise UserError("config.model.tokenizer: 'scratch' needs dir:PATH (or package:, hf:) of a tokenizer.")
     tokenizer = load_tokenizer(initial.tokenizer)
-    check_tokenizer(tokenizer, initial.encoder.vocab_size, initial.tokenizer)
+    check_tokenizer(tokenizer, initial.encoder, initial.tokenizer)
     return tokenizer
 
 

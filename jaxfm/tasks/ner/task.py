@@ -186,7 +186,7 @@ def _read(config: Config, initial: Initial) -> _Read:
     if initial.tokenizer is None:
         raise UserError("config.model.tokenizer: 'scratch' needs dir:PATH (or package:, hf:) of a tokenizer.")
     tokenizer = load_tokenizer(initial.tokenizer)
-    check_tokenizer(tokenizer, initial.encoder.vocab_size, initial.tokenizer)
+    check_tokenizer(tokenizer, initial.encoder, initial.tokenizer)
     sentences = {split: split_again(found.sentences, splitter) for split, found in read.items()}
     pieces = {split: _pieces(tokenizer, each) for split, each in sentences.items()}
     shaped = _with_shapes(config, pieces["train"], initial.encoder)

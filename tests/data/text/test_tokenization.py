@@ -11,7 +11,8 @@ import tokenizers
 from transformers import AutoTokenizer
 from transformers.pipelines.token_classification import AggregationStrategy, TokenClassificationPipeline
 
-from jaxfm.data.text.tokenization import encode_words, load_tokenizer, pipeline_words
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.data.text.tokenization import check_tokenizer, encode_words, load_tokenizer, pipeline_words
 from jaxfm.errors import UserError
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -143,6 +144,50 @@ def test_a_slow_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "CTRLTokenizer"}')
     with pytest.raises(UserError, match="only a slow tokenizer"):
         load_tokenizer(tmp_path)
+
+
+# Special tokens of families that call them otherwise.
+
+
+def with_template(directory: Path, single: str, names: dict[str, str]) -> Path:
+    """A tokenizer of words whose template puts special tokens about a text."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({name: i for i, name in enumerate(SPECIAL)}, "<unk>"))
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single=single, special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    tokenizer.save(str(directory / "tokenizer.json"))
+    settings_ = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "mask_token": "<mask>", **names}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings_))
+    return directory
+
+
+def test_texts_of_eurobert_and_gemma_begin_with_bos_and_end_with_eos(tmp_path: Path) -> None:
+    names = {"bos_token": "<s>", "eos_token": "</s>"}
+    loaded = load_tokenizer(with_template(tmp_path, "<s> $0 </s>", names))
+    assert (loaded.cls_token, loaded.sep_token, loaded.mask_token_id) == ("<s>", "</s>", 4)
+    loaded.save_pretrained(tmp_path / "run")
+    again = load_tokenizer(tmp_path / "run")
+    assert (again.cls_token_id, again.sep_token_id) == (0, 2)
+    check_tokenizer(again, EncoderConfig(vocab_size=5), tmp_path, needs_mask=True)
+
+
+def test_texts_of_esm_begin_with_cls_and_end_with_eos(tmp_path: Path) -> None:
+    loaded = load_tokenizer(with_template(tmp_path, "<s> $0 </s>", {"cls_token": "<s>", "eos_token": "</s>"}))
+    assert (loaded.cls_token, loaded.sep_token) == ("<s>", "</s>")
+
+
+def test_a_tokenizer_that_adds_one_token_alone_is_no_encoders(tmp_path: Path) -> None:
+    loaded = load_tokenizer(with_template(tmp_path, "<s> $0", {"bos_token": "<s>", "eos_token": "</s>"}))
+    assert loaded.cls_token is None
+    with pytest.raises(UserError, match="the tokenizer has no cls_token"):
+        check_tokenizer(loaded, EncoderConfig(vocab_size=5), tmp_path)
+
+
+def test_a_mask_that_the_encoder_does_not_drop_is_refused(tmp_path: Path) -> None:
+    loaded = load_tokenizer(with_template(tmp_path, "<s> $0 </s>", {"cls_token": "<s>", "eos_token": "</s>"}))
+    check_tokenizer(loaded, EncoderConfig(family="esm", vocab_size=5, token_dropout_id=4), tmp_path)
+    with pytest.raises(UserError, match="mask token is number 4, but the esm encoder takes number 3 for it"):
+        check_tokenizer(loaded, EncoderConfig(family="esm", vocab_size=5, token_dropout_id=3), tmp_path)
 
 
 # The words of transformers' pipeline.
