@@ -89,8 +89,8 @@ def check_tokenizer(
             raise UserError(f"{where}: the tokenizer has no {name}, which an encoder's input needs.")
     if encoder.token_dropout_id >= 0 and tokenizer.mask_token_id != encoder.token_dropout_id:
         raise UserError(
-            f"{where}: the tokenizer's mask token is number {tokenizer.mask_token_id}, but the {encoder.family} encoder "
-            f"takes number {encoder.token_dropout_id} for it (mask_token_id): they are of two models."
+            f"{where}: the tokenizer's mask token is number {tokenizer.mask_token_id}, but the {encoder.family} "
+            f"encoder takes number {encoder.token_dropout_id} for it (mask_token_id): they are of two models."
         )
 
 
