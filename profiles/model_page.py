@@ -97,9 +97,8 @@ PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained("
 
 A value of `config.json` with which transformers computes something else than jaxfm is an error that names the key:
 scaled rotary positions, decoders, the convolution of DeBERTa v2 xlarge, layers within ALBERT's groups. So is an unknown
-`model_type`. `relative_key` positions of BERT are refused because transformers 5 has
-removed them. Checkpoints must be safetensors: a pickle is refused with the way to convert it. Code of a repository is
-never run.
+`model_type`. `relative_key` positions of BERT are refused because transformers 5 has removed them.
+[Checkpoints](checkpoints.md) must be safetensors, and code of a repository is never run.
 """
 
 
@@ -132,13 +131,18 @@ def page(parity: Mapping[str, Any], training: Mapping[str, Any]) -> str:
     ]
     seeds = [f"seed {seed}" for seed in next(iter(training["families"].values()))]
     return PAGE.format(
-        families=to_markdown(families),
-        parity=to_markdown(table(parity["families"])),
+        families=_markdown(families),
+        parity=_markdown(table(parity["families"])),
         transformers=parity["versions"]["transformers"],
         torch=parity["versions"]["torch"],
         steps=training["settings"]["updates"],
-        training=to_markdown(Table("Training", ("family", *seeds), differences)),
+        training=_markdown(Table("Training", ("family", *seeds), differences)),
     )
+
+
+def _markdown(table: Table) -> str:
+    """Returns the table with the code of its cells as code."""
+    return to_markdown(table).replace("\\`", "`").rstrip("\n")
 
 
 def main() -> None:

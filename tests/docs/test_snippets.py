@@ -19,8 +19,8 @@ from tests.docs.pages import Block, blocks, cells, headings, pages, text
 SNIPPETS = [block for page in pages() for block in blocks(page, text(page)) if block.language == "python"]
 SNIPPETS += cells("docs/quickstart.ipynb")
 TOOLS = "docs/howto/labelling_tools.md"
-# What a page may import though the tests' environment lacks it.
-OPTIONAL = ("peft",)
+# What a page may import though the tests' environment lacks it; `run` is a file of an exported StableHLO program.
+OPTIONAL = ("peft", "optimum.onnxruntime", "run")
 
 
 @pytest.mark.parametrize("block", SNIPPETS, ids=lambda block: block.where)
