@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from jaxfm.core.spec import SPEC_VERSION
 from jaxfm.errors import UserError
 from jaxfm.schema import describe, field, to_dict
 from jaxfm.tasks import registry
@@ -167,12 +168,12 @@ def test_values_of_a_wrong_kind_in_a_task_json_are_refused(tmp_path: pathlib.Pat
     task.save(tmp_path)
     path = tmp_path / "task.json"
     plain = json.loads(path.read_text())
-    assert plain["version"] == 2
+    assert plain["version"] == SPEC_VERSION
     for change, words in (
         ({"window": "long"}, "window"),
         ({"windows": 3}, "windows: there is no such key. Did you mean 'window'?"),
         ({"encoder": {**plain["encoder"], "layers": 3}}, "encoder.layers: there is no such key"),
-        ({"version": 3}, "has version 3, but this jaxfm reads versions up to 2"),
+        ({"version": 4}, "has version 4, but this jaxfm reads versions up to 3"),
         ({"encoder": None}, "is not a task that this jaxfm knows"),
     ):
         path.write_text(json.dumps(plain | change))

@@ -10,6 +10,7 @@ import pytest
 from jaxfm import files
 from jaxfm.config import ModelConfig
 from jaxfm.core.initial import Origin
+from jaxfm.core.spec import SPEC_VERSION
 from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import CALIBRATION_FILE
 from jaxfm.programs.train import train
@@ -85,7 +86,7 @@ def test_a_workdir_that_cannot_be_is_refused(folder: pathlib.Path, tmp_path: pat
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"version": 3}, r"task\.json: has version 3, but this jaxfm reads versions up to 2"),
+        ({"version": 4}, r"task\.json: has version 4, but this jaxfm reads versions up to 3"),
         ({"labels": "absent"}, r"task\.json: has no 'labels'"),
         ({"labels": 5}, r"task\.json: labels: is 5, but must be a tuple of strings"),
         ({"window": "9"}, r"task\.json: window: is '9' \(str\), but must be int"),
@@ -104,8 +105,8 @@ def test_a_task_that_was_changed_is_named(run: pathlib.Path, values: dict[str, o
 
 
 def test_runs_of_before_there_were_versions_are_read(run: pathlib.Path, folder: pathlib.Path) -> None:
-    for name in ("config.json", "task.json"):
-        assert json.loads((run / name).read_text())["version"] == 2
+    for name, version in (("config.json", 2), ("task.json", SPEC_VERSION)):
+        assert json.loads((run / name).read_text())["version"] == version
         change(run / name, version="absent")
     assert workdirs.read_config(run) == tiny.config(folder)
     assert open_run(run).spec.encoder == tiny.ENCODER

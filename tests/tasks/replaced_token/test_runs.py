@@ -13,6 +13,7 @@ import pytest
 
 from jaxfm.config import MeshConfig
 from jaxfm.core.build import DEFAULT_BUILD
+from jaxfm.core.spec import SPEC_VERSION
 from jaxfm.observe.writers import read_metrics
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.programs.evaluate import evaluate
@@ -114,7 +115,7 @@ def test_a_run_resumes_bit_for_bit(runs: Runs, folder: pathlib.Path) -> None:
 
 def test_a_trained_run_is_scored_again(runs: Runs) -> None:
     values = json.loads((runs.whole / "task.json").read_text())
-    assert (values["task"], values["version"]) == ("replaced_token", 2)
+    assert (values["task"], values["version"]) == ("replaced_token", SPEC_VERSION)
     evaluation = evaluate(runs.whole, "valid")
     wanted = runs.report["splits"]["valid"]
     for name in ReplacedTokenTask.directions:
