@@ -121,7 +121,8 @@ class OptimConfig:
     final_fraction: float = field(0.0, "rate at the last step as a share of the peak", at_least=0.0, at_most=1.0)
     weight_decay: float = field(0.01, "decoupled decay, times the rate, of the parameters not in no_decay", at_least=0)
     no_decay: tuple[str, ...] = field(
-        ("*/bias", "*norm/scale"), "path patterns (fnmatch) of parameters without decay; each must match something"
+        ("*/bias", "*norm/scale"),
+        "path patterns (fnmatch) of parameters without decay; each that is not a default must match something",
     )
     b1: float = field(0.9, "decay of the first moment", at_least=0.0, at_most=1.0)
     b2: float = field(0.999, "decay of the second moment", at_least=0.0, at_most=1.0)

@@ -137,7 +137,7 @@ def make_optimizer(
     all of them, and may be abstract; only their paths are read. `update` takes the trained part of gradients and
     parameters, the gradients' global norm as `norm` and, where groups wake up, the run's step as `step`.
     """
-    undecayed = match_paths(params, config.no_decay, "config.optim.no_decay")
+    undecayed = match_paths(params, config.no_decay, "config.optim.no_decay", OptimConfig.no_decay)
     decayed = jax.tree.map(lambda skip: not skip, adaptation.partition.select(undecayed))
     waking = functools.partial(scale_by_adam_per_group, adaptation=adaptation)
     adam = waking if adaptation.unfreeze_steps else optax.scale_by_adam

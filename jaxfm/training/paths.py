@@ -13,15 +13,21 @@ def path_name(path: tuple[Any, ...]) -> str:
     return "/".join(str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path)
 
 
-def match_paths(params: Any, patterns: tuple[str, ...], key: str) -> Any:
+def match_paths(params: Any, patterns: tuple[str, ...], key: str, usual: tuple[str, ...] = ()) -> Any:
     """Returns a tree of bools like `params`: does the parameter's path match one of the fnmatch patterns?
+
+    Args:
+      params: nested dicts.
+      patterns: of a config.
+      key: of the config, for messages.
+      usual: patterns that may match nothing: nobody wrote those of a default.
 
     Raises:
       UserError: a pattern that matches no parameter (a silent typo would change the run).
     """
     paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
+        if pattern not in usual and not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
             raise UserError(f"{key}: pattern {pattern!r} matches no parameter. {did_you_mean(pattern, paths)}")
     return jax.tree_util.tree_map_with_path(
         lambda path, _: any(fnmatch.fnmatchcase(path_name(path), pattern) for pattern in patterns), params

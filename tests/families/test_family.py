@@ -94,7 +94,7 @@ def test_class_names_and_kinds_are_inverse(name: str) -> None:
     classes = {kind: family.class_name(kind) for kind, head in family.heads.items() if head.suffix}
     assert {kind: family.kind_of(found) for kind, found in classes.items()} == {kind: kind for kind in classes}
     assert family.kind_of("LlamaForCausalLM") == family.kind_of(family.architecture) == ""
-    assert family.class_name("") == f"{family.architecture}Model"
+    assert family.class_name("") == f"{family.architecture}{family.bare_suffix}"
 
 
 @pytest.mark.parametrize("name", FAMILIES)

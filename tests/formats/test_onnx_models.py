@@ -88,7 +88,8 @@ def test_a_local_window_holds_for_texts_of_any_length(tmp_path: pathlib.Path) ->
         tiny.ENCODER,
         family="modernbert",
         **{"position_embedding": "rope", "local_window": 4, "global_every": 3, "norm_placement": "pre"},
-        **{"ffn": "geglu", "linear_bias": False, "norm_bias": False, "classifier_transform": True},
+        **{"gated": True, "attention_bias": False, "ffn_bias": False, "head_bias": False, "norm_bias": False},
+        **{"classifier_transform": True},
         **{"type_vocab_size": 0, "num_layers": 4},
     )
     inference = of_random(encoder)

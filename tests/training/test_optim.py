@@ -204,3 +204,11 @@ def test_adamw_equals_that_of_torch() -> None:
     got = ours(params, gradients)[-1]
     for name, tensor in tensors.items():
         np.testing.assert_allclose(got[name], tensor.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_patterns_of_the_default_may_match_nothing() -> None:
+    params = {"encoder": {"norm": {"scale": jnp.ones(2)}, "kernel": jnp.ones((2, 2))}}  # EuroBERT's have no bias
+    updates = make_optimizer(OptimConfig(weight_decay=1.0), optax.constant_schedule(1.0), params)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    found, _ = updates.update(zeros, updates.init(params), params, norm=jnp.float32(0), step=jnp.int32(0))
+    assert float(found["encoder"]["kernel"][0, 0]) == -1.0 and not np.any(found["encoder"]["norm"]["scale"])
