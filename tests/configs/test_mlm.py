@@ -2,14 +2,14 @@
 
 import pytest
 
-from configs.mlm import BERT_RATES, MODERN_RATES, get_config
+from configs.mlm import BERT_RATES, DEBERTA_RATES, MODERN_RATES, get_config
 from jaxfm.config import Config
 from jaxfm.errors import UserError
 from jaxfm.families.registry import preset, presets
 from jaxfm.hub.locate import locate
 from jaxfm.tasks.registry import from_config_dict
 
-SCRATCH = (*BERT_RATES, *MODERN_RATES)
+SCRATCH = (*BERT_RATES, *MODERN_RATES, *DEBERTA_RATES)
 
 
 def built(variant: str) -> Config:
@@ -48,7 +48,7 @@ def test_a_variant_from_scratch_has_the_shape_of_its_name() -> None:
         "bert_large": (24, 1024),
     }
     # The smaller the faster.
-    for rates in (BERT_RATES, MODERN_RATES):
+    for rates in (BERT_RATES, MODERN_RATES, DEBERTA_RATES):
         found = [built(name).optim.learning_rate for name in rates]
         assert found == list(rates.values()) == sorted(found, reverse=True)
 

@@ -203,7 +203,9 @@ def test_without_onnx_it_says_what_to_install(
     runs: dict[str, pathlib.Path], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_files.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"--format=onnx: needs the package onnx\. Install it: pip install 'jaxfm"):
+    with pytest.raises(
+        UserError, match=r"--format=onnx: needs the package onnx\. Install it: pip install 'jaxfm-encoders"
+    ):
         export(runs["ner"], tmp_path / "out", "onnx")
 
 
