@@ -197,7 +197,7 @@ class TrainConfig:
     steps: int = field(0, "optimizer updates; 0: as epochs says", at_least=0)
     min_steps: int = field(
         0,
-        "least updates where steps is 0, early stopping aside: a new head needs some hundred, however few the examples "
+        "least updates where steps is 0, early stopping or not: a new head needs some hundred, however few examples "
         "(Mosbach et al. 2021, Zhang et al. 2021: few examples ask for more passes, not for fewer updates)",
         at_least=0,
     )
@@ -242,7 +242,7 @@ class EvalConfig:
     patience: int = field(
         0,
         "evaluations in a row that are not the best so far (at an equal metric by their loss) after which training "
-        "stops; 0: never stop",
+        "stops, but not before train.min_steps; 0: never stop",
         at_least=0,
     )
 

@@ -145,7 +145,7 @@ def fit(
         preemption.passed(first)
         log = _Log(setup, writer, progress, wall_clock, last=(first, wall_clock.busy()))
         wall_clock.enter("train")
-        waiting = () if _gives_up(best, config) else _on_devices(session, batches, wall_clock)
+        waiting = () if _gives_up(best, config, step) else _on_devices(session, batches, wall_clock)
         for update in session.steps(state, waiting, sums=sums):
             step, state = update.step, update.state
             progress.dispatched(step)
@@ -170,9 +170,9 @@ def fit(
             if stopped_by:
                 checkpoints.wait()
                 raise Preempted(stopped_by, step)
-            if _gives_up(best, config):
+            if _gives_up(best, config, step):
                 break
-        if _gives_up(best, config):
+        if _gives_up(best, config, step):
             progress.say(f"stopped early: {best.waited} evaluations without a better {config.eval.metric}")
         log.flush()
         with wall_clock.during("checkpoint"), progress.state("saving"):
@@ -279,7 +279,7 @@ def _evaluate(
         progress.say(f"WARNING: {name} is not defined for these labels and the predictions of step {step}; {by}.")
     for warning in warnings:
         progress.say(warning)
-    return best, outputs if step == setup.total_steps or _gives_up(best, config) else None
+    return best, outputs if step == setup.total_steps or _gives_up(best, config, step) else None
 
 
 def describe(program: jax.stages.Compiled, setup: Setup, config: Config, task: Task) -> str:
@@ -307,8 +307,13 @@ def _growth(setup: Setup) -> str:
     return f", of {', '.join(map(str, sizes[:-1]))} rows first" if len(sizes) > 1 else ""
 
 
-def _gives_up(best: Best, config: Config) -> bool:
-    return bool(config.eval.patience) and best.waited >= config.eval.patience
+def _gives_up(best: Best, config: Config, step: int) -> bool:
+    """Whether a run stops early: not before its least number of updates, where nobody gave their number.
+
+    A few dozen validation examples may be right by chance at the first evaluation, before anything is learned.
+    """
+    enough = config.train.steps > 0 or step >= config.train.min_steps
+    return bool(config.eval.patience) and enough and best.waited >= config.eval.patience
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jaxfm import schema
 from jaxfm.config import Config
 from jaxfm.core.objective import Loss
 from jaxfm.errors import UserError
@@ -19,6 +20,8 @@ from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.train import train
 from jaxfm.tasks.ner.objective import NerObjective
 from jaxfm.tasks.ner.scorer import NerScorer
+from jaxfm.training import fit
+from jaxfm.training.best import Best
 from tests import tiny
 from tests.training.whole_run import BASE, Saved, Whole, assert_equal_to, lines, record_saves, whole_run
 
@@ -123,6 +126,14 @@ def test_a_metric_that_is_not_defined_loses_no_run(
     assert "predictions of step 5; checkpoints are compared by loss instead." in said
     assert report["training"]["chosen_step"] == (5 if len(values) == 1 else 10)
     assert steps_in(tmp_path / "run") == ([5, 10, 12] if len(values) == 1 else [10, 12])
+
+
+@pytest.mark.parametrize(("steps", "step", "ends"), [(0, 199, False), (0, 200, True), (300, 10, True)])
+def test_early_stopping_waits_for_the_least_updates(steps: int, step: int, ends: bool) -> None:
+    values = {"eval.patience": 2, "train.min_steps": 200, "train.steps": steps}
+    config = schema.replaced(Config(), values)
+    assert fit._gives_up(Best(waited=2), config, step) == ends
+    assert not fit._gives_up(Best(waited=1), config, 10_000)
 
 
 @pytest.mark.slow
