@@ -40,6 +40,8 @@ NOT_RUN = {
     r"\.\./shared/": "trains on the optional data for half an hour",
     r"from-trainer ": "reads a script of the reader's; tests/programs/test_from_trainer.py has one",
     r"--plugin[ =]": "needs the plugin that the page shows; tests/core/test_extensions.py trains with it",
+    r"profile\.steps=": "records steps that a run of two does not have; tests/training/test_profiled_runs.py",
+    r"array_record:corpus": "needs 200 GiB at 256 rows of 512 tokens; tests/tasks/masked_lm trains from shards",
     r"batch_size=auto": "fills the memory of the machine; tests/training/test_batch_size.py",
 }
 
