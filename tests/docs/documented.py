@@ -23,7 +23,6 @@ RUN_PAGES = (
     "docs/multi_host.md",
     "docs/ner.md",
     "docs/pretraining.md",
-    "docs/scaling.md",
     "docs/trust.md",
     "docs/tutorial.md",
     "docs/using.md",
