@@ -32,7 +32,7 @@ FAST = ("deberta-v2", "albert", "gemma3_text")
 
 def trained(family: str, changes: dict[str, Any]) -> tuple[list[float], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Losses of a few updates, and the parameters before and after them."""
-    case = parity.CASES[family]
+    case = parity.CASES.get(family, parity.Case("", {"max_length": LENGTH}))  # NeoBERT is not in transformers
     values = {"model_type": family, "pad_token_id": case.pad, **case.values, "vocab_size": training_parity.VOCABULARY}
     values |= {"max_position_embeddings": LENGTH + 2} | ({} if family == "distilbert" else parity.SIZES)
     config = replaced(
