@@ -296,8 +296,10 @@ def compare(name: str, folder: pathlib.Path, **changes: Any) -> dict[str, dict[s
     for kind, values in found.items():
         theirs, alone = [], {}
         packed = 0.0
-        for text, together, value in by_text(values, arrays, whole=kind == "sequence_classes"):
-            theirs.append(np.abs(value - _of_text(expected[kind], text, value)).max())
+        whole = kind == "sequence_classes"
+        for text, together, value in by_text(values, arrays, whole=whole):
+            of_text = expected[kind][text] if whole else expected[kind][text, : len(value)]
+            theirs.append(np.abs(value - of_text).max())
             packed = max(packed, np.abs(value - alone[text]).max()) if together and text in alone else packed
             alone.setdefault(text, value)
         result[kind] = {
@@ -309,15 +311,6 @@ def compare(name: str, folder: pathlib.Path, **changes: Any) -> dict[str, dict[s
             **written(name, kind, read[kind], folder, expected[kind], arrays),
         }
     return result
-
-
-def _of_text(outputs: np.ndarray, text: int, like: np.ndarray) -> np.ndarray:
-    """Returns transformers' outputs of a text: of all its tokens, or its one vector."""
-    return (
-        outputs[text]
-        if like.ndim == 1 and outputs.ndim == 2 and len(outputs[text]) == len(like)
-        else outputs[text][: len(like)]
-    )
 
 
 def written(

@@ -38,6 +38,7 @@ from jaxfm.parallel.mesh import make_mesh
 from jaxfm.schema import replaced
 from jaxfm.training.session import make_session
 from profiles import command_line, quality
+from profiles.mlm_convergence import sequences
 from profiles.model_parity import CASES
 
 NAMES = ("bert", "roberta", "deberta-v2", "modernbert", "distilbert")
@@ -151,23 +152,7 @@ def their_losses(model: Any, pad: int, given: list[dict[str, np.ndarray]]) -> li
     model.train()
     found = []
     for batch in given:
-        texts = [
-            (tokens[segments == number], labels[segments == number])
-            for tokens, segments, labels in zip(batch["tokens"], batch["segment_ids"], batch["labels"], strict=True)
-            for number in range(1, segments.max() + 1)
-        ]
-        longest = max(len(tokens) for tokens, _ in texts)
-        arrays = {
-            "input_ids": np.full((len(texts), longest), pad),
-            "attention_mask": np.zeros((len(texts), longest), int),
-        }
-        labels = np.full((len(texts), longest), -100)
-        for row, (tokens, wanted) in enumerate(texts):
-            arrays["input_ids"][row, : len(tokens)] = tokens
-            arrays["attention_mask"][row, : len(tokens)] = 1
-            labels[row, : len(tokens)] = np.where(wanted < 0, -100, wanted)
-        tensors = {key: torch.from_numpy(value) for key, value in {**arrays, "labels": labels}.items()}
-        loss = model(**tensors).loss
+        loss = model(**sequences(batch, pad)).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)

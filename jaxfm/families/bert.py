@@ -35,11 +35,16 @@ VOCABULARY = vocabulary_head(
 
 
 def read_config(
-    values: ConfigValues, position_offset: int = 0, pooler: str = "tanh", head_activation: str | None = None
+    values: ConfigValues,
+    position_offset: int = 0,
+    pooler: str = "tanh",
+    head_activation: str | None = None,
+    type_vocab_size: int | None = None,
 ) -> EncoderConfig:
     """Reads the config.json of BERT and of families that differ in these values only.
 
-    `head_activation` is that of the transform before the vocabulary; None: that of the layers.
+    `head_activation` is that of the transform before the vocabulary; None: that of the layers. `type_vocab_size` None:
+    as the file says, which must have it.
     """
     sizes = values.sizes()
     # transformers 5 computes no other positions either.
@@ -53,7 +58,9 @@ def read_config(
         max_positions=values.integer("max_positions", "max_position_embeddings", least=1 + position_offset)
         - position_offset,
         position_offset=position_offset,
-        type_vocab_size=values.integer("type_vocab_size", "type_vocab_size"),
+        type_vocab_size=values.integer("type_vocab_size", "type_vocab_size")
+        if type_vocab_size is None
+        else type_vocab_size,
         norm_eps=values.positive("layer_norm_eps", 1e-12),
         pooler=pooler,
         dropout=values.probability("hidden_dropout_prob", 0.1),

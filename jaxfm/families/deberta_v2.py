@@ -35,27 +35,24 @@ def _read_config(values: ConfigValues) -> EncoderConfig:
             "the convolution that DeBERTa v2 xlarge and xxlarge have in their first layer is not computed here; "
             "DeBERTa v3 has none.",
         )
-    own = {"type_vocab_size": 0, "layer_norm_eps": 1e-7, **values.values}
-    typed = own["type_vocab_size"]
-    encoder = bert.read_config(ConfigValues(own | {"type_vocab_size": typed or 1}, values.where))
+    types = values.integer("type_vocab_size", "type_vocab_size", 0, least=0)
+    own = ConfigValues({"layer_norm_eps": 1e-7, **values.values}, values.where)
+    encoder = bert.read_config(own, type_vocab_size=types)
     if (width := values.values.get("embedding_size", encoder.hidden_size)) != encoder.hidden_size:
         raise values.error(
             "embedding_size",
             f"the embeddings here have the width of the layers, {encoder.hidden_size}, not {shown(width)}.",
         )
-    terms = _terms(values)
     learned = values.boolean("position_biased_input", True)
+    largest = _size(values, "max_relative_positions", -1)
     return dataclasses.replace(
         encoder,
-        type_vocab_size=typed,
         position_embedding="learned" if learned else "none",
         relative_positions="disentangled",
         relative_buckets=max(_size(values, "position_buckets", -1), 0),
-        relative_distance=_size(values, "max_relative_positions", -1)
-        if _size(values, "max_relative_positions", -1) > 0
-        else encoder.max_positions,
+        relative_distance=largest if largest > 0 else encoder.max_positions,
         relative_norm="layer_norm" in _words(values, "norm_rel_ebd", "none"),
-        relative_terms=terms,
+        relative_terms=_terms(values),
         relative_maps=not values.boolean("share_att_key", False),
         pooler=values.activation("pooler_hidden_act", "gelu"),
     )

@@ -36,8 +36,7 @@ _OWN: dict[str, Any] = {
 def _read_config(values: ConfigValues) -> EncoderConfig:
     """Reads config.json."""
     values.require(relative_attention_num_buckets=_BUCKETS)
-    typed = ConfigValues({"type_vocab_size": 1, **values.values}, values.where)
-    encoder = bert.read_config(typed, position_offset=_OFFSET, head_activation="gelu")
+    encoder = bert.read_config(values, position_offset=_OFFSET, head_activation="gelu", type_vocab_size=0)
     return dataclasses.replace(encoder, **_OWN)
 
 

@@ -199,11 +199,7 @@ class TokenClassifier(nnx.Module):
 
     def __call__(self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None) -> jax.Array:
         """Returns logits [B, T, C] in f32; `key` turns dropout on."""
-        encoder_key, head_key = split_key(key, 2)
-        hidden_BTD = self.encoder(batch, key=encoder_key)
-        if self.transform is not None:
-            hidden_BTD = self.transform(hidden_BTD)
-        return self.head(dropout(hidden_BTD, self.dropout_rate, head_key)).astype(jnp.float32)
+        return _score_tokens(self, self.head, batch, key)
 
 
 class SpanClassifier(nnx.Module):
@@ -221,8 +217,15 @@ class SpanClassifier(nnx.Module):
 
     def __call__(self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None) -> jax.Array:
         """Returns logits [B, T, 2] in f32 of starts and ends; `key` turns dropout on."""
-        encoder_key, head_key = split_key(key, 2)
-        hidden_BTD = self.encoder(batch, key=encoder_key)
-        if self.transform is not None:
-            hidden_BTD = self.transform(hidden_BTD)
-        return self.spans(dropout(hidden_BTD, self.dropout_rate, head_key)).astype(jnp.float32)
+        return _score_tokens(self, self.spans, batch, key)
+
+
+def _score_tokens(
+    model: TokenClassifier | SpanClassifier, last: nnx.Linear, batch: Mapping[str, jax.Array], key: jax.Array | None
+) -> jax.Array:
+    """Returns what the last layer of a model says of each token, f32 [B, T, C]."""
+    encoder_key, head_key = split_key(key, 2)
+    hidden_BTD = model.encoder(batch, key=encoder_key)
+    if model.transform is not None:
+        hidden_BTD = model.transform(hidden_BTD)
+    return last(dropout(hidden_BTD, model.dropout_rate, head_key)).astype(jnp.float32)
