@@ -130,6 +130,15 @@ class ConfigValues:
             raise UserError(f"{self.where}: {names[0]} {width} is not a multiple of {names[1]} {heads}.")
         return {"family": self.family, **{field: self.integer(field, key) for field, key in keys.items()}}
 
+    def rotary_sizes(self) -> dict[str, Any]:
+        """Returns `sizes` of an encoder with rotary positions, whose heads have an even width."""
+        sizes = self.sizes()
+        if sizes["hidden_size"] // sizes["num_heads"] % 2:
+            raise UserError(
+                f"{self.where}: hidden_size / num_attention_heads must be even: rotary positions turn pairs."
+            )
+        return sizes
+
     def _get(self, key: str, default: Any) -> Any:
         if key in self.values:
             return self.values[key]

@@ -3,7 +3,6 @@
 from typing import Any
 
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.errors import UserError
 from jaxfm.families import bert, roberta
 from jaxfm.families.config_values import ConfigValues, written_sizes
 from jaxfm.families.family import Family, vocabulary_head
@@ -22,13 +21,11 @@ _ROTARY = {"rotary": "rope", "absolute": "learned"}
 
 def _read_config(values: ConfigValues) -> EncoderConfig:
     """Reads config.json; defaults are those of transformers' EsmConfig."""
-    sizes = values.sizes()
     values.require(is_decoder=False, is_folding_model=False)
     kind = values.values.get("position_embedding_type", "absolute")
     if kind not in _ROTARY:
         raise values.error("position_embedding_type", "it must be 'rotary' (ESM-2) or 'absolute' (ESM-1b).")
-    if kind == "rotary" and sizes["hidden_size"] // sizes["num_heads"] % 2:
-        raise UserError(f"{values.where}: hidden_size / num_attention_heads must be even: rotary positions turn pairs.")
+    sizes = values.rotary_sizes() if kind == "rotary" else values.sizes()
     offset = roberta.first_position(values) if kind == "absolute" else 0
     before = values.values.get("emb_layer_norm_before")
     drops = values.boolean("token_dropout", False)

@@ -33,9 +33,7 @@ _WINDOW = 128
 
 def _read_config(values: ConfigValues) -> EncoderConfig:
     """Reads config.json; defaults are those of transformers' ModernBertConfig."""
-    sizes = values.sizes()
-    if sizes["hidden_size"] // sizes["num_heads"] % 2:
-        raise UserError(f"{values.where}: hidden_size / num_attention_heads must be even: rotary positions turn pairs.")
+    sizes = values.rotary_sizes()
     thetas = {kind: _rope_theta(kind, values) for kind in _ROPE}
     every = _global_every(values, sizes["num_layers"])
     window = values.integer("local_window", "local_attention", _WINDOW, least=2)

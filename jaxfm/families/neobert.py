@@ -6,7 +6,6 @@ transformers has no such class: its repositories bring their own code, under whi
 from typing import Any
 
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.errors import UserError
 from jaxfm.families.config_values import ConfigValues, written_sizes
 from jaxfm.families.family import Family, Head, vocabulary_head
 from jaxfm.families.tensors import CLASSIFIER, OTHER_HEADS, Tensor, linear, norm
@@ -37,9 +36,7 @@ _MULTIPLE = 8
 
 def _read_config(values: ConfigValues) -> EncoderConfig:
     """Reads config.json. Its intermediate_size is that of a layer without a gate: two thirds of it are computed."""
-    sizes = values.sizes()
-    if sizes["hidden_size"] // sizes["num_heads"] % 2:
-        raise UserError(f"{values.where}: hidden_size / num_attention_heads must be even: rotary positions turn pairs.")
+    sizes = values.rotary_sizes()
     sizes["ffn_size"] = -(-int(2 * sizes["ffn_size"] / 3) // _MULTIPLE) * _MULTIPLE
     if not sizes["ffn_size"]:
         raise values.error("intermediate_size", "two thirds of it must be at least 1.")
