@@ -26,8 +26,9 @@ ner: $(VENV)/installed  ## fine-tune the quickstart NER model into runs/ner (run
 test: $(VENV)/installed-test  ## run the tests that are not marked slow
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-slow: $(VENV)/installed-test  ## run all tests, the slow ones too
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "slow or not slow" $(ARGS)
+test-slow: $(VENV)/installed-test  ## run all tests, the slow ones too, and newly drawn examples
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "slow or not slow" \
+	  --hypothesis-profile=drawn $(ARGS)
 
 plan-all: $(VENV)/installed-tpu  ## compile every shipped config for TPUs, nightly (no TPU needed, an hour or two)
 	$(BIN)/python -m pytest -n $(JOBS) -m "slow or not slow" tests/planning tests/programs/test_plan.py $(ARGS)

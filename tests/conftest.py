@@ -25,7 +25,13 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
+import hypothesis
 import pytest
+
+# Drawn examples are the same in every run: a change is judged by what it changed. `make test-slow` draws new ones.
+hypothesis.settings.register_profile("fixed", derandomize=True, database=None)
+hypothesis.settings.register_profile("drawn", print_blob=True)
+hypothesis.settings.load_profile("fixed")
 
 # What tests leave behind is millions of objects that live as long as the process (compiled programs, traces): looking
 # through them every 700 allocations takes a tenth of the time.

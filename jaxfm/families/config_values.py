@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from jaxfm.core.encoder_config import EncoderConfig
@@ -100,6 +100,13 @@ class ConfigValues:
         value = self._get(key, default)
         if not isinstance(value, bool):
             raise self.error(key, "it must be true or false.")
+        return value
+
+    def word(self, key: str, default: str, *, of: Collection[str]) -> str:
+        """Returns one of the words `of`."""
+        value = self._get(key, default)
+        if not isinstance(value, str) or value not in of:
+            raise self.error(key, f"it must be one of {', '.join(map(repr, of))}.")
         return value
 
     def activation(self, key: str, default: str) -> str:

@@ -22,9 +22,7 @@ _ROTARY = {"rotary": "rope", "absolute": "learned"}
 def _read_config(values: ConfigValues) -> EncoderConfig:
     """Reads config.json; defaults are those of transformers' EsmConfig."""
     values.require(is_decoder=False, is_folding_model=False)
-    kind = values.values.get("position_embedding_type", "absolute")
-    if kind not in _ROTARY:
-        raise values.error("position_embedding_type", "it must be 'rotary' (ESM-2) or 'absolute' (ESM-1b).")
+    kind = values.word("position_embedding_type", "absolute", of=_ROTARY)
     sizes = values.rotary_sizes() if kind == "rotary" else values.sizes()
     offset = roberta.first_position(values) if kind == "absolute" else 0
     before = values.values.get("emb_layer_norm_before")

@@ -1,6 +1,7 @@
 """config.json of weights: what each family means, and that anything else is one message that names the key."""
 
 import dataclasses
+import itertools
 import json
 from typing import Any
 
@@ -96,6 +97,10 @@ def test_labels() -> None:
         ({"hidden_act": ["gelu"]}, 'hidden_act is ["gelu"]; the activations'),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
         ({"is_decoder": True}, "is_decoder is true"),
+        (
+            {"model_type": "esm", "position_embedding_type": []},
+            "position_embedding_type is []; it must be one of 'rotary', 'absolute'.",
+        ),
         ({"num_attention_heads": 4}, "hidden_size 6 is not a multiple of num_attention_heads 4."),
     ],
     ids=str,
@@ -157,7 +162,15 @@ def test_any_config_is_a_right_one_or_a_message_that_names_its_key(values: dict[
     except UserError as error:
         text = str(error)
         assert text.startswith("here/config.json: ") and len(text) < 600
-        keys = {*values, "model_type", "hidden_size", "global_rope_theta", "local_rope_theta", "embedding_size"}
+        keys = {
+            *values,
+            *itertools.chain(*starts()),
+            "model_type",
+            "hidden_size",
+            "global_rope_theta",
+            "local_rope_theta",
+            "embedding_size",
+        }
         assert any(key in text for key in keys) or "is missing" in text
         return
     assert found.hidden_size % found.num_heads == 0 and 0 <= found.dropout < 1 and 0 <= found.attention_dropout < 1
