@@ -41,6 +41,7 @@ MASKS = "task.name task.unit task.ratio task.final_ratio task.evaluate task.eval
 TASK_OPTIONS = {
     "ner": f"task.name task.context task.overlap task.splitter {LOSS}".split(),
     "classification": f"task.name task.kind task.pooling task.threshold {LOSS}".split(),
+    "qa": "task.name task.overlap task.max_question task.max_answer".split(),
     "masked_lm": f"{MASKS} task.mask_share task.random_share task.logits_chunk".split(),
     "replaced_token": f"{MASKS} task.generator_depth task.discriminator_weight".split(),
 }

@@ -274,6 +274,48 @@ def classification_config(
     return replaced(from_config_dict(values), **overrides)
 
 
+def write_questions(directory: pathlib.Path, sizes: Mapping[str, int] = SIZES) -> str:
+    """Writes a folder of questions that can be learned: the first name of a kind, or none; returns its URI."""
+    directory.mkdir(parents=True, exist_ok=True)
+    asked = {"PER": "met", "LOC": "went to"}
+    for seed, (split, count) in enumerate(sizes.items()):
+        draw = random.Random(seed)
+        lines = []
+        for number, (words, tags) in enumerate(sentences(count, seed)):
+            kind = draw.choice(tuple(asked))
+            first = tags.index(f"B-{kind}") if f"B-{kind}" in tags else -1
+            end = first + 1 + (tags[first + 1 : first + 2] == [f"I-{kind}"])
+            start = len(" ".join([*words[:first], ""])) if first > 0 else 0
+            text = " ".join(words[first:end])
+            answers = {"text": [text], "answer_start": [start]} if first >= 0 else {"text": [], "answer_start": []}
+            context = " ".join(words)
+            lines.append({"id": f"{split}{number}", "question": asked[kind], "context": context, "answers": answers})
+        (directory / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    return f"jsonl:{directory}"
+
+
+def qa_config(directory: pathlib.Path, **overrides: Any) -> Config:
+    """The same for questions."""
+    values = default_config("qa")
+    values.model.init = f"dir:{directory / 'weights'}"
+    values.model.scan_layers = True
+    values.data.source = f"jsonl:{directory / 'questions'}"
+    values.data.row_length = 48
+    values.task.overlap = 18  # no name is longer, so that each lies whole in a window
+    values.optim.learning_rate = 1e-2
+    values.train.batch_size = 4
+    values.train.steps = 8
+    values.train.min_steps = 0  # tests that set epochs mean these
+    values.eval.batch_size = 8
+    values.eval.metric = "f1"
+    values.log.every_steps = 2
+    if not (directory / "questions").exists():
+        write_questions(directory / "questions")
+    if not (directory / "weights").exists():
+        write_weights(directory / "weights")
+    return replaced(from_config_dict(values), **overrides)
+
+
 def replaced(values: Config, **overrides: Any) -> Config:
     """Returns the config with other values; keys as `train__steps=4`."""
     nested = to_dict(values)
@@ -331,6 +373,7 @@ CONFIGS: dict[str, Callable[[pathlib.Path], Config]] = {
     "pairs": lambda directory: classification_config(directory, pairs=True),
     "multi": lambda directory: classification_config(directory, "multi"),
     "regression": lambda directory: classification_config(directory, "regression"),
+    "qa": qa_config,
     "masked_lm": masked_lm_config,
     "replaced_token": lambda directory: masked_lm_config(directory, "replaced_token"),
 }

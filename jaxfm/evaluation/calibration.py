@@ -139,6 +139,36 @@ def fit_calibration(
     return (fitted if gain > _SURE * error else {}) | found
 
 
+# Of `fit_of_losses`: from 1/8 to 8, in steps of a ninth.
+TEMPERATURES: tuple[float, ...] = tuple(2.0 ** (step / 6) for step in range(-18, 19))
+
+
+def fit_of_losses(loss_NG: np.ndarray) -> dict[str, float]:
+    """Fits a temperature where choices are too many, and differ too much, for a table of logits.
+
+    As `fit_calibration`, but among TEMPERATURES alone.
+
+    Args:
+      loss_NG: negative log-likelihood of each example, in nats, at each of TEMPERATURES; finite.
+    """
+    count = len(loss_NG)
+    if count < LEAST_EXAMPLES:
+        return {"examples": float(count)} if count else {}
+    as_is = TEMPERATURES.index(1.0)
+    best = int(loss_NG.mean(axis=0).argmin())
+    found = {"examples": float(count), "fitted_temperature": TEMPERATURES[best]}
+    if best in (0, len(TEMPERATURES) - 1):
+        return found
+    part_N = np.random.default_rng(0).permutation(count) % _PARTS
+    gain_N = np.zeros(count)
+    for part in range(_PARTS):
+        held = part_N == part
+        gain_N[held] = loss_NG[held, as_is] - loss_NG[held, loss_NG[~held].mean(axis=0).argmin()]
+    gain, error = float(gain_N.mean()), float(gain_N.std(ddof=1) / np.sqrt(count))
+    found |= {"gain": gain, "gain_error": error}
+    return ({"temperature": TEMPERATURES[best]} if gain > _SURE * error else {}) | found
+
+
 def _why(calibration: Mapping[str, float]) -> str:
     """Says why there is no temperature; empty where there is one, or no validation split to fit it to."""
     if "temperature" in calibration or "examples" not in calibration:

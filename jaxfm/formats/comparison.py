@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxfm.data.text.tagging import entity_spans
 from jaxfm.errors import UserError
-from jaxfm.formats.inference import IDS, LOGITS, MASK, TYPES
+from jaxfm.formats.inference import IDS, LOGITS, MASK, TYPES, logits_of
 from jaxfm.observe.tables import Table
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Arrays = Mapping[str, np.ndarray]
 _TEXTS_AT_ONCE = 8
 _SHOWN = 12  # differing predictions
-_TOKEN_HEADS = ("token_classes", "vocabulary", "replaced_tokens")
+_TOKEN_HEADS = ("token_classes", "spans", "vocabulary", "replaced_tokens")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +132,8 @@ def compare(a: Side, b: Side, texts: Sequence[str]) -> Comparison:
     if order is not None:
         logits[1] = logits[1][..., order]
     differences.append(_difference(LOGITS, *logits))
+    if a.head == "spans":  # a token by itself decides nothing
+        return Comparison(tuple(differences), 0, 0, "tokens", (), tuple(notes))
     predictions = [_predictions(a, each) for each in logits]
     apart = np.not_equal(predictions[0], predictions[1]).reshape(len(predictions[0]), -1)
     equal = np.logical_not(np.any(apart, axis=-1))
@@ -211,7 +213,7 @@ class _Outputs:
         for chunk, inputs in _batches(rows):
             lengths = [len(row.ids) for row in chunk]
             if heads and side.outputs is not None:
-                logits = np.asarray(side.outputs(inputs)[LOGITS])
+                logits = logits_of(side.outputs(inputs))
                 pairs = zip(logits, lengths, strict=False)  # not the rows that fill up the batch
                 self.logits += [row[:length] if of_tokens else row for row, length in pairs]
             if states and side.states is not None:

@@ -21,17 +21,19 @@ from jaxfm.families.models import KINDS, parameter_shapes
 from jaxfm.hub.weights import Checkpoint
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.encoder import Encoder
-from jaxfm.models.heads import MaskedLM, SequenceClassifier, TokenClassifier
+from jaxfm.models.heads import MaskedLM, SequenceClassifier, SpanClassifier, TokenClassifier
 from jaxfm.models.kernels import XLA
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 
 # Names of transformers' ONNX exports, and so of its readers.
 IDS, MASK, TYPES, LOGITS = "input_ids", "attention_mask", "token_type_ids", "logits"
+STARTS, ENDS = "start_logits", "end_logits"
 BATCH, SEQUENCE = "batch_size", "sequence_length"
 # Models that have outputs -> kind of their head (`families.models.KINDS`).
 _KINDS: Mapping[type, str] = {
     TokenClassifier: "token_classes",
     SequenceClassifier: "sequence_classes",
+    SpanClassifier: "spans",
     MaskedLM: "vocabulary",
     ReplacedTokenModel: "replaced_tokens",
 }
@@ -63,6 +65,12 @@ def _(model: SequenceClassifier, batch: Mapping[str, jax.Array]) -> dict[str, ja
 
 
 @outputs_of.register
+def _(model: SpanClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    logits_BT2 = model(batch)
+    return {STARTS: logits_BT2[..., 0], ENDS: logits_BT2[..., 1]}
+
+
+@outputs_of.register
 def _(model: MaskedLM, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     return {LOGITS: model.logits(model.hidden(batch))}
 
@@ -70,6 +78,13 @@ def _(model: MaskedLM, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
 @outputs_of.register
 def _(model: ReplacedTokenModel, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     return {LOGITS: model.replaced(batch)}
+
+
+def logits_of(outputs: Mapping[str, Any]) -> np.ndarray:
+    """Returns the logits as models here have them: those of starts and ends together, [B, T, 2]."""
+    if STARTS in outputs:
+        return np.stack([np.asarray(outputs[STARTS]), np.asarray(outputs[ENDS])], axis=-1)
+    return np.asarray(outputs[LOGITS])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

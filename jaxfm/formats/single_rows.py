@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxfm.formats.inference import IDS, LOGITS, MASK, TYPES
+from jaxfm.formats.inference import IDS, MASK, TYPES, logits_of
 from jaxfm.models.attention import MASKED
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.heads import MaskedLM, SequenceClassifier
@@ -101,5 +101,5 @@ def _computed(run: Run, batch: Mapping[str, Any]) -> list[tuple[list[_Place], np
             inputs[MASK][number, : len(tokens)] = 1
             if "type_ids" in arrays:
                 inputs[TYPES][number, : len(tokens)] = arrays["type_ids"][row, tokens]
-        results.append((group, run(inputs)[LOGITS]))
+        results.append((group, logits_of(run(inputs))))
     return results

@@ -1,6 +1,6 @@
 """Uses a trained model: `python -m jaxfm.predict --workdir=runs/ner "Ada met Charles in London." [more texts ...]`,
 or a file, in bounded memory: `--input=FILE --output=OUT.jsonl`. Where a model judges pairs of texts, the second one is
---pair="TEXT", follows a tab, or has a column.
+--pair="TEXT", follows a tab, has a column, or is a file: `--context=FILE "Who met Ada?" [more questions ...]`.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from jaxfm.config import MeshConfig
 from jaxfm.core.build import Build
 from jaxfm.core.task import Predictor
 from jaxfm.data.records import source_unlabelled
+from jaxfm.data.records.examples import PAIR_COLUMNS
 from jaxfm.data.records.source_unlabelled import Wanted
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.observe.progress import Progress
@@ -30,8 +31,12 @@ from jaxfm.training.evaluation import Evaluator, bucket
 from jaxfm.training.saved_run import open_run
 from jaxfm.training.session import compute_dtype
 
-USAGE = 'usage: python -m jaxfm.predict --workdir=DIR ("TEXT" ... [--pair="TEXT"] | --input=FILE --output=FILE.jsonl)'
+USAGE = (
+    'usage: python -m jaxfm.predict --workdir=DIR ("TEXT" ... | --input=FILE --output=FILE.jsonl) '
+    '[--pair="TEXT" | --context=FILE]'
+)
 RUN_WORDS = "run"
+_SINGLE = "this model judges single texts: leave the second one out."
 _LISTED = 12  # labels in a repr
 COLUMNS = ("text_column", "pair_column", "words_column")
 
@@ -124,6 +129,9 @@ class Model:
     def _record(self, text: Any, origin: str) -> dict[str, Any]:
         if isinstance(text, Mapping):
             record = {name: text[name] for name in ("text", "pair", "tokens", "id") if name in text}
+            if self.pairs and "text" not in record:
+                both = next((both for both in PAIR_COLUMNS if set(both) <= set(text)), ())
+                record |= {name: text[column] for name, column in zip(("text", "pair"), both, strict=False)}
         elif isinstance(text, tuple | list) and len(text) == 2:
             record = {"text": text[0], "pair": text[1]}
         else:
@@ -166,6 +174,7 @@ def predict_file(
     progress: Progress | None = None,
     columns: Mapping[str, str] | None = None,
     words: str = RUN_WORDS,
+    context: str | None = None,
 ) -> int:
     """Writes one JSON result a record of `source` to `output`, whole or not at all; returns the number of records.
 
@@ -178,6 +187,7 @@ def predict_file(
       progress: where to show how far it is.
       columns: `text_column`, `pair_column`, `words_column`: the fields to read, where they are not the usual ones.
       words: see `--words`.
+      context: the second text of every record, of which `source` then has the first alone.
 
     Raises:
       UserError: a record that cannot be read (file:line), no run or checkpoint, an output that cannot be written or
@@ -188,12 +198,16 @@ def predict_file(
     if output.exists() and os.path.samefile(source, output):
         raise UserError(f"--output={output}: is the input itself. Name another file.")
     model = Model(workdir, words)
-    wanted = Wanted(model.wanted.pairs, model.wanted.words, dict(columns or {}), model.wanted.trained)
+    if context is not None and not model.pairs:
+        raise UserError(f"--context: {_SINGLE}")
+    pairs, second = model.pairs and context is None, {} if context is None else {"pair": context}
+    wanted = Wanted(pairs, model.wanted.words, dict(columns or {}), model.wanted.trained)
     progress = progress or Progress(None, quiet=files.is_stream(output))
     count = cut = 0
     with progress, progress.task(f"predicting {source.name} (records)", None) as advance, _alone(output):
         with files.atomic_write(output) as file:
-            for result in model.stream(source_unlabelled.read_unlabelled(source, wanted, progress.say)):
+            records = source_unlabelled.read_unlabelled(source, wanted, progress.say)
+            for result in model.stream({**record, **second} for record in records):
                 file.write(json.dumps(result, ensure_ascii=False) + "\n")
                 count += 1
                 advance(1)
@@ -237,6 +251,23 @@ def _argument(text: str, name: str) -> str:
     return text
 
 
+def read_context(path: str) -> str:
+    """Returns the text of a file. Raises UserError for one that is absent, is not UTF-8, or has no text."""
+    file = files.user_path(path, "--context")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"--context={path}: cannot be read: {error.strerror or error}.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"--context={path}: byte 0x{error.object[error.start]:02X} at position {error.start + 1} is not UTF-8. "
+            "Convert the file, for instance: iconv -f LATIN1 -t UTF-8."
+        ) from None
+    if not text.strip():
+        raise UserError(f"--context={path}: has no text.")
+    return text
+
+
 def main(texts: Sequence[str]) -> None:
     """The program."""
     values = flags.FLAGS
@@ -244,13 +275,18 @@ def main(texts: Sequence[str]) -> None:
         raise UserError(f"--workdir is missing.\n{USAGE}")
     if bool(texts) == bool(values.input) or bool(values.input) != bool(values.output):
         raise UserError(f"give either texts, or both --input and --output.\n{USAGE}")
+    if values.pair is not None and values.context is not None:
+        raise UserError(f"--pair, --context: are both the second text; give one.\n{USAGE}")
+    context = None if values.context is None else read_context(values.context)
     if values.input:
         if values.pair is not None:
             raise UserError(
                 f"--pair: belongs to a text of the command line; in a file the second text has a column.\n{USAGE}"
             )
         columns = program.given_columns(COLUMNS)
-        count = predict_file(values.workdir, values.input, values.output, columns=columns, words=values.words)
+        count = predict_file(
+            values.workdir, values.input, values.output, columns=columns, words=values.words, context=context
+        )
         to = sys.stderr if files.is_stream(pathlib.Path(values.output)) else sys.stdout
         print(f"written: {values.output} ({count:,} lines)", file=to)
         return
@@ -258,6 +294,7 @@ def main(texts: Sequence[str]) -> None:
         raise UserError(f"--pair: belongs to one text, but there are {len(texts)}.\n{USAGE}")
     texts = [_argument(text, f"text {number}") for number, text in enumerate(texts, start=1)]
     pair = {} if values.pair is None else {"pair": _argument(values.pair, "--pair")}
+    pair = pair if context is None else {"pair": context}
     model = Model(values.workdir, values.words)
     records = []
     for number, text in enumerate(texts, start=1):
@@ -286,5 +323,6 @@ def run() -> None:
         "Words of a text: run (as in the run's training) or transformers (as its pipeline has them).",
     )
     flags.DEFINE_string("pair", None, "The second text, for a model that judges pairs.")
+    flags.DEFINE_string("context", None, "A file whose whole text is the second one of every text given.")
     program.define_column_flags(COLUMNS)
     program.run(main, USAGE, takes_arguments=True)

@@ -16,7 +16,12 @@ ARGUMENTS_CLASS = "TrainingArguments"  # and whatever ends so: Seq2SeqTrainingAr
 _FIRST_ARGUMENT = "output_dir"
 _FILES = (".json", ".yaml", ".yml")
 _SINGLE, _MULTI, _REGRESSION = "classification:files", "classification:multi", "classification:regression"
-_HEADS = {"ForTokenClassification": "ner:files", "ForSequenceClassification": _SINGLE, "ForMaskedLM": "mlm:continue"}
+_HEADS = {
+    "ForTokenClassification": "ner:files",
+    "ForSequenceClassification": _SINGLE,
+    "ForQuestionAnswering": "qa:files",
+    "ForMaskedLM": "mlm:continue",
+}
 # Arguments of Trainer that need a word; the others are what every script has.
 _OF_TRAINER = (
     *(

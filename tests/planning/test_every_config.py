@@ -47,11 +47,13 @@ LARGE = {
     ("mlm", "rtd_deberta_v3_base"): "v5e:4x4",
     ("mlm", "deberta_v3_large"): "v5e:8x8",
     ("mlm", "xlmr_xl"): "v5e:16x16",
+    **{("qa", variant): "v5e:2x2" for variant in ("quickstart", "files")},
+    **{("qa", variant): "v5e:2x4" for variant in ("squad", "squad_v2")},
     **{("classification", variant): "v5e:2x2" for variant in ("files", "multi", "regression")},
     **{("classification", name): "v5e:2x4" for name in GLUE},
 }
 # Where a repository of the hub is out of reach: the shape of its weights.
-SHAPES = {"hf:google-bert/bert-base-cased": "bert_base"}
+SHAPES = {f"hf:google-bert/bert-base-{case}": "bert_base" for case in ("cased", "uncased")}
 
 
 def test_no_config_is_forgotten() -> None:

@@ -30,6 +30,7 @@ PAIR_COLUMNS = (
     ("question1", "question2"),
     ("text1", "text2"),
     ("text_a", "text_b"),
+    ("question", "context"),
     ("question", "sentence"),
     ("question", "answer"),
     ("query", "passage"),

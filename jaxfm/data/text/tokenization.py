@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
 
@@ -168,6 +170,39 @@ def encode_texts(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str]) -> 
             check_unicode(text)
         encoded += [list(encoding.ids) for encoding in _encodings(tokenizer, chunk)]
     return encoded
+
+
+class TextPieces(NamedTuple):
+    """Pieces of a text, without special tokens, and where each is in it: start and end in characters, [pieces, 2]."""
+
+    ids: list[int]
+    offsets: np.ndarray
+
+
+def encode_with_offsets(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str]) -> list[TextPieces]:
+    """Returns the pieces of whole texts and their offsets, without white space at the ends of any piece.
+
+    A piece that is white space alone, or stands for nothing of the text, has an empty stretch. Raises UserError for a
+    text that is not valid Unicode.
+    """
+    found: list[TextPieces] = []
+    for first in range(0, len(texts), _SENTENCES_PER_CALL):
+        chunk = list(texts[first : first + _SENTENCES_PER_CALL])
+        for text in chunk:
+            check_unicode(text)
+        for text, encoding in zip(chunk, _encodings(tokenizer, chunk), strict=True):
+            offsets = [_without_space(text, *offset) for offset in encoding.offsets]
+            found.append(TextPieces(list(encoding.ids), np.asarray(offsets, np.int64).reshape(-1, 2)))
+    return found
+
+
+def _without_space(text: str, start: int, end: int) -> tuple[int, int]:
+    # A byte-level or SentencePiece piece may take the space before its word.
+    while start < end and text[start].isspace():
+        start += 1
+    while start < end and text[end - 1].isspace():
+        end -= 1
+    return start, end
 
 
 def check_unicode(text: str) -> None:

@@ -1,7 +1,7 @@
 """`jsonl:` JSON objects: a line each, or in one array or one after the other over several lines.
 
-A pair `["text", {...}]` (spaCy 2) is the object with that text, and the "annotations" of an annotator's file
-(`{"classes": [...], "annotations": [...]}`) are its objects.
+A pair `["text", {...}]` (spaCy 2) is the object with that text. Of an annotator's file (`{"classes": [...],
+"annotations": [...]}`) the annotations are the objects, of SQuAD's nested file the questions.
 """
 
 import functools
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jaxfm.data.records.source_files import LINE_BYTES, file_names, files_size, numbered_lines, numbered_pieces
+from jaxfm.data.records.squad import questions_of
 from jaxfm.data.records.table import FileFormat, Row, Table
 from jaxfm.errors import UserError
 
@@ -77,7 +78,12 @@ def _spans_lines(line: str, path: pathlib.Path) -> bool:
 
 
 def _inner_records(value: dict[str, Any]) -> list[Any] | None:
-    """The records of an annotator's file: {"classes": [...], "annotations": [[text, {"entities": ...}], ...]}."""
+    """The records of an annotator's file: {"classes": [...], "annotations": [[text, {"entities": ...}], ...]}.
+
+    Those of SQuAD's file are its questions.
+    """
+    if "data" in value:
+        return questions_of(value)
     records = value.get("annotations")
     if "classes" in value and isinstance(records, list) and "text" not in value:
         return [record for record in records if record is not None]

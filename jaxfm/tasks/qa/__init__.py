@@ -1,0 +1,1 @@
+"""Extractive question answering: the stretch of a context that answers a question, or that nothing does."""
