@@ -100,7 +100,13 @@ def summary_table(splits: Mapping[str, Mapping[str, Any]], first: str, most: int
 
 
 def show_summary(
-    progress: Progress, report: Mapping[str, Any], workdir: pathlib.Path, metric: str, predict: str
+    progress: Progress,
+    report: Mapping[str, Any],
+    workdir: pathlib.Path,
+    metric: str,
+    predict: str,
+    *,
+    pairs: bool = False,
 ) -> None:
     """Prints a finished run: the one number first, then at most some twenty lines.
 
@@ -110,6 +116,7 @@ def show_summary(
       workdir: the run directory, as the user named it.
       metric: that chose the checkpoint.
       predict: the program that predicts, as this user calls it: "jaxfm predict".
+      pairs: whether the model judges pairs of texts.
     """
     splits, training = report["splits"], report["training"]
     progress.headline(f"\n{headline(report, metric)}")
@@ -125,11 +132,12 @@ def show_summary(
         weights = f"of step {training['chosen_step']:,} of {training['steps']:,}"
     speed = f"{training[f'useful_{unit}_per_second']:,.0f} useful {unit}/s"
     memory = f"{training['peak_process_mib']:,.0f} MiB of memory"
+    second = ' --pair="SECOND TEXT"' if pairs else ""
     progress.say(
         f"weights  {weights}\n"
         f"cost     {format_seconds(training['seconds'])}, {speed}, {memory}\n"
         f"report   {workdir / 'report.html'} (for a browser), report.md\n"
-        f'try it   {predict} --workdir={shlex.quote(str(workdir))} "TEXT"'
+        f'try it   {predict} --workdir={shlex.quote(str(workdir))} "TEXT"{second}'
     )
 
 

@@ -168,7 +168,8 @@ def _train(
             progress.say(dropped)
     # After the bar: the last lines of the screen are what the run comes to.
     predict = usage.as_called("python -m jaxfm.predict", sys.argv[0])
-    summary.show_summary(progress, report, workdir, config.eval.metric, predict)
+    pairs = getattr(task.objective.spec, "pairs", False)
+    summary.show_summary(progress, report, workdir, config.eval.metric, predict, pairs=pairs)
     return report
 
 

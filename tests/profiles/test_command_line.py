@@ -16,7 +16,7 @@ SHARED = {"command_line", "quality", "small_sets", "steps"}
 # Those that read absl flags: `jaxfm.program.run` ends them, with its own tests.
 BY_FLAGS = {"classification_quality", "ner_quality", "packing_quality", "prepare_memory"}
 # Standing alone, they need torch.
-REFERENCES = {"hf_classification", "hf_mlm"}
+REFERENCES = {"hf_classification", "hf_mlm", "hf_qa"}
 # Run by the Python of another environment, which has spaCy.
 ELSEWHERE = {"spacy_reference"}
 NAMES = sorted(path.stem for path in PROFILES.glob("*.py") if path.stem not in SHARED | ELSEWHERE)
@@ -34,6 +34,7 @@ MISTAKES = {
     "export_formats": (["--source=conll:absent", "--output=o.json", "--turns=0"], "--turns=0: must be at least 1"),
     "hf_classification": (["absent", "absent"], "absent/config.json: no such file"),
     "hf_mlm": (["absent", "--batch=1", "--row-length=8"], "absent/config.json: no such file"),
+    "hf_qa": (["absent", "absent", "--predictions=o.json"], "absent/config.json: no such file"),
     "interval_coverage": (["--counts=27,many"], "--counts=27,many: must be whole numbers"),
     "load_memory": (["--devices=1,few", "--output=o.json"], "--devices=1,few: must be whole numbers"),
     "loss_curves": (["absent", "absent", "--output=o.json"], "absent/metrics.jsonl: No such file or directory"),
@@ -43,6 +44,7 @@ MISTAKES = {
     "model_page": (["--output=absent/models.md"], "--output=absent/models.md: there is no folder absent"),
     "model_parity": (["--families=brt", "--output=o.json"], "--families: 'brt' is not one of bert"),
     "pictures": (["--workdir=."], "--workdir=.: is there already"),
+    "qa_quality": (["--source=jsonl:absent", "--output=o.json", "--unanswered=1"], "--unanswered=1: must be a share"),
     "scaling": (["--config=absent.py", "--output=o.json"], "--config=absent.py"),
     "small_data": (["--data=absent", "--output=o.json"], "--data=absent: no such folder"),
     "start": (["--config=configs/ner.py", "--repeats=0", "--output=o.json"], "--repeats=0: must be at least 1"),
