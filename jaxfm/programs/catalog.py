@@ -43,6 +43,7 @@ PROGRAMS = (
     Program("predict", USING, "labels texts, or a file of them, or fills their masks"),
     Program("export", USING, "writes a model for transformers, ONNX or JAX without jaxfm"),
     Program("verify", USING, "compares two models, runs or exports, number by number"),
+    Program("convert", TEXT, "writes tagged sentences in the form of another tool"),
     Program("tokenizer", TEXT, "learns a tokenizer from text"),
     Program("prepare", TEXT, "prepares a corpus for pretraining: deduplicated, packed"),
     Program("doctor", INSTALLATION, "shows versions, devices and caches, and trains a tiny model"),

@@ -19,7 +19,14 @@ from typing import Any, NamedTuple
 
 from jaxfm.data.records.spans import CharSpan, flat_spans
 from jaxfm.data.records.table import choose_column, listed, require_text, shown
-from jaxfm.data.records.tagged_builder import TAGS_COLUMNS, WORDS_COLUMNS, Columns, SplitBuilder, name_tags
+from jaxfm.data.records.tagged_builder import (
+    OVERLAPS,
+    TAGS_COLUMNS,
+    WORDS_COLUMNS,
+    Columns,
+    SplitBuilder,
+    name_tags,
+)
 from jaxfm.data.text import tagging
 from jaxfm.errors import UserError
 
@@ -111,7 +118,7 @@ def _add_token_spans(
         if not 0 <= start < end <= len(words):
             raise UserError(f"{origin}: the entity {start}..{end} ({label}) is not inside the {len(words)} words.")
     flat, overlapping = flat_spans(set(spans))
-    split.count("entities that overlap a longer one left out", origin, overlapping)
+    split.count(OVERLAPS, origin, overlapping)
     split.add(words, tagging.write_tags(flat, len(words)), origin, document)
 
 

@@ -18,6 +18,9 @@ DOCUMENT_COLUMNS = ("document", "document_id", "doc_id")
 # As in the names of Wikipedias: en, zh-min-nan, simple.
 _LANGUAGE = re.compile(r"[a-z]{2,6}(?:-[a-z]+)*:")
 
+# Of what is counted: entities of which a flat tagging keeps the longest alone.
+OVERLAPS = "entities that overlap a longer one left out"
+
 Documents = Literal["marked", "stream", "none"]
 
 
@@ -173,7 +176,7 @@ class SplitBuilder:
         checked = check_spans(text, given, origin)
         flat, overlapping = flat_spans(checked)
         self.count("entities with white space at an end, which is left out of them", origin, len({*given} - {*checked}))
-        self.count("entities that overlap a longer one left out", origin, overlapping)
+        self.count(OVERLAPS, origin, overlapping)
         offsets = words_of(text)
         marks = mark_words(offsets, flat)
         for tag in set(marks.tags) - self._tags.keys():
