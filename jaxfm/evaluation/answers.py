@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxfm.core.evaluation import BootstrapData, Units
+from jaxfm.core.evaluation import BootstrapData, Prior, Units
+from jaxfm.evaluation.classes import PRIOR_WEIGHT
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -107,7 +108,22 @@ def answer_metrics(
         right=units["exact_match"] == 1,
         less_is_better=("loss",),
         shares=("exact_match",),
+        prior=_prior(has_answer_E),
     )
+
+
+def _prior(has_answer_E: np.ndarray) -> Prior:
+    """Returns a question that is right and one that is wrong, with an answer and, where there are such, without one."""
+    kinds = np.asarray([kind for kind in (1.0, 0.0) if (has_answer_E == kind).any()])
+    right = np.repeat([1.0, 0.0], len(kinds))
+    units = {
+        "f1": right,
+        "exact_match": right,
+        "has_answer": np.tile(kinds, 2),
+        "loss": np.zeros(len(right)),
+    }
+    weights = np.full(len(right), PRIOR_WEIGHT / max(len(kinds), 1))
+    return Prior(units, weights, ("f1", "has_answer_f1", "no_answer_accuracy"))
 
 
 def _means(units: Units, weights_RE: np.ndarray) -> dict[str, np.ndarray]:

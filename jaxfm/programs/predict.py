@@ -302,8 +302,8 @@ def main(texts: Sequence[str]) -> None:
         by_tab = model.pairs and not pair
         if by_tab and text.strip() and text.count("\t") != 1:
             raise UserError(
-                f'{origin}: this model judges pairs of texts: give the second one as --pair="TEXT", or both in '
-                "one argument with a tab between them."
+                f'{origin}: this model judges pairs of texts: give the second one as --pair="TEXT" or '
+                "--context=FILE, or both in one argument with a tab between them."
             )
         record = source_unlabelled.split_pair(text, origin) if by_tab else {"text": text, "origin": origin, **pair}
         records.append(source_unlabelled.check_record(record, model.wanted))

@@ -14,6 +14,7 @@ from jaxfm.evaluation.answers import (
     overlap_f1,
     score_answer,
 )
+from jaxfm.evaluation.intervals import intervals
 
 WORDS = st.lists(st.sampled_from(["the", "a", "an", "cat", "Cat.", "sat", "1,000", "U.S.", "-", "é"]), max_size=6)
 TEXTS = WORDS.map(" ".join)
@@ -104,3 +105,15 @@ def test_metrics_of_questions_with_and_without_an_answer() -> None:
     )
     only = as_metrics(answer_metrics(scores[:2], has[:2], np.ones(2), list("ab")))
     assert set(only) == {"f1", "exact_match", "loss"}
+
+
+@pytest.mark.parametrize("unanswered", [0, 3])
+def test_no_interval_is_a_point_where_all_is_right(unanswered: int) -> None:
+    count = 12
+    has = np.arange(count) >= unanswered
+    data = answer_metrics([AnswerScore(1, 1)] * count, has, np.full(count, 0.1), list(range(count)))
+    metrics = as_metrics(data)
+    found = intervals(data, metrics)
+    assert len(metrics) == (5 if unanswered else 3)
+    for name in set(metrics) - {"loss"}:
+        assert metrics[name] == 1.0 and 0.3 < found[name].low < 0.99, name

@@ -87,7 +87,7 @@ def test_a_text_without_a_word_has_an_empty_result(models: dict[str, Model], nam
         result = model({"text": text, "pair": ""} if model.pairs else text)
         assert result == wanted
         assert model.lines(result)[0] == text and "no" in model.lines(result)[-1].lower()
-    records = [{"text": text, **({"pair": ""} if model.pairs else {})} for text in ("", " ", "", TEXT, "")]
+    records = [{"text": text, **({"pair": text.strip()} if model.pairs else {})} for text in ("", " ", "", TEXT, "")]
     results = model(records)
     assert [result["text"] for result in results] == [record["text"] for record in records]
     assert results[0] == results[2] == results[4] == EMPTY[name] | {"text": ""}

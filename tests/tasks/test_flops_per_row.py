@@ -35,6 +35,10 @@ def test_ner_scores_every_token() -> None:
     assert per_token("ner") == pytest.approx(ENCODER + 6 * D * 9)
 
 
+def test_answers_have_a_start_and_an_end_at_every_token() -> None:
+    assert per_token("qa") == pytest.approx(ENCODER + 6 * D * 2)
+
+
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_classification_scores_every_segment(pooling: str) -> None:
     segments = T // 16
@@ -51,4 +55,5 @@ def test_a_generator_adds_its_layers_and_the_detector_its_dense_layer() -> None:
 def test_logits_of_a_row() -> None:
     assert objective("masked_lm").logits_per_row() == pytest.approx(0.15 * T * V)
     assert objective("ner").logits_per_row() == T * 9
+    assert objective("qa").logits_per_row() == T * 2
     assert objective("classification").logits_per_row() == T // 16 * 2
