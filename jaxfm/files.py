@@ -88,7 +88,13 @@ def check_parents(path: pathlib.Path, option: str) -> None:
 
 
 def is_stream(path: pathlib.Path) -> bool:
-    """Returns whether a path is a device or a pipe (/dev/stdout), which is written to and never replaced."""
+    """Returns whether a path is a device or a pipe (/dev/stdout), which is written to and never replaced.
+
+    /dev/stdout is one too where a shell leads it into a file.
+    """
+    parts = pathlib.Path(os.path.abspath(path)).parts[1:]
+    if parts[:1] == ("proc",) or (parts[:1] == ("dev",) and parts[1:2] != ("shm",)):
+        return path.exists()
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
@@ -102,14 +108,16 @@ def atomic_write(path: str | os.PathLike[str], *, binary: bool = False) -> Itera
     """Yields a file that takes the place of `path` only once it is written, flushed and closed.
 
     Parent directories are made. On any exception, and on SIGTERM, the part-written file is removed and `path` stays as
-    it was. A device or a pipe (/dev/stdout) is written to as it is.
+    it was. A device or a pipe (/dev/stdout) is written to as it is, after what is there. Of a symbolic link the file
+    that it leads to is replaced, not the link.
     """
     target = pathlib.Path(path)
     mode, encoding = ("wb", None) if binary else ("w", "utf-8")
     if is_stream(target):
-        with open(target, mode, encoding=encoding) as file:
+        with open(target, mode.replace("w", "a"), encoding=encoding) as file:
             yield file
         return
+    target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     with _sigterm_raises():
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)

@@ -274,3 +274,11 @@ def test_versions(tmp_path: pathlib.Path) -> None:
         files.write_json(path, values)
         with pytest.raises(UserError, match=message):
             files.read_versioned(path, 1)
+
+
+def test_a_symbolic_link_stays_and_its_file_is_replaced(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "file").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "file")
+    files.write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "file").read_text() == "new"

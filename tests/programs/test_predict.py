@@ -260,7 +260,10 @@ def test_the_program_refuses_in_one_message(runs: dict[str, pathlib.Path], folde
     ner, pairs = (f"--workdir={runs[name]}" for name in ("ner", "pairs"))
     cases = [
         ([ner, "fine", os.fsdecode(b"ab\xff")], "text 2: byte 0xFF at position 3 is not UTF-8"),
-        ([pairs, "one"], 'text 1: this model judges pairs of texts: give the second one as --pair="TEXT", or both in'),
+        (
+            [pairs, "one"],
+            'text 1: this model judges pairs of texts: give the second one as --pair="TEXT" or --context=FILE, or',
+        ),
         ([pairs, "one", "--pair", os.fsdecode(b"\xff")], "--pair: byte 0xFF at position 1"),
         ([ner, "one", "--pair=two"], "text 1: this model judges single texts"),
         ([ner], "give either texts, or both --input and --output"),
@@ -286,6 +289,20 @@ def test_the_program_writes_to_a_stream_results_alone(runs: dict[str, pathlib.Pa
     assert done.returncode == 0, done.stderr
     assert [json.loads(line)["text"] for line in done.stdout.splitlines()] == ["ada", "met"]
     assert done.stderr == b"written: /dev/stdout (2 lines)\n"
+
+
+def test_the_stream_that_a_shell_leads_into_a_file_stays(runs: dict[str, pathlib.Path], folder: pathlib.Path) -> None:
+    (folder / "two.txt").write_text("ada\nmet\n")
+    (folder / "redirected.jsonl").write_text('{"text": "before"}\n')
+    command = [sys.executable, "-m", "jaxfm.predict", f"--workdir={runs['ner']}", f"--input={folder / 'two.txt'}"]
+    with open(folder / "redirected.jsonl", "a") as file:
+        done = subprocess.run(
+            [*command, "--output=/dev/stdout"], cwd=ROOT, stdout=file, stderr=subprocess.PIPE, timeout=240
+        )
+    assert done.returncode == 0, done.stderr
+    lines = (folder / "redirected.jsonl").read_text().splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["before", "ada", "met"]
+    assert pathlib.Path("/dev/stdout").is_symlink()
 
 
 @pytest.mark.slow
