@@ -21,7 +21,7 @@ from jaxfm.families.models import KINDS, parameter_shapes
 from jaxfm.hub.weights import Checkpoint
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.encoder import Encoder
-from jaxfm.models.heads import MaskedLM, SequenceClassifier, TokenClassifier
+from jaxfm.models.heads import MaskedLM, PairClassifier, SequenceClassifier, TokenClassifier
 from jaxfm.models.kernels import XLA
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 
@@ -59,6 +59,11 @@ def _(model: TokenClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.A
 
 @outputs_of.register
 def _(model: SequenceClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    return {LOGITS: model(batch)[:, 0]}
+
+
+@outputs_of.register
+def _(model: PairClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     return {LOGITS: model(batch)[:, 0]}
 
 
