@@ -43,6 +43,7 @@ TASK_OPTIONS = {
     "classification": f"task.name task.kind task.pooling task.threshold {LOSS}".split(),
     "masked_lm": f"{MASKS} task.mask_share task.random_share task.logits_chunk".split(),
     "replaced_token": f"{MASKS} task.generator_depth task.discriminator_weight".split(),
+    "relations": f"task.name task.markers task.negative task.unrelated {LOSS}".split(),
 }
 
 

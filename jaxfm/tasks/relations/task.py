@@ -98,11 +98,11 @@ class RelationsDefinition:
         """Builds model and loss without data or tokenizer, for shapes alone; markers have no types there."""
         config, loss = assumed_shapes(config), config.task.loss
         markers = NONE if config.task.markers == NONE else PLAIN
-        starts = ((), ()) if markers == NONE else ((encoder.vocab_size,), (encoder.vocab_size + 2,))
+        # Any two tokens may be the markers: their rows are among those that pad the word embedding.
+        starts = ((), ()) if markers == NONE else ((0,), (1,))
         marking = Marking(markers, (), ())
-        grown = dataclasses.replace(encoder, vocab_size=encoder.vocab_size + 4 * (markers == PLAIN))
         segments = max(config.data.row_length // _SOME_EXAMPLE, 1) if config.data.packed else 1
-        spec = _spec(config, grown, _SOME_CLASSES, "Other", marking, starts, ())
+        spec = _spec(config, encoder, _SOME_CLASSES, "Other", marking, starts, ())
         class_loss = ClassLoss(loss.label_smoothing, loss.focal_gamma)
         return RelationObjective(dataclasses.replace(spec, segments=segments), class_loss, loss.r_drop)
 
