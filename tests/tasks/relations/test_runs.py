@@ -4,7 +4,6 @@ import json
 import pathlib
 import shutil
 
-import numpy as np
 import pytest
 
 from jaxfm.core.task import FindsEntities, ReadsEntities
@@ -19,6 +18,7 @@ from jaxfm.programs.train import train
 from jaxfm.programs.verify import verify
 from jaxfm.training.saved_run import open_run
 from tests import tiny
+from tests.tasks.relations.test_task import create
 
 
 @pytest.fixture(scope="module")
@@ -162,14 +162,15 @@ def test_without_markers_it_is_a_classifier_that_others_open(folder: pathlib.Pat
     assert result["label"] in values["id2label"].values()
 
 
-def test_a_run_goes_on_from_a_run(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    config = tiny.relations_config(
-        folder, model__init=f"run:{folder / 'run'}", train__steps=1, optim__learning_rate=1e-8
-    )
-    report = train(config, tmp_path / "again")
-    assert report["splits"]["test"]["macro_f1"] > 0.9  # head and markers came along
-    log = (tmp_path / "again" / "report.md").read_text()
-    assert "head: loaded" in log or np.isfinite(report["splits"]["test"]["loss"])
+def test_head_and_markers_of_a_run_come_along(folder: pathlib.Path) -> None:
+    task, loaded, notes = create(tiny.relations_config(folder, model__init=f"run:{folder / 'run'}"))
+    assert any(note.startswith("head: loaded, its classes are the data's, 3 classes") for note in notes)
+    assert "markers: the tokenizer and the word embedding have all 8 of them" in notes
+    assert {"dense/kernel", "dense/bias", "head/kernel", "head/bias"} <= set(loaded)
+    assert task.objective.spec.encoder.vocab_size == open_run(folder / "run").spec.encoder.vocab_size
+    # Without markers it is another head.
+    _, loaded, notes = create(tiny.relations_config(folder, model__init=f"run:{folder / 'run'}", task__markers="none"))
+    assert "dense/kernel" not in loaded and any(note.startswith("head: new") for note in notes)
 
 
 def test_check_looks_at_pairs(folder: pathlib.Path) -> None:
