@@ -48,7 +48,7 @@ def test_markers_that_are_there_keep_their_numbers(tmp_path: pathlib.Path) -> No
     assert more.starts == ((size + 4, size), (size + 2,)) and "2 new tokens ([E1:ORG], [/E1:ORG])" in more.notes[0]
     again = add_markers(Marking("typed", ("PER",), ("LOC",)), tokenizer, tiny.ENCODER, {})
     assert again.starts == first.starts and "have all 4 of them" in again.notes[0] and len(tokenizer) == size + 6
-    many = tuple(f"T{number}" for number in range(9))
+    many = tuple(f"T{number}" for number in range(12))
     grown = add_markers(Marking("typed", many, ("LOC",)), tokenizer, tiny.ENCODER, {})
-    assert grown.encoder.vocab_size == size + 6 + 18 > tiny.ENCODER.vocab_size
-    assert "18 new tokens" in grown.notes[0] and "and 10 more" in grown.notes[0]
+    assert grown.encoder.vocab_size == size + 6 + 24 > tiny.ENCODER.vocab_size
+    assert "24 new tokens" in grown.notes[0] and "and 16 more" in grown.notes[0]
