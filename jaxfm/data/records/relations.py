@@ -2,7 +2,9 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from jaxfm.data.records.example_holdout import choose_held_out
 from jaxfm.data.records.holdout import holdout_share
@@ -10,7 +12,7 @@ from jaxfm.data.records.registry import open_tables, parse_source
 from jaxfm.data.records.relation_forms import USUAL_FIELDS, Entity, Related, RelationFields, read_related
 from jaxfm.data.records.semeval import SCHEME, open_semeval
 from jaxfm.data.records.splits import SPLIT_NAMES, require_split
-from jaxfm.data.records.table import Table, Tables
+from jaxfm.data.records.table import Table, Tables, memory_table
 from jaxfm.errors import UserError
 
 _OWN_FORMS = (f"{SCHEME}:DIR",)
@@ -51,11 +53,12 @@ def read_relations(
     *,
     fields: RelationFields = USUAL_FIELDS,
     unrelated: str = "",
+    related_types: Collection[tuple[str, str]] | None = None,
     holdout: float | None = 0.0,
 ) -> dict[str, RelationSplit]:
     """Reads the splits asked for (train, valid, test, or another usual name of them) of a source.
 
-    Sources: `semeval:`, and all of `jaxfm/data/records/formats/`; forms of a record: `relation_forms`.
+    Sources: `quickstart`, `semeval:`, and all of `jaxfm/data/records/formats/`; forms of a record: `relation_forms`.
 
     Args:
       source: the URI.
@@ -63,6 +66,8 @@ def read_relations(
       fields: which fields hold text and relation.
       unrelated: class of the pairs of entities that a record with entities and relations does not name; "": such pairs
         are left out and counted.
+      related_types: types of head and tail that pairs of the class `unrelated` may have; None: those that some pair of
+        train is related by. Without types there all pairs are taken.
       holdout: this share of train becomes valid where the source has no split of that name, None: a share by size
         (`holdout_share`). All pairs of one text are on one side.
 
@@ -80,7 +85,12 @@ def read_relations(
             raise UserError(f"{source} has no split {name!r}; it has: {', '.join(names) or 'none'}{more}.")
     read: dict[str, RelationSplit] = {}
     for name in dict.fromkeys("train" if held_out and name == "valid" else name for name in wanted):
-        read[name] = _read(tables.splits[name](), name, fields, unrelated)
+        records = _records(tables.splits[name](), fields)
+        if related_types is None and unrelated:
+            related_types = {
+                (pair.head.type, pair.tail.type) for _, related in records for pair in related.pairs if pair.relation
+            }
+        read[name] = _examples(tables.splits[name](), name, records, unrelated, related_types or ())
     if held_out and "train" in read:
         read |= _hold_out(source, read["train"], holdout)
     return {name: read[name] for name in wanted}
@@ -97,21 +107,41 @@ def _open(source: str) -> Tables:
     if scheme == SCHEME:
         return open_semeval(rest)
     if scheme == "quickstart":
-        raise UserError(
-            "config.data.source: quickstart has no relations. Give your own files, such as jsonl:DIR, tsv:DIR or "
-            f"{SCHEME}:DIR."
-        )
+        return Tables({split: functools.partial(_open_quickstart, split) for split in SPLIT_NAMES})
     return open_tables(scheme, rest, own=_OWN_FORMS)
 
 
-def _read(table: Table, split: str, fields: RelationFields, unrelated: str) -> RelationSplit:
+@functools.cache
+def _quickstart_corpus() -> dict[str, list[dict[str, Any]]]:
+    from jaxfm.data.records import quickstart_relations
+
+    return quickstart_relations.build(seed=0)
+
+
+def _open_quickstart(split: str) -> Table:
+    columns = ("tokens", "entities", "relations")
+    rows = [
+        (f"quickstart/{split}[{number}]", [record[column] for column in columns])
+        for number, record in enumerate(_quickstart_corpus()[split])
+    ]
+    return memory_table(f"quickstart/{split} (synthetic)", columns, rows)
+
+
+def _records(table: Table, fields: RelationFields) -> list[tuple[str, Related]]:
+    """Reads what every record of a table says, with its origin."""
+    return [(origin, read_related(_named(values, table), origin, fields)) for origin, values in table.read(None)]
+
+
+def _examples(
+    table: Table,
+    split: str,
+    records: Sequence[tuple[str, Related]],
+    unrelated: str,
+    related_types: Collection[tuple[str, str]],
+) -> RelationSplit:
     examples: list[RelationExample] = []
     counts: collections.Counter[str] = collections.Counter()
-    records = 0
-    for origin, values in table.read(None):
-        values = _named(values, table)
-        related = read_related(values, origin, fields)
-        records += 1
+    for origin, related in records:
         for pair in related.pairs:
             if pair.relation is None:
                 if not table.published:
@@ -119,10 +149,10 @@ def _read(table: Table, split: str, fields: RelationFields, unrelated: str) -> R
                 counts["without a relation left out"] += 1
                 continue
             examples.append(RelationExample(related.text, pair.head, pair.tail, pair.relation, origin))
-        examples += _unrelated(related, unrelated, origin, counts)
+        examples += _unrelated(related, unrelated, related_types, origin, counts)
     if not examples:
         raise UserError(f"{table.source}: the split {split!r} is empty: it has no pair of related entities.")
-    note = f"{split}: {len(examples):,} pairs of {records:,} records from {table.source}"
+    note = f"{split}: {len(examples):,} pairs of {len(records):,} records from {table.source}"
     return RelationSplit(tuple(examples), note + "".join(f"; {number:,} {what}" for what, number in counts.items()))
 
 
@@ -138,15 +168,25 @@ def _named(values: Mapping[str, object], table: Table) -> Mapping[str, object]:
     return named
 
 
-def _unrelated(related: Related, name: str, origin: str, counts: collections.Counter[str]) -> Iterable[RelationExample]:
+def _unrelated(
+    related: Related,
+    name: str,
+    types: Collection[tuple[str, str]],
+    origin: str,
+    counts: collections.Counter[str],
+) -> Iterable[RelationExample]:
+    """Yields the pairs that are not related as examples of the class `name`; "" counts them alone."""
     if not related.whole:
         return
+    typed = bool(types) and all(all(pair) for pair in types)
     for head, tail in related.unrelated():
-        if name:
+        if not name:
+            counts["pairs of no relation left out (config.task.unrelated=True makes them examples)"] += 1
+        elif typed and head.type and tail.type and (head.type, tail.type) not in types:
+            counts["pairs of types that are never related left out"] += 1
+        else:
             counts[f"of them of no relation ({name})"] += 1
             yield RelationExample(related.text, head, tail, name, origin)
-        else:
-            counts["pairs of no relation left out (config.task.unrelated=True makes them examples)"] += 1
 
 
 def _hold_out(source: str, train: RelationSplit, holdout: float | None) -> dict[str, RelationSplit]:

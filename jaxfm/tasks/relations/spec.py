@@ -48,8 +48,8 @@ class RelationsConfig:
     )
     unrelated: bool = field(
         False,
-        "pairs of entities that a record with entities and relations does not name are examples of the negative class; "
-        "False: they are left out",
+        "pairs of entities that a record with entities and relations does not name are examples of the negative class, "
+        "where their types are related somewhere in train; False: they are left out",
     )
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
 

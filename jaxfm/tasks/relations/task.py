@@ -179,6 +179,7 @@ class RelationsDefinition:
             (split,),
             fields=_fields(config),
             unrelated=spec.negative if config.task.unrelated else "",
+            related_types=set(zip(spec.pair_heads, spec.pair_tails, strict=True)),
             holdout=config.data.holdout,
         )
         ((split, found),) = read.items()

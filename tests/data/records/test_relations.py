@@ -2,10 +2,12 @@
 
 import json
 import pathlib
+import re
 from typing import Any
 
 import pytest
 
+from jaxfm.data.records.quickstart_relations import SIZES, build, read_patterns
 from jaxfm.data.records.relation_forms import RelationFields
 from jaxfm.data.records.relations import read_relations, usual_negative
 from jaxfm.errors import UserError
@@ -42,6 +44,25 @@ def test_unrelated_pairs_are_left_out_and_counted_or_examples(tmp_path: pathlib.
     assert "5 pairs of no relation left out (config.task.unrelated=True makes them examples)" in found.note
     (found,) = read_relations(f"jsonl:{tmp_path}", ["train"], unrelated="none").values()
     assert [each.relation for each in found.examples] == ["met"] + ["none"] * 5
+
+
+def test_unrelated_pairs_are_of_types_that_are_related_in_train(tmp_path: pathlib.Path) -> None:
+    entities = [
+        {"start": 0, "end": 3, "type": "PER"},
+        {"start": 8, "end": 13, "type": "PER"},
+        {"start": 17, "end": 21, "type": "LOC"},
+    ]
+    record = {"text": "Ada met Boole in Hull", "entities": entities}
+    write(tmp_path / "train.jsonl", [record | {"relations": [{"head": 0, "tail": 2, "label": "in"}]}])
+    write(tmp_path / "test.jsonl", [record | {"relations": [{"head": 0, "tail": 1, "label": "met"}]}])
+    read = read_relations(f"jsonl:{tmp_path}", None, unrelated="none")
+    assert [each.relation for each in read["train"].examples] == ["in", "none"]  # and Boole in Hull
+    assert "4 pairs of types that are never related left out" in read["train"].note
+    assert [each.relation for each in read["test"].examples] == ["met", "none", "none"]  # as in train
+    again = read_relations(f"jsonl:{tmp_path}", ["test"], unrelated="none", related_types={("PER", "LOC")})
+    assert again["test"].examples == read["test"].examples
+    every = read_relations(f"jsonl:{tmp_path}", ["test"], unrelated="none", related_types=())
+    assert len(every["test"].examples) == 6
 
 
 def test_tables_of_text_and_the_published_files(tmp_path: pathlib.Path) -> None:
@@ -86,8 +107,6 @@ def test_bad_records(tmp_path: pathlib.Path, record: dict[str, Any], message: st
 
 
 def test_sources_that_are_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(UserError, match="quickstart has no relations"):
-        read_relations("quickstart", None)
     with pytest.raises(UserError, match="Did you mean 'semeval'"):
         read_relations("semeva:x", None)
     write(tmp_path / "train.jsonl", tiny.relations(1, 0))
@@ -98,6 +117,40 @@ def test_sources_that_are_refused(tmp_path: pathlib.Path) -> None:
 def test_the_usual_names_of_the_negative_class() -> None:
     assert usual_negative(["a", "Other"]) == "Other" and usual_negative(["NA", "x"]) == "NA"
     assert usual_negative(["no_relation", "x"]) == "no_relation" and usual_negative(["x", "another"]) == ""
+
+
+def test_the_quickstart() -> None:
+    pytest.importorskip("faker", reason="the extra `quickstart` is not installed")
+    read = read_relations("quickstart", None, unrelated="no_relation")
+    assert {split: len({each.text for each in found.examples}) for split, found in read.items()} == SIZES
+    labels = {split: {each.relation for each in found.examples} for split, found in read.items()}
+    assert labels["train"] == labels["valid"] == labels["test"] and len(labels["train"]) == 7
+    names = {
+        split: {
+            each.text[side.start : side.end].casefold() for each in found.examples for side in (each.head, each.tail)
+        }
+        for split, found in read.items()
+    }
+    assert not names["train"] & names["test"] and not names["valid"] & names["test"]
+    texts = {each.text for each in read["train"].examples if each.relation == "bought"}
+    assert texts and build(0)["train"] != build(1)["train"]
+
+
+def test_patterns_name_entities_that_they_have() -> None:
+    every = read_patterns()
+    for patterns in every.values():
+        for text, relations in patterns:
+            kinds = re.findall(r"\{(PER|ORG|LOC|MISC)\b", text)
+            for name, head, tail in relations:
+                assert (kinds[head], kinds[tail]) == {
+                    "works_for": ("PER", "ORG"),
+                    "founded": ("PER", "ORG"),
+                    "born_in": ("PER", "LOC"),
+                    "lives_in": ("PER", "LOC"),
+                    "based_in": ("ORG", "LOC"),
+                    "bought": ("ORG", "ORG"),
+                }[name], text
+    assert not {each.text for each in every["train"]} & {each.text for each in every["test"]}
 
 
 def test_the_real_data(shared_data: pathlib.Path) -> None:

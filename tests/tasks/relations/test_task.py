@@ -179,11 +179,18 @@ def test_generated_pairs_take_the_name_that_the_data_have(tmp_path: pathlib.Path
         (tmp_path / "more" / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = tiny.relations_config(tmp_path, data__source=f"jsonl:{tmp_path / 'more'}", task__unrelated=True)
     task, _, notes = create(config)
+    task.save(tmp_path / "run")
     assert task.objective.spec.negative == "no_relation" and not task.objective.spec.head_first
-    assert len(task.examples["train"]) == 60
-    assert any("of them of no relation (no_relation)" in note for note in notes)
     plain, _, _ = create(tiny.replaced(config, task__unrelated=False))
-    assert plain.objective.spec.negative == "" and len(plain.examples["train"]) < 30
+    related = len(plain.examples["train"])
+    assert plain.objective.spec.negative == "" and 0 < related < 30
+    # The reverse of each; two names of one kind are never related, and so no examples.
+    assert len(task.examples["train"]) == 2 * related
+    assert any("of them of no relation (no_relation)" in note for note in notes)
+    again = registry.definition("relations").reopen(
+        tmp_path / "run", task.objective.spec, config, config.data.source, "test"
+    )
+    assert again.examples["test"] == task.examples["test"]
 
 
 def test_a_saved_task_is_read_as_it_was(tmp_path: pathlib.Path) -> None:
