@@ -23,6 +23,7 @@ RUN_PAGES = (
     "docs/multi_host.md",
     "docs/ner.md",
     "docs/pretraining.md",
+    "docs/relations.md",
     "docs/trust.md",
     "docs/tutorial.md",
     "docs/using.md",
