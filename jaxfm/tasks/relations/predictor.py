@@ -217,7 +217,8 @@ class RelationPredictor:
         if not text.strip():
             return [text, "  (no text)"]
         if "triples" in result:
-            return [text, *([_line(triple) for triple in result["triples"]] or ["  (no relation)"]), *_left_out(result)]
+            found = [_line(triple) for triple in result["triples"]]
+            return [text, *(found or [_nothing(result)]), *_left_out(result)]
         if "head" not in result:
             return [text, "  (no pair)"]
         head, tail = (_entity_of(result[side]) for side in ("head", "tail"))
@@ -282,6 +283,14 @@ def _line(triple: Mapping[str, Any]) -> str:
         kind = f"{side['type']} " if "type" in side else ""
         sides.append(f"{side['text']} ({kind}{side['start']}-{side['end']})")
     return f"  {triple['score']:.3f}  {sides[0]}  {triple['relation']}  {sides[1]}"
+
+
+def _nothing(result: Mapping[str, Any]) -> str:
+    """Returns why there is no triple."""
+    if not result["entities"]:
+        return "  (no entities)"
+    count = result["pairs"]
+    return f"  (no relation: {count:,} pairs of entities judged)" if count else "  (no pair of entities to judge)"
 
 
 def _left_out(result: Mapping[str, Any]) -> list[str]:

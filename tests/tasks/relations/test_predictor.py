@@ -38,6 +38,7 @@ def test_pairs_too_far_apart_have_no_label(predictor: RelationPredictor) -> None
     record = {"text": WIDE, "entities": list(SIDES.values())}
     (triples,) = results(predictor, [record], 1)
     assert triples["too_far"] == 1 and triples["pairs"] == 0 and triples["triples"] == []
+    assert predictor.lines(triples)[1] == "  (no pair of entities to judge)"
     assert predictor.lines(triples)[-1] == "  (not judged: 1 pairs too far apart to be read)"
 
 
@@ -52,6 +53,7 @@ def test_pairs_of_the_negative_class_are_no_triples(predictor: RelationPredictor
     record["entities"][2] = [17, 22, "PER"]
     (none,), (some,) = results(predictor, [record], 0), results(predictor, [record], 2)
     assert none["triples"] == [] and none["pairs"] == 2 and none["unrelated_types"] == 1
+    assert predictor.lines(none)[1] == "  (no relation: 2 pairs of entities judged)"
     assert predictor.lines(none)[-1] == "  (not judged: 1 pairs of types that were never related in training)"
     # visit(e2,e1): from the second to the first.
     assert [(each["subject"]["text"], each["object"]["text"]) for each in some["triples"]] == [

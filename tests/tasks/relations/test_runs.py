@@ -52,6 +52,7 @@ def test_predictions_are_those_of_the_run(folder: pathlib.Path) -> None:
 def test_a_report_shows_the_pair_of_an_error(folder: pathlib.Path) -> None:
     text = (folder / "run" / "report.md").read_text()
     assert "macro f1" in text and "jaxfm.export" not in text  # which would be refused
+    assert '--entities=DIR "TEXT"' in text
 
 
 def test_files_of_pairs_and_of_entities(folder: pathlib.Path) -> None:
@@ -77,7 +78,7 @@ def test_files_of_pairs_and_of_entities(folder: pathlib.Path) -> None:
     assert none["triples"] == [] and none["pairs"] == 0
     model = Model(folder / "run")
     assert model.lines(triples)[1:] == [f"  {triple['score']:.3f}  ada (PER 0-3)  visit  hull (LOC 8-12)"]
-    assert model.lines(none)[1:] == ["  (no relation)"] and model.lines(empty)[-1] == "  (no text)"
+    assert model.lines(none)[1:] == ["  (no entities)"] and model.lines(empty)[-1] == "  (no text)"
 
 
 def test_the_direction_of_a_class_is_that_of_the_triple(folder: pathlib.Path) -> None:
