@@ -365,8 +365,8 @@ def _type(value: Any, origin: str) -> str:
         return ""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    if not isinstance(value, str) or not value.strip() or re.search(r"\s", value.strip()):
-        raise UserError(f"{origin}: the type {value!r} of an entity must be a name without white space.")
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{origin}: the type {value!r} of an entity must be a name.")
     return value.strip()
 
 

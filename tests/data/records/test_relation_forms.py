@@ -119,7 +119,7 @@ def test_pairs_that_no_relation_names() -> None:
             {"text": "abc", "head": {"start": 0, "end": 1, "text": "b"}, "tail": [1, 2]},
             'says "b", but these characters',
         ),
-        ({"text": "abc", "head": [0, 1, "a b"], "tail": [1, 2]}, "must be a name without white space"),
+        ({"text": "abc", "head": [0, 1, " "], "tail": [1, 2]}, "the type ' ' of an entity must be a name"),
         ({"text": "abc", "head": [0, 1], "tail": [1, 2], "relation": 3}, "the relation 3 in 'relation' is of type int"),
         (
             {"text": "abc", "entities": [[0, 1]], "relations": [{"head": 0, "tail": 4}]},
@@ -148,6 +148,11 @@ def test_pairs_that_no_relation_names() -> None:
 )
 def test_what_is_refused(record: dict[str, Any], message: str) -> None:
     assert message in refusal(record)
+
+
+def test_a_type_may_have_spaces() -> None:
+    related = read_related({"text": "abc", "head": [0, 1, "Job Title "], "tail": [1, 2, ["ORG"]]}, "x")
+    assert [entity.type for entity in related.entities] == ["Job Title", "ORG"]
 
 
 def test_fields_by_name() -> None:
