@@ -356,8 +356,8 @@ def _freezes_words(config: Config) -> str:
     if adapt.train == "all" and not (adapt.lora.rank or adapt.adapter_size or adapt.prefix_length):
         return ""
     return (
-        "config.adapt leaves the word embedding as it is, that of the new markers included: they all keep the mean of the "
-        "old rows. Expect less than of a run that trains all."
+        "config.adapt leaves the word embedding as it is, that of the new markers included: they all keep the mean of "
+        "the old rows. Expect less than of a run that trains all."
     )
 
 
