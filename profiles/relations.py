@@ -8,7 +8,7 @@
 Any source of relations will do: --config.task.markers, negative and unrelated say how it is read. Both programs get the
 same splits: JSON lines, written once into --workdir. "macro_f1" is the official score of the task: nine relations,
 direction taken into account, Other left out. Recipe and rows: profiles/quality.py. With --limit that number of training
-pairs is taken, always the same ones.
+pairs is taken, always the same ones, and one at least of every relation.
 """
 
 import json
@@ -40,7 +40,7 @@ def write_data(source: str, limit: int, folder: pathlib.Path) -> tuple[list[Rela
     read = read_relations(source, None, holdout=None)
     examples = {split: list(found.examples) for split, found in read.items()}
     if limit:
-        examples["train"] = sorted(examples["train"], key=lambda each: uniform_hash(each.text))[:limit]
+        examples["train"] = _first(examples["train"], limit)
     for split, found in examples.items():
         rows = [
             {"text": each.text, "head": _side(each.head), "tail": _side(each.tail), "relation": each.relation}
@@ -48,6 +48,15 @@ def write_data(source: str, limit: int, folder: pathlib.Path) -> tuple[list[Rela
         ]
         files.write_text(folder / f"{split}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return examples["train"], usual_negative({str(each.relation) for each in examples["train"]})
+
+
+def _first(examples: Sequence[RelationExample], limit: int) -> list[RelationExample]:
+    """Returns so many examples of the smallest hashes of their texts, one of every relation among them."""
+    ordered = sorted(examples, key=lambda each: uniform_hash(each.text))
+    first = {each.relation: number for number, each in reversed(list(enumerate(ordered)))}
+    kept = sorted(first.values())
+    others = [number for number in range(len(ordered)) if number not in set(kept)]
+    return [ordered[number] for number in sorted([*kept, *others[: max(limit - len(kept), 0)]])]
 
 
 def _side(entity: Entity) -> dict[str, Any]:
