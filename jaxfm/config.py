@@ -73,8 +73,8 @@ class DataConfig:
 
     source: str = field(
         "quickstart",
-        "URI: quickstart, conll:DIR, brat:DIR, csv:DIR, tsv:DIR, jsonl:DIR, parquet:DIR, tfds:NAME, hf:OWNER/NAME, "
-        "text:DIR, array_record:DIR; a file may stand for DIR",
+        "URI: quickstart, conll:DIR, brat:DIR, semeval:DIR, csv:DIR, tsv:DIR, jsonl:DIR, parquet:DIR, tfds:NAME, "
+        "hf:OWNER/NAME, text:DIR, array_record:DIR; a file may stand for DIR",
     )
     words_column: str = field("", "column or field of the words; empty: found by its usual names")
     tags_column: str = field("", "column or field of the tags; empty: found by its usual names")

@@ -234,7 +234,7 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-_PLURALS = {str: "strings", float: "numbers"}
+_PLURALS = {str: "strings", float: "numbers", int: "whole numbers"}
 
 
 def _is_of(value: Any, kind: type) -> bool:

@@ -44,6 +44,7 @@ TASK_OPTIONS = {
     "qa": "task.name task.overlap task.max_question task.max_answer".split(),
     "masked_lm": f"{MASKS} task.mask_share task.random_share task.logits_chunk".split(),
     "replaced_token": f"{MASKS} task.generator_depth task.discriminator_weight".split(),
+    "relations": f"task.name task.markers task.negative task.unrelated {LOSS}".split(),
 }
 
 

@@ -316,6 +316,55 @@ def qa_config(directory: pathlib.Path, **overrides: Any) -> Config:
     return replaced(from_config_dict(values), **overrides)
 
 
+def relations(count: int, seed: int) -> list[dict[str, Any]]:
+    """Records of two names of a text: the kinds of the names, and their order, decide the relation."""
+    draw, made = random.Random(seed), []
+    while len(made) < count:
+        kinds = [draw.choice(tuple(NAMES)) for _ in range(2)]
+        words = [draw.choice(FILLERS[:8]) for _ in range(draw.randrange(3, 12))]
+        places = sorted(draw.sample(range(len(words)), 2))
+        for place, kind in zip(places, kinds, strict=True):
+            words[place] = draw.choice(NAMES[kind])
+        starts = [sum(len(word) + 1 for word in words[:place]) for place in places]
+        sides = [
+            {"start": start, "end": start + len(words[place]), "type": kind}
+            for start, place, kind in zip(starts, places, kinds, strict=True)
+        ]
+        relation = {"PERLOC": "visit(e1,e2)", "LOCPER": "visit(e2,e1)"}.get("".join(kinds), "Other")
+        made.append({"text": " ".join(words), "head": sides[0], "tail": sides[1], "relation": relation})
+    return made
+
+
+def write_relations(directory: pathlib.Path, sizes: Mapping[str, int] = SIZES) -> str:
+    """Writes a folder of splits of `relations`; returns its URI."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for seed, (split, count) in enumerate(sizes.items()):
+        lines = [json.dumps(record) + "\n" for record in relations(count, seed)]
+        (directory / f"{split}.jsonl").write_text("".join(lines))
+    return f"jsonl:{directory}"
+
+
+def relations_config(directory: pathlib.Path, **overrides: Any) -> Config:
+    """The same for relations between two entities."""
+    values = default_config("relations")
+    values.model.init = f"dir:{directory / 'weights'}"
+    values.model.scan_layers = True
+    values.data.source = f"jsonl:{directory / 'relations'}"
+    values.data.row_length = 48
+    values.optim.learning_rate = 1e-2
+    values.train.batch_size = 4
+    values.train.steps = 8
+    values.train.min_steps = 0  # tests that set epochs mean these
+    values.eval.batch_size = 8
+    values.eval.metric = "macro_f1"
+    values.log.every_steps = 2
+    if not (directory / "relations").exists():
+        write_relations(directory / "relations")
+    if not (directory / "weights").exists():
+        write_weights(directory / "weights")
+    return replaced(from_config_dict(values), **overrides)
+
+
 def replaced(values: Config, **overrides: Any) -> Config:
     """Returns the config with other values; keys as `train__steps=4`."""
     nested = to_dict(values)

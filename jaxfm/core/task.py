@@ -7,7 +7,7 @@ Predictor, and one TaskDefinition that makes them; `jaxfm.tasks.registry` lists 
 import pathlib
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -146,6 +146,33 @@ class Predictor(Protocol):
 
         Raises UserError with the text of `hf_problem` where there is one.
         """
+        ...
+
+
+@runtime_checkable
+class FindsEntities(Protocol):
+    """What a predictor is beside `Predictor` where its results have "entities": `--entities` of jaxfm.predict.
+
+    Each is {"type", "start", "end", ...}, in characters of the result's "text", end exclusive.
+    """
+
+    @property
+    def entity_types(self) -> tuple[str, ...]:
+        """The types that entities may have."""
+        ...
+
+
+@runtime_checkable
+class ReadsEntities(Protocol):
+    """What a predictor is beside `Predictor` where it judges entities of a text that its records name."""
+
+    @property
+    def record_fields(self) -> tuple[str, ...]:
+        """Fields of a record, beside its text, that `encode` reads; "entities" of `FindsEntities` is one of them."""
+        ...
+
+    def entity_problem(self, types: Sequence[str]) -> str:
+        """Returns why entities of these types cannot be judged; "" where they can."""
         ...
 
 

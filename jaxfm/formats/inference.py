@@ -21,7 +21,7 @@ from jaxfm.families.models import KINDS, parameter_shapes
 from jaxfm.hub.weights import Checkpoint
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.encoder import Encoder
-from jaxfm.models.heads import MaskedLM, SequenceClassifier, SpanClassifier, TokenClassifier
+from jaxfm.models.heads import MaskedLM, PairClassifier, SequenceClassifier, SpanClassifier, TokenClassifier
 from jaxfm.models.kernels import XLA
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 
@@ -68,6 +68,11 @@ def _(model: SequenceClassifier, batch: Mapping[str, jax.Array]) -> dict[str, ja
 def _(model: SpanClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     logits_BT2 = model(batch)
     return {STARTS: logits_BT2[..., 0], ENDS: logits_BT2[..., 1]}
+
+
+@outputs_of.register
+def _(model: PairClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    return {LOGITS: model(batch)[:, 0]}
 
 
 @outputs_of.register

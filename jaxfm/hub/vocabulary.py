@@ -60,15 +60,27 @@ def fit_vocabulary(
         kept = f"vocabulary: the weights have {rows:,} rows, the tokenizer {entries:,} entries; all rows are kept"
         return encoder, params, (kept,) if entries < rows else ()
     _check_growth(loaded, rows, tokenizer, own)
-    grown = dataclasses.replace(encoder, vocab_size=entries)
-    for name in filter(has_padded_rows, params):
-        table = params[name][:rows] if isinstance(params[name], np.ndarray) else _without_padding(params[name], rows)
-        params[name] = WithRows(table, new_rows(table, entries - rows), grown.padded_vocab_size)
+    grown, params = with_entries(encoder, params, entries)
     note = (
         f"vocabulary: the tokenizer has {entries:,} entries, the weights {rows:,} rows: {entries - rows:,} rows are "
         "added, each the mean of the old ones (with a normal noise of a billionth of their covariance)"
     )
     return grown, params, (note,)
+
+
+def with_entries(
+    encoder: EncoderConfig, params: Mapping[str, HostArray], entries: int
+) -> tuple[EncoderConfig, dict[str, HostArray]]:
+    """Returns the encoder and its parameters with rows for `entries` entries of the vocabulary, at least those there.
+
+    New rows are those of `fit_vocabulary`.
+    """
+    params, rows = dict(params), encoder.vocab_size
+    grown = dataclasses.replace(encoder, vocab_size=entries)
+    for name in filter(has_padded_rows, params):
+        table = _without_padding(params[name], rows)
+        params[name] = WithRows(table, new_rows(table, entries - rows), grown.padded_vocab_size)
+    return grown, params
 
 
 def new_rows(table: HostArray, count: int) -> np.ndarray:
@@ -92,8 +104,11 @@ def _blocks(table: HostArray, count: int) -> Iterator[np.ndarray]:
 
 
 def _without_padding(table: HostArray, rows: int) -> HostArray:
-    assert isinstance(table, WithRows) and len(table.stored) == rows, "as hub.weights pads it"
-    return table.stored
+    if isinstance(table, np.ndarray):
+        return table[:rows]
+    assert isinstance(table, WithRows) and len(table.stored) + len(table.added) == rows, "as hub.weights pads it"
+    # Padded again to no more than its rows: those that were added before are a part of it.
+    return dataclasses.replace(table, total=rows) if len(table.added) else table.stored
 
 
 def _check_growth(loaded: "PreTrainedTokenizerFast", rows: int, tokenizer: pathlib.Path, own: pathlib.Path) -> None:

@@ -80,6 +80,13 @@ def sequence_head_flops(encoder: EncoderConfig, outputs: int, pooling: str, adap
     return _classifier_flops(encoder, outputs, encoder.classifier_transform or pools, adapt)
 
 
+def pair_head_flops(encoder: EncoderConfig, outputs: int, adapt: AdaptConfig = _ALL_TRAINED) -> float:
+    """Returns the operations of a `models.heads.PairClassifier`'s head a pair; 6 (2 D^2 + D C) if all is trained."""
+    width = encoder.hidden_size
+    dense = dense_flops(2 * width, width, input_gradient=_has_backward(encoder, adapt))
+    return dense + dense_flops(width, outputs)
+
+
 def detector_flops(encoder: EncoderConfig, adapt: AdaptConfig = _ALL_TRAINED) -> float:
     """Returns the operations of a `models.electra.Detector` a token, its last layer (D weights) not counted."""
     return dense_flops(encoder.hidden_size, encoder.hidden_size, input_gradient=_has_backward(encoder, adapt))

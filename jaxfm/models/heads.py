@@ -21,10 +21,12 @@ from jaxfm.models.products import dot_general, einsum
 from jaxfm.parallel.mesh import constrain, with_axes
 
 
-def dense(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs, width: int | None = None) -> nnx.Linear:
-    """The dense layer, D to `width` (default: D), that heads begin with."""
+def dense(
+    config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs, width: int | None = None, *, vectors: int = 1
+) -> nnx.Linear:
+    """The dense layer, `vectors` times D to `width` (default: D), that heads begin with."""
     return nnx.Linear(
-        config.hidden_size,
+        vectors * config.hidden_size,
         width or config.hidden_size,
         use_bias=config.head_bias,
         dtype=dtype,
@@ -167,13 +169,63 @@ def pool(
     It is computed as a product with a matrix of weights, not as a gather: that is a hundredth of a layer's work, and
     rows may be cut along their tokens.
     """
+    taken_BT = positions_BT == 0 if pooling == "cls" else jnp.ones_like(segment_ids_BT, bool)
+    return pool_at(hidden_BTD, segment_ids_BT, taken_BT, segments)
+
+
+def pool_at(hidden_BTD: jax.Array, segment_ids_BT: jax.Array, taken_BT: jax.Array, segments: int) -> jax.Array:
+    """Returns the mean over the tokens of each segment that are taken [B, S, D]; 0 where there is none. See `pool`."""
     weights_BST = segment_ids_BT[:, None, :] == jnp.arange(1, segments + 1)[None, :, None]
-    if pooling == "cls":
-        weights_BST &= (positions_BT == 0)[:, None, :]
-    weights_BST = weights_BST.astype(jnp.float32)
+    weights_BST = (weights_BST & taken_BT[:, None, :]).astype(jnp.float32)
     weights_BST /= jnp.maximum(weights_BST.sum(axis=-1, keepdims=True), 1.0)
     pooled_BSD = jnp.einsum("BST,BTD->BSD", weights_BST, hidden_BTD.astype(jnp.float32), precision="highest")
     return constrain(pooled_BSD.astype(hidden_BTD.dtype), "batch", "segments", "features")
+
+
+class PairClassifier(nnx.Module):
+    """An encoder, and a classifier of the pair of entities that each segment of a row has between markers.
+
+    The vectors at the markers that start the head and the tail, one after the other, are the pair's (Baldini Soares et
+    al. 2019, "entity start"). A dense layer, relu and the classes follow, dropout before both (Zhou and Chen 2022).
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        num_classes: int,
+        build: Build,
+        rngs: nnx.Rngs,
+        *,
+        head_starts: tuple[int, ...],
+        tail_starts: tuple[int, ...],
+        segments: int,
+    ):
+        """Makes encoder and head for rows of at most `segments` pairs.
+
+        `head_starts` and `tail_starts` are the tokens that mark where a head, or a tail, begins, one for each type.
+        """
+        self.encoder = Encoder(config, build, rngs)
+        self.dense = dense(config, build.dtype, rngs, vectors=2)
+        self.head = output_layer(config, num_classes, build.dtype, rngs)
+        self.head_starts, self.tail_starts = tuple(head_starts), tuple(tail_starts)
+        self.segments, self.dropout_rate = segments, config.dropout
+
+    def __call__(self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None) -> jax.Array:
+        """Returns logits [B, S, C] in f32, unspecified where a row has no such segment; `key` turns dropout on."""
+        encoder_key, dense_key, head_key = split_key(key, 3)
+        hidden_BTD = self.encoder(batch, key=encoder_key)
+        starts = [
+            pool_at(hidden_BTD, batch["segment_ids"], _is_one_of(batch["tokens"], tokens), self.segments)
+            for tokens in (self.head_starts, self.tail_starts)
+        ]
+        x_BSD = self.dense(dropout(jnp.concatenate(starts, axis=-1), self.dropout_rate, dense_key))
+        x_BSD = dropout(ACTIVATION["relu"](x_BSD), self.dropout_rate, head_key)
+        return self.head(x_BSD).astype(jnp.float32)
+
+
+def _is_one_of(tokens_BT: jax.Array, wanted: tuple[int, ...]) -> jax.Array:
+    """Returns which tokens [B, T] are among some."""
+    return (tokens_BT[..., None] == jnp.asarray(wanted, tokens_BT.dtype)).any(axis=-1)
 
 
 class TokenClassifier(nnx.Module):

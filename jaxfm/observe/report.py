@@ -96,7 +96,12 @@ def to_report_text(
 
 
 def how_to_use(
-    workdir: str | os.PathLike[str], splits: Sequence[str], *, pairs: bool = False, export: bool = True
+    workdir: str | os.PathLike[str],
+    splits: Sequence[str],
+    *,
+    pairs: bool = False,
+    entities: bool = False,
+    export: bool = True,
 ) -> list[tuple[str, str]]:
     """Returns (what it does, command line) of what can be done with a finished run; FILE, TEXT and DIR are the user's.
 
@@ -104,10 +109,11 @@ def how_to_use(
       workdir: the run directory.
       splits: those that were scored: only they can be scored again without other data.
       pairs: whether the model judges pairs of texts.
+      entities: whether it judges entities, which another run finds.
       export: whether it can be written for other libraries.
     """
     run = shlex.quote(str(workdir))
-    text = '"TEXT" --pair="SECOND TEXT"' if pairs else '"TEXT"'
+    text = '"TEXT" --pair="SECOND TEXT"' if pairs else '--entities=DIR "TEXT"' if entities else '"TEXT"'
     commands = [
         ("Predict a text", f"python -m jaxfm.predict --workdir={run} {text}"),
         ("Predict a file", f"python -m jaxfm.predict --workdir={run} --input=FILE --output=OUT.jsonl"),

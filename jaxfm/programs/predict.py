@@ -1,9 +1,11 @@
 """Uses a trained model: `python -m jaxfm.predict --workdir=runs/ner "Ada met Charles in London." [more texts ...]`,
 or a file, in bounded memory: `--input=FILE --output=OUT.jsonl`. Where a model judges pairs of texts, the second one is
---pair="TEXT", follows a tab, has a column, or is a file: `--context=FILE "Who met Ada?" [more questions ...]`.
+--pair="TEXT", follows a tab, has a column, or is a file: `--context=FILE "Who met Ada?" [more questions ...]`. Where it
+relates entities, --entities=DIR is a run that finds them.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -18,7 +20,7 @@ from absl import flags
 from jaxfm import files
 from jaxfm.config import MeshConfig
 from jaxfm.core.build import Build
-from jaxfm.core.task import Predictor
+from jaxfm.core.task import FindsEntities, Predictor, ReadsEntities
 from jaxfm.data.records import source_unlabelled
 from jaxfm.data.records.examples import PAIR_COLUMNS
 from jaxfm.data.records.source_unlabelled import Wanted
@@ -33,7 +35,7 @@ from jaxfm.training.session import compute_dtype
 
 USAGE = (
     'usage: python -m jaxfm.predict --workdir=DIR ("TEXT" ... | --input=FILE --output=FILE.jsonl) '
-    '[--pair="TEXT" | --context=FILE]'
+    '[--pair="TEXT" | --context=FILE] [--entities=DIR]'
 )
 RUN_WORDS = "run"
 _SINGLE = "this model judges single texts: leave the second one out."
@@ -41,7 +43,9 @@ _LISTED = 12  # labels in a repr
 COLUMNS = ("text_column", "pair_column", "words_column")
 
 Text = str | tuple[str, str] | Mapping[str, Any]
-"""A text, a pair of texts, or a record: {"text": ...}, also with "pair", with "tokens" (words) beside it or alone."""
+"""A text, a pair of texts, or a record: {"text": ...}, also with "pair", with "tokens" (words) beside it or alone, and
+with the entities that a model relates ("head" and "tail", or "entities").
+"""
 
 
 class Model:
@@ -54,12 +58,18 @@ class Model:
       step: whose checkpoint it is.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, words: str = RUN_WORDS):
-        """Restores the run's chosen checkpoint; UserError when there is none. `words`: see `--words`."""
+    def __init__(self, workdir: str | pathlib.Path, words: str = RUN_WORDS, entities: str | pathlib.Path | None = None):
+        """Restores the run's chosen checkpoint; UserError when there is none. `words`, `entities`: the program's flags.
+
+        `entities` is a run that finds the entities of each text, for a model that relates entities.
+        """
         self.workdir = files.user_path(workdir, "--workdir")
         with libraries_quieted():
             run = open_run(self.workdir)
-            self._predictor = _split_by(run.predictor(), words)
+            predictor, self._finder = run.predictor(), None
+            if entities is not None:
+                self._finder = _finder(predictor, entities, words)
+            self._predictor = predictor if entities is not None else _split_by(predictor, words)
             config = run.config
             self._mesh = make_mesh(MeshConfig())
             self._restored = run.restore(self._mesh, Build(compute_dtype(config.train.precision)))
@@ -85,7 +95,10 @@ class Model:
     @property
     def wanted(self) -> Wanted:
         """What it reads."""
-        return Wanted(self._predictor.pairs, self._predictor.takes_words, trained=self._trained)
+        if self._finder is not None:
+            return self._finder.wanted
+        fields = self._predictor.record_fields if isinstance(self._predictor, ReadsEntities) else ()
+        return Wanted(self._predictor.pairs, self._predictor.takes_words, trained=self._trained, fields=fields)
 
     @overload
     def __call__(self, texts: str | Mapping[str, Any]) -> dict[str, Any]: ...
@@ -99,6 +112,7 @@ class Model:
         Several are any iterable: a list, a tuple, a generator, a NumPy array, a pandas Series, a column of a data set.
         A pair of texts, (text, pair), stands in a list: [("A text.", "Another.")].
         NER: {"text", "entities": [{"type", "text", "start", "end", "score"}]}; classification: {"text", "label", ...}.
+        Relations: {"text", "head", "tail", "label", "score", "scores"}, of entities {"text", "entities", "triples"}.
 
         Raises:
           UserError: what is no text ("text 3: ..."), a pair where the model judges single texts or the other way round.
@@ -128,7 +142,8 @@ class Model:
 
     def _record(self, text: Any, origin: str) -> dict[str, Any]:
         if isinstance(text, Mapping):
-            record = {name: text[name] for name in ("text", "pair", "tokens", "id") if name in text}
+            wanted = ("text", "pair", "tokens", "id", *self.wanted.fields)
+            record = {name: text[name] for name in wanted if name in text}
             if self.pairs and "text" not in record:
                 both = next((both for both in PAIR_COLUMNS if set(both) <= set(text)), ())
                 record |= {name: text[column] for name, column in zip(("text", "pair"), both, strict=False)}
@@ -141,6 +156,12 @@ class Model:
         return source_unlabelled.check_record({**record, "origin": origin}, self.wanted)
 
     def _predict(self, chunk: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        if self._finder is not None:
+            found = self._finder._predict(chunk)
+            chunk = [
+                {"origin": record.get("origin", "a record"), "text": result["text"], "entities": result["entities"]}
+                for record, result in zip(chunk, found, strict=True)
+            ]
         with self._one_at_a_time:
             encoded = self._predictor.encode(chunk)
             size = bucket(self._batch_size, len(encoded.rows), self._mesh)
@@ -149,22 +170,31 @@ class Model:
             return self._predictor.decode(encoded, self._evaluators[size](self._restored.params, encoded.rows))
 
 
-def load(workdir: str | pathlib.Path) -> Model:
-    """Returns a trained run, to call with one text or many; UserError when there is none."""
-    return Model(workdir)
+def load(workdir: str | pathlib.Path, *, entities: str | pathlib.Path | None = None) -> Model:
+    """Returns a trained run, to call with one text or many; UserError when there is none.
+
+    `entities` is a run that finds the entities of each text, for a model that relates entities.
+    """
+    return Model(workdir, entities=entities)
 
 
 @overload
-def predict(workdir: str | pathlib.Path, texts: str | Mapping[str, Any]) -> dict[str, Any]: ...
+def predict(
+    workdir: str | pathlib.Path, texts: str | Mapping[str, Any], *, entities: str | pathlib.Path | None = None
+) -> dict[str, Any]: ...
 
 
 @overload
-def predict(workdir: str | pathlib.Path, texts: Iterable[Text]) -> list[dict[str, Any]]: ...
+def predict(
+    workdir: str | pathlib.Path, texts: Iterable[Text], *, entities: str | pathlib.Path | None = None
+) -> list[dict[str, Any]]: ...
 
 
-def predict(workdir: str | pathlib.Path, texts: Text | Iterable[Text]) -> dict[str, Any] | list[dict[str, Any]]:
+def predict(
+    workdir: str | pathlib.Path, texts: Text | Iterable[Text], *, entities: str | pathlib.Path | None = None
+) -> dict[str, Any] | list[dict[str, Any]]:
     """Returns the result of a text, or one result each of several, as `Model`; to call again and again, keep one."""
-    return Model(workdir)(texts)
+    return Model(workdir, entities=entities)(texts)
 
 
 def predict_file(
@@ -175,6 +205,7 @@ def predict_file(
     columns: Mapping[str, str] | None = None,
     words: str = RUN_WORDS,
     context: str | None = None,
+    entities: str | pathlib.Path | None = None,
 ) -> int:
     """Writes one JSON result a record of `source` to `output`, whole or not at all; returns the number of records.
 
@@ -188,6 +219,7 @@ def predict_file(
       columns: `text_column`, `pair_column`, `words_column`: the fields to read, where they are not the usual ones.
       words: see `--words`.
       context: the second text of every record, of which `source` then has the first alone.
+      entities: see `--entities`.
 
     Raises:
       UserError: a record that cannot be read (file:line), no run or checkpoint, an output that cannot be written or
@@ -197,11 +229,11 @@ def predict_file(
     source_unlabelled.form_of(source)
     if output.exists() and os.path.samefile(source, output):
         raise UserError(f"--output={output}: is the input itself. Name another file.")
-    model = Model(workdir, words)
+    model = Model(workdir, words, entities)
     if context is not None and not model.pairs:
         raise UserError(f"--context: {_SINGLE}")
     pairs, second = model.pairs and context is None, {} if context is None else {"pair": context}
-    wanted = Wanted(pairs, model.wanted.words, dict(columns or {}), model.wanted.trained)
+    wanted = dataclasses.replace(model.wanted, pairs=pairs, given=dict(columns or {}))
     progress = progress or Progress(None, quiet=files.is_stream(output))
     count = cut = 0
     with progress, progress.task(f"predicting {source.name} (records)", None) as advance, _alone(output):
@@ -215,6 +247,21 @@ def predict_file(
         if cut:
             progress.say(f'NOTE: {cut:,} of {count:,} texts are longer than the model reads ("truncated": true)')
     return count
+
+
+def _finder(predictor: Predictor, entities: str | pathlib.Path, words: str) -> Model:
+    """Opens the run that finds entities for another; UserError where the two do not go together."""
+    if not isinstance(predictor, ReadsEntities):
+        raise UserError(f"--entities={entities}: the model of --workdir does not relate entities: leave out the flag.")
+    finder = Model(files.user_path(entities, "--entities"), words)
+    found = finder._predictor
+    if not isinstance(found, FindsEntities):
+        raise UserError(
+            f"--entities={entities}: is a run of the task {finder.task}, which finds no entities. Name a run that does."
+        )
+    if problem := predictor.entity_problem(found.entity_types):
+        raise UserError(f"--entities={entities}: {problem}")
+    return finder
 
 
 def _split_by(predictor: Predictor, words: str) -> Predictor:
@@ -285,7 +332,13 @@ def main(texts: Sequence[str]) -> None:
             )
         columns = program.given_columns(COLUMNS)
         count = predict_file(
-            values.workdir, values.input, values.output, columns=columns, words=values.words, context=context
+            values.workdir,
+            values.input,
+            values.output,
+            columns=columns,
+            words=values.words,
+            context=context,
+            entities=values.entities,
         )
         to = sys.stderr if files.is_stream(pathlib.Path(values.output)) else sys.stdout
         print(f"written: {values.output} ({count:,} lines)", file=to)
@@ -295,7 +348,7 @@ def main(texts: Sequence[str]) -> None:
     texts = [_argument(text, f"text {number}") for number, text in enumerate(texts, start=1)]
     pair = {} if values.pair is None else {"pair": _argument(values.pair, "--pair")}
     pair = pair if context is None else {"pair": context}
-    model = Model(values.workdir, values.words)
+    model = Model(values.workdir, values.words, values.entities)
     records = []
     for number, text in enumerate(texts, start=1):
         origin = f"text {number}"
@@ -324,5 +377,6 @@ def run() -> None:
     )
     flags.DEFINE_string("pair", None, "The second text, for a model that judges pairs.")
     flags.DEFINE_string("context", None, "A file whose whole text is the second one of every text given.")
+    flags.DEFINE_string("entities", None, "A run that finds the entities of each text, for a model that relates them.")
     program.define_column_flags(COLUMNS)
     program.run(main, USAGE, takes_arguments=True)

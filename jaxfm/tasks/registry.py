@@ -22,6 +22,7 @@ from jaxfm.tasks.classification.task import ClassificationDefinition
 from jaxfm.tasks.masked_lm.task import MaskedLMDefinition
 from jaxfm.tasks.ner.task import NerDefinition
 from jaxfm.tasks.qa.task import QaDefinition
+from jaxfm.tasks.relations.task import RelationsDefinition
 from jaxfm.tasks.replaced_token.task import ReplacedTokenDefinition
 
 _DEFINITIONS: dict[str, TaskDefinition] = {}
@@ -46,6 +47,7 @@ for _definition in (
     NerDefinition(),
     ClassificationDefinition(),
     QaDefinition(),
+    RelationsDefinition(),
     MaskedLMDefinition(),
     ReplacedTokenDefinition(),
 ):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxfm.config import Config
-from jaxfm.core.task import Evaluation, Task
+from jaxfm.core.task import Evaluation, ReadsEntities, Task
 from jaxfm.evaluation import intervals
 from jaxfm.evaluation.calibration import write_calibration
 from jaxfm.models.adapters import is_mergeable
@@ -97,6 +97,7 @@ def _write(
         workdir,
         list(evaluations),
         pairs=predictor.pairs,
+        entities=isinstance(predictor, ReadsEntities),
         export=not predictor.hf_problem() and is_mergeable(spec.encoder),
     )
     write_report(

@@ -24,6 +24,7 @@ RUN_PAGES = (
     "docs/ner.md",
     "docs/pretraining.md",
     "docs/qa.md",
+    "docs/relations.md",
     "docs/trust.md",
     "docs/tutorial.md",
     "docs/using.md",

@@ -102,6 +102,7 @@ def prepare(page: str, folder: pathlib.Path, earlier: pathlib.Path) -> None:
     for path in (folder / "DIR").glob("*.csv"):
         tabs = path.read_text().replace("text,label", "text,coarse_label").replace(",", "\t")
         (folder / "trec" / f"{path.stem}.tsv").write_text(tabs)
+    tiny.write_relations(folder / "PAIRS", {"train": 24, "valid": 8, "test": 8})
     (folder / "lines.txt").write_text("ada met boole in hull .\n\nthe old town\n")
     (folder / "test.csv").write_text("text\nA text.\nAnother one.\n")
     (folder / "context.txt").write_text("Daisy Sharp was born in Oslo. Veltronic is led by Hope Banks.\n")

@@ -12,7 +12,7 @@ from jaxfm.core.encoder_config import has_padded_rows
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError
 from jaxfm.hub.initial import resolve
-from jaxfm.hub.vocabulary import fit_vocabulary, new_rows
+from jaxfm.hub.vocabulary import fit_vocabulary, new_rows, with_entries
 from jaxfm.hub.weights import read_checkpoint, write_tensors
 from tests import tiny
 
@@ -77,6 +77,19 @@ def test_new_rows_have_the_mean_and_a_billionth_of_the_covariance_of_the_old() -
     np.testing.assert_allclose(np.cov(noise[:, :2], rowvar=False), wanted[:2, :2], rtol=0.03, atol=1e-11)
     np.testing.assert_allclose(rows.mean(axis=0), table.mean(axis=0, dtype=np.float64), rtol=1e-6)
     np.testing.assert_array_equal(new_rows(np.asarray([1, 2, 6], np.float32), 2), np.asarray([3, 3], np.float32))
+
+
+def test_rows_are_added_to_rows_that_were_added(weights: pathlib.Path) -> None:
+    grown(weights, weights)
+    initial = resolve(ModelConfig(init=f"dir:{weights}"))
+    entries = initial.encoder.vocab_size
+    encoder, params = with_entries(initial.encoder, initial.params, entries + 3)
+    before, after = np.asarray(initial.params[WORDS]), np.asarray(params[WORDS])
+    assert encoder.vocab_size == entries + 3 and len(after) == encoder.padded_vocab_size
+    np.testing.assert_array_equal(after[:entries], before[:entries])
+    mean = np.broadcast_to(before[:entries].mean(axis=0), (3, before.shape[1]))
+    np.testing.assert_allclose(after[entries : entries + 3], mean, atol=1e-3 * before[:entries].std())
+    assert after[entries : entries + 3].any() and not after[entries + 3 :].any()
 
 
 def test_rows_without_an_entry_are_kept_and_said(weights: pathlib.Path) -> None:

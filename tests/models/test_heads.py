@@ -13,7 +13,7 @@ from jaxfm.core.build import DEFAULT_BUILD, Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.families.registry import preset
 from jaxfm.models.activations import gelu
-from jaxfm.models.heads import MaskedLM, TokenClassifier
+from jaxfm.models.heads import MaskedLM, PairClassifier, TokenClassifier
 from jaxfm.parallel import mesh as meshes
 
 CONFIG = EncoderConfig(
@@ -187,3 +187,32 @@ def test_a_classifier_with_a_transform() -> None:
     hidden, logits = (np.asarray(x) for x in apply(params))
     expected = transformed(hidden, params["transform"], MODERN.norm_eps) @ params["head"]["kernel"]
     np.testing.assert_allclose(logits, expected + params["head"]["bias"], atol=1e-4)
+
+
+def test_a_pair_is_judged_by_the_vectors_at_its_two_markers() -> None:
+    # Two segments a row; tokens 30 and 31 start heads, 32 starts tails.
+    tokens = np.asarray([[1, 30, 5, 32, 2, 1, 31, 32], [32, 4, 30, 3, 0, 0, 0, 0]], np.int32)
+    segments = np.asarray([[1, 1, 1, 1, 1, 2, 2, 2], [1, 1, 1, 1, 0, 0, 0, 0]], np.int32)
+    positions = np.asarray([[0, 1, 2, 3, 4, 0, 1, 2], [0, 1, 2, 3, 0, 0, 0, 0]], np.int32)
+    batch = {"tokens": tokens, "segment_ids": segments, "positions": positions}
+    config = dataclasses.replace(CONFIG, dropout=0.5)
+
+    def make() -> PairClassifier:
+        return PairClassifier(config, 3, Build(), nnx.Rngs(0), head_starts=(30, 31), tail_starts=(32,), segments=2)
+
+    graphdef, params = random_model(make)
+    model: Any = nnx.merge(graphdef, params)
+    hidden, logits = np.asarray(model.encoder(batch), np.float64), model(batch)
+    assert logits.shape == (2, 2, 3) and logits.dtype == jnp.float32
+    kernels = {name: np.asarray(params[name]["kernel"], np.float64) for name in ("dense", "head")}
+    biases = {name: np.asarray(params[name]["bias"], np.float64) for name in ("dense", "head")}
+    assert kernels["dense"].shape == (64, 32)
+    for (row, segment), (head, tail) in {(0, 0): (1, 3), (0, 1): (6, 7), (1, 0): (2, 0)}.items():
+        pair = np.concatenate([hidden[row, head], hidden[row, tail]])
+        inner = np.maximum(pair @ kernels["dense"] + biases["dense"], 0)
+        expected = inner @ kernels["head"] + biases["head"]
+        np.testing.assert_allclose(logits[row, segment], expected, rtol=1e-4, atol=1e-4)
+    dropped = model(batch, key=jax.random.key(0))
+    assert not np.allclose(dropped[0, 0], logits[0, 0]) and not np.allclose(
+        dropped, model(batch, key=jax.random.key(1))
+    )

@@ -27,11 +27,15 @@ SMALL = {
     ("mlm", "bert_tiny"): "v4:2x2x1",
     ("mlm", "rtd_quickstart"): "v5e:2x2",
     ("classification", "quickstart"): "v5e:2x2",
+    ("relations", "quickstart"): "v5e:2x2",
 }
 LARGE = {
     ("ner", "files"): "v5e:2x2",
     ("ner", "wnut17"): "v6e:2x2",
     ("ner", "conll2003"): "v5e:2x4",
+    ("relations", "files"): "v5e:2x2",
+    ("relations", "semeval"): "v5e:2x2",
+    ("relations", "tacred"): "v5e:2x4",
     ("mlm", "continue"): "v5p:2x2x1",
     ("mlm", "bert_mini"): "v5e:2x2",
     ("mlm", "bert_small"): "v6e:2x2",

@@ -14,9 +14,9 @@ PROFILES = pathlib.Path(command_line.__file__).parent
 # Modules that others import; every other file is a script.
 SHARED = {"command_line", "quality", "small_sets", "steps"}
 # Those that read absl flags: `jaxfm.program.run` ends them, with its own tests.
-BY_FLAGS = {"classification_quality", "ner_quality", "packing_quality", "prepare_memory"}
+BY_FLAGS = {"classification_quality", "ner_quality", "packing_quality", "prepare_memory", "relations"}
 # Standing alone, they need torch.
-REFERENCES = {"hf_classification", "hf_mlm", "hf_qa"}
+REFERENCES = {"hf_classification", "hf_mlm", "hf_qa", "hf_relations"}
 # Run by the Python of another environment, which has spaCy.
 ELSEWHERE = {"spacy_reference"}
 NAMES = sorted(path.stem for path in PROFILES.glob("*.py") if path.stem not in SHARED | ELSEWHERE)
@@ -35,6 +35,7 @@ MISTAKES = {
     "hf_classification": (["absent", "absent"], "absent/config.json: no such file"),
     "hf_mlm": (["absent", "--batch=1", "--row-length=8"], "absent/config.json: no such file"),
     "hf_qa": (["absent", "absent", "--predictions=o.json"], "absent/config.json: no such file"),
+    "hf_relations": (["absent", "absent"], "absent/config.json: no such file"),
     "interval_coverage": (["--counts=27,many"], "--counts=27,many: must be whole numbers"),
     "load_memory": (["--devices=1,few", "--output=o.json"], "--devices=1,few: must be whole numbers"),
     "loss_curves": (["absent", "absent", "--output=o.json"], "absent/metrics.jsonl: No such file or directory"),

@@ -46,6 +46,12 @@ def test_classification_scores_every_segment(pooling: str) -> None:
     assert per_token("classification", pooling=pooling) == pytest.approx(ENCODER + segments / T * 6 * (dense + D * 2))
 
 
+def test_relations_score_two_vectors_of_every_segment() -> None:
+    segments = T // 32
+    assert per_token("relations") == pytest.approx(ENCODER + segments / T * 6 * (2 * D**2 + D * 19))
+    assert per_token("relations", markers="none") == pytest.approx(ENCODER + segments / T * 6 * (D**2 + D * 19))
+
+
 def test_a_generator_adds_its_layers_and_the_detector_its_dense_layer() -> None:
     layer = 72 * D**2 + 12 * D * T
     more = per_token("replaced_token", generator_depth=0.25) - per_token("masked_lm")
@@ -57,3 +63,4 @@ def test_logits_of_a_row() -> None:
     assert objective("ner").logits_per_row() == T * 9
     assert objective("qa").logits_per_row() == T * 2
     assert objective("classification").logits_per_row() == T // 16 * 2
+    assert objective("relations").logits_per_row() == T // 32 * 19

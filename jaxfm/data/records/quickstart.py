@@ -20,7 +20,7 @@ import random
 import re
 import unicodedata
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -94,6 +94,25 @@ def _build_split(
             if len(sentences) == SIZES[split]:
                 break
     return sentences, surfaces
+
+
+def fill_patterns(patterns: Sequence[str], split: str, count: int, seed: int) -> list[tuple[int, Sentence]]:
+    """Returns `count` different sentences, each after the number of its pattern, with names of one split alone.
+
+    Every pattern is used about equally often. Raises UserError when the package Faker is not installed.
+    """
+    rng = random.Random(f"quickstart patterns {seed} {split}")
+    parts = _Parts(read_names(), _faker_pools(seed), split)
+    filled: list[tuple[int, Sentence]] = []
+    seen: set[str] = set()
+    while len(filled) < count:
+        for number in rng.sample(range(len(patterns)), len(patterns)):
+            sentence = _realise(patterns[number], parts, rng)
+            text = spelling_key(" ".join(sentence[0]))
+            if text not in seen and len(filled) < count:
+                seen.add(text)
+                filled.append((number, sentence))
+    return filled
 
 
 # --- patterns and name lists -----------------------------------------------------------------------------------------

@@ -35,12 +35,14 @@ class Wanted:
         words: whether it also takes texts split into words, as "tokens".
         given: `text_column`, `pair_column`, `words_column` that the user asks for: they must be present.
         trained: the same of the run's config, and `label_column`: taken where they are present.
+        fields: further fields of a record that are handed on as they are, where they are present.
     """
 
     pairs: bool = False
     words: bool = False
     given: Mapping[str, str] = dataclasses.field(default_factory=dict)
     trained: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    fields: tuple[str, ...] = ()
 
 
 def endings() -> tuple[str, ...]:
@@ -274,6 +276,7 @@ def _choose(
         chosen["tokens"] = words
     if ID in columns and ID not in chosen.values():
         chosen[ID] = ID
+    chosen |= {name: name for name in wanted.fields if name in columns and name not in chosen}
     unusual = [f"{name} is {column!r}" for name, column in chosen.items() if name != column]
     if unusual and note is not None:
         note(f"{source}: {', '.join(unusual)}")

@@ -85,7 +85,7 @@ class EncodedTexts:
 
 @dataclasses.dataclass(frozen=True)
 class NerPredictor:
-    """Texts in, entities out (implements jaxfm.core.task.Predictor).
+    """Texts in, entities out (implements jaxfm.core.task.Predictor and FindsEntities).
 
     Attributes:
       spec: of the tagger.
@@ -108,6 +108,11 @@ class NerPredictor:
     def labels(self) -> tuple[str, ...]:
         """Tag of each class."""
         return self.spec.labels
+
+    @property
+    def entity_types(self) -> tuple[str, ...]:
+        """Types of the entities that it finds."""
+        return tuple(dict.fromkeys(label[2:] for label in self.spec.labels if label != "O"))
 
     def with_splitter(self, splitter: str) -> "NerPredictor":
         """Returns the same with another way to split raw text into words, one of `splitters`."""
