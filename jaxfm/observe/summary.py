@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import pathlib
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -105,8 +104,6 @@ def show_summary(
     workdir: pathlib.Path,
     metric: str,
     predict: str,
-    *,
-    pairs: bool = False,
 ) -> None:
     """Prints a finished run: the one number first, then at most some twenty lines.
 
@@ -115,8 +112,7 @@ def show_summary(
       report: the content of report.json.
       workdir: the run directory, as the user named it.
       metric: that chose the checkpoint.
-      predict: the program that predicts, as this user calls it: "jaxfm predict".
-      pairs: whether the model judges pairs of texts.
+      predict: the command that predicts, as this user calls it: 'jaxfm predict --workdir=runs/ner "TEXT"'.
     """
     splits, training = report["splits"], report["training"]
     progress.headline(f"\n{headline(report, metric)}")
@@ -132,12 +128,11 @@ def show_summary(
         weights = f"of step {training['chosen_step']:,} of {training['steps']:,}"
     speed = f"{training[f'useful_{unit}_per_second']:,.0f} useful {unit}/s"
     memory = f"{training['peak_process_mib']:,.0f} MiB of memory"
-    second = ' --pair="SECOND TEXT"' if pairs else ""
     progress.say(
         f"weights  {weights}\n"
         f"cost     {format_seconds(training['seconds'])}, {speed}, {memory}\n"
         f"report   {workdir / 'report.html'} (for a browser), report.md\n"
-        f'try it   {predict} --workdir={shlex.quote(str(workdir))} "TEXT"{second}'
+        f"try it   {predict}"
     )
 
 

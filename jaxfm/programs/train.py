@@ -167,9 +167,10 @@ def _train(
         if distributed.is_main() and (dropped := retention.drop_surplus(workdir, report)):
             progress.say(dropped)
     # After the bar: the last lines of the screen are what the run comes to.
-    predict = usage.as_called("python -m jaxfm.predict", sys.argv[0])
-    pairs = getattr(task.objective.spec, "pairs", False)
-    summary.show_summary(progress, report, workdir, config.eval.metric, predict, pairs=pairs)
+    if distributed.is_main():
+        ((_, predict), *_) = results.commands(config, task, workdir, list(report["splits"]))
+        predict = usage.as_called(predict, sys.argv[0])
+        summary.show_summary(progress, report, workdir, config.eval.metric, predict)
     return report
 
 

@@ -91,15 +91,6 @@ def _write(
     workdir: pathlib.Path,
 ) -> None:
     """Writes plots, report.md, report.html and, last, report.json."""
-    spec = task.objective.spec
-    predictor = registry.definition(config.task.name).predictor(workdir, spec)
-    commands = how_to_use(
-        workdir,
-        list(evaluations),
-        pairs=predictor.pairs,
-        entities=isinstance(predictor, ReadsEntities),
-        export=not predictor.hf_problem() and is_mergeable(spec.encoder),
-    )
     write_report(
         workdir,
         report,
@@ -108,7 +99,20 @@ def _write(
         metric=config.eval.metric,
         wrong={split: evaluation.wrong for split, evaluation in evaluations.items()},
         settings=[(key.name, repr(key.value), repr(key.default), key.doc) for key in describe(config)],
-        commands=commands,
+        commands=commands(config, task, workdir, list(evaluations)),
+    )
+
+
+def commands(config: Config, task: Task, workdir: pathlib.Path, splits: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns what can be done with a run that scored these splits: (what it does, command line), to predict first."""
+    spec = task.objective.spec
+    predictor = registry.definition(config.task.name).predictor(workdir, spec)
+    return how_to_use(
+        workdir,
+        splits,
+        pairs=predictor.pairs,
+        entities=isinstance(predictor, ReadsEntities),
+        export=not predictor.hf_problem() and is_mergeable(spec.encoder),
     )
 
 

@@ -24,6 +24,8 @@ TRAINING = {
     "peak_process_mib": 999.0,
 }
 
+PREDICT = 'jaxfm predict --workdir=runs/ner "TEXT"'
+
 
 def test_test_counts_where_there_is_one_by_the_metric_that_chose() -> None:
     assert result_of(SPLITS, "f1") == Result("test", "f1", 0.25, (0.2, 0.3), 1000, "sentences", 0.95)
@@ -62,7 +64,7 @@ def test_a_screen_holds_the_summary_and_begins_with_the_number() -> None:
     report = {"splits": SPLITS, "training": TRAINING}
     for width in (80, 120):
         console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None, _environ={})
-        show_summary(Progress(None, console=console), report, pathlib.Path("runs/ner"), "f1", "jaxfm predict")
+        show_summary(Progress(None, console=console), report, pathlib.Path("runs/ner"), "f1", PREDICT)
         assert isinstance(console.file, io.StringIO)
         lines = console.file.getvalue().split("\n")
         assert lines[1] == "test f1 0.2500 (95% interval 0.2000 to 0.3000 over 1,000 sentences)"
@@ -74,6 +76,6 @@ def test_a_screen_holds_the_summary_and_begins_with_the_number() -> None:
 def test_a_run_without_anything_held_out_says_so() -> None:
     console = Console(file=io.StringIO(), _environ={})
     report = {"splits": {}, "training": TRAINING}
-    show_summary(Progress(None, console=console), report, pathlib.Path("runs/ner"), "f1", "jaxfm predict")
+    show_summary(Progress(None, console=console), report, pathlib.Path("runs/ner"), "f1", PREDICT)
     assert isinstance(console.file, io.StringIO)
     assert headline(report, "f1") in console.file.getvalue() and "no split was held out" in headline(report, "f1")

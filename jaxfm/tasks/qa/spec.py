@@ -68,8 +68,6 @@ class QaSpec:
     segments: int
     no_answer: bool
 
-    pairs = True
-
     @property
     def has_types(self) -> bool:
         """Whether the tokens of a context have a type of their own."""
