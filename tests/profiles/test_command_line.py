@@ -42,6 +42,7 @@ MISTAKES = {
     "mlm_convergence": (["--source=text:absent", "--preset=bert_absent", "--output=o.json"], "bert_absent"),
     "model_page": (["--output=absent/models.md"], "--output=absent/models.md: there is no folder absent"),
     "model_parity": (["--families=brt", "--output=o.json"], "--families: 'brt' is not one of bert"),
+    "ner_decoding": (["--runs=absent"], "--workdir=absent: holds no run of jaxfm"),
     "pictures": (["--workdir=."], "--workdir=.: is there already"),
     "scaling": (["--config=absent.py", "--output=o.json"], "--config=absent.py"),
     "small_data": (["--data=absent", "--output=o.json"], "--data=absent: no such folder"),

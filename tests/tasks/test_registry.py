@@ -93,8 +93,8 @@ def test_keys_that_moved_say_where_they_are(key: str, now: str) -> None:
 @pytest.mark.parametrize(
     ("task", "key", "value", "nearest"),
     [
-        ("ner", "kind", "multi", "'context', 'loss', 'name', 'overlap', 'splitter'"),
-        ("ner", "eval_rows", 100, "'context', 'loss', 'name', 'overlap', 'splitter'"),
+        ("ner", "kind", "multi", "'context', 'decoding', 'head', 'loss', 'name', 'overlap', 'splitter'"),
+        ("ner", "eval_rows", 100, "'context', 'decoding', 'head', 'loss', 'name', 'overlap', 'splitter'"),
         ("classification", "context", "document", "'kind', 'loss', 'name', 'pooling', 'threshold'"),
         ("masked_lm", "loss", {"label_smoothing": 0.1}, "Did you mean 'z_loss'?"),
         ("masked_lm", "generator_depth", 0.5, "'logits_chunk'"),

@@ -16,12 +16,12 @@ from jaxfm.data.text.tagging import entity_spans
 from jaxfm.data.text.tokenization import encode_words, marks_continuing_pieces, pipeline_words
 from jaxfm.data.text.words import words_of
 from jaxfm.errors import UserError
-from jaxfm.evaluation.calibration import probabilities
 from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.export import write_model
 from jaxfm.models.heads import TokenClassifier
+from jaxfm.tasks.ner.decoding import class_probabilities, read_words, tags_of
 from jaxfm.tasks.ner.model_card import tagger_card
-from jaxfm.tasks.ner.spec import NerSpec, encode
+from jaxfm.tasks.ner.spec import ARGMAX, CRF, VITERBI, NerSpec, encode
 from jaxfm.tasks.windowed_rows import WindowedRows
 
 if TYPE_CHECKING:
@@ -157,15 +157,16 @@ class NerPredictor:
         """
         if not len(encoded.rows):  # no word in any text
             return [_result(text, []) for text in encoded.texts]
-        labels = encoded.encoded.per_word(outputs["label"])
-        scores = [
-            probabilities(logits, self.calibration).max(axis=-1)
-            for logits in encoded.encoded.per_word(outputs["logits"])
-        ]
+        words = read_words(self.spec, encoded.encoded, outputs)
+        # The pipeline of transformers takes the likeliest tag of each word, and its words are asked for to compare.
+        classes = words.decode(ARGMAX if self.splitter == PIPELINE_WORDS else self.spec.decoding)
         results = []
-        for text, ids, sure in zip(encoded.texts, labels, scores, strict=True):
+        for text, ids, tags, logits_WC in zip(
+            encoded.texts, classes, tags_of(self.spec.labels, classes), words.logits, strict=True
+        ):
+            sure = class_probabilities(logits_WC, ids, self.calibration)
             entities = []
-            for first, end, kind in entity_spans([self.spec.labels[i] for i in ids]):
+            for first, end, kind in entity_spans(tags):
                 start, stop = text.offsets[first][0], text.offsets[end - 1][1]
                 entity = {"type": kind, "text": text.text[start:stop], "start": start, "end": stop}
                 if text.given is not None:
@@ -184,10 +185,23 @@ class NerPredictor:
 
     def hf_problem(self) -> str:
         """Returns why `write_hf` would refuse; "" where it would not."""
+        if self.spec.head == CRF:
+            return (
+                "transformers has no class for a tagger with a CRF (task.head=crf): its token classifiers score each "
+                "word by itself, and the learned transitions would be lost. --format=stablehlo has all parameters."
+            )
+        if self.spec.word_pooling != "first":
+            return (
+                "transformers' token classifiers read the first piece of a word, this run reads the "
+                f"{self.spec.word_pooling} of all of them (task.word_pooling), so the same weights would give other "
+                "tags. --format=stablehlo has the logits of all pieces."
+            )
         return missing_class(self.spec.encoder, "token_classes")
 
     def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
         """Writes what AutoModelForTokenClassification and AutoTokenizer open."""
+        if problem := self.hf_problem():
+            raise UserError(problem)
         write_model(
             folder,
             self.spec.encoder,
@@ -204,6 +218,7 @@ class NerPredictor:
             splitter=self.spec.splitter,
             marks_parts=marks_continuing_pieces(self.tokenizer),
             window=self.spec.encoder.max_positions,
+            constrained=self.spec.decoding == VITERBI,
         )
 
 

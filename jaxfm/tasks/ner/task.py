@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import types
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,7 +31,7 @@ from jaxfm.tasks.ner.checks import check_tagged
 from jaxfm.tasks.ner.objective import NerObjective
 from jaxfm.tasks.ner.predictor import NerPredictor
 from jaxfm.tasks.ner.scorer import DIRECTIONS, NerScorer
-from jaxfm.tasks.ner.spec import NAME, NerConfig, NerSpec, encode
+from jaxfm.tasks.ner.spec import CRF, NAME, SOFTMAX, VITERBI, NerConfig, NerSpec, encode
 from jaxfm.tasks.older_configs import upgraded
 from jaxfm.tasks.windowed_rows import WindowedRows
 
@@ -66,7 +67,7 @@ class NerTask:
 
     def scorer(self, split: str) -> NerScorer:
         """Returns what scores a split."""
-        return NerScorer(self.objective.spec.labels, self.sentences[split], self.encoded[split])
+        return NerScorer(self.objective.spec, self.sentences[split], self.encoded[split])
 
     def save(self, workdir: pathlib.Path) -> None:
         """Writes task.json and the tokenizer's files."""
@@ -79,7 +80,8 @@ class NerDefinition:
 
     name = NAME
     config_class = NerConfig
-    defaults = DEFAULTS
+    # Runs from before there were decodings took the likeliest tag of each word: that is the key's own default.
+    defaults: Mapping[str, Any] = types.MappingProxyType({**DEFAULTS, "task.decoding": VITERBI})
     moved: Mapping[str, str] = {
         "data.context": "task.context",
         "data.overlap": "task.overlap",
@@ -249,7 +251,26 @@ def _labels(sentences: Sequence[TaggedSentence], initial: Initial, source: str) 
     return labels, f"head: new, {len(labels):,} classes ({listed})"
 
 
+def _check_head(task: NerConfig) -> None:
+    """Raises UserError for keys that mean nothing to a CRF."""
+    if task.head != CRF:
+        return
+    if task.decoding != VITERBI:
+        raise UserError(
+            f"config.task.decoding: {task.decoding!r} takes each word by itself, but config.task.head={CRF!r} scores "
+            f"whole sequences: leave it at {VITERBI!r}."
+        )
+    for each in dataclasses.fields(task.loss):
+        if value := getattr(task.loss, each.name):
+            raise UserError(
+                f"config.task.loss.{each.name}: is {value!r}, but changes the loss of words by themselves, and "
+                f"config.task.head={CRF!r} minimises that of whole sequences. Leave it out, or take "
+                f"config.task.head={SOFTMAX!r}."
+            )
+
+
 def _spec(config: Config, encoder: EncoderConfig, labels: tuple[str, ...], splitter: str) -> NerSpec:
+    _check_head(config.task)
     window, overlap = window_length(config.data, encoder.max_positions), config.task.overlap
     if overlap >= window - 2:
         raise UserError(
@@ -264,13 +285,17 @@ def _spec(config: Config, encoder: EncoderConfig, labels: tuple[str, ...], split
         overlap=overlap,
         context=config.task.context,
         splitter=splitter,
+        decoding=config.task.decoding,
+        head=config.task.head,
+        word_pooling=config.task.word_pooling,
     )
 
 
 def _used(spec: NerSpec, initial: Initial) -> tuple[str, ...]:
     """Returns the parts of a checkpoint that a tagger takes: the head only when its labels are the task's."""
     transform = ("transform/",) if spec.encoder.classifier_transform else ()
-    return ("encoder/", *transform, *(("head/",) if initial.labels == spec.labels else ()))
+    chain = ("chain/",) if spec.head == CRF else ()
+    return ("encoder/", *transform, *(("head/", *chain) if initial.labels == spec.labels else ()))
 
 
 def _cut_note(sentences: Sequence[TaggedSentence], splitter: str) -> str:
