@@ -40,8 +40,12 @@ LOSS = "task.loss.function task.loss.label_smoothing task.loss.class_weights tas
 MASKS = "task.name task.unit task.ratio task.final_ratio task.evaluate task.eval_rows task.z_loss"
 TASK_OPTIONS = {
     "ner": (
-        f"task.name task.context task.overlap task.splitter task.decoding task.head task.word_pooling {LOSS}".split()
-    ),
+        "task.name task.context task.overlap task.splitter task.overlapping task.decoding task.head task.word_pooling "
+        f"{LOSS}"
+    ).split(),
+    "nested_ner": (
+        f"task.name task.max_width task.overlaps task.threshold task.span_size task.overlap task.splitter {LOSS}"
+    ).split(),
     "classification": f"task.name task.kind task.pooling task.threshold {LOSS}".split(),
     "masked_lm": f"{MASKS} task.mask_share task.random_share task.logits_chunk".split(),
     "replaced_token": f"{MASKS} task.generator_depth task.discriminator_weight".split(),

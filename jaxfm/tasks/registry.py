@@ -21,6 +21,7 @@ from jaxfm.models.adapters import with_adapters
 from jaxfm.tasks.classification.task import ClassificationDefinition
 from jaxfm.tasks.masked_lm.task import MaskedLMDefinition
 from jaxfm.tasks.ner.task import NerDefinition
+from jaxfm.tasks.nested_ner.task import NestedNerDefinition
 from jaxfm.tasks.replaced_token.task import ReplacedTokenDefinition
 
 _DEFINITIONS: dict[str, TaskDefinition] = {}
@@ -41,7 +42,13 @@ def register(definition: TaskDefinition) -> None:
     _DEFINITIONS[definition.name] = definition
 
 
-for _definition in (NerDefinition(), ClassificationDefinition(), MaskedLMDefinition(), ReplacedTokenDefinition()):
+for _definition in (
+    NerDefinition(),
+    NestedNerDefinition(),
+    ClassificationDefinition(),
+    MaskedLMDefinition(),
+    ReplacedTokenDefinition(),
+):
     register(_definition)
 
 

@@ -33,7 +33,7 @@ class PackedRows:
         segment_ids: [N, T] 1..n over the examples of a row, 0 on padding.
         positions: [N, T] 0.. within each segment, 0 on padding.
         type_ids: [N, T] token type: 1 on the second text of a pair, else 0; None where all are 0.
-        labels: [N, T] targets of tokens, or [N, S, ...] of whole examples (int32 or f32); -1 = ignored.
+        labels: [N, T, ...] targets of tokens, or [N, S, ...] of whole examples (int32 or f32); -1 = ignored.
         token_labels: whether labels are of tokens.
         example_locations: [E, 3] where each example lies: row, segment counted from 0, index of its first token.
         pad_id: the padding token.
@@ -172,12 +172,13 @@ def build_rows(
     place = np.repeat(row * row_length + start, lengths[members]) + inside
 
     def lay(values: np.ndarray, empty: int) -> np.ndarray:
-        laid = np.full(shape, empty, np.int32)
-        laid.reshape(-1)[place] = values
+        laid = np.full((*shape, *values.shape[1:]), empty, np.int32)
+        laid.reshape(-1, *values.shape[1:])[place] = values
         return laid
 
     def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
-        return np.concatenate([np.zeros(0, np.int32), *(arrays[example] for example in members.tolist())])
+        inner = arrays[0].shape[1:] if arrays else ()
+        return np.concatenate([np.zeros((0, *inner), np.int32), *(arrays[example] for example in members.tolist())])
 
     def of_segments(targets: np.ndarray) -> np.ndarray:
         assert max_segments is not None, "rows of one shape, whatever the split"

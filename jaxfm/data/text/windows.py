@@ -35,6 +35,7 @@ class Windows:
         words: int32, the index of the word in its sentence where its label or prediction is read; -1 elsewhere.
         word_pieces: int32, the same on all pieces of an owned word.
         sentence: int32 [n_windows], the index of the sentence that the window reads.
+        reach: int32 [n_windows, 2], the words of that sentence that the window shows: the first, and one past the last.
     """
 
     tokens: list[np.ndarray]
@@ -42,6 +43,7 @@ class Windows:
     words: list[np.ndarray]
     word_pieces: list[np.ndarray]
     sentence: np.ndarray
+    reach: np.ndarray
 
 
 def make_windows(
@@ -84,6 +86,7 @@ def make_windows(
     reads: list[np.ndarray] = []
     covered: list[np.ndarray] = []
     sentences: list[int] = []
+    reach: list[tuple[int, int]] = []
     for first, last in _groups(len(pieces), documents if context == "document" else None):
         flat, ends, bounds = _flatten(pieces[first:last], budget)
         for sentence in range(first, last):
@@ -110,7 +113,10 @@ def make_windows(
                 reads.append(read)
                 covered.append(cover)
                 sentences.append(sentence)
-    return Windows(tokens, targets, reads, covered, np.asarray(sentences, np.int32))
+                reach.append((max(a, begin) - begin, min(b, stop) - begin))
+    return Windows(
+        tokens, targets, reads, covered, np.asarray(sentences, np.int32), np.asarray(reach, np.int32).reshape(-1, 2)
+    )
 
 
 def _groups(count: int, documents: Sequence[int] | None) -> Iterator[tuple[int, int]]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 NAME = "ner"
 # How tags are chosen: the best sequence that the scheme allows, or the likeliest tag of each word by itself.
 VITERBI, ARGMAX = "viterbi", "argmax"
+# What becomes of entities that overlap: a word has one tag.
+REFUSE, LONGEST = "refuse", "longest"
 # What is learned of the tags of a sentence: each by itself, or the whole sequence.
 SOFTMAX, CRF = "softmax", "crf"
 # Fields of a batch beside text and labels: the word that a piece is of, and whether a word is its sentence's first or
@@ -53,6 +55,12 @@ class NerConfig:
         "what splits raw text into words: fine (each mark a word), coarse (as news corpora), auto: fine where entities "
         "are given in characters, else the nearest to the words of training",
         choices=("auto", "fine", "coarse"),
+    )
+    overlapping: str = field(
+        LONGEST,
+        "of entities that overlap or lie inside each other, which a tagger cannot learn: refuse such data, or keep the "
+        "longest and leave out the others",
+        choices=(REFUSE, LONGEST),
     )
     decoding: str = field(
         ARGMAX,

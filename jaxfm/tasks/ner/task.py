@@ -31,7 +31,7 @@ from jaxfm.tasks.ner.checks import check_tagged
 from jaxfm.tasks.ner.objective import NerObjective
 from jaxfm.tasks.ner.predictor import NerPredictor
 from jaxfm.tasks.ner.scorer import DIRECTIONS, NerScorer
-from jaxfm.tasks.ner.spec import CRF, NAME, SOFTMAX, VITERBI, NerConfig, NerSpec, encode
+from jaxfm.tasks.ner.spec import CRF, LONGEST, NAME, REFUSE, SOFTMAX, VITERBI, NerConfig, NerSpec, encode
 from jaxfm.tasks.older_configs import upgraded
 from jaxfm.tasks.windowed_rows import WindowedRows
 
@@ -80,8 +80,10 @@ class NerDefinition:
 
     name = NAME
     config_class = NerConfig
-    # Runs from before there were decodings took the likeliest tag of each word: that is the key's own default.
-    defaults: Mapping[str, Any] = types.MappingProxyType({**DEFAULTS, "task.decoding": VITERBI})
+    # The keys' own defaults are what runs did before there were these keys.
+    defaults: Mapping[str, Any] = types.MappingProxyType(
+        {**DEFAULTS, "task.decoding": VITERBI, "task.overlapping": REFUSE}
+    )
     moved: Mapping[str, str] = {
         "data.context": "task.context",
         "data.overlap": "task.overlap",
@@ -152,6 +154,7 @@ class NerDefinition:
         tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
         read = read_splits(source, (split,), columns=_columns(config), holdout=config.data.holdout)
         ((split, found),) = read.items()
+        _check_overlapping(found.sentences, config)
         sentences = split_again(found.sentences, spec.splitter)
         encoded = encode_tagged(spec, tokenizer, sentences, seed=None)
         note = found.note + _cut_note(sentences, spec.splitter)
@@ -184,6 +187,8 @@ def _read(config: Config, initial: Initial) -> _Read:
     read = read_splits(source, None, columns=_columns(config), holdout=config.data.holdout)
     if "train" not in read:
         raise UserError(f"config.data.source: {source} has no split 'train' (found: {', '.join(read)}).")
+    for found in read.values():
+        _check_overlapping(found.sentences, config)
     splitter, words_note = choose_splitter(config.task.splitter, read["train"].sentences)
     if initial.tokenizer is None:
         raise UserError("config.model.tokenizer: 'scratch' needs dir:PATH (or package:, hf:) of a tokenizer.")
@@ -193,6 +198,24 @@ def _read(config: Config, initial: Initial) -> _Read:
     pieces = {split: _pieces(tokenizer, each) for split, each in sentences.items()}
     shaped = _with_shapes(config, pieces["train"], initial.encoder)
     return _Read(read, splitter, words_note, tokenizer, sentences, pieces, shaped)
+
+
+def _check_overlapping(sentences: Sequence[TaggedSentence], config: Config) -> None:
+    """Raises UserError for entities that overlap, unless `config.task.overlapping` says to leave some out."""
+    if config.task.overlapping != REFUSE:
+        return
+    found = [sentence for sentence in sentences if sentence.overlapping]
+    if not found:
+        return
+    start, end, kind = found[0].overlapping[0]
+    marked = found[0].marked
+    text = marked.text[start:end] if marked else " ".join(found[0].words[start:end])
+    count = sum(len(sentence.overlapping) for sentence in found)
+    raise UserError(
+        f"{found[0].origin}: the entity {text!r} ({kind}) overlaps a longer one, but a tagger gives each word one tag "
+        f"({count:,} such entities). The task nested_ner learns all of them: --config=configs/nested_ner.py:files. To "
+        f"leave them out, set config.task.overlapping={LONGEST!r}."
+    )
 
 
 def encode_tagged(
