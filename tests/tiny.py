@@ -351,6 +351,7 @@ def nested_config(directory: pathlib.Path, **overrides: Any) -> Config:
     values.data.row_length = 48
     values.task.overlap = 8
     values.task.max_width, values.task.span_size = 3, 16
+    values.task.threshold = 0.2  # random weights find something
     values.optim.learning_rate = 1e-2
     values.train.batch_size = 4
     values.train.steps = 8

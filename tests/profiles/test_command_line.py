@@ -43,6 +43,7 @@ MISTAKES = {
     "model_page": (["--output=absent/models.md"], "--output=absent/models.md: there is no folder absent"),
     "model_parity": (["--families=brt", "--output=o.json"], "--families: 'brt' is not one of bert"),
     "ner_decoding": (["--runs=absent"], "--workdir=absent: holds no run of jaxfm"),
+    "nested_ner": (["--output=o.json", "--seeds=0,one"], "--seeds=0,one: must be whole numbers"),
     "pictures": (["--workdir=."], "--workdir=.: is there already"),
     "scaling": (["--config=absent.py", "--output=o.json"], "--config=absent.py"),
     "small_data": (["--data=absent", "--output=o.json"], "--data=absent: no such folder"),

@@ -57,6 +57,6 @@ class NestedNerObjective:
     def flops_per_row(self, adapt: AdaptConfig) -> float:
         """Those of the encoder, of both ends of spans and of the last layer, which scores every span."""
         spec = self.spec
-        ends = 2 * flops.dense_flops(spec.encoder.hidden_size, spec.span_size)
+        ends = 2 * flops.dense_flops(spec.encoder.hidden_size, spec.span_size, input_gradient=adapt.train != "head")
         spans = spec.max_width * flops.dense_flops(spec.span_size, len(spec.labels))
         return flops.encoder_flops_per_row(spec.encoder, spec.row_length, adapt) + spec.row_length * (ends + spans)

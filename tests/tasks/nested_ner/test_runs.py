@@ -30,7 +30,10 @@ from tests import tiny
 def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A folder with a trained run, "run"."""
     folder = tmp_path_factory.mktemp("nested")
-    train(tiny.nested_config(folder, train__steps=200, eval__every_steps=100, train__batch_size=8), folder / "run")
+    train(
+        tiny.nested_config(folder, task__threshold=0.5, train__steps=200, eval__every_steps=100, train__batch_size=8),
+        folder / "run",
+    )
     return folder
 
 
@@ -120,7 +123,7 @@ def test_entities_that_are_too_wide_are_announced(folder: pathlib.Path) -> None:
         n for n in task.notes if n[:5] == "train"
     )
     found = check(tiny.nested_config(folder, task__max_width=1))
-    (finding,) = [each for each in found.findings if each.name == "wide entities"]
+    (finding,) = [each for each in found.findings if each.check == "wide entities"]
     assert finding.level == "warning" and "set task.max_width=2" in str(finding)
 
 
@@ -153,7 +156,7 @@ def test_a_tagger_refuses_such_data_and_names_this_task(folder: pathlib.Path) ->
 
 def test_exports_are_refused_in_words(folder: pathlib.Path) -> None:
     for format in ("hf", "onnx", "stablehlo"):
-        with pytest.raises(UserError, match="scores spans of words|has no form for other libraries"):
+        with pytest.raises(UserError, match="scores spans of words|that has a form for other libraries"):
             export(folder / "run", folder / "exported", format)
     assert not (folder / "exported").exists()
 
