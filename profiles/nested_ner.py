@@ -4,7 +4,7 @@
 
 A flat tagger gives each word one tag, so what it finds does not overlap. Of a sentence with g entities of which at most
 m do not overlap, it finds at most m, all right at best: its F1 is at most 2 m / (m + g), summed over the sentences. The
-runs are those of configs/nested_ner.py:quickstart. The file is written after each of them, and finished runs in --workdir
+runs are those of configs/nested_ner.py:quickstart. The file is written after each of them; finished runs in --workdir
 are taken as they are.
 """
 

@@ -307,7 +307,8 @@ def source_of(workdir: pathlib.Path) -> str:
 
 def _with_later_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     trainer = {key: value for key, value in flatten(to_dict(Config())).items() if key != "task"}
-    name = values.get("task", {}).get("name")
+    task = values.get("task")
+    name = task.get("name") if isinstance(task, Mapping) else None
     own = to_dict(registry.definition(name).config_class()) if name in registry.names() else {}
     return nested(trainer | flatten(own, "task.") | flatten(values))
 

@@ -74,12 +74,14 @@ def counted_out(logits_BTC: np.ndarray, scores: TransitionScores) -> float:
 
 
 def total(logits: Any, scores: TransitionScores, rows: Mapping[str, Any]) -> jax.Array:
-    return chain_loss(logits, *(jnp.asarray(rows[name]) for name in NAMES), scores)[0].sum()
+    labels, segments, bounds = (jnp.asarray(rows[name]) for name in NAMES)
+    return chain_loss(logits, labels, segments, bounds, scores)[0].sum()
 
 
 def test_the_loss_is_that_of_all_sequences_counted_out() -> None:
     logits, scores = drawn()
-    loss_BT, label_BT = chain_loss(jnp.asarray(logits, jnp.float32), *batch().values(), in_f32(scores))
+    labels, segments, bounds = map(jnp.asarray, batch().values())
+    loss_BT, label_BT = chain_loss(jnp.asarray(logits, jnp.float32), labels, segments, bounds, in_f32(scores))
     np.testing.assert_allclose(loss_BT.sum(), counted_out(logits, scores), rtol=1e-5)
     assert (np.asarray(loss_BT)[batch()["labels"] < 0] == 0).all()
     assert label_BT.shape == (2, T) and label_BT.dtype == jnp.int32
