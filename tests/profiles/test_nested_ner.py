@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from profiles.nested_ner import flat_bound, most_apart
@@ -13,6 +13,7 @@ spans = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(spans)
 def test_the_most_that_do_not_overlap(found: list[tuple[int, int, str]]) -> None:
     def apart(chosen: tuple[tuple[int, int, str], ...]) -> bool:

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxfm.data.text.tagging import allowed_tags
@@ -38,6 +38,7 @@ def best_total(scores_WC: np.ndarray, chain: ChainScores) -> float:
     return max(total(scores_WC, path, chain) for path in itertools.product(range(classes), repeat=length))
 
 
+@settings(deadline=None, max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(SCHEMES)))
 def test_the_best_allowed_sequence_is_found(seed: int, scheme: str) -> None:
     labels = SCHEMES[scheme]
@@ -49,6 +50,7 @@ def test_the_best_allowed_sequence_is_found(seed: int, scheme: str) -> None:
         assert total(scores_WC, tuple(path), chain) == best_total(scores_WC, chain) > -np.inf
 
 
+@settings(deadline=None, max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 4))
 def test_scores_of_a_chain_are_taken_into_account(seed: int, classes: int) -> None:
     draw = np.random.default_rng(seed)
@@ -58,6 +60,7 @@ def test_scores_of_a_chain_are_taken_into_account(seed: int, classes: int) -> No
         assert total(scores_WC, tuple(path), chain) == best_total(scores_WC, chain)
 
 
+@settings(deadline=None, max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(SCHEMES)))
 def test_probabilities_are_those_counted_out(seed: int, scheme: str) -> None:
     labels, draw = SCHEMES[scheme], np.random.default_rng(seed)

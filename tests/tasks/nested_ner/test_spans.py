@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxfm.data.records.sources import TaggedSentence
@@ -14,6 +14,7 @@ from jaxfm.tasks.nested_ner.errors import layers
 from jaxfm.tasks.nested_ner.spans import as_given, choose, crossing_pair, entities_of, gold_classes, owners
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=20), st.integers(6, 14), st.integers(0, 3), st.integers(1, 5))
 def test_a_span_is_owned_where_its_poorer_side_has_most_context(
     sizes: list[int], length: int, overlap: int, widths: int
@@ -50,6 +51,7 @@ spans_of_words = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(spans_of_words, st.sampled_from(["any", "nested", "flat"]), st.integers(0, 99))
 def test_the_surest_that_may_stand_together_are_chosen(found: list[tuple[int, int]], overlaps: str, seed: int) -> None:
     spans = np.asarray(found, np.int64).reshape(-1, 2)
@@ -68,6 +70,7 @@ def test_the_surest_that_may_stand_together_are_chosen(found: list[tuple[int, in
     assert np.flatnonzero(choose(spans, scores, overlaps)).tolist() == sorted(wanted)
 
 
+@settings(deadline=None)
 @given(spans_of_words)
 def test_crossing_spans_are_found_and_layers_have_none(found: list[tuple[int, int]]) -> None:
     spans = sorted({(start, end, "A") for start, end in found})
