@@ -22,6 +22,7 @@ from jaxfm.core.encoder_config import EncoderConfig, has_padded_rows
 from jaxfm.core.initial import HostArray, StoredArray
 from jaxfm.data.arrays import ArrayDataset
 from jaxfm.data.text.packing import text_fields
+from jaxfm.data.text.tagging import entity_spans
 from jaxfm.hub.config_json import hf_config
 from jaxfm.hub.weights import write_tensors
 from jaxfm.models.heads import MaskedLM, TokenClassifier
@@ -415,9 +416,51 @@ def with_dropout(encoder: EncoderConfig, rate: float) -> EncoderConfig:
     return dataclasses.replace(encoder, dropout=rate, attention_dropout=rate)
 
 
+def write_nested(directory: pathlib.Path, sizes: Mapping[str, int] = SIZES) -> str:
+    """Writes a folder of sentences whose names of two words have one of another type inside; returns its URI."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for seed, (split, count) in enumerate(sizes.items()):
+        lines = []
+        for words, tags in sentences(count, seed):
+            spans = [{"start": a, "end": b, "label": kind} for a, b, kind in entity_spans(tags)]
+            spans += [
+                {"start": one["end"] - 1, "end": one["end"], "label": "LAST"}
+                for one in spans
+                if one["end"] - one["start"] > 1
+            ]
+            lines.append({"tokens": words, "entities": spans})
+        (directory / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    return f"jsonl:{directory}"
+
+
+def nested_config(directory: pathlib.Path, **overrides: Any) -> Config:
+    """The same for entities inside each other."""
+    values = default_config("nested_ner")
+    values.model.init = f"dir:{directory / 'weights'}"
+    values.model.scan_layers = True
+    values.data.source = f"jsonl:{directory / 'nested'}"
+    values.data.row_length = 48
+    values.task.overlap = 8
+    values.task.max_width, values.task.span_size = 3, 16
+    values.task.threshold = 0.2  # random weights find something
+    values.optim.learning_rate = 1e-2
+    values.train.batch_size = 4
+    values.train.steps = 8
+    values.train.min_steps = 0  # tests that set epochs mean these
+    values.eval.batch_size = 8
+    values.eval.metric = "f1"
+    values.log.every_steps = 2
+    if not (directory / "nested").exists():
+        write_nested(directory / "nested")
+    if not (directory / "weights").exists():
+        write_weights(directory / "weights")
+    return replaced(from_config_dict(values), **overrides)
+
+
 # Task of a finished run -> what makes its config.
 CONFIGS: dict[str, Callable[[pathlib.Path], Config]] = {
     "ner": config,
+    "nested_ner": nested_config,
     "classification": classification_config,
     "pairs": lambda directory: classification_config(directory, pairs=True),
     "multi": lambda directory: classification_config(directory, "multi"),

@@ -196,7 +196,10 @@ class TaskDefinition(Protocol):
 
     @property
     def defaults(self) -> Mapping[str, Any]:
-        """Keys of the trainer -> their default for this task, where it is another one: {"train.min_steps": 200}."""
+        """Keys -> their default for new runs of this task, where it is another one: {"train.min_steps": 200}.
+
+        Keys of the trainer; and keys of the task ("task.decoding") whose dataclass has what older runs did.
+        """
         ...
 
     def abstract_objective(self, config: Config, encoder: EncoderConfig) -> Objective:

@@ -49,9 +49,9 @@ def outputs_of(model: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Arra
     A new head is one more function registered here.
 
     Raises:
-      UserError: a model that reads no text.
+      UserError: a model that other libraries have no form of.
     """
-    raise UserError(f"a {type(model).__name__} is no model of text, and has no form for other libraries.")
+    raise UserError(f"a {type(model).__name__} is no model of text that has a form for other libraries.")
 
 
 @outputs_of.register

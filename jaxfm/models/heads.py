@@ -16,6 +16,7 @@ from jaxfm.models.dropout import dropout, split_key
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.inputs.inputs import InputModule
 from jaxfm.models.inputs.text import word_table, zero_padded_rows
+from jaxfm.models.linear_chain import LinearChain
 from jaxfm.models.norms import make_norm
 from jaxfm.models.products import dot_general, einsum
 from jaxfm.parallel.mesh import constrain, with_axes
@@ -228,10 +229,28 @@ def _is_one_of(tokens_BT: jax.Array, wanted: tuple[int, ...]) -> jax.Array:
     return (tokens_BT[..., None] == jnp.asarray(wanted, tokens_BT.dtype)).any(axis=-1)
 
 
+def mean_over_words(values_BTC: jax.Array, words_BT: jax.Array, segment_ids_BT: jax.Array) -> jax.Array:
+    """Returns at each piece of a word the mean [B, T, C] over all pieces of the word; 0 at other tokens.
+
+    A product with a matrix of weights, not a gather: rows may be cut along their tokens.
+
+    Args:
+      values_BTC: of pieces, f32.
+      words_BT: index of the word that a piece is of; -1: of none.
+      segment_ids_BT: segments, from 1: equal indices of two segments are different words.
+    """
+    same_BTT = (words_BT[:, :, None] == words_BT[:, None, :]) & (words_BT >= 0)[:, None, :]
+    same_BTT &= segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
+    weights_BTT = same_BTT.astype(jnp.float32)
+    weights_BTT /= jnp.maximum(weights_BTT.sum(axis=-1, keepdims=True), 1.0)
+    return jnp.einsum("BTS,BSC->BTC", weights_BTT, values_BTC, precision="highest")
+
+
 class TokenClassifier(nnx.Module):
     """An encoder and one linear layer that scores each token (as transformers' ForTokenClassification).
 
-    With `config.classifier_transform` a Transform stands before that layer (ModernBERT).
+    With `config.classifier_transform` a Transform stands before that layer (ModernBERT). The scores of a chain's
+    transitions, where there are some, are parameters of the model that its logits know nothing of.
     """
 
     def __init__(
@@ -242,11 +261,13 @@ class TokenClassifier(nnx.Module):
         rngs: nnx.Rngs,
         *,
         inputs: InputModule | None = None,
+        chain: LinearChain | None = None,
     ):
         """Makes encoder and head; `inputs`: as `Encoder`."""
         self.encoder = Encoder(config, build, rngs, inputs)
         self.transform = Transform(config, build.dtype, rngs) if config.classifier_transform else None
         self.head = output_layer(config, num_classes, build.dtype, rngs)
+        self.chain = chain
         self.dropout_rate = config.dropout
 
     def __call__(self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None) -> jax.Array:

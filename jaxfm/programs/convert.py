@@ -13,7 +13,7 @@ from absl import flags
 
 from jaxfm import files
 from jaxfm.data.records.sources import TaggedSplit, read_tagged
-from jaxfm.data.records.tagged_builder import OVERLAPS, USUAL_COLUMNS, Columns
+from jaxfm.data.records.tagged_builder import OVERLAPPING, USUAL_COLUMNS, Columns
 from jaxfm.data.records.tagged_writing import WRITERS
 from jaxfm.data.text.resplit import count_cut, split_again
 from jaxfm.data.text.tagging import SCHEMES
@@ -91,7 +91,7 @@ def convert(
 def _refuse_overlaps(read: Mapping[str, TaggedSplit]) -> None:
     for split, found in read.items():
         for repair in found.repairs:
-            if OVERLAPS in repair:
+            if OVERLAPPING in repair:
                 raise UserError(
                     f"{split}: {repair}. Tags of words have one entity a word: --overlaps={LONGEST} keeps the longest."
                 )

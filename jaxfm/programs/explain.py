@@ -36,7 +36,7 @@ def reference() -> str:
     trainer = [key for key in describe(Config()) if key.name != "task"]
     parts += _section("Keys of every run", trainer)
     for name in registry.names():
-        group = registry.definition(name).config_class()
+        group = registry.from_config_dict({"task": {"name": name}}).task
         doc = "\n\n".join(filter(None, ((type(group).__doc__ or "").strip(), _own_defaults(name))))
         parts += _section(f"Task `{name}`", list(describe(group, "task.")), doc)
     return "\n".join(parts)
@@ -45,7 +45,8 @@ def reference() -> str:
 def _own_defaults(task: str) -> str:
     """Returns a sentence on the keys of every run that have another default for a task; empty: there are none."""
     own = registry.definition(task).defaults
-    keys = [key for key in describe(registry.from_config_dict({"task": {"name": task}})) if key.name in own]
+    config = registry.from_config_dict({"task": {"name": task}})
+    keys = [key for key in describe(config) if key.name in own and not key.name.startswith("task.")]
     if not keys:
         return ""
     listed = ", ".join(f"`{key.name}` = `{key.value!r}`" for key in keys)
@@ -56,7 +57,7 @@ def _section(title: str, keys: Iterable[Key], doc: str = "") -> list[str]:
     lines = [f"## {title}\n", *([f"{doc}\n"] if doc else [])]
     lines += ["| key | default | allowed | what it is |", "|---|---|---|---|"]
     for key in keys:
-        cells = (f"`{key.name}`", f"`{key.default!r}`", key.allowed, key.doc)
+        cells = (f"`{key.name}`", f"`{key.value!r}`", key.allowed, key.doc)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return [*lines, ""]
 

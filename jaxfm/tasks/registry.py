@@ -21,6 +21,7 @@ from jaxfm.models.adapters import with_adapters
 from jaxfm.tasks.classification.task import ClassificationDefinition
 from jaxfm.tasks.masked_lm.task import MaskedLMDefinition
 from jaxfm.tasks.ner.task import NerDefinition
+from jaxfm.tasks.nested_ner.task import NestedNerDefinition
 from jaxfm.tasks.qa.task import QaDefinition
 from jaxfm.tasks.relations.task import RelationsDefinition
 from jaxfm.tasks.replaced_token.task import ReplacedTokenDefinition
@@ -45,6 +46,7 @@ def register(definition: TaskDefinition) -> None:
 
 for _definition in (
     NerDefinition(),
+    NestedNerDefinition(),
     ClassificationDefinition(),
     QaDefinition(),
     RelationsDefinition(),
@@ -88,16 +90,17 @@ def from_config_dict(values: Mapping[str, Any] | ml_collections.ConfigDict) -> C
     found = definition(str(group["name"]))
     # Keys that every old config had, of whichever task, are explained by that task's own table first.
     moved = {**_all_moved(), **found.moved}
-    return schema.build(
-        Config, _with_defaults(values, found.defaults), groups={_GROUP: found.config_class}, moved=moved
-    )
+    return schema.build(Config, _with_defaults(values, found), groups={_GROUP: found.config_class}, moved=moved)
 
 
-def _with_defaults(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values with a task's own defaults for the keys of the trainer that they leave out."""
+def _with_defaults(values: Mapping[str, Any], task: TaskDefinition) -> dict[str, Any]:
+    """Returns the values with the defaults of a task's runs for the keys that they leave out."""
     result = dict(values)
-    for key, default in defaults.items():
+    own = {each.name for each in dataclasses.fields(task.config_class)}
+    for key, default in task.defaults.items():
         group, _, name = key.partition(".")
+        if group == _GROUP and name not in own:
+            continue  # of a task that was made from another one, with other keys
         inside = result.get(group, {})
         if isinstance(inside, Mapping):  # else the schema says what is wrong
             result[group] = {name: default, **inside}

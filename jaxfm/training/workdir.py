@@ -281,7 +281,8 @@ def read_config(workdir: pathlib.Path) -> Config:
 def read_config_values(workdir: pathlib.Path) -> dict[str, Any]:
     """Returns the part "config" of config.json; that of an older run in today's keys.
 
-    Keys that came later have their default in `jaxfm/config.py`, which is always what runs did before.
+    Keys that came later have their default in `jaxfm/config.py` or in the dataclass of the task's keys, which is always
+    what runs did before.
     """
     path = workdir / CONFIG_FILE
     values = files.read_versioned(path, CONFIG_VERSION)
@@ -306,7 +307,10 @@ def source_of(workdir: pathlib.Path) -> str:
 
 def _with_later_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     trainer = {key: value for key, value in flatten(to_dict(Config())).items() if key != "task"}
-    return nested(trainer | flatten(values))
+    task = values.get("task")
+    name = task.get("name") if isinstance(task, Mapping) else None
+    own = to_dict(registry.definition(name).config_class()) if name in registry.names() else {}
+    return nested(trainer | flatten(own, "task.") | flatten(values))
 
 
 def read_report(workdir: pathlib.Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ RUN_PAGES = (
     "docs/index.md",
     "docs/multi_host.md",
     "docs/ner.md",
+    "docs/nested_ner.md",
     "docs/pretraining.md",
     "docs/qa.md",
     "docs/relations.md",

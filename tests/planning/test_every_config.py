@@ -23,6 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # File and variant -> smallest topology whose chips hold it; those of the second list take minutes each.
 SMALL = {
     ("ner", "quickstart"): "v5e:2x2",
+    ("nested_ner", "quickstart"): "v5e:2x2",
     ("mlm", "quickstart"): "v5e:2x2",
     ("mlm", "bert_tiny"): "v4:2x2x1",
     ("mlm", "rtd_quickstart"): "v5e:2x2",
@@ -31,6 +32,7 @@ SMALL = {
 }
 LARGE = {
     ("ner", "files"): "v5e:2x2",
+    ("nested_ner", "files"): "v5e:2x2",
     ("ner", "wnut17"): "v6e:2x2",
     ("ner", "conll2003"): "v5e:2x4",
     ("relations", "files"): "v5e:2x2",

@@ -44,6 +44,8 @@ MISTAKES = {
     "mlm_convergence": (["--source=text:absent", "--preset=bert_absent", "--output=o.json"], "bert_absent"),
     "model_page": (["--output=absent/models.md"], "--output=absent/models.md: there is no folder absent"),
     "model_parity": (["--families=brt", "--output=o.json"], "--families: 'brt' is not one of bert"),
+    "ner_decoding": (["--runs=absent"], "--workdir=absent: holds no run of jaxfm"),
+    "nested_ner": (["--output=o.json", "--seeds=0,one"], "--seeds=0,one: must be whole numbers"),
     "pictures": (["--workdir=."], "--workdir=.: is there already"),
     "qa_quality": (["--source=jsonl:absent", "--output=o.json", "--unanswered=1"], "--unanswered=1: must be a share"),
     "scaling": (["--config=absent.py", "--output=o.json"], "--config=absent.py"),

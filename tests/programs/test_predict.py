@@ -44,6 +44,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEXT = "ada met boole in hull"
 EMPTY: dict[str, dict[str, Any]] = {
     "ner": {"entities": []},
+    "nested_ner": {"entities": []},
     "classification": {"label": None, "score": None, "scores": {}},
     "pairs": {"pair": "", "label": None, "score": None, "scores": {}},
     "multi": {"labels": [], "scores": {}},

@@ -39,6 +39,10 @@ def test_answers_have_a_start_and_an_end_at_every_token() -> None:
     assert per_token("qa") == pytest.approx(ENCODER + 6 * D * 2)
 
 
+def test_spans_have_two_ends_and_as_many_classes_as_types_and_none() -> None:
+    assert per_token("nested_ner") == pytest.approx(ENCODER + 6 * 2 * D * 150 + 10 * 6 * 150 * 8)
+
+
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_classification_scores_every_segment(pooling: str) -> None:
     segments = T // 16

@@ -13,7 +13,7 @@ from jaxfm.config import Config
 from jaxfm.errors import UserError
 from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.predict import predict
-from jaxfm.schema import to_dict
+from jaxfm.schema import replaced, to_dict
 from jaxfm.tasks import registry
 from jaxfm.tasks.registry import definition, from_config_dict, upgrade_config
 from jaxfm.training.initial import resolve
@@ -190,7 +190,9 @@ def test_runs_of_version_1_are_read(tmp_path: pathlib.Path) -> None:
         if name == "ner":
             old["data"] |= {key: values["task"][key] for key in ("overlap", "context", "splitter")}
         opened = open_run(made_older(run, tmp_path / f"old_{name}", task, objective, old))
-        assert opened.config == now.config and opened.spec == now.spec
+        # Keys that came later have what runs did then, which new runs may do otherwise.
+        later = {"task.decoding": "argmax", "task.overlapping": "longest"} if name == "ner" else {}
+        assert opened.config == replaced(now.config, later) and opened.spec == now.spec
         assert opened.definition.name == name and opened.spec.row_length == 48
         assert predict(opened.workdir, ["ada met boole in hull"]) == predict(run, ["ada met boole in hull"])
         if name == "ner":

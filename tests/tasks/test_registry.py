@@ -15,7 +15,7 @@ from jaxfm.tasks.ner.task import NerDefinition
 from jaxfm.training.initial import resolve
 from tests import tiny
 
-TASKS = ("ner", "classification", "qa", "relations", "masked_lm", "replaced_token")
+TASKS = ("ner", "nested_ner", "classification", "qa", "relations", "masked_lm", "replaced_token")
 
 
 def defaults(name: str, /, **groups: Any) -> dict[str, Any]:
@@ -93,8 +93,13 @@ def test_keys_that_moved_say_where_they_are(key: str, now: str) -> None:
 @pytest.mark.parametrize(
     ("task", "key", "value", "nearest"),
     [
-        ("ner", "kind", "multi", "'context', 'loss', 'name', 'overlap', 'splitter'"),
-        ("ner", "eval_rows", 100, "'context', 'loss', 'name', 'overlap', 'splitter'"),
+        ("ner", "kind", "multi", "'context', 'decoding', 'head', 'loss', 'name', 'overlap', 'overlapping',"),
+        (
+            "ner",
+            "eval_rows",
+            100,
+            "'context', 'decoding', 'head', 'loss', 'name', 'overlap', 'overlapping',",
+        ),
         ("classification", "context", "document", "'kind', 'loss', 'name', 'pooling', 'threshold'"),
         ("masked_lm", "loss", {"label_smoothing": 0.1}, "Did you mean 'z_loss'?"),
         ("masked_lm", "generator_depth", 0.5, "'logits_chunk'"),

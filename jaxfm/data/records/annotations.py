@@ -17,17 +17,9 @@ this must be the text at its offsets.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxfm.data.records.spans import CharSpan, flat_spans
+from jaxfm.data.records.spans import CharSpan
 from jaxfm.data.records.table import choose_column, listed, require_text, shown
-from jaxfm.data.records.tagged_builder import (
-    OVERLAPS,
-    TAGS_COLUMNS,
-    WORDS_COLUMNS,
-    Columns,
-    SplitBuilder,
-    name_tags,
-)
-from jaxfm.data.text import tagging
+from jaxfm.data.records.tagged_builder import TAGS_COLUMNS, WORDS_COLUMNS, Columns, SplitBuilder, name_tags
 from jaxfm.errors import UserError
 
 TEXT_COLUMNS = ("text", "sentence", "content", "data")
@@ -76,9 +68,10 @@ def add_record(
         spans = _spans(record.get(span_field), span_field, text, origin)
         split.add_text(text, spans, origin, document)
         return
-    if "tokens" in record and _is_objects(record.get("entities")) and not fields.columns.tags_column:
+    in_words = next((field for field in ("entities", "spans") if _is_objects(record.get(field))), "")
+    if "tokens" in record and in_words and not fields.columns.tags_column:
         words = _words(record["tokens"], "tokens", origin)
-        spans = [_token_span(value, origin, inclusive=False) for value in record["entities"]]
+        spans = [_token_span(value, origin, inclusive=False) for value in record[in_words]]
         _add_token_spans(split, words, spans, origin, document)
         return
     if not fields.columns.words_column and not set(WORDS_COLUMNS) & set(columns):
@@ -117,9 +110,7 @@ def _add_token_spans(
     for start, end, label in spans:
         if not 0 <= start < end <= len(words):
             raise UserError(f"{origin}: the entity {start}..{end} ({label}) is not inside the {len(words)} words.")
-    flat, overlapping = flat_spans(set(spans))
-    split.count(OVERLAPS, origin, overlapping)
-    split.add(words, tagging.write_tags(flat, len(words)), origin, document)
+    split.add_spans(words, spans, origin, document)
 
 
 # --- a text with entities in characters ---

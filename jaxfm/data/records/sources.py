@@ -31,6 +31,8 @@ class TaggedSentence:
         document: number from 0 of its document in the split; sentences of one document are neighbours.
         origin: where it was read, "dir/train.conll:12" (the line of its first word) or "tfds:conll2003/train[17]".
         marked: the text that the words were split from, where the source has entities in characters.
+        overlapping: the entities that tags and `marked` leave out as they overlap a longer one: in characters if
+            `marked` is there, else in words.
     """
 
     words: tuple[str, ...]
@@ -38,6 +40,7 @@ class TaggedSentence:
     document: int
     origin: str
     marked: MarkedText | None = None
+    overlapping: tuple[tagging.Span, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +122,12 @@ def _finish(name: str, raw: RawSplit, scheme: str, form_note: str) -> TaggedSpli
             tags = map(sys.intern, tagging.write_tags(spans, len(tags)))
         sentences.append(
             TaggedSentence(
-                tuple(sentence.words), tuple(tags), sentence.document, sentence.origin, marked=sentence.marked
+                tuple(sentence.words),
+                tuple(tags),
+                sentence.document,
+                sentence.origin,
+                marked=sentence.marked,
+                overlapping=sentence.overlapping,
             )
         )
     note = f"{name}: {len(sentences)} sentences, {entities} entities from {raw.source}; tags {scheme}"

@@ -64,19 +64,19 @@ def check_spans(text: str, spans: Iterable[CharSpan], origin: str) -> list[CharS
     return sorted(checked)
 
 
-def flat_spans(spans: Iterable[CharSpan]) -> tuple[list[CharSpan], int]:
-    """Returns the spans that a flat tagging keeps, in order, and the number left out.
+def flat_spans(spans: Iterable[CharSpan]) -> tuple[list[CharSpan], list[CharSpan]]:
+    """Returns the spans that a flat tagging keeps, and those that it leaves out, both in order.
 
     Of overlapping or nested spans the longest is kept; of equally long ones the first, then the first type by name.
     """
     flat: list[CharSpan] = []
-    left_out = 0
+    left_out: list[CharSpan] = []
     for span in sorted(spans, key=lambda span: (span[0] - span[1], span)):
         if any(span[0] < other[1] and other[0] < span[1] for other in flat):
-            left_out += 1
+            left_out.append(span)
         else:
             flat.append(span)
-    return sorted(flat), left_out
+    return sorted(flat), sorted(left_out)
 
 
 def mark_words(offsets: Sequence[Offsets], spans: Sequence[CharSpan]) -> Marks:

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from jaxfm.data.records.spans import CharSpan, MarkedText, check_spans, flat_spans, mark_words
 from jaxfm.data.records.table import choose_column
+from jaxfm.data.text import tagging
 from jaxfm.data.text.words import words_of
 from jaxfm.errors import UserError
 
@@ -18,9 +19,8 @@ DOCUMENT_COLUMNS = ("document", "document_id", "doc_id")
 # As in the names of Wikipedias: en, zh-min-nan, simple.
 _LANGUAGE = re.compile(r"[a-z]{2,6}(?:-[a-z]+)*:")
 
-# Of what is counted: entities of which a flat tagging keeps the longest alone.
-OVERLAPS = "entities that overlap a longer one left out"
-
+# Counted of each split: what a flat tagging cannot say.
+OVERLAPPING = "entities that overlap a longer one left out"
 Documents = Literal["marked", "stream", "none"]
 
 
@@ -46,7 +46,8 @@ USUAL_COLUMNS = Columns()
 class RawSentence(NamedTuple):
     """One sentence as read: tags are as the source writes them.
 
-    `marked` is the text that the words were split from, where the source has entities in characters.
+    `marked` is the text that the words were split from, where the source has entities in characters. `overlapping` are
+    the entities that the tags leave out as they overlap a longer one, in characters if `marked` is given, else words.
     """
 
     words: list[str]
@@ -54,6 +55,7 @@ class RawSentence(NamedTuple):
     document: int
     origin: str
     marked: MarkedText | None = None
+    overlapping: tuple[tagging.Span, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +144,25 @@ class SplitBuilder:
             before, first = self._counts.get(what, (0, origin))
             self._counts[what] = (before + number, first)
 
-    def add(self, words: list[str], tags: list[str], origin: str, document: Any = None) -> None:
+    def add_spans(self, words: list[str], spans: Iterable[tagging.Span], origin: str, document: Any = None) -> None:
+        """Adds one sentence with its entities in words, of any number and order, none beyond the words.
+
+        Raises UserError as `add`, and for overlapping entities of a sentence with empty words.
+        """
+        flat, overlapping = flat_spans(set(spans))
+        self.count(OVERLAPPING, origin, len(overlapping))
+        if overlapping and any(not word.strip() for word in words):
+            raise UserError(f"{origin}: overlapping entities, and an empty word: leave the empty words out.")
+        self.add(words, tagging.write_tags(flat, len(words)), origin, document, overlapping)
+
+    def add(
+        self,
+        words: list[str],
+        tags: list[str],
+        origin: str,
+        document: Any = None,
+        overlapping: Sequence[tagging.Span] = (),
+    ) -> None:
         """Adds one sentence; `document` is any value that neighbours of one document share.
 
         Words that are empty or white space are left out, with their tags, and counted.
@@ -160,7 +180,7 @@ class SplitBuilder:
         if "\0" in "".join(words):
             word = next(word for word in words if "\0" in word)
             raise UserError(f"{origin}: a NUL character in the word {word!r}: no text has one, remove it.")
-        self._append(words, tags, origin, document)
+        self._append(words, tags, origin, document, overlapping=overlapping)
 
     def add_text(self, text: str, spans: Iterable[CharSpan], origin: str, document: Any = None) -> None:
         """Adds one text with its entities in characters, of any number and order.
@@ -176,17 +196,23 @@ class SplitBuilder:
         checked = check_spans(text, given, origin)
         flat, overlapping = flat_spans(checked)
         self.count("entities with white space at an end, which is left out of them", origin, len({*given} - {*checked}))
-        self.count(OVERLAPS, origin, overlapping)
+        self.count(OVERLAPPING, origin, len(overlapping))
         offsets = words_of(text)
         marks = mark_words(offsets, flat)
         for tag in set(marks.tags) - self._tags.keys():
             self._tags[tag] = origin
         words = [sys.intern(text[start:end]) for start, end in offsets]
         tags = [sys.intern(tag) for tag in marks.tags]
-        self._append(words, tags, origin, document, MarkedText(text, tuple(flat), tuple(offsets)))
+        self._append(words, tags, origin, document, MarkedText(text, tuple(flat), tuple(offsets)), overlapping)
 
     def _append(
-        self, words: list[str], tags: list[str], origin: str, document: Any, marked: MarkedText | None = None
+        self,
+        words: list[str],
+        tags: list[str],
+        origin: str,
+        document: Any,
+        marked: MarkedText | None = None,
+        overlapping: Sequence[tagging.Span] = (),
     ) -> None:
         if not words:
             self._dropped += 1
@@ -194,7 +220,7 @@ class SplitBuilder:
         if self._number < 0 or document != self._document:
             self._number += 1
             self._document = document
-        self._sentences.append(RawSentence(words, tags, self._number, origin, marked))
+        self._sentences.append(RawSentence(words, tags, self._number, origin, marked, tuple(overlapping)))
 
     def finish(self, documents: Documents) -> RawSplit:
         """Returns the split, without a language prefix that all its words have. Raises UserError if it is empty."""
@@ -221,5 +247,6 @@ class SplitBuilder:
             return
         self.note(f"the prefix {prefix!r} of every word taken off")
         before, self._sentences, self._number, self._document = self._sentences, [], -1, None
-        for words, tags, document, origin, _ in before:
-            self.add([sys.intern(word.removeprefix(prefix)) for word in words], tags, origin, document)
+        for words, tags, document, origin, _, overlapping in before:
+            bare = [sys.intern(word.removeprefix(prefix)) for word in words]
+            self.add(bare, tags, origin, document, overlapping)

@@ -103,4 +103,8 @@ def _documents(sentences: Sequence[TaggedSentence]) -> tuple[dict[int, list[Tagg
 
 def _types(sentences: Iterable[TaggedSentence]) -> list[str]:
     """Returns the type of each entity."""
-    return [tag[2:] for sentence in sentences for tag in sentence.tags if tag[0] == "B"]
+    return [
+        kind
+        for sentence in sentences
+        for kind in (*(tag[2:] for tag in sentence.tags if tag[0] == "B"), *(span[2] for span in sentence.overlapping))
+    ]

@@ -4,7 +4,8 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+import types
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -18,6 +19,11 @@ def text_fields(row_length: int, pad_id: int = 0, *, types: bool = False) -> dic
     return {**found, "tokens": dataclasses.replace(found["tokens"], fill=pad_id)}
 
 
+def more_fields(row_length: int, names: Iterable[str]) -> dict[str, Field]:
+    """Returns the fields of `PackedRows.token_fields`."""
+    return {name: Field((row_length,), fill=-1, axes=("tokens",)) for name in names}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class PackedRows:
     """Packed rows in memory (implements jaxfm.core.batch.Dataset), all int32 but for labels that are real numbers.
@@ -27,10 +33,11 @@ class PackedRows:
         segment_ids: [N, T] 1..n over the examples of a row, 0 on padding.
         positions: [N, T] 0.. within each segment, 0 on padding.
         type_ids: [N, T] token type: 1 on the second text of a pair, else 0; None where all are 0.
-        labels: [N, T] targets of tokens, or [N, S, ...] of whole examples (int32 or f32); -1 = ignored.
+        labels: [N, T, ...] targets of tokens, or [N, S, ...] of whole examples (int32 or f32); -1 = ignored.
         token_labels: whether labels are of tokens.
         example_locations: [E, 3] where each example lies: row, segment counted from 0, index of its first token.
         pad_id: the padding token.
+        token_fields: more arrays [N, T] of tokens by the name of their field, -1 on padding.
     """
 
     tokens: np.ndarray
@@ -41,6 +48,7 @@ class PackedRows:
     token_labels: bool
     example_locations: np.ndarray
     pad_id: int
+    token_fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -54,7 +62,8 @@ class PackedRows:
     def spec(self) -> BatchSpec:
         """The arrays of a batch."""
         labels = Field(self.labels.shape[1:], self.labels.dtype, -1, ("tokens",) if self.token_labels else ())
-        return text_fields(self.row_length, self.pad_id, types=self.type_ids is not None) | {"labels": labels}
+        text = text_fields(self.row_length, self.pad_id, types=self.type_ids is not None)
+        return text | {"labels": labels} | more_fields(self.row_length, self.token_fields)
 
     @property
     def volume(self) -> Volume:
@@ -66,7 +75,8 @@ class PackedRows:
 
     def take(self, index: np.ndarray) -> Batch:
         """Returns the rows [n] asked for as a batch: a field of `spec` each."""
-        return {name: getattr(self, name)[index] for name in self.spec}
+        more = self.token_fields
+        return {name: (more[name] if name in more else getattr(self, name))[index] for name in self.spec}
 
     def fingerprint(self) -> str:
         """The sha256 over the names, shapes and bytes of all arrays: what a checkpoint remembers of its data.
@@ -88,6 +98,7 @@ class PackedRows:
                 "segments": segments,
                 "slots": self.example_locations,
                 "pad_id": self.pad_id,
+                **self.token_fields,
             }
         )
 
@@ -131,12 +142,14 @@ def build_rows(
     seed: int | None,
     max_segments: int | None = None,
     type_ids: Sequence[np.ndarray] | None = None,
+    token_fields: Mapping[str, Sequence[np.ndarray]] = types.MappingProxyType({}),
 ) -> PackedRows:
     """Packs examples (token ids and labels of equal lengths) into rows of `row_length`.
 
     With a seed (training) examples are shuffled first, so that a row mixes whatever the data is sorted by; without one
     (evaluation) the longest go first, which wastes least. The same arguments give the same rows. Where labels are one
     array [E, ...], they are targets of whole examples and the rows have [N, S, ...] of them, S = `max_segments`.
+    `token_fields` are further int32 arrays of the length of each example.
     """
     lengths = np.asarray([len(example) for example in tokens], np.int64)
     of_examples = isinstance(labels, np.ndarray)
@@ -159,12 +172,13 @@ def build_rows(
     place = np.repeat(row * row_length + start, lengths[members]) + inside
 
     def lay(values: np.ndarray, empty: int) -> np.ndarray:
-        laid = np.full(shape, empty, np.int32)
-        laid.reshape(-1)[place] = values
+        laid = np.full((*shape, *values.shape[1:]), empty, np.int32)
+        laid.reshape(-1, *values.shape[1:])[place] = values
         return laid
 
     def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
-        return np.concatenate([np.zeros(0, np.int32), *(arrays[example] for example in members.tolist())])
+        inner = arrays[0].shape[1:] if arrays else ()
+        return np.concatenate([np.zeros((0, *inner), np.int32), *(arrays[example] for example in members.tolist())])
 
     def of_segments(targets: np.ndarray) -> np.ndarray:
         assert max_segments is not None, "rows of one shape, whatever the split"
@@ -183,6 +197,7 @@ def build_rows(
         token_labels=not of_examples,
         example_locations=example_locations,
         pad_id=pad_id,
+        token_fields={name: lay(joined(values), -1) for name, values in token_fields.items()},
     )
 
 

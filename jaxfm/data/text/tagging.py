@@ -6,9 +6,15 @@ open; E, L, S and U end it (conlleval's reading, Tjong Kim Sang and De Meulder 2
 prefix, and the scheme found matters only for the log and for counting the tags that break it.
 """
 
+# C classes
+
+import collections
 import functools
 import re
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
 
 from jaxfm.errors import UserError
 
@@ -102,3 +108,41 @@ def write_tags(spans: Iterable[Span], length: int, scheme: str = "BIO") -> list[
             tags[start] = f"B-{kind}"
         end_before, kind_before = end, kind
     return tags
+
+
+class AllowedTags(NamedTuple):
+    """Which sequences of tags a scheme allows.
+
+    Attributes:
+      start: bool [C], may a sentence start with the tag?
+      end: bool [C], may a sentence end with it?
+      pairs: bool [C, C], may the tag of the row be followed by the tag of the column?
+    """
+
+    start: np.ndarray
+    end: np.ndarray
+    pairs: np.ndarray
+
+
+def allowed_tags(labels: Sequence[str]) -> AllowedTags:
+    """Returns which sequences of these tags are right in the scheme that they are of, without conlleval's repairs.
+
+    The scheme is read from the labels of each type, so BIO, IO, BIOES and BILOU, and their mixtures, need no name: B, S
+    and U start an entity. I, E and L carry on a B or I of their type; where a type has no B they start an entity as
+    well. Where a type has E or L, an open entity must go on until one of them. Labels of IOB1 look like those of BIO
+    and are read as these. "O" must be one of the labels, so that sentences of any length have an allowed sequence.
+    """
+    assert "O" in labels, "a tagger has the tag O"
+    parts = [split_tag(label) for label in labels]
+    prefixes = collections.defaultdict(set)
+    for prefix, kind in parts:
+        prefixes[kind].add(prefix)
+    starts = np.asarray([prefix in "OBSU" or "B" not in prefixes[kind] for prefix, kind in parts])
+    unfinished = np.asarray([prefix in "BI" and bool(prefixes[kind] & set("EL")) for prefix, kind in parts])
+    carries_on = np.asarray(
+        [
+            [before in "BI" and prefix in "IEL" and kind == kind_before for prefix, kind in parts]
+            for before, kind_before in parts
+        ]
+    )
+    return AllowedTags(starts, ~unfinished, carries_on | (starts & ~unfinished[:, None]))

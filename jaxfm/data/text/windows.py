@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from jaxfm.config import DataConfig
+from jaxfm.data.text.packing import ramps
 from jaxfm.errors import UserError
 
 IGNORED = -1  # in labels and words: nothing is read here
@@ -32,13 +33,17 @@ class Windows:
         tokens: int32 piece ids.
         labels: int32, the label of a word on its first piece, in the one window that owns the word; -1 elsewhere.
         words: int32, the index of the word in its sentence where its label or prediction is read; -1 elsewhere.
+        word_pieces: int32, the same on all pieces of an owned word.
         sentence: int32 [n_windows], the index of the sentence that the window reads.
+        reach: int32 [n_windows, 2], the words of that sentence that the window shows: the first, and one past the last.
     """
 
     tokens: list[np.ndarray]
     labels: list[np.ndarray]
     words: list[np.ndarray]
+    word_pieces: list[np.ndarray]
     sentence: np.ndarray
+    reach: np.ndarray
 
 
 def make_windows(
@@ -79,7 +84,9 @@ def make_windows(
     tokens: list[np.ndarray] = []
     targets: list[np.ndarray] = []
     reads: list[np.ndarray] = []
+    covered: list[np.ndarray] = []
     sentences: list[int] = []
+    reach: list[tuple[int, int]] = []
     for first, last in _groups(len(pieces), documents if context == "document" else None):
         flat, ends, bounds = _flatten(pieces[first:last], budget)
         for sentence in range(first, last):
@@ -95,15 +102,21 @@ def make_windows(
                 window[0], window[1:-1], window[-1] = cls_id, flat[ends[a] : ends[b]], sep_id
                 owned = begin + np.flatnonzero(owner == number)
                 at = 1 + ends[owned] - ends[a]
-                target, read = np.full((2, len(window)), IGNORED, np.int32)
+                target, read, cover = np.full((3, len(window)), IGNORED, np.int32)
                 read[at] = owned - begin
+                sizes = ends[owned + 1] - ends[owned]
+                cover[np.repeat(at, sizes) + ramps(sizes)] = np.repeat(owned - begin, sizes)
                 if label is not None:
                     target[at] = label[owned - begin]
                 tokens.append(window)
                 targets.append(target)
                 reads.append(read)
+                covered.append(cover)
                 sentences.append(sentence)
-    return Windows(tokens, targets, reads, np.asarray(sentences, np.int32))
+                reach.append((max(a, begin) - begin, min(b, stop) - begin))
+    return Windows(
+        tokens, targets, reads, covered, np.asarray(sentences, np.int32), np.asarray(reach, np.int32).reshape(-1, 2)
+    )
 
 
 def _groups(count: int, documents: Sequence[int] | None) -> Iterator[tuple[int, int]]:

@@ -44,7 +44,7 @@ def tags(words):
 tags(["New", "York-based", "Acme", "Inc.", "hired", "Ada", "."])
 ```
 
-Scores of the pipeline are the model's own probabilities; those of jaxfm are calibrated on the validation split.
+{decoding}Scores of the pipeline are the model's own probabilities; those of jaxfm are calibrated on validation data.
 A text longer than {window} tokens is cut off by the pipeline unless it is given a `stride`; jaxfm reads all of it.
 """
 _RUN_WORDS = {
@@ -57,7 +57,14 @@ _PIPELINE_WORDS = {
 }
 
 
-def tagger_card(labels: Sequence[str], *, splitter: str, marks_parts: bool, window: int) -> CardPart:
+_CONSTRAINED = """\
+jaxfm takes the likeliest tags that together are allowed (no `I-PER` after `O`), transformers the likeliest tag of each
+word. They differ where the latter are not allowed together.
+
+"""
+
+
+def tagger_card(labels: Sequence[str], *, splitter: str, marks_parts: bool, window: int, constrained: bool) -> CardPart:
     """Returns the task's part of the model card.
 
     Args:
@@ -65,6 +72,7 @@ def tagger_card(labels: Sequence[str], *, splitter: str, marks_parts: bool, wind
       splitter: the run's rule for the words of raw text.
       marks_parts: whether the tokenizer marks pieces that continue a word ("##ing").
       window: the longest input of the encoder in tokens.
+      constrained: whether the run's tags are the best sequence that is allowed, not the likeliest tag of each word.
     """
     types = list(dict.fromkeys(label[2:] for label in labels if label != "O"))
     more = f" and {len(types) - _LISTED:,} more" if len(types) > _LISTED else ""
@@ -75,7 +83,10 @@ def tagger_card(labels: Sequence[str], *, splitter: str, marks_parts: bool, wind
         summary=f"Finds entities in texts: {listed}.",
         code=_CODE,
         details=_DETAILS.format(
-            words=_RUN_WORDS[splitter == FINE], pipeline=_PIPELINE_WORDS[marks_parts], window=window
+            words=_RUN_WORDS[splitter == FINE],
+            pipeline=_PIPELINE_WORDS[marks_parts],
+            window=window,
+            decoding=_CONSTRAINED if constrained else "",
         ),
         front_matter={"inference": {"parameters": {"aggregation_strategy": "first"}}},
     )

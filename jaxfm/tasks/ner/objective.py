@@ -12,9 +12,10 @@ from jaxfm.config import AdaptConfig
 from jaxfm.core.objective import Loss, LossContext
 from jaxfm.models import flops
 from jaxfm.models.heads import TokenClassifier
+from jaxfm.models.linear_chain import chain_loss
 from jaxfm.observe.metrics import weighted
 from jaxfm.tasks.losses import ClassLoss, symmetric_kl, with_r_drop
-from jaxfm.tasks.ner.spec import NerSpec
+from jaxfm.tasks.ner.spec import BOUNDS, NerSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,7 @@ class NerObjective:
 
     Attributes:
       spec: what is trained.
-      class_loss: of each word.
+      class_loss: of each word; not read by a CRF, nor is `r_drop`.
       r_drop: weight of the disagreement of two passes; 0: one pass.
     """
 
@@ -34,9 +35,15 @@ class NerObjective:
     whole_batch = False
 
     def loss(self, model: TokenClassifier, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
-        """Cross-entropy summed over the words of the batch, the same all through a run; also "accuracy" over words."""
+        """The loss summed over the words of the batch, the same all through a run; also "accuracy" over words.
+
+        Cross-entropy; with a CRF the negative log-likelihood of the tags of each sentence, or of the words of it that
+        a window owns. "accuracy" is then that of the likeliest tags given the words before them.
+        """
+        if model.chain is not None:
+            return self._chain_loss(model, batch, context)
         logits_BTC, loss_BT, weight_BT = with_r_drop(
-            lambda key: model(batch, key=key),
+            lambda key: self.spec.logits(model, batch, key),
             lambda logits_BTC: self.class_loss(logits_BTC, batch["labels"]),
             symmetric_kl,
             context.key,
@@ -45,6 +52,15 @@ class NerObjective:
         right = jnp.sum(jnp.argmax(logits_BTC, axis=-1) == batch["labels"])
         accuracy = weighted(right, jnp.sum(batch["labels"] >= 0))
         return Loss(loss_BT.sum(), weight_BT.sum(), {"accuracy": accuracy})
+
+    def _chain_loss(self, model: TokenClassifier, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
+        assert model.chain is not None
+        labels_BT = batch["labels"]
+        logits_BTC = self.spec.logits(model, batch, context.key)
+        loss_BT, found_BT = chain_loss(logits_BTC, labels_BT, batch["segment_ids"], batch[BOUNDS], model.chain.scores())
+        words = jnp.sum(labels_BT >= 0)
+        accuracy = weighted(jnp.sum(found_BT == labels_BT), words)
+        return Loss(loss_BT.sum(), words.astype(jnp.float32), {"accuracy": accuracy})
 
     def outputs(self, model: TokenClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns what the model says of each row; see `outputs` of the spec."""

@@ -14,14 +14,14 @@ from jaxfm.core.model_card import CardPart
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.data.text.tagging import entity_spans
 from jaxfm.data.text.tokenization import encode_words, marks_continuing_pieces, pipeline_words
-from jaxfm.data.text.words import words_of
 from jaxfm.errors import UserError
-from jaxfm.evaluation.calibration import probabilities
 from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.export import write_model
 from jaxfm.models.heads import TokenClassifier
+from jaxfm.tasks.ner.decoding import class_probabilities, read_words, tags_of
 from jaxfm.tasks.ner.model_card import tagger_card
-from jaxfm.tasks.ner.spec import NerSpec, encode
+from jaxfm.tasks.ner.spec import ARGMAX, CRF, VITERBI, NerSpec, encode
+from jaxfm.tasks.record_words import Words
 from jaxfm.tasks.windowed_rows import WindowedRows
 
 if TYPE_CHECKING:
@@ -29,45 +29,6 @@ if TYPE_CHECKING:
 
 # What splits raw text into words: the rule of the run, or what transformers' pipeline would take for words.
 RUN_WORDS, PIPELINE_WORDS = "run", "transformers"
-
-
-@dataclasses.dataclass(frozen=True)
-class Words:
-    """A text and its words.
-
-    Attributes:
-      text: the text; of words that were given without one, these with a space between.
-      offsets: each word in characters of the text, end exclusive.
-      given: the words where a record has them, else None.
-    """
-
-    text: str
-    offsets: Sequence[tuple[int, int]]
-    given: Sequence[str] | None = None
-
-    @classmethod
-    def of_record(cls, record: Mapping[str, Any], splitter: str) -> "Words":
-        """Reads {"text": ...}, {"tokens": [...]} or both; UserError where the words are not those of the text."""
-        if "tokens" not in record:
-            text = str(record["text"])
-            return cls(text, words_of(text, splitter))
-        tokens = list(record["tokens"])
-        if "text" not in record:
-            ends = np.cumsum([len(token) + 1 for token in tokens], dtype=np.int64).tolist()
-            offsets = [(end - 1 - len(token), end - 1) for token, end in zip(tokens, ends, strict=True)]
-            return cls(" ".join(tokens), offsets, tokens)
-        text, offsets, before = str(record["text"]), [], 0
-        for number, token in enumerate(tokens):
-            start = text.find(token, before)
-            if start < 0 or text[before:start].strip():
-                raise UserError(
-                    f"{record.get('origin', 'a record')}: tokens[{number}] = {token!r} does not follow in the text, "
-                    f"where {text[before : before + 20]!r} "
-                    'does. Leave out "text", or give the tokens of this text, in order.'
-                )
-            before = start + len(token)
-            offsets.append((start, before))
-        return cls(text, offsets, tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,15 +123,16 @@ class NerPredictor:
         """
         if not len(encoded.rows):  # no word in any text
             return [_result(text, []) for text in encoded.texts]
-        labels = encoded.encoded.per_word(outputs["label"])
-        scores = [
-            probabilities(logits, self.calibration).max(axis=-1)
-            for logits in encoded.encoded.per_word(outputs["logits"])
-        ]
+        words = read_words(self.spec, encoded.encoded, outputs)
+        # The pipeline of transformers takes the likeliest tag of each word, and its words are asked for to compare.
+        classes = words.decode(ARGMAX if self.splitter == PIPELINE_WORDS else self.spec.decoding)
         results = []
-        for text, ids, sure in zip(encoded.texts, labels, scores, strict=True):
+        for text, ids, tags, logits_WC in zip(
+            encoded.texts, classes, tags_of(self.spec.labels, classes), words.logits, strict=True
+        ):
+            sure = class_probabilities(logits_WC, ids, self.calibration)
             entities = []
-            for first, end, kind in entity_spans([self.spec.labels[i] for i in ids]):
+            for first, end, kind in entity_spans(tags):
                 start, stop = text.offsets[first][0], text.offsets[end - 1][1]
                 entity = {"type": kind, "text": text.text[start:stop], "start": start, "end": stop}
                 if text.given is not None:
@@ -189,10 +151,23 @@ class NerPredictor:
 
     def hf_problem(self) -> str:
         """Returns why `write_hf` would refuse; "" where it would not."""
+        if self.spec.head == CRF:
+            return (
+                "transformers has no class for a tagger with a CRF (task.head=crf): its token classifiers score each "
+                "word by itself, and the learned transitions would be lost. --format=stablehlo has all parameters."
+            )
+        if self.spec.word_pooling != "first":
+            return (
+                "transformers' token classifiers read the first piece of a word, this run reads the "
+                f"{self.spec.word_pooling} of all of them (task.word_pooling), so the same weights would give other "
+                "tags. --format=stablehlo has the logits of all pieces."
+            )
         return missing_class(self.spec.encoder, "token_classes")
 
     def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
         """Writes what AutoModelForTokenClassification and AutoTokenizer open."""
+        if problem := self.hf_problem():
+            raise UserError(problem)
         write_model(
             folder,
             self.spec.encoder,
@@ -209,6 +184,7 @@ class NerPredictor:
             splitter=self.spec.splitter,
             marks_parts=marks_continuing_pieces(self.tokenizer),
             window=self.spec.encoder.max_positions,
+            constrained=self.spec.decoding == VITERBI,
         )
 
 

@@ -16,8 +16,9 @@ from jaxfm.data.text.resplit import count_cut, found_entities, gold_entities
 from jaxfm.evaluation import calibration as calibration_lib
 from jaxfm.evaluation import entities
 from jaxfm.observe import plots
+from jaxfm.tasks.ner.decoding import class_probabilities, read_words, tags_of
 from jaxfm.tasks.ner.errors import worst_sentences
-from jaxfm.tasks.ner.spec import NAME
+from jaxfm.tasks.ner.spec import NAME, NerSpec
 from jaxfm.tasks.windowed_rows import WindowedRows
 
 DIRECTIONS = {"f1": True, "precision": True, "recall": True, "macro_f1": True, "accuracy": True, "loss": False}
@@ -29,14 +30,16 @@ class _Tags:
 
     Attributes:
       predicted: tags of each sentence.
+      classes: [W] the same as classes, of all words.
       counts: [S, 3 K] entities right, found and in the data, by type (`entities.count_spans`).
       spans: the same summed.
       tokens: scores of the words.
-      logits: [W, C] of all words.
-      losses: [W] cross-entropy of each word.
+      logits: [W, C] of all words, of which a softmax is probabilities.
+      losses: [W] what is minimised of each word.
     """
 
     predicted: list[list[str]]
+    classes: np.ndarray
     counts: np.ndarray
     spans: entities.EntityScores
     tokens: entities.TokenScores
@@ -61,14 +64,19 @@ class NerScorer:
     """A split's sentences and their rows (implements jaxfm.core.task.Scorer).
 
     Attributes:
-      labels: tag of each class.
+      spec: of the tagger.
       sentences: with their tags.
       encoded: their packed rows.
     """
 
-    labels: tuple[str, ...]
+    spec: NerSpec
     sentences: tuple[TaggedSentence, ...]
     encoded: WindowedRows
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Tag of each class."""
+        return self.spec.labels
 
     def metrics(self, outputs: Mapping[str, np.ndarray]) -> Mapping[str, float]:
         """Entity scores, accuracy over words and the mean cross-entropy of a word."""
@@ -82,7 +90,7 @@ class NerScorer:
 
     def calibrate(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Fits a temperature to the words, where that helps on sentences held out."""
-        logits = np.concatenate(self.encoded.per_word(outputs["logits"]))
+        logits = np.concatenate(read_words(self.spec, self.encoded, outputs).logits)
         counts = self.encoded.word_counts
         sentence = np.repeat(np.arange(len(counts)), counts)
         return calibration_lib.fit_calibration(logits, self._gold(), groups=sentence)
@@ -95,7 +103,7 @@ class NerScorer:
         metrics, own = tags.metrics, self._own_metrics(tags)
         assessed = calibration_lib.assess(tags.logits, self._gold(), calibration)
         ends = np.cumsum(self.encoded.word_counts)[:-1]
-        probabilities = calibration_lib.probabilities(tags.logits, calibration).max(axis=-1)
+        probabilities = class_probabilities(tags.logits, tags.classes, calibration)
         per_type = tags.spans.per_type
         return Evaluation(
             metrics=metrics | own,
@@ -122,18 +130,20 @@ class NerScorer:
         return own_metrics(NAME, [list(sentence.tags) for sentence in self.sentences], tags.predicted)
 
     def _tags(self, outputs: Mapping[str, np.ndarray]) -> _Tags:
-        predicted = [[self.labels[i] for i in ids] for ids in self.encoded.per_word(outputs["label"])]
+        words = read_words(self.spec, self.encoded, outputs)
+        classes = words.decode(self.spec.decoding)
+        predicted = tags_of(self.labels, classes)
         kinds = sorted({label[2:] for label in self.labels if label != "O"})
         found = [found_entities(sentence, tags) for sentence, tags in zip(self.sentences, predicted, strict=True)]
         counts = entities.count_spans([gold_entities(sentence) for sentence in self.sentences], found, kinds)
-        logits = np.concatenate(self.encoded.per_word(outputs["logits"]))
         return _Tags(
             predicted=predicted,
+            classes=np.concatenate(classes),
             counts=counts,
             spans=entities.sum_entities(kinds, counts),
             tokens=entities.score_tokens([list(sentence.tags) for sentence in self.sentences], predicted),
-            logits=logits,
-            losses=calibration_lib.losses(logits, self._gold(), NOT_CALIBRATED),
+            logits=np.concatenate(words.logits),
+            losses=words.losses(self._gold()),
         )
 
     def _bootstrap_data(self, tags: _Tags, ends: np.ndarray) -> BootstrapData:

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jaxfm.core.batch import BatchSpec, Field
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.data.text.packing import build_rows, text_fields
-from jaxfm.data.text.windows import make_windows
+from jaxfm.data.text.packing import build_rows, more_fields, text_fields
+from jaxfm.data.text.tagging import allowed_tags
+from jaxfm.data.text.windows import Windows, make_windows
 from jaxfm.data.text.words import COARSE
-from jaxfm.models.heads import TokenClassifier
+from jaxfm.models.heads import TokenClassifier, mean_over_words
+from jaxfm.models.linear_chain import FIRST, LAST, LinearChain
 from jaxfm.schema import field
 from jaxfm.tasks.losses import LossConfig
 from jaxfm.tasks.windowed_rows import WindowedRows
@@ -25,6 +28,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 NAME = "ner"
+# How tags are chosen: the best sequence that the scheme allows, or the likeliest tag of each word by itself.
+VITERBI, ARGMAX = "viterbi", "argmax"
+# What becomes of entities that overlap: a word has one tag.
+REFUSE, LONGEST = "refuse", "longest"
+# What is learned of the tags of a sentence: each by itself, or the whole sequence.
+SOFTMAX, CRF = "softmax", "crf"
+# Fields of a batch beside text and labels: the word that a piece is of, and whether a word is its sentence's first or
+# last.
+WORDS, BOUNDS = "words", "bounds"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +56,30 @@ class NerConfig:
         "are given in characters, else the nearest to the words of training",
         choices=("auto", "fine", "coarse"),
     )
+    overlapping: str = field(
+        LONGEST,
+        "of entities that overlap or lie inside each other, which a tagger cannot learn: refuse such data, or keep the "
+        "longest and leave out the others",
+        choices=(REFUSE, LONGEST),
+    )
+    decoding: str = field(
+        ARGMAX,
+        "how tags are chosen: viterbi, the likeliest sequence that the tag scheme allows; argmax, the likeliest tag of "
+        "each word by itself",
+        choices=(VITERBI, ARGMAX),
+    )
+    head: str = field(
+        SOFTMAX,
+        "what is learned: softmax, the tag of each word by itself; crf, the whole sequence of a sentence's tags, with "
+        "scores of which tag follows which (Lample et al. 2016)",
+        choices=(SOFTMAX, CRF),
+    )
+    word_pooling: str = field(
+        "first",
+        "which pieces of a word its tag is read from: first, the first one (as transformers and most papers do); mean, "
+        "all of them",
+        choices=("first", "mean"),
+    )
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
 
 
@@ -59,6 +95,9 @@ class NerSpec:
       overlap: tokens shared by neighbouring windows of one sentence.
       context: "sentence" or "document", what else fills a window.
       splitter: the rule of `jaxfm.data.text.words` that splits raw text; "coarse" was the only one when runs kept none.
+      decoding: "viterbi" or "argmax"; "argmax" was the only one when runs kept none.
+      head: "softmax" or "crf".
+      word_pooling: "first" or "mean".
     """
 
     labels: tuple[str, ...]
@@ -68,20 +107,53 @@ class NerSpec:
     overlap: int
     context: str
     splitter: str = COARSE
+    decoding: str = ARGMAX
+    head: str = SOFTMAX
+    word_pooling: str = "first"
+
+    @property
+    def token_fields(self) -> tuple[str, ...]:
+        """Names of the arrays of tokens that a batch has beside text and labels."""
+        return (*((WORDS,) if self.word_pooling == "mean" else ()), *((BOUNDS,) if self.head == CRF else ()))
 
     def batch_spec(self) -> BatchSpec:
         """Packed text and a tag a token, -1 but for the first piece of each word."""
         labels = Field((self.row_length,), fill=-1, axes=("tokens",))
-        return text_fields(self.row_length) | {"labels": labels}
+        more = more_fields(self.row_length, self.token_fields)
+        return text_fields(self.row_length) | {"labels": labels} | more
 
     def make_model(self, build: Build, rngs: nnx.Rngs) -> TokenClassifier:
         """Builds encoder and head."""
-        return TokenClassifier(self.encoder, len(self.labels), build, rngs)
+        chain = LinearChain(*allowed_tags(self.labels), rngs) if self.head == CRF else None
+        return TokenClassifier(self.encoder, len(self.labels), build, rngs, chain=chain)
+
+    def logits(self, model: TokenClassifier, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+        """Returns the logits [B, T, C], those of a word at its first piece; `key` turns dropout on.
+
+        Words pooled by "mean" have the mean of their pieces' logits, which is the logit of the mean of their vectors,
+        as the last layer is linear: C numbers are averaged in place of D. A word longer than a window has the pieces
+        that the window keeps.
+        """
+        logits_BTC = model(batch, key=key)
+        if self.word_pooling == "first":
+            return logits_BTC
+        return mean_over_words(logits_BTC, batch[WORDS], batch["segment_ids"])
 
     def outputs(self, model: TokenClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns "logits" [B, T, C] and the likeliest class "label" [B, T] int32."""
-        logits_BTC = model(batch)
-        return {"label": jnp.argmax(logits_BTC, axis=-1).astype(jnp.int32), "logits": logits_BTC}
+        """Returns "logits" [B, T, C], of which `jaxfm.tasks.ner.decoding` makes tags.
+
+        With a CRF also "transitions" [B, C + 2, C]: start, end and pairs, the same for each row, since what scores get
+        is arrays over rows.
+        """
+        logits_BTC = self.logits(model, batch)
+        if model.chain is None:
+            return {"logits": logits_BTC}
+        start_C, end_C, pairs_CC = model.chain.scores()
+        transitions = jnp.concatenate([start_C[None], end_C[None], pairs_CC])
+        return {
+            "logits": logits_BTC,
+            "transitions": jnp.broadcast_to(transitions, (len(logits_BTC), *transitions.shape)),
+        }
 
 
 def encode(
@@ -110,5 +182,26 @@ def encode(
         context="document" if spec.context == "document" and documents is not None else "sentence",
         documents=documents,
     )
-    rows = build_rows(windows.tokens, windows.labels, spec.row_length, pad_id, seed, None if packed else 1)
-    return WindowedRows(windows, rows, tuple(len(words) for words in pieces))
+    counts = tuple(len(words) for words in pieces)
+    more = {WORDS: windows.word_pieces, BOUNDS: _bounds(windows, counts)}
+    rows = build_rows(
+        windows.tokens,
+        windows.labels,
+        spec.row_length,
+        pad_id,
+        seed,
+        None if packed else 1,
+        token_fields={name: more[name] for name in spec.token_fields},
+    )
+    return WindowedRows(windows, rows, counts)
+
+
+def _bounds(windows: Windows, counts: Sequence[int]) -> list[np.ndarray]:
+    """Returns of each window, at the words that it owns, whether they are the first (1) or last (2) of their sentence.
+
+    -1 elsewhere. A chain of words that was cut has no first or no last word.
+    """
+    return [
+        np.where(words < 0, -1, FIRST * (words == 0) + LAST * (words == counts[sentence] - 1)).astype(np.int32)
+        for sentence, words in zip(windows.sentence.tolist(), windows.words, strict=True)
+    ]

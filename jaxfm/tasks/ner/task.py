@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import types
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,7 +31,7 @@ from jaxfm.tasks.ner.checks import check_tagged
 from jaxfm.tasks.ner.objective import NerObjective
 from jaxfm.tasks.ner.predictor import NerPredictor
 from jaxfm.tasks.ner.scorer import DIRECTIONS, NerScorer
-from jaxfm.tasks.ner.spec import NAME, NerConfig, NerSpec, encode
+from jaxfm.tasks.ner.spec import CRF, LONGEST, NAME, REFUSE, SOFTMAX, VITERBI, NerConfig, NerSpec, encode
 from jaxfm.tasks.older_configs import upgraded
 from jaxfm.tasks.windowed_rows import WindowedRows
 
@@ -66,7 +67,7 @@ class NerTask:
 
     def scorer(self, split: str) -> NerScorer:
         """Returns what scores a split."""
-        return NerScorer(self.objective.spec.labels, self.sentences[split], self.encoded[split])
+        return NerScorer(self.objective.spec, self.sentences[split], self.encoded[split])
 
     def save(self, workdir: pathlib.Path) -> None:
         """Writes task.json and the tokenizer's files."""
@@ -79,7 +80,10 @@ class NerDefinition:
 
     name = NAME
     config_class = NerConfig
-    defaults = DEFAULTS
+    # The keys' own defaults are what runs did before there were these keys.
+    defaults: Mapping[str, Any] = types.MappingProxyType(
+        {**DEFAULTS, "task.decoding": VITERBI, "task.overlapping": REFUSE}
+    )
     moved: Mapping[str, str] = {
         "data.context": "task.context",
         "data.overlap": "task.overlap",
@@ -150,6 +154,7 @@ class NerDefinition:
         tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
         read = read_splits(source, (split,), columns=_columns(config), holdout=config.data.holdout)
         ((split, found),) = read.items()
+        _check_overlapping(found.sentences, config)
         sentences = split_again(found.sentences, spec.splitter)
         encoded = encode_tagged(spec, tokenizer, sentences, seed=None)
         note = found.note + _cut_note(sentences, spec.splitter)
@@ -182,6 +187,8 @@ def _read(config: Config, initial: Initial) -> _Read:
     read = read_splits(source, None, columns=_columns(config), holdout=config.data.holdout)
     if "train" not in read:
         raise UserError(f"config.data.source: {source} has no split 'train' (found: {', '.join(read)}).")
+    for found in read.values():
+        _check_overlapping(found.sentences, config)
     splitter, words_note = choose_splitter(config.task.splitter, read["train"].sentences)
     if initial.tokenizer is None:
         raise UserError("config.model.tokenizer: 'scratch' needs dir:PATH (or package:, hf:) of a tokenizer.")
@@ -191,6 +198,24 @@ def _read(config: Config, initial: Initial) -> _Read:
     pieces = {split: _pieces(tokenizer, each) for split, each in sentences.items()}
     shaped = _with_shapes(config, pieces["train"], initial.encoder)
     return _Read(read, splitter, words_note, tokenizer, sentences, pieces, shaped)
+
+
+def _check_overlapping(sentences: Sequence[TaggedSentence], config: Config) -> None:
+    """Raises UserError for entities that overlap, unless `config.task.overlapping` says to leave some out."""
+    if config.task.overlapping != REFUSE:
+        return
+    found = [sentence for sentence in sentences if sentence.overlapping]
+    if not found:
+        return
+    start, end, kind = found[0].overlapping[0]
+    marked = found[0].marked
+    text = marked.text[start:end] if marked else " ".join(found[0].words[start:end])
+    count = sum(len(sentence.overlapping) for sentence in found)
+    raise UserError(
+        f"{found[0].origin}: the entity {text!r} ({kind}) overlaps a longer one, but a tagger gives each word one tag "
+        f"({count:,} such entities). The task nested_ner learns all of them: --config=configs/nested_ner.py:files. To "
+        f"leave them out, set config.task.overlapping={LONGEST!r}."
+    )
 
 
 def encode_tagged(
@@ -249,7 +274,26 @@ def _labels(sentences: Sequence[TaggedSentence], initial: Initial, source: str) 
     return labels, f"head: new, {len(labels):,} classes ({listed})"
 
 
+def _check_head(task: NerConfig) -> None:
+    """Raises UserError for keys that mean nothing to a CRF."""
+    if task.head != CRF:
+        return
+    if task.decoding != VITERBI:
+        raise UserError(
+            f"config.task.decoding: {task.decoding!r} takes each word by itself, but config.task.head={CRF!r} scores "
+            f"whole sequences: leave it at {VITERBI!r}."
+        )
+    for each in dataclasses.fields(task.loss):
+        if value := getattr(task.loss, each.name):
+            raise UserError(
+                f"config.task.loss.{each.name}: is {value!r}, but changes the loss of words by themselves, and "
+                f"config.task.head={CRF!r} minimises that of whole sequences. Leave it out, or take "
+                f"config.task.head={SOFTMAX!r}."
+            )
+
+
 def _spec(config: Config, encoder: EncoderConfig, labels: tuple[str, ...], splitter: str) -> NerSpec:
+    _check_head(config.task)
     window, overlap = window_length(config.data, encoder.max_positions), config.task.overlap
     if overlap >= window - 2:
         raise UserError(
@@ -264,13 +308,17 @@ def _spec(config: Config, encoder: EncoderConfig, labels: tuple[str, ...], split
         overlap=overlap,
         context=config.task.context,
         splitter=splitter,
+        decoding=config.task.decoding,
+        head=config.task.head,
+        word_pooling=config.task.word_pooling,
     )
 
 
 def _used(spec: NerSpec, initial: Initial) -> tuple[str, ...]:
     """Returns the parts of a checkpoint that a tagger takes: the head only when its labels are the task's."""
     transform = ("transform/",) if spec.encoder.classifier_transform else ()
-    return ("encoder/", *transform, *(("head/",) if initial.labels == spec.labels else ()))
+    chain = ("chain/",) if spec.head == CRF else ()
+    return ("encoder/", *transform, *(("head/", *chain) if initial.labels == spec.labels else ()))
 
 
 def _cut_note(sentences: Sequence[TaggedSentence], splitter: str) -> str:

@@ -94,9 +94,11 @@ def test_an_example_longer_than_the_row_is_our_own_error() -> None:
 def test_the_fingerprint_sees_every_array() -> None:
     rows = build_rows(*examples([3, 5, 7, 16, 2]), T, 0, seed=4)
     same = build_rows(*examples([3, 5, 7, 16, 2]), T, 0, seed=4)
+    more = {"more": np.zeros_like(rows.tokens)}
     assert rows.fingerprint() == same.fingerprint()
     seen = {rows.fingerprint()}
-    arrays = [field.name for field in dataclasses.fields(PackedRows) if field.name not in ("pad_id", "token_labels")]
+    others = ("pad_id", "token_labels", "token_fields")
+    arrays = [field.name for field in dataclasses.fields(PackedRows) if field.name not in others]
     for name in arrays:
         value = getattr(rows, name)
         changed = (np.zeros_like(rows.tokens) if value is None else value).copy()
@@ -105,9 +107,22 @@ def test_the_fingerprint_sees_every_array() -> None:
     seen.add(dataclasses.replace(rows, pad_id=1).fingerprint())
     reshaped = rows.tokens.reshape(-1, T // 2)
     seen.add(dataclasses.replace(rows, tokens=reshaped).fingerprint())
-    assert len(seen) == len(arrays) + 3
+    seen |= {dataclasses.replace(rows, token_fields={"more": more["more"] + plus}).fingerprint() for plus in (0, 1)}
+    assert len(seen) == len(arrays) + 5
     # Golden: checkpoints remember it, so that a run goes on with another version of the code. Never to be updated.
     assert rows.fingerprint()[:16] == "ad8df5a01668981a"
+
+
+def test_more_fields_lie_as_the_tokens_do() -> None:
+    tokens, labels = examples([3, 5, 7, 16, 2])
+    rows = build_rows(tokens, labels, T, 0, seed=4, token_fields={"more": [each + 1000 for each in tokens]})
+    plain = build_rows(tokens, labels, T, 0, seed=4)
+    assert set(rows.spec) - set(plain.spec) == {"more"} and rows.spec["more"] == dataclasses.replace(
+        plain.spec["labels"], fill=-1
+    )
+    batch = rows.take(np.arange(len(rows)))
+    np.testing.assert_array_equal(batch["more"], np.where(rows.segment_ids > 0, rows.tokens + 1000, -1))
+    np.testing.assert_array_equal(batch["tokens"], plain.tokens)
 
 
 def test_shuffled_is_a_permutation_that_never_changes() -> None:

@@ -1,11 +1,13 @@
 """Tag schemes against seqeval's reading and an encoder written per scheme."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 
-from jaxfm.data.text.tagging import SCHEMES, TAG, detect_scheme, entity_spans, split_tag, write_tags
+from jaxfm.data.text.tagging import SCHEMES, TAG, allowed_tags, detect_scheme, entity_spans, split_tag, write_tags
 from jaxfm.errors import UserError
 
 TYPES = ("PER", "LOC", "creative-work")
@@ -136,3 +138,31 @@ def test_what_is_no_tag(tag):
 
 def test_a_type_may_hold_hyphens():
     assert split_tag("B-creative-work") == ("B", "creative-work")
+
+
+# A scheme -> labels of two types in it.
+LABELS = {
+    "BIO": ("O", "B-X", "I-X", "B-Y", "I-Y"),
+    "BIOES": ("O", "B-X", "I-X", "E-X", "S-X", "B-Y", "I-Y", "E-Y", "S-Y"),
+    "BILOU": ("O", "U-X", "B-X", "I-X", "L-X"),
+}
+
+
+@pytest.mark.parametrize("scheme", sorted(LABELS))
+def test_allowed_are_exactly_the_sequences_that_the_scheme_writes(scheme: str) -> None:
+    labels = LABELS[scheme]
+    start, end, pairs = allowed_tags(labels)
+    for length in (1, 2, 3, 4):
+        for path in itertools.product(range(len(labels)), repeat=length):
+            tags = [labels[index] for index in path]
+            allowed = start[path[0]] and end[path[-1]] and all(pairs[pair] for pair in itertools.pairwise(path))
+            assert allowed == (write_tags(entity_spans(tags), length, scheme) == tags), tags
+
+
+def test_a_type_without_b_starts_with_what_it_has() -> None:
+    labels = ("O", "I-X", "B-Y", "I-Y")  # IO beside BIO
+    start, end, pairs = allowed_tags(labels)
+    assert start.tolist() == [True, True, True, False] and end.all()
+    assert pairs[:, 1].all() and pairs[:, 3].tolist() == [False, False, True, True]
+    assert allowed_tags(("O", "I-X", "E-X")).start.tolist() == [True, True, True]  # IOE: a word alone is E
+    assert allowed_tags(("O", "I-X", "E-X")).end.tolist() == [True, False, True]

@@ -51,6 +51,14 @@ def check_ownership(pieces: list[list[list[int]]], labels: list[list[int]], foun
             read.setdefault((sentence, word), []).append(number)
             restored[sentence].extend(kept)
         assert (targets[words < 0] == -1).all()
+        first, last = found.reach[number]
+        assert all(first <= word < last for word in set(words.tolist()) - {-1}) and last <= len(pieces[sentence])
+        shown = [piece for word in pieces[sentence][first:last] for piece in word[: max_length - 2]]
+        assert any(tokens[at : at + len(shown)].tolist() == shown for at in range(1, len(tokens)))
+        covered = found.word_pieces[number]
+        assert len(covered) == len(tokens) and set(covered) - {-1} == set(words) - {-1}
+        for word in set(words.tolist()) - {-1}:
+            assert tokens[covered == word].tolist() == pieces[sentence][word][: max_length - 2]
     assert {key: len(windows) for key, windows in read.items()} == {
         (s, w): 1 for s, words in enumerate(pieces) for w in range(len(words))
     }

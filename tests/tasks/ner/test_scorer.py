@@ -1,5 +1,6 @@
 """Scores of a tagged split: against seqeval, and those of sentences drawn anew."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from jaxfm.evaluation import calibration, entities
 from jaxfm.tasks.ner.task import NerTask
+from tests import tiny
 from tests.evaluation.tagged import score_entities
 from tests.tasks.ner.test_objective import computed
 
@@ -62,7 +64,9 @@ def test_calibration_changes_no_prediction(scored: Scored) -> None:
     assert calibrated.metrics == plain.metrics
     before, after = (calibrated.scores["calibration"][name] for name in ("model", "calibrated"))
     assert before["nll"] == pytest.approx(plain.metrics["loss"], rel=1e-5)
-    assert after["nll"] != before["nll"] and after["accuracy"] == before["accuracy"] == plain.metrics["accuracy"]
+    assert after["nll"] != before["nll"] and after["accuracy"] == before["accuracy"]
+    likeliest = dataclasses.replace(scorer, spec=dataclasses.replace(scorer.spec, decoding="argmax"))
+    assert before["accuracy"] == likeliest.report(outputs).metrics["accuracy"]
 
 
 def test_what_is_fitted_counts_sentences_not_words(scored: Scored) -> None:
@@ -73,17 +77,18 @@ def test_what_is_fitted_counts_sentences_not_words(scored: Scored) -> None:
 
 def test_a_model_that_finds_no_entity_is_said_so(scored: Scored) -> None:
     task, outputs = scored
-    scorer, nothing = task.scorer("test"), outputs | {"label": np.zeros_like(outputs["label"])}
+    classes = np.eye(len(tiny.LABELS), dtype=np.float32)
+    scorer, nothing = task.scorer("test"), {"logits": np.broadcast_to(classes[0], outputs["logits"].shape)}
     gold = sum(tag[0] == "B" for sentence in task.sentences["test"] for tag in sentence.tags)
     (said,) = scorer.report(nothing).warnings
     assert said.startswith(
         f"the model finds nothing: F1 0.0000, as if it always answered O ({gold} entities in the data"
     )
     index = {label: number for number, label in enumerate(scorer.labels)}
-    wanted = np.zeros_like(outputs["label"])
+    wanted = np.zeros(outputs["logits"].shape[:2], np.int64)
     for sentence, ids in zip(
         scorer.sentences, scorer.encoded.per_word(np.arange(wanted.size).reshape(wanted.shape)), strict=True
     ):
         wanted.reshape(-1)[ids] = [index[tag] for tag in sentence.tags]
-    assert scorer.report(outputs | {"label": wanted}).metrics["f1"] == 1.0
-    assert scorer.report(outputs | {"label": wanted}).warnings == ()
+    assert scorer.report({"logits": classes[wanted]}).metrics["f1"] == 1.0
+    assert scorer.report({"logits": classes[wanted]}).warnings == ()

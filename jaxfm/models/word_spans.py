@@ -1,0 +1,78 @@
+"""An encoder and scores of every span of words up to a width: entities that may lie inside each other.
+
+A span is represented by the vectors of its first and its last word and an embedding of its width, and a feed-forward
+layer scores its types (Lee et al. 2017, section 4; Zhong and Chen 2021, "PURE", section 3.2, with the span's pieces at
+its two ends). A span also has the class 0, no entity. The first layer is linear in the three parts, so each part is
+multiplied once a word, or a width, and spans only add: 3 products of B W D H instead of B W K 3D H.
+"""
+
+# B batch, T tokens, K widths, D model, H hidden size of the head, C classes
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxfm.core.build import Build
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.models.activations import ACTIVATION
+from jaxfm.models.dropout import dropout, split_key
+from jaxfm.models.encoder import Encoder
+from jaxfm.models.heads import dense
+from jaxfm.models.products import dot_general
+from jaxfm.parallel.mesh import constrain, with_axes
+
+# Fields of a batch, int32 [B, T]. Slot w of a segment stands for its word w: the tokens, counted from the start of the
+# segment, that are the first and the last piece of the word; -1 after the last word.
+FIRSTS, LASTS = "first_pieces", "last_pieces"
+
+
+class WordSpanClassifier(nnx.Module):
+    """An encoder and a feed-forward layer over spans of words."""
+
+    def __init__(self, config: EncoderConfig, classes: int, widths: int, hidden: int, build: Build, rngs: nnx.Rngs):
+        """Makes encoder and head for `classes` (no entity included) and spans of 1 to `widths` words."""
+        self.encoder = Encoder(config, build, rngs)
+        self.starts = dense(config, build.dtype, rngs, hidden)
+        self.ends = dense(config, build.dtype, rngs, hidden)
+        draw = nnx.initializers.truncated_normal(config.initializer_range)
+        width_init = with_axes(draw, "positions", "norm")
+        self.widths = nnx.Param(width_init(rngs.params(), (widths, hidden), jnp.float32))
+        self.head = nnx.Linear(
+            hidden,
+            classes,
+            dtype=build.dtype,
+            dot_general=dot_general,
+            kernel_init=with_axes(draw, "norm", "classes"),
+            bias_init=with_axes(nnx.initializers.zeros_init(), "classes"),
+            rngs=rngs,
+        )
+        self.dropout_rate = config.dropout
+
+    def __call__(self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None) -> jax.Array:
+        """Returns logits [B, T, K, C] in f32; `key` turns dropout on.
+
+        Those of slot w and width index k are of words w to w + k of the segment, and unspecified where it has not so
+        many words.
+        """
+        encoder_key, first_key, second_key = split_key(key, 3)
+        hidden_BTD, _, positions_BT = self.encoder.encode(batch, key=encoder_key)
+        hidden_BTD = dropout(hidden_BTD, self.dropout_rate, first_key)
+        # Words are gathered from all over a row, whatever its tokens are cut over.
+        starts_BTH = constrain(self.starts(hidden_BTD), "batch", "keys", "features")
+        ends_BTH = constrain(self.ends(hidden_BTD), "batch", "keys", "features")
+        starts_BTH = _words(starts_BTH, batch[FIRSTS], positions_BT)
+        ends_BTH = _words(ends_BTH, batch[LASTS], positions_BT)
+        widths = self.widths[...].astype(starts_BTH.dtype)
+        # The end of a span of k more words is the word k slots on. What wraps around is no span.
+        ends_BTKH = jnp.stack([jnp.roll(ends_BTH, -k, axis=1) for k in range(len(widths))], axis=2)
+        spans_BTKH = ACTIVATION["gelu"](starts_BTH[:, :, None] + ends_BTKH + widths)
+        return self.head(dropout(spans_BTKH, self.dropout_rate, second_key)).astype(jnp.float32)
+
+
+def _words(values_BTH: jax.Array, places_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
+    """Returns at each slot the values [B, T, H] of the token that `places_BT` counts from the start of the segment."""
+    begins_BT = jnp.arange(positions_BT.shape[1]) - positions_BT
+    index_BT = jnp.clip(begins_BT + places_BT, 0, positions_BT.shape[1] - 1)
+    return jnp.take_along_axis(values_BTH, index_BT[..., None], axis=1)

@@ -1,0 +1,1 @@
+"""Entities that may lie inside each other: every span of words up to a width is scored."""

@@ -1,0 +1,136 @@
+"""A trained span classifier over raw text: entities, one perhaps inside another, with offsets in characters."""
+
+# B batch, T tokens, K widths, C classes
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from jaxfm.data.text.packing import PackedRows
+from jaxfm.data.text.tokenization import encode_words
+from jaxfm.errors import UserError
+from jaxfm.models.word_spans import WordSpanClassifier
+from jaxfm.tasks.nested_ner.decoding import find_entities
+from jaxfm.tasks.nested_ner.spans import SpanRows
+from jaxfm.tasks.nested_ner.spec import NestedNerSpec, encode
+from jaxfm.tasks.record_words import Words
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_HF_PROBLEM = (
+    "transformers has no class that scores spans of words (task nested_ner), so no library could open the weights. Use "
+    "the run by jaxfm.predict, or jaxfm.load in Python."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedTexts:
+    """Texts as words, and the packed rows of those words."""
+
+    texts: tuple[Words, ...]
+    encoded: SpanRows
+
+    @property
+    def rows(self) -> PackedRows:
+        """The rows to compute."""
+        return self.encoded.rows
+
+
+@dataclasses.dataclass(frozen=True)
+class NestedNerPredictor:
+    """Texts in, entities out (implements jaxfm.core.task.Predictor).
+
+    Attributes:
+      spec: of the model.
+      tokenizer: of the run.
+      calibration: that the run fitted.
+    """
+
+    spec: NestedNerSpec
+    tokenizer: "PreTrainedTokenizerFast"
+    calibration: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    records_at_once = 512
+    takes_words = True
+    splitters = ("run",)
+    pairs = False
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of each class; the first is no entity."""
+        return self.spec.labels
+
+    def with_splitter(self, splitter: str) -> "NestedNerPredictor":
+        """Returns the same: there is one way to split raw text, the run's own."""
+        assert splitter == "run"
+        return self
+
+    def outputs(self, model: WordSpanClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """See NestedNerSpec.outputs."""
+        return self.spec.outputs(model, batch)
+
+    def encode(self, records: Sequence[Mapping[str, Any]]) -> EncodedTexts:
+        """Splits texts into words, or takes the words that a record has as "tokens", and packs them.
+
+        Raises UserError for half of a surrogate pair, and for "tokens" that are not those of a record's "text".
+        """
+        texts = tuple(Words.of_record(record, self.spec.splitter) for record in records)
+        pieces = encode_words(self.tokenizer, [[text.text[start:end] for start, end in text.offsets] for text in texts])
+        return EncodedTexts(texts, encode(self.spec, self.tokenizer, pieces))
+
+    def decode(self, encoded: EncodedTexts, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+        """Returns {"text", "entities": [{"type", "text", "start", "end", "score"}]} for each text.
+
+        Offsets count characters of the text, end exclusive; entities are in order of their starts, the longer first.
+        The score is the probability of the type, calibrated on the validation split of the run where it had one. Where
+        a record had words, the result has them too ("tokens"), and each entity its first word and the one after its
+        last ("start_word", "end_word").
+        """
+        if not len(encoded.rows):  # no word in any text
+            return [_result(text, []) for text in encoded.texts]
+        logits = encoded.encoded.per_span(outputs["logits"])
+        results = []
+        for text, found in zip(
+            encoded.texts, find_entities(self.spec, encoded.encoded, logits, self.calibration), strict=True
+        ):
+            entities = []
+            pairs = sorted(zip(found.spans, found.scores, strict=True), key=lambda each: (each[0][0], -each[0][1]))
+            for (first, end, kind), score in pairs:
+                start, stop = text.offsets[first][0], text.offsets[end - 1][1]
+                entity = {"type": kind, "text": text.text[start:stop], "start": start, "end": stop}
+                if text.given is not None:
+                    entity |= {"start_word": first, "end_word": end}
+                entities.append(entity | {"score": round(score, 4)})
+            results.append(_result(text, entities))
+        return results
+
+    def lines(self, result: Mapping[str, Any]) -> list[str]:
+        """Returns the text, then a line an entity: characters, type, score, text; one inside another is moved in."""
+        found, open_ends = [], []
+        for entity in result["entities"]:
+            open_ends = [end for end in open_ends if end > entity["start"]]
+            found.append(
+                f"  {entity['start']:>5}-{entity['end']:<5} {entity['type']:<12} {entity['score']:.3f}  "
+                f"{'  ' * len(open_ends)}{entity['text']}"
+            )
+            open_ends.append(entity["end"])
+        return [result["text"], *(found or ["  (no entities)"])]
+
+    def hf_problem(self) -> str:
+        """Returns why `write_hf` refuses."""
+        return _HF_PROBLEM
+
+    def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
+        """Raises UserError: no class of transformers computes the same."""
+        del folder, params
+        raise UserError(_HF_PROBLEM)
+
+
+def _result(text: Words, entities: list[dict[str, Any]]) -> dict[str, Any]:
+    given = {} if text.given is None else {"tokens": list(text.given)}
+    return {"text": text.text, **given, "entities": entities}
