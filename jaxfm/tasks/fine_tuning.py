@@ -1,15 +1,21 @@
-"""What fine-tuning tasks share: the defaults of their configs, and the row length that suits their examples."""
+"""What fine-tuning tasks share: defaults of their configs, the row length that suits their examples, the tokenizer."""
 
 # E examples
 
 import types
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxfm.config import AUTO, BY_EXAMPLES, Config
+from jaxfm.core.initial import Initial
+from jaxfm.data.text.tokenization import check_tokenizer, load_tokenizer
+from jaxfm.errors import UserError
 from jaxfm.schema import replaced
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 # Keys whose default for fine-tuning is not that of `jaxfm/config.py`. Mosbach et al. 2021 and Zhang et al. 2021: with
 # few examples three passes are too few updates, and more of them do no harm where the best checkpoint is kept.
@@ -55,3 +61,12 @@ def assumed_shapes(config: Config) -> Config:
     if config.train.batch_size == BY_EXAMPLES:
         config = replaced(config, {"train.batch_size": max(config.train.batch_examples // 4, 1)})
     return config
+
+
+def open_tokenizer(initial: Initial) -> "PreTrainedTokenizerFast":
+    """Returns the tokenizer of what a run starts from; UserError where there is none, or not one of the encoder."""
+    if initial.tokenizer is None:
+        raise UserError("config.model.tokenizer: 'scratch' needs dir:PATH (or package:, hf:) of a tokenizer.")
+    tokenizer = load_tokenizer(initial.tokenizer)
+    check_tokenizer(tokenizer, initial.encoder, initial.tokenizer)
+    return tokenizer

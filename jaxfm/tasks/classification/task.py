@@ -19,7 +19,7 @@ from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.records.examples import Example, ExampleColumns, ExampleSplit, read_examples
 from jaxfm.data.records.glue import glue_set
 from jaxfm.data.text.packing import PackedRows
-from jaxfm.data.text.tokenization import check_tokenizer, load_tokenizer
+from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.data.text.windows import window_length
 from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import read_calibration
@@ -38,7 +38,7 @@ from jaxfm.tasks.classification.spec import (
     encode,
     tokenize,
 )
-from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, with_row_length
+from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
 from jaxfm.tasks.losses import ClassLoss, LabelLoss, class_weights
 from jaxfm.tasks.older_configs import upgraded
 
@@ -108,7 +108,7 @@ class ClassificationDefinition:
         """
         source, kind = config.data.source, config.task.kind
         read, positive = _read(config)
-        tokenizer = _tokenizer(initial)
+        tokenizer = open_tokenizer(initial)
         examples = {split: found.examples for split, found in read.items()}
         labels = read["train"].classes or _labels(kind, examples["train"], source, positive)
         head_note = "head: new"
@@ -137,7 +137,7 @@ class ClassificationDefinition:
     def check(self, config: Config, initial: Initial) -> DataCheck:
         """Reads the source as `create` does and says what a person should know of it before training."""
         read, _ = _read(config)
-        tokenizer, positions = _tokenizer(initial), initial.encoder.max_positions
+        tokenizer, positions = open_tokenizer(initial), initial.encoder.max_positions
         examples = {split: found.examples for split, found in read.items()}
         pieces = encode_whole(tokenizer, examples)
         shaped = with_row_length(config, token_lengths(tokenizer, examples, pieces)["train"], positions)
@@ -182,14 +182,6 @@ def _read(config: Config) -> tuple[dict[str, ExampleSplit], str]:
         raise UserError(f"config.task.kind: is {kind!r}, but {source} is of kind {glue.kind!r}.")
     read = read_examples(source, None, columns=_columns(config), kind=kind, holdout=config.data.holdout)
     return read, glue.positive if glue else ""
-
-
-def _tokenizer(initial: Initial) -> "PreTrainedTokenizerFast":
-    if initial.tokenizer is None:
-        raise UserError("config.model.tokenizer: 'scratch' needs dir:PATH (or package:, hf:) of a tokenizer.")
-    tokenizer = load_tokenizer(initial.tokenizer)
-    check_tokenizer(tokenizer, initial.encoder, initial.tokenizer)
-    return tokenizer
 
 
 def _encoded(

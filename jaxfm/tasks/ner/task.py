@@ -20,12 +20,12 @@ from jaxfm.data.records.tagged_builder import Columns
 from jaxfm.data.records.tagged_holdout import read_splits
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.data.text.resplit import choose_splitter, count_cut, split_again
-from jaxfm.data.text.tokenization import check_tokenizer, encode_words, load_tokenizer
+from jaxfm.data.text.tokenization import encode_words, load_tokenizer
 from jaxfm.data.text.windows import window_length
 from jaxfm.data.text.words import COARSE
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation import calibration
-from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, with_row_length
+from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
 from jaxfm.tasks.losses import ClassLoss
 from jaxfm.tasks.ner.checks import check_tagged
 from jaxfm.tasks.ner.objective import NerObjective
@@ -190,10 +190,7 @@ def _read(config: Config, initial: Initial) -> _Read:
     for found in read.values():
         _check_overlapping(found.sentences, config)
     splitter, words_note = choose_splitter(config.task.splitter, read["train"].sentences)
-    if initial.tokenizer is None:
-        raise UserError("config.model.tokenizer: 'scratch' needs dir:PATH (or package:, hf:) of a tokenizer.")
-    tokenizer = load_tokenizer(initial.tokenizer)
-    check_tokenizer(tokenizer, initial.encoder, initial.tokenizer)
+    tokenizer = open_tokenizer(initial)
     sentences = {split: split_again(found.sentences, splitter) for split, found in read.items()}
     pieces = {split: _pieces(tokenizer, each) for split, each in sentences.items()}
     shaped = _with_shapes(config, pieces["train"], initial.encoder)

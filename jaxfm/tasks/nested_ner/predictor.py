@@ -65,6 +65,11 @@ class NestedNerPredictor:
         """Of each class; the first is no entity."""
         return self.spec.labels
 
+    @property
+    def entity_types(self) -> tuple[str, ...]:
+        """The types of entities (implements jaxfm.core.task.FindsEntities)."""
+        return self.spec.labels[1:]
+
     def with_splitter(self, splitter: str) -> "NestedNerPredictor":
         """Returns the same: there is one way to split raw text, the run's own."""
         assert splitter == "run"

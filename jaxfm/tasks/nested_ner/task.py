@@ -21,12 +21,12 @@ from jaxfm.data.records.tagged_builder import OVERLAPPING, Columns
 from jaxfm.data.records.tagged_holdout import read_splits
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.data.text.resplit import choose_splitter, split_again
-from jaxfm.data.text.tokenization import check_tokenizer, encode_words, load_tokenizer
+from jaxfm.data.text.tokenization import encode_words, load_tokenizer
 from jaxfm.data.text.windows import window_length
 from jaxfm.data.text.words import COARSE
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation import calibration
-from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, with_row_length
+from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
 from jaxfm.tasks.losses import ClassLoss
 from jaxfm.tasks.nested_ner.checks import check_nested
 from jaxfm.tasks.nested_ner.objective import NestedNerObjective
@@ -194,10 +194,7 @@ def _read(config: Config, initial: Initial) -> _Read:
     if "train" not in read:
         raise UserError(f"config.data.source: {source} has no split 'train' (found: {', '.join(read)}).")
     splitter, words_note = choose_splitter(config.task.splitter, read["train"].sentences)
-    if initial.tokenizer is None:
-        raise UserError("config.model.tokenizer: 'scratch' needs dir:PATH (or package:, hf:) of a tokenizer.")
-    tokenizer = load_tokenizer(initial.tokenizer)
-    check_tokenizer(tokenizer, initial.encoder, initial.tokenizer)
+    tokenizer = open_tokenizer(initial)
     sentences = {split: split_again(found.sentences, splitter) for split, found in read.items()}
     if config.task.overlaps != ANY:
         _refuse_crossing(sentence for found in sentences.values() for sentence in found)

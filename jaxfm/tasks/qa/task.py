@@ -17,12 +17,12 @@ from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.records.questions import Question, QuestionColumns, QuestionSplit, read_questions
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.data.text.question_windows import QuestionWindows
-from jaxfm.data.text.tokenization import check_tokenizer, load_tokenizer
+from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.data.text.windows import window_length
 from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import read_calibration
 from jaxfm.schema import replaced
-from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, with_row_length
+from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
 from jaxfm.tasks.qa.checks import check_questions, out_of_reach, whole_lengths
 from jaxfm.tasks.qa.objective import QaObjective
 from jaxfm.tasks.qa.predictor import QaPredictor
@@ -86,7 +86,7 @@ class QaDefinition:
         Raises:
           UserError: no training data, windows too short for questions, a damaged record.
         """
-        read, tokenizer = _read(config), _tokenizer(initial)
+        read, tokenizer = _read(config), open_tokenizer(initial)
         questions = {split: found.questions for split, found in read.items()}
         config, spec, windows = _windows(config, initial.encoder, tokenizer, questions)
         check_metrics(NAME, [tuple(answer.text for answer in each.answers) for each in questions["train"]])
@@ -110,7 +110,7 @@ class QaDefinition:
 
     def check(self, config: Config, initial: Initial) -> DataCheck:
         """Reads the source as `create` does and says what a person should know of it before training."""
-        tokenizer = _tokenizer(initial)
+        tokenizer = open_tokenizer(initial)
         questions = {split: found.questions for split, found in _read(config).items()}
         _, spec, windows = _windows(config, initial.encoder, tokenizer, questions)
         return check_questions(spec, questions, windows, tokenizer)
@@ -154,14 +154,6 @@ def _read(config: Config) -> dict[str, QuestionSplit]:
 
 def _columns(config: Config) -> QuestionColumns:
     return QuestionColumns(config.data.text_column, config.data.pair_column, config.data.label_column)
-
-
-def _tokenizer(initial: Initial) -> "PreTrainedTokenizerFast":
-    if initial.tokenizer is None:
-        raise UserError("config.model.tokenizer: 'scratch' needs dir:PATH (or package:, hf:) of a tokenizer.")
-    tokenizer = load_tokenizer(initial.tokenizer)
-    check_tokenizer(tokenizer, initial.encoder, initial.tokenizer)
-    return tokenizer
 
 
 def _windows(

@@ -21,13 +21,13 @@ from jaxfm.data.records.relation_forms import RelationFields
 from jaxfm.data.records.relations import RelationExample, RelationSplit, read_relations, usual_negative
 from jaxfm.data.text.markers import MarkedPair
 from jaxfm.data.text.packing import PackedRows
-from jaxfm.data.text.tokenization import check_tokenizer, load_tokenizer
+from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.data.text.windows import window_length
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation.calibration import read_calibration
 from jaxfm.evaluation.relations import split_direction
 from jaxfm.schema import replaced
-from jaxfm.tasks.fine_tuning import DEFAULTS, SHORTEST_ROWS, assumed_shapes, with_row_length
+from jaxfm.tasks.fine_tuning import DEFAULTS, SHORTEST_ROWS, assumed_shapes, open_tokenizer, with_row_length
 from jaxfm.tasks.losses import ClassLoss
 from jaxfm.tasks.relations.checks import check_pairs, far_fix
 from jaxfm.tasks.relations.markers import Marking, add_markers, choose_marking
@@ -219,10 +219,7 @@ def _prepare(config: Config, initial: Initial) -> _Prepared:
             f"{train[0].relation!r}: nothing to learn. (--config.task.unrelated=True adds pairs of "
             "entities that are not related.)"
         )
-    if initial.tokenizer is None:
-        raise UserError("config.model.tokenizer: 'scratch' needs dir:PATH (or package:, hf:) of a tokenizer.")
-    tokenizer = load_tokenizer(initial.tokenizer)
-    check_tokenizer(tokenizer, initial.encoder, initial.tokenizer)
+    tokenizer = open_tokenizer(initial)
     marking, marking_note = choose_marking(config.task.markers, train)
     grown = add_markers(marking, tokenizer, initial.encoder, initial.params)
     plain = replaced(config, {"data.row_length": SHORTEST_ROWS, "data.window": 0})  # lengths are not known yet
