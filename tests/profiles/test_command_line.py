@@ -46,6 +46,10 @@ MISTAKES = {
     "model_parity": (["--families=brt", "--output=o.json"], "--families: 'brt' is not one of bert"),
     "ner_decoding": (["--runs=absent"], "--workdir=absent: holds no run of jaxfm"),
     "nested_ner": (["--output=o.json", "--seeds=0,one"], "--seeds=0,one: must be whole numbers"),
+    "ner_recipe": (
+        ["--data=.", "--output=o.json", "--recipes=epoch"],
+        "--recipes: 'epoch' is none of them. Did you mean",
+    ),
     "pictures": (["--workdir=."], "--workdir=.: is there already"),
     "qa_quality": (["--source=jsonl:absent", "--output=o.json", "--unanswered=1"], "--unanswered=1: must be a share"),
     "scaling": (["--config=absent.py", "--output=o.json"], "--config=absent.py"),

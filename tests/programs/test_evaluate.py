@@ -76,7 +76,8 @@ def test_every_metric_has_its_interval(folder: pathlib.Path) -> None:
 
 
 def test_probabilities_are_calibrated_where_the_run_says_so(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    tiny.write_run(tmp_path / "run", tiny.config(folder), best=1)
+    # Weights that are not trained hardly find an entity that the tag scheme allows.
+    tiny.write_run(tmp_path / "run", tiny.config(folder, task__decoding="argmax"), best=1)
     text = "ada met rome"
     plain, before = predict(tmp_path / "run", [text])[0], evaluate(tmp_path / "run")
     assert "calibrated" not in before.scores["calibration"] and plain["entities"]
