@@ -4,9 +4,9 @@
       --seeds=0,1,2 --output=profiles/results/ner_recipes.json
 
 All start from the same MiniLM weights. A recipe is `default` (configs/ner.py:files with the source and the seed alone),
-one of RECIPES, or several of them joined by + (epochs+r_drop). `reference` is ../shared/reference/hf_ner.py: transformers'
-Trainer, 3 epochs of batches of 16 at rate 1e-4. Scores are entity F1 in percent; a recipe is to be chosen by `valid`
-alone. Beside the means stands how a recipe differs from the default on test: of each seed a randomisation test over
+one of RECIPES, or several of them joined by + (epochs+r_drop). `reference` is ../shared/reference/hf_ner.py:
+transformers' Trainer, 3 epochs of batches of 16 at rate 1e-4. Scores are entity F1 in percent; a recipe is to be chosen by
+`valid` alone. Beside the means stands how a recipe differs from the default on test: of each seed a randomisation test over
 sentences, and how often its p is below 5 %. --limit takes that many training sentences, the first ones. What is done is
 kept in --workdir, a file a run, and not run again.
 """
@@ -28,6 +28,7 @@ from jaxfm import files
 from jaxfm.core.evaluation import BootstrapData
 from jaxfm.data.records.sources import available_splits
 from jaxfm.data.records.splits import canonical_split
+from jaxfm.data.records.tagged_builder import USUAL_COLUMNS
 from jaxfm.data.records.tagged_holdout import read_splits
 from jaxfm.data.text.tagging import entity_spans
 from jaxfm.errors import UserError, did_you_mean
@@ -90,7 +91,7 @@ def write_set(data: pathlib.Path, limit: int, folder: pathlib.Path) -> pathlib.P
     if "train" not in there:
         (only,) = (path for path in data.glob("*.conll*") if canonical_split(path.name.partition(".")[0]) == "valid")
         source = f"conll:train={only},test={data / 'test.conll'}"
-    for split, read in read_splits(source, None, holdout=None).items():
+    for split, read in read_splits(source, None, columns=USUAL_COLUMNS, holdout=None).items():
         sentences = read.sentences[: limit or None] if split == "train" else read.sentences
         ner_quality.write_sentences(sentences, folder / f"{split}.conll")
     return folder
