@@ -6,9 +6,9 @@
 All start from the same MiniLM weights. A recipe is `default` (configs/ner.py:files with the source and the seed alone),
 one of RECIPES, or several of them joined by + (epochs+r_drop). `reference` is ../shared/reference/hf_ner.py:
 transformers' Trainer, 3 epochs of batches of 16 at rate 1e-4. Scores are entity F1 in percent; a recipe is to be chosen by
-`valid` alone. Beside the means stands how a recipe differs from the default on test: of each seed a randomisation test over
-sentences, and how often its p is below 5 %. --limit takes that many training sentences, the first ones. What is done is
-kept in --workdir, a file a run, and not run again.
+`valid` alone. Beside the means stands how a recipe differs from the default on test: of each seed a randomisation test
+over sentences, and how often its p is below 5 %. --limit takes that many training sentences, the first ones. What is
+done is kept in --workdir, a file a run, and not run again.
 """
 
 import dataclasses
@@ -215,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for recipe in recipes:
         for name in names:
             folder = write_set(
-                f"conll:{arguments.data / name}",
+                arguments.data / name,
                 arguments.limit,
                 arguments.workdir / f"{name}_{arguments.limit}" / "data",
             )

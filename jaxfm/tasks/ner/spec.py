@@ -146,8 +146,9 @@ class NerSpec:
         is arrays over rows.
         """
         logits_BTC = self.logits(model, batch)
-        if model.chain is None:
+        if self.head != CRF:
             return {"logits": logits_BTC}
+        assert model.chain is not None
         start_C, end_C, pairs_CC = model.chain.scores()
         transitions = jnp.concatenate([start_C[None], end_C[None], pairs_CC])
         return {
