@@ -3,12 +3,12 @@
   python -m profiles.ner_recipe --data=../shared/data --sets=wnut17,wikigold --recipes=reference,argmax,default,crf \
       --seeds=0,1,2 --output=profiles/results/ner_recipes.json
 
-All start from the same MiniLM weights. A recipe is `default` (configs/ner.py:files with the source and the seed alone),
-one of RECIPES, or several of them joined by + (epochs+r_drop). `reference` is ../shared/reference/hf_ner.py:
-transformers' Trainer, 3 epochs of batches of 16 at rate 1e-4. Scores are entity F1 in percent; a recipe is to be chosen by
-`valid` alone. Beside the means stands how a recipe differs from the default on test: of each seed a randomisation test
-over sentences, and how often its p is below 5 %. --limit takes that many training sentences, the first ones. What is
-done is kept in --workdir, a file a run, and not run again.
+All start from the same MiniLM weights. A recipe is `default` (configs/ner.py:files with the source and the seed
+alone), one of RECIPES, or several of them joined by + (epochs+r_drop). `reference` is ../shared/reference/hf_ner.py:
+transformers' Trainer, 3 epochs of batches of 16 at rate 1e-4. Scores are entity F1 in percent; a recipe is to be
+chosen by `valid` alone. Beside the means stands how a recipe differs from the default on test: of each seed a
+randomisation test over sentences, and how often its p is below 5 %. --limit takes that many training sentences, the
+first ones. What is done is kept in --workdir, a file a run, and not run again.
 """
 
 import dataclasses
