@@ -39,12 +39,12 @@ def test_a_context_that_fits_is_what_the_tokenizer_makes_of_the_pair(tokenizer) 
 
 
 def test_a_long_context_is_cut_as_transformers_cuts_it(tokenizer) -> None:
-    windows = make_question_windows(tokenizer, QUESTIONS[:2], CONTEXTS[:2], max_length=30, overlap=6, max_question=64)
+    windows = make_question_windows(tokenizer, QUESTIONS[:2], CONTEXTS[:2], max_length=36, overlap=6, max_question=64)
     expected = tokenizer(
         list(QUESTIONS[:2]),
         list(CONTEXTS[:2]),
         truncation="only_second",
-        max_length=30,
+        max_length=36,
         stride=6,
         return_overflowing_tokens=True,
     )
