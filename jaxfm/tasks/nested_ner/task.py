@@ -309,7 +309,7 @@ def _spec(config: Config, encoder: EncoderConfig, labels: tuple[str, ...], split
         overlap=task.overlap,
         splitter=splitter,
         max_width=task.max_width,
-        span_size=task.span_size,
+        span_size=config.task.span_size,
         overlaps=task.overlaps,
         threshold=task.threshold,
     )
