@@ -61,8 +61,8 @@ def expanded(path: str) -> pathlib.Path:
 
 
 def output_file(value: str | os.PathLike[str], option: str) -> pathlib.Path:
-    """Returns the path of a file that a user wants written; UserError where none can be."""
-    path = user_path(value, option)
+    """Returns the path of a file that a user wants written, "-" is the standard output; UserError where none can be."""
+    path = pathlib.Path("/dev/stdout") if os.fspath(value) == "-" else user_path(value, option)
     if path.is_dir():
         raise UserError(f"{option}={path}: is a directory; name a file in it.")
     check_parents(path, option)

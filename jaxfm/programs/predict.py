@@ -340,7 +340,7 @@ def main(texts: Sequence[str]) -> None:
             context=context,
             entities=values.entities,
         )
-        to = sys.stderr if files.is_stream(pathlib.Path(values.output)) else sys.stdout
+        to = sys.stderr if files.is_stream(files.output_file(values.output, "--output")) else sys.stdout
         print(f"written: {values.output} ({count:,} lines)", file=to)
         return
     if values.pair is not None and len(texts) != 1:
@@ -369,7 +369,7 @@ def run() -> None:
     plugins.define_plugin_flag()
     flags.DEFINE_string("workdir", None, "A run directory.")
     flags.DEFINE_string("input", None, f"Texts: {', '.join(source_unlabelled.endings())}; also with .gz but .parquet.")
-    flags.DEFINE_string("output", None, "JSON lines to write.")
+    flags.DEFINE_string("output", None, "JSON lines to write; - is the standard output.")
     flags.DEFINE_string(
         "words",
         RUN_WORDS,

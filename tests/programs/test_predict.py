@@ -297,9 +297,7 @@ def test_the_stream_that_a_shell_leads_into_a_file_stays(runs: dict[str, pathlib
     (folder / "redirected.jsonl").write_text('{"text": "before"}\n')
     command = [sys.executable, "-m", "jaxfm.predict", f"--workdir={runs['ner']}", f"--input={folder / 'two.txt'}"]
     with open(folder / "redirected.jsonl", "a") as file:
-        done = subprocess.run(
-            [*command, "--output=/dev/stdout"], cwd=ROOT, stdout=file, stderr=subprocess.PIPE, timeout=240
-        )
+        done = subprocess.run([*command, "--output=-"], cwd=ROOT, stdout=file, stderr=subprocess.PIPE, timeout=240)
     assert done.returncode == 0, done.stderr
     lines = (folder / "redirected.jsonl").read_text().splitlines()
     assert [json.loads(line)["text"] for line in lines] == ["before", "ada", "met"]
