@@ -106,6 +106,8 @@ def prepare(page: str, folder: pathlib.Path, earlier: pathlib.Path) -> None:
     (folder / "lines.txt").write_text("ada met boole in hull .\n\nthe old town\n")
     (folder / "test.csv").write_text("text\nA text.\nAnother one.\n")
     (folder / "context.txt").write_text("Daisy Sharp was born in Oslo. Veltronic is led by Hope Banks.\n")
+    asked = {"question": "Where was Daisy Sharp born?", "context": "Daisy Sharp was born in Oslo."}
+    (folder / "questions.jsonl").write_text(json.dumps(asked) + "\n")
     (folder / "test1.txt").write_text("one line of an evaluation file\n")
     (folder / "test2.jsonl").write_text('{"text": "one record of an evaluation file"}\n')
     for target, source in MADE_BEFORE.get(page, {}).items():
