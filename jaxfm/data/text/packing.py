@@ -134,6 +134,11 @@ def pack(lengths: Sequence[int] | np.ndarray, row_length: int, max_segments: int
     return [np.asarray(row, np.int64) for row in rows]
 
 
+def most_together(lengths: Sequence[int] | np.ndarray, row_length: int) -> int:
+    """Returns how many of the examples a row can hold at most, and 1 at least."""
+    return max(int(np.searchsorted(np.cumsum(np.sort(lengths)), row_length, side="right")), 1)
+
+
 def build_rows(
     tokens: Sequence[np.ndarray],
     labels: Sequence[np.ndarray] | np.ndarray,

@@ -25,6 +25,15 @@ def window_length(data: DataConfig, max_positions: int) -> int:
     return window
 
 
+def check_overlap(overlap: int, window: int) -> None:
+    """Raises UserError where windows share so many tokens (`config.task.overlap`) that none would be new."""
+    if overlap >= window - 2:
+        raise UserError(
+            f"config.task.overlap: {overlap} must be less than the window of {window} tokens without its two special "
+            f"tokens; at most {window - 3}."
+        )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Windows:
     """Model inputs with the special tokens, each at most max_length long; all lists run over windows.

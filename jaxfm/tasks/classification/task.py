@@ -18,7 +18,7 @@ from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.records.examples import Example, ExampleColumns, ExampleSplit, read_examples
 from jaxfm.data.records.glue import glue_set
-from jaxfm.data.text.packing import PackedRows
+from jaxfm.data.text.packing import PackedRows, most_together
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.data.text.windows import window_length
 from jaxfm.errors import UserError
@@ -205,7 +205,7 @@ def _encoded(
             tokenized = tokenize(spec, tokenizer, _texts(examples["train"]))
             lengths = np.minimum(lengths, spec.window)
     if config.data.packed:
-        spec = dataclasses.replace(spec, segments=_most_together(lengths, spec.row_length))
+        spec = dataclasses.replace(spec, segments=most_together(lengths, spec.row_length))
     others = {
         split: encode_labelled(spec, tokenizer, examples[split], seed=None) for split in examples if split != "train"
     }
@@ -297,11 +297,6 @@ def _columns(config: Config) -> ExampleColumns:
 
 def _texts(examples: Sequence[Example]) -> list[tuple[str, str | None]]:
     return [(example.text, example.pair) for example in examples]
-
-
-def _most_together(lengths: np.ndarray, row_length: int) -> int:
-    """Returns how many examples a row can hold at most."""
-    return max(int(np.searchsorted(np.cumsum(np.sort(lengths)), row_length, side="right")), 1)
 
 
 def _cut_notes(split: str, encoded: EncodedExamples, window: int) -> list[str]:

@@ -21,7 +21,7 @@ from jaxfm.data.records.tagged_holdout import read_splits
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.data.text.resplit import choose_splitter, count_cut, split_again
 from jaxfm.data.text.tokenization import encode_words, load_tokenizer
-from jaxfm.data.text.windows import window_length
+from jaxfm.data.text.windows import check_overlap, window_length
 from jaxfm.data.text.words import COARSE
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation import calibration
@@ -292,11 +292,7 @@ def _check_head(task: NerConfig) -> None:
 def _spec(config: Config, encoder: EncoderConfig, labels: tuple[str, ...], splitter: str) -> NerSpec:
     _check_head(config.task)
     window, overlap = window_length(config.data, encoder.max_positions), config.task.overlap
-    if overlap >= window - 2:
-        raise UserError(
-            f"config.task.overlap: {overlap} must be less than the window of {window} tokens without its two special "
-            f"tokens; at most {window - 3}."
-        )
+    check_overlap(overlap, window)
     return NerSpec(
         labels=labels,
         encoder=encoder,

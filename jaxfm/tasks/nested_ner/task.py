@@ -22,7 +22,7 @@ from jaxfm.data.records.tagged_holdout import read_splits
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.data.text.resplit import choose_splitter, split_again
 from jaxfm.data.text.tokenization import encode_words, load_tokenizer
-from jaxfm.data.text.windows import window_length
+from jaxfm.data.text.windows import check_overlap, window_length
 from jaxfm.data.text.words import COARSE
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation import calibration
@@ -296,11 +296,7 @@ def _fits(spec: NestedNerSpec, initial: Initial) -> bool:
 
 def _spec(config: Config, encoder: EncoderConfig, labels: tuple[str, ...], splitter: str) -> NestedNerSpec:
     window, task = window_length(config.data, encoder.max_positions), config.task
-    if task.overlap >= window - 2:
-        raise UserError(
-            f"config.task.overlap: {task.overlap} must be less than the window of {window} tokens without its two "
-            f"special tokens; at most {window - 3}."
-        )
+    check_overlap(task.overlap, window)
     return NestedNerSpec(
         labels=labels,
         encoder=encoder,

@@ -63,9 +63,8 @@ class Reading:
         return np.asarray([np.log(np.exp((choices - highest) / t).sum()) + highest / t for t in temperatures])
 
     def margin(self) -> float:
-        """Returns by how much having no answer scores above the best span."""
-        found = self.best(1)
-        return self.nothing - found[0].score if found else np.inf
+        """Returns by how much having no answer scores above the best span; infinite where there is none."""
+        return self.nothing - float(self.scores.max(initial=-np.inf))
 
 
 def read(spec: QaSpec, encoded: EncodedQuestions, spans_NT2: np.ndarray) -> Iterator[Reading]:

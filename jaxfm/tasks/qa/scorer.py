@@ -39,16 +39,12 @@ class _Answered(NamedTuple):
       span: in the context; None where nothing is answered.
       probability: of what is answered.
       loss: of the gold answers, in nats.
-      margin: by how much having no answer scores above the best span.
-      spoken: the text of the best span, answered or not.
     """
 
     text: str
     span: Span | None
     probability: float
     loss: float
-    margin: float
-    spoken: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +100,7 @@ class QaScorer:
         return Evaluation(
             metrics={**metrics, **own},
             scores={**metrics, **own, "calibration": sure},
-            tables=(*self._tables(found, metrics, sure), *own_metrics_table(own)),
+            tables=(*self._tables(exact_E, metrics, sure), *own_metrics_table(own)),
             predictions=self._records(found, data),
             warnings=_silence(self.spec, found, self._has_answer()),
             bootstrap_data=data,
@@ -142,16 +138,12 @@ class QaScorer:
         )
 
     def _tables(
-        self, found: Sequence[_Answered], metrics: Mapping[str, float], sure: Mapping[str, float]
+        self, exact_E: np.ndarray, metrics: Mapping[str, float], sure: Mapping[str, float]
     ) -> tuple[Table, ...]:
         has_E = self._has_answer()
-        rows = [("all", len(found), metrics["f1"], metrics["exact_match"])]
+        rows = [("all", len(exact_E), metrics["f1"], metrics["exact_match"])]
         if "has_answer_f1" in metrics:
-            exact_E = [
-                answers_lib.score_answer(each.text, [a.text for a in q.answers]).exact
-                for q, each in zip(self.questions, found, strict=True)
-            ]
-            exact_has = float(np.asarray(exact_E)[has_E].mean())
+            exact_has = float(exact_E[has_E].mean())
             none = metrics["no_answer_accuracy"]
             rows += [
                 ("with an answer", int(has_E.sum()), metrics["has_answer_f1"], exact_has),
@@ -193,18 +185,15 @@ def is_unanswered(spec: QaSpec, margin: float, calibration: Mapping[str, float])
 
 def _answer(spec: QaSpec, question: Question, reading: Reading, calibration: Mapping[str, float]) -> _Answered:
     temperature = calibration.get("temperature", 1.0)
-    best, margin = reading.best(1), reading.margin()
-    nothing = is_unanswered(spec, margin, calibration)
+    best = reading.best(1)
+    nothing = is_unanswered(spec, reading.margin(), calibration)
     (log_total,) = reading.log_total([temperature])
     score = reading.nothing if nothing else best[0].score
-    spoken = _spoken(question, best)
     return _Answered(
-        text="" if nothing else spoken,
+        text="" if nothing else _spoken(question, best),
         span=None if nothing else best[0],
         probability=float(np.exp(score / temperature - log_total)),
         loss=_loss(_gold_scores(spec, question, reading), reading, 1.0),
-        margin=margin,
-        spoken=spoken,
     )
 
 

@@ -15,7 +15,7 @@ from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.records.questions import Question, QuestionColumns, QuestionSplit, read_questions
-from jaxfm.data.text.packing import PackedRows
+from jaxfm.data.text.packing import PackedRows, most_together
 from jaxfm.data.text.question_windows import QuestionWindows
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.data.text.windows import window_length
@@ -175,9 +175,8 @@ def _windows(
     spec = _spec(config, encoder, segments=1, no_answer=no_answer)
     windows = {split: cut(spec, split) for split in questions}
     if config.data.packed:
-        lengths = np.sort([len(tokens) for tokens in windows["train"].tokens])
-        most = int(np.searchsorted(np.cumsum(lengths), spec.row_length, side="right"))
-        spec = dataclasses.replace(spec, segments=max(most, 1))
+        lengths = [len(tokens) for tokens in windows["train"].tokens]
+        spec = dataclasses.replace(spec, segments=most_together(lengths, spec.row_length))
     return config, spec, windows
 
 

@@ -20,7 +20,7 @@ from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.records.relation_forms import RelationFields
 from jaxfm.data.records.relations import RelationExample, RelationSplit, read_relations, usual_negative
 from jaxfm.data.text.markers import MarkedPair
-from jaxfm.data.text.packing import PackedRows
+from jaxfm.data.text.packing import PackedRows, most_together
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.data.text.windows import window_length
 from jaxfm.errors import UserError, did_you_mean
@@ -122,7 +122,7 @@ class RelationsDefinition:
                 "head: loaded, its classes are the data's",
             )
         lengths = np.asarray([min(each.length, spec.window) for each in found.marked["train"]], np.int64)
-        spec = dataclasses.replace(spec, segments=_most_together(lengths, spec) if config.data.packed else 1)
+        spec = dataclasses.replace(spec, segments=most_together(lengths, spec.row_length) if config.data.packed else 1)
         examples = {split: read.examples for split, read in found.read.items()}
         encoded = {
             split: _encode(spec, found.tokenizer, examples[split], marked, config.seed if split == "train" else None)
@@ -364,11 +364,6 @@ def _metric(config: Config, spec: RelationSpec) -> str:
         return config.eval.metric
     directed = any(split_direction(label)[1] is not None for label in spec.labels)
     return "macro_f1" if directed else "micro_f1"
-
-
-def _most_together(lengths: np.ndarray, spec: RelationSpec) -> int:
-    """Returns how many pairs a row can hold at most."""
-    return max(int(np.searchsorted(np.cumsum(np.sort(lengths)), spec.row_length, side="right")), 1)
 
 
 def _cut_notes(split: str, encoded: EncodedPairs, window: int) -> list[str]:
