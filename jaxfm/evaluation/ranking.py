@@ -69,7 +69,7 @@ def _in_order(grades_K: np.ndarray, scores_K: np.ndarray) -> np.ndarray:
 
 
 def ndcg(judged: Judged, k: int) -> float:
-    """Returns the discounted gain of the first k ranks, divided by that of the best order; NaN without relevant ones."""
+    """Returns the discounted gain of the first k ranks by that of the best order; NaN without relevant candidates."""
     return _gain(np.maximum(judged.grades, 0.0), k) / _gain(judged.relevant, k) if len(judged.relevant) else np.nan
 
 
