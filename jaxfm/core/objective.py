@@ -48,7 +48,10 @@ class Objective(Protocol):
 
     @property
     def whole_batch(self) -> bool:
-        """Whether the loss of a batch is no sum over its micro-batches (contrastive losses): never accumulated."""
+        """Whether the loss compares all rows of a batch, so that it is not a sum over micro-batches.
+
+        Then it is a `WholeBatchObjective`, which can be accumulated all the same.
+        """
         ...
 
     def loss(self, model: Any, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
@@ -65,4 +68,22 @@ class Objective(Protocol):
 
     def flops_per_row(self, adapt: AdaptConfig) -> float:
         """Returns the floating-point operations of forward and backward pass a row, by formula (`models.flops`)."""
+        ...
+
+
+class WholeBatchObjective(Objective, Protocol):
+    """A model whose loss compares the rows of a batch with each other: contrastive losses.
+
+    `loss(model, batch, context)` is `compare(model, embed(model, batch, context.key), batch, context)`.
+    """
+
+    def embed(self, model: Any, batch: Mapping[str, jax.Array], key: Any) -> Any:
+        """Returns what is compared: arrays [B, ...], each row of which depends on that row of the batch alone.
+
+        `key`, a `models.dropout.DropoutKey`, turns dropout on.
+        """
+        ...
+
+    def compare(self, model: Any, embedded: Any, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
+        """Returns the loss of what `embed` gave; of the batch, it reads what no layer does (targets)."""
         ...

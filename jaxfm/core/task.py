@@ -176,6 +176,34 @@ class ReadsEntities(Protocol):
         ...
 
 
+@runtime_checkable
+class EmbedsTexts(Protocol):
+    """What a predictor is beside `Predictor` where a text becomes a vector: for search, clusters, `jaxfm.retrieve`."""
+
+    @property
+    def dimension(self) -> int:
+        """Numbers of a vector."""
+        ...
+
+    @property
+    def similarity(self) -> str:
+        """How vectors are compared: "cosine" (they have length 1) or "dot"."""
+        ...
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What a text may be, the usual one last: prompts and lengths may differ."""
+        ...
+
+    def embedding_rows(self, texts: Sequence[str], role: str) -> Any:
+        """Turns texts of one of `roles` into an object with `rows`, the dataset to compute."""
+        ...
+
+    def vectors(self, encoded: Any, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Returns f32 [N, D], the vector of each text in the order they were given."""
+        ...
+
+
 class TaskDefinition(Protocol):
     """All that the registry knows of a task."""
 

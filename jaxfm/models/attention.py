@@ -11,7 +11,7 @@ from jax import lax
 
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.models.dropout import apply_dropout, dropout_mask
+from jaxfm.models.dropout import DropoutKey, apply_dropout, dropout_mask
 from jaxfm.models.kernels import (
     KERNELS,
     XLA,
@@ -80,7 +80,7 @@ def attend(
     bias: jax.Array | None = None,
     scale: float | None = None,
     dropout_rate: float = 0.0,
-    dropout_key: jax.Array | None = None,
+    dropout_key: DropoutKey | None = None,
 ) -> jax.Array:
     """Returns attention [B, T, N, H], by the path of `spec`. All paths compute what `masked_attention` does.
 
@@ -141,7 +141,7 @@ def masked_attention(
     bias: jax.Array | None = None,
     scale: float | None = None,
     dropout_rate: float = 0.0,
-    dropout_key: jax.Array | None = None,
+    dropout_key: DropoutKey | None = None,
 ) -> jax.Array:
     """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1); returns [B, T, N, H] in the dtype of `q`.
 

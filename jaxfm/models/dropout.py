@@ -1,6 +1,7 @@
 """Dropout with random bits that cost an eighth of jax.random's and are the same on any mesh."""
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +13,30 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+class RowsKey(NamedTuple):
+    """A key for some rows of a batch, by which dropout draws what it would draw there for the whole batch.
+
+    Attributes:
+      key: of the batch.
+      first: u32, the number in the batch of the first row.
+      every: u32, how far apart the rows are there.
+    """
+
+    key: jax.Array
+    first: jax.Array
+    every: jax.Array
+
+
+# What turns dropout on in a model.
+DropoutKey = jax.Array | RowsKey
+
+
+def dropout(x: jax.Array, rate: float, key: DropoutKey | None) -> jax.Array:
     """Returns `x` with each element zeroed with probability `rate`, the rest scaled so that the mean stays.
 
     Without a key that is `x`. One call of threefry serves four elements (16 bits each): the rate is exact to 2^-16, and
     the scale uses the exact rate. The counter of the calls is the index in the array, so that the mask is the same on
-    every mesh.
+    every mesh. The first axis is the batch; with a `RowsKey` it is some rows of it, whose masks are those of the batch.
     """
     return apply_dropout(x, rate, dropout_mask(x.shape, rate, key))
 
@@ -32,7 +51,7 @@ def apply_dropout(x: jax.Array, rate: float, mask: jax.Array | None) -> jax.Arra
 
 
 @jax.named_scope("dropout")
-def dropout_mask(shape: tuple[int, ...], rate: float, key: jax.Array | None) -> jax.Array | None:
+def dropout_mask(shape: tuple[int, ...], rate: float, key: DropoutKey | None) -> jax.Array | None:
     """Draws which elements of an array dropout leaves, bool; None, for all of them, without a key or at rate 0."""
     if key is None or rate == 0.0:
         return None
@@ -48,12 +67,15 @@ def dropout_mask(shape: tuple[int, ...], rate: float, key: jax.Array | None) -> 
     return mask[..., : shape[-1]]
 
 
-def random_words(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+def random_words(key: DropoutKey, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """Returns two arrays of random u32 of that shape: threefry of each element's index, row by row.
 
     Raises:
       ValueError: a key of another generator.
     """
+    row = lax.broadcasted_iota(jnp.uint32, shape, 0)
+    if isinstance(key, RowsKey):
+        row, key = row * key.every + key.first, key.key
     if jax.random.key_impl(key) != "threefry2x32":
         raise ValueError(f"a key of {jax.random.key_impl(key)}, not of threefry2x32")
     assert math.prod(shape[1:]) < 2**32
@@ -61,7 +83,7 @@ def random_words(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax
     for axis in range(1, len(shape)):
         step = math.prod(shape[axis + 1 :])
         low += lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(step)
-    return threefry(jax.random.key_data(key), lax.broadcasted_iota(jnp.uint32, shape, 0), low)
+    return threefry(jax.random.key_data(key), row, low)
 
 
 def threefry(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -82,6 +104,21 @@ def threefry(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Array
 
 
 @jax.named_scope("random")
-def split_key(key: jax.Array | None, count: int) -> list[jax.Array | None]:
+def split_key(key: DropoutKey | None, count: int) -> list[DropoutKey | None]:
     """Returns `count` keys made from `key`; without one, `count` times None, which turns dropout off."""
+    if isinstance(key, RowsKey):
+        return [key._replace(key=each) for each in jax.random.split(key.key, count)]
     return [None] * count if key is None else list(jax.random.split(key, count))
+
+
+@jax.named_scope("random")
+def stacked_keys(key: DropoutKey | None, count: int) -> DropoutKey | None:
+    """Returns the keys of `split_key` as one array, or one of each part, along a leading axis; None without a key."""
+    if isinstance(key, RowsKey):
+        return RowsKey(jax.random.split(key.key, count), *(jnp.repeat(part, count) for part in key[1:]))
+    return None if key is None else jax.random.split(key, count)
+
+
+def batch_key(key: DropoutKey | None) -> jax.Array | None:
+    """Returns the key of the whole batch, for arrays that its rows share."""
+    return key.key if isinstance(key, RowsKey) else key

@@ -13,7 +13,7 @@ from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.activations import ACTIVATION
 from jaxfm.models.adapters import without_adapters
-from jaxfm.models.dropout import split_key
+from jaxfm.models.dropout import DropoutKey, split_key
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.heads import Decoder, dense, output_layer, vocabulary_transform
 from jaxfm.models.inputs.text import word_table
@@ -64,7 +64,7 @@ class ReplacedTokenModel(nnx.Module):
         self.generator_build = dataclasses.replace(build, frozen_layers=0)
         self.generator = Generator(self.generator_config, build.dtype, rngs)
 
-    def hidden(self, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+    def hidden(self, batch: Mapping[str, jax.Array], key: DropoutKey | None = None) -> jax.Array:
         """Returns the generator's hidden states [B, T, D]; `key` turns dropout on."""
         inputs_key, layers_key = split_key(key, 2)
         inputs = self.encoder.embeddings(batch, inputs_key)
@@ -77,6 +77,6 @@ class ReplacedTokenModel(nnx.Module):
         x_BPE = hidden_BPD if transform is None else transform(hidden_BPD)
         return self.generator.decoder(x_BPE, word_table(self.encoder.embeddings))
 
-    def replaced(self, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+    def replaced(self, batch: Mapping[str, jax.Array], key: DropoutKey | None = None) -> jax.Array:
         """Returns logits [B, T] in f32 of each token being a replacement; `key` turns dropout on."""
         return self.detector(self.encoder(batch, key=key))

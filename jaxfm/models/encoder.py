@@ -9,7 +9,7 @@ from flax import nnx
 
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.models.dropout import split_key
+from jaxfm.models.dropout import DropoutKey, split_key
 from jaxfm.models.inputs.inputs import InputModule, Inputs
 from jaxfm.models.inputs.text import TextInputs
 from jaxfm.models.relative import make_common
@@ -29,11 +29,11 @@ class Encoder(nnx.Module):
         self.common = make_common(config, build.dtype, rngs)
         self.config, self.build = config, build
 
-    def __call__(self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, batch: Mapping[str, jax.Array], *, key: DropoutKey | None = None) -> jax.Array:
         """Returns the last hidden states [B, T, D]; `key` turns dropout on."""
         return self.encode(batch, key=key).x_BTD
 
-    def encode(self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None) -> Inputs:
+    def encode(self, batch: Mapping[str, jax.Array], *, key: DropoutKey | None = None) -> Inputs:
         """Returns the last hidden states as `x_BTD`, and the segments and positions of the tokens that they are of."""
         inputs_key, layers_key = split_key(key, 2)
         inputs = self.embeddings(batch, inputs_key)

@@ -12,7 +12,7 @@ from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.activations import ACTIVATION
 from jaxfm.models.attention import MASKED
-from jaxfm.models.dropout import dropout, split_key
+from jaxfm.models.dropout import DropoutKey, dropout, split_key
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.inputs.inputs import InputModule
 from jaxfm.models.inputs.text import word_table, zero_padded_rows
@@ -110,7 +110,7 @@ class MaskedLM(nnx.Module):
         self.transform = vocabulary_transform(config, build.dtype, rngs)
         self.decoder = Decoder(config, rngs)
 
-    def hidden(self, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+    def hidden(self, batch: Mapping[str, jax.Array], key: DropoutKey | None = None) -> jax.Array:
         """Returns the encoder's hidden states [B, T, D]; `key` turns dropout on."""
         return self.encoder(batch, key=key)
 
@@ -151,7 +151,7 @@ class SequenceClassifier(nnx.Module):
         self.activation = ACTIVATION[config.pooler]
         self.pooling, self.segments, self.dropout_rate = pooling, segments, config.dropout
 
-    def __call__(self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, batch: Mapping[str, jax.Array], *, key: DropoutKey | None = None) -> jax.Array:
         """Returns outputs [B, S, C] in f32, unspecified where a row has no such segment; `key` turns dropout on."""
         encoder_key, head_key = split_key(key, 2)
         x_BSD = pool(*self.encoder.encode(batch, key=encoder_key), self.pooling, self.segments)
@@ -211,7 +211,7 @@ class PairClassifier(nnx.Module):
         self.head_starts, self.tail_starts = tuple(head_starts), tuple(tail_starts)
         self.segments, self.dropout_rate = segments, config.dropout
 
-    def __call__(self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, batch: Mapping[str, jax.Array], *, key: DropoutKey | None = None) -> jax.Array:
         """Returns logits [B, S, C] in f32, unspecified where a row has no such segment; `key` turns dropout on."""
         encoder_key, dense_key, head_key = split_key(key, 3)
         hidden_BTD = self.encoder(batch, key=encoder_key)
@@ -270,7 +270,7 @@ class TokenClassifier(nnx.Module):
         self.chain = chain
         self.dropout_rate = config.dropout
 
-    def __call__(self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, batch: Mapping[str, jax.Array], *, key: DropoutKey | None = None) -> jax.Array:
         """Returns logits [B, T, C] in f32; `key` turns dropout on."""
         return _score_tokens(self, self.head, batch, key)
 
@@ -288,13 +288,13 @@ class SpanClassifier(nnx.Module):
         self.spans = output_layer(config, 2, build.dtype, rngs)
         self.dropout_rate = config.dropout
 
-    def __call__(self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, batch: Mapping[str, jax.Array], *, key: DropoutKey | None = None) -> jax.Array:
         """Returns logits [B, T, 2] in f32 of starts and ends; `key` turns dropout on."""
         return _score_tokens(self, self.spans, batch, key)
 
 
 def _score_tokens(
-    model: TokenClassifier | SpanClassifier, last: nnx.Linear, batch: Mapping[str, jax.Array], key: jax.Array | None
+    model: TokenClassifier | SpanClassifier, last: nnx.Linear, batch: Mapping[str, jax.Array], key: DropoutKey | None
 ) -> jax.Array:
     """Returns what the last layer of a model says of each token, f32 [B, T, C]."""
     encoder_key, head_key = split_key(key, 2)

@@ -16,7 +16,7 @@ from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.activations import ACTIVATION
 from jaxfm.models.adapters import Bottleneck, Linear, Prefix
 from jaxfm.models.attention import AttentionSpec, attend, attention_specs
-from jaxfm.models.dropout import dropout, split_key
+from jaxfm.models.dropout import DropoutKey, batch_key, dropout, split_key, stacked_keys
 from jaxfm.models.norms import RMSNorm, make_norm
 from jaxfm.models.products import WITH_WEIGHTS
 from jaxfm.models.relative import CommonParts, RelativeInputs, disentangled_scores
@@ -76,7 +76,7 @@ class Attention(nnx.Module):
         self.prefix = Prefix(config, rngs) if config.prefix_length else None
         self.config = config
 
-    def __call__(self, x_BTD: jax.Array, layer_inputs: LayerInputs, key: jax.Array | None) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, layer_inputs: LayerInputs, key: DropoutKey | None) -> jax.Array:
         """Returns [B, T, D]."""
         relative_key, weights_key = split_key(key, 2) if self.config.relative_terms else (None, key)
         q_BTNH, k_BTNH, v_BTNH = self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
@@ -110,10 +110,10 @@ class Attention(nnx.Module):
 
     @jax.named_scope("relative")
     def _disentangled(
-        self, q_BTNH: jax.Array, k_BTNH: jax.Array, table_RD: jax.Array, key: jax.Array | None
+        self, q_BTNH: jax.Array, k_BTNH: jax.Array, table_RD: jax.Array, key: DropoutKey | None
     ) -> jax.Array:
         """Returns the products of content and position [B, N, T, T]; the table's rows are inputs as tokens are."""
-        table_RD = dropout(table_RD, self.config.dropout, key)
+        table_RD = dropout(table_RD, self.config.dropout, batch_key(key))
         of_keys, of_queries = self.position_key or self.key, self.position_query or self.query
         terms = self.config.relative_terms
         keys_RNH = of_keys(table_RD) if "c2p" in terms else None
@@ -169,7 +169,7 @@ class EncoderLayer(nnx.Module):
         self.ffn_adapter = Bottleneck(config, dtype, rngs) if config.adapter_size else None
         self.dropout_rate = config.dropout
 
-    def __call__(self, stream: Any, layer_inputs: LayerInputs, key: jax.Array | None) -> Any:
+    def __call__(self, stream: Any, layer_inputs: LayerInputs, key: DropoutKey | None) -> Any:
         """Returns the residual stream after the layer: [B, T, D], for pre-norm a pair of such arrays."""
         weights_key, attention_key, ffn_key = split_key(key, 3)
         x_BTD, normed_BTD = stream if self.pre_norm else (stream, stream)
@@ -207,7 +207,7 @@ def apply_layers(
     positions_BT: jax.Array,
     build: Build,
     *,
-    key: jax.Array | None = None,
+    key: DropoutKey | None = None,
 ) -> jax.Array:
     """Returns the hidden states [B, T, D] after stacked layers.
 
@@ -230,11 +230,11 @@ def apply_layers(
     specs = attention_specs(config, build, segment_ids_BT, positions_BT, training=key is not None)
     period_inputs = _layer_inputs(config, specs, common, positions_BT)
     graphdef, parameters = nnx.split(layers)
-    keys = None if key is None else jax.random.split(key, config.num_layers)
+    keys = stacked_keys(key, config.num_layers)
     period = len(period_inputs)
 
-    def with_inputs(layer_inputs: LayerInputs) -> Callable[[Any, nnx.State, jax.Array | None], Any]:
-        def one(stream: Any, layer: nnx.State, layer_key: jax.Array | None) -> Any:
+    def with_inputs(layer_inputs: LayerInputs) -> Callable[[Any, nnx.State, DropoutKey | None], Any]:
+        def one(stream: Any, layer: nnx.State, layer_key: DropoutKey | None) -> Any:
             return nnx.merge(graphdef, layer)(stream, layer_inputs, layer_key)
 
         if build.remat == "none":
@@ -246,7 +246,7 @@ def apply_layers(
         """Applies the layers first .. last - 1."""
         inputs = [period_inputs[(first + index) % period] for index in range(period)]
 
-        def apply(stream: Any, some: list[tuple[nnx.State, jax.Array | None]]) -> tuple[Any, None]:
+        def apply(stream: Any, some: list[tuple[nnx.State, DropoutKey | None]]) -> tuple[Any, None]:
             for (layer, layer_key), layer_inputs in zip(some, inputs, strict=False):
                 stream = with_inputs(layer_inputs)(stream, layer, layer_key)
             return stream, None
@@ -274,21 +274,21 @@ def apply_layers(
 def _apply_groups(
     config: EncoderConfig,
     parameters: nnx.State,
-    keys: jax.Array | None,
+    keys: DropoutKey | None,
     stream: Any,
-    one: Callable[[Any, nnx.State, jax.Array | None], Any],
+    one: Callable[[Any, nnx.State, DropoutKey | None], Any],
     build: Build,
 ) -> Any:
     """Applies each group's weights for all of its layers; in a loop they are one array, not a copy a layer."""
     assert not build.frozen_layers, "see adaptation: shared layers are trained together"
     each = config.num_layers // config.layer_groups
 
-    def step(weights: nnx.State) -> Callable[[Any, jax.Array | None], tuple[Any, None]]:
+    def step(weights: nnx.State) -> Callable[[Any, DropoutKey | None], tuple[Any, None]]:
         return lambda stream, layer_key: (one(stream, weights, layer_key), None)
 
     for group in range(config.layer_groups):
         weights = jax.tree.map(lambda leaf, group=group: leaf[group], parameters)
-        own_keys = None if keys is None else keys[group * each : (group + 1) * each]
+        own_keys = _take_layers(keys, slice(group * each, (group + 1) * each), config.num_layers)
         stream, _ = lax.scan(step(weights), stream, own_keys, length=each, unroll=1 if build.scan else each)
     return stream
 

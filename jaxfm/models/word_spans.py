@@ -17,7 +17,7 @@ from flax import nnx
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.activations import ACTIVATION
-from jaxfm.models.dropout import dropout, split_key
+from jaxfm.models.dropout import DropoutKey, dropout, split_key
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.heads import dense
 from jaxfm.models.products import dot_general
@@ -50,7 +50,7 @@ class WordSpanClassifier(nnx.Module):
         )
         self.dropout_rate = config.dropout
 
-    def __call__(self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, batch: Mapping[str, jax.Array], *, key: DropoutKey | None = None) -> jax.Array:
         """Returns logits [B, T, K, C] in f32; `key` turns dropout on.
 
         Those of slot w and width index k are of words w to w + k of the segment, and unspecified where it has not so

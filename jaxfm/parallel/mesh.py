@@ -44,6 +44,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "segments": None,
     "keys": None,  # every part of a row attends to the keys and values of the whole row
     "features": None,
+    "compared": None,  # the rows of all devices, which each device compares its own with
 }
 
 

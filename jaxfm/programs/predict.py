@@ -15,12 +15,14 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
+import numpy as np
 from absl import flags
 
 from jaxfm import files
 from jaxfm.config import MeshConfig
+from jaxfm.core.batch import Dataset
 from jaxfm.core.build import Build
-from jaxfm.core.task import FindsEntities, Predictor, ReadsEntities
+from jaxfm.core.task import EmbedsTexts, FindsEntities, Predictor, ReadsEntities
 from jaxfm.data.records import source_unlabelled
 from jaxfm.data.records.examples import PAIR_COLUMNS
 from jaxfm.data.records.source_unlabelled import Wanted
@@ -136,6 +138,42 @@ class Model:
                 named = {"id": record["id"]} if "id" in record else {}
                 yield named | result
 
+    @property
+    def embeds(self) -> EmbedsTexts:
+        """How it makes vectors of texts; UserError where it makes none."""
+        if not isinstance(self._predictor, EmbedsTexts):
+            raise UserError(f"{self.workdir}: is a run of the task {self.task}, which makes no vectors of texts.")
+        return self._predictor
+
+    def embed(self, texts: Iterable[str], role: str = "") -> np.ndarray:
+        """Returns the vectors of texts, f32 [N, D]; for more texts than fit into memory see `embed_stream`.
+
+        `role` is "query" or "document" (the default): texts of the two may have different prompts.
+
+        Raises:
+          UserError: a model that makes no vectors, an unknown role, what is not a text.
+        """
+        if isinstance(texts, str):
+            raise UserError("embed: is given one text; give a list of texts.")
+        parts = list(self.embed_stream(texts, role))
+        return np.concatenate(parts) if parts else np.zeros((0, self.embeds.dimension), np.float32)
+
+    def embed_stream(self, texts: Iterable[str], role: str = "") -> Iterator[np.ndarray]:
+        """Yields the vectors of texts in portions, f32 [n, D], in order."""
+        embeds, iterator = self.embeds, iter(texts)
+        role = role or embeds.roles[-1]
+        if role not in embeds.roles:
+            raise UserError(f"role: {role!r}. {did_you_mean(role, embeds.roles)}")
+        number = 0
+        while chunk := list(itertools.islice(iterator, self._predictor.records_at_once)):
+            for text in chunk:
+                number += 1
+                if not isinstance(text, str):
+                    raise UserError(f"text {number}: is of type {type(text).__name__}, but must be text.")
+            with self._one_at_a_time:
+                encoded = embeds.embedding_rows([str(text) for text in chunk], role)
+                yield embeds.vectors(encoded, self._outputs(encoded.rows))
+
     def lines(self, result: Mapping[str, Any]) -> list[str]:
         """Returns a result as lines for a person."""
         return self._predictor.lines(result)
@@ -164,10 +202,13 @@ class Model:
             ]
         with self._one_at_a_time:
             encoded = self._predictor.encode(chunk)
-            size = bucket(self._batch_size, len(encoded.rows), self._mesh)
-            if size not in self._evaluators:
-                self._evaluators[size] = Evaluator(self._predictor.outputs, self._restored.graphdef, self._mesh, size)
-            return self._predictor.decode(encoded, self._evaluators[size](self._restored.params, encoded.rows))
+            return self._predictor.decode(encoded, self._outputs(encoded.rows))
+
+    def _outputs(self, rows: Dataset) -> Mapping[str, np.ndarray]:
+        size = bucket(self._batch_size, len(rows), self._mesh)
+        if size not in self._evaluators:
+            self._evaluators[size] = Evaluator(self._predictor.outputs, self._restored.graphdef, self._mesh, size)
+        return self._evaluators[size](self._restored.params, rows)
 
 
 def load(workdir: str | pathlib.Path, *, entities: str | pathlib.Path | None = None) -> Model:

@@ -19,6 +19,7 @@ from jaxfm.core.task import Task, TaskDefinition
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.models.adapters import with_adapters
 from jaxfm.tasks.classification.task import ClassificationDefinition
+from jaxfm.tasks.embedding.task import EmbeddingDefinition
 from jaxfm.tasks.masked_lm.task import MaskedLMDefinition
 from jaxfm.tasks.ner.task import NerDefinition
 from jaxfm.tasks.nested_ner.task import NestedNerDefinition
@@ -48,6 +49,7 @@ for _definition in (
     NerDefinition(),
     NestedNerDefinition(),
     ClassificationDefinition(),
+    EmbeddingDefinition(),
     QaDefinition(),
     RelationsDefinition(),
     MaskedLMDefinition(),

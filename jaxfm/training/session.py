@@ -21,12 +21,12 @@ from jaxfm.core.batch import BatchSpec, axes_of
 from jaxfm.core.build import AttentionConfig, Build
 from jaxfm.core.initial import HostArray
 from jaxfm.core.objective import Loss, LossContext, Objective
-from jaxfm.errors import UserError
 from jaxfm.models.kernels import describe
 from jaxfm.observe import metrics as metrics_lib
 from jaxfm.observe.metrics import Sums
 from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel import target
+from jaxfm.training import whole_batch
 from jaxfm.training.adaptation import Adaptation, make_adaptation
 from jaxfm.training.evaluation import Evaluator
 from jaxfm.training.optim import Schedule, make_optimizer, make_schedule
@@ -195,11 +195,6 @@ def make_session(config: Config, objective: Objective, mesh: Mesh, *, total_step
         matches nothing, a loss over whole batches that is to be accumulated.
     """
     accumulate, spec = config.train.accumulate, objective.spec
-    if objective.whole_batch and accumulate > 1:
-        raise UserError(
-            f"config.train.accumulate: {accumulate}, but the loss of this task compares all rows of a batch: it is not "
-            "a sum over micro-batches. Leave it at 1."
-        )
     meshes.check_row_length("config.data.row_length", spec.row_length, mesh)
     build, notes = run_build(config, objective, mesh)
 
@@ -215,7 +210,7 @@ def make_session(config: Config, objective: Objective, mesh: Mesh, *, total_step
     def loss(params: Any, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
         params = meshes.constrain_like(params, abstract.params)  # and so their gradients
         with jax.named_scope("head"):  # in profiles: what of it has no other name (see analysis/traces.py)
-            return objective.loss(nnx.merge(graphdef, params), batch, context)
+            return whole_batch.loss_of(objective, nnx.merge(graphdef, params), batch, context, accumulate)
 
     batch_spec = spec.batch_spec()
     sizes = {config.train.first_batch_size: "config.train.first_batch_size"}
@@ -230,7 +225,11 @@ def make_session(config: Config, objective: Objective, mesh: Mesh, *, total_step
         metric_names=metric_names(loss, params, abstract_batch(batch_spec, config.train.batch_size, mesh)),
         make_model=make_model,
         train_step=make_train_step(
-            loss, optimizer, total_steps=total_steps, accumulate=accumulate, adaptation=adaptation
+            loss,
+            optimizer,
+            total_steps=total_steps,
+            accumulate=1 if objective.whole_batch else accumulate,
+            adaptation=adaptation,
         ),
         batch_spec=batch_spec,
         batch_keys=sizes | {config.train.batch_size: "config.train.batch_size"},

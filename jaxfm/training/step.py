@@ -14,6 +14,7 @@ from jaxfm.core.objective import Loss, LossContext
 from jaxfm.observe import metrics as metrics_lib
 from jaxfm.observe.metrics import Sums, weighted
 from jaxfm.training.adaptation import EVERYTHING, Adaptation
+from jaxfm.training.micro_batches import cut
 from jaxfm.training.state import TrainState
 
 # (params, batch, context) -> Loss: an objective's loss with its model closed over.
@@ -38,10 +39,7 @@ def _over_micro_batches(gradients: Callable[..., Any], accumulate: int) -> Calla
         if accumulate == 1:
             (loss, (weight, sums)), grads = gradients(trained, params, batch, context)
             return loss, grads, weight, sums
-        # Rows i, i + A, i + 2A ... form a micro-batch: each keeps the batch's sharding without moving a row.
-        micro = {
-            name: jnp.swapaxes(value.reshape(-1, accumulate, *value.shape[1:]), 0, 1) for name, value in batch.items()
-        }
+        micro = cut(dict(batch), accumulate)
         keys = jax.random.split(context.key, accumulate)
 
         def one(index_batch: Any) -> Any:

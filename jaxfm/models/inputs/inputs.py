@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol
 
 import jax
 
+from jaxfm.models.dropout import DropoutKey
+
 
 class Inputs(NamedTuple):
     """The three arrays that `models.stack` computes with.
@@ -29,6 +31,6 @@ class InputModule(Protocol):
     Its file in this folder also has a function `fields(...) -> core.batch.BatchSpec`: the arrays that it reads.
     """
 
-    def __call__(self, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> Inputs:
+    def __call__(self, batch: Mapping[str, jax.Array], key: DropoutKey | None = None) -> Inputs:
         """Returns the inputs of the layers; `key` turns dropout on."""
         ...

@@ -15,7 +15,7 @@ from flax import nnx
 
 from jaxfm.core.batch import BatchSpec, Field
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.models.dropout import dropout
+from jaxfm.models.dropout import DropoutKey, dropout
 from jaxfm.models.inputs.inputs import Inputs
 from jaxfm.models.norms import make_norm
 from jaxfm.models.products import dot_general
@@ -63,7 +63,7 @@ class TextInputs(nnx.Module):
         self.config = config
 
     @jax.named_scope("embeddings")
-    def __call__(self, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> Inputs:
+    def __call__(self, batch: Mapping[str, jax.Array], key: DropoutKey | None = None) -> Inputs:
         """Returns the inputs of the layers; `key` turns dropout on. Without "type_ids" every token is of type 0."""
         tokens_BT, positions_BT = batch["tokens"], batch["positions"]
         x_BTE = constrain(self.word(tokens_BT), "batch", "tokens", "features")

@@ -1,0 +1,1 @@
+"""Texts to vectors: sentence embeddings for search, similarity and clustering."""

@@ -1,0 +1,122 @@
+"""What a model of vectors minimises."""
+
+# B batch, S segments, n groups of the batch, K texts a group, J = K - 1, E embedding
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from jaxfm.config import AdaptConfig
+from jaxfm.core.objective import Loss, LossContext
+from jaxfm.models import flops
+from jaxfm.models.dropout import DropoutKey
+from jaxfm.models.embedder import Embedder, normalized
+from jaxfm.observe.metrics import Sums, weighted
+from jaxfm.parallel.mesh import constrain
+from jaxfm.tasks.embedding import losses
+from jaxfm.tasks.embedding.spec import EmbeddingSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class SimilarityLoss:
+    """A loss over the similarities of a batch, whatever they are of.
+
+    Attributes:
+      function: "infonce", "triplet", "cosent", "cosine", "margin_mse" or "kl".
+      scale: that similarities are multiplied with.
+      symmetric: of infonce.
+      margin: of triplet.
+      score_range: of cosine.
+    """
+
+    function: str
+    scale: float = 20.0
+    symmetric: bool = False
+    margin: float = 0.3
+    score_range: float = 1.0
+
+    def __call__(self, similarities_nnJ: jax.Array, batch: Mapping[str, jax.Array], scale: jax.Array) -> Loss:
+        """Returns the loss of the similarities of each anchor to each other text [n, J] of a batch."""
+        texts_nK = batch["texts"].reshape(-1, batch["texts"].shape[-1])
+        own_nJ = jnp.diagonal(similarities_nnJ, axis1=0, axis2=1).T
+        valid_n = (texts_nK[:, 0] != losses.ABSENT).astype(jnp.float32)
+        sums: Sums = {}
+        if self.function == "infonce":
+            known = batch.get("positives")
+            known = None if known is None else known.reshape(len(texts_nK), -1)
+            loss, weight, sums = losses.info_nce(similarities_nnJ, texts_nK, known, scale, self.symmetric)
+            return Loss(loss.sum(), weight.sum(), sums)
+        if self.function == "triplet":
+            loss, weight = losses.triplet(own_nJ, texts_nK, self.margin)
+            return Loss(loss.sum(), weight.sum(), {"violations": weighted(jnp.sum(loss > 0), weight.sum())})
+        scores_nJ = batch["scores"].reshape(len(texts_nK), -1)
+        if self.function == "cosent":
+            # One number for the whole batch, which counts as often as there are pairs: the mean is that number.
+            return Loss(
+                losses.cosent(own_nJ[:, 0], scores_nJ[:, 0], valid_n, scale) * valid_n.sum(), valid_n.sum(), sums
+            )
+        if self.function == "cosine":
+            loss = jnp.square(own_nJ[:, 0] - scores_nJ[:, 0] / self.score_range) * valid_n
+            return Loss(loss.sum(), valid_n.sum(), sums)
+        function = losses.margin_mse if self.function == "margin_mse" else losses.divergence
+        loss, weight = function(own_nJ, scores_nJ, texts_nK, scale)
+        return Loss(loss.sum(), weight.sum(), sums)
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingObjective:
+    """A model of vectors and its loss (implements jaxfm.core.objective.WholeBatchObjective)."""
+
+    spec: EmbeddingSpec
+    similarity_loss: SimilarityLoss
+
+    whole_batch = True
+
+    def loss(self, model: Embedder, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
+        """The loss of the similarities of all texts of the batch, over all devices and hosts."""
+        return self.compare(model, self.embed(model, batch, context.key), batch, context)
+
+    def embed(self, model: Embedder, batch: Mapping[str, jax.Array], key: DropoutKey) -> jax.Array:
+        """Returns the vectors of a batch's texts [B, S, E]."""
+        return model(batch, key=key)
+
+    def compare(
+        self, model: Embedder, embedded: jax.Array, batch: Mapping[str, jax.Array], context: LossContext
+    ) -> Loss:
+        """Returns the loss, with prefixes of vectors the sum of their losses; metrics are those of whole vectors."""
+        del context
+        scale = model.scale(self.similarity_loss.scale)
+        vectors_nKE = embedded.reshape(-1, self.spec.texts, embedded.shape[-1])
+        found = self.similarity_loss(similarities(vectors_nKE), batch, scale)
+        for size in self.spec.matryoshka:
+            if size < vectors_nKE.shape[-1]:
+                prefix = vectors_nKE[..., :size]
+                prefix = normalized(prefix) if self.spec.normalize else prefix
+                found = found._replace(
+                    total=found.total + self.similarity_loss(similarities(prefix), batch, scale).total
+                )
+        return found
+
+    def outputs(self, model: Embedder, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns vectors; see `outputs` of the spec."""
+        return self.spec.outputs(model, batch)
+
+    def logits_per_row(self) -> float:
+        """Numbers of the vectors of a row."""
+        return self.spec.segments * self.spec.dimension
+
+    def flops_per_row(self, adapt: AdaptConfig) -> float:
+        """Those of the encoder and of the projection; similarities of a batch are a small part of it."""
+        spec = self.spec
+        head = spec.segments * flops.dense_flops(spec.encoder.hidden_size, spec.projected) if spec.projected else 0.0
+        return flops.encoder_flops_per_row(spec.encoder, spec.row_length, adapt) + head
+
+
+def similarities(vectors_nKE: jax.Array) -> jax.Array:
+    """Returns the dot product of each anchor with each other text of the batch, f32 [n, n, J]."""
+    anchors_nE = constrain(vectors_nKE[:, 0], "batch", "features")
+    # Every device compares its anchors with the texts of all devices.
+    others_mJE = constrain(vectors_nKE[:, 1:], "compared", "segments", "features")
+    return jnp.einsum("nE,mJE->nmJ", anchors_nE, others_mJE, precision="highest")

@@ -1,0 +1,141 @@
+"""A trained model of vectors over raw texts."""
+
+# N texts, E embedding
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from jaxfm.core.model_card import CardPart
+from jaxfm.data.text.packing import PackedRows
+from jaxfm.errors import UserError
+from jaxfm.models.embedder import Embedder
+from jaxfm.tasks.embedding.spec import DOCUMENT, ROLES, EmbeddingSpec, EncodedTexts, encode_texts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_SHOWN = 6  # numbers of a vector for a person
+_DIGITS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedRecords:
+    """Records and the packed rows of their texts."""
+
+    records: tuple[dict[str, str], ...]
+    texts: EncodedTexts
+
+    @property
+    def rows(self) -> PackedRows:
+        """The rows to compute."""
+        return self.texts.rows
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingPredictor:
+    """Texts in, vectors out (implements jaxfm.core.task.Predictor and EmbedsTexts).
+
+    Attributes:
+      spec: of the model.
+      tokenizer: of the run.
+      calibration: that the run fitted.
+    """
+
+    spec: EmbeddingSpec
+    tokenizer: "PreTrainedTokenizerFast"
+    calibration: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    records_at_once = 4096
+    takes_words = False
+    splitters = ()
+    labels = ()
+    pairs = False
+    roles = ROLES
+
+    @property
+    def dimension(self) -> int:
+        """Numbers of a vector."""
+        return self.spec.dimension
+
+    @property
+    def similarity(self) -> str:
+        """How vectors are compared."""
+        return self.spec.similarity
+
+    def with_splitter(self, splitter: str) -> "EmbeddingPredictor":
+        """Never called: a text is read as a whole."""
+        raise AssertionError(splitter)
+
+    def outputs(self, model: Embedder, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """See EmbeddingSpec.outputs."""
+        return self.spec.outputs(model, batch)
+
+    def embedding_rows(self, texts: Sequence[str], role: str) -> EncodedTexts:
+        """Packs texts of a role, after its prompt."""
+        return encode_texts(self.spec, self.tokenizer, texts, role)
+
+    def vectors(self, encoded: EncodedTexts, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Returns f32 [N, E]."""
+        return encoded.per_text(outputs["vectors"])
+
+    def encode(self, records: Sequence[Mapping[str, Any]]) -> EncodedRecords:
+        """Packs {"text": ...} as documents."""
+        kept = tuple({"text": str(record["text"])} for record in records)
+        return EncodedRecords(kept, self.embedding_rows([record["text"] for record in kept], DOCUMENT))
+
+    def decode(self, encoded: EncodedRecords, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+        """Returns the record with "vector", its numbers rounded to six digits; None for a text that is blank.
+
+        "truncated": true says that the end of the text was not read, as it did not fit the model's window.
+        """
+        vectors_NE = self.vectors(encoded.texts, outputs)
+        results = []
+        for record, vector_E, is_cut in zip(encoded.records, vectors_NE, encoded.texts.cut, strict=True):
+            found = [round(float(value), _DIGITS) for value in vector_E] if record["text"].strip() else None
+            results.append({**record, **({"truncated": True} if is_cut else {}), "vector": found})
+        return results
+
+    def lines(self, result: Mapping[str, Any]) -> list[str]:
+        """Returns the text and the first numbers of its vector."""
+        if result["vector"] is None:
+            return [result["text"], "  (no text)"]
+        more = [f"  (longer than the {self.spec.window} tokens the model reads: its end is left out)"]
+        numbers = " ".join(f"{value:+.3f}" for value in result["vector"][:_SHOWN])
+        return [
+            result["text"],
+            *(more if result.get("truncated") else []),
+            f"  {len(result['vector'])} numbers: {numbers} ...",
+        ]
+
+    def hf_problem(self) -> str:
+        """Returns why `write_hf` would refuse."""
+        return "--format=hf: vectors of texts are not written in transformers' form yet: use --format=onnx."
+
+    def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
+        """Raises UserError as `hf_problem` says."""
+        raise UserError(self.hf_problem())
+
+    def card(self) -> CardPart:
+        """Returns the task's part of the model card."""
+        spec = self.spec
+        prompts = [f"{role}s begin with {spec.prompt(role)!r}" for role in ROLES if spec.prompt(role)]
+        said = f" Of the texts, {' and '.join(prompts)}." if prompts else ""
+        does = (
+            f"Turns a text into a vector of {spec.dimension} numbers; texts that belong together have similar vectors "
+            f"({'cosine' if spec.normalize else 'dot product'}).{said}"
+        )
+        code = (
+            "from sentence_transformers import SentenceTransformer\n\n"
+            'model = SentenceTransformer("DIRECTORY")\n'
+            'vectors = model.encode_query(["A question."]), model.encode_document(["A text.", "Another."])\n'
+            "model.similarity(*vectors)"
+        )
+        reads = f"It reads at most {spec.window} tokens of a text; longer ones are cut."
+        if spec.matryoshka:
+            reads += f" The first {', '.join(map(str, spec.matryoshka))} numbers are vectors as well."
+        return CardPart("Sentence embeddings", "sentence-similarity", does, code, reads)

@@ -1,0 +1,325 @@
+"""The task `embedding`: a source of texts that belong together to an objective, rows and scores."""
+
+# M groups, K texts a group
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxfm.config import AUTO, AUTO_METRIC, Config
+from jaxfm.core.batch import Dataset
+from jaxfm.core.data_check import DataCheck
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.initial import HostArray, Initial
+from jaxfm.core.spec import SpecValues, build_spec, write_spec
+from jaxfm.core.task import TOKENIZER_DIR
+from jaxfm.data.records.group_columns import GroupColumns
+from jaxfm.data.records.text_groups import GroupSplit, TextGroup, read_groups
+from jaxfm.data.text.grouped_rows import GroupedRows, known_positives
+from jaxfm.data.text.packing import most_together
+from jaxfm.data.text.tokenization import load_tokenizer
+from jaxfm.data.text.windows import window_length
+from jaxfm.errors import UserError, did_you_mean
+from jaxfm.evaluation.calibration import read_calibration
+from jaxfm.schema import replaced
+from jaxfm.tasks.embedding.checks import check_groups
+from jaxfm.tasks.embedding.group_texts import (
+    MOST_POSITIVES,
+    EvaluatedGroups,
+    TokenizedGroups,
+    evaluated_groups,
+    text_numbers,
+    tokenize_groups,
+    training_rows,
+)
+from jaxfm.tasks.embedding.objective import EmbeddingObjective, SimilarityLoss
+from jaxfm.tasks.embedding.predictor import EmbeddingPredictor
+from jaxfm.tasks.embedding.scorer import METRIC, EmbeddingScorer, directions
+from jaxfm.tasks.embedding.spec import LOSSES, NAME, EmbeddingConfig, EmbeddingSpec
+from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_SOME_TEXT = 16  # tokens, where no data says how long texts are
+_USUAL_POOLING = "mean"  # Reimers and Gurevych 2019, table 6
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingTask:
+    """A model of vectors with the splits of one source (implements jaxfm.core.task.Task)."""
+
+    objective: EmbeddingObjective
+    tokenizer: "PreTrainedTokenizerFast"
+    groups: Mapping[str, tuple[TextGroup, ...]]
+    train: GroupedRows | None
+    evaluated: Mapping[str, EvaluatedGroups]
+    notes: tuple[str, ...]
+    chosen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def directions(self) -> Mapping[str, bool]:
+        """Metrics that may choose a checkpoint -> is more better?"""
+        return directions(self.objective.spec.kind)
+
+    @property
+    def datasets(self) -> Mapping[str, Dataset]:
+        """Split -> packed rows."""
+        train: dict[str, Dataset] = {} if self.train is None else {"train": self.train}
+        return train | {split: found.rows for split, found in self.evaluated.items()}
+
+    def scorer(self, split: str) -> EmbeddingScorer:
+        """Returns what scores a split."""
+        return EmbeddingScorer(self.objective.spec, self.groups[split], self.evaluated[split])
+
+    def save(self, workdir: pathlib.Path) -> None:
+        """Writes task.json and the tokenizer's files."""
+        self.tokenizer.save_pretrained(workdir / TOKENIZER_DIR)
+        write_spec(workdir, NAME, self.objective.spec)
+
+
+class EmbeddingDefinition:
+    """Makes all there is of the task (implements jaxfm.core.task.TaskDefinition)."""
+
+    name = NAME
+    config_class = EmbeddingConfig
+    # Batches of 64 pairs have 63 negatives for each; with 16 there are too few to learn from.
+    defaults: Mapping[str, Any] = {**DEFAULTS, "train.batch_examples": 64}
+    moved: Mapping[str, str] = {}
+
+    def abstract_objective(self, config: Config, encoder: EncoderConfig) -> EmbeddingObjective:
+        """Builds model and loss without data or tokenizer, for shapes alone."""
+        config = assumed_shapes(config)
+        texts = 2 + (config.task.negatives if config.task.kind == "teacher" else 0)
+        groups = max(config.data.row_length // (_SOME_TEXT * texts), 1) if config.data.packed else 1
+        spec = _spec(config, encoder, texts=texts, groups=groups, positives=0)
+        return EmbeddingObjective(spec, similarity_loss(config))
+
+    def create(self, config: Config, initial: Initial) -> tuple[EmbeddingTask, dict[str, HostArray]]:
+        """Reads the source and builds the task of a new run.
+
+        Raises:
+          UserError: no training data, a loss that the kind of data is not for, a single pair of training.
+        """
+        loss = similarity_loss(config)
+        read = _read(config, None)
+        tokenizer = open_tokenizer(initial)
+        groups = {split: _capped(found.groups, config.task.negatives) for split, found in read.items()}
+        check_training(config.data.source, config.task.kind, groups["train"], loss.function)
+        spec, tokenized = _shaped(config, initial.encoder, tokenizer, groups["train"])
+        notes, spec = _positives(spec, groups["train"], loss.function)
+        pad_id = tokenizer.pad_token_id
+        assert isinstance(pad_id, int), "see check_tokenizer"
+        train = training_rows(spec, groups["train"], tokenized, pad_id, config.seed)
+        evaluated = {
+            split: evaluated_groups(spec, tokenizer, found) for split, found in groups.items() if split != "train"
+        }
+        count, rows = len(groups["train"]), len(train)
+        metric = METRIC[config.task.kind] if config.eval.metric == AUTO_METRIC else config.eval.metric
+        used = ("encoder/", *(("projection/",) if _has_projection(initial, spec) else ()))
+        said = (
+            *initial.notes,
+            *initial.left_over(used),
+            _vector_note(spec, loss),
+            *(found.note for found in read.values()),
+            *notes,
+            f"train: {count:,} groups of texts in {rows:,} rows, {count / rows:.1f} a row{_cut_note(spec, tokenized)}",
+            *(_evaluated_note(split, found, spec) for split, found in evaluated.items()),
+        )
+        params = {name: value for name, value in initial.params.items() if name.startswith(used)}
+        chosen = {"data.row_length": spec.row_length, "eval.metric": metric, "task.pooling": spec.pooling}
+        task = EmbeddingTask(EmbeddingObjective(spec, loss), tokenizer, groups, train, evaluated, said, chosen)
+        return task, params
+
+    def check(self, config: Config, initial: Initial) -> DataCheck:
+        """Reads the source as `create` does and says what a person should know of it before training."""
+        read = _read(config, None)
+        tokenizer = open_tokenizer(initial)
+        groups = {split: _capped(found.groups, config.task.negatives) for split, found in read.items()}
+        spec, _ = _shaped(config, initial.encoder, tokenizer, groups["train"])
+        prompts = (spec.query_prompt, spec.document_prompt)
+        return check_groups(groups, tokenizer, prompts, spec.window, initial.encoder.max_positions)
+
+    def reads(self, values: Mapping[str, Any]) -> bool:
+        """Whether a task.json is of this task."""
+        return values["task"] == NAME
+
+    def read_spec(self, values: SpecValues, config: Mapping[str, Any]) -> EmbeddingSpec:
+        """Builds the spec of a trained run."""
+        del config
+        return build_spec(EmbeddingSpec, values)
+
+    def upgrade_config(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Returns None: there were no vectors when configs were of version 1."""
+        del values
+        return None
+
+    def reopen(
+        self, workdir: pathlib.Path, spec: EmbeddingSpec, config: Config, source: str, split: str
+    ) -> EmbeddingTask:
+        """Builds the task of a trained run over one split of (other) data, for evaluation."""
+        tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
+        config = replaced(config, {"data.source": source})
+        ((split, found),) = _read(config, (split,)).items()
+        groups = {split: _capped(found.groups, config.task.negatives)}
+        evaluated = {split: evaluated_groups(spec, tokenizer, groups[split])}
+        notes = (found.note, _evaluated_note(split, evaluated[split], spec))
+        objective = EmbeddingObjective(spec, similarity_loss(config))
+        return EmbeddingTask(objective, tokenizer, groups, None, evaluated, notes)
+
+    def predictor(self, workdir: pathlib.Path, spec: EmbeddingSpec) -> EmbeddingPredictor:
+        """Returns what makes vectors of texts."""
+        return EmbeddingPredictor(spec, load_tokenizer(workdir / TOKENIZER_DIR), read_calibration(workdir))
+
+
+def similarity_loss(config: Config) -> SimilarityLoss:
+    """Reads `config.task.loss` for the kind of data; UserError for one that the kind is not for."""
+    kind, loss = config.task.kind, config.task.loss
+    function = LOSSES[kind][0] if loss.function == "auto" else loss.function
+    if function not in LOSSES[kind]:
+        fitting = [name for name, losses in LOSSES.items() if function in losses]
+        raise UserError(
+            f"config.task.loss.function: {function!r} is not for config.task.kind={kind} (it is for "
+            f"{' and '.join(fitting)}). {did_you_mean(function, LOSSES[kind])}"
+        )
+    if loss.symmetric and function != "infonce":
+        raise UserError(f"config.task.loss.symmetric: is of infonce alone, but the loss is {function}.")
+    if loss.learned_temperature and function in ("triplet", "cosine"):
+        raise UserError(f"config.task.loss.learned_temperature: {function} has no temperature.")
+    return SimilarityLoss(function, 1.0 / loss.temperature, loss.symmetric, loss.margin, loss.score_range)
+
+
+def check_training(source: str, kind: str, groups: Sequence[TextGroup], function: str) -> None:
+    """Raises UserError where nothing can be learned from the training groups."""
+    if len(groups) < 2:
+        raise UserError(
+            f"config.data.source: the training split of {source} has {len(groups)} group of texts, so that there is "
+            "nothing to compare it with. Give two or more."
+        )
+    if function == "triplet" and not any(len(group.others) > 1 for group in groups):
+        raise UserError(
+            "config.task.loss.function: triplet needs a negative in each group, but no group has one. Take infonce, "
+            "whose negatives are the other texts of the batch, or add a column `negative`."
+        )
+    if function == "infonce" and len({group.others[0] for group in groups}) == 1:
+        raise UserError(
+            f"config.data.source: all {len(groups):,} training pairs of {source} have one positive: "
+            f"{groups[0].others[0]!r:.60}. There is nothing to tell apart."
+        )
+    if kind == "scored" and len({group.scores for group in groups}) == 1:
+        raise UserError(
+            f"config.data.source: all {len(groups):,} training pairs of {source} have the score "
+            f"{groups[0].scores[0]:g}: there is nothing to learn."
+        )
+
+
+def _read(config: Config, splits: Sequence[str] | None) -> dict[str, GroupSplit]:
+    data, task = config.data, config.task
+    columns = GroupColumns(data.text_column, data.pair_column, task.negative_columns, data.label_column)
+    return read_groups(
+        data.source, splits, columns=columns, kind=task.kind, label_rule=task.label_rule, holdout=data.holdout
+    )
+
+
+def _capped(groups: Sequence[TextGroup], negatives: int) -> tuple[TextGroup, ...]:
+    """Returns groups with at most so many negatives."""
+    most = negatives + 1
+    return tuple(
+        group
+        if len(group.others) <= most
+        else dataclasses.replace(group, others=group.others[:most], scores=group.scores[:most])
+        for group in groups
+    )
+
+
+def _shaped(
+    config: Config, encoder: EncoderConfig, tokenizer: "PreTrainedTokenizerFast", groups: Sequence[TextGroup]
+) -> tuple[EmbeddingSpec, TokenizedGroups]:
+    """Returns the spec of the training groups, whose lengths decide that of rows, and their tokens."""
+    texts = max(len(group.others) for group in groups) + 1
+    prompts = (config.task.query_prompt, config.task.document_prompt)
+    longest = config.data.window or encoder.max_positions
+    if config.data.row_length != AUTO:
+        longest = window_length(config.data, encoder.max_positions)
+    tokenized = tokenize_groups(tokenizer, groups, prompts, longest)
+    config = with_row_length(config, tokenized.lengths, encoder.max_positions * texts)
+    together = np.minimum(tokenized.lengths, config.data.row_length)
+    count = most_together(together, config.data.row_length) if config.data.packed else 1
+    return _spec(config, encoder, texts=texts, groups=count, positives=0), tokenized
+
+
+def _spec(config: Config, encoder: EncoderConfig, *, texts: int, groups: int, positives: int) -> EmbeddingSpec:
+    task = config.task
+    for size in task.matryoshka:
+        if not 0 < size <= (task.dimension or encoder.hidden_size):
+            raise UserError(
+                f"config.task.matryoshka: {size} is not from 1 to the {task.dimension or encoder.hidden_size} numbers "
+                "of a vector."
+            )
+    return EmbeddingSpec(
+        kind=task.kind,
+        encoder=encoder,
+        pooling=_USUAL_POOLING if task.pooling == "auto" else task.pooling,
+        normalize=task.normalize,
+        projected=task.dimension,
+        query_prompt=task.query_prompt,
+        document_prompt=task.document_prompt,
+        row_length=config.data.row_length,
+        window=window_length(config.data, encoder.max_positions),
+        texts=texts,
+        groups=groups,
+        positives=positives,
+        learned_scale=1.0 / task.loss.temperature if task.loss.learned_temperature else 0.0,
+        matryoshka=task.matryoshka,
+    )
+
+
+def _positives(
+    spec: EmbeddingSpec, groups: Sequence[TextGroup], function: str
+) -> tuple[tuple[str, ...], EmbeddingSpec]:
+    """Returns notes, and the spec with the most positives that an anchor is known to have."""
+    if function != "infonce":
+        return (), spec
+    ids = text_numbers(groups)
+    table, over = known_positives([one[0] for one in ids], [one[1] for one in ids], MOST_POSITIVES)
+    if table is None:
+        return (), spec
+    notes = ("train: known positives of an anchor are never its negatives",)
+    if over:
+        notes = (
+            f"NOTE: train: {over:,} anchors have more than {MOST_POSITIVES} known positives; those after the first "
+            f"{MOST_POSITIVES} may be taken for negatives where they meet in a batch",
+        )
+    return notes, dataclasses.replace(spec, positives=table.shape[1])
+
+
+def _has_projection(initial: Initial, spec: EmbeddingSpec) -> bool:
+    found = initial.params.get("projection/kernel")
+    return bool(spec.projected) and found is not None and found.shape[-1] == spec.projected
+
+
+def _vector_note(spec: EmbeddingSpec, loss: SimilarityLoss) -> str:
+    prompts = "".join(
+        f", {name} prompt {prompt!r}"
+        for name, prompt in (("query", spec.query_prompt), ("document", spec.document_prompt))
+        if prompt
+    )
+    return (
+        f"vectors: {spec.dimension} numbers, pooling {spec.pooling}, {spec.similarity}{prompts}; loss {loss.function}"
+    )
+
+
+def _cut_note(spec: EmbeddingSpec, tokenized: TokenizedGroups) -> str:
+    count = int((tokenized.cut | (tokenized.lengths > spec.row_length)).sum())
+    return f"; {count:,} groups have texts cut to fit (the rest is not read)" if count else ""
+
+
+def _evaluated_note(split: str, found: EvaluatedGroups, spec: EmbeddingSpec) -> str:
+    cut = int(found.encoded.cut.sum())
+    more = f"; {cut:,} texts cut to {spec.window} tokens" if cut else ""
+    if spec.kind == "scored":
+        return f"{split}: {len(found.members):,} pairs of {len({*found.queries, *found.documents}):,} texts{more}"
+    return f"{split}: {len(found.queries):,} queries, {len(found.documents):,} documents to rank for each{more}"
