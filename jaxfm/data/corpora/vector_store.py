@@ -5,8 +5,8 @@
     texts.jsonl    a text a line, with its id
     offsets.npy    int64 [N], where each line starts, in bytes
 
-A portion is written first and counted in the manifest, in one step, afterwards: a process that is killed leaves what was
-counted, and the next one goes on from there. Both .npy files are whole NumPy files after every portion.
+A portion is written first and counted in the manifest, in one step, afterwards: a process that is killed leaves what
+was counted, and the next one goes on from there. Both .npy files are whole NumPy files after every portion.
 """
 
 # N texts, D numbers a vector
@@ -100,12 +100,14 @@ class VectorStore:
                 f"{self._option}={self.folder}: holds vectors of another run ({own.workdir}, hash "
                 f"{own.encoder[:12]}), not of {identity.workdir} ({identity.encoder[:12]}). {instead}"
             )
-        if (own.corpus, own.answers) != (identity.corpus, identity.answers):
-            what = "with the questions of answers" if own.answers != identity.answers else f"hash {own.corpus[:12]}"
+        if own.corpus != identity.corpus:
             raise UserError(
-                f"{self._option}={self.folder}: holds another corpus ({own.corpus_name}, {own.count:,} texts, {what}), "
-                f"not {identity.corpus_name} as it is now ({identity.count:,} texts, {identity.corpus[:12]}). {instead}"
+                f"{self._option}={self.folder}: holds another corpus ({own.corpus_name}, {own.count:,} texts, hash "
+                f"{own.corpus[:12]}), not {identity.corpus_name} as it is now ({identity.count:,} texts, "
+                f"{identity.corpus[:12]}). {instead}"
             )
+        if identity.answers and not own.answers:
+            raise UserError(f"{self._option}={self.folder}: was made without --answer. {instead}")
 
     def append(self, vectors: np.ndarray, texts: Sequence[Mapping[str, Any]]) -> None:
         """Adds a portion: vectors f32 [n, D] and the JSON values of n texts. They are counted once all is on disk."""
@@ -138,7 +140,7 @@ class VectorStore:
         try:
             mapped = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{self.folder / name}: cannot be read ({error}). Remove the directory and make it anew.")
+            raise UserError(f"{self.folder / name}: cannot be read ({error}). Remove the directory.") from error
         if len(mapped) < self.done:
             raise UserError(
                 f"{self.folder / name}: has {len(mapped):,} of {self.done:,} texts: it was cut. Remove the directory."

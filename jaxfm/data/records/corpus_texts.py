@@ -1,4 +1,4 @@
-"""The texts of a corpus to search in: one record at a time from a file of any form, each with an id that it alone has."""
+"""The texts of a corpus to search in: one record at a time, from a file of any form, each with an id of its own."""
 
 import dataclasses
 import hashlib
