@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,9 +10,9 @@ from jaxfm.data.records.example_holdout import choose_held_out
 from jaxfm.data.records.glue import GlueSet, glue_set
 from jaxfm.data.records.holdout import holdout_share
 from jaxfm.data.records.label_forms import LabelForm, find_form
-from jaxfm.data.records.registry import open_tables, parse_source
+from jaxfm.data.records.registry import are_numbers, open_tables, parse_source
 from jaxfm.data.records.splits import SPLIT_NAMES, require_split
-from jaxfm.data.records.table import Table, Tables, choose_column, require_columns
+from jaxfm.data.records.table import Table, Tables, choose_column, require_columns, text_or_empty
 from jaxfm.data.records.target_checks import SET_COLUMNS, check_training, summarise, target_notes
 from jaxfm.data.records.targets import Target
 from jaxfm.errors import UserError
@@ -240,8 +239,7 @@ def _tables(source: str, columns: ExampleColumns, glue: GlueSet | None) -> Table
         from jaxfm.data.records.docstring_packages import find_packages
 
         return find_packages()
-    numbers = [name for name in (columns.text, columns.pair, *columns.label.split(",")) if name]
-    by_number = len(numbers) > 1 and all(re.fullmatch("[0-9]+", name) for name in numbers)
+    by_number = are_numbers((columns.text, columns.pair, *columns.label.split(",")))
     return open_tables(scheme, rest, by_number=by_number, names=glue.splits if glue else None)
 
 
@@ -300,7 +298,7 @@ def _read(found: _LabelledSource, split: str) -> tuple[list[Example], str]:
     no_text = no_label = trimmed = 0
     for origin, values in table.values((*texts, *found.labels)):
         text, *pair = (
-            _text(value, column, origin) for column, value in zip(texts, values[: len(texts)], strict=True)
+            text_or_empty(value, column, origin) for column, value in zip(texts, values[: len(texts)], strict=True)
         )  # fmt: skip
         labels = values[len(texts) :]
         blank = next((column for column, value in zip(texts, (text, *pair), strict=True) if not value.strip()), None)
@@ -326,18 +324,6 @@ def _read(found: _LabelledSource, split: str) -> tuple[list[Example], str]:
     if found.kind != "regression" and trimmed:
         note += f"; white space around {trimmed:,} labels is left out"
     return examples, note
-
-
-def _text(value: Any, column: str, origin: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise UserError(f"{origin}: {value!r:.60} in {column!r} is of type {type(value).__name__}, but must be text.")
-    if "\0" in value:
-        raise UserError(f"{origin}: a NUL byte in {column!r}: this is a binary file, or text in UTF-16; text is UTF-8.")
-    if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
-        raise UserError(f"{origin}: the text in {column!r} has half of a surrogate pair, which is not a character.")
-    return value
 
 
 def _held_out(source: str, examples: list[Example], holdout: float) -> tuple[list[Example], list[Example]]:

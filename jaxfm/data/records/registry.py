@@ -4,7 +4,8 @@ import functools
 import importlib
 import pathlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from jaxfm.data.records import formats
@@ -51,6 +52,12 @@ def parse_source(source: str, own: Sequence[str] = ()) -> tuple[str, str]:
         hint = f"For files write {' or '.join(form[:-3] + source for form in forms if form.endswith(':DIR'))}."
     listed = f"{', '.join(forms[:-1])} or {forms[-1]}"
     raise UserError(f"unknown data source {source!r}: a source is {listed}. {hint}")
+
+
+def are_numbers(columns: Iterable[str]) -> bool:
+    """Whether a user named two or more columns, all by number: such a file has no line that names its columns."""
+    numbers = [name for name in columns if name]
+    return len(numbers) > 1 and all(re.fullmatch("[0-9]+", name) for name in numbers)
 
 
 def open_tables(

@@ -174,6 +174,19 @@ def require_text(value: Any, column: str, origin: str) -> str:
     return value
 
 
+def text_or_empty(value: Any, column: str, origin: str) -> str:
+    """Returns a text as it is, "" for null. Raises UserError naming `origin` for any other value, and for bad text."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise UserError(f"{origin}: {value!r:.60} in {column!r} is of type {type(value).__name__}, but must be text.")
+    if "\0" in value:
+        raise UserError(f"{origin}: a NUL byte in {column!r}: this is a binary file, or text in UTF-16; text is UTF-8.")
+    if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+        raise UserError(f"{origin}: the text in {column!r} has half of a surrogate pair, which is not a character.")
+    return value
+
+
 def shown(value: Any) -> str:
     """Returns a value as JSON, cut to a length that suits a message."""
     text = json.dumps(value, default=str)
