@@ -25,7 +25,7 @@ from jaxfm.evaluation.ranking import rank_all
 from jaxfm.observe.progress import Progress
 from jaxfm.programs.predict import Model
 
-PORTION = 4096  # texts embedded at a time: what a process that is killed loses at most
+PORTION = 1024  # texts embedded at a time: what a process that is killed loses at most
 CANDIDATES = 100
 THRESHOLD = "answer_threshold"  # key of a run's calibration
 _SAMPLE = 200  # queries by which approximate search is compared with exact search
