@@ -178,7 +178,8 @@ class Model:
     def pair_scores(self, pairs: Iterable[tuple[str, str]]) -> np.ndarray:
         """Returns how well the two texts of each pair go together, f64 [N], the higher the better.
 
-        Of a regression that is its number, of two classes the probability of the last one. Raises UserError for a model whose pairs have no one score.
+        Of a regression that is its number, of two classes the probability of the last one. Raises UserError for a model
+        whose pairs have no one score.
         """
         if not isinstance(self._predictor, ScoresPairs):
             raise UserError(f"{self.workdir}: is a run of the task {self.task}, which does not score pairs of texts.")

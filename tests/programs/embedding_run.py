@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.core.spec import write_spec
+from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.tasks.embedding.spec import NAME, EmbeddingSpec
 from jaxfm.tasks.registry import default_config, from_config_dict

@@ -133,7 +133,13 @@ class VectorStore:
         with open(self.folder / TEXTS, "rb") as file:
             for number in numbers:
                 file.seek(int(offsets[number]))
-                found.append(json.loads(file.readline()))
+                try:
+                    found.append(json.loads(file.readline()))
+                except ValueError as error:
+                    raise UserError(
+                        f"{self.folder / TEXTS}: text {number + 1:,} is not what was written ({error}). Remove the "
+                        "directory."
+                    ) from error
         return found
 
     def _mapped(self, name: str) -> np.ndarray:

@@ -45,6 +45,7 @@ def test_killed_while_a_portion_is_written(tmp_path: pathlib.Path, monkeypatch: 
 
     def stop(*given: object) -> None:
         if fault == "texts":
+            given[0].seek(given[1])  # type: ignore[attr-defined]
             given[0].write(b'{"half')  # type: ignore[attr-defined]
         if fault == "offsets" and "offsets" not in str(given[0]):
             return grow(*given)  # type: ignore[arg-type]
@@ -99,6 +100,9 @@ def test_what_is_refused(tmp_path: pathlib.Path) -> None:
 def test_what_was_changed_is_named(tmp_path: pathlib.Path) -> None:
     fill(make_store(tmp_path / "index", IDENTITY))
     whole = (tmp_path / "index" / "vectors.npy").read_bytes()
+    (tmp_path / "index" / "texts.jsonl").write_text("{" * 500)
+    with pytest.raises(UserError, match="texts.jsonl: text 2 is not what was written"):
+        VectorStore(tmp_path / "index").texts([1])
     (tmp_path / "index" / "vectors.npy").write_bytes(whole[:-8])
     with pytest.raises(UserError, match=r"vectors.npy: cannot be read"):
         _ = VectorStore(tmp_path / "index").vectors
