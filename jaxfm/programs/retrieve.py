@@ -25,7 +25,7 @@ from jaxfm.data.text.bm25 import STOP_WORDS
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.programs import plugins, program
-from jaxfm.programs.search_index import CANDIDATES, NO_THRESHOLD, SearchIndex, open_index
+from jaxfm.programs.search_index import CANDIDATES, NO_THRESHOLD, TOP, SearchIndex, open_index
 
 USAGE = (
     "usage: python -m jaxfm.retrieve (--workdir=RUN | --bm25) --corpus=FILE [--index=DIR] "
@@ -38,18 +38,23 @@ _WIDTH = 100  # characters of a text that are printed
 
 @overload
 def retrieve(
-    workdir: str | os.PathLike[str] | None, queries: str, corpus: Any = None, *, top: int = 10, **options: Any
+    workdir: str | os.PathLike[str] | None, queries: str, corpus: Any = None, *, top: int | None = None, **options: Any
 ) -> list[dict[str, Any]]: ...
 
 
 @overload
 def retrieve(
-    workdir: str | os.PathLike[str] | None, queries: Iterable[str], corpus: Any = None, *, top: int = 10, **options: Any
+    workdir: str | os.PathLike[str] | None,
+    queries: Iterable[str],
+    corpus: Any = None,
+    *,
+    top: int | None = None,
+    **options: Any,
 ) -> list[list[dict[str, Any]]]: ...
 
 
 def retrieve(
-    workdir: str | os.PathLike[str] | None, queries: Any, corpus: Any = None, *, top: int = 10, **options: Any
+    workdir: str | os.PathLike[str] | None, queries: Any, corpus: Any = None, *, top: int | None = None, **options: Any
 ) -> Any:
     """Returns the best texts of a query, or of each of several; to ask again and again, keep an `open_index`.
 
@@ -57,14 +62,19 @@ def retrieve(
       workdir: a run whose task gives vectors; None with bm25=True.
       queries: one, or a list of them.
       corpus: a file, or a list of texts or records; see `open_index`, which has the further options too.
-      top: texts a query.
+      top: texts a query; see `SearchIndex.search`.
       **options: of `open_index`.
     """
     return open_index(workdir, corpus, **options).search(queries, top)
 
 
 def retrieve_file(
-    index: SearchIndex, source: str | pathlib.Path, output: str | pathlib.Path, *, top: int = 10, answer: bool = False
+    index: SearchIndex,
+    source: str | pathlib.Path,
+    output: str | pathlib.Path,
+    *,
+    top: int | None = None,
+    answer: bool = False,
 ) -> int:
     """Writes a line of JSON for each query of a file, whole or not at all; returns their number.
 
@@ -91,7 +101,7 @@ def retrieve_file(
 
 
 def _results(
-    index: SearchIndex, records: Iterable[Mapping[str, Any]], top: int, answer: bool
+    index: SearchIndex, records: Iterable[Mapping[str, Any]], top: int | None, answer: bool
 ) -> Iterator[dict[str, Any]]:
     waiting = iter(records)
     while portion := list(itertools.islice(waiting, _QUERIES)):
@@ -185,7 +195,7 @@ def run() -> None:
         "rerank", None, "A run on pairs of texts (two classes, or a number) that scores candidates again."
     )
     flags.DEFINE_integer("candidates", CANDIDATES, "Texts a query that --rerank scores.")
-    flags.DEFINE_integer("top", 10, "Texts a query that are printed.")
+    flags.DEFINE_integer("top", None, f"Texts a query; {TOP}, or all of a smaller corpus, if not given.", lower_bound=1)
     flags.DEFINE_bool("answer", False, "Print the stored answer of the best text, or that there is none.")
     flags.DEFINE_float(
         "threshold", None, "Score from which on there is an answer. As the run calibrated it, if not given."

@@ -26,6 +26,7 @@ from jaxfm.observe.progress import Progress
 from jaxfm.programs.predict import Model
 
 PORTION = 1024  # texts embedded at a time: what a process that is killed loses at most
+TOP = 10
 CANDIDATES = 100
 THRESHOLD = "answer_threshold"  # key of a run's calibration
 _SAMPLE = 200  # queries by which approximate search is compared with exact search
@@ -109,20 +110,22 @@ class SearchIndex:
         return f"<jaxfm.SearchIndex: {self.count:,} texts{', with answers' if self.answers else ''}>"
 
     @overload
-    def search(self, queries: str, top: int = 10) -> list[dict[str, Any]]: ...
+    def search(self, queries: str, top: int | None = None) -> list[dict[str, Any]]: ...
 
     @overload
-    def search(self, queries: Iterable[str], top: int = 10) -> list[list[dict[str, Any]]]: ...
+    def search(self, queries: Iterable[str], top: int | None = None) -> list[list[dict[str, Any]]]: ...
 
-    def search(self, queries: Any, top: int = 10) -> Any:
-        """Returns the best texts of a query, or a list of them of each of several queries.
+    def search(self, queries: Any, top: int | None = None) -> Any:
+        """Returns the best `top` texts of a query, or a list of them for each of several queries.
 
-        Each is {"rank", "score", "id", "text"}, with "title" and "answer" where the corpus has them; the score is the
-        cosine or product of vectors, BM25's, or the reranker's, which leaves the first one as "first_score".
+        None stands for 10, or all texts of a smaller corpus. Each is {"rank", "score", "id", "text"}, with "title" and
+        "answer" where the corpus has them; the score is the cosine or product of vectors, BM25's, or the reranker's,
+        which leaves the first one as "first_score".
 
         Raises:
           UserError: `top` is not from 1 to the number of texts; a query that is blank or not text.
         """
+        top = min(TOP, self.count) if top is None else top
         if isinstance(queries, str):
             return self._search([_query(queries, "the query")], top)[0]
         return self._search([_query(each, f"query {number}") for number, each in enumerate(queries, start=1)], top)
@@ -188,9 +191,9 @@ class SearchIndex:
         """Whether it is known from which score on there is an answer."""
         return self._threshold is not None
 
-    def check_top(self, top: int) -> None:
-        """Raises UserError where `top` is not from 1 to the number of texts."""
-        if not 1 <= top <= self.count:
+    def check_top(self, top: int | None) -> None:
+        """Raises UserError where `top` is not from 1 to the number of texts; None: as many as `search` says."""
+        if top is not None and not 1 <= top <= self.count:
             raise UserError(f"--top={top}: must be from 1 to {self.count:,}, the number of texts of the corpus.")
 
 

@@ -146,7 +146,7 @@ def corpus_file(
             has = f"columns: {listed(found)}" if form == "table" else "it is plain text"
             raise UserError(f"--corpus={path}: --answer needs a column {ANSWER!r} ({has}).")
         if QUESTION in found and not given:
-            given = {"text_column": QUESTION}
+            given, note = {"text_column": QUESTION}, lambda text: None  # as it should be
     wanted = Wanted(given=given, fields=(TITLE, ANSWER))
     noted: list[str] = []
 
@@ -168,7 +168,7 @@ def corpus_in_memory(texts: Iterable[Any], *, answers: bool = False) -> Corpus:
     def record(number: int, value: Any) -> dict[str, Any]:
         origin = f"text {number} of the corpus"
         values = dict(value) if isinstance(value, Mapping) else {"text": value}
-        if answers and QUESTION in values:
+        if QUESTION in values and (answers or "text" not in values):
             values["text"] = values[QUESTION]
         return check_record(
             {name: values[name] for name in ("text", ID, TITLE, ANSWER) if name in values} | {"origin": origin},
