@@ -2,8 +2,8 @@
 
 Gao et al. 2021 (GradCache) embed micro-batches without keeping what the backward pass needs, take the gradient of the
 loss with respect to the embeddings, and embed again to lead it on. Here the same follows from autodiff: a loop over
-micro-batches whose body is computed again in the backward pass. Nothing is cached or replayed by hand, and dropout draws
-in both passes what it draws for the whole batch at once, so that `accumulate` changes memory and time alone.
+micro-batches whose body is computed again in the backward pass. Nothing is cached or replayed by hand, and in both
+passes dropout draws what it draws for the whole batch at once: `accumulate` changes memory and time alone.
 """
 
 # A micro-batches, B batch
