@@ -2,7 +2,7 @@
 
 The programs as functions: `jaxfm.check(config)`, `jaxfm.train(config, workdir, data=...)`, `jaxfm.evaluate`,
 `jaxfm.compare`, `jaxfm.predict`, `jaxfm.export`, `jaxfm.load(workdir)`, a trained model to call again and again;
-`jaxfm.retrieve` and `jaxfm.open_index`, which search a corpus.
+`jaxfm.retrieve` and `jaxfm.open_index`, which search a corpus; `jaxfm.mine`, which finds hard negatives.
 `jaxfm.register`, `register_metric` and `register_loss` add what is yours. All are imported when first asked for:
 `import jaxfm` alone takes no time.
 """
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jaxfm.programs.evaluate import compare as compare
     from jaxfm.programs.evaluate import evaluate as evaluate
     from jaxfm.programs.export import export as export
+    from jaxfm.programs.mine import mine as mine
     from jaxfm.programs.predict import Model as Model
     from jaxfm.programs.predict import load as load
     from jaxfm.programs.predict import predict as predict
@@ -37,6 +38,7 @@ _HOME = {
     "evaluate": "jaxfm.programs.evaluate",
     "export": "jaxfm.programs.export",
     "load": "jaxfm.programs.predict",
+    "mine": "jaxfm.programs.mine",
     "open_index": "jaxfm.programs.search_index",
     "predict": "jaxfm.programs.predict",
     "register": "jaxfm.tasks.registry",

@@ -44,6 +44,7 @@ PROGRAMS = (
     Program("retrieve", USING, "finds the texts of a corpus that fit a query, or answers"),
     Program("export", USING, "writes a model for transformers, ONNX or JAX without jaxfm"),
     Program("verify", USING, "compares two models, runs or exports, number by number"),
+    Program("mine", TEXT, "finds hard negatives for pairs of texts"),
     Program("convert", TEXT, "writes tagged sentences in the form of another tool"),
     Program("tokenizer", TEXT, "learns a tokenizer from text"),
     Program("prepare", TEXT, "prepares a corpus for pretraining: deduplicated, packed"),

@@ -246,7 +246,7 @@ def open_index(
     if approximate and index is None:
         raise UserError("--approximate: needs --index=DIR, which keeps the graph.")
     texts = _corpus(corpus, answers, columns, progress.say)
-    reranker = None if rerank is None else _reranker(rerank)
+    reranker = None if rerank is None else open_reranker(rerank, "--rerank")
     judge = rerank if rerank is not None else workdir
     if threshold is None and answers and judge is not None:
         threshold = read_calibration(judge).get(THRESHOLD)
@@ -269,12 +269,13 @@ def open_index(
     return found
 
 
-def _reranker(rerank: str | os.PathLike[str]) -> Model:
-    model = Model(files.user_path(rerank, "--rerank"))
+def open_reranker(workdir: str | os.PathLike[str], option: str) -> Model:
+    """Opens a run that scores pairs of texts. Raises UserError naming `option` for one that does not."""
+    model = Model(files.user_path(workdir, option))
     try:
         model.pair_scores([])
     except UserError as error:
-        raise UserError(f"--rerank={error}") from None
+        raise UserError(f"{option}={error}") from None
     return model
 
 
