@@ -1,7 +1,8 @@
 """jaxfm: pretrain and fine-tune encoder foundation models in JAX.
 
 The programs as functions: `jaxfm.check(config)`, `jaxfm.train(config, workdir, data=...)`, `jaxfm.evaluate`,
-`jaxfm.compare`, `jaxfm.predict`, `jaxfm.export`, and `jaxfm.load(workdir)`, a trained model to call again and again.
+`jaxfm.compare`, `jaxfm.predict`, `jaxfm.export`, `jaxfm.load(workdir)`, a trained model to call again and again;
+`jaxfm.retrieve` and `jaxfm.open_index`, which search a corpus; `jaxfm.mine`, which finds hard negatives.
 `jaxfm.register`, `register_metric` and `register_loss` add what is yours. All are imported when first asked for:
 `import jaxfm` alone takes no time.
 """
@@ -16,9 +17,13 @@ if TYPE_CHECKING:
     from jaxfm.programs.evaluate import compare as compare
     from jaxfm.programs.evaluate import evaluate as evaluate
     from jaxfm.programs.export import export as export
+    from jaxfm.programs.mine import mine as mine
     from jaxfm.programs.predict import Model as Model
     from jaxfm.programs.predict import load as load
     from jaxfm.programs.predict import predict as predict
+    from jaxfm.programs.retrieve import retrieve as retrieve
+    from jaxfm.programs.search_index import SearchIndex as SearchIndex
+    from jaxfm.programs.search_index import open_index as open_index
     from jaxfm.programs.train import train as train
     from jaxfm.tasks.registry import register as register
 
@@ -27,15 +32,19 @@ __version__ = "0.1.0"
 _HOME = {
     "Config": "jaxfm.config",
     "Model": "jaxfm.programs.predict",
+    "SearchIndex": "jaxfm.programs.search_index",
     "check": "jaxfm.programs.check",
     "compare": "jaxfm.programs.evaluate",
     "evaluate": "jaxfm.programs.evaluate",
     "export": "jaxfm.programs.export",
     "load": "jaxfm.programs.predict",
+    "mine": "jaxfm.programs.mine",
+    "open_index": "jaxfm.programs.search_index",
     "predict": "jaxfm.programs.predict",
     "register": "jaxfm.tasks.registry",
     "register_loss": "jaxfm.core.extensions",
     "register_metric": "jaxfm.core.extensions",
+    "retrieve": "jaxfm.programs.retrieve",
     "train": "jaxfm.programs.train",
 }
 __all__ = [*_HOME]  # noqa: PLE0604

@@ -204,6 +204,19 @@ class EmbedsTexts(Protocol):
         ...
 
 
+@runtime_checkable
+class ScoresPairs(Protocol):
+    """What a predictor is beside `Predictor` where it can say how well two texts go together: for reranking."""
+
+    def pair_score_problem(self) -> str:
+        """Returns why a pair of texts has no one score; "" where it has one."""
+        ...
+
+    def pair_scores(self, encoded: Any, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Returns f64 [N] of the records that `encode` was given, the higher the better."""
+        ...
+
+
 class TaskDefinition(Protocol):
     """All that the registry knows of a task."""
 

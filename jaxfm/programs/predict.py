@@ -22,7 +22,7 @@ from jaxfm import files
 from jaxfm.config import MeshConfig
 from jaxfm.core.batch import Dataset
 from jaxfm.core.build import Build
-from jaxfm.core.task import EmbedsTexts, FindsEntities, Predictor, ReadsEntities
+from jaxfm.core.task import EmbedsTexts, FindsEntities, Predictor, ReadsEntities, ScoresPairs
 from jaxfm.data.records import source_unlabelled
 from jaxfm.data.records.examples import PAIR_COLUMNS
 from jaxfm.data.records.source_unlabelled import Wanted
@@ -77,6 +77,7 @@ class Model:
             config = run.config
             self._mesh = make_mesh(MeshConfig())
             self._restored = run.restore(self._mesh, Build(compute_dtype(config.train.precision)))
+        self._run = run
         self.task, self.labels = config.task.name, self._predictor.labels
         self.step = self._restored.step
         self._batch_size = config.eval.batch_size
@@ -180,6 +181,27 @@ class Model:
             with self._one_at_a_time:
                 encoded = embeds.embedding_rows([str(text) for text in chunk], role)
                 yield embeds.vectors(encoded, self._outputs(encoded.rows))
+
+    def pair_scores(self, pairs: Iterable[tuple[str, str]]) -> np.ndarray:
+        """Returns how well the two texts of each pair go together, f64 [N], the higher the better.
+
+        Of a regression that is its number, of two classes the probability of the last one. Raises UserError for a model
+        whose pairs have no one score.
+        """
+        if not isinstance(self._predictor, ScoresPairs):
+            raise UserError(f"{self.workdir}: is a run of the task {self.task}, which does not score pairs of texts.")
+        if problem := self._predictor.pair_score_problem():
+            raise UserError(f"{self.workdir}: {problem}")
+        parts, iterator = [np.zeros(0)], iter(pairs)
+        while chunk := list(itertools.islice(iterator, self._predictor.records_at_once)):
+            with self._one_at_a_time:
+                encoded = self._predictor.encode([{"text": text, "pair": pair} for text, pair in chunk])
+                parts.append(self._predictor.pair_scores(encoded, self._outputs(encoded.rows)))
+        return np.concatenate(parts)
+
+    def fingerprint(self) -> str:
+        """Returns a hash of the weights, the spec and the tokenizer: of all that a vector of a text depends on."""
+        return self._run.fingerprint(self._restored)
 
     def lines(self, result: Mapping[str, Any]) -> list[str]:
         """Returns a result as lines for a person."""

@@ -1,6 +1,8 @@
 """A trained run, opened once for everything that uses it: evaluation, prediction, export, a next run."""
 
 import dataclasses
+import hashlib
+import json
 import pathlib
 from typing import Any
 
@@ -11,15 +13,15 @@ from jax.sharding import Mesh
 
 from jaxfm.config import Config
 from jaxfm.core.build import AttentionConfig, Build
-from jaxfm.core.spec import Spec
-from jaxfm.core.task import Predictor, Task, TaskDefinition
+from jaxfm.core.spec import SPEC_FILE, Spec
+from jaxfm.core.task import TOKENIZER_DIR, Predictor, Task, TaskDefinition
 from jaxfm.errors import UserError
 from jaxfm.models.kernels import XLA
 from jaxfm.parallel.mesh import build_abstract
 from jaxfm.schema import to_dict
 from jaxfm.tasks import registry
 from jaxfm.training import workdir as workdirs
-from jaxfm.training.checkpoint import Checkpoints
+from jaxfm.training.checkpoint import Checkpoints, array_hashes
 from jaxfm.training.paths import path_name
 
 
@@ -90,6 +92,15 @@ class SavedRun:
             finally:
                 checkpoints.close()
         raise UserError(f"{self.workdir}: has no checkpoint yet.")
+
+    def fingerprint(self, restored: Restored) -> str:
+        """Returns a hash of what results depend on: the weights, task.json and the tokenizer's files."""
+        digest = hashlib.sha256((self.workdir / SPEC_FILE).read_bytes())
+        for path in sorted((self.workdir / TOKENIZER_DIR).rglob("*")):
+            if path.is_file():
+                digest.update(f"{path.relative_to(self.workdir).as_posix()}\0".encode() + path.read_bytes())
+        digest.update(json.dumps(array_hashes(restored.params), sort_keys=True).encode())
+        return digest.hexdigest()
 
 
 def open_run(workdir: pathlib.Path) -> SavedRun:

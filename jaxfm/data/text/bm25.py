@@ -6,6 +6,7 @@ a trained encoder has to beat, and a first source of hard negatives.
 
 # N texts of the corpus, K ranks
 
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -96,4 +97,5 @@ def _library() -> Any:
         import bm25s
     except ImportError:
         raise UserError(f"BM25 needs the package bm25s: {install_hint('retrieval')}.") from None
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells of every step of its own
     return bm25s

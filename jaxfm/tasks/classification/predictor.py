@@ -135,6 +135,24 @@ class ClassifierPredictor:
             results.append({**record, **found, "scores": scores})
         return results
 
+    def pair_score_problem(self) -> str:
+        """Returns why a pair has no one score: its model has one number, or two classes, of which the last is yes."""
+        if not self.spec.pairs:
+            return "judges single texts; a score of two texts needs a model of pairs."
+        if self.spec.kind == "regression" or (self.spec.kind == "single" and len(self.labels) == 2):
+            return ""
+        return (
+            f"its pairs have {len(self.labels)} classes or labels ({', '.join(self.labels[:4])} ...); a score needs "
+            "two classes (config.task.kind=single), the last of which is yes, or a number (regression)."
+        )
+
+    def pair_scores(self, encoded: EncodedRecords, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Returns the number, or the probability of the last class, of each record, f64 [E]."""
+        outputs_EC = encoded.examples.per_example(outputs["outputs"]).astype(np.float64)
+        if self.spec.kind == "regression":
+            return outputs_EC[:, 0]
+        return probabilities(outputs_EC, self.calibration, self.spec.kind)[:, -1]
+
     def lines(self, result: Mapping[str, Any]) -> list[str]:
         """Returns the text or texts, then what was found: likeliest classes, the labels that hold, or the number."""
         texts = [result["text"], *([result["pair"]] if "pair" in result else [])]

@@ -1,0 +1,386 @@
+"""A corpus to search in, opened once: ranked by a run's vectors or by BM25, reranked, and asked for answers."""
+
+# Q queries, K ranks, D numbers a vector
+
+import dataclasses
+import itertools
+import os
+import pathlib
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, overload
+
+import numpy as np
+
+from jaxfm import files
+from jaxfm.data.corpora import approximate as graphs
+from jaxfm.data.corpora.vector_store import MANIFEST, Identity, VectorStore, make_store
+from jaxfm.data.records.corpus_texts import Corpus, Facts, corpus_file, corpus_in_memory, from_dict, portions
+from jaxfm.data.text.bm25 import Bm25
+from jaxfm.errors import UserError
+from jaxfm.evaluation.calibration import read_calibration
+from jaxfm.evaluation.ranking import rank_all
+from jaxfm.observe.progress import Progress
+from jaxfm.programs.predict import Model
+
+PORTION = 1024  # texts embedded at a time: what a process that is killed loses at most
+TOP = 10
+CANDIDATES = 100
+THRESHOLD = "answer_threshold"  # key of a run's calibration
+_SAMPLE = 200  # queries by which approximate search is compared with exact search
+_RECALL_AT = 10
+
+
+class Ranker(Protocol):
+    """Ranks the texts of a corpus, which go by their numbers, for each query."""
+
+    def rank(self, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns numbers [Q, K], -1 where nothing more was found, and scores [Q, K], the best first."""
+        ...
+
+    def texts(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
+        """Returns the JSON values of texts."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class VectorRanker:
+    """Ranks by a run's vectors: exactly, or by candidates of a graph."""
+
+    model: Model
+    store: VectorStore
+    graph: graphs.Graph | None = None
+
+    def rank(self, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `Ranker`."""
+        vectors_QD = self.model.embed(queries, "query")
+        return self.graph.rank(vectors_QD, k) if self.graph else rank_all(vectors_QD, self.store.vectors, k)
+
+    def texts(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
+        """See `Ranker`."""
+        return self.store.texts(numbers)
+
+
+@dataclasses.dataclass(frozen=True)
+class WordRanker:
+    """Ranks by BM25; a text without a word of the query is not found."""
+
+    index: Bm25
+    kept: Sequence[Mapping[str, Any]]
+
+    def rank(self, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `Ranker`."""
+        numbers, scores = self.index.top(queries, k)
+        return np.where(scores > 0, numbers, -1), scores
+
+    def texts(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
+        """See `Ranker`."""
+        return [dict(self.kept[number]) for number in numbers]
+
+
+class SearchIndex:
+    """A corpus to search in: ask it as often as you like. `open_index` makes one.
+
+    Attributes:
+      count: number of texts.
+      answers: whether every text has an answer.
+      notes: lines about how it was opened, for a person.
+    """
+
+    def __init__(
+        self,
+        ranker: Ranker,
+        count: int,
+        *,
+        answers: bool = False,
+        reranker: Model | None = None,
+        candidates: int = CANDIDATES,
+        threshold: float | None = None,
+        notes: Sequence[str] = (),
+    ):
+        """`reranker` scores the first `candidates` again; `threshold`: from which score on there is an answer."""
+        if candidates < 1:
+            raise UserError(f"--candidates={candidates}: must be at least 1.")
+        self.count, self.answers, self.notes = count, answers, tuple(notes)
+        self._ranker, self._reranker, self._candidates, self._threshold = ranker, reranker, candidates, threshold
+
+    def __repr__(self) -> str:
+        return f"<jaxfm.SearchIndex: {self.count:,} texts{', with answers' if self.answers else ''}>"
+
+    @overload
+    def search(self, queries: str, top: int | None = None) -> list[dict[str, Any]]: ...
+
+    @overload
+    def search(self, queries: Iterable[str], top: int | None = None) -> list[list[dict[str, Any]]]: ...
+
+    def search(self, queries: Any, top: int | None = None) -> Any:
+        """Returns the best `top` texts of a query, or a list of them for each of several queries.
+
+        None stands for 10, or all texts of a smaller corpus. Each is {"rank", "score", "id", "text"}, with "title" and
+        "answer" where the corpus has them; the score is the cosine or product of vectors, BM25's, or the reranker's,
+        which leaves the first one as "first_score".
+
+        Raises:
+          UserError: `top` is not from 1 to the number of texts; a query that is blank or not text.
+        """
+        top = min(TOP, self.count) if top is None else top
+        if isinstance(queries, str):
+            return self._search([_query(queries, "the query")], top)[0]
+        return self._search([_query(each, f"query {number}") for number, each in enumerate(queries, start=1)], top)
+
+    @overload
+    def answer(self, queries: str) -> dict[str, Any]: ...
+
+    @overload
+    def answer(self, queries: Iterable[str]) -> list[dict[str, Any]]: ...
+
+    def answer(self, queries: Any) -> Any:
+        """Returns the answer to a query, or a list of one each of several.
+
+        {"query", "answer", "score", "id", "text"}: the stored answer of the best text, None where its score is below
+        the threshold or nothing was found.
+
+        Raises UserError as `search`, and for an index without answers or a threshold.
+        """
+        if not self.answers:
+            raise UserError("this corpus was opened without answers (open_index(..., answers=True), or --answer).")
+        if self._threshold is None:
+            raise UserError(NO_THRESHOLD)
+        single = isinstance(queries, str)
+        asked = [queries] if single else list(queries)
+        results = []
+        for query, found in zip(asked, self.search(asked, 1), strict=True):
+            best = found[0] if found else {"score": None, "answer": None, "id": None, "text": None}
+            sure = best["score"] is not None and best["score"] >= self._threshold
+            shown = {name: best[name] for name in ("score", "id", "text")}
+            results.append({"query": query, "answer": best["answer"] if sure else None, **shown})
+        return results[0] if single else results
+
+    def _search(self, queries: Sequence[str], top: int) -> list[list[dict[str, Any]]]:
+        self.check_top(top)
+        depth = min(self.count, max(top, self._candidates)) if self._reranker else top
+        if not queries:
+            return []
+        numbers_QK, scores_QK = self._ranker.rank(queries, depth)
+        found = []
+        for numbers, scores in zip(numbers_QK, scores_QK, strict=True):
+            texts = self._ranker.texts(int(number) for number in numbers if number >= 0)
+            found.append([{"score": float(score), **text} for score, text in zip(scores, texts, strict=False)])
+        if self._reranker is not None:
+            found = self._reranked(self._reranker, queries, found)
+        return [[{"rank": rank, **each} for rank, each in enumerate(texts[:top], start=1)] for texts in found]
+
+    def _reranked(
+        self, reranker: Model, queries: Sequence[str], found: Sequence[list[dict[str, Any]]]
+    ) -> list[list[dict[str, Any]]]:
+        """Scores all candidates of all queries in one batch; of equal scores the earlier rank stays first."""
+        pairs = [
+            (query, from_dict(text).searched) for query, texts in zip(queries, found, strict=True) for text in texts
+        ]
+        scores = iter(reranker.pair_scores(pairs).tolist())
+        ordered = []
+        for texts in found:
+            scored = [{**text, "score": next(scores), "first_score": text["score"]} for text in texts]
+            ordered.append(sorted(scored, key=lambda each: -each["score"]))
+        return ordered
+
+    @property
+    def has_threshold(self) -> bool:
+        """Whether it is known from which score on there is an answer."""
+        return self._threshold is not None
+
+    def check_top(self, top: int | None) -> None:
+        """Raises UserError where `top` is not from 1 to the number of texts; None: as many as `search` says."""
+        if top is not None and not 1 <= top <= self.count:
+            raise UserError(f"--top={top}: must be from 1 to {self.count:,}, the number of texts of the corpus.")
+
+
+NO_THRESHOLD = (
+    f"--threshold: is needed, the score from which on there is an answer: the run has none calibrated ({THRESHOLD} in "
+    "calibration.json). Give a number, for instance one chosen by the scores of questions whose answers you know."
+)
+
+
+def open_index(
+    workdir: str | os.PathLike[str] | None = None,
+    corpus: str | os.PathLike[str] | Iterable[Any] | None = None,
+    index: str | os.PathLike[str] | None = None,
+    *,
+    bm25: bool = False,
+    approximate: bool = False,
+    rerank: str | os.PathLike[str] | None = None,
+    candidates: int = CANDIDATES,
+    answers: bool = False,
+    threshold: float | None = None,
+    columns: Mapping[str, str] | None = None,
+    stop_words: str = "none",
+    progress: Progress | None = None,
+) -> SearchIndex:
+    """Opens a corpus to search in: embeds it, or opens the vectors that an earlier call kept.
+
+    Args:
+      workdir: a run whose task gives vectors; None with `bm25`.
+      corpus: a file (see `corpus_file`), or texts or records in memory; None: that of a finished `index`.
+      index: a directory that keeps the vectors and texts; None: a temporary one, removed with the result.
+      bm25: rank by shared words in place of vectors.
+      approximate: find candidates by a graph, kept in `index`.
+      rerank: a run on pairs of texts that scores the first `candidates` again.
+      candidates: see `rerank`.
+      answers: every text has an answer, for `SearchIndex.answer`.
+      threshold: score from which on there is an answer; None: as the run calibrated it.
+      columns: `text_column` of the corpus.
+      stop_words: of BM25, "none" or "en".
+      progress: where to show how far it is.
+
+    Raises:
+      UserError: no run, or one that gives no vectors; an empty corpus, an id twice; an index of another run or another
+        corpus; a package that is absent.
+    """
+    progress = progress or Progress(None, quiet=True)
+    if bm25 and (index is not None or approximate or workdir is not None):
+        raise UserError("--bm25: ranks by words, without a run, an index or vectors: leave out the other flags.")
+    if not bm25 and workdir is None:
+        raise UserError("--workdir is missing: a run whose vectors rank the texts; or --bm25.")
+    if approximate and index is None:
+        raise UserError("--approximate: needs --index=DIR, which keeps the graph.")
+    texts = _corpus(corpus, answers, columns, progress.say)
+    reranker = None if rerank is None else open_reranker(rerank, "--rerank")
+    judge = rerank if rerank is not None else workdir
+    if threshold is None and answers and judge is not None:
+        threshold = read_calibration(judge).get(THRESHOLD)
+    options = {"answers": answers, "reranker": reranker, "candidates": candidates, "threshold": threshold}
+    if bm25:
+        if texts is None:
+            raise UserError("--corpus is missing: the file of the texts to search in.")
+        facts = _facts(texts, progress.say)
+        kept = [each.to_dict() for each in texts]
+        ranker: Ranker = WordRanker(Bm25((from_dict(each).searched for each in kept), stop_words), kept)
+        return SearchIndex(ranker, facts.count, **options)
+    assert workdir is not None
+    model = Model(files.user_path(workdir, "--workdir"))
+    _ = model.embeds  # raises for a run without vectors, before the corpus is read
+    store = _open_store(model, texts, index, answers, progress)
+    graph = _graph(store, progress) if approximate else None
+    found = SearchIndex(VectorRanker(model, store, graph), store.identity.count, **options)
+    if index is None:
+        weakref.finalize(found, shutil.rmtree, store.folder, ignore_errors=True)
+    return found
+
+
+def open_reranker(workdir: str | os.PathLike[str], option: str) -> Model:
+    """Opens a run that scores pairs of texts. Raises UserError naming `option` for one that does not."""
+    model = Model(files.user_path(workdir, option))
+    try:
+        model.pair_scores([])
+    except UserError as error:
+        raise UserError(f"{option}={error}") from None
+    return model
+
+
+def _corpus(
+    corpus: Any, answers: bool, columns: Mapping[str, str] | None, note: Callable[[str], None]
+) -> Corpus | None:
+    if corpus is None:
+        return None
+    if isinstance(corpus, str | os.PathLike):
+        return corpus_file(files.user_path(corpus, "--corpus"), answers=answers, columns=columns, note=note)
+    return corpus_in_memory(corpus, answers=answers)
+
+
+def _facts(corpus: Corpus, note: Callable[[str], None]) -> Facts:
+    facts = corpus.check()
+    if facts.blank:
+        note(f"NOTE: {facts.blank:,} records of {corpus.name} are blank and left out.")
+    return facts
+
+
+def _open_store(
+    model: Model, corpus: Corpus | None, index: str | os.PathLike[str] | None, answers: bool, progress: Progress
+) -> VectorStore:
+    folder = None if index is None else files.user_path(index, "--index")
+    if corpus is None:
+        if folder is None or not (folder / MANIFEST).is_file():
+            raise UserError(
+                "--corpus is missing: the file of the texts to search in, or --index=DIR of a finished one."
+            )
+        store = VectorStore(folder)
+        own = store.identity
+        store.check(dataclasses.replace(own, encoder=model.fingerprint(), workdir=str(model.workdir), answers=answers))
+        if not store.complete:
+            raise UserError(
+                f"--index={folder}: has {store.done:,} of {own.count:,} texts so far; give --corpus={own.corpus_name} "
+                "again to go on."
+            )
+        return store
+    facts = _facts(corpus, progress.say)
+    identity = Identity(
+        encoder=model.fingerprint(),
+        workdir=str(model.workdir),
+        corpus=facts.sha256,
+        corpus_name=corpus.name,
+        count=facts.count,
+        dimension=model.embeds.dimension,
+        similarity=model.embeds.similarity,
+        answers=answers,
+    )
+    if folder is None:
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="jaxfm-vectors-"))
+        try:
+            return embed_corpus(model, corpus, make_store(folder, identity), progress)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    with files.held(files.lock_beside(folder.absolute()), f"--index={folder}"):
+        return embed_corpus(model, corpus, make_store(folder, identity), progress)
+
+
+def embed_corpus(model: Model, corpus: Iterable[Any], store: VectorStore, progress: Progress) -> VectorStore:
+    """Writes the vectors of the texts that a store lacks, in portions; returns it.
+
+    Raises UserError for a vector that is not finite.
+    """
+    if store.complete:
+        return store
+    if store.done:
+        progress.say(f"{store.folder}: goes on after {store.done:,} of {store.identity.count:,} texts")
+    with progress.task("embedding texts", store.identity.count) as advance:
+        advance(store.done)
+        for portion in portions(itertools.islice(corpus, store.done, None), PORTION):
+            vectors_ND = model.embed([each.searched for each in portion], "document")
+            if not np.isfinite(vectors_ND).all():
+                bad = portion[int(np.argmin(np.isfinite(vectors_ND).all(axis=-1)))]
+                raise UserError(f"{bad.origin}: its vector is not finite: the run of {model.workdir} has diverged.")
+            store.append(vectors_ND, [each.to_dict() for each in portion])
+            advance(len(portion))
+    return store
+
+
+def _graph(store: VectorStore, progress: Progress) -> graphs.Graph:
+    """Opens the graph of an index, which is made where it is absent, and says how much it finds."""
+    path, vectors_ND = store.folder / graphs.FILE, store.vectors
+    if not path.is_file():
+        with files.held(files.lock_beside(store.folder.absolute()), f"--index={store.folder}"):
+            with progress.task("building the approximate index", len(vectors_ND)) as advance:
+                graphs.build(vectors_ND, path, advance)
+    graph = graphs.Graph(path, vectors_ND)
+    if "approximate" not in store.facts:
+        k = min(_RECALL_AT, len(vectors_ND))
+        sample_QD = np.asarray(vectors_ND[:: max(1, len(vectors_ND) // _SAMPLE)][:_SAMPLE])
+        exact, found = rank_all(sample_QD, vectors_ND, k).indices, graph.rank(sample_QD, k)[0]
+        shares = [len(set(a.tolist()) & set(b.tolist())) / k for a, b in zip(exact, found, strict=True)]
+        store.note(approximate={"recall": float(np.mean(shares)), "k": k, "sample": len(sample_QD)})
+    facts = store.facts["approximate"]
+    progress.say(
+        f"approximate search: recall@{facts['k']} {facts['recall']:.4f} of exact search (of {facts['sample']} texts)"
+    )
+    return graph
+
+
+def _query(text: Any, origin: str) -> str:
+    if not isinstance(text, str):
+        raise UserError(f"{origin}: is of type {type(text).__name__}, but must be text.")
+    if not text.strip():
+        raise UserError(f"{origin}: is blank; there is nothing to search for.")
+    return str(text)
