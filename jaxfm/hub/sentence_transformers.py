@@ -27,6 +27,14 @@ _TYPES = "sentence_transformers.models."
 # The first version that has a similarity and prompts in its configuration. A later one would be warned about by older
 # installations, though they read all of it.
 _VERSION = "3.0.0"
+# Modules of a vector a token, and the first version that has them.
+_TOKEN_MODULES = {
+    "Transformer": "sentence_transformers.base.modules.transformer",
+    "Dense": "sentence_transformers.base.modules.dense",
+    "MultiVectorMask": "sentence_transformers.multi_vector_encoder.modules.multi_vector_mask",
+    "Normalize": "sentence_transformers.base.modules.normalize",
+}
+_TOKEN_VERSION = "6.0.0"
 # Ours -> (key since 6, the key before, which 6 reads as well).
 _POOLINGS = {
     "mean": ("mean", "pooling_mode_mean_tokens"),
@@ -85,6 +93,44 @@ def write_sentence_transformers(
             "prompts": {role: prompts.get(role, "") for role in ROLES},
             "default_prompt_name": None,
             "similarity_fn_name": similarity,
+        },
+    )
+
+
+def write_multi_vector(
+    folder: pathlib.Path, *, projection: np.ndarray, prompts: Mapping[str, str], lengths: Mapping[str, int]
+) -> None:
+    """Writes what `MultiVectorEncoder(folder)` (version 6 and later) reads beside the files of a transformer.
+
+    Args:
+      folder: with the transformer's files, of `hub.export.write_model` with `head=""`.
+      projection: f32 [D, P] of the linear map without bias of each token; vectors have length 1 after it.
+      prompts: "query" and "document" -> what is put before such a text.
+      lengths: "query" and "document" -> tokens of such a text that are read.
+    """
+    tokens = "token_embeddings"
+    _write_dense(folder, 1, projection, module_input_name=tokens, module_output_name=tokens)
+    _write_module(
+        folder,
+        2,
+        "MultiVectorMask",
+        {"skiplist_words": [], "skiplist_tasks": ["document"], "keep_only_token_ids": None},
+    )
+    _write_module(folder, 3, "Normalize", {"module_input_name": tokens, "module_output_name": tokens})
+    listed = [
+        {"idx": number, "name": str(number), "path": f"{number}_{kind}" if number else "", "type": f"{module}.{kind}"}
+        for number, (kind, module) in enumerate(_TOKEN_MODULES.items())
+    ]
+    files.write_json(folder / MODULES_FILE, listed)
+    files.write_json(folder / _LENGTH_FILE, {"query_length": lengths["query"], "document_length": lengths["document"]})
+    files.write_json(
+        folder / _CONFIG_FILE,
+        {
+            "model_type": "MultiVectorEncoder",
+            "__version__": {"sentence_transformers": _TOKEN_VERSION},
+            "prompts": {role: prompts.get(role, "") for role in ROLES},
+            "default_prompt_name": None,
+            "similarity_fn_name": "maxsim",
         },
     )
 

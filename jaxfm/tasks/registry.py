@@ -20,6 +20,7 @@ from jaxfm.errors import UserError, did_you_mean
 from jaxfm.models.adapters import with_adapters
 from jaxfm.tasks.classification.task import ClassificationDefinition
 from jaxfm.tasks.embedding.task import EmbeddingDefinition
+from jaxfm.tasks.late_interaction.task import LateInteractionDefinition
 from jaxfm.tasks.masked_lm.task import MaskedLMDefinition
 from jaxfm.tasks.ner.task import NerDefinition
 from jaxfm.tasks.nested_ner.task import NestedNerDefinition
@@ -50,6 +51,7 @@ for _definition in (
     NestedNerDefinition(),
     ClassificationDefinition(),
     EmbeddingDefinition(),
+    LateInteractionDefinition(),
     QaDefinition(),
     RelationsDefinition(),
     MaskedLMDefinition(),

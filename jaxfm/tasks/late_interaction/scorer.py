@@ -1,0 +1,39 @@
+"""Scores of a split by MaxSim: the same tables and metrics as of vectors."""
+
+# Q queries, C documents, M groups, K ranks
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from jaxfm.tasks.embedding.scorer import EmbeddingScorer
+from jaxfm.tasks.late_interaction import maxsim
+from jaxfm.tasks.late_interaction.spec import token_vectors
+
+
+@dataclasses.dataclass(frozen=True)
+class LateInteractionScorer(EmbeddingScorer):
+    """A split's groups and their texts (implements jaxfm.core.task.Scorer)."""
+
+    def rank_all(self, outputs: Mapping[str, np.ndarray], ranks: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the documents of each query, the most similar first, int32 [Q, K], and MaxSim f32 [Q, K]."""
+        return maxsim.rank_all(*self._texts(outputs), ranks)
+
+    def similarities(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Returns MaxSim of the two texts of each pair, float64 [M]."""
+        queries, documents = self._texts(outputs)
+        return np.asarray(
+            [maxsim.maxsim(queries[query], documents[document]) for query, document, *_ in self.evaluated.members]
+        )
+
+    def warnings(self, outputs: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+        """Warns of vectors that are all the same."""
+        found = np.concatenate([part for parts in self._texts(outputs) for part in parts])
+        if len(found) > 1 and float(found.std(axis=0).max()) < 1e-6:
+            return ("all tokens have the same vector: the model has collapsed (a lower learning rate?)",)
+        return ()
+
+    def _texts(self, outputs: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        found = token_vectors(self.evaluated.encoded, outputs)
+        return found[: len(self.evaluated.queries)], found[len(self.evaluated.queries) :]

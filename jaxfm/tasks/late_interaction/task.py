@@ -1,0 +1,212 @@
+"""The task `late_interaction`: a source of texts that belong together to an objective over MaxSim."""
+
+# M groups, K texts a group
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxfm.config import AUTO_METRIC, Config
+from jaxfm.core.batch import Dataset
+from jaxfm.core.data_check import DataCheck
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.initial import HostArray, Initial
+from jaxfm.core.spec import SpecValues, build_spec, write_spec
+from jaxfm.core.task import TOKENIZER_DIR
+from jaxfm.data.records.text_groups import TextGroup
+from jaxfm.data.text.grouped_rows import GroupedRows
+from jaxfm.data.text.packing import most_together
+from jaxfm.data.text.tokenization import load_tokenizer
+from jaxfm.errors import UserError
+from jaxfm.schema import replaced
+from jaxfm.tasks.embedding.checks import check_groups
+from jaxfm.tasks.embedding.group_texts import (
+    EvaluatedGroups,
+    TokenizedGroups,
+    evaluated_groups,
+    tokenize_groups,
+    training_rows,
+)
+from jaxfm.tasks.embedding.scorer import METRIC, directions
+from jaxfm.tasks.embedding.sources import capped, cut_note, evaluated_note, most_positives, read_source
+from jaxfm.tasks.embedding.task import check_training, similarity_loss
+from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
+from jaxfm.tasks.late_interaction.objective import LateInteractionObjective
+from jaxfm.tasks.late_interaction.predictor import LateInteractionPredictor
+from jaxfm.tasks.late_interaction.scorer import LateInteractionScorer
+from jaxfm.tasks.late_interaction.spec import NAME, LateInteractionConfig, LateInteractionSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_SOME_TEXT = 16  # tokens, where no data says how long texts are
+
+
+@dataclasses.dataclass(frozen=True)
+class LateInteractionTask:
+    """A model of a vector a token with the splits of one source (implements jaxfm.core.task.Task)."""
+
+    objective: LateInteractionObjective
+    tokenizer: "PreTrainedTokenizerFast"
+    groups: Mapping[str, tuple[TextGroup, ...]]
+    train: GroupedRows | None
+    evaluated: Mapping[str, EvaluatedGroups]
+    notes: tuple[str, ...]
+    chosen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def directions(self) -> Mapping[str, bool]:
+        """Metrics that may choose a checkpoint -> is more better?"""
+        return directions(self.objective.spec.kind)
+
+    @property
+    def datasets(self) -> Mapping[str, Dataset]:
+        """Split -> packed rows."""
+        train: dict[str, Dataset] = {} if self.train is None else {"train": self.train}
+        return train | {split: found.rows for split, found in self.evaluated.items()}
+
+    def scorer(self, split: str) -> LateInteractionScorer:
+        """Returns what scores a split."""
+        return LateInteractionScorer(self.objective.spec, self.groups[split], self.evaluated[split])
+
+    def save(self, workdir: pathlib.Path) -> None:
+        """Writes task.json and the tokenizer's files."""
+        self.tokenizer.save_pretrained(workdir / TOKENIZER_DIR)
+        write_spec(workdir, NAME, self.objective.spec)
+
+
+class LateInteractionDefinition:
+    """Makes all there is of the task (implements jaxfm.core.task.TaskDefinition)."""
+
+    name = NAME
+    config_class = LateInteractionConfig
+    defaults: Mapping[str, Any] = {**DEFAULTS, "train.batch_examples": 32}
+    moved: Mapping[str, str] = {}
+
+    def abstract_objective(self, config: Config, encoder: EncoderConfig) -> LateInteractionObjective:
+        """Builds model and loss without data or tokenizer, for shapes alone."""
+        config = assumed_shapes(config)
+        texts = 2 + (config.task.negatives if config.task.kind == "teacher" else 0)
+        groups = max(config.data.row_length // (_SOME_TEXT * texts), 1) if config.data.packed else 1
+        return LateInteractionObjective(_spec(config, encoder, texts=texts, groups=groups), similarity_loss(config))
+
+    def create(self, config: Config, initial: Initial) -> tuple[LateInteractionTask, dict[str, HostArray]]:
+        """Reads the source and builds the task of a new run.
+
+        Raises:
+          UserError: no training data, a loss that the kind of data is not for, a single pair of training.
+        """
+        loss = similarity_loss(config)
+        tokenizer = open_tokenizer(initial)
+        read = read_source(config, None, tokenizer)
+        groups = {split: capped(found.groups, config.task.negatives) for split, found in read.items()}
+        check_training(config.data.source, config.task.kind, groups["train"], loss.function)
+        spec, tokenized = _shaped(config, initial.encoder, tokenizer, groups["train"])
+        notes, positives = most_positives(groups["train"], loss.function)
+        spec = dataclasses.replace(spec, positives=positives)
+        pad_id = tokenizer.pad_token_id
+        assert isinstance(pad_id, int), "see check_tokenizer"
+        train = training_rows(spec, groups["train"], tokenized, pad_id, config.seed)
+        evaluated = {
+            split: evaluated_groups(spec, tokenizer, found) for split, found in groups.items() if split != "train"
+        }
+        count, rows = len(groups["train"]), len(train)
+        metric = METRIC[config.task.kind] if config.eval.metric == AUTO_METRIC else config.eval.metric
+        kernel = initial.params.get("projection/kernel")
+        fits = kernel is not None and kernel.shape[-1] == spec.dimension
+        used = ("encoder/", "projection/") if fits else ("encoder/",)
+        said = (
+            *initial.notes,
+            *initial.left_over(used),
+            f"vectors: {spec.dimension} numbers a token; MaxSim of queries of {spec.query_length} tokens "
+            f"({spec.query_prompt!r}) and documents of {spec.document_length} ({spec.document_prompt!r}); loss "
+            f"{loss.function}",
+            *(found.note for found in read.values()),
+            *notes,
+            f"train: {count:,} groups of texts in {rows:,} rows, {count / rows:.1f} a row{cut_note(spec, tokenized)}",
+            *(evaluated_note(split, found, spec) for split, found in evaluated.items()),
+        )
+        params = {name: value for name, value in initial.params.items() if name.startswith(used)}
+        chosen = {"data.row_length": spec.row_length, "eval.metric": metric}
+        objective = LateInteractionObjective(spec, loss)
+        return LateInteractionTask(objective, tokenizer, groups, train, evaluated, said, chosen), params
+
+    def check(self, config: Config, initial: Initial) -> DataCheck:
+        """Reads the source as `create` does and says what a person should know of it before training."""
+        tokenizer = open_tokenizer(initial)
+        read = read_source(config, None, tokenizer)
+        groups = {split: capped(found.groups, config.task.negatives) for split, found in read.items()}
+        spec, _ = _shaped(config, initial.encoder, tokenizer, groups["train"])
+        prompts = (spec.query_prompt, spec.document_prompt)
+        return check_groups(groups, tokenizer, prompts, spec.document_length, initial.encoder.max_positions)
+
+    def reads(self, values: Mapping[str, Any]) -> bool:
+        """Whether a task.json is of this task."""
+        return values["task"] == NAME
+
+    def read_spec(self, values: SpecValues, config: Mapping[str, Any]) -> LateInteractionSpec:
+        """Builds the spec of a trained run."""
+        del config
+        return build_spec(LateInteractionSpec, values)
+
+    def upgrade_config(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Returns None: there was no such task when configs were of version 1."""
+        del values
+        return None
+
+    def reopen(
+        self, workdir: pathlib.Path, spec: LateInteractionSpec, config: Config, source: str, split: str
+    ) -> LateInteractionTask:
+        """Builds the task of a trained run over one split of (other) data, for evaluation."""
+        tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
+        config = replaced(config, {"data.source": source})
+        ((split, found),) = read_source(config, (split,), tokenizer).items()
+        groups = {split: capped(found.groups, config.task.negatives)}
+        evaluated = {split: evaluated_groups(spec, tokenizer, groups[split])}
+        notes = (found.note, evaluated_note(split, evaluated[split], spec))
+        objective = LateInteractionObjective(spec, similarity_loss(config))
+        return LateInteractionTask(objective, tokenizer, groups, None, evaluated, notes)
+
+    def predictor(self, workdir: pathlib.Path, spec: LateInteractionSpec) -> LateInteractionPredictor:
+        """Returns what compares texts."""
+        return LateInteractionPredictor(spec, load_tokenizer(workdir / TOKENIZER_DIR))
+
+
+def _shaped(
+    config: Config, encoder: EncoderConfig, tokenizer: "PreTrainedTokenizerFast", groups: Sequence[TextGroup]
+) -> tuple[LateInteractionSpec, TokenizedGroups]:
+    """Returns the spec of the training groups, whose lengths decide that of rows, and their tokens."""
+    texts = max(len(group.others) for group in groups) + 1
+    task = config.task
+    lengths = tuple(min(length, encoder.max_positions) for length in (task.query_length, task.document_length))
+    prompts = (task.query_prompt, task.document_prompt)
+    tokenized = tokenize_groups(tokenizer, groups, prompts, (lengths[0], lengths[1]))
+    config = with_row_length(config, tokenized.lengths, lengths[0] + lengths[1] * (texts - 1))
+    together = np.minimum(tokenized.lengths, config.data.row_length)
+    count = most_together(together, config.data.row_length) if config.data.packed else 1
+    return _spec(config, encoder, texts=texts, groups=count), tokenized
+
+
+def _spec(config: Config, encoder: EncoderConfig, *, texts: int, groups: int) -> LateInteractionSpec:
+    task, row_length = config.task, config.data.row_length
+    if task.query_length > encoder.max_positions:
+        raise UserError(
+            f"config.task.query_length: {task.query_length} tokens do not fit the encoder ({encoder.max_positions})."
+        )
+    return LateInteractionSpec(
+        kind=task.kind,
+        encoder=encoder,
+        dimension=task.dimension,
+        query_prompt=task.query_prompt,
+        document_prompt=task.document_prompt,
+        query_length=min(task.query_length, row_length),
+        document_length=min(task.document_length, encoder.max_positions, row_length),
+        row_length=row_length,
+        texts=texts,
+        groups=groups,
+        positives=0,
+        learned_scale=1.0 / task.loss.temperature if task.loss.learned_temperature else 0.0,
+    )
