@@ -29,6 +29,8 @@ LOSSES = {
     "scored": ("cosent", "cosine"),
     "teacher": ("margin_mse", "kl", "infonce"),
 }
+# What stands for the prompts of the first weights.
+AUTO_PROMPT = "auto"
 _TEXTS_PER_CALL = 1024  # bounds the memory that the tokenizer's own encodings take
 
 
@@ -68,9 +70,16 @@ class EmbeddingConfig:
         choices=("auto", *POOLINGS),
     )
     normalize: bool = field(True, "vectors have length 1, so that similarity is their cosine; False: dot product")
-    dimension: int = field(0, "a linear map to vectors of so many numbers; 0: as wide as the encoder", at_least=0)
-    query_prompt: str = field("", "put before each anchor (query)")
-    document_prompt: str = field("", "put before each other text (document)")
+    dimension: int = field(
+        0,
+        "a linear map to vectors of so many numbers; 0: that of the first weights if they have one, else vectors are "
+        "as wide as the encoder",
+        at_least=0,
+    )
+    query_prompt: str = field(
+        AUTO_PROMPT, "put before each anchor (query); auto: what the first weights were trained with, else nothing"
+    )
+    document_prompt: str = field(AUTO_PROMPT, "put before each other text (document); auto: likewise")
     negative_columns: str = field(
         "", "pairs, teacher: columns of negatives, A,B,C, or one of lists; empty: negative, negative_1 ..., negatives"
     )

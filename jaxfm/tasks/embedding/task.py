@@ -38,7 +38,7 @@ from jaxfm.tasks.embedding.group_texts import (
 from jaxfm.tasks.embedding.objective import EmbeddingObjective, SimilarityLoss
 from jaxfm.tasks.embedding.predictor import EmbeddingPredictor
 from jaxfm.tasks.embedding.scorer import METRIC, EmbeddingScorer, directions
-from jaxfm.tasks.embedding.spec import LOSSES, NAME, EmbeddingConfig, EmbeddingSpec
+from jaxfm.tasks.embedding.spec import AUTO_PROMPT, LOSSES, NAME, EmbeddingConfig, EmbeddingSpec
 from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class EmbeddingDefinition:
 
     def abstract_objective(self, config: Config, encoder: EncoderConfig) -> EmbeddingObjective:
         """Builds model and loss without data or tokenizer, for shapes alone."""
-        config = assumed_shapes(config)
+        config = _without_words(assumed_shapes(config))
         texts = 2 + (config.task.negatives if config.task.kind == "teacher" else 0)
         groups = max(config.data.row_length // (_SOME_TEXT * texts), 1) if config.data.packed else 1
         spec = _spec(config, encoder, texts=texts, groups=groups, positives=0)
@@ -105,6 +105,7 @@ class EmbeddingDefinition:
           UserError: no training data, a loss that the kind of data is not for, a single pair of training.
         """
         loss = similarity_loss(config)
+        config = as_trained(config, initial)
         read = _read(config, None)
         tokenizer = open_tokenizer(initial)
         groups = {split: _capped(found.groups, config.task.negatives) for split, found in read.items()}
@@ -119,7 +120,7 @@ class EmbeddingDefinition:
         }
         count, rows = len(groups["train"]), len(train)
         metric = METRIC[config.task.kind] if config.eval.metric == AUTO_METRIC else config.eval.metric
-        used = ("encoder/", *(("projection/",) if _has_projection(initial, spec) else ()))
+        used = ("encoder/", *(("projection/",) if spec.projected and spec.projected == _width(initial) else ()))
         said = (
             *initial.notes,
             *initial.left_over(used),
@@ -130,12 +131,20 @@ class EmbeddingDefinition:
             *(_evaluated_note(split, found, spec) for split, found in evaluated.items()),
         )
         params = {name: value for name, value in initial.params.items() if name.startswith(used)}
-        chosen = {"data.row_length": spec.row_length, "eval.metric": metric, "task.pooling": spec.pooling}
+        chosen = {
+            "data.row_length": spec.row_length,
+            "eval.metric": metric,
+            "task.pooling": spec.pooling,
+            "task.query_prompt": spec.query_prompt,
+            "task.document_prompt": spec.document_prompt,
+            "task.dimension": spec.projected,
+        }
         task = EmbeddingTask(EmbeddingObjective(spec, loss), tokenizer, groups, train, evaluated, said, chosen)
         return task, params
 
     def check(self, config: Config, initial: Initial) -> DataCheck:
         """Reads the source as `create` does and says what a person should know of it before training."""
+        config = as_trained(config, initial)
         read = _read(config, None)
         tokenizer = open_tokenizer(initial)
         groups = {split: _capped(found.groups, config.task.negatives) for split, found in read.items()}
@@ -190,6 +199,46 @@ def similarity_loss(config: Config) -> SimilarityLoss:
     if loss.learned_temperature and function in ("triplet", "cosine"):
         raise UserError(f"config.task.loss.learned_temperature: {function} has no temperature.")
     return SimilarityLoss(function, 1.0 / loss.temperature, loss.symmetric, loss.margin, loss.score_range)
+
+
+def as_trained(config: Config, initial: Initial) -> Config:
+    """Returns the config with what the first weights were trained with in place of what it leaves open.
+
+    Raises UserError where that is something that jaxfm does not compute.
+    """
+    found, task, data = initial.sentence, config.task, config.data
+    if found is None:
+        return _without_words(config)
+    if found.unread and task.pooling == "auto":
+        raise UserError(
+            f"config.model.init: {config.model.init} makes vectors by {' and '.join(found.unread)}, which jaxfm does "
+            "not compute. Set config.task.pooling to train its encoder in another way."
+        )
+    prompts = {
+        f"task.{role}_prompt": found.prompts.get(role, "")
+        for role, given in (("query", task.query_prompt), ("document", task.document_prompt))
+        if given == AUTO_PROMPT
+    }
+    changes: dict[str, Any] = {"task.dimension": task.dimension or _width(initial), **prompts}
+    if task.pooling == "auto":
+        changes["task.pooling"] = found.pooling
+    if found.max_length and not data.window and data.row_length == AUTO:
+        changes["data.window"] = min(found.max_length, initial.encoder.max_positions)
+    return replaced(config, changes)
+
+
+def _without_words(config: Config) -> Config:
+    """Returns the config with usual values in place of "auto"."""
+    task = config.task
+    usual = {"task.pooling": (task.pooling, _USUAL_POOLING)}
+    usual |= {"task.query_prompt": (task.query_prompt, ""), "task.document_prompt": (task.document_prompt, "")}
+    return replaced(config, {key: value for key, (given, value) in usual.items() if given == AUTO_PROMPT})
+
+
+def _width(initial: Initial) -> int:
+    """Returns the numbers of a vector after the linear map of the first weights; 0: they have none."""
+    found = initial.params.get("projection/kernel")
+    return 0 if found is None else int(found.shape[-1])
 
 
 def check_training(source: str, kind: str, groups: Sequence[TextGroup], function: str) -> None:
@@ -262,7 +311,7 @@ def _spec(config: Config, encoder: EncoderConfig, *, texts: int, groups: int, po
     return EmbeddingSpec(
         kind=task.kind,
         encoder=encoder,
-        pooling=_USUAL_POOLING if task.pooling == "auto" else task.pooling,
+        pooling=task.pooling,
         normalize=task.normalize,
         projected=task.dimension,
         query_prompt=task.query_prompt,
@@ -294,11 +343,6 @@ def _positives(
             f"{MOST_POSITIVES} may be taken for negatives where they meet in a batch",
         )
     return notes, dataclasses.replace(spec, positives=table.shape[1])
-
-
-def _has_projection(initial: Initial, spec: EmbeddingSpec) -> bool:
-    found = initial.params.get("projection/kernel")
-    return bool(spec.projected) and found is not None and found.shape[-1] == spec.projected
 
 
 def _vector_note(spec: EmbeddingSpec, loss: SimilarityLoss) -> str:
