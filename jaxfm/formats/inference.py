@@ -30,6 +30,7 @@ from jaxfm.parallel.mesh import build_abstract, make_mesh
 IDS, MASK, TYPES, LOGITS = "input_ids", "attention_mask", "token_type_ids", "logits"
 STARTS, ENDS = "start_logits", "end_logits"
 VECTORS = "sentence_embedding"  # as optimum names it
+OF_TEXTS = "vectors"  # kind of a head that gives them; transformers has no class for it
 BATCH, SEQUENCE = "batch_size", "sequence_length"
 # Models that have outputs -> kind of their head (`families.models.KINDS`).
 _KINDS: Mapping[type, str] = {
@@ -38,6 +39,7 @@ _KINDS: Mapping[type, str] = {
     SpanClassifier: "spans",
     MaskedLM: "vocabulary",
     ReplacedTokenModel: "replaced_tokens",
+    Embedder: OF_TEXTS,
 }
 HEADS = tuple(_KINDS.values())
 # Parameters of models here that no output needs.
