@@ -11,7 +11,7 @@ import numpy as np
 from jaxfm.data.records.text_groups import TextGroup
 from jaxfm.data.text.grouped_rows import GroupedRows, known_positives, pack_groups
 from jaxfm.data.text.packing import PackedRows
-from jaxfm.tasks.embedding.spec import DOCUMENT, QUERY, EmbeddingSpec, EncodedTexts, pack_texts, tokenize
+from jaxfm.tasks.embedding.spec import DOCUMENT, QUERY, EncodedTexts, TextsSpec, pack_texts, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -39,14 +39,17 @@ class TokenizedGroups:
 
 
 def tokenize_groups(
-    tokenizer: "PreTrainedTokenizerFast", groups: Sequence[TextGroup], prompts: tuple[str, str], window: int
+    tokenizer: "PreTrainedTokenizerFast",
+    groups: Sequence[TextGroup],
+    prompts: tuple[str, str],
+    lengths: tuple[int, int],
 ) -> TokenizedGroups:
-    """Tokenizes anchors after the first prompt and all other texts after the second; each text once."""
+    """Tokenizes anchors after the first prompt and all other texts after the second, cut to the lengths; each once."""
     anchors = _number(group.anchor for group in groups)
     others = _number(text for group in groups for text in group.others)
     (of_anchors, cut_anchors), (of_others, cut_others) = (
-        tokenize(tokenizer, list(texts), prompt, window)
-        for texts, prompt in zip((anchors, others), prompts, strict=True)
+        tokenize(tokenizer, list(texts), prompt, length)
+        for texts, prompt, length in zip((anchors, others), prompts, lengths, strict=True)
     )
     tokens, cut = [], []
     for group in groups:
@@ -77,7 +80,7 @@ def shortened(group: Sequence[np.ndarray], room: int) -> tuple[np.ndarray, ...]:
 
 
 def training_rows(
-    spec: EmbeddingSpec,
+    spec: TextsSpec,
     groups: Sequence[TextGroup],
     tokenized: TokenizedGroups,
     pad_id: int,
@@ -140,13 +143,13 @@ class EvaluatedGroups:
 
 
 def evaluated_groups(
-    spec: EmbeddingSpec, tokenizer: "PreTrainedTokenizerFast", groups: Sequence[TextGroup]
+    spec: TextsSpec, tokenizer: "PreTrainedTokenizerFast", groups: Sequence[TextGroup]
 ) -> EvaluatedGroups:
     """Returns the texts of a split as rows to compute."""
     queries = _number(group.anchor for group in groups)
     documents = _number(text for group in groups for text in group.others)
     parts = [
-        tokenize(tokenizer, list(texts), spec.prompt(role), spec.window)
+        tokenize(tokenizer, list(texts), spec.prompt(role), spec.length(role))
         for texts, role in ((queries, QUERY), (documents, DOCUMENT))
     ]
     tokens = [text for found, _ in parts for text in found]

@@ -16,7 +16,7 @@ from jaxfm.evaluation.classes import Scores, score_values
 from jaxfm.observe.tables import Table
 from jaxfm.tasks.embedding.errors import worst_pairs, worst_queries
 from jaxfm.tasks.embedding.group_texts import EvaluatedGroups
-from jaxfm.tasks.embedding.spec import EmbeddingSpec
+from jaxfm.tasks.embedding.spec import TextsSpec
 
 # The metric that chooses a checkpoint unless the config names one.
 METRIC: Mapping[str, str] = {"pairs": "ndcg@10", "teacher": "ndcg@10", "scored": "spearman"}
@@ -53,7 +53,7 @@ class _Ranked(NamedTuple):
 class EmbeddingScorer:
     """A split's groups and their texts (implements jaxfm.core.task.Scorer)."""
 
-    spec: EmbeddingSpec
+    spec: TextsSpec
     groups: tuple[TextGroup, ...]
     evaluated: EvaluatedGroups
 
@@ -83,7 +83,7 @@ class EmbeddingScorer:
         del calibration
         if self.spec.kind == "scored":
             scores = self._values(outputs)
-            found_M = self._similarities(outputs)
+            found_M = self.similarities(outputs)
             metrics = _correlations(scores)
             return Evaluation(
                 metrics=metrics,
@@ -113,7 +113,7 @@ class EmbeddingScorer:
     def _means(self, data: BootstrapData) -> dict[str, float]:
         return data.metrics(np.arange(data.count))
 
-    def _similarities(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    def similarities(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Returns the similarity of the two texts of each pair, float64 [M]."""
         queries_QE, documents_CE = self.evaluated.vectors(outputs)
         first, second = np.asarray([members[:2] for members in self.evaluated.members], np.int64).T
@@ -122,7 +122,7 @@ class EmbeddingScorer:
     def _values(self, outputs: Mapping[str, np.ndarray]) -> Scores:
         gold_M = np.asarray([group.scores[0] for group in self.groups], np.float64)
         identity = [(group.anchor, group.others[0], group.scores[0]) for group in self.groups]
-        return score_values(gold_M, self._similarities(outputs), identity=identity)
+        return score_values(gold_M, self.similarities(outputs), identity=identity)
 
     def _relevant(self) -> list[dict[int, float]]:
         """Returns of each query the documents that belong to it: positives, or a teacher's best passage."""
@@ -132,10 +132,12 @@ class EmbeddingScorer:
             relevant[query][documents[best]] = 1.0
         return relevant
 
+    def rank_all(self, outputs: Mapping[str, np.ndarray], ranks: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the documents of each query, the most similar first, int32 [Q, K], and similarities f32 [Q, K]."""
+        return ranking.rank_all(*self.evaluated.vectors(outputs), ranks)
+
     def _ranked(self, outputs: Mapping[str, np.ndarray]) -> _Ranked:
-        queries_QE, documents_CE = self.evaluated.vectors(outputs)
-        ranks = min(_RANKS, len(documents_CE))
-        order_QK, scores_QK = ranking.rank_all(queries_QE, documents_CE, ranks)
+        order_QK, scores_QK = self.rank_all(outputs, min(_RANKS, len(self.evaluated.documents)))
         relevant = self._relevant()
         judged = [
             ranking.judge(order_K.tolist(), scores_K.tolist(), known)

@@ -4,7 +4,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import jax
 import numpy as np
@@ -29,8 +29,6 @@ LOSSES = {
     "scored": ("cosent", "cosine"),
     "teacher": ("margin_mse", "kl", "infonce"),
 }
-# What stands for the prompts of the first weights.
-AUTO_PROMPT = "auto"
 _TEXTS_PER_CALL = 1024  # bounds the memory that the tokenizer's own encodings take
 
 
@@ -76,10 +74,8 @@ class EmbeddingConfig:
         "as wide as the encoder",
         at_least=0,
     )
-    query_prompt: str = field(
-        AUTO_PROMPT, "put before each anchor (query); auto: what the first weights were trained with, else nothing"
-    )
-    document_prompt: str = field(AUTO_PROMPT, "put before each other text (document); auto: likewise")
+    query_prompt: str = field("", "put before each anchor (query); empty: what the first weights were trained with")
+    document_prompt: str = field("", "put before each other text (document); empty: likewise")
     negative_columns: str = field(
         "", "pairs, teacher: columns of negatives, A,B,C, or one of lists; empty: negative, negative_1 ..., negatives"
     )
@@ -89,11 +85,58 @@ class EmbeddingConfig:
         "positive), all (every row is a positive pair); empty: a source with such labels is refused",
         choices=("", "nli", "binary", "all"),
     )
+    context_turns: int = field(3, "dialogues: turns before a response that are its context", at_least=1)
+    context_separator: str = field(
+        "", "dialogues: between the turns of a context; empty: the separator of the tokenizer"
+    )
+    responder: str = field("", "dialogues: the speaker whose turns are responses (SYSTEM); empty: every speaker")
     negatives: int = field(4, "most negatives of a group that are read; the first ones", at_least=0)
     matryoshka: tuple[int, ...] = field(
         (), "the loss is the sum over vectors and their first n numbers, for each n (Kusupati et al. 2022)"
     )
     loss: EmbeddingLossConfig = dataclasses.field(default_factory=EmbeddingLossConfig)
+
+
+class TextsSpec(Protocol):
+    """What a spec says of how groups of texts become rows, whatever a text becomes."""
+
+    @property
+    def kind(self) -> str:
+        """Of the groups."""
+        ...
+
+    @property
+    def row_length(self) -> int:
+        """Tokens a row."""
+        ...
+
+    @property
+    def texts(self) -> int:
+        """Most texts of a group."""
+        ...
+
+    @property
+    def groups(self) -> int:
+        """Most groups of a row."""
+        ...
+
+    @property
+    def positives(self) -> int:
+        """Most texts that are known to fit an anchor; 0: none is known."""
+        ...
+
+    @property
+    def segments(self) -> int:
+        """Most texts of a row."""
+        ...
+
+    def prompt(self, role: str) -> str:
+        """Returns what is put before a text of a role."""
+        ...
+
+    def length(self, role: str) -> int:
+        """Returns the tokens of a text of a role that are read."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,10 +194,14 @@ class EmbeddingSpec:
         """Returns what is put before a text of a role."""
         return self.query_prompt if role == QUERY else self.document_prompt
 
+    def length(self, role: str) -> int:
+        """Returns the tokens of a text that are read, the same for both roles."""
+        del role
+        return self.window
+
     def batch_spec(self) -> BatchSpec:
         """Packed groups of texts."""
-        scores = {"pairs": 0, "scored": 1}.get(self.kind, self.texts - 1)
-        return group_fields(self.row_length, self.groups, self.texts, scores=scores, positives=self.positives)
+        return batch_fields(self)
 
     def make_model(self, build: Build, rngs: nnx.Rngs) -> Embedder:
         """Builds the encoder, and what follows it."""
@@ -212,16 +259,22 @@ def tokenize(
     return tokens, np.asarray(cut, bool)
 
 
+def batch_fields(spec: TextsSpec) -> BatchSpec:
+    """Returns the arrays of a batch of packed groups."""
+    scores = {"pairs": 0, "scored": 1}.get(spec.kind, spec.texts - 1)
+    return group_fields(spec.row_length, spec.groups, spec.texts, scores=scores, positives=spec.positives)
+
+
 def encode_texts(
-    spec: EmbeddingSpec, tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str], role: str
+    spec: TextsSpec, tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str], role: str
 ) -> EncodedTexts:
     """Tokenizes and packs single texts of a role, each to become a vector."""
     assert role in ROLES
-    tokens, cut = tokenize(tokenizer, texts, spec.prompt(role), spec.window)
+    tokens, cut = tokenize(tokenizer, texts, spec.prompt(role), spec.length(role))
     return EncodedTexts(pack_texts(spec, tokenizer, tokens), cut)
 
 
-def pack_texts(spec: EmbeddingSpec, tokenizer: "PreTrainedTokenizerFast", tokens: Sequence[np.ndarray]) -> PackedRows:
+def pack_texts(spec: TextsSpec, tokenizer: "PreTrainedTokenizerFast", tokens: Sequence[np.ndarray]) -> PackedRows:
     """Packs texts that are tokenized."""
     pad_id = tokenizer.pad_token_id
     assert isinstance(pad_id, int), "see check_tokenizer"
