@@ -48,6 +48,12 @@ TASK_OPTIONS = {
     ).split(),
     "classification": f"task.name task.kind task.pooling task.threshold {LOSS}".split(),
     "qa": "task.name task.overlap task.max_question task.max_answer".split(),
+    "embedding": (
+        "task.name task.kind task.pooling task.normalize task.dimension task.query_prompt task.document_prompt "
+        "task.negative_columns task.label_rule task.negatives task.matryoshka task.context_turns task.context_separator "
+        "task.responder task.loss.function task.loss.temperature "
+        "task.loss.learned_temperature task.loss.symmetric task.loss.margin task.loss.score_range"
+    ).split(),
     "masked_lm": f"{MASKS} task.mask_share task.random_share task.logits_chunk".split(),
     "replaced_token": f"{MASKS} task.generator_depth task.discriminator_weight".split(),
     "relations": f"task.name task.markers task.negative task.unrelated {LOSS}".split(),

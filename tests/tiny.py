@@ -367,6 +367,50 @@ def relations_config(directory: pathlib.Path, **overrides: Any) -> Config:
     return replaced(from_config_dict(values), **overrides)
 
 
+def text_groups(count: int, seed: int) -> list[dict[str, Any]]:
+    """Records of persons, of the places of the same numbers and of other places: nothing but training says which."""
+    draw, made = random.Random(seed), []
+    for _ in range(count):
+        one, other, third = draw.sample(range(len(NAMES["PER"])), 3)
+        texts = []
+        for kind, first, second in (("PER", one, other), ("LOC", one, other), ("LOC", other, third)):
+            words = [draw.choice(FILLERS[:8]) for _ in range(draw.randrange(0, 4))]
+            texts.append(" ".join([NAMES[kind][first], *words, NAMES[kind][second]]))
+        anchor, positive, negative = texts
+        made.append({"anchor": anchor, "positive": positive, "negative": negative, "score": draw.choice((1.0, 4.0))})
+    return made
+
+
+def write_groups(directory: pathlib.Path, sizes: Mapping[str, int] = SIZES) -> str:
+    """Writes a folder of splits of `text_groups`; returns its URI."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for seed, (split, count) in enumerate(sizes.items()):
+        lines = [json.dumps(record) + "\n" for record in text_groups(count, seed)]
+        (directory / f"{split}.jsonl").write_text("".join(lines))
+    return f"jsonl:{directory}"
+
+
+def embedding_config(directory: pathlib.Path, **overrides: Any) -> Config:
+    """The same for vectors of texts."""
+    values = default_config("embedding")
+    values.model.init = f"dir:{directory / 'weights'}"
+    values.model.scan_layers = True
+    values.data.source = f"jsonl:{directory / 'groups'}"
+    values.data.row_length = 48
+    values.optim.learning_rate = 1e-2
+    values.train.batch_size = 4
+    values.train.steps = 8
+    values.train.min_steps = 0  # tests that set epochs mean these
+    values.eval.batch_size = 8
+    values.eval.metric = "ndcg@10"
+    values.log.every_steps = 2
+    if not (directory / "groups").exists():
+        write_groups(directory / "groups")
+    if not (directory / "weights").exists():
+        write_weights(directory / "weights")
+    return replaced(from_config_dict(values), **overrides)
+
+
 def replaced(values: Config, **overrides: Any) -> Config:
     """Returns the config with other values; keys as `train__steps=4`."""
     nested = to_dict(values)
@@ -467,6 +511,7 @@ CONFIGS: dict[str, Callable[[pathlib.Path], Config]] = {
     "multi": lambda directory: classification_config(directory, "multi"),
     "regression": lambda directory: classification_config(directory, "regression"),
     "qa": qa_config,
+    "embedding": embedding_config,
     "masked_lm": masked_lm_config,
     "replaced_token": lambda directory: masked_lm_config(directory, "replaced_token"),
 }

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxfm.data.text.tagging import entity_spans
 from jaxfm.errors import UserError
-from jaxfm.formats.inference import IDS, LOGITS, MASK, TYPES, logits_of
+from jaxfm.formats.inference import IDS, LOGITS, MASK, OF_TEXTS, TYPES, logits_of
 from jaxfm.observe.tables import Table
 
 if TYPE_CHECKING:
@@ -131,8 +131,8 @@ def compare(a: Side, b: Side, texts: Sequence[str]) -> Comparison:
     logits = [_picked(o.logits, p) if of_tokens else np.stack(o.logits) for o, p in zip(found, places, strict=True)]
     if order is not None:
         logits[1] = logits[1][..., order]
-    differences.append(_difference(LOGITS, *logits))
-    if a.head == "spans":  # a token by itself decides nothing
+    differences.append(_difference(OF_TEXTS if a.head == OF_TEXTS else LOGITS, *logits))
+    if a.head in ("spans", OF_TEXTS):  # a token, or a vector, decides nothing by itself
         return Comparison(tuple(differences), 0, 0, "tokens", (), tuple(notes))
     predictions = [_predictions(a, each) for each in logits]
     apart = np.not_equal(predictions[0], predictions[1]).reshape(len(predictions[0]), -1)

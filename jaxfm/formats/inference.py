@@ -20,6 +20,7 @@ from jaxfm.errors import UserError
 from jaxfm.families.models import KINDS, parameter_shapes
 from jaxfm.hub.weights import Checkpoint
 from jaxfm.models.electra import ReplacedTokenModel
+from jaxfm.models.embedder import Embedder
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.heads import MaskedLM, PairClassifier, SequenceClassifier, SpanClassifier, TokenClassifier
 from jaxfm.models.kernels import XLA
@@ -28,6 +29,8 @@ from jaxfm.parallel.mesh import build_abstract, make_mesh
 # Names of transformers' ONNX exports, and so of its readers.
 IDS, MASK, TYPES, LOGITS = "input_ids", "attention_mask", "token_type_ids", "logits"
 STARTS, ENDS = "start_logits", "end_logits"
+VECTORS = "sentence_embedding"  # as optimum names it
+OF_TEXTS = "vectors"  # kind of a head that gives them; transformers has no class for it
 BATCH, SEQUENCE = "batch_size", "sequence_length"
 # Models that have outputs -> kind of their head (`families.models.KINDS`).
 _KINDS: Mapping[type, str] = {
@@ -36,6 +39,7 @@ _KINDS: Mapping[type, str] = {
     SpanClassifier: "spans",
     MaskedLM: "vocabulary",
     ReplacedTokenModel: "replaced_tokens",
+    Embedder: OF_TEXTS,
 }
 HEADS = tuple(_KINDS.values())
 # Parameters of models here that no output needs.
@@ -71,6 +75,11 @@ def _(model: SpanClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Ar
 
 
 @outputs_of.register
+def _(model: Embedder, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    return {VECTORS: model(batch)[:, 0]}
+
+
+@outputs_of.register
 def _(model: PairClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     return {LOGITS: model(batch)[:, 0]}
 
@@ -86,7 +95,9 @@ def _(model: ReplacedTokenModel, batch: Mapping[str, jax.Array]) -> dict[str, ja
 
 
 def logits_of(outputs: Mapping[str, Any]) -> np.ndarray:
-    """Returns the logits as models here have them: those of starts and ends together, [B, T, 2]."""
+    """Returns the logits as models here have them: those of starts and ends together, [B, T, 2]; or vectors [B, E]."""
+    if VECTORS in outputs:
+        return np.asarray(outputs[VECTORS])
     if STARTS in outputs:
         return np.stack([np.asarray(outputs[STARTS]), np.asarray(outputs[ENDS])], axis=-1)
     return np.asarray(outputs[LOGITS])

@@ -11,6 +11,7 @@ import numpy as np
 from jaxfm.formats.inference import IDS, MASK, TYPES, logits_of
 from jaxfm.models.attention import MASKED
 from jaxfm.models.electra import ReplacedTokenModel
+from jaxfm.models.embedder import Embedder
 from jaxfm.models.heads import MaskedLM, SequenceClassifier
 
 # Inputs by name, int64 [N, T] -> outputs by name, [N, ...].
@@ -30,8 +31,8 @@ class StandIn:
         self._model, self._run, self._vocabulary = model, run, vocabulary
 
     def __call__(self, batch: Mapping[str, jax.Array], *, key: None = None) -> np.ndarray:
-        """Returns the logits of a classifier: [B, T, C] of tokens, [B, S, C] of texts."""
-        if isinstance(self._model, SequenceClassifier):
+        """Returns the logits of a classifier, [B, T, C] of tokens, [B, S, C] of texts, or vectors [B, S, E]."""
+        if isinstance(self._model, SequenceClassifier | Embedder):
             return of_texts(self._run, batch, self._model.segments)
         return of_tokens(self._run, batch)
 

@@ -39,10 +39,10 @@ class Quantisation:
 def inference_of(run: SavedRun, merged: Mapping[str, np.ndarray]) -> Inference:
     """Returns what a run computes of one text a row; low-rank updates are merged into the parameters."""
     changes: dict[str, Any] = {"encoder": without_adapters(run.spec.encoder)}
-    if hasattr(run.spec, "segments"):  # most examples a packed row
-        changes["segments"] = 1
     assert dataclasses.is_dataclass(run.spec) and not isinstance(run.spec, type)
-    spec: Spec = dataclasses.replace(run.spec, **changes)  # type: ignore[assignment]
+    # How many examples a packed row has at most; where texts come in groups, both numbers.
+    counts = {"segments", "groups", "texts"} & {each.name for each in dataclasses.fields(run.spec)}
+    spec: Spec = dataclasses.replace(run.spec, **changes, **dict.fromkeys(counts, 1))  # type: ignore[assignment]
     return make_inference(spec.make_model, spec.encoder, merged)
 
 

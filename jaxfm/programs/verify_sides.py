@@ -16,7 +16,7 @@ from jaxfm.errors import UserError
 from jaxfm.families.registry import FAMILIES
 from jaxfm.formats import onnx_files, stablehlo
 from jaxfm.formats.comparison import Arrays, Side
-from jaxfm.formats.inference import HEADS, Inference, inference_of
+from jaxfm.formats.inference import HEADS, OF_TEXTS, VECTORS, Inference, inference_of
 from jaxfm.hub.config_json import encoder_config, labels_of
 from jaxfm.hub.locate import SCHEMES, locate
 from jaxfm.hub.weights import read_checkpoint
@@ -124,6 +124,7 @@ def _open_onnx(given: str, model: pathlib.Path) -> Side:
     kind = next((found for name in names if (found := FAMILIES[encoder.family].kind_of(name))), "")
     problem = _PROBLEMS.get(values.get("problem_type"), "single")
     session = onnx_files.Session(model)
+    kind = OF_TEXTS if VECTORS in session.outputs else kind
     labels = labels_of(values, where) if kind.endswith("classes") else ()
     return Side(
         given, "onnx", load_tokenizer(folder), encoder.max_positions, kind, labels, problem, session, None

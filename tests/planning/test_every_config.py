@@ -29,6 +29,7 @@ SMALL = {
     ("mlm", "rtd_quickstart"): "v5e:2x2",
     ("classification", "quickstart"): "v5e:2x2",
     ("relations", "quickstart"): "v5e:2x2",
+    ("embedding", "quickstart"): "v5e:2x2",
 }
 LARGE = {
     ("ner", "files"): "v5e:2x2",
@@ -36,6 +37,7 @@ LARGE = {
     ("ner", "wnut17"): "v6e:2x2",
     ("ner", "conll2003"): "v5e:2x4",
     ("relations", "files"): "v5e:2x2",
+    **{("embedding", name): "v5e:2x2" for name in ("files", "scored", "stsb", "nli", "dialogue", "teacher")},
     ("relations", "semeval"): "v5e:2x2",
     ("relations", "tacred"): "v5e:2x4",
     ("mlm", "continue"): "v5p:2x2x1",

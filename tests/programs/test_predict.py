@@ -49,6 +49,7 @@ EMPTY: dict[str, dict[str, Any]] = {
     "pairs": {"pair": "", "label": None, "score": None, "scores": {}},
     "multi": {"labels": [], "scores": {}},
     "regression": {"value": None},
+    "embedding": {"vector": None},
     "qa": {"answer": None, "score": None, "answers": []},
     "masked_lm": {"tokens": [], "pseudo_perplexity": None},
     "replaced_token": {"tokens": []},

@@ -15,7 +15,7 @@ from jaxfm.tasks.ner.task import NerDefinition
 from jaxfm.training.initial import resolve
 from tests import tiny
 
-TASKS = ("ner", "nested_ner", "classification", "qa", "relations", "masked_lm", "replaced_token")
+TASKS = ("ner", "nested_ner", "classification", "qa", "relations", "embedding", "masked_lm", "replaced_token")
 
 
 def defaults(name: str, /, **groups: Any) -> dict[str, Any]:

@@ -13,6 +13,9 @@ import numpy as np
 from jaxfm.core.model_card import CardPart
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.errors import UserError
+from jaxfm.hub.config_json import missing_class
+from jaxfm.hub.export import write_model
+from jaxfm.hub.sentence_transformers import write_sentence_transformers
 from jaxfm.models.embedder import Embedder
 from jaxfm.tasks.embedding.spec import DOCUMENT, ROLES, EmbeddingSpec, EncodedTexts, encode_texts
 
@@ -113,12 +116,26 @@ class EmbeddingPredictor:
         ]
 
     def hf_problem(self) -> str:
-        """Returns why `write_hf` would refuse."""
-        return "--format=hf: vectors of texts are not written in transformers' form yet: use --format=onnx."
+        """Returns why `write_hf` would refuse: transformers has no class for the encoder alone; "" where it has."""
+        return missing_class(self.spec.encoder, "")
 
     def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
-        """Raises UserError as `hf_problem` says."""
-        raise UserError(self.hf_problem())
+        """Writes what SentenceTransformer and AutoModel open; UserError as `hf_problem` says."""
+        if problem := self.hf_problem():
+            raise UserError(problem)
+        spec = self.spec
+        own = {name: value for name, value in params.items() if name.startswith("encoder/")}
+        write_model(folder, spec.encoder, head="", params=own, tokenizer=self.tokenizer)
+        write_sentence_transformers(
+            folder,
+            width=spec.encoder.hidden_size,
+            pooling=spec.pooling,
+            normalize=spec.normalize,
+            prompts={role: spec.prompt(role) for role in ROLES},
+            max_length=spec.window,
+            similarity=spec.similarity,
+            projection=params.get("projection/kernel"),
+        )
 
     def card(self) -> CardPart:
         """Returns the task's part of the model card."""

@@ -68,9 +68,14 @@ class EmbeddingConfig:
         choices=("auto", *POOLINGS),
     )
     normalize: bool = field(True, "vectors have length 1, so that similarity is their cosine; False: dot product")
-    dimension: int = field(0, "a linear map to vectors of so many numbers; 0: as wide as the encoder", at_least=0)
-    query_prompt: str = field("", "put before each anchor (query)")
-    document_prompt: str = field("", "put before each other text (document)")
+    dimension: int = field(
+        0,
+        "a linear map to vectors of so many numbers; 0: that of the first weights if they have one, else vectors are "
+        "as wide as the encoder",
+        at_least=0,
+    )
+    query_prompt: str = field("", "put before each anchor (query); empty: what the first weights were trained with")
+    document_prompt: str = field("", "put before each other text (document); empty: likewise")
     negative_columns: str = field(
         "", "pairs, teacher: columns of negatives, A,B,C, or one of lists; empty: negative, negative_1 ..., negatives"
     )
