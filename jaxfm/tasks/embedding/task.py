@@ -16,6 +16,7 @@ from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
+from jaxfm.data.records.dialogues import DialogueOptions
 from jaxfm.data.records.group_columns import GroupColumns
 from jaxfm.data.records.text_groups import GroupSplit, TextGroup, read_groups
 from jaxfm.data.text.grouped_rows import GroupedRows, known_positives
@@ -24,6 +25,7 @@ from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.data.text.windows import window_length
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation.calibration import read_calibration
+from jaxfm.models.embedder import POOLINGS
 from jaxfm.schema import replaced
 from jaxfm.tasks.embedding.checks import check_groups
 from jaxfm.tasks.embedding.group_texts import (
@@ -38,13 +40,14 @@ from jaxfm.tasks.embedding.group_texts import (
 from jaxfm.tasks.embedding.objective import EmbeddingObjective, SimilarityLoss
 from jaxfm.tasks.embedding.predictor import EmbeddingPredictor
 from jaxfm.tasks.embedding.scorer import METRIC, EmbeddingScorer, directions
-from jaxfm.tasks.embedding.spec import AUTO_PROMPT, LOSSES, NAME, EmbeddingConfig, EmbeddingSpec
+from jaxfm.tasks.embedding.spec import DOCUMENT, LOSSES, NAME, QUERY, EmbeddingConfig, EmbeddingSpec, TextsSpec
 from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _SOME_TEXT = 16  # tokens, where no data says how long texts are
+_TAKEN_OVER = ("normalize", "dimension", "query_prompt", "document_prompt")
 _USUAL_POOLING = "mean"  # Reimers and Gurevych 2019, table 6
 
 
@@ -92,7 +95,7 @@ class EmbeddingDefinition:
 
     def abstract_objective(self, config: Config, encoder: EncoderConfig) -> EmbeddingObjective:
         """Builds model and loss without data or tokenizer, for shapes alone."""
-        config = _without_words(assumed_shapes(config))
+        config = assumed_shapes(config)
         texts = 2 + (config.task.negatives if config.task.kind == "teacher" else 0)
         groups = max(config.data.row_length // (_SOME_TEXT * texts), 1) if config.data.packed else 1
         spec = _spec(config, encoder, texts=texts, groups=groups, positives=0)
@@ -105,13 +108,14 @@ class EmbeddingDefinition:
           UserError: no training data, a loss that the kind of data is not for, a single pair of training.
         """
         loss = similarity_loss(config)
-        config = as_trained(config, initial)
-        read = _read(config, None)
+        config, layout_notes = taken_over(config, initial)
         tokenizer = open_tokenizer(initial)
-        groups = {split: _capped(found.groups, config.task.negatives) for split, found in read.items()}
+        read = read_source(config, None, tokenizer)
+        groups = {split: capped(found.groups, config.task.negatives) for split, found in read.items()}
         check_training(config.data.source, config.task.kind, groups["train"], loss.function)
-        spec, tokenized = _shaped(config, initial.encoder, tokenizer, groups["train"])
-        notes, spec = _positives(spec, groups["train"], loss.function)
+        spec, tokenized = _shaped(config, initial, tokenizer, groups["train"])
+        notes, positives = most_positives(groups["train"], loss.function)
+        spec = dataclasses.replace(spec, positives=positives)
         pad_id = tokenizer.pad_token_id
         assert isinstance(pad_id, int), "see check_tokenizer"
         train = training_rows(spec, groups["train"], tokenized, pad_id, config.seed)
@@ -120,35 +124,34 @@ class EmbeddingDefinition:
         }
         count, rows = len(groups["train"]), len(train)
         metric = METRIC[config.task.kind] if config.eval.metric == AUTO_METRIC else config.eval.metric
-        used = ("encoder/", *(("projection/",) if spec.projected and spec.projected == _width(initial) else ()))
+        used = ("encoder/", *(("projection/",) if has_projection(initial, spec.projected) else ()))
         said = (
             *initial.notes,
             *initial.left_over(used),
+            *layout_notes,
             _vector_note(spec, loss),
             *(found.note for found in read.values()),
             *notes,
-            f"train: {count:,} groups of texts in {rows:,} rows, {count / rows:.1f} a row{_cut_note(spec, tokenized)}",
-            *(_evaluated_note(split, found, spec) for split, found in evaluated.items()),
+            f"train: {count:,} groups of texts in {rows:,} rows, {count / rows:.1f} a row{cut_note(spec, tokenized)}",
+            *(evaluated_note(split, found, spec) for split, found in evaluated.items()),
         )
         params = {name: value for name, value in initial.params.items() if name.startswith(used)}
         chosen = {
             "data.row_length": spec.row_length,
             "eval.metric": metric,
+            **{f"task.{name}": getattr(config.task, name) for name in _TAKEN_OVER},
             "task.pooling": spec.pooling,
-            "task.query_prompt": spec.query_prompt,
-            "task.document_prompt": spec.document_prompt,
-            "task.dimension": spec.projected,
         }
         task = EmbeddingTask(EmbeddingObjective(spec, loss), tokenizer, groups, train, evaluated, said, chosen)
         return task, params
 
     def check(self, config: Config, initial: Initial) -> DataCheck:
         """Reads the source as `create` does and says what a person should know of it before training."""
-        config = as_trained(config, initial)
-        read = _read(config, None)
+        config, _ = taken_over(config, initial)
         tokenizer = open_tokenizer(initial)
-        groups = {split: _capped(found.groups, config.task.negatives) for split, found in read.items()}
-        spec, _ = _shaped(config, initial.encoder, tokenizer, groups["train"])
+        read = read_source(config, None, tokenizer)
+        groups = {split: capped(found.groups, config.task.negatives) for split, found in read.items()}
+        spec, _ = _shaped(config, initial, tokenizer, groups["train"])
         prompts = (spec.query_prompt, spec.document_prompt)
         return check_groups(groups, tokenizer, prompts, spec.window, initial.encoder.max_positions)
 
@@ -172,16 +175,41 @@ class EmbeddingDefinition:
         """Builds the task of a trained run over one split of (other) data, for evaluation."""
         tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
         config = replaced(config, {"data.source": source})
-        ((split, found),) = _read(config, (split,)).items()
-        groups = {split: _capped(found.groups, config.task.negatives)}
+        ((split, found),) = read_source(config, (split,), tokenizer).items()
+        groups = {split: capped(found.groups, config.task.negatives)}
         evaluated = {split: evaluated_groups(spec, tokenizer, groups[split])}
-        notes = (found.note, _evaluated_note(split, evaluated[split], spec))
+        notes = (found.note, evaluated_note(split, evaluated[split], spec))
         objective = EmbeddingObjective(spec, similarity_loss(config))
         return EmbeddingTask(objective, tokenizer, groups, None, evaluated, notes)
 
     def predictor(self, workdir: pathlib.Path, spec: EmbeddingSpec) -> EmbeddingPredictor:
         """Returns what makes vectors of texts."""
         return EmbeddingPredictor(spec, load_tokenizer(workdir / TOKENIZER_DIR), read_calibration(workdir))
+
+
+def taken_over(config: Config, initial: Initial) -> tuple[Config, tuple[str, ...]]:
+    """Returns the config with what the first weights' files say of their vectors, where it says nothing itself.
+
+    Raises UserError where they say what is not computed here, and the config does not name another pooling.
+    """
+    layout, task = initial.sentence, config.task
+    if layout is None or (layout.unread and task.pooling != "auto"):
+        return config, ()
+    if layout.unread:
+        raise UserError(
+            f"config.task.pooling: is 'auto', but the files of {config.model.init!r} (modules.json) make vectors by "
+            f"{' and '.join(layout.unread)}, which is not computed here. To train vectors of another kind from these "
+            f"weights, name one: {', '.join(POOLINGS)}."
+        )
+    projection = initial.params.get("projection/kernel")
+    values: dict[str, Any] = {
+        "task.pooling": layout.pooling if task.pooling == "auto" else task.pooling,
+        "task.normalize": task.normalize and layout.normalize,
+        "task.dimension": task.dimension or (0 if projection is None else projection.shape[-1]),
+        "task.query_prompt": task.query_prompt or layout.prompts.get(QUERY, ""),
+        "task.document_prompt": task.document_prompt or layout.prompts.get(DOCUMENT, ""),
+    }
+    return replaced(config, values), (f"vectors: as modules.json of {config.model.init} says",)
 
 
 def similarity_loss(config: Config) -> SimilarityLoss:
@@ -199,46 +227,6 @@ def similarity_loss(config: Config) -> SimilarityLoss:
     if loss.learned_temperature and function in ("triplet", "cosine"):
         raise UserError(f"config.task.loss.learned_temperature: {function} has no temperature.")
     return SimilarityLoss(function, 1.0 / loss.temperature, loss.symmetric, loss.margin, loss.score_range)
-
-
-def as_trained(config: Config, initial: Initial) -> Config:
-    """Returns the config with what the first weights were trained with in place of what it leaves open.
-
-    Raises UserError where that is something that jaxfm does not compute.
-    """
-    found, task, data = initial.sentence, config.task, config.data
-    if found is None:
-        return _without_words(config)
-    if found.unread and task.pooling == "auto":
-        raise UserError(
-            f"config.model.init: {config.model.init} makes vectors by {' and '.join(found.unread)}, which jaxfm does "
-            "not compute. Set config.task.pooling to train its encoder in another way."
-        )
-    prompts = {
-        f"task.{role}_prompt": found.prompts.get(role, "")
-        for role, given in (("query", task.query_prompt), ("document", task.document_prompt))
-        if given == AUTO_PROMPT
-    }
-    changes: dict[str, Any] = {"task.dimension": task.dimension or _width(initial), **prompts}
-    if task.pooling == "auto":
-        changes["task.pooling"] = found.pooling
-    if found.max_length and not data.window and data.row_length == AUTO:
-        changes["data.window"] = min(found.max_length, initial.encoder.max_positions)
-    return replaced(config, changes)
-
-
-def _without_words(config: Config) -> Config:
-    """Returns the config with usual values in place of "auto"."""
-    task = config.task
-    usual = {"task.pooling": (task.pooling, _USUAL_POOLING)}
-    usual |= {"task.query_prompt": (task.query_prompt, ""), "task.document_prompt": (task.document_prompt, "")}
-    return replaced(config, {key: value for key, (given, value) in usual.items() if given == AUTO_PROMPT})
-
-
-def _width(initial: Initial) -> int:
-    """Returns the numbers of a vector after the linear map of the first weights; 0: they have none."""
-    found = initial.params.get("projection/kernel")
-    return 0 if found is None else int(found.shape[-1])
 
 
 def check_training(source: str, kind: str, groups: Sequence[TextGroup], function: str) -> None:
@@ -265,15 +253,25 @@ def check_training(source: str, kind: str, groups: Sequence[TextGroup], function
         )
 
 
-def _read(config: Config, splits: Sequence[str] | None) -> dict[str, GroupSplit]:
+def read_source(
+    config: Config, splits: Sequence[str] | None, tokenizer: "PreTrainedTokenizerFast"
+) -> dict[str, GroupSplit]:
+    """Reads the groups of a config's source; None: of all its splits. The tokenizer says what separates turns."""
     data, task = config.data, config.task
     columns = GroupColumns(data.text_column, data.pair_column, task.negative_columns, data.label_column)
+    separator = task.context_separator or f" {tokenizer.sep_token or tokenizer.eos_token or ''} "
     return read_groups(
-        data.source, splits, columns=columns, kind=task.kind, label_rule=task.label_rule, holdout=data.holdout
+        data.source,
+        splits,
+        columns=columns,
+        kind=task.kind,
+        label_rule=task.label_rule,
+        holdout=data.holdout,
+        dialogue=DialogueOptions(task.context_turns, separator, task.responder),
     )
 
 
-def _capped(groups: Sequence[TextGroup], negatives: int) -> tuple[TextGroup, ...]:
+def capped(groups: Sequence[TextGroup], negatives: int) -> tuple[TextGroup, ...]:
     """Returns groups with at most so many negatives."""
     most = negatives + 1
     return tuple(
@@ -285,16 +283,19 @@ def _capped(groups: Sequence[TextGroup], negatives: int) -> tuple[TextGroup, ...
 
 
 def _shaped(
-    config: Config, encoder: EncoderConfig, tokenizer: "PreTrainedTokenizerFast", groups: Sequence[TextGroup]
+    config: Config, initial: Initial, tokenizer: "PreTrainedTokenizerFast", groups: Sequence[TextGroup]
 ) -> tuple[EmbeddingSpec, TokenizedGroups]:
     """Returns the spec of the training groups, whose lengths decide that of rows, and their tokens."""
     texts = max(len(group.others) for group in groups) + 1
     prompts = (config.task.query_prompt, config.task.document_prompt)
-    longest = config.data.window or encoder.max_positions
+    encoder, limit = initial.encoder, initial.sentence.max_length if initial.sentence else 0
+    longest = config.data.window or min(limit or encoder.max_positions, encoder.max_positions)
     if config.data.row_length != AUTO:
         longest = window_length(config.data, encoder.max_positions)
     tokenized = tokenize_groups(tokenizer, groups, prompts, (longest, longest))
     config = with_row_length(config, tokenized.lengths, encoder.max_positions * texts)
+    if not config.data.window and longest < config.data.row_length:
+        config = replaced(config, {"data.window": longest})
     together = np.minimum(tokenized.lengths, config.data.row_length)
     count = most_together(together, config.data.row_length) if config.data.packed else 1
     return _spec(config, encoder, texts=texts, groups=count, positives=0), tokenized
@@ -311,7 +312,7 @@ def _spec(config: Config, encoder: EncoderConfig, *, texts: int, groups: int, po
     return EmbeddingSpec(
         kind=task.kind,
         encoder=encoder,
-        pooling=task.pooling,
+        pooling=_USUAL_POOLING if task.pooling == "auto" else task.pooling,
         normalize=task.normalize,
         projected=task.dimension,
         query_prompt=task.query_prompt,
@@ -326,23 +327,27 @@ def _spec(config: Config, encoder: EncoderConfig, *, texts: int, groups: int, po
     )
 
 
-def _positives(
-    spec: EmbeddingSpec, groups: Sequence[TextGroup], function: str
-) -> tuple[tuple[str, ...], EmbeddingSpec]:
-    """Returns notes, and the spec with the most positives that an anchor is known to have."""
+def most_positives(groups: Sequence[TextGroup], function: str) -> tuple[tuple[str, ...], int]:
+    """Returns notes, and the most positives that an anchor is known to have; 0: no anchor has a second one."""
     if function != "infonce":
-        return (), spec
+        return (), 0
     ids = text_numbers(groups)
     table, over = known_positives([one[0] for one in ids], [one[1] for one in ids], MOST_POSITIVES)
     if table is None:
-        return (), spec
+        return (), 0
     notes = ("train: known positives of an anchor are never its negatives",)
     if over:
         notes = (
             f"NOTE: train: {over:,} anchors have more than {MOST_POSITIVES} known positives; those after the first "
             f"{MOST_POSITIVES} may be taken for negatives where they meet in a batch",
         )
-    return notes, dataclasses.replace(spec, positives=table.shape[1])
+    return notes, table.shape[1]
+
+
+def has_projection(initial: Initial, dimension: int) -> bool:
+    """Whether the first weights have a linear map to so many numbers."""
+    found = initial.params.get("projection/kernel")
+    return bool(dimension) and found is not None and found.shape[-1] == dimension
 
 
 def _vector_note(spec: EmbeddingSpec, loss: SimilarityLoss) -> str:
@@ -356,14 +361,16 @@ def _vector_note(spec: EmbeddingSpec, loss: SimilarityLoss) -> str:
     )
 
 
-def _cut_note(spec: EmbeddingSpec, tokenized: TokenizedGroups) -> str:
+def cut_note(spec: TextsSpec, tokenized: TokenizedGroups) -> str:
+    """Returns a clause for the log: how many groups have texts that are cut."""
     count = int((tokenized.cut | (tokenized.lengths > spec.row_length)).sum())
     return f"; {count:,} groups have texts cut to fit (the rest is not read)" if count else ""
 
 
-def _evaluated_note(split: str, found: EvaluatedGroups, spec: EmbeddingSpec) -> str:
+def evaluated_note(split: str, found: EvaluatedGroups, spec: TextsSpec) -> str:
+    """Returns a sentence for the log: the texts of a split."""
     cut = int(found.encoded.cut.sum())
-    more = f"; {cut:,} texts cut to {spec.window} tokens" if cut else ""
+    more = f"; {cut:,} texts cut to {spec.length(DOCUMENT)} tokens" if cut else ""
     if spec.kind == "scored":
         return f"{split}: {len(found.members):,} pairs of {len({*found.queries, *found.documents}):,} texts{more}"
     return f"{split}: {len(found.queries):,} queries, {len(found.documents):,} documents to rank for each{more}"

@@ -31,8 +31,16 @@ from jaxfm.tasks.embedding.group_texts import (
     training_rows,
 )
 from jaxfm.tasks.embedding.scorer import METRIC, directions
-from jaxfm.tasks.embedding.sources import capped, cut_note, evaluated_note, most_positives, read_source
-from jaxfm.tasks.embedding.task import check_training, similarity_loss
+from jaxfm.tasks.embedding.task import (
+    capped,
+    check_training,
+    cut_note,
+    evaluated_note,
+    has_projection,
+    most_positives,
+    read_source,
+    similarity_loss,
+)
 from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
 from jaxfm.tasks.late_interaction.objective import LateInteractionObjective
 from jaxfm.tasks.late_interaction.predictor import LateInteractionPredictor
@@ -115,9 +123,7 @@ class LateInteractionDefinition:
         }
         count, rows = len(groups["train"]), len(train)
         metric = METRIC[config.task.kind] if config.eval.metric == AUTO_METRIC else config.eval.metric
-        kernel = initial.params.get("projection/kernel")
-        fits = kernel is not None and kernel.shape[-1] == spec.dimension
-        used = ("encoder/", "projection/") if fits else ("encoder/",)
+        used = ("encoder/", *(("projection/",) if has_projection(initial, spec.dimension) else ()))
         said = (
             *initial.notes,
             *initial.left_over(used),
