@@ -50,8 +50,8 @@ TASK_OPTIONS = {
     "qa": "task.name task.overlap task.max_question task.max_answer".split(),
     "embedding": (
         "task.name task.kind task.pooling task.normalize task.dimension task.query_prompt task.document_prompt "
-        "task.negative_columns task.label_rule task.negatives task.matryoshka task.context_turns task.context_separator "
-        "task.responder task.loss.function task.loss.temperature "
+        "task.negative_columns task.label_rule task.negatives task.matryoshka task.context_turns "
+        "task.context_separator task.responder task.loss.function task.loss.temperature "
         "task.loss.learned_temperature task.loss.symmetric task.loss.margin task.loss.score_range"
     ).split(),
     "masked_lm": f"{MASKS} task.mask_share task.random_share task.logits_chunk".split(),
@@ -100,7 +100,7 @@ def other_value(field: dataclasses.Field[Any]) -> Any:
     if isinstance(default, str):
         return default + "x"
     if isinstance(default, tuple):
-        return (*default, "x")
+        return (*default, 7 if field.type == tuple[int, ...] else "x")
     if default is None:
         return True if bool in typing.get_args(field.type) else 0.25
     if isinstance(default, float):
@@ -347,6 +347,8 @@ def reads(source: str) -> set[str]:
                 first, *inner = owner.split(".")
                 if inner and first != "self":
                     found |= {".".join([*inner[start:], node.attr]) for start in range(len(inner))}
+                if owner in ("task", "loss"):  # names of `config.task` and its group in a function
+                    found.add(f"{owner}.{node.attr}")
                 if annotated.get(owner) in by_class:
                     found.add(f"{by_class[annotated[owner]]}{node.attr}")
     return found
