@@ -130,15 +130,16 @@ def prepare_conll2003(directory: pathlib.Path) -> pathlib.Path:
 
 def random_params(encoder: EncoderConfig, classes: int, seed: int) -> dict[str, np.ndarray]:
     """Path -> array of an encoder and a token classifier; no bias is 0 and no scale is 1, so that a mix-up shows."""
-    return _drawn(lambda: TokenClassifier(encoder, classes, DEFAULT_BUILD, nnx.Rngs(0)), encoder, seed)
+    return drawn(lambda: TokenClassifier(encoder, classes, DEFAULT_BUILD, nnx.Rngs(0)), encoder, seed)
 
 
 def random_masked_lm(encoder: EncoderConfig, seed: int) -> dict[str, np.ndarray]:
     """The same of an encoder and a masked-LM head."""
-    return _drawn(lambda: MaskedLM(encoder, DEFAULT_BUILD, nnx.Rngs(0)), encoder, seed)
+    return drawn(lambda: MaskedLM(encoder, DEFAULT_BUILD, nnx.Rngs(0)), encoder, seed)
 
 
-def _drawn(make: Callable[[], nnx.Module], encoder: EncoderConfig, seed: int) -> dict[str, np.ndarray]:
+def drawn(make: Callable[[], nnx.Module], encoder: EncoderConfig, seed: int) -> dict[str, np.ndarray]:
+    """The same of any model over an encoder."""
     draw = np.random.default_rng(seed)
     shapes = jax.eval_shape(lambda: initialise(make))
     flat = flax.traverse_util.flatten_dict(shapes, sep="/")
@@ -480,7 +481,7 @@ def write_runs(directory: pathlib.Path, names: Sequence[str] = tuple(CONFIGS)) -
         runs[name] = directory / f"run_{name}"
         workdirs.write_config(runs[name], made)
         task.save(runs[name])
-        params = _drawn(lambda task=task: task.objective.spec.make_model(DEFAULT_BUILD, nnx.Rngs(0)), ENCODER, seed=3)
+        params = drawn(lambda task=task: task.objective.spec.make_model(DEFAULT_BUILD, nnx.Rngs(0)), ENCODER, seed=3)
         checkpoints = Checkpoints(runs[name] / workdirs.CHECKPOINTS_DIR)
         meta = {"fingerprint": "", "best": {"step": 1, "value": 0.5, "waited": 0}, "goodput": {}}
         checkpoints.save_params(1, jax.tree.map(jnp.asarray, nested(params)), meta)

@@ -64,6 +64,27 @@ class Origin:
 
 
 @dataclasses.dataclass(frozen=True)
+class SentenceLayout:
+    """How the files beside weights say that a text becomes a vector (the layout of sentence-transformers).
+
+    Attributes:
+      pooling: "mean", "cls" or "last".
+      normalize: vectors have length 1, or are compared as if they had.
+      prompts: "query" and "document" -> what is put before such a text.
+      max_length: tokens of a text that are read; 0: not said.
+      similarity: "cosine" or "dot".
+      unread: what of it jaxfm does not compute, in words ("the pooling max"), for a task to refuse.
+    """
+
+    pooling: str = "mean"
+    normalize: bool = False
+    prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    max_length: int = 0
+    similarity: str = "cosine"
+    unread: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Initial:
     """What `config.model` resolves to.
 
@@ -75,6 +96,7 @@ class Initial:
       tokenizer: directory of the tokenizer's files; None where scratch names none.
       notes: sentences for the log.
       origin: where the weights were first read from; None for scratch.
+      sentence: how they make vectors of texts; None where no file says it.
     """
 
     encoder: EncoderConfig
@@ -83,6 +105,7 @@ class Initial:
     tokenizer: pathlib.Path | None
     notes: tuple[str, ...]
     origin: Origin | None = None
+    sentence: SentenceLayout | None = None
 
     def left_over(self, used: tuple[str, ...]) -> tuple[str, ...]:
         """Returns a sentence for the log that names the parts not under the path prefixes `used`; none: nothing."""

@@ -11,8 +11,17 @@ from jaxfm.observe.downloads import shown_downloads
 from jaxfm.parallel import distributed
 
 SCHEMES = ("hf", "dir", "package")
-# What jaxfm ever reads of a hub repository: no pickles, no code, nothing in subfolders.
-_HUB_FILES = ("*.json", "model.safetensors", "model-*.safetensors", "*.txt", "*.model")
+# What jaxfm ever reads of a hub repository: no pickles, no code, and of subfolders only those of sentence-transformers'
+# modules ("1_Pooling").
+_HUB_FILES = (
+    "*.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "*.txt",
+    "*.model",
+    "[0-9]_Dense/model.safetensors",
+)
+_HUB_LEFT_OUT = ("[!0-9]*/*", "*/*/*")
 
 
 def locate(uri: str, key: str, files: Sequence[str] = _HUB_FILES) -> pathlib.Path:
@@ -83,7 +92,11 @@ def _from_hub(rest: str, key: str, files: Sequence[str]) -> pathlib.Path:
     try:
         with shown_downloads(f"hf:{rest}", quiet=not distributed.is_main()) as bars:
             folder = huggingface_hub.snapshot_download(
-                name, revision=revision or None, allow_patterns=list(files), ignore_patterns=["*/*"], tqdm_class=bars
+                name,
+                revision=revision or None,
+                allow_patterns=list(files),
+                ignore_patterns=list(_HUB_LEFT_OUT),
+                tqdm_class=bars,
             )
         return pathlib.Path(folder)
     except errors.HFValidationError as error:

@@ -27,17 +27,19 @@ from jaxfm.data.records import source_unlabelled
 from jaxfm.data.records.examples import PAIR_COLUMNS
 from jaxfm.data.records.source_unlabelled import Wanted
 from jaxfm.errors import UserError, did_you_mean
+from jaxfm.formats import vector_files
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.programs import plugins, program
+from jaxfm.programs import plugins, program, vector_output
 from jaxfm.training.evaluation import Evaluator, bucket
 from jaxfm.training.saved_run import open_run
 from jaxfm.training.session import compute_dtype
 
 USAGE = (
     'usage: python -m jaxfm.predict --workdir=DIR ("TEXT" ... | --input=FILE --output=FILE.jsonl) '
-    '[--pair="TEXT" | --context=FILE] [--entities=DIR]'
+    '[--pair="TEXT" | --context=FILE] [--entities=DIR]\n'
+    "  [--vectors=float32|int8|binary] [--role=query|document]  with --output=FILE.npy or FILE.parquet"
 )
 RUN_WORDS = "run"
 _SINGLE = "this model judges single texts: leave the second one out."
@@ -138,6 +140,11 @@ class Model:
             for record, result in zip(chunk, self._predict(chunk), strict=True):
                 named = {"id": record["id"]} if "id" in record else {}
                 yield named | result
+
+    @property
+    def records_at_once(self) -> int:
+        """Records that are computed together."""
+        return self._predictor.records_at_once
 
     @property
     def embeds(self) -> EmbedsTexts:
@@ -269,8 +276,12 @@ def predict_file(
     words: str = RUN_WORDS,
     context: str | None = None,
     entities: str | pathlib.Path | None = None,
+    vectors: str = "",
+    role: str = "",
 ) -> int:
     """Writes one JSON result a record of `source` to `output`, whole or not at all; returns the number of records.
+
+    An output of vectors (.npy, .parquet) has the vector of each text instead.
 
     Args:
       workdir: a run directory.
@@ -283,16 +294,21 @@ def predict_file(
       words: see `--words`.
       context: the second text of every record, of which `source` then has the first alone.
       entities: see `--entities`.
+      vectors: see `--vectors`.
+      role: see `--role`.
 
     Raises:
       UserError: a record that cannot be read (file:line), no run or checkpoint, an output that cannot be written or
-        that another process is writing.
+        that another process is writing, vectors of a model that makes none.
     """
     source, output = files.user_path(source, "--input"), files.output_file(output, "--output")
     source_unlabelled.form_of(source)
     if output.exists() and os.path.samefile(source, output):
         raise UserError(f"--output={output}: is the input itself. Name another file.")
+    form = vector_output.form_of(output, vectors, role)
     model = Model(workdir, words, entities)
+    if form:
+        vector_files.check_output(output, form, model.embeds.dimension)
     if context is not None and not model.pairs:
         raise UserError(f"--context: {_SINGLE}")
     pairs, second = model.pairs and context is None, {} if context is None else {"pair": context}
@@ -300,6 +316,17 @@ def predict_file(
     progress = progress or Progress(None, quiet=files.is_stream(output))
     count = cut = 0
     with progress, progress.task(f"predicting {source.name} (records)", None) as advance, _alone(output):
+        if form:
+            return vector_output.write_vectors(
+                lambda texts: model.embed(texts, role),
+                source_unlabelled.read_unlabelled(source, wanted, progress.say),
+                output,
+                model.embeds.dimension,
+                form,
+                at_once=model.records_at_once,
+                progress=progress,
+                advance=advance,
+            )
         with files.atomic_write(output) as file:
             records = source_unlabelled.read_unlabelled(source, wanted, progress.say)
             for result in model.stream({**record, **second} for record in records):
@@ -402,10 +429,16 @@ def main(texts: Sequence[str]) -> None:
             words=values.words,
             context=context,
             entities=values.entities,
+            vectors=values.vectors,
+            role=values.role,
         )
         to = sys.stderr if files.is_stream(files.output_file(values.output, "--output")) else sys.stdout
-        print(f"written: {values.output} ({count:,} lines)", file=to)
+        what = "vectors" if values.output.endswith(vector_files.ENDINGS) else "lines"
+        print(f"written: {values.output} ({count:,} {what})", file=to)
         return
+    for flag in ("vectors", "role"):
+        if values[flag].value:
+            raise UserError(f"--{flag}: belongs to --input and --output.\n{USAGE}")
     if values.pair is not None and len(texts) != 1:
         raise UserError(f"--pair: belongs to one text, but there are {len(texts)}.\n{USAGE}")
     texts = [_argument(text, f"text {number}") for number, text in enumerate(texts, start=1)]
@@ -432,7 +465,20 @@ def run() -> None:
     plugins.define_plugin_flag()
     flags.DEFINE_string("workdir", None, "A run directory.")
     flags.DEFINE_string("input", None, f"Texts: {', '.join(source_unlabelled.endings())}; also with .gz but .parquet.")
-    flags.DEFINE_string("output", None, "JSON lines to write; - is the standard output.")
+    flags.DEFINE_string(
+        "output",
+        None,
+        "JSON lines to write; - is the standard output. Where the model makes vectors: also FILE.npy or FILE.parquet.",
+    )
+    flags.DEFINE_string(
+        "vectors",
+        "",
+        "Numbers of an output of vectors: float32 (if empty), int8 (256 steps of each number's range, which is written "
+        "beside them) or binary (a bit a number), both as sentence-transformers has them.",
+    )
+    flags.DEFINE_string(
+        "role", "", "What the texts are to a model that makes vectors: query or document (if empty); prompts differ."
+    )
     flags.DEFINE_string(
         "words",
         RUN_WORDS,

@@ -200,6 +200,10 @@ def test_what_the_hub_refuses(error: Any, words: str, monkeypatch: pytest.Monkey
     text = message("hf:a/b@v9")
     assert text.startswith(f"{KEY}: 'hf:a/b@v9' {words}") and "\n" not in text and "secret" not in text
     assert (asked["name"], asked["revision"]) == ("a/b", "v9") and "token" not in asked
-    # Neither pickles nor code nor subfolders.
+    # Neither pickles nor code nor subfolders but those of modules.
     assert not any(pattern.endswith((".bin", ".py", ".pt")) for pattern in asked["allow_patterns"])
-    assert asked["ignore_patterns"] == ["*/*"]
+    names = "model.safetensors 1_Pooling/config.json 2_Dense/model.safetensors onnx/a.json a/b/c.json 0_T/x.bin".split()
+    kept = huggingface_hub.utils.filter_repo_objects(
+        names, allow_patterns=asked["allow_patterns"], ignore_patterns=asked["ignore_patterns"]
+    )
+    assert list(kept) == names[:3]

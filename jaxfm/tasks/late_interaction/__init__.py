@@ -1,0 +1,1 @@
+"""Texts to a vector a token, compared by MaxSim (ColBERT): late interaction."""
