@@ -305,6 +305,12 @@ def mine(
         shutil.rmtree(work)
     for table in tables(found, rules, judged=judge is not None):
         progress.table(table)
+    if 2 * found.by_count[0] > found.pairs:
+        progress.say(
+            f"WARNING: {found.by_count[0]:,} of {found.pairs:,} pairs have no negative: most candidates are nearer to "
+            "the anchor than its positive, as of a model that has not learned these data. Take --bm25, a run trained "
+            "on them, or --margin=none with --skip and --max_score."
+        )
     return found
 
 

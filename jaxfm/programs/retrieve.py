@@ -25,7 +25,7 @@ from jaxfm.data.text.bm25 import STOP_WORDS
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.programs import plugins, program
-from jaxfm.programs.search_index import CANDIDATES, NO_THRESHOLD, TOP, SearchIndex, open_index
+from jaxfm.programs.search_index import CANDIDATES, NO_THRESHOLD, TOP, SearchIndex, calibrated_threshold, open_index
 
 USAGE = (
     "usage: python -m jaxfm.retrieve (--workdir=RUN | --bm25) --corpus=FILE [--index=DIR] "
@@ -150,6 +150,8 @@ def main(texts: Sequence[str]) -> None:
         raise UserError("--threshold: is of --answer, which is not given.")
     if values.stop_words != "none" and not values.bm25:
         raise UserError("--stop_words: is of --bm25, which is not given.")
+    if values.answer and values.threshold is None and calibrated_threshold(values.workdir, values.rerank) is None:
+        raise UserError(NO_THRESHOLD)  # before a corpus is embedded
     progress = Progress(
         None, quiet=bool(values.output) and files.is_stream(files.output_file(values.output, "--output"))
     )
@@ -168,8 +170,6 @@ def main(texts: Sequence[str]) -> None:
             stop_words=values.stop_words,
             progress=progress,
         )
-    if values.answer and not index.has_threshold:
-        raise UserError(NO_THRESHOLD)
     if values.input:
         count = retrieve_file(index, values.input, values.output, top=values.top, answer=values.answer)
         to = sys.stderr if files.is_stream(files.output_file(values.output, "--output")) else sys.stdout

@@ -186,11 +186,6 @@ class SearchIndex:
             ordered.append(sorted(scored, key=lambda each: -each["score"]))
         return ordered
 
-    @property
-    def has_threshold(self) -> bool:
-        """Whether it is known from which score on there is an answer."""
-        return self._threshold is not None
-
     def check_top(self, top: int | None) -> None:
         """Raises UserError where `top` is not from 1 to the number of texts; None: as many as `search` says."""
         if top is not None and not 1 <= top <= self.count:
@@ -247,9 +242,8 @@ def open_index(
         raise UserError("--approximate: needs --index=DIR, which keeps the graph.")
     texts = _corpus(corpus, answers, columns, progress.say)
     reranker = None if rerank is None else open_reranker(rerank, "--rerank")
-    judge = rerank if rerank is not None else workdir
-    if threshold is None and answers and judge is not None:
-        threshold = read_calibration(judge).get(THRESHOLD)
+    if threshold is None and answers:
+        threshold = calibrated_threshold(workdir, rerank)
     options = {"answers": answers, "reranker": reranker, "candidates": candidates, "threshold": threshold}
     if bm25:
         if texts is None:
@@ -267,6 +261,12 @@ def open_index(
     if index is None:
         weakref.finalize(found, shutil.rmtree, store.folder, ignore_errors=True)
     return found
+
+
+def calibrated_threshold(workdir: str | os.PathLike[str] | None, rerank: str | os.PathLike[str] | None) -> float | None:
+    """Returns from which score on there is an answer, as the run that gives the scores calibrated it; None: unknown."""
+    judge = workdir if rerank is None else rerank
+    return None if judge is None else read_calibration(judge).get(THRESHOLD)
 
 
 def open_reranker(workdir: str | os.PathLike[str], option: str) -> Model:

@@ -26,6 +26,7 @@ RUN_PAGES = (
     "docs/pretraining.md",
     "docs/qa.md",
     "docs/relations.md",
+    "docs/retrieval.md",
     "docs/trust.md",
     "docs/tutorial.md",
     "docs/using.md",

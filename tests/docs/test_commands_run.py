@@ -25,6 +25,7 @@ MADE_BEFORE = {
     "docs/classification.md": {"runs/mine": "single", "runs/a": "single", "runs/b": "single", "runs/pairs": "pairs"},
     "docs/exporting.md": {"runs/ner": "ner"},
     "docs/ner.md": {"runs/a": "ner", "runs/b": "ner"},
+    "docs/retrieval.md": {"runs/ce": "pairs"},
     "docs/trust.md": {"runs/full": "single", "runs/lora": "single"},
     "docs/using.md": {"runs/mine": "single", "runs/a": "single", "runs/b": "single", "runs/pairs": "pairs"},
     "README.md": {"runs/ner": "ner", "runs/a": "single", "runs/b": "single"},
@@ -49,6 +50,21 @@ def write_data(folder: pathlib.Path) -> None:
             for number, (line, label) in enumerate(tickets)
         ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def write_search(folder: pathlib.Path) -> None:
+    """Pairs of texts, a corpus to search in, queries, and questions with answers."""
+    (folder / "PAIRS_OF_TEXTS").mkdir()
+    for split, count in (("train", 24), ("valid", 8), ("test", 8)):
+        texts = [f"{split} {number} of {CLASSES[number % 4]}" for number in range(count)]
+        lines = [json.dumps({"anchor": f"where is {text}", "positive": text}) + "\n" for text in texts]
+        (folder / "PAIRS_OF_TEXTS" / f"{split}.jsonl").write_text("".join(lines))
+    corpus = [json.dumps({"id": f"d{number}", "text": f"text {number} on fuel and space"}) for number in range(12)]
+    (folder / "corpus.jsonl").write_text("\n".join(corpus) + "\n")
+    (folder / "queries.txt").write_text("fuel\nspace\n")
+    (folder / "faq.csv").write_text(
+        "id,question,answer\nreturn,Can I send something back?,Yes.\npay,How can I pay?,By card.\n"
+    )
 
 
 def environment() -> dict[str, str]:
@@ -103,6 +119,7 @@ def prepare(page: str, folder: pathlib.Path, earlier: pathlib.Path) -> None:
         tabs = path.read_text().replace("text,label", "text,coarse_label").replace(",", "\t")
         (folder / "trec" / f"{path.stem}.tsv").write_text(tabs)
     tiny.write_relations(folder / "PAIRS", {"train": 24, "valid": 8, "test": 8})
+    write_search(folder)
     (folder / "lines.txt").write_text("ada met boole in hull .\n\nthe old town\n")
     (folder / "test.csv").write_text("text\nA text.\nAnother one.\n")
     (folder / "context.txt").write_text("Daisy Sharp was born in Oslo. Veltronic is led by Hope Banks.\n")

@@ -50,7 +50,8 @@ def test_both_formats_compute_what_the_run_does(
         found = verify(f"run:{runs[task]}", f"dir:{folder}", TEXTS)
         assert found.within(1e-5) and found.agreeing == found.predictions and not found.differing
         (logits,) = found.differences
-        assert logits.what == "logits" and logits.vectors == (4 if "classes" in head(folder) else 48)
+        assert logits.what == ("vectors" if task == "embedding" else "logits")
+        assert logits.vectors == (4 if "classes" in head(folder) or task == "embedding" else 48)
 
 
 def head(folder: pathlib.Path) -> str:
@@ -77,7 +78,9 @@ def test_a_program_is_scored_as_the_run_is(task: str, runs: dict[str, pathlib.Pa
     found = score(data, "valid", model, session, run.spec.encoder.padded_vocab_size)
     assert found == pytest.approx(expected, abs=1e-5) and len(found) > 1
     # A program that says something else scores something else.
-    other = score(data, "valid", model, lambda given: {"logits": -session(given)["logits"]}, 128)
+    other = score(
+        data, "valid", model, lambda given: {name: np.cumsum(-array, -1) for name, array in session(given).items()}, 128
+    )
     assert other != pytest.approx(expected, abs=1e-2)
 
 

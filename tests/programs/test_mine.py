@@ -109,7 +109,7 @@ def test_by_words(tmp_path: pathlib.Path, source: str) -> None:
 @pytest.mark.parametrize(
     "rules",
     [
-        Rules(4, depth=20),
+        Rules(4, depth=40),
         Rules(2, skip=3, depth=25, margin=None, relative_margin=0.005),
         Rules(3, depth=30, margin=None, max_score=0.96),
     ],
