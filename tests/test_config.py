@@ -54,6 +54,12 @@ TASK_OPTIONS = {
         "task.context_separator task.responder task.loss.function task.loss.temperature "
         "task.loss.learned_temperature task.loss.symmetric task.loss.margin task.loss.score_range"
     ).split(),
+    "late_interaction": (
+        "task.name task.kind task.dimension task.query_prompt task.document_prompt task.query_length "
+        "task.document_length task.negative_columns task.label_rule task.context_turns task.context_separator "
+        "task.responder task.negatives task.loss.function task.loss.temperature task.loss.learned_temperature "
+        "task.loss.symmetric task.loss.margin task.loss.score_range"
+    ).split(),
     "masked_lm": f"{MASKS} task.mask_share task.random_share task.logits_chunk".split(),
     "replaced_token": f"{MASKS} task.generator_depth task.discriminator_weight".split(),
     "relations": f"task.name task.markers task.negative task.unrelated {LOSS}".split(),

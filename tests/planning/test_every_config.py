@@ -30,6 +30,7 @@ SMALL = {
     ("classification", "quickstart"): "v5e:2x2",
     ("relations", "quickstart"): "v5e:2x2",
     ("embedding", "quickstart"): "v5e:2x2",
+    ("late_interaction", "quickstart"): "v5e:2x2",
 }
 LARGE = {
     ("ner", "files"): "v5e:2x2",
@@ -38,6 +39,7 @@ LARGE = {
     ("ner", "conll2003"): "v5e:2x4",
     ("relations", "files"): "v5e:2x2",
     **{("embedding", name): "v5e:2x2" for name in ("files", "scored", "stsb", "nli", "dialogue", "teacher")},
+    **{("late_interaction", name): "v5e:2x2" for name in ("files", "teacher")},
     ("relations", "semeval"): "v5e:2x2",
     ("relations", "tacred"): "v5e:2x4",
     ("mlm", "continue"): "v5p:2x2x1",

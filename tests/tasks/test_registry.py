@@ -15,7 +15,9 @@ from jaxfm.tasks.ner.task import NerDefinition
 from jaxfm.training.initial import resolve
 from tests import tiny
 
-TASKS = ("ner", "nested_ner", "classification", "qa", "relations", "embedding", "masked_lm", "replaced_token")
+TASKS = tuple(
+    "ner nested_ner classification qa relations embedding late_interaction masked_lm replaced_token".split()
+)  # fmt: skip
 
 
 def defaults(name: str, /, **groups: Any) -> dict[str, Any]:

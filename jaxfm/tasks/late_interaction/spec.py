@@ -20,9 +20,11 @@ NAME = "late_interaction"
 SIMILARITY = "maxsim"
 
 
-def _loss_config() -> EmbeddingLossConfig:
-    # MaxSim is a sum over a query's tokens, so it needs no temperature to tell texts apart.
-    return EmbeddingLossConfig(temperature=1.0)
+@dataclasses.dataclass(frozen=True)
+class LateInteractionLossConfig(EmbeddingLossConfig):
+    """What is minimised. MaxSim is a sum over a query's tokens, so it needs no temperature to tell texts apart."""
+
+    temperature: float = field(1.0, "similarities are divided by it (not by triplet and cosine)", above=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,7 @@ class LateInteractionConfig:
     )
     responder: str = field("", "dialogues: the speaker whose turns are responses (SYSTEM); empty: every speaker")
     negatives: int = field(4, "most negatives of a group that are read; the first ones", at_least=0)
-    loss: EmbeddingLossConfig = dataclasses.field(default_factory=_loss_config)
+    loss: LateInteractionLossConfig = dataclasses.field(default_factory=LateInteractionLossConfig)
 
 
 @dataclasses.dataclass(frozen=True)
