@@ -12,6 +12,7 @@ RUN_PAGES = (
     "docs/checkpoints.md",
     "docs/classification.md",
     "docs/data_check.md",
+    "docs/embeddings.md",
     "docs/exporting.md",
     "docs/howto/imbalanced_classes.md",
     "docs/howto/labelling_tools.md",

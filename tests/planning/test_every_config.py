@@ -34,6 +34,7 @@ SMALL = {
 }
 LARGE = {
     ("ner", "files"): "v5e:2x2",
+    ("ner", "best"): "v5e:2x2",
     ("nested_ner", "files"): "v5e:2x2",
     ("ner", "wnut17"): "v6e:2x2",
     ("ner", "conll2003"): "v5e:2x4",
