@@ -35,6 +35,8 @@ MESHES = (
     ("1,1,1,1", "8,1,1,1", "1,8,1,1", "1,1,8,1", "1,1,1,8", "2,2,2,1", "2,1,2,2"),
     ("1,1,1,1", "8,1,1,1", "1,8,1,1", "2,1,2,2", "1,2,2,2"),
 )
+# Of vectors of texts: meshes and micro-batches.
+WHOLE_BATCHES = (("1,1,1,1", 1), ("1,1,1,1", 2), ("8,1,1,1", 1), ("8,1,1,1", 2), ("2,2,2,1", 2), ("2,1,2,2", 1))
 EVALUATED = ("1,1,1,1", "2,1,2,2")
 
 
@@ -97,7 +99,7 @@ def main(directory: pathlib.Path) -> None:
     config = tiny.masked_lm_config(directory, **common, task__evaluate=("whole_word",))
     task, loaded = registry.create(config, resolve(config.model))
     masked_lm = {name: pretraining(Run(config, task, loaded, name)) for name in MESHES[1]}
-    result = {"ner": ner, "restored": restored, "masked_lm": masked_lm}
+    result = {"ner": ner, "restored": restored, "masked_lm": masked_lm, "vectors": vectors(directory, common)}
     (directory / "result.json").write_text(json.dumps(result))
 
 
@@ -139,6 +141,18 @@ def pretraining(run: Run) -> dict[str, Any]:
     tables = state.params["encoder"]["embeddings"]["word"]["embedding"], state.params["decoder"]["bias"]
     padding = [float(np.abs(np.asarray(table)[ENCODER.vocab_size :]).max()) for table in tables]
     return {"steps": steps, "valid": run.valid(state), "padding": padding}
+
+
+def vectors(directory: pathlib.Path, common: Mapping[str, Any]) -> dict[str, Any]:
+    """Trains vectors of texts on meshes, each batch at once and in micro-batches; dropout is on."""
+    found = {}
+    for name, accumulate in WHOLE_BATCHES:
+        changes = {**common, "train__accumulate": accumulate}
+        config = tiny.embedding_config(directory, **changes)
+        task, loaded = registry.create(config, resolve(config.model))
+        run = Run(config, task, loaded, name)
+        found[f"{name} {accumulate}"] = run.train(run.setup.initial_state(), 0, STEPS)[1]
+    return found
 
 
 if __name__ == "__main__":

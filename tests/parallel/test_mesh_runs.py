@@ -68,6 +68,17 @@ def test_masked_lm_is_that_of_one_device(result: dict[str, Any]) -> None:
         assert found["padding"] == [0.0, 0.0], name  # after 20 updates with decay
 
 
+def test_whole_batches_are_compared_on_any_mesh(result: dict[str, Any]) -> None:
+    """The loss sees the texts of all devices, with and without micro-batches; 20 steps with dropout."""
+    alone, *others = result["vectors"].values()
+    assert len(alone) == STEPS and losses(alone)[-3:].mean() < losses(alone)[:3].mean()  # it learns
+    for name, found in result["vectors"].items():
+        np.testing.assert_allclose(losses(found), losses(alone), rtol=1e-5, err_msg=name)
+        negatives = [[step["negatives"] for step in steps] for steps in (alone, found)]
+        assert negatives[0] == negatives[1] and min(negatives[0]) > 20, name
+    assert len(others) == 5
+
+
 def test_evaluation_is_that_of_one_device(result: dict[str, Any]) -> None:
     scores = {name: found["valid"] for name, found in result["ner"].items() if "valid" in found}
     assert len(scores) >= 2 and ALONE in scores
