@@ -49,6 +49,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", action="store_true")
     arguments = parser.parse_args()
+    for path in (pathlib.Path(arguments.model, "config.json"), arguments.data / "train.jsonl"):
+        if not path.is_file():
+            parser.error(f"{path}: no such file")
     torch.manual_seed(arguments.seed)
     word = Transformer(arguments.model, max_seq_length=arguments.length)
     model = SentenceTransformer(

@@ -2,8 +2,8 @@
 
   python -m profiles.whole_batch_memory --batches=64,256,1024 --output=profiles/results/whole_batch_memory.json
 
-For each size the train step of the task embedding is compiled with MiniLM's shape, rows of 128 tokens with 4 pairs
-each, once with the whole batch at a time and once in micro-batches of --micro pairs. What is shown is the compiler's account
+For each size the train step of the task embedding is compiled with MiniLM's shape and rows of 128 tokens of 4 pairs,
+once with the whole batch at a time and once in micro-batches of --micro pairs. What is shown is the compiler's account
 of what the step holds on the device: arguments, results and everything between. Nothing is trained.
 """
 

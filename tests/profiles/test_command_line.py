@@ -16,7 +16,7 @@ SHARED = {"command_line", "quality", "small_sets", "steps"}
 # Those that read absl flags: `jaxfm.program.run` ends them, with its own tests.
 BY_FLAGS = {"classification_quality", "ner_quality", "packing_quality", "prepare_memory", "relations"}
 # Standing alone, they need torch.
-REFERENCES = {"hf_classification", "hf_mlm", "hf_qa", "hf_relations"}
+REFERENCES = {"hf_classification", "hf_mlm", "hf_qa", "hf_relations", "st_embedding"}
 # Run by the Python of another environment, which has spaCy.
 ELSEWHERE = {"spacy_reference"}
 NAMES = sorted(path.stem for path in PROFILES.glob("*.py") if path.stem not in SHARED | ELSEWHERE)
@@ -31,6 +31,10 @@ MISTAKES = {
     ),
     "ceilings": (["--sizes=8,big", "--output=o.json"], "--sizes=8,big: must be whole numbers"),
     "data": (["--config=absent.py"], "--config=absent.py"),
+    "embedding_quality": (
+        ["--train=jsonl:absent", "--output=o.json", "--programs=jaxfn"],
+        "--programs: 'jaxfn' is none",
+    ),
     "export_formats": (["--source=conll:absent", "--output=o.json", "--turns=0"], "--turns=0: must be at least 1"),
     "hf_classification": (["absent", "absent"], "absent/config.json: no such file"),
     "hf_mlm": (["absent", "--batch=1", "--row-length=8"], "absent/config.json: no such file"),
@@ -54,6 +58,8 @@ MISTAKES = {
     "qa_quality": (["--source=jsonl:absent", "--output=o.json", "--unanswered=1"], "--unanswered=1: must be a share"),
     "scaling": (["--config=absent.py", "--output=o.json"], "--config=absent.py"),
     "small_data": (["--data=absent", "--output=o.json"], "--data=absent: no such folder"),
+    "st_embedding": (["absent", "absent", "absent"], "absent/config.json: no such file"),
+    "whole_batch_memory": (["--batches=64,many", "--output=o.json"], "--batches=64,many: must be whole numbers"),
     "start": (["--config=configs/ner.py", "--repeats=0", "--output=o.json"], "--repeats=0: must be at least 1"),
     "throughput": (["--config=absent.py"], "--config=absent.py"),
     "training_parity": (["--families=brt", "--output=o.json"], "--families: 'brt' is not one of bert"),
@@ -63,8 +69,9 @@ MISTAKES = {
 
 def ends(script: str, words: list[str], monkeypatch: pytest.MonkeyPatch, folder: pathlib.Path) -> object:
     """Runs a script as `python profiles/SCRIPT.py WORDS` would, in this process; returns its exit code."""
-    if script in REFERENCES and importlib.util.find_spec("torch") is None:
-        pytest.skip("torch is not installed")
+    for library in ("torch", *(("sentence_transformers",) if script == "st_embedding" else ())):
+        if script in REFERENCES and importlib.util.find_spec(library) is None:
+            pytest.skip(f"{library} is not installed")
     monkeypatch.setattr("sys.argv", [f"{script}.py", *words])
     monkeypatch.chdir(folder)
     known = set(flags.FLAGS)
