@@ -238,6 +238,10 @@ class EvalConfig:
         "validation metric by which the best checkpoint is chosen; auto: by the task (F1 of entities, accuracy, macro "
         "F1 where classes are imbalanced, Pearson's correlation, loss of masked tokens)",
     )
+    first: bool = field(
+        False,
+        "score the validation split before the first update too: what the first weights do as they are; no checkpoint",
+    )
     select: str = field("best", "the checkpoint that is reported, exported and used", choices=("best", "last"))
     patience: int = field(
         0,

@@ -31,7 +31,7 @@ adapt.train adapt.freeze adapt.freeze_layers adapt.unfreeze_every adapt.layer_de
 adapt.lora.rank adapt.lora.alpha adapt.lora.targets adapt.adapter_size adapt.prefix_length adapt.ema adapt.average_best
 train.epochs train.steps train.min_steps train.batch_size train.batch_examples train.first_batch_size
 train.batch_warmup_steps train.accumulate train.precision
-eval.every_steps eval.batch_size eval.metric eval.select eval.patience
+eval.every_steps eval.batch_size eval.metric eval.first eval.select eval.patience
 checkpoint.every_steps checkpoint.keep_last checkpoint.keep_optimizer
 parallel.mesh.data parallel.mesh.fsdp parallel.mesh.tensor parallel.mesh.sequence
 log.every_steps log.tensorboard profile.steps

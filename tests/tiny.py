@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import pathlib
-import random
 import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,7 +21,6 @@ from jaxfm.core.encoder_config import EncoderConfig, has_padded_rows
 from jaxfm.core.initial import HostArray, StoredArray
 from jaxfm.data.arrays import ArrayDataset
 from jaxfm.data.text.packing import text_fields
-from jaxfm.data.text.tagging import entity_spans
 from jaxfm.hub.config_json import hf_config
 from jaxfm.hub.weights import write_tensors
 from jaxfm.models.heads import MaskedLM, TokenClassifier
@@ -34,12 +32,21 @@ from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.initial import resolve
 from jaxfm.training.state import TrainState
+from tests.tiny_records import (  # noqa: F401  the records of these runs, for tests that write some of their own
+    FILLERS,
+    NAMES,
+    SIZES,
+    Sentence,
+    relations,
+    sentences,
+    text_groups,
+    write_examples,
+    write_groups,
+    write_nested,
+    write_questions,
+    write_relations,
+)
 
-NAMES = {
-    "PER": ("ada", "boole", "curry", "dedekind", "emmy", "frege", "gauss", "hilbert"),
-    "LOC": ("arles", "bergen", "cadiz", "delft", "essen", "ferrara", "ghent", "hull"),
-}
-FILLERS = ("met", "in", "saw", "the", "old", "town", "near", "left", "and", "went", "to", ".")
 PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *FILLERS)
 # Names are spelled in letters: several pieces a word, and room for any word of letters.
 VOCABULARY = (*PIECES, *string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase))
@@ -55,27 +62,6 @@ ENCODER = EncoderConfig(
     max_positions=64,
     initializer_range=0.1,
 )
-SIZES = {"train": 60, "valid": 16, "test": 18}
-
-Sentence = tuple[list[str], list[str]]
-
-
-def sentences(count: int, seed: int) -> list[Sentence]:
-    """Sentences of 2 to 18 words with names of one or two words; very different numbers of words."""
-    draw = random.Random(seed)
-    made = []
-    for _ in range(count):
-        words: list[str] = []
-        tags: list[str] = []
-        for _ in range(draw.choice((1, 1, 2, 6))):
-            words.append(draw.choice(FILLERS))
-            tags.append("O")
-            kind = draw.choice(tuple(NAMES))
-            for position in "BI"[: draw.choice((1, 2))]:
-                words.append(draw.choice(NAMES[kind]))
-                tags.append(f"{position}-{kind}")
-        made.append((words, tags))
-    return made
 
 
 def write_conll(path: pathlib.Path, content: Sequence[Sentence], *, documents: int = 0) -> None:
@@ -234,21 +220,6 @@ def masked_lm_config(directory: pathlib.Path, task: str = "masked_lm", **overrid
     return replaced(from_config_dict(values), **overrides)
 
 
-def write_examples(directory: pathlib.Path, kind: str, *, pairs: bool, sizes: Mapping[str, int] = SIZES) -> str:
-    """Writes a folder of labelled texts that can be learned: what they name decides; returns its URI."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for seed, (split, count) in enumerate(sizes.items()):
-        draw = random.Random(seed)
-        lines = []
-        for words, tags in sentences(count, seed):
-            kinds = [tag[2:] for tag in tags if tag != "O"]
-            target: Any = {"single": kinds[0], "multi": sorted(set(kinds)), "regression": len(words) / 4}[kind]
-            texts = {"text": " ".join(words), "label": target}
-            lines.append(texts | ({"pair": draw.choice(FILLERS)} if pairs else {}))
-        (directory / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    return f"jsonl:{directory}"
-
-
 def classification_config(
     directory: pathlib.Path, kind: str = "single", *, pairs: bool = False, **overrides: Any
 ) -> Config:
@@ -276,26 +247,6 @@ def classification_config(
     return replaced(from_config_dict(values), **overrides)
 
 
-def write_questions(directory: pathlib.Path, sizes: Mapping[str, int] = SIZES) -> str:
-    """Writes a folder of questions that can be learned: the first name of a kind, or none; returns its URI."""
-    directory.mkdir(parents=True, exist_ok=True)
-    asked = {"PER": "met", "LOC": "went to"}
-    for seed, (split, count) in enumerate(sizes.items()):
-        draw = random.Random(seed)
-        lines = []
-        for number, (words, tags) in enumerate(sentences(count, seed)):
-            kind = draw.choice(tuple(asked))
-            first = tags.index(f"B-{kind}") if f"B-{kind}" in tags else -1
-            end = first + 1 + (tags[first + 1 : first + 2] == [f"I-{kind}"])
-            start = len(" ".join([*words[:first], ""])) if first > 0 else 0
-            text = " ".join(words[first:end])
-            answers = {"text": [text], "answer_start": [start]} if first >= 0 else {"text": [], "answer_start": []}
-            context = " ".join(words)
-            lines.append({"id": f"{split}{number}", "question": asked[kind], "context": context, "answers": answers})
-        (directory / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    return f"jsonl:{directory}"
-
-
 def qa_config(directory: pathlib.Path, **overrides: Any) -> Config:
     """The same for questions."""
     values = default_config("qa")
@@ -318,34 +269,6 @@ def qa_config(directory: pathlib.Path, **overrides: Any) -> Config:
     return replaced(from_config_dict(values), **overrides)
 
 
-def relations(count: int, seed: int) -> list[dict[str, Any]]:
-    """Records of two names of a text: the kinds of the names, and their order, decide the relation."""
-    draw, made = random.Random(seed), []
-    while len(made) < count:
-        kinds = [draw.choice(tuple(NAMES)) for _ in range(2)]
-        words = [draw.choice(FILLERS[:8]) for _ in range(draw.randrange(3, 12))]
-        places = sorted(draw.sample(range(len(words)), 2))
-        for place, kind in zip(places, kinds, strict=True):
-            words[place] = draw.choice(NAMES[kind])
-        starts = [sum(len(word) + 1 for word in words[:place]) for place in places]
-        sides = [
-            {"start": start, "end": start + len(words[place]), "type": kind}
-            for start, place, kind in zip(starts, places, kinds, strict=True)
-        ]
-        relation = {"PERLOC": "visit(e1,e2)", "LOCPER": "visit(e2,e1)"}.get("".join(kinds), "Other")
-        made.append({"text": " ".join(words), "head": sides[0], "tail": sides[1], "relation": relation})
-    return made
-
-
-def write_relations(directory: pathlib.Path, sizes: Mapping[str, int] = SIZES) -> str:
-    """Writes a folder of splits of `relations`; returns its URI."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for seed, (split, count) in enumerate(sizes.items()):
-        lines = [json.dumps(record) + "\n" for record in relations(count, seed)]
-        (directory / f"{split}.jsonl").write_text("".join(lines))
-    return f"jsonl:{directory}"
-
-
 def relations_config(directory: pathlib.Path, **overrides: Any) -> Config:
     """The same for relations between two entities."""
     values = default_config("relations")
@@ -365,29 +288,6 @@ def relations_config(directory: pathlib.Path, **overrides: Any) -> Config:
     if not (directory / "weights").exists():
         write_weights(directory / "weights")
     return replaced(from_config_dict(values), **overrides)
-
-
-def text_groups(count: int, seed: int) -> list[dict[str, Any]]:
-    """Records of persons, of the places of the same numbers and of other places: nothing but training says which."""
-    draw, made = random.Random(seed), []
-    for _ in range(count):
-        one, other, third = draw.sample(range(len(NAMES["PER"])), 3)
-        texts = []
-        for kind, first, second in (("PER", one, other), ("LOC", one, other), ("LOC", other, third)):
-            words = [draw.choice(FILLERS[:8]) for _ in range(draw.randrange(0, 4))]
-            texts.append(" ".join([NAMES[kind][first], *words, NAMES[kind][second]]))
-        anchor, positive, negative = texts
-        made.append({"anchor": anchor, "positive": positive, "negative": negative, "score": draw.choice((1.0, 4.0))})
-    return made
-
-
-def write_groups(directory: pathlib.Path, sizes: Mapping[str, int] = SIZES) -> str:
-    """Writes a folder of splits of `text_groups`; returns its URI."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for seed, (split, count) in enumerate(sizes.items()):
-        lines = [json.dumps(record) + "\n" for record in text_groups(count, seed)]
-        (directory / f"{split}.jsonl").write_text("".join(lines))
-    return f"jsonl:{directory}"
 
 
 def embedding_config(directory: pathlib.Path, **overrides: Any) -> Config:
@@ -459,23 +359,6 @@ def text_dataset(arrays: Mapping[str, np.ndarray], pad_id: int = 0) -> ArrayData
 def with_dropout(encoder: EncoderConfig, rate: float) -> EncoderConfig:
     """The encoder with another dropout everywhere."""
     return dataclasses.replace(encoder, dropout=rate, attention_dropout=rate)
-
-
-def write_nested(directory: pathlib.Path, sizes: Mapping[str, int] = SIZES) -> str:
-    """Writes a folder of sentences whose names of two words have one of another type inside; returns its URI."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for seed, (split, count) in enumerate(sizes.items()):
-        lines = []
-        for words, tags in sentences(count, seed):
-            spans = [{"start": a, "end": b, "label": kind} for a, b, kind in entity_spans(tags)]
-            spans += [
-                {"start": one["end"] - 1, "end": one["end"], "label": "LAST"}
-                for one in spans
-                if one["end"] - one["start"] > 1
-            ]
-            lines.append({"tokens": words, "entities": spans})
-        (directory / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    return f"jsonl:{directory}"
 
 
 def nested_config(directory: pathlib.Path, **overrides: Any) -> Config:

@@ -143,6 +143,9 @@ def fit(
         _profile(setup, first, programs, workdir, progress, wall_clock) as profile,
     ):
         preemption.passed(first)
+        untrained = math.nan
+        if config.eval.first and first == 0 and "valid" in task.datasets:
+            untrained = _score_first(state, config, task, setup, writer, progress, wall_clock)
         log = _Log(setup, writer, progress, wall_clock, last=(first, wall_clock.busy()))
         wall_clock.enter("train")
         waiting = () if _gives_up(best, config, step) else _on_devices(session, batches, wall_clock)
@@ -175,6 +178,7 @@ def fit(
         if _gives_up(best, config, step):
             progress.say(f"stopped early: {best.waited} evaluations without a better {config.eval.metric}")
         log.flush()
+        _say_if_worse(untrained, best, config, task, progress)
         with wall_clock.during("checkpoint"), progress.state("saving"):
             checkpoints.wait()
     if config.eval.select == "last" or best.step is None or best.step == step:
@@ -280,6 +284,38 @@ def _evaluate(
     for warning in warnings:
         progress.say(warning)
     return best, outputs if step == setup.total_steps or _gives_up(best, config, step) else None
+
+
+def _score_first(
+    state: TrainState,
+    config: Config,
+    task: Task,
+    setup: Setup,
+    writer: MetricsWriter,
+    progress: Progress,
+    wall_clock: WallClock,
+) -> float:
+    """Scores the validation split by the first weights and writes the numbers; returns the run's metric."""
+    rows = task.datasets["valid"]
+    with wall_clock.during("evaluate"), progress.task("validating the first weights", len(rows)) as advance:
+        metrics = task.scorer("valid").metrics(setup.evaluate(state.params, rows, advance))
+    writer.write(0, "valid", metrics)
+    value = metrics.get(config.eval.metric, math.nan)
+    others = "  ".join(f"{key} {number:.4f}" for key, number in metrics.items() if key != config.eval.metric)
+    progress.say(f"valid before the first update: {config.eval.metric} {value:.4f}  {others}")
+    return value
+
+
+def _say_if_worse(untrained: float, best: Best, config: Config, task: Task, progress: Progress) -> None:
+    """Warns where no checkpoint is better than the first weights, whose metric is `untrained` (NaN: not known)."""
+    if math.isnan(untrained) or best.value is None:
+        return
+    gain = best.value - untrained if task.directions[config.eval.metric] else untrained - best.value
+    if gain <= 0:
+        progress.say(
+            f"WARNING: the first weights are no worse than the best checkpoint ({config.eval.metric} {untrained:.4f} "
+            f"and {best.value:.4f}): training gained nothing. Try a lower config.optim.learning_rate, or other data."
+        )
 
 
 def describe(program: jax.stages.Compiled, setup: Setup, config: Config, task: Task) -> str:

@@ -14,6 +14,7 @@ from jaxfm.data.records.text_groups import TextGroup
 from jaxfm.evaluation import ranking
 from jaxfm.evaluation.classes import Scores, score_values
 from jaxfm.observe.tables import Table
+from jaxfm.tasks.embedding.bm25_scores import bm25_scores
 from jaxfm.tasks.embedding.errors import worst_pairs, worst_queries
 from jaxfm.tasks.embedding.group_texts import EvaluatedGroups
 from jaxfm.tasks.embedding.spec import TextsSpec
@@ -98,12 +99,16 @@ class EmbeddingScorer:
         ranked = self._ranked(outputs)
         metrics = self._means(ranked.data)
         size = {"queries": len(self.evaluated.queries), "documents": len(self.evaluated.documents)}
-        rows = [(name, value) for name, value in metrics.items()]
+        words = bm25_scores(
+            self.evaluated.queries, self.evaluated.documents, ranked.relevant, _CUTOFFS, ranked.order.shape[1]
+        )
+        columns = ("metric", "value", *(("BM25",) if words else ()))
+        rows = [(name, value, *((words[name],) if words else ())) for name, value in metrics.items()]
         title = f"Ranking of {size['documents']:,} documents for each of {size['queries']:,} queries"
         return Evaluation(
             metrics=metrics,
-            scores={**metrics, **size},
-            tables=(Table(title, ("metric", "value"), rows),),
+            scores={**metrics, **size, **({"bm25": words} if words else {})},
+            tables=(Table(title, columns, rows),),
             predictions=self._rankings(ranked),
             warnings=self.warnings(outputs),
             bootstrap_data=ranked.data,

@@ -89,8 +89,9 @@ class EmbeddingDefinition:
 
     name = NAME
     config_class = EmbeddingConfig
-    # Batches of 64 pairs have 63 negatives for each; with 16 there are too few to learn from.
-    defaults: Mapping[str, Any] = {**DEFAULTS, "train.batch_examples": 64}
+    # Batches of 64 pairs have 63 negatives for each; with 16 there are too few to learn from. Encoders make vectors
+    # before they are trained to: what training gains is to be seen.
+    defaults: Mapping[str, Any] = {**DEFAULTS, "train.batch_examples": 64, "eval.first": True}
     moved: Mapping[str, str] = {}
 
     def abstract_objective(self, config: Config, encoder: EncoderConfig) -> EmbeddingObjective:

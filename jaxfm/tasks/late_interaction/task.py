@@ -91,7 +91,7 @@ class LateInteractionDefinition:
 
     name = NAME
     config_class = LateInteractionConfig
-    defaults: Mapping[str, Any] = {**DEFAULTS, "train.batch_examples": 32}
+    defaults: Mapping[str, Any] = {**DEFAULTS, "train.batch_examples": 32, "eval.first": True}
     moved: Mapping[str, str] = {}
 
     def abstract_objective(self, config: Config, encoder: EncoderConfig) -> LateInteractionObjective:

@@ -48,8 +48,18 @@ def test_a_run_learns_and_says_what_it_ranks(folder: pathlib.Path) -> None:
     first = sum(record["predicted"][0]["text"] in record["gold"] for record in records) / len(records)
     assert first == pytest.approx(found.metrics["accuracy@1"])
     assert "95% interval" in (run / "report.md").read_text()
+    report = json.loads((run / "report.json").read_text())["splits"]["test"]
+    assert 0 <= report["bm25"]["ndcg@10"] < report["ndcg@10"]  # persons and places share no word
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert (lines[0]["step"], lines[0]["split"]) == (0, "valid")
     assert any(line.get("negatives", 0) > 10 for line in lines)
+
+
+def test_training_that_gains_nothing_says_so(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tiny.embedding_config(tmp_path, train__steps=1, optim__learning_rate=1e-12), tmp_path / "run")
+    said = capsys.readouterr()
+    assert "valid before the first update: ndcg@10" in said.out + said.err
+    assert "WARNING: the first weights are no worse than the best checkpoint" in said.out + said.err
 
 
 def evaluate_untrained(folder: pathlib.Path) -> dict[str, float]:
