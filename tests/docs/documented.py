@@ -21,6 +21,7 @@ RUN_PAGES = (
     "docs/howto/small_data.md",
     "docs/howto/tpu_pod.md",
     "docs/index.md",
+    "docs/late_interaction.md",
     "docs/multi_host.md",
     "docs/ner.md",
     "docs/nested_ner.md",

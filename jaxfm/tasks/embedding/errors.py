@@ -3,16 +3,35 @@
 # Q queries, C documents, M pairs, K ranks
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from jaxfm.data.records.text_groups import TextGroup
 from jaxfm.observe.examples import SHOWN, View, WrongExample
-from jaxfm.tasks.embedding.group_texts import EvaluatedGroups
+
+
+class RankedTexts(Protocol):
+    """Queries, and the documents ranked for each (`group_texts.EvaluatedGroups`)."""
+
+    @property
+    def queries(self) -> Sequence[str]:
+        """Their texts."""
+        ...
+
+    @property
+    def documents(self) -> Sequence[str]:
+        """Their texts."""
+        ...
+
+    @property
+    def members(self) -> Sequence[Sequence[int]]:
+        """Of each group the number of its query, then those of its documents."""
+        ...
 
 
 def worst_queries(
-    evaluated: EvaluatedGroups,
+    evaluated: RankedTexts,
     groups: Sequence[TextGroup],
     order_QK: np.ndarray,
     relevant: Sequence[Mapping[int, float]],

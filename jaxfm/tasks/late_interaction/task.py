@@ -31,7 +31,7 @@ from jaxfm.tasks.embedding.group_texts import (
     training_rows,
 )
 from jaxfm.tasks.embedding.scorer import METRIC, directions
-from jaxfm.tasks.embedding.task import (
+from jaxfm.tasks.embedding.sources import (
     capped,
     check_training,
     cut_note,

@@ -26,6 +26,7 @@ def run(tmp_path_factory):
     values.data.row_length = 48
     values.train.batch_size, values.train.accumulate, values.train.steps = 8, 2, 12
     values.train.min_steps, values.optim.learning_rate, values.eval.batch_size = 0, 5e-3, 8
+    values.log.every_steps = 2
     names = [name for part in tiny.NAMES.values() for name in part]
     for split, count in (("train", 48), ("valid", 16), ("test", 16)):
         rows = [

@@ -1,0 +1,134 @@
+"""Groups of texts of a config's source and the loss over them, for every task that compares texts."""
+
+# M groups, K texts a group
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from jaxfm.config import Config
+from jaxfm.core.initial import Initial
+from jaxfm.data.records.dialogues import DialogueOptions
+from jaxfm.data.records.group_columns import GroupColumns
+from jaxfm.data.records.text_groups import GroupSplit, TextGroup, read_groups
+from jaxfm.data.text.grouped_rows import known_positives
+from jaxfm.errors import UserError, did_you_mean
+from jaxfm.tasks.embedding.group_texts import (
+    MOST_POSITIVES,
+    EvaluatedGroups,
+    TokenizedGroups,
+    text_numbers,
+)
+from jaxfm.tasks.embedding.objective import SimilarityLoss
+from jaxfm.tasks.embedding.spec import DOCUMENT, LOSSES, TextsSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+def similarity_loss(config: Config) -> SimilarityLoss:
+    """Reads `config.task.loss` for the kind of data; UserError for one that the kind is not for."""
+    kind, loss = config.task.kind, config.task.loss
+    function = LOSSES[kind][0] if loss.function == "auto" else loss.function
+    if function not in LOSSES[kind]:
+        fitting = [name for name, losses in LOSSES.items() if function in losses]
+        raise UserError(
+            f"config.task.loss.function: {function!r} is not for config.task.kind={kind} (it is for "
+            f"{' and '.join(fitting)}). {did_you_mean(function, LOSSES[kind])}"
+        )
+    if loss.symmetric and function != "infonce":
+        raise UserError(f"config.task.loss.symmetric: is of infonce alone, but the loss is {function}.")
+    if loss.learned_temperature and function in ("triplet", "cosine"):
+        raise UserError(f"config.task.loss.learned_temperature: {function} has no temperature.")
+    return SimilarityLoss(function, 1.0 / loss.temperature, loss.symmetric, loss.margin, loss.score_range)
+
+
+def check_training(source: str, kind: str, groups: Sequence[TextGroup], function: str) -> None:
+    """Raises UserError where nothing can be learned from the training groups."""
+    if len(groups) < 2:
+        raise UserError(
+            f"config.data.source: the training split of {source} has {len(groups)} group of texts, so that there is "
+            "nothing to compare it with. Give two or more."
+        )
+    if function == "triplet" and not any(len(group.others) > 1 for group in groups):
+        raise UserError(
+            "config.task.loss.function: triplet needs a negative in each group, but no group has one. Take infonce, "
+            "whose negatives are the other texts of the batch, or add a column `negative`."
+        )
+    if function == "infonce" and len({group.others[0] for group in groups}) == 1:
+        raise UserError(
+            f"config.data.source: all {len(groups):,} training pairs of {source} have one positive: "
+            f"{groups[0].others[0]!r:.60}. There is nothing to tell apart."
+        )
+    if kind == "scored" and len({group.scores for group in groups}) == 1:
+        raise UserError(
+            f"config.data.source: all {len(groups):,} training pairs of {source} have the score "
+            f"{groups[0].scores[0]:g}: there is nothing to learn."
+        )
+
+
+def read_source(
+    config: Config, splits: Sequence[str] | None, tokenizer: "PreTrainedTokenizerFast"
+) -> dict[str, GroupSplit]:
+    """Reads the groups of a config's source; None: of all its splits. The tokenizer says what separates turns."""
+    data, task = config.data, config.task
+    columns = GroupColumns(data.text_column, data.pair_column, task.negative_columns, data.label_column)
+    separator = task.context_separator or f" {tokenizer.sep_token or tokenizer.eos_token or ''} "
+    return read_groups(
+        data.source,
+        splits,
+        columns=columns,
+        kind=task.kind,
+        label_rule=task.label_rule,
+        holdout=data.holdout,
+        dialogue=DialogueOptions(task.context_turns, separator, task.responder),
+    )
+
+
+def capped(groups: Sequence[TextGroup], negatives: int) -> tuple[TextGroup, ...]:
+    """Returns groups with at most so many negatives."""
+    most = negatives + 1
+    return tuple(
+        group
+        if len(group.others) <= most
+        else dataclasses.replace(group, others=group.others[:most], scores=group.scores[:most])
+        for group in groups
+    )
+
+
+def most_positives(groups: Sequence[TextGroup], function: str) -> tuple[tuple[str, ...], int]:
+    """Returns notes, and the most positives that an anchor is known to have; 0: no anchor has a second one."""
+    if function != "infonce":
+        return (), 0
+    ids = text_numbers(groups)
+    table, over = known_positives([one[0] for one in ids], [one[1] for one in ids], MOST_POSITIVES)
+    if table is None:
+        return (), 0
+    notes = ("train: known positives of an anchor are never its negatives",)
+    if over:
+        notes = (
+            f"NOTE: train: {over:,} anchors have more than {MOST_POSITIVES} known positives; those after the first "
+            f"{MOST_POSITIVES} may be taken for negatives where they meet in a batch",
+        )
+    return notes, table.shape[1]
+
+
+def has_projection(initial: Initial, dimension: int) -> bool:
+    """Whether the first weights have a linear map to so many numbers."""
+    found = initial.params.get("projection/kernel")
+    return bool(dimension) and found is not None and found.shape[-1] == dimension
+
+
+def cut_note(spec: TextsSpec, tokenized: TokenizedGroups) -> str:
+    """Returns a clause for the log: how many groups have texts that are cut."""
+    count = int((tokenized.cut | (tokenized.lengths > spec.row_length)).sum())
+    return f"; {count:,} groups have texts cut to fit (the rest is not read)" if count else ""
+
+
+def evaluated_note(split: str, found: EvaluatedGroups, spec: TextsSpec) -> str:
+    """Returns a sentence for the log: the texts of a split."""
+    cut = int(found.encoded.cut.sum())
+    more = f"; {cut:,} texts cut to {spec.length(DOCUMENT)} tokens" if cut else ""
+    if spec.kind == "scored":
+        return f"{split}: {len(found.members):,} pairs of {len({*found.queries, *found.documents}):,} texts{more}"
+    return f"{split}: {len(found.queries):,} queries, {len(found.documents):,} documents to rank for each{more}"
