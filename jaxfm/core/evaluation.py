@@ -12,6 +12,8 @@ from jaxfm.observe.examples import WrongExample
 from jaxfm.observe.tables import Table, to_html, to_rich
 
 Units = Mapping[str, np.ndarray]
+# What a prior's outcomes are worth together, wrong ones and right ones alike, in units; see docs/trust.md.
+PRIOR_WEIGHT = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
