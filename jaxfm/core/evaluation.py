@@ -12,6 +12,8 @@ from jaxfm.observe.examples import WrongExample
 from jaxfm.observe.tables import Table, to_html, to_rich
 
 Units = Mapping[str, np.ndarray]
+# What a prior's outcomes are worth together, wrong ones and right ones alike, in units; see docs/trust.md.
+PRIOR_WEIGHT = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,8 @@ class Evaluation:
       predictions: records for predictions/*.jsonl, made as they are asked for.
       warnings: sentences for the person who reads the scores, where these mislead or the model has not learned.
       bootstrap_data: the metrics as a function of independent units, for intervals and comparisons; None without units.
+      group_data: further metrics, of groups of those units (the ranking of the pairs of each query), as a function of
+        the groups; their names are other ones. None without groups.
       plots: name -> what draws it as a PNG file.
       wrong: some of what the model has wrong, the worst first.
     """
@@ -93,6 +97,7 @@ class Evaluation:
     predictions: Iterable[Mapping[str, Any]]
     warnings: tuple[str, ...] = ()
     bootstrap_data: BootstrapData | None = None
+    group_data: BootstrapData | None = None
     plots: Mapping[str, Callable[[pathlib.Path], None]] = dataclasses.field(default_factory=dict)
     wrong: tuple[WrongExample, ...] = ()
 

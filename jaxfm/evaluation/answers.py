@@ -16,8 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxfm.core.evaluation import BootstrapData, Prior, Units
-from jaxfm.evaluation.classes import PRIOR_WEIGHT
+from jaxfm.core.evaluation import PRIOR_WEIGHT, BootstrapData, Prior, Units
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)

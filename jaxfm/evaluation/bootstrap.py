@@ -86,6 +86,7 @@ class Comparison:
       differences: by metric.
       mcnemar: over units wholly right; None where a unit is not right or wrong.
       less_is_better: names of the metrics of which less is better.
+      groups: the same of metrics over groups of the units (queries), where both have them.
     """
 
     names: tuple[str, str]
@@ -94,6 +95,7 @@ class Comparison:
     differences: Mapping[str, Difference]
     mcnemar: McNemar | None
     less_is_better: tuple[str, ...] = ()
+    groups: "Comparison | None" = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything as JSON values."""
@@ -112,6 +114,7 @@ class Comparison:
             "rounds": ROUNDS,
             "metrics": metrics,
             "mcnemar": None if self.mcnemar is None else dataclasses.asdict(self.mcnemar),
+            **({} if self.groups is None else {"groups": self.groups.to_dict()}),
         }
 
 
@@ -190,6 +193,8 @@ def comparison_tables(comparison: Comparison, split: str) -> tuple[Table, ...]:
         columns = (f"{comparison.unit} wholly right", "both", "only A", "only B", "neither", "p")
         counts = (mcnemar.both, mcnemar.only_a, mcnemar.only_b, mcnemar.neither)
         tables.append(Table("McNemar's exact test", columns, [("count", *counts, mcnemar.p)]))
+    if comparison.groups is not None:
+        tables += comparison_tables(comparison.groups, split)
     return tuple(tables)
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from jaxfm.core.evaluation import BootstrapData, Prior, Units
+from jaxfm.core.evaluation import PRIOR_WEIGHT, BootstrapData, Prior, Units
 from jaxfm.observe import plots
 from jaxfm.observe.tables import Cell, Table
 
@@ -22,8 +22,6 @@ from jaxfm.observe.tables import Cell, Table
 _CONFUSIONS = 10
 _CORRELATIONS = ("pearson", "spearman")
 _ROWS = 50  # classes in a table, the most frequent ones; all of them are in the detail
-# What a prior's outcomes are worth together, wrong ones and right ones alike, in examples; see docs/trust.md.
-PRIOR_WEIGHT = 0.5
 _OF_CLASSES = ("macro_f1", "weighted_f1", "macro_precision", "macro_recall", "mcc", "f1", "precision", "recall")
 _OF_LABELS = ("micro_f1", "macro_f1", "weighted_f1", "micro_precision", "micro_recall")
 _WIDE, _SPARSE = 256, 32  # from so many columns with so few counts that are not 0, only these are added up

@@ -18,9 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfm.core.evaluation import BootstrapData, Prior, Units
+from jaxfm.core.evaluation import PRIOR_WEIGHT, BootstrapData, Prior, Units
 from jaxfm.errors import UserError
-from jaxfm.evaluation.classes import PRIOR_WEIGHT
 
 FIRST = "accuracy@1"  # share of the queries whose first candidate is relevant; of one relevant in n: recall@1 of n
 MAP = "map"

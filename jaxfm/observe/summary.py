@@ -62,6 +62,8 @@ def result_of(splits: Mapping[str, Mapping[str, Any]], metric: str) -> Result | 
 
 
 def _with_interval(split: str, metric: str, value: float, intervals: Mapping[str, Any] | None) -> Result:
+    if intervals is not None and metric in intervals.get("groups", {}).get("metrics", {}):
+        intervals = intervals["groups"]
     ends = tuple(map(number, (intervals or {}).get("metrics", {}).get(metric, ())))
     if intervals is None or len(ends) != 2 or any(map(math.isnan, ends)):
         return Result(split, metric, value)
@@ -147,7 +149,8 @@ def headline(report: Mapping[str, Any], metric: str) -> str:
 def metrics_of(scores: Mapping[str, Any]) -> list[str]:
     """Returns the names of a split's metrics: those with intervals, or else all numbers."""
     if "intervals" in scores:
-        return list(scores["intervals"]["metrics"])
+        intervals = scores["intervals"]
+        return [*intervals["metrics"], *intervals.get("groups", {}).get("metrics", {})]
     return [name for name, value in scores.items() if isinstance(value, int | float) and not isinstance(value, bool)]
 
 

@@ -118,16 +118,20 @@ def compare(
       UserError: as `evaluate`; or the two runs' splits are not the same examples with the same gold targets.
     """
     names = (str(a), str(b))
-    pair = []
+    pair, groups = [], []
     with libraries_quieted(), _given(source, data, split) as source:
         for workdir in names:
-            bootstrap_data = _evaluate(workdir, split, source, progress, columns).bootstrap_data
-            if bootstrap_data is None:
+            evaluation = _evaluate(workdir, split, source, progress, columns)
+            if evaluation.bootstrap_data is None:
                 raise UserError(
                     f"--compare={','.join(names)}: the task of {workdir} is not scored by independent units."
                 )
-            pair.append(bootstrap_data)
-    return bootstrap.compare(*pair, names=names)
+            pair.append(evaluation.bootstrap_data)
+            groups += [] if evaluation.group_data is None else [evaluation.group_data]
+    comparison = bootstrap.compare(*pair, names=names)
+    if len(groups) < len(pair):
+        return comparison
+    return dataclasses.replace(comparison, groups=bootstrap.compare(*groups, names=names))
 
 
 def _given(source: str | None, data: Any, split: str) -> contextlib.AbstractContextManager[str | None]:

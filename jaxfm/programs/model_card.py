@@ -168,13 +168,15 @@ def _scores(report: Mapping[str, Any] | None) -> str:
     parts = ["## Scores"]
     for split, scores in report["splits"].items():
         intervals = scores.get("intervals", {})
-        limits = intervals.get("metrics", {})
+        groups = intervals.get("groups", {})
+        limits = {**intervals.get("metrics", {}), **groups.get("metrics", {})}
         rows = [(name, value, *limits.get(name, (None, None))) for name, value in _numbers(report, split).items()]
         if not rows:
             continue
         how = ""
         if limits:
             how = f"; {intervals['confidence']:.0%} intervals over {intervals['count']:,} {intervals['unit']}"
+            how += f" (of rankings over {groups['count']:,} {groups['unit']})" if groups else ""
         parts += [f"On `{split}`{how}:", to_markdown(Table("", ("metric", "value", "from", "to"), rows)).strip("\n")]
     result = report.get("result")
     chosen = f" The checkpoint was chosen by `{result['metric']}` on the validation split." if result else ""

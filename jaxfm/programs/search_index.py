@@ -21,6 +21,7 @@ from jaxfm.data.records.corpus_texts import Corpus, Facts, corpus_file, corpus_i
 from jaxfm.data.text.bm25 import Bm25
 from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import read_calibration
+from jaxfm.evaluation.coverage import THRESHOLD
 from jaxfm.evaluation.ranking import rank_all
 from jaxfm.observe.progress import Progress
 from jaxfm.programs.predict import Model
@@ -28,7 +29,6 @@ from jaxfm.programs.predict import Model
 PORTION = 1024  # texts embedded at a time: what a process that is killed loses at most
 TOP = 10
 CANDIDATES = 100
-THRESHOLD = "answer_threshold"  # key of a run's calibration
 _SAMPLE = 200  # queries by which approximate search is compared with exact search
 _RECALL_AT = 10
 

@@ -117,15 +117,23 @@ def commands(config: Config, task: Task, workdir: pathlib.Path, splits: Sequence
 
 
 def with_intervals(evaluation: Evaluation) -> Evaluation:
-    """Adds how sure each metric is: a table before the others, and "intervals" among the scores."""
-    bootstrap_data = evaluation.bootstrap_data
+    """Adds how sure each metric is: a table before the others, and "intervals" among the scores.
+
+    Metrics of groups have a second table; "groups" of "intervals" describes them as it does the others.
+    """
+    bootstrap_data, group_data = evaluation.bootstrap_data, evaluation.group_data
     if bootstrap_data is None:
         return evaluation
     found = intervals.intervals(bootstrap_data, evaluation.metrics)
+    described, tables = intervals.describe_intervals(found, bootstrap_data), evaluation.tables
+    if group_data is not None:
+        of_groups = intervals.intervals(group_data, evaluation.metrics)
+        described["groups"] = intervals.describe_intervals(of_groups, group_data)
+        tables = (intervals.interval_table(of_groups, group_data), *tables)
     return dataclasses.replace(
         evaluation,
-        scores={**evaluation.scores, "intervals": intervals.describe_intervals(found, bootstrap_data)},
-        tables=(intervals.interval_table(found, bootstrap_data), *evaluation.tables),
+        scores={**evaluation.scores, "intervals": described},
+        tables=(intervals.interval_table(found, bootstrap_data), *tables),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxfm.core.evaluation import Evaluation, own_metrics_table
+from jaxfm.core.evaluation import BootstrapData, Evaluation, own_metrics_table
 from jaxfm.core.extensions import own_metrics
 from jaxfm.core.task import NOT_CALIBRATED
 from jaxfm.data.records.examples import Example
@@ -17,6 +17,7 @@ from jaxfm.evaluation.calibration import assess, fit_calibration, losses, probab
 from jaxfm.evaluation.classes import Scores, score_classes, score_labels, score_values
 from jaxfm.tasks.classification.balance import constant_answer_warning
 from jaxfm.tasks.classification.errors import worst_examples
+from jaxfm.tasks.classification.groups import METRICS, can_rank, ranking_of_pairs
 from jaxfm.tasks.classification.spec import NAME, ClassifierSpec, EncodedExamples
 
 # What may choose a checkpoint -> is more better?
@@ -32,9 +33,10 @@ _OF_VALUES = {"pearson": True, "spearman": True, "loss": False, "mse": False, "m
 
 def directions(spec: ClassifierSpec) -> Mapping[str, bool]:
     """Returns the metrics that may choose a checkpoint -> is more better?"""
+    of_rankings = dict.fromkeys(METRICS, True) if can_rank(spec) else {}
     if spec.kind == "single":
-        return _OF_CLASSES | (_OF_TWO if len(spec.labels) == 2 else {})
-    return _OF_LABELS if spec.kind == "multi" else _OF_VALUES
+        return _OF_CLASSES | (_OF_TWO if len(spec.labels) == 2 else {}) | of_rankings
+    return _OF_LABELS if spec.kind == "multi" else _OF_VALUES | of_rankings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +48,9 @@ class ClassifierScorer:
     encoded: EncodedExamples
 
     def metrics(self, outputs: Mapping[str, np.ndarray]) -> Mapping[str, float]:
-        """The metrics of the kind; the loss is that of outputs as they are."""
+        """The metrics of the kind, and of pairs those of rankings; the loss is that of outputs as they are."""
         scores, found = self._scores(outputs, NOT_CALIBRATED)
-        return scores.metrics | self._own_metrics(found)
+        return scores.metrics | _means(self._ranking(found)) | self._own_metrics(found)
 
     def warnings(self, outputs: Mapping[str, np.ndarray]) -> tuple[str, ...]:
         """Returns none."""
@@ -83,14 +85,16 @@ class ClassifierScorer:
                 tables=(*scores.tables, assessed.table),
                 plots={**scores.plots, **assessed.plots},
             )
-        own = self._own_metrics(found)
+        own, ranked = self._own_metrics(found), self._ranking(found)
+        metrics = {**scores.metrics, **_means(ranked), **own}
         return Evaluation(
-            metrics={**scores.metrics, **own},
-            scores={**scores.metrics, **own, **scores.detail},
+            metrics=metrics,
+            scores={**metrics, **scores.detail},
             tables=(*scores.tables, *own_metrics_table(own)),
             predictions=_records(spec, self.examples, found, self.encoded.cut),
             warnings=constant_answer_warning(spec.kind, targets_of(spec, self.examples), scores.metrics, spec.labels),
             bootstrap_data=scores.bootstrap_data,
+            group_data=ranked,
             plots=scores.plots,
             wrong=worst_examples(spec, self.examples, found, loss_E),
         )
@@ -98,6 +102,12 @@ class ClassifierScorer:
     def _own_metrics(self, found: np.ndarray) -> dict[str, float]:
         """Returns the registered metrics for what `_scores` says was found."""
         return own_metrics(NAME, [example.target for example in self.examples], predictions(self.spec, found))
+
+    def _ranking(self, found: np.ndarray) -> BootstrapData | None:
+        """Returns how second texts are ranked by what `pair_scores` of the predictor gives: see `ranking_of_pairs`."""
+        if not can_rank(self.spec):
+            return None
+        return ranking_of_pairs(self.spec, self.examples, found if found.ndim == 1 else found[:, -1])
 
     def _scores(self, outputs: Mapping[str, np.ndarray], calibration: Mapping[str, float]) -> tuple[Scores, np.ndarray]:
         """Returns what is counted, and what was found: probabilities [E, C] or numbers float64 [E]."""
@@ -113,6 +123,10 @@ class ClassifierScorer:
         if spec.kind == "single":
             return score_classes(gold, found, spec.labels, loss_N=loss_E, identity=identity), found
         return score_labels(gold, found, spec.labels, spec.threshold, loss_N=loss_E, identity=identity), found
+
+
+def _means(data: BootstrapData | None) -> dict[str, float]:
+    return {} if data is None else data.metrics(np.arange(data.count))
 
 
 def targets_of(spec: ClassifierSpec, examples: Sequence[Example]) -> np.ndarray:

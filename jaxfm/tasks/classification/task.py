@@ -27,6 +27,7 @@ from jaxfm.evaluation.classes import undefined_metrics
 from jaxfm.schema import replaced
 from jaxfm.tasks.classification.balance import choose_metric
 from jaxfm.tasks.classification.checks import check_examples, encode_whole, token_lengths
+from jaxfm.tasks.classification.groups import undefined_rankings
 from jaxfm.tasks.classification.objective import ClassifierObjective
 from jaxfm.tasks.classification.predictor import ClassifierPredictor
 from jaxfm.tasks.classification.scorer import ClassifierScorer, directions, targets_of
@@ -309,7 +310,8 @@ def _metric_notes(config: Config, spec: ClassifierSpec, valid: Sequence[Example]
     if not valid:
         return []
     metric = config.eval.metric
-    why = undefined_metrics(spec.kind, targets_of(spec, valid)).get(metric)
+    undefined = undefined_metrics(spec.kind, targets_of(spec, valid)) | undefined_rankings(spec, valid)
+    why = undefined.get(metric)
     return [f"NOTE: on valid {metric} {why}; checkpoints are compared by their loss instead"] if why else []
 
 

@@ -13,6 +13,7 @@ from jaxfm.core.task import NOT_CALIBRATED
 from jaxfm.data.records.text_groups import TextGroup
 from jaxfm.evaluation import ranking
 from jaxfm.evaluation.classes import Scores, score_values
+from jaxfm.evaluation.coverage import describe_answers, fit_threshold
 from jaxfm.observe.tables import Table
 from jaxfm.tasks.embedding.bm25_scores import bm25_scores
 from jaxfm.tasks.embedding.errors import worst_pairs, worst_queries
@@ -73,15 +74,13 @@ class EmbeddingScorer:
         return ()
 
     def calibrate(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Returns nothing: similarities are no probabilities."""
-        del outputs
-        return {}
+        """Fits the similarity from which on a query is answered, for `jaxfm.retrieve`; of scored pairs nothing."""
+        return {} if self.spec.kind == "scored" else fit_threshold(self._best(self._ranked(outputs)))
 
     def report(
         self, outputs: Mapping[str, np.ndarray], calibration: Mapping[str, float] = NOT_CALIBRATED
     ) -> Evaluation:
         """Returns scores, tables and predictions."""
-        del calibration
         if self.spec.kind == "scored":
             scores = self._values(outputs)
             found_M = self.similarities(outputs)
@@ -104,16 +103,22 @@ class EmbeddingScorer:
         )
         columns = ("metric", "value", *(("BM25",) if words else ()))
         rows = [(name, value, *((words[name],) if words else ())) for name, value in metrics.items()]
+        assert ranked.data.right is not None and ranked.data.count == size["queries"]  # each has its positive
+        answers, answer_tables = describe_answers(self._best(ranked), ranked.data.right, calibration)
         title = f"Ranking of {size['documents']:,} documents for each of {size['queries']:,} queries"
         return Evaluation(
             metrics=metrics,
-            scores={**metrics, **size, **({"bm25": words} if words else {})},
-            tables=(Table(title, columns, rows),),
+            scores={**metrics, **size, "answers": answers, **({"bm25": words} if words else {})},
+            tables=(Table(title, columns, rows), *answer_tables),
             predictions=self._rankings(ranked),
             warnings=self.warnings(outputs),
             bootstrap_data=ranked.data,
             wrong=worst_queries(self.evaluated, self.groups, ranked.order, ranked.relevant),
         )
+
+    def _best(self, ranked: _Ranked) -> np.ndarray:
+        """Returns the similarity of each query's first document, float64 [Q]."""
+        return ranked.scores[:, 0].astype(np.float64)
 
     def _means(self, data: BootstrapData) -> dict[str, float]:
         return data.metrics(np.arange(data.count))
