@@ -143,9 +143,7 @@ def fit(
         _profile(setup, first, programs, workdir, progress, wall_clock) as profile,
     ):
         preemption.passed(first)
-        untrained = math.nan
-        if config.eval.first and first == 0 and "valid" in task.datasets:
-            untrained = _score_first(state, config, task, setup, writer, progress, wall_clock)
+        untrained = _score_first(state, config, task, setup, writer, progress, wall_clock) if first == 0 else math.nan
         log = _Log(setup, writer, progress, wall_clock, last=(first, wall_clock.busy()))
         wall_clock.enter("train")
         waiting = () if _gives_up(best, config, step) else _on_devices(session, batches, wall_clock)
@@ -295,7 +293,12 @@ def _score_first(
     progress: Progress,
     wall_clock: WallClock,
 ) -> float:
-    """Scores the validation split by the first weights and writes the numbers; returns the run's metric."""
+    """Scores the validation split by the first weights and writes the numbers; returns the run's metric.
+
+    NaN where nobody asks for it (`eval.first`), or there is no such split.
+    """
+    if not config.eval.first or "valid" not in task.datasets:
+        return math.nan
     rows = task.datasets["valid"]
     with wall_clock.during("evaluate"), progress.task("validating the first weights", len(rows)) as advance:
         metrics = task.scorer("valid").metrics(setup.evaluate(state.params, rows, advance))
