@@ -16,7 +16,7 @@ from jaxfm.training.initial import resolve
 from tests import tiny
 
 TASKS = tuple(
-    "ner nested_ner classification qa relations embedding late_interaction masked_lm replaced_token".split()
+    "ner nested_ner classification embedding late_interaction qa relations masked_lm replaced_token".split()
 )  # fmt: skip
 
 

@@ -15,17 +15,17 @@ class RankedTexts(Protocol):
     """Queries, and the documents ranked for each (`group_texts.EvaluatedGroups`)."""
 
     @property
-    def queries(self) -> Sequence[str]:
+    def queries(self) -> tuple[str, ...]:
         """Their texts."""
         ...
 
     @property
-    def documents(self) -> Sequence[str]:
+    def documents(self) -> tuple[str, ...]:
         """Their texts."""
         ...
 
     @property
-    def members(self) -> Sequence[Sequence[int]]:
+    def members(self) -> tuple[tuple[int, ...], ...]:
         """Of each group the number of its query, then those of its documents."""
         ...
 
