@@ -55,7 +55,7 @@ def judge(candidates: Sequence[Any], scores: Sequence[float], relevance: Mapping
     return Judged(_in_order(grades, np.asarray(scores, np.float64)), -np.sort(-relevant))
 
 
-def judge_group(scores: Sequence[float], grades: Sequence[float]) -> Judged:
+def judge_group(scores: Sequence[float] | np.ndarray, grades: Sequence[float] | np.ndarray) -> Judged:
     """Returns the ranking of a query with all its candidates (response selection, reranking): [K] scores and grades."""
     grades_K = np.asarray(grades, np.float64)
     return Judged(_in_order(grades_K, np.asarray(scores, np.float64)), -np.sort(-grades_K[grades_K > 0]))

@@ -49,10 +49,11 @@ def worst_queries(
         if rank == 1:
             break
         said = f"{rank:,}" if rank <= order_QK.shape[1] else f"after {order_QK.shape[1]:,}"
+        gold, found = next(iter(relevant[query])), int(order_QK[query, 0])
         views = (
             View("query", evaluated.queries[query]),
-            View("gold", evaluated.documents[next(iter(relevant[query]))]),
-            View("found first", evaluated.documents[int(order_QK[query, 0])]),
+            View("gold", evaluated.documents[gold]),
+            View("found first", evaluated.documents[found]),
         )
         shown.append(WrongExample(origins[query], views, (("rank", said),)))
     return tuple(shown)
