@@ -147,7 +147,7 @@ def cluster(vectors_ND: np.ndarray, labels: Sequence[str], seeds: int = SEEDS) -
     vectors = vectors_ND.astype(np.float64)
     found: dict[str, list[float]] = {name: [] for name in CLUSTER_METRICS}
     for seed in range(seeds):
-        members = KMeans(count, n_init=1, random_state=seed).fit_predict(vectors)
+        members = KMeans(count, n_init="auto", random_state=seed).fit_predict(vectors)
         found["v_measure"].append(float(v_measure_score(names, members)))
         found["adjusted_rand"].append(float(adjusted_rand_score(names, members)))
     return {name: Spread(float(np.mean(values)), float(np.std(values, ddof=1))) for name, values in found.items()}

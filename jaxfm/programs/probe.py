@@ -5,7 +5,7 @@ split's vectors with a cluster for each label. A second run, --beside=RUN, stand
 """
 
 import dataclasses
-import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -126,11 +126,11 @@ class ProbeReport:
 
 
 def probe(
-    workdir: str | os.PathLike[str],
+    workdir: str | pathlib.Path,
     source: str,
     split: str = "test",
     *,
-    beside: str | os.PathLike[str] | None = None,
+    beside: str | pathlib.Path | None = None,
     role: str = "",
     columns: Mapping[str, str] | None = None,
     progress: Progress | None = None,
