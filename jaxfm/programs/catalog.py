@@ -41,6 +41,7 @@ PROGRAMS = (
     Program("evaluate", USING, "scores a run on a split, or two runs against each other"),
     Program("runs", USING, "shows a table over many runs, the best one first"),
     Program("predict", USING, "labels texts, or a file of them, or fills their masks"),
+    Program("probe", USING, "says how much of texts' labels is in a run's vectors"),
     Program("retrieve", USING, "finds the texts of a corpus that fit a query, or answers"),
     Program("export", USING, "writes a model for transformers, ONNX or JAX without jaxfm"),
     Program("verify", USING, "compares two models, runs or exports, number by number"),

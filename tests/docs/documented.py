@@ -18,6 +18,7 @@ RUN_PAGES = (
     "docs/howto/labelling_tools.md",
     "docs/howto/long_documents.md",
     "docs/howto/out_of_memory.md",
+    "docs/howto/probes.md",
     "docs/howto/small_data.md",
     "docs/howto/tpu_pod.md",
     "docs/index.md",
