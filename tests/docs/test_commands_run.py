@@ -121,6 +121,7 @@ def prepare(page: str, folder: pathlib.Path, earlier: pathlib.Path) -> None:
     tiny.write_relations(folder / "PAIRS", {"train": 24, "valid": 8, "test": 8})
     write_search(folder)
     (folder / "lines.txt").write_text("ada met boole in hull .\n\nthe old town\n")
+    (folder / "texts.txt").write_text("ada met boole in hull .\nthe old town\n")
     (folder / "test.csv").write_text("text\nA text.\nAnother one.\n")
     (folder / "context.txt").write_text("Daisy Sharp was born in Oslo. Veltronic is led by Hope Banks.\n")
     asked = {"question": "Where was Daisy Sharp born?", "context": "Daisy Sharp was born in Oslo."}
