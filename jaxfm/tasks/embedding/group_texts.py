@@ -9,15 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxfm.data.records.text_groups import TextGroup
-from jaxfm.data.text.grouped_rows import GroupedRows, known_positives, pack_groups
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.tasks.embedding.spec import DOCUMENT, QUERY, EncodedTexts, TextsSpec, pack_texts, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-# Of an anchor's known positives at most so many are kept from being its negatives: an array of numbers a group.
-MOST_POSITIVES = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,36 +73,6 @@ def shortened(group: Sequence[np.ndarray], room: int) -> tuple[np.ndarray, ...]:
         if (room - int(before[index])) // (len(ordered) - index) < ordered[index]
     )
     return tuple(text if len(text) <= cap else np.concatenate([text[: cap - 1], text[-1:]]) for text in group)
-
-
-def training_rows(
-    spec: TextsSpec,
-    groups: Sequence[TextGroup],
-    tokenized: TokenizedGroups,
-    pad_id: int,
-    seed: int,
-) -> GroupedRows:
-    """Returns the rows of training groups, shuffled."""
-    ids = text_numbers(groups)
-    positives = None
-    if spec.positives:
-        positives, _ = known_positives([one[0] for one in ids], [one[1] for one in ids], MOST_POSITIVES)
-    scores = None
-    if spec.kind != "pairs":
-        scores = np.zeros((len(groups), spec.texts - 1), np.float32)
-        for row, group in enumerate(groups):
-            scores[row, : len(group.scores)] = group.scores
-    return pack_groups(
-        [shortened(group, spec.row_length) for group in tokenized.tokens],
-        ids,
-        row_length=spec.row_length,
-        texts=spec.texts,
-        groups_per_row=spec.groups,
-        pad_id=pad_id,
-        seed=seed,
-        scores=scores,
-        positives=positives,
-    )
 
 
 def text_numbers(groups: Sequence[TextGroup]) -> list[list[int]]:

@@ -11,13 +11,9 @@ from jaxfm.core.initial import Initial
 from jaxfm.data.records.dialogues import DialogueOptions
 from jaxfm.data.records.group_columns import GroupColumns
 from jaxfm.data.records.text_groups import GroupSplit, TextGroup, read_groups
-from jaxfm.data.text.grouped_rows import known_positives
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.tasks.embedding.group_texts import (
-    MOST_POSITIVES,
     EvaluatedGroups,
-    TokenizedGroups,
-    text_numbers,
 )
 from jaxfm.tasks.embedding.objective import SimilarityLoss
 from jaxfm.tasks.embedding.spec import DOCUMENT, LOSSES, TextsSpec
@@ -70,11 +66,14 @@ def check_training(source: str, kind: str, groups: Sequence[TextGroup], function
 def read_source(
     config: Config, splits: Sequence[str] | None, tokenizer: "PreTrainedTokenizerFast"
 ) -> dict[str, GroupSplit]:
-    """Reads the groups of a config's source; None: of all its splits. The tokenizer says what separates turns."""
+    """Reads the groups of a config's source with `task.negatives` negatives at most; None: of all its splits.
+
+    The tokenizer says what separates turns.
+    """
     data, task = config.data, config.task
     columns = GroupColumns(data.text_column, data.pair_column, task.negative_columns, data.label_column)
     separator = task.context_separator or f" {tokenizer.sep_token or tokenizer.eos_token or ''} "
-    return read_groups(
+    read = read_groups(
         data.source,
         splits,
         columns=columns,
@@ -83,9 +82,12 @@ def read_source(
         holdout=data.holdout,
         dialogue=DialogueOptions(task.context_turns, separator, task.responder),
     )
+    return {
+        split: dataclasses.replace(found, groups=_capped(found.groups, task.negatives)) for split, found in read.items()
+    }
 
 
-def capped(groups: Sequence[TextGroup], negatives: int) -> tuple[TextGroup, ...]:
+def _capped(groups: Sequence[TextGroup], negatives: int) -> tuple[TextGroup, ...]:
     """Returns groups with at most so many negatives."""
     most = negatives + 1
     return tuple(
@@ -96,33 +98,10 @@ def capped(groups: Sequence[TextGroup], negatives: int) -> tuple[TextGroup, ...]
     )
 
 
-def most_positives(groups: Sequence[TextGroup], function: str) -> tuple[tuple[str, ...], int]:
-    """Returns notes, and the most positives that an anchor is known to have; 0: no anchor has a second one."""
-    if function != "infonce":
-        return (), 0
-    ids = text_numbers(groups)
-    table, over = known_positives([one[0] for one in ids], [one[1] for one in ids], MOST_POSITIVES)
-    if table is None:
-        return (), 0
-    notes = ("train: known positives of an anchor are never its negatives",)
-    if over:
-        notes = (
-            f"NOTE: train: {over:,} anchors have more than {MOST_POSITIVES} known positives; those after the first "
-            f"{MOST_POSITIVES} may be taken for negatives where they meet in a batch",
-        )
-    return notes, table.shape[1]
-
-
 def has_projection(initial: Initial, dimension: int) -> bool:
     """Whether the first weights have a linear map to so many numbers."""
     found = initial.params.get("projection/kernel")
     return bool(dimension) and found is not None and found.shape[-1] == dimension
-
-
-def cut_note(spec: TextsSpec, tokenized: TokenizedGroups) -> str:
-    """Returns a clause for the log: how many groups have texts that are cut."""
-    count = int((tokenized.cut | (tokenized.lengths > spec.row_length)).sum())
-    return f"; {count:,} groups have texts cut to fit (the rest is not read)" if count else ""
 
 
 def evaluated_note(split: str, found: EvaluatedGroups, spec: TextsSpec) -> str:

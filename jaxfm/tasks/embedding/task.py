@@ -2,7 +2,6 @@
 
 # M groups, K texts a group
 
-import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxfm.config import AUTO, AUTO_METRIC, Config
-from jaxfm.core.batch import Dataset
 from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import HostArray, Initial
-from jaxfm.core.spec import SpecValues, build_spec, write_spec
+from jaxfm.core.spec import SpecValues, build_spec
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.records.text_groups import TextGroup
-from jaxfm.data.text.grouped_rows import GroupedRows
 from jaxfm.data.text.packing import most_together
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.data.text.windows import window_length
@@ -27,22 +24,18 @@ from jaxfm.models.embedder import POOLINGS
 from jaxfm.schema import replaced
 from jaxfm.tasks.embedding.checks import check_groups
 from jaxfm.tasks.embedding.group_texts import (
-    EvaluatedGroups,
     TokenizedGroups,
     evaluated_groups,
     tokenize_groups,
-    training_rows,
 )
+from jaxfm.tasks.embedding.groups_task import GroupsTask, packed_training
 from jaxfm.tasks.embedding.objective import EmbeddingObjective, SimilarityLoss
 from jaxfm.tasks.embedding.predictor import EmbeddingPredictor
-from jaxfm.tasks.embedding.scorer import METRIC, EmbeddingScorer, directions
+from jaxfm.tasks.embedding.scorer import METRIC, EmbeddingScorer
 from jaxfm.tasks.embedding.sources import (
-    capped,
     check_training,
-    cut_note,
     evaluated_note,
     has_projection,
-    most_positives,
     read_source,
     similarity_loss,
 )
@@ -55,39 +48,6 @@ if TYPE_CHECKING:
 _SOME_TEXT = 16  # tokens, where no data says how long texts are
 _TAKEN_OVER = ("normalize", "dimension", "query_prompt", "document_prompt")
 _USUAL_POOLING = "mean"  # Reimers and Gurevych 2019, table 6
-
-
-@dataclasses.dataclass(frozen=True)
-class EmbeddingTask:
-    """A model of vectors with the splits of one source (implements jaxfm.core.task.Task)."""
-
-    objective: EmbeddingObjective
-    tokenizer: "PreTrainedTokenizerFast"
-    groups: Mapping[str, tuple[TextGroup, ...]]
-    train: GroupedRows | None
-    evaluated: Mapping[str, EvaluatedGroups]
-    notes: tuple[str, ...]
-    chosen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    @property
-    def directions(self) -> Mapping[str, bool]:
-        """Metrics that may choose a checkpoint -> is more better?"""
-        return directions(self.objective.spec.kind)
-
-    @property
-    def datasets(self) -> Mapping[str, Dataset]:
-        """Split -> packed rows."""
-        train: dict[str, Dataset] = {} if self.train is None else {"train": self.train}
-        return train | {split: found.rows for split, found in self.evaluated.items()}
-
-    def scorer(self, split: str) -> EmbeddingScorer:
-        """Returns what scores a split."""
-        return EmbeddingScorer(self.objective.spec, self.groups[split], self.evaluated[split])
-
-    def save(self, workdir: pathlib.Path) -> None:
-        """Writes task.json and the tokenizer's files."""
-        self.tokenizer.save_pretrained(workdir / TOKENIZER_DIR)
-        write_spec(workdir, NAME, self.objective.spec)
 
 
 class EmbeddingDefinition:
@@ -108,7 +68,7 @@ class EmbeddingDefinition:
         spec = _spec(config, encoder, texts=texts, groups=groups, positives=0)
         return EmbeddingObjective(spec, similarity_loss(config))
 
-    def create(self, config: Config, initial: Initial) -> tuple[EmbeddingTask, dict[str, HostArray]]:
+    def create(self, config: Config, initial: Initial) -> tuple[GroupsTask, dict[str, HostArray]]:
         """Reads the source and builds the task of a new run.
 
         Raises:
@@ -118,18 +78,13 @@ class EmbeddingDefinition:
         config, layout_notes = taken_over(config, initial)
         tokenizer = open_tokenizer(initial)
         read = read_source(config, None, tokenizer)
-        groups = {split: capped(found.groups, config.task.negatives) for split, found in read.items()}
+        groups = {split: found.groups for split, found in read.items()}
         check_training(config.data.source, config.task.kind, groups["train"], loss.function)
         spec, tokenized = _shaped(config, initial, tokenizer, groups["train"])
-        notes, positives = most_positives(groups["train"], loss.function)
-        spec = dataclasses.replace(spec, positives=positives)
-        pad_id = tokenizer.pad_token_id
-        assert isinstance(pad_id, int), "see check_tokenizer"
-        train = training_rows(spec, groups["train"], tokenized, pad_id, config.seed)
+        spec, train, notes = packed_training(spec, groups["train"], tokenized, tokenizer, config.seed, loss.function)
         evaluated = {
             split: evaluated_groups(spec, tokenizer, found) for split, found in groups.items() if split != "train"
         }
-        count, rows = len(groups["train"]), len(train)
         metric = METRIC[config.task.kind] if config.eval.metric == AUTO_METRIC else config.eval.metric
         used = ("encoder/", *(("projection/",) if has_projection(initial, spec.projected) else ()))
         said = (
@@ -139,7 +94,6 @@ class EmbeddingDefinition:
             _vector_note(spec, loss),
             *(found.note for found in read.values()),
             *notes,
-            f"train: {count:,} groups of texts in {rows:,} rows, {count / rows:.1f} a row{cut_note(spec, tokenized)}",
             *(evaluated_note(split, found, spec) for split, found in evaluated.items()),
         )
         params = {name: value for name, value in initial.params.items() if name.startswith(used)}
@@ -149,7 +103,9 @@ class EmbeddingDefinition:
             **{f"task.{name}": getattr(config.task, name) for name in _TAKEN_OVER},
             "task.pooling": spec.pooling,
         }
-        task = EmbeddingTask(EmbeddingObjective(spec, loss), tokenizer, groups, train, evaluated, said, chosen)
+        task = GroupsTask(
+            NAME, EmbeddingScorer, EmbeddingObjective(spec, loss), tokenizer, groups, train, evaluated, said, chosen
+        )
         return task, params
 
     def check(self, config: Config, initial: Initial) -> DataCheck:
@@ -157,7 +113,7 @@ class EmbeddingDefinition:
         config, _ = taken_over(config, initial)
         tokenizer = open_tokenizer(initial)
         read = read_source(config, None, tokenizer)
-        groups = {split: capped(found.groups, config.task.negatives) for split, found in read.items()}
+        groups = {split: found.groups for split, found in read.items()}
         spec, _ = _shaped(config, initial, tokenizer, groups["train"])
         prompts = (spec.query_prompt, spec.document_prompt)
         return check_groups(groups, tokenizer, prompts, spec.window, initial.encoder.max_positions)
@@ -176,18 +132,16 @@ class EmbeddingDefinition:
         del values
         return None
 
-    def reopen(
-        self, workdir: pathlib.Path, spec: EmbeddingSpec, config: Config, source: str, split: str
-    ) -> EmbeddingTask:
+    def reopen(self, workdir: pathlib.Path, spec: EmbeddingSpec, config: Config, source: str, split: str) -> GroupsTask:
         """Builds the task of a trained run over one split of (other) data, for evaluation."""
         tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
         config = replaced(config, {"data.source": source})
         ((split, found),) = read_source(config, (split,), tokenizer).items()
-        groups = {split: capped(found.groups, config.task.negatives)}
+        groups = {split: found.groups}
         evaluated = {split: evaluated_groups(spec, tokenizer, groups[split])}
         notes = (found.note, evaluated_note(split, evaluated[split], spec))
         objective = EmbeddingObjective(spec, similarity_loss(config))
-        return EmbeddingTask(objective, tokenizer, groups, None, evaluated, notes)
+        return GroupsTask(NAME, EmbeddingScorer, objective, tokenizer, groups, None, evaluated, notes)
 
     def predictor(self, workdir: pathlib.Path, spec: EmbeddingSpec) -> EmbeddingPredictor:
         """Returns what makes vectors of texts."""

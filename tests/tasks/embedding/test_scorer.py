@@ -10,8 +10,8 @@ from jaxfm.config import Config
 from jaxfm.core.task import Task
 from jaxfm.evaluation.coverage import THRESHOLD
 from jaxfm.tasks import registry
+from jaxfm.tasks.embedding.groups_task import GroupsTask
 from jaxfm.tasks.embedding.scorer import EmbeddingScorer
-from jaxfm.tasks.embedding.task import EmbeddingTask
 from jaxfm.training.initial import resolve
 from jaxfm.training.results import with_intervals
 from tests import tiny
@@ -50,18 +50,18 @@ def placed(scorer: EmbeddingScorer, vectors: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingTask:
+def task(tmp_path_factory: pytest.TempPathFactory) -> GroupsTask:
     folder = tmp_path_factory.mktemp("scorer")
     (folder / "groups").mkdir()
     for split, count in (("train", 8), ("valid", 30), ("test", 10)):
         rows = [{"anchor": f"ada {n}", "positive": f"arles {n}", "negative": f"bergen {n}"} for n in range(count)]
         (folder / "groups" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = create(tiny.embedding_config(folder))
-    assert isinstance(found, EmbeddingTask)
+    assert isinstance(found, GroupsTask)
     return found
 
 
-def test_four_of_five_validation_queries_are_answered(task: EmbeddingTask) -> None:
+def test_four_of_five_validation_queries_are_answered(task: GroupsTask) -> None:
     scorer = task.scorer("valid")
     queries = len(scorer.evaluated.queries)
     angle_Q = np.linspace(0.1, 1.4, queries)
@@ -71,7 +71,7 @@ def test_four_of_five_validation_queries_are_answered(task: EmbeddingTask) -> No
     assert calibration[THRESHOLD] == pytest.approx(np.cos(angle_Q[answered - 1]), abs=1e-6)
 
 
-def test_the_report_says_how_many_answers_are_right(task: EmbeddingTask) -> None:
+def test_the_report_says_how_many_answers_are_right(task: GroupsTask) -> None:
     scorer = task.scorer("test")
     queries = len(scorer.evaluated.queries)
     assert queries == 10
