@@ -83,6 +83,9 @@ class DataConfig:
     pair_column: str = field(
         "", "field of the second text of a pair; empty: the usual names, or none where text_column is given"
     )
+    image_column: str = field(
+        "", "field of an image: a path relative to the file, or the bytes of an image file; empty: the usual names"
+    )
     label_column: str = field(
         "", "field of the class, classes or score of a text, or several 0/1 fields A,B,C; empty: the usual names"
     )

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from jaxfm.core.patches import PatchConfig
+
 # Any usual number of devices divides it, and it is the width of a TPU's matrix unit.
 _VOCABULARY_MULTIPLE = 128
 
@@ -11,9 +13,9 @@ _VOCABULARY_MULTIPLE = 128
 # What the parts of an encoder may be; each is described at its field.
 NORMS = ("layer", "rms")
 NORM_PLACEMENTS = ("post", "pre", "pre_and_post")
-POSITION_EMBEDDINGS = ("learned", "rope", "none")
+POSITION_EMBEDDINGS = ("learned", "sine", "rope", "none")
 RELATIVE_POSITIONS = ("none", "bias", "disentangled")
-ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "tanh")
+ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +25,7 @@ class EncoderConfig:
     Attributes:
       family: model_type of transformers whose names and config.json it is written with (`families.registry`); "": none,
         it cannot be written for transformers.
-      vocab_size: entries of the vocabulary; the tables have `padded_vocab_size` rows.
+      vocab_size: entries of the vocabulary; the tables have `padded_vocab_size` rows. 0: the encoder reads no text.
       hidden_size: width D of the residual stream.
       num_layers: transformer layers.
       num_heads: attention heads.
@@ -52,7 +54,8 @@ class EncoderConfig:
       num_kv_heads: heads of keys and values, each shared by num_heads / num_kv_heads heads of queries (Ainslie et al.
         2023); 0: num_heads.
       qk_norm: queries and keys are normalised, head by head, before they are rotated.
-      position_embedding: "learned" table, "rope": queries and keys are rotated, or "none".
+      position_embedding: "learned" table, "rope": queries and keys are rotated, "none", or of images "sine": fixed
+        waves over rows and columns. Images are rotated by rows and columns.
       relative_positions: what attention scores get of the distance of query and key: "none"; "bias", a number for each
         bucket of distances and each head, the same in all layers (Raffel et al. 2020, section 2.1); "disentangled":
         products of content and position (He et al. 2021, DeBERTa, section 3.1).
@@ -67,13 +70,17 @@ class EncoderConfig:
       local_window: tokens that a local layer sees on both sides together; 0: every layer sees the whole segment.
       global_every: layers k, k + n, k + 2n ... see the whole segment even where there is a local window; n.
       global_first: k of these.
-      activation: of the feed-forward part: "gelu", "gelu_tanh" (its approximation by tanh), "relu" or "silu".
+      activation: of the feed-forward part: "gelu", "gelu_tanh" (its approximation by tanh), "quick_gelu" (by the
+        logistic function: x * sigmoid(1.702 x)), "relu" or "silu".
       gated: activation(up) * gate instead of activation(up) (Shazeer 2020).
       attention_bias: biases in the maps of attention.
       ffn_bias: biases in the maps of the feed-forward part.
       norm_bias: biases in layer norms.
       layer_groups: n groups of consecutive layers, all layers of a group having the same weights (Lan et al. 2020);
         0: each layer has its own.
+      layer_scale: what the learned factor of each feature of a part's output starts from (Touvron et al. 2021, CaiT);
+        0: there is none.
+      patches: how it reads images.
       classifier_transform: the masked-LM head's transform (dense, activation, norm) stands before classifiers too.
       head_activation: of the transform.
       head_bias: bias in the dense layer of heads.
@@ -131,6 +138,8 @@ class EncoderConfig:
     ffn_bias: bool = True
     norm_bias: bool = True
     layer_groups: int = 0
+    layer_scale: float = 0.0
+    patches: PatchConfig = PatchConfig()
     classifier_transform: bool = False
     head_activation: str = "gelu"
     head_bias: bool = True
@@ -157,8 +166,14 @@ class EncoderConfig:
         assert self.position_embedding != "rope" or self.head_dim % 2 == 0
         assert not self.first_norm or self.pre_norm, "post-norm has no norm before the first layer"
         assert {self.activation, self.head_activation, self.pooler} <= set(ACTIVATIONS)
+        assert self.reads_images or self.position_embedding != "sine"
         assert self.num_layers % self.layer_stacks == 0 and not (self.layer_groups and self.local_window)
         assert set(self.relative_terms) <= {"c2p", "p2c"} and not (self.local_window and self.has_relative_positions)
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether its rows are patches of images, not tokens of texts."""
+        return self.patches.size > 0
 
     @property
     def head_dim(self) -> int:

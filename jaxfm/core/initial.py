@@ -85,6 +85,36 @@ class SentenceLayout:
 
 
 @dataclasses.dataclass(frozen=True)
+class ImageLayout:
+    """How an image becomes the pixels that weights know: what the files beside them say, and a run keeps.
+
+    Attributes:
+      side: of the square that is read, in pixels; 0: not said.
+      rule: "squash" to the square, "crop" its middle, or "native": the image's own shape, in whole patches, as many as
+        the square has at most.
+      shorter_side: of "crop": what the shorter side is resized to first; 0: `side`.
+      mean: of each channel, of values from 0 to 1, that is subtracted.
+      std: of each channel, that is divided by.
+    """
+
+    side: int = 0
+    rule: str = "squash"
+    shorter_side: int = 0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+
+@runtime_checkable
+class HasImageLayout(Protocol):
+    """What the spec of a run is beside `core.spec.Spec` where the run reads images."""
+
+    @property
+    def layout(self) -> ImageLayout:
+        """How an image becomes pixels."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
 class Initial:
     """What `config.model` resolves to.
 
@@ -97,6 +127,7 @@ class Initial:
       notes: sentences for the log.
       origin: where the weights were first read from; None for scratch.
       sentence: how they make vectors of texts; None where no file says it.
+      images: how they read images; None where no file says it.
     """
 
     encoder: EncoderConfig
@@ -106,6 +137,7 @@ class Initial:
     notes: tuple[str, ...]
     origin: Origin | None = None
     sentence: SentenceLayout | None = None
+    images: ImageLayout | None = None
 
     def left_over(self, used: tuple[str, ...]) -> tuple[str, ...]:
         """Returns a sentence for the log that names the parts not under the path prefixes `used`; none: nothing."""

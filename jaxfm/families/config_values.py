@@ -17,6 +17,8 @@ SIZES: Mapping[str, str] = {
     "num_heads": "num_attention_heads",
     "ffn_size": "intermediate_size",
 }
+# The same of encoders that read no text.
+IMAGE_SIZES: Mapping[str, str] = {field: key for field, key in SIZES.items() if field != "vocab_size"}
 # Above all published encoders by an order of magnitude. A larger value is a slip, and memory would be taken for it.
 LARGEST: Mapping[str, int] = {
     "vocab_size": 10_000_000,
@@ -35,6 +37,10 @@ LARGEST: Mapping[str, int] = {
     "relative_buckets": 100_000,
     "relative_distance": 10_000_000,
     "token_id": 10_000_000,
+    "image_size": 100_000,
+    "patch_size": 10_000,
+    "channels": 1_000,
+    "registers": 10_000,
 }
 # transformers' name of an activation -> ours. The approximations of gelu by tanh differ in how they are written only.
 ACTIVATION_NAMES: Mapping[str, str] = {
@@ -43,6 +49,7 @@ ACTIVATION_NAMES: Mapping[str, str] = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
     "relu": "relu",
     "silu": "silu",
     "swish": "silu",
@@ -115,6 +122,17 @@ class ConfigValues:
         if not isinstance(value, str) or value not in ACTIVATION_NAMES:
             raise self.error(key, f"the activations computed here are {', '.join(ACTIVATION_NAMES)}.")
         return ACTIVATION_NAMES[value]
+
+    def side(self, field: str, key: str, default: Any = _REQUIRED) -> int:
+        """Returns the side of a square, which may be written as [height, width]."""
+        value = self._get(key, default)
+        if isinstance(value, list | tuple) and len(value) == 2 and value[0] == value[1]:
+            value = value[0]
+        if not is_integer(value) or not 1 <= value <= LARGEST[field]:
+            raise self.error(
+                key, f"it must be an integer from 1 to {LARGEST[field]:,}: the side of a square in pixels."
+            )
+        return value
 
     def rope_theta(self, key: str, default: float, given: Any = None) -> float:
         """Returns the base of rotary frequencies: `given`, else the value of the key."""

@@ -86,6 +86,12 @@ class Family:
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     bare_suffix: str = "Model"
 
+    @property
+    def first_tensor(self) -> str:
+        """The name, relative to `prefix`, of what every checkpoint of the family begins with: words or patches."""
+        word = self.encoder.get("embeddings/word/embedding") or self.encoder["embeddings/kernel"]
+        return word.name
+
     def encoder_tensors(self, *, bare: bool = False) -> dict[str, Tensor]:
         """Returns "encoder/..." -> tensor under full names; `bare`: as checkpoints of the encoder alone have them."""
         prefix = "" if bare else self.prefix

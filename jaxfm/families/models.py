@@ -14,6 +14,7 @@ from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.adapters import without_adapters
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.heads import MaskedLM, SequenceClassifier, SpanClassifier, TokenClassifier
+from jaxfm.models.image_classifier import ImageClassifier
 from jaxfm.parallel.mesh import initialise
 
 # Kind of head -> the model that has it over an encoder, with a number of classes where the head has classes.
@@ -21,6 +22,9 @@ KINDS: Mapping[str, Callable[[EncoderConfig, int], nnx.Module]] = {
     "token_classes": lambda encoder, count: TokenClassifier(encoder, count, DEFAULT_BUILD, nnx.Rngs(0)),
     "sequence_classes": lambda encoder, count: SequenceClassifier(
         encoder, count, DEFAULT_BUILD, nnx.Rngs(0), segments=1
+    ),
+    "image_classes": lambda encoder, count: ImageClassifier(
+        encoder, count, DEFAULT_BUILD, nnx.Rngs(0), pooling=encoder.patches.pooling, segments=1
     ),
     "spans": lambda encoder, _: SpanClassifier(encoder, DEFAULT_BUILD, nnx.Rngs(0)),
     "vocabulary": lambda encoder, _: MaskedLM(encoder, DEFAULT_BUILD, nnx.Rngs(0)),

@@ -7,6 +7,8 @@ from jaxfm.families import (
     bert,
     camembert,
     deberta_v2,
+    deit,
+    dinov2,
     distilbert,
     electra,
     esm,
@@ -16,6 +18,7 @@ from jaxfm.families import (
     mpnet,
     neobert,
     roberta,
+    vit,
     xlm_roberta,
     xlm_roberta_xl,
 )
@@ -91,3 +94,5 @@ for _module in (
     gemma3_text,
 ):
     register(_module.FAMILY)
+for _family in (vit.FAMILY, vit.MAE_FAMILY, deit.FAMILY, dinov2.FAMILY, dinov2.WITH_REGISTERS):
+    register(_family)

@@ -19,6 +19,8 @@ class Tensor:
       by_head: the parts lie side by side in each head, not one after the other.
       pairs: the features of a head that are rotated together are neighbours there; here they are half a head apart.
       last: full name of our last layer's tensor where it has another name; `name` then counts layers from 1.
+      conv: theirs is the kernel [out, channels, rows, columns] of a convolution, ours [rows, columns, channels, out].
+      ones: theirs has that many leading axes of size 1 before those of ours; -1: it lacks our first one.
     """
 
     name: str
@@ -28,9 +30,13 @@ class Tensor:
     by_head: bool = False
     pairs: bool = False
     last: str = ""
+    conv: bool = False
+    ones: int = 0
 
     def take(self, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Returns our parameter of that shape, of one layer, from theirs: its own part unless `by_head`."""
+        if self.conv:
+            return np.ascontiguousarray(value.transpose(2, 3, 1, 0))
         if self.by_head:
             heads, width = shape[self.inputs :]
             value = value.reshape(heads, self.parts, width, -1)[:, self.part]
@@ -41,6 +47,8 @@ class Tensor:
 
     def put(self, value: np.ndarray) -> np.ndarray:
         """Returns our parameter of one layer as theirs has it; with `by_head` [N, H, inputs], to be joined."""
+        if self.conv:
+            return value.transpose(3, 2, 0, 1)
         if not self.inputs:
             return value
         outputs = value.shape[self.inputs :]

@@ -31,10 +31,13 @@ def encoder_config(values: Mapping[str, Any], where: str) -> EncoderConfig:
     return FAMILIES[name].read_config(ConfigValues(values, where))
 
 
-def hf_config(encoder: EncoderConfig, *, head: str = "", pad_token_id: int, labels: tuple[str, ...]) -> dict[str, Any]:
+def hf_config(
+    encoder: EncoderConfig, *, head: str = "", pad_token_id: int | None, labels: tuple[str, ...]
+) -> dict[str, Any]:
     """Returns what config.json must say for transformers to build the same model.
 
-    `head` is the kind of head (`families.models.KINDS`); "" stands for the encoder alone.
+    `head` is the kind of head (`families.models.KINDS`); "" stands for the encoder alone. `pad_token_id` is None where
+    there are no tokens to pad.
 
     Raises:
       UserError: a family without tables, or without a class of transformers for that head.
@@ -45,7 +48,8 @@ def hf_config(encoder: EncoderConfig, *, head: str = "", pad_token_id: int, labe
     return (
         {"architectures": [own.class_name(head)], "model_type": encoder.family}
         | own.write_config(encoder)
-        | {"pad_token_id": pad_token_id, "dtype": "float32"}
+        | ({} if pad_token_id is None else {"pad_token_id": pad_token_id})
+        | {"dtype": "float32"}
         | (_label_values(labels) if labels else {})
     )
 

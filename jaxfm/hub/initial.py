@@ -9,10 +9,11 @@ from jaxfm.core.initial import Initial, Origin
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError
 from jaxfm.families.registry import preset
+from jaxfm.hub.image_processors import read_image_processor
 from jaxfm.hub.locate import commit_of, locate
 from jaxfm.hub.sentence_transformers import read_sentence_transformers
 from jaxfm.hub.vocabulary import fit_vocabulary, has_tokenizer
-from jaxfm.hub.weights import read_checkpoint, read_config
+from jaxfm.hub.weights import Checkpoint, read_checkpoint, read_config
 
 
 def resolve(config: ModelConfig) -> Initial:
@@ -28,21 +29,45 @@ def resolve(config: ModelConfig) -> Initial:
     check_no_preset(config)
     directory = locate(config.init, "config.model.init")
     checkpoint = read_checkpoint(directory)
+    if checkpoint.encoder.reads_images:
+        return _of_images(config, directory, checkpoint)
     tokenizer = fitting_tokenizer(config, directory)
     encoder, params, notes = fit_vocabulary(checkpoint.encoder, checkpoint.params, tokenizer, directory)
     sentence, projection = read_sentence_transformers(directory) or (None, {})
     commit = commit_of(directory)
     other = commit_of(tokenizer) if tokenizer != directory else ""
-    at = f" at commit {commit}" if commit else ""
     return Initial(
         encoder=with_dropout(encoder, config),
         params={**params, **projection},
         labels=checkpoint.labels,
         tokenizer=tokenizer,
-        notes=(f"weights: {config.init}{at} ({encoder.family})", *checkpoint.notes, *notes),
+        notes=(_weights_note(config, commit, encoder), *checkpoint.notes, *notes),
         origin=Origin(config.init, commit, other, checkpoint.encoder.vocab_size),
         sentence=sentence,
     )
+
+
+def _of_images(config: ModelConfig, directory: pathlib.Path, checkpoint: Checkpoint) -> Initial:
+    """Returns what weights of images are, which no tokenizer belongs to."""
+    if config.tokenizer:
+        raise UserError(
+            f"config.model.tokenizer: is {config.tokenizer!r}, but {config.init!r} reads images, not texts."
+        )
+    commit, encoder = commit_of(directory), checkpoint.encoder
+    return Initial(
+        encoder=with_dropout(encoder, config),
+        params=checkpoint.params,
+        labels=checkpoint.labels,
+        tokenizer=None,
+        notes=(_weights_note(config, commit, encoder), *checkpoint.notes),
+        origin=Origin(config.init, commit),
+        images=read_image_processor(directory),
+    )
+
+
+def _weights_note(config: ModelConfig, commit: str, encoder: EncoderConfig) -> str:
+    at = f" at commit {commit}" if commit else ""
+    return f"weights: {config.init}{at} ({encoder.family})"
 
 
 def shape(config: ModelConfig) -> tuple[EncoderConfig, tuple[str, ...]]:
@@ -58,6 +83,8 @@ def shape(config: ModelConfig) -> tuple[EncoderConfig, tuple[str, ...]]:
             return dataclasses.replace(encoder, vocab_size=int(size)), (
                 f"vocabulary: {size}, as {config.tokenizer} says",
             )
+        if encoder.reads_images:
+            return encoder, ()
         return encoder, (f"vocabulary: {encoder.vocab_size}, the usual one of {config.preset}",)
     check_no_preset(config)
     directory = locate(config.init, "config.model.init", ["config.json"])

@@ -69,7 +69,8 @@ class StoredParam(_Rows):
     @property
     def _as_stored(self) -> bool:
         layout = self.layout
-        return not layout.layered and not layout.inputs and layout.parts == 1 and self.tensors[0].shape == self.shape
+        plain = not layout.layered and not layout.inputs and not layout.conv and layout.parts == 1
+        return plain and self.tensors[0].shape == self.shape
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Returns rows `start` to `stop` - 1 of the first axis."""

@@ -266,9 +266,15 @@ def _gather(
 
 def _their_shape(ours: str, tensor: Tensor, shape: tuple[int, ...]) -> list[int]:
     """Shape in the checkpoint of what is `shape` here: [out, in] for a linear map's kernel, heads in one axis."""
+    if tensor.conv:
+        return [shape[3], shape[2], *shape[:2]]
     if tensor.inputs:
         return [tensor.parts * math.prod(shape[tensor.inputs :]), math.prod(shape[: tensor.inputs])]
-    return [tensor.parts * math.prod(shape)] if ours.endswith("/bias") else list(shape)
+    return (
+        [tensor.parts * math.prod(shape)]
+        if ours.endswith("/bias")
+        else [*[1] * tensor.ones, *shape[max(-tensor.ones, 0) :]]
+    )
 
 
 def _without_wrapper(
@@ -279,7 +285,7 @@ def _without_wrapper(
     Raises:
       UserError: some names have it and others do not.
     """
-    word = family.encoder["embeddings/word/embedding"].name
+    word = family.first_tensor
     known = {family.prefix + word, word}
     wrapped = sorted(name for name in tensors if name.endswith(f".{word}") and name not in known)
     if not wrapped or known & set(tensors):

@@ -43,11 +43,16 @@ def _gelu_tanh(x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=True)
 
 
-# By the names that `EncoderConfig` has for them. Sources: Hendrycks and Gimpel 2016 (gelu, and by tanh in section 2),
-# Ramachandran et al. 2017 (silu).
+def _quick_gelu(x: jax.Array) -> jax.Array:
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+# By the names that `EncoderConfig` has for them. Sources: Hendrycks and Gimpel 2016 (gelu; by tanh and by the logistic
+# function in section 2), Ramachandran et al. 2017 (silu).
 ACTIVATION: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": gelu,
     "gelu_tanh": _saving_input(_gelu_tanh),
+    "quick_gelu": _saving_input(_quick_gelu),
     "relu": jax.nn.relu,
     "silu": _saving_input(jax.nn.silu),
     "tanh": jnp.tanh,

@@ -11,6 +11,7 @@ from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.dropout import DropoutKey, split_key
 from jaxfm.models.inputs.inputs import InputModule, Inputs
+from jaxfm.models.inputs.patches import PatchInputs
 from jaxfm.models.inputs.text import TextInputs
 from jaxfm.models.relative import make_common
 from jaxfm.models.stack import apply_layers, make_layers
@@ -20,11 +21,12 @@ class Encoder(nnx.Module):
     """Inputs and layers, whose parameters are stacked along a leading axis, and what layers have in common."""
 
     def __init__(self, config: EncoderConfig, build: Build, rngs: nnx.Rngs, inputs: InputModule | None = None):
-        """Makes the encoder, of text unless `inputs`, an nnx.Module made before from the same `rngs`, says otherwise.
+        """Makes the encoder, of what `config` reads unless `inputs`, made before from the same `rngs`, are given.
 
         Parameters are f32, whatever `build` says.
         """
-        self.embeddings: InputModule = TextInputs(config, build.dtype, rngs) if inputs is None else inputs
+        usual = PatchInputs if config.reads_images else TextInputs
+        self.embeddings: InputModule = usual(config, build.dtype, rngs) if inputs is None else inputs
         self.layers = make_layers(config, build.dtype, rngs)
         self.common = make_common(config, build.dtype, rngs)
         self.config, self.build = config, build

@@ -54,6 +54,12 @@ def encoder_flops_per_row(encoder: EncoderConfig, row_length: int, adapt: AdaptC
     return row_length * sum(layer_flops(encoder, row_length, adapt))
 
 
+def patch_flops_per_row(encoder: EncoderConfig, row_length: int, adapt: AdaptConfig = _ALL_TRAINED) -> float:
+    """Returns the operations of the map of patches a row: 4 T P^2 C D if it is trained, pixels having no gradient."""
+    trained = _first_with_backward(encoder, adapt) == 0 and adapt.train == "all" and not _adds(adapt)
+    return row_length * dense_flops(encoder.patches.values, encoder.hidden_size, trained=trained, input_gradient=False)
+
+
 def vocabulary_head_flops(encoder: EncoderConfig, adapt: AdaptConfig = _ALL_TRAINED) -> float:
     """Returns the operations of a `models.heads.MaskedLM`'s head a predicted token; 6 (D^2 + D V) if all is trained.
 

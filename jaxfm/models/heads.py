@@ -38,10 +38,12 @@ def dense(
     )
 
 
-def output_layer(config: EncoderConfig, count: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    """The last layer of a head, D to `count` classes or numbers."""
+def output_layer(
+    config: EncoderConfig, count: int, dtype: jnp.dtype, rngs: nnx.Rngs, *, vectors: int = 1
+) -> nnx.Linear:
+    """The last layer of a head, `vectors` times D to `count` classes or numbers."""
     return nnx.Linear(
-        config.hidden_size,
+        vectors * config.hidden_size,
         count,
         dtype=dtype,
         dot_general=dot_general,

@@ -10,7 +10,15 @@ Rotation = tuple[jax.Array, jax.Array]
 
 
 def rotation(positions_BT: jax.Array, head_dim: int, theta: float) -> Rotation:
-    """Returns the rotation of each position: frequency k by position * theta^(-2k / H) radians."""
+    """Returns the rotation of each position: frequency k by position * theta^(-2k / H) radians.
+
+    Positions of images are rows and columns [B, T, 2]: the first half of the frequencies is of rows, the second half of
+    columns, each with K / 2 frequencies theta^(-4k / H).
+    """
+    if positions_BT.ndim == 3:
+        halves = [rotation(positions_BT[..., axis], head_dim // 2, theta) for axis in range(2)]
+        cosines, sines = zip(*halves, strict=True)
+        return jnp.concatenate(cosines, axis=-1), jnp.concatenate(sines, axis=-1)
     frequencies_K = 1.0 / theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     angles_BT1K = (positions_BT[..., None].astype(jnp.float32) * frequencies_K)[:, :, None]
     return jnp.cos(angles_BT1K), jnp.sin(angles_BT1K)

@@ -21,7 +21,7 @@ from jaxfm.models.norms import RMSNorm, make_norm
 from jaxfm.models.products import WITH_WEIGHTS
 from jaxfm.models.relative import CommonParts, RelativeInputs, disentangled_scores
 from jaxfm.models.rotary import Rotation, rotate, rotation
-from jaxfm.parallel.mesh import constrain, stack_metadata
+from jaxfm.parallel.mesh import constrain, stack_metadata, with_axes
 
 # What `remat` saves of a layer beside its input: the results of products with weights (not those of attention), or
 # nothing.
@@ -146,6 +146,19 @@ class FeedForward(nnx.Module):
         return constrain(self.down(inner_BTF), "batch", "tokens", "features")
 
 
+class LayerScale(nnx.Module):
+    """A learned factor of each feature of a part's output (Touvron et al. 2021, "Going deeper", section 2)."""
+
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
+        """Makes the factors [D], all of them `layer_scale` at first."""
+        init = with_axes(nnx.initializers.constant(config.layer_scale), "norm")
+        self.scale = nnx.Param(init(rngs.params(), (config.hidden_size,), jnp.float32))
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        """Returns [B, T, D]."""
+        return x_BTD * self.scale[...].astype(x_BTD.dtype)
+
+
 class EncoderLayer(nnx.Module):
     """Attention and feed-forward, each added to its input.
 
@@ -165,6 +178,8 @@ class EncoderLayer(nnx.Module):
         self.next_norm = make_norm(config, dtype, rngs) if self.pre_norm else None
         self.attention_output_norm = make_norm(config, dtype, rngs) if both else None
         self.ffn_output_norm = make_norm(config, dtype, rngs) if both else None
+        self.attention_scale = LayerScale(config, rngs) if config.layer_scale else None
+        self.ffn_scale = LayerScale(config, rngs) if config.layer_scale else None
         self.attention_adapter = Bottleneck(config, dtype, rngs) if config.adapter_size else None
         self.ffn_adapter = Bottleneck(config, dtype, rngs) if config.adapter_size else None
         self.dropout_rate = config.dropout
@@ -179,6 +194,7 @@ class EncoderLayer(nnx.Module):
             )
             if self.attention_output_norm is not None:
                 update_BTD = self.attention_output_norm(update_BTD)
+            update_BTD = update_BTD if self.attention_scale is None else self.attention_scale(update_BTD)
             x_BTD = x_BTD + (update_BTD if self.attention_adapter is None else self.attention_adapter(update_BTD))
         if self.attention_norm is not None:
             x_BTD = self.attention_norm(x_BTD)
@@ -187,6 +203,7 @@ class EncoderLayer(nnx.Module):
             update_BTD = dropout(self.ffn(normed_BTD), self.dropout_rate, ffn_key)
             if self.ffn_output_norm is not None:
                 update_BTD = self.ffn_output_norm(update_BTD)
+            update_BTD = update_BTD if self.ffn_scale is None else self.ffn_scale(update_BTD)
             x_BTD = x_BTD + (update_BTD if self.ffn_adapter is None else self.ffn_adapter(update_BTD))
         return (x_BTD, self.next_norm(x_BTD)) if self.next_norm is not None else self.ffn_norm(x_BTD)
 

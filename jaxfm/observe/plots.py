@@ -46,7 +46,7 @@ def plot_curves(
     Raises OSError when the file cannot be written.
     """
     names = ["loss"] + ([score] if score not in (None, "loss") and any(score in line for line in metrics) else [])
-    figure = _figure(3.8)
+    figure = new_figure(3.8)
     panels = figure.subplots(1, len(names), squeeze=False, sharex=True)[0]
     for axes, name in zip(panels, names, strict=True):
         for split, colour in split_colours(line["split"] for line in metrics).items():
@@ -60,7 +60,7 @@ def plot_curves(
         axes.grid(axis="y", color=GRID, linewidth=0.8)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, labelcolor=INK)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_lines(
@@ -76,7 +76,7 @@ def plot_lines(
 
     Raises OSError when the file cannot be written.
     """
-    figure = _figure(4.4)
+    figure = new_figure(4.4)
     axes = figure.subplots()
     for (name, points), colour in zip(series.items(), COLOURS, strict=False):
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=2, marker="o", markersize=5, label=name)
@@ -86,7 +86,7 @@ def plot_lines(
     _whole_steps(axes)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.legend(frameon=False, labelcolor=INK)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def split_colours(splits: Iterable[str]) -> dict[str, str]:
@@ -114,7 +114,7 @@ def plot_per_type(
     names = sorted(per_type, key=lambda name: (per_type[name]["support"], name))[-MOST_CLASSES:]
     of_all = f" (the {len(names)} most frequent of {len(per_type):,})" if len(names) < len(per_type) else ""
     values = [float(per_type[name][score]) for name in names]
-    figure = _figure(1.1 + 0.36 * len(names))
+    figure = new_figure(1.1 + 0.36 * len(names))
     axes = figure.subplots()
     axes.barh(range(len(names)), values, height=0.62, color=COLOURS[0])
     for row, (name, value) in enumerate(zip(names, values, strict=True)):
@@ -133,7 +133,7 @@ def plot_per_type(
     )
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.tick_params(axis="y", length=0)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_histogram(
@@ -144,7 +144,7 @@ def plot_histogram(
     Raises OSError when the file cannot be written.
     """
     assert counts, "no classes to plot"
-    figure = _figure(3.8)
+    figure = new_figure(3.8)
     axes = figure.subplots()
     axes.bar(range(len(counts)), list(counts.values()), width=0.86, color=COLOURS[0])
     axes.set_xticks(range(len(counts)), labels=list(counts), rotation=30, ha="right", parse_math=False)
@@ -152,7 +152,7 @@ def plot_histogram(
     _style(axes, title=title, x_label=x_label, y_label=y_label)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.tick_params(axis="x", length=0)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_confusion(confusion: ArrayLike, labels: Sequence[str], path: str | os.PathLike[str]) -> None:
@@ -170,7 +170,7 @@ def plot_confusion(confusion: ArrayLike, labels: Sequence[str], path: str | os.P
         counts, names = counts[np.ix_(kept, kept)], [names[index] for index in kept]
     size = len(names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure = _figure(min(8.5, 2.6 + 0.75 * size), min(WIDTH_INCHES, 4.4 + 0.75 * size))
+    figure = new_figure(min(8.5, 2.6 + 0.75 * size), min(WIDTH_INCHES, 4.4 + 0.75 * size))
     axes = figure.subplots()
     # Coloured by the square root, so that a few errors are visible beside many right predictions.
     shown = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0.0, 1.0))
@@ -195,7 +195,7 @@ def plot_confusion(confusion: ArrayLike, labels: Sequence[str], path: str | os.P
     axes.tick_params(length=0, labelsize=font)
     bar = figure.colorbar(shown, ax=axes, shrink=0.8, label="share of the class")
     bar.outline.set_visible(False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_reliability(
@@ -210,7 +210,7 @@ def plot_reliability(
 
     Raises OSError when the file cannot be written.
     """
-    figure = _figure(5.6)
+    figure = new_figure(5.6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=":", label="honest")
     for (name, (confidence, accuracy, count)), colour in zip(series.items(), COLOURS, strict=False):
@@ -230,12 +230,12 @@ def plot_reliability(
         axes.grid(axis="y", color=GRID, linewidth=0.8)
     for handle in upper.legend(frameon=False, labelcolor=INK, loc="lower right").legend_handles[1:]:
         handle.set_sizes([40])
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_values(gold: np.ndarray, predicted: np.ndarray, path: str | os.PathLike[str]) -> None:
     """Draws predicted values by true values. Raises OSError when the file cannot be written."""
-    figure = _figure(5.6)
+    figure = new_figure(5.6)
     axes = figure.subplots()
     ends = [float(gold.min()), float(gold.max())]
     axes.plot(ends, ends, color=INK, linewidth=1, linestyle=":", label="right")
@@ -243,7 +243,7 @@ def plot_values(gold: np.ndarray, predicted: np.ndarray, path: str | os.PathLike
     _style(axes, title="Predicted by true value", x_label="true value", y_label="predicted value")
     axes.grid(color=GRID, linewidth=0.8)
     axes.legend(frameon=False, labelcolor=INK)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def smooth(values: Sequence[float], span: int) -> list[float]:
@@ -294,7 +294,8 @@ def _whole_steps(axes: "Axes") -> None:
     axes.xaxis.set_major_formatter("{x:,.0f}")
 
 
-def _figure(height_inches: float, width_inches: float = WIDTH_INCHES) -> "Figure":
+def new_figure(height_inches: float, width_inches: float = WIDTH_INCHES) -> "Figure":
+    """Returns an empty figure in the style of all plots."""
     from matplotlib.figure import Figure
 
     # The object interface instead of pyplot: no global state, no window toolkit.
@@ -313,6 +314,7 @@ def _style(axes: "Axes", *, title: str, x_label: str, y_label: str) -> None:
         axes.spines[side].set_color(GRID)
 
 
-def _save(figure: "Figure", path: str | os.PathLike[str]) -> None:
+def save_figure(figure: "Figure", path: str | os.PathLike[str]) -> None:
+    """Writes a figure as a PNG file, whole or not at all; OSError where it cannot be written."""
     with atomic_write(path, binary=True) as file:
         figure.savefig(file, format="png")

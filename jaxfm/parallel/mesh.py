@@ -32,6 +32,8 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "rank": None,
     "bottleneck": None,
     "prefix": None,
+    "patch": None,
+    "channels": None,
     # of both
     "vocab": "tensor",
     "heads": "tensor",

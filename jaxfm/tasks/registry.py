@@ -20,7 +20,9 @@ from jaxfm.errors import UserError, did_you_mean
 from jaxfm.models.adapters import with_adapters
 from jaxfm.tasks.classification.task import ClassificationDefinition
 from jaxfm.tasks.embedding.task import EmbeddingDefinition
+from jaxfm.tasks.image_classification.task import ImageClassificationDefinition
 from jaxfm.tasks.late_interaction.task import LateInteractionDefinition
+from jaxfm.tasks.masked_images.task import MaskedImagesDefinition
 from jaxfm.tasks.masked_lm.task import MaskedLMDefinition
 from jaxfm.tasks.ner.task import NerDefinition
 from jaxfm.tasks.nested_ner.task import NestedNerDefinition
@@ -56,6 +58,8 @@ for _definition in (
     RelationsDefinition(),
     MaskedLMDefinition(),
     ReplacedTokenDefinition(),
+    ImageClassificationDefinition(),
+    MaskedImagesDefinition(),
 ):
     register(_definition)
 

@@ -6,7 +6,7 @@ from jaxfm import files
 from jaxfm.config import MeshConfig, ModelConfig
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.core.initial import Initial
+from jaxfm.core.initial import HasImageLayout, Initial
 from jaxfm.core.spec import SPEC_FILE
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.errors import UserError
@@ -41,16 +41,22 @@ def resolve(config: ModelConfig) -> Initial:
     encoder, params = merge_low_rank(run.spec.encoder, restored.to_host())
     for name, value in params.items():
         check_finite(name, [value], f"config.model.init: {config.init}")
+    labels, origin = run.predictor().labels, read_origin(workdir)
+    note = f"weights: {config.init}, step {restored.step} ({run.spec.encoder.family})"
+    if encoder.reads_images:
+        layout = run.spec.layout if isinstance(run.spec, HasImageLayout) else None
+        encoder = hub_initial.with_dropout(encoder, config)
+        return Initial(encoder, params, labels, None, (note,), origin, images=layout)
     own = workdir / TOKENIZER_DIR
     tokenizer = hub_initial.fitting_tokenizer(config, own)
     encoder, grown, notes = fit_vocabulary(encoder, params, tokenizer, own)
     return Initial(
         encoder=hub_initial.with_dropout(encoder, config),
         params=grown,
-        labels=run.predictor().labels,
+        labels=labels,
         tokenizer=tokenizer,
-        notes=(f"weights: {config.init}, step {restored.step} ({run.spec.encoder.family})", *notes),
-        origin=read_origin(workdir),
+        notes=(note, *notes),
+        origin=origin,
     )
 
 

@@ -15,7 +15,7 @@ from jaxfm.data.records.examples import Example
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation.calibration import assess, fit_calibration, losses, probabilities
 from jaxfm.evaluation.classes import Scores, score_classes, score_labels, score_values
-from jaxfm.tasks.classification.balance import constant_answer_warning
+from jaxfm.tasks.class_balance import constant_answer_warning
 from jaxfm.tasks.classification.errors import worst_examples
 from jaxfm.tasks.classification.groups import METRICS, can_rank, ranking_of_pairs
 from jaxfm.tasks.classification.spec import NAME, ClassifierSpec, EncodedExamples

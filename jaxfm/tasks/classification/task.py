@@ -25,7 +25,7 @@ from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import read_calibration
 from jaxfm.evaluation.classes import undefined_metrics
 from jaxfm.schema import replaced
-from jaxfm.tasks.classification.balance import choose_metric
+from jaxfm.tasks.class_balance import choose_metric
 from jaxfm.tasks.classification.checks import check_examples, encode_whole, token_lengths
 from jaxfm.tasks.classification.groups import undefined_rankings
 from jaxfm.tasks.classification.objective import ClassifierObjective

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxfm.evaluation.classes import score_classes, score_labels, score_values
-from jaxfm.tasks.classification.balance import choose_metric, constant_answer_warning
+from jaxfm.tasks.class_balance import choose_metric, constant_answer_warning
 
 NAMES = ("a", "b", "c")
 

@@ -1,0 +1,57 @@
+"""An encoder of images and classes of each image."""
+
+# B batch, T tokens, S segments (images in a row), D model, C classes
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxfm.core.build import Build
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.patches import IMAGE_POOLINGS
+from jaxfm.models.dropout import DropoutKey, dropout, split_key
+from jaxfm.models.encoder import Encoder
+from jaxfm.models.heads import output_layer, pool_at
+from jaxfm.models.inputs.inputs import InputModule
+
+
+class ImageClassifier(nnx.Module):
+    """An encoder and one linear layer that scores each image of a row (as transformers' ForImageClassification).
+
+    An image is judged by its class token, by the mean over its patches, or by both, one after the other.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        num_classes: int,
+        build: Build,
+        rngs: nnx.Rngs,
+        *,
+        pooling: str,
+        segments: int,
+        inputs: InputModule | None = None,
+    ):
+        """Makes encoder and head for rows of at most `segments` images; `inputs`: as `Encoder`."""
+        assert pooling in IMAGE_POOLINGS
+        self.encoder = Encoder(config, build, rngs, inputs)
+        vectors = 2 if pooling == "cls_mean" else 1
+        self.head = output_layer(config, num_classes, build.dtype, rngs, vectors=vectors)
+        self.pooling, self.segments, self.dropout_rate = pooling, segments, config.dropout
+
+    def __call__(self, batch: Mapping[str, jax.Array], *, key: DropoutKey | None = None) -> jax.Array:
+        """Returns logits [B, S, C] in f32, unspecified where a row has no such image; `key` turns dropout on."""
+        encoder_key, head_key = split_key(key, 2)
+        hidden = self.encoder.encode(batch, key=encoder_key)
+        x_BSD = pool_images(hidden.x_BTD, batch, self.pooling, self.segments)
+        return self.head(dropout(x_BSD, self.dropout_rate, head_key)).astype(jnp.float32)
+
+
+def pool_images(hidden_BTD: jax.Array, batch: Mapping[str, jax.Array], pooling: str, segments: int) -> jax.Array:
+    """Returns one vector an image [B, S, D], or [B, S, 2 D] of "cls_mean"; 0 where a row has no such image."""
+    cells_BT2 = batch["cells"]
+    taken = {"cls": (cells_BT2[..., 0] < 0) & (cells_BT2[..., 1] == 0), "mean": cells_BT2[..., 0] >= 0}
+    parts = [pool_at(hidden_BTD, batch["segment_ids"], taken[name], segments) for name in pooling.split("_")]
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)

@@ -1,0 +1,113 @@
+"""Checks of images before training: broken files, copies, sizes, classes."""
+
+# E images
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from jaxfm.core.data_check import DataCheck, Finding
+from jaxfm.data.images.decoding import decode
+from jaxfm.data.images.examples import ImageExample
+from jaxfm.data.images.stored import BadImageError
+from jaxfm.observe.tables import Table
+from jaxfm.tasks import text_checks
+from jaxfm.tasks.image_options import Reading
+from jaxfm.tasks.label_checks import check_balance, check_names
+from jaxfm.tasks.text_checks import LabelCounts, label_table
+
+Examples = Mapping[str, Sequence[ImageExample]]
+# An image smaller than this share of what is read is enlarged so much that little of it is seen.
+_SMALL = 0.5
+
+
+def check_images(examples: Examples, reading: Reading, kind: str = "none") -> DataCheck:
+    """Decodes every image once and runs all checks.
+
+    Args:
+      examples: of each split, "train" first.
+      reading: how they are read.
+      kind: "single" or "multi" where they have labels, "none" otherwise.
+    """
+    sizes: dict[str, list[tuple[int, int]]] = {}
+    broken: list[str] = []
+    small: list[str] = []
+    places: dict[str, dict[str, str]] = {}
+    for split, found in examples.items():
+        sizes[split], places[split] = [], {}
+        for example in found:
+            try:
+                content = example.image.content()
+                height, width, _ = decode(example.image, reading.encoder.patches.channels, content).shape
+            except BadImageError as error:
+                broken.append(str(error))
+                continue
+            sizes[split].append((height, width))
+            places[split].setdefault(example.image.digest(content), example.origin)
+            if min(height, width) < _SMALL * reading.layout.side:
+                small.append(f"{example.origin}: {width} x {height} pixels")
+    tables = [Table("Splits", ("split", "images", "median width", "median height", "smallest", "largest"),
+                    [_size_row(split, found) for split, found in sizes.items()])]  # fmt: skip
+    findings = [_broken(broken), _copies(places, examples), _small(small, reading)]
+    if kind != "none":
+        counts = {split: LabelCounts.of(_labels(found)) for split, found in examples.items()}
+        tables.append(label_table(counts, "Labels", "label"))
+        findings += [
+            *text_checks.check_labels(counts, "labels"),
+            check_balance(counts["train"].counts, len(examples["train"]), kind),
+            check_names(counts),
+        ]
+    return DataCheck(tuple(tables), tuple(findings))
+
+
+def _size_row(split: str, found: Sequence[tuple[int, int]]) -> tuple[str, int, int, int, str, str]:
+    if not found:
+        return split, 0, 0, 0, "", ""
+    heights, widths = zip(*found, strict=True)
+    least, most = (choose(found, key=lambda size: size[0] * size[1]) for choose in (min, max))
+    return (
+        split,
+        len(found),
+        int(statistics.median(widths)),
+        int(statistics.median(heights)),
+        f"{least[1]} x {least[0]}",
+        f"{most[1]} x {most[0]}",
+    )
+
+
+def _broken(broken: Sequence[str]) -> Finding:
+    if not broken:
+        return Finding("ok", "broken images", "every file can be decoded")
+    fix = "repair or remove them, or leave them out with --config.task.broken_images=skip"
+    return Finding("error", "broken images", f"files that cannot be decoded: {len(broken):,}", fix, tuple(broken))
+
+
+def _copies(places: Mapping[str, Mapping[str, str]], examples: Examples) -> Finding:
+    """Checks for equal files: in two splits, where scores then promise too much, or within training."""
+    splits = list(places)
+    across = [
+        f"{places[one][digest]} = {places[other][digest]}"
+        for at, one in enumerate(splits)
+        for other in splits[at + 1 :]
+        for digest in places[one].keys() & places[other].keys()
+    ]
+    if across:
+        message = f"images that are in two splits: {len(across):,}; their scores promise too much"
+        return Finding("warning", "copies", message, "keep each in one split", tuple(sorted(across)))
+    repeated = sum(len(examples[split]) - len(found) for split, found in places.items())
+    if repeated:
+        fix = "leave them out, unless they are meant to count more"
+        return Finding("warning", "copies", f"images that another of their split is a copy of: {repeated:,}", fix)
+    return Finding("ok", "copies", "no image is in the data twice")
+
+
+def _small(small: Sequence[str], reading: Reading) -> Finding:
+    if not small:
+        return Finding("ok", "sizes", f"images are at least half as large as the {reading.layout.side} pixels read")
+    fix = "read fewer pixels: --config.task.image_size, which costs less as well"
+    message = f"images less than half as large as the {reading.layout.side} pixels that are read: {len(small):,}"
+    return Finding("warning", "sizes", message, fix, tuple(small))
+
+
+def _labels(examples: Sequence[ImageExample]) -> list[tuple[str, str]]:
+    """Returns each label of each image, and where it stands."""
+    return [(name, each.origin) for each in examples for name in each.labels]

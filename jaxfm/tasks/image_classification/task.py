@@ -1,0 +1,244 @@
+"""The task `image_classification`: a source of labelled images to an objective, rows and scores."""
+
+# E images, C classes
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxfm.config import AUTO_METRIC, Config
+from jaxfm.core.data_check import DataCheck
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.extensions import check_metrics, with_own
+from jaxfm.core.initial import HostArray, Initial
+from jaxfm.core.spec import SpecValues, build_spec, write_spec
+from jaxfm.data.images.examples import ImageExample, ImageSplit, read_images
+from jaxfm.data.images.rows import ImageRows
+from jaxfm.errors import UserError
+from jaxfm.evaluation.calibration import read_calibration
+from jaxfm.evaluation.classes import undefined_metrics
+from jaxfm.schema import replaced
+from jaxfm.tasks.class_balance import choose_metric
+from jaxfm.tasks.image_checks import check_images
+from jaxfm.tasks.image_classification.objective import ImageClassifierObjective
+from jaxfm.tasks.image_classification.predictor import ImageClassifierPredictor
+from jaxfm.tasks.image_classification.scorer import ImageClassifierScorer, directions, target, targets_of
+from jaxfm.tasks.image_classification.spec import NAME, ImageClassificationConfig, ImageClassifierSpec
+from jaxfm.tasks.image_options import DEFAULTS, Reading, augmentation, image_columns
+from jaxfm.tasks.image_rows import image_rows, most_in_a_row, read_rows, with_labels, with_statistics
+from jaxfm.tasks.losses import ClassLoss, LabelLoss, class_weights
+
+# Classes where no data says how many.
+_SOME_CLASSES = ("no", "yes")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageClassificationTask:
+    """A classifier of images with the splits of one source (implements jaxfm.core.task.Task)."""
+
+    objective: ImageClassifierObjective
+    examples: Mapping[str, tuple[ImageExample, ...]]
+    datasets: Mapping[str, ImageRows]
+    notes: tuple[str, ...]
+    chosen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def directions(self) -> Mapping[str, bool]:
+        """Metrics that may choose a checkpoint -> is more better?"""
+        return with_own(NAME, directions(self.objective.spec))
+
+    def scorer(self, split: str) -> ImageClassifierScorer:
+        """Returns what scores a split."""
+        return ImageClassifierScorer(self.objective.spec, self.examples[split], self.datasets[split])
+
+    def save(self, workdir: pathlib.Path) -> None:
+        """Writes task.json."""
+        write_spec(workdir, NAME, self.objective.spec)
+
+
+class ImageClassificationDefinition:
+    """Makes all there is of the task (implements jaxfm.core.task.TaskDefinition)."""
+
+    name = NAME
+    config_class = ImageClassificationConfig
+    defaults = DEFAULTS
+    moved: Mapping[str, str] = {}
+
+    def abstract_objective(self, config: Config, encoder: EncoderConfig) -> ImageClassifierObjective:
+        """Builds model and loss without data, for shapes alone."""
+        reading = Reading.of(config, encoder)
+        spec = _spec(config, reading, _SOME_CLASSES, segments=1)
+        return ImageClassifierObjective(
+            spec, r_drop=config.task.loss.r_drop, augmentation=augmentation(config.task.augment)
+        )
+
+    def create(self, config: Config, initial: Initial) -> tuple[ImageClassificationTask, dict[str, HostArray]]:
+        """Reads the source and builds the task of a new run.
+
+        Raises:
+          UserError: no training data, fewer than two classes, a class unseen in training, an image that cannot be
+            decoded.
+        """
+        options = config.task
+        reading = Reading.of(config, initial.encoder, initial.images)
+        read = _read(config, None)
+        labels = _labels(options.kind, read["train"], config.data.source)
+        head_note = "head: new"
+        if set(initial.labels) == set(labels):
+            labels, head_note = initial.labels, "head: loaded, its classes are those of the data"
+        rows = {
+            split: read_rows(
+                reading,
+                [each.image for each in found.examples],
+                packed=config.data.packed,
+                seed=config.seed if split == "train" else None,
+                broken=options.broken_images,
+            )
+            for split, found in read.items()
+        }
+        reading, pixel_notes = with_statistics(reading, rows["train"])
+        segments = max(map(most_in_a_row, rows.values())) if config.data.packed else 1
+        spec = _spec(config, reading, labels, segments=segments)
+        examples = {split: _kept(found.examples, rows[split]) for split, found in read.items()}
+        targets = {split: targets_of(spec, found) for split, found in examples.items()}
+        counts_C = _counts(spec, targets["train"])
+        check_metrics(NAME, [target(spec, example) for example in examples["train"]])
+        metric, metric_note = choose_metric(options.kind, labels, counts_C)
+        config = replaced(config, {"eval.metric": metric}) if config.eval.metric == AUTO_METRIC else config
+        used = ("encoder/", *(("head/",) if initial.labels == labels and _fits(spec, initial) else ()))
+        listed = ", ".join(labels[:10]) + (" ..." if len(labels) > 10 else "")
+        notes = (
+            *initial.notes,
+            *initial.left_over(used),
+            f"{head_note}, {len(labels)} classes ({listed})",
+            *(found.note for found in read.values()),
+            *(note for found in rows.values() for note in found.notes),
+            *pixel_notes,
+            *([metric_note] if config.eval.metric == metric and metric_note else []),
+            *_metric_notes(config, spec, targets.get("valid")),
+        )
+        objective = ImageClassifierObjective(
+            spec, *_losses(config, labels, counts_C), options.loss.r_drop, augmentation(options.augment)
+        )
+        datasets = {split: with_labels(found, targets[split], spec.label_field()) for split, found in rows.items()}
+        params = {name: value for name, value in initial.params.items() if name.startswith(used)}
+        chosen = {"data.row_length": spec.row_length, "eval.metric": metric}
+        return ImageClassificationTask(objective, examples, datasets, notes, chosen), params
+
+    def check(self, config: Config, initial: Initial) -> DataCheck:
+        """Reads the source as `create` does and says what a person should know of it before training."""
+        reading = Reading.of(config, initial.encoder, initial.images)
+        examples = {split: found.examples for split, found in _read(config, None).items()}
+        return check_images(examples, reading, config.task.kind)
+
+    def reads(self, values: Mapping[str, Any]) -> bool:
+        """Whether a task.json is of this task."""
+        return values["task"] == NAME
+
+    def read_spec(self, values: SpecValues, config: Mapping[str, Any]) -> ImageClassifierSpec:
+        """Builds the spec of a trained run."""
+        del config
+        return build_spec(ImageClassifierSpec, values)
+
+    def upgrade_config(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Returns None: no older jaxfm had this task."""
+        del values
+
+    def reopen(
+        self, workdir: pathlib.Path, spec: ImageClassifierSpec, config: Config, source: str, split: str
+    ) -> ImageClassificationTask:
+        """Builds the task of a trained run over one split of (other) labelled data, for evaluation."""
+        del workdir
+        ((split, found),) = _read(replaced(config, {"data.source": source}), (split,)).items()
+        rows = image_rows(spec, [each.image for each in found.examples], broken=config.task.broken_images)
+        examples = _kept(found.examples, rows)
+        rows = with_labels(rows, targets_of(spec, examples), spec.label_field())
+        notes = (found.note, *rows.notes)
+        return ImageClassificationTask(ImageClassifierObjective(spec), {split: examples}, {split: rows}, notes)
+
+    def predictor(self, workdir: pathlib.Path, spec: ImageClassifierSpec) -> ImageClassifierPredictor:
+        """Returns what judges images, with the calibration that the run fitted."""
+        return ImageClassifierPredictor(spec, read_calibration(workdir))
+
+
+def _read(config: Config, splits: Sequence[str] | None) -> dict[str, ImageSplit]:
+    return read_images(
+        config.data.source,
+        splits,
+        columns=image_columns(config),
+        holdout=config.data.holdout,
+        labels=config.task.kind,
+    )
+
+
+def _spec(config: Config, reading: Reading, labels: tuple[str, ...], *, segments: int) -> ImageClassifierSpec:
+    own, asked = reading.encoder.patches, config.task.pooling
+    if asked.startswith("cls") and not own.class_token:
+        raise UserError(f"config.task.pooling: is {asked!r}, but this encoder has no class token. Take mean.")
+    return ImageClassifierSpec(
+        kind=config.task.kind,
+        labels=labels,
+        encoder=reading.encoder,
+        pooling=own.pooling if asked == "auto" else asked,
+        layout=reading.layout,
+        row_length=reading.row_length,
+        segments=segments,
+        packed=config.data.packed,
+        threshold=config.task.threshold,
+    )
+
+
+def _labels(kind: str, train: ImageSplit, source: str) -> tuple[str, ...]:
+    """Returns the classes of the training split: numbers in their order, then names."""
+    names = {label for example in train.examples for label in example.labels}
+    if train.classes:
+        return train.classes
+    if len(names) < (2 if kind == "single" else 1):
+        found = f"only the class {next(iter(names))!r}" if names else "no label"
+        raise UserError(f"config.data.source: the training split of {source} has {found}: nothing to learn.")
+
+    def place(name: str) -> tuple[bool, int, str]:
+        number = name.removeprefix("-").isdecimal()
+        return not number, int(name) if number else 0, name
+
+    return tuple(sorted(names, key=place))
+
+
+def _kept(examples: Sequence[ImageExample], rows: ImageRows) -> tuple[ImageExample, ...]:
+    """Returns the examples whose images could be decoded."""
+    return tuple(examples[index] for index in rows.kept.tolist())
+
+
+def _counts(spec: ImageClassifierSpec, targets: np.ndarray) -> np.ndarray:
+    return np.bincount(targets, minlength=len(spec.labels)) if spec.kind == "single" else targets.sum(axis=0)
+
+
+def _fits(spec: ImageClassifierSpec, initial: Initial) -> bool:
+    """Whether a loaded head judges the vectors that this run makes."""
+    kernel = initial.params.get("head/kernel")
+    vectors = 2 if spec.pooling == "cls_mean" else 1
+    same = spec.pooling == initial.encoder.patches.pooling
+    return kernel is not None and same and kernel.shape[0] == vectors * spec.encoder.hidden_size
+
+
+def _losses(config: Config, labels: Sequence[str], counts_C: np.ndarray) -> tuple[ClassLoss, LabelLoss]:
+    """Reads `config.task.loss` for the kind; UserError for a setting that the kind has no use for."""
+    loss = config.task.loss
+    if config.task.kind == "single":
+        return ClassLoss.of(loss, labels, counts_C), LabelLoss()
+    for name in ("label_smoothing", "function"):
+        if value := getattr(loss, name):
+            raise UserError(f"config.task.loss.{name}: is {value!r}, which config.task.kind=multi has no use for.")
+    return ClassLoss(), LabelLoss(loss.focal_gamma, class_weights(loss, labels, counts_C))
+
+
+def _metric_notes(config: Config, spec: ImageClassifierSpec, valid: np.ndarray | None) -> list[str]:
+    """Says where the metric that is to choose a checkpoint cannot tell one from another."""
+    if valid is None:
+        return []
+    metric = config.eval.metric
+    why = undefined_metrics(spec.kind, valid).get(metric)
+    return [f"NOTE: on valid {metric} {why}; checkpoints are compared by their loss instead"] if why else []

@@ -1,0 +1,122 @@
+"""Images of a run as rows of patches."""
+
+# E images, S segments (images in a row), N rows
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from jaxfm.core.batch import Field
+from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.initial import ImageLayout
+from jaxfm.data.images.rows import ImageRows, build_image_rows, channel_statistics
+from jaxfm.data.images.stored import StoredImage
+from jaxfm.errors import UserError
+from jaxfm.tasks.image_options import Reading
+
+
+class ImageSpec(Protocol):
+    """What rows of images need of a spec."""
+
+    @property
+    def encoder(self) -> EncoderConfig:
+        """With the patches that it reads."""
+        ...
+
+    @property
+    def layout(self) -> ImageLayout:
+        """How an image becomes pixels."""
+        ...
+
+    @property
+    def row_length(self) -> int:
+        """Tokens of a row."""
+        ...
+
+    @property
+    def packed(self) -> bool:
+        """Whether several images may share a row."""
+        ...
+
+    @property
+    def segments(self) -> int:
+        """Most images a row."""
+        ...
+
+
+def read_rows(
+    reading: Reading, images: Sequence[StoredImage], *, packed: bool, seed: int | None, broken: str = "stop"
+) -> ImageRows:
+    """Returns rows of the images of a split; with a seed (training) packed ones are shuffled first.
+
+    Raises:
+      UserError: as `build_image_rows`.
+    """
+    return _rows(reading.encoder, reading.layout, images, reading.row_length, packed, seed, None, broken)
+
+
+def image_rows(
+    spec: ImageSpec, images: Sequence[StoredImage], *, seed: int | None = None, broken: str = "stop"
+) -> ImageRows:
+    """Returns rows of images as a run's spec says; see `read_rows`."""
+    segments = spec.segments if spec.packed else None
+    return _rows(spec.encoder, spec.layout, images, spec.row_length, spec.packed, seed, segments, broken)
+
+
+def _rows(
+    encoder: EncoderConfig,
+    layout: ImageLayout,
+    images: Sequence[StoredImage],
+    row_length: int,
+    packed: bool,
+    seed: int | None,
+    segments: int | None,
+    broken: str,
+) -> ImageRows:
+    patches = encoder.patches
+    return build_image_rows(
+        images,
+        rule=layout.rule,
+        side=layout.side,
+        shorter_side=layout.shorter_side,
+        patch=patches.size,
+        channels=patches.channels,
+        prefix=patches.prefix,
+        row_length=row_length,
+        packed=packed,
+        seed=seed,
+        max_segments=segments,
+        broken=broken,
+    )
+
+
+def with_statistics(reading: Reading, train: ImageRows) -> tuple[Reading, tuple[str, ...]]:
+    """Returns the reading with mean and deviation of the training images where the weights say none, and a note."""
+    if reading.layout.mean:
+        return reading, ()
+    mean, std = channel_statistics(train)
+    if min(std) == 0:
+        raise UserError("config.data.source: all pixels of a channel of the training images are equal.")
+    mean, std = (tuple(round(each, 6) for each in values) for values in (mean, std))
+    shown = [", ".join(f"{each:.3f}" for each in values) for values in (mean, std)]
+    return reading.with_statistics(mean, std), (
+        f"pixels: mean {shown[0]}, deviation {shown[1]} of the training images (0 to 1)",
+    )
+
+
+def most_in_a_row(rows: ImageRows) -> int:
+    """Returns how many images the fullest row has."""
+    return int(rows.example_locations[:, 1].max(initial=0)) + 1
+
+
+def of_images(rows: ImageRows, targets_E: np.ndarray, segments: int) -> np.ndarray:
+    """Returns targets [N, S, ...] of targets [E, ...] of the images; -1 where a row has no such image."""
+    laid = np.full((len(rows), segments, *targets_E.shape[1:]), -1, targets_E.dtype)
+    laid[rows.example_locations[:, 0], rows.example_locations[:, 1]] = targets_E
+    return laid
+
+
+def with_labels(rows: ImageRows, targets_E: np.ndarray, field: Field) -> ImageRows:
+    """Returns rows with the field "labels", whose first axis is the images of a row."""
+    return rows.with_fields({"labels": of_images(rows, targets_E, field.shape[0])}, {"labels": field})
