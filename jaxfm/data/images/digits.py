@@ -6,6 +6,7 @@ Kaynak 1998), 0 to 16 in the original, 0 to 255 here.
 
 import functools
 import hashlib
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def _digits() -> dict[str, list[tuple[str, tuple[StoredImage, int]]]]:
         raise UserError(
             f"quickstart: its images, handwritten digits, come with scikit-learn: {install_hint('images')}."
         ) from None
-    found = load_digits()
+    found: Any = load_digits()
     splits: dict[str, list[tuple[str, tuple[StoredImage, int]]]] = {split: [] for split in SPLIT_NAMES}
     for number, (pixels, digit) in enumerate(zip(found.images, found.target, strict=True)):
         grey = np.rint(pixels * (255 / _BRIGHTEST)).astype(np.uint8)

@@ -176,11 +176,11 @@ class _ImageSource:
         """The classes of an image with these values of the label columns."""
         if not self.labels:
             return ()
-        if len(self.labels) > 1:
+        column, *more = self.labels
+        if more:
             return targets.marked_of(values, self.labels, origin)
         if self.kind == "multi":
             return self.form.classes_of(values[0], origin)
-        column = self.labels[0]
         return (targets.class_of(values[0], table.class_names.get(column), column, origin),)
 
 
@@ -266,9 +266,9 @@ def _without_labels(found: _ImageSource, table: Table) -> str:
 
 def _with_form(found: _ImageSource) -> _ImageSource:
     """Adds how the classes of an image are written, found on all splits together."""
-    if found.kind != "multi" or len(found.labels) > 1:
+    column, *more = found.labels or ("",)
+    if found.kind != "multi" or more:
         return found
-    column = found.labels[0]
     names = next((table.class_names[column] for table in found.tables.values() if column in table.class_names), None)
     return dataclasses.replace(found, form=find_form(_label_values(found), column, names))
 
@@ -285,7 +285,7 @@ def _read(found: _ImageSource, split: str) -> tuple[list[ImageExample], str]:
     """Reads a split; also what its note says of images left out."""
     table = found.tables[split]
     examples: list[ImageExample] = []
-    lacking = dict.fromkeys(("an image", "a label", "a text"), 0)
+    lacking: dict[str, int] = {}
     for origin, (image, *values) in table.values(found.columns):
         text = text_or_empty(values.pop(), found.text, origin).strip() if found.text else ""
         missing = (
@@ -295,7 +295,7 @@ def _read(found: _ImageSource, split: str) -> tuple[list[ImageExample], str]:
         )
         first = next(((what, column) for what, is_missing, column in missing if is_missing), None)
         if first is not None and table.published:
-            lacking[first[0]] += 1
+            lacking[first[0]] = lacking.get(first[0], 0) + 1
             continue
         if first is not None:
             raise UserError(
@@ -306,7 +306,7 @@ def _read(found: _ImageSource, split: str) -> tuple[list[ImageExample], str]:
         examples.append(ImageExample(stored, found.classes_of(table, values, origin), text, origin))
     if not examples:
         raise UserError(f"{table.source}: the split {split!r} is empty: it has no image.")
-    note = "".join(f"; {count:,} without {what} left out" for what, count in lacking.items() if count)
+    note = "".join(f"; {count:,} without {what} left out" for what, count in lacking.items())
     return examples, note
 
 

@@ -33,10 +33,10 @@ def open_hf(rest: str, names: Mapping[str, str], files: str) -> Tables:
 
 
 def _open_split(data: Any, source: str) -> Table:
-    import datasets
+    from datasets import config
 
     # Images that the set names by path are in the cache of downloads.
-    cache = pathlib.Path(datasets.config.HF_CACHE_HOME)
+    cache = pathlib.Path(config.HF_CACHE_HOME)
     table = open_dataset(data, source, lambda index: f"{source}[{index}]")
     return dataclasses.replace(table, published=True, folder=cache)
 
