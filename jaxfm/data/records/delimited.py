@@ -31,7 +31,11 @@ def open_delimited(dialect: Dialect, paths: Sequence[pathlib.Path], by_number: b
     """
     columns, _ = _header(dialect, paths[0], by_number)
     return Table(
-        file_names(paths), columns, functools.partial(_read, dialect, paths, by_number, columns), size=files_size(paths)
+        file_names(paths),
+        columns,
+        functools.partial(_read, dialect, paths, by_number, columns),
+        size=files_size(paths),
+        folder=paths[0].parent,
     )
 
 

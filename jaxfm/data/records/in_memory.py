@@ -26,6 +26,7 @@ _FORMS = (
     "dict of these by split (train, valid, test)"
 )
 _MISSING = ("NAType", "NaTType")  # pandas' own kinds of "no value"
+_PIXELS = ("uint8", "uint16", "bool")  # types of arrays that may be images, in two dimensions or three
 _HASH_DIGITS = 16
 
 # Name -> what every caller that is using these data at the moment gave; equal names stand for equal data.
@@ -121,10 +122,29 @@ def fingerprint(tables: Mapping[str, Table]) -> str:
     for split, table in tables.items():
         digest.update(json.dumps([split, {name: list(names) for name, names in table.class_names.items()}]).encode())
         for row in table.read(None):
-            # A value that JSON does not have counts as its type: a reader that meets it refuses it in any case.
-            text = json.dumps(row.values, sort_keys=True, default=lambda value: type(value).__name__)
+            text = json.dumps(row.values, sort_keys=True, default=_identified)
             digest.update(text.encode() + b"\n")
     return digest.hexdigest()
+
+
+def _identified(value: Any) -> str:
+    """Returns what stands for a value that JSON does not have.
+
+    Images (bytes of a file, arrays, pictures of Pillow) count by their content; anything else counts as its type: a
+    reader that meets it refuses it in any case.
+    """
+    if isinstance(value, bytes):
+        return hashlib.sha256(value).hexdigest()
+    if _is_image_array(value) or (hasattr(value, "mode") and hasattr(value, "tobytes")):
+        described = [getattr(value, name, "") for name in ("dtype", "shape", "mode", "size")]
+        palette = value.getpalette() if hasattr(value, "getpalette") else None
+        return hashlib.sha256(f"{described} {palette}".encode() + value.tobytes()).hexdigest()
+    return type(value).__name__
+
+
+def _is_image_array(value: Any) -> bool:
+    """Whether a value may be the pixels of an image."""
+    return hasattr(value, "tolist") and getattr(value, "ndim", 0) >= 2 and str(value.dtype) in _PIXELS
 
 
 def _table(data: Any, split: str, name: str) -> Table:
@@ -225,9 +245,9 @@ def _record(row: Any, origin: str) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """Returns a value as JSON has it: tuples and arrays as lists, NumPy's numbers as Python's, NaN and NA as None.
 
-    What JSON does not have is returned as it is, for the reader to refuse.
+    Pixels stay arrays. What JSON does not have is returned as it is, for the reader to read or refuse.
     """
-    if value is None or type(value) in (str, int, bool):
+    if value is None or type(value) in (str, int, bool, bytes) or _is_image_array(value):
         return value
     if isinstance(value, str):
         return str(value)

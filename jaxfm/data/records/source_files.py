@@ -143,7 +143,7 @@ def split_folders(rest: str, kind: str, suffix: str) -> tuple[dict[str, pathlib.
     else:
         path = expanded(rest)
         if not path.is_dir():
-            raise UserError(f"{kind}:{rest}: no such folder; {_nearest_folder(path)}.")
+            raise UserError(f"{kind}:{rest}: no such folder; {nearest_folder(path)}.")
         inner = [(_split_of(folder, kind), folder) for folder in sorted(path.iterdir()) if folder.is_dir()]
         named = [(split, folder) for split, folder in inner if split]
         if not named and any(path.glob(f"*{suffix}")):
@@ -151,13 +151,13 @@ def split_folders(rest: str, kind: str, suffix: str) -> tuple[dict[str, pathlib.
         if not named:
             raise UserError(
                 f"{kind}:{rest}: neither a folder named train, valid (dev) or test nor a file with the suffix "
-                f"{suffix}; {_nearest_folder(path)}."
+                f"{suffix}; {nearest_folder(path)}."
             )
     for split, folder in named:
         if split in folders:
             raise UserError(f"{kind}:{rest}: both {folders[split]} and {folder} could be the split {split!r}.")
         if not folder.is_dir():
-            raise UserError(f"{kind}:{rest}: {folder} is not a folder; {_nearest_folder(folder)}.")
+            raise UserError(f"{kind}:{rest}: {folder} is not a folder; {nearest_folder(folder)}.")
         folders[split] = folder
     return folders, f"the folders {_listing([str(folder) for folder in folders.values()])}"
 
@@ -314,7 +314,7 @@ def _paths(rest: str, kind: str, suffixes: Sequence[str]) -> tuple[list[pathlib.
         return paths, f"the glob matches {_listing([str(path) for path in paths])}"
     if path.is_file():
         return [path], f"{path} is one file"
-    raise UserError(f"{kind}:{rest}: no such file or folder; {_nearest_folder(path)}.")
+    raise UserError(f"{kind}:{rest}: no such file or folder; {nearest_folder(path)}.")
 
 
 def _some_paths(rest: str, kind: str, suffixes: Sequence[str]) -> list[pathlib.Path]:
@@ -342,7 +342,7 @@ def _explicit(rest: str, kind: str) -> tuple[dict[str, pathlib.Path], str]:
         if split in files:
             raise UserError(f"{kind}:{rest}: the split {split!r} is given twice: {files[split]} and {path}.")
         if not path.is_file():
-            raise UserError(f"{kind}:{name}={value}: no such file; {_nearest_folder(path.parent)}.")
+            raise UserError(f"{kind}:{name}={value}: no such file; {nearest_folder(path.parent)}.")
         files[split] = path
     return files, ""
 
@@ -371,7 +371,8 @@ def _split_of(path: pathlib.Path, kind: str) -> str | None:
     return splits.pop() if splits else None
 
 
-def _nearest_folder(path: pathlib.Path) -> str:
+def nearest_folder(path: pathlib.Path) -> str:
+    """Returns what the nearest folder that exists holds, in words: for messages of a path that does not."""
     folder = path
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent

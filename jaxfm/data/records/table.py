@@ -45,6 +45,7 @@ class Table:
         published: whether this is a published data set, in which the user cannot repair a row; a row without text or
             label is then left out and counted, and is an error otherwise.
         running_text: whether the rows are the sentences of documents in their order, without marks between documents.
+        folder: where files that the rows name lie: paths are relative to it and stay inside it. None: rows name none.
     """
 
     source: str
@@ -54,6 +55,7 @@ class Table:
     size: str = ""
     published: bool = False
     running_text: bool = False
+    folder: pathlib.Path | None = None
 
     @functools.cached_property
     def columns(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -32,11 +33,18 @@ def open_hf(rest: str, names: Mapping[str, str], files: str) -> Tables:
 
 
 def _open_split(data: Any, source: str) -> Table:
-    return dataclasses.replace(open_dataset(data, source, lambda index: f"{source}[{index}]"), published=True)
+    from datasets import config
+
+    # Images that the set names by path are in the cache of downloads.
+    cache = pathlib.Path(config.HF_CACHE_HOME)
+    table = open_dataset(data, source, lambda index: f"{source}[{index}]")
+    return dataclasses.replace(table, published=True, folder=cache)
 
 
 def open_dataset(data: Any, source: str, origin: Callable[[int], str]) -> Table:
-    """Returns a `datasets.Dataset` as a table; columns that would have to be decoded (images, sound) are left out.
+    """Returns a `datasets.Dataset` as a table. Images are as stored, {"bytes", "path"}.
+
+    Columns of other things that would have to be decoded (sound, video) are left out.
 
     Args:
       data: the data set.
@@ -47,8 +55,15 @@ def open_dataset(data: Any, source: str, origin: Callable[[int], str]) -> Table:
     for column, feature in data.features.items():
         if names := getattr(feature, "names", None) or _class_names(feature):
             class_names[column] = names
-    columns = tuple(name for name, feature in data.features.items() if not hasattr(feature, "decode_example"))
     plain = data.with_format(None)
+    for name, feature in data.features.items():
+        if type(feature).__name__ == "Image":
+            plain = plain.cast_column(name, type(feature)(decode=False))
+    columns = tuple(
+        name
+        for name, feature in data.features.items()
+        if type(feature).__name__ == "Image" or not hasattr(feature, "decode_example")
+    )
     return Table(
         source, columns, functools.partial(_read, plain, columns, origin), class_names, size=f"{len(data):,} records"
     )

@@ -22,7 +22,9 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 def open_jsonl(paths: Sequence[pathlib.Path], by_number: bool = False) -> Table:
     """Returns files of JSON objects as one ragged table."""
     del by_number  # the objects name their columns
-    return Table(file_names(paths), None, functools.partial(_read, paths), size=files_size(paths))
+    return Table(
+        file_names(paths), None, functools.partial(_read, paths), size=files_size(paths), folder=paths[0].parent
+    )
 
 
 def _read(paths: Sequence[pathlib.Path], asked: Sequence[str] | None) -> Iterator[Row]:

@@ -23,7 +23,12 @@ def open_parquet(paths: Sequence[pathlib.Path], by_number: bool = False) -> Tabl
         schema = file.schema_arrow
         columns, class_names = tuple(schema.names), _hub_class_names(schema.metadata or {})
     return Table(
-        file_names(paths), columns, functools.partial(_read, paths, columns), class_names, size=files_size(paths)
+        file_names(paths),
+        columns,
+        functools.partial(_read, paths, columns),
+        class_names,
+        size=files_size(paths),
+        folder=paths[0].parent,
     )
 
 

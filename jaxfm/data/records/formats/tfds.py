@@ -47,8 +47,9 @@ def _open_split(builder: Any, name: str, rest: str) -> Table:
         for feature in (features[column], getattr(features[column], "feature", None)):  # a ClassLabel, or a list of it
             if names := getattr(feature, "names", None):
                 class_names[column] = names
+    images = [column for column in features if isinstance(features[column], tfds.features.Image)]
     try:
-        data = builder.as_data_source(split=name)
+        data = builder.as_data_source(split=name, decoders=dict.fromkeys(images, tfds.decode.SkipDecoding()) or None)
     except NotImplementedError:
         raise UserError(
             f"tfds:{rest}: prepared in {builder.data_path} in a file format without random access. Prepare it again: "
@@ -62,7 +63,7 @@ def _open_split(builder: Any, name: str, rest: str) -> Table:
     return Table(
         source,
         tuple(features),
-        functools.partial(_read, data, source, tuple(features), order),
+        functools.partial(_read, data, source, tuple(features), frozenset(images), order),
         class_names,
         size=f"{len(data):,} records",
         published=True,
@@ -71,14 +72,21 @@ def _open_split(builder: Any, name: str, rest: str) -> Table:
 
 
 def _read(
-    data: Any, source: str, columns: Sequence[str], order: Sequence[int], asked: Sequence[str] | None
+    data: Any,
+    source: str,
+    columns: Sequence[str],
+    images: frozenset[str],
+    order: Sequence[int],
+    asked: Sequence[str] | None,
 ) -> Iterator[Row]:
+    """Yields the rows; the columns `images` hold the bytes of image files."""
     wanted = columns if asked is None else asked
     index = 0
     for start in range(0, len(order), _CHUNK):
         for record in data.__getitems__(order[start : start + _CHUNK]):
             origin = f"{source}[{index}]"
-            yield Row(origin, {name: _plain(record[name], name, origin) for name in wanted})
+            values = {name: record[name] if name in images else _plain(record[name], name, origin) for name in wanted}
+            yield Row(origin, values)
             index += 1
 
 

@@ -2,8 +2,11 @@
 
 import pytest
 
+from jaxfm.data.images.examples import read_images
+from jaxfm.data.records.in_memory import provided
 from jaxfm.data.records.sources import available_splits, read_tagged
 from jaxfm.errors import UserError
+from tests.data.images.image_files import image_bytes
 
 
 def words(split):
@@ -106,3 +109,16 @@ def test_an_old_datasets_package_that_could_run_code_is_refused(hub, monkeypatch
     monkeypatch.setattr(hub.datasets, "__version__", "3.6.0")
     with pytest.raises(UserError, match=r"datasets 3\.6\.0 may run code from the hub: pip install 'datasets>=4'"):
         available_splits("hf:owner/name")
+
+
+def test_hf_images_are_the_bytes_of_their_files(hub):
+    d = hub.datasets
+    files = [image_bytes(number) for number in range(3)]
+    columns = {"img": [{"bytes": data, "path": None} for data in files], "label": [0, 1, -1]}
+    hub(columns, {"img": d.Image(), "label": d.ClassLabel(names=["cat", "dog"])})
+    read = read_images("hf:owner/name", None, labels="single")
+    assert [example.labels for example in read["valid"].examples] == [("cat",), ("dog",)]
+    assert [example.image.data for example in read["valid"].examples] == files[:2]
+    assert "; 1 without a label left out" in read["valid"].note
+    with provided(d.Dataset.from_dict(columns, d.Features({"img": d.Image(), "label": d.Value("int32")}))) as source:
+        assert [example.image.data for example in read_images(source, None)["train"].examples] == files

@@ -1,14 +1,17 @@
 """tensorflow-datasets offline: order, names, and what cannot be had."""
 
+import io
 import shutil
 import socket
 
 import pytest
 
+from jaxfm.data.images.examples import read_images
 from jaxfm.data.records.formats.tfds import original_order
 from jaxfm.data.records.sources import Columns, available_splits, read_tagged
 from jaxfm.errors import UserError
 from tests import tiny
+from tests.data.images.image_files import image_bytes
 
 ALL = ("train", "valid", "test")
 
@@ -108,3 +111,30 @@ def test_tfds_download_that_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(tfds.download.DownloadManager, "download_and_extract", fails)
     with pytest.raises(UserError, match=r"could not be downloaded \(ConnectionError: .*host is down"):
         available_splits("tfds:conll2003")
+
+
+def test_tfds_images_are_the_bytes_of_their_files(tmp_path, monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    features = tfds.features.FeaturesDict(
+        {"image": tfds.features.Image(shape=(8, 8, 3)), "label": tfds.features.ClassLabel(names=["cat", "dog"])}
+    )
+
+    class ToyPictures(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            return self.dataset_info_from_configs(features=features, disable_shuffling=True)
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(4), "test": self._generate_examples(1)}
+
+        def _generate_examples(self, count):
+            for number in range(count):  # files, as tfds needs TensorFlow to make them of pixels
+                yield number, {"image": io.BytesIO(image_bytes(number)), "label": number % 2}
+
+    ToyPictures(data_dir=tmp_path).download_and_prepare(file_format="array_record")
+    read = read_images("tfds:toy_pictures", None, labels="single")
+    assert [example.labels for example in read["train"].examples] == [("cat",), ("dog",)] * 2
+    for number, example in enumerate(read["train"].examples):
+        assert example.image.data == image_bytes(number)

@@ -1,0 +1,1 @@
+"""Images: their sources, decoding, and rows of patches."""

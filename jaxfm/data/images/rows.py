@@ -1,0 +1,386 @@
+"""Images as rows of patches: one image a row, or several of any sizes, as texts are packed (Dehghani et al. 2023)."""
+
+# N rows, T tokens, E examples (images), P patch side, C channels, H height, W width
+
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from jaxfm.core.batch import Batch, BatchSpec, Field, Volume
+from jaxfm.data.images.decoding import RULES, Fitted, check_patch, decode, fit, fit_size
+from jaxfm.data.images.stored import BadImageError, StoredImage
+from jaxfm.data.text.packing import pack, shuffled
+from jaxfm.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+MEMORY_BYTES = 256 << 20
+"""Pixels of a split up to which they stay decoded in memory; a larger split is decoded anew in every epoch."""
+BROKEN = ("stop", "skip")
+_AT_ONCE = 1024  # images in the threads that look at all of them
+_THREADS = min(os.cpu_count() or 1, 16)
+_NAMED = 5  # broken images that a note names
+
+
+def patch_fields(row_length: int, patch: int, channels: int) -> dict[str, Field]:
+    """Returns the fields of rows of patches: pixels, segment_ids, positions, cells and grids."""
+    tokens = ("tokens",)
+    return {
+        "pixels": Field((row_length, patch * patch * channels), np.dtype(np.uint8), axes=tokens),
+        "segment_ids": Field((row_length,), axes=tokens),
+        "positions": Field((row_length,), axes=tokens),
+        "cells": Field((row_length, 2), fill=-1, axes=tokens),
+        "grids": Field((row_length, 2), axes=tokens),
+    }
+
+
+def to_patches(image: np.ndarray, patch: int) -> np.ndarray:
+    """Returns the patches [rows * columns, P * P * C] of an image [H, W, C], row by row; within one as in the image."""
+    height, width, channels = image.shape
+    cut = image.reshape(height // patch, patch, width // patch, patch, channels)
+    return cut.transpose(0, 2, 1, 3, 4).reshape(-1, patch * patch * channels)
+
+
+def from_patches(patches: np.ndarray, grid: tuple[int, int], patch: int) -> np.ndarray:
+    """Returns the image [H, W, C] of its patches [rows * columns, P * P * C]; `grid` is its rows and columns."""
+    rows, columns = grid
+    cut = patches.reshape(rows, columns, patch, patch, -1).transpose(0, 2, 1, 3, 4)
+    return cut.reshape(rows * patch, columns * patch, -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchSettings:
+    """How an image becomes patches.
+
+    Attributes:
+        rule: "squash", "crop" or "native"; see `decoding.fit_size`.
+        side: of a squashed or cropped image in pixels; a native one has as many patches as that at most.
+        patch: P, side of a patch in pixels.
+        channels: C, 1 (grey) or 3.
+        prefix: tokens without pixels before the patches of each image (class token, registers).
+    """
+
+    rule: str
+    side: int
+    patch: int
+    channels: int
+    prefix: int
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of the largest image that the rule makes."""
+        return self.prefix + (self.side // self.patch) ** 2
+
+    def fitted(self, height: int, width: int) -> Fitted:
+        """Returns how an image of this size is resized and cut."""
+        most = (self.side // self.patch) ** 2
+        return fit_size(height, width, rule=self.rule, side=self.side, patch=self.patch, most_patches=most)
+
+    def patches(self, image: StoredImage, content: bytes | None = None) -> tuple[np.ndarray, tuple[int, int]]:
+        """Returns the patches uint8 [rows * columns, P * P * C] of an image, and its rows and columns."""
+        pixels = decode(image, self.channels, content)
+        pixels = fit(pixels, self.fitted(*pixels.shape[:2]))
+        return to_patches(pixels, self.patch), (pixels.shape[0] // self.patch, pixels.shape[1] // self.patch)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageRows:
+    """Rows of patches (implements jaxfm.core.batch.Dataset), made when they are asked for.
+
+    A batch has, of T tokens a row, the fields of `patch_fields`: "pixels", the values of a token's patch (in the order
+    row in the patch, column, channel), 0 at tokens without pixels; "segment_ids" 1..n over the images of a row, 0 on
+    padding; "positions" 0.. within each; "cells", row and column of a patch in its image's grid, (-1, k) for the k-th
+    prefix token, (-1, -1) for padding; "grids", rows and columns of patches of the token's image, 0 on padding.
+
+    Attributes:
+        images: the E images that could be decoded, in the order in which they were given.
+        kept: [E] which of the images given these are.
+        settings: how they become patches.
+        grids: [E, 2] rows and columns of patches of each.
+        row_length: T.
+        members: of each row, the numbers of its images, in order.
+        content: the sha256 of all images' files.
+        decoded: the patches of each image, or None where there are too many to keep (`MEMORY_BYTES`).
+        notes: what the log should say: images that are left out, whether they stay in memory.
+        more: further arrays [N, ...] of rows, by the name of their field.
+        more_fields: their fields.
+    """
+
+    images: Sequence[StoredImage]
+    kept: np.ndarray
+    settings: PatchSettings
+    grids: np.ndarray
+    row_length: int
+    members: Sequence[np.ndarray]
+    content: str
+    decoded: Sequence[np.ndarray] | None
+    notes: tuple[str, ...] = ()
+    more: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    more_fields: Mapping[str, Field] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    def spec(self) -> BatchSpec:
+        """The arrays of a batch."""
+        return patch_fields(self.row_length, self.settings.patch, self.settings.channels) | dict(self.more_fields)
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each image [E], prefix included."""
+        return self.settings.prefix + self.grids.prod(axis=1)
+
+    @property
+    def volume(self) -> Volume:
+        """Tokens of a row: patches, and the few without pixels."""
+        rows = max(1, len(self))
+        return Volume(
+            "patches",
+            self.row_length,
+            int(self.lengths.sum()) / rows,
+            longest=int(self.lengths.max(initial=0)),
+            singular="patch",
+            examples_per_row=len(self.images) / rows,
+        )
+
+    @functools.cached_property
+    def example_locations(self) -> np.ndarray:
+        """Where each image lies, int32 [E, 2]: its row, and its segment counted from 0."""
+        found = np.zeros((len(self.images), 2), np.int32)
+        for row, members in enumerate(self.members):
+            found[members] = np.stack([np.full(len(members), row), np.arange(len(members))], axis=1)
+        return found
+
+    def with_fields(self, arrays: Mapping[str, np.ndarray], fields: Mapping[str, Field]) -> "ImageRows":
+        """Returns these rows with further arrays [N, ...], such as labels."""
+        assert arrays.keys() == fields.keys() and all(len(array) == len(self) for array in arrays.values())
+        return dataclasses.replace(self, more={**self.more, **arrays}, more_fields={**self.more_fields, **fields})
+
+    def patches(self, example: int) -> np.ndarray:
+        """Returns the patches of an image, uint8 [rows * columns, P * P * C].
+
+        Raises BadImageError where its file is no longer what it was when the rows were made.
+        """
+        if self.decoded is not None:
+            return self.decoded[example]
+        image = self.images[example]
+        patches, grid = self.settings.patches(image)
+        if grid != tuple(self.grids[example]):
+            raise BadImageError(f"{image.origin}: has another size than when the run began.")
+        return patches
+
+    def image(self, example: int) -> np.ndarray:
+        """Returns the pixels of an image as a model sees them, uint8 [H, W, C]."""
+        rows, columns = self.grids[example].tolist()
+        return from_patches(self.patches(example), (rows, columns), self.settings.patch)
+
+    def take(self, index: np.ndarray) -> Batch:
+        """Returns the rows [n] asked for as a batch; images that are not in memory are decoded now."""
+        spec = self.spec
+        batch = {
+            name: np.full((len(index), *field.shape), field.fill, field.dtype)
+            for name, field in spec.items()
+            if name not in self.more
+        }
+        prefix = self.settings.prefix
+        for at, row in enumerate(np.asarray(index).tolist()):
+            start = 0
+            for segment, example in enumerate(self.members[row].tolist()):
+                grid = (int(self.grids[example, 0]), int(self.grids[example, 1]))
+                positions, cells = _layout(grid, prefix)
+                place = (at, slice(start, start + len(positions)))
+                batch["pixels"][at, start + prefix : start + len(positions)] = self.patches(example)
+                batch["segment_ids"][place] = segment + 1
+                batch["positions"][place] = positions
+                batch["cells"][place] = cells
+                batch["grids"][place] = grid
+                start += len(positions)
+        return batch | {name: np.asarray(array[index], spec[name].dtype) for name, array in self.more.items()}
+
+    def fingerprint(self) -> str:
+        """The sha256 of the images' files, of which images a row has, of all settings and of further arrays."""
+        digest = hashlib.sha256(f"{self.content} {self.settings} {self.row_length}".encode())
+        digest.update(np.ascontiguousarray(self.example_locations, "<i4").data)
+        for name, array in sorted(self.more.items()):
+            digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=4096)
+def _layout(grid: tuple[int, int], prefix: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions [n] and cells [n, 2] of an image of rows x columns patches after `prefix` tokens without pixels."""
+    before = np.stack([np.full(prefix, -1), np.arange(prefix)], axis=1)
+    cells = np.concatenate([before, np.indices(grid).reshape(2, -1).T]).astype(np.int32)
+    return np.arange(len(cells), dtype=np.int32), cells
+
+
+def build_image_rows(
+    images: Sequence[StoredImage],
+    *,
+    rule: str,
+    side: int,
+    patch: int,
+    channels: int,
+    prefix: int,
+    row_length: int = 0,
+    packed: bool = False,
+    seed: int | None = None,
+    max_segments: int | None = None,
+    broken: str = "stop",
+    broken_option: str = "task.broken_images",
+    memory_bytes: int = MEMORY_BYTES,
+) -> ImageRows:
+    """Returns rows of images; all are decoded once for it, as a broken one must be found before training.
+
+    Args:
+      images: where they are kept.
+      rule: see `decoding.fit_size`.
+      side: see `PatchSettings`.
+      patch: side of a patch in pixels.
+      channels: 1 or 3.
+      prefix: tokens without pixels before each image's patches.
+      row_length: tokens a row; 0: what the largest image needs that the rule makes.
+      packed: whether a row has as many images as fit; else one.
+      seed: of packed rows: shuffles the images first (training); None: the largest go first, which wastes least.
+      max_segments: the most images a row.
+      broken: "stop": a broken image is an error; "skip": it is left out, counted and named in a note.
+      broken_option: the key that says so, for messages.
+      memory_bytes: pixels up to which they are kept; see `MEMORY_BYTES`.
+
+    Raises:
+      BadImageError: the first broken image, and how many more there are.
+      UserError: a patch that leaves too little of an image (`check_patch`), rows that are too short for one, only
+        broken images.
+    """
+    assert rule in RULES and broken in BROKEN
+    check_patch(side, patch)
+    settings = PatchSettings(rule, side, patch, channels, prefix)
+    looked = _look(images, settings, memory_bytes)
+    if looked.broken and broken == "stop":
+        raise BadImageError(_stopped(looked.broken, len(images), broken_option))
+    if not looked.kept:
+        raise UserError(f"None of the {len(images):,} images can be decoded. The first: {looked.broken[0]}")
+    grids = np.asarray(looked.grids, np.int32).reshape(-1, 2)
+    lengths = prefix + grids.prod(axis=1)
+    length = row_length or settings.most_tokens
+    if lengths.max() > length:
+        raise UserError(
+            f"data.row_length={row_length}: an image needs {lengths.max()} tokens ({prefix} + {lengths.max() - prefix} "
+            f"patches of {patch} x {patch} pixels). Set at least that, 0 for what one image needs, a larger "
+            "task.patch_size or a smaller task.image_size."
+        )
+    return ImageRows(
+        images=[images[number] for number in looked.kept],
+        kept=np.asarray(looked.kept, np.int64),
+        settings=settings,
+        grids=grids,
+        row_length=length,
+        members=_members(lengths, length, packed, seed, max_segments),
+        content=looked.content,
+        decoded=looked.decoded,
+        notes=_notes(looked, len(images), memory_bytes),
+    )
+
+
+def _members(
+    lengths: np.ndarray, row_length: int, packed: bool, seed: int | None, max_segments: int | None
+) -> Sequence[np.ndarray]:
+    if not packed:
+        return list(np.arange(len(lengths))[:, None])
+    order = np.argsort(-lengths, kind="stable") if seed is None else shuffled(len(lengths), seed)
+    return [order[members] for members in pack(lengths[order], row_length, max_segments)]
+
+
+class _Looked(NamedTuple):
+    """What decoding all images once has found: numbers and grids of those that are whole, errors of the others."""
+
+    kept: list[int]
+    grids: list[tuple[int, int]]
+    content: str
+    decoded: list[np.ndarray] | None
+    broken: list[BadImageError]
+
+
+def _look(images: Sequence[StoredImage], settings: PatchSettings, memory_bytes: int) -> _Looked:
+    def one(image: StoredImage) -> tuple[str, np.ndarray, tuple[int, int]] | BadImageError:
+        try:
+            content = image.content()
+            return image.digest(content), *settings.patches(image, content)
+        except BadImageError as error:
+            return error
+
+    kept: list[int] = []
+    grids: list[tuple[int, int]] = []
+    broken: list[BadImageError] = []
+    decoded: list[np.ndarray] | None = []
+    digest, size = hashlib.sha256(), 0
+    for number, found in enumerate(_in_threads(one, images)):
+        if isinstance(found, BadImageError):
+            broken.append(found)
+            continue
+        content, patches, grid = found
+        digest.update(content.encode())
+        kept.append(number)
+        grids.append(grid)
+        size += patches.nbytes
+        if decoded is not None:
+            decoded.append(patches)
+        if size > memory_bytes:
+            decoded = None
+    return _Looked(kept, grids, digest.hexdigest(), decoded, broken)
+
+
+def _in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Yields function(item) of each item, in order; a limited number of results is waiting at any time."""
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
+        for start in range(0, len(items), _AT_ONCE):
+            yield from threads.map(function, items[start : start + _AT_ONCE])
+
+
+def _stopped(broken: Sequence[BadImageError], count: int, option: str) -> str:
+    """The message of the first broken image, and of how many there are."""
+    more = f" And {len(broken) - 1:,} more of {count:,} images cannot be decoded." if len(broken) > 1 else ""
+    return f"{broken[0]}{more} Repair or remove what is broken, or set {option}=skip to leave such images out."
+
+
+def _notes(looked: _Looked, count: int, memory_bytes: int) -> tuple[str, ...]:
+    notes = []
+    if looked.broken:
+        named = " ".join(map(str, looked.broken[:_NAMED]))
+        rest = f" and {len(looked.broken) - _NAMED:,} more" if len(looked.broken) > _NAMED else ""
+        notes.append(f"{len(looked.broken):,} of {count:,} images are broken and left out: {named}{rest}")
+    if looked.decoded is None:
+        notes.append(
+            f"the images have more than {memory_bytes >> 20} MiB of pixels, so they are decoded anew in every epoch"
+        )
+    return tuple(notes)
+
+
+def channel_statistics(rows: ImageRows) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the mean and the standard deviation of each channel over all pixels of all images, in shares of 255.
+
+    Sums are whole numbers, so the order of images does not matter. A deviation is 0 where all pixels are equal.
+    """
+    channels = rows.settings.channels
+
+    def sums(example: int) -> tuple[int, np.ndarray, np.ndarray]:
+        pixels = rows.patches(example).reshape(-1, channels).astype(np.int64)
+        return len(pixels), pixels.sum(axis=0), (pixels**2).sum(axis=0)
+
+    count, total, squares = 0, np.zeros(channels, object), np.zeros(channels, object)
+    for pixels, one, two in _in_threads(sums, range(len(rows.images))):
+        count, total, squares = count + pixels, total + one, squares + two
+    # As whole numbers of any size: count * squares - total**2 is exact.
+    deviations = [
+        (count * int(two) - int(one) ** 2) ** 0.5 / (count * 255) for one, two in zip(total, squares, strict=True)
+    ]
+    return tuple(int(one) / (count * 255) for one in total), tuple(deviations)
