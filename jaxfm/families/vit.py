@@ -143,7 +143,7 @@ FAMILY = Family(
     ),
     read_config=read_config,
     write_config=write_config,
-    # Touvron et al. 2021 (DeiT), table 1 (tiny, small), Dosovitskiy et al. 2021, table 1 (base, large). Smaller ones are
+    # Touvron et al. 2021 (DeiT), table 1 (tiny, small), Dosovitskiy et al. 2021, table 1 (base, large); smaller ones
     # for small images on small machines; vit_cifar has the size of Tan 2024 (arXiv 2402.03752), 3.6 million.
     presets=_small_presets()
     | image_presets(

@@ -70,24 +70,28 @@ def check_patch(side: int, patch: int) -> None:
         )
 
 
-def fit_size(height: int, width: int, *, rule: str, side: int, patch: int, most_patches: int) -> Fitted:
+def fit_size(
+    height: int, width: int, *, rule: str, side: int, patch: int, most_patches: int, shorter_side: int = 0
+) -> Fitted:
     """Returns how an image of `height` x `width` pixels is resized and cut.
 
     Args:
       height: of the image.
       width: of the image.
-      rule: "squash": to side x side, whatever its shape; "crop": its shorter side to `side`, then the square in the
-        middle; "native": its shape is kept, in whole patches, at most `most_patches`, and it is never enlarged by more
-        than it takes to fill its last patches.
+      rule: "squash": to side x side, whatever its shape; "crop": its shorter side to `shorter_side`, then the square in
+        the middle; "native": its shape is kept, in whole patches, at most `most_patches`, and it is never enlarged by
+        more than it takes to fill its last patches.
       side: of the square, in pixels.
       patch: side of a patch in pixels.
       most_patches: of "native" (NaViT, Dehghani et al. 2023).
+      shorter_side: of "crop", at least `side`; 0: `side`.
     """
     if rule == "squash":
         return Fitted(side, side, 0, 0, side, side)
     if rule == "crop":
-        scale = side / min(height, width)
-        tall, wide = max(round(height * scale), side), max(round(width * scale), side)
+        shorter = max(shorter_side, side)
+        scale = shorter / min(height, width)
+        tall, wide = max(round(height * scale), shorter), max(round(width * scale), shorter)
         return Fitted(tall, wide, (tall - side) // 2, (wide - side) // 2, side, side)
     assert rule == "native", rule
     scale = min(1.0, math.sqrt(most_patches / (height * width)) * patch)

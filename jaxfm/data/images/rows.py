@@ -13,10 +13,12 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from jaxfm.core.batch import Batch, BatchSpec, Field, Volume
+from jaxfm.core.patches import PatchConfig
 from jaxfm.data.images.decoding import RULES, Fitted, check_patch, decode, fit, fit_size
 from jaxfm.data.images.stored import BadImageError, StoredImage
 from jaxfm.data.text.packing import pack, shuffled
 from jaxfm.errors import UserError
+from jaxfm.models.inputs.patches import fields
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,18 +29,6 @@ BROKEN = ("stop", "skip")
 _AT_ONCE = 1024  # images in the threads that look at all of them
 _THREADS = min(os.cpu_count() or 1, 16)
 _NAMED = 5  # broken images that a note names
-
-
-def patch_fields(row_length: int, patch: int, channels: int) -> dict[str, Field]:
-    """Returns the fields of rows of patches: pixels, segment_ids, positions, cells and grids."""
-    tokens = ("tokens",)
-    return {
-        "pixels": Field((row_length, patch * patch * channels), np.dtype(np.uint8), axes=tokens),
-        "segment_ids": Field((row_length,), axes=tokens),
-        "positions": Field((row_length,), axes=tokens),
-        "cells": Field((row_length, 2), fill=-1, axes=tokens),
-        "grids": Field((row_length, 2), axes=tokens),
-    }
 
 
 def to_patches(image: np.ndarray, patch: int) -> np.ndarray:
@@ -65,6 +55,7 @@ class PatchSettings:
         patch: P, side of a patch in pixels.
         channels: C, 1 (grey) or 3.
         prefix: tokens without pixels before the patches of each image (class token, registers).
+        shorter_side: of a cropped image: what its shorter side is resized to first; 0: `side`.
     """
 
     rule: str
@@ -72,6 +63,7 @@ class PatchSettings:
     patch: int
     channels: int
     prefix: int
+    shorter_side: int = 0
 
     @property
     def most_tokens(self) -> int:
@@ -81,7 +73,10 @@ class PatchSettings:
     def fitted(self, height: int, width: int) -> Fitted:
         """Returns how an image of this size is resized and cut."""
         most = (self.side // self.patch) ** 2
-        return fit_size(height, width, rule=self.rule, side=self.side, patch=self.patch, most_patches=most)
+        return fit_size(
+            height, width, rule=self.rule, side=self.side, patch=self.patch, most_patches=most,
+            shorter_side=self.shorter_side,
+        )  # fmt: skip
 
     def patches(self, image: StoredImage, content: bytes | None = None) -> tuple[np.ndarray, tuple[int, int]]:
         """Returns the patches uint8 [rows * columns, P * P * C] of an image, and its rows and columns."""
@@ -94,10 +89,7 @@ class PatchSettings:
 class ImageRows:
     """Rows of patches (implements jaxfm.core.batch.Dataset), made when they are asked for.
 
-    A batch has, of T tokens a row, the fields of `patch_fields`: "pixels", the values of a token's patch (in the order
-    row in the patch, column, channel), 0 at tokens without pixels; "segment_ids" 1..n over the images of a row, 0 on
-    padding; "positions" 0.. within each; "cells", row and column of a patch in its image's grid, (-1, k) for the k-th
-    prefix token, (-1, -1) for padding; "grids", rows and columns of patches of the token's image, 0 on padding.
+    A batch has the fields of `models.inputs.patches.fields`.
 
     Attributes:
         images: the E images that could be decoded, in the order in which they were given.
@@ -131,7 +123,8 @@ class ImageRows:
     @property
     def spec(self) -> BatchSpec:
         """The arrays of a batch."""
-        return patch_fields(self.row_length, self.settings.patch, self.settings.channels) | dict(self.more_fields)
+        patches = PatchConfig(self.settings.patch, self.settings.channels)
+        return {**fields(self.row_length, patches), **self.more_fields}
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
@@ -235,6 +228,7 @@ def build_image_rows(
     packed: bool = False,
     seed: int | None = None,
     max_segments: int | None = None,
+    shorter_side: int = 0,
     broken: str = "stop",
     broken_option: str = "task.broken_images",
     memory_bytes: int = MEMORY_BYTES,
@@ -252,6 +246,7 @@ def build_image_rows(
       packed: whether a row has as many images as fit; else one.
       seed: of packed rows: shuffles the images first (training); None: the largest go first, which wastes least.
       max_segments: the most images a row.
+      shorter_side: see `PatchSettings`.
       broken: "stop": a broken image is an error; "skip": it is left out, counted and named in a note.
       broken_option: the key that says so, for messages.
       memory_bytes: pixels up to which they are kept; see `MEMORY_BYTES`.
@@ -263,7 +258,7 @@ def build_image_rows(
     """
     assert rule in RULES and broken in BROKEN
     check_patch(side, patch)
-    settings = PatchSettings(rule, side, patch, channels, prefix)
+    settings = PatchSettings(rule, side, patch, channels, prefix, shorter_side)
     looked = _look(images, settings, memory_bytes)
     if looked.broken and broken == "stop":
         raise BadImageError(_stopped(looked.broken, len(images), broken_option))

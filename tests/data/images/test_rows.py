@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxfm.core.batch import Field
+from jaxfm.core.patches import PatchConfig
 from jaxfm.data.images import decoding
 from jaxfm.data.images import rows as image_rows
 from jaxfm.data.images.rows import (
@@ -13,12 +14,12 @@ from jaxfm.data.images.rows import (
     build_image_rows,
     channel_statistics,
     from_patches,
-    patch_fields,
     to_patches,
 )
 from jaxfm.data.images.stored import BadImageError, StoredImage
 from jaxfm.data.pipeline import TrainBatches, eval_batches
 from jaxfm.errors import UserError
+from jaxfm.models.inputs.patches import fields
 from tests.data.images.image_files import image_bytes
 
 DRAW = np.random.default_rng(0)
@@ -52,7 +53,7 @@ def test_one_image_a_row():
     rows = build(images, prefix=2, row_length=20)
     batch = rows.take(np.asarray([1, 0]))
     assert {name: (value.shape[1:], value.dtype) for name, value in batch.items()} == {
-        name: (field.shape, field.dtype) for name, field in patch_fields(20, 2, 3).items()
+        name: (field.shape, field.dtype) for name, field in fields(20, PatchConfig(2, 3)).items()
     }
     np.testing.assert_array_equal(batch["segment_ids"], [[1] * 18 + [0] * 2] * 2)
     np.testing.assert_array_equal(batch["positions"], [[*range(18), 0, 0]] * 2)
