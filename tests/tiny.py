@@ -42,6 +42,7 @@ from tests.tiny_records import (  # noqa: F401  the records of these runs, for t
     text_groups,
     write_examples,
     write_groups,
+    write_images,
     write_nested,
     write_questions,
     write_relations,
@@ -386,6 +387,23 @@ def nested_config(directory: pathlib.Path, **overrides: Any) -> Config:
 
 
 # Task of a finished run -> what makes its config.
+def image_config(directory: pathlib.Path, task: str = "image_classification", **overrides: Any) -> Config:
+    """The same for tasks on images, over folders of tiny pictures, from scratch."""
+    values = default_config(task)
+    values.model.init, values.model.preset = "scratch", "vit_nano"
+    values.model.scan_layers = True
+    values.data.source = f"images:{directory / 'images'}"
+    values.train.batch_size = 8
+    values.train.steps = 12
+    values.train.min_steps = 0
+    values.eval.batch_size = 8
+    values.eval.metric = "loss"
+    values.log.every_steps = 4
+    if not (directory / "images").exists():
+        write_images(directory / "images")
+    return replaced(from_config_dict(values), **overrides)
+
+
 CONFIGS: dict[str, Callable[[pathlib.Path], Config]] = {
     "ner": config,
     "nested_ner": nested_config,

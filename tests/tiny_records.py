@@ -6,6 +6,8 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from jaxfm.data.text.tagging import entity_spans
 
 NAMES = {
@@ -137,3 +139,18 @@ def write_nested(directory: pathlib.Path, sizes: Mapping[str, int] = SIZES) -> s
             lines.append({"tokens": words, "entities": spans})
         (directory / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
     return f"jsonl:{directory}"
+
+
+def write_images(directory: pathlib.Path, sizes: Mapping[str, int] = SIZES, side: int = 8) -> str:
+    """Writes a folder a split and class of PNG files, dark or light ones with noise; returns its URI."""
+    from PIL import Image
+
+    for seed, (split, count) in enumerate(sizes.items()):
+        draw = np.random.default_rng(seed)
+        for number in range(count):
+            label = ("dark", "light")[number % 2]
+            pixels = draw.integers(0, 100, (side, side, 3)) + (100 if label == "light" else 20)
+            path = directory / split / label / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return f"images:{directory}"

@@ -6,6 +6,7 @@ from jaxfm.families import (
     albert,
     bert,
     camembert,
+    clip,
     deberta_v2,
     deit,
     dinov2,
@@ -94,5 +95,15 @@ for _module in (
     gemma3_text,
 ):
     register(_module.FAMILY)
-for _family in (vit.FAMILY, vit.MAE_FAMILY, deit.FAMILY, dinov2.FAMILY, dinov2.WITH_REGISTERS):
+for _family in (
+    vit.FAMILY,
+    vit.MAE_FAMILY,
+    deit.FAMILY,
+    dinov2.FAMILY,
+    dinov2.WITH_REGISTERS,
+    clip.FAMILY,
+    clip.SIGLIP_FAMILY,
+    clip.CLIP_PAIR,
+    clip.SIGLIP_PAIR,
+):
     register(_family)

@@ -21,6 +21,7 @@ from jaxfm.data.images.stored import StoredImage
 from jaxfm.hub.image_models import write_image_model
 from jaxfm.hub.image_processors import read_image_processor, write_image_processor
 from jaxfm.hub.weights import Checkpoint, read_checkpoint, write_tensors
+from jaxfm.models.encoder import Encoder
 from jaxfm.models.image_classifier import ImageClassifier
 from jaxfm.models.inputs.patches import PatchInputs
 from jaxfm.parallel import mesh as meshes
@@ -37,6 +38,12 @@ OWN: dict[str, dict[str, Any]] = {
     "deit": {"intermediate_size": 48},
     "dinov2": {"mlp_ratio": 2, "layerscale_value": 0.5},
     "dinov2_with_registers": {"mlp_ratio": 2, "num_register_tokens": 3},
+}
+CLASSES = {
+    "vit": "ViTForImageClassification",
+    "deit": "DeiTForImageClassification",
+    "dinov2": "Dinov2ForImageClassification",
+    "dinov2_with_registers": "Dinov2WithRegistersForImageClassification",
 }
 
 
@@ -72,7 +79,7 @@ def saved(model_type: str, folder: pathlib.Path) -> Any:
     names = {"id2label": dict(enumerate(LABELS)), "label2id": {name: index for index, name in enumerate(LABELS)}}
     config = transformers.AutoConfig.for_model(model_type, **SIZES, **OWN[model_type], **names)
     torch.manual_seed(0)
-    model = transformers.AutoModelForImageClassification.from_config(config).eval()
+    model = getattr(transformers, CLASSES[model_type])(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(0.2 * torch.randn_like(parameter) + (1.0 if parameter.ndim == 1 else 0.0))
@@ -120,9 +127,49 @@ def test_an_export_opens_and_agrees(model_type: str, tmp_path: pathlib.Path) -> 
     assert read_image_processor(folder) == layout
 
 
+@pytest.mark.parametrize("pair", [False, True])
+@pytest.mark.parametrize("model_type", ["clip", "siglip"])
+def test_an_image_tower_has_the_hidden_states_of_transformers(
+    model_type: str, pair: bool, tmp_path: pathlib.Path
+) -> None:
+    own = {**SIZES, "intermediate_size": 48}
+    text = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    if pair:
+        config = transformers.AutoConfig.for_model(
+            model_type, vision_config=own, text_config={**text, "intermediate_size": 16}
+        )
+        model = transformers.AutoModel.from_config(config).eval()
+    else:
+        config = transformers.AutoConfig.for_model(f"{model_type}_vision_model", **own)
+        model = {"clip": transformers.CLIPVisionModel, "siglip": transformers.SiglipVisionModel}[model_type](config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.2 * torch.randn_like(parameter) + (1.0 if parameter.ndim == 1 else 0.0))
+    model.save_pretrained(tmp_path)
+    checkpoint = read_checkpoint(tmp_path)
+    encoder = checkpoint.encoder
+    pixels = images()
+    scaled = torch.tensor(((pixels / 255 - 0.5) / 0.5).transpose(0, 3, 1, 2), dtype=torch.float32)
+    tower = (model.vision_model if pair else model).eval()
+    with torch.no_grad():
+        found = tower(pixel_values=scaled)
+    # CLIP normalises the class token alone, here all tokens are.
+    theirs = found.pooler_output[:, None] if model_type == "clip" else found.last_hidden_state
+    graphdef, _ = meshes.build_abstract(
+        lambda: Encoder(encoder, DEFAULT_BUILD, nnx.Rngs(0)), meshes.make_mesh(MeshConfig())
+    )
+    params = flax.traverse_util.unflatten_dict(checkpoint.arrays(), sep="/")["encoder"]
+    state = nnx.State(jax.tree.map(lambda value: nnx.Param(jnp.asarray(value)), params))
+    hidden = nnx.merge(graphdef, state)(rows_of(pixels, encoder.patches.prefix))
+    np.testing.assert_allclose(hidden[:, : theirs.shape[1]], theirs.numpy(), atol=3e-5, rtol=1e-5)
+
+
 def test_weights_of_masked_pretraining_are_those_of_a_vit(tmp_path: pathlib.Path) -> None:
-    config = transformers.ViTMAEConfig(**SIZES, intermediate_size=48, decoder_hidden_size=16, decoder_num_hidden_layers=1,
-                                       decoder_num_attention_heads=2, decoder_intermediate_size=16)  # fmt: skip
+    decoder = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.ViTMAEConfig(
+        **SIZES, intermediate_size=48, **{f"decoder_{name}": value for name, value in decoder.items()}
+    )
     torch.manual_seed(0)
     transformers.ViTMAEForPreTraining(config).save_pretrained(tmp_path)
     checkpoint = read_checkpoint(tmp_path)
