@@ -17,7 +17,8 @@ from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.export import write_model
 from jaxfm.hub.sentence_transformers import write_sentence_transformers
 from jaxfm.models.embedder import Embedder
-from jaxfm.tasks.embedding.spec import DOCUMENT, ROLES, EmbeddingSpec, EncodedTexts, encode_texts
+from jaxfm.tasks.embedding.spec import EmbeddingSpec
+from jaxfm.tasks.text_groups.encoding import DOCUMENT, ROLES, EncodedTexts, encode_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -22,25 +22,18 @@ from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import read_calibration
 from jaxfm.models.embedder import POOLINGS
 from jaxfm.schema import replaced
-from jaxfm.tasks.embedding.checks import check_groups
-from jaxfm.tasks.embedding.group_texts import (
-    TokenizedGroups,
-    evaluated_groups,
-    tokenize_groups,
-)
-from jaxfm.tasks.embedding.groups_task import GroupsTask, packed_training
-from jaxfm.tasks.embedding.objective import EmbeddingObjective, SimilarityLoss
+from jaxfm.tasks.embedding.objective import EmbeddingObjective
 from jaxfm.tasks.embedding.predictor import EmbeddingPredictor
-from jaxfm.tasks.embedding.scorer import METRIC, EmbeddingScorer
-from jaxfm.tasks.embedding.sources import (
-    check_training,
-    evaluated_note,
-    has_projection,
-    read_source,
-    similarity_loss,
-)
-from jaxfm.tasks.embedding.spec import DOCUMENT, NAME, QUERY, EmbeddingConfig, EmbeddingSpec
+from jaxfm.tasks.embedding.scorer import EmbeddingScorer
+from jaxfm.tasks.embedding.spec import NAME, EmbeddingConfig, EmbeddingSpec
 from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
+from jaxfm.tasks.text_groups.checks import check_groups
+from jaxfm.tasks.text_groups.encoding import DOCUMENT, QUERY
+from jaxfm.tasks.text_groups.group_texts import TokenizedGroups, evaluated_groups, tokenize_groups
+from jaxfm.tasks.text_groups.groups_task import GroupsTask, packed_training
+from jaxfm.tasks.text_groups.scorer import METRIC
+from jaxfm.tasks.text_groups.similarity_loss import SimilarityLoss, similarity_loss
+from jaxfm.tasks.text_groups.sources import check_training, evaluated_note, has_projection, read_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -15,9 +15,9 @@ from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.export import write_model
 from jaxfm.hub.sentence_transformers import write_multi_vector
 from jaxfm.models.token_embedder import TokenEmbedder
-from jaxfm.tasks.embedding.spec import DOCUMENT, QUERY, ROLES, EncodedTexts, pack_texts, tokenize
 from jaxfm.tasks.late_interaction.maxsim import maxsim
 from jaxfm.tasks.late_interaction.spec import LateInteractionSpec, token_vectors
+from jaxfm.tasks.text_groups.encoding import DOCUMENT, QUERY, ROLES, EncodedTexts, pack_texts, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxfm.tasks.embedding.scorer import EmbeddingScorer
 from jaxfm.tasks.late_interaction import maxsim
 from jaxfm.tasks.late_interaction.spec import token_vectors
+from jaxfm.tasks.text_groups.scorer import GroupsScorer
 
 
 @dataclasses.dataclass(frozen=True)
-class LateInteractionScorer(EmbeddingScorer):
+class LateInteractionScorer(GroupsScorer):
     """A split's groups and their texts (implements jaxfm.core.task.Scorer)."""
 
     def rank_all(self, outputs: Mapping[str, np.ndarray], ranks: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,50 +14,30 @@ from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.token_embedder import TokenEmbedder
 from jaxfm.schema import field
-from jaxfm.tasks.embedding.spec import KINDS, QUERY, EmbeddingLossConfig, EncodedTexts, batch_fields
+from jaxfm.tasks.text_groups.config import SimilarityLossConfig, TextGroupsConfig
+from jaxfm.tasks.text_groups.encoding import QUERY, EncodedTexts, batch_fields
 
 NAME = "late_interaction"
 SIMILARITY = "maxsim"
 
 
 @dataclasses.dataclass(frozen=True)
-class LateInteractionLossConfig(EmbeddingLossConfig):
+class LateInteractionLossConfig(SimilarityLossConfig):
     """What is minimised. MaxSim is a sum over a query's tokens, so it needs no temperature to tell texts apart."""
 
     temperature: float = field(1.0, "similarities are divided by it (not by triplet and cosine)", above=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class LateInteractionConfig:
+class LateInteractionConfig(TextGroupsConfig):
     """Texts to a vector a token, compared by MaxSim."""
 
     name: str = field(NAME, "the task", choices=(NAME,))
-    kind: str = field(
-        "pairs",
-        "texts that belong together, with or without negatives (pairs); two texts and a number (scored); passages with "
-        "the scores of another model (teacher)",
-        choices=KINDS,
-    )
     dimension: int = field(128, "numbers of a token's vector", at_least=1)
     query_prompt: str = field("[Q] ", "put before each anchor (query)")
     document_prompt: str = field("[D] ", "put before each other text (document)")
     query_length: int = field(32, "tokens of a query that are read, the prompt and special ones included", at_least=2)
     document_length: int = field(180, "the same of a document", at_least=2)
-    negative_columns: str = field(
-        "", "pairs, teacher: columns of negatives, A,B,C, or one of lists; empty: negative, negative_1 ..., negatives"
-    )
-    label_rule: str = field(
-        "",
-        "pairs: what a label of two texts means: nli (entailment: positive, contradiction: negative), binary (1: "
-        "positive), all (every row is a positive pair); empty: a source with such labels is refused",
-        choices=("", "nli", "binary", "all"),
-    )
-    context_turns: int = field(3, "dialogues: turns before a response that are its context", at_least=1)
-    context_separator: str = field(
-        "", "dialogues: between the turns of a context; empty: the separator of the tokenizer"
-    )
-    responder: str = field("", "dialogues: the speaker whose turns are responses (SYSTEM); empty: every speaker")
-    negatives: int = field(4, "most negatives of a group that are read; the first ones", at_least=0)
     loss: LateInteractionLossConfig = dataclasses.field(default_factory=LateInteractionLossConfig)
 
 

@@ -19,26 +19,17 @@ from jaxfm.data.text.packing import most_together
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError
 from jaxfm.schema import replaced
-from jaxfm.tasks.embedding.checks import check_groups
-from jaxfm.tasks.embedding.group_texts import (
-    TokenizedGroups,
-    evaluated_groups,
-    tokenize_groups,
-)
-from jaxfm.tasks.embedding.groups_task import GroupsTask, packed_training
-from jaxfm.tasks.embedding.scorer import METRIC
-from jaxfm.tasks.embedding.sources import (
-    check_training,
-    evaluated_note,
-    has_projection,
-    read_source,
-    similarity_loss,
-)
 from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
 from jaxfm.tasks.late_interaction.objective import LateInteractionObjective
 from jaxfm.tasks.late_interaction.predictor import LateInteractionPredictor
 from jaxfm.tasks.late_interaction.scorer import LateInteractionScorer
 from jaxfm.tasks.late_interaction.spec import NAME, LateInteractionConfig, LateInteractionSpec
+from jaxfm.tasks.text_groups.checks import check_groups
+from jaxfm.tasks.text_groups.group_texts import TokenizedGroups, evaluated_groups, tokenize_groups
+from jaxfm.tasks.text_groups.groups_task import GroupsTask, packed_training
+from jaxfm.tasks.text_groups.scorer import METRIC
+from jaxfm.tasks.text_groups.similarity_loss import similarity_loss
+from jaxfm.tasks.text_groups.sources import check_training, evaluated_note, has_projection, read_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

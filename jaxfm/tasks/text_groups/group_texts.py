@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxfm.data.records.text_groups import TextGroup
 from jaxfm.data.text.packing import PackedRows
-from jaxfm.tasks.embedding.spec import DOCUMENT, QUERY, EncodedTexts, TextsSpec, pack_texts, tokenize
+from jaxfm.tasks.text_groups.encoding import DOCUMENT, QUERY, EncodedTexts, TextsSpec, pack_texts, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
