@@ -14,8 +14,8 @@ from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.embedder import POOLINGS, Embedder
 from jaxfm.schema import field
-from jaxfm.tasks.text_groups.config import SimilarityLossConfig, TextGroupsConfig
-from jaxfm.tasks.text_groups.encoding import QUERY, batch_fields
+from jaxfm.tasks.text_groups.config import AUTO_PROMPT, SimilarityLossConfig, TextGroupsConfig
+from jaxfm.tasks.text_groups.encoding import QUERY, TextReading, batch_fields
 
 if TYPE_CHECKING:
     pass
@@ -33,6 +33,7 @@ class EmbeddingConfig(TextGroupsConfig):
         "the vector of a text: the mean over its tokens, that of its first (cls) or last token; auto: as the first "
         "weights were trained (modules.json of sentence-transformers), else the mean",
         choices=("auto", *POOLINGS),
+        open="auto",
     )
     normalize: bool = field(True, "vectors have length 1, so that similarity is their cosine; False: dot product")
     dimension: int = field(
@@ -40,9 +41,16 @@ class EmbeddingConfig(TextGroupsConfig):
         "a linear map to vectors of so many numbers; 0: that of the first weights if they have one, else vectors are "
         "as wide as the encoder",
         at_least=0,
+        open=0,
     )
-    query_prompt: str = field("", "put before each anchor (query); empty: what the first weights were trained with")
-    document_prompt: str = field("", "put before each other text (document); empty: likewise")
+    query_prompt: str = field(
+        AUTO_PROMPT,
+        "put before each anchor (query); auto: what the first weights were trained with; empty: nothing",
+        open=AUTO_PROMPT,
+    )
+    document_prompt: str = field(
+        AUTO_PROMPT, "put before each other text (document); auto, empty: likewise", open=AUTO_PROMPT
+    )
     matryoshka: tuple[int, ...] = field(
         (), "the loss is the sum over vectors and their first n numbers, for each n (Kusupati et al. 2022)"
     )
@@ -100,14 +108,9 @@ class EmbeddingSpec:
         """Most texts of a row, S."""
         return self.groups * self.texts
 
-    def prompt(self, role: str) -> str:
-        """Returns what is put before a text of a role."""
-        return self.query_prompt if role == QUERY else self.document_prompt
-
-    def length(self, role: str) -> int:
-        """Returns the tokens of a text that are read, the same for both roles."""
-        del role
-        return self.window
+    def reading(self, role: str) -> TextReading:
+        """Returns how a text of a role is read; both have one length."""
+        return TextReading(self.query_prompt if role == QUERY else self.document_prompt, self.window)
 
     def batch_spec(self) -> BatchSpec:
         """Packed groups of texts."""

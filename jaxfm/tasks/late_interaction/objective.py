@@ -41,7 +41,12 @@ class LateInteractionObjective:
         del context
         spec = self.spec
         found = similarities(
-            embedded, batch["segment_ids"], groups=spec.groups, texts=spec.texts, query_length=spec.query_length
+            embedded,
+            batch["segment_ids"],
+            spec.compared(batch["tokens"]),
+            groups=spec.groups,
+            texts=spec.texts,
+            query_length=spec.query_length,
         )
         return self.similarity_loss(found, batch, model.scale(self.similarity_loss.scale))
 

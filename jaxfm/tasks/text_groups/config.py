@@ -4,12 +4,18 @@ import dataclasses
 
 from jaxfm.schema import field
 
+AUTO_PROMPT = "auto"  # what is put before texts is as the files of the first weights say
 KINDS = ("pairs", "scored", "teacher")
 LOSSES = {
     "pairs": ("infonce", "triplet"),
     "scored": ("cosent", "cosine"),
     "teacher": ("margin_mse", "kl", "infonce"),
 }
+
+
+def prompt_or(given: str, found: str) -> str:
+    """Returns the prompt that a config gives, or where it is "auto" the one that was found beside the first weights."""
+    return found if given == AUTO_PROMPT else given
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -16,7 +16,27 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 QUERY, DOCUMENT = ROLES = ("query", "document")
+EXPANSIONS = ("none", "unattended", "attended")  # of queries, see `TextReading`
 _TEXTS_PER_CALL = 1024  # bounds the memory that the tokenizer's own encodings take
+
+
+_Rows = TypeVar("_Rows", bound=Any)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextReading:
+    """How a text of a role is read.
+
+    Attributes:
+      prompt: put before it.
+      length: tokens that are read, those of the prompt and special ones included; longer texts are cut.
+      expansion: what fills a shorter text up to that length: "none", or mask tokens to which the text's own tokens
+        attend ("attended") or do not ("unattended").
+    """
+
+    prompt: str
+    length: int
+    expansion: str = "none"
 
 
 class TextsSpec(Protocol):
@@ -52,12 +72,8 @@ class TextsSpec(Protocol):
         """Most texts of a row."""
         ...
 
-    def prompt(self, role: str) -> str:
-        """Returns what is put before a text of a role."""
-        ...
-
-    def length(self, role: str) -> int:
-        """Returns the tokens of a text of a role that are read."""
+    def reading(self, role: str) -> TextReading:
+        """Returns how a text of a role is read."""
         ...
 
 
@@ -79,22 +95,33 @@ class EncodedTexts:
 
 
 def tokenize(
-    tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str], prompt: str, window: int
+    tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str], reading: TextReading
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Returns the tokens of each text after a prompt, special tokens included, and bool [N]: which had to be cut."""
+    """Returns the tokens of each text, special tokens included, and bool [N]: which had to be cut.
+
+    A token t to which no other attends is -t - 1 until texts are packed; see `unmarked`.
+    """
+    mask = 0
+    if reading.expansion != "none":
+        mask_id = tokenizer.mask_token_id
+        assert isinstance(mask_id, int), "the task has checked it"
+        mask = mask_id if reading.expansion == "attended" else ~mask_id
     tokens: list[np.ndarray] = []
     cut: list[bool] = []
     for first in range(0, len(texts), _TEXTS_PER_CALL):
         batch = tokenizer(
-            [prompt + text for text in texts[first : first + _TEXTS_PER_CALL]],
+            [reading.prompt + text for text in texts[first : first + _TEXTS_PER_CALL]],
             truncation=True,
-            max_length=window,
+            max_length=reading.length,
             padding=False,
             return_attention_mask=False,
             verbose=False,
         )
         for encoding in batch.encodings or ():
-            tokens.append(np.asarray(encoding.ids, np.int32))
+            ids = np.asarray(encoding.ids, np.int32)
+            if reading.expansion != "none":
+                ids = np.pad(ids, (0, reading.length - len(ids)), constant_values=mask)
+            tokens.append(ids)
             cut.append(bool(encoding.overflowing))
     return tokens, np.asarray(cut, bool)
 
@@ -110,7 +137,7 @@ def encode_texts(
 ) -> EncodedTexts:
     """Tokenizes and packs single texts of a role, each to become a vector."""
     assert role in ROLES
-    tokens, cut = tokenize(tokenizer, texts, spec.prompt(role), spec.length(role))
+    tokens, cut = tokenize(tokenizer, texts, spec.reading(role))
     return EncodedTexts(pack_texts(spec, tokenizer, tokens), cut)
 
 
@@ -119,4 +146,19 @@ def pack_texts(spec: TextsSpec, tokenizer: "PreTrainedTokenizerFast", tokens: Se
     pad_id = tokenizer.pad_token_id
     assert isinstance(pad_id, int), "see check_tokenizer"
     unknown = np.full(len(tokens), -1, np.int32)
-    return build_rows(tokens, unknown, spec.row_length, pad_id, None, max_segments=spec.segments)
+    return unmarked(build_rows(tokens, unknown, spec.row_length, pad_id, None, max_segments=spec.segments))
+
+
+def unmarked(rows: _Rows) -> _Rows:
+    """Returns packed rows in which tokens that `tokenize` has marked are themselves, in negative segments.
+
+    A token of segment -n attends to segment n, and no token attends to it (`models.attention.segment_mask`).
+    """
+    marked = rows.tokens < 0
+    if not marked.any():
+        return rows
+    return dataclasses.replace(
+        rows,
+        tokens=np.where(marked, ~rows.tokens, rows.tokens),
+        segment_ids=np.where(marked, -rows.segment_ids, rows.segment_ids),
+    )

@@ -15,7 +15,7 @@ from jaxfm.core.spec import write_spec
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.records.text_groups import TextGroup
 from jaxfm.data.text.grouped_rows import GroupedRows, known_positives, pack_groups
-from jaxfm.tasks.text_groups.encoding import TextsSpec
+from jaxfm.tasks.text_groups.encoding import TextsSpec, unmarked
 from jaxfm.tasks.text_groups.group_texts import EvaluatedGroups, TokenizedGroups, shortened, text_numbers
 from jaxfm.tasks.text_groups.scorer import GroupsScorer, directions
 
@@ -101,16 +101,18 @@ def packed_training(
             scores[row, : len(group.scores)] = group.scores
     pad_id = tokenizer.pad_token_id
     assert isinstance(pad_id, int), "see check_tokenizer"
-    rows = pack_groups(
-        [shortened(group, spec.row_length) for group in tokenized.tokens],
-        numbers,
-        row_length=spec.row_length,
-        texts=spec.texts,
-        groups_per_row=spec.groups,
-        pad_id=pad_id,
-        seed=seed,
-        scores=scores,
-        positives=positives,
+    rows = unmarked(
+        pack_groups(
+            [shortened(group, spec.row_length) for group in tokenized.tokens],
+            numbers,
+            row_length=spec.row_length,
+            texts=spec.texts,
+            groups_per_row=spec.groups,
+            pad_id=pad_id,
+            seed=seed,
+            scores=scores,
+            positives=positives,
+        )
     )
     width = 0 if positives is None else positives.shape[1]
     cut = int((tokenized.cut | (tokenized.lengths > spec.row_length)).sum())

@@ -87,7 +87,7 @@ def has_projection(initial: Initial, dimension: int) -> bool:
 def evaluated_note(split: str, found: EvaluatedGroups, spec: TextsSpec) -> str:
     """Returns a sentence for the log: the texts of a split."""
     cut = int(found.encoded.cut.sum())
-    more = f"; {cut:,} texts cut to {spec.length(DOCUMENT)} tokens" if cut else ""
+    more = f"; {cut:,} texts cut to {spec.reading(DOCUMENT).length} tokens" if cut else ""
     if spec.kind == "scored":
         return f"{split}: {len(found.members):,} pairs of {len({*found.queries, *found.documents}):,} texts{more}"
     return f"{split}: {len(found.queries):,} queries, {len(found.documents):,} documents to rank for each{more}"
