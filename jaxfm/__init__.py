@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from jaxfm.programs.evaluate import evaluate as evaluate
     from jaxfm.programs.export import export as export
     from jaxfm.programs.mine import mine as mine
-    from jaxfm.programs.predict import Model as Model
-    from jaxfm.programs.predict import load as load
+    from jaxfm.programs.model import Model as Model
+    from jaxfm.programs.model import load as load
     from jaxfm.programs.predict import predict as predict
     from jaxfm.programs.probe import probe as probe
     from jaxfm.programs.retrieve import retrieve as retrieve
@@ -33,13 +33,13 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Config": "jaxfm.config",
-    "Model": "jaxfm.programs.predict",
+    "Model": "jaxfm.programs.model",
     "SearchIndex": "jaxfm.programs.search_index",
     "check": "jaxfm.programs.check",
     "compare": "jaxfm.programs.evaluate",
     "evaluate": "jaxfm.programs.evaluate",
     "export": "jaxfm.programs.export",
-    "load": "jaxfm.programs.predict",
+    "load": "jaxfm.programs.model",
     "mine": "jaxfm.programs.mine",
     "open_index": "jaxfm.programs.search_index",
     "predict": "jaxfm.programs.predict",

@@ -25,7 +25,8 @@ NO_CHOICES: Mapping[str, Sequence[type]] = types.MappingProxyType({})
 def field(default: Any, doc: str, **rules: Any) -> Any:
     """A schema field: `choices`, `at_least`, `at_most`, `above` are checked by `from_config_dict`.
 
-    `words` is word -> the value that it stands for.
+    `words` is word -> the value that it stands for. `open` is the value of a task's key that leaves it to the task: the
+    run's config.json then has what `Task.chosen` says.
     """
     return dataclasses.field(default=default, metadata={"doc": doc, **rules})
 

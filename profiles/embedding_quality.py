@@ -36,7 +36,7 @@ from jaxfm.evaluation import ranking
 from jaxfm.evaluation.classes import score_values
 from jaxfm.hub.locate import locate
 from jaxfm.observe.tables import Table, to_markdown
-from jaxfm.programs.predict import Model
+from jaxfm.programs.model import Model
 from jaxfm.programs.train import train
 from jaxfm.schema import replaced
 from jaxfm.tasks.registry import default_config, from_config_dict

@@ -56,7 +56,8 @@ TASK_OPTIONS = {
     ).split(),
     "late_interaction": (
         "task.name task.kind task.dimension task.query_prompt task.document_prompt task.query_length "
-        "task.document_length task.negative_columns task.label_rule task.context_turns task.context_separator "
+        "task.document_length task.query_expansion task.skipped_tokens "
+        "task.negative_columns task.label_rule task.context_turns task.context_separator "
         "task.responder task.negatives task.loss.function task.loss.temperature task.loss.learned_temperature "
         "task.loss.symmetric task.loss.margin task.loss.score_range"
     ).split(),
@@ -124,7 +125,8 @@ def test_the_list_of_options() -> None:
 def test_every_option_says_what_it_is() -> None:
     for key, field in FIELDS.items():
         assert len(field.metadata["doc"].split()) >= 2, key
-        assert set(field.metadata) <= {"doc", "choices", "at_least", "at_most", "above", "words"}, key
+        assert set(field.metadata) <= {"doc", "choices", "at_least", "at_most", "above", "words", "open"}, key
+        assert field.metadata.get("open", field.default) == field.default, f"{key}: is left open unless it is given"
 
 
 @pytest.mark.parametrize("task", TASK_OPTIONS)
@@ -242,7 +244,7 @@ RULES = [
 
 @pytest.mark.parametrize(
     ("task", "key", "rule", "bound"),
-    [case for case in RULES if case[2] not in ("choices", "words")],
+    [case for case in RULES if case[2] not in ("choices", "words", "open")],
     ids=lambda value: str(value),
 )
 def test_bounds(task: str, key: str, rule: str, bound: float) -> None:
@@ -264,7 +266,7 @@ def test_bounds(task: str, key: str, rule: str, bound: float) -> None:
 
 
 def test_every_kind_of_rule_is_used() -> None:
-    assert {rule for *_, rule, _ in RULES} == {"choices", "at_least", "at_most", "above", "words"}
+    assert {rule for *_, rule, _ in RULES} == {"choices", "at_least", "at_most", "above", "words", "open"}
 
 
 def test_every_choice_is_taken() -> None:

@@ -37,6 +37,11 @@ ROOMS = (
     *("training", "planning", "programs"),
 )
 LOWEST = ("", "errors", "files", "schema")
+TASK_REGISTRY = "jaxfm.tasks.registry"
+# Who may import from another task's folder, and why.
+ACROSS_TASKS = {
+    ("jaxfm.tasks.replaced_token.task", "jaxfm.tasks.masked_lm.spec"): "its older runs are named as that task's",
+}
 
 BANNED_IMPORTS = {
     **dict.fromkeys(("pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"), "unpickling can run any code"),
@@ -147,6 +152,20 @@ def deep_imports(sources: Sources) -> list[str]:
     return [f"{path}:1: {deepest} lies {depth(deepest)} imports deep; {IMPORT_DEPTH} are allowed"]
 
 
+def imports_across_tasks(sources: Sources) -> list[str]:
+    """A folder with a task.py is that of a task: it alone and the registry import from it; what two use is shared."""
+    trees = library(sources)
+    tasks = {path.split("/")[2] for path in trees if path.startswith("jaxfm/tasks/") and path.endswith("/task.py")}
+    found = []
+    for module, targets in import_graph(trees).items():
+        own = (module.split(".") + [""] * 3)[2] if module.startswith("jaxfm.tasks.") else ""
+        for name, place in targets:
+            task = (name.split(".") + [""] * 3)[2] if name.startswith("jaxfm.tasks.") else ""
+            if task in tasks and task != own and module != TASK_REGISTRY and (module, name) not in ACROSS_TASKS:
+                found.append(f"{place}: {module} imports {name}; move what it needs beside the tasks' folders")
+    return found
+
+
 def long_files(sources: Sources) -> list[str]:
     counts = {path: len(text.splitlines()) for path, text in sources.items()}
     return [
@@ -222,6 +241,7 @@ RULES: tuple[Rule, ...] = (
     upward_imports,
     import_cycles,
     deep_imports,
+    imports_across_tasks,
     long_files,
     long_functions,
     banned_names,
@@ -303,6 +323,18 @@ BROKEN = (
         "jaxfm/data/a0.py:1:",
         f"{IMPORT_DEPTH + 1} imports deep",
     ),
+    (
+        imports_across_tasks,
+        {"jaxfm/tasks/a/task.py": "", "jaxfm/tasks/b/task.py": "x = 1\nfrom jaxfm.tasks.a.spec import A"},
+        "jaxfm/tasks/b/task.py:2:",
+        "imports jaxfm.tasks.a.spec",
+    ),
+    (
+        imports_across_tasks,
+        {"jaxfm/tasks/a/task.py": "", "jaxfm/programs/b.py": "from jaxfm.tasks.a import task"},
+        "jaxfm/programs/b.py:1:",
+        "jaxfm.tasks.a.task",
+    ),
     (long_files, {"tests/a.py": "x = 1\n" * 501}, "tests/a.py:501:", "501 lines"),
     (long_functions, {"profiles/a.py": "\n" + function(81)}, "profiles/a.py:2:", "f has 81 lines"),
     (
@@ -357,6 +389,8 @@ ALLOWED = {
     "jaxfm/errors.py": DOC + "import os\n",
     "jaxfm/models/encoder.py": DOC + "from jaxfm.config import Config\nfrom . import heads\n",
     "jaxfm/models/heads.py": DOC + "from jaxfm.errors import UserError\nmodel.eval()\n",
+    "jaxfm/tasks/a/task.py": DOC + "from jaxfm.tasks.a.spec import A\nfrom jaxfm.tasks.shared.rows import B\n",
+    "jaxfm/tasks/registry.py": DOC + "from jaxfm.tasks.a.task import C\n",
     "jaxfm/train.py": DOC + "from jaxfm.training.fit import run\nload(p, trust_remote_code=False)\n",
     "jaxfm/predict.py": DOC + "from jaxfm.programs import train\ndef _private(): pass\n",
     "tests/a.py": "import torch\nimport pickle\n" + function(80),

@@ -15,7 +15,8 @@ from jaxfm.observe import metrics
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.export import export
-from jaxfm.programs.predict import Model, predict
+from jaxfm.programs.model import Model
+from jaxfm.programs.predict import predict
 from jaxfm.programs.train import train
 from jaxfm.tasks import registry
 from jaxfm.training.initial import resolve

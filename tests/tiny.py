@@ -293,7 +293,12 @@ def relations_config(directory: pathlib.Path, **overrides: Any) -> Config:
 
 def embedding_config(directory: pathlib.Path, **overrides: Any) -> Config:
     """The same for vectors of texts."""
-    values = default_config("embedding")
+    return groups_config(directory, "embedding", **overrides)
+
+
+def groups_config(directory: pathlib.Path, task: str, **overrides: Any) -> Config:
+    """The same for a task over groups of texts."""
+    values = default_config(task)
     values.model.init = f"dir:{directory / 'weights'}"
     values.model.scan_layers = True
     values.data.source = f"jsonl:{directory / 'groups'}"
@@ -413,6 +418,7 @@ CONFIGS: dict[str, Callable[[pathlib.Path], Config]] = {
     "regression": lambda directory: classification_config(directory, "regression"),
     "qa": qa_config,
     "embedding": embedding_config,
+    "late_interaction": lambda directory: groups_config(directory, "late_interaction"),
     "masked_lm": masked_lm_config,
     "replaced_token": lambda directory: masked_lm_config(directory, "replaced_token"),
 }

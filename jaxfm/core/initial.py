@@ -64,6 +64,26 @@ class Origin:
 
 
 @dataclasses.dataclass(frozen=True)
+class TokenLayout:
+    """How the files beside weights say that a text becomes a vector a token (PyLate, sentence-transformers 6).
+
+    Attributes:
+      lengths: "query" and "document" -> tokens of such a text that are read; without one it is not said.
+      expansion: what fills short queries up to their length: "none", or mask tokens to which others attend ("attended")
+        or do not ("unattended").
+      skipped: tokens of documents that are not compared.
+      markers: beginnings of prompts that are one token each, though the tokenizer may cut them.
+      unread: what of it jaxfm does not compute, in words, for a task to refuse.
+    """
+
+    lengths: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    expansion: str = "none"
+    skipped: tuple[str, ...] = ()
+    markers: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class SentenceLayout:
     """How the files beside weights say that a text becomes a vector (the layout of sentence-transformers).
 
@@ -74,6 +94,7 @@ class SentenceLayout:
       max_length: tokens of a text that are read; 0: not said.
       similarity: "cosine" or "dot".
       unread: what of it jaxfm does not compute, in words ("the pooling max"), for a task to refuse.
+      tokens: how a vector a token is made, where that is what the files say; `unread` then says so too.
     """
 
     pooling: str = "mean"
@@ -82,6 +103,7 @@ class SentenceLayout:
     max_length: int = 0
     similarity: str = "cosine"
     unread: tuple[str, ...] = ()
+    tokens: TokenLayout | None = None
 
 
 @dataclasses.dataclass(frozen=True)

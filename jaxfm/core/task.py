@@ -205,6 +205,29 @@ class EmbedsTexts(Protocol):
 
 
 @runtime_checkable
+class EmbedsTokens(Protocol):
+    """What a predictor is beside `Predictor` where a text becomes a vector a token, compared by MaxSim."""
+
+    @property
+    def dimension(self) -> int:
+        """Numbers of a vector."""
+        ...
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What a text may be, the usual one last: prompts and lengths may differ."""
+        ...
+
+    def embedding_rows(self, texts: Sequence[str], role: str) -> Any:
+        """Turns texts of one of `roles` into an object with `rows`, the dataset to compute."""
+        ...
+
+    def token_vectors(self, encoded: Any, outputs: Mapping[str, np.ndarray], role: str) -> list[np.ndarray]:
+        """Returns f32 [L, D] of each text in the order they were given: its tokens that are compared, one at least."""
+        ...
+
+
+@runtime_checkable
 class ScoresPairs(Protocol):
     """What a predictor is beside `Predictor` where it can say how well two texts go together: for reranking."""
 

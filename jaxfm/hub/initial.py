@@ -11,6 +11,7 @@ from jaxfm.errors import UserError
 from jaxfm.families.registry import preset
 from jaxfm.hub.image_processors import read_image_processor
 from jaxfm.hub.locate import commit_of, locate
+from jaxfm.hub.multi_vector import read_multi_vector
 from jaxfm.hub.sentence_transformers import read_sentence_transformers
 from jaxfm.hub.vocabulary import fit_vocabulary, has_tokenizer
 from jaxfm.hub.weights import Checkpoint, read_checkpoint, read_config
@@ -33,7 +34,7 @@ def resolve(config: ModelConfig) -> Initial:
         return _of_images(config, directory, checkpoint)
     tokenizer = fitting_tokenizer(config, directory)
     encoder, params, notes = fit_vocabulary(checkpoint.encoder, checkpoint.params, tokenizer, directory)
-    sentence, projection = read_sentence_transformers(directory) or (None, {})
+    sentence, projection = read_multi_vector(directory) or read_sentence_transformers(directory) or (None, {})
     commit = commit_of(directory)
     other = commit_of(tokenizer) if tokenizer != directory else ""
     return Initial(

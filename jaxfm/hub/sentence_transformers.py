@@ -21,20 +21,12 @@ from jaxfm.hub.tensor_writing import write_f32
 
 MODULES_FILE = "modules.json"
 ROLES = ("query", "document")
-_CONFIG_FILE = "config_sentence_transformers.json"
-_LENGTH_FILE = "sentence_bert_config.json"
+CONFIG_FILE = "config_sentence_transformers.json"
+LENGTH_FILE = "sentence_bert_config.json"
 _TYPES = "sentence_transformers.models."
 # The first version that has a similarity and prompts in its configuration. A later one would be warned about by older
 # installations, though they read all of it.
 _VERSION = "3.0.0"
-# Modules of a vector a token, and the first version that has them.
-_TOKEN_MODULES = {
-    "Transformer": "sentence_transformers.base.modules.transformer",
-    "Dense": "sentence_transformers.base.modules.dense",
-    "MultiVectorMask": "sentence_transformers.multi_vector_encoder.modules.multi_vector_mask",
-    "Normalize": "sentence_transformers.base.modules.normalize",
-}
-_TOKEN_VERSION = "6.0.0"
 # Ours -> (key since 6, the key before, which 6 reads as well).
 _POOLINGS = {
     "mean": ("mean", "pooling_mode_mean_tokens"),
@@ -76,61 +68,23 @@ def write_sentence_transformers(
       projection: f32 [D, P] of a linear map without bias after the pooling; None: there is none.
     """
     modules = ["Transformer", "Pooling"]
-    _write_module(folder, 1, "Pooling", _pooling_values(width, pooling))
+    write_module(folder, 1, "Pooling", _pooling_values(width, pooling))
     if projection is not None:
         modules.append("Dense")
-        _write_dense(folder, len(modules) - 1, projection)
+        write_dense(folder, len(modules) - 1, projection)
     if normalize:
         modules.append("Normalize")
-        _write_module(folder, len(modules) - 1, "Normalize", {})
-    _write_modules(folder, modules)
-    files.write_json(folder / _LENGTH_FILE, {"max_seq_length": max_length, "do_lower_case": False})
+        write_module(folder, len(modules) - 1, "Normalize", {})
+    _write_module_list(folder, modules)
+    files.write_json(folder / LENGTH_FILE, {"max_seq_length": max_length, "do_lower_case": False})
     files.write_json(
-        folder / _CONFIG_FILE,
+        folder / CONFIG_FILE,
         {
             "model_type": "SentenceTransformer",
             "__version__": {"sentence_transformers": _VERSION},
             "prompts": {role: prompts.get(role, "") for role in ROLES},
             "default_prompt_name": None,
             "similarity_fn_name": similarity,
-        },
-    )
-
-
-def write_multi_vector(
-    folder: pathlib.Path, *, projection: np.ndarray, prompts: Mapping[str, str], lengths: Mapping[str, int]
-) -> None:
-    """Writes what `MultiVectorEncoder(folder)` (version 6 and later) reads beside the files of a transformer.
-
-    Args:
-      folder: with the transformer's files, of `hub.export.write_model` with `head=""`.
-      projection: f32 [D, P] of the linear map without bias of each token; vectors have length 1 after it.
-      prompts: "query" and "document" -> what is put before such a text.
-      lengths: "query" and "document" -> tokens of such a text that are read.
-    """
-    tokens = "token_embeddings"
-    _write_dense(folder, 1, projection, module_input_name=tokens, module_output_name=tokens)
-    _write_module(
-        folder,
-        2,
-        "MultiVectorMask",
-        {"skiplist_words": [], "skiplist_tasks": ["document"], "keep_only_token_ids": None},
-    )
-    _write_module(folder, 3, "Normalize", {"module_input_name": tokens, "module_output_name": tokens})
-    listed = [
-        {"idx": number, "name": str(number), "path": f"{number}_{kind}" if number else "", "type": f"{module}.{kind}"}
-        for number, (kind, module) in enumerate(_TOKEN_MODULES.items())
-    ]
-    files.write_json(folder / MODULES_FILE, listed)
-    files.write_json(folder / _LENGTH_FILE, {"query_length": lengths["query"], "document_length": lengths["document"]})
-    files.write_json(
-        folder / _CONFIG_FILE,
-        {
-            "model_type": "MultiVectorEncoder",
-            "__version__": {"sentence_transformers": _TOKEN_VERSION},
-            "prompts": {role: prompts.get(role, "") for role in ROLES},
-            "default_prompt_name": None,
-            "similarity_fn_name": "maxsim",
         },
     )
 
@@ -149,8 +103,8 @@ def read_sentence_transformers(directory: pathlib.Path) -> tuple[SentenceLayout,
     layout, params = SentenceLayout(), dict[str, HostArray]()
     unread: list[str] = []
     pooled = False
-    for number, (kind, path) in enumerate(_modules(directory)):
-        values = _module_values(directory, path) if kind in ("Pooling", "Dense") else {}
+    for number, (kind, path) in enumerate(modules_of(directory)):
+        values = module_values(directory, path) if kind in ("Pooling", "Dense") else {}
         if kind == "Transformer":
             if path or number:
                 unread.append(f"a transformer in the subfolder {path!r}")
@@ -161,7 +115,7 @@ def read_sentence_transformers(directory: pathlib.Path) -> tuple[SentenceLayout,
             if problem := _dense_problem(values, pooled):
                 unread.append(problem)
             else:
-                params["projection/kernel"] = _dense_kernel(directory / path, values)
+                params["projection/kernel"] = dense_kernel(directory / path, values)
         elif kind == "Normalize":
             layout = dataclasses.replace(layout, normalize=True)
         else:
@@ -170,8 +124,8 @@ def read_sentence_transformers(directory: pathlib.Path) -> tuple[SentenceLayout,
     return dataclasses.replace(layout, unread=tuple(unread)), params
 
 
-def _modules(directory: pathlib.Path) -> list[tuple[str, str]]:
-    """Returns (kind, subfolder) of each module, in order."""
+def modules_of(directory: pathlib.Path) -> list[tuple[str, str]]:
+    """Returns (kind, subfolder) of each module of modules.json, in order; UserError where it is damaged."""
     path = directory / MODULES_FILE
     try:
         listed = files.read_json(path)
@@ -184,7 +138,8 @@ def _modules(directory: pathlib.Path) -> list[tuple[str, str]]:
     return modules
 
 
-def _module_values(directory: pathlib.Path, path: str) -> dict[str, Any]:
+def module_values(directory: pathlib.Path, path: str) -> dict[str, Any]:
+    """Returns the configuration of a module in a subfolder; UserError where it is absent."""
     file = directory / path / "config.json"
     if not file.is_file():
         raise UserError(
@@ -214,6 +169,11 @@ def _dense_problem(values: Mapping[str, Any], pooled: bool) -> str:
     """Returns why a linear map is none that jaxfm computes; "" for one that it does."""
     if not pooled or values.get("module_input_name", "sentence_embedding") != "sentence_embedding":
         return "a Dense module over tokens"
+    return dense_form_problem(values)
+
+
+def dense_form_problem(values: Mapping[str, Any]) -> str:
+    """Returns why a linear map, whatever it is of, is none that jaxfm computes; "" for one that it does."""
     if values.get("bias", True):
         return "a Dense module with a bias"
     if not str(values.get("activation_function", "torch.nn.modules.activation.Tanh")).endswith(".Identity"):
@@ -221,8 +181,8 @@ def _dense_problem(values: Mapping[str, Any], pooled: bool) -> str:
     return "a Dense module with a residual connection" if values.get("use_residual") else ""
 
 
-def _dense_kernel(folder: pathlib.Path, values: Mapping[str, Any]) -> np.ndarray:
-    """Returns the weights of a linear map as [D, P]."""
+def dense_kernel(folder: pathlib.Path, values: Mapping[str, Any]) -> np.ndarray:
+    """Returns the weights of a linear map as [D, P]; UserError where the files do not hold it."""
     tensors = open_tensors(folder)
     shape = (values.get("out_features"), values.get("in_features"))
     found = tensors.get("linear.weight")
@@ -237,16 +197,18 @@ def _dense_kernel(folder: pathlib.Path, values: Mapping[str, Any]) -> np.ndarray
 
 def _with_settings(directory: pathlib.Path, layout: SentenceLayout, unread: list[str]) -> SentenceLayout:
     """Adds length, prompts and similarity."""
-    values = _optional(directory / _CONFIG_FILE)
-    lengths = _optional(directory / _LENGTH_FILE)
-    length = lengths.get("max_seq_length") or _optional(directory / "tokenizer_config.json").get("model_max_length")
+    values = optional_object(directory / CONFIG_FILE)
+    lengths = optional_object(directory / LENGTH_FILE)
+    length = lengths.get("max_seq_length") or optional_object(directory / "tokenizer_config.json").get(
+        "model_max_length"
+    )
     if not isinstance(length, int | float) or isinstance(length, bool) or not 0 < length <= _UNLIMITED:
         length = 0
     if lengths.get("do_lower_case"):
         unread.append("lower case before the tokenizer (do_lower_case)")
     prompts = values.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
-        raise UserError(f"{directory / _CONFIG_FILE}: 'prompts' must be names and texts, but is {prompts!r:.80}.")
+        raise UserError(f"{directory / CONFIG_FILE}: 'prompts' must be names and texts, but is {prompts!r:.80}.")
     usual = prompts.get(str(values.get("default_prompt_name"))) or ""
     document = next((prompts[name] for name in _DOCUMENT_PROMPTS if prompts.get(name) is not None), None)
     query = prompts.get("query")
@@ -266,7 +228,8 @@ def _with_settings(directory: pathlib.Path, layout: SentenceLayout, unread: list
     )
 
 
-def _optional(path: pathlib.Path) -> dict[str, Any]:
+def optional_object(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the JSON object in a file; empty where there is no file."""
     return json_object(path) if path.is_file() else {}
 
 
@@ -277,15 +240,16 @@ def _pooling_values(width: int, pooling: str) -> dict[str, Any]:
     return {**values, "include_prompt": True}
 
 
-def _write_dense(folder: pathlib.Path, number: int, projection: np.ndarray, **more: Any) -> None:
+def write_dense(folder: pathlib.Path, number: int, projection: np.ndarray, **more: Any) -> None:
+    """Writes a linear map without bias, `projection` f32 [D, P], as module `number`; `more` are further settings."""
     width, size = projection.shape
     values = {"in_features": width, "out_features": size, "bias": False, "activation_function": _IDENTITY, **more}
-    inside = _write_module(folder, number, "Dense", values)
+    inside = write_module(folder, number, "Dense", values)
     kernel = np.asarray(projection, np.float32).T
     write_f32(inside / "model.safetensors", {"linear.weight": (size, width)}, lambda _: [kernel])
 
 
-def _write_module(folder: pathlib.Path, number: int, kind: str, values: Mapping[str, Any]) -> pathlib.Path:
+def write_module(folder: pathlib.Path, number: int, kind: str, values: Mapping[str, Any]) -> pathlib.Path:
     """Writes a module's configuration, a folder without files being lost by git and by hubs."""
     inside = folder / f"{number}_{kind}"
     inside.mkdir(parents=True, exist_ok=True)
@@ -293,7 +257,7 @@ def _write_module(folder: pathlib.Path, number: int, kind: str, values: Mapping[
     return inside
 
 
-def _write_modules(folder: pathlib.Path, kinds: list[str]) -> None:
+def _write_module_list(folder: pathlib.Path, kinds: list[str]) -> None:
     listed = [
         {"idx": number, "name": str(number), "path": f"{number}_{kind}" if number else "", "type": _TYPES + kind}
         for number, kind in enumerate(kinds)

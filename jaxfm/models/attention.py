@@ -34,7 +34,7 @@ class AttentionSpec(NamedTuple):
 
     Attributes:
       path: a name of `kernels.KERNELS`, or "xla".
-      segment_ids: [B, T]; a token sees its own segment.
+      segment_ids: [B, T]; a token sees its own segment; see `segment_mask` for negative ones.
       window_radius: tokens of it that are more positions away are not seen; 0: no such limit.
       mask: both as a mask, where the path needs one ("xla" always).
       chunk: length in tokens of the chunks that "xla" cuts queries into; 0: it does not cut them.
@@ -100,9 +100,10 @@ def attend(
 def segment_mask(segment_ids_BT: jax.Array) -> jax.Array:
     """Returns bool [B, 1, T, T]: True where query and key are tokens of the same segment (0 is padding).
 
-    Padding attends to padding, so that no row of the softmax is empty; its outputs are never read.
+    A token of segment -n attends to the tokens of segment n, and none attends to it. Padding attends to padding, so
+    that no row of the softmax is empty; its outputs are never read.
     """
-    return (segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :])[:, None]
+    return (jnp.abs(segment_ids_BT)[:, :, None] == segment_ids_BT[:, None, :])[:, None]
 
 
 def local_mask(segment_ids_BT: jax.Array, positions_BT: jax.Array, window_radius: int, chunk: int) -> jax.Array:
@@ -113,11 +114,11 @@ def local_mask(segment_ids_BT: jax.Array, positions_BT: jax.Array, window_radius
     queries = [segment_ids_BT, positions_BT]
     keys = queries
     if chunk:
-        # What fills the last chunk, or lies before the first or after the last, is of segment -1, which no token has.
+        # What fills the last chunk, or lies before the first or after the last, is of segment -1, which no one sees.
         queries = [_cut(segment_ids_BT, chunk, -1), _cut(positions_BT, chunk, 0)]
         keys = [_with_neighbours(segment_ids_BT, chunk, -1), _with_neighbours(positions_BT, chunk, 0)]
     (query_segments, query_positions), (key_segments, key_positions) = queries, keys
-    same = query_segments[..., :, None] == key_segments[..., None, :]
+    same = jnp.abs(query_segments)[..., :, None] == key_segments[..., None, :]
     near = jnp.abs(query_positions[..., :, None] - key_positions[..., None, :]) <= window_radius
     return (same & near)[..., None, :, :]
 

@@ -276,7 +276,7 @@ def _splash(inputs: KernelInputs, window_radius: int, *, interpret: bool = False
         interpret=interpret,
     )
     q_BNTH, k_BNTH, v_BNTH = (jnp.swapaxes(x, 1, 2) for x in (q_BTNH * q_BTNH.shape[-1] ** -0.5, k_BTNH, v_BTNH))
-    context_BNTH = jax.vmap(kernel)(q_BNTH, k_BNTH, v_BNTH, kernels.SegmentIds(segment_ids_BT, segment_ids_BT))
+    context_BNTH = jax.vmap(kernel)(q_BNTH, k_BNTH, v_BNTH, kernels.SegmentIds(jnp.abs(segment_ids_BT), segment_ids_BT))
     assert isinstance(context_BNTH, jax.Array)
     return jnp.swapaxes(context_BNTH, 1, 2)
 

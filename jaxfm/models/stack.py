@@ -236,7 +236,7 @@ def apply_layers(
       layers: as `make_layers` makes them.
       common: as `relative.make_common` makes it.
       x_BTD: what a modality makes of its tokens [B, T, D] (`models.inputs`).
-      segment_ids_BT: [B, T], from 1; 0 is padding.
+      segment_ids_BT: [B, T], from 1; 0 is padding; -n: attends to segment n, unseen by all.
       positions_BT: [B, T], from 0 in each segment.
       build: how they are computed.
       key: turns dropout on.

@@ -36,7 +36,7 @@ from jaxfm.evaluation.ranking import rank_all
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.tables import Table
 from jaxfm.programs import plugins, program
-from jaxfm.programs.predict import Model
+from jaxfm.programs.model import Model
 from jaxfm.programs.search_index import embed_corpus, open_reranker
 
 USAGE = (

@@ -24,7 +24,7 @@ from jaxfm.observe.progress import Progress
 from jaxfm.observe.tables import Cell, Table, to_html, to_rich
 from jaxfm.observe.writers import to_json
 from jaxfm.programs import plugins, program
-from jaxfm.programs.predict import Model
+from jaxfm.programs.model import Model
 
 USAGE = (
     "usage: python -m jaxfm.probe --workdir=RUN --source=URI [--split=test] [--beside=RUN] [--role=query|document] "

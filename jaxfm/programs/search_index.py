@@ -24,7 +24,7 @@ from jaxfm.evaluation.calibration import read_calibration
 from jaxfm.evaluation.coverage import THRESHOLD
 from jaxfm.evaluation.ranking import rank_all
 from jaxfm.observe.progress import Progress
-from jaxfm.programs.predict import Model
+from jaxfm.programs.model import Model
 
 PORTION = 1024  # texts embedded at a time: what a process that is killed loses at most
 TOP = 10

@@ -13,7 +13,7 @@ import jax
 
 from jaxfm.config import Config
 from jaxfm.observe.writers import METRICS_FILE, read_metrics
-from jaxfm.programs.predict import Model
+from jaxfm.programs.model import Model
 from jaxfm.programs.train import train
 from jaxfm.schema import nested
 from jaxfm.tasks.registry import from_config_dict

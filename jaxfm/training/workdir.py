@@ -116,7 +116,15 @@ def with_values(config: Config, chosen: Mapping[str, Any]) -> Config:
 def _open_keys(config: Config) -> list[str]:
     """Returns the keys whose value stands for one that is chosen at the start of a run."""
     values = flatten(to_dict(config))
-    return [key for key, stands_for_others in _OPEN.items() if values[key] in stands_for_others]
+    of_task = {each.name: each.metadata for each in dataclasses.fields(config.task)}
+    return [
+        *(key for key, stands_for_others in _OPEN.items() if values[key] in stands_for_others),
+        *(
+            f"task.{name}"
+            for name, rules in of_task.items()
+            if "open" in rules and values[f"task.{name}"] == rules["open"]
+        ),
+    ]
 
 
 def identity(workdir: pathlib.Path, config: Config) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.programs import mine as mine_program
 from jaxfm.programs.mine import mine
-from jaxfm.programs.predict import Model
+from jaxfm.programs.model import Model
 from tests import tiny
 from tests.programs import embedding_run
 from tests.programs.test_predict import RUN_MANY

@@ -17,7 +17,8 @@ import pytest
 from jaxfm import files
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
-from jaxfm.programs.predict import Model, predict, predict_file
+from jaxfm.programs.model import Model
+from jaxfm.programs.predict import predict, predict_file
 from tests import tiny
 
 # Runs the program once for each list of arguments, in one process: its imports take longer than all that follows.
@@ -50,6 +51,7 @@ EMPTY: dict[str, dict[str, Any]] = {
     "multi": {"labels": [], "scores": {}},
     "regression": {"value": None},
     "embedding": {"vector": None},
+    "late_interaction": {"pair": "", "score": None},
     "qa": {"answer": None, "score": None, "answers": []},
     "masked_lm": {"tokens": [], "pseudo_perplexity": None},
     "replaced_token": {"tokens": []},

@@ -8,13 +8,13 @@ import pytest
 
 import jaxfm
 from jaxfm.config import Config
-from jaxfm.programs import evaluate, predict, train
+from jaxfm.programs import evaluate, model, predict, train
 
 
 def test_the_public_names_are_the_programs_functions() -> None:
     assert jaxfm.train is train.train
     assert jaxfm.evaluate is evaluate.evaluate
-    assert (jaxfm.predict, jaxfm.load, jaxfm.Model) == (predict.predict, predict.load, predict.Model)
+    assert (jaxfm.predict, jaxfm.load, jaxfm.Model) == (predict.predict, model.load, model.Model)
     assert jaxfm.Config is Config
     assert set(jaxfm.__all__) <= set(dir(jaxfm))
     with pytest.raises(AttributeError, match="no attribute 'fit'"):

@@ -16,7 +16,7 @@ import jaxfm
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.programs import search_index
-from jaxfm.programs.predict import Model
+from jaxfm.programs.model import Model
 from jaxfm.programs.retrieve import answer_lines, lines, retrieve, retrieve_file
 from jaxfm.programs.search_index import SearchIndex, open_index
 from tests import tiny

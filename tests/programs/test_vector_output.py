@@ -8,7 +8,8 @@ import pytest
 from jaxfm.config import Config
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
-from jaxfm.programs.predict import Model, predict_file
+from jaxfm.programs.model import Model
+from jaxfm.programs.predict import predict_file
 from jaxfm.programs.vector_output import form_of
 from jaxfm.tasks.registry import default_config, from_config_dict
 from tests import tiny

@@ -17,9 +17,10 @@ from jaxfm.core.objective import LossContext
 from jaxfm.data.text.grouped_rows import GroupedRows, pack_groups
 from jaxfm.parallel.mesh import build_abstract, initialise, make_mesh
 from jaxfm.schema import replaced
-from jaxfm.tasks.embedding.objective import EmbeddingObjective, SimilarityLoss
+from jaxfm.tasks.embedding.objective import EmbeddingObjective
 from jaxfm.tasks.embedding.spec import EmbeddingSpec
 from jaxfm.tasks.registry import default_config, from_config_dict
+from jaxfm.tasks.text_groups.similarity_loss import SimilarityLoss
 from jaxfm.training.session import Session, make_session
 from jaxfm.training.whole_batch import loss_of
 from tests import tiny

@@ -16,7 +16,7 @@ class Inputs(NamedTuple):
     Attributes:
       x_BTD: what each token is before the first layer [B, T, D], in the dtype of activations.
       segment_ids_BT: int32 [B, T]; a token attends to tokens of its own segment. Segments of a row count from 1; 0 is
-        padding.
+        padding. A token of segment -n attends to segment n, and no token attends to it.
       positions_BT: int32 [B, T]; positions count from 0 inside each segment.
     """
 

@@ -17,7 +17,8 @@ from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.export import write_model
 from jaxfm.hub.sentence_transformers import write_sentence_transformers
 from jaxfm.models.embedder import Embedder
-from jaxfm.tasks.embedding.spec import DOCUMENT, ROLES, EmbeddingSpec, EncodedTexts, encode_texts
+from jaxfm.tasks.embedding.spec import EmbeddingSpec
+from jaxfm.tasks.text_groups.encoding import DOCUMENT, ROLES, EncodedTexts, encode_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -131,7 +132,7 @@ class EmbeddingPredictor:
             width=spec.encoder.hidden_size,
             pooling=spec.pooling,
             normalize=spec.normalize,
-            prompts={role: spec.prompt(role) for role in ROLES},
+            prompts={role: spec.reading(role).prompt for role in ROLES},
             max_length=spec.window,
             similarity=spec.similarity,
             projection=params.get("projection/kernel"),
@@ -140,7 +141,7 @@ class EmbeddingPredictor:
     def card(self) -> CardPart:
         """Returns the task's part of the model card."""
         spec = self.spec
-        prompts = [f"{role}s begin with {spec.prompt(role)!r}" for role in ROLES if spec.prompt(role)]
+        prompts = [f"{role}s begin with {spec.reading(role).prompt!r}" for role in ROLES if spec.reading(role).prompt]
         said = f" Of the texts, {' and '.join(prompts)}." if prompts else ""
         does = (
             f"Turns a text into a vector of {spec.dimension} numbers; texts that belong together have similar vectors "

@@ -1,71 +1,39 @@
-"""A model of vectors beside its weights, its config keys, and texts to packed rows."""
+"""A model of vectors beside its weights, and its config keys."""
 
-# B batch, S segments (texts in a row), K texts a group, G groups a row, E embedding, N texts
+# B batch, S segments (texts in a row), K texts a group, G groups a row, E embedding
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import jax
-import numpy as np
 from flax import nnx
 
 from jaxfm.core.batch import BatchSpec
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.data.text.grouped_rows import group_fields
-from jaxfm.data.text.packing import PackedRows, build_rows
 from jaxfm.models.embedder import POOLINGS, Embedder
 from jaxfm.schema import field
+from jaxfm.tasks.text_groups.config import AUTO_PROMPT, SimilarityLossConfig, TextGroupsConfig
+from jaxfm.tasks.text_groups.encoding import QUERY, TextReading, batch_fields
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    pass
 
 NAME = "embedding"
-QUERY, DOCUMENT = ROLES = ("query", "document")
-KINDS = ("pairs", "scored", "teacher")
-LOSSES = {
-    "pairs": ("infonce", "triplet"),
-    "scored": ("cosent", "cosine"),
-    "teacher": ("margin_mse", "kl", "infonce"),
-}
-_TEXTS_PER_CALL = 1024  # bounds the memory that the tokenizer's own encodings take
 
 
 @dataclasses.dataclass(frozen=True)
-class EmbeddingLossConfig:
-    """What is minimised."""
-
-    function: str = field(
-        "auto",
-        "infonce: the positive among all texts of the batch; triplet: closer than the group's negatives by a margin; "
-        "cosent: the order of scored pairs; cosine: their scores themselves; margin_mse, kl: a teacher's scores; auto: "
-        "infonce for pairs, cosent for scored pairs, margin_mse for a teacher's scores",
-        choices=("auto", "infonce", "triplet", "cosent", "cosine", "margin_mse", "kl"),
-    )
-    temperature: float = field(0.05, "similarities are divided by it (not by triplet and cosine)", above=0.0)
-    learned_temperature: bool = field(False, "the temperature is trained, from `temperature` on")
-    symmetric: bool = field(False, "infonce: also the anchor of each positive among all anchors, half each")
-    margin: float = field(0.3, "triplet: how much more similar the positive must be", above=0.0)
-    score_range: float = field(1.0, "cosine: scores are divided by it to lie between -1 and 1", above=0.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class EmbeddingConfig:
+class EmbeddingConfig(TextGroupsConfig):
     """Texts to vectors: what they are learned from, and what a vector is."""
 
     name: str = field(NAME, "the task", choices=(NAME,))
-    kind: str = field(
-        "pairs",
-        "texts that belong together, with or without negatives (pairs); two texts and a number (scored); passages with "
-        "the scores of another model (teacher)",
-        choices=KINDS,
-    )
     pooling: str = field(
         "auto",
         "the vector of a text: the mean over its tokens, that of its first (cls) or last token; auto: as the first "
         "weights were trained (modules.json of sentence-transformers), else the mean",
         choices=("auto", *POOLINGS),
+        open="auto",
     )
     normalize: bool = field(True, "vectors have length 1, so that similarity is their cosine; False: dot product")
     dimension: int = field(
@@ -73,70 +41,20 @@ class EmbeddingConfig:
         "a linear map to vectors of so many numbers; 0: that of the first weights if they have one, else vectors are "
         "as wide as the encoder",
         at_least=0,
+        open=0,
     )
-    query_prompt: str = field("", "put before each anchor (query); empty: what the first weights were trained with")
-    document_prompt: str = field("", "put before each other text (document); empty: likewise")
-    negative_columns: str = field(
-        "", "pairs, teacher: columns of negatives, A,B,C, or one of lists; empty: negative, negative_1 ..., negatives"
+    query_prompt: str = field(
+        AUTO_PROMPT,
+        "put before each anchor (query); auto: what the first weights were trained with; empty: nothing",
+        open=AUTO_PROMPT,
     )
-    label_rule: str = field(
-        "",
-        "pairs: what a label of two texts means: nli (entailment: positive, contradiction: negative), binary (1: "
-        "positive), all (every row is a positive pair); empty: a source with such labels is refused",
-        choices=("", "nli", "binary", "all"),
+    document_prompt: str = field(
+        AUTO_PROMPT, "put before each other text (document); auto, empty: likewise", open=AUTO_PROMPT
     )
-    context_turns: int = field(3, "dialogues: turns before a response that are its context", at_least=1)
-    context_separator: str = field(
-        "", "dialogues: between the turns of a context; empty: the separator of the tokenizer"
-    )
-    responder: str = field("", "dialogues: the speaker whose turns are responses (SYSTEM); empty: every speaker")
-    negatives: int = field(4, "most negatives of a group that are read; the first ones", at_least=0)
     matryoshka: tuple[int, ...] = field(
         (), "the loss is the sum over vectors and their first n numbers, for each n (Kusupati et al. 2022)"
     )
-    loss: EmbeddingLossConfig = dataclasses.field(default_factory=EmbeddingLossConfig)
-
-
-class TextsSpec(Protocol):
-    """What a spec says of how groups of texts become rows, whatever a text becomes."""
-
-    @property
-    def kind(self) -> str:
-        """Of the groups."""
-        ...
-
-    @property
-    def row_length(self) -> int:
-        """Tokens a row."""
-        ...
-
-    @property
-    def texts(self) -> int:
-        """Most texts of a group."""
-        ...
-
-    @property
-    def groups(self) -> int:
-        """Most groups of a row."""
-        ...
-
-    @property
-    def positives(self) -> int:
-        """Most texts that are known to fit an anchor; 0: none is known."""
-        ...
-
-    @property
-    def segments(self) -> int:
-        """Most texts of a row."""
-        ...
-
-    def prompt(self, role: str) -> str:
-        """Returns what is put before a text of a role."""
-        ...
-
-    def length(self, role: str) -> int:
-        """Returns the tokens of a text of a role that are read."""
-        ...
+    loss: SimilarityLossConfig = dataclasses.field(default_factory=SimilarityLossConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,14 +108,9 @@ class EmbeddingSpec:
         """Most texts of a row, S."""
         return self.groups * self.texts
 
-    def prompt(self, role: str) -> str:
-        """Returns what is put before a text of a role."""
-        return self.query_prompt if role == QUERY else self.document_prompt
-
-    def length(self, role: str) -> int:
-        """Returns the tokens of a text that are read, the same for both roles."""
-        del role
-        return self.window
+    def reading(self, role: str) -> TextReading:
+        """Returns how a text of a role is read; both have one length."""
+        return TextReading(self.query_prompt if role == QUERY else self.document_prompt, self.window)
 
     def batch_spec(self) -> BatchSpec:
         """Packed groups of texts."""
@@ -219,64 +132,3 @@ class EmbeddingSpec:
     def outputs(self, model: Embedder, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns vectors, f32 [B, S, E]."""
         return {"vectors": model(batch)}
-
-
-@dataclasses.dataclass(frozen=True)
-class EncodedTexts:
-    """Texts as packed rows.
-
-    Attributes:
-      rows: what is computed.
-      cut: bool [N], which texts were longer than the window, so that their ends are not read.
-    """
-
-    rows: PackedRows
-    cut: np.ndarray
-
-    def per_text(self, values_NSE: np.ndarray) -> np.ndarray:
-        """Returns the value [N, ...] of each text, in the order they were given."""
-        return values_NSE[self.rows.example_locations[:, 0], self.rows.example_locations[:, 1]]
-
-
-def tokenize(
-    tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str], prompt: str, window: int
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Returns the tokens of each text after a prompt, special tokens included, and bool [N]: which had to be cut."""
-    tokens: list[np.ndarray] = []
-    cut: list[bool] = []
-    for first in range(0, len(texts), _TEXTS_PER_CALL):
-        batch = tokenizer(
-            [prompt + text for text in texts[first : first + _TEXTS_PER_CALL]],
-            truncation=True,
-            max_length=window,
-            padding=False,
-            return_attention_mask=False,
-            verbose=False,
-        )
-        for encoding in batch.encodings or ():
-            tokens.append(np.asarray(encoding.ids, np.int32))
-            cut.append(bool(encoding.overflowing))
-    return tokens, np.asarray(cut, bool)
-
-
-def batch_fields(spec: TextsSpec) -> BatchSpec:
-    """Returns the arrays of a batch of packed groups."""
-    scores = {"pairs": 0, "scored": 1}.get(spec.kind, spec.texts - 1)
-    return group_fields(spec.row_length, spec.groups, spec.texts, scores=scores, positives=spec.positives)
-
-
-def encode_texts(
-    spec: TextsSpec, tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str], role: str
-) -> EncodedTexts:
-    """Tokenizes and packs single texts of a role, each to become a vector."""
-    assert role in ROLES
-    tokens, cut = tokenize(tokenizer, texts, spec.prompt(role), spec.length(role))
-    return EncodedTexts(pack_texts(spec, tokenizer, tokens), cut)
-
-
-def pack_texts(spec: TextsSpec, tokenizer: "PreTrainedTokenizerFast", tokens: Sequence[np.ndarray]) -> PackedRows:
-    """Packs texts that are tokenized."""
-    pad_id = tokenizer.pad_token_id
-    assert isinstance(pad_id, int), "see check_tokenizer"
-    unknown = np.full(len(tokens), -1, np.int32)
-    return build_rows(tokens, unknown, spec.row_length, pad_id, None, max_segments=spec.segments)

@@ -22,31 +22,25 @@ from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import read_calibration
 from jaxfm.models.embedder import POOLINGS
 from jaxfm.schema import replaced
-from jaxfm.tasks.embedding.checks import check_groups
-from jaxfm.tasks.embedding.group_texts import (
-    TokenizedGroups,
-    evaluated_groups,
-    tokenize_groups,
-)
-from jaxfm.tasks.embedding.groups_task import GroupsTask, packed_training
-from jaxfm.tasks.embedding.objective import EmbeddingObjective, SimilarityLoss
+from jaxfm.tasks.embedding.objective import EmbeddingObjective
 from jaxfm.tasks.embedding.predictor import EmbeddingPredictor
-from jaxfm.tasks.embedding.scorer import METRIC, EmbeddingScorer
-from jaxfm.tasks.embedding.sources import (
-    check_training,
-    evaluated_note,
-    has_projection,
-    read_source,
-    similarity_loss,
-)
-from jaxfm.tasks.embedding.spec import DOCUMENT, NAME, QUERY, EmbeddingConfig, EmbeddingSpec
+from jaxfm.tasks.embedding.scorer import EmbeddingScorer
+from jaxfm.tasks.embedding.spec import NAME, EmbeddingConfig, EmbeddingSpec
 from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
+from jaxfm.tasks.text_groups.checks import check_groups
+from jaxfm.tasks.text_groups.config import prompt_or
+from jaxfm.tasks.text_groups.encoding import DOCUMENT, QUERY, TextReading
+from jaxfm.tasks.text_groups.group_texts import TokenizedGroups, evaluated_groups, tokenize_groups
+from jaxfm.tasks.text_groups.groups_task import GroupsTask, packed_training
+from jaxfm.tasks.text_groups.scorer import METRIC
+from jaxfm.tasks.text_groups.similarity_loss import SimilarityLoss, similarity_loss
+from jaxfm.tasks.text_groups.sources import check_training, evaluated_note, has_projection, read_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _SOME_TEXT = 16  # tokens, where no data says how long texts are
-_TAKEN_OVER = ("normalize", "dimension", "query_prompt", "document_prompt")
+_TAKEN_OVER = ("dimension", "query_prompt", "document_prompt")  # where the config leaves them open
 _USUAL_POOLING = "mean"  # Reimers and Gurevych 2019, table 6
 
 
@@ -62,7 +56,7 @@ class EmbeddingDefinition:
 
     def abstract_objective(self, config: Config, encoder: EncoderConfig) -> EmbeddingObjective:
         """Builds model and loss without data or tokenizer, for shapes alone."""
-        config = assumed_shapes(config)
+        config = _without_layout(assumed_shapes(config))
         texts = 2 + (config.task.negatives if config.task.kind == "teacher" else 0)
         groups = max(config.data.row_length // (_SOME_TEXT * texts), 1) if config.data.packed else 1
         spec = _spec(config, encoder, texts=texts, groups=groups, positives=0)
@@ -155,7 +149,7 @@ def taken_over(config: Config, initial: Initial) -> tuple[Config, tuple[str, ...
     """
     layout, task = initial.sentence, config.task
     if layout is None or (layout.unread and task.pooling != "auto"):
-        return config, ()
+        return _without_layout(config), ()
     if layout.unread:
         raise UserError(
             f"config.task.pooling: is 'auto', but the files of {config.model.init!r} (modules.json) make vectors by "
@@ -167,10 +161,18 @@ def taken_over(config: Config, initial: Initial) -> tuple[Config, tuple[str, ...
         "task.pooling": layout.pooling if task.pooling == "auto" else task.pooling,
         "task.normalize": task.normalize and layout.normalize,
         "task.dimension": task.dimension or (0 if projection is None else projection.shape[-1]),
-        "task.query_prompt": task.query_prompt or layout.prompts.get(QUERY, ""),
-        "task.document_prompt": task.document_prompt or layout.prompts.get(DOCUMENT, ""),
+        "task.query_prompt": prompt_or(task.query_prompt, layout.prompts.get(QUERY, "")),
+        "task.document_prompt": prompt_or(task.document_prompt, layout.prompts.get(DOCUMENT, "")),
     }
     return replaced(config, values), (f"vectors: as modules.json of {config.model.init} says",)
+
+
+def _without_layout(config: Config) -> Config:
+    """Returns the config with no prompt where it leaves one open."""
+    prompts = {
+        f"task.{name}": prompt_or(getattr(config.task, name), "") for name in ("query_prompt", "document_prompt")
+    }
+    return replaced(config, prompts)
 
 
 def _shaped(
@@ -178,12 +180,12 @@ def _shaped(
 ) -> tuple[EmbeddingSpec, TokenizedGroups]:
     """Returns the spec of the training groups, whose lengths decide that of rows, and their tokens."""
     texts = max(len(group.others) for group in groups) + 1
-    prompts = (config.task.query_prompt, config.task.document_prompt)
     encoder, limit = initial.encoder, initial.sentence.max_length if initial.sentence else 0
     longest = config.data.window or min(limit or encoder.max_positions, encoder.max_positions)
     if config.data.row_length != AUTO:
         longest = window_length(config.data, encoder.max_positions)
-    tokenized = tokenize_groups(tokenizer, groups, prompts, (longest, longest))
+    prompts = (config.task.query_prompt, config.task.document_prompt)
+    tokenized = tokenize_groups(tokenizer, groups, (TextReading(prompts[0], longest), TextReading(prompts[1], longest)))
     config = with_row_length(config, tokenized.lengths, encoder.max_positions * texts)
     if not config.data.window and longest < config.data.row_length:
         config = replaced(config, {"data.window": longest})

@@ -1,11 +1,11 @@
-"""MaxSim: of each token of a query the most similar token of a document, summed over the query's tokens.
+"""MaxSim of a batch: of each token of a query the most similar token of a document, summed over the query's tokens.
 
 Khattab and Zaharia 2020, equation 3. A text is a segment of a packed row, so queries and documents of a batch lie among
 each other; queries are taken out of their rows (they are short), documents are compared where they lie.
 """
 
 # B rows of queries, R rows of documents, T tokens, S = G K segments of a row, G groups a row, K texts a group,
-# J = K - 1 texts beside the anchor, L tokens of a query, P numbers a vector, N texts
+# J = K - 1 texts beside the anchor, L tokens of a query, P numbers a vector
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,13 @@ def taken_out(
 
 
 def similarities(
-    vectors_BTP: jax.Array, segment_ids_BT: jax.Array, *, groups: int, texts: int, query_length: int
+    vectors_BTP: jax.Array,
+    segment_ids_BT: jax.Array,
+    compared_BT: jax.Array,
+    *,
+    groups: int,
+    texts: int,
+    query_length: int,
 ) -> jax.Array:
     """Returns MaxSim of each anchor with each other text of the batch, f32 [n, n, J], n = B G; 0 where one is absent.
 
@@ -44,12 +50,13 @@ def similarities(
 
     Args:
       vectors_BTP: of length 1.
-      segment_ids_BT: text k of group g of a row is segment g K + k + 1.
+      segment_ids_BT: text k of group g of a row is segment g K + k + 1; tokens of negative ones belong to it too.
+      compared_BT: bool, which tokens are compared where they are of a document.
       groups: G.
       texts: K.
       query_length: tokens of an anchor that are compared, L.
     """
-    rows = len(vectors_BTP)
+    rows, segment_ids_BT = len(vectors_BTP), jnp.abs(segment_ids_BT)
     queries_BGLP, is_token_BGL = taken_out(
         vectors_BTP, segment_ids_BT, np.arange(groups) * texts + 1, query_length
     )  # fmt: skip
@@ -57,7 +64,7 @@ def similarities(
     is_token_BGL = constrain(is_token_BGL, "batch", "segments", "segments")
     # Every device compares its queries with the documents of all devices.
     documents_RTP = constrain(vectors_BTP, "compared", "compared", "features")
-    segments_RT = constrain(segment_ids_BT, "compared", "compared")
+    segments_RT = constrain(jnp.where(compared_BT, segment_ids_BT, 0), "compared", "compared")
     numbers = jnp.asarray([group * texts + text + 1 for group in range(groups) for text in range(1, texts)])
 
     @jax.checkpoint
@@ -82,31 +89,3 @@ def best_of(products: jax.Array, is_here_ST: jax.Array) -> jax.Array:
     """
     masked = jnp.where(is_here_ST, jax.lax.stop_gradient(products)[..., None, :], _NEVER)
     return jnp.take_along_axis(products, jnp.argmax(masked, axis=-1), axis=-1)
-
-
-def rank_all(
-    queries: list[np.ndarray], documents: list[np.ndarray], ranks: int, *, chunk: int = 1024
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the documents of each query, the most similar first, int32 [Q, ranks], and their MaxSim f32 [Q, ranks].
-
-    Args:
-      queries: vectors [L, P] of the tokens of each.
-      documents: the same.
-      ranks: at most the number of documents.
-      chunk: documents that are compared at a time with one query after the other.
-    """
-    scores = np.empty((len(queries), len(documents)), np.float32)
-    for first in range(0, len(documents), chunk):
-        part = documents[first : first + chunk]
-        joined = np.concatenate(part)
-        starts = np.concatenate([[0], np.cumsum([len(each) for each in part])[:-1]])
-        for row, query in enumerate(queries):
-            best = np.maximum.reduceat(query @ joined.T, starts, axis=1)
-            scores[row, first : first + len(part)] = best.sum(axis=0)
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :ranks].astype(np.int32)
-    return order, np.take_along_axis(scores, order, axis=1)
-
-
-def maxsim(query_LP: np.ndarray, document_MP: np.ndarray) -> float:
-    """Returns MaxSim of two texts."""
-    return float((query_LP @ document_MP.T).max(axis=1).sum())

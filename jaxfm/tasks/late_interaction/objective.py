@@ -12,9 +12,9 @@ from jaxfm.core.objective import Loss, LossContext
 from jaxfm.models import flops
 from jaxfm.models.dropout import DropoutKey
 from jaxfm.models.token_embedder import TokenEmbedder
-from jaxfm.tasks.embedding.objective import SimilarityLoss
 from jaxfm.tasks.late_interaction.maxsim import similarities
 from jaxfm.tasks.late_interaction.spec import LateInteractionSpec
+from jaxfm.tasks.text_groups.similarity_loss import SimilarityLoss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,12 @@ class LateInteractionObjective:
         del context
         spec = self.spec
         found = similarities(
-            embedded, batch["segment_ids"], groups=spec.groups, texts=spec.texts, query_length=spec.query_length
+            embedded,
+            batch["segment_ids"],
+            spec.compared(batch["tokens"]),
+            groups=spec.groups,
+            texts=spec.texts,
+            query_length=spec.query_length,
         )
         return self.similarity_loss(found, batch, model.scale(self.similarity_loss.scale))
 

@@ -11,13 +11,13 @@ import numpy as np
 from jaxfm.core.model_card import CardPart
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.errors import UserError
+from jaxfm.evaluation.maxsim import maxsim
 from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.export import write_model
-from jaxfm.hub.sentence_transformers import write_multi_vector
+from jaxfm.hub.multi_vector import write_multi_vector
 from jaxfm.models.token_embedder import TokenEmbedder
-from jaxfm.tasks.embedding.spec import DOCUMENT, QUERY, ROLES, EncodedTexts, pack_texts, tokenize
-from jaxfm.tasks.late_interaction.maxsim import maxsim
 from jaxfm.tasks.late_interaction.spec import LateInteractionSpec, token_vectors
+from jaxfm.tasks.text_groups.encoding import DOCUMENT, QUERY, ROLES, EncodedTexts, encode_texts, pack_texts, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -38,7 +38,7 @@ class EncodedPairs:
 
 @dataclasses.dataclass(frozen=True)
 class LateInteractionPredictor:
-    """Pairs of a query and a document in, their similarity out (implements jaxfm.core.task.Predictor)."""
+    """Pairs of a query and a document in, their similarity out (implements core.task.Predictor and EmbedsTokens)."""
 
     spec: LateInteractionSpec
     tokenizer: "PreTrainedTokenizerFast"
@@ -48,6 +48,20 @@ class LateInteractionPredictor:
     splitters = ()
     labels = ()
     pairs = True
+    roles = ROLES
+
+    @property
+    def dimension(self) -> int:
+        """Numbers of a vector."""
+        return self.spec.dimension
+
+    def embedding_rows(self, texts: Sequence[str], role: str) -> EncodedTexts:
+        """Packs texts of a role."""
+        return encode_texts(self.spec, self.tokenizer, texts, role)
+
+    def token_vectors(self, encoded: EncodedTexts, outputs: Mapping[str, np.ndarray], role: str) -> list[np.ndarray]:
+        """Returns the vectors f32 [L, P] of the tokens of each text that are compared."""
+        return token_vectors(self.spec, encoded, outputs, len(encoded.rows.example_locations) if role == QUERY else 0)
 
     def with_splitter(self, splitter: str) -> "LateInteractionPredictor":
         """Never called: a text is read as a whole."""
@@ -61,7 +75,7 @@ class LateInteractionPredictor:
         """Packs {"text": a query, "pair": a document}."""
         kept = tuple({"text": str(record["text"]), "pair": str(record["pair"])} for record in records)
         parts = [
-            tokenize(self.tokenizer, [record[name] for record in kept], self.spec.prompt(role), self.spec.length(role))
+            tokenize(self.tokenizer, [record[name] for record in kept], self.spec.reading(role))
             for name, role in (("text", QUERY), ("pair", DOCUMENT))
         ]
         rows = pack_texts(self.spec, self.tokenizer, [text for found, _ in parts for text in found])
@@ -72,7 +86,8 @@ class LateInteractionPredictor:
 
         "truncated": true says that the end of a text was not read.
         """
-        vectors, count = token_vectors(encoded.texts, outputs), len(encoded.records)
+        count = len(encoded.records)
+        vectors = token_vectors(self.spec, encoded.texts, outputs, count)
         results = []
         for number, record in enumerate(encoded.records):
             cut = bool(encoded.texts.cut[number] or encoded.texts.cut[count + number])
@@ -85,7 +100,7 @@ class LateInteractionPredictor:
         """Returns both texts and the similarity."""
         score = "no text" if result["score"] is None else f"{result['score']:.4f}"
         cut = ["  (a text is longer than the model reads: its end is left out)"] if result.get("truncated") else []
-        return [f"{result['text']} | {result['pair']}", *cut, f"  MaxSim {score}"]
+        return [result["text"], f"  {result['pair']}", *cut, f"  MaxSim {score}"]
 
     def hf_problem(self) -> str:
         """Returns why `write_hf` would refuse; "" where it would not."""
@@ -100,8 +115,10 @@ class LateInteractionPredictor:
         write_multi_vector(
             folder,
             projection=params["projection/kernel"],
-            prompts={role: self.spec.prompt(role) for role in ROLES},
-            lengths={role: self.spec.length(role) for role in ROLES},
+            prompts={role: self.spec.reading(role).prompt for role in ROLES},
+            lengths={role: self.spec.reading(role).length for role in ROLES},
+            expansion=self.spec.query_expansion,
+            skipped=self.tokenizer.convert_ids_to_tokens(list(self.spec.skipped)),
         )
 
     def card(self) -> CardPart:
@@ -121,4 +138,9 @@ class LateInteractionPredictor:
             f"Queries begin with {spec.query_prompt!r}, documents with {spec.document_prompt!r}. It reads "
             f"{spec.query_length} tokens of a query and {spec.document_length} of a document; longer ones are cut."
         )
+        if spec.query_expansion != "none":
+            reads += " Shorter queries are filled up with mask tokens, which are compared as well."
+        if spec.skipped:
+            skipped = " ".join(self.tokenizer.convert_ids_to_tokens(list(spec.skipped)))
+            reads += f" Of documents these tokens are not compared: {skipped}."
         return CardPart("Late interaction", "sentence-similarity", does, code, reads)

@@ -7,18 +7,22 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxfm.tasks.embedding.scorer import EmbeddingScorer
-from jaxfm.tasks.late_interaction import maxsim
-from jaxfm.tasks.late_interaction.spec import token_vectors
+from jaxfm.evaluation import maxsim
+from jaxfm.tasks.late_interaction.spec import LateInteractionSpec, token_vectors
+from jaxfm.tasks.text_groups.scorer import GroupsScorer
 
 
 @dataclasses.dataclass(frozen=True)
-class LateInteractionScorer(EmbeddingScorer):
+class LateInteractionScorer(GroupsScorer):
     """A split's groups and their texts (implements jaxfm.core.task.Scorer)."""
+
+    spec: LateInteractionSpec
 
     def rank_all(self, outputs: Mapping[str, np.ndarray], ranks: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the documents of each query, the most similar first, int32 [Q, K], and MaxSim f32 [Q, K]."""
-        return maxsim.rank_all(*self._texts(outputs), ranks)
+        queries, documents = self._texts(outputs)
+        ends = np.cumsum([len(document) for document in documents])
+        return maxsim.rank_all(queries, np.concatenate(documents), ends, ranks)
 
     def similarities(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Returns MaxSim of the two texts of each pair, float64 [M]."""
@@ -35,5 +39,6 @@ class LateInteractionScorer(EmbeddingScorer):
         return ()
 
     def _texts(self, outputs: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        found = token_vectors(self.evaluated.encoded, outputs)
-        return found[: len(self.evaluated.queries)], found[len(self.evaluated.queries) :]
+        count = len(self.evaluated.queries)
+        found = token_vectors(self.spec, self.evaluated.encoded, outputs, count)
+        return found[:count], found[count:]

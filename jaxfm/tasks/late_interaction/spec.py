@@ -6,58 +6,77 @@ import dataclasses
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxfm.config import AUTO
 from jaxfm.core.batch import BatchSpec
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.token_embedder import TokenEmbedder
 from jaxfm.schema import field
-from jaxfm.tasks.embedding.spec import KINDS, QUERY, EmbeddingLossConfig, EncodedTexts, batch_fields
+from jaxfm.tasks.text_groups.config import AUTO_PROMPT, SimilarityLossConfig, TextGroupsConfig
+from jaxfm.tasks.text_groups.encoding import EXPANSIONS, QUERY, EncodedTexts, TextReading, batch_fields
 
 NAME = "late_interaction"
+_AUTO = {"auto": AUTO}
 SIMILARITY = "maxsim"
 
 
 @dataclasses.dataclass(frozen=True)
-class LateInteractionLossConfig(EmbeddingLossConfig):
+class LateInteractionLossConfig(SimilarityLossConfig):
     """What is minimised. MaxSim is a sum over a query's tokens, so it needs no temperature to tell texts apart."""
 
     temperature: float = field(1.0, "similarities are divided by it (not by triplet and cosine)", above=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class LateInteractionConfig:
+class LateInteractionConfig(TextGroupsConfig):
     """Texts to a vector a token, compared by MaxSim."""
 
     name: str = field(NAME, "the task", choices=(NAME,))
-    kind: str = field(
-        "pairs",
-        "texts that belong together, with or without negatives (pairs); two texts and a number (scored); passages with "
-        "the scores of another model (teacher)",
-        choices=KINDS,
+    dimension: int = field(
+        AUTO,
+        "numbers of a token's vector; auto: as the first weights have, else 128",
+        words=_AUTO,
+        at_least=1,
+        open=AUTO,
     )
-    dimension: int = field(128, "numbers of a token's vector", at_least=1)
-    query_prompt: str = field("[Q] ", "put before each anchor (query)")
-    document_prompt: str = field("[D] ", "put before each other text (document)")
-    query_length: int = field(32, "tokens of a query that are read, the prompt and special ones included", at_least=2)
-    document_length: int = field(180, "the same of a document", at_least=2)
-    negative_columns: str = field(
-        "", "pairs, teacher: columns of negatives, A,B,C, or one of lists; empty: negative, negative_1 ..., negatives"
+    query_prompt: str = field(
+        AUTO_PROMPT,
+        "put before each anchor (query); auto: as the first weights were trained (PyLate's files or those of "
+        "sentence-transformers 6), else '[Q] '; empty: nothing",
+        open=AUTO_PROMPT,
     )
-    label_rule: str = field(
-        "",
-        "pairs: what a label of two texts means: nli (entailment: positive, contradiction: negative), binary (1: "
-        "positive), all (every row is a positive pair); empty: a source with such labels is refused",
-        choices=("", "nli", "binary", "all"),
+    document_prompt: str = field(
+        AUTO_PROMPT, "put before each other text (document); auto: likewise, else '[D] '", open=AUTO_PROMPT
     )
-    context_turns: int = field(3, "dialogues: turns before a response that are its context", at_least=1)
-    context_separator: str = field(
-        "", "dialogues: between the turns of a context; empty: the separator of the tokenizer"
+    query_length: int = field(
+        AUTO,
+        "tokens of a query that are read, the prompt and special ones included; auto: as the first weights were "
+        "trained, else 32",
+        words=_AUTO,
+        at_least=2,
+        open=AUTO,
     )
-    responder: str = field("", "dialogues: the speaker whose turns are responses (SYSTEM); empty: every speaker")
-    negatives: int = field(4, "most negatives of a group that are read; the first ones", at_least=0)
+    document_length: int = field(
+        AUTO, "the same of a document; auto: likewise, else 180", words=_AUTO, at_least=2, open=AUTO
+    )
+    query_expansion: str = field(
+        "auto",
+        "mask tokens that fill a query up to query_length and are compared like its own tokens: attended (its own "
+        "tokens see them), unattended (they do not: ColBERT as published, PyLate's default), none; auto: as the first "
+        "weights were trained, else none",
+        choices=("auto", *EXPANSIONS),
+        open="auto",
+    )
+    skipped_tokens: str = field(
+        "auto",
+        "tokens of documents that are not compared, with spaces between them; punctuation: those of ASCII; none; auto: "
+        "as the first weights were trained, else none",
+        open="auto",
+    )
     loss: LateInteractionLossConfig = dataclasses.field(default_factory=LateInteractionLossConfig)
 
 
@@ -78,6 +97,8 @@ class LateInteractionSpec:
       groups: most groups of a training row, G.
       positives: most texts that are known to fit an anchor, beside its own positive; 0: none is known.
       learned_scale: what the trained scale of similarities started from; 0: it is fixed.
+      query_expansion: what fills a query up to its length: "none", or "attended" or "unattended" mask tokens.
+      skipped: tokens of documents that are not compared.
     """
 
     kind: str
@@ -92,19 +113,23 @@ class LateInteractionSpec:
     groups: int
     positives: int
     learned_scale: float = 0.0
+    query_expansion: str = "none"
+    skipped: tuple[int, ...] = ()
 
     @property
     def segments(self) -> int:
         """Most texts of a row, S."""
         return self.groups * self.texts
 
-    def prompt(self, role: str) -> str:
-        """Returns what is put before a text of a role."""
-        return self.query_prompt if role == QUERY else self.document_prompt
+    def reading(self, role: str) -> TextReading:
+        """Returns how a text of a role is read."""
+        if role == QUERY:
+            return TextReading(self.query_prompt, self.query_length, self.query_expansion)
+        return TextReading(self.document_prompt, self.document_length)
 
-    def length(self, role: str) -> int:
-        """Returns the tokens of a text of a role that are read."""
-        return self.query_length if role == QUERY else self.document_length
+    def compared(self, tokens_BT: jax.Array) -> jax.Array:
+        """Returns which tokens are compared where they are of a document, bool [B, T]."""
+        return ~jnp.isin(tokens_BT, jnp.asarray(self.skipped, jnp.int32))
 
     def batch_spec(self) -> BatchSpec:
         """Packed groups of texts."""
@@ -121,10 +146,17 @@ class LateInteractionSpec:
         return {"vectors": model(batch)}
 
 
-def token_vectors(encoded: EncodedTexts, outputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """Returns the vectors [L, P] of the tokens of each text, in the order the texts were given."""
+def token_vectors(
+    spec: LateInteractionSpec, encoded: EncodedTexts, outputs: Mapping[str, np.ndarray], queries: int
+) -> list[np.ndarray]:
+    """Returns the vectors [L, P] of the tokens of each text, in the order the texts were given.
+
+    The first `queries` of them are queries; of the others, documents, the tokens that are skipped are left out.
+    """
     rows = encoded.rows
-    return [
-        outputs["vectors"][row][rows.segment_ids[row] == segment + 1]
-        for row, segment, *_ in rows.example_locations.tolist()
-    ]
+    compared = ~np.isin(rows.tokens, np.asarray(spec.skipped, np.int32))
+    found = []
+    for number, (row, segment, *_) in enumerate(rows.example_locations.tolist()):
+        own_T = np.abs(rows.segment_ids[row]) == segment + 1
+        found.append(outputs["vectors"][row][own_T if number < queries else own_T & compared[row]])
+    return found

@@ -2,6 +2,7 @@
 
 # M groups, K texts a group
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,30 +20,37 @@ from jaxfm.data.text.packing import most_together
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError
 from jaxfm.schema import replaced
-from jaxfm.tasks.embedding.checks import check_groups
-from jaxfm.tasks.embedding.group_texts import (
-    TokenizedGroups,
-    evaluated_groups,
-    tokenize_groups,
-)
-from jaxfm.tasks.embedding.groups_task import GroupsTask, packed_training
-from jaxfm.tasks.embedding.scorer import METRIC
-from jaxfm.tasks.embedding.sources import (
-    check_training,
-    evaluated_note,
-    has_projection,
-    read_source,
-    similarity_loss,
-)
 from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
+from jaxfm.tasks.late_interaction.layout import check_expansion, skipped_ids, taken_over, with_defaults, with_markers
 from jaxfm.tasks.late_interaction.objective import LateInteractionObjective
 from jaxfm.tasks.late_interaction.predictor import LateInteractionPredictor
 from jaxfm.tasks.late_interaction.scorer import LateInteractionScorer
 from jaxfm.tasks.late_interaction.spec import NAME, LateInteractionConfig, LateInteractionSpec
+from jaxfm.tasks.text_groups.checks import check_groups
+from jaxfm.tasks.text_groups.encoding import TextReading
+from jaxfm.tasks.text_groups.group_texts import TokenizedGroups, evaluated_groups, tokenize_groups
+from jaxfm.tasks.text_groups.groups_task import GroupsTask, packed_training
+from jaxfm.tasks.text_groups.scorer import METRIC
+from jaxfm.tasks.text_groups.similarity_loss import similarity_loss
+from jaxfm.tasks.text_groups.sources import check_training, evaluated_note, has_projection, read_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+_OPEN = (
+    "dimension",
+    "query_prompt",
+    "document_prompt",
+    "query_length",
+    "document_length",
+    "query_expansion",
+    "skipped_tokens",
+)
+_EXPANDED = {
+    "none": "",
+    "attended": ", filled up with mask tokens",
+    "unattended": ", filled up with mask tokens that its own do not see",
+}
 _SOME_TEXT = 16  # tokens, where no data says how long texts are
 
 
@@ -56,7 +64,7 @@ class LateInteractionDefinition:
 
     def abstract_objective(self, config: Config, encoder: EncoderConfig) -> LateInteractionObjective:
         """Builds model and loss without data or tokenizer, for shapes alone."""
-        config = assumed_shapes(config)
+        config = with_defaults(assumed_shapes(config))
         texts = 2 + (config.task.negatives if config.task.kind == "teacher" else 0)
         groups = max(config.data.row_length // (_SOME_TEXT * texts), 1) if config.data.packed else 1
         return LateInteractionObjective(_spec(config, encoder, texts=texts, groups=groups), similarity_loss(config))
@@ -68,11 +76,15 @@ class LateInteractionDefinition:
           UserError: no training data, a loss that the kind of data is not for, a single pair of training.
         """
         loss = similarity_loss(config)
-        tokenizer = open_tokenizer(initial)
+        config, layout_notes = taken_over(config, initial)
+        tokenizer = with_markers(open_tokenizer(initial), initial)
+        check_expansion(config, tokenizer)
+        skipped, skipped_note = skipped_ids(config, tokenizer)
         read = read_source(config, None, tokenizer)
         groups = {split: found.groups for split, found in read.items()}
         check_training(config.data.source, config.task.kind, groups["train"], loss.function)
         spec, tokenized = _shaped(config, initial.encoder, tokenizer, groups["train"])
+        spec = dataclasses.replace(spec, skipped=skipped)
         spec, train, notes = packed_training(spec, groups["train"], tokenized, tokenizer, config.seed, loss.function)
         evaluated = {
             split: evaluated_groups(spec, tokenizer, found) for split, found in groups.items() if split != "train"
@@ -82,15 +94,21 @@ class LateInteractionDefinition:
         said = (
             *initial.notes,
             *initial.left_over(used),
+            *layout_notes,
             f"vectors: {spec.dimension} numbers a token; MaxSim of queries of {spec.query_length} tokens "
-            f"({spec.query_prompt!r}) and documents of {spec.document_length} ({spec.document_prompt!r}); loss "
-            f"{loss.function}",
+            f"({spec.query_prompt!r}{_EXPANDED[spec.query_expansion]}) and documents of {spec.document_length} "
+            f"({spec.document_prompt!r}); loss {loss.function}",
+            *([skipped_note] if skipped_note else ()),
             *(found.note for found in read.values()),
             *notes,
             *(evaluated_note(split, found, spec) for split, found in evaluated.items()),
         )
         params = {name: value for name, value in initial.params.items() if name.startswith(used)}
-        chosen = {"data.row_length": spec.row_length, "eval.metric": metric}
+        chosen = {
+            "data.row_length": spec.row_length,
+            "eval.metric": metric,
+            **{f"task.{name}": getattr(config.task, name) for name in _OPEN},
+        }
         objective = LateInteractionObjective(spec, loss)
         return GroupsTask(
             NAME, LateInteractionScorer, objective, tokenizer, groups, train, evaluated, said, chosen
@@ -98,7 +116,10 @@ class LateInteractionDefinition:
 
     def check(self, config: Config, initial: Initial) -> DataCheck:
         """Reads the source as `create` does and says what a person should know of it before training."""
-        tokenizer = open_tokenizer(initial)
+        config, _ = taken_over(config, initial)
+        tokenizer = with_markers(open_tokenizer(initial), initial)
+        check_expansion(config, tokenizer)
+        skipped_ids(config, tokenizer)
         read = read_source(config, None, tokenizer)
         groups = {split: found.groups for split, found in read.items()}
         spec, _ = _shaped(config, initial.encoder, tokenizer, groups["train"])
@@ -143,10 +164,15 @@ def _shaped(
     """Returns the spec of the training groups, whose lengths decide that of rows, and their tokens."""
     texts = max(len(group.others) for group in groups) + 1
     task = config.task
-    lengths = tuple(min(length, encoder.max_positions) for length in (task.query_length, task.document_length))
-    prompts = (task.query_prompt, task.document_prompt)
-    tokenized = tokenize_groups(tokenizer, groups, prompts, (lengths[0], lengths[1]))
+    lengths = [min(length, encoder.max_positions) for length in (task.query_length, task.document_length)]
+    query = TextReading(task.query_prompt, lengths[0], task.query_expansion)
+    tokenized = tokenize_groups(tokenizer, groups, (query, TextReading(task.document_prompt, lengths[1])))
     config = with_row_length(config, tokenized.lengths, lengths[0] + lengths[1] * (texts - 1))
+    if task.query_expansion != "none" and config.data.row_length < 2 * lengths[0]:
+        raise UserError(
+            f"config.data.row_length: rows of {config.data.row_length} tokens do not hold a document beside a query "
+            f"filled up to config.task.query_length={lengths[0]}. Give {2 * lengths[0]} or more."
+        )
     together = np.minimum(tokenized.lengths, config.data.row_length)
     count = most_together(together, config.data.row_length) if config.data.packed else 1
     return _spec(config, encoder, texts=texts, groups=count), tokenized
@@ -171,4 +197,5 @@ def _spec(config: Config, encoder: EncoderConfig, *, texts: int, groups: int) ->
         groups=groups,
         positives=0,
         learned_scale=1.0 / task.loss.temperature if task.loss.learned_temperature else 0.0,
+        query_expansion=task.query_expansion,
     )

@@ -14,7 +14,8 @@ from jaxfm.observe.progress import Progress
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.export import export
-from jaxfm.programs.predict import Model, predict, predict_file
+from jaxfm.programs.model import Model
+from jaxfm.programs.predict import predict, predict_file
 from jaxfm.programs.train import train
 from jaxfm.tasks.classification.task import ClassificationTask
 from jaxfm.training.saved_run import open_run

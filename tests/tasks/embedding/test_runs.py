@@ -11,7 +11,7 @@ from jaxfm.observe.progress import Progress
 from jaxfm.programs.check import check
 from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.export import export
-from jaxfm.programs.predict import Model
+from jaxfm.programs.model import Model
 from jaxfm.programs.train import train
 from tests import tiny
 

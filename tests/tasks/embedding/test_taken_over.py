@@ -13,6 +13,7 @@ from jaxfm.errors import UserError
 from jaxfm.tasks import registry
 from jaxfm.tasks.embedding.task import taken_over
 from jaxfm.tasks.registry import default_config, from_config_dict
+from jaxfm.training import workdir as workdirs
 from jaxfm.training.initial import resolve
 from tests import tiny
 
@@ -41,6 +42,9 @@ def test_pooling_prompts_and_size(made):
     assert (found.pooling, found.query_prompt, found.document_prompt) == ("cls", "q: ", "d: ") and found.normalize
     found = taken(made, LAYOUT, task__pooling="mean", task__query_prompt="mine ")
     assert (found.pooling, found.query_prompt, found.document_prompt) == ("mean", "mine ", "d: ")
+    assert taken(made, LAYOUT, task__query_prompt="").query_prompt == "", "a prompt can be switched off"
+    none = taken(made, None)
+    assert none.query_prompt == none.document_prompt == "", "without files there is none"
     assert not taken(made, dataclasses.replace(LAYOUT, normalize=False)).normalize
     assert taken(made, None).pooling == "auto"
     config, initial = made
@@ -64,3 +68,17 @@ def test_what_is_not_computed_is_refused_unless_a_pooling_is_named(made):
     with pytest.raises(UserError, match="config.task.pooling: is 'auto', but .* by the pooling max, which is not comp"):
         taken(made, layout)
     assert taken(made, layout, task__pooling="mean").query_prompt == ""
+
+
+def test_what_was_chosen_is_kept_and_an_older_run_goes_on(made, tmp_path):
+    """config.json has the prompts themselves; the same command later means the same run, as it does for older ones."""
+    config, initial = made
+    task, _ = registry.create(config, dataclasses.replace(initial, sentence=LAYOUT))
+    kept = workdirs.with_values(config, task.chosen)
+    assert (kept.task.query_prompt, kept.task.pooling) == ("q: ", "cls") and config.task.query_prompt == "auto"
+    workdirs.write_config(tmp_path / "run", kept)
+    again = workdirs.with_chosen(tmp_path / "run", config)
+    assert again == kept and workdirs.status(tmp_path / "run", again) == "half-way"
+    older = tiny.replaced(config, task__query_prompt="", task__document_prompt="")  # config.json as it once was
+    workdirs.write_config(tmp_path / "older", workdirs.with_values(older, {"data.row_length": 48}))
+    assert workdirs.status(tmp_path / "older", workdirs.with_chosen(tmp_path / "older", config)) == "half-way"

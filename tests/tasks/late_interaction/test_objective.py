@@ -10,9 +10,9 @@ from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.objective import LossContext
 from jaxfm.data.text.grouped_rows import pack_groups
 from jaxfm.parallel import mesh as meshes
-from jaxfm.tasks.embedding.objective import SimilarityLoss
 from jaxfm.tasks.late_interaction.objective import LateInteractionObjective
 from jaxfm.tasks.late_interaction.spec import LateInteractionSpec
+from jaxfm.tasks.text_groups.similarity_loss import SimilarityLoss
 from jaxfm.training.whole_batch import loss_of
 from tests import tiny
 

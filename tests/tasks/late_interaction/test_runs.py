@@ -8,7 +8,8 @@ import pytest
 
 from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.export import export
-from jaxfm.programs.predict import Model, predict
+from jaxfm.programs.model import Model
+from jaxfm.programs.predict import predict
 from jaxfm.programs.train import train
 from jaxfm.tasks.registry import default_config, from_config_dict
 from tests import tiny

@@ -18,7 +18,7 @@ from jaxfm.errors import UserError
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.export import export
-from jaxfm.programs.predict import Model
+from jaxfm.programs.model import Model
 from jaxfm.programs.train import train
 from jaxfm.tasks import registry
 from jaxfm.tasks.ner.decoding import read_words

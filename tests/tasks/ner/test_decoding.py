@@ -9,7 +9,7 @@ import pytest
 
 from jaxfm.data.text.tagging import entity_spans, write_tags
 from jaxfm.programs.evaluate import evaluate
-from jaxfm.programs.predict import Model
+from jaxfm.programs.model import Model
 from jaxfm.tasks import registry
 from jaxfm.tasks.ner.decoding import class_probabilities, read_words, tags_of
 from jaxfm.tasks.ner.spec import ARGMAX, NerSpec

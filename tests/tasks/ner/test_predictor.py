@@ -14,7 +14,7 @@ from jaxfm.data.text.words import COARSE, FINE
 from jaxfm.errors import UserError
 from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.export import export
-from jaxfm.programs.predict import Model
+from jaxfm.programs.model import Model
 from jaxfm.tasks import registry
 from jaxfm.tasks.ner.predictor import NerPredictor
 from jaxfm.tasks.ner.spec import NerSpec

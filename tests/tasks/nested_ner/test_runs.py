@@ -17,7 +17,7 @@ from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.programs.check import check
 from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.export import export
-from jaxfm.programs.predict import Model
+from jaxfm.programs.model import Model
 from jaxfm.programs.train import train
 from jaxfm.tasks import registry
 from jaxfm.tasks.nested_ner.spans import entities_of

@@ -11,7 +11,8 @@ from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.export import export
-from jaxfm.programs.predict import Model, predict, predict_file, read_context
+from jaxfm.programs.model import Model
+from jaxfm.programs.predict import predict, predict_file, read_context
 from jaxfm.programs.train import train
 from jaxfm.tasks import registry
 from jaxfm.training.initial import resolve

@@ -13,7 +13,8 @@ from jaxfm.observe.progress import Progress
 from jaxfm.programs.check import check
 from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.export import export
-from jaxfm.programs.predict import Model, predict, predict_file
+from jaxfm.programs.model import Model
+from jaxfm.programs.predict import predict, predict_file
 from jaxfm.programs.train import train
 from jaxfm.programs.verify import verify
 from jaxfm.training.saved_run import open_run

@@ -18,7 +18,7 @@ from jaxfm.observe.writers import read_metrics
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.export import export
-from jaxfm.programs.predict import Model
+from jaxfm.programs.model import Model
 from jaxfm.programs.train import train
 from jaxfm.tasks import registry
 from jaxfm.tasks.replaced_token.predictor import ReplacedTokenPredictor

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxfm.data.records.text_groups import TextGroup
 from jaxfm.data.text.packing import PackedRows
-from jaxfm.tasks.embedding.spec import DOCUMENT, QUERY, EncodedTexts, TextsSpec, pack_texts, tokenize
+from jaxfm.tasks.text_groups.encoding import DOCUMENT, QUERY, EncodedTexts, TextReading, TextsSpec, pack_texts, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -37,15 +37,13 @@ class TokenizedGroups:
 def tokenize_groups(
     tokenizer: "PreTrainedTokenizerFast",
     groups: Sequence[TextGroup],
-    prompts: tuple[str, str],
-    lengths: tuple[int, int],
+    readings: tuple[TextReading, TextReading],
 ) -> TokenizedGroups:
-    """Tokenizes anchors after the first prompt and all other texts after the second, cut to the lengths; each once."""
+    """Tokenizes anchors by the first reading and all other texts by the second; each once."""
     anchors = _number(group.anchor for group in groups)
     others = _number(text for group in groups for text in group.others)
     (of_anchors, cut_anchors), (of_others, cut_others) = (
-        tokenize(tokenizer, list(texts), prompt, length)
-        for texts, prompt, length in zip((anchors, others), prompts, lengths, strict=True)
+        tokenize(tokenizer, list(texts), reading) for texts, reading in zip((anchors, others), readings, strict=True)
     )
     tokens, cut = [], []
     for group in groups:
@@ -115,7 +113,7 @@ def evaluated_groups(
     queries = _number(group.anchor for group in groups)
     documents = _number(text for group in groups for text in group.others)
     parts = [
-        tokenize(tokenizer, list(texts), spec.prompt(role), spec.length(role))
+        tokenize(tokenizer, list(texts), spec.reading(role))
         for texts, role in ((queries, QUERY), (documents, DOCUMENT))
     ]
     tokens = [text for found, _ in parts for text in found]

@@ -15,9 +15,9 @@ from jaxfm.core.spec import write_spec
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.records.text_groups import TextGroup
 from jaxfm.data.text.grouped_rows import GroupedRows, known_positives, pack_groups
-from jaxfm.tasks.embedding.group_texts import EvaluatedGroups, TokenizedGroups, shortened, text_numbers
-from jaxfm.tasks.embedding.scorer import EmbeddingScorer, directions
-from jaxfm.tasks.embedding.spec import TextsSpec
+from jaxfm.tasks.text_groups.encoding import TextsSpec, unmarked
+from jaxfm.tasks.text_groups.group_texts import EvaluatedGroups, TokenizedGroups, shortened, text_numbers
+from jaxfm.tasks.text_groups.scorer import GroupsScorer, directions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -44,7 +44,7 @@ class GroupsTask:
     """
 
     name: str
-    scorer_class: type[EmbeddingScorer]
+    scorer_class: type[GroupsScorer]
     objective: WholeBatchObjective
     tokenizer: "PreTrainedTokenizerFast"
     groups: Mapping[str, tuple[TextGroup, ...]]
@@ -64,7 +64,7 @@ class GroupsTask:
         train: dict[str, Dataset] = {} if self.train is None else {"train": self.train}
         return train | {split: found.rows for split, found in self.evaluated.items()}
 
-    def scorer(self, split: str) -> EmbeddingScorer:
+    def scorer(self, split: str) -> GroupsScorer:
         """Returns what scores a split."""
         return self.scorer_class(self._spec, self.groups[split], self.evaluated[split])
 
@@ -101,16 +101,18 @@ def packed_training(
             scores[row, : len(group.scores)] = group.scores
     pad_id = tokenizer.pad_token_id
     assert isinstance(pad_id, int), "see check_tokenizer"
-    rows = pack_groups(
-        [shortened(group, spec.row_length) for group in tokenized.tokens],
-        numbers,
-        row_length=spec.row_length,
-        texts=spec.texts,
-        groups_per_row=spec.groups,
-        pad_id=pad_id,
-        seed=seed,
-        scores=scores,
-        positives=positives,
+    rows = unmarked(
+        pack_groups(
+            [shortened(group, spec.row_length) for group in tokenized.tokens],
+            numbers,
+            row_length=spec.row_length,
+            texts=spec.texts,
+            groups_per_row=spec.groups,
+            pad_id=pad_id,
+            seed=seed,
+            scores=scores,
+            positives=positives,
+        )
     )
     width = 0 if positives is None else positives.shape[1]
     cut = int((tokenized.cut | (tokenized.lengths > spec.row_length)).sum())

@@ -10,8 +10,8 @@ from jaxfm.config import Config
 from jaxfm.core.task import Task
 from jaxfm.evaluation.coverage import THRESHOLD
 from jaxfm.tasks import registry
-from jaxfm.tasks.embedding.groups_task import GroupsTask
 from jaxfm.tasks.embedding.scorer import EmbeddingScorer
+from jaxfm.tasks.text_groups.groups_task import GroupsTask
 from jaxfm.training.initial import resolve
 from jaxfm.training.results import with_intervals
 from tests import tiny

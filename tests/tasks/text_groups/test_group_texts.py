@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxfm.data.text.grouped_rows import known_positives, pack_groups
-from jaxfm.tasks.embedding.group_texts import shortened
+from jaxfm.tasks.text_groups.group_texts import shortened
 
 
 def slow_shortened(lengths: list[int], room: int) -> list[int]:

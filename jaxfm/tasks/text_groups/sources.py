@@ -11,32 +11,12 @@ from jaxfm.core.initial import Initial
 from jaxfm.data.records.dialogues import DialogueOptions
 from jaxfm.data.records.group_columns import GroupColumns
 from jaxfm.data.records.text_groups import GroupSplit, TextGroup, read_groups
-from jaxfm.errors import UserError, did_you_mean
-from jaxfm.tasks.embedding.group_texts import (
-    EvaluatedGroups,
-)
-from jaxfm.tasks.embedding.objective import SimilarityLoss
-from jaxfm.tasks.embedding.spec import DOCUMENT, LOSSES, TextsSpec
+from jaxfm.errors import UserError
+from jaxfm.tasks.text_groups.encoding import DOCUMENT, TextsSpec
+from jaxfm.tasks.text_groups.group_texts import EvaluatedGroups
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-
-def similarity_loss(config: Config) -> SimilarityLoss:
-    """Reads `config.task.loss` for the kind of data; UserError for one that the kind is not for."""
-    kind, loss = config.task.kind, config.task.loss
-    function = LOSSES[kind][0] if loss.function == "auto" else loss.function
-    if function not in LOSSES[kind]:
-        fitting = [name for name, losses in LOSSES.items() if function in losses]
-        raise UserError(
-            f"config.task.loss.function: {function!r} is not for config.task.kind={kind} (it is for "
-            f"{' and '.join(fitting)}). {did_you_mean(function, LOSSES[kind])}"
-        )
-    if loss.symmetric and function != "infonce":
-        raise UserError(f"config.task.loss.symmetric: is of infonce alone, but the loss is {function}.")
-    if loss.learned_temperature and function in ("triplet", "cosine"):
-        raise UserError(f"config.task.loss.learned_temperature: {function} has no temperature.")
-    return SimilarityLoss(function, 1.0 / loss.temperature, loss.symmetric, loss.margin, loss.score_range)
 
 
 def check_training(source: str, kind: str, groups: Sequence[TextGroup], function: str) -> None:
@@ -107,7 +87,7 @@ def has_projection(initial: Initial, dimension: int) -> bool:
 def evaluated_note(split: str, found: EvaluatedGroups, spec: TextsSpec) -> str:
     """Returns a sentence for the log: the texts of a split."""
     cut = int(found.encoded.cut.sum())
-    more = f"; {cut:,} texts cut to {spec.length(DOCUMENT)} tokens" if cut else ""
+    more = f"; {cut:,} texts cut to {spec.reading(DOCUMENT).length} tokens" if cut else ""
     if spec.kind == "scored":
         return f"{split}: {len(found.members):,} pairs of {len({*found.queries, *found.documents}):,} texts{more}"
     return f"{split}: {len(found.queries):,} queries, {len(found.documents):,} documents to rank for each{more}"

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfm.tasks.embedding import losses
-from jaxfm.tasks.embedding.objective import SimilarityLoss, similarities
+from jaxfm.tasks.embedding.objective import similarities
+from jaxfm.tasks.text_groups import losses
+from jaxfm.tasks.text_groups.similarity_loss import SimilarityLoss
 
 # Groups of three texts: of 1 the negative is absent, 3 is no group; 11 is the positive of 0 and of 4, 30 a known
 # positive of 0, and 4's negative is the text of its anchor.
