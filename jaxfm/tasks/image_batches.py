@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxfm.models.inputs.augmentation import Augmentation, augment
+from jaxfm.models.dropout import DropoutKey, RowsKey
+from jaxfm.models.inputs.augmentation import Augmentation, augment, mix
 
 
 class Partner(NamedTuple):
@@ -30,7 +31,12 @@ class Partner(NamedTuple):
 
 
 def augmented(
-    inputs: Any, batch: Mapping[str, jax.Array], augmentation: Augmentation | None, key: jax.Array
+    inputs: Any,
+    batch: Mapping[str, jax.Array],
+    augmentation: Augmentation | None,
+    key: DropoutKey,
+    *,
+    segments: int = 1,
 ) -> tuple[dict[str, jax.Array], Partner | None]:
     """Returns the batch with changed pixels on the scale of the weights, and with what its rows are mixed.
 
@@ -38,11 +44,16 @@ def augmented(
       inputs: the `PatchInputs` of the model.
       batch: of the fields of `models.inputs.patches`.
       augmentation: what is done; None: nothing.
-      key: what is drawn depends on it alone.
+      key: what is drawn depends on it and on the numbers of the rows alone.
+      segments: most images a row.
     """
     if augmentation is None:
         return dict(batch), None
     patches = inputs.config.patches
-    mixed = augment(batch, augmentation, patches.size, patches.channels, key)
-    partner = Partner(mixed.partner_weight_B) if augmentation.mixes else None
-    return {**batch, "normalized": inputs.normalize(mixed.pixels)}, partner
+    pixels = augment(batch, augmentation, patches.size, patches.channels, key, segments=segments)
+    partner = None
+    if augmentation.mixes:
+        assert not isinstance(key, RowsKey), "images are mixed within a micro-batch"
+        pixels, share_B = mix(batch, pixels, augmentation, patches.size, patches.channels, key)
+        partner = Partner(share_B)
+    return {**batch, "normalized": inputs.normalize(pixels)}, partner

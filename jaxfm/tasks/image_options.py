@@ -14,7 +14,7 @@ from jaxfm.core.patches import PatchConfig
 from jaxfm.data.images.decoding import check_patch
 from jaxfm.data.images.examples import ImageColumns
 from jaxfm.errors import UserError
-from jaxfm.models.inputs.augmentation import Augmentation
+from jaxfm.models.inputs.augmentation import BORDERS, Augmentation, check_augmentation
 from jaxfm.schema import field
 
 # Keys whose default for images is not that of `jaxfm/config.py`: an image fills its row, and small models of images,
@@ -68,8 +68,11 @@ class AugmentConfig:
         0.0, "least share of the area of a random crop, resized back (Szegedy et al. 2015: 0.08); 0: none",
         at_least=0.0, at_most=1.0,
     )  # fmt: skip
-    pad_crop: int = field(0, "most pixels that an image is shifted by, black around it; 0: none", at_least=0)
+    pad_crop: int = field(0, "most pixels that an image is shifted by; 0: none", at_least=0)
     flip: bool = field(False, "half of the images are mirrored, left for right")
+    border: str = field(
+        "reflect", "what lies outside of a moved image: its mirrored pixels, or black (zero)", choices=BORDERS
+    )
     operations: int = field(0, "changes of RandAugment (Cubuk et al. 2020) an image; 0: none", at_least=0)
     magnitude: float = field(9.0, "of these, 0 to 10: how strong they are", at_least=0.0, at_most=10.0)
     erase: float = field(
@@ -85,20 +88,36 @@ class AugmentConfig:
     )  # fmt: skip
 
 
-def augmentation(config: AugmentConfig) -> Augmentation | None:
-    """Returns what is done to training images; None: nothing."""
-    if config == dataclasses.replace(AugmentConfig(), magnitude=config.magnitude):
-        return None
-    return Augmentation(
-        crop=config.crop,
-        pad_crop=config.pad_crop,
-        flip=config.flip,
-        operations=config.operations,
-        magnitude=config.magnitude,
-        erase=config.erase,
-        mixup=config.mixup,
-        cutmix=config.cutmix,
+def augmentation(config: Config, *, mixes: bool = True) -> Augmentation | None:
+    """Returns what is done to training images; None: nothing.
+
+    Args:
+      config: of the run; its task has the group `augment`.
+      mixes: whether the task can mix images, which mixes their labels too.
+
+    Raises:
+      UserError: images that cannot be mixed: several a row, an odd number of rows in a batch, a task without labels.
+    """
+    keys = config.task.augment
+    found = Augmentation(
+        crop=keys.crop,
+        pad_crop=keys.pad_crop,
+        flip=keys.flip,
+        rand_augment=(keys.operations, keys.magnitude if keys.operations else 0.0),
+        erase=keys.erase,
+        mixup=keys.mixup,
+        cutmix=keys.cutmix,
+        border=keys.border,
     )
+    if found.mixes and not mixes:
+        name = "mixup" if found.mixup else "cutmix"
+        raise UserError(
+            f"config.task.augment.{name}: is {getattr(found, name)}, but mixes labels, and this task has none."
+        )
+    rows = max(config.train.batch_size, 0) // config.train.accumulate  # 0: a number that the run finds, an even one
+    one_size = not config.data.packed and config.task.resize != "native"
+    check_augmentation(found, one_size=one_size, batch_size=rows, option="config.task.augment")
+    return found if found.changes_pixels or found.mixes else None
 
 
 def image_columns(config: Config) -> ImageColumns:

@@ -21,6 +21,7 @@ from jaxfm.models.adapters import with_adapters
 from jaxfm.tasks.classification.task import ClassificationDefinition
 from jaxfm.tasks.embedding.task import EmbeddingDefinition
 from jaxfm.tasks.image_classification.task import ImageClassificationDefinition
+from jaxfm.tasks.image_text.task import ImageTextDefinition
 from jaxfm.tasks.late_interaction.task import LateInteractionDefinition
 from jaxfm.tasks.masked_images.task import MaskedImagesDefinition
 from jaxfm.tasks.masked_lm.task import MaskedLMDefinition
@@ -60,6 +61,7 @@ for _definition in (
     ReplacedTokenDefinition(),
     ImageClassificationDefinition(),
     MaskedImagesDefinition(),
+    ImageTextDefinition(),
 ):
     register(_definition)
 

@@ -45,7 +45,9 @@ class ImageClassifierObjective:
         Where images are mixed, so are their losses: that of a row's own labels and that of the row it is mixed with.
         """
         augment_key, key = jax.random.split(context.key)
-        seen, partner = augmented(model.encoder.embeddings, batch, self.augmentation, augment_key)
+        seen, partner = augmented(
+            model.encoder.embeddings, batch, self.augmentation, augment_key, segments=self.spec.segments
+        )
         labels, single = batch["labels"], self.spec.kind == "single"
 
         def target_loss(logits: jax.Array) -> tuple[jax.Array, jax.Array]:

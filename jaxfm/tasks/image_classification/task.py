@@ -71,9 +71,7 @@ class ImageClassificationDefinition:
         """Builds model and loss without data, for shapes alone."""
         reading = Reading.of(config, encoder)
         spec = _spec(config, reading, _SOME_CLASSES, segments=1)
-        return ImageClassifierObjective(
-            spec, r_drop=config.task.loss.r_drop, augmentation=augmentation(config.task.augment)
-        )
+        return ImageClassifierObjective(spec, r_drop=config.task.loss.r_drop, augmentation=augmentation(config))
 
     def create(self, config: Config, initial: Initial) -> tuple[ImageClassificationTask, dict[str, HostArray]]:
         """Reads the source and builds the task of a new run.
@@ -121,7 +119,7 @@ class ImageClassificationDefinition:
             *_metric_notes(config, spec, targets.get("valid")),
         )
         objective = ImageClassifierObjective(
-            spec, *_losses(config, labels, counts_C), options.loss.r_drop, augmentation(options.augment)
+            spec, *_losses(config, labels, counts_C), options.loss.r_drop, augmentation(config)
         )
         datasets = {split: with_labels(found, targets[split], spec.label_field()) for split, found in rows.items()}
         params = {name: value for name, value in initial.params.items() if name.startswith(used)}

@@ -41,7 +41,9 @@ class MaskedImagesObjective:
     def loss(self, model: Any, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
         """The squared error of a hidden patch, mean over its values, summed over hidden patches."""
         augment_key, mask_key, key = jax.random.split(context.key, 3)
-        seen, _ = augmented(model.encoder.embeddings, batch, self.augmentation, augment_key)
+        seen, _ = augmented(
+            model.encoder.embeddings, batch, self.augmentation, augment_key, segments=self.spec.segments
+        )
         hidden_BT = hidden_patches(seen, jax.random.uniform(mask_key, batch["segment_ids"].shape), self.spec.ratio)
         error_BT, _ = self._errors(model, seen, hidden_BT, key)
         return Loss((error_BT * hidden_BT).sum(), hidden_BT.sum().astype(jnp.float32), {})

@@ -64,7 +64,7 @@ class MaskedImagesDefinition:
     def abstract_objective(self, config: Config, encoder: EncoderConfig) -> MaskedImagesObjective:
         """Builds model and loss without data, for shapes alone."""
         spec = _spec(config, Reading.of(config, encoder), segments=1)
-        return MaskedImagesObjective(spec, _augmentation(config))
+        return MaskedImagesObjective(spec, augmentation(config, mixes=False))
 
     def create(self, config: Config, initial: Initial) -> tuple[MaskedImagesTask, dict[str, HostArray]]:
         """Reads the source and builds the task of a new run.
@@ -101,7 +101,9 @@ class MaskedImagesDefinition:
             _seen(spec),
         )
         held_out = [len(found) for split, found in rows.items() if split != "train"]
-        objective = MaskedImagesObjective(spec, _augmentation(config), _draws(spec, max(held_out, default=0)))
+        objective = MaskedImagesObjective(
+            spec, augmentation(config, mixes=False), _draws(spec, max(held_out, default=0))
+        )
         params = {name: value for name, value in initial.params.items() if name.startswith(used)}
         metric = "loss" if config.eval.metric == AUTO_METRIC else config.eval.metric
         chosen = {"data.row_length": spec.row_length, "eval.metric": metric}
@@ -146,14 +148,6 @@ def _read(config: Config, splits: Sequence[str] | None) -> dict[str, ImageSplit]
     return read_images(
         config.data.source, splits, columns=image_columns(config), holdout=config.data.holdout, labels="none"
     )
-
-
-def _augmentation(config: Config) -> Any:
-    """Reads `config.task.augment`; UserError for what mixes images, whose pixels would have two targets."""
-    for name in ("mixup", "cutmix"):
-        if value := getattr(config.task.augment, name):
-            raise UserError(f"config.task.augment.{name}: is {value}, but mixes labels, and this task has none.")
-    return augmentation(config.task.augment)
 
 
 def _spec(config: Config, reading: Reading, *, segments: int) -> MaskedImagesSpec:

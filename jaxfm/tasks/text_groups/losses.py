@@ -78,6 +78,34 @@ def info_nce(
     return loss_n * valid_n, valid_n, sums
 
 
+def sigmoid(
+    similarities_nn: jax.Array, texts_nK: jax.Array, scale: jax.Array, bias: jax.Array
+) -> tuple[jax.Array, jax.Array, Sums]:
+    """Binary cross-entropy of whether each two of a batch belong together (Zhai et al. 2023, SigLIP, algorithm 1).
+
+    Args:
+      similarities_nn: of each anchor to the positive of each group.
+      texts_nK: as `info_nce`.
+      scale: of similarities.
+      bias: added to scaled similarities: most pairs do not belong together.
+
+    Returns:
+      Losses [n], summed over the anchor's pairs, weights [n], and the sums of `info_nce`.
+    """
+    valid_n = (texts_nK[:, 0] != ABSENT).astype(jnp.float32)
+    own_nn = jnp.eye(len(texts_nK), dtype=bool)
+    no_nn = excluded(texts_nK, None)[..., 0] & ~own_nn
+    logits_nn = similarities_nn * scale + bias
+    terms_nn = jax.nn.log_sigmoid(jnp.where(own_nn, logits_nn, -logits_nn))
+    loss_n = -jnp.where(no_nn, 0.0, terms_nn).sum(axis=1)
+    best_n = jnp.where(no_nn | own_nn, _NEVER, logits_nn).max(axis=1)
+    sums: Sums = {
+        "accuracy": weighted(jnp.sum((jnp.diagonal(logits_nn) > best_n) * valid_n), valid_n.sum()),
+        "negatives": weighted(jnp.sum(jnp.sum(~(no_nn | own_nn), axis=1) * valid_n), valid_n.sum()),
+    }
+    return loss_n * valid_n, valid_n, sums
+
+
 def cosent(similarity_n: jax.Array, scores_n: jax.Array, valid_n: jax.Array, scale: jax.Array) -> jax.Array:
     """Returns the loss, a number, of the order of all pairs of a batch (CoSENT: Su 2022; Huang et al. 2024).
 

@@ -47,7 +47,7 @@ def refusal(config: Config) -> str:
 
 def test_a_run_learns_and_leaves_a_sheet_of_its_errors(run: pathlib.Path) -> None:
     report = json.loads((run / "report.json").read_text())
-    assert report["evaluation"]["test"]["accuracy"] > 0.9
+    assert report["splits"]["test"]["accuracy"] > 0.9
     spec: Any = open_run(run).spec
     assert spec.labels == CLASSES and spec.layout.side == 8 and len(spec.layout.mean) == 1
     assert spec.row_length == 17 and spec.segments == 1

@@ -1,0 +1,1 @@
+"""Images and texts compared by vectors of two encoders: zero-shot classes, retrieval both ways."""
