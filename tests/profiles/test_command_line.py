@@ -40,6 +40,8 @@ MISTAKES = {
     "hf_mlm": (["absent", "--batch=1", "--row-length=8"], "absent/config.json: no such file"),
     "hf_qa": (["absent", "absent", "--predictions=o.json"], "absent/config.json: no such file"),
     "hf_relations": (["absent", "absent"], "absent/config.json: no such file"),
+    "image_data": (["--sizes=32,big", "--output=o.json"], "--sizes=32,big: must be whole numbers"),
+    "image_sets": (["--data=absent", "--output=out"], "--data=absent: must be a folder with one .npz"),
     "interval_coverage": (["--counts=27,many"], "--counts=27,many: must be whole numbers"),
     "load_memory": (["--devices=1,few", "--output=o.json"], "--devices=1,few: must be whole numbers"),
     "loss_curves": (["absent", "absent", "--output=o.json"], "absent/metrics.jsonl: No such file or directory"),
