@@ -240,6 +240,34 @@ class ScoresPairs(Protocol):
         ...
 
 
+@runtime_checkable
+class ReadsImages(Protocol):
+    """What a predictor is beside `Predictor` where a record is an image: {"image": data.images.stored.StoredImage}."""
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether a record may be a text instead: {"text": ...}."""
+        ...
+
+
+@runtime_checkable
+class DrawsPictures(Protocol):
+    """What a predictor is beside `ReadsImages` where what it finds of an image is pictures."""
+
+    def pictures(self, encoded: Any, outputs: Mapping[str, np.ndarray]) -> list[Mapping[str, np.ndarray]]:
+        """Returns of each record heading -> pixels, uint8 [H, W, C], in the order in which they are to be seen."""
+        ...
+
+
+@runtime_checkable
+class ComparesLabels(Protocol):
+    """What a predictor is beside `Predictor` where the classes that a record is compared with are any texts."""
+
+    def with_labels(self, labels: Sequence[str]) -> "Predictor":
+        """Returns the same with these classes."""
+        ...
+
+
 class TaskDefinition(Protocol):
     """All that the registry knows of a task."""
 

@@ -12,13 +12,24 @@ from jaxfm import files
 from jaxfm.config import MeshConfig
 from jaxfm.core.batch import Dataset
 from jaxfm.core.build import Build
-from jaxfm.core.task import EmbedsTexts, EmbedsTokens, FindsEntities, Predictor, ReadsEntities, ScoresPairs
+from jaxfm.core.task import (
+    ComparesLabels,
+    DrawsPictures,
+    EmbedsTexts,
+    EmbedsTokens,
+    FindsEntities,
+    Predictor,
+    ReadsEntities,
+    ReadsImages,
+    ScoresPairs,
+)
 from jaxfm.data.records import source_unlabelled
 from jaxfm.data.records.examples import PAIR_COLUMNS
 from jaxfm.data.records.source_unlabelled import Wanted
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.parallel.mesh import make_mesh
+from jaxfm.programs import image_input
 from jaxfm.training.evaluation import Evaluator, bucket
 from jaxfm.training.saved_run import open_run
 from jaxfm.training.session import compute_dtype
@@ -43,10 +54,17 @@ class Model:
       step: whose checkpoint it is.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, words: str = RUN_WORDS, entities: str | pathlib.Path | None = None):
+    def __init__(
+        self,
+        workdir: str | pathlib.Path,
+        words: str = RUN_WORDS,
+        entities: str | pathlib.Path | None = None,
+        labels: Sequence[str] = (),
+    ):
         """Restores the run's chosen checkpoint; UserError when there is none. `words`, `entities`: the program's flags.
 
-        `entities` is a run that finds the entities of each text, for a model that relates entities.
+        `entities` is a run that finds the entities of each text, for a model that relates entities. `labels` are the
+        classes that images are compared with, for a model that compares them with any texts.
         """
         self.workdir = files.user_path(workdir, "--workdir")
         with libraries_quieted():
@@ -54,7 +72,8 @@ class Model:
             predictor, self._finder = run.predictor(), None
             if entities is not None:
                 self._finder = _finder(predictor, entities, words)
-            self._predictor = predictor if entities is not None else _split_by(predictor, words)
+            predictor = predictor if entities is not None else _split_by(predictor, words)
+            self._predictor = _labelled(predictor, labels) if labels else predictor
             config = run.config
             self._mesh = make_mesh(MeshConfig())
             self._restored = run.restore(self._mesh, Build(compute_dtype(config.train.precision)))
@@ -99,10 +118,13 @@ class Model:
         A pair of texts, (text, pair), stands in a list: [("A text.", "Another.")].
         NER: {"text", "entities": [{"type", "text", "start", "end", "score"}]}; classification: {"text", "label", ...}.
         Relations: {"text", "head", "tail", "label", "score", "scores"}, of entities {"text", "entities", "triples"}.
+        An image is a path, the bytes of a file, an array uint8 [H, W, C], a picture of Pillow, or {"image": of these}.
 
         Raises:
           UserError: what is no text ("text 3: ..."), a pair where the model judges single texts or the other way round.
         """
+        if self.reads_images and image_input.is_one_image(texts):
+            return next(self.stream([self._record(texts, "the text")]))
         if getattr(texts, "shape", None) == ():  # one text as a NumPy array without axes
             texts = texts.item()  # type: ignore[union-attr]
         if isinstance(texts, str | Mapping):
@@ -155,6 +177,22 @@ class Model:
             with self._one_at_a_time:
                 encoded = embeds.embedding_rows(chunk, role)
                 yield embeds.vectors(encoded, self._outputs(encoded.rows))
+
+    def embed_images(self, images: Iterable[Any]) -> np.ndarray:
+        """Returns the vectors of images, f32 [N, D].
+
+        Raises UserError for a model that makes no vectors, or reads no images, and for what is not an image.
+        """
+        embeds = self.embeds
+        if not self.reads_images:
+            raise UserError(f"{self.workdir}: is a run of the task {self.task}, which reads no images.")
+        records = (image_input.image_record(each, f"image {number}") for number, each in enumerate(images, start=1))
+        parts = [np.zeros((0, embeds.dimension), np.float32)]
+        while chunk := list(itertools.islice(records, self._predictor.records_at_once)):
+            with self._one_at_a_time:
+                encoded = self._predictor.encode(chunk)
+                parts.append(embeds.vectors(encoded, self._outputs(encoded.rows)))
+        return np.concatenate(parts)
 
     @property
     def embeds_tokens(self) -> EmbedsTokens:
@@ -216,7 +254,33 @@ class Model:
         """Returns a result as lines for a person."""
         return self._predictor.lines(result)
 
+    @property
+    def reads_images(self) -> bool:
+        """Whether a record may be an image."""
+        return isinstance(self._predictor, ReadsImages)
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether a record may be a text."""
+        return not isinstance(self._predictor, ReadsImages) or self._predictor.reads_texts
+
+    def pictures(self, images: Iterable[Any]) -> Iterator[Mapping[str, np.ndarray]]:
+        """Yields what the model makes of each image, heading -> pixels uint8 [H, W, C]: hidden patches predicted.
+
+        Raises UserError for a model that makes no pictures.
+        """
+        if not isinstance(self._predictor, DrawsPictures):
+            raise UserError(f"{self.workdir}: is a run of the task {self.task}, which makes no pictures.")
+        records = (image_input.image_record(each, f"image {number}") for number, each in enumerate(images, start=1))
+        while chunk := list(itertools.islice(records, self._predictor.records_at_once)):
+            with self._one_at_a_time:
+                encoded = self._predictor.encode(chunk)
+                yield from self._predictor.pictures(encoded, self._outputs(encoded.rows))
+
     def _record(self, text: Any, origin: str) -> dict[str, Any]:
+        is_text = isinstance(text, str) or (isinstance(text, Mapping) and "image" not in text)
+        if self.reads_images and not (is_text and self.reads_texts):
+            return image_input.image_record(text, origin.replace("text", "image"))
         if isinstance(text, Mapping):
             wanted = ("text", "pair", "tokens", "id", *self.wanted.fields)
             record = {name: text[name] for name in wanted if name in text}
@@ -283,6 +347,15 @@ def _split_by(predictor: Predictor, words: str) -> Predictor:
     if words not in predictor.splitters:
         raise UserError(f"--words={words}: {did_you_mean(words, predictor.splitters)}")
     return predictor.with_splitter(words)
+
+
+def _labelled(predictor: Predictor, labels: Sequence[str]) -> Predictor:
+    """Returns the predictor with other classes; UserError where its classes are those that it was trained on."""
+    if not isinstance(predictor, ComparesLabels):
+        raise UserError("--labels: the model of --workdir has its own classes: leave out the flag.")
+    if len(set(labels)) < 2 or not all(label.strip() for label in labels):
+        raise UserError(f"--labels={','.join(labels)}: give two different texts at least, with a comma between them.")
+    return predictor.with_labels(tuple(label.strip() for label in labels))
 
 
 def _role(given: str, roles: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """Uses a trained model: `python -m jaxfm.predict --workdir=runs/ner "Ada met Charles in London." [more texts ...]`,
 or a file, in bounded memory: `--input=FILE --output=OUT.jsonl`. Where a model judges pairs of texts, the second one is
 --pair="TEXT", follows a tab, has a column, or is a file: `--context=FILE "Who met Ada?" [more questions ...]`. Where it
-relates entities, --entities=DIR is a run that finds them.
+relates entities, --entities=DIR is a run that finds them. Where it reads images, these are files and folders:
+`--workdir=runs/photos cat.png photos/`.
 """
 
 import contextlib
@@ -17,17 +18,22 @@ from absl import flags
 
 from jaxfm import files
 from jaxfm.data.records import source_unlabelled
+from jaxfm.data.records.source_unlabelled import Wanted
 from jaxfm.errors import UserError
 from jaxfm.formats import vector_files
+from jaxfm.observe.image_sheets import Tile, draw_sheet
 from jaxfm.observe.progress import Progress
-from jaxfm.programs import plugins, program, vector_output
+from jaxfm.programs import image_input, plugins, program, vector_output
 from jaxfm.programs.model import COLUMNS, RUN_WORDS, Model, Text
 
 USAGE = (
     'usage: python -m jaxfm.predict --workdir=DIR ("TEXT" ... | --input=FILE --output=FILE.jsonl) '
     '[--pair="TEXT" | --context=FILE] [--entities=DIR]\n'
-    "  [--vectors=float32|int8|binary] [--role=query|document]  with --output=FILE.npy or FILE.parquet"
+    "  [--vectors=float32|int8|binary] [--role=query|document]  with --output=FILE.npy or FILE.parquet\n"
+    "  of images: --workdir=DIR (IMAGE|FOLDER ... | --input=FOLDER|TABLE --output=FILE.jsonl) [--labels=A,B,...] "
+    "[--pictures=FILE.png]"
 )
+_MOST_PICTURES = 24  # images of a sheet
 _SINGLE = "this model judges single texts: leave the second one out."
 
 
@@ -61,6 +67,7 @@ def predict_file(
     entities: str | pathlib.Path | None = None,
     vectors: str = "",
     role: str = "",
+    labels: Sequence[str] = (),
 ) -> int:
     """Writes one JSON result a record of `source` to `output`, whole or not at all; returns the number of records.
 
@@ -69,40 +76,49 @@ def predict_file(
     Args:
       workdir: a run directory.
       source: .txt (a text a line), .jsonl, .json, .csv, .tsv, .parquet or .conll, each with .gz or without; see
-        `jaxfm.data.records.source_unlabelled.read_unlabelled`.
+        `jaxfm.data.records.source_unlabelled.read_unlabelled`. Of images: a folder, or a table of paths or bytes.
       output: JSON lines, in the order of the input; an empty line of .txt gives a result without findings. A field "id"
         of the input is kept.
       progress: where to show how far it is.
-      columns: `text_column`, `pair_column`, `words_column`: the fields to read, where they are not the usual ones.
+      columns: `text_column`, `pair_column`, `words_column`, `image_column`: the fields to read, where they are not the
+        usual ones.
       words: see `--words`.
       context: the second text of every record, of which `source` then has the first alone.
       entities: see `--entities`.
       vectors: see `--vectors`.
       role: see `--role`.
+      labels: see `--labels`.
 
     Raises:
       UserError: a record that cannot be read (file:line), no run or checkpoint, an output that cannot be written or
         that another process is writing, vectors of a model that makes none.
     """
     source, output = files.user_path(source, "--input"), files.output_file(output, "--output")
-    source_unlabelled.form_of(source)
+    if not source.is_dir():
+        source_unlabelled.form_of(source)
     if output.exists() and os.path.samefile(source, output):
         raise UserError(f"--output={output}: is the input itself. Name another file.")
     form = vector_output.form_of(output, vectors, role)
-    model = Model(workdir, words, entities)
+    model = Model(workdir, words, entities, labels)
+    if source.is_dir() and not model.reads_images:
+        raise UserError(f"--input={source}: is a folder, and this model reads texts. Name a file.")
     if form:
         vector_files.check_output(output, form, model.embeds.dimension)
     if context is not None and not model.pairs:
         raise UserError(f"--context: {_SINGLE}")
+    given = dict(columns or {})
     pairs, second = model.pairs and context is None, {} if context is None else {"pair": context}
-    wanted = dataclasses.replace(model.wanted, pairs=pairs, given=dict(columns or {}))
+    wanted = dataclasses.replace(
+        model.wanted, pairs=pairs, given={name: given[name] for name in given if name in COLUMNS}
+    )
     progress = progress or Progress(None, quiet=files.is_stream(output))
     count = cut = 0
     with progress, progress.task(f"predicting {source.name} (records)", None) as advance, _alone(output):
+        records = _records(model, source, wanted, given, progress)
         if form:
             return vector_output.write_vectors(
-                lambda texts: model.embed(texts, role),
-                source_unlabelled.read_unlabelled(source, wanted, progress.say),
+                model.embed_images if model.reads_images else lambda texts: model.embed(texts, role),
+                records,
                 output,
                 model.embeds.dimension,
                 form,
@@ -111,7 +127,6 @@ def predict_file(
                 advance=advance,
             )
         with files.atomic_write(output) as file:
-            records = source_unlabelled.read_unlabelled(source, wanted, progress.say)
             for result in model.stream({**record, **second} for record in records):
                 file.write(json.dumps(result, ensure_ascii=False) + "\n")
                 count += 1
@@ -120,6 +135,15 @@ def predict_file(
         if cut:
             progress.say(f'NOTE: {cut:,} of {count:,} texts are longer than the model reads ("truncated": true)')
     return count
+
+
+def _records(
+    model: Model, source: pathlib.Path, wanted: Wanted, given: Mapping[str, str], progress: Progress
+) -> Iterable[Mapping[str, Any]]:
+    """Returns the records of an input: images where the model reads these, else texts."""
+    if model.reads_images:
+        return image_input.read_images_of(source, given.get(image_input.COLUMN, ""))
+    return source_unlabelled.read_unlabelled(source, wanted, progress.say)
 
 
 def _alone(output: pathlib.Path) -> contextlib.AbstractContextManager[None]:
@@ -170,12 +194,15 @@ def main(texts: Sequence[str]) -> None:
     if values.pair is not None and values.context is not None:
         raise UserError(f"--pair, --context: are both the second text; give one.\n{USAGE}")
     context = None if values.context is None else read_context(values.context)
+    labels = values.labels.split(",") if values.labels else ()
     if values.input:
+        if values.pictures:
+            raise UserError(f"--pictures: belongs to images of the command line.\n{USAGE}")
         if values.pair is not None:
             raise UserError(
                 f"--pair: belongs to a text of the command line; in a file the second text has a column.\n{USAGE}"
             )
-        columns = program.given_columns(COLUMNS)
+        columns = program.given_columns((*COLUMNS, image_input.COLUMN))
         count = predict_file(
             values.workdir,
             values.input,
@@ -186,6 +213,7 @@ def main(texts: Sequence[str]) -> None:
             entities=values.entities,
             vectors=values.vectors,
             role=values.role,
+            labels=labels,
         )
         to = sys.stderr if files.is_stream(files.output_file(values.output, "--output")) else sys.stdout
         what = "vectors" if values.output.endswith(vector_files.ENDINGS) else "lines"
@@ -199,7 +227,14 @@ def main(texts: Sequence[str]) -> None:
     texts = [_argument(text, f"text {number}") for number, text in enumerate(texts, start=1)]
     pair = {} if values.pair is None else {"pair": _argument(values.pair, "--pair")}
     pair = pair if context is None else {"pair": context}
-    model = Model(values.workdir, values.words, values.entities)
+    model = Model(values.workdir, values.words, values.entities, labels)
+    if model.reads_images:
+        if pair:
+            raise UserError(f"--pair, --context: {_SINGLE}")
+        _of_images(model, image_input.argument_records(texts, texts=model.reads_texts), values.pictures)
+        return
+    if values.pictures:
+        raise UserError(f"--pictures: the model of --workdir reads texts.\n{USAGE}")
     records = []
     for number, text in enumerate(texts, start=1):
         origin = f"text {number}"
@@ -215,11 +250,29 @@ def main(texts: Sequence[str]) -> None:
         print("\n".join(model.lines(result)))
 
 
+def _of_images(model: Model, records: Sequence[Mapping[str, Any]], pictures: str | None) -> None:
+    """Prints what a model says of images and, with a file for it, draws what it makes of them."""
+    sheet = None if pictures is None else files.output_file(pictures, "--pictures")
+    for result in model.stream(records):
+        print("\n".join(model.lines(result)))
+    if sheet is None:
+        return
+    shown = records[:_MOST_PICTURES]
+    tiles = [Tile(pixels, (heading,)) for made in model.pictures(shown) for heading, pixels in made.items()]
+    draw_sheet(tiles, sheet, title=f"What {model.workdir.name} makes of {len(shown)} images")
+    left = f" (the first {_MOST_PICTURES} of {len(records):,} images)" if len(records) > _MOST_PICTURES else ""
+    print(f"written: {sheet}{left}")
+
+
 def run() -> None:
     """Defines the flags and runs the program."""
     plugins.define_plugin_flag()
     flags.DEFINE_string("workdir", None, "A run directory.")
-    flags.DEFINE_string("input", None, f"Texts: {', '.join(source_unlabelled.endings())}; also with .gz but .parquet.")
+    flags.DEFINE_string(
+        "input",
+        None,
+        f"Texts: {', '.join(source_unlabelled.endings())}; also with .gz but .parquet. Images: a folder or a table.",
+    )
     flags.DEFINE_string(
         "output",
         None,
@@ -239,8 +292,10 @@ def run() -> None:
         RUN_WORDS,
         "Words of a text: run (as in the run's training) or transformers (as its pipeline has them).",
     )
+    flags.DEFINE_string("labels", "", "Classes that images are compared with (zero-shot), with commas between them.")
+    flags.DEFINE_string("pictures", None, "PNG file of what the model makes of images: hidden patches predicted.")
     flags.DEFINE_string("pair", None, "The second text, for a model that judges pairs.")
     flags.DEFINE_string("context", None, "A file whose whole text is the second one of every text given.")
     flags.DEFINE_string("entities", None, "A run that finds the entities of each text, for a model that relates them.")
-    program.define_column_flags(COLUMNS)
+    program.define_column_flags((*COLUMNS, image_input.COLUMN))
     program.run(main, USAGE, takes_arguments=True)

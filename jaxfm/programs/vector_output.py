@@ -35,7 +35,7 @@ def form_of(output: pathlib.Path, vectors: str, role: str) -> str:
 
 
 def write_vectors(
-    embed: Callable[[list[str]], np.ndarray],
+    embed: Callable[[list[Any]], np.ndarray],
     records: Iterable[Mapping[str, Any]],
     output: pathlib.Path,
     dimension: int,
@@ -48,8 +48,8 @@ def write_vectors(
     """Writes the vectors of the texts of records, zero for those that are blank; returns their number.
 
     Args:
-      embed: texts -> f32 [n, D].
-      records: with "text", perhaps with "id".
+      embed: texts, or images, -> f32 [n, D].
+      records: with "text" or "image", perhaps with "id".
       output: .npy or .parquet.
       dimension: D.
       form: one of `vector_files.FORMS`.
@@ -63,15 +63,21 @@ def write_vectors(
         nonlocal blank
         iterator = iter(records)
         while chunk := list(itertools.islice(iterator, at_once)):
-            texts = [str(record["text"]) for record in chunk]
-            found = embed(texts)
-            is_blank = np.asarray([not text.strip() for text in texts])
+            given = [record["image"] if "image" in record else str(record["text"]) for record in chunk]
+            found = embed(given)
+            is_blank = np.asarray([isinstance(each, str) and not each.strip() for each in given])
             blank += int(is_blank.sum())
             advance(len(chunk))
-            fields = [{name: record[name] for name in ("id", "text") if name in record} for record in chunk]
+            fields = [_fields(record) for record in chunk]
             yield np.where(is_blank[:, None], np.float32(0), found), fields
 
     count = vector_files.write_vectors(output, portions(), dimension, form)
     if blank:
         progress.say(f"NOTE: {blank:,} of {count:,} texts are blank: their vectors are zero")
     return count
+
+
+def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a record is called: its id, and its text or the name of its image."""
+    named = {"text": record["image"].origin} if "image" in record else {}
+    return {name: record[name] for name in ("id", "text") if name in record} | named

@@ -56,12 +56,10 @@ def read_rows(
     return _rows(reading.encoder, reading.layout, images, reading.row_length, packed, seed, None, broken)
 
 
-def image_rows(
-    spec: ImageSpec, images: Sequence[StoredImage], *, seed: int | None = None, broken: str = "stop"
-) -> ImageRows:
-    """Returns rows of images as a run's spec says; see `read_rows`."""
+def image_rows(spec: ImageSpec, images: Sequence[StoredImage], *, broken: str | None = None) -> ImageRows:
+    """Returns rows of images as a run's spec says; see `read_rows`. None: a broken image is an error without a key."""
     segments = spec.segments if spec.packed else None
-    return _rows(spec.encoder, spec.layout, images, spec.row_length, spec.packed, seed, segments, broken)
+    return _rows(spec.encoder, spec.layout, images, spec.row_length, spec.packed, None, segments, broken)
 
 
 def _rows(
@@ -72,7 +70,7 @@ def _rows(
     packed: bool,
     seed: int | None,
     segments: int | None,
-    broken: str,
+    broken: str | None,
 ) -> ImageRows:
     patches = encoder.patches
     return build_image_rows(
@@ -87,7 +85,8 @@ def _rows(
         packed=packed,
         seed=seed,
         max_segments=segments,
-        broken=broken,
+        broken=broken or "stop",
+        broken_option="config.task.broken_images" if broken else "",
     )
 
 

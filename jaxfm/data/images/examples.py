@@ -25,7 +25,7 @@ __all__ = ["BadImageError", "ImageColumns", "ImageExample", "ImageSplit", "Store
 
 LABELS = ("none", "single", "multi")
 OWN_FORMS = (folders.FORM, shards.FORM)
-_SURE_COLUMNS = ("image", "img")
+SURE_COLUMNS = ("image", "img")
 IMAGE_COLUMNS = tuple(
     "picture image_path img_path path file_path filepath file_name filename file png jpg jpeg webp bytes".split()
 )
@@ -214,7 +214,7 @@ def _choose(
     """Chooses the columns, and leaves out the splits without labels."""
     first = next(iter(opened.values()))
     names = first.columns
-    image = columns.image or next((name for name in _SURE_COLUMNS if name in names), "")
+    image = columns.image or next((name for name in SURE_COLUMNS if name in names), "")
     image = choose_column(names, image, IMAGE_COLUMNS, "image", first.source)
     labels = _choose_labels(first, columns.label, kind) if kind != "none" else ()
     text = choose_column(names, columns.text, TEXT_COLUMNS, "text", first.source) if texts else ""

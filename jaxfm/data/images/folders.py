@@ -85,6 +85,11 @@ class _Walked(NamedTuple):
     others: Mapping[str, int]
 
 
+def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the images of a folder and of those in it, in the order of their paths; hidden ones are left out."""
+    return _walk(folder).images
+
+
 def _walk(folder: pathlib.Path) -> _Walked:
     images, captions = [], []
     others: collections.Counter[str] = collections.Counter()

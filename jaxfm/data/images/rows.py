@@ -248,7 +248,7 @@ def build_image_rows(
       max_segments: the most images a row.
       shorter_side: see `PatchSettings`.
       broken: "stop": a broken image is an error; "skip": it is left out, counted and named in a note.
-      broken_option: the key that says so, for messages.
+      broken_option: the key that says so, for messages; "" where there is none.
       memory_bytes: pixels up to which they are kept; see `MEMORY_BYTES`.
 
     Raises:
@@ -344,7 +344,8 @@ def _in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> It
 def _stopped(broken: Sequence[BadImageError], count: int, option: str) -> str:
     """The message of the first broken image, and of how many there are."""
     more = f" And {len(broken) - 1:,} more of {count:,} images cannot be decoded." if len(broken) > 1 else ""
-    return f"{broken[0]}{more} Repair or remove what is broken, or set {option}=skip to leave such images out."
+    skip = f", or set {option}=skip to leave such images out" if option else ""
+    return f"{broken[0]}{more} Repair or remove what is broken{skip}."
 
 
 def _notes(looked: _Looked, count: int, memory_bytes: int) -> tuple[str, ...]:

@@ -390,7 +390,7 @@ def _crop(least: float, draws: list[jax.Array], height_S: jax.Array, width_S: ja
 def _geometric(operation_S: jax.Array, level_S: jax.Array, height_S: jax.Array, width_S: jax.Array) -> Affine:
     """The map of RandAugment's operation; `level_S` is -1 to 1.
 
-    Largest magnitudes: 30 degrees, a shear of 0.3, a shift by 0.45 of the size. The identity for all that moves nothing.
+    Largest magnitudes: 30 degrees, a shear of 0.3, a shift by 0.45 of the size. Others that move nothing: identity.
     """
 
     def amount(name: str, most: float | jax.Array) -> jax.Array:
@@ -484,9 +484,7 @@ def _grey(pixels: jax.Array) -> jax.Array:
 
 
 @jax.named_scope("colour_images")
-def _coloured(
-    row: _Row, pixels: jax.Array, operation_S: jax.Array, sign_S: jax.Array, level: float
-) -> jax.Array:
+def _coloured(row: _Row, pixels: jax.Array, operation_S: jax.Array, sign_S: jax.Array, level: float) -> jax.Array:
     """Pixels [T, P, P, C] after RandAugment's operation, those of images of which it changes no colour as they were.
 
     Largest magnitudes: brightness, contrast and colour are multiplied by 0.1 or 1.9; 4 bits are left; everything is

@@ -53,7 +53,7 @@ class ImageClassifierPredictor:
     takes_words = False
     splitters = ()
     pairs = False
-    reads_images = True
+    reads_texts = False
 
     @property
     def labels(self) -> tuple[str, ...]:

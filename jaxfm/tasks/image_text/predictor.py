@@ -60,7 +60,7 @@ class ImageTextPredictor:
     takes_words = False
     splitters = ()
     pairs = False
-    reads_images = True
+    reads_texts = True
     similarity = "cosine"
     roles = ("text",)
 

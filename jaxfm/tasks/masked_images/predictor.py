@@ -45,7 +45,7 @@ class MaskedImagesPredictor:
     takes_words = False
     splitters = ()
     pairs = False
-    reads_images = True
+    reads_texts = False
     labels = ()
 
     def with_splitter(self, splitter: str) -> "MaskedImagesPredictor":

@@ -62,7 +62,7 @@ def test_predictions_are_those_of_the_evaluation(run: pathlib.Path) -> None:
     predictor: Any = opened.predictor()
     images = [StoredImage(line["origin"], path=pathlib.Path(line["origin"])) for line in lines]
     encoded = predictor.encode([{"image": image} for image in images])
-    assert predictor.reads_images and len(encoded.rows) == len(lines)
+    assert not predictor.reads_texts and len(encoded.rows) == len(lines)
     logits = np.zeros((len(lines), 1, 2), np.float32)
     logits[:, 0, 0] = 1.0
     results = predictor.decode(encoded, {"outputs": logits})
