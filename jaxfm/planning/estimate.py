@@ -24,6 +24,7 @@ from jaxfm.planning.analytic import expected_collectives
 from jaxfm.planning.collectives import UNKNOWN, Collective, by_kind, collectives
 from jaxfm.planning.hardware import DeviceLocation, Topology, describe_devices, device_locations, target_of
 from jaxfm.planning.roofline import LinkSeconds, Times
+from jaxfm.schema import replaced
 from jaxfm.tasks import registry
 from jaxfm.tasks.fine_tuning import assumed_shapes
 from jaxfm.training import initial
@@ -187,13 +188,16 @@ class Subject:
                 "--sweep tries its half and its double as well."
             )
         encoder, notes = initial.shape(config.model)
-        if assumed_shapes(config) != config:
-            config = assumed_shapes(config)
+        given, config = config, assumed_shapes(config)
+        objective = registry.abstract_objective(given if encoder.reads_images else config, encoder)
+        if encoder.reads_images:  # what a row has follows from the size of an image, not from data
+            config = replaced(config, {"data.row_length": objective.spec.row_length})
+        elif config != given:
             notes += (
                 f"assumed, as a run chooses it from its data: {config.train.batch_size} rows of "
                 f"{config.data.row_length} tokens (--config.train.batch_size, --config.data.row_length)",
             )
-        return cls(config, registry.abstract_objective(config, encoder), notes)
+        return cls(config, objective, notes)
 
     def session(self, topology: Topology, devices: Sequence[Any]) -> Session:
         """Builds the train step for devices of a topology."""

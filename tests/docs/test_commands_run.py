@@ -67,6 +67,18 @@ def write_search(folder: pathlib.Path) -> None:
     )
 
 
+def write_photos(folder: pathlib.Path) -> None:
+    """Images in a folder a class, one image, and pairs of an image and a text."""
+    sizes = {"train": 24, "valid": 8, "test": 8}
+    tiny.write_images(folder / "photos", sizes)
+    shutil.copy(next((folder / "photos" / "test" / "light").glob("*.png")), folder / "image.png")
+    tiny.write_images(folder / "IMAGE_PAIRS" / "pictures", sizes)
+    for split in sizes:
+        paths = sorted((folder / "IMAGE_PAIRS" / "pictures" / split).rglob("*.png"))
+        rows = [f"{path.relative_to(folder / 'IMAGE_PAIRS')},a {path.parent.name} picture\n" for path in paths]
+        (folder / "IMAGE_PAIRS" / f"{split}.csv").write_text("".join(["path,caption\n", *rows]))
+
+
 def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     return kept | {"PYTHONPATH": str(ROOT)}
@@ -120,6 +132,7 @@ def prepare(page: str, folder: pathlib.Path, earlier: pathlib.Path) -> None:
         (folder / "trec" / f"{path.stem}.tsv").write_text(tabs)
     tiny.write_relations(folder / "PAIRS", {"train": 24, "valid": 8, "test": 8})
     write_search(folder)
+    write_photos(folder)
     (folder / "lines.txt").write_text("ada met boole in hull .\n\nthe old town\n")
     (folder / "texts.txt").write_text("ada met boole in hull .\nthe old town\n")
     (folder / "test.csv").write_text("text\nA text.\nAnother one.\n")

@@ -31,8 +31,18 @@ SMALL = {
     ("relations", "quickstart"): "v5e:2x2",
     ("embedding", "quickstart"): "v5e:2x2",
     ("late_interaction", "quickstart"): "v5e:2x2",
+    ("image_classification", "quickstart"): "v5e:2x2",
+    ("masked_images", "quickstart"): "v5e:2x2",
+    ("image_text", "quickstart"): "v5e:2x2",
 }
 LARGE = {
+    **{("image_classification", name): "v5e:2x2" for name in ("files", "multi", "cifar10")},
+    ("image_classification", "finetune"): "v5e:2x4",
+    **{("masked_images", name): "v5e:2x2" for name in ("files", "simmim", "cifar10")},
+    ("masked_images", "imagenet"): "v5e:8x8",
+    **{("image_text", name): "v5e:2x2" for name in ("files", "sigmoid")},
+    ("image_text", "lit"): "v5e:2x4",
+    ("image_text", "scratch"): "v5e:4x4",
     ("ner", "files"): "v5e:2x2",
     ("ner", "best"): "v5e:2x2",
     ("nested_ner", "files"): "v5e:2x2",
@@ -64,7 +74,11 @@ LARGE = {
     **{("classification", name): "v5e:2x4" for name in GLUE},
 }
 # Where a repository of the hub is out of reach: the shape of its weights.
-SHAPES = {f"hf:google-bert/bert-base-{case}": "bert_base" for case in ("cased", "uncased")}
+SHAPES = {
+    **{f"hf:google-bert/bert-base-{case}": "bert_base" for case in ("cased", "uncased")},
+    "hf:google/vit-base-patch16-224-in21k": "vit_base",
+    "hf:facebook/dinov2-small": "dinov2_small",
+}
 
 
 def test_no_config_is_forgotten() -> None:
