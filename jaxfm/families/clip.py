@@ -109,7 +109,7 @@ def _family(name: str, architecture: str, encoder: dict[str, Tensor], read: Any,
 
 
 def _clip(size: int, layers: int, width: int) -> EncoderConfig:
-    patches = PatchConfig(size, grid=(224 // size,) * 2, bias=False)
+    patches = PatchConfig(size, grid=(224 // size, 224 // size), bias=False)
     return image_encoder(
         family=CLIP, patches=patches, embedding_norm=True, activation="quick_gelu", norm_eps=1e-5, num_layers=layers,
         hidden_size=width, num_heads=width // 64, ffn_size=4 * width,
@@ -117,7 +117,7 @@ def _clip(size: int, layers: int, width: int) -> EncoderConfig:
 
 
 def _siglip(size: int, side: int, layers: int, width: int, heads: int, ffn_size: int) -> EncoderConfig:
-    patches = PatchConfig(size, grid=(side // size,) * 2, class_token=False, pooling="mean")
+    patches = PatchConfig(size, grid=(side // size, side // size), class_token=False, pooling="mean")
     return image_encoder(
         family=SIGLIP, patches=patches, activation="gelu_tanh", norm_eps=1e-6, num_layers=layers, hidden_size=width,
         num_heads=heads, ffn_size=ffn_size,

@@ -125,8 +125,8 @@ class ConfigValues:
 
     def side(self, field: str, key: str, default: Any = _REQUIRED) -> int:
         """Returns the side of a square, which may be written as [height, width]."""
-        value = self._get(key, default)
-        if isinstance(value, list | tuple) and len(value) == 2 and value[0] == value[1]:
+        value: Any = self._get(key, default)
+        if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
             value = value[0]
         if not is_integer(value) or not 1 <= value <= LARGEST[field]:
             raise self.error(

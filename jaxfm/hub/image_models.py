@@ -55,7 +55,7 @@ def write_image_model(
     """
     assert layout.rule != "native" and encoder.position_embedding in ("learned", "sine")
     size = encoder.patches.size
-    grid = (layout.side // size,) * 2
+    grid = (layout.side // size, layout.side // size)
     path = "encoder/embeddings/position/embedding"
     table = position_table(encoder, params.get(path), grid)
     written = dataclasses.replace(

@@ -195,6 +195,11 @@ class Model:
         return np.concatenate(parts)
 
     @property
+    def compares_tokens(self) -> bool:
+        """Whether a text becomes a vector a token, compared by MaxSim."""
+        return isinstance(self._predictor, EmbedsTokens)
+
+    @property
     def embeds_tokens(self) -> EmbedsTokens:
         """How it makes a vector of each token of a text; UserError where it makes none."""
         if not isinstance(self._predictor, EmbedsTokens):

@@ -16,10 +16,11 @@ import numpy as np
 
 from jaxfm import files
 from jaxfm.data.corpora import approximate as graphs
-from jaxfm.data.corpora.vector_store import MANIFEST, Identity, VectorStore, make_store
+from jaxfm.data.corpora.vector_store import MANIFEST, MAXSIM, Identity, VectorStore, make_store
 from jaxfm.data.records.corpus_texts import Corpus, Facts, corpus_file, corpus_in_memory, from_dict, portions
 from jaxfm.data.text.bm25 import Bm25
 from jaxfm.errors import UserError
+from jaxfm.evaluation import maxsim
 from jaxfm.evaluation.calibration import read_calibration
 from jaxfm.evaluation.coverage import THRESHOLD
 from jaxfm.evaluation.ranking import rank_all
@@ -57,6 +58,22 @@ class VectorRanker:
         """See `Ranker`."""
         vectors_QD = self.model.embed(queries, "query")
         return self.graph.rank(vectors_QD, k) if self.graph else rank_all(vectors_QD, self.store.vectors, k)
+
+    def texts(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
+        """See `Ranker`."""
+        return self.store.texts(numbers)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenRanker:
+    """Ranks by MaxSim of a run's vectors of tokens, exactly."""
+
+    model: Model
+    store: VectorStore
+
+    def rank(self, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `Ranker`."""
+        return maxsim.rank_all(self.model.embed_tokens(queries, "query"), self.store.vectors, self.store.ends, k)
 
     def texts(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
         """See `Ranker`."""
@@ -254,10 +271,16 @@ def open_index(
         return SearchIndex(ranker, facts.count, **options)
     assert workdir is not None
     model = Model(files.user_path(workdir, "--workdir"))
-    _ = model.embeds  # raises for a run without vectors, before the corpus is read
+    if approximate and model.compares_tokens:
+        raise UserError(
+            "--approximate: its graph is of one vector a text, but this run gives a vector a token (MaxSim), which is "
+            "ranked exactly. Leave out the flag; for millions of texts rank by a run of vectors, or by --bm25."
+        )
+    _ = model.compares_tokens or model.embeds  # raises for a run without vectors, before the corpus is read
     store = _open_store(model, texts, index, answers, progress)
     graph = _graph(store, progress) if approximate else None
-    found = SearchIndex(VectorRanker(model, store, graph), store.identity.count, **options)
+    ranker = TokenRanker(model, store) if model.compares_tokens else VectorRanker(model, store, graph)
+    found = SearchIndex(ranker, store.identity.count, **options)
     if index is None:
         weakref.finalize(found, shutil.rmtree, store.folder, ignore_errors=True)
     return found
@@ -321,8 +344,8 @@ def _open_store(
         corpus=facts.sha256,
         corpus_name=corpus.name,
         count=facts.count,
-        dimension=model.embeds.dimension,
-        similarity=model.embeds.similarity,
+        dimension=model.embeds_tokens.dimension if model.compares_tokens else model.embeds.dimension,
+        similarity=MAXSIM if model.compares_tokens else model.embeds.similarity,
         answers=answers,
     )
     if folder is None:
@@ -348,11 +371,18 @@ def embed_corpus(model: Model, corpus: Iterable[Any], store: VectorStore, progre
     with progress.task("embedding texts", store.identity.count) as advance:
         advance(store.done)
         for portion in portions(itertools.islice(corpus, store.done, None), PORTION):
-            vectors_ND = model.embed([each.searched for each in portion], "document")
-            if not np.isfinite(vectors_ND).all():
-                bad = portion[int(np.argmin(np.isfinite(vectors_ND).all(axis=-1)))]
+            searched, counts = [each.searched for each in portion], None
+            if model.compares_tokens:
+                of_texts = model.embed_tokens(searched, "document")
+                vectors, counts = np.concatenate(of_texts), [len(each) for each in of_texts]
+            else:
+                vectors = model.embed(searched, "document")
+            finite = np.isfinite(vectors).all(axis=-1)
+            if not finite.all():
+                at = int(np.argmin(finite))
+                bad = portion[at if counts is None else int(np.searchsorted(np.cumsum(counts), at, side="right"))]
                 raise UserError(f"{bad.origin}: its vector is not finite: the run of {model.workdir} has diverged.")
-            store.append(vectors_ND, [each.to_dict() for each in portion])
+            store.append(vectors, [each.to_dict() for each in portion], counts)
             advance(len(portion))
     return store
 

@@ -68,6 +68,7 @@ CASES = {
 
 def positions(segments: np.ndarray) -> np.ndarray:
     """Positions within each segment, 0 on padding."""
+    segments = np.abs(segments)
     starts = np.diff(segments, axis=1, prepend=-1) != 0
     place = np.broadcast_to(np.arange(T), segments.shape)
     return np.where(segments > 0, place - np.maximum.accumulate(np.where(starts, place, 0), axis=1), 0)
@@ -76,7 +77,7 @@ def positions(segments: np.ndarray) -> np.ndarray:
 def allowed(segments: np.ndarray, window_radius: int) -> np.ndarray:
     """The rule by hand, [B, T, S]."""
     own = positions(segments)
-    same = segments[:, :, None] == segments[:, None, :]
+    same = np.abs(segments)[:, :, None] == segments[:, None, :]
     return same & (np.abs(own[:, :, None] - own[:, None, :]) <= (window_radius or T))
 
 
@@ -169,6 +170,31 @@ def test_every_path_computes_one_function_and_leaks_nothing(case: str) -> None:
         for gradient in apply(q, k, v, np.where(inside[..., None, None], back, 0.0))[1:]:
             np.testing.assert_array_equal(np.asarray(gradient)[~inside], 0.0)
             assert (np.abs(np.asarray(gradient, np.float64)[inside]).max(axis=(1, 2)) > 0).all()
+
+
+@pytest.mark.usefixtures("on_this_machine")
+@pytest.mark.parametrize("case", [name for name, (_, segments, _) in CASES.items() if segments is PACKED])
+def test_tokens_of_negative_segments_see_theirs_and_are_not_seen(case: str) -> None:
+    path, segments, window_radius = CASES[case]
+    segments = segments.copy()
+    segments[0, 60:70] *= -1  # the ends of two segments, near enough to the rest for a window
+    segments[1, -12:] *= -1
+    dtype = jnp.bfloat16 if path == "cudnn" else jnp.float32
+    exact = dtype == jnp.float32 and jax.default_backend() == "cpu"
+    (q, k, v), back = inputs(dtype)
+    back[segments == 0] = 0.0
+    found = [np.asarray(x, np.float64) for x in with_gradients(path, segments, window_radius, dtype)(q, k, v, back)]
+    wide = [np.asarray(x, np.float64) for x in (q, k, v)]
+    wanted = reference(wide, allowed(segments, window_radius), back)
+    seen, hidden = segments > 0, segments < 0
+    assert (
+        hidden.any()
+        and np.abs(reference(wide, allowed(np.abs(segments), window_radius), back)[0] - wanted[0]).max() > 0.1
+    )
+    for got, expected in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(got[seen | hidden], expected[seen | hidden], atol=2e-6 if exact else 5e-2)
+    assert (np.abs(found[0][hidden]).max(axis=(1, 2)) > 0).all() and not found[2][hidden].any()
+    assert not found[3][hidden].any(), "nothing flows to the keys and values of what is not seen"
 
 
 @pytest.mark.usefixtures("on_this_machine")

@@ -187,13 +187,22 @@ def test_answers(run: pathlib.Path, classifiers: dict[str, pathlib.Path], tmp_pa
         open_index(run, FAQ).answer("pay")
 
 
-def test_the_threshold_of_the_run(folder: pathlib.Path, run: pathlib.Path) -> None:
+def test_the_threshold_of_the_run(
+    folder: pathlib.Path, run: pathlib.Path, classifiers: dict[str, pathlib.Path]
+) -> None:
     sure = embedding_run.write(folder / "calibrated", f"dir:{folder / 'weights'}", query_prompt="met ")
     (sure / "calibration.json").write_text('{"answer_threshold": 2.0}')
     asked = [each["question"] for each in FAQ]
     assert [each["answer"] for each in open_index(sure, FAQ, answers=True).answer(asked)] == [None, None]
     answers = open_index(sure, FAQ, answers=True, threshold=-1.0).answer(asked)
     assert all(each["answer"] for each in answers), "a given number goes before"
+    with pytest.raises(UserError, match="--threshold: is needed"):  # that of the vectors means nothing here
+        open_index(sure, FAQ, answers=True, rerank=classifiers["pairs"]).answer(asked)
+    for threshold, answered in ((0.0, True), (1.0, False)):
+        (classifiers["pairs"] / "calibration.json").write_text(json.dumps({"answer_threshold": threshold}))
+        answers = open_index(sure, FAQ, answers=True, rerank=classifiers["pairs"]).answer(asked)
+        assert [each["answer"] is not None for each in answers] == [answered] * 2, "the reranker's own"
+    (classifiers["pairs"] / "calibration.json").unlink()
 
 
 def test_files(tmp_path: pathlib.Path) -> None:

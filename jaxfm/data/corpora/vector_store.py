@@ -1,15 +1,16 @@
 """Vectors of texts in a directory, and the texts: written in portions, memory-mapped to read.
 
     manifest.json  whose vectors of which corpus they are, how many are written, and whether that is all of them
-    vectors.npy    f32 [N, D]
+    vectors.npy    f32 [N, D], or [M, D] of all tokens
     texts.jsonl    a text a line, with its id
     offsets.npy    int64 [N], where each line starts, in bytes
+    ends.npy       int64 [N], where the vectors of each text end, if it has a vector a token
 
 A portion is written first and counted in the manifest, in one step, afterwards: a process that is killed leaves what
 was counted, and the next one goes on from there. Both .npy files are whole NumPy files after every portion.
 """
 
-# N texts, D numbers a vector
+# N texts, M tokens of all texts, D numbers a vector
 
 import dataclasses
 import io
@@ -25,6 +26,8 @@ from jaxfm import files
 from jaxfm.errors import UserError
 
 MANIFEST, VECTORS, TEXTS, OFFSETS = "manifest.json", "vectors.npy", "texts.jsonl", "offsets.npy"
+ENDS = "ends.npy"
+MAXSIM = "maxsim"  # similarity of texts that have a vector a token
 VERSION = 1
 _HEADER = 128  # bytes; NumPy leaves room in it for a first axis of any length
 
@@ -40,7 +43,7 @@ class Identity:
       corpus_name: for messages.
       count: texts of the corpus, N.
       dimension: D.
-      similarity: "cosine" or "dot".
+      similarity: "cosine" or "dot"; "maxsim" where a text has a vector a token.
       answers: whether every text has an answer.
     """
 
@@ -73,6 +76,7 @@ class VectorStore:
         try:
             self.identity = Identity(**values.pop("identity"))
             self.done, self._bytes = int(values.pop("done")), int(values.pop("bytes"))
+            self._vectors = int(values.pop("vectors", self.done))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: is not a manifest that jaxfm wrote ({error}). Name a new directory.") from error
         self._facts = values
@@ -109,27 +113,40 @@ class VectorStore:
         if identity.answers and not own.answers:
             raise UserError(f"{self._option}={self.folder}: was made without --answer. {instead}")
 
-    def append(self, vectors: np.ndarray, texts: Sequence[Mapping[str, Any]]) -> None:
-        """Adds a portion: vectors f32 [n, D] and the JSON values of n texts. They are counted once all is on disk."""
-        assert vectors.shape == (len(texts), self.identity.dimension)
+    def append(
+        self, vectors: np.ndarray, texts: Sequence[Mapping[str, Any]], counts: Sequence[int] | None = None
+    ) -> None:
+        """Adds a portion: vectors f32 [n, D] and the JSON values of n texts. They are counted once all is on disk.
+
+        `counts` is the number of vectors of each text where that has one a token; `vectors` then are those of all.
+        """
+        assert (counts is not None) == (self.identity.similarity == MAXSIM)
+        assert vectors.shape == (len(texts) if counts is None else sum(counts), self.identity.dimension)
         lines = [json.dumps(text, ensure_ascii=False).encode("utf-8") + b"\n" for text in texts]
         starts = self._bytes + np.concatenate([[0], np.cumsum([len(line) for line in lines], dtype=np.int64)])
         with open(self.folder / TEXTS, "r+b") as file:
             _replace_after(file, self._bytes, b"".join(lines))
         width = self.identity.dimension
-        _grow(self.folder / VECTORS, self.done, np.ascontiguousarray(vectors, np.float32), (width,))
+        _grow(self.folder / VECTORS, self._vectors, np.ascontiguousarray(vectors, np.float32), (width,))
+        if counts is not None:
+            _grow(self.folder / ENDS, self.done, self._vectors + np.cumsum(counts, dtype=np.int64), ())
         _grow(self.folder / OFFSETS, self.done, starts[:-1], ())
-        self.done, self._bytes = self.done + len(texts), int(starts[-1])
+        self.done, self._bytes, self._vectors = self.done + len(texts), int(starts[-1]), self._vectors + len(vectors)
         self._write()
 
     @property
     def vectors(self) -> np.ndarray:
-        """f32 [N, D], memory-mapped."""
-        return self._mapped(VECTORS)
+        """f32 [N, D], or [M, D] where a text has a vector a token; memory-mapped."""
+        return self._mapped(VECTORS, self._vectors)
+
+    @property
+    def ends(self) -> np.ndarray:
+        """int64 [N], where the vectors of each text end, if it has one a token; memory-mapped."""
+        return self._mapped(ENDS, self.done)
 
     def texts(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
         """Returns the JSON values of the texts of these numbers, from 0."""
-        offsets, found = self._mapped(OFFSETS), []
+        offsets, found = self._mapped(OFFSETS, self.done), []
         with open(self.folder / TEXTS, "rb") as file:
             for number in numbers:
                 file.seek(int(offsets[number]))
@@ -142,19 +159,20 @@ class VectorStore:
                     ) from error
         return found
 
-    def _mapped(self, name: str) -> np.ndarray:
+    def _mapped(self, name: str, count: int) -> np.ndarray:
         try:
             mapped = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{self.folder / name}: cannot be read ({error}). Remove the directory.") from error
-        if len(mapped) < self.done:
+        if len(mapped) < count:
             raise UserError(
-                f"{self.folder / name}: has {len(mapped):,} of {self.done:,} texts: it was cut. Remove the directory."
+                f"{self.folder / name}: has {len(mapped):,} of {count:,} entries: it was cut. Remove the directory."
             )
-        return mapped[: self.done]
+        return mapped[:count]
 
     def _write(self) -> None:
         values = {"identity": dataclasses.asdict(self.identity), "done": self.done, "bytes": self._bytes}
+        values |= {"vectors": self._vectors} if self.identity.similarity == MAXSIM else {}
         files.write_json(self.folder / MANIFEST, {"version": VERSION, **values, **self._facts})
 
 
@@ -167,7 +185,7 @@ def make_store(folder: pathlib.Path, identity: Identity, option: str = "--index"
         raise UserError(f"{option}={folder}: is a file; name a directory.")
     files.check_parents(folder, option)
     if not (folder / MANIFEST).is_file():
-        begun = {VECTORS, TEXTS, OFFSETS}
+        begun = {VECTORS, TEXTS, OFFSETS, ENDS}
         if folder.is_dir() and any(
             path.name not in begun and not path.name.startswith(f".{MANIFEST}") for path in folder.iterdir()
         ):
@@ -178,6 +196,8 @@ def make_store(folder: pathlib.Path, identity: Identity, option: str = "--index"
         (folder / TEXTS).write_bytes(b"")
         (folder / VECTORS).write_bytes(_header(np.dtype(np.float32), (0, identity.dimension)))
         (folder / OFFSETS).write_bytes(_header(np.dtype(np.int64), (0,)))
+        if identity.similarity == MAXSIM:
+            (folder / ENDS).write_bytes(_header(np.dtype(np.int64), (0,)))
         values = {"version": VERSION, "identity": dataclasses.asdict(identity), "done": 0, "bytes": 0}
         files.write_json(folder / MANIFEST, values)
     store = VectorStore(folder, option)

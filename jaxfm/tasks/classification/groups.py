@@ -45,6 +45,14 @@ def ranking_of_pairs(spec: ClassifierSpec, examples: Sequence[Example], score_E:
     return ranking.ranking_data(judged, identity, CUTOFFS)
 
 
+def best_scores(spec: ClassifierSpec, examples: Sequence[Example], score_E: np.ndarray) -> np.ndarray:
+    """Returns the best score of each first text that `ranking_of_pairs` counts, float64 [Q], in its order."""
+    if not can_rank(spec):
+        return np.zeros(0)
+    members = _members(examples, _grades(spec, examples))
+    return np.asarray([score_E[numbers].max() for numbers in members.values()], np.float64)
+
+
 def undefined_rankings(spec: ClassifierSpec, examples: Sequence[Example]) -> dict[str, str]:
     """Returns ranking metric -> why these examples give it no value; empty where they do, or where none is meant."""
     if not can_rank(spec) or _members(examples, _grades(spec, examples)):

@@ -15,9 +15,11 @@ from jaxfm.data.records.examples import Example
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation.calibration import assess, fit_calibration, losses, probabilities
 from jaxfm.evaluation.classes import Scores, score_classes, score_labels, score_values
+from jaxfm.evaluation.coverage import describe_answers, fit_threshold
+from jaxfm.observe.tables import Table
 from jaxfm.tasks.class_balance import constant_answer_warning
 from jaxfm.tasks.classification.errors import worst_examples
-from jaxfm.tasks.classification.groups import METRICS, can_rank, ranking_of_pairs
+from jaxfm.tasks.classification.groups import METRICS, best_scores, can_rank, ranking_of_pairs
 from jaxfm.tasks.classification.spec import NAME, ClassifierSpec, EncodedExamples
 
 # What may choose a checkpoint -> is more better?
@@ -58,12 +60,18 @@ class ClassifierScorer:
         return ()
 
     def calibrate(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Fits a temperature where that helps; a number has no probability to fit."""
-        kind = self.spec.kind
-        if kind == "regression":
-            return {}
-        gold = targets_of(self.spec, self.examples)
-        return fit_calibration(self.encoded.per_example(outputs["outputs"]), gold, kind)
+        """Fits a temperature where that helps, and of rankings the score from which on a first text is answered.
+
+        That score, for `jaxfm.retrieve`, is one of `pair_scores` of the predictor. A number has no probability to fit.
+        """
+        spec, fitted = self.spec, dict[str, float]()
+        outputs_EC = self.encoded.per_example(outputs["outputs"])
+        if spec.kind != "regression":
+            fitted = fit_calibration(outputs_EC, targets_of(spec, self.examples), spec.kind)
+        if not can_rank(spec):
+            return fitted
+        found = outputs_EC if spec.kind == "regression" else probabilities(outputs_EC, fitted, spec.kind)
+        return fitted | fit_threshold(best_scores(spec, self.examples, found[:, -1]))
 
     def report(
         self, outputs: Mapping[str, np.ndarray], calibration: Mapping[str, float] = NOT_CALIBRATED
@@ -87,10 +95,11 @@ class ClassifierScorer:
             )
         own, ranked = self._own_metrics(found), self._ranking(found)
         metrics = {**scores.metrics, **_means(ranked), **own}
+        answers, answer_tables = self._answers(found, ranked, calibration)
         return Evaluation(
             metrics=metrics,
-            scores={**metrics, **scores.detail},
-            tables=(*scores.tables, *own_metrics_table(own)),
+            scores={**metrics, **scores.detail, **answers},
+            tables=(*scores.tables, *answer_tables, *own_metrics_table(own)),
             predictions=_records(spec, self.examples, found, self.encoded.cut),
             warnings=constant_answer_warning(spec.kind, targets_of(spec, self.examples), scores.metrics, spec.labels),
             bootstrap_data=scores.bootstrap_data,
@@ -102,6 +111,17 @@ class ClassifierScorer:
     def _own_metrics(self, found: np.ndarray) -> dict[str, float]:
         """Returns the registered metrics for what `_scores` says was found."""
         return own_metrics(NAME, [example.target for example in self.examples], predictions(self.spec, found))
+
+    def _answers(
+        self, found: np.ndarray, ranked: BootstrapData | None, calibration: Mapping[str, float]
+    ) -> tuple[dict[str, Any], tuple[Table, ...]]:
+        """Returns how many first texts have a right best second text, all or answered: see `describe_answers`."""
+        if ranked is None:
+            return {}, ()
+        best_Q = best_scores(self.spec, self.examples, found if found.ndim == 1 else found[:, -1])
+        assert ranked.right is not None and ranked.count == len(best_Q)  # each has a candidate that is relevant
+        values, tables = describe_answers(best_Q, ranked.right, calibration)
+        return {"answers": values}, tables
 
     def _ranking(self, found: np.ndarray) -> BootstrapData | None:
         """Returns how second texts are ranked by what `pair_scores` of the predictor gives: see `ranking_of_pairs`."""

@@ -41,6 +41,7 @@ class ImageTextObjective:
     def embed(self, model: TwoTowers, batch: Mapping[str, jax.Array], key: DropoutKey) -> tuple[jax.Array, jax.Array]:
         """Returns the vectors of a batch's images and texts, [B, E] each."""
         augment_key, own = split_key(key, 2)
+        assert augment_key is not None
         seen, _ = augmented(model.encoder.embeddings, batch, self.augmentation, augment_key)
         return model(seen, key=own)
 

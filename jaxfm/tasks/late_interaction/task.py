@@ -184,6 +184,7 @@ def _spec(config: Config, encoder: EncoderConfig, *, texts: int, groups: int) ->
         raise UserError(
             f"config.task.query_length: {task.query_length} tokens do not fit the encoder ({encoder.max_positions})."
         )
+    _check_window(config, encoder)
     return LateInteractionSpec(
         kind=task.kind,
         encoder=encoder,
@@ -199,3 +200,14 @@ def _spec(config: Config, encoder: EncoderConfig, *, texts: int, groups: int) ->
         learned_scale=1.0 / task.loss.temperature if task.loss.learned_temperature else 0.0,
         query_expansion=task.query_expansion,
     )
+
+
+def _check_window(config: Config, encoder: EncoderConfig) -> None:
+    """Raises UserError where mask tokens that see a query's own tokens alone would be too far from all of them."""
+    radius = encoder.local_window // 2 if encoder.global_every > 1 else 0
+    if config.task.query_expansion == "unattended" and radius and config.task.query_length > radius:
+        raise UserError(
+            f"config.task.query_length: layers of this encoder see {radius} tokens to each side, so that mask tokens "
+            f"after a short query, filled up to {config.task.query_length}, see nothing (query_expansion=unattended). "
+            f"Give at most {radius}, or query_expansion=attended."
+        )

@@ -113,3 +113,22 @@ def test_what_was_changed_is_named(tmp_path: pathlib.Path) -> None:
     (tmp_path / "index" / "manifest.json").write_text(json.dumps({**manifest, "version": 9}))
     with pytest.raises(UserError, match="has version 9"):
         VectorStore(tmp_path / "index")
+
+
+def test_texts_of_a_vector_a_token(tmp_path: pathlib.Path) -> None:
+    identity = dataclasses.replace(IDENTITY, similarity=vector_store.MAXSIM)
+    counts = [2, 1, 4, 3, 1, 2, 5]
+    vectors = np.random.default_rng(1).standard_normal((sum(counts), 3)).astype(np.float32)
+    ends = np.cumsum(counts)
+    store = make_store(tmp_path / "index", identity)
+    store.append(vectors[: ends[2]], TEXTS[:3], counts[:3])
+    again = VectorStore(tmp_path / "index")  # another process goes on
+    assert again.done == 3 and not again.complete
+    again.append(vectors[ends[2] :], TEXTS[3:], counts[3:])
+    found = make_store(tmp_path / "index", identity)
+    assert found.complete and found.ends.tolist() == ends.tolist() and found.texts([6]) == [TEXTS[6]]
+    np.testing.assert_array_equal(found.vectors, vectors)
+    with open(tmp_path / "index" / "ends.npy", "r+b") as file:
+        file.truncate(150)
+    with pytest.raises(UserError, match="ends.npy: cannot be read"):
+        _ = found.ends

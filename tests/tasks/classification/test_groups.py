@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 from collections import defaultdict
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ import pytest
 
 from jaxfm.data.records.examples import Example
 from jaxfm.evaluation import bootstrap
+from jaxfm.evaluation.calibration import probabilities
+from jaxfm.evaluation.coverage import THRESHOLD
 from jaxfm.observe.summary import result_of, summary_table
 from jaxfm.programs.evaluate import compare
-from jaxfm.tasks.classification.groups import METRICS, can_rank, ranking_of_pairs, undefined_rankings
+from jaxfm.tasks.classification.groups import METRICS, best_scores, can_rank, ranking_of_pairs, undefined_rankings
 from jaxfm.tasks.classification.predictor import ClassifierPredictor, EncodedRecords
-from jaxfm.tasks.classification.scorer import directions
+from jaxfm.tasks.classification.scorer import ClassifierScorer, directions
 from jaxfm.tasks.classification.spec import ClassifierSpec
 from jaxfm.tasks.classification.task import ClassificationTask
 from jaxfm.training.results import with_intervals
@@ -188,3 +191,39 @@ def test_two_runs_are_compared_over_pairs_and_over_questions(tmp_path: pathlib.P
     assert found.to_dict()["groups"]["metrics"]["map"]["p"] == 1.0
     titles = [table.title for table in bootstrap.comparison_tables(found, "test")]
     assert [title.split(": ")[0] for title in titles[::2]] == ["test, 24 examples", "test, 6 queries"]
+
+
+@pytest.mark.parametrize("kind", ["single", "regression"])
+def test_the_threshold_of_answers_is_that_of_the_scores_of_the_predictor(tmp_path: pathlib.Path, kind: str) -> None:
+    """80 % of the first texts have a best second text of at least the threshold, as `jaxfm.retrieve` will score it."""
+    draw = np.random.default_rng(3)
+    made = spec(kind, ("no", "yes") if kind == "single" else ("score",))
+    pairs = [(query, candidate) for query in range(30) for candidate in range(3)]
+    right = [candidate == query % 3 for query, candidate in pairs]
+    targets = [("no", "yes")[one] if kind == "single" else float(one) for one in right]
+    examples = [
+        Example(f"q{query}", f"c{each}", target, "") for (query, each), target in zip(pairs, targets, strict=True)
+    ]
+    examples += [Example("of one class", f"c{each}", targets[1], "") for each in range(3)]
+    # Much too sure, so that there is a temperature, and wrong of every tenth query.
+    margin = np.where(right, 6.0, -6.0) * np.asarray([-1.0 if query % 10 == 0 else 1.0 for query, _ in pairs])
+    margin = np.concatenate([margin, np.full(3, 30.0)]) + draw.normal(size=len(examples))
+    logits = np.stack([-margin, margin], axis=-1) if kind == "single" else margin[:, None]
+    rows = SimpleNamespace(per_example=lambda values: values, cut=np.zeros(len(examples), bool))
+    scorer = ClassifierScorer(made, tuple(examples), rows)  # type: ignore[arg-type]
+    outputs = {"outputs": logits.astype(np.float32)}
+    calibration = scorer.calibrate(outputs)
+    assert ("temperature" in calibration) == (kind == "single")
+    scores = probabilities(outputs["outputs"], calibration)[:, -1] if kind == "single" else outputs["outputs"][:, 0]
+    best = np.sort(scores[:90].reshape(30, 3).max(axis=1))[::-1]
+    assert calibration[THRESHOLD] == pytest.approx(best[23]), "24 of 30; a first text of one class does not count"
+    answers = scorer.report(outputs, calibration).scores["answers"]
+    assert answers["coverage"] == 0.8 and answers[THRESHOLD] == calibration[THRESHOLD]
+    assert answers["precision"] == answers["precision_at_80_percent"] == 21 / 24, "the 3 wrong are sure"
+    few = ClassifierScorer(made, tuple(examples[:57]), rows).calibrate({"outputs": outputs["outputs"][:57]})  # type: ignore[arg-type]
+    assert THRESHOLD not in few, "19 first texts are too few"
+
+
+def test_without_rankings_there_is_no_threshold() -> None:
+    assert not len(best_scores(spec(labels=("a", "b", "c")), [Example("a", "1", "b", "")], np.ones(1)))
+    assert not len(best_scores(spec(), [Example("a", "1", "yes", "")], np.ones(1)))

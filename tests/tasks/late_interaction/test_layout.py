@@ -104,6 +104,18 @@ def test_skipped_tokens_that_cannot_be(tmp_path: pathlib.Path) -> None:
         registry.create(changed, resolve(changed.model))
 
 
+def test_mask_tokens_that_would_see_nothing_are_refused(tmp_path: pathlib.Path) -> None:
+    local = dataclasses.replace(
+        tiny.ENCODER, local_window=40, global_every=3, position_embedding="rope", type_vocab_size=0
+    )
+    changed = with_defaults(config(tmp_path, task__query_expansion="unattended"))
+    definition = registry.definition("late_interaction")
+    with pytest.raises(UserError, match="layers of this encoder see 20 tokens to each side, .* Give at most 20, or"):
+        definition.abstract_objective(changed, local)
+    definition.abstract_objective(tiny.replaced(changed, task__query_length=20), local)
+    definition.abstract_objective(tiny.replaced(changed, task__query_expansion="attended"), local)
+
+
 @pytest.mark.parametrize("expansion", ["none", "unattended", "attended"])
 def test_an_export_has_equal_vectors_in_both_libraries(tmp_path: pathlib.Path, expansion: str) -> None:
     options = {"task__query_prompt": "in ", "task__document_prompt": "near ", "task__query_length": 12}
