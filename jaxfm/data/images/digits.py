@@ -22,7 +22,7 @@ _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 
 def find_digits() -> Tables:
-    """Returns the splits, with the columns image, label and text. Raises UserError where scikit-learn is not installed."""
+    """Returns the splits: image, label, text. Raises UserError where scikit-learn is not installed."""
     return Tables({split: functools.partial(_open, split) for split in SPLIT_NAMES})
 
 
