@@ -24,7 +24,7 @@ seed
 model.init model.preset model.tokenizer model.dropout model.attention_dropout model.attention model.scan_layers
 model.remat
 data.source data.words_column data.tags_column data.document_column data.row_length data.packed data.window
-data.text_column data.pair_column data.label_column data.holdout data.cache
+data.text_column data.pair_column data.image_column data.label_column data.holdout data.cache
 optim.learning_rate optim.schedule optim.warmup_fraction optim.decay_fraction optim.final_fraction optim.weight_decay
 optim.no_decay optim.b1 optim.b2 optim.eps optim.clip_norm
 adapt.train adapt.freeze adapt.freeze_layers adapt.unfreeze_every adapt.layer_decay adapt.head_rate

@@ -3,8 +3,7 @@
 import functools
 from typing import Any
 
-from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.core.patches import PatchConfig
+from jaxfm.core.encoder_config import EncoderConfig, PatchConfig
 from jaxfm.families.config_values import ConfigValues
 from jaxfm.families.family import Family, Head
 from jaxfm.families.tensors import Tensor, linear

@@ -3,8 +3,7 @@
 import functools
 from typing import Any
 
-from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.core.patches import PatchConfig
+from jaxfm.core.encoder_config import EncoderConfig, PatchConfig
 from jaxfm.families.config_values import IMAGE_SIZES, ConfigValues, written_activation, written_sizes
 from jaxfm.families.family import Family
 from jaxfm.families.tensors import Tensor, linear, norm

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxfm.core.build import Build
-from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.core.patches import IMAGE_POOLINGS
+from jaxfm.core.encoder_config import IMAGE_POOLINGS, EncoderConfig
 from jaxfm.models.dropout import DropoutKey, dropout, split_key
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.heads import output_layer, pool_at

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxfm.config import AUTO, Config
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.encoder_config import EncoderConfig, PatchConfig
 from jaxfm.core.initial import ImageLayout
-from jaxfm.core.patches import PatchConfig
 from jaxfm.data.images.decoding import check_patch
 from jaxfm.data.images.examples import ImageColumns
 from jaxfm.errors import UserError

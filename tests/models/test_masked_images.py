@@ -11,7 +11,7 @@ from flax import nnx
 
 from jaxfm.config import MeshConfig
 from jaxfm.core.build import DEFAULT_BUILD
-from jaxfm.core.patches import PatchConfig
+from jaxfm.core.encoder_config import PatchConfig
 from jaxfm.families.vit import image_encoder
 from jaxfm.models.masked_images import (
     MaskedAutoencoder,

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from jaxfm.core.batch import Batch, BatchSpec, Field, Volume
-from jaxfm.core.patches import PatchConfig
+from jaxfm.core.encoder_config import PatchConfig
 from jaxfm.data.images.decoding import RULES, Fitted, check_patch, decode, fit, fit_size
 from jaxfm.data.images.stored import BadImageError, StoredImage
 from jaxfm.data.text.packing import pack, shuffled

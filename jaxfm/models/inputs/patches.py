@@ -10,8 +10,7 @@ import numpy as np
 from flax import nnx
 
 from jaxfm.core.batch import BatchSpec, Field
-from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.core.patches import PatchConfig
+from jaxfm.core.encoder_config import EncoderConfig, PatchConfig
 from jaxfm.models.dropout import DropoutKey, dropout
 from jaxfm.models.inputs.inputs import Inputs
 from jaxfm.models.norms import make_norm

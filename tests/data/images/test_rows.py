@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxfm.core.batch import Field
-from jaxfm.core.patches import PatchConfig
+from jaxfm.core.encoder_config import PatchConfig
 from jaxfm.data.images import decoding
 from jaxfm.data.images import rows as image_rows
 from jaxfm.data.images.rows import (

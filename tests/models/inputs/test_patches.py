@@ -13,8 +13,7 @@ from flax import nnx
 
 from jaxfm.config import MeshConfig
 from jaxfm.core.build import DEFAULT_BUILD
-from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.core.patches import PatchConfig
+from jaxfm.core.encoder_config import EncoderConfig, PatchConfig
 from jaxfm.families.vit import image_encoder
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.inputs.patches import PatchInputs, between, position_table, sine_positions
