@@ -5,8 +5,8 @@
 DATA_DIR holds images.npz: x_train, y_train, x_test, y_test, uint8 pixels [N, H, W, C] and class numbers. Training
 images are shifted by up to --shift pixels (mirrored at the border) and, with --flip, mirrored in half of the cases;
 pixels are normalised by mean and deviation of each channel of the training images. AdamW, cosine decay, a tenth of
-warm-up. All settings that have no argument are the Trainer's own. Prints one line of JSON: accuracy in percent, seconds of training,
-images a second. It shares no code with jaxfm.
+warm-up. All settings that have no argument are the Trainer's own. Prints one line of JSON: accuracy in percent, seconds
+of training, images a second. It shares no code with jaxfm.
 """
 
 import argparse

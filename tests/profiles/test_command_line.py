@@ -16,7 +16,7 @@ SHARED = {"command_line", "quality", "small_sets", "steps"}
 # Those that read absl flags: `jaxfm.program.run` ends them, with its own tests.
 BY_FLAGS = {"classification_quality", "ner_quality", "packing_quality", "prepare_memory", "relations"}
 # Standing alone, they need torch.
-REFERENCES = {"hf_classification", "hf_mlm", "hf_qa", "hf_relations", "st_embedding"}
+REFERENCES = {"hf_classification", "hf_image", "hf_mlm", "hf_qa", "hf_relations", "st_embedding"}
 # Run by the Python of another environment, which has spaCy.
 ELSEWHERE = {"spacy_reference"}
 NAMES = sorted(path.stem for path in PROFILES.glob("*.py") if path.stem not in SHARED | ELSEWHERE)
@@ -37,10 +37,13 @@ MISTAKES = {
     ),
     "export_formats": (["--source=conll:absent", "--output=o.json", "--turns=0"], "--turns=0: must be at least 1"),
     "hf_classification": (["absent", "absent"], "absent/config.json: no such file"),
+    "hf_image": (["absent", "absent"], "absent/images.npz: no such file"),
     "hf_mlm": (["absent", "--batch=1", "--row-length=8"], "absent/config.json: no such file"),
     "hf_qa": (["absent", "absent", "--predictions=o.json"], "absent/config.json: no such file"),
     "hf_relations": (["absent", "absent"], "absent/config.json: no such file"),
     "image_data": (["--sizes=32,big", "--output=o.json"], "--sizes=32,big: must be whole numbers"),
+    "image_quality": (["--data=absent", "--output=o.json", "--programs=hf"], "--programs: 'hf' is none of scratch"),
+    "image_text_quality": (["--data=absent", "--output=o.json"], "--data=absent: must be a folder with one .npz"),
     "image_sets": (["--data=absent", "--output=out"], "--data=absent: must be a folder with one .npz"),
     "interval_coverage": (["--counts=27,many"], "--counts=27,many: must be whole numbers"),
     "load_memory": (["--devices=1,few", "--output=o.json"], "--devices=1,few: must be whole numbers"),
