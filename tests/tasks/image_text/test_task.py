@@ -124,7 +124,7 @@ def test_micro_batches_have_the_gradient_of_the_whole(folder: pathlib.Path, loss
     found = []
     for accumulate in (1, 4):
         made = config(
-            folder, task__loss=loss, train__accumulate=accumulate, train__steps=3, task__augment__flip=True,
+            folder, task__loss=loss, train__accumulate=accumulate, train__steps=3, train__batch_size=16, task__augment__flip=True,
             task__augment__pad_crop=1, model__dropout=0.1,
         )  # fmt: skip
         initial = resolve(made.model)
