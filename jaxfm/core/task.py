@@ -252,7 +252,11 @@ class ReadsImages(Protocol):
 
 @runtime_checkable
 class DrawsPictures(Protocol):
-    """What a predictor is beside `ReadsImages` where what it finds of an image is pictures."""
+    """What a predictor is beside `ReadsImages` where what it finds of an image can be drawn."""
+
+    def with_pictures(self) -> "Predictor":
+        """Returns the same, whose outputs have what pictures need."""
+        ...
 
     def pictures(self, encoded: Any, outputs: Mapping[str, np.ndarray]) -> list[Mapping[str, np.ndarray]]:
         """Returns of each record heading -> pixels, uint8 [H, W, C], in the order in which they are to be seen."""

@@ -10,6 +10,7 @@ import numpy as np
 from jaxfm.observe.plots import INK, WIDTH_INCHES, new_figure, save_figure
 
 _COLUMNS = 6
+_LIGHT = (255, 90, 40)
 _LINE = 26  # characters of a caption's line that fit below a picture
 
 
@@ -47,6 +48,21 @@ def draw_sheet(tiles: Sequence[Tile], path: str | os.PathLike[str], *, title: st
                 parse_math=False,
             )  # fmt: skip
     save_figure(figure, path)
+
+
+def lit(pixels: np.ndarray, weights: np.ndarray, patch: int) -> np.ndarray:
+    """Returns an image, grey and dark where the weights of its patches are lowest, red where they are highest.
+
+    Args:
+      pixels: uint8 [H, W, C].
+      weights: [rows, columns], at least 0.
+      patch: side of a patch.
+    """
+    above = weights.astype(np.float64) - float(weights.min())
+    share = above / max(float(above.max()), 1e-12)
+    share = np.repeat(np.repeat(share, patch, axis=0), patch, axis=1)[..., None]
+    grey = pixels.mean(axis=-1, keepdims=True) * 0.6
+    return np.clip(grey * (1 - share) + (0.5 * grey + np.asarray(_LIGHT) * 0.7) * share, 0, 255).astype(np.uint8)
 
 
 def _cut(line: str) -> str:

@@ -270,17 +270,21 @@ class Model:
         return not isinstance(self._predictor, ReadsImages) or self._predictor.reads_texts
 
     def pictures(self, images: Iterable[Any]) -> Iterator[Mapping[str, np.ndarray]]:
-        """Yields what the model makes of each image, heading -> pixels uint8 [H, W, C]: hidden patches predicted.
+        """Yields what the model makes of each image, heading -> pixels uint8 [H, W, C].
 
+        Of a classifier that is what its last layer attends to, of masked pretraining what it predicts of hidden patches.
         Raises UserError for a model that makes no pictures.
         """
         if not isinstance(self._predictor, DrawsPictures):
             raise UserError(f"{self.workdir}: is a run of the task {self.task}, which makes no pictures.")
+        drawing = self._predictor.with_pictures()
         records = (image_input.image_record(each, f"image {number}") for number, each in enumerate(images, start=1))
-        while chunk := list(itertools.islice(records, self._predictor.records_at_once)):
-            with self._one_at_a_time:
-                encoded = self._predictor.encode(chunk)
-                yield from self._predictor.pictures(encoded, self._outputs(encoded.rows))
+        while chunk := list(itertools.islice(records, drawing.records_at_once)):
+            encoded = drawing.encode(chunk)
+            size = bucket(self._batch_size, len(encoded.rows), self._mesh)
+            evaluate = Evaluator(drawing.outputs, self._restored.graphdef, self._mesh, size)
+            outputs = evaluate(self._restored.params, encoded.rows)
+            yield from self._predictor.pictures(encoded, outputs)
 
     def _record(self, text: Any, origin: str) -> dict[str, Any]:
         is_text = isinstance(text, str) or (isinstance(text, Mapping) and "image" not in text)

@@ -293,7 +293,9 @@ def run() -> None:
         "Words of a text: run (as in the run's training) or transformers (as its pipeline has them).",
     )
     flags.DEFINE_string("labels", "", "Classes that images are compared with (zero-shot), with commas between them.")
-    flags.DEFINE_string("pictures", None, "PNG file of what the model makes of images: hidden patches predicted.")
+    flags.DEFINE_string(
+        "pictures", None, "PNG file of what the model makes of images: what it attends to, or hidden patches predicted."
+    )
     flags.DEFINE_string("pair", None, "The second text, for a model that judges pairs.")
     flags.DEFINE_string("context", None, "A file whose whole text is the second one of every text given.")
     flags.DEFINE_string("entities", None, "A run that finds the entities of each text, for a model that relates them.")

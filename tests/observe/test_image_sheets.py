@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxfm.observe.image_sheets import Tile, draw_sheet
+from jaxfm.observe.image_sheets import Tile, draw_sheet, lit
 
 
 def test_pictures_stand_in_rows(tmp_path: pathlib.Path) -> None:
@@ -29,6 +29,17 @@ def test_grey_and_small_pictures_keep_their_pixels(tmp_path: pathlib.Path) -> No
     dark = (pixels < 30).mean()
     between = ((pixels > 60) & (pixels < 200)).mean()
     assert dark > 0.3 and between < 0.02  # a smoothed board would be grey between its fields
+
+
+def test_patches_are_lit_by_their_weights() -> None:
+    pixels = np.full((4, 6, 3), 100, np.uint8)
+    shown = lit(pixels, np.asarray([[0.1, 0.2, 0.3], [0.1, 0.1, 0.2]]), 2).astype(int)
+    assert shown.shape == (4, 6, 3)
+    assert (shown[0, 0] == 60).all() and (shown[2:, :4] == 60).all()  # the least: grey, darker
+    redness = shown[..., 0] - shown[..., 2]
+    assert (redness[:2, 4:] == redness.max()).all() and 0 < redness[0, 2] < redness[0, 4]
+    # Weights that are all equal light nothing.
+    assert (lit(pixels, np.full((2, 3), 0.4), 2) == 60).all()
 
 
 def test_no_pictures_are_no_sheet(tmp_path: pathlib.Path) -> None:

@@ -175,6 +175,13 @@ class ImageRows:
         rows, columns = self.grids[example].tolist()
         return from_patches(self.patches(example), (rows, columns), self.settings.patch)
 
+    def of_patches(self, values_NT: np.ndarray, row: int, segment: int) -> np.ndarray:
+        """Returns values [rows, columns, ...] of an image's patches, of values [N, T, ...] of all tokens."""
+        example = int(self.members[row][segment])
+        start = int(self.lengths[self.members[row][:segment]].sum()) + self.settings.prefix
+        rows, columns = self.grids[example].tolist()
+        return values_NT[row, start : start + rows * columns].reshape(rows, columns, *values_NT.shape[2:])
+
     def take(self, index: np.ndarray) -> Batch:
         """Returns the rows [n] asked for as a batch; images that are not in memory are decoded now."""
         spec = self.spec

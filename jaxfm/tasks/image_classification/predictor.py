@@ -18,7 +18,9 @@ from jaxfm.evaluation.calibration import probabilities
 from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.image_models import image_model_problem, write_image_model
 from jaxfm.hub.image_processors import write_image_processor
+from jaxfm.models.attention_maps import last_attention
 from jaxfm.models.image_classifier import ImageClassifier
+from jaxfm.observe.image_sheets import lit
 from jaxfm.tasks.image_classification.scorer import per_image, predictions
 from jaxfm.tasks.image_classification.spec import ImageClassifierSpec
 from jaxfm.tasks.image_rows import image_rows
@@ -44,10 +46,12 @@ class ImageClassifierPredictor:
     Attributes:
       spec: of the classifier.
       calibration: that the run fitted.
+      attention: outputs have what the last layer attends to.
     """
 
     spec: ImageClassifierSpec
     calibration: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    attention: bool = False
 
     records_at_once = 512
     takes_words = False
@@ -65,8 +69,22 @@ class ImageClassifierPredictor:
         raise AssertionError(splitter)
 
     def outputs(self, model: ImageClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """See ImageClassifierSpec.outputs."""
-        return self.spec.outputs(model, batch)
+        """See ImageClassifierSpec.outputs; with `attention` also that, f32 [B, T]."""
+        found = self.spec.outputs(model, batch)
+        return found | {"attention": last_attention(model.encoder, batch)} if self.attention else found
+
+    def with_pictures(self) -> "ImageClassifierPredictor":
+        """Returns the same, whose outputs have what pictures need."""
+        return dataclasses.replace(self, attention=True)
+
+    def pictures(self, encoded: EncodedImages, outputs: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """Returns of each image its pixels uint8 [H, W, C], and the same lit where the last layer attends to it."""
+        shown = []
+        for image, (row, segment) in enumerate(encoded.rows.example_locations.tolist()):
+            pixels = encoded.rows.image(image)
+            weights = encoded.rows.of_patches(outputs["attention"], row, segment)
+            shown.append({"image": pixels, "attention": lit(pixels, weights, encoded.rows.settings.patch)})
+        return shown
 
     def encode(self, records: Sequence[Mapping[str, Any]]) -> EncodedImages:
         """Makes rows of {"image": StoredImage}; an image that cannot be decoded is a UserError that names it."""

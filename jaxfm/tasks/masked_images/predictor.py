@@ -52,6 +52,10 @@ class MaskedImagesPredictor:
         """Never called: an image has no words."""
         raise AssertionError(splitter)
 
+    def with_pictures(self) -> "MaskedImagesPredictor":
+        """Returns itself: its outputs are pictures in any case."""
+        return self
+
     def outputs(self, model: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """See MaskedImagesObjective.outputs; with the pixels."""
         return MaskedImagesObjective(self.spec, pictures=True).outputs(model, batch)

@@ -114,7 +114,7 @@ def test_mixed_labels_are_a_mean_of_losses(folder: pathlib.Path) -> None:
 
     share = jnp.asarray([0.3, 0.3, 0.9, 0.9])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "augmented", lambda *_: (rows, image_batches.Partner(share)))
+        patch.setattr(module, "augmented", lambda *_, **__: (rows, image_batches.Partner(share)))
         loss = objective.loss(Fixed(), rows, LossContext(jax.random.key(0)))
     log_probs = np.log(
         np.exp([[2, 0], [0, 1], [1, 1], [0, 3]]) / np.exp([[2, 0], [0, 1], [1, 1], [0, 3]]).sum(-1, keepdims=True)

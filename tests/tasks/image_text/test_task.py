@@ -77,7 +77,7 @@ def test_a_trained_run_compares_images_with_any_classes(run: pathlib.Path, folde
     found = model(light)
     assert found["label"] == "near" and set(found["scores"]) == {"near", "old"} and found["image"] == str(light)
     other = Model(run, labels=["old", "near", "hull"])(light)
-    assert other["label"] == "near" and len(other["scores"]) == 3
+    assert set(other["scores"]) == {"old", "near", "hull"} and other["scores"]["near"] > other["scores"]["old"]
     np.testing.assert_allclose(sum(other["scores"].values()), 1.0, atol=1e-3)
     texts, images = model.embed(["saw the near town left", ""]), model.embed_images([light, np.zeros((8, 8), np.uint8)])
     assert texts.shape == images.shape == (2, 16)
@@ -124,8 +124,8 @@ def test_micro_batches_have_the_gradient_of_the_whole(folder: pathlib.Path, loss
     found = []
     for accumulate in (1, 4):
         made = config(
-            folder, task__loss=loss, train__accumulate=accumulate, train__steps=3, train__batch_size=16, task__augment__flip=True,
-            task__augment__pad_crop=1, model__dropout=0.1,
+            folder, task__loss=loss, train__accumulate=accumulate, train__steps=3, train__batch_size=16,
+            task__augment__flip=True, task__augment__pad_crop=1, model__dropout=0.1,
         )  # fmt: skip
         initial = resolve(made.model)
         task, loaded = create(made, initial)
