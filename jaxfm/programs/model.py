@@ -272,7 +272,7 @@ class Model:
     def pictures(self, images: Iterable[Any]) -> Iterator[Mapping[str, np.ndarray]]:
         """Yields what the model makes of each image, heading -> pixels uint8 [H, W, C].
 
-        Of a classifier that is what its last layer attends to, of masked pretraining what it predicts of hidden patches.
+        Of a classifier: what its last layer attends to; of masked pretraining: hidden patches as it predicts them.
         Raises UserError for a model that makes no pictures.
         """
         if not isinstance(self._predictor, DrawsPictures):
