@@ -16,7 +16,7 @@ def test_a_set_is_written_and_read_back(tmp_path):
     np.savez(folder / "toys.npz", class_names=np.asarray(["cat", "dog"]), **arrays, **labels)
     for split in ("train", "test"):
         lines = "".join(f"{split} picture {number}\tpets\n" for number in range(4))
-        (folder / f"captions.{split}.tsv").write_text("caption\tcategory\n" + lines)
+        (folder / f"captions.{split}.tsv").write_text("caption\tkind\n" + lines)
     target = write_set(folder, tmp_path / "out")
     read = read_images(f"parquet:{target}", None, labels="single", texts=True)
     for split, found in read.items():
