@@ -12,7 +12,7 @@ the batch and its segment alone, so a resumed run draws what an uninterrupted on
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -20,6 +20,17 @@ import jax.numpy as jnp
 
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.models.dropout import DropoutKey, RowsKey
+from jaxfm.models.inputs.image_moves import (
+    Affine,
+    ImageRow,
+    after,
+    flipped,
+    identity,
+    moved_by,
+    places,
+    rotated,
+    sample,
+)
 
 BORDERS = ("reflect", "zero")
 MAGNITUDES = 10.0
@@ -160,7 +171,7 @@ def augment(
     rows = batch["pixels"].shape[0]
 
     def one(pixels: jax.Array, ids: jax.Array, cells: jax.Array, grids: jax.Array, key: jax.Array) -> jax.Array:
-        row = _Row(pixels.reshape(-1, patch, patch, channels), ids, cells, grids, patch, segments or len(ids))
+        row = ImageRow(pixels.reshape(-1, patch, patch, channels), ids, cells, grids, patch, segments or len(ids))
         return _augment_row(row, augmentation, key).reshape(pixels.shape)
 
     keys = _row_keys(key, rows)
@@ -197,7 +208,7 @@ def mix(
     grids_B2 = batch["grids"].max(axis=1)
     same_B = jnp.all(grids_B2 == _partner(grids_B2), axis=-1)
     mask_B, weight_B = _mixing(augmentation, keys, grids_B2 * patch)  # cutmix's rectangles; mixup's weights
-    y_BTPP, x_BTPP = _places(batch["cells"], patch)
+    y_BTPP, x_BTPP = places(batch["cells"], patch)
     top, bottom, left, right = (edge_B[:, None, None, None] for edge_B in mask_B)
     inside_BTPP = (y_BTPP >= top) & (y_BTPP < bottom) & (x_BTPP >= left) & (x_BTPP < right)
     share = jnp.where(inside_BTPP, 1.0, weight_B[:, None, None, None]) * same_B[:, None, None, None]
@@ -213,8 +224,8 @@ def _mixing(
     """The rectangle (top, bottom, left, right) of each row that comes from its neighbour, and the weight elsewhere."""
 
     def pair(key: jax.Array, size: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
-        places, amount = jax.random.split(key)
-        choice, *middle = jax.random.uniform(places, (3,))
+        where, amount = jax.random.split(key)
+        choice, *middle = jax.random.uniform(where, (3,))
         share = 0.5 if augmentation.mixup and augmentation.cutmix else float(augmentation.cutmix > 0)
         cuts = choice < share
         shape = jnp.where(cuts, augmentation.cutmix or 1.0, augmentation.mixup or 1.0)
@@ -245,43 +256,7 @@ def _row_keys(key: DropoutKey, rows: int) -> jax.Array:
 # --- one row ---------------------------------------------------------------------------------------------------------
 
 
-class _Row(NamedTuple):
-    """One row: pixels [T, P, P, C], segments [T], cells [T, 2], grids [T, 2]; patch side and S."""
-
-    pixels: jax.Array
-    segment_ids: jax.Array
-    cells: jax.Array
-    grids: jax.Array
-    patch: int
-    segments: int
-
-    @property
-    def has_pixels(self) -> jax.Array:
-        """[T] whether a token has pixels."""
-        return self.cells[:, 0] >= 0
-
-    @property
-    def own_segment(self) -> jax.Array:
-        """[T] the segment of each token with pixels from 0; S for all others, which no array of segments has."""
-        return jnp.where(self.has_pixels, self.segment_ids - 1, self.segments)
-
-    def of_tokens(self, values_S: jax.Array) -> jax.Array:
-        """[T, 1, 1] of a number of each segment: for each token that of its image."""
-        return jnp.take(values_S, self.own_segment, mode="clip")[:, None, None]
-
-    def reduced(self, how: str, values_T: jax.Array) -> jax.Array:
-        """[S, ...] of tokens' values [T, ...]: the sum, min or max over the tokens of each image that have pixels."""
-        if self.segments == 1:  # without a scatter, which is slow
-            has = self.has_pixels.reshape(-1, *[1] * (values_T.ndim - 1))
-            whole = jnp.issubdtype(values_T.dtype, jnp.integer)
-            limits = jnp.iinfo(values_T.dtype) if whole else jnp.finfo(values_T.dtype)
-            empty = {"sum": 0, "min": limits.max, "max": limits.min}[how]
-            return getattr(jnp, how)(jnp.where(has, values_T, empty), axis=0, keepdims=True)
-        reduce: Callable[..., jax.Array] = getattr(jax.ops, f"segment_{how}")
-        return reduce(values_T, self.own_segment, num_segments=self.segments + 1)[:-1]
-
-
-def _augment_row(row: _Row, augmentation: Augmentation, key: jax.Array) -> jax.Array:
+def _augment_row(row: ImageRow, augmentation: Augmentation, key: jax.Array) -> jax.Array:
     """The pixels of a row, f32 [T, P, P, C]."""
     count, magnitude = augmentation.rand_augment
     keys_S = jax.vmap(lambda segment: jax.random.fold_in(key, segment))(jnp.arange(row.segments))
@@ -292,18 +267,18 @@ def _augment_row(row: _Row, augmentation: Augmentation, key: jax.Array) -> jax.A
     flip, erase = next(draws), [next(draws) for _ in range(5)]
     drawn = [(_chosen(next(draws)), 1 - 2 * (next(draws) < 0.5).astype(jnp.float32)) for _ in range(count)]
 
-    moved = _identity(height_S)
+    moved = identity(height_S)
     if augmentation.crop:
-        moved = _after(moved, _crop(augmentation.crop, crop, height_S, width_S))
+        moved = after(moved, _crop(augmentation.crop, crop, height_S, width_S))
     if augmentation.pad_crop:
         most = augmentation.pad_crop
         down, right = (jnp.floor(draw * (2 * most + 1)) - most for draw in shift)
-        moved = _after(moved, moved_by(down, right))
+        moved = after(moved, moved_by(down, right))
     if augmentation.flip:
-        moved = _after(moved, flipped(flip < 0.5))
+        moved = after(moved, flipped(flip < 0.5))
     level = magnitude / MAGNITUDES
     for operation, sign in drawn:
-        moved = _after(moved, _geometric(operation, sign * level, height_S, width_S))
+        moved = after(moved, _geometric(operation, sign * level, height_S, width_S))
     pixels = sample(row, moved, augmentation.border) if augmentation.moves else row.pixels.astype(jnp.float32)
     for operation, sign in drawn:
         # Stored before it is read several times; the compiler would rather compute it anew for each.
@@ -323,74 +298,19 @@ def _chosen(draw_S: jax.Array) -> jax.Array:
 # --- what moves pixels -----------------------------------------------------------------------------------------------
 
 
-class Affine(NamedTuple):
-    """Where each pixel of a result is read: row = a y + b x + c and column = d y + e x + f, each [S].
-
-    y and x count pixels from the middle of the image, on both sides, so that sizes of images do not matter and halves
-    are exact.
-    """
-
-    a: jax.Array
-    b: jax.Array
-    c: jax.Array
-    d: jax.Array
-    e: jax.Array
-    f: jax.Array
-
-
-def _identity(like_S: jax.Array) -> Affine:
-    one, zero = jnp.ones_like(like_S), jnp.zeros_like(like_S)
-    return Affine(one, zero, zero, zero, one, zero)
-
-
-def _after(first: Affine, then: Affine) -> Affine:
-    """The map of a change that follows another: its result is read where it leads, and that where the first leads.
-
-    Written out, as a matrix product may run in bfloat16.
-    """
-    a, b, c, d, e, f = first
-    return Affine(
-        a * then.a + b * then.d,
-        a * then.b + b * then.e,
-        a * then.c + b * then.f + c,
-        d * then.a + e * then.d,
-        d * then.b + e * then.e,
-        d * then.c + e * then.f + f,
-    )
-
-
-def moved_by(down_S: jax.Array, right_S: jax.Array) -> Affine:
-    """Returns the map that moves an image down and to the right, in pixels."""
-    same = _identity(down_S)
-    return same._replace(c=-down_S, f=-right_S)
-
-
-def flipped(is_flipped_S: jax.Array) -> Affine:
-    """Returns the map that exchanges left and right where `is_flipped_S` is True."""
-    same = _identity(is_flipped_S.astype(jnp.float32))
-    return same._replace(e=jnp.where(is_flipped_S, -1.0, 1.0))
-
-
-def rotated(degrees_S: jax.Array) -> Affine:
-    """Returns the map that turns an image counterclockwise around its middle, as Pillow does."""
-    angle_S = degrees_S * (math.pi / 180)
-    cosine, sine, zero = jnp.cos(angle_S), jnp.sin(angle_S), jnp.zeros_like(angle_S)
-    return Affine(cosine, sine, zero, -sine, cosine, zero)
-
-
 def _crop(least: float, draws: list[jax.Array], height_S: jax.Array, width_S: jax.Array) -> Affine:
     """A part of at least this share of the area at a random place (Szegedy et al. 2015), at the size of the image."""
     area = least + (1 - least) * draws[0]
     aspect = jnp.exp((2 * draws[1] - 1) * _ASPECT / 2)  # of both sides, so their ratio is within 3/4 and 4/3
     tall, wide = jnp.minimum(jnp.sqrt(area) * aspect, 1.0), jnp.minimum(jnp.sqrt(area) / aspect, 1.0)
     top, left = (draws[2] - 0.5) * (1 - tall) * height_S, (draws[3] - 0.5) * (1 - wide) * width_S
-    return _identity(tall)._replace(a=tall, c=top, e=wide, f=left)
+    return identity(tall)._replace(a=tall, c=top, e=wide, f=left)
 
 
 def _geometric(operation_S: jax.Array, level_S: jax.Array, height_S: jax.Array, width_S: jax.Array) -> Affine:
     """The map of RandAugment's operation; `level_S` is -1 to 1.
 
-    Largest magnitudes: 30 degrees, a shear of 0.3, a shift by 0.45 of the size. Others that move nothing: identity.
+    Largest magnitudes: 30 degrees, a shear of 0.3, a shift by 0.45 of the size. Colour operations move nothing.
     """
 
     def amount(name: str, most: float | jax.Array) -> jax.Array:
@@ -405,73 +325,6 @@ def _geometric(operation_S: jax.Array, level_S: jax.Array, height_S: jax.Array, 
     )
 
 
-def _places(cells: jax.Array, patch: int) -> tuple[jax.Array, jax.Array]:
-    """Row and column in its image of each pixel of tokens, int32 [..., T, P, P]."""
-    inside = jnp.arange(patch)
-    y = cells[..., 0, None, None] * patch + inside[:, None]
-    x = cells[..., 1, None, None] * patch + inside
-    shape = jnp.broadcast_shapes(y.shape, x.shape)
-    return jnp.broadcast_to(y, shape), jnp.broadcast_to(x, shape)
-
-
-@jax.named_scope("sample_images")
-def sample(row: _Row, moved: Affine, border: str) -> jax.Array:
-    """Returns the pixels of a row, f32 [T, P, P, C], each read where the map of its image leads, bilinearly.
-
-    "zero": what lies more than half a pixel outside is 0. "reflect": outside lies the image mirrored at its outermost
-    pixels.
-    """
-    patch, channels = row.patch, row.pixels.shape[-1]
-    index_T = jnp.arange(len(row.cells))
-    start_S = row.reduced("min", index_T)
-    grid_S2 = row.reduced("max", row.grids)
-    start, columns = row.of_tokens(start_S), row.of_tokens(grid_S2[:, 1])
-    last_y, last_x = (row.of_tokens(jnp.maximum(side * patch - 1, 0)) for side in grid_S2.T)
-    a, b, c, d, e, f = (row.of_tokens(values) for values in moved)
-    y, x = (
-        place.astype(jnp.float32) - last.astype(jnp.float32) / 2
-        for place, last in zip(_places(row.cells, patch), (last_y, last_x), strict=True)
-    )
-    y, x = a * y + b * x + c + last_y / 2, d * y + e * x + f + last_x / 2
-    valid = row.has_pixels[:, None, None]
-    if border == "zero":
-        valid &= (y >= -0.5) & (y <= last_y + 0.5) & (x >= -0.5) & (x <= last_x + 0.5)
-        y, x = jnp.clip(y, 0, last_y), jnp.clip(x, 0, last_x)
-    else:
-        y, x = _mirrored(y, last_y), _mirrored(x, last_x)
-    packed = _packed(row.pixels).reshape(-1)
-
-    def at(row_y: jax.Array, column_x: jax.Array) -> jax.Array:
-        token = start + (row_y // patch) * columns + column_x // patch
-        place = (token * patch + row_y % patch) * patch + column_x % patch
-        return _unpacked(jnp.take(packed, place, mode="clip"), channels)
-
-    above, before = jnp.floor(y).astype(jnp.int32), jnp.floor(x).astype(jnp.int32)
-    below, after = jnp.minimum(above + 1, last_y), jnp.minimum(before + 1, last_x)
-    down, right = (y - above)[..., None], (x - before)[..., None]
-    upper = at(above, before) * (1 - right) + at(above, after) * right
-    lower = at(below, before) * (1 - right) + at(below, after) * right
-    return jnp.where(valid[..., None], upper * (1 - down) + lower * down, 0.0)
-
-
-def _packed(pixels: jax.Array) -> jax.Array:
-    """A pixel [..., C] as one number u32 [...]: reading one number each is several times faster than C."""
-    channels = pixels.astype(jnp.uint32)
-    return sum((channels[..., c] << (8 * c) for c in range(1, pixels.shape[-1])), channels[..., 0])
-
-
-def _unpacked(packed: jax.Array, channels: int) -> jax.Array:
-    """f32 [..., C] of `_packed`."""
-    return jnp.stack([(packed >> (8 * c)) & 255 for c in range(channels)], axis=-1).astype(jnp.float32)
-
-
-def _mirrored(place: jax.Array, last: jax.Array) -> jax.Array:
-    """A place brought into 0..last by mirrors at both; 0 where the image is one pixel wide."""
-    period = jnp.maximum(2 * last, 1).astype(jnp.float32)
-    within = jnp.mod(place, period)
-    return jnp.clip(jnp.minimum(within, period - within), 0, last)
-
-
 # --- what changes colours --------------------------------------------------------------------------------------------
 
 
@@ -484,7 +337,7 @@ def _grey(pixels: jax.Array) -> jax.Array:
 
 
 @jax.named_scope("colour_images")
-def _coloured(row: _Row, pixels: jax.Array, operation_S: jax.Array, sign_S: jax.Array, level: float) -> jax.Array:
+def _coloured(row: ImageRow, pixels: jax.Array, operation_S: jax.Array, sign_S: jax.Array, level: float) -> jax.Array:
     """Pixels [T, P, P, C] after RandAugment's operation, those of images of which it changes no colour as they were.
 
     Largest magnitudes: brightness, contrast and colour are multiplied by 0.1 or 1.9; 4 bits are left; everything is
@@ -519,7 +372,7 @@ def _coloured(row: _Row, pixels: jax.Array, operation_S: jax.Array, sign_S: jax.
 
 
 def _erased(
-    row: _Row, probability: float, draws: list[jax.Array], height_S: jax.Array, width_S: jax.Array
+    row: ImageRow, probability: float, draws: list[jax.Array], height_S: jax.Array, width_S: jax.Array
 ) -> jax.Array:
     """[T, P, P] whether a pixel lies in the rectangle of its image that is erased."""
     least, most = _ERASED_AREA
@@ -528,7 +381,7 @@ def _erased(
     tall = jnp.round(jnp.minimum(jnp.sqrt(area) * aspect, 1.0) * height_S)
     wide = jnp.round(jnp.minimum(jnp.sqrt(area) / aspect, 1.0) * width_S)
     top, left = jnp.floor(draws[3] * (height_S - tall + 1)), jnp.floor(draws[4] * (width_S - wide + 1))
-    y, x = _places(row.cells, row.patch)
+    y, x = places(row.cells, row.patch)
     inside = (y >= row.of_tokens(top)) & (y < row.of_tokens(top + tall))
     inside &= (x >= row.of_tokens(left)) & (x < row.of_tokens(left + wide))
     return inside & row.of_tokens(draws[0] < probability)

@@ -14,6 +14,7 @@ from jaxfm.data.images.stored import StoredImage
 from jaxfm.errors import UserError
 from jaxfm.models.dropout import RowsKey
 from jaxfm.models.inputs import augmentation as augmenting
+from jaxfm.models.inputs import image_moves
 from jaxfm.models.inputs.augmentation import Augmentation, augment, check_augmentation, mix
 
 PATCH = 2
@@ -60,14 +61,14 @@ def originals(rows: ImageRows) -> list[np.ndarray]:
 def sampled_pixels(batch, numbers, border, channels):
     def one(pixels, ids, cells, grids):
         segments = len(ids)
-        row = augmenting._Row(pixels.reshape(-1, PATCH, PATCH, channels), ids, cells, grids, PATCH, segments)
-        moved = augmenting.Affine(*(jnp.full(segments, number) for number in numbers))
-        return augmenting.sample(row, moved, border).reshape(pixels.shape)
+        row = image_moves.ImageRow(pixels.reshape(-1, PATCH, PATCH, channels), ids, cells, grids, PATCH, segments)
+        moved = image_moves.Affine(*(jnp.full(segments, number) for number in numbers))
+        return image_moves.sample(row, moved, border).reshape(pixels.shape)
 
     return jax.vmap(one)(batch["pixels"], batch["segment_ids"], batch["cells"], batch["grids"])
 
 
-def sampled(rows: ImageRows, moved: augmenting.Affine, border: str = "reflect") -> list[np.ndarray]:
+def sampled(rows: ImageRows, moved: image_moves.Affine, border: str = "reflect") -> list[np.ndarray]:
     """Every image moved by one map, that of the first segment."""
     batch = batch_of(rows)
     numbers = jnp.stack([values[0] for values in moved])
@@ -93,13 +94,13 @@ def test_no_augmentation_is_the_input_bit_for_bit():
 def test_the_map_that_moves_nothing_is_exact(border):
     rows = PACKED()
     assert len(rows) < len(rows.images)
-    for found, image in zip(sampled(rows, augmenting._identity(ONE), border), originals(rows), strict=True):
+    for found, image in zip(sampled(rows, image_moves.identity(ONE), border), originals(rows), strict=True):
         np.testing.assert_array_equal(found, image)
 
 
 def test_a_flip_is_numpys():
     rows = PACKED()
-    moved = sampled(rows, augmenting.flipped(ONE > 0))
+    moved = sampled(rows, image_moves.flipped(ONE > 0))
     for found, image in zip(moved, originals(rows), strict=True):
         np.testing.assert_array_equal(found, image[:, ::-1])
 
@@ -108,7 +109,7 @@ def test_a_flip_is_numpys():
 def test_shifts_are_numpys_for_both_borders(down, right):
     rows = PACKED()
     for border, mode in (("zero", "constant"), ("reflect", "reflect")):
-        moved = sampled(rows, augmenting.moved_by(down * ONE, right * ONE), border)
+        moved = sampled(rows, image_moves.moved_by(down * ONE, right * ONE), border)
         for found, image in zip(moved, originals(rows), strict=True):
             height, width = image.shape[:2]
             padded = np.pad(image, ((40, 40), (40, 40), (0, 0)), mode=mode)
@@ -121,7 +122,7 @@ def test_any_affine_map_is_scipys():
     draw = np.random.default_rng(5)
     for _ in range(4):
         numbers = draw.normal(0, 1, 6) * [0.4, 0.4, 3, 0.4, 0.4, 3] + [1, 0, 0, 0, 1, 0]
-        moved = sampled(rows, augmenting.Affine(*(ONE * each for each in numbers)))
+        moved = sampled(rows, image_moves.Affine(*(ONE * each for each in numbers)))
         for found, image in zip(moved, originals(rows), strict=True):
             expected = np.stack([scipy_layer(image[..., channel], numbers) for channel in range(3)], axis=-1)
             np.testing.assert_allclose(found, expected, atol=2e-2)
@@ -137,7 +138,7 @@ def scipy_layer(layer, numbers) -> np.ndarray:
 
 def test_turning_is_pillows_inside_the_image():
     rows = rows_of((16, 16), channels=1)
-    (found,) = sampled(rows, augmenting.rotated(25.0 * ONE))
+    (found,) = sampled(rows, image_moves.rotated(25.0 * ONE))
     image = originals(rows)[0][..., 0]
     expected = np.asarray(Image.fromarray(image).rotate(25, Image.Resampling.BILINEAR))
     y, x = np.indices((16, 16)) - 7.5
@@ -181,7 +182,7 @@ def test_crops_stay_in_the_image_and_have_the_area_asked_for():
 def test_maps_are_composed_in_their_order():
     """Shifted, then flipped: the shift to the right is one to the left in the result."""
     rows = rows_of((8, 8))
-    both = augmenting._after(augmenting.moved_by(0 * ONE, 2 * ONE), augmenting.flipped(ONE > 0))
+    both = image_moves.after(image_moves.moved_by(0 * ONE, 2 * ONE), image_moves.flipped(ONE > 0))
     (found,) = sampled(rows, both, "zero")
     image = originals(rows)[0]
     shifted = np.zeros_like(image)
@@ -205,7 +206,7 @@ PILLOW = {
 @jax.jit
 def coloured_pixels(batch, operation, sign):
     def one(pixels, ids, cells, grids):
-        row = augmenting._Row(pixels.reshape(-1, 2, 2, 3), ids, cells, grids, 2, 2)
+        row = image_moves.ImageRow(pixels.reshape(-1, 2, 2, 3), ids, cells, grids, 2, 2)
         both = jnp.ones(2, jnp.int32)
         changed = augmenting._coloured(row, row.pixels.astype(jnp.float32), operation * both, sign * both, 0.5)
         return changed.reshape(pixels.shape)
