@@ -23,7 +23,6 @@ RUN_PAGES = (
     "docs/howto/tpu_pod.md",
     "docs/image_classification.md",
     "docs/image_text.md",
-    "docs/images.md",
     "docs/index.md",
     "docs/late_interaction.md",
     "docs/masked_images.md",

@@ -10,8 +10,8 @@ from tests import tiny
 from tests.training.whole_run import at_step, record_saves, terminate
 
 AUGMENTED = {
-    "task__augment__crop": 0.5, "task__augment__flip": True, "task__augment__operations": 1, "task__augment__erase": 0.5,
-    "task__augment__mixup": 0.5, "task__augment__cutmix": 1.0,
+    "task__augment__crop": 0.5, "task__augment__flip": True, "task__augment__operations": 1,
+    "task__augment__erase": 0.5, "task__augment__mixup": 0.5, "task__augment__cutmix": 1.0,
 }  # fmt: skip
 
 

@@ -79,7 +79,8 @@ def test_a_trained_run_compares_images_with_any_classes(run: pathlib.Path, folde
     other = Model(run, labels=["old", "near", "hull"])(light)
     assert set(other["scores"]) == {"old", "near", "hull"} and other["scores"]["near"] > other["scores"]["old"]
     np.testing.assert_allclose(sum(other["scores"].values()), 1.0, atol=1e-3)
-    texts, images = model.embed(["saw the near town left", ""]), model.embed_images([light, np.zeros((8, 8), np.uint8)])
+    dark = next((folder / "pairs" / "pictures" / "test" / "dark").glob("*.png"))
+    texts, images = model.embed(["saw the near town left", ""]), model.embed_images([light, dark])
     assert texts.shape == images.shape == (2, 16)
     np.testing.assert_allclose(np.linalg.norm(images, axis=1), 1.0, rtol=1e-5)
     assert texts[0] @ images[0] > texts[0] @ images[1]
