@@ -125,14 +125,14 @@ class ConfigValues:
 
     def side(self, field: str, key: str, default: Any = _REQUIRED) -> int:
         """Returns the side of a square, which may be written as [height, width]."""
-        value: Any = self._get(key, default)
-        if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
-            value = value[0]
-        if not is_integer(value) or not 1 <= value <= LARGEST[field]:
+        value = self._get(key, default)
+        sides = value if isinstance(value, list) and len(value) == 2 else [value, value]
+        side = sides[0]
+        if side != sides[1] or not is_integer(side) or not 1 <= side <= LARGEST[field]:
             raise self.error(
                 key, f"it must be an integer from 1 to {LARGEST[field]:,}: the side of a square in pixels."
             )
-        return value
+        return side
 
     def rope_theta(self, key: str, default: float, given: Any = None) -> float:
         """Returns the base of rotary frequencies: `given`, else the value of the key."""

@@ -35,3 +35,16 @@ def test_every_size_has_a_bound() -> None:
 )
 def test_values_are_shown_as_json(value: Any, text: str) -> None:
     assert shown(value) == text
+
+
+@pytest.mark.parametrize("value", [16, [16, 16]])
+def test_the_side_of_a_square(value: object) -> None:
+    assert (
+        ConfigValues({"model_type": "vit", "patch_size": value}, "config.json").side("patch_size", "patch_size") == 16
+    )
+
+
+@pytest.mark.parametrize("value", [[16, 14], 0, "16", True, [16], None, 10**7])
+def test_what_is_not_the_side_of_a_square(value: object) -> None:
+    with pytest.raises(UserError, match="the side of a square in pixels"):
+        ConfigValues({"model_type": "vit", "patch_size": value}, "config.json").side("patch_size", "patch_size")
