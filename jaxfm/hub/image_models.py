@@ -53,6 +53,16 @@ def write_image_model(
     Raises:
       UserError: transformers has no class for that encoder and head.
     """
+    written, params = written_positions(encoder, params, layout)
+    config = hf_config(written, head=head, pad_token_id=None, labels=labels)
+    files.write_json(folder / "config.json", {**config, **(extra or {})})
+    write_tensors(folder / "model.safetensors", written, head, params)
+
+
+def written_positions(
+    encoder: EncoderConfig, params: Mapping[str, np.ndarray], layout: ImageLayout
+) -> tuple[EncoderConfig, dict[str, np.ndarray]]:
+    """Returns an encoder and parameters with a table of positions for the squares that are read; see above."""
     assert layout.rule != "native" and encoder.position_embedding in ("learned", "sine")
     size = encoder.patches.size
     grid = (layout.side // size, layout.side // size)
@@ -64,6 +74,4 @@ def write_image_model(
         patches=dataclasses.replace(encoder.patches, grid=grid),
         max_positions=encoder.patches.prefix + grid[0] * grid[1],
     )
-    config = hf_config(written, head=head, pad_token_id=None, labels=labels)
-    files.write_json(folder / "config.json", {**config, **(extra or {})})
-    write_tensors(folder / "model.safetensors", written, head, {**params, path: table})
+    return written, {**params, path: table}

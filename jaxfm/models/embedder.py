@@ -77,14 +77,17 @@ class Embedder(nnx.Module):
         return jnp.minimum(jnp.exp(self.log_scale[...]), LARGEST_SCALE)
 
 
-def projection(config: EncoderConfig, dimension: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    """Returns a linear map D to `dimension` without bias."""
+def projection(
+    config: EncoderConfig, dimension: int, dtype: jnp.dtype, rngs: nnx.Rngs, *, bias: bool = False
+) -> nnx.Linear:
+    """Returns a linear map D to `dimension`."""
     return nnx.Linear(
         config.hidden_size,
         dimension,
-        use_bias=False,
+        use_bias=bias,
         dtype=dtype,
         dot_general=dot_general,
+        bias_init=with_axes(nnx.initializers.zeros_init(), "norm"),
         kernel_init=with_axes(nnx.initializers.truncated_normal(config.initializer_range), "embed", "norm"),
         rngs=rngs,
     )

@@ -74,11 +74,17 @@ def _name_ends(tokenizer: "PreTrainedTokenizerFast") -> None:
 
 
 def check_tokenizer(
-    tokenizer: "PreTrainedTokenizerFast", encoder: EncoderConfig, where: Path, *, needs_mask: bool = False
+    tokenizer: "PreTrainedTokenizerFast",
+    encoder: EncoderConfig,
+    where: Path,
+    *,
+    needs_mask: bool = False,
+    needs_ends: bool = True,
 ) -> None:
     """Raises UserError for a tokenizer whose ids the word embedding has no rows for, or without [CLS], [SEP], [PAD].
 
-    With `needs_mask` it must have [MASK] too, and where the encoder drops masked tokens it must be that one.
+    Without `needs_ends` it may lack the first two. With `needs_mask` it must have [MASK] too, and where the encoder
+    drops masked tokens it must be that one.
     """
     vocab_size = encoder.vocab_size
     if len(tokenizer) > vocab_size:
@@ -86,7 +92,8 @@ def check_tokenizer(
             f"{where}: the tokenizer has {len(tokenizer)} entries, the word embedding {vocab_size} rows: "
             "they are not of the same model."
         )
-    for name in ("cls_token", "sep_token", "pad_token", *(("mask_token",) if needs_mask else ())):
+    ends = ("cls_token", "sep_token") if needs_ends else ()
+    for name in (*ends, "pad_token", *(("mask_token",) if needs_mask else ())):
         if getattr(tokenizer, name) is None:
             raise UserError(f"{where}: the tokenizer has no {name}, which an encoder's input needs.")
     if encoder.token_dropout_id >= 0 and tokenizer.mask_token_id != encoder.token_dropout_id:
