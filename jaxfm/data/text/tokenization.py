@@ -32,8 +32,6 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerFast":
     Raises UserError when the directory has no tokenizer files, when they cannot be read, or when they give only a slow
     tokenizer (which cannot say to which word a piece belongs).
     """
-    from transformers import AutoTokenizer  # seconds to import, and often not needed
-
     directory = Path(directory)
     if not directory.is_dir() or not any((directory / name).is_file() for name in VOCABULARY_FILES):
         raise UserError(
@@ -43,9 +41,7 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerFast":
 
     def load(**options: bool) -> "PreTrainedTokenizerFast":
         try:
-            return AutoTokenizer.from_pretrained(
-                directory, local_files_only=True, trust_remote_code=False, use_fast=True, **options
-            )
+            return _open(directory, **options)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise UserError(f"{directory}: the tokenizer files cannot be read: {error}") from error
 
@@ -59,6 +55,26 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerFast":
         tokenizer = load(add_prefix_space=True)  # recorded in the saved tokenizer, so that others split words alike
     _name_ends(tokenizer)
     return tokenizer
+
+
+def _open(directory: Path, **options: bool) -> "PreTrainedTokenizerFast":
+    """Opens a tokenizer by the class that its files name, or by tokenizer.json alone where that class is a slow one.
+
+    SigLIP has no fast class, but a tokenizer.json that says all of it.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast  # seconds to import, and often not needed
+
+    found = {"local_files_only": True, "trust_remote_code": False, **options}
+    whole = (directory / "tokenizer.json").is_file()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, use_fast=True, **found)
+    except ImportError:  # a library that slow classes need
+        if not whole:
+            raise
+    else:
+        if tokenizer.is_fast or not whole:
+            return tokenizer
+    return PreTrainedTokenizerFast.from_pretrained(directory, **found)
 
 
 def _name_ends(tokenizer: "PreTrainedTokenizerFast") -> None:
