@@ -4,6 +4,8 @@ quickstart  a ViT of 0.2 M parameters and MiniLM on 8 x 8 digits and their names
 files       a small ViT from scratch and MiniLM for the texts, on your own pairs: csv:, jsonl:, parquet: or webdataset:
 sigmoid     the same with the loss of SigLIP
 lit         weights of images that stay as they are, and MiniLM (LiT): --config.model.init=hf:facebook/dinov2-small
+clip        fine-tunes both encoders of CLIP ViT-B/32, and all between them: --config.model.init=hf:... or dir: another
+siglip      the same of SigLIP ViT-B/16
 scratch     both encoders from scratch, as CLIP: --config.model.tokenizer=dir:DIR
 """
 
@@ -63,6 +65,23 @@ def _lit(config: ml_collections.ConfigDict) -> None:
     config.task.augment.pad_crop = 0
 
 
+def _clip(config: ml_collections.ConfigDict) -> None:
+    # Weights of many images are spoilt by a high rate: Wortsman et al. 2022 (appendix B) fine-tune with 1e-5 and less.
+    _files(config)
+    config.model.init = "hf:openai/clip-vit-base-patch32"
+    config.model.preset = ""
+    config.task.text_init = ""
+    config.optim.learning_rate = 1e-5
+    config.optim.weight_decay = 0.1
+    config.task.augment.pad_crop = 0
+    config.train.epochs = 5.0
+
+
+def _siglip(config: ml_collections.ConfigDict) -> None:
+    _clip(config)
+    config.model.init = "hf:google/siglip-base-patch16-224"
+
+
 def _scratch(config: ml_collections.ConfigDict) -> None:
     _files(config)
     config.model.preset = "vit_base"
@@ -76,5 +95,7 @@ _VARIANTS = {
     "files": _files,
     "sigmoid": _sigmoid,
     "lit": _lit,
+    "clip": _clip,
+    "siglip": _siglip,
     "scratch": _scratch,
 }

@@ -32,6 +32,17 @@ MODELS: Mapping[str, str] = {
     "neobert": "NeoBERT (its class is not in transformers: parity with a forward pass written from the paper)",
     "esm": "ESM-2 (proteins), ESM-1b",
     "gemma3_text": "EmbeddingGemma's encoder",
+    "vit": "ViT; images",
+    "vit_mae": "MAE's encoder, read as a ViT",
+    "deit": "DeiT; images",
+    "dinov2": "DINOv2 small to large; images",
+    "dinov2_with_registers": "the same with registers",
+    "clip": "CLIP: both towers, in pairs of images and texts",
+    "clip_vision_model": "its image tower",
+    "clip_text_model": "its text tower",
+    "siglip": "SigLIP and SigLIP 2 of one resolution: both towers",
+    "siglip_vision_model": "its image tower",
+    "siglip_text_model": "its text tower",
 }
 
 PAGE = """# Encoder families
@@ -47,6 +58,9 @@ sharded, with LoRA, rematerialisation, `jaxfm plan` and MFU. A preset is a publi
 {families}
 
 ## Measured against transformers
+
+Families of images, and towers of pairs, are compared in tests/hub/test_image_parity.py and test_pair_parity.py: logits, states and
+vectors within 2e-5, written files byte for byte. Those of texts:
 
 Largest differences over small random models, in f32, with texts in padded rows, of full length, and packed with others
 (`python -m profiles.model_parity`; transformers {transformers}, torch {torch}).
@@ -107,6 +121,7 @@ def kind_of_attention(encoder: EncoderConfig) -> str:
     parts = {
         "rotary": encoder.position_embedding == "rope",
         "learned positions": encoder.position_embedding == "learned",
+        "causal": encoder.causal,
         "relative bias": encoder.relative_positions == "bias",
         "disentangled": encoder.relative_positions == "disentangled",
         "local windows": bool(encoder.local_window),

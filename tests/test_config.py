@@ -37,6 +37,11 @@ parallel.mesh.data parallel.mesh.fsdp parallel.mesh.tensor parallel.mesh.sequenc
 log.every_steps log.tensorboard profile.steps
 """.split()
 LOSS = "task.loss.function task.loss.label_smoothing task.loss.class_weights task.loss.focal_gamma task.loss.r_drop"
+IMAGES = (
+    "task.name task.image_size task.patch_size task.channels task.resize task.broken_images task.augment.border "
+    "task.augment.crop task.augment.cutmix task.augment.erase task.augment.flip task.augment.magnitude "
+    "task.augment.mixup task.augment.operations task.augment.pad_crop"
+)
 MASKS = "task.name task.unit task.ratio task.final_ratio task.evaluate task.eval_rows task.z_loss"
 TASK_OPTIONS = {
     "ner": (
@@ -63,6 +68,14 @@ TASK_OPTIONS = {
     ).split(),
     "masked_lm": f"{MASKS} task.mask_share task.random_share task.logits_chunk".split(),
     "replaced_token": f"{MASKS} task.generator_depth task.discriminator_weight".split(),
+    "image_classification": f"{IMAGES} task.kind task.pooling task.threshold {LOSS}".split(),
+    "masked_images": (
+        f"{IMAGES} task.method task.ratio task.normalize_target task.decoder_size task.decoder_layers"
+    ).split(),
+    "image_text": (
+        f"{IMAGES} task.loss task.text_init task.text_preset task.text_length task.image_pooling task.text_pooling "
+        "task.dimension task.label_prompt"
+    ).split(),
     "relations": f"task.name task.markers task.negative task.unrelated {LOSS}".split(),
 }
 

@@ -129,6 +129,9 @@ class EncoderConfig:
       norm_bias: biases in layer norms.
       layer_groups: n groups of consecutive layers, all layers of a group having the same weights (Lan et al. 2020);
         0: each layer has its own.
+      causal: a token sees no token after it in its segment; its vector is then that of its last token.
+      reads_padding: texts are filled up to `max_positions` with padding that is read as they are, so that each has a
+        row of its own (Zhai et al. 2023, SigLIP, in their code).
       layer_scale: what the learned factor of each feature of a part's output starts from (Touvron et al. 2021, CaiT);
         0: there is none.
       patches: how it reads images.
@@ -189,6 +192,8 @@ class EncoderConfig:
     ffn_bias: bool = True
     norm_bias: bool = True
     layer_groups: int = 0
+    causal: bool = False
+    reads_padding: bool = False
     layer_scale: float = 0.0
     patches: PatchConfig = PatchConfig()
     classifier_transform: bool = False
@@ -208,6 +213,8 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         for name in ("lora_targets", "relative_terms"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # a list where it comes from JSON
+        if not isinstance(self.patches, PatchConfig):  # likewise a dict
+            object.__setattr__(self, "patches", PatchConfig(**self.patches))
         assert self.head_size or self.hidden_size % self.num_heads == 0, "hidden_size must be a multiple of num_heads"
         assert self.num_heads % self.kv_heads == 0, "num_heads must be a multiple of num_kv_heads"
         assert (
@@ -218,6 +225,7 @@ class EncoderConfig:
         assert not self.first_norm or self.pre_norm, "post-norm has no norm before the first layer"
         assert {self.activation, self.head_activation, self.pooler} <= set(ACTIVATIONS)
         assert self.reads_images or self.position_embedding != "sine"
+        assert not self.reads_images or not (self.causal or self.reads_padding), "only texts have an order and padding"
         assert self.num_layers % self.layer_stacks == 0 and not (self.layer_groups and self.local_window)
         assert set(self.relative_terms) <= {"c2p", "p2c"} and not (self.local_window and self.has_relative_positions)
 

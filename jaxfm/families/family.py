@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.towers import TowersConfig
 from jaxfm.families.config_values import ConfigValues
 from jaxfm.families.tensors import WORD_EMBEDDING, Tensor
 
@@ -115,3 +116,34 @@ class Family:
         """Returns the kind of head of transformers' class of that name; "" where no head here is of it."""
         kinds = (kind for kind, head in self.heads.items() if head.suffix and self.class_name(kind) == class_name)
         return next(kinds, "")
+
+
+@dataclasses.dataclass(frozen=True)
+class TowerPair:
+    """All that jaxfm knows of one model_type whose checkpoints have an encoder of images and one of texts.
+
+    Attributes:
+      name: the model_type.
+      architecture: transformers' class of both.
+      image: family of the image tower, whose tensors have its prefix.
+      text: family of the text tower, likewise.
+      tensors: our parameter beside both encoders, as `models.two_towers.TwoTowers` has it -> its tensor.
+      known_extras: tensors that checkpoints may carry and nothing here uses.
+      towers: what two towers are that are made as this class has it, of encoders of both families.
+      read_config: from the checked values of config.json to both shapes; raises UserError as that of `Family` does.
+      write_config: the inverse, but for the numbers of special tokens, which are the tokenizer's.
+      end_token: whether config.json says which token's vector is a text's: the one that the tokenizer puts last.
+      masks_padding: whether texts are padded with a mask.
+    """
+
+    name: str
+    architecture: str
+    image: Family
+    text: Family
+    tensors: Mapping[str, Tensor]
+    known_extras: tuple[str, ...]
+    towers: Callable[[EncoderConfig, EncoderConfig], TowersConfig]
+    read_config: Callable[[ConfigValues], TowersConfig]
+    write_config: Callable[[TowersConfig], dict[str, Any]]
+    end_token: bool
+    masks_padding: bool

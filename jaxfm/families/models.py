@@ -1,5 +1,6 @@
 """The model that a checkpoint's tensors fill, by kind of head; the only source of their shapes."""
 
+import dataclasses
 import functools
 import types
 from collections.abc import Callable, Mapping
@@ -11,10 +12,12 @@ from flax import nnx
 
 from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.towers import TowersConfig
 from jaxfm.models.adapters import without_adapters
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.heads import MaskedLM, SequenceClassifier, SpanClassifier, TokenClassifier
 from jaxfm.models.image_classifier import ImageClassifier
+from jaxfm.models.two_towers import TwoTowers
 from jaxfm.parallel.mesh import initialise
 
 # Kind of head -> the model that has it over an encoder, with a number of classes where the head has classes.
@@ -51,6 +54,15 @@ def parameter_shapes(encoder: EncoderConfig, kind: str, num_classes: int = 1) ->
     left_out = _LEFT_OUT.get(kind)
     kept = {path: leaf.shape for path, leaf in flat.items() if not left_out or not path.startswith(left_out)}
     return types.MappingProxyType(kept)
+
+
+@functools.lru_cache(maxsize=16)
+def tower_shapes(towers: TowersConfig) -> Mapping[str, tuple[int, ...]]:
+    """Returns path -> shape of two towers and of all beside them, as `parameter_shapes` does."""
+    plain = dataclasses.replace(towers, image=without_adapters(towers.image), text=without_adapters(towers.text))
+    nested = jax.eval_shape(lambda: initialise(lambda: TwoTowers(plain, DEFAULT_BUILD, nnx.Rngs(0))))
+    flat: dict[str, Any] = dict(flax.traverse_util.flatten_dict(nested, sep="/"))
+    return types.MappingProxyType({path: leaf.shape for path, leaf in flat.items()})
 
 
 def encoder_shapes(encoder: EncoderConfig) -> dict[str, tuple[int, ...]]:

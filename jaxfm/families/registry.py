@@ -23,9 +23,11 @@ from jaxfm.families import (
     xlm_roberta,
     xlm_roberta_xl,
 )
-from jaxfm.families.family import Family
+from jaxfm.families.family import Family, TowerPair
 
 FAMILIES: dict[str, Family] = {}
+# By the model_type of whole checkpoints; of each, FAMILIES has the image tower under the same name.
+PAIRS: dict[str, TowerPair] = {pair.name: pair for pair in (clip.CLIP_TOWERS, clip.SIGLIP_TOWERS)}
 # Shapes of families that transformers computes otherwise: they can be trained and planned, not read or exported.
 _SHAPES_ONLY = xlm_roberta_xl.PRESETS
 
@@ -60,6 +62,11 @@ def family(name: str) -> Family:
             f"that name; those that can: {', '.join(FAMILIES)}."
         )
     return FAMILIES[name]
+
+
+def pair_of(image: str, text: str) -> TowerPair | None:
+    """Returns the pair that has an image tower and a text tower of these families; None: there is none."""
+    return next((pair for pair in PAIRS.values() if (pair.image.name, pair.text.name) == (image, text)), None)
 
 
 def discriminator_family(name: str) -> str:
@@ -105,5 +112,7 @@ for _family in (
     clip.SIGLIP_FAMILY,
     clip.CLIP_PAIR,
     clip.SIGLIP_PAIR,
+    clip.TEXT_FAMILY,
+    clip.SIGLIP_TEXT_FAMILY,
 ):
     register(_family)

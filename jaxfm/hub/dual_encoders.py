@@ -11,7 +11,7 @@ from jaxfm import files
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import ImageLayout
 from jaxfm.hub.config_json import hf_config, missing_class
-from jaxfm.hub.image_models import image_model_problem, write_image_model
+from jaxfm.hub.image_positions import image_model_problem, written_positions
 from jaxfm.hub.tensor_writing import write_f32
 from jaxfm.hub.weights import write_tensors
 
@@ -74,7 +74,8 @@ def write_dual_encoder(
         **{name: value for name, value in params.items() if name.startswith("encoder/")},
         **_renamed(params, "image_pooler/", "pooler/"),
     }
-    write_image_model(towers["vision_model"], image, head="", params=own, layout=layout)
+    written, own = written_positions(image, own, layout)
+    write_tensors(towers["vision_model"] / "model.safetensors", written, "", own)
     other = {**_renamed(params, "text_encoder/", "encoder/"), **_renamed(params, "text_pooler/", "pooler/")}
     write_tensors(towers["text_model"] / "model.safetensors", text, "", other)
     tensors = {
@@ -86,11 +87,10 @@ def write_dual_encoder(
     for name, path in towers.items():
         loaded = safetensors.numpy.load_file(path / "model.safetensors")
         tensors |= {f"{name}.{key}": value for key, value in loaded.items()}
-    vision = files.read_json(towers["vision_model"] / "config.json")
     config = {
         "architectures": ["VisionTextDualEncoderModel"],
         "model_type": "vision-text-dual-encoder",
-        "vision_config": vision,
+        "vision_config": hf_config(written, pad_token_id=None, labels=()),
         "text_config": hf_config(text, pad_token_id=pad_token_id, labels=()),
         "projection_dim": int(params["text_projection/kernel"].shape[1]),
         "logit_scale_init_value": float(tensors["logit_scale"]),

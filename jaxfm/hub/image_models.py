@@ -1,6 +1,5 @@
 """A trained encoder of images as a Hugging Face directory: config.json and weights."""
 
-import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -11,19 +10,8 @@ from jaxfm import files
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import ImageLayout
 from jaxfm.hub.config_json import hf_config
+from jaxfm.hub.image_positions import written_positions
 from jaxfm.hub.weights import write_tensors
-from jaxfm.models.inputs.patches import position_table
-
-
-def image_model_problem(encoder: EncoderConfig, layout: ImageLayout) -> str:
-    """Returns why no class of transformers reads images as a run does; "" where one does."""
-    if layout.rule == "native":
-        return "--format=hf: transformers' class reads squares of one size; this run reads images as they are."
-    if encoder.position_embedding not in ("learned", "sine"):
-        return (
-            f"--format=hf: transformers' class has a table of positions; this run's are {encoder.position_embedding!r}."
-        )
-    return ""
 
 
 def write_image_model(
@@ -53,17 +41,7 @@ def write_image_model(
     Raises:
       UserError: transformers has no class for that encoder and head.
     """
-    assert layout.rule != "native" and encoder.position_embedding in ("learned", "sine")
-    size = encoder.patches.size
-    grid = (layout.side // size, layout.side // size)
-    path = "encoder/embeddings/position/embedding"
-    table = position_table(encoder, params.get(path), grid)
-    written = dataclasses.replace(
-        encoder,
-        position_embedding="learned",
-        patches=dataclasses.replace(encoder.patches, grid=grid),
-        max_positions=encoder.patches.prefix + grid[0] * grid[1],
-    )
+    written, params = written_positions(encoder, params, layout)
     config = hf_config(written, head=head, pad_token_id=None, labels=labels)
     files.write_json(folder / "config.json", {**config, **(extra or {})})
-    write_tensors(folder / "model.safetensors", written, head, {**params, path: table})
+    write_tensors(folder / "model.safetensors", written, head, params)

@@ -6,25 +6,32 @@ import pathlib
 from jaxfm.config import ModelConfig
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import Initial, Origin
+from jaxfm.core.towers import TowersConfig
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError
 from jaxfm.families.registry import preset
 from jaxfm.hub.image_processors import read_image_processor
 from jaxfm.hub.locate import commit_of, locate
 from jaxfm.hub.multi_vector import read_multi_vector
+from jaxfm.hub.pairs import PairCheckpoint, read_pair, read_pair_config
 from jaxfm.hub.sentence_transformers import read_sentence_transformers
 from jaxfm.hub.vocabulary import fit_vocabulary, has_tokenizer
 from jaxfm.hub.weights import Checkpoint, read_checkpoint, read_config
 
 
-def resolve(config: ModelConfig) -> Initial:
+def resolve(config: ModelConfig, *, tower: bool = False) -> Initial:
     """Finds and reads what `config.model` names.
+
+    Args:
+      config: the group `model`.
+      tower: whether it may be the text tower of a pair, whose vectors come from its last token.
 
     Raises:
       UserError: contradicting or missing keys, and all that `locate` and `read_checkpoint` find.
     """
     if config.init == "scratch":
         encoder = with_dropout(_from_preset(config), config)
+        _check_tower(encoder, f"config.model.preset: {config.preset!r}", allowed=tower)
         notes = (f"weights: none, {config.preset} starts from random values",)
         return Initial(encoder, {}, (), tokenizer_folder(config), notes)
     check_no_preset(config)
@@ -32,6 +39,7 @@ def resolve(config: ModelConfig) -> Initial:
     checkpoint = read_checkpoint(directory)
     if checkpoint.encoder.reads_images:
         return _of_images(config, directory, checkpoint)
+    _check_tower(checkpoint.encoder, f"config.model.init: {config.init!r}", allowed=tower)
     tokenizer = fitting_tokenizer(config, directory)
     encoder, params, notes = fit_vocabulary(checkpoint.encoder, checkpoint.params, tokenizer, directory)
     sentence, projection = read_multi_vector(directory) or read_sentence_transformers(directory) or (None, {})
@@ -46,6 +54,58 @@ def resolve(config: ModelConfig) -> Initial:
         origin=Origin(config.init, commit, other, checkpoint.encoder.vocab_size),
         sentence=sentence,
     )
+
+
+def _check_tower(encoder: EncoderConfig, what: str, *, allowed: bool) -> None:
+    """Raises UserError for a text tower where tokens are to see both sides and no padding."""
+    if allowed or not (encoder.causal or encoder.reads_padding):
+        return
+    reason = "its tokens see only those before them" if encoder.causal else "it reads padding as if it were text"
+    raise UserError(
+        f"{what} is the text tower of a pair: {reason}. It is trained beside images (task.text_init); here take an "
+        "encoder of texts."
+    )
+
+
+def resolve_pair(config: ModelConfig) -> tuple[PairCheckpoint, pathlib.Path]:
+    """Reads both towers of what `config.model.init` names, and returns where their tokenizer is.
+
+    Raises:
+      UserError: they are not a pair of towers, and all that `locate` and `read_pair` find.
+    """
+    directory = _pair_directory(config)
+    pair = read_pair(directory)
+    if pair is None:
+        raise _no_pair(config)
+    if not has_tokenizer(directory):
+        raise UserError(f"{directory}: holds no tokenizer, which the text tower of {config.init!r} needs.")
+    return dataclasses.replace(pair, towers=_tower_dropout(pair.towers, config)), directory
+
+
+def pair_shape(config: ModelConfig) -> TowersConfig:
+    """Finds the shape alone of the pair that `config.model.init` names; of a hf: repository config.json is enough."""
+    towers = read_pair_config(_pair_directory(config, ["config.json"]))
+    if towers is None:
+        raise _no_pair(config)
+    return _tower_dropout(towers, config)
+
+
+def _pair_directory(config: ModelConfig, only: list[str] | None = None) -> pathlib.Path:
+    if config.init == "scratch" or config.init.startswith("run:"):
+        raise _no_pair(config)
+    return locate(config.init, "config.model.init", only) if only else locate(config.init, "config.model.init")
+
+
+def _no_pair(config: ModelConfig) -> UserError:
+    return UserError(
+        f"config.task.text_init: is empty, and {config.init!r} has no text encoder beside that of images; name the "
+        "weights of the text encoder (package:, dir:, hf:), or scratch with task.text_preset and model.tokenizer."
+    )
+
+
+def _tower_dropout(towers: TowersConfig, config: ModelConfig) -> TowersConfig:
+    image, text = (with_dropout(each, config) for each in (towers.image, towers.text))
+    return dataclasses.replace(towers, image=image, text=text)
 
 
 def _of_images(config: ModelConfig, directory: pathlib.Path, checkpoint: Checkpoint) -> Initial:

@@ -4,7 +4,7 @@ import dataclasses
 import fnmatch
 import math
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -52,7 +52,7 @@ class Checkpoint:
 
 def read_config(directory: pathlib.Path) -> EncoderConfig:
     """Reads config.json of a Hugging Face directory; UserError when it is missing or not supported."""
-    return encoder_config(_config_values(directory), str(directory / "config.json"))
+    return encoder_config(config_values(directory), str(directory / "config.json"))
 
 
 def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
@@ -64,19 +64,19 @@ def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
       UserError: no safetensors (a .bin is refused: it is a pickle), a tensor missing, stored twice, unknown, of wrong
         shape, no floating-point numbers, or not finite.
     """
-    values = _config_values(directory)
+    values = config_values(directory)
     where = str(directory / "config.json")
     encoder, labels = encoder_config(values, where), labels_of(values, where)
     own = FAMILIES[encoder.family]
     tensors, notes = _without_wrapper(open_tensors(directory, own.renamed), own, directory)
     bare = not any(name.startswith(own.prefix) for name in tensors)
     table = _encoder_entries(own, encoder, bare=bare)
-    params = {ours: _gather(ours, entry, tensors, encoder, directory) for ours, entry in table.items()}
+    params = {ours: gather(ours, entry, tensors, encoder, directory) for ours, entry in table.items()}
     found = _find_heads(own, encoder, tensors, len(labels), bare=bare)
     heads: dict[str, Entry] = {}
     for kind in found.heads:
         heads |= found.tables[kind]
-    params |= {ours: _gather(ours, entry, tensors, encoder, directory) for ours, entry in heads.items()}
+    params |= {ours: gather(ours, entry, tensors, encoder, directory) for ours, entry in heads.items()}
     read = {name for entry in (table | heads).values() for name in entry.tensor.names(encoder.layer_stacks)}
     known = {name for kind in found.heads for name in _copies(own.head(kind, encoder))}
     extras = {name.removeprefix(own.prefix) if bare else name for name in own.known_extras}
@@ -123,21 +123,48 @@ def write_tensors(path: pathlib.Path, encoder: EncoderConfig, head: str, params:
     table = _encoder_entries(own, encoder, bare=not head)
     table |= _head_entries(own, encoder, kind, num_classes, bare=not head) if kind else {}
     assert set(params) == set(table), f"not the parameters of {head}: {sorted(set(params) ^ set(table))}"
+    plan = plan_tensors(encoder, table, params, own.head(kind, encoder).unread if kind else {})
+    write_f32(path, plan.shapes, plan.read)
+
+
+class TensorPlan(NamedTuple):
+    """Tensors that are to be written: their shapes by name, and what yields the parts of each in order."""
+
+    shapes: dict[str, tuple[int, ...]]
+    read: Callable[[str], Iterator[np.ndarray]]
+
+
+def plan_tensors(
+    encoder: EncoderConfig,
+    table: "Mapping[str, Entry]",
+    params: Mapping[str, HostArray],
+    unread: Mapping[str, str] | None = None,
+) -> TensorPlan:
+    """Returns how parameters are written under transformers' names, without what pads the vocabulary.
+
+    Args:
+      encoder: of which they are.
+      table: our parameter -> where it lies.
+      params: path -> array of each of these.
+      unread: further tensors -> our parameter whose values they get (`Head.unread`).
+    """
     shapes: dict[str, tuple[int, ...]] = {}
     parts: dict[str, list[tuple[str, int]]] = {}  # of each of their tensors: our parameters and the layer
     for ours, (tensor, shape) in table.items():
         assert params[ours].shape == shape, f"{ours}: has shape {params[ours].shape}, not {shape}"
-        stored = shape[1:] if tensor.layered else (_rows(ours, shape, encoder), *shape[1:])
+        stored = shape[1:] if tensor.layered else _without_padding(ours, shape, encoder)
         for layer, name in enumerate(tensor.names(encoder.layer_stacks)):
             assert len(parts.setdefault(name, [])) == tensor.part, f"{ours}: the parts of {name} are out of order"
             parts[name].append((ours, layer))
             shapes[name] = tuple(_their_shape(ours, tensor, stored))
-    for name, ours in (own.head(kind, encoder).unread if kind else {}).items():
+    for name, ours in (unread or {}).items():
         other = table[ours].tensor.name
         parts[name], shapes[name] = parts[other], shapes[other]
 
     def put(ours: str, layer: int) -> np.ndarray:
         tensor, shape = table[ours]
+        if not shape:
+            return np.asarray(params[ours], np.float32)
         return tensor.put(params[ours][layer if tensor.layered else slice(_rows(ours, shape, encoder))])
 
     def read(name: str) -> Iterator[np.ndarray]:
@@ -146,7 +173,7 @@ def write_tensors(path: pathlib.Path, encoder: EncoderConfig, head: str, params:
         else:
             yield from (put(ours, layer) for ours, layer in parts[name])
 
-    write_f32(path, shapes, read)
+    return TensorPlan(shapes, read)
 
 
 def _copies(head: Head) -> set[str]:
@@ -157,6 +184,11 @@ def _copies(head: Head) -> set[str]:
 def _rows(ours: str, shape: tuple[int, ...], encoder: EncoderConfig) -> int:
     """Returns the size of a parameter's first axis without what pads the vocabulary."""
     return encoder.vocab_size if has_padded_rows(ours) else shape[0]
+
+
+def _without_padding(ours: str, shape: tuple[int, ...], encoder: EncoderConfig) -> tuple[int, ...]:
+    """Returns the shape of a parameter without what pads the vocabulary."""
+    return (_rows(ours, shape, encoder), *shape[1:]) if shape else ()
 
 
 class Entry(NamedTuple):
@@ -242,13 +274,13 @@ def _untied(
     return ""
 
 
-def _gather(
+def gather(
     ours: str, entry: Entry, tensors: Mapping[str, StoredTensor], encoder: EncoderConfig, directory: pathlib.Path
 ) -> HostArray:
     """Returns one of our arrays, layers stacked, the vocabulary padded; nothing is read yet."""
     tensor, whole = entry
     padded = has_padded_rows(ours)
-    whole = (_rows(ours, whole, encoder), *whole[1:])
+    whole = _without_padding(ours, whole, encoder)
     wanted = _their_shape(ours, tensor, whole[1:] if tensor.layered else whole)
     parts: list[StoredTensor] = []
     for name in tensor.names(encoder.layer_stacks):
@@ -260,6 +292,8 @@ def _gather(
             )
         check_floating(name, tensors[name].dtype, str(directory))
         parts.append(tensors[name])
+    if not whole:
+        return parts[0].rows_f32(0, 1).reshape(())
     stored = StoredParam(tuple(parts), tensor, whole)
     return WithRows(stored, np.zeros((0, *whole[1:]), np.float32), encoder.padded_vocab_size) if padded else stored
 
@@ -303,7 +337,8 @@ def _without_wrapper(
     return {name.removeprefix(wrapper): value for name, value in tensors.items()}, [note]
 
 
-def _config_values(directory: pathlib.Path) -> dict[str, object]:
+def config_values(directory: pathlib.Path) -> dict[str, object]:
+    """Returns the object in config.json of a directory; UserError without one."""
     path = directory / "config.json"
     if not path.is_file():
         raise UserError(f"{directory}: has no config.json (found: {listing(directory)}).")

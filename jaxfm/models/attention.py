@@ -1,4 +1,4 @@
-"""One `attend` for every encoder: bidirectional attention in which no token sees another segment."""
+"""One `attend` for every encoder: attention, to both sides or causal, in which no token sees another segment."""
 
 # B batch, T tokens (S: the same axis as keys), N heads, H head dim, C chunks, W tokens a chunk, P prefix
 
@@ -36,7 +36,7 @@ class AttentionSpec(NamedTuple):
       path: a name of `kernels.KERNELS`, or "xla".
       segment_ids: [B, T]; a token sees its own segment; see `segment_mask` for negative ones.
       window_radius: tokens of it that are more positions away are not seen; 0: no such limit.
-      mask: both as a mask, where the path needs one ("xla" always).
+      mask: these, and whether tokens after the own one are seen, as a mask, where the path needs one ("xla" always).
       chunk: length in tokens of the chunks that "xla" cuts queries into; 0: it does not cut them.
     """
 
@@ -57,13 +57,14 @@ def attention_specs(
     """
 
     def one(problem: AttentionProblem) -> AttentionSpec:
-        path, window_radius = choose(build.attention, problem), problem.window_radius
+        path, window_radius, causal = choose(build.attention, problem), problem.window_radius, problem.causal
         if path != XLA and not KERNELS[path].needs_mask(problem):
             return AttentionSpec(path, segment_ids_BT, window_radius, None, 0)
         if not window_radius:
-            return AttentionSpec(path, segment_ids_BT, window_radius, segment_mask(segment_ids_BT), 0)
+            mask = causal_mask(segment_ids_BT, positions_BT) if causal else segment_mask(segment_ids_BT)
+            return AttentionSpec(path, segment_ids_BT, window_radius, mask, 0)
         chunk = chunk_length(segment_ids_BT.shape[1], window_radius) if path == XLA else 0
-        mask = local_mask(segment_ids_BT, positions_BT, window_radius, chunk)
+        mask = local_mask(segment_ids_BT, positions_BT, window_radius, chunk, causal=causal)
         return AttentionSpec(path, segment_ids_BT, window_radius, mask, chunk)
 
     mesh, tokens = jax.sharding.get_abstract_mesh(), segment_ids_BT.shape[1]
@@ -106,8 +107,21 @@ def segment_mask(segment_ids_BT: jax.Array) -> jax.Array:
     return (jnp.abs(segment_ids_BT)[:, :, None] == segment_ids_BT[:, None, :])[:, None]
 
 
-def local_mask(segment_ids_BT: jax.Array, positions_BT: jax.Array, window_radius: int, chunk: int) -> jax.Array:
+def causal_mask(segment_ids_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
+    """Returns `segment_mask` without the keys that stand after their query (Vaswani et al. 2017, section 3.2.3).
+
+    Every token sees itself, padding too, whose positions are 0: no row of the softmax is empty.
+    """
+    before = positions_BT[:, None, :] <= positions_BT[:, :, None]
+    return segment_mask(segment_ids_BT) & before[:, None]
+
+
+def local_mask(
+    segment_ids_BT: jax.Array, positions_BT: jax.Array, window_radius: int, chunk: int, *, causal: bool = False
+) -> jax.Array:
     """Returns True where query and key are of one segment and at most `window_radius` positions apart.
+
+    With `causal`, no key after its query is seen.
 
     The result is bool [B, 1, T, T], or [B, C, 1, W, 3 W] for `masked_attention` with chunk = W >= `window_radius`.
     """
@@ -119,7 +133,8 @@ def local_mask(segment_ids_BT: jax.Array, positions_BT: jax.Array, window_radius
         keys = [_with_neighbours(segment_ids_BT, chunk, -1), _with_neighbours(positions_BT, chunk, 0)]
     (query_segments, query_positions), (key_segments, key_positions) = queries, keys
     same = jnp.abs(query_segments)[..., :, None] == key_segments[..., None, :]
-    near = jnp.abs(query_positions[..., :, None] - key_positions[..., None, :]) <= window_radius
+    away = query_positions[..., :, None] - key_positions[..., None, :]
+    near = (jnp.abs(away) <= window_radius) & (away >= 0 if causal else True)
     return (same & near)[..., None, :, :]
 
 

@@ -14,12 +14,9 @@ from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.dropout import DropoutKey
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.heads import pool_at
-from jaxfm.models.products import dot_general
-from jaxfm.parallel.mesh import constrain, with_axes
+from jaxfm.models.vectors import LARGEST_SCALE, normalized, pooled_tokens, projection
 
 POOLINGS = ("mean", "cls", "last")
-# exp(log_scale) is cut off here: Radford et al. 2021, section 2.5.
-LARGEST_SCALE = 100.0
 
 
 class Embedder(nnx.Module):
@@ -75,34 +72,3 @@ class Embedder(nnx.Module):
         if self.log_scale is None:
             return jnp.asarray(fixed, jnp.float32)
         return jnp.minimum(jnp.exp(self.log_scale[...]), LARGEST_SCALE)
-
-
-def projection(config: EncoderConfig, dimension: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    """Returns a linear map D to `dimension` without bias."""
-    return nnx.Linear(
-        config.hidden_size,
-        dimension,
-        use_bias=False,
-        dtype=dtype,
-        dot_general=dot_general,
-        kernel_init=with_axes(nnx.initializers.truncated_normal(config.initializer_range), "embed", "norm"),
-        rngs=rngs,
-    )
-
-
-def pooled_tokens(segment_ids_BT: jax.Array, positions_BT: jax.Array, pooling: str) -> jax.Array:
-    """Returns which tokens [B, T] the vector of their segment is the mean of."""
-    if pooling == "mean":
-        return jnp.ones_like(segment_ids_BT, bool)
-    if pooling == "cls":
-        return positions_BT == 0
-    following_BT = jnp.pad(segment_ids_BT[:, 1:], ((0, 0), (0, 1)))
-    return constrain(segment_ids_BT != following_BT, "batch", "tokens")
-
-
-def normalized(x: jax.Array) -> jax.Array:
-    """Returns vectors [..., E] divided by their length; zero stays zero, with a gradient of zero."""
-    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    # The inner `where` keeps the gradient of the root at zero from being infinite.
-    length = jnp.sqrt(jnp.where(square > 0, square, 1.0))
-    return x / length

@@ -185,6 +185,14 @@ def pool_at(hidden_BTD: jax.Array, segment_ids_BT: jax.Array, taken_BT: jax.Arra
     return constrain(pooled_BSD.astype(hidden_BTD.dtype), "batch", "segments", "features")
 
 
+def pool_images(hidden_BTD: jax.Array, batch: Mapping[str, jax.Array], pooling: str, segments: int) -> jax.Array:
+    """Returns one vector an image [B, S, D], or [B, S, 2 D] of "cls_mean"; 0 where a row has no such image."""
+    cells_BT2 = batch["cells"]
+    taken = {"cls": (cells_BT2[..., 0] < 0) & (cells_BT2[..., 1] == 0), "mean": cells_BT2[..., 0] >= 0}
+    parts = [pool_at(hidden_BTD, batch["segment_ids"], taken[name], segments) for name in pooling.split("_")]
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
+
+
 class PairClassifier(nnx.Module):
     """An encoder, and a classifier of the pair of entities that each segment of a row has between markers.
 

@@ -12,7 +12,7 @@ from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import IMAGE_POOLINGS, EncoderConfig
 from jaxfm.models.dropout import DropoutKey, dropout, split_key
 from jaxfm.models.encoder import Encoder
-from jaxfm.models.heads import output_layer, pool_at
+from jaxfm.models.heads import output_layer, pool_images
 from jaxfm.models.inputs.inputs import InputModule
 
 
@@ -46,11 +46,3 @@ class ImageClassifier(nnx.Module):
         hidden = self.encoder.encode(batch, key=encoder_key)
         x_BSD = pool_images(hidden.x_BTD, batch, self.pooling, self.segments)
         return self.head(dropout(x_BSD, self.dropout_rate, head_key)).astype(jnp.float32)
-
-
-def pool_images(hidden_BTD: jax.Array, batch: Mapping[str, jax.Array], pooling: str, segments: int) -> jax.Array:
-    """Returns one vector an image [B, S, D], or [B, S, 2 D] of "cls_mean"; 0 where a row has no such image."""
-    cells_BT2 = batch["cells"]
-    taken = {"cls": (cells_BT2[..., 0] < 0) & (cells_BT2[..., 1] == 0), "mean": cells_BT2[..., 0] >= 0}
-    parts = [pool_at(hidden_BTD, batch["segment_ids"], taken[name], segments) for name in pooling.split("_")]
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)

@@ -37,6 +37,7 @@ class AttentionProblem:
       head_dim: H.
       one_segment: see `AttentionConfig`.
       window_radius: tokens that a query sees to each side; 0: its whole segment.
+      causal: whether it sees none that stand after it.
       prefix: whether there are keys of a prefix, which every query sees.
       relative_positions: what is added to the scores for distances (`EncoderConfig`).
       dropout: rate on the attention weights.
@@ -49,6 +50,7 @@ class AttentionProblem:
     head_dim: int
     one_segment: bool = False
     window_radius: int = 0
+    causal: bool = False
     prefix: bool = False
     relative_positions: str = "none"
     dropout: float = 0.0
@@ -92,6 +94,7 @@ def attention_problems(
         tokens=tokens,
         head_dim=encoder.head_dim,
         one_segment=build.attention.one_segment,
+        causal=encoder.causal,
         prefix=encoder.prefix_length > 0,
         relative_positions=encoder.relative_positions,
         dropout=encoder.attention_dropout if training else 0.0,
@@ -212,8 +215,8 @@ def _unsupported_by_cudnn(problem: AttentionProblem) -> str | None:
 
 
 def _needs_mask_for_cudnn(problem: AttentionProblem) -> bool:
-    """It knows neither segments nor windows to both sides, only the length of a row's one segment."""
-    return problem.window_radius > 0 or not problem.one_segment
+    """Of what a query sees it is told only the length of a row's one segment; all else is a mask."""
+    return problem.window_radius > 0 or problem.causal or not problem.one_segment
 
 
 def _cudnn(inputs: KernelInputs, window_radius: int) -> jax.Array:
@@ -239,6 +242,8 @@ def _unsupported_by_splash(problem: AttentionProblem) -> str | None:
         return f"computes in bf16 or f32, not {problem.dtype}"
     if problem.tokens % _LANES:
         return f"needs rows of a multiple of {_LANES} tokens, not {problem.tokens} (config.data.row_length)"
+    if problem.causal:
+        return "is set up here for attention to both sides, and this encoder is causal"
     return unsupported_by_all(problem)
 
 

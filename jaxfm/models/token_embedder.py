@@ -12,8 +12,8 @@ from flax import nnx
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.dropout import DropoutKey
-from jaxfm.models.embedder import LARGEST_SCALE, normalized, projection
 from jaxfm.models.encoder import Encoder
+from jaxfm.models.vectors import LARGEST_SCALE, normalized, projection
 
 
 class TokenEmbedder(nnx.Module):

@@ -63,10 +63,13 @@ def assumed_shapes(config: Config) -> Config:
     return config
 
 
-def open_tokenizer(initial: Initial) -> "PreTrainedTokenizerFast":
-    """Returns the tokenizer of what a run starts from; UserError where there is none, or not one of the encoder."""
+def open_tokenizer(initial: Initial, *, needs_ends: bool = True) -> "PreTrainedTokenizerFast":
+    """Returns the tokenizer of what a run starts from; UserError where there is none, or not one of the encoder.
+
+    `needs_ends`: as `check_tokenizer`.
+    """
     if initial.tokenizer is None:
         raise UserError("config.model.tokenizer: 'scratch' needs dir:PATH (or package:, hf:) of a tokenizer.")
     tokenizer = load_tokenizer(initial.tokenizer)
-    check_tokenizer(tokenizer, initial.encoder, initial.tokenizer)
+    check_tokenizer(tokenizer, initial.encoder, initial.tokenizer, needs_ends=needs_ends)
     return tokenizer

@@ -13,6 +13,7 @@ from jaxfm.core.initial import ImageLayout
 from jaxfm.data.images.decoding import check_patch
 from jaxfm.data.images.examples import ImageColumns
 from jaxfm.errors import UserError
+from jaxfm.families.registry import presets
 from jaxfm.models.inputs.augmentation import BORDERS, Augmentation, check_augmentation
 from jaxfm.schema import field
 
@@ -174,10 +175,12 @@ def _patches(encoder: EncoderConfig, options: ImageConfig, *, scratch: bool) -> 
     """Returns the patches of an encoder, of the size that a config asks for."""
     patches = encoder.patches
     if not encoder.reads_images:
+        readers = [name for name, shape in presets().items() if shape.reads_images]
+        families = dict.fromkeys(presets()[name].family for name in readers)
         raise UserError(
             f"config.model: an encoder of family {encoder.family or 'none'!r} reads texts, and this task reads images. "
-            "Take one of images: --config.model.init=scratch --config.model.preset=vit_tiny, or weights of vit, deit "
-            "or dinov2."
+            f"Take one of images: --config.model.init=scratch --config.model.preset={readers[0]} (or {readers[1]} ...), "
+            f"or weights of {', '.join(families)}."
         )
     asked = {"patch_size": (options.patch_size, patches.size), "channels": (options.channels, patches.channels)}
     for name, (value, own) in asked.items():

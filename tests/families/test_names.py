@@ -1,20 +1,40 @@
-"""A family is one file: its name, its presets and its classes stand in no other file of the library."""
+"""A family is one file: its name, its presets and its classes stand in no other file of the library.
+
+Families that differ in names and a few values alone (towers of one model, DINOv2 with registers) may share a file.
+"""
 
 import ast
+import importlib
 import pathlib
+import pkgutil
 import re
 from collections.abc import Iterator, Mapping
 
+from jaxfm import families
+from jaxfm.families.family import Family
 from jaxfm.families.registry import FAMILIES, presets
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
+def homes() -> dict[str, str]:
+    """Name of each family that a module of the room has -> that module's file."""
+    found: dict[str, str] = {}
+    for module in pkgutil.iter_modules(families.__path__):
+        if module.name == "registry":
+            continue
+        content = vars(importlib.import_module(f"{families.__name__}.{module.name}"))
+        own = [value.name for value in content.values() if isinstance(value, Family)]
+        found |= dict.fromkeys(own, f"jaxfm/families/{module.name}.py")
+    return found
+
+
 def owners() -> dict[str, str]:
     """Pattern of a name -> the one file that may have it as text."""
+    made = homes()
 
     def file(family: str) -> str:
-        return f"jaxfm/families/{family.replace('-', '_')}.py"
+        return made.get(family, f"jaxfm/families/{family.replace('-', '_')}.py")
 
     found = {re.escape(name): file(shape.family) for name, shape in presets().items()}
     found |= {re.escape(shape.family): file(shape.family) for shape in presets().values()}

@@ -92,7 +92,7 @@ def test_labels() -> None:
     [
         ({"model_type": "robertta"}, "model_type 'robertta' is not supported. Did you mean 'roberta'?"),
         ({"model_type": None}, "model_type null is not supported."),
-        ({"model_type": "llama"}, "The families there are: albert, bert, camembert, deberta-v2, "),
+        ({"model_type": "llama"}, "The families there are: albert, bert, camembert, clip, "),
         ({"hidden_act": "mish"}, "hidden_act is 'mish'; the activations computed here are gelu, "),
         ({"hidden_act": ["gelu"]}, 'hidden_act is ["gelu"]; the activations'),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
@@ -174,7 +174,8 @@ def test_any_config_is_a_right_one_or_a_message_that_names_its_key(values: dict[
         assert any(key in text for key in keys) or "is missing" in text
         return
     assert found.hidden_size % found.num_heads == 0 and 0 <= found.dropout < 1 and 0 <= found.attention_dropout < 1
-    numbers = (found.num_layers, found.num_heads, found.vocab_size, found.ffn_size, found.max_positions)
+    numbers = (found.num_layers, found.num_heads, found.ffn_size, found.max_positions)
+    assert found.reads_images == (found.vocab_size == 0)
     assert all(type(number) is int and number >= 1 for number in numbers)
     # What is read is what jaxfm would write.
     written = hf_config(found, pad_token_id=max(found.position_offset - 1, 0), labels=())

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfm.models.attention import chunk_length, local_mask, masked_attention, segment_mask
+from jaxfm.models.attention import causal_mask, chunk_length, local_mask, masked_attention, segment_mask
 from jaxfm.models.dropout import dropout
 
 B, T, N, H = 3, 12, 2, 16
@@ -121,6 +121,33 @@ def test_local_attention_in_chunks_and_whole(window_radius: int) -> None:
         result = masked_attention(q, k, v, mask, chunk=chunk)
         assert result.shape == q.shape and np.isfinite(result).all()
         np.testing.assert_allclose(np.asarray(result)[real], expected[real], atol=2e-5)
+
+
+def before(segments: np.ndarray) -> np.ndarray:
+    """`allowed` without what stands later in the row."""
+    return allowed(segments) & np.tril(np.ones((segments.shape[1],) * 2, bool))
+
+
+def test_a_causal_token_sees_none_after_it_in_its_segment() -> None:
+    mask = causal_mask(jnp.asarray(SEGMENTS), jnp.asarray(POSITIONS))
+    real = SEGMENTS > 0
+    np.testing.assert_array_equal(np.asarray(mask)[:, 0][real], before(SEGMENTS)[real])
+    assert np.asarray(mask).any(axis=-1).all()  # no query is left without a key, padding included
+    q, k, v = inputs(scale=2.0)
+    expected = reference(q, k, v, before(SEGMENTS))
+    np.testing.assert_allclose(np.asarray(masked_attention(q, k, v, mask))[real], expected[real], atol=2e-5)
+    assert np.abs(expected - reference(q, k, v, allowed(SEGMENTS)))[real].max() > 0.1
+
+
+@pytest.mark.parametrize("window_radius", [1, 3])
+def test_causal_attention_within_a_window(window_radius: int) -> None:
+    q, k, v = inputs(scale=2.0)
+    near = before(SEGMENTS) & (POSITIONS[:, :, None] - POSITIONS[:, None, :] <= window_radius)
+    expected, real = reference(q, k, v, near), SEGMENTS > 0
+    for chunk in (0, window_radius):
+        mask = local_mask(jnp.asarray(SEGMENTS), jnp.asarray(POSITIONS), window_radius, chunk, causal=True)
+        result = np.asarray(masked_attention(q, k, v, mask, chunk=chunk))
+        np.testing.assert_allclose(result[real], expected[real], atol=2e-5)
 
 
 def test_chunks_cost_in_proportion_to_the_row() -> None:

@@ -198,6 +198,33 @@ def test_tokens_of_negative_segments_see_theirs_and_are_not_seen(case: str) -> N
 
 
 @pytest.mark.usefixtures("on_this_machine")
+@pytest.mark.parametrize(("path", "segments"), [("xla", PACKED), ("cudnn", PACKED), ("cudnn", ALONE)])
+def test_a_causal_encoder_has_a_mask_on_paths_that_take_one(path: str, segments: np.ndarray) -> None:
+    dtype = jnp.bfloat16 if path == "cudnn" else jnp.float32
+    (q, k, v), back = inputs(dtype)
+    config = dataclasses.replace(ENCODER, local_window=0, causal=True)
+    build = Build(dtype, attention=AttentionConfig(path, one_segment=segments is ALONE))
+    (spec,) = attention_specs(config, build, jnp.asarray(segments), jnp.asarray(positions(segments)), training=True)
+    assert spec.path == path and spec.mask is not None
+    wide = [np.asarray(x, np.float64) for x in (q, k, v)]
+    wanted = reference(wide, allowed(segments, 0) & np.tril(np.ones((T, T), bool)), back)[0]
+    real = segments > 0
+    found = np.asarray(attend(q, k, v, spec), np.float64)
+    np.testing.assert_allclose(found[real], wanted[real], atol=2e-6 if path == "xla" else 5e-2)
+    assert np.abs(reference(wide, allowed(segments, 0), back)[0] - wanted)[real].max() > 0.1
+
+
+@pytest.mark.usefixtures("cudnn_here")
+def test_what_causal_attention_runs_on() -> None:
+    causal = problem("gpu", causal=True)
+    assert choose(AUTO, causal) == "cudnn" and KERNELS["cudnn"].needs_mask(causal)
+    assert choose(AUTO, problem("tpu", causal=True)) == "xla"
+    encoder = dataclasses.replace(ENCODER, local_window=0, causal=True)
+    (found,) = attention_problems(encoder, DEFAULT_BUILD, T, meshes.make_mesh(MeshConfig()), training=True)
+    assert found.causal
+
+
+@pytest.mark.usefixtures("on_this_machine")
 @pytest.mark.parametrize("path", KERNELS)
 def test_a_kernel_runs_on_each_devices_own_rows_and_heads(path: str) -> None:
     if jax.device_count() < 4:
@@ -374,6 +401,7 @@ UNSUPPORTED = [
     ("tpu", {"dtype": jnp.dtype(jnp.float16)}, "float16"),
     ("tpu", {"dropout": 0.1}, "config.model.attention_dropout=0"),
     ("tpu", {"prefix": True}, "config.adapt.prefix_length"),
+    ("tpu", {"causal": True}, "this encoder is causal"),
     ("tpu", {"sequence_parts": 2}, "config.parallel.mesh.sequence=2"),
 ]
 

@@ -2,6 +2,7 @@
 
 # N rows, T tokens, D model, C classes
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -61,6 +62,35 @@ def rows(row_length: int, max_segments: int | None, pad_id: int = PAD) -> Packed
 
 def batch_of(packed: PackedRows) -> dict[str, jax.Array]:
     return {name: jnp.asarray(values) for name, values in packed.take(np.arange(len(packed))).items()}
+
+
+def test_a_causal_encoder_computes_packed_what_each_computes_alone_and_sees_nothing_later() -> None:
+    causal = dataclasses.replace(CONFIG, causal=True)
+    graphdef, _ = meshes.build_abstract(
+        lambda: TokenClassifier(causal, CLASSES, DEFAULT_BUILD, nnx.Rngs(0)), meshes.make_mesh(MeshConfig())
+    )
+    model = nnx.merge(graphdef, classifier()[1])
+
+    def of_examples(packed: PackedRows, batch: dict[str, jax.Array]) -> dict[tuple[int, ...], np.ndarray]:
+        logits, found = np.asarray(model(batch)), {}
+        for row, ids in enumerate(np.asarray(batch["segment_ids"])):
+            for segment in range(1, ids.max() + 1):
+                found[tuple(np.asarray(packed.take(np.arange(len(packed)))["tokens"])[row, ids == segment])] = logits[
+                    row, ids == segment
+                ]
+        return found
+
+    alone, shared = (rows(16, count) for count in (1, None))
+    ours = of_examples(shared, batch_of(shared))
+    for tokens, logits in of_examples(alone, batch_of(alone)).items():
+        np.testing.assert_allclose(ours[tokens], logits, atol=2e-5)
+    changed = batch_of(alone)
+    last = changed["positions"] == changed["segment_ids"].sum(axis=1, keepdims=True) - 1  # of the one segment, all 1
+    changed["tokens"] = jnp.where(last, (changed["tokens"] + 1) % CONFIG.vocab_size, changed["tokens"])
+    both = of_examples(alone, batch_of(alone)), of_examples(alone, changed)
+    for tokens, logits in both[0].items():
+        np.testing.assert_array_equal(both[1][tokens][:-1], logits[:-1])
+        assert np.abs(both[1][tokens][-1] - logits[-1]).max() > 1e-3
 
 
 def objective(smoothing: float) -> NerObjective:

@@ -61,7 +61,7 @@ def test_the_loss_has_one_panel_where_it_chose(tmp_path):
 
 def test_steps_are_whole_numbers_and_the_chosen_one_is_marked(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: drawn.append(figure))
     few = [{"step": step, "split": "valid", "loss": 1.0 / step, "f1": 0.5} for step in (1, 2, 3)]
     plot_curves(few, tmp_path / "a.png", chosen=2)
     for axes in drawn[0].axes:

@@ -42,6 +42,7 @@ LARGE = {
     ("masked_images", "imagenet"): "v5e:8x8",
     **{("image_text", name): "v5e:2x2" for name in ("files", "sigmoid")},
     ("image_text", "lit"): "v5e:2x4",
+    **{("image_text", name): "v5e:4x4" for name in ("clip", "siglip")},
     ("image_text", "scratch"): "v5e:4x4",
     ("ner", "files"): "v5e:2x2",
     ("ner", "best"): "v5e:2x2",
@@ -78,7 +79,11 @@ SHAPES = {
     **{f"hf:google-bert/bert-base-{case}": "bert_base" for case in ("cased", "uncased")},
     "hf:google/vit-base-patch16-224-in21k": "vit_base",
     "hf:facebook/dinov2-small": "dinov2_small",
+    "hf:openai/clip-vit-base-patch32": "clip_vit_b32",
+    "hf:google/siglip-base-patch16-224": "siglip_b16",
 }
+# The text towers beside these.
+TEXT_SHAPES = {"hf:openai/clip-vit-base-patch32": "clip_text_b", "hf:google/siglip-base-patch16-224": "siglip_text_b"}
 
 
 def test_no_config_is_forgotten() -> None:
@@ -97,6 +102,8 @@ def subject(file: str, variant: str) -> Subject:
     except UserError:
         if config.model.init.startswith("package:"):
             pytest.skip(f"{config.model.init} is not installed")
+        if config.model.init in TEXT_SHAPES:
+            values.task.text_init, values.task.text_preset = "scratch", TEXT_SHAPES[config.model.init]
         values.model.preset, values.model.init = SHAPES[config.model.init], "scratch"
         return Subject.of(from_config_dict(values))
 

@@ -32,8 +32,6 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerFast":
     Raises UserError when the directory has no tokenizer files, when they cannot be read, or when they give only a slow
     tokenizer (which cannot say to which word a piece belongs).
     """
-    from transformers import AutoTokenizer  # seconds to import, and often not needed
-
     directory = Path(directory)
     if not directory.is_dir() or not any((directory / name).is_file() for name in VOCABULARY_FILES):
         raise UserError(
@@ -43,9 +41,7 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerFast":
 
     def load(**options: bool) -> "PreTrainedTokenizerFast":
         try:
-            return AutoTokenizer.from_pretrained(
-                directory, local_files_only=True, trust_remote_code=False, use_fast=True, **options
-            )
+            return _open(directory, **options)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise UserError(f"{directory}: the tokenizer files cannot be read: {error}") from error
 
@@ -61,6 +57,26 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerFast":
     return tokenizer
 
 
+def _open(directory: Path, **options: bool) -> "PreTrainedTokenizerFast":
+    """Opens a tokenizer by the class that its files name, or by tokenizer.json alone where that class is a slow one.
+
+    SigLIP has no fast class, but a tokenizer.json that says all of it.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast  # seconds to import, and often not needed
+
+    found = {"local_files_only": True, "trust_remote_code": False, **options}
+    whole = (directory / "tokenizer.json").is_file()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, use_fast=True, **found)
+    except ImportError:  # a library that slow classes need
+        if not whole:
+            raise
+    else:
+        if tokenizer.is_fast or not whole:
+            return tokenizer
+    return PreTrainedTokenizerFast.from_pretrained(directory, **found)
+
+
 def _name_ends(tokenizer: "PreTrainedTokenizerFast") -> None:
     """Calls the tokens that a text begins and ends with what BERT calls them, where the family has other names.
 
@@ -74,11 +90,17 @@ def _name_ends(tokenizer: "PreTrainedTokenizerFast") -> None:
 
 
 def check_tokenizer(
-    tokenizer: "PreTrainedTokenizerFast", encoder: EncoderConfig, where: Path, *, needs_mask: bool = False
+    tokenizer: "PreTrainedTokenizerFast",
+    encoder: EncoderConfig,
+    where: Path,
+    *,
+    needs_mask: bool = False,
+    needs_ends: bool = True,
 ) -> None:
     """Raises UserError for a tokenizer whose ids the word embedding has no rows for, or without [CLS], [SEP], [PAD].
 
-    With `needs_mask` it must have [MASK] too, and where the encoder drops masked tokens it must be that one.
+    Without `needs_ends` it may lack the first two. With `needs_mask` it must have [MASK] too, and where the encoder
+    drops masked tokens it must be that one.
     """
     vocab_size = encoder.vocab_size
     if len(tokenizer) > vocab_size:
@@ -86,7 +108,8 @@ def check_tokenizer(
             f"{where}: the tokenizer has {len(tokenizer)} entries, the word embedding {vocab_size} rows: "
             "they are not of the same model."
         )
-    for name in ("cls_token", "sep_token", "pad_token", *(("mask_token",) if needs_mask else ())):
+    ends = ("cls_token", "sep_token") if needs_ends else ()
+    for name in (*ends, "pad_token", *(("mask_token",) if needs_mask else ())):
         if getattr(tokenizer, name) is None:
             raise UserError(f"{where}: the tokenizer has no {name}, which an encoder's input needs.")
     if encoder.token_dropout_id >= 0 and tokenizer.mask_token_id != encoder.token_dropout_id:

@@ -12,7 +12,8 @@ from jaxfm.config import AdaptConfig
 from jaxfm.core.objective import Loss, LossContext
 from jaxfm.models import flops
 from jaxfm.models.dropout import DropoutKey
-from jaxfm.models.embedder import Embedder, normalized
+from jaxfm.models.embedder import Embedder
+from jaxfm.models.vectors import normalized
 from jaxfm.parallel.mesh import constrain
 from jaxfm.tasks.embedding.spec import EmbeddingSpec
 from jaxfm.tasks.text_groups.similarity_loss import SimilarityLoss

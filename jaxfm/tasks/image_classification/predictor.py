@@ -16,7 +16,8 @@ from jaxfm.data.images.stored import StoredImage
 from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import probabilities
 from jaxfm.hub.config_json import missing_class
-from jaxfm.hub.image_models import image_model_problem, write_image_model
+from jaxfm.hub.image_models import write_image_model
+from jaxfm.hub.image_positions import image_model_problem
 from jaxfm.hub.image_processors import write_image_processor
 from jaxfm.models.attention_maps import last_attention
 from jaxfm.models.image_classifier import ImageClassifier

@@ -13,8 +13,10 @@ import numpy as np
 from jaxfm.core.model_card import CardPart
 from jaxfm.data.images.stored import StoredImage
 from jaxfm.errors import UserError
+from jaxfm.families.registry import pair_of
 from jaxfm.hub.dual_encoders import dual_encoder_problem, write_dual_encoder
 from jaxfm.hub.image_processors import write_image_processor
+from jaxfm.hub.pairs import pair_problem, write_pair
 from jaxfm.models.two_towers import TwoTowers
 from jaxfm.tasks.image_rows import image_rows
 from jaxfm.tasks.image_text.rows import PairRows, text_rows
@@ -144,6 +146,9 @@ class ImageTextPredictor:
     def hf_problem(self) -> str:
         """Returns why `write_hf` would refuse; "" where it would not."""
         spec = self.spec
+        of_pair = pair_problem(spec.towers, spec.layout, self.tokenizer)
+        if of_pair is not None:
+            return of_pair
         return dual_encoder_problem(
             spec.encoder,
             spec.text_encoder,
@@ -154,24 +159,33 @@ class ImageTextPredictor:
         )
 
     def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
-        """Writes what VisionTextDualEncoderModel, its processor's two halves open; UserError as `hf_problem` says."""
+        """Writes what transformers' class of both families opens, or VisionTextDualEncoderModel where there is none.
+
+        The files of its processor's two halves lie beside it. UserError as `hf_problem` says.
+        """
         if problem := self.hf_problem():
             raise UserError(problem)
         spec, pad = self.spec, self.tokenizer.pad_token_id
+        if self._pair_class():
+            write_pair(folder, spec.towers, params=params, layout=spec.layout, tokenizer=self.tokenizer)
+            return
         assert isinstance(pad, int), "see check_tokenizer"
         write_dual_encoder(folder, spec.encoder, spec.text_encoder, params=params, layout=spec.layout, pad_token_id=pad)
         write_image_processor(folder, spec.layout)
         self.tokenizer.save_pretrained(folder)
+
+    def _pair_class(self) -> str:
+        """Returns transformers' class of both towers' families; "" without one."""
+        pair = pair_of(self.spec.encoder.family, self.spec.text_encoder.family)
+        return pair.architecture if pair else ""
 
     def card(self) -> CardPart:
         """Returns the task's part of the model card."""
         does = (
             f"Gives images and texts vectors of {self.spec.dimension} numbers whose products say what belongs together."
         )
-        code = (
-            "from transformers import VisionTextDualEncoderModel\n\n"
-            'model = VisionTextDualEncoderModel.from_pretrained("DIRECTORY")'
-        )
+        name = self._pair_class() or "VisionTextDualEncoderModel"
+        code = f'from transformers import {name}\n\nmodel = {name}.from_pretrained("DIRECTORY")'
         side = self.spec.layout.side
         reads = f"It reads {side} x {side} pixels of an image and {self.spec.text_length} tokens of a text."
         return CardPart("Image-text contrast", "zero-shot-image-classification", does, code, reads)

@@ -78,7 +78,7 @@ def text_rows(
         )  # fmt: skip
         for row, encoding in enumerate(batch.encodings or (), start=first):
             tokens[row, : len(encoding.ids)] = encoding.ids
-            segments[row, : len(encoding.ids)] = 1
+            segments[row, : None if spec.text_encoder.reads_padding else len(encoding.ids)] = 1
             cut += bool(encoding.overflowing)
     positions = np.arange(length, dtype=np.int32) * segments
     return {f"{TEXT}tokens": tokens, f"{TEXT}segment_ids": segments, f"{TEXT}positions": positions}, cut

@@ -9,13 +9,15 @@ import jax
 import numpy as np
 from flax import nnx
 
+from jaxfm.config import AUTO
 from jaxfm.core.batch import BatchSpec, Field
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import ImageLayout
+from jaxfm.core.towers import IMAGE_POOLINGS, TEXT_POOLINGS, TowersConfig
 from jaxfm.models.inputs import text
 from jaxfm.models.inputs.patches import PatchInputs, fields
-from jaxfm.models.two_towers import IMAGE_POOLINGS, TEXT, TEXT_POOLINGS, TwoTowers
+from jaxfm.models.two_towers import TEXT, TwoTowers
 from jaxfm.schema import field
 from jaxfm.tasks.image_options import AugmentConfig, ImageConfig
 
@@ -23,7 +25,7 @@ NAME = "image_text"
 # Numbers of the image and of the text of a row, equal for equal ones: int32 [2].
 NUMBERS = "numbers"
 # Where the learned factor and bias start: Radford et al. 2021, section 2.4; Zhai et al. 2023, section 3.
-START = {"infonce": (1 / 0.07, None), "sigmoid": (10.0, -10.0)}
+START = {"infonce": (1 / 0.07, 0.0), "sigmoid": (10.0, -10.0)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,22 +34,30 @@ class ImageTextConfig(ImageConfig):
 
     name: str = field(NAME, "the task", choices=(NAME,))
     loss: str = field(
-        "infonce",
+        AUTO,
         "infonce: which text of the batch belongs to an image, and which image to a text (Radford et al. 2021); "
-        "sigmoid: whether each two belong together (Zhai et al. 2023)",
-        choices=("infonce", "sigmoid"),
+        "sigmoid: whether each two belong together (Zhai et al. 2023); auto: what a pair was trained with, or "
+        "infonce",
+        choices=(AUTO, "infonce", "sigmoid"),
     )
     text_init: str = field(
-        "", "weights of the text encoder, as model.init; scratch: text_preset with the tokenizer of model.tokenizer"
+        "",
+        "weights of the text encoder, as model.init; scratch: text_preset with the tokenizer of model.tokenizer; "
+        "empty: those that model.init has beside its image encoder, with all between both",
     )
     text_preset: str = field("", "shape of the text encoder, with text_init=scratch")
     image_pooling: str = field(
-        "cls",
-        "an image's vector: of its class token; the same after a dense layer (pooler); the mean over its patches",
-        choices=IMAGE_POOLINGS,
+        AUTO,
+        "an image's vector: of its class token; the same after a dense layer (pooler); the mean over its patches; "
+        "attention of a learned vector over them (map); auto: as a pair of both families has it, or cls",
+        choices=(AUTO, *IMAGE_POOLINGS),
     )
-    text_pooling: str = field("mean", "a text's vector, likewise", choices=TEXT_POOLINGS)
-    dimension: int = field(256, "numbers of a vector", at_least=1)
+    text_pooling: str = field(
+        AUTO,
+        "a text's vector, likewise, or that of its last token (last); auto: as a pair has it, or mean",
+        choices=(AUTO, *TEXT_POOLINGS),
+    )
+    dimension: int = field(0, "numbers of a vector; 0: as a pair has it, or 256", at_least=0)
     text_length: int = field(64, "tokens of a text that are read", at_least=4)
     label_prompt: str = field(
         "",
@@ -71,6 +81,8 @@ class ImageTextSpec:
       text_pooling: of `TEXT_POOLINGS`.
       dimension: numbers of a vector.
       loss: that they were trained with.
+      image_projection: see `TowersConfig`.
+      text_bias: likewise.
       label_prompt: text of a class; "" where no classes are known.
       labels: classes of the source.
     """
@@ -86,6 +98,8 @@ class ImageTextSpec:
     loss: str
     label_prompt: str
     labels: tuple[str, ...]
+    image_projection: bool = True
+    text_bias: bool = False
 
     packed = False
     segments = 1
@@ -103,18 +117,15 @@ class ImageTextSpec:
         """Builds both towers."""
         inputs = PatchInputs(self.encoder, build.dtype, rngs, mean=self.layout.mean, std=self.layout.std)
         scale, bias = START[self.loss]
-        return TwoTowers(
-            self.encoder,
-            self.text_encoder,
-            build,
-            rngs,
-            image_pooling=self.image_pooling,
-            text_pooling=self.text_pooling,
-            dimension=self.dimension,
-            scale=scale,
-            bias=bias,
-            inputs=inputs,
-        )
+        return TwoTowers(self.towers, build, rngs, scale=scale, bias=bias, inputs=inputs)
+
+    @property
+    def towers(self) -> TowersConfig:
+        """What determines the model's parameters and function, but for how pixels are scaled."""
+        return TowersConfig(
+            self.encoder, self.text_encoder, self.image_pooling, self.text_pooling, self.dimension,
+            self.image_projection, self.text_bias, bias=self.loss == "sigmoid",
+        )  # fmt: skip
 
     def outputs(self, model: TwoTowers, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns vectors f32 [B, E] of images and texts, and the learned scale [B]."""

@@ -15,9 +15,11 @@ from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
+from jaxfm.core.towers import TowersConfig
 from jaxfm.data.images.examples import ImageExample, ImageSplit, read_images
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError
+from jaxfm.families.models import tower_shapes
 from jaxfm.hub import initial as hub_initial
 from jaxfm.schema import replaced
 from jaxfm.tasks.fine_tuning import open_tokenizer
@@ -29,12 +31,14 @@ from jaxfm.tasks.image_text.predictor import ImageTextPredictor
 from jaxfm.tasks.image_text.rows import PairRows, pair_numbers, text_rows
 from jaxfm.tasks.image_text.scorer import ImageTextScorer, directions
 from jaxfm.tasks.image_text.spec import NAME, NUMBERS, ImageTextConfig, ImageTextSpec
+from jaxfm.tasks.image_text.towers import towers_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _METRIC = "recall@1"
 _SOME_TEXT = 16  # tokens, where no data says how many
+_UNUSED = "weights not used"  # by an image encoder alone, of the pair that it is of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +78,12 @@ class ImageTextDefinition:
     def abstract_objective(self, config: Config, encoder: EncoderConfig) -> ImageTextObjective:
         """Builds model and loss without data, weights or tokenizer, for shapes alone."""
         _check_rows(config)
-        text, _ = hub_initial.shape(_text_model(config))
-        spec = _spec(config, Reading.of(config, encoder), text, min(config.task.text_length, _SOME_TEXT), ())
+        pair = None if config.task.text_init else hub_initial.pair_shape(config.model)
+        text = pair.text if pair else hub_initial.shape(_text_model(config))[0]
+        reading = Reading.of(config, encoder)
+        towers = towers_of(config.task, reading.encoder, text, pair)
+        length = text.max_positions if text.reads_padding else min(config.task.text_length, _SOME_TEXT)
+        spec = _spec(config, reading, towers, length, ())
         return ImageTextObjective(spec, augmentation(config, mixes=False))
 
     def create(self, config: Config, initial: Initial) -> tuple[ImageTextTask, dict[str, HostArray]]:
@@ -86,10 +94,9 @@ class ImageTextDefinition:
         """
         _check_rows(config)
         reading = Reading.of(config, initial.encoder, initial.images)
-        text = hub_initial.resolve(_text_model(config))
-        if text.encoder.reads_images:
-            raise UserError(f"config.task.text_init: {config.task.text_init!r} reads images; take an encoder of texts.")
-        tokenizer = open_tokenizer(text)
+        text, pair = _text_tower(config)
+        towers = towers_of(config.task, reading.encoder, text.encoder, pair)
+        tokenizer = open_tokenizer(text, needs_ends=towers.text_pooling in ("cls", "pooler"))
         read = _read(config, None)
         images = {
             split: read_rows(
@@ -105,7 +112,7 @@ class ImageTextDefinition:
         }
         labels = _labels(config, examples["train"])
         length = _text_length(config, tokenizer, [each.text for each in examples["train"]], text.encoder)
-        spec = _spec(config, reading, text.encoder, length, labels)
+        spec = _spec(config, reading, towers, length, labels)
         datasets, cut_notes = {}, []
         for split, found in examples.items():
             datasets[split], cut = _pair_rows(spec, tokenizer, images[split], found, classes=split != "train")
@@ -113,7 +120,7 @@ class ImageTextDefinition:
         params, used_notes = _params(spec, initial, text)
         distinct = len({each.text for each in examples["train"]})
         notes = (
-            *initial.notes,
+            *(note for note in initial.notes if not (pair and note.startswith(_UNUSED))),
             *used_notes,
             *(f"text encoder: {note}" for note in text.notes),
             *(found.note for found in read.values()),
@@ -123,7 +130,11 @@ class ImageTextDefinition:
             *cut_notes,
         )
         metric = _METRIC if config.eval.metric == AUTO_METRIC else config.eval.metric
-        chosen = {"data.row_length": spec.row_length, "eval.metric": metric}
+        chosen = {
+            "data.row_length": spec.row_length,
+            "eval.metric": metric,
+            **{f"task.{key}": getattr(spec, key) for key in ("loss", "image_pooling", "text_pooling", "dimension")},
+        }
         objective = ImageTextObjective(spec, augmentation(config, mixes=False))
         return ImageTextTask(objective, tokenizer, examples, datasets, notes, chosen), params
 
@@ -173,15 +184,22 @@ def _check_rows(config: Config) -> None:
 def _text_model(config: Config) -> ModelConfig:
     """Returns what names the text encoder, in the form of the group `model`."""
     task = config.task
-    if not task.text_init:
-        raise UserError(
-            "config.task.text_init: is empty; name the weights of the text encoder (package:, dir:, hf:), or scratch "
-            "with task.text_preset and model.tokenizer."
-        )
     if task.text_init.startswith("run:"):
         raise UserError(f"config.task.text_init: {task.text_init!r}; export that run and take dir: of the directory.")
     tokenizer = config.model.tokenizer
     return dataclasses.replace(config.model, init=task.text_init, preset=task.text_preset, tokenizer=tokenizer)
+
+
+def _text_tower(config: Config) -> tuple[Initial, TowersConfig | None]:
+    """Returns the text encoder with its weights, and the pair that both encoders are of where it is that of one."""
+    if config.task.text_init:
+        text = hub_initial.resolve(_text_model(config), tower=True)
+        if text.encoder.reads_images:
+            raise UserError(f"config.task.text_init: {config.task.text_init!r} reads images; take an encoder of texts.")
+        return text, None
+    pair, tokenizer = hub_initial.resolve_pair(config.model)
+    params = {path: value for path, value in pair.params.items() if not path.startswith("encoder/")}
+    return Initial(pair.towers.text, params, (), tokenizer, pair.notes), pair.towers
 
 
 def _read(config: Config, splits: Sequence[str] | None) -> dict[str, ImageSplit]:
@@ -214,9 +232,20 @@ def _check_labels(spec: ImageTextSpec, examples: Sequence[ImageExample]) -> None
 def _text_length(
     config: Config, tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str], encoder: EncoderConfig
 ) -> int:
-    """Returns the tokens of a text's row: those of the longest training text, in eights, at most what is asked for."""
+    """Returns the tokens of a text's row: those of the longest training text, in eights, at most what is asked for.
+
+    An encoder that reads padding has rows of one length.
+    """
+    most = encoder.max_positions
+    if encoder.reads_padding:
+        if config.task.text_length < most:
+            raise UserError(
+                f"config.task.text_length: is {config.task.text_length}, but this text encoder reads texts that are "
+                f"padded to {most} tokens. Take {most}."
+            )
+        return most
     longest = max(len(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"])
-    return min(-(-longest // 8) * 8, config.task.text_length, encoder.max_positions)
+    return min(-(-longest // 8) * 8, config.task.text_length, most)
 
 
 def _pair_rows(
@@ -241,6 +270,12 @@ def _params(spec: ImageTextSpec, initial: Initial, text: Initial) -> tuple[dict[
     """Returns the loaded parameters of both towers under the names of `TwoTowers`, and notes of what is left over."""
     found: dict[str, HostArray] = {}
     notes: list[str] = []
+    if not _is_own(text):  # a pair, whose names are those of `TwoTowers`
+        names = tower_shapes(spec.towers)
+        found = {name: value for name, value in text.params.items() if name in names}
+        left = sorted(set(text.params) - set(found))
+        notes += [f"weights not used: {', '.join(left)}"] if left else []
+        return {**found, **{path: value for path, value in initial.params.items() if path in names}}, tuple(notes)
     for start, tower, pooling, prefix in (
         (initial, "encoder/", spec.image_pooling, "image_"),
         (text, "text_encoder/", spec.text_pooling, "text_"),
@@ -255,22 +290,26 @@ def _params(spec: ImageTextSpec, initial: Initial, text: Initial) -> tuple[dict[
     return found, tuple(notes)
 
 
-def _spec(config: Config, reading: Reading, text: EncoderConfig, length: int, labels: tuple[str, ...]) -> ImageTextSpec:
-    task = config.task
-    if task.image_pooling != "mean" and not reading.encoder.patches.class_token:
-        raise UserError(
-            f"config.task.image_pooling: is {task.image_pooling!r}, but there is no class token. Take mean."
-        )
+def _is_own(text: Initial) -> bool:
+    """Whether a text encoder comes without the image encoder of a pair."""
+    return not any(name.startswith("text_encoder/") for name in text.params)
+
+
+def _spec(
+    config: Config, reading: Reading, towers: TowersConfig, length: int, labels: tuple[str, ...]
+) -> ImageTextSpec:
     return ImageTextSpec(
         encoder=reading.encoder,
-        text_encoder=text,
+        text_encoder=towers.text,
         layout=reading.layout,
         row_length=reading.row_length,
         text_length=length,
-        image_pooling=task.image_pooling,
-        text_pooling=task.text_pooling,
-        dimension=task.dimension,
-        loss=task.loss,
-        label_prompt=task.label_prompt,
+        image_pooling=towers.image_pooling,
+        text_pooling=towers.text_pooling,
+        dimension=towers.dimension,
+        loss="sigmoid" if towers.bias else "infonce",
+        label_prompt=config.task.label_prompt,
         labels=labels,
+        image_projection=towers.image_projection,
+        text_bias=towers.text_bias,
     )

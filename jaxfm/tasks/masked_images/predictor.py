@@ -14,7 +14,8 @@ from jaxfm.core.model_card import CardPart
 from jaxfm.data.images.rows import ImageRows
 from jaxfm.errors import UserError
 from jaxfm.hub.config_json import missing_class
-from jaxfm.hub.image_models import image_model_problem, write_image_model
+from jaxfm.hub.image_models import write_image_model
+from jaxfm.hub.image_positions import image_model_problem
 from jaxfm.hub.image_processors import write_image_processor
 from jaxfm.tasks.image_rows import image_rows
 from jaxfm.tasks.masked_images.objective import MaskedImagesObjective

@@ -146,6 +146,16 @@ def test_a_slow_tokenizer_is_refused(tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
 
 
+def test_a_file_that_says_all_of_it_needs_no_fast_class(tmp_path: Path) -> None:
+    """As SigLIP's, whose class is slow and needs sentencepiece."""
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<unk>": 0, "</s>": 1, "a": 2}, unk_token="<unk>"))
+    backend.save(str(tmp_path / "tokenizer.json"))
+    values = {"tokenizer_class": "SiglipTokenizer", "eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(values))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.is_fast and tokenizer("a")["input_ids"] == [2] and tokenizer.pad_token_id == 1
+
+
 # Special tokens of families that call them otherwise.
 
 

@@ -15,7 +15,7 @@ from jaxfm.core.objective import LossContext
 from jaxfm.data.images.stored import StoredImage
 from jaxfm.errors import UserError
 from jaxfm.families.registry import preset
-from jaxfm.models.image_classifier import pool_images
+from jaxfm.models.heads import pool_images
 from jaxfm.programs.export import export
 from jaxfm.programs.train import train
 from jaxfm.tasks.image_classification.task import ImageClassificationDefinition
