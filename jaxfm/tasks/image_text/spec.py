@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jaxfm.config import AUTO
 from jaxfm.core.batch import BatchSpec, Field
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
@@ -22,6 +21,8 @@ from jaxfm.schema import field
 from jaxfm.tasks.image_options import AugmentConfig, ImageConfig
 
 NAME = "image_text"
+# Of a key: as the pair has it that both families make (`tasks.image_text.towers`).
+AUTO = "auto"
 # Numbers of the image and of the text of a row, equal for equal ones: int32 [2].
 NUMBERS = "numbers"
 # Where the learned factor and bias start: Radford et al. 2021, section 2.4; Zhai et al. 2023, section 3.
