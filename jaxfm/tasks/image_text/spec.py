@@ -40,6 +40,7 @@ class ImageTextConfig(ImageConfig):
         "sigmoid: whether each two belong together (Zhai et al. 2023); auto: what a pair was trained with, or "
         "infonce",
         choices=(AUTO, "infonce", "sigmoid"),
+        open=AUTO,
     )
     text_init: str = field(
         "",
@@ -52,13 +53,15 @@ class ImageTextConfig(ImageConfig):
         "an image's vector: of its class token; the same after a dense layer (pooler); the mean over its patches; "
         "attention of a learned vector over them (map); auto: as a pair of both families has it, or cls",
         choices=(AUTO, *IMAGE_POOLINGS),
+        open=AUTO,
     )
     text_pooling: str = field(
         AUTO,
         "a text's vector, likewise, or that of its last token (last); auto: as a pair has it, or mean",
         choices=(AUTO, *TEXT_POOLINGS),
+        open=AUTO,
     )
-    dimension: int = field(0, "numbers of a vector; 0: as a pair has it, or 256", at_least=0)
+    dimension: int = field(0, "numbers of a vector; 0: as a pair has it, or 256", at_least=0, open=0)
     text_length: int = field(64, "tokens of a text that are read", at_least=4)
     label_prompt: str = field(
         "",
