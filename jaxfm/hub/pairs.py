@@ -160,11 +160,12 @@ def write_pair(
         {"architectures": [pair.architecture], "model_type": pair.name, **config, **scale, "dtype": "float32"},
     )
     write_image_processor(folder, layout)
-    if not pair.masks_padding:
-        # So that transformers' processors give the model no mask, as it was trained.
-        tokenizer.model_input_names = ["input_ids"]
-    tokenizer.model_max_length = towers.text.max_positions
     tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    values = {**files.read_json(path), "model_max_length": towers.text.max_positions}
+    if not pair.masks_padding:  # transformers' processors then give the model no mask, as it was trained
+        values["model_input_names"] = ["input_ids"]
+    files.write_json(path, values)
 
 
 def write_pair_tensors(path: pathlib.Path, towers: TowersConfig, params: Mapping[str, HostArray]) -> None:

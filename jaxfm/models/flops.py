@@ -93,6 +93,16 @@ def pair_head_flops(encoder: EncoderConfig, outputs: int, adapt: AdaptConfig = _
     return dense + dense_flops(width, outputs)
 
 
+def attention_pool_flops(encoder: EncoderConfig, row_length: int, adapt: AdaptConfig = _ALL_TRAINED) -> float:
+    """Returns the operations of a `models.attention_pool.AttentionPool` an image of `row_length` tokens.
+
+    Those are 12 T D^2 for keys and values, 6 (D^2 + 2 D F) after the attention, and 12 D a token for the probe.
+    """
+    width, reached = encoder.hidden_size, _has_backward(encoder, adapt)
+    keys = row_length * dense_flops(width, 2 * width, input_gradient=reached)
+    return keys + dense_flops(width, width) + 2 * dense_flops(width, encoder.ffn_size) + 12.0 * width * row_length
+
+
 def detector_flops(encoder: EncoderConfig, adapt: AdaptConfig = _ALL_TRAINED) -> float:
     """Returns the operations of a `models.electra.Detector` a token, its last layer (D weights) not counted."""
     return dense_flops(encoder.hidden_size, encoder.hidden_size, input_gradient=_has_backward(encoder, adapt))
@@ -127,7 +137,9 @@ def _embeddings_frozen(adapt: AdaptConfig) -> bool:
 
 
 def _keys(encoder: EncoderConfig, row_length: int) -> list[int]:
-    """Returns the number of keys that a token of each layer sees."""
+    """Returns the number of keys that a token of each layer sees, in the mean."""
+    if encoder.causal:
+        row_length = (row_length + 1) // 2
     local = min(row_length, encoder.local_window + 1) if encoder.local_window else row_length
     every, first = encoder.global_every, encoder.global_first
     return [row_length if layer % every == first else local for layer in range(encoder.num_layers)]

@@ -69,8 +69,9 @@ def saved(model_type: str, folder: pathlib.Path, **changes: Any) -> tuple[Any, A
     torch.manual_seed(0)
     model = transformers.AutoModel.from_config(config).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(0.2 * torch.randn_like(parameter) + (1.0 if parameter.ndim == 1 else 0.0))
+        for name, parameter in model.named_parameters():
+            scale = parameter.ndim == 1 and name.endswith("weight")  # of a norm
+            parameter.copy_(0.2 * torch.randn_like(parameter) + (1.0 if scale else 0.0))
         model.text_model.embeddings.token_embedding.weight.mul_(5.0)  # texts differ, though most of a row is padding
         model.logit_scale.fill_(2.0)
     model.save_pretrained(folder)

@@ -85,7 +85,7 @@ def theirs(model: Any, tokenizer: Any, length: int) -> dict[str, np.ndarray]:
 
 def assert_same(mine: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
     for name, value in other.items():
-        assert value.std(axis=0).max() > 0.01, name
+        assert value.std(axis=0).max() > 1e-3, name  # rows differ by far more than what is allowed below
         np.testing.assert_allclose(mine[name], value, atol=2e-5, rtol=2e-5, err_msg=name)
 
 

@@ -20,6 +20,7 @@ from jaxfm.families.registry import preset
 from jaxfm.models.electra import Detector
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.flops import (
+    attention_pool_flops,
     dense_flops,
     detector_flops,
     encoder_flops_per_row,
@@ -53,6 +54,17 @@ def test_local_layers_see_their_window_alone() -> None:
     layers = layer_flops(MODERN, 1024)
     assert layers[0] - layers[1] == 12 * D * (1024 - 129)
     assert layers[0] == layers[3] and layers[1] == layers[2]
+
+
+def test_a_causal_token_sees_half_of_its_row() -> None:
+    causal = dataclasses.replace(BERT, causal=True)
+    assert encoder_flops_per_row(causal, 127) == 127 * (72 * 12 * D**2 + 12 * 12 * D * 64)
+
+
+def test_attention_of_a_learned_vector_by_hand() -> None:
+    after = 6 * (D**2 + 2 * D * 4 * D) + 12 * D * 50
+    assert attention_pool_flops(BERT, 50) == 50 * 12 * D**2 + after
+    assert attention_pool_flops(BERT, 50, HEAD_ALONE) == 50 * 8 * D**2 + after
 
 
 @pytest.mark.parametrize(

@@ -79,4 +79,6 @@ class ImageTextObjective:
         spec = self.spec
         image = flops.patch_flops_per_row(spec.encoder, spec.row_length, adapt)
         image += flops.encoder_flops_per_row(spec.encoder, spec.row_length, adapt)
+        if spec.image_pooling == "map":
+            image += flops.attention_pool_flops(spec.encoder, spec.row_length, adapt)
         return image + flops.encoder_flops_per_row(spec.text_encoder, spec.text_length)

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jaxfm.config import AUTO
 from jaxfm.core.batch import BatchSpec, Field
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
@@ -22,6 +21,8 @@ from jaxfm.schema import field
 from jaxfm.tasks.image_options import AugmentConfig, ImageConfig
 
 NAME = "image_text"
+# Of a key: as the pair has it that both families make (`tasks.image_text.towers`).
+AUTO = "auto"
 # Numbers of the image and of the text of a row, equal for equal ones: int32 [2].
 NUMBERS = "numbers"
 # Where the learned factor and bias start: Radford et al. 2021, section 2.4; Zhai et al. 2023, section 3.
@@ -39,6 +40,7 @@ class ImageTextConfig(ImageConfig):
         "sigmoid: whether each two belong together (Zhai et al. 2023); auto: what a pair was trained with, or "
         "infonce",
         choices=(AUTO, "infonce", "sigmoid"),
+        open=AUTO,
     )
     text_init: str = field(
         "",
@@ -51,13 +53,15 @@ class ImageTextConfig(ImageConfig):
         "an image's vector: of its class token; the same after a dense layer (pooler); the mean over its patches; "
         "attention of a learned vector over them (map); auto: as a pair of both families has it, or cls",
         choices=(AUTO, *IMAGE_POOLINGS),
+        open=AUTO,
     )
     text_pooling: str = field(
         AUTO,
         "a text's vector, likewise, or that of its last token (last); auto: as a pair has it, or mean",
         choices=(AUTO, *TEXT_POOLINGS),
+        open=AUTO,
     )
-    dimension: int = field(0, "numbers of a vector; 0: as a pair has it, or 256", at_least=0)
+    dimension: int = field(0, "numbers of a vector; 0: as a pair has it, or 256", at_least=0, open=0)
     text_length: int = field(64, "tokens of a text that are read", at_least=4)
     label_prompt: str = field(
         "",

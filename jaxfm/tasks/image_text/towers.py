@@ -2,12 +2,11 @@
 
 import dataclasses
 
-from jaxfm.config import AUTO
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.towers import TowersConfig
 from jaxfm.errors import UserError
 from jaxfm.families.registry import pair_of
-from jaxfm.tasks.image_text.spec import ImageTextConfig
+from jaxfm.tasks.image_text.spec import AUTO, ImageTextConfig
 
 _DIMENSION = 256  # where nothing says it
 
