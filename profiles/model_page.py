@@ -59,8 +59,8 @@ sharded, with LoRA, rematerialisation, `jaxfm plan` and MFU. A preset is a publi
 
 ## Measured against transformers
 
-Families of images, and towers of pairs, are compared in tests/hub/test_image_parity.py and test_pair_parity.py: logits, states and
-vectors within 2e-5, written files byte for byte. Those of texts:
+Families of images, and towers of pairs, are compared in tests/hub/test_image_parity.py and test_pair_parity.py: logits,
+states and vectors within 2e-5, written files byte for byte. Those of texts:
 
 Largest differences over small random models, in f32, with texts in padded rows, of full length, and packed with others
 (`python -m profiles.model_parity`; transformers {transformers}, torch {torch}).
