@@ -98,17 +98,7 @@ def augmentation(config: Config, *, mixes: bool = True) -> Augmentation | None:
     Raises:
       UserError: images that cannot be mixed: several a row, an odd number of rows in a batch, a task without labels.
     """
-    keys = config.task.augment
-    found = Augmentation(
-        crop=keys.crop,
-        pad_crop=keys.pad_crop,
-        flip=keys.flip,
-        rand_augment=(keys.operations, keys.magnitude if keys.operations else 0.0),
-        erase=keys.erase,
-        mixup=keys.mixup,
-        cutmix=keys.cutmix,
-        border=keys.border,
-    )
+    found = _asked(config.task.augment)
     if found.mixes and not mixes:
         name = "mixup" if found.mixup else "cutmix"
         raise UserError(
@@ -118,6 +108,19 @@ def augmentation(config: Config, *, mixes: bool = True) -> Augmentation | None:
     one_size = not config.data.packed and config.task.resize != "native"
     check_augmentation(found, one_size=one_size, batch_size=rows, option="config.task.augment")
     return found if found.changes_pixels or found.mixes else None
+
+
+def _asked(keys: AugmentConfig) -> Augmentation:
+    return Augmentation(
+        crop=keys.crop,
+        pad_crop=keys.pad_crop,
+        flip=keys.flip,
+        rand_augment=(keys.operations, keys.magnitude if keys.operations else 0.0),
+        erase=keys.erase,
+        mixup=keys.mixup,
+        cutmix=keys.cutmix,
+        border=keys.border,
+    )
 
 
 def image_columns(config: Config) -> ImageColumns:
@@ -152,12 +155,12 @@ class Reading:
           UserError: an encoder of texts, patches that the weights do not have, ones that do not divide the image or
             leave too few tokens, rows that are too short, several images in a row where each is to have its own.
         """
-        options, scratch = config.task, config.model.init == "scratch"
+        task, scratch = config.task, config.model.init == "scratch"
         given = given or ImageLayout()
-        patches = _patches(encoder, options, scratch=scratch)
-        side = options.image_size or given.side or encoder.patches.grid[0] * encoder.patches.size
+        patches = _patches(encoder, task, scratch=scratch)
+        side = task.image_size or given.side or encoder.patches.grid[0] * encoder.patches.size
         check_patch(side, patches.size)
-        rule = options.resize if options.resize != "auto" else given.rule
+        rule = task.resize if task.resize != "auto" else given.rule
         grid = (side // patches.size,) * 2
         patches = dataclasses.replace(patches, grid=grid if scratch else encoder.patches.grid)
         most = patches.prefix + grid[0] * grid[1]
@@ -171,7 +174,7 @@ class Reading:
         return dataclasses.replace(self, layout=dataclasses.replace(self.layout, mean=mean, std=std))
 
 
-def _patches(encoder: EncoderConfig, options: ImageConfig, *, scratch: bool) -> PatchConfig:
+def _patches(encoder: EncoderConfig, task: ImageConfig, *, scratch: bool) -> PatchConfig:
     """Returns the patches of an encoder, of the size that a config asks for."""
     patches = encoder.patches
     if not encoder.reads_images:
@@ -179,10 +182,10 @@ def _patches(encoder: EncoderConfig, options: ImageConfig, *, scratch: bool) -> 
         families = dict.fromkeys(presets()[name].family for name in readers)
         raise UserError(
             f"config.model: an encoder of family {encoder.family or 'none'!r} reads texts, and this task reads images. "
-            f"Take one of images: --config.model.init=scratch --config.model.preset={readers[0]} (or {readers[1]} ...), "
-            f"or weights of {', '.join(families)}."
+            f"Take one of images: --config.model.init=scratch --config.model.preset={readers[0]} (or {readers[1]}, ...)"
+            f", or weights of {', '.join(families)}."
         )
-    asked = {"patch_size": (options.patch_size, patches.size), "channels": (options.channels, patches.channels)}
+    asked = {"patch_size": (task.patch_size, patches.size), "channels": (task.channels, patches.channels)}
     for name, (value, own) in asked.items():
         if value and value != own and not scratch:
             raise UserError(f"config.task.{name}: is {value}, but the weights have {own}. Leave it 0.")

@@ -80,10 +80,10 @@ class ImageClassificationDefinition:
           UserError: no training data, fewer than two classes, a class unseen in training, an image that cannot be
             decoded.
         """
-        options = config.task
+        task = config.task
         reading = Reading.of(config, initial.encoder, initial.images)
         read = _read(config, None)
-        labels = _labels(options.kind, read["train"], config.data.source)
+        labels = _labels(task.kind, read["train"], config.data.source)
         head_note = "head: new"
         if set(initial.labels) == set(labels):
             labels, head_note = initial.labels, "head: loaded, its classes are those of the data"
@@ -93,7 +93,7 @@ class ImageClassificationDefinition:
                 [each.image for each in found.examples],
                 packed=config.data.packed,
                 seed=config.seed if split == "train" else None,
-                broken=options.broken_images,
+                broken=task.broken_images,
             )
             for split, found in read.items()
         }
@@ -104,7 +104,7 @@ class ImageClassificationDefinition:
         targets = {split: targets_of(spec, found) for split, found in examples.items()}
         counts_C = _counts(spec, targets["train"])
         check_metrics(NAME, [target(spec, example) for example in examples["train"]])
-        metric, metric_note = choose_metric(options.kind, labels, counts_C)
+        metric, metric_note = choose_metric(task.kind, labels, counts_C)
         config = replaced(config, {"eval.metric": metric}) if config.eval.metric == AUTO_METRIC else config
         used = ("encoder/", *(("head/",) if initial.labels == labels and _fits(spec, initial) else ()))
         listed = ", ".join(labels[:10]) + (" ..." if len(labels) > 10 else "")
@@ -119,7 +119,7 @@ class ImageClassificationDefinition:
             *_metric_notes(config, spec, targets.get("valid")),
         )
         objective = ImageClassifierObjective(
-            spec, *_losses(config, labels, counts_C), options.loss.r_drop, augmentation(config)
+            spec, *_losses(config, labels, counts_C), task.loss.r_drop, augmentation(config)
         )
         datasets = {split: with_labels(found, targets[split], spec.label_field()) for split, found in rows.items()}
         params = {name: value for name, value in initial.params.items() if name.startswith(used)}

@@ -151,10 +151,10 @@ def _read(config: Config, splits: Sequence[str] | None) -> dict[str, ImageSplit]
 
 
 def _spec(config: Config, reading: Reading, *, segments: int) -> MaskedImagesSpec:
-    options, encoder = config.task, reading.encoder
-    if options.method == "simmim":
+    task, encoder = config.task, reading.encoder
+    if task.method == "simmim":
         encoder = dataclasses.replace(encoder, patches=dataclasses.replace(encoder.patches, mask_token=True))
-    width = options.decoder_size or min(max(encoder.hidden_size // 2 // 16 * 16, 16), _WIDEST_DECODER)
+    width = task.decoder_size or min(max(encoder.hidden_size // 2 // 16 * 16, 16), _WIDEST_DECODER)
     if width % 4:
         raise UserError(
             f"config.task.decoder_size: is {width}; its positions are waves in fours: take {width // 4 * 4}."
@@ -165,11 +165,11 @@ def _spec(config: Config, reading: Reading, *, segments: int) -> MaskedImagesSpe
         row_length=reading.row_length,
         segments=segments,
         packed=config.data.packed,
-        method=options.method,
-        ratio=options.ratio,
-        normalize_target=options.normalize_target,
+        method=task.method,
+        ratio=task.ratio,
+        normalize_target=task.normalize_target,
         decoder_size=width,
-        decoder_layers=options.decoder_layers,
+        decoder_layers=task.decoder_layers,
     )
 
 
