@@ -44,7 +44,8 @@ def owners() -> dict[str, str]:
 
 
 def texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Yields line and value of every string that is no docstring."""
+    """Yields line and value of every string that is no docstring, nor the mode of a gather (JAX has a mode "clip")."""
+    modes = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "mode"}
     docstrings = {
         id(node.body[0].value)
         for node in ast.walk(tree)
@@ -53,7 +54,7 @@ def texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
         and isinstance(node.body[0], ast.Expr)
     }
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings | modes:
             yield node.lineno, node.value
 
 

@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.lax import GatherScatterMode
 
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.models.dropout import DropoutKey, RowsKey
@@ -350,7 +349,7 @@ def _coloured(row: ImageRow, pixels: jax.Array, operation_S: jax.Array, sign_S: 
     low_SC = row.reduced("min", pixels.min(axis=(1, 2)))
     high_SC = row.reduced("max", pixels.max(axis=(1, 2)))
     own = row.own_segment
-    low, high = (jnp.take(each, own, axis=0, mode=GatherScatterMode.CLIP)[:, None, None] for each in (low_SC, high_SC))
+    low, high = (jnp.take(each, own, axis=0, mode="clip")[:, None, None] for each in (low_SC, high_SC))
     step = 2.0 ** round(4 * level)
     threshold = 256.0 * (1 - level)
 

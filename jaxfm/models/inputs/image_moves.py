@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.lax import GatherScatterMode
 
 
 class ImageRow(NamedTuple):
@@ -33,7 +32,7 @@ class ImageRow(NamedTuple):
 
     def of_tokens(self, values_S: jax.Array) -> jax.Array:
         """[T, 1, 1] of a number of each segment: for each token that of its image."""
-        return jnp.take(values_S, self.own_segment, mode=GatherScatterMode.CLIP)[:, None, None]
+        return jnp.take(values_S, self.own_segment, mode="clip")[:, None, None]
 
     def reduced(self, how: str, values_T: jax.Array) -> jax.Array:
         """[S, ...] of tokens' values [T, ...]: the sum, min or max over the tokens of each image that have pixels."""
@@ -142,7 +141,7 @@ def sample(row: ImageRow, moved: Affine, border: str) -> jax.Array:
     def at(row_y: jax.Array, column_x: jax.Array) -> jax.Array:
         token = start + (row_y // patch) * columns + column_x // patch
         place = (token * patch + row_y % patch) * patch + column_x % patch
-        return jnp.take(flat, place, axis=0, mode=GatherScatterMode.CLIP).astype(jnp.float32)
+        return jnp.take(flat, place, axis=0, mode="clip").astype(jnp.float32)
 
     above, before = jnp.floor(y).astype(jnp.int32), jnp.floor(x).astype(jnp.int32)
     below, after = jnp.minimum(above + 1, last_y), jnp.minimum(before + 1, last_x)
