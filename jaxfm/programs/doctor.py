@@ -48,6 +48,7 @@ EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "onnx": (("onnx", "onnxruntime"), "export to ONNX (--format=onnx)"),
     "retrieval": (("bm25s", "usearch"), "ranking by words (BM25), approximate search in large corpora"),
     "probe": (("sklearn",), "probes of vectors: logistic regression, clusters"),
+    "images": (("sklearn",), "the quickstart of images: handwritten digits"),
     "tpu": (("libtpu",), "TPUs, and plans for TPUs elsewhere"),
     "cuda": (("jax_cuda13_plugin",), "NVIDIA GPUs, and plans for GPUs elsewhere"),
 }

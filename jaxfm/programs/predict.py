@@ -30,8 +30,8 @@ USAGE = (
     'usage: python -m jaxfm.predict --workdir=DIR ("TEXT" ... | --input=FILE --output=FILE.jsonl) '
     '[--pair="TEXT" | --context=FILE] [--entities=DIR]\n'
     "  [--vectors=float32|int8|binary] [--role=query|document]  with --output=FILE.npy or FILE.parquet\n"
-    "  of images: --workdir=DIR (IMAGE|FOLDER ... | --input=FOLDER|TABLE --output=FILE.jsonl) [--labels=A,B,...] "
-    "[--pictures=FILE.png]"
+    "  of images: (IMAGE|FOLDER ... | --input=FOLDER|TABLE --output=FILE.jsonl)\n"
+    "  [--labels=A,B,...] [--pictures=FILE.png]"
 )
 _MOST_PICTURES = 24  # images of a sheet
 _SINGLE = "this model judges single texts: leave the second one out."
@@ -101,7 +101,7 @@ def predict_file(
     form = vector_output.form_of(output, vectors, role)
     model = Model(workdir, words, entities, labels)
     if source.is_dir() and not model.reads_images:
-        raise UserError(f"--input={source}: is a folder, and this model reads texts. Name a file.")
+        raise UserError(f"--input={source}: is a directory; name a file. This model reads texts, not images.")
     if form:
         vector_files.check_output(output, form, model.embeds.dimension)
     if context is not None and not model.pairs:

@@ -79,5 +79,5 @@ def test_a_model_of_texts_takes_no_folder(tmp_path: pathlib.Path) -> None:
 
     run = tiny.write_runs(tmp_path, ("classification",))["classification"]
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match="is a folder, and this model reads texts"):
+    with pytest.raises(UserError, match="is a directory; name a file"):
         predict_file(run, tmp_path / "folder", tmp_path / "out.jsonl")

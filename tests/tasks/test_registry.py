@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from jaxfm.core.encoder_config import PatchConfig
 from jaxfm.core.spec import SPEC_VERSION
 from jaxfm.errors import UserError
+from jaxfm.families.vit import image_encoder
 from jaxfm.schema import describe, field, to_dict
 from jaxfm.tasks import registry
 from jaxfm.tasks.ner.task import NerDefinition
@@ -194,9 +196,17 @@ def test_values_of_a_wrong_kind_in_a_task_json_are_refused(tmp_path: pathlib.Pat
 
 
 def test_shapes_of_any_encoder_need_no_data() -> None:
-    encoder = dataclasses.replace(tiny.ENCODER, num_layers=3)
+    text = dataclasses.replace(tiny.ENCODER, num_layers=3)
+    images = image_encoder(family="vit", patches=PatchConfig(4, grid=(7, 7), class_token=True), num_layers=2)
     for task in TASKS:
-        config = registry.from_config_dict(defaults(task, data={"row_length": 64}))
+        reads_images = "image" in task
+        encoder = images if reads_images else text
+        more = {"task": {"text_init": "scratch", "text_preset": "bert_tiny"}} if task == "image_text" else {}
+        config = registry.from_config_dict(defaults(task, data={"row_length": 64}, **more))
+        if reads_images:
+            objective = registry.abstract_objective(config, encoder)
+            assert objective.spec.encoder.patches.grid == (7, 7) and objective.spec.row_length == 64
+            continue
         objective = registry.abstract_objective(config, encoder)
         assert objective.spec.encoder == encoder and objective.spec.row_length == 64
         assert objective.flops_per_row(config.adapt) > 0 and objective.logits_per_row() > 0

@@ -57,7 +57,7 @@ def test_a_run_from_a_pair_is_written_as_its_class(
     assert spec["dimension"] == (24 if model_type == "clip" else 32)
     assert spec["loss"] == ("sigmoid" if usual.bias else "infonce") and spec["text_pooling"] == "last"
     kept = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert kept["task"]["image_pooling"] == spec["image_pooling"] == usual.image_pooling
+    assert kept["config"]["task"]["image_pooling"] == spec["image_pooling"] == usual.image_pooling
     export(tmp_path / "run", tmp_path / "hf")
     theirs = transformers.AutoModel.from_pretrained(tmp_path / "hf").eval()
     assert type(theirs).__name__ == PAIRS[model_type].architecture

@@ -80,11 +80,11 @@ def test_a_trained_run_compares_images_with_any_classes(run: pathlib.Path, folde
     assert set(other["scores"]) == {"old", "near", "hull"} and other["scores"]["near"] > other["scores"]["old"]
     np.testing.assert_allclose(sum(other["scores"].values()), 1.0, atol=1e-3)
     dark = next((folder / "pairs" / "pictures" / "test" / "dark").glob("*.png"))
-    texts, images = model.embed(["saw the near town left", ""]), model.embed_images([light, dark])
+    texts, images = model.embed(["saw the near town and left", ""]), model.embed_images([light, dark])
     assert texts.shape == images.shape == (2, 16)
     np.testing.assert_allclose(np.linalg.norm(images, axis=1), 1.0, rtol=1e-5)
     assert texts[0] @ images[0] > texts[0] @ images[1]
-    (written,) = model(["saw the near town left"])
+    (written,) = model(["saw the near town and left"])
     np.testing.assert_allclose(written["vector"], texts[0], atol=1e-6)
     with pytest.raises(UserError, match="two different texts"):
         Model(run, labels=["old"])
