@@ -126,8 +126,8 @@ class ConfigValues:
     def side(self, field: str, key: str, default: Any = _REQUIRED) -> int:
         """Returns the side of a square, which may be written as [height, width]."""
         value = self._get(key, default)
-        sides = value if isinstance(value, list) and len(value) == 2 else [value, value]
-        side = sides[0]
+        sides: list[Any] = value if isinstance(value, list) and len(value) == 2 else [value, value]
+        side: Any = sides[0]
         if side != sides[1] or not is_integer(side) or not 1 <= side <= LARGEST[field]:
             raise self.error(
                 key, f"it must be an integer from 1 to {LARGEST[field]:,}: the side of a square in pixels."

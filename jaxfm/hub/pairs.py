@@ -59,7 +59,8 @@ def read_pair_config(directory: pathlib.Path) -> TowersConfig | None:
     values: Mapping[str, Any] = config_values(directory)
     pair = PAIRS.get(str(values.get("model_type")))
     # A class of images over one tower alone (ForImageClassification) has the config of both.
-    if pair is None or pair.architecture not in (values.get("architectures") or [pair.architecture]):
+    named: Any = values.get("architectures")
+    if pair is None or pair.architecture not in (named or [pair.architecture]):
         return None
     return pair.read_config(ConfigValues(values, str(directory / "config.json")))
 

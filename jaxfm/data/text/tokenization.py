@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -64,7 +64,7 @@ def _open(directory: Path, **options: bool) -> "PreTrainedTokenizerFast":
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast  # seconds to import, and often not needed
 
-    found = {"local_files_only": True, "trust_remote_code": False, **options}
+    found: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, **options}
     whole = (directory / "tokenizer.json").is_file()
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, use_fast=True, **found)
