@@ -187,12 +187,8 @@ class Model:
         if not self.reads_images:
             raise UserError(f"{self.workdir}: is a run of the task {self.task}, which reads no images.")
         records = (image_input.image_record(each, f"image {number}") for number, each in enumerate(images, start=1))
-        parts = [np.zeros((0, embeds.dimension), np.float32)]
-        while chunk := list(itertools.islice(records, self._predictor.records_at_once)):
-            with self._one_at_a_time:
-                encoded = self._predictor.encode(chunk)
-                parts.append(embeds.vectors(encoded, self._outputs(encoded.rows)))
-        return np.concatenate(parts)
+        parts = (embeds.vectors(encoded, outputs) for encoded, outputs in self._computed(self._predictor, records))
+        return np.concatenate([np.zeros((0, embeds.dimension), np.float32), *parts])
 
     @property
     def compares_tokens(self) -> bool:
@@ -244,12 +240,9 @@ class Model:
             raise UserError(f"{self.workdir}: is a run of the task {self.task}, which does not score pairs of texts.")
         if problem := self._predictor.pair_score_problem():
             raise UserError(f"{self.workdir}: {problem}")
-        parts, iterator = [np.zeros(0)], iter(pairs)
-        while chunk := list(itertools.islice(iterator, self._predictor.records_at_once)):
-            with self._one_at_a_time:
-                encoded = self._predictor.encode([{"text": text, "pair": pair} for text, pair in chunk])
-                parts.append(self._predictor.pair_scores(encoded, self._outputs(encoded.rows)))
-        return np.concatenate(parts)
+        scores, records = self._predictor.pair_scores, ({"text": text, "pair": pair} for text, pair in pairs)
+        parts = (scores(encoded, outputs) for encoded, outputs in self._computed(self._predictor, records))
+        return np.concatenate([np.zeros(0), *parts])
 
     def fingerprint(self) -> str:
         """Returns a hash of the weights, the spec and the tokenizer: of all that a vector of a text depends on."""
@@ -279,11 +272,7 @@ class Model:
             raise UserError(f"{self.workdir}: is a run of the task {self.task}, which makes no pictures.")
         drawing = self._predictor.with_pictures()
         records = (image_input.image_record(each, f"image {number}") for number, each in enumerate(images, start=1))
-        while chunk := list(itertools.islice(records, drawing.records_at_once)):
-            encoded = drawing.encode(chunk)
-            size = bucket(self._batch_size, len(encoded.rows), self._mesh)
-            evaluate = Evaluator(drawing.outputs, self._restored.graphdef, self._mesh, size)
-            outputs = evaluate(self._restored.params, encoded.rows)
+        for encoded, outputs in self._computed(drawing, records):
             yield from self._predictor.pictures(encoded, outputs)
 
     def _record(self, text: Any, origin: str) -> dict[str, Any]:
@@ -315,11 +304,28 @@ class Model:
             encoded = self._predictor.encode(chunk)
             return self._predictor.decode(encoded, self._outputs(encoded.rows))
 
+    def _computed(
+        self, predictor: Predictor, records: Iterable[Mapping[str, Any]]
+    ) -> Iterator[tuple[Any, Mapping[str, np.ndarray]]]:
+        """Yields portions of records, encoded, with what the model computes of them."""
+        evaluators = self._evaluators if predictor is self._predictor else dict[int, Evaluator]()
+        iterator = iter(records)
+        while chunk := list(itertools.islice(iterator, predictor.records_at_once)):
+            with self._one_at_a_time:
+                encoded = predictor.encode(chunk)
+                outputs = self._evaluate(predictor, evaluators, encoded.rows)
+            yield encoded, outputs
+
     def _outputs(self, rows: Dataset) -> Mapping[str, np.ndarray]:
+        return self._evaluate(self._predictor, self._evaluators, rows)
+
+    def _evaluate(
+        self, predictor: Predictor, evaluators: dict[int, Evaluator], rows: Dataset
+    ) -> Mapping[str, np.ndarray]:
         size = bucket(self._batch_size, len(rows), self._mesh)
-        if size not in self._evaluators:
-            self._evaluators[size] = Evaluator(self._predictor.outputs, self._restored.graphdef, self._mesh, size)
-        return self._evaluators[size](self._restored.params, rows)
+        if size not in evaluators:
+            evaluators[size] = Evaluator(predictor.outputs, self._restored.graphdef, self._mesh, size)
+        return evaluators[size](self._restored.params, rows)
 
 
 def load(workdir: str | pathlib.Path, *, entities: str | pathlib.Path | None = None) -> Model:

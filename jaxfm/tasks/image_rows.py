@@ -2,14 +2,16 @@
 
 # E images, S segments (images in a row), N rows
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
+from jaxfm.config import Config
 from jaxfm.core.batch import Field
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import ImageLayout
+from jaxfm.data.images.examples import ImageExample, ImageSplit
 from jaxfm.data.images.rows import ImageRows, build_image_rows, channel_statistics
 from jaxfm.data.images.stored import StoredImage
 from jaxfm.errors import UserError
@@ -45,15 +47,24 @@ class ImageSpec(Protocol):
         ...
 
 
-def read_rows(
-    reading: Reading, images: Sequence[StoredImage], *, packed: bool, seed: int | None, broken: str = "stop"
-) -> ImageRows:
-    """Returns rows of the images of a split; with a seed (training) packed ones are shuffled first.
+def read_rows(reading: Reading, read: Mapping[str, ImageSplit], config: Config) -> dict[str, ImageRows]:
+    """Returns rows of the images of each split; packed ones of "train" are shuffled first.
 
     Raises:
       UserError: as `build_image_rows`.
     """
-    return _rows(reading.encoder, reading.layout, images, reading.row_length, packed, seed, None, broken)
+    encoder, layout, packed = reading.encoder, reading.layout, config.data.packed
+    rows = {}
+    for split, found in read.items():
+        images = [each.image for each in found.examples]
+        seed = config.seed if split == "train" else None
+        rows[split] = _rows(encoder, layout, images, reading.row_length, packed, seed, None, config.task.broken_images)
+    return rows
+
+
+def kept_examples(examples: Sequence[ImageExample], rows: ImageRows) -> tuple[ImageExample, ...]:
+    """Returns the examples whose images could be decoded."""
+    return tuple(examples[index] for index in rows.kept.tolist())
 
 
 def image_rows(spec: ImageSpec, images: Sequence[StoredImage], *, broken: str | None = None) -> ImageRows:

@@ -28,7 +28,7 @@ from jaxfm.tasks.image_classification.predictor import ImageClassifierPredictor
 from jaxfm.tasks.image_classification.scorer import ImageClassifierScorer, directions, target, targets_of
 from jaxfm.tasks.image_classification.spec import NAME, ImageClassificationConfig, ImageClassifierSpec
 from jaxfm.tasks.image_options import DEFAULTS, Reading, augmentation, image_columns
-from jaxfm.tasks.image_rows import image_rows, most_in_a_row, read_rows, with_labels, with_statistics
+from jaxfm.tasks.image_rows import image_rows, kept_examples, most_in_a_row, read_rows, with_labels, with_statistics
 from jaxfm.tasks.losses import ClassLoss, LabelLoss, class_weights
 
 # Classes where no data says how many.
@@ -87,20 +87,11 @@ class ImageClassificationDefinition:
         head_note = "head: new"
         if set(initial.labels) == set(labels):
             labels, head_note = initial.labels, "head: loaded, its classes are those of the data"
-        rows = {
-            split: read_rows(
-                reading,
-                [each.image for each in found.examples],
-                packed=config.data.packed,
-                seed=config.seed if split == "train" else None,
-                broken=task.broken_images,
-            )
-            for split, found in read.items()
-        }
+        rows = read_rows(reading, read, config)
         reading, pixel_notes = with_statistics(reading, rows["train"])
         segments = max(map(most_in_a_row, rows.values())) if config.data.packed else 1
         spec = _spec(config, reading, labels, segments=segments)
-        examples = {split: _kept(found.examples, rows[split]) for split, found in read.items()}
+        examples = {split: kept_examples(found.examples, rows[split]) for split, found in read.items()}
         targets = {split: targets_of(spec, found) for split, found in examples.items()}
         counts_C = _counts(spec, targets["train"])
         check_metrics(NAME, [target(spec, example) for example in examples["train"]])
@@ -152,7 +143,7 @@ class ImageClassificationDefinition:
         del workdir
         ((split, found),) = _read(replaced(config, {"data.source": source}), (split,)).items()
         rows = image_rows(spec, [each.image for each in found.examples], broken=config.task.broken_images)
-        examples = _kept(found.examples, rows)
+        examples = kept_examples(found.examples, rows)
         rows = with_labels(rows, targets_of(spec, examples), spec.label_field())
         notes = (found.note, *rows.notes)
         return ImageClassificationTask(ImageClassifierObjective(spec), {split: examples}, {split: rows}, notes)
@@ -203,11 +194,6 @@ def _labels(kind: str, train: ImageSplit, source: str) -> tuple[str, ...]:
         return not number, int(name) if number else 0, name
 
     return tuple(sorted(names, key=place))
-
-
-def _kept(examples: Sequence[ImageExample], rows: ImageRows) -> tuple[ImageExample, ...]:
-    """Returns the examples whose images could be decoded."""
-    return tuple(examples[index] for index in rows.kept.tolist())
 
 
 def _counts(spec: ImageClassifierSpec, targets: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from jaxfm.schema import replaced
 from jaxfm.tasks.fine_tuning import open_tokenizer
 from jaxfm.tasks.image_checks import check_images
 from jaxfm.tasks.image_options import DEFAULTS, Reading, augmentation, image_columns
-from jaxfm.tasks.image_rows import image_rows, read_rows, with_statistics
+from jaxfm.tasks.image_rows import image_rows, kept_examples, read_rows, with_statistics
 from jaxfm.tasks.image_text.objective import ImageTextObjective
 from jaxfm.tasks.image_text.predictor import ImageTextPredictor
 from jaxfm.tasks.image_text.rows import PairRows, pair_numbers, text_rows
@@ -98,18 +98,9 @@ class ImageTextDefinition:
         towers = towers_of(config.task, reading.encoder, text.encoder, pair)
         tokenizer = open_tokenizer(text, needs_ends=towers.text_pooling in ("cls", "pooler"))
         read = _read(config, None)
-        images = {
-            split: read_rows(
-                reading, [each.image for each in found.examples], packed=False, seed=None,
-                broken=config.task.broken_images,
-            )
-            for split, found in read.items()
-        }  # fmt: skip
+        images = read_rows(reading, read, config)
         reading, pixel_notes = with_statistics(reading, images["train"])
-        examples = {
-            split: tuple(found.examples[index] for index in images[split].kept.tolist())
-            for split, found in read.items()
-        }
+        examples = {split: kept_examples(found.examples, images[split]) for split, found in read.items()}
         labels = _labels(config, examples["train"])
         length = _text_length(config, tokenizer, [each.text for each in examples["train"]], text.encoder)
         spec = _spec(config, reading, towers, length, labels)
@@ -164,7 +155,7 @@ class ImageTextDefinition:
         tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
         ((split, found),) = _read(replaced(config, {"data.source": source}), (split,)).items()
         images = image_rows(spec, [each.image for each in found.examples], broken=config.task.broken_images)
-        examples = tuple(found.examples[index] for index in images.kept.tolist())
+        examples = kept_examples(found.examples, images)
         _check_labels(spec, examples)
         rows, cut = _pair_rows(spec, tokenizer, images, examples, classes=True)
         notes = (found.note, *images.notes, *([f"{split}: {cut:,} texts cut"] if cut else []))

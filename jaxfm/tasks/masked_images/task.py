@@ -18,7 +18,7 @@ from jaxfm.errors import UserError
 from jaxfm.schema import replaced
 from jaxfm.tasks.image_checks import check_images
 from jaxfm.tasks.image_options import DEFAULTS, Reading, augmentation, image_columns
-from jaxfm.tasks.image_rows import image_rows, most_in_a_row, read_rows, with_statistics
+from jaxfm.tasks.image_rows import image_rows, kept_examples, most_in_a_row, read_rows, with_statistics
 from jaxfm.tasks.masked_images.objective import MaskedImagesObjective
 from jaxfm.tasks.masked_images.predictor import MaskedImagesPredictor
 from jaxfm.tasks.masked_images.rows import with_noise
@@ -74,22 +74,11 @@ class MaskedImagesDefinition:
         """
         reading = Reading.of(config, initial.encoder, initial.images)
         read = _read(config, None)
-        rows = {
-            split: read_rows(
-                reading,
-                [each.image for each in found.examples],
-                packed=config.data.packed,
-                seed=config.seed if split == "train" else None,
-                broken=config.task.broken_images,
-            )
-            for split, found in read.items()
-        }
+        rows = read_rows(reading, read, config)
         reading, pixel_notes = with_statistics(reading, rows["train"])
         segments = max(map(most_in_a_row, rows.values())) if config.data.packed else 1
         spec = _spec(config, reading, segments=segments)
-        examples = {
-            split: tuple(found.examples[index] for index in rows[split].kept.tolist()) for split, found in read.items()
-        }
+        examples = {split: kept_examples(found.examples, rows[split]) for split, found in read.items()}
         datasets = {split: found if split == "train" else with_noise(found) for split, found in rows.items()}
         used = ("encoder/",)
         notes = (
@@ -134,7 +123,7 @@ class MaskedImagesDefinition:
         del workdir
         ((split, found),) = _read(replaced(config, {"data.source": source}), (split,)).items()
         rows = image_rows(spec, [each.image for each in found.examples], broken=config.task.broken_images)
-        examples = tuple(found.examples[index] for index in rows.kept.tolist())
+        examples = kept_examples(found.examples, rows)
         objective = MaskedImagesObjective(spec, pictures=_draws(spec, len(rows)))
         return MaskedImagesTask(objective, {split: examples}, {split: with_noise(rows)}, (found.note, *rows.notes))
 
