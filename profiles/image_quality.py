@@ -128,7 +128,7 @@ def our_run(program: str, recipe: Recipe, source: str, seed: int, folder: pathli
         "seconds": round(time.monotonic() - begun, 1),
         "pretraining_seconds": round(pretrained, 1),
         "epochs": config.train.epochs,
-        "patches_per_s": round(training["useful_tokens_per_second"], 1),
+        "patches_per_s": round(training["useful_patches_per_second"], 1),
     }
 
 
