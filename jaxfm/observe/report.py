@@ -99,8 +99,8 @@ def how_to_use(
     workdir: str | os.PathLike[str],
     splits: Sequence[str],
     *,
-    pairs: bool = False,
-    entities: bool = False,
+    record: str = '"TEXT"',
+    several: str = "--input=FILE",
     export: bool = True,
 ) -> list[tuple[str, str]]:
     """Returns (what it does, command line) of what can be done with a finished run; FILE, TEXT and DIR are the user's.
@@ -108,15 +108,14 @@ def how_to_use(
     Args:
       workdir: the run directory.
       splits: those that were scored: only they can be scored again without other data.
-      pairs: whether the model judges pairs of texts.
-      entities: whether it judges entities, which another run finds.
+      record: what to write of one record, as the shell reads it.
+      several: the flag that names many.
       export: whether it can be written for other libraries.
     """
     run = shlex.quote(str(workdir))
-    text = '"TEXT" --pair="SECOND TEXT"' if pairs else '--entities=DIR "TEXT"' if entities else '"TEXT"'
     commands = [
-        ("Predict a text", f"python -m jaxfm.predict --workdir={run} {text}"),
-        ("Predict a file", f"python -m jaxfm.predict --workdir={run} --input=FILE --output=OUT.jsonl"),
+        ("Predict one", f"python -m jaxfm.predict --workdir={run} {record}"),
+        ("Predict many", f"python -m jaxfm.predict --workdir={run} {several} --output=OUT.jsonl"),
     ]
     if splits:
         split = shlex.quote("test" if "test" in splits else splits[-1])

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxfm.config import Config
-from jaxfm.core.task import Evaluation, ReadsEntities, Task
+from jaxfm.core.task import Evaluation, ReadsEntities, ReadsImages, Task
 from jaxfm.evaluation import intervals
 from jaxfm.evaluation.calibration import write_calibration
 from jaxfm.models.adapters import is_mergeable
@@ -107,11 +107,17 @@ def commands(config: Config, task: Task, workdir: pathlib.Path, splits: Sequence
     """Returns what can be done with a run that scored these splits: (what it does, command line), to predict first."""
     spec = task.objective.spec
     predictor = registry.definition(config.task.name).predictor(workdir, spec)
+    images = isinstance(predictor, ReadsImages)
+    one = "IMAGE" if images else '"TEXT"'
+    if predictor.pairs:
+        one += ' --pair="SECOND TEXT"'
+    if isinstance(predictor, ReadsEntities):
+        one = f"--entities=DIR {one}"
     return how_to_use(
         workdir,
         splits,
-        pairs=predictor.pairs,
-        entities=isinstance(predictor, ReadsEntities),
+        record=one,
+        several=f"--input={'FOLDER' if images else 'FILE'}",
         export=not predictor.hf_problem() and is_mergeable(spec.encoder),
     )
 

@@ -79,7 +79,8 @@ def test_only_what_can_be_done_is_recommended():
     assert "--split=test" in words("run", ["valid", "test"]) and "--split=valid" in words("run", ["valid"])
     assert "evaluate" not in words("run", [])
     assert "export" in words("run", []) and "export" not in words("run", ["test"], export=False)
-    assert "--pair=" in words("run", [], pairs=True) and "--pair=" not in words("run", [])
+    assert '"TEXT"' in words("run", []) and "--input=FILE" in words("run", [])
+    assert words("run", [], record="IMAGE", several="--input=FOLDER").count("TEXT") == 0
     for _, command in how_to_use("it's here/$HOME", ["test"]):
         assert "--workdir=it's here/$HOME" in shlex.split(command)
 
