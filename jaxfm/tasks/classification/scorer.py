@@ -12,33 +12,25 @@ from jaxfm.core.evaluation import BootstrapData, Evaluation, own_metrics_table
 from jaxfm.core.extensions import own_metrics
 from jaxfm.core.task import NOT_CALIBRATED
 from jaxfm.data.records.examples import Example
-from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation.calibration import assess, fit_calibration, losses, probabilities
-from jaxfm.evaluation.classes import Scores, score_classes, score_labels, score_values
+from jaxfm.evaluation.classes import Scores, score_values
 from jaxfm.evaluation.coverage import describe_answers, fit_threshold
 from jaxfm.observe.tables import Table
+from jaxfm.tasks import class_targets
 from jaxfm.tasks.class_balance import constant_answer_warning
+from jaxfm.tasks.class_targets import described_target, predicted_targets, score_targets, target_numbers
 from jaxfm.tasks.classification.errors import worst_examples
 from jaxfm.tasks.classification.groups import METRICS, best_scores, can_rank, ranking_of_pairs
 from jaxfm.tasks.classification.spec import NAME, ClassifierSpec, EncodedExamples
 
 # What may choose a checkpoint -> is more better?
-_SHARES = ("accuracy", "macro_f1", "weighted_f1", "macro_precision", "macro_recall", "mcc")
-_OF_CLASSES = dict.fromkeys(_SHARES, True) | {"loss": False}
-_OF_TWO = dict.fromkeys(("f1", "precision", "recall"), True)
-_OF_LABELS = {
-    **dict.fromkeys(("micro_f1", "macro_f1", "weighted_f1", "micro_precision", "micro_recall", "exact_match"), True),
-    "loss": False,
-}
 _OF_VALUES = {"pearson": True, "spearman": True, "loss": False, "mse": False, "mae": False}
 
 
 def directions(spec: ClassifierSpec) -> Mapping[str, bool]:
     """Returns the metrics that may choose a checkpoint -> is more better?"""
-    of_rankings = dict.fromkeys(METRICS, True) if can_rank(spec) else {}
-    if spec.kind == "single":
-        return _OF_CLASSES | (_OF_TWO if len(spec.labels) == 2 else {}) | of_rankings
-    return _OF_LABELS if spec.kind == "multi" else _OF_VALUES | of_rankings
+    of_kind = _OF_VALUES if spec.kind == "regression" else class_targets.directions(spec.kind, spec.labels)
+    return {**of_kind, **(dict.fromkeys(METRICS, True) if can_rank(spec) else {})}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,9 +132,8 @@ class ClassifierScorer:
             return score_values(gold, values_E, identity=identity), values_E
         found = probabilities(outputs_EC, calibration, spec.kind)
         loss_E = losses(outputs_EC, gold, NOT_CALIBRATED, spec.kind)
-        if spec.kind == "single":
-            return score_classes(gold, found, spec.labels, loss_N=loss_E, identity=identity), found
-        return score_labels(gold, found, spec.labels, spec.threshold, loss_N=loss_E, identity=identity), found
+        scores = score_targets(spec.kind, spec.labels, spec.threshold, gold, found, loss_E=loss_E, identity=identity)
+        return scores, found
 
 
 def _means(data: BootstrapData | None) -> dict[str, float]:
@@ -153,23 +144,8 @@ def targets_of(spec: ClassifierSpec, examples: Sequence[Example]) -> np.ndarray:
     """Returns class numbers int32 [E], 0 or 1 int32 [E, C], or numbers f32 [E]; UserError for an unseen class."""
     if spec.kind == "regression":
         return np.asarray([example.target for example in examples], np.float32)
-    index = {label: number for number, label in enumerate(spec.labels)}
-
-    def number(example: Example, label: Any) -> int:
-        if label not in index:
-            raise UserError(
-                f"{example.origin}: the label {label!r} does not occur in the training data. "
-                f"{did_you_mean(str(label), spec.labels)}"
-            )
-        return index[label]
-
-    if spec.kind == "single":
-        return np.asarray([number(example, example.target) for example in examples], np.int32)
-    targets = np.zeros((len(examples), len(index)), np.int32)
-    for row, example in enumerate(examples):
-        assert isinstance(example.target, tuple)
-        targets[row, [number(example, label) for label in example.target]] = 1
-    return targets
+    targets, origins = (example.target for example in examples), (example.origin for example in examples)
+    return target_numbers(spec.kind, spec.labels, targets, origins)
 
 
 def predictions(spec: ClassifierSpec, found: np.ndarray) -> list[Any]:
@@ -179,11 +155,7 @@ def predictions(spec: ClassifierSpec, found: np.ndarray) -> list[Any]:
     """
     if spec.kind == "regression":
         return [float(one) for one in found]
-    if spec.kind == "single":
-        return [spec.labels[int(index)] for index in found.argmax(axis=-1)]
-    return [
-        tuple(label for label, score in zip(spec.labels, one, strict=True) if score >= spec.threshold) for one in found
-    ]
+    return predicted_targets(spec.kind, spec.labels, spec.threshold, found)
 
 
 def _records(
@@ -197,8 +169,4 @@ def _records(
         if spec.kind == "regression":
             yield {**start, "gold": example.target, "predicted": round(float(one), 4)}
             continue
-        scores = {label: round(float(score), 4) for label, score in zip(spec.labels, one, strict=True)}
-        correct = predicted == example.target
-        if spec.kind == "multi":
-            predicted, correct = list(predicted), set(predicted) == set(example.target)  # type: ignore[arg-type]
-        yield {**start, "correct": correct, "gold": example.target, "predicted": predicted, "scores": scores}
+        yield {**start, **described_target(spec.kind, example.target, predicted, spec.labels, one)}

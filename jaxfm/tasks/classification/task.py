@@ -26,6 +26,7 @@ from jaxfm.evaluation.calibration import read_calibration
 from jaxfm.evaluation.classes import undefined_metrics
 from jaxfm.schema import replaced
 from jaxfm.tasks.class_balance import choose_metric
+from jaxfm.tasks.class_targets import ordered_labels, target_counts, target_losses, undefined_metric_note
 from jaxfm.tasks.classification.checks import check_examples, encode_whole, token_lengths
 from jaxfm.tasks.classification.groups import undefined_rankings
 from jaxfm.tasks.classification.objective import ClassifierObjective
@@ -40,7 +41,6 @@ from jaxfm.tasks.classification.spec import (
     tokenize,
 )
 from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
-from jaxfm.tasks.losses import ClassLoss, LabelLoss, class_weights
 from jaxfm.tasks.older_configs import upgraded
 
 if TYPE_CHECKING:
@@ -97,8 +97,7 @@ class ClassificationDefinition:
         segments = max(config.data.row_length // _SOME_EXAMPLE, 1) if config.data.packed else 1
         spec = _spec(config, encoder, labels, pairs=False, segments=segments)
         loss = dataclasses.replace(config.task.loss, class_weights="")
-        plain = dataclasses.replace(config, task=dataclasses.replace(config.task, loss=loss))
-        return ClassifierObjective(spec, *_losses(plain, labels, None), loss.r_drop)
+        return ClassifierObjective(spec, *target_losses(spec.kind, loss, labels, None), loss.r_drop)
 
     def create(self, config: Config, initial: Initial) -> tuple[ClassificationTask, dict[str, HostArray]]:
         """Reads the source and builds the task of a new run.
@@ -116,8 +115,10 @@ class ClassificationDefinition:
         if set(initial.labels) == set(labels):
             labels, head_note = initial.labels, "head: loaded, its classes are those of the data"
         spec, encoded = _encoded(config, initial.encoder, labels, tokenizer, examples)
-        counts_C = None if kind == "regression" else _counts(spec, examples["train"])
-        class_loss, label_loss = _losses(config, labels, counts_C)
+        counts_C = None
+        if kind != "regression":
+            counts_C = target_counts(kind, labels, targets_of(spec, examples["train"]))
+        class_loss, label_loss = target_losses(kind, config.task.loss, labels, counts_C)
         check_metrics(NAME, [example.target for example in examples["train"]])
         examples_count, rows = len(examples["train"]), len(encoded["train"].rows)
         packed = f"train: {examples_count:,} examples in {rows:,} rows, {examples_count / rows:.1f} a row"
@@ -128,7 +129,9 @@ class ClassificationDefinition:
         metric, metric_note = choose_metric(kind, labels, counts_C)
         config = replaced(config, {"eval.metric": metric}) if config.eval.metric == AUTO_METRIC else config
         metric_notes = [metric_note] if config.eval.metric == metric and metric_note else []
-        metric_notes += _metric_notes(config, spec, examples.get("valid", ()))
+        if valid := examples.get("valid"):
+            undefined = undefined_metrics(kind, targets_of(spec, valid)) | undefined_rankings(spec, valid)
+            metric_notes += undefined_metric_note(config.eval.metric, undefined)
         notes = (*initial.notes, *initial.left_over(used), *said, *metric_notes)
         objective = ClassifierObjective(spec, class_loss, label_loss, config.task.loss.r_drop)
         params = {name: value for name, value in initial.params.items() if name.startswith(used)}
@@ -240,40 +243,9 @@ def encode_labelled(
 
 
 def _labels(kind: str, examples: Sequence[Example], source: str, positive: str) -> tuple[str, ...]:
-    """Returns the classes of the training split: numbers in their order, then names; `positive`, if any, at the end."""
     if kind == "regression":
         return ("score",)
-    names: set[str] = set()
-    for example in examples:
-        names.update([str(example.target)] if kind == "single" else example.target)  # type: ignore[arg-type]
-    if len(names) < (2 if kind == "single" else 1):
-        found = f"only the class {next(iter(names))!r}" if names else "no label"
-        raise UserError(f"config.data.source: the training split of {source} has {found}: nothing to learn.")
-
-    def place(name: str) -> tuple[bool, bool, int, str]:
-        number = name.removeprefix("-").isdecimal()
-        return name == positive, not number, int(name) if number else 0, name
-
-    return tuple(sorted(names, key=place))
-
-
-def _counts(spec: ClassifierSpec, examples: Sequence[Example]) -> np.ndarray:
-    targets = targets_of(spec, examples)
-    return np.bincount(targets, minlength=len(spec.labels)) if spec.kind == "single" else targets.sum(axis=0)
-
-
-def _losses(config: Config, labels: Sequence[str], counts_C: np.ndarray | None) -> tuple[ClassLoss, LabelLoss]:
-    """Reads `config.task.loss` for the kind; UserError for a setting that the kind has no use for."""
-    kind, loss = config.task.kind, config.task.loss
-    useless = {"single": (), "multi": ("label_smoothing", "function")}.get(
-        kind, ("label_smoothing", "class_weights", "focal_gamma", "function")
-    )
-    for name in useless:
-        if value := getattr(loss, name):
-            raise UserError(f"config.task.loss.{name}: is {value!r}, which config.task.kind={kind} has no use for.")
-    if kind != "multi":
-        return ClassLoss.of(loss, labels, counts_C), LabelLoss()
-    return ClassLoss(), LabelLoss(loss.focal_gamma, class_weights(loss, labels, counts_C))
+    return ordered_labels(kind, (example.target for example in examples), source, positive)
 
 
 def _spec(
@@ -303,16 +275,6 @@ def _texts(examples: Sequence[Example]) -> list[tuple[str, str | None]]:
 def _cut_notes(split: str, encoded: EncodedExamples, window: int) -> list[str]:
     count = int(encoded.cut.sum())
     return [f"{split}: {count:,} examples cut to {window} tokens (the rest is not read)"] if count else []
-
-
-def _metric_notes(config: Config, spec: ClassifierSpec, valid: Sequence[Example]) -> list[str]:
-    """Says where the metric that is to choose a checkpoint cannot tell one from another."""
-    if not valid:
-        return []
-    metric = config.eval.metric
-    undefined = undefined_metrics(spec.kind, targets_of(spec, valid)) | undefined_rankings(spec, valid)
-    why = undefined.get(metric)
-    return [f"NOTE: on valid {metric} {why}; checkpoints are compared by their loss instead"] if why else []
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -22,7 +22,8 @@ from jaxfm.hub.image_processors import write_image_processor
 from jaxfm.models.attention_maps import last_attention
 from jaxfm.models.image_classifier import ImageClassifier
 from jaxfm.observe.image_sheets import lit
-from jaxfm.tasks.image_classification.scorer import per_image, predictions
+from jaxfm.tasks.class_targets import predicted_targets
+from jaxfm.tasks.image_classification.scorer import per_image
 from jaxfm.tasks.image_classification.spec import ImageClassifierSpec
 from jaxfm.tasks.image_rows import image_rows
 
@@ -99,7 +100,8 @@ class ImageClassifierPredictor:
         """
         found_EC = probabilities(per_image(encoded.rows, outputs["outputs"]), self.calibration, self.spec.kind)
         results = []
-        for name, shares_C, said in zip(encoded.names, found_EC, predictions(self.spec, found_EC), strict=True):
+        predicted = predicted_targets(self.spec.kind, self.spec.labels, self.spec.threshold, found_EC)
+        for name, shares_C, said in zip(encoded.names, found_EC, predicted, strict=True):
             scores = {label: round(float(share), 4) for label, share in zip(self.labels, shares_C, strict=True)}
             found = {"label": said, "score": scores[said]} if self.spec.kind == "single" else {"labels": list(said)}
             results.append({"image": name, **found, "scores": scores})

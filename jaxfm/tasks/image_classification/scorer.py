@@ -13,28 +13,12 @@ from jaxfm.core.extensions import own_metrics
 from jaxfm.core.task import NOT_CALIBRATED
 from jaxfm.data.images.examples import ImageExample
 from jaxfm.data.images.rows import ImageRows
-from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation.calibration import assess, fit_calibration, losses, probabilities
-from jaxfm.evaluation.classes import Scores, score_classes, score_labels
+from jaxfm.evaluation.classes import Scores
 from jaxfm.tasks.class_balance import constant_answer_warning
+from jaxfm.tasks.class_targets import described_target, predicted_targets, score_targets, target_numbers
 from jaxfm.tasks.image_classification.errors import sheet, worst_images
 from jaxfm.tasks.image_classification.spec import NAME, ImageClassifierSpec
-
-# What may choose a checkpoint -> is more better?
-_SHARES = ("accuracy", "macro_f1", "weighted_f1", "macro_precision", "macro_recall", "mcc")
-_OF_CLASSES = dict.fromkeys(_SHARES, True) | {"loss": False}
-_OF_TWO = dict.fromkeys(("f1", "precision", "recall"), True)
-_OF_LABELS = {
-    **dict.fromkeys(("micro_f1", "macro_f1", "weighted_f1", "micro_precision", "micro_recall", "exact_match"), True),
-    "loss": False,
-}
-
-
-def directions(spec: ImageClassifierSpec) -> Mapping[str, bool]:
-    """Returns the metrics that may choose a checkpoint -> is more better?"""
-    if spec.kind == "multi":
-        return _OF_LABELS
-    return _OF_CLASSES | (_OF_TWO if len(spec.labels) == 2 else {})
 
 
 def per_image(rows: ImageRows, values_NSC: np.ndarray) -> np.ndarray:
@@ -90,7 +74,9 @@ class ImageClassifierScorer:
 
     def _own_metrics(self, found_EC: np.ndarray) -> dict[str, float]:
         """Returns the registered metrics for what `_scores` says was found."""
-        return own_metrics(NAME, [target(self.spec, each) for each in self.examples], predictions(self.spec, found_EC))
+        spec = self.spec
+        found = predicted_targets(spec.kind, spec.labels, spec.threshold, found_EC)
+        return own_metrics(NAME, [target(spec, each) for each in self.examples], found)
 
     def _scores(self, outputs: Mapping[str, np.ndarray], calibration: Mapping[str, float]) -> tuple[Scores, np.ndarray]:
         """Returns what is counted, and the probabilities [E, C]."""
@@ -99,9 +85,8 @@ class ImageClassifierScorer:
         identity = [(example.origin, example.labels) for example in self.examples]
         found = probabilities(logits_EC, calibration, spec.kind)
         loss_E = losses(logits_EC, gold, NOT_CALIBRATED, spec.kind)
-        if spec.kind == "single":
-            return score_classes(gold, found, spec.labels, loss_N=loss_E, identity=identity), found
-        return score_labels(gold, found, spec.labels, spec.threshold, loss_N=loss_E, identity=identity), found
+        scores = score_targets(spec.kind, spec.labels, spec.threshold, gold, found, loss_E=loss_E, identity=identity)
+        return scores, found
 
 
 def target(spec: ImageClassifierSpec, example: ImageExample) -> str | tuple[str, ...]:
@@ -111,42 +96,15 @@ def target(spec: ImageClassifierSpec, example: ImageExample) -> str | tuple[str,
 
 def targets_of(spec: ImageClassifierSpec, examples: Sequence[ImageExample]) -> np.ndarray:
     """Returns class numbers int32 [E], or 0 or 1 int32 [E, C]; UserError for an unseen class."""
-    index = {label: number for number, label in enumerate(spec.labels)}
-
-    def number(example: ImageExample, label: str) -> int:
-        if label not in index:
-            raise UserError(
-                f"{example.origin}: the label {label!r} does not occur in the training data. "
-                f"{did_you_mean(label, spec.labels)}"
-            )
-        return index[label]
-
-    if spec.kind == "single":
-        return np.asarray([number(example, example.labels[0]) for example in examples], np.int32)
-    targets = np.zeros((len(examples), len(index)), np.int32)
-    for row, example in enumerate(examples):
-        targets[row, [number(example, label) for label in example.labels]] = 1
-    return targets
-
-
-def predictions(spec: ImageClassifierSpec, found_EC: np.ndarray) -> list[Any]:
-    """Returns the class, or the classes (a tuple), of each image of probabilities [E, C]."""
-    if spec.kind == "single":
-        return [spec.labels[int(index)] for index in found_EC.argmax(axis=-1)]
-    return [
-        tuple(label for label, share in zip(spec.labels, one, strict=True) if share >= spec.threshold)
-        for one in found_EC
-    ]
+    found, origins = (target(spec, each) for each in examples), (each.origin for each in examples)
+    return target_numbers(spec.kind, spec.labels, found, origins)
 
 
 def _records(
     spec: ImageClassifierSpec, examples: Sequence[ImageExample], found_EC: np.ndarray
 ) -> Iterator[dict[str, Any]]:
     """Yields one record an image: where it was read, what was asked for and what was found."""
-    for example, shares_C, predicted in zip(examples, found_EC, predictions(spec, found_EC), strict=True):
-        gold = target(spec, example)
-        correct = predicted == gold if spec.kind == "single" else set(predicted) == set(gold)
-        scores = {label: round(float(share), 4) for label, share in zip(spec.labels, shares_C, strict=True)}
-        named = predicted if spec.kind == "single" else list(predicted)
-        yield {"origin": example.origin, "image": example.image.origin, "correct": correct, "gold": gold,
-               "predicted": named, "scores": scores}  # fmt: skip
+    predictions = predicted_targets(spec.kind, spec.labels, spec.threshold, found_EC)
+    for example, found_C, predicted in zip(examples, found_EC, predictions, strict=True):
+        described = described_target(spec.kind, target(spec, example), predicted, spec.labels, found_C)
+        yield {"origin": example.origin, "image": example.image.origin, **described}

@@ -7,8 +7,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from jaxfm.config import AUTO_METRIC, Config
 from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
@@ -22,14 +20,20 @@ from jaxfm.evaluation.calibration import read_calibration
 from jaxfm.evaluation.classes import undefined_metrics
 from jaxfm.schema import replaced
 from jaxfm.tasks.class_balance import choose_metric
+from jaxfm.tasks.class_targets import (
+    directions,
+    ordered_labels,
+    target_counts,
+    target_losses,
+    undefined_metric_note,
+)
 from jaxfm.tasks.image_checks import check_images
 from jaxfm.tasks.image_classification.objective import ImageClassifierObjective
 from jaxfm.tasks.image_classification.predictor import ImageClassifierPredictor
-from jaxfm.tasks.image_classification.scorer import ImageClassifierScorer, directions, target, targets_of
+from jaxfm.tasks.image_classification.scorer import ImageClassifierScorer, target, targets_of
 from jaxfm.tasks.image_classification.spec import NAME, ImageClassificationConfig, ImageClassifierSpec
 from jaxfm.tasks.image_options import DEFAULTS, Reading, augmentation, image_columns
 from jaxfm.tasks.image_rows import image_rows, kept_examples, most_in_a_row, read_rows, with_labels, with_statistics
-from jaxfm.tasks.losses import ClassLoss, LabelLoss, class_weights
 
 # Classes where no data says how many.
 _SOME_CLASSES = ("no", "yes")
@@ -48,7 +52,8 @@ class ImageClassificationTask:
     @property
     def directions(self) -> Mapping[str, bool]:
         """Metrics that may choose a checkpoint -> is more better?"""
-        return with_own(NAME, directions(self.objective.spec))
+        spec = self.objective.spec
+        return with_own(NAME, directions(spec.kind, spec.labels))
 
     def scorer(self, split: str) -> ImageClassifierScorer:
         """Returns what scores a split."""
@@ -83,7 +88,11 @@ class ImageClassificationDefinition:
         task = config.task
         reading = Reading.of(config, initial.encoder, initial.images)
         read = _read(config, None)
-        labels = _labels(task.kind, read["train"], config.data.source)
+        labels = read["train"].classes or ordered_labels(
+            task.kind,
+            (each.labels[0] if task.kind == "single" else each.labels for each in read["train"].examples),
+            config.data.source,
+        )
         head_note = "head: new"
         if set(initial.labels) == set(labels):
             labels, head_note = initial.labels, "head: loaded, its classes are those of the data"
@@ -93,7 +102,7 @@ class ImageClassificationDefinition:
         spec = _spec(config, reading, labels, segments=segments)
         examples = {split: kept_examples(found.examples, rows[split]) for split, found in read.items()}
         targets = {split: targets_of(spec, found) for split, found in examples.items()}
-        counts_C = _counts(spec, targets["train"])
+        counts_C = target_counts(spec.kind, labels, targets["train"])
         check_metrics(NAME, [target(spec, example) for example in examples["train"]])
         metric, metric_note = choose_metric(task.kind, labels, counts_C)
         config = replaced(config, {"eval.metric": metric}) if config.eval.metric == AUTO_METRIC else config
@@ -107,10 +116,12 @@ class ImageClassificationDefinition:
             *(note for found in rows.values() for note in found.notes),
             *pixel_notes,
             *([metric_note] if config.eval.metric == metric and metric_note else []),
-            *_metric_notes(config, spec, targets.get("valid")),
+            *undefined_metric_note(
+                config.eval.metric, undefined_metrics(task.kind, targets["valid"]) if "valid" in targets else {}
+            ),
         )
         objective = ImageClassifierObjective(
-            spec, *_losses(config, labels, counts_C), task.loss.r_drop, augmentation(config)
+            spec, *target_losses(task.kind, task.loss, labels, counts_C), task.loss.r_drop, augmentation(config)
         )
         datasets = {split: with_labels(found, targets[split], spec.label_field()) for split, found in rows.items()}
         params = {name: value for name, value in initial.params.items() if name.startswith(used)}
@@ -180,49 +191,9 @@ def _spec(config: Config, reading: Reading, labels: tuple[str, ...], *, segments
     )
 
 
-def _labels(kind: str, train: ImageSplit, source: str) -> tuple[str, ...]:
-    """Returns the classes of the training split: numbers in their order, then names."""
-    names = {label for example in train.examples for label in example.labels}
-    if train.classes:
-        return train.classes
-    if len(names) < (2 if kind == "single" else 1):
-        found = f"only the class {next(iter(names))!r}" if names else "no label"
-        raise UserError(f"config.data.source: the training split of {source} has {found}: nothing to learn.")
-
-    def place(name: str) -> tuple[bool, int, str]:
-        number = name.removeprefix("-").isdecimal()
-        return not number, int(name) if number else 0, name
-
-    return tuple(sorted(names, key=place))
-
-
-def _counts(spec: ImageClassifierSpec, targets: np.ndarray) -> np.ndarray:
-    return np.bincount(targets, minlength=len(spec.labels)) if spec.kind == "single" else targets.sum(axis=0)
-
-
 def _fits(spec: ImageClassifierSpec, initial: Initial) -> bool:
     """Whether a loaded head judges the vectors that this run makes."""
     kernel = initial.params.get("head/kernel")
     vectors = 2 if spec.pooling == "cls_mean" else 1
     same = spec.pooling == initial.encoder.patches.pooling
     return kernel is not None and same and kernel.shape[0] == vectors * spec.encoder.hidden_size
-
-
-def _losses(config: Config, labels: Sequence[str], counts_C: np.ndarray) -> tuple[ClassLoss, LabelLoss]:
-    """Reads `config.task.loss` for the kind; UserError for a setting that the kind has no use for."""
-    loss = config.task.loss
-    if config.task.kind == "single":
-        return ClassLoss.of(loss, labels, counts_C), LabelLoss()
-    for name in ("label_smoothing", "function"):
-        if value := getattr(loss, name):
-            raise UserError(f"config.task.loss.{name}: is {value!r}, which config.task.kind=multi has no use for.")
-    return ClassLoss(), LabelLoss(loss.focal_gamma, class_weights(loss, labels, counts_C))
-
-
-def _metric_notes(config: Config, spec: ImageClassifierSpec, valid: np.ndarray | None) -> list[str]:
-    """Says where the metric that is to choose a checkpoint cannot tell one from another."""
-    if valid is None:
-        return []
-    metric = config.eval.metric
-    why = undefined_metrics(spec.kind, valid).get(metric)
-    return [f"NOTE: on valid {metric} {why}; checkpoints are compared by their loss instead"] if why else []
