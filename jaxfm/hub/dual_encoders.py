@@ -5,7 +5,6 @@ import pathlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import safetensors.numpy
 
 from jaxfm import files
 from jaxfm.core.encoder_config import EncoderConfig
@@ -13,7 +12,7 @@ from jaxfm.core.initial import ImageLayout
 from jaxfm.hub.config_json import hf_config, missing_class
 from jaxfm.hub.image_positions import image_model_problem, written_positions
 from jaxfm.hub.tensor_writing import write_f32
-from jaxfm.hub.weights import write_tensors
+from jaxfm.hub.weights import plan_model
 
 _POOLER = "pooler"
 
@@ -67,45 +66,42 @@ def write_dual_encoder(
       layout: how images become pixels.
       pad_token_id: of the tokenizer.
     """
-    towers = {"vision_model": folder / "vision", "text_model": folder / "text"}
-    for path in towers.values():
-        path.mkdir()
     own = {
         **{name: value for name, value in params.items() if name.startswith("encoder/")},
         **_renamed(params, "image_pooler/", "pooler/"),
     }
     written, own = written_positions(image, own, layout)
-    write_tensors(towers["vision_model"] / "model.safetensors", written, "", own)
     other = {**_renamed(params, "text_encoder/", "encoder/"), **_renamed(params, "text_pooler/", "pooler/")}
-    write_tensors(towers["text_model"] / "model.safetensors", text, "", other)
-    tensors = {
+    plans = {"vision_model": plan_model(written, "", own), "text_model": plan_model(text, "", other)}
+    between = {
         "visual_projection.weight": np.ascontiguousarray(params["image_projection/kernel"].T),
         "text_projection.weight": np.ascontiguousarray(params["text_projection/kernel"].T),
         # transformers has no limit of the factor; here it is at most 100.
         "logit_scale": np.minimum(np.asarray(params["log_scale"], np.float32), np.float32(math.log(100.0))),
     }
-    for name, path in towers.items():
-        loaded = safetensors.numpy.load_file(path / "model.safetensors")
-        tensors |= {f"{name}.{key}": value for key, value in loaded.items()}
     config = {
         "architectures": ["VisionTextDualEncoderModel"],
         "model_type": "vision-text-dual-encoder",
         "vision_config": hf_config(written, pad_token_id=None, labels=()),
         "text_config": hf_config(text, pad_token_id=pad_token_id, labels=()),
         "projection_dim": int(params["text_projection/kernel"].shape[1]),
-        "logit_scale_init_value": float(tensors["logit_scale"]),
+        "logit_scale_init_value": float(between["logit_scale"]),
         "dtype": "float32",
     }
     files.write_json(folder / "config.json", config)
 
-    def parts(name: str) -> Iterator[np.ndarray]:
-        yield tensors[name]
+    shapes = {name: value.shape for name, value in between.items()}
+    for tower, plan in plans.items():
+        shapes |= {f"{tower}.{name}": shape for name, shape in plan.shapes.items()}
 
-    write_f32(folder / "model.safetensors", {name: value.shape for name, value in tensors.items()}, parts)
-    for path in towers.values():
-        for file in path.iterdir():
-            file.unlink()
-        path.rmdir()
+    def parts(name: str) -> Iterator[np.ndarray]:
+        if name in between:
+            yield between[name]
+        else:
+            tower, _, own_name = name.partition(".")
+            yield from plans[tower].read(own_name)
+
+    write_f32(folder / "model.safetensors", shapes, parts)
 
 
 def _renamed(params: Mapping[str, np.ndarray], old: str, new: str) -> dict[str, np.ndarray]:

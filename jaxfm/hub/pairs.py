@@ -1,7 +1,6 @@
 """Whole checkpoints of an encoder of images and one of texts, in and out: strict both ways."""
 
 import dataclasses
-import fnmatch
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,6 @@ from jaxfm import files
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import HostArray, ImageLayout
 from jaxfm.core.towers import TowersConfig
-from jaxfm.errors import UserError
 from jaxfm.families.config_values import ConfigValues
 from jaxfm.families.family import TowerPair
 from jaxfm.families.models import tower_shapes
@@ -21,7 +19,7 @@ from jaxfm.hub.image_positions import image_model_problem, written_positions
 from jaxfm.hub.image_processors import write_image_processor
 from jaxfm.hub.tensor_files import check_finite, open_tensors
 from jaxfm.hub.tensor_writing import write_f32
-from jaxfm.hub.weights import Entry, TensorPlan, config_values, gather, plan_tensors
+from jaxfm.hub.weights import Entry, TensorPlan, check_unused, config_values, gather, plan_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -82,13 +80,7 @@ def read_pair(directory: pathlib.Path) -> PairCheckpoint | None:
     for encoder, table in _tables(pair, towers):
         params |= {ours: gather(ours, entry, tensors, encoder, directory) for ours, entry in table.items()}
         read |= {name for entry in table.values() for name in entry.tensor.names(encoder.layer_stacks)}
-    unused = sorted(set(tensors) - read)
-    unknown = [name for name in unused if not any(fnmatch.fnmatchcase(name, known) for known in pair.known_extras)]
-    if unknown:
-        raise UserError(
-            f"{directory}: {len(unknown)} tensors have no place in a {pair.architecture}: {', '.join(unknown[:8])}"
-            f"{' ...' if len(unknown) > 8 else ''}. The checkpoint is of another architecture than config.json says."
-        )
+    unused = check_unused(set(tensors) - read, pair.known_extras, pair.architecture, directory)
     for name in sorted(read):
         check_finite(name, tensors[name].chunks(), str(directory))
     notes = (f"weights not used: {', '.join(unused)}",) if unused else ()

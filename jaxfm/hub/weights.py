@@ -4,7 +4,7 @@ import dataclasses
 import fnmatch
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -82,13 +82,7 @@ def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
     extras = {name.removeprefix(own.prefix) if bare else name for name in own.known_extras}
     for kind in own.heads:
         extras |= {entry.tensor.name for entry in found.tables[kind].values()} | _copies(own.head(kind, encoder))
-    unused = sorted(set(tensors) - read - known)
-    unknown = [name for name in unused if not any(fnmatch.fnmatchcase(name, extra) for extra in extras)]
-    if unknown:
-        raise UserError(
-            f"{directory}: {len(unknown)} tensors have no place in a {own.name} encoder: {', '.join(unknown[:8])}"
-            f"{' ...' if len(unknown) > 8 else ''}. The checkpoint is of another architecture than config.json says."
-        )
+    unused = check_unused(set(tensors) - read - known, extras, f"{own.name} encoder", directory)
     for name in sorted(read):
         check_finite(name, tensors[name].chunks(), str(directory))
     if "auto_map" in values:
@@ -102,13 +96,38 @@ def read_checkpoint(directory: pathlib.Path) -> Checkpoint:
     return Checkpoint(encoder, params, found.heads, named, (*notes, *found.notes))
 
 
-def write_tensors(path: pathlib.Path, encoder: EncoderConfig, head: str, params: Mapping[str, HostArray]) -> None:
-    """Writes encoder and head under transformers' names to one safetensors file, without what pads the vocabulary.
+def check_unused(names: Collection[str], extras: Collection[str], model: str, directory: pathlib.Path) -> list[str]:
+    """Returns tensors that are not read, in order.
 
-    One layer of one parameter is copied at a time.
+    Raises:
+      UserError: some of them match none of the patterns `extras`, those of tensors that are known to be left alone.
+    """
+    unknown = [name for name in sorted(names) if not any(fnmatch.fnmatchcase(name, extra) for extra in extras)]
+    if unknown:
+        raise UserError(
+            f"{directory}: {len(unknown)} tensors have no place in a {model}: {', '.join(unknown[:8])}"
+            f"{' ...' if len(unknown) > 8 else ''}. The checkpoint is of another architecture than config.json says."
+        )
+    return sorted(names)
+
+
+def write_tensors(path: pathlib.Path, encoder: EncoderConfig, head: str, params: Mapping[str, HostArray]) -> None:
+    """Writes a model to one safetensors file as `plan_model` says; one layer of one parameter is copied at a time."""
+    plan = plan_model(encoder, head, params)
+    write_f32(path, plan.shapes, plan.read)
+
+
+class TensorPlan(NamedTuple):
+    """Tensors that are to be written: their shapes by name, and what yields the parts of each in order."""
+
+    shapes: dict[str, tuple[int, ...]]
+    read: Callable[[str], Iterator[np.ndarray]]
+
+
+def plan_model(encoder: EncoderConfig, head: str, params: Mapping[str, HostArray]) -> TensorPlan:
+    """Returns how encoder and head are written under transformers' names, without what pads the vocabulary.
 
     Args:
-      path: of the file.
       encoder: low-rank updates that it names must be merged into `params`.
       head: kind of the head in `params` (`families.models.KINDS`); "": the encoder alone, as transformers' class of it
         has it, with a pooler if `params` have one.
@@ -123,15 +142,7 @@ def write_tensors(path: pathlib.Path, encoder: EncoderConfig, head: str, params:
     table = _encoder_entries(own, encoder, bare=not head)
     table |= _head_entries(own, encoder, kind, num_classes, bare=not head) if kind else {}
     assert set(params) == set(table), f"not the parameters of {head}: {sorted(set(params) ^ set(table))}"
-    plan = plan_tensors(encoder, table, params, own.head(kind, encoder).unread if kind else {})
-    write_f32(path, plan.shapes, plan.read)
-
-
-class TensorPlan(NamedTuple):
-    """Tensors that are to be written: their shapes by name, and what yields the parts of each in order."""
-
-    shapes: dict[str, tuple[int, ...]]
-    read: Callable[[str], Iterator[np.ndarray]]
+    return plan_tensors(encoder, table, params, own.head(kind, encoder).unread if kind else {})
 
 
 def plan_tensors(
