@@ -123,7 +123,10 @@ class Module:
     entry: str
 
     def calls(self) -> Iterator[Call]:
-        """Yields every instruction of a step, also those inside fusions; both branches of a conditional count."""
+        """Yields every instruction of a step, also those inside fusions.
+
+        Both branches of a conditional count, and one pass of a loop that is not counted (`uncounted_loops`).
+        """
         yield from self._calls(self.computations[self.entry], 1, None)
 
     def _calls(self, computation: Computation, times: int, caller: tuple[str, Instruction] | None) -> Iterator[Call]:
@@ -132,16 +135,23 @@ class Module:
             inner = instruction.opcode in ("fusion", "async-start", "custom-call")
             inner_caller = (caller or (computation.name, instruction)) if inner else None
             repeats = self.trip_count(instruction, computation) if instruction.opcode == "while" else 1
+            repeats = 1 if repeats is None else repeats
             for name in called(instruction):
                 yield from self._calls(self.computations[name], times * repeats, inner_caller)
 
-    def trip_count(self, loop: Instruction, computation: Computation) -> int:
-        """Returns the number of iterations of a while loop of `computation`.
+    def uncounted_loops(self) -> list[str]:
+        """Returns the names of the loops whose number of iterations is not in the program."""
+        return [
+            call.instruction.name
+            for call in self.calls()
+            if call.instruction.opcode == "while" and self.trip_count(call.instruction, call.computation) is None
+        ]
+
+    def trip_count(self, loop: Instruction, computation: Computation) -> int | None:
+        """Returns the number of iterations of a while loop of `computation`; None where values decide it.
 
         XLA annotates the loop with it; otherwise it follows from `counter < limit`, the form of lax.scan and fori_loop.
-
-        Raises:
-          ValueError: the loop has another form.
+        Values decide it where numbers are drawn until one is accepted, as jax.random.beta does.
         """
         if known := loop.attribute(r'known_trip_count":\{"n":"(\d+)"'):
             return int(known)
@@ -149,7 +159,7 @@ class Module:
         body = self.computations[loop.attribute(r"body=%?([\w.\-]+)")]
         test = self._comparison(condition)
         if test is None:
-            raise ValueError(f"{loop.name}: the loop's condition is not `counter < constant`")
+            return None
         index, limit = test
         start = _constant(computation, _element(computation, loop.operands[0], index)) or 0
         step = 1

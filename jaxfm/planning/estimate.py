@@ -291,7 +291,14 @@ def _read(plan: Plan, compiled: jax.stages.Compiled, mesh: Mesh, locations: Sequ
     calls, chip = list(module.calls()), plan.topology.chip
     flops = sum(call.times * hlo.matmul_flops(call) for call in calls)
     cost = compiled.cost_analysis() or {}
-    plan = dataclasses.replace(plan, matmul_flops=float(flops), xla_flops=cost.get("flops"))
+    loops = len(module.uncounted_loops())
+    once = f"{loops} loop(s) end when values say so (a number is drawn until one is accepted): each is counted once"
+    plan = dataclasses.replace(
+        plan,
+        matmul_flops=float(flops),
+        xla_flops=cost.get("flops"),
+        notes=(*plan.notes, once) if loops else plan.notes,
+    )
     return _with_times(
         plan,
         collectives(module, plan.mesh, _slice_axes(mesh, locations)),

@@ -60,6 +60,15 @@ def test_products_in_nested_loops() -> None:
     assert flops(hlo.parse(text_of(chain, jnp.ones((16, 16))))) == 3 * 5 * 2 * 16**3
 
 
+def test_a_loop_that_ends_when_values_say_so_counts_once() -> None:
+    def halved(x: jax.Array) -> jax.Array:
+        return jax.lax.while_loop(lambda h: jnp.sum(h) > 1.0, lambda h: 0.5 * jnp.tanh(h @ h), x)
+
+    module = hlo.parse(text_of(halved, jnp.ones((16, 16))))
+    assert len(module.uncounted_loops()) == 1
+    assert flops(module) == 2 * 16**3
+
+
 def test_a_batched_product_counts_each_of_the_batch() -> None:
     left, right = jnp.ones((7, 8, 16)), jnp.ones((7, 16, 32))
     text = text_of(lambda a, b: jnp.einsum("bij,bjk->bik", a, b), left, right)
