@@ -16,9 +16,9 @@ from jaxfm.models.dropout import DropoutKey, split_key
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.inputs.inputs import InputModule
 from jaxfm.models.inputs.patches import HIDDEN, sine_positions
-from jaxfm.models.products import dot_general
 from jaxfm.models.relative import make_common
 from jaxfm.models.stack import apply_layers, make_layers
+from jaxfm.models.vectors import projection
 from jaxfm.parallel.mesh import constrain, with_axes
 
 # Of the variance of a patch, in the target (He et al. 2022, in their code).
@@ -98,12 +98,14 @@ class MaskedAutoencoder(nnx.Module):
     ):
         """Makes both; `visible` is the most tokens K of a row that the encoder sees; `inputs`: as `Encoder`."""
         self.encoder = Encoder(config, build, rngs, inputs)
-        self.embed = _linear(config, config.hidden_size, decoder.hidden_size, build.dtype, rngs)
+        self.embed = projection(config, decoder.hidden_size, build.dtype, rngs, bias=True)
         init = with_axes(nnx.initializers.truncated_normal(config.initializer_range), "prefix", "embed")
         self.mask_token = nnx.Param(init(rngs.params(), (1, decoder.hidden_size), jnp.float32))
         self.decoder_layers = make_layers(decoder, build.dtype, rngs)
         self.decoder_common = make_common(decoder, build.dtype, rngs)
-        self.pixels = _linear(config, decoder.hidden_size, config.patches.values, build.dtype, rngs)
+        self.pixels = projection(
+            config, config.patches.values, build.dtype, rngs, inputs=decoder.hidden_size, bias=True
+        )
         self.decoder, self.visible = decoder, visible
         self.build = dataclasses.replace(build, frozen_layers=0)
 
@@ -141,7 +143,7 @@ class MaskedEncoder(nnx.Module):
         """Makes encoder and map (Xie et al. 2022, section 3); `inputs`: as `Encoder`."""
         assert config.patches.mask_token
         self.encoder = Encoder(config, build, rngs, inputs)
-        self.pixels = _linear(config, config.hidden_size, config.patches.values, build.dtype, rngs)
+        self.pixels = projection(config, config.patches.values, build.dtype, rngs, bias=True)
 
     def __call__(
         self, batch: Mapping[str, jax.Array], hidden_BT: jax.Array, *, key: DropoutKey | None = None
@@ -170,15 +172,3 @@ def patch_statistics(values_BTV: jax.Array) -> Statistics:
     """Returns the mean of each patch and the root of its variance (of a sample: divided by V - 1) and a little."""
     variance = jnp.var(values_BTV, axis=-1, keepdims=True, ddof=1)
     return Statistics(values_BTV.mean(axis=-1, keepdims=True), jnp.sqrt(variance + _EPSILON))
-
-
-def _linear(config: EncoderConfig, inputs: int, outputs: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    return nnx.Linear(
-        inputs,
-        outputs,
-        dtype=dtype,
-        dot_general=dot_general,
-        kernel_init=with_axes(nnx.initializers.truncated_normal(config.initializer_range), "embed", "norm"),
-        bias_init=with_axes(nnx.initializers.zeros_init(), "norm"),
-        rngs=rngs,
-    )

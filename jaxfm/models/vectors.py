@@ -15,11 +15,17 @@ LARGEST_SCALE = 100.0
 
 
 def projection(
-    config: EncoderConfig, dimension: int, dtype: jnp.dtype, rngs: nnx.Rngs, *, bias: bool = False
+    config: EncoderConfig,
+    dimension: int,
+    dtype: jnp.dtype,
+    rngs: nnx.Rngs,
+    *,
+    inputs: int | None = None,
+    bias: bool = False,
 ) -> nnx.Linear:
-    """Returns a linear map D to `dimension`."""
+    """Returns a linear map of `inputs` numbers (default: D) to `dimension`."""
     return nnx.Linear(
-        config.hidden_size,
+        inputs or config.hidden_size,
         dimension,
         use_bias=bias,
         dtype=dtype,

@@ -29,7 +29,7 @@ def test_a_recorded_tpu_program_does_the_products_that_its_source_says(name: str
 
 
 def test_loops_of_a_recorded_program_run_as_often_as_there_are_layers() -> None:
-    def trips(name: str) -> list[int]:
+    def trips(name: str) -> list[int | None]:
         module = hlo.parse((RECORDED / f"{name}.txt").read_text())
         loops = [call for call in module.calls() if call.instruction.opcode == "while"]
         return [module.trip_count(call.instruction, call.computation) for call in loops]
@@ -166,12 +166,6 @@ def test_a_tuple_has_the_bytes_of_its_parts() -> None:
     )
     root = hlo.parse(text).computations["main"].root
     assert root is not None and root.size == 2 * 4 * 8 + 4 * 3 and root.operands == ("x",)
-
-
-def test_a_loop_whose_length_is_not_known_is_refused() -> None:
-    text = text_of(lambda x: jax.lax.while_loop(lambda v: v.sum() < 1e6, lambda v: v * 2, x), jnp.ones(3))
-    with pytest.raises(ValueError, match="condition"):
-        list(hlo.parse(text).calls())
 
 
 def test_text_without_an_entry_is_refused() -> None:

@@ -107,9 +107,18 @@ class PatchInputs(nnx.Module):
 
     def normalize(self, pixels: jax.Array) -> jax.Array:
         """Returns bytes, or real numbers from 0 to 255, as f32 on the scale of the weights."""
+        mean_V, std_V = self._statistics()
+        return (pixels.astype(jnp.float32) * (1 / 255.0) - mean_V) / std_V
+
+    def denormalize(self, values: jax.Array) -> jax.Array:
+        """Returns numbers on the scale of the weights as bytes, what lies outside of them cut off."""
+        mean_V, std_V = self._statistics()
+        return jnp.clip(jnp.round((values * std_V + mean_V) * 255.0), 0, 255).astype(jnp.uint8)
+
+    def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns mean and deviation of each value of a patch, f32 [V]."""
         repeats = self.config.patches.size**2
-        mean, std = (np.tile(np.asarray(each, np.float32), repeats) for each in (self.mean, self.std))
-        return (pixels.astype(jnp.float32) * (1 / 255.0) - mean) / std
+        return np.tile(np.asarray(self.mean, np.float32), repeats), np.tile(np.asarray(self.std, np.float32), repeats)
 
     def _with_prefix(self, x_BTD: jax.Array, cells_BT2: jax.Array) -> jax.Array:
         """Puts the learned tokens where they belong."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxfm.config import AdaptConfig
 from jaxfm.core.objective import Loss, LossContext
@@ -61,11 +60,7 @@ class MaskedImagesObjective:
             "hidden_patches": (of_BST & hidden_BT[:, None, :]).sum(axis=-1, dtype=jnp.int32),
         }
         if self.pictures:
-            repeats = self.spec.encoder.patches.size**2
-            layout = self.spec.layout
-            mean, std = (np.tile(np.asarray(each, np.float32), repeats) for each in (layout.mean, layout.std))
-            pixels = jnp.clip(jnp.round((values_BTV * std + mean) * 255.0), 0, 255)
-            found |= {"predicted": pixels.astype(jnp.uint8), "hidden": hidden_BT}
+            found |= {"predicted": model.encoder.embeddings.denormalize(values_BTV), "hidden": hidden_BT}
         return found
 
     def _errors(
