@@ -112,9 +112,12 @@ def test_mean_and_deviation_are_those_of_each_channel() -> None:
         def __init__(self) -> None:
             self.config, self.mean, self.std = SHAPE, (0.1, 0.2, 0.3), (0.5, 1.0, 2.0)
 
-    found = Bare().normalize(jnp.asarray(pixels)).reshape(4, 3)
+    normalized = Bare().normalize(jnp.asarray(pixels))
+    found = normalized.reshape(4, 3)
     wanted = (pixels.reshape(4, 3) / 255 - np.asarray([0.1, 0.2, 0.3])) / np.asarray([0.5, 1.0, 2.0])
     np.testing.assert_allclose(found, wanted, atol=1e-6)
+    np.testing.assert_array_equal(Bare().denormalize(normalized), pixels, strict=True)
+    np.testing.assert_array_equal(Bare().denormalize(jnp.full((12,), 9.0)), 255)
 
 
 def test_a_table_of_another_grid_is_read_between_its_entries() -> None:

@@ -56,6 +56,10 @@ def test_the_loss_is_that_of_hidden_patches(folder: pathlib.Path) -> None:
                     def normalize(pixels: Any, layout: Any = layout) -> Any:
                         return (pixels / 255.0 - layout.mean[0]) / layout.std[0]
 
+                    @staticmethod
+                    def denormalize(values: Any) -> Any:
+                        return values.astype(np.uint8)
+
             def __call__(self, batch: Any, hidden: Any, key: Any = None) -> Any:
                 return np.zeros(batch["pixels"].shape, np.float32)
 
