@@ -19,7 +19,7 @@ import pathlib
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,22 +90,29 @@ def scores_of(judged: Judged, similarity_QC: np.ndarray, candidates: Sequence[in
         results.append(ranking.judge(best.tolist(), row_C[best].tolist(), known))
     means = {name: float(values.mean()) for name, values in ranking.per_query(results, _CUTOFFS).items()}
     for count in candidates:
-        means |= _selection(judged, similarity_QC, relevant, count)
+        means |= _selection(judged, similarity_QC, count)
     return {name: round(100 * value, 2) for name, value in means.items()}
 
 
-def _selection(
-    judged: Judged, similarity_QC: np.ndarray, relevant: Sequence[Mapping[int, float]], count: int
-) -> dict[str, float]:
-    """Returns how often the right document is first among `count`, and the mean reciprocal of its rank."""
+def candidate_sets(judged: Judged, count: int) -> Iterator[tuple[int, list[int]]]:
+    """Yields of each test group its query and `count` documents: the right one, then others that are not right."""
     if count > len(judged.documents):
         raise UserError(f"--candidates={count}: there are only {len(judged.documents):,} documents.")
-    results = []
+    relevant: dict[int, set[int]] = {}
+    for query, document in judged.members.tolist():
+        relevant.setdefault(query, set()).add(document)
     for number, (query, document) in enumerate(judged.members.tolist()):
         order = shuffled(len(judged.documents), number, count)
         others = [each for each in order[: count + len(relevant[query])].tolist() if each not in relevant[query]]
-        chosen = [document, *others[: count - 1]]
-        results.append(ranking.judge_group(similarity_QC[query, chosen].tolist(), [1.0] + [0.0] * (len(chosen) - 1)))
+        yield query, [document, *others[: count - 1]]
+
+
+def _selection(judged: Judged, similarity_QC: np.ndarray, count: int) -> dict[str, float]:
+    """Returns how often the right document is first among `count`, and the mean reciprocal of its rank."""
+    results = [
+        ranking.judge_group(similarity_QC[query, chosen].tolist(), [1.0] + [0.0] * (len(chosen) - 1))
+        for query, chosen in candidate_sets(judged, count)
+    ]
     found = ranking.per_query(results, {"mrr": (count,)})
     return {
         f"recall@1 of {count}": float(found[ranking.FIRST].mean()),
@@ -260,12 +267,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     candidates = command_line.integers("--candidates", arguments.candidates.split(",")) if arguments.candidates else []
     workdir = arguments.workdir or pathlib.Path(f"runs/quality/{arguments.output.stem}")
     recipe = Recipe(arguments.kind, arguments.epochs, arguments.rate, arguments.batch, arguments.length)
-    groups = _groups(
+    groups = read_some(
         arguments.train, "train", arguments.kind, arguments.label_rule, arguments.responder, arguments.limit
     )
     test_kind = arguments.test_kind or (arguments.kind if not arguments.test else "pairs")
     rule = "" if arguments.test else arguments.label_rule
-    tests = _groups(
+    tests = read_some(
         arguments.test or arguments.train, "test", test_kind, rule, arguments.responder, arguments.test_limit
     )
     judged = judged_texts(tests)
@@ -307,7 +314,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(to_markdown(table(result)))
 
 
-def _groups(source: str, split: str, kind: str, rule: str, responder: str, limit: int) -> list[TextGroup]:
+def read_some(
+    source: str, split: str, kind: str, rule: str = "", responder: str = "", limit: int = 0
+) -> list[TextGroup]:
     """Reads a split; with a limit those of the smallest hashes, the same ones always."""
     read = read_groups(
         source,
