@@ -3,11 +3,11 @@
   python -m profiles.embed_corpus --run=runs/embedding --words=../shared/data/snli-subset/snli.train.tsv \
       --sizes=100000,1000000 --beside=20000 --output=profiles/results/embed_corpus.json
 
-Texts are runs of 4 to 16 words drawn from the file --words. For each size `python -m jaxfm.predict` embeds them all in a
-process of its own, whose resident memory is looked at ten times a second: its largest value of each quarter of the time
-is shown, beside what texts and vectors take on disk. Then, in --turns turns, jaxfm (in one process, as a program would)
-and profiles/st_encode.py embed the first --beside texts with the same weights, exported; programs are compiled, and
-caches filled, before the clock starts.
+Texts are runs of 4 to 16 words drawn from the file --words. For each size `python -m jaxfm.predict` embeds them all in
+a process of its own, whose resident memory is looked at ten times a second: its largest value of each quarter of the
+time is shown, beside what texts and vectors take on disk. Then, in --turns turns, jaxfm (in one process, as a program
+would) and profiles/st_encode.py embed the first --beside texts with the same weights, exported; programs are compiled,
+and caches filled, before the clock starts.
 """
 
 import pathlib
