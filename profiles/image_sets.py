@@ -28,9 +28,9 @@ SPLITS = ("train", "test")
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """Returns the bytes of a PNG file of pixels uint8 [H, W] or [H, W, 3]."""
+    """Returns the bytes of a PNG file of pixels uint8 [H, W], [H, W, 1] or [H, W, 3]."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
+    Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels).save(file, "PNG")
     return file.getvalue()
 
 
