@@ -36,11 +36,11 @@ def run_seed(source: str, seed: int, changes: Mapping[str, Any], workdir: pathli
     begun = time.monotonic()
     report = train(config, workdir)
     scores = report["splits"]["test"]
-    intervals = scores.get("intervals", {})
+    intervals = scores["intervals"]["metrics"]
     return {
         "seconds": round(time.monotonic() - begun, 1),
         "scores": {name: round(100 * scores[name], 2) for name in SHOWN},
-        "intervals": {name: intervals[name] for name in SHOWN if name in intervals},
+        "intervals": {name: [round(100 * each, 2) for each in intervals[name]] for name in SHOWN},
     }
 
 
