@@ -11,6 +11,7 @@ _VOCABULARY_MULTIPLE = 128
 # What the parts of an encoder may be; each is described at its field.
 NORMS = ("layer", "rms")
 NORM_PLACEMENTS = ("post", "pre", "pre_and_post")
+INITIALIZERS = ("normal", "xavier")
 POSITION_EMBEDDINGS = ("learned", "sine", "rope", "none")
 RELATIVE_POSITIONS = ("none", "bias", "disentangled")
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh")
@@ -88,6 +89,7 @@ class EncoderConfig:
       dropout: probability after embeddings, attention output and feed-forward, and in the head.
       attention_dropout: probability on attention weights.
       initializer_range: standard deviation of fresh weights.
+      initializer: of kernels: "normal", with that deviation, or "xavier", by their inputs and outputs.
       embedding_size: width of the embedding tables; 0: hidden_size. If it is given, a linear map leads from the
         normalised embeddings to hidden_size (Lan et al. 2020, section 3.1).
       embedding_norm: the embeddings are normalised.
@@ -163,6 +165,7 @@ class EncoderConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.1
     initializer_range: float = 0.02
+    initializer: str = "normal"
     embedding_size: int = 0
     embedding_norm: bool = True
     embedding_scale: float = 1.0
@@ -220,6 +223,7 @@ class EncoderConfig:
         assert (
             self.norm in NORMS and self.norm_placement in NORM_PLACEMENTS and 0 <= self.global_first < self.global_every
         )
+        assert self.initializer in INITIALIZERS
         assert self.position_embedding in POSITION_EMBEDDINGS and self.relative_positions in RELATIVE_POSITIONS
         assert self.position_embedding != "rope" or self.head_dim % 2 == 0
         assert not self.first_norm or self.pre_norm, "post-norm has no norm before the first layer"

@@ -114,14 +114,13 @@ def image_presets(make: Any, shapes: Mapping[str, tuple[int, int, int]]) -> dict
 
 def _small_presets() -> dict[str, EncoderConfig]:
     """Returns shapes for images of 8 to 36 pixels: patches of 2 to 4."""
+    make = functools.partial(image_encoder, family="vit", initializer="xavier")
     nano, mini = PatchConfig(2, channels=1, grid=(4, 4)), PatchConfig(4, grid=(8, 8))
     cifar = PatchConfig(4, grid=(9, 9))
     return {
-        "vit_nano": image_encoder(family="vit", patches=nano, num_layers=4, hidden_size=64, num_heads=4, ffn_size=256),
-        "vit_mini": image_encoder(family="vit", patches=mini, num_layers=6, hidden_size=128, num_heads=4, ffn_size=512),
-        "vit_cifar": image_encoder(
-            family="vit", patches=cifar, num_layers=12, hidden_size=192, num_heads=12, ffn_size=384
-        ),
+        "vit_nano": make(patches=nano, num_layers=4, hidden_size=64, num_heads=4, ffn_size=256),
+        "vit_mini": make(patches=mini, num_layers=6, hidden_size=128, num_heads=4, ffn_size=512),
+        "vit_cifar": make(patches=cifar, num_layers=12, hidden_size=192, num_heads=12, ffn_size=384),
     }
 
 
@@ -146,7 +145,7 @@ FAMILY = Family(
     # for small images on small machines; vit_cifar has the size of Tan 2024 (arXiv 2402.03752), 3.6 million.
     presets=_small_presets()
     | image_presets(
-        functools.partial(image_encoder, family="vit", patches=PatchConfig(16, grid=(14, 14))),
+        functools.partial(image_encoder, family="vit", initializer="xavier", patches=PatchConfig(16, grid=(14, 14))),
         {
             "vit_tiny": (12, 192, 3),
             "vit_small": (12, 384, 6),

@@ -9,9 +9,10 @@ from flax import nnx
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.adapters import Linear, without_adapters
 from jaxfm.models.attention import MASKED
+from jaxfm.models.initializers import kernel_init
 from jaxfm.models.norms import make_norm
 from jaxfm.models.products import einsum
-from jaxfm.models.stack import FeedForward, output_init
+from jaxfm.models.stack import FeedForward
 from jaxfm.parallel.mesh import constrain, with_axes
 
 
@@ -25,15 +26,17 @@ class AttentionPool(nnx.Module):
         """Makes the probe and the layers, of the sizes of the encoder's own."""
         config = without_adapters(config)
         init = nnx.initializers.truncated_normal(config.initializer_range)
-        model = {"embed": config.hidden_size}
+        width, inner = config.hidden_size, config.num_heads * config.head_dim
+        model = {"embed": width}
         heads = {"heads": config.num_heads, "head_dim": config.head_dim}
 
         def projection(name: str, inputs: dict[str, int], outputs: dict[str, int], init: nnx.Initializer) -> Linear:
             return Linear(config, name, inputs, outputs, bias=True, kernel_init=init, dtype=dtype, rngs=rngs)
 
         self.probe = nnx.Param(with_axes(init, "norm")(rngs.params(), (config.hidden_size,), jnp.float32))
-        self.query, self.key, self.value = (projection(name, model, heads, init) for name in ("query", "key", "value"))
-        self.output = projection("output", heads, model, output_init(config))
+        draw = kernel_init(config, width, inner)
+        self.query, self.key, self.value = (projection(name, model, heads, draw) for name in ("query", "key", "value"))
+        self.output = projection("output", heads, model, kernel_init(config, inner, width, residual=True))
         self.norm = make_norm(config, dtype, rngs)
         self.ffn = FeedForward(config, dtype, rngs)
         self.head_dim, self.dtype = config.head_dim, dtype

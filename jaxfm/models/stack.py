@@ -2,7 +2,6 @@
 
 # B batch, T tokens, D model, N heads, H head dim, F ffn, L layers
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from jaxfm.models.activations import ACTIVATION
 from jaxfm.models.adapters import Bottleneck, Linear, Prefix
 from jaxfm.models.attention import AttentionSpec, attend, attention_specs
 from jaxfm.models.dropout import DropoutKey, batch_key, dropout, split_key, stacked_keys
+from jaxfm.models.initializers import kernel_init
 from jaxfm.models.norms import RMSNorm, make_norm
 from jaxfm.models.products import WITH_WEIGHTS
 from jaxfm.models.relative import CommonParts, RelativeInputs, disentangled_scores
@@ -42,32 +42,24 @@ class LayerInputs(NamedTuple):
     relative: RelativeInputs = RelativeInputs()
 
 
-def output_init(config: EncoderConfig) -> nnx.Initializer:
-    """Initialiser of the kernels that write to the residual stream: narrower by sqrt(2 L), the number of such writes.
-
-    GPT-2 (Radford et al. 2019, section 2.3) and Megatron-LM (Shoeybi et al. 2019, section 4) scale so.
-    """
-    return nnx.initializers.truncated_normal(config.initializer_range / math.sqrt(2 * config.num_layers))
-
-
 class Attention(nnx.Module):
     """Multi-head self-attention."""
 
     def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
         """Makes the query, key, value and output projections."""
-        kernel_init = nnx.initializers.truncated_normal(config.initializer_range)
+        width, inner = config.hidden_size, config.num_heads * config.head_dim
         bias, model = config.attention_bias, {"embed": config.hidden_size}
         heads = {"heads": config.num_heads, "head_dim": config.head_dim}
 
         def projection(name: str, count: int = config.num_heads, use_bias: bool = bias) -> Linear:
             outputs = {"heads": count, "head_dim": config.head_dim}
-            return Linear(config, name, model, outputs, bias=use_bias, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
+            draw = kernel_init(config, width, count * config.head_dim)
+            return Linear(config, name, model, outputs, bias=use_bias, kernel_init=draw, dtype=dtype, rngs=rngs)
 
         self.query = projection("query")
         self.key, self.value = projection("key", config.kv_heads), projection("value", config.kv_heads)
-        self.output = Linear(
-            config, "output", heads, model, bias=bias, kernel_init=output_init(config), dtype=dtype, rngs=rngs
-        )
+        draw = kernel_init(config, inner, width, residual=True)
+        self.output = Linear(config, "output", heads, model, bias=bias, kernel_init=draw, dtype=dtype, rngs=rngs)
         self.query_norm = RMSNorm(config, config.head_dim, dtype, rngs) if config.qk_norm else None
         self.key_norm = RMSNorm(config, config.head_dim, dtype, rngs) if config.qk_norm else None
         terms = config.relative_terms if config.relative_maps else ()
@@ -126,15 +118,15 @@ class FeedForward(nnx.Module):
 
     def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
         """Makes the projections to ffn_size and back."""
-        kernel_init = nnx.initializers.truncated_normal(config.initializer_range)
+        width, ffn = config.hidden_size, config.ffn_size
         model, inner = {"embed": config.hidden_size}, {"ffn": config.ffn_size}
 
         def projection(name: str, inputs: dict[str, int], outputs: dict[str, int], init: nnx.Initializer) -> Linear:
             return Linear(config, name, inputs, outputs, bias=config.ffn_bias, kernel_init=init, dtype=dtype, rngs=rngs)
 
-        self.up = projection("up", model, inner, kernel_init)
-        self.down = projection("down", inner, model, output_init(config))
-        self.gate = projection("gate", model, inner, kernel_init) if config.gated else None
+        self.up = projection("up", model, inner, kernel_init(config, width, ffn))
+        self.down = projection("down", inner, model, kernel_init(config, ffn, width, residual=True))
+        self.gate = projection("gate", model, inner, kernel_init(config, width, ffn)) if config.gated else None
         self.activation = ACTIVATION[config.activation]
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.models.initializers import kernel_init
 from jaxfm.models.products import dot_general
 from jaxfm.parallel.mesh import constrain, with_axes
 
@@ -31,7 +32,7 @@ def projection(
         dtype=dtype,
         dot_general=dot_general,
         bias_init=with_axes(nnx.initializers.zeros_init(), "norm"),
-        kernel_init=with_axes(nnx.initializers.truncated_normal(config.initializer_range), "embed", "norm"),
+        kernel_init=with_axes(kernel_init(config, inputs or config.hidden_size, dimension), "embed", "norm"),
         rngs=rngs,
     )
 

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxfm.core.batch import BatchSpec, Field
 from jaxfm.core.encoder_config import EncoderConfig, PatchConfig
 from jaxfm.models.dropout import DropoutKey, dropout
+from jaxfm.models.initializers import kernel_init
 from jaxfm.models.inputs.inputs import Inputs
 from jaxfm.models.norms import make_norm
 from jaxfm.models.products import add_bias, tensordot
@@ -68,7 +69,7 @@ class PatchInputs(nnx.Module):
             return param((count, width), init, "prefix", "embed") if count else None
 
         shape = (patches.size, patches.size, patches.channels, width)
-        self.kernel = param(shape, init, "patch", "patch", "channels", "embed")
+        self.kernel = param(shape, kernel_init(config, patches.values, width), "patch", "patch", "channels", "embed")
         self.bias = param((width,), nnx.initializers.zeros_init(), "norm") if patches.bias else None
         self.class_token = tokens(int(patches.class_token))
         self.distillation_token = tokens(int(patches.distillation_token))
