@@ -117,19 +117,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--workdir", type=pathlib.Path, default=None)
     parser.add_argument("--output", type=pathlib.Path, required=True)
-    arguments, _ = command_line.parse(parser, argv)
+    arguments, words = command_line.parse(parser, argv)
+    if words:
+        raise UserError(f"{words[0]}: is no flag of this script.")
+    if not arguments.words.is_file():
+        raise UserError(f"--words={arguments.words}: no such file.")
     sizes = command_line.integers("--sizes", arguments.sizes.split(",")) if arguments.sizes else []
     workdir = arguments.workdir or pathlib.Path(f"runs/quality/{arguments.output.stem}")
-    words = sorted(set(arguments.words.read_text(encoding="utf-8").split()))
+    vocabulary = sorted(set(arguments.words.read_text(encoding="utf-8").split()))
     result: dict[str, Any] = {"command": quality.shown_command(sys.argv), **quality.machine(), "corpora": []}
     for size in sizes:
         texts = workdir / f"{size}.txt"
-        write_texts(words, size, texts)
+        write_texts(vocabulary, size, texts)
         result["corpora"].append(embedded(arguments.run, texts, size, workdir / f"{size}.npy"))
         print(result["corpora"][-1], flush=True)
     if arguments.beside:
         texts = workdir / "beside.txt"
-        write_texts(words, arguments.beside, texts)
+        write_texts(vocabulary, arguments.beside, texts)
         result["beside"] = beside(arguments.run, texts, arguments.beside, arguments.turns, workdir)
     files.write_json(arguments.output, result)
     rows = [

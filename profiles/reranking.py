@@ -23,6 +23,7 @@ import numpy as np
 from jaxfm import files
 from jaxfm.data.records.text_groups import TextGroup
 from jaxfm.data.text.packing import shuffled
+from jaxfm.errors import UserError
 from jaxfm.evaluation import coverage, ranking
 from jaxfm.observe.tables import Table, to_markdown
 from jaxfm.programs.model import Model
@@ -175,7 +176,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--workdir", type=pathlib.Path, default=None)
     parser.add_argument("--output", type=pathlib.Path, required=True)
-    arguments, _ = command_line.parse(parser, argv)
+    arguments, words = command_line.parse(parser, argv)
+    if words:
+        raise UserError(f"{words[0]}: is no flag of this script.")
+    if arguments.top > arguments.candidates:
+        raise UserError(f"--top={arguments.top}: must be at most --candidates={arguments.candidates}.")
     seeds = command_line.integers("--seeds", arguments.seeds.split(","))
     workdir = arguments.workdir or pathlib.Path(f"runs/quality/{arguments.output.stem}")
     groups = read_some(arguments.train, "train", "pairs", "", arguments.responder, arguments.limit)

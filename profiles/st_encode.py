@@ -23,6 +23,8 @@ def main() -> None:
     parser.add_argument("vectors", type=pathlib.Path)
     parser.add_argument("--batch", type=int, default=64)
     arguments = parser.parse_args()
+    if not arguments.texts.is_file():
+        parser.error(f"{arguments.texts}: no such file")
     model = SentenceTransformer(arguments.model, device="cpu")
     texts = arguments.texts.read_text(encoding="utf-8").splitlines()
     model.encode(texts[: 4 * arguments.batch], batch_size=arguments.batch, show_progress_bar=False)

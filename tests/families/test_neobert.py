@@ -24,7 +24,10 @@ LAYERS, HEADS, WIDTH, INNER = 3, 4, 32, 48
 
 
 def tensors(head: str) -> dict[str, np.ndarray]:
-    """A checkpoint under the names of the published one, with wide weights."""
+    """A checkpoint under the names of the published one, with wide weights.
+
+    Much wider ones make f32 and f64 differ by more than a fault would, as rounding grows from layer to layer.
+    """
     draw = np.random.default_rng(7)
     shapes = {"encoder.weight": (90, WIDTH), "layer_norm.weight": (WIDTH,)}
     for layer in range(LAYERS):
@@ -44,7 +47,7 @@ def tensors(head: str) -> dict[str, np.ndarray]:
             "classifier.weight": (5, WIDTH),
             "classifier.bias": (5,),
         }
-    return {name: ("norm" in name) + 0.3 * draw.normal(size=shape).astype(np.float32) for name, shape in found.items()}
+    return {name: ("norm" in name) + 0.2 * draw.normal(size=shape).astype(np.float32) for name, shape in found.items()}
 
 
 def expected(weights: dict[str, np.ndarray], arrays: dict[str, np.ndarray], head: str) -> np.ndarray:

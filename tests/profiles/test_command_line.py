@@ -16,7 +16,7 @@ SHARED = {"command_line", "quality", "small_sets", "steps"}
 # Those that read absl flags: `jaxfm.program.run` ends them, with its own tests.
 BY_FLAGS = {"classification_quality", "ner_quality", "packing_quality", "prepare_memory", "relations"}
 # Standing alone, they need torch.
-REFERENCES = {"hf_classification", "hf_image", "hf_mlm", "hf_qa", "hf_relations", "st_embedding"}
+REFERENCES = {"hf_classification", "hf_image", "hf_mlm", "hf_qa", "hf_relations", "st_embedding", "st_encode"}
 # Run by the Python of another environment, which has spaCy.
 ELSEWHERE = {"spacy_reference"}
 NAMES = sorted(path.stem for path in PROFILES.glob("*.py") if path.stem not in SHARED | ELSEWHERE)
@@ -64,6 +64,12 @@ MISTAKES = {
     "scaling": (["--config=absent.py", "--output=o.json"], "--config=absent.py"),
     "small_data": (["--data=absent", "--output=o.json"], "--data=absent: no such folder"),
     "st_embedding": (["absent", "absent", "absent"], "absent/config.json: no such file"),
+    "st_encode": (["absent", "absent.txt", "vectors.npy"], "absent.txt: no such file"),
+    "embed_corpus": (["--run=absent", "--words=absent", "--output=o.json"], "--words=absent: no such file"),
+    "reranking": (
+        ["--train=dialogue:absent", "--output=o.json", "--top=200"],
+        "--top=200: must be at most --candidates=100",
+    ),
     "whole_batch_memory": (["--batches=64,many", "--output=o.json"], "--batches=64,many: must be whole numbers"),
     "start": (["--config=configs/ner.py", "--repeats=0", "--output=o.json"], "--repeats=0: must be at least 1"),
     "throughput": (["--config=absent.py"], "--config=absent.py"),
@@ -74,7 +80,7 @@ MISTAKES = {
 
 def ends(script: str, words: list[str], monkeypatch: pytest.MonkeyPatch, folder: pathlib.Path) -> object:
     """Runs a script as `python profiles/SCRIPT.py WORDS` would, in this process; returns its exit code."""
-    for library in ("torch", *(("sentence_transformers",) if script == "st_embedding" else ())):
+    for library in ("torch", *(("sentence_transformers",) if script.startswith("st_") else ())):
         if script in REFERENCES and importlib.util.find_spec(library) is None:
             pytest.skip(f"{library} is not installed")
     monkeypatch.setattr("sys.argv", [f"{script}.py", *words])
