@@ -19,8 +19,14 @@ from jaxfm.parallel import mesh as meshes
 from tests.models.inputs.test_patches import SHAPE, batch_of, model, pictures
 
 
-@pytest.mark.parametrize("positions", ["learned", "rope"])
-@pytest.mark.parametrize("class_token", [True, False])
+@pytest.mark.parametrize(
+    ("positions", "class_token"),
+    [
+        ("rope", True),
+        ("learned", False),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("learned", True), ("rope", False))),
+    ],
+)
 def test_images_of_a_row_are_as_alone(positions: str, class_token: bool) -> None:
     patches = dataclasses.replace(SHAPE.patches, class_token=class_token, registers=0, pooling="mean")
     config = dataclasses.replace(SHAPE, patches=patches, position_embedding=positions)

@@ -90,12 +90,12 @@ ALONE = (1, 1, 1, 1)
 @pytest.mark.parametrize(
     ("accumulate", "mesh"),
     [
-        (4, ALONE),
         (2, (2, 2, 1, 1)),
         *(
             pytest.param(*each, marks=pytest.mark.slow)
             for each in (
                 (2, ALONE),
+                (4, ALONE),
                 (8, ALONE),
                 (1, (4, 1, 1, 1)),
                 (2, (4, 1, 1, 1)),
@@ -113,7 +113,7 @@ def test_losses_of_20_steps_are_those_of_one_device_and_one_batch(accumulate: in
     np.testing.assert_allclose(found_norms, norms, rtol=1e-4)
 
 
-@pytest.mark.parametrize("accumulate", [2, 8])
+@pytest.mark.parametrize("accumulate", [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_the_gradient_is_that_of_the_whole_batch(accumulate: int) -> None:
     whole = _gradient(1)
     found = _gradient(accumulate)

@@ -47,7 +47,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return tmp_path_factory.mktemp("pairs")
 
 
-@pytest.mark.parametrize("model_type", PAIRS)
+@pytest.mark.parametrize(
+    "model_type", [pytest.param(name, marks=() if name == "siglip" else pytest.mark.slow) for name in PAIRS]
+)
 def test_a_run_from_a_pair_is_written_as_its_class(
     model_type: str, folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

@@ -117,7 +117,7 @@ def test_ranks_count_what_is_as_similar() -> None:
     np.testing.assert_array_equal(ranks(images, texts, np.asarray([0, 0, 2])), [1, 2, 1])
 
 
-@pytest.mark.parametrize("loss", ["infonce", "sigmoid"])
+@pytest.mark.parametrize("loss", ["infonce", pytest.param("sigmoid", marks=pytest.mark.slow)])
 def test_micro_batches_have_the_gradient_of_the_whole(folder: pathlib.Path, loss: str) -> None:
     from jaxfm.parallel.mesh import make_mesh
     from jaxfm.training.setup import set_up
