@@ -89,7 +89,8 @@ class EncoderConfig:
       dropout: probability after embeddings, attention output and feed-forward, and in the head.
       attention_dropout: probability on attention weights.
       initializer_range: standard deviation of fresh weights.
-      initializer: of kernels: "normal", with that deviation, or "xavier", by their inputs and outputs.
+      initializer: of kernels: "normal", with that deviation, or "xavier", by their inputs and outputs; a learned table
+        of positions in an image then begins as the fixed waves ("sine").
       embedding_size: width of the embedding tables; 0: hidden_size. If it is given, a linear map leads from the
         normalised embeddings to hidden_size (Lan et al. 2020, section 3.1).
       embedding_norm: the embeddings are normalised.

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -14,7 +15,7 @@ from jaxfm.families.registry import preset
 from jaxfm.families.vit import image_encoder
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.initializers import kernel_init
-from jaxfm.models.inputs.patches import PatchInputs
+from jaxfm.models.inputs.patches import PatchInputs, sine_positions
 from jaxfm.parallel.mesh import initialise
 
 # A normal distribution cut at two deviations has this share of its deviation.
@@ -67,8 +68,12 @@ def test_every_kernel_of_an_encoder_of_images_is_drawn_so(initializer: str) -> N
         wanted = {name: math.sqrt(2 / size) for name, size in sizes.items()}
     for name, kernel in found.items():
         assert np.std(kernel) == pytest.approx(wanted[name], rel=0.04), name
-    # Tables and tokens are narrow either way.
-    assert np.std(params["embeddings"]["position"]["embedding"]) == pytest.approx(0.02 * CUT, rel=0.2)
+    table = params["embeddings"]["position"]["embedding"]
+    if initializer == "normal":
+        assert np.std(table) == pytest.approx(0.02 * CUT, rel=0.2)
+    else:  # zero for the class token, then the waves of each place
+        cells = jnp.asarray([[[0, 0], [0, 1], [1, 0], [1, 1]]])
+        np.testing.assert_array_equal(table, np.concatenate([np.zeros((1, 64)), sine_positions(cells, 64)[0]]))
 
 
 def test_encoders_of_images_from_scratch_are_drawn_as_their_papers_say() -> None:
