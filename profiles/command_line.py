@@ -28,6 +28,14 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[
     return arguments, changes
 
 
+def parse_own(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Returns the parser's arguments, for a script without a config. Raises UserError for a word --config.KEY=VALUE."""
+    arguments, changes = parse(parser, argv)
+    if changes:
+        raise UserError(f"{changes[0]}: is no flag of this script.")
+    return arguments
+
+
 def integers(flag: str, words: Sequence[str]) -> list[int]:
     """Returns the numbers of a comma-separated flag. Raises UserError, which names the flag, for any other word."""
     try:

@@ -1,6 +1,6 @@
 """Vectors of a large corpus: texts a second beside sentence-transformers, and memory against the number of texts.
 
-  python -m profiles.embed_corpus --run=runs/embedding --words=../shared/data/snli-subset/snli.train.tsv \
+  python -m profiles.embed_corpus --run=runs/embedding --words=../shared/data/snli-subset/train.tsv \
       --sizes=100000,1000000 --beside=20000 --output=profiles/results/embed_corpus.json
 
 Texts are runs of 4 to 16 words drawn from the file --words. For each size `python -m jaxfm.predict` embeds them all in
@@ -117,9 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--workdir", type=pathlib.Path, default=None)
     parser.add_argument("--output", type=pathlib.Path, required=True)
-    arguments, words = command_line.parse(parser, argv)
-    if words:
-        raise UserError(f"{words[0]}: is no flag of this script.")
+    arguments = command_line.parse_own(parser, argv)
     if not arguments.words.is_file():
         raise UserError(f"--words={arguments.words}: no such file.")
     sizes = command_line.integers("--sizes", arguments.sizes.split(",")) if arguments.sizes else []

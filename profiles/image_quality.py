@@ -174,9 +174,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--workdir", type=pathlib.Path, default=None)
     parser.add_argument("--output", type=pathlib.Path, required=True)
-    arguments, words = command_line.parse(parser, argv)
-    if words:
-        raise UserError(f"{words[0]}: is no flag of this script.")
+    arguments = command_line.parse_own(parser, argv)
     programs = arguments.programs.split(",")
     if unknown := [name for name in programs if name not in PROGRAMS]:
         raise UserError(f"--programs: {unknown[0]!r} is none of {', '.join(PROGRAMS)}.")
