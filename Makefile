@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv ner wheel test test-slow plan-all docs lint format clean
+.PHONY: help venv ner wheel test test-slow plan-all faults docs lint audit format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -33,6 +33,14 @@ test-slow: $(VENV)/installed-test  ## run all tests, the slow ones too, and newl
 plan-all: $(VENV)/installed-tpu  ## compile every shipped config for TPUs, nightly (no TPU needed, an hour or two)
 	$(BIN)/python -m pytest -n $(JOBS) -m "slow or not slow" tests/planning tests/programs/test_plan.py $(ARGS)
 
+faults: $(VENV)/installed-test  ## kill, damage, starve, corrupt and fuzz runs: docs/reliability.md (an hour and a half)
+	$(BIN)/python -m profiles.faults.kills --kills=300 --output=profiles/results/faults_kills.json
+	$(BIN)/python -m profiles.faults.damage --output=profiles/results/faults_damage.json
+	$(BIN)/python -m profiles.faults.disk --output=profiles/results/faults_disk.json
+	$(BIN)/python -m profiles.faults.processes --output=profiles/results/faults_processes.json
+	$(BIN)/python -m profiles.faults.numbers --output=profiles/results/faults_numbers.json
+	$(BIN)/python -m profiles.faults.fuzz --inputs=2000000 --output=profiles/results/faults_fuzz.json
+
 wheel: $(VENV)/installed-dev  ## build the wheel and the source distribution into dist/
 	$(BIN)/python -m build
 
@@ -44,6 +52,9 @@ lint: $(VENV)/installed-dev  ## check style, docstrings and types
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/shellcheck --external-sources .ci/run launch/*.sh profiles/*.sh
+
+audit: $(VENV)/installed-dev  ## look up known advisories of the pinned dependencies (needs the package index)
+	$(BIN)/python .ci/audit.py constraints.txt
 
 format: $(VENV)/installed-dev  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix-only --quiet .

@@ -23,6 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Files of the repository that are pages of the site -> their path there. Those in docs/ keep their own.
 PAGES = {
     "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
     "launch/README.md": "launch.md",
     "profiles/README.md": "measurements.md",
     "profiles/NOTES.md": "notes.md",

@@ -110,27 +110,96 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimConfig:
-    """AdamW (Loshchilov and Hutter 2019) and its schedule."""
+class SgdConfig:
+    """Gradient descent with momentum (Sutskever et al. 2013)."""
 
+    momentum: float = field(0.9, "share of the last update that is kept; 0: none", at_least=0.0, at_most=1.0)
+    nesterov: bool = field(False, "the gradient is looked up where the momentum leads")
+
+
+@dataclasses.dataclass(frozen=True)
+class LionConfig:
+    """Signs of an interpolated momentum (Chen et al. 2023, algorithm 2)."""
+
+    b1: float = field(0.9, "share of the momentum in an update", at_least=0.0, at_most=1.0)
+    b2: float = field(0.99, "decay of the momentum", at_least=0.0, at_most=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdafactorConfig:
+    """Second moments by rows and columns (Shazeer and Stern 2018, algorithm 4), at the rate of the schedule."""
+
+    decay_power: float = field(0.8, "c of the second moment's decay 1 - t^-c (section 7.2)", above=0.0, at_most=1.0)
+    clip_rms: float = field(1.0, "root mean square above which a parameter's update is scaled down", above=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class MuonConfig:
+    """Orthogonal updates of the layers' matrices (Jordan et al. 2024; scale of Liu et al. 2025, section 2.2)."""
+
+    momentum: float = field(0.95, "decay of the gradients' moving average", at_least=0.0, at_most=0.9999)
+    nesterov: bool = field(True, "the gradient is looked up where the momentum leads")
+    iterations: int = field(5, "Newton-Schulz steps of an update", at_least=1, at_most=20)
+    rms: float = field(
+        0.2, "root mean square of a matrix' update before the rate; at 0.2 rates of AdamW carry over", above=0.0
+    )
+
+
+# `jaxfm/training/optimizers.py` says what each of them is.
+OPTIMIZERS = ("adamw", "sgd", "lamb", "lion", "adafactor", "muon", "stable_adamw", "schedule_free_adamw")
+SCHEDULES = ("linear", "cosine", "constant", "wsd", "inverse_sqrt", "polynomial", "one_cycle")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """The optimizer, AdamW (Loshchilov and Hutter 2019) by default, and the schedule of its rate."""
+
+    name: str = field("adamw", "the optimizer; see docs/optimizers.md for what each reads", choices=OPTIMIZERS)
     learning_rate: float = field(5e-5, "peak rate", above=0.0)
     schedule: str = field(
         "linear",
         "shape after the warm-up; wsd: constant, then linear decay over the last decay_fraction",
-        choices=("linear", "cosine", "constant", "wsd"),
+        choices=SCHEDULES,
     )
     warmup_fraction: float = field(0.1, "share of all steps with rising rate", at_least=0.0, at_most=1.0)
     decay_fraction: float = field(0.2, "share of all steps with falling rate (wsd only)", at_least=0.0, at_most=1.0)
-    final_fraction: float = field(0.0, "rate at the last step as a share of the peak", at_least=0.0, at_most=1.0)
+    decay_power: float = field(
+        2.0, "the rate falls as (1 - share of the steps done) to this power (polynomial only)", above=0.0
+    )
+    final_fraction: float = field(
+        0.0,
+        "rate at the last step as a share of the peak; of inverse_sqrt the lowest rate",
+        at_least=0.0,
+        at_most=1.0,
+    )
     weight_decay: float = field(0.01, "decoupled decay, times the rate, of the parameters not in no_decay", at_least=0)
     no_decay: tuple[str, ...] = field(
         ("*/bias", "*norm/scale"),
         "path patterns (fnmatch) of parameters without decay; each that is not a default must match something",
     )
-    b1: float = field(0.9, "decay of the first moment", at_least=0.0, at_most=1.0)
-    b2: float = field(0.999, "decay of the second moment", at_least=0.0, at_most=1.0)
-    eps: float = field(1e-8, "added to the root of the second moment", above=0.0)
+    b1: float = field(0.9, "decay of Adam's first moment", at_least=0.0, at_most=1.0)
+    b2: float = field(0.999, "decay of Adam's second moment", at_least=0.0, at_most=1.0)
+    eps: float = field(1e-8, "added to the root of Adam's second moment", above=0.0)
+    sgd: SgdConfig = dataclasses.field(default_factory=SgdConfig)
+    lion: LionConfig = dataclasses.field(default_factory=LionConfig)
+    adafactor: AdafactorConfig = dataclasses.field(default_factory=AdafactorConfig)
+    muon: MuonConfig = dataclasses.field(default_factory=MuonConfig)
     clip_norm: float = field(1.0, "global gradient norm above which gradients are scaled down; 0: never", at_least=0)
+    mup: int = field(
+        0,
+        "muP: the hidden_size of a small model whose learning rate holds for this one too (Yang et al. 2022), for "
+        "models from scratch; 0: the standard parametrisation, whose best rate falls with the width",
+        at_least=0,
+    )
+    spike_factor: float = field(
+        0.0,
+        "an update is skipped whose gradient norm, as a logarithm, lies more than so many robust deviations (1.4826 "
+        "MAD) above the median of the last spike_window updates taken; 0: none is",
+        at_least=0.0,
+    )
+    spike_window: int = field(
+        64, "updates that a gradient norm is compared with, where spike_factor is set", at_least=8
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,6 +295,30 @@ class TrainConfig:
         "of activations and matrix products (weights stay f32); auto: bf16 on TPU and GPU, f32 on CPU",
         choices=("auto", "f32", "bf16"),
     )
+    stop_after_skips: int = field(
+        20,
+        "updates in a row, counted in whole intervals of log.every_steps, that were skipped (gradient not finite, or a "
+        "spike) before the run stops and saves the batch of the last one",
+        at_least=1,
+    )
+    verify_every_steps: int = field(
+        0,
+        "updates between two of which the update is computed twice and the copies of all arrays on the devices are "
+        "compared, against devices that compute wrongly in silence; needs room for a second state; 0: never",
+        at_least=0,
+    )
+    seeds: int = field(
+        1,
+        "runs trained at once in one program, of the seeds seed, seed + 1, ..., each as the single run of its seed in "
+        "WORKDIR/seedN; 1: one run, in WORKDIR",
+        at_least=1,
+    )
+    learning_rates: tuple[float, ...] = field(
+        (), "peak rates trained at once, each with every seed and weight decay; empty: optim.learning_rate alone"
+    )
+    weight_decays: tuple[float, ...] = field(
+        (), "weight decays trained at once, each with every seed and peak rate; empty: optim.weight_decay alone"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,7 +352,17 @@ class CheckpointConfig:
     """What is kept on disk (one checkpoint = parameters, both moments, open metric sums)."""
 
     every_steps: int = field(0, "updates between saves beside those at evaluations; 0: none beside", at_least=0)
-    keep_last: int = field(1, "latest checkpoints kept (the best one is kept as well)", at_least=1)
+    keep_last: int = field(
+        2,
+        "latest checkpoints kept (the best one is kept as well); two, so that a disk that damages the last one costs "
+        "no more than the updates since the one before",
+        at_least=1,
+    )
+    mirror: str = field(
+        "",
+        "a URL (gs://BUCKET/FOLDER, s3://BUCKET/FOLDER) that the run directory is copied to after each save, and that "
+        "an absent run directory is fetched from; empty: none",
+    )
     keep_optimizer: bool = field(
         False,
         "a finished run keeps its checkpoints whole; False: the weights that it stands for alone, half to a third "
@@ -290,6 +393,24 @@ class LogConfig:
 
     every_steps: int = field(20, "updates between two log lines", at_least=1)
     tensorboard: bool = field(True, "write TensorBoard events beside metrics.jsonl")
+    tracker: str = field(
+        "",
+        "a tracker of experiments that gets the metrics too; empty: none",
+        choices=("", "wandb", "mlflow", "trackio"),
+    )
+    project: str = field("jaxfm", "what the tracker files a run under")
+    stall_factor: float = field(
+        20.0,
+        "times the usual seconds of an update without a sign of life after which the run says what it waits for, with "
+        "the stacks of all threads; it is never ended by that. 0: never said",
+        at_least=0.0,
+    )
+    stall_seconds: float = field(
+        60.0,
+        "of that silence, the least; ten times as long before the first updates, thirty times in a compilation, an "
+        "evaluation or a save",
+        above=0.0,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,7 +439,10 @@ class Config:
 
 
 # Keys that change neither the result nor what a checkpoint holds: a run may be resumed with other values of these.
-FREE_ON_RESUME = ("log", "profile", "parallel", "checkpoint", "data.cache", "model.attention")
+FREE_ON_RESUME = (
+    *("log", "profile", "parallel", "checkpoint", "data.cache", "model.attention"),
+    *("train.stop_after_skips", "train.verify_every_steps"),
+)
 
 
 def __getattr__(name: str) -> Any:

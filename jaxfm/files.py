@@ -3,11 +3,14 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import logging
+import math
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -15,16 +18,27 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import IO, Any
 
-from jaxfm.errors import UserError
+from jaxfm.errors import UserError, without_secrets
 
 logger = logging.getLogger(__name__)
 
+MOST_JSON_BYTES = 1 << 28
+"""Of a JSON file that is read whole; the largest that are known, vocabularies, have a tenth of it."""
+_KINDS: Mapping[type, str] = {
+    str: "text",
+    bool: "true or false",
+    dict: "an object",
+    list: "a list",
+    int: "a whole number, not below 0",
+    float: "a number",
+}
 EXIT_TERMINATED = 143  # 128 + SIGTERM, as shells say it
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_OPEN_FILES = 65_536  # as many as anything here could want
 # What a file system without locks says of one.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 
@@ -176,7 +190,8 @@ def held(lock: str | os.PathLike[str], what: str, *, wait: bool = False) -> Iter
 
     The system gives a lock free when its process ends, however it ends: a file that a killed process left is taken
     over. On a file system without locks (some network ones) the file alone speaks: a holder that is alive on this
-    machine keeps others out, and a warning says that other machines are not kept out.
+    machine (the process of that number, started when the file says) keeps others out, and a warning says that other
+    machines are not kept out.
 
     Args:
       lock: the file; its directory is made if need be.
@@ -191,8 +206,10 @@ def held(lock: str | os.PathLike[str], what: str, *, wait: bool = False) -> Iter
     handle = _acquire(path, what, wait)
     try:
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+        holder |= {"started": started} if (started := _started(os.getpid())) else {}
         os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(holder | {"command": " ".join(sys.argv)[:500]}).encode("utf-8", "replace"), 0)
+        command = without_secrets(" ".join(sys.argv))[:500]
+        os.pwrite(handle, json.dumps(holder | {"command": command}).encode("utf-8", "replace"), 0)
         yield
     finally:
         # While it is still held: whoever opened it before finds in `_acquire` that it is no longer the file there.
@@ -213,7 +230,7 @@ def holder_of(lock: str | os.PathLike[str]) -> dict[str, Any] | None:
     """
     try:
         found = json.loads(pathlib.Path(lock).read_bytes()[:10_000])
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(found, dict) or (found.get("host") == socket.gethostname() and not _is_alive(found)):
         return None
@@ -261,13 +278,17 @@ def _holder(handle: int) -> dict[str, Any]:
     """Returns what a lock file says of its holder; empty where that is not written yet."""
     try:
         found = json.loads(os.pread(handle, 10_000, 0))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def _is_alive(holder: dict[str, Any]) -> bool:
-    """Returns whether a holder is a process of this machine that still runs."""
+    """Returns whether a holder is a process of this machine that still runs.
+
+    A process that only has its number by now, as numbers are used again, has started at another time than the file says
+    (those of older versions say nothing of it).
+    """
     pid = holder.get("pid")
     if holder.get("host") != socket.gethostname() or not isinstance(pid, int) or pid <= 0:
         return False
@@ -276,8 +297,23 @@ def _is_alive(holder: dict[str, Any]) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        pass  # somebody else's: it runs
+    started = _started(pid)
+    return not started or holder.get("started", started) == started
+
+
+def _started(pid: int) -> str:
+    """Returns when a process of this machine started, the same text as long as it runs; empty where that is not known.
+
+    By Linux' /proc: the machine's boot, and the clock ticks since then.
+    """
+    try:
+        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        # The second field is the program's name in brackets, which may have spaces and brackets in it.
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return f"{boot} {int(fields[19])}"
+    except (OSError, ValueError, IndexError):
+        return ""
 
 
 @contextlib.contextmanager
@@ -294,6 +330,21 @@ def alone_with(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def allow_open_files(least: int = 64) -> None:
+    """Lets this process open as many files as the system allows it to.
+
+    Raises UserError where these are fewer than `least`: libraries end in the middle of things then.
+    """
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, most = (_OPEN_FILES if each == resource.RLIM_INFINITY else min(each, _OPEN_FILES) for each in limits)
+    if soft < most:
+        with contextlib.suppress(OSError, ValueError):  # some systems allow less than they say
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, limits[1]))
+            soft = most
+    if soft < least:
+        raise UserError(f"only {soft} files may be open at once, but {least} are needed. Allow more: ulimit -n 1024.")
 
 
 def check_room(path: str | os.PathLike[str], size: int, what: str) -> None:
@@ -321,7 +372,8 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Reads a JSON file written by `write_json`; UserError for one that is cut, or was never JSON."""
+    """Reads a JSON file written by `write_json`; UserError for one that is cut, too large, or was never JSON."""
+    check_size(path)
     try:
         return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -334,6 +386,42 @@ def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path}: is a JSON {type(values).__name__}, not an object written by jaxfm.")
     return values
+
+
+def json_digest(value: Any) -> str:
+    """Returns the sha256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def check_size(path: str | os.PathLike[str], most: int = MOST_JSON_BYTES) -> None:
+    """Raises UserError for a file of more than `most` bytes that is to be read whole."""
+    size = os.stat(path).st_size
+    if size > most:
+        raise UserError(f"{path}: has {size:,} bytes, but files of its kind have at most {most >> 20:,} MiB.")
+
+
+def check_values(values: Any, kinds: Mapping[str, type], where: str) -> None:
+    """Raises UserError naming `where` and the key unless an object has a value of the right kind for each key.
+
+    Args:
+      values: as JSON has it.
+      kinds: key -> str, bool, dict, list; int: a whole number from 0 to what 64 bits hold; float: a finite number.
+      where: the file, and what in it.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: is a JSON {type(values).__name__}, but must be an object.")
+    for key, kind in kinds.items():
+        if key not in values:
+            raise UserError(f"{where}: has no {key!r}: it was changed, or is of another jaxfm.")
+        value = values[key]
+        fits = type(value) is kind or (kind is float and type(value) is int)
+        if kind in (int, float) and fits:
+            fits = abs(value) < 2**63 if type(value) is int else math.isfinite(value)
+            fits = fits and (kind is float or value >= 0)
+        if not fits:
+            raise UserError(
+                f"{where}: {key} is {value!r:.80}, but must be {_KINDS[kind]}: it was changed after it was written."
+            )
 
 
 def read_versioned(path: pathlib.Path, newest: int) -> dict[str, Any]:

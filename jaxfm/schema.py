@@ -7,6 +7,7 @@ key and the rule.
 import dataclasses
 import json
 import math
+import sys
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from jaxfm.errors import UserError, did_you_mean
+from jaxfm.errors import UserError, did_you_mean, has_password
 
 NO_KEYS: Mapping[str, str] = types.MappingProxyType({})
 NO_GROUPS: Mapping[str, type] = types.MappingProxyType({})
@@ -224,13 +225,18 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns one dict of dotted keys as nested groups: what `flatten` undoes."""
+    """Returns one dict of dotted keys as nested groups: what `flatten` undoes.
+
+    Raises UserError where a key is a value and a group at once, which no result of `flatten` has.
+    """
     result: dict[str, Any] = {}
     for key, value in flat.items():
         *groups, name = key.split(".")
         node = result
         for group in groups:
             node = node.setdefault(group, {})
+            if not isinstance(node, dict):
+                raise UserError(f"config.{key}: {group!r} is a value and a group of keys at once.")
         node[name] = value
     return result
 
@@ -257,15 +263,24 @@ def _checked(field: dataclasses.Field[Any], value: Any, key: str) -> Any:
         item_kind = typing.get_args(field.type)[0]
         if not isinstance(value, list | tuple) or not all(_is_of(item, item_kind) for item in value):
             raise UserError(f"{key}: is {value!r}, but must be a tuple of {_PLURALS[item_kind]}.")
+        if large := [item for item in value if not isinstance(item, str) and not abs(item) < 2**63]:
+            raise UserError(f"{key}: has {large[0]!r:.40}, which is not finite, or more than 64 bits hold.")
         return tuple(map(item_kind, value))
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) <= sys.float_info.max else math.inf
     if not any(type(value) is kind for kind in kinds):
         wanted = " or ".join(kind.__name__ for kind in kinds if kind is not types.NoneType)
         wanted = " or ".join([wanted, *map(repr, words)])
         raise UserError(f"{key}: is {value!r} ({type(value).__name__}), but must be {wanted}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{key}: is {value!r}, but must be a finite number.")
+    if type(value) is int and abs(value) >= 2**63:
+        raise UserError(f"{key}: is {value!r:.40}, more than 64 bits hold.")
+    if isinstance(value, str) and has_password(value):
+        raise UserError(
+            f"{key}: is {value!r}, a URL with a name or token before the @, which config.json, logs and model cards "
+            "would keep. Leave it out, and give the token by the environment (HF_TOKEN)."
+        )
     if "choices" in rules and value not in rules["choices"]:
         raise UserError(f"{key}: is {value!r}. {did_you_mean(str(value), rules['choices'])}")
     for rule, word, holds in (

@@ -79,7 +79,9 @@ def embedded(run: pathlib.Path, texts: pathlib.Path, count: int, vectors: pathli
     }
 
 
-def beside(run: pathlib.Path, texts: pathlib.Path, count: int, turns: int, workdir: pathlib.Path) -> dict[str, Any]:
+def beside(
+    run: pathlib.Path, texts: pathlib.Path, count: int, turns: int, workdir: pathlib.Path, precision: str
+) -> dict[str, Any]:
     """Returns texts a second of both programs, in turns, and the largest difference of their vectors."""
     exported = workdir / "exported"
     if not exported.exists():
@@ -87,7 +89,7 @@ def beside(run: pathlib.Path, texts: pathlib.Path, count: int, turns: int, workd
     lines = texts.read_text(encoding="utf-8").splitlines()[:count]
     some = workdir / "some.txt"
     files.write_text(some, "".join(f"{line}\n" for line in lines))
-    model = Model(run)
+    model = Model(run, precision=precision)
     ours = model.embed(lines)
     rates: dict[str, list[float]] = {"jaxfm": [], "reference": []}
     for _ in range(turns):
@@ -100,6 +102,7 @@ def beside(run: pathlib.Path, texts: pathlib.Path, count: int, turns: int, workd
     ratios = [one / other for one, other in zip(rates["jaxfm"], rates["reference"], strict=True)]
     return {
         "texts": count,
+        "precision": precision or "of the run",
         "texts_per_s": rates,
         "ratio": round(statistics.median(ratios), 3),
         "ratios": [round(each, 3) for each in ratios],
@@ -114,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--words", type=pathlib.Path, required=True, help="a text file")
     parser.add_argument("--sizes", default="100000,1000000", help="texts; empty: only --beside")
     parser.add_argument("--beside", type=int, default=20000, help="texts of the comparison; 0: none")
+    parser.add_argument("--precision", default="", choices=("", "f32", "bf16"), help="of jaxfm in the comparison")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--workdir", type=pathlib.Path, default=None)
     parser.add_argument("--output", type=pathlib.Path, required=True)
@@ -132,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.beside:
         texts = workdir / "beside.txt"
         write_texts(vocabulary, arguments.beside, texts)
-        result["beside"] = beside(arguments.run, texts, arguments.beside, arguments.turns, workdir)
+        result["beside"] = beside(arguments.run, texts, arguments.beside, arguments.turns, workdir, arguments.precision)
     files.write_json(arguments.output, result)
     rows = [
         (f"{each['texts']:,}", each["texts_per_s"], *each["resident_mib_of_quarters"], each["vectors_mib"])

@@ -5,6 +5,7 @@ moving bar as it was half-way; the run's own curves become quickstart_curves.png
 --workdir must be new.
 """
 
+import codecs
 import fcntl
 import io
 import os
@@ -25,6 +26,7 @@ from jaxfm.errors import UserError
 from profiles import command_line
 
 COLUMNS, ROWS = 110, 40
+REDRAWN = re.compile(r"(?=\x1b\[2K)")  # a line is erased before it is drawn anew
 _CODE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])")
 
 
@@ -86,7 +88,8 @@ def watch(command: Sequence[str], half_way: str) -> tuple[list[str], list[str]]:
     environment = {name: value for name, value in environment.items() if name not in ("NO_COLOR", "COLUMNS", "LINES")}
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
     os.close(theirs)
-    screen, bar = Screen(), []
+    screen, bar, pending = Screen(), [], ""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a read may end within a character
     while True:
         try:
             read = os.read(ours, 65536)
@@ -96,10 +99,14 @@ def watch(command: Sequence[str], half_way: str) -> tuple[list[str], list[str]]:
             break
         sys.stdout.buffer.write(read)
         sys.stdout.flush()
-        screen.feed(read.decode("utf-8", "replace"))
-        found = [index for index, row in enumerate(screen.rows) if half_way in row]
-        if found and not bar:
-            bar = screen.rows[found[0] : found[0] + 2]
+        # One read may hold many drawings of the bar: each is looked at before the next wipes it.
+        *drawings, pending = REDRAWN.split(pending + decoder.decode(read))
+        for drawing in drawings:
+            screen.feed(drawing)
+            found = [index for index, row in enumerate(screen.rows) if half_way in row]
+            if found and not bar:
+                bar = screen.rows[found[0] : found[0] + 2]
+    screen.feed(pending)
     os.close(ours)
     if process.wait():
         raise subprocess.CalledProcessError(process.returncode, command)

@@ -84,15 +84,17 @@ def train_pairs(
     return Model(workdir)
 
 
-def pair_config(length: int, rate: float, epochs: float, seed: int) -> Any:
+def pair_config(length: int, rate: float, epochs: float, seed: int, precision: str) -> Any:
     """Returns the config of a cross-encoder."""
     values = default_config("classification")
     values.model.init = quality.MINILM
     changes = {
         "data.holdout": 0.0,
         "data.window": length,
+        "task.pooling": "mean",  # as these weights were trained
         "optim.learning_rate": rate,
         "train.epochs": epochs,
+        "train.precision": precision,
         "train.min_steps": 0,
         "train.batch_examples": 32,
         "eval.select": "last",
@@ -141,7 +143,7 @@ def run_seed(
     negatives = hard_negatives(
         of_training, groups, count=arguments.negatives, skip=arguments.skip, depth=arguments.depth, seed=seed
     )
-    config = pair_config(arguments.pair_length, arguments.rate, arguments.pair_epochs, seed)
+    config = pair_config(arguments.pair_length, arguments.rate, arguments.pair_epochs, seed, arguments.precision)
     second = train_pairs(groups, negatives, workdir / "second", config)
     chosen = list(candidate_sets(judged, arguments.candidates))
     alone = [similarity_QC[query, documents] for query, documents in chosen]
@@ -168,6 +170,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--pair_epochs", type=float, default=1.0)
     parser.add_argument("--rate", type=float, default=5e-5, help="of the cross-encoder")
+    parser.add_argument("--precision", default="auto", help="in which the cross-encoder is trained")
     parser.add_argument("--negatives", type=int, default=3)
     parser.add_argument("--skip", type=int, default=5)
     parser.add_argument("--depth", type=int, default=100)

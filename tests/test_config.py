@@ -25,16 +25,20 @@ model.init model.preset model.tokenizer model.dropout model.attention_dropout mo
 model.remat
 data.source data.words_column data.tags_column data.document_column data.row_length data.packed data.window
 data.text_column data.pair_column data.image_column data.label_column data.holdout data.cache
-optim.learning_rate optim.schedule optim.warmup_fraction optim.decay_fraction optim.final_fraction optim.weight_decay
-optim.no_decay optim.b1 optim.b2 optim.eps optim.clip_norm
+optim.name optim.learning_rate optim.schedule optim.warmup_fraction optim.decay_fraction optim.decay_power
+optim.final_fraction optim.weight_decay optim.no_decay optim.b1 optim.b2 optim.eps
+optim.sgd.momentum optim.sgd.nesterov optim.lion.b1 optim.lion.b2 optim.adafactor.decay_power optim.adafactor.clip_rms
+optim.muon.momentum optim.muon.nesterov optim.muon.iterations optim.muon.rms
+optim.clip_norm optim.mup optim.spike_factor optim.spike_window
 adapt.train adapt.freeze adapt.freeze_layers adapt.unfreeze_every adapt.layer_decay adapt.head_rate
 adapt.lora.rank adapt.lora.alpha adapt.lora.targets adapt.adapter_size adapt.prefix_length adapt.ema adapt.average_best
 train.epochs train.steps train.min_steps train.batch_size train.batch_examples train.first_batch_size
-train.batch_warmup_steps train.accumulate train.precision
+train.batch_warmup_steps train.accumulate train.precision train.stop_after_skips train.verify_every_steps
+train.seeds train.learning_rates train.weight_decays
 eval.every_steps eval.batch_size eval.metric eval.first eval.select eval.patience
-checkpoint.every_steps checkpoint.keep_last checkpoint.keep_optimizer
+checkpoint.every_steps checkpoint.keep_last checkpoint.mirror checkpoint.keep_optimizer
 parallel.mesh.data parallel.mesh.fsdp parallel.mesh.tensor parallel.mesh.sequence
-log.every_steps log.tensorboard profile.steps
+log.every_steps log.tensorboard log.tracker log.project log.stall_factor log.stall_seconds profile.steps
 """.split()
 LOSS = "task.loss.function task.loss.label_smoothing task.loss.class_weights task.loss.focal_gamma task.loss.r_drop"
 IMAGES = (
@@ -120,7 +124,7 @@ def other_value(field: dataclasses.Field[Any]) -> Any:
     if isinstance(default, str):
         return default + "x"
     if isinstance(default, tuple):
-        return (*default, 7 if field.type == tuple[int, ...] else "x")
+        return (*default, {str: "x", int: 7, float: 0.25}[typing.get_args(field.type)[0]])
     if default is None:
         return True if bool in typing.get_args(field.type) else 0.25
     if isinstance(default, float):
@@ -207,7 +211,12 @@ def test_to_dict_is_json() -> None:
 REFUSED = [
     ("optin", {}, "config.optin: there is no such key. Did you mean 'optim'?"),
     ("optim.learning_rat", 1.0, "config.optim.learning_rat: there is no such key. Did you mean 'learning_rate'?"),
-    ("log.zzz", 1, "config.log.zzz: there is no such key. Valid choices: 'every_steps', 'tensorboard'."),
+    (
+        "log.zzz",
+        1,
+        "config.log.zzz: there is no such key. Valid choices: 'every_steps', 'project', 'stall_factor', "
+        "'stall_seconds', 'tensorboard', 'tracker'.",
+    ),
     ("optim", 3, "config.optim: is 3, but must be a group of keys."),
     ("optim", None, "config.optim: is None, but must be a group of keys."),
     ("seed", True, "config.seed: is True (bool), but must be int."),

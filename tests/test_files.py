@@ -1,7 +1,10 @@
+import contextlib
 import errno
 import json
 import os
 import pathlib
+import re
+import resource
 import signal
 import socket
 import stat
@@ -12,6 +15,16 @@ import pytest
 
 from jaxfm import files
 from jaxfm.errors import UserError
+
+# As if this process had the number of one that is gone: started at another time, or before the machine's last boot.
+OTHERS_OF_THE_SAME_NUMBER = [
+    {"pid": os.getpid(), "host": socket.gethostname(), "started": f"{boot} {ticks}"}
+    for boot, ticks in (
+        (files._started(os.getpid()).partition(" ")[0], 1),
+        ("0b7ce18f-0000-4000-8000-000000000000", files._started(os.getpid()).partition(" ")[2]),
+    )
+    if files._started(os.getpid())
+]
 
 
 def names(folder: pathlib.Path) -> list[str]:
@@ -210,6 +223,9 @@ def test_without_locks_of_the_file_system_the_file_speaks(
         ({"pid": os.getpid(), "host": here}, False),
         ({"pid": os.getpid(), "host": "elsewhere"}, True),
         ({"pid": 2**22 + 1, "host": here}, True),  # above the greatest pid of Linux
+        ({"pid": os.getpid(), "host": here, "started": files._started(os.getpid())}, False),
+        ({"pid": 1, "host": here}, False),  # of an older version; where it is somebody else's, it runs none the less
+        *((holder, True) for holder in OTHERS_OF_THE_SAME_NUMBER),
         ([], True),
     ):
         lock.write_text(json.dumps(holder))
@@ -219,8 +235,37 @@ def test_without_locks_of_the_file_system_the_file_speaks(
                 assert json.loads(lock.read_text())["pid"] == os.getpid()
             assert "this file system has no locks" in caplog.text
         else:
-            with pytest.raises(UserError, match=f"process {os.getpid()} on {here}"), files.held(lock, "--output=a"):
+            assert isinstance(holder, dict)
+            with pytest.raises(UserError, match=f"process {holder['pid']} on {here}"), files.held(lock, "--output=a"):
                 pass
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/stat").exists(), reason="start times are those of Linux' /proc")
+def test_a_process_that_has_its_number_again_is_not_the_holder(tmp_path: pathlib.Path) -> None:
+    lock = tmp_path / ".lock"
+    with files.held(lock, "--output=a"):
+        holder = json.loads(lock.read_text())
+    assert re.fullmatch(r"[0-9a-f-]{36} \d+", holder["started"])
+    for found, alive in ((holder, True), *((each, False) for each in OTHERS_OF_THE_SAME_NUMBER)):
+        lock.write_text(json.dumps(found))
+        assert (files.holder_of(lock) == found) == alive
+    del holder["started"]  # of an older version
+    lock.write_text(json.dumps(holder))
+    assert files.holder_of(lock) == holder
+
+
+def test_a_start_time_is_of_one_process_and_does_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        started = files._started(child.pid)
+        assert started == files._started(child.pid) and (not started or started != files._started(os.getpid()))
+    finally:
+        child.kill()
+        child.wait()
+    assert files._started(child.pid) == ""
+    # A name may have what separates the fields.
+    monkeypatch.setattr(files.pathlib.Path, "read_bytes", lambda self: b"7 (a) b (c) S " + b"1 " * 18 + b"4711 0\n")
+    assert not files._started(7) or files._started(7).endswith(" 4711")
 
 
 def test_a_path_of_the_user_is_expanded_and_no_url(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,3 +327,25 @@ def test_a_symbolic_link_stays_and_its_file_is_replaced(tmp_path: pathlib.Path) 
     (tmp_path / "link").symlink_to(tmp_path / "real" / "file")
     files.write_text(tmp_path / "link", "new")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "file").read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    ("limits", "asked", "refused"),
+    [
+        ((256, 4096), (4096, 4096), False),
+        ((256, 1_000_000), (65_536, 1_000_000), False),
+        ((256, resource.RLIM_INFINITY), (65_536, resource.RLIM_INFINITY), False),
+        ((4096, 4096), None, False),
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), None, False),
+        ((32, 48), (48, 48), True),
+    ],
+)
+def test_as_many_files_may_be_open_as_the_system_allows(
+    limits: tuple[int, int], asked: tuple[int, int] | None, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[tuple[int, int]] = []
+    monkeypatch.setattr(files.resource, "getrlimit", lambda _: limits)
+    monkeypatch.setattr(files.resource, "setrlimit", lambda _, new: said.append(new))
+    with pytest.raises(UserError, match="only 48 files may be open") if refused else contextlib.nullcontext():
+        files.allow_open_files()
+    assert said == ([asked] if asked else [])

@@ -34,7 +34,7 @@ ROOMS = (
         "evaluation",
         "tasks",
     ),
-    *("training", "planning", "programs"),
+    *("training", "tuning", "planning", "serving", "programs"),
 )
 LOWEST = ("", "errors", "files", "schema")
 TASK_REGISTRY = "jaxfm.tasks.registry"

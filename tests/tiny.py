@@ -424,7 +424,9 @@ CONFIGS: dict[str, Callable[[pathlib.Path], Config]] = {
 }
 
 
-def write_runs(directory: pathlib.Path, names: Sequence[str] = tuple(CONFIGS)) -> dict[str, pathlib.Path]:
+def write_runs(
+    directory: pathlib.Path, names: Sequence[str] = tuple(CONFIGS), *, seed: int = 3
+) -> dict[str, pathlib.Path]:
     """Writes a run of random weights for each name of `CONFIGS`, never trained; returns name -> run directory."""
     runs = {}
     for name in names:
@@ -433,7 +435,7 @@ def write_runs(directory: pathlib.Path, names: Sequence[str] = tuple(CONFIGS)) -
         runs[name] = directory / f"run_{name}"
         workdirs.write_config(runs[name], made)
         task.save(runs[name])
-        params = drawn(lambda task=task: task.objective.spec.make_model(DEFAULT_BUILD, nnx.Rngs(0)), ENCODER, seed=3)
+        params = drawn(lambda task=task: task.objective.spec.make_model(DEFAULT_BUILD, nnx.Rngs(0)), ENCODER, seed)
         checkpoints = Checkpoints(runs[name] / workdirs.CHECKPOINTS_DIR)
         meta = {"fingerprint": "", "best": {"step": 1, "value": 0.5, "waited": 0}, "goodput": {}}
         checkpoints.save_params(1, jax.tree.map(jnp.asarray, nested(params)), meta)

@@ -4,7 +4,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -56,6 +56,13 @@ class Volume:
     def useful_share(self) -> float:
         """The share of the units that are not padding."""
         return self.useful_per_row / max(self.per_row, 1)
+
+
+class Units(NamedTuple):
+    """What a model has computed so far: `computed` tokens (or patches) of rows, `useful` of them no padding."""
+
+    computed: int = 0
+    useful: int = 0
 
 
 class Dataset(Protocol):

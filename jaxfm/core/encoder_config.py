@@ -15,8 +15,50 @@ INITIALIZERS = ("normal", "xavier")
 POSITION_EMBEDDINGS = ("learned", "sine", "rope", "none")
 RELATIVE_POSITIONS = ("none", "bias", "disentangled")
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh")
+# Above all published encoders by an order of magnitude. A larger value is a slip, and memory would be taken for it.
+LARGEST: Mapping[str, int] = {
+    "vocab_size": 10_000_000,
+    "hidden_size": 100_000,
+    "num_layers": 1_000,
+    "num_heads": 1_000,
+    "ffn_size": 1_000_000,
+    "max_positions": 10_000_000,
+    "type_vocab_size": 100_000,
+    "local_window": 10_000_000,
+    "global_every": 1_000,
+    "embedding_size": 100_000,
+    "head_size": 100_000,
+    "num_kv_heads": 1_000,
+    "layer_groups": 1_000,
+    "relative_buckets": 100_000,
+    "relative_distance": 10_000_000,
+    "token_id": 10_000_000,
+    "image_size": 100_000,
+    "patch_size": 10_000,
+    "channels": 1_000,
+    "registers": 10_000,
+    "position_offset": 10_000_000,
+    "prefix_length": 100_000,
+    "adapter_size": 100_000,
+    "lora_rank": 100_000,
+}
 # What an image is judged by; described at its field.
 IMAGE_POOLINGS = ("cls", "mean", "cls_mean")
+
+
+class UnfitShapeError(AssertionError):
+    """Sizes or parts that no encoder has together: a mistake in code, or of a file that was changed."""
+
+
+def _require(holds: object, rule: str) -> None:
+    if not holds:
+        raise UnfitShapeError(rule)
+
+
+def _require_sizes(sizes: Mapping[str, int]) -> None:
+    """Raises UnfitShapeError for one that is below 0 or above LARGEST of its name."""
+    for name, size in sizes.items():
+        _require(0 <= size <= LARGEST[name], f"{name} must be from 0 to {LARGEST[name]:,}, but is {size!r:.40}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +94,11 @@ class PatchConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", tuple(self.grid))  # a list where it comes from JSON
-        assert self.pooling in IMAGE_POOLINGS and (self.class_token or self.pooling == "mean")
+        names = {"patch_size": self.size, "channels": self.channels, "registers": self.registers}
+        _require_sizes(names | {"image_size": max(self.grid, default=-1)})
+        _require(len(self.grid) == 2 and min(self.grid) >= 0, "grid is rows and columns")
+        _require(self.pooling in IMAGE_POOLINGS, f"pooling is one of {', '.join(IMAGE_POOLINGS)}")
+        _require(self.class_token or self.pooling == "mean", "without a class token the pooling is mean")
 
     @property
     def prefix(self) -> int:
@@ -219,20 +265,35 @@ class EncoderConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))  # a list where it comes from JSON
         if not isinstance(self.patches, PatchConfig):  # likewise a dict
             object.__setattr__(self, "patches", PatchConfig(**self.patches))
-        assert self.head_size or self.hidden_size % self.num_heads == 0, "hidden_size must be a multiple of num_heads"
-        assert self.num_heads % self.kv_heads == 0, "num_heads must be a multiple of num_kv_heads"
-        assert (
-            self.norm in NORMS and self.norm_placement in NORM_PLACEMENTS and 0 <= self.global_first < self.global_every
+        _require_sizes({name: getattr(self, name) for name in LARGEST if hasattr(self, name)})
+        for name in ("hidden_size", "num_layers", "num_heads"):
+            _require(getattr(self, name) > 0, f"{name} must be above 0")
+        for name in ("dropout", "attention_dropout"):
+            _require(0 <= getattr(self, name) < 1, f"{name} must be from 0 to below 1")
+        _require(
+            self.head_size or self.hidden_size % self.num_heads == 0, "hidden_size must be a multiple of num_heads"
         )
-        assert self.initializer in INITIALIZERS
-        assert self.position_embedding in POSITION_EMBEDDINGS and self.relative_positions in RELATIVE_POSITIONS
-        assert self.position_embedding != "rope" or self.head_dim % 2 == 0
-        assert not self.first_norm or self.pre_norm, "post-norm has no norm before the first layer"
-        assert {self.activation, self.head_activation, self.pooler} <= set(ACTIVATIONS)
-        assert self.reads_images or self.position_embedding != "sine"
-        assert not self.reads_images or not (self.causal or self.reads_padding), "only texts have an order and padding"
-        assert self.num_layers % self.layer_stacks == 0 and not (self.layer_groups and self.local_window)
-        assert set(self.relative_terms) <= {"c2p", "p2c"} and not (self.local_window and self.has_relative_positions)
+        _require(self.num_heads % self.kv_heads == 0, "num_heads must be a multiple of num_kv_heads")
+        _require(self.norm in NORMS, f"norm is one of {', '.join(NORMS)}")
+        _require(self.norm_placement in NORM_PLACEMENTS, f"norm_placement is one of {', '.join(NORM_PLACEMENTS)}")
+        _require(0 <= self.global_first < self.global_every, "global_first must be below global_every")
+        _require(self.initializer in INITIALIZERS, f"initializer is one of {', '.join(INITIALIZERS)}")
+        _require(self.position_embedding in POSITION_EMBEDDINGS, "position_embedding is not one that there is")
+        _require(self.relative_positions in RELATIVE_POSITIONS, "relative_positions is not one that there is")
+        _require(self.position_embedding != "rope" or self.head_dim % 2 == 0, "rope needs heads of an even width")
+        _require(not self.first_norm or self.pre_norm, "post-norm has no norm before the first layer")
+        _require(
+            {self.activation, self.head_activation, self.pooler} <= set(ACTIVATIONS),
+            f"activations are {', '.join(ACTIVATIONS)}",
+        )
+        _require(self.reads_images or self.position_embedding != "sine", "sine positions are of images")
+        _require(
+            not self.reads_images or not (self.causal or self.reads_padding), "only texts have an order and padding"
+        )
+        _require(self.num_layers % self.layer_stacks == 0, "num_layers must be a multiple of layer_groups")
+        _require(not (self.layer_groups and self.local_window), "groups of layers have no local window")
+        _require(set(self.relative_terms) <= {"c2p", "p2c"}, "relative_terms are c2p and p2c")
+        _require(not (self.local_window and self.has_relative_positions), "relative positions have no local window")
 
     @property
     def reads_images(self) -> bool:

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxfm import files, schema
 from jaxfm.core.batch import BatchSpec
 from jaxfm.core.build import Build
-from jaxfm.core.encoder_config import EncoderConfig, upgraded
+from jaxfm.core.encoder_config import EncoderConfig, UnfitShapeError, upgraded
 from jaxfm.errors import UserError
 
 SPEC_FILE = "task.json"
@@ -77,7 +77,10 @@ def read_spec_values(workdir: pathlib.Path) -> SpecValues:
     if not isinstance(values["task"], str) or not isinstance(values["encoder"], dict):
         raise UserError(f"{path}: is not a task that this jaxfm knows. {_UNUSABLE}")
     values["encoder"] = upgraded(values["encoder"])
-    schema.build(EncoderConfig, values["encoder"], root=f"{path}: encoder.")
+    try:
+        schema.build(EncoderConfig, values["encoder"], root=f"{path}: encoder.")
+    except UnfitShapeError as error:
+        raise UserError(f"{path}: encoder: {error}. {_UNUSABLE}") from error
     return values
 
 

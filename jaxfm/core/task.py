@@ -17,6 +17,7 @@ from jaxfm.core.batch import Dataset
 from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.evaluation import Evaluation
+from jaxfm.core.explained import Explained
 from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.objective import Objective
 from jaxfm.core.spec import Spec, SpecValues
@@ -130,7 +131,10 @@ class Predictor(Protocol):
         ...
 
     def decode(self, encoded: Any, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-        """Returns one result a record, JSON values."""
+        """Returns one result a record, JSON values.
+
+        Outputs of tokens are read by their places: the array of a single short row may end where its tokens do.
+        """
         ...
 
     def lines(self, result: Mapping[str, Any]) -> list[str]:
@@ -269,6 +273,63 @@ class ComparesLabels(Protocol):
 
     def with_labels(self, labels: Sequence[str]) -> "Predictor":
         """Returns the same with these classes."""
+        ...
+
+
+@runtime_checkable
+class ReadsNeighbours(Protocol):
+    """What a predictor is beside `Predictor` where a record may be read with those before and after it."""
+
+    @property
+    def reads_neighbours(self) -> bool:
+        """Whether it does so; a blank record ends what belongs together."""
+        ...
+
+
+@runtime_checkable
+class ExplainsResults(Protocol):
+    """What a predictor is beside `Predictor` where parts of a result can be traced back to words of the input."""
+
+    def explain_problem(self) -> str:
+        """Returns why this model's results cannot be explained; "" where they can."""
+        ...
+
+    def explained(self, encoded: Any, outputs: Mapping[str, np.ndarray]) -> Explained:
+        """Returns what of the result of the one record that was encoded can be explained, and by which tokens."""
+        ...
+
+
+@runtime_checkable
+class AveragesModels(Protocol):
+    """What a predictor is beside `Predictor` where several models of one task can answer together: deep ensembles."""
+
+    def average_problem(self) -> str:
+        """Returns why what models of this kind say cannot be averaged; "" where it can."""
+        ...
+
+    def calibrated(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns outputs whose probabilities are the calibrated ones of this model."""
+        ...
+
+    def mean_outputs(self, outputs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Returns the outputs of all models together, of which `calibrated` of each are given.
+
+        Their probabilities, or numbers, are the mean of the models'. A scorer reads them as those of one model; a
+        decoder finds in them how far the models lie apart, too.
+        """
+        ...
+
+    def uncalibrated(self) -> Predictor:
+        """Returns what decodes `mean_outputs`."""
+        ...
+
+
+@runtime_checkable
+class ComparesModels(Protocol):
+    """What a scorer is beside `Scorer` where it can say how far models of one task agree."""
+
+    def disagreement(self, outputs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
+        """Returns name -> number, from `calibrated` outputs of each model (`evaluation/ensembles.py`)."""
         ...
 
 

@@ -98,14 +98,22 @@ class TrainBatches:
 
     def batch(self, step: int) -> Batch:
         """This host's rows of the batch of `step`: an array [rows, ...] for each field of the dataset."""
+        return self._rows.take(self.row_numbers(step)[self._host_rows(self._sizes.size(step))])
+
+    def whole_batch(self, step: int) -> Batch:
+        """All rows of the batch of `step`, those of other hosts too: arrays [B, ...]."""
+        return self._rows.take(self.row_numbers(step))
+
+    def row_numbers(self, step: int) -> np.ndarray:
+        """Returns which rows of the dataset the batch of `step` has, [B] over all hosts."""
         assert step >= 0
-        positions = self._sizes.rows_before(step) + self._host_rows(self._sizes.size(step))
+        positions = self._sizes.rows_before(step) + np.arange(self._sizes.size(step))
         epochs, within = np.divmod(positions, len(self._rows))
         index = np.empty_like(positions)
         for epoch in np.unique(epochs):
             here = epochs == epoch
             index[here] = self._order(int(epoch))[within[here]]
-        return self._rows.take(index)
+        return index
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -307,7 +307,7 @@ def read_calibration(workdir: str | os.PathLike[str]) -> dict[str, float]:
         return {}
     try:
         values = {str(name): float(value) for name, value in files.read_json(path).items()}
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f"{path}: is not a calibration written by jaxfm ({error}). Delete the file to use probabilities as "
             "they are."

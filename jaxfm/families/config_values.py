@@ -3,10 +3,11 @@
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.encoder_config import LARGEST, EncoderConfig
 from jaxfm.errors import UserError
 
 # Field of EncoderConfig -> the key that most families have for it.
@@ -19,29 +20,6 @@ SIZES: Mapping[str, str] = {
 }
 # The same of encoders that read no text.
 IMAGE_SIZES: Mapping[str, str] = {field: key for field, key in SIZES.items() if field != "vocab_size"}
-# Above all published encoders by an order of magnitude. A larger value is a slip, and memory would be taken for it.
-LARGEST: Mapping[str, int] = {
-    "vocab_size": 10_000_000,
-    "hidden_size": 100_000,
-    "num_layers": 1_000,
-    "num_heads": 1_000,
-    "ffn_size": 1_000_000,
-    "max_positions": 10_000_000,
-    "type_vocab_size": 100_000,
-    "local_window": 10_000_000,
-    "global_every": 1_000,
-    "embedding_size": 100_000,
-    "head_size": 100_000,
-    "num_kv_heads": 1_000,
-    "layer_groups": 1_000,
-    "relative_buckets": 100_000,
-    "relative_distance": 10_000_000,
-    "token_id": 10_000_000,
-    "image_size": 100_000,
-    "patch_size": 10_000,
-    "channels": 1_000,
-    "registers": 10_000,
-}
 # transformers' name of an activation -> ours. The approximations of gelu by tanh differ in how they are written only.
 ACTIVATION_NAMES: Mapping[str, str] = {
     "gelu": "gelu",
@@ -189,8 +167,8 @@ def shown(value: Any) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a JSON value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+    """Whether a JSON value is a finite number; integers beyond those that a float holds are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def is_integer(value: Any) -> bool:

@@ -141,6 +141,7 @@ class Program:
 def read(folder: pathlib.Path) -> Program:
     """Loads a folder that `write` wrote; UserError where it is not whole or of a newer jaxfm."""
     values = files.read_versioned(folder / DESCRIPTION, _VERSION)
+    files.check_values(values, {"inputs": list}, str(folder / DESCRIPTION))
     for name in (PROGRAM, WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: no such file, so the folder is not whole. Export the run again.")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.encoder_config import EncoderConfig, UnfitShapeError
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.families.config_values import ConfigValues, is_integer, shown
 from jaxfm.families.registry import FAMILIES, classes_with, family
@@ -28,7 +28,10 @@ def encoder_config(values: Mapping[str, Any], where: str) -> EncoderConfig:
         code = " Code that comes with a model (auto_map) is never run." if "auto_map" in values else ""
         raise UserError(f"{where}: model_type {shown(name)} is not supported. {_nearest(name)}{code}")
     labels_of(values, where)
-    return FAMILIES[name].read_config(ConfigValues(values, where))
+    try:
+        return FAMILIES[name].read_config(ConfigValues(values, where))
+    except UnfitShapeError as error:  # values that are right each by itself, and not together
+        raise UserError(f"{where}: {error}.") from error
 
 
 def hf_config(

@@ -1,6 +1,5 @@
 """preprocessor_config.json: what transformers' image processors do to an image before a model reads it."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -8,6 +7,7 @@ from jaxfm import files
 from jaxfm.core.initial import ImageLayout
 from jaxfm.errors import UserError
 from jaxfm.families.config_values import is_integer, is_number
+from jaxfm.hub.directory import json_object
 
 FILE = "preprocessor_config.json"
 _BICUBIC = 3  # Pillow's number of it, which the file has
@@ -22,12 +22,7 @@ def read_image_processor(directory: pathlib.Path) -> ImageLayout | None:
     path = directory / FILE
     if not path.is_file():
         return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}).") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: is not a JSON object.")
+    values = json_object(path)
     factor = values.get("rescale_factor", 1 / 255)
     if not values.get("do_rescale", True) or not is_number(factor) or abs(factor * 255 - 1) > 1e-3:
         raise UserError(f"{path}: rescale_factor {factor!r}; pixels are scaled from 0..255 to 0..1 here.")

@@ -49,6 +49,7 @@ _PYLATE: Mapping[str, Any] = {
     "attend_to_expansion_tokens": False,
     "skiplist_words": list(string.punctuation),
 }
+_LONGEST = 10_000_000  # tokens of a text
 _EXPANSIONS = {False: "unattended", True: "attended"}  # by whether other tokens attend to the mask tokens
 
 
@@ -132,7 +133,7 @@ def read_multi_vector(directory: pathlib.Path) -> tuple[SentenceLayout, dict[str
     if pylate:
         layout, prompts = _of_pylate(directory, values, prompts)
     else:
-        layout = _of_modules(optional_object(directory / LENGTH_FILE), mask, unread)
+        layout = _of_modules(optional_object(directory / LENGTH_FILE), mask, unread, directory / LENGTH_FILE)
     layout = dataclasses.replace(layout, unread=(*layout.unread, *unread))
     sentence = SentenceLayout(normalize=True, prompts=prompts, unread=("a vector a token",), tokens=layout)
     return sentence, params
@@ -173,7 +174,9 @@ def _of_pylate(
     prefixes = {role: settings[f"{role}_prefix"] for role in ROLES}
     expansion = _EXPANSIONS[settings["attend_to_expansion_tokens"]] if settings["do_query_expansion"] else "none"
     layout = TokenLayout(
-        lengths={role: settings[f"{role}_length"] for role in ROLES},
+        lengths={
+            role: _length(settings[f"{role}_length"], f"{role}_length", directory / CONFIG_FILE) for role in ROLES
+        },
         expansion=expansion,
         skipped=tuple(map(str, settings["skiplist_words"])),
         markers=tuple(dict.fromkeys(prefix for prefix in prefixes.values() if prefix.strip())),
@@ -181,17 +184,33 @@ def _of_pylate(
     return layout, {role: prefix + prompts[role].removeprefix(prefix) for role, prefix in prefixes.items()}
 
 
-def _of_modules(of_texts: Mapping[str, Any], mask: Mapping[str, Any], unread: list[str]) -> TokenLayout:
-    """Reads the settings of the transformer's module and of the one that says what is compared."""
+def _length(value: Any, key: str, where: pathlib.Path) -> int:
+    """Returns a number of tokens. Raises UserError for any other value."""
+    if type(value) is not int or not 0 < value <= _LONGEST:
+        raise UserError(f"{where}: {key!r} is {value!r:.80}, but a length is a whole number from 1 to {_LONGEST:,}.")
+    return value
+
+
+def _of_modules(
+    of_texts: Mapping[str, Any], mask: Mapping[str, Any], unread: list[str], where: pathlib.Path
+) -> TokenLayout:
+    """Reads the settings of the transformer's module, the file `where`, and of the one that says what is compared."""
     if mask.get("keep_only_token_ids"):
         unread.append("an allowlist of tokens that are compared (keep_only_token_ids)")
     if mask.get("skiplist_words") and mask.get("skiplist_tasks", ["document"]) != ["document"]:
         unread.append(f"tokens that are skipped in {mask['skiplist_tasks']}")
-    lengths = {role: int(of_texts[f"{role}_length"]) for role in ROLES if of_texts.get(f"{role}_length")}
+    keys = {role: f"{role}_length" for role in ROLES if of_texts.get(f"{role}_length")}
+    lengths = {role: _length(of_texts[key], key, where) for role, key in keys.items()}
     expansion, kind = of_texts.get("query_expansion"), "none"
     if expansion:
+        if not isinstance(expansion, dict):
+            raise UserError(f"{where}: 'query_expansion' is {expansion!r:.80}, but must be an object.")
         kind = _EXPANSIONS[bool(expansion.get("attend"))]
-        lengths["query"] = int(expansion.get("length") or lengths.get("query", 0))
+        own = expansion.get("length")
+        lengths["query"] = _length(own, "query_expansion", where) if own else lengths.get("query", 0)
         if expansion.get("strategy") != "fixed" or expansion.get("token"):
             unread.append(f"a query expansion of another kind ({expansion})")
-    return TokenLayout(lengths, kind, tuple(map(str, mask.get("skiplist_words") or ())))
+    skipped = mask.get("skiplist_words") or []
+    if not isinstance(skipped, list):
+        raise UserError(f"{where.parent}: 'skiplist_words' is {skipped!r:.80}, but must be a list of words.")
+    return TokenLayout(lengths, kind, tuple(map(str, skipped)))

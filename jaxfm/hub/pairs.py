@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxfm import files
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.encoder_config import EncoderConfig, UnfitShapeError
 from jaxfm.core.initial import HostArray, ImageLayout
 from jaxfm.core.towers import TowersConfig
+from jaxfm.errors import UserError
 from jaxfm.families.config_values import ConfigValues
 from jaxfm.families.family import TowerPair
 from jaxfm.families.models import tower_shapes
@@ -60,7 +61,11 @@ def read_pair_config(directory: pathlib.Path) -> TowersConfig | None:
     named: Any = values.get("architectures")
     if pair is None or pair.architecture not in (named or [pair.architecture]):
         return None
-    return pair.read_config(ConfigValues(values, str(directory / "config.json")))
+    where = str(directory / "config.json")
+    try:
+        return pair.read_config(ConfigValues(values, where))
+    except UnfitShapeError as error:
+        raise UserError(f"{where}: {error}.") from error
 
 
 def read_pair(directory: pathlib.Path) -> PairCheckpoint | None:

@@ -6,6 +6,7 @@ base/modules/ of sentence-transformers 6.2.0.
 """
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -141,7 +142,7 @@ def modules_of(directory: pathlib.Path) -> list[tuple[str, str]]:
 def module_values(directory: pathlib.Path, path: str) -> dict[str, Any]:
     """Returns the configuration of a module in a subfolder; UserError where it is absent."""
     file = directory / path / "config.json"
-    if not file.is_file():
+    if not os.path.isfile(file):  # also one too long for a name
         raise UserError(
             f"{directory / MODULES_FILE}: names {path!r}, but {file} is missing. Fetch the whole directory."
         )

@@ -23,6 +23,9 @@ from jaxfm.hub.directory import json_object, listing
 INDEX_FILE, SINGLE_FILE = "model.safetensors.index.json", "model.safetensors"
 # Bytes that are read at once where a tensor need not be held whole.
 CHUNK_BYTES = 8 * 2**20
+_MOST_SHARDS = 10_000
+_MOST_AXES = 32
+_MOST_HEADER = 100_000_000  # bytes, as safetensors itself has it
 # Names of types in the header, for numpy. Types that it does not have (8-bit floats of several kinds) are refused.
 _DTYPES: dict[str, Any] = {
     "F64": np.float64,
@@ -170,9 +173,16 @@ def check_finite(name: str, parts: Iterable[np.ndarray], where: str) -> None:
 def _tensors_of(path: pathlib.Path) -> dict[str, StoredTensor]:
     """Reads the header of one file, which safetensors itself checks: sizes, offsets, that nothing is missing."""
     try:
+        with path.open("rb") as file:
+            length, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
+        if length > min(_MOST_HEADER, size - 8):
+            raise UserError(
+                f"{path}: says that its header has {length:,} bytes, but the file has {size:,} and a header at most "
+                f"{_MOST_HEADER:,}: it is cut, or no safetensors file. Fetch it again."
+            )
         with safetensors.safe_open(path, framework="numpy"), path.open("rb") as file:
             stamp = _stamp(file)
-            length = int.from_bytes(file.read(8), "little")
+            file.seek(8)
             header = json.loads(file.read(length))
     except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not a whole safetensors file ({error}). Fetch it again.") from error
@@ -182,8 +192,14 @@ def _tensors_of(path: pathlib.Path) -> dict[str, StoredTensor]:
             continue
         if entry["dtype"] not in _DTYPES:
             raise UserError(f"{path}: {name!r} holds a type of numbers that is not read here ({entry['dtype']}).")
+        shape = tuple(entry["shape"])
+        # Of a tensor without numbers the other axes may claim anything.
+        if len(shape) > _MOST_AXES or math.prod(axis or 1 for axis in shape) >= 2**60:
+            raise UserError(
+                f"{path}: {name!r:.80} has the shape {list(shape)!r:.80}, which no tensor has. Fetch it again."
+            )
         dtype, offset = np.dtype(_DTYPES[entry["dtype"]]), 8 + length + entry["data_offsets"][0]
-        tensors[name] = StoredTensor(path, dtype, tuple(entry["shape"]), offset, stamp)
+        tensors[name] = StoredTensor(path, dtype, shape, offset, stamp)
     return tensors
 
 
@@ -193,9 +209,12 @@ def _safetensors_files(directory: pathlib.Path) -> list[pathlib.Path]:
         return [single]
     if index.is_file():
         names = _shards(index)
-        if any(pathlib.PurePath(name).name != name for name in names):
-            raise UserError(f"{index}: names files outside its directory: {names}.")
-        missing = [name for name in names if not (directory / name).is_file()]
+        outside = [name for name in names if pathlib.PurePath(name).name != name or "\0" in name]
+        if outside:
+            raise UserError(f"{index}: names files outside its directory: {outside[:8]}.")
+        if len(names) > _MOST_SHARDS:
+            raise UserError(f"{index}: names {len(names):,} files; no checkpoint has more than {_MOST_SHARDS:,}.")
+        missing = [name for name in names if not os.path.isfile(directory / name)]  # also one too long for a name
         if missing:
             raise UserError(f"{directory}: {', '.join(missing)} listed in {index.name} but not there.")
         return [directory / name for name in names]

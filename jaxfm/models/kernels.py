@@ -234,7 +234,16 @@ def _cudnn(inputs: KernelInputs, window_radius: int) -> jax.Array:
     lengths_B = jnp.maximum(jnp.sum(real_BT, axis=1, dtype=jnp.int32), 1)
     # cuDNN does not promise that the gradient of keys which it does not read is 0; this makes sure of it.
     k_BTNH, v_BTNH = (jnp.where(real_BT[..., None, None], x_BTNH, 0) for x_BTNH in (k_BTNH, v_BTNH))
-    return jax.nn.dot_product_attention(q_BTNH, k_BTNH, v_BTNH, key_value_seq_lengths=lengths_B, implementation="cudnn")
+    return jax.nn.dot_product_attention(
+        q_BTNH,
+        k_BTNH,
+        v_BTNH,
+        # What it takes by default, T, but as a function of the rows: where several runs are stacked (`jax.vmap`), JAX
+        # reshapes the lengths of queries like those of keys.
+        query_seq_lengths=0 * lengths_B + q_BTNH.shape[1],
+        key_value_seq_lengths=lengths_B,
+        implementation="cudnn",
+    )
 
 
 def _unsupported_by_splash(problem: AttentionProblem) -> str | None:

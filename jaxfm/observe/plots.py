@@ -54,9 +54,9 @@ def plot_curves(
         if chosen is not None:
             axes.axvline(chosen, color=INK, linewidth=1, linestyle=":", label=f"chosen: step {chosen:,}")
         _mark_broken(axes, metrics, name)
-        label = _title_of(name)
-        _style(axes, title=f"{label} by step", x_label="step (optimiser updates)", y_label=label)
-        _whole_steps(axes)
+        label = title_of(name)
+        style(axes, title=f"{label} by step", x_label="step (optimiser updates)", y_label=label)
+        whole_steps(axes)
         axes.grid(axis="y", color=GRID, linewidth=0.8)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, labelcolor=INK)
@@ -82,8 +82,8 @@ def plot_lines(
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=2, marker="o", markersize=5, label=name)
     if level is not None:
         axes.axhline(level[1], color=INK, linewidth=1, linestyle=":", label=level[0])
-    _style(axes, title=title, x_label=x_label, y_label=y_label)
-    _whole_steps(axes)
+    style(axes, title=title, x_label=x_label, y_label=y_label)
+    whole_steps(axes)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.legend(frameon=False, labelcolor=INK)
     save_figure(figure, path)
@@ -127,8 +127,8 @@ def plot_per_type(
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlim(0, 1.25)  # room for the numbers right of a full bar
     axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    label = _title_of(score)
-    _style(
+    label = title_of(score)
+    style(
         axes, title=f"{label} by {what}{of_all}", x_label=f"{label}  (n: items of the {what} in the data)", y_label=""
     )
     axes.grid(axis="x", color=GRID, linewidth=0.8)
@@ -149,7 +149,7 @@ def plot_histogram(
     axes.bar(range(len(counts)), list(counts.values()), width=0.86, color=COLOURS[0])
     axes.set_xticks(range(len(counts)), labels=list(counts), rotation=30, ha="right", parse_math=False)
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    _style(axes, title=title, x_label=x_label, y_label=y_label)
+    style(axes, title=title, x_label=x_label, y_label=y_label)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.tick_params(axis="x", length=0)
     save_figure(figure, path)
@@ -186,7 +186,7 @@ def plot_confusion(confusion: ArrayLike, labels: Sequence[str], path: str | os.P
                 axes.text(
                     column, row, text, ha="center", va="center", color=colour, fontsize=font * (0.9 if size > 10 else 1)
                 )
-    _style(axes, title=title, x_label="predicted class", y_label="class")
+    style(axes, title=title, x_label="predicted class", y_label="class")
     edges = np.arange(size + 1) - 0.5
     axes.set_xticks(edges, minor=True)
     axes.set_yticks(edges, minor=True)
@@ -221,8 +221,8 @@ def plot_reliability(
         upper.scatter(confidence[filled], accuracy[filled], s=8 + 600 * share[filled], color=colour, label=name)
         edges = np.linspace(0.0, 1.0, len(count) + 1)
         lower.stairs(share, edges, color=colour, linewidth=2)
-    _style(upper, title="Reliability: what came true by how sure it was", x_label="", y_label=y_label)
-    _style(lower, title="", x_label="probability", y_label="share of all")
+    style(upper, title="Reliability: what came true by how sure it was", x_label="", y_label=y_label)
+    style(lower, title="", x_label="probability", y_label="share of all")
     upper.set_xlim(0, 1)
     upper.set_ylim(0, 1.02)
     lower.set_ylim(bottom=0)
@@ -240,7 +240,7 @@ def plot_values(gold: np.ndarray, predicted: np.ndarray, path: str | os.PathLike
     ends = [float(gold.min()), float(gold.max())]
     axes.plot(ends, ends, color=INK, linewidth=1, linestyle=":", label="right")
     axes.scatter(gold, predicted, s=14, color=COLOURS[0], alpha=min(1.0, max(0.1, 300 / len(gold))), linewidths=0)
-    _style(axes, title="Predicted by true value", x_label="true value", y_label="predicted value")
+    style(axes, title="Predicted by true value", x_label="true value", y_label="predicted value")
     axes.grid(color=GRID, linewidth=0.8)
     axes.legend(frameon=False, labelcolor=INK)
     save_figure(figure, path)
@@ -281,12 +281,13 @@ def _mark_broken(axes: "Axes", metrics: Sequence[Mapping[str, Any]], name: str) 
         axes.axvline(step, color=ALARM, linewidth=1, linestyle="--", label=label)
 
 
-def _title_of(metric: str) -> str:
+def title_of(metric: str) -> str:
+    """Returns the name of a metric as a heading."""
     words = metric.replace("_", " ")
     return words[:1].upper() + words[1:]  # not capitalize(), which makes "Mcc F1" "Mcc f1"
 
 
-def _whole_steps(axes: "Axes") -> None:
+def whole_steps(axes: "Axes") -> None:
     """Ticks at whole numbers of steps, with thousands separators: there is no step 2.5."""
     from matplotlib.ticker import MaxNLocator
 
@@ -302,7 +303,8 @@ def new_figure(height_inches: float, width_inches: float = WIDTH_INCHES) -> "Fig
     return Figure(figsize=(width_inches, height_inches), dpi=DOTS_PER_INCH, layout="constrained", facecolor="white")
 
 
-def _style(axes: "Axes", *, title: str, x_label: str, y_label: str) -> None:
+def style(axes: "Axes", *, title: str, x_label: str, y_label: str) -> None:
+    """Gives axes the style of all plots."""
     axes.set_title(title, loc="left", color=INK, fontsize=13, fontweight="bold", parse_math=False)
     axes.set_xlabel(x_label, color=INK, fontsize=11, parse_math=False)
     axes.set_ylabel(y_label, color=INK, fontsize=11, parse_math=False)

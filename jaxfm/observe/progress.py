@@ -36,6 +36,8 @@ class Progress:
         self._total = total_steps
         self._started = self._moved_at = monotonic()
         self._drawn_at, self._step = 0.0, 0
+        # What another thread may read (the watchdog): all are numbers that only grow.
+        self.pulse = self.dispatched_steps = self.finished_steps = 0
         # Time and step of this process's first update: the time left is extrapolated from the steps since then.
         self._first: tuple[float, int] | None = None
         self._fields: dict[str, str] = {}
@@ -77,16 +79,22 @@ class Progress:
         To be called before the first `update`. The time left is estimated from the updates of this process alone.
         """
         assert self._first is None, "start_at() after an update"
+        self.dispatched_steps = self.finished_steps = step
         self._move_to(step)
         self._draw()
 
     def dispatched(self, step: int) -> None:
         """Moves the bar to `step` updates handed to the devices. Costs nothing in a file, and waits for no device."""
+        self.dispatched_steps = step
         self._move_to(step)
         if self._first is None:
             self._first = (monotonic(), step)
         if monotonic() - self._drawn_at >= STEP_REDRAW_SECONDS:
             self._draw()
+
+    def finished(self, step: int) -> None:
+        """Notes that `step` updates are known to be done, not merely dispatched; shows nothing."""
+        self.finished_steps = max(step, self.finished_steps)
 
     def update(
         self,
@@ -97,9 +105,14 @@ class Progress:
         learning_rate: float,
         speed: str,
         mfu: float | None = None,
+        run: str = "",
     ) -> None:
-        """Shows the state of training: `step` updates done, passes over the data, loss, speed and, where known, MFU."""
+        """Shows the state of training: `step` updates done, passes over the data, loss, speed and, where known, MFU.
+
+        `run` is which one it is of, where several are trained at once.
+        """
         self._fields = {
+            **({"run": run} if run else {}),
             "epoch": f"epoch {epoch:.2f}",
             "loss": f"loss {loss:.4f}",
             "rate": f"lr {learning_rate:.1e}",
@@ -164,6 +177,7 @@ class Progress:
         def advance(more: int) -> None:
             nonlocal done, shown_at
             done += more
+            self.pulse += 1
             self._bars.update(bar, completed=done, count=_count(done, total))
             wait = PLAIN_SECONDS if self._live is None else REDRAW_SECONDS
             if monotonic() - shown_at < wait:
@@ -182,6 +196,7 @@ class Progress:
 
     def _move_to(self, step: int) -> None:
         self._step, self._moved_at = step, monotonic()
+        self.pulse += 1
         if self._training is not None:
             self._bars.update(self._training, completed=step, count=_count(step, self._total))
 

@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxfm.files import write_json, write_text
+from jaxfm.errors import UserError
+from jaxfm.files import check_values, read_object, write_json, write_text
 from jaxfm.observe.examples import WrongExample
 from jaxfm.observe.html_report import to_html
 from jaxfm.observe.progress import format_seconds
@@ -62,6 +63,38 @@ def write_report(
     write_text(folder / HTML_FILE, page)
     # Written last: where report.json exists, the report is complete.
     write_json(folder / JSON_FILE, values)
+
+
+def read_report_file(path: pathlib.Path) -> dict[str, Any]:
+    """Returns what `write_report` wrote to report.json.
+
+    Raises:
+      UserError: it is absent, cut, or the parts that programs read of it are of another kind.
+    """
+    report = read_object(path)
+    check_values(report, {"splits": dict, "training": dict}, str(path))
+    training = report["training"]
+    kinds: dict[str, type] = {"steps": int} | ({"seconds": float} if "seconds" in training else {})
+    check_values(training, kinds, f"{path}: training")
+    check_values(report | {"directions": report.get("directions", {})}, {"directions": dict}, str(path))
+    for split, scores in report["splits"].items():
+        where = f"{path}: splits.{split}"
+        check_values(scores, {}, where)
+        if "intervals" in scores:
+            _check_intervals(scores["intervals"], f"{where}.intervals")
+            if "groups" in scores["intervals"]:
+                _check_intervals(scores["intervals"]["groups"], f"{where}.intervals.groups")
+    kept = report.get("checkpoint")  # absent in reports of older versions
+    if kept is not None:
+        check_values(kept, {"step": int, "averaged": bool, "weights_only": bool}, f"{path}: checkpoint")
+    return report
+
+
+def _check_intervals(values: Any, where: str) -> None:
+    check_values(values, {"count": int, "unit": str, "confidence": float, "metrics": dict}, where)
+    for metric, ends in values["metrics"].items():
+        if not isinstance(ends, list):
+            raise UserError(f"{where}: {metric!r:.80} is {ends!r:.80}, but must be a list of the two ends.")
 
 
 def to_report_text(

@@ -3,11 +3,13 @@
 import dataclasses
 import math
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from jaxfm.observe.progress import Progress, format_seconds
 from jaxfm.observe.tables import Cell, Table
+from jaxfm.observe.wall_clock import goodput
 
 MOST_METRICS = 8
 """Metrics of the table on the screen; reports have all of them."""
@@ -133,9 +135,20 @@ def show_summary(
     progress.say(
         f"weights  {weights}\n"
         f"cost     {format_seconds(training['seconds'])}, {speed}, {memory}\n"
+        f"{_goodput_line(training.get('goodput', {}))}"
         f"report   {workdir / 'report.html'} (for a browser), report.md\n"
         f"try it   {predict}"
     )
+
+
+def _goodput_line(seconds: Mapping[str, float]) -> str:
+    """Returns the share of the time that was training, and the three activities that took most of the rest."""
+    total = sum(seconds.values())
+    if not total:
+        return ""
+    others = sorted((spent, name) for name, spent in seconds.items() if name != "train" and spent >= 0.005 * total)
+    most = ", ".join(f"{name} {spent / total:.0%}" for spent, name in others[:-4:-1])
+    return f"goodput  {goodput(seconds):.0%} of the time{f' (else: {most})' if most else ''}\n"
 
 
 def headline(report: Mapping[str, Any], metric: str) -> str:
@@ -156,6 +169,8 @@ def metrics_of(scores: Mapping[str, Any]) -> list[str]:
 
 def number(value: Any) -> float:
     """Returns a number as report.json has it, "nan" and "inf" as floats; NaN for what is no number."""
-    if value in ("nan", "inf", "-inf"):
+    if isinstance(value, str) and value in ("nan", "inf", "-inf"):
         return float(value)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    return math.nan if isinstance(value, int) and abs(value) > sys.float_info.max else float(value)

@@ -5,13 +5,14 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from jaxfm.errors import UserError
 from jaxfm.files import atomic_write
 from jaxfm.observe.event_file import EventFile
+from jaxfm.observe.trackers import Tracker
 
 METRICS_FILE = "metrics.jsonl"
 FLUSH_SECONDS = 10.0
@@ -35,8 +36,10 @@ class MetricsWriter:
         resume_step: int | None,
         tensorboard: bool = True,
         silent: bool = False,
+        tracker: Callable[[], Tracker] | None = None,
     ) -> None:
-        self._lines = self._events = None
+        """Opens the files; `tracker` opens what gets the metrics too."""
+        self._lines = self._events = self._tracker = None
         if silent:
             return
         folder = pathlib.Path(workdir)
@@ -47,6 +50,7 @@ class MetricsWriter:
             _drop_after(path, last_step)
         self._lines = path.open("a", encoding="utf-8")
         self._events = EventFile(folder, first_step=last_step + 1) if tensorboard else None
+        self._tracker = None if tracker is None else tracker()
         self._flushed_at = time.monotonic()
 
     def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
@@ -61,8 +65,10 @@ class MetricsWriter:
         self._lines.flush()
         if self._events is not None:
             self._events.write(int(step), {f"{split}/{name}": number for name, number in numbers.items()})
-            if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
-                self.flush()
+        if self._tracker is not None:
+            self._tracker.write(int(step), split, numbers)
+        if self._events is not None and time.monotonic() - self._flushed_at > FLUSH_SECONDS:
+            self.flush()
 
     def flush(self) -> None:
         """Writes everything so far to the disk and waits for it."""
@@ -72,16 +78,20 @@ class MetricsWriter:
         os.fsync(self._lines.fileno())
         if self._events is not None:
             self._events.flush()
+        if self._tracker is not None:
+            self._tracker.flush()
         self._flushed_at = time.monotonic()
 
-    def close(self) -> None:
-        """Flushes and closes the files; a second call does nothing."""
+    def close(self, *, failed: bool = False) -> None:
+        """Flushes and closes the files; a second call does nothing. `failed` is what the tracker is told."""
         if self._lines is None or self._lines.closed:
             return
         self.flush()
         self._lines.close()
         if self._events is not None:
             self._events.close()
+        if self._tracker is not None:
+            self._tracker.close(failed)
 
     def __enter__(self) -> Self:
         return self
@@ -89,7 +99,7 @@ class MetricsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(failed=error is not None)
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -97,10 +107,14 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     A last line without its line end (the writer was killed) is left out. Raises UserError for any other invalid line.
     """
-    lines = [metrics for _, metrics in _read_lines(pathlib.Path(path))]
-    for metrics in lines:
-        words = {name: value for name, value in metrics.items() if isinstance(value, str) and name != "split"}
-        metrics.update({name: float(word) for name, word in words.items()})
+    lines = []
+    for number, (_, metrics) in enumerate(_read_lines(pathlib.Path(path)), start=1):
+        for name, value in metrics.items():
+            if isinstance(value, str) and name != "split":
+                if value not in ("nan", "inf", "-inf"):
+                    raise UserError(f"{path}:{number}: {name!r:.80} is {value!r:.80}, but must be a number.")
+                metrics[name] = float(value)
+        lines.append(metrics)
     return lines
 
 
@@ -160,8 +174,8 @@ def _read_lines(path: pathlib.Path) -> Iterable[tuple[str, dict[str, Any]]]:
                 return
             try:
                 metrics = json.loads(line)
-                valid = isinstance(metrics["step"], int) and isinstance(metrics["split"], str)
-            except (ValueError, TypeError, KeyError):
+                valid = type(metrics["step"]) is int and isinstance(metrics["split"], str)
+            except (ValueError, TypeError, KeyError, RecursionError):
                 valid = False
             if not valid:
                 raise UserError(

@@ -5,11 +5,13 @@ holds. JAX has no public API for that store nor for its detection of clusters: o
 (`_Store`, `_detected`), and tests/parallel/test_distributed.py fails when they change.
 """
 
+import contextlib
 import ctypes
 import json
 import os
 import signal
 import socket
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -32,12 +34,13 @@ from jaxfm.parallel.rendezvous import (
     not_reached,
     say,
 )
-from jaxfm.parallel.watch import Ending, UnreachableError, Watch, differences
+from jaxfm.parallel.watch import TICK_SECONDS, Ending, UnreachableError, Watch, differences
 
 EXIT_FAILED, EXIT_LOST, EXIT_INTERRUPTED = 1, 69, 130
 START_SECONDS, SILENCE_SECONDS = 300.0, 30.0
 # Seconds that process 0, which holds the store, waits for the others to read why the run ends.
 _FAREWELL_SECONDS = 10.0
+_ANSWER_SECONDS = 5.0
 _PREFIX = "jaxfm/"
 _HOLDS = "holds"
 _STATUS_OF_ANOTHER = ("UNKNOWN:", "INTERNAL:", "UNAVAILABLE:", "ABORTED:", "CANCELLED:", "DEADLINE_EXCEEDED:")
@@ -150,6 +153,36 @@ def say_when_lost(words: Callable[[], str]) -> None:
     """Sets the function whose text is added to the message that a process is lost: where the run can resume from."""
     if _run is not None:
         _run.resume_words = words
+
+
+def process_name() -> str:
+    """Returns which process this is, "process 1 (host-b)"; empty for a single one."""
+    return "" if _run is None else f"process {_run.process} ({_run.host})"
+
+
+def tell_status(status: Callable[[], str]) -> None:
+    """Sets the function whose text, what this process does, is sent with each of its heartbeats."""
+    if _run is not None:
+        _run.watch.status = status
+
+
+def statuses_of_others() -> str:
+    """Returns what the other processes last said of themselves; empty for a single one, or where none can be asked."""
+    run, found = _run, list[str]()
+    if run is None:
+        return ""
+
+    def ask() -> None:
+        with contextlib.suppress(UnreachableError):
+            hosts, statuses = run.watch.hosts(), run.watch.statuses()
+            others = {process: status for process, status in statuses.items() if process != run.process}
+            found.append("; ".join(f"process {each} ({hosts.get(each)}): {status}" for each, status in others.items()))
+
+    # In a thread: a process 0 that was stopped never answers.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_ANSWER_SECONDS)
+    return found[0] if found else "process 0, which knows of them, does not answer"
 
 
 def agree(what: str, facts: Mapping[str, Any], *, soon: bool = False) -> None:
@@ -317,9 +350,13 @@ def _end_by_watch(ending: Ending | None) -> None:
     _run.is_ending = True
     rest = _run.resume_words()
     if ending is None:
-        leave_at_once(EXIT_LOST, f"{_coordinator_lost(_run.coordinator)} {rest}".rstrip())
+        leave_at_once(EXIT_LOST, f"{_coordinator_lost(_run)} {rest}".rstrip())
+    if ending.lost and ending.process == 0:  # and nothing can be said to it any more
+        leave_at_once(EXIT_LOST, f"process 0, the coordinator at {_run.coordinator}, {ending.text}. {rest}".rstrip())
     who = f"process {ending.process} ({ending.host})"
     if ending.lost:
+        pause = _own_pause(_run)  # who was stopped finds that the others have gone
+        rest = f"{pause[:1].upper()}{pause[1:]} {rest}".lstrip()
         _farewell(EXIT_LOST, f"{who} {ending.text}. {rest}".rstrip(), without=ending.process)
     did = "failed" if ending.code == EXIT_LOST else "stopped the run"
     rest = rest if ending.code == EXIT_LOST else ""
@@ -355,8 +392,24 @@ def _farewell(code: int, text: str = "", *, without: int | None = None) -> NoRet
     leave_at_once(code)
 
 
-def _coordinator_lost(address: str) -> str:
+def _coordinator_lost(run: _Run) -> str:
+    """Says why process 0 cannot be reached; that may be due to this process, which the others have given up."""
+    if pause := _own_pause(run):
+        return f"{pause} The others end without it after {run.silence:g} s."
+    address = run.coordinator
     return f"process 0, the coordinator at {address}, is gone: it was killed, or its machine or the network failed."
+
+
+def _own_pause(run: _Run) -> str:
+    """Says that this process stood still for about as long as others take to give it up; empty where it did not.
+
+    By the clock, while the watches count ticks: it explains an end, and causes none.
+    """
+    pause = run.watch.longest_pause()
+    if pause <= max(run.silence - TICK_SECONDS, 2 * TICK_SECONDS):
+        return ""
+    me = f"this process, {run.process} ({run.host}),"
+    return f"{me} stood still for {pause:.0f} s: it was stopped, or its machine was."
 
 
 def _hook_abort(address: str, process: int, count: int) -> None:
@@ -380,8 +433,8 @@ def _hook_abort(address: str, process: int, count: int) -> None:
                 f"error: process {process} of {count} could not join the run at {address}; the lines above say why. "
                 "Does another process have the same --process_id, or another --num_processes?",
             )
-        if not_reached(address):
-            leave_at_once(EXIT_LOST, f"{_coordinator_lost(address)} {_run.resume_words()}".rstrip())
+        if not_reached(address) or _own_pause(_run):
+            leave_at_once(EXIT_LOST, f"{_coordinator_lost(_run)} {_run.resume_words()}".rstrip())
         library.signal(signal.SIGABRT, before[0])
         getattr(library, "raise")(signal.SIGABRT)
 

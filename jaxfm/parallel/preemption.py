@@ -1,4 +1,4 @@
-"""Stopping on a signal: SIGTERM (preemption) and Ctrl-C set a flag, and the loop saves before it stops."""
+"""Runs that stop before their end: by a signal (SIGTERM, Ctrl-C) after saving, or where their caller wants them to."""
 
 import signal
 import threading
@@ -6,7 +6,22 @@ from types import FrameType, TracebackType
 from typing import Any, Protocol, Self
 
 
-class Preempted(Exception):  # noqa: N818  (not an error: the run goes on later)
+class Stopped(Exception):  # noqa: N818  (not an error: the run goes on later)
+    """The run has stopped after a good save, of `step`; the same config and directory go on with it, exactly."""
+
+    step: int
+
+
+class Paused(Stopped):
+    """The run stands at an evaluation where its caller wanted it to."""
+
+    def __init__(self, step: int):
+        """`step` is the step that was saved."""
+        super().__init__(f"paused after saving step {step}")
+        self.step = step
+
+
+class Preempted(Stopped):
     """The run was stopped by a signal after a good save; `signal_number` says by which."""
 
     def __init__(self, signal_number: int, step: int):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -65,6 +66,9 @@ class Watch:
     Each process therefore increments a counter in the store about every second, and process 0 checks all counters. A
     lost process, like the message of a failing one, is written to the store under "end/". Silence is counted in ticks
     of process 0's own watch, so that no process counts as lost after the whole machine was suspended.
+
+    A killed process 0 is noticed at once, as connections to it break. One that was stopped keeps them open, and calls
+    to its store never return: a second thread of each other process counts ticks in which the first one is stuck.
     """
 
     def __init__(self, store: Store, process: int, count: int, host: str, *, silence: float, stop: SharedStop):
@@ -73,21 +77,29 @@ class Watch:
         self._tick = max(TICK_SECONDS, count / WATCHES_A_SECOND)
         self._allowed = max(math.ceil(silence / self._tick), 2)
         self._beats = 0
+        self.status: Callable[[], str] = str  # what this process does, in words; sent with each heartbeat
         self._seen: dict[str, tuple[str, int]] = {}  # process -> last counter, ticks since it changed
+        self._beat_at, self._longest = time.monotonic(), 0.0
         self._over = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         store.set(f"host/{process}", host)
 
     def start(self, end: Callable[[Ending | None], None]) -> None:
-        """Starts the thread, which calls `end` with the ending, or with None when process 0 cannot be reached."""
-        self._thread = threading.Thread(target=self._run, args=(end,), name="watch", daemon=True)
-        self._thread.start()
+        """Starts the threads, which call `end` with the ending, or with None when process 0 cannot be reached."""
+        self._threads = [threading.Thread(target=self._run, args=(end,), name="watch", daemon=True)]
+        if self._process != 0:
+            self._threads.append(
+                threading.Thread(target=self._await_answers, args=(end,), name="watch of process 0", daemon=True)
+            )
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """Ends the thread; what other processes do afterwards is ignored."""
+        """Ends the threads; what other processes do afterwards is ignored."""
         self._over.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
 
     def tell(self, ending: Ending) -> None:
         """Publishes an ending for all processes."""
@@ -105,10 +117,21 @@ class Watch:
         """Returns process -> host name, of the processes that have published it."""
         return {int(process): host for process, host in self._store.under("host/").items()}
 
+    def longest_pause(self) -> float:
+        """Returns the most seconds between two heartbeats of this process, or since the last: was it stopped itself?"""
+        return max(self._longest, time.monotonic() - self._beat_at)
+
+    def statuses(self) -> Mapping[int, str]:
+        """Returns process -> what it said with its last heartbeat, of the processes that have said anything."""
+        beats = {int(process): beat.partition(" ")[2] for process, beat in self._store.under("beat/").items()}
+        return {process: status for process, status in sorted(beats.items()) if status}
+
     def tick(self) -> Ending | None:
         """Runs one check, as the thread does every second; returns the ending of the run, if there is one."""
+        now = time.monotonic()
+        self._longest, self._beat_at = max(self._longest, now - self._beat_at), now
         self._beats += 1
-        self._store.set(f"beat/{self._process}", str(self._beats))
+        self._store.set(f"beat/{self._process}", f"{self._beats} {self.status()}")
         if self._process == 0:
             self._look_for_the_lost()
         endings = [Ending(**json.loads(value)) for value in self._store.under("end/").values()]
@@ -131,6 +154,15 @@ class Watch:
                 if not self._over.is_set():
                     return end(None)
 
+    def _await_answers(self, end: Callable[[Ending | None], None]) -> None:
+        seen, silent = self._beats, 0
+        while not self._over.wait(self._tick):
+            silent = silent + 1 if self._beats == seen else 0
+            seen = self._beats
+            if silent >= max(self._allowed, 3):  # at least three, as the first thread may just have asked
+                text = f"has not answered for {self._allowed * self._tick:g} s: it was stopped, or its machine hangs"
+                return end(Ending(0, "", 0, text, lost=True))
+
     def _look_for_the_lost(self) -> None:
         left = {str(process) for process in self.left()}
         beats = self._store.under("beat/")
@@ -140,7 +172,7 @@ class Watch:
             self._seen[process] = (beat, silent + 1 if beat == known else 0)
             if self._seen[process][1] >= self._allowed and process not in left:
                 seconds = self._allowed * self._tick
-                text = f"has not been heard of for {seconds:g} s: it was killed, or its machine is gone"
+                text = f"has not been heard of for {seconds:g} s: it was killed or stopped, or its machine is gone"
                 host = self.hosts().get(int(process), "host unknown")
                 self.tell(Ending(int(process), host, 0, text, lost=True))
 

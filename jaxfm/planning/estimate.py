@@ -27,9 +27,10 @@ from jaxfm.planning.roofline import LinkSeconds, Times
 from jaxfm.schema import replaced
 from jaxfm.tasks import registry
 from jaxfm.tasks.fine_tuning import assumed_shapes
-from jaxfm.training import initial
+from jaxfm.training import grid, initial
 from jaxfm.training.session import Session, make_session
 from jaxfm.training.state import count_parameters
+from jaxfm.training.stepping import SingleRun, StackedRuns, Stepping
 
 # Updates of a run whose config gives only epochs: schedules need a number; memory and time do not depend on it.
 _STEPS = 100_000
@@ -106,7 +107,7 @@ class Plan:
     Attributes:
       topology: chips.
       mesh: axis -> size.
-      settings: the values of the config that memory and time depend on.
+      settings: the values of the config that memory and time depend on; with "runs", where several are made at once.
       parameters: of the whole model.
       memory: see `Memory`.
       model_flops: by formula (`jaxfm.models.flops`).
@@ -137,7 +138,7 @@ class Plan:
     @property
     def tokens(self) -> int:
         """Tokens of a step over all chips, padding included."""
-        return self.settings["batch_size"] * self.settings["row_length"]
+        return self.settings["batch_size"] * self.settings["row_length"] * self.settings.get("runs", 1)
 
     @property
     def is_compiled(self) -> bool:
@@ -217,15 +218,19 @@ def make_plan(subject: Subject, topology: Topology) -> Plan:
       UserError: the mesh does not fit the chips or does not divide the batch, or the TPU compiler is not installed.
     """
     config, encoder = subject.config, subject.objective.spec.encoder
-    session = subject.session(topology, describe_devices(topology))
+    runs = [run.config for run in grid.runs_of(config)]
+    session = dataclasses.replace(subject, config=runs[0]).session(topology, describe_devices(topology))
+    optims = tuple(run.optim for run in runs)
+    stepping = StackedRuns(session, optims) if len(runs) > 1 else SingleRun(session)
     mesh = session.mesh
     start = time.monotonic()
-    compiled, memory, found = _compile(config, session, topology)
-    model_flops = subject.objective.flops_per_row(config.adapt) * config.train.batch_size / topology.size
+    compiled, memory, found = _compile(config, stepping, len(runs), topology)
+    rows = config.train.batch_size * len(runs)
+    model_flops = subject.objective.flops_per_row(config.adapt) * rows / topology.size
     plan = Plan(
         topology=topology,
         mesh=dict(zip(AXES, mesh.devices.shape, strict=True)),
-        settings=_settings(config, session),
+        settings=_settings(config, session) | ({"runs": len(runs)} if len(runs) > 1 else {}),
         parameters=count_parameters(session.abstract.params, encoder),
         memory=memory,
         model_flops=model_flops,
@@ -244,13 +249,14 @@ def make_plan(subject: Subject, topology: Topology) -> Plan:
     return _read(plan, compiled, mesh, locations) if compiled is not None else plan
 
 
-def _compile(config: Config, session: Session, topology: Topology) -> tuple[Any, Memory, list[str]]:
+def _compile(config: Config, stepping: Stepping, runs: int, topology: Topology) -> tuple[Any, Memory, list[str]]:
     """Returns the compiled step (None: it was only lowered, or does not fit), its memory, and notes for the plan."""
+    session, state = stepping.session, stepping.abstract
     a_row = sum(math.prod(field.shape) * field.dtype.itemsize for field in session.batch_spec.values())
-    rows = config.train.batch_size * a_row
+    rows = config.train.batch_size * runs * a_row
     memory = Memory(
-        parameters=_bytes_held((session.abstract.params, session.abstract.live_params)),  # live: beside an average
-        optimizer=_bytes_held(session.abstract.opt_state),
+        parameters=_bytes_held((state.params, state.live_params)),  # live: beside an average
+        optimizer=_bytes_held(state.opt_state),
         batch=rows // math.prod(size for axis, size in session.mesh.shape.items() if axis != "tensor"),
         temporaries=None,
         program=0,
@@ -258,10 +264,13 @@ def _compile(config: Config, session: Session, topology: Topology) -> tuple[Any,
         capacity=int(topology.chip.hbm),
     )
     if topology.chip.kind == "gpu" and not hardware.has_gpu_compiler():
+        if runs > 1:
+            raise UserError(f"several runs at once are planned by the compiler of GPUs: {install_hint('cuda')}")
         session.lower_for("cuda", config.train.batch_size)
         lacking = "lowered for CUDA, not compiled: activations are not known"
         return None, memory, [f"the step was {lacking}. The compiler needs no GPU: {install_hint('cuda')}"]
-    lowered = session.lower(config.train.batch_size)
+    with target.tracing_for(target_of(topology)):
+        lowered = stepping.lower(config.train.batch_size)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:

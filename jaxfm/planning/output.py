@@ -25,10 +25,11 @@ def headline(plan: Plan) -> str:
     shape = " x ".join(f"{size} {axis}" for axis, size in plan.mesh.items() if size > 1) or "1"
     slices = f"{plan.topology.slices} slices of " if plan.topology.slices > 1 else ""
     settings = plan.settings
+    runs = f"{settings['runs']} runs at once of " if "runs" in settings else ""
     return (
         f"{settings['model']} ({settings['task']}): {plan.parameters:,} parameters on {slices}{plan.topology.name}, "
         f"{plan.topology.size} chips as {shape}\n"
-        f"a step: {settings['batch_size']:,} rows of {settings['row_length']} tokens ({plan.tokens:,}), "
+        f"a step: {runs}{settings['batch_size']:,} rows of {settings['row_length']} tokens ({plan.tokens:,}), "
         f"{settings['accumulate']} micro-batch(es), remat {settings['remat']}; "
         f"{'compiled' if plan.is_compiled or plan.memory.refused else 'lowered'} in {plan.compile_seconds:.0f} s"
     )

@@ -3,13 +3,12 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from jaxfm.config import REMAT, Config, MeshConfig
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.core.objective import Objective
 from jaxfm.errors import UserError
 from jaxfm.observe.tables import Cell, Table
 from jaxfm.parallel.mesh import AXES, batch_shards, make_mesh
@@ -17,10 +16,8 @@ from jaxfm.planning.analytic import expected_activations, expected_collectives, 
 from jaxfm.planning.estimate import Plan, Subject, make_plan, total_link_seconds
 from jaxfm.planning.hardware import Topology, describe_devices, device_locations
 from jaxfm.planning.roofline import Times, cost_per_billion_tokens
-from jaxfm.training.state import count_parameters
+from jaxfm.training.session import Session
 
-# Adam: parameters, two moments and a gradient, all f32.
-_STATE = 16
 # Candidates whose estimated memory is above this share of the chip's are not compiled.
 _MAX_MEMORY_SHARE = 1.1
 
@@ -50,9 +47,7 @@ def candidates(subject: Subject, topology: Topology) -> list[Candidate]:
     """
     config, encoder, found = subject.config, subject.objective.spec.encoder, []
     devices = describe_devices(topology)
-    params = (
-        dataclasses.replace(subject, config=_with(config, mesh=MeshConfig())).session(topology, devices).abstract.params
-    )
+    session = dataclasses.replace(subject, config=_with(config, mesh=MeshConfig())).session(topology, devices)
     for mesh_config in _meshes(config, encoder, topology.size):
         try:
             mesh = make_mesh(mesh_config, devices)
@@ -63,7 +58,7 @@ def candidates(subject: Subject, topology: Topology) -> list[Candidate]:
             if batch < 1 or batch % (batch_shards(mesh) * config.train.accumulate):
                 continue
             tried = _with(config, mesh=mesh_config, batch=batch, remat=remat)
-            candidate = _expect(tried, subject.objective, params, topology, mesh)
+            candidate = _expect(tried, session, topology, mesh)
             if candidate.memory <= _MAX_MEMORY_SHARE * topology.chip.hbm:
                 found.append(candidate)
     return sorted(found, key=lambda each: each.seconds / each.tokens)
@@ -129,15 +124,18 @@ def _powers(limit: int) -> list[int]:
     return [2**number for number in range(limit.bit_length())]
 
 
-def _expect(config: Config, objective: Objective, params: Any, topology: Topology, mesh: Mesh) -> Candidate:
+def _expect(config: Config, session: Session, topology: Topology, mesh: Mesh) -> Candidate:
+    objective, abstract = session.objective, session.abstract
     tokens, shape = config.train.batch_size * config.data.row_length, dict(mesh.shape)
     encoder = objective.spec.encoder
     model_flops = objective.flops_per_row(config.adapt) * config.train.batch_size / topology.size
     locations = device_locations(list(mesh.devices.flat), topology)
-    links = total_link_seconds(expected_collectives(config, encoder, params, mesh), locations, topology)
+    links = total_link_seconds(expected_collectives(config, encoder, abstract.params, mesh), locations, topology)
     compute = expected_compute(config, encoder, model_flops) / topology.chip.peak_flops
     times = Times(compute=compute, memory=0.0, links=links, waiting=links, kernels=0.0)
-    state = _STATE * count_parameters(params, encoder) / (shape["fsdp"] * shape["tensor"])
+    gradients = session.adaptation.partition.trained(abstract.params)
+    kept = (abstract.params, abstract.opt_state, abstract.live_params, gradients)
+    state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept)) / (shape["fsdp"] * shape["tensor"])
     return Candidate(
         config, times.step, tokens, state + expected_activations(config, encoder, shape, objective.logits_per_row())
     )

@@ -46,7 +46,11 @@ EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "hf": (("datasets",), "data sets of the Hugging Face hub (hf:OWNER/NAME)"),
     "prepare": (("datasketch",), "removal of near-duplicates (--deduplicate=near)"),
     "onnx": (("onnx", "onnxruntime"), "export to ONNX (--format=onnx)"),
+    "serve": (("fastapi", "prometheus_client", "uvicorn"), "jaxfm.serve: models over HTTP"),
+    "trackers": (("mlflow", "trackio", "wandb"), "metrics for a tracker of experiments (config.log.tracker)"),
+    "remote": (("gcsfs", "s3fs"), "copies of runs on object stores (config.checkpoint.mirror)"),
     "retrieval": (("bm25s", "usearch"), "ranking by words (BM25), approximate search in large corpora"),
+    "search": (("optuna", "cmaes"), "jaxfm.search: values of keys, by trying them"),
     "probe": (("sklearn",), "probes of vectors: logistic regression, clusters"),
     "images": (("sklearn",), "the quickstart of images: handwritten digits"),
     "tpu": (("libtpu",), "TPUs, and plans for TPUs elsewhere"),
@@ -57,7 +61,7 @@ SETTINGS = (
     *("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TFDS_DATA_DIR", "XDG_CACHE_HOME"),
 )
 # Of these it is shown only whether they are set: they may hold passwords.
-SECRETS = ("HF_TOKEN", "HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY")
+SECRETS = ("HF_TOKEN", "JAXFM_TOKEN", "HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY")
 _NAME_WIDTH = 29  # two spaces, the longest name of SETTINGS, two spaces
 _LEAST_DISK = 2**30  # a checkpoint of a base model
 

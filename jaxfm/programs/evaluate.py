@@ -1,5 +1,6 @@
 """Scores a trained model: `python -m jaxfm.evaluate --workdir=runs/ner --split=test [--source=URI] [--output=FILE]`,
-or two against each other, example by example: `--compare=runs/a,runs/b`.
+or two against each other, example by example: `--compare=runs/a,runs/b`; or computes an update again that a run has
+skipped: `--workdir=runs/ner --replay=runs/ner/skipped/STEP.safetensors`.
 """
 
 import contextlib
@@ -9,10 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
-from jax.sharding import Mesh
 
 from jaxfm import files
-from jaxfm.config import Config, MeshConfig
 from jaxfm.core.build import Build
 from jaxfm.core.task import Evaluation
 from jaxfm.data.records import in_memory
@@ -26,18 +25,19 @@ from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.observe.summary import result_of
 from jaxfm.observe.writers import to_json
 from jaxfm.parallel import distributed
-from jaxfm.parallel.mesh import make_mesh
 from jaxfm.programs import plugins, program
+from jaxfm.programs.replay import replay
 from jaxfm.training import workdir as workdirs
+from jaxfm.training.ensemble import make_ensemble, open_members, write_report
 from jaxfm.training.evaluation import Evaluator, whole_batches
 from jaxfm.training.results import with_intervals
-from jaxfm.training.saved_run import open_run
+from jaxfm.training.saved_run import available_mesh
 from jaxfm.training.session import compute_dtype, scans_layers
 
 USAGE = (
     "usage: python -m jaxfm.evaluate (--workdir=DIR | --compare=DIR,DIR) [--split=test] [--source=URI] "
     "[--output=FILE.json]\n  [--config.data.words_column=NAME, tags_column, document_column, text_column, pair_column, "
-    "label_column]"
+    "label_column]\n       python -m jaxfm.evaluate --workdir=DIR --replay=FILE [--output=FILE.json]"
 )
 COLUMNS = ("words_column", "tags_column", "document_column", "text_column", "pair_column", "label_column")
 
@@ -55,8 +55,12 @@ def evaluate(
 
     Probabilities are calibrated as the run's validation split asks for; each metric has its interval under "intervals".
 
+    A folder of several runs (`train.seeds`, `jaxfm.seeds`) is scored as an ensemble: the mean of the runs' calibrated
+    probabilities. Its members are scored beside it ("ensemble" of the scores); on the runs' own data the result is kept
+    in ensemble.json and seeds.md of the folder.
+
     Args:
-      workdir: a run directory.
+      workdir: a run directory, or a folder of runs.
       split: train, valid or test, or another usual name of them (dev, validation, testb ...).
       source: URI of other data.
       progress: where to show how far it is.
@@ -67,8 +71,12 @@ def evaluate(
       UserError: no run or checkpoint there, no such split, a label the model does not know; both `source` and `data`;
         or not all processes of a run of several agree.
     """
+    own = source is None and data is None and not columns
     with libraries_quieted(), _given(source, data, split) as source:
-        return _evaluate(workdir, split, source, progress, columns)
+        evaluation = _evaluate(workdir, split, source, progress, columns)
+    if own and "ensemble" in evaluation.scores and distributed.is_main():
+        write_report(files.user_path(workdir, "--workdir"), require_split(split), evaluation)
+    return evaluation
 
 
 def _evaluate(
@@ -79,24 +87,31 @@ def _evaluate(
     columns: Mapping[str, str] | None,
 ) -> Evaluation:
     workdir, split = files.user_path(workdir, "--workdir"), require_split(split)
-    run = open_run(workdir)
+    runs = open_members(workdir)
+    run, ensemble = runs[0], make_ensemble(workdir, runs) if len(runs) > 1 else None
     config = dataclasses.replace(run.config, data=dataclasses.replace(run.config.data, **dict(columns or {})))
-    facts = workdirs.identity(workdir, config) | {"--split": split, "--source": source}
+    facts = workdirs.identity(run.workdir, config) | {"--split": split, "--source": source}
     distributed.agree("start", facts, soon=True)
     task = run.task(source or config.data.source, split, config)
-    mesh, note = _mesh(config)
+    mesh, note = available_mesh(config)
     build = Build(compute_dtype(config.train.precision), scans_layers(config.model.scan_layers))
     restored, rows = run.restore(mesh, build), task.datasets[split]
+    outputs: list[dict[str, Any]] = []
     distributed.agree("data", {f"the fingerprint of {split}": rows.fingerprint()})
     size = whole_batches(config.eval.batch_size, len(rows), mesh)
     evaluator = Evaluator(task.objective.outputs, restored.graphdef, mesh, size)
     progress = progress or Progress(None)
     with progress:
-        for text in filter(None, (note, workdirs.missing_metrics(workdir, config))):
+        for text in filter(None, (note, workdirs.missing_metrics(run.workdir, config))):
             progress.say(text)
-        with progress.task(f"scoring {split}", len(rows)) as advance:
-            outputs = evaluator(restored.params, rows, advance)
-    return with_intervals(task.scorer(split).report(outputs, read_calibration(workdir)))
+        for each in runs:  # one program, and one run's parameters at a time
+            params = restored.params if each is run else each.restore(mesh, build).params
+            with progress.task(f"scoring {split}", len(rows)) as advance:
+                outputs.append(evaluator(params, rows, advance))
+    scorer = task.scorer(split)
+    if ensemble is not None:
+        return ensemble.report(scorer, outputs)
+    return with_intervals(scorer.report(outputs[0], read_calibration(run.workdir)))
 
 
 def compare(
@@ -143,15 +158,6 @@ def _given(source: str | None, data: Any, split: str) -> contextlib.AbstractCont
     return in_memory.provided(data, alone=split)
 
 
-def _mesh(config: Config) -> tuple[Mesh, str]:
-    """Returns the run's own mesh or, where there are other devices than it was trained on, all of them along fsdp."""
-    try:
-        return make_mesh(config.parallel.mesh), ""
-    except UserError as error:
-        note = f"NOTE: the run's mesh is not one of these devices, all of which share the parameters instead. {error}"
-        return make_mesh(MeshConfig(data=1, fsdp=-1)), note
-
-
 def main() -> None:
     """The program."""
     values = flags.FLAGS
@@ -160,6 +166,9 @@ def main() -> None:
     pair = values.compare.split(",") if values.compare else []
     if pair and (len(pair) != 2 or not all(pair)):
         raise UserError(f"--compare={values.compare}: needs two run directories with a comma between them.\n{USAGE}")
+    if values.replay is not None:
+        _replay_main()
+        return
     split, columns = require_split(values.split), program.given_columns(COLUMNS)
     output = None if values.output is None else files.output_file(values.output, "--output")
     program.join()
@@ -171,11 +180,11 @@ def main() -> None:
         found: dict[str, Any] = asked | comparison.to_dict()
     else:
         evaluation = evaluate(values.workdir, split, values.source, progress, columns)
-        metric = workdirs.read_config(files.user_path(values.workdir, "--workdir")).eval.metric
+        metric = open_members(files.user_path(values.workdir, "--workdir"))[0].config.eval.metric
         if result := result_of({split: {**evaluation.metrics, **evaluation.scores}}, metric):
             progress.headline(str(result))
         tables, warnings = evaluation.tables, evaluation.warnings
-        found = {"workdir": values.workdir, **asked, "scores": dict(evaluation.scores)}
+        found = {"workdir": values.workdir, **asked, "scores": {**evaluation.metrics, **evaluation.scores}}
         found |= {"warnings": list(warnings)} if warnings else {}
     for table in tables:
         progress.table(table)
@@ -187,14 +196,36 @@ def main() -> None:
         files.write_json(output, to_json(found))
 
 
+def _replay_main() -> None:
+    """The program with --replay."""
+    values = flags.FLAGS
+    names = ("compare", "split", "source", *(f"config.data.{name}" for name in COLUMNS))
+    others = [f"--{name}" for name in names if flags.FLAGS[name].present]
+    if not values.workdir or others:
+        wrong = f"{', '.join(others)} cannot change it" if others else "--workdir says of which"
+        raise UserError(f"--replay computes one update of a run again, and {wrong}.\n{USAGE}")
+    output = None if values.output is None else files.output_file(values.output, "--output")
+    program.join()
+    progress = Progress(None, quiet=not distributed.is_main())
+    found = replay(values.workdir, values.replay, progress)
+    for table in found.tables():
+        progress.table(table)
+    progress.say(found.verdict())
+    if output is not None and distributed.is_main():
+        files.write_json(output, to_json({"workdir": values.workdir, "file": values.replay, **found.to_dict()}))
+
+
 def run() -> None:
     """Defines the flags and runs the program."""
     plugins.define_plugin_flag()
-    flags.DEFINE_string("workdir", None, "A run directory.")
+    flags.DEFINE_string("workdir", None, "A run directory, or a folder of several runs: an ensemble.")
     flags.DEFINE_string("compare", None, "Two run directories, with a comma between them.")
     flags.DEFINE_string("split", "test", "train, valid or test, or another usual name of them (dev, testb ...).")
     flags.DEFINE_string("source", None, "Data to score on; the run's own if not given.")
     flags.DEFINE_alias("data", "source")
+    flags.DEFINE_string(
+        "replay", None, "The batch of a skipped update (WORKDIR/skipped/STEP.safetensors), computed again."
+    )
     flags.DEFINE_string("output", None, "A JSON file for the scores.")
     program.define_column_flags(COLUMNS)
     program.define_process_flags()

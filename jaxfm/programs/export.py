@@ -1,5 +1,8 @@
 """Writes a trained model for others: `python -m jaxfm.export --workdir=runs/ner --format=hf --output=DIR`.
 
+--push=hf:OWNER/NAME then puts the directory into a repository of the Hugging Face hub, model card included. The token
+is that of HF_TOKEN or of `hf auth login`.
+
 --format=onnx --quantize=int8 also writes the weights in 8 bits, unless these lose more than --max_loss on the
 validation split.
 """
@@ -16,6 +19,7 @@ from jaxfm.errors import UserError, did_you_mean
 from jaxfm.formats.onnx_files import require_onnx
 from jaxfm.formats.quantisation import INT8
 from jaxfm.hub import peft
+from jaxfm.hub.push import check_push, push_folder
 from jaxfm.hub.tensor_writing import SHARD_SIZE, parse_size, split
 from jaxfm.models.adapters import merge_low_rank, only_mergeable
 from jaxfm.observe.quiet import libraries_quieted
@@ -28,7 +32,8 @@ from jaxfm.training.workdir import read_origin
 
 USAGE = (
     "usage: python -m jaxfm.export --workdir=DIR --output=DIR [--format=hf|peft|onnx|stablehlo]\n"
-    "  [--shard_size=50GB] [--license=NAME] [--quantize=int8 [--max_loss=0.01] [--source=URI]]"
+    "  [--shard_size=50GB] [--license=NAME] [--quantize=int8 [--max_loss=0.01] [--source=URI]]\n"
+    "  [--push=hf:OWNER/NAME [--public]]"
 )
 FORMATS = ("hf", "peft", "onnx", "stablehlo")
 MAX_LOSS = 0.01
@@ -127,6 +132,9 @@ def main() -> None:
     values = flags.FLAGS
     if not values.workdir or not values.output:
         raise UserError(f"--{'output' if values.workdir else 'workdir'} is missing.\n{USAGE}")
+    if values.public and not values.push:
+        raise UserError("--public: is of --push, which is not given.")
+    repository = check_push(values.push) if values.push else ""
     output = export(
         values.workdir,
         values.output,
@@ -138,6 +146,9 @@ def main() -> None:
         source=values.source,
     )
     print(f"written: {output}")
+    if repository:
+        address = push_folder(output, repository, public=values.public, message=f"Exported by jaxfm as {values.format}")
+        print(f"pushed: {address}")
 
 
 def run() -> None:
@@ -158,4 +169,8 @@ def run() -> None:
         "max_loss", MAX_LOSS, "Most that 8 bits may lose on the validation split, in units of the run's metric."
     )
     flags.DEFINE_string("source", None, "Data with the validation split, for --quantize; the run's own if not given.")
+    flags.DEFINE_string(
+        "push", None, "hf:OWNER/NAME: a repository of the Hugging Face hub that gets the directory too."
+    )
+    flags.DEFINE_bool("public", False, "Whether a repository that --push makes is public.")
     program.run(main, USAGE)

@@ -130,8 +130,23 @@ def convert(path: pathlib.Path, base: str = "", *, devices: int = 1, line: int |
             f"the config to start from: --base={BASES[0]}, --base={BASES[1]} or --base={BASES[2]}."
         )
     standard = flatten(to_dict(resolve_config(base)))
+    try:
+        given = {trainer_conversion.todays_name(name): value for name, value in found.arguments.items()}
+        return _converted(path, found, base, given, standard, devices)
+    except UserError as error:
+        raise UserError(f"{found.where}: {error}") from error
+
+
+def _converted(
+    path: pathlib.Path,
+    found: trainer_script.Found,
+    base: str,
+    given: Mapping[str, Any],
+    standard: Mapping[str, Any],
+    devices: int,
+) -> Converted:
+    """Returns the arguments `given`, under their names of today, on top of a config with the keys `standard`."""
     masked = base.startswith(_MASKED)
-    given = {trainer_conversion.todays_name(name): value for name, value in found.arguments.items()}
     outcomes = trainer_conversion.convert(given, devices=devices, masked=masked)
     keys = trainer_conversion.overrides(outcomes) | {key: value for key, (value, _) in found.keys.items()}
     # What the script leaves to the Trainer's defaults, where jaxfm's are others.

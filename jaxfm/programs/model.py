@@ -10,32 +10,37 @@ import numpy as np
 
 from jaxfm import files
 from jaxfm.config import MeshConfig
-from jaxfm.core.batch import Dataset
+from jaxfm.core.batch import Dataset, Units
 from jaxfm.core.build import Build
 from jaxfm.core.task import (
-    ComparesLabels,
     DrawsPictures,
     EmbedsTexts,
     EmbedsTokens,
+    ExplainsResults,
     FindsEntities,
     Predictor,
     ReadsEntities,
     ReadsImages,
+    ReadsNeighbours,
     ScoresPairs,
 )
 from jaxfm.data.records import source_unlabelled
 from jaxfm.data.records.examples import PAIR_COLUMNS
 from jaxfm.data.records.source_unlabelled import Wanted
-from jaxfm.errors import UserError, did_you_mean
+from jaxfm.data.text.short_rows import short_row
+from jaxfm.errors import UserError
 from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.programs import image_input
+from jaxfm.programs.model_options import RUN_WORDS, labelled, role_of, split_by
+from jaxfm.training.attribution import Attribution
+from jaxfm.training.ensemble import make_ensemble, open_members
 from jaxfm.training.evaluation import Evaluator, bucket
-from jaxfm.training.saved_run import open_run
 from jaxfm.training.session import compute_dtype
 
-RUN_WORDS = "run"
 _LISTED = 12  # labels in a repr
+_MOST_EXPLAINED = 2048  # tokens of rows: an explanation computes each of them 64 times a target
+_BLANK = {"text": "", "origin": "between two requests"}
 COLUMNS = ("text_column", "pair_column", "words_column")
 
 Text = str | tuple[str, str] | Mapping[str, Any]
@@ -47,8 +52,11 @@ with the entities that a model relates ("head" and "tail", or "entities").
 class Model:
     """A trained run, loaded: call it with texts as often as you like, also from several threads.
 
+    A folder of several runs (`train.seeds`, `jaxfm.seeds`) is an ensemble: it answers by the mean of their calibrated
+    probabilities, and says by "spread" how far they lie apart.
+
     Attributes:
-      workdir: the run directory.
+      workdir: the run directory, or the folder.
       task: name of its task.
       labels: class names of its head, empty where the head has none.
       step: whose checkpoint it is.
@@ -60,23 +68,31 @@ class Model:
         words: str = RUN_WORDS,
         entities: str | pathlib.Path | None = None,
         labels: Sequence[str] = (),
+        precision: str = "",
     ):
         """Restores the run's chosen checkpoint; UserError when there is none. `words`, `entities`: the program's flags.
 
         `entities` is a run that finds the entities of each text, for a model that relates entities. `labels` are the
-        classes that images are compared with, for a model that compares them with any texts.
+        classes that images are compared with, for a model that compares them with any texts. `precision` of activations
+        is "f32", "bf16" or, where it is empty, that of the run.
         """
         self.workdir = files.user_path(workdir, "--workdir")
         with libraries_quieted():
-            run = open_run(self.workdir)
-            predictor, self._finder = run.predictor(), None
+            runs = open_members(self.workdir)
+            run, several = runs[0], len(runs) > 1
+            self._ensemble = make_ensemble(self.workdir, runs) if several else None
+            predictor = run.predictor() if self._ensemble is None else self._ensemble.predictor
+            self._finder = None
             if entities is not None:
                 self._finder = _finder(predictor, entities, words)
-            predictor = predictor if entities is not None else _split_by(predictor, words)
-            self._predictor = _labelled(predictor, labels) if labels else predictor
+            predictor = predictor if entities is not None else split_by(predictor, words)
+            self._predictor = labelled(predictor, labels) if labels else predictor
             config = run.config
             self._mesh = make_mesh(MeshConfig())
-            self._restored = run.restore(self._mesh, Build(compute_dtype(config.train.precision)))
+            build = Build(compute_dtype(precision or config.train.precision))
+            # The parameters of all members of an ensemble lie on the devices; one program computes with each in turn.
+            self._members = tuple(each.restore(self._mesh, build) for each in runs)
+            self._restored = self._members[0]
         self._run = run
         self.task, self.labels = config.task.name, self._predictor.labels
         self.step = self._restored.step
@@ -84,13 +100,21 @@ class Model:
         self._trained = {name: getattr(config.data, name) for name in (*COLUMNS, "label_column")}
         # One compiled function a batch size: small calls must not pay for a large batch.
         self._evaluators: dict[int, Evaluator] = {}
+        self._attribution: Attribution | None = None
+        self._units = Units()
         # Tokenizers are not safe to call from two threads at once: they set their truncation anew at each call.
         self._one_at_a_time = threading.Lock()
 
     def __repr__(self) -> str:
         more = f" and {len(self.labels) - _LISTED} more" if len(self.labels) > _LISTED else ""
         listed = f"{', '.join(self.labels[:_LISTED])}{more}" if self.labels else "none"
-        return f"<jaxfm.Model: {self.task}, labels: {listed}; step {self.step} of {str(self.workdir)!r}>"
+        where = f"step {self.step}" if self._ensemble is None else f"an ensemble of {len(self._members)}"
+        return f"<jaxfm.Model: {self.task}, labels: {listed}; {where} of {str(self.workdir)!r}>"
+
+    @property
+    def predictor(self) -> Predictor:
+        """What turns its inputs into rows, and outputs into results."""
+        return self._predictor
 
     @property
     def pairs(self) -> bool:
@@ -124,14 +148,36 @@ class Model:
           UserError: what is no text ("text 3: ..."), a pair where the model judges single texts or the other way round.
         """
         if self.reads_images and image_input.is_one_image(texts):
-            return next(self.stream([self._record(texts, "the text")]))
+            return next(self.stream([self.record(texts, "the text")]))
         if getattr(texts, "shape", None) == ():  # one text as a NumPy array without axes
             texts = texts.item()  # type: ignore[union-attr]
         if isinstance(texts, str | Mapping):
-            return next(self.stream([self._record(texts, "the text")]))
+            return next(self.stream([self.record(texts, "the text")]))
         if isinstance(texts, bytes) or hasattr(texts, "columns") or not isinstance(texts, Iterable):
             raise UserError(f"a {type(texts).__name__} is neither a text nor a list of texts (such as one column).")
-        return list(self.stream(self._record(text, f"text {number}") for number, text in enumerate(texts, start=1)))
+        return list(self.stream(self.record(text, f"text {number}") for number, text in enumerate(texts, start=1)))
+
+    def record(self, text: Any, origin: str) -> dict[str, Any]:
+        """Returns the record of a text, a pair, an image, or what else `__call__` takes for one.
+
+        Raises UserError, which begins with `origin`, for what is none.
+        """
+        is_text = isinstance(text, str) or (isinstance(text, Mapping) and "image" not in text)
+        if self.reads_images and not (is_text and self.reads_texts):
+            return image_input.image_record(text, origin.replace("text", "image"))
+        if isinstance(text, Mapping):
+            wanted = ("text", "pair", "tokens", "id", *self.wanted.fields)
+            record = {name: text[name] for name in wanted if name in text}
+            if self.pairs and "text" not in record:
+                both = next((both for both in PAIR_COLUMNS if set(both) <= set(text)), ())
+                record |= {name: text[column] for name, column in zip(("text", "pair"), both, strict=False)}
+        elif isinstance(text, tuple | list) and len(text) == 2:
+            record = {"text": text[0], "pair": text[1]}
+        else:
+            record = {"text": text}
+        # NumPy's strings are strings, but not ones that everybody writes as JSON.
+        record = {name: str(value) if isinstance(value, str) else value for name, value in record.items()}
+        return source_unlabelled.check_record({**record, "origin": origin}, self.wanted)
 
     def stream(self, records: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """Yields one result a record ({"text": ...}, or with "pair"), in order, as many at a time as the task says.
@@ -144,10 +190,34 @@ class Model:
                 named = {"id": record["id"]} if "id" in record else {}
                 yield named | result
 
+    def answer_all(self, requests: Sequence[Sequence[Mapping[str, Any]]]) -> list[list[dict[str, Any]]]:
+        """Returns the results of each request (records as of `record`), which are computed together.
+
+        Requests do not see each other: where a model reads neighbouring records, a blank one stands between them.
+        """
+        joined, places = list[Mapping[str, Any]](), list[range]()
+        for request in requests:
+            if joined and self._reads_neighbours:
+                joined.append(_BLANK)
+            places.append(range(len(joined), len(joined) + len(request)))
+            joined += request
+        found = list(self.stream(joined))
+        return [[found[number] for number in each] for each in places]
+
+    @property
+    def _reads_neighbours(self) -> bool:
+        models = (self, *(() if self._finder is None else (self._finder,)))
+        return any(isinstance(each._predictor, ReadsNeighbours) and each._predictor.reads_neighbours for each in models)
+
     @property
     def records_at_once(self) -> int:
         """Records that are computed together."""
         return self._predictor.records_at_once
+
+    @property
+    def embeds_texts(self) -> bool:
+        """Whether a text becomes a vector."""
+        return isinstance(self._predictor, EmbedsTexts)
 
     @property
     def embeds(self) -> EmbedsTexts:
@@ -172,7 +242,7 @@ class Model:
     def embed_stream(self, texts: Iterable[str], role: str = "") -> Iterator[np.ndarray]:
         """Yields the vectors of texts in portions, f32 [n, D], in order."""
         embeds = self.embeds
-        role = _role(role, embeds.roles)
+        role = role_of(role, embeds.roles)
         for chunk in self._portions(texts):
             with self._one_at_a_time:
                 encoded = embeds.embedding_rows(chunk, role)
@@ -213,7 +283,7 @@ class Model:
         if isinstance(texts, str):
             raise UserError("embed_tokens: is given one text; give a list of texts.")
         embeds, found = self.embeds_tokens, list[np.ndarray]()
-        role = _role(role, embeds.roles)
+        role = role_of(role, embeds.roles)
         for chunk in self._portions(texts):
             with self._one_at_a_time:
                 encoded = embeds.embedding_rows(chunk, role)
@@ -244,9 +314,94 @@ class Model:
         parts = (scores(encoded, outputs) for encoded, outputs in self._computed(self._predictor, records))
         return np.concatenate([np.zeros(0), *parts])
 
+    def rank(self, query: str, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """Returns {"index", "text", "score"} of each text, the most similar to the query first.
+
+        Raises UserError for a model that makes no vectors of texts.
+        """
+        roles, similarity = self.embeds.roles, self.embeds.similarity
+        query_D = self.embed([query], roles[0])[0]
+        scores_N = self.embed(texts) @ query_D
+        assert similarity in ("cosine", "dot"), similarity  # of vectors of length 1 both are the product
+        order = np.argsort(-scores_N, kind="stable").tolist()
+        return [{"index": each, "text": texts[each], "score": round(float(scores_N[each]), 4)} for each in order]
+
+    @property
+    def explains(self) -> bool:
+        """Whether `explain` can say which words a result is due to."""
+        if self._ensemble is not None:
+            return False
+        return isinstance(self._predictor, ExplainsResults) and not self._predictor.explain_problem()
+
+    def explain(self, text: Any) -> dict[str, Any]:
+        """Returns {"result", "targets"}: which words each part of a text's result is due to (integrated gradients).
+
+        A target has what it is of the result ("label", or "start", "end" and "type"), the model's own "probability" or
+        "score" with all words and "without" them (each in its place a token that means nothing), "words" of which each
+        has a "share" of the difference, and "alternatives" (what else it might be, with probabilities).
+
+        Raises:
+          UserError: a model whose results are not explained; what is no text.
+        """
+        predictor = self._predictor
+        if self._ensemble is not None:
+            raise UserError(
+                f"{self.workdir}: is an ensemble of {len(self._members)} runs; explain a result of one: "
+                f"--workdir={self._run.workdir}."
+            )
+        if not isinstance(predictor, ExplainsResults):
+            raise UserError(f"{self.workdir}: results of the task {self.task} are not explained.")
+        if problem := predictor.explain_problem():
+            raise UserError(f"{self.workdir}: {problem}")
+        record = text if isinstance(text, Mapping) and "origin" in text else self.record(text, "the text")
+        with self._one_at_a_time:
+            encoded = predictor.encode([record])
+            rows = short_row(encoded.rows)
+            if (tokens := len(rows) * rows.volume.per_row) > _MOST_EXPLAINED:
+                raise UserError(
+                    f"{record['origin']}: takes rows of {tokens:,} tokens; texts of up to {_MOST_EXPLAINED:,} are "
+                    "explained. Take a part of it."
+                )
+            outputs = self._outputs(rows)
+            (result,) = predictor.decode(encoded, outputs)
+            explained = predictor.explained(encoded, outputs)
+            if self._attribution is None:
+                self._attribution = Attribution(predictor.outputs, self._restored.graphdef, self._mesh)
+            targets = self._attribution.described(self._restored.params, rows, explained)
+            return {"result": result, "targets": targets}
+
+    @property
+    def units(self) -> Units:
+        """What it has computed so far: tokens (or patches) of rows, and those of them that are no padding."""
+        return self._units
+
+    def warm(self, rows: int) -> Iterator[str]:
+        """Compiles the programs of 1, 2, 4, ... rows, up to `rows` or a batch, by using them; yields what is done next.
+
+        Texts are of so many words that each fills about a row; single ones are of fewer too (see `short_row`).
+        """
+        length = self._run.config.data.row_length if self.reads_texts else 1
+        sizes, size = [1], 2
+        while size <= min(rows, self._batch_size):
+            sizes.append(size)
+            size *= 2
+        shorter = [4 << power for power in range(16) if 4 << power < length]
+        for count, words in [*((1, words) for words in shorter), *((size, length) for size in sizes)]:
+            yield f"compiling for {count} x {words} words"
+            try:
+                self.answer_all([[self.record(self._example(words), "an example")] * count])
+            except UserError:  # a task that reads more than a text: its programs are compiled when they are needed
+                return
+
+    def _example(self, words: int) -> dict[str, Any]:
+        if not self.reads_texts:
+            return {"image": np.zeros((64, 64, 3), np.uint8)}
+        text = " ".join(["a"] * words)
+        return {"text": "a", "pair": text} if self.pairs else {"text": text}
+
     def fingerprint(self) -> str:
         """Returns a hash of the weights, the spec and the tokenizer: of all that a vector of a text depends on."""
-        return self._run.fingerprint(self._restored)
+        return "-".join(self._run.fingerprint(each) for each in self._members)
 
     def lines(self, result: Mapping[str, Any]) -> list[str]:
         """Returns a result as lines for a person."""
@@ -274,24 +429,6 @@ class Model:
         records = (image_input.image_record(each, f"image {number}") for number, each in enumerate(images, start=1))
         for encoded, outputs in self._computed(drawing, records):
             yield from self._predictor.pictures(encoded, outputs)
-
-    def _record(self, text: Any, origin: str) -> dict[str, Any]:
-        is_text = isinstance(text, str) or (isinstance(text, Mapping) and "image" not in text)
-        if self.reads_images and not (is_text and self.reads_texts):
-            return image_input.image_record(text, origin.replace("text", "image"))
-        if isinstance(text, Mapping):
-            wanted = ("text", "pair", "tokens", "id", *self.wanted.fields)
-            record = {name: text[name] for name in wanted if name in text}
-            if self.pairs and "text" not in record:
-                both = next((both for both in PAIR_COLUMNS if set(both) <= set(text)), ())
-                record |= {name: text[column] for name, column in zip(("text", "pair"), both, strict=False)}
-        elif isinstance(text, tuple | list) and len(text) == 2:
-            record = {"text": text[0], "pair": text[1]}
-        else:
-            record = {"text": text}
-        # NumPy's strings are strings, but not ones that everybody writes as JSON.
-        record = {name: str(value) if isinstance(value, str) else value for name, value in record.items()}
-        return source_unlabelled.check_record({**record, "origin": origin}, self.wanted)
 
     def _predict(self, chunk: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if self._finder is not None:
@@ -322,10 +459,18 @@ class Model:
     def _evaluate(
         self, predictor: Predictor, evaluators: dict[int, Evaluator], rows: Dataset
     ) -> Mapping[str, np.ndarray]:
+        rows = short_row(rows)
         size = bucket(self._batch_size, len(rows), self._mesh)
         if size not in evaluators:
             evaluators[size] = Evaluator(predictor.outputs, self._restored.graphdef, self._mesh, size)
-        return evaluators[size](self._restored.params, rows)
+        if len(rows):
+            volume, batches = rows.volume, -(-len(rows) // size)
+            self._units = Units(
+                self._units.computed + batches * size * volume.per_row,
+                self._units.useful + round(len(rows) * volume.useful_per_row),
+            )
+        outputs = [evaluators[size](each.params, rows) for each in self._members]
+        return outputs[0] if self._ensemble is None else self._ensemble.mean_outputs(outputs)
 
 
 def load(workdir: str | pathlib.Path, *, entities: str | pathlib.Path | None = None) -> Model:
@@ -349,33 +494,3 @@ def _finder(predictor: Predictor, entities: str | pathlib.Path, words: str) -> M
     if problem := predictor.entity_problem(found.entity_types):
         raise UserError(f"--entities={entities}: {problem}")
     return finder
-
-
-def _split_by(predictor: Predictor, words: str) -> Predictor:
-    """Returns the predictor with the asked way to split raw text into words; UserError where it has no such way."""
-    if words == RUN_WORDS:
-        return predictor
-    if not predictor.splitters:
-        raise UserError(
-            f"--words={words}: only a model that reads a text word by word (named entities) has such a rule."
-        )
-    if words not in predictor.splitters:
-        raise UserError(f"--words={words}: {did_you_mean(words, predictor.splitters)}")
-    return predictor.with_splitter(words)
-
-
-def _labelled(predictor: Predictor, labels: Sequence[str]) -> Predictor:
-    """Returns the predictor with other classes; UserError where its classes are those that it was trained on."""
-    if not isinstance(predictor, ComparesLabels):
-        raise UserError("--labels: the model of --workdir has its own classes: leave out the flag.")
-    if len(set(labels)) < 2 or not all(label.strip() for label in labels):
-        raise UserError(f"--labels={','.join(labels)}: give two different texts at least, with a comma between them.")
-    return predictor.with_labels(tuple(label.strip() for label in labels))
-
-
-def _role(given: str, roles: Sequence[str]) -> str:
-    """Returns the role of texts, the usual one where none is given; UserError for an unknown one."""
-    role = given or roles[-1]
-    if role not in roles:
-        raise UserError(f"role: {role!r}. {did_you_mean(role, roles)}")
-    return role

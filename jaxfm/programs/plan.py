@@ -21,6 +21,7 @@ from jaxfm.planning.estimate import Plan, Subject, make_plan
 from jaxfm.planning.hardware import parse_topology
 from jaxfm.programs import program
 from jaxfm.tasks.registry import from_config_dict
+from jaxfm.training import grid
 
 USAGE = (
     "usage: python -m jaxfm.plan CONFIG --topology=v5e:16x16 [--slices=N] [--price=USD a chip hour] [--sweep]\n"
@@ -44,7 +45,8 @@ def plan(config: Config | ml_collections.ConfigDict, topology: str, slices: int 
 
 
 def _subject(config: Config | ml_collections.ConfigDict) -> Subject:
-    return Subject.of(config if isinstance(config, Config) else from_config_dict(config))
+    checked = config if isinstance(config, Config) else from_config_dict(config)
+    return Subject.of(checked)
 
 
 def main() -> None:
@@ -63,6 +65,10 @@ def main() -> None:
         jax.config.update("jax_num_cpu_devices", topology.size)
     logging.getLogger("jax").setLevel(logging.ERROR)
     progress, subject = Progress(None), _subject(values.config)
+    if values.sweep and grid.asks_for_several(subject.config):
+        raise UserError(
+            "--sweep: is for one run. Leave config.train.seeds, learning_rates and weight_decays at their defaults."
+        )
     if values.sweep:
         plans = sweep.run(subject, topology, values.compile, lambda text: print(text, file=sys.stderr))
         progress.table(sweep.table(plans, values.price))

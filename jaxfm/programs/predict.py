@@ -267,7 +267,7 @@ def _of_images(model: Model, records: Sequence[Mapping[str, Any]], pictures: str
 def run() -> None:
     """Defines the flags and runs the program."""
     plugins.define_plugin_flag()
-    flags.DEFINE_string("workdir", None, "A run directory.")
+    flags.DEFINE_string("workdir", None, "A run directory, or a folder of several runs: an ensemble.")
     flags.DEFINE_string(
         "input",
         None,

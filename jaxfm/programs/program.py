@@ -18,6 +18,9 @@ import pathlib
 import re
 import signal
 import sys
+import threading
+import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from absl import app, flags
@@ -43,7 +46,10 @@ _ASKED: contextvars.ContextVar[list[usage.Definition] | None] = contextvars.Cont
 _OF_THE_USER = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE),
 )
+_ADVICE = {errno.EMFILE: " Allow more open files: ulimit -n 1024."}
+_LEAVE_SECONDS = 10.0
 
 
 def run(main: Callable[..., None], usage_line: str, *, takes_arguments: bool = False) -> None:
@@ -61,12 +67,18 @@ def run(main: Callable[..., None], usage_line: str, *, takes_arguments: bool = F
     for stream in (sys.stdout, sys.stderr):  # a terminal of another encoding than UTF-8 is no reason to fail
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    with _ending_in_time():
+        _run(main, definition, takes_arguments)
+
+
+def _run(main: Callable[..., None], definition: usage.Definition, takes_arguments: bool) -> None:
     try:
         if arguments.asks_help(sys.argv[1:]):
             _print_help(definition)
             return
         plugins.load_named(sys.argv)  # before the flags: keys and values of the config may be what they register
-        argv = _parsed(sys.argv, definition)
+        argv = parse(sys.argv, definition)
+        files.allow_open_files()
         quiet_libraries()  # after the flags: parsing them sets the verbosity anew
         keep_freed_memory()
         keep_compiled_programs()
@@ -82,6 +94,30 @@ def run(main: Callable[..., None], usage_line: str, *, takes_arguments: bool = F
     except BrokenPipeError:  # whoever read the output (head, say) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+
+
+@contextlib.contextmanager
+def _ending_in_time() -> Iterator[None]:
+    """Ends the process where it fails and a library's threads would keep it from ending.
+
+    Threads of Orbax whose save failed wait for each other for ten minutes, and Python for them.
+    """
+    before = set(threading.enumerate())
+    try:
+        yield
+    except BaseException as error:
+        code = error.code if isinstance(error, SystemExit) else 1
+        started = [each for each in threading.enumerate() if each not in before and not each.daemon] if code else []
+        deadline = time.monotonic() + _LEAVE_SECONDS
+        while any(thread.is_alive() for thread in started) and time.monotonic() < deadline:
+            time.sleep(0.05)  # not by joining them: Orbax' threads raise what they will, there too
+        if any(thread.is_alive() for thread in started):
+            if not isinstance(error, SystemExit):
+                traceback.print_exception(error)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code if isinstance(code, int) else 1)
+        raise
 
 
 def _translating(main: Callable[..., None], *arguments: Sequence[str]) -> None:
@@ -100,6 +136,7 @@ def _translating(main: Callable[..., None], *arguments: Sequence[str]) -> None:
             raise
         raise UserError(
             f"{error.filename or 'writing'}: {error.strerror}. What was written before is whole."
+            f"{_ADVICE.get(error.errno, '')}"
         ) from error
 
 
@@ -158,13 +195,17 @@ def _print_help(definition: usage.Definition) -> None:
     if definition.takes_config and words:
         from jaxfm.tasks import registry  # late: programs without a config start faster
 
-        _parsed([sys.argv[0], *words], definition)
+        parse([sys.argv[0], *words], definition)
         if flags.FLAGS.config is not None:
             print(f"\nkeys of {config_path()}:")
             print("\n".join(explain(registry.from_config_dict(flags.FLAGS.config))))
 
 
-def _parsed(argv: Sequence[str], definition: usage.Definition) -> list[str]:
+# What config_flags and Python's own parser of values raise.
+_OF_WORDS = (KeyError, AttributeError, TypeError, ValueError, OSError, SyntaxError, RecursionError, OverflowError)
+
+
+def parse(argv: Sequence[str], definition: usage.Definition) -> list[str]:
     """Parses the flags, in whatever order they are; everything wrong with them becomes a UserError.
 
     Returns the program's name and the words that are not flags.
@@ -186,7 +227,7 @@ def _parsed(argv: Sequence[str], definition: usage.Definition) -> list[str]:
     except UserError as error:
         raise UserError(f"{_reason(error)}\n{definition.usage}") from error
     # config_flags runs the config file and sets its keys while it parses: what it raises is about the user's words.
-    except (flags.Error, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
+    except (*_OF_WORDS, flags.Error) as error:
         raise UserError(f"{_config_advice(error, argv) or _reason(error)}\n{definition.usage}") from error
     return rest
 

@@ -1,4 +1,4 @@
-"""A table over many runs: `python -m jaxfm.runs runs/* [--metric=f1] [--split=test] [--output=FILE.csv]`.
+"""A table over many runs: `python -m jaxfm.runs runs/* [--metric=f1] [--split=test] [--output=FILE.csv|FILE.png]`.
 
 One row a run, the best one first: what was trained on what, the keys in which the runs differ, its score with interval,
 and its time. Runs that are under way, stopped or damaged have their row too.
@@ -18,7 +18,8 @@ from jaxfm import files
 from jaxfm.data.records.splits import require_split
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.observe.progress import Progress, format_seconds
-from jaxfm.observe.report import JSON_FILE
+from jaxfm.observe.report import JSON_FILE, read_report_file
+from jaxfm.observe.run_plots import Scored, plot_runs
 from jaxfm.observe.summary import Result, metrics_of, result_of
 from jaxfm.observe.tables import Cell, Table, fitted, to_markdown
 from jaxfm.observe.writers import METRICS_FILE, read_metrics, to_json
@@ -26,8 +27,9 @@ from jaxfm.programs import program
 from jaxfm.schema import flatten, is_under
 from jaxfm.training import workdir as workdirs
 
-USAGE = "usage: python -m jaxfm.runs DIR [DIR ...] [--metric=NAME] [--split=NAME] [--output=FILE.csv|.md|.json]"
-ENDINGS = (".csv", ".md", ".json")
+USAGE = "usage: python -m jaxfm.runs DIR [DIR ...] [--metric=NAME] [--split=NAME] [--output=FILE.csv|.md|.json|.png]"
+PICTURE = ".png"
+ENDINGS = (".csv", ".md", ".json", PICTURE)
 # Keys that have columns of their own, or that say nothing of a result.
 _OWN_COLUMNS = {"task": "task.name", "data": "data.source", "model": "model.init"}
 # What a narrow terminal leaves out, the first ones first; the keys in which runs differ follow the fourth.
@@ -107,7 +109,7 @@ def _read(folder: pathlib.Path, metric: str | None, split: str | None) -> Run:
         config = flatten(workdirs.read_config_values(folder))
         if not (folder / JSON_FILE).is_file():
             return _unfinished(folder, config)
-        report = files.read_object(folder / JSON_FILE)
+        report = read_report_file(folder / JSON_FILE)
         training, splits = report["training"], report["splits"]
         chosen = {name: scores for name, scores in splits.items() if split in (None, name)}
         result = result_of(chosen, metric or config["eval.metric"])
@@ -146,7 +148,7 @@ def _check_asked(found: Sequence[Run], metric: str | None, split: str | None) ->
         return
     splits: dict[str, Any] = {}
     for run in finished:
-        splits |= files.read_object(run.workdir / JSON_FILE)["splits"]
+        splits |= read_report_file(run.workdir / JSON_FILE)["splits"]
     if split is not None and split not in splits:
         raise UserError(f"--split={split}: no run was scored on it. {did_you_mean(split, splits)}")
     names = sorted({name for scores in splits.values() for name in metrics_of(scores)})
@@ -231,6 +233,45 @@ def _lines(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield f"NOTE: {record['run']}: {record['why']}"
 
 
+def _draw(records: Sequence[Mapping[str, Any]], path: pathlib.Path, progress: Progress) -> None:
+    """Draws the runs of the first record's metric and split; UserError where no run has a score."""
+    scored = [record for record in records if record["score"] is not None]
+    if not scored:
+        raise UserError(f"--output={path}: no run has a score to draw.")
+    metric, split = scored[0]["metric"], scored[0]["split"]
+    alike = [record for record in scored if (record["metric"], record["split"]) == (metric, split)]
+    if others := len(scored) - len(alike):
+        progress.say(f"NOTE: {others} runs have another metric or split than {metric} on {split}: not drawn")
+    names = _short_names([record["run"] for record in alike])
+    drawn = [
+        Scored(
+            names[record["run"]],
+            record["score"],
+            None if record["low"] is None else (record["low"], record["high"]),
+            _curve(pathlib.Path(record["run"]), metric),
+        )
+        for record in alike
+    ]
+    plot_runs(drawn, path, metric=metric, split=split)
+
+
+def _short_names(folders: Sequence[str]) -> dict[str, str]:
+    """Returns the last parts of paths, as many as tell them from each other."""
+    for parts in range(1, 1 + max(len(pathlib.Path(folder).parts) for folder in folders)):
+        names = {folder: "/".join(pathlib.Path(folder).parts[-parts:]) for folder in folders}
+        if len(set(names.values())) == len(folders):
+            return names
+    return {folder: folder for folder in folders}
+
+
+def _curve(workdir: pathlib.Path, metric: str) -> list[tuple[int, float]]:
+    """Returns (step, value) of a metric on the validation split."""
+    path = workdir / METRICS_FILE
+    lines = read_metrics(path) if path.is_file() else []
+    found = {line["step"]: line[metric] for line in lines if line["split"] == "valid" and metric in line}
+    return [(step, value) for step, value in sorted(found.items()) if math.isfinite(value)]
+
+
 def main(arguments: Sequence[str]) -> None:
     """The program."""
     values = flags.FLAGS
@@ -254,7 +295,9 @@ def main(arguments: Sequence[str]) -> None:
         progress.say(line)
     if output is None:
         return
-    if output.suffix == ".json":
+    if output.suffix == PICTURE:
+        _draw(records, output, progress)
+    elif output.suffix == ".json":
         files.write_json(output, to_json(records))
     else:
         text = to_csv(records) if output.suffix == ".csv" else to_markdown(to_table(records, whole=True)[0])
@@ -266,5 +309,7 @@ def run() -> None:
     """Defines the flags and runs the program."""
     flags.DEFINE_string("metric", None, "The metric to compare by; the one that chose each checkpoint if not given.")
     flags.DEFINE_string("split", None, "The split to compare on; test, or else valid, if not given.")
-    flags.DEFINE_string("output", None, "A file for the table: .csv, .md or .json.")
+    flags.DEFINE_string(
+        "output", None, "A file for the table: .csv, .md or .json; or .png, a picture of scores and curves."
+    )
     program.run(main, USAGE, takes_arguments=True)

@@ -70,14 +70,14 @@ _OPTIMIZER = (
         "linear",
         "optim.schedule",
         "linear, cosine and constant have the same names; constant_with_warmup is constant, warmup_stable_decay is "
-        "wsd, cosine_with_min_lr is cosine with `optim.final_fraction`, polynomial of power 1 is linear. The others "
-        "have no equivalent",
+        "wsd, cosine_with_min_lr is cosine with `optim.final_fraction`, polynomial has `optim.decay_power`, and is "
+        "linear at power 1; inverse_sqrt has the same name. The others have no equivalent",
     ),
     _converted(
         "lr_scheduler_kwargs",
         None,
         "optim.final_fraction optim.decay_fraction",
-        "min_lr, min_lr_rate, lr_end; num_decay_steps where max_steps is known",
+        "min_lr, min_lr_rate, lr_end; power; num_decay_steps where max_steps is known",
     ),
     _converted(
         "warmup_steps",
@@ -89,16 +89,20 @@ _OPTIMIZER = (
     _same(
         "weight_decay", 0.0, "optim.weight_decay", "biases and norms have none (`optim.no_decay`), as in the Trainer"
     ),
-    _same("adam_beta1", 0.9, "optim.b1"),
-    _same("adam_beta2", 0.999, "optim.b2"),
-    _same("adam_epsilon", 1e-8, "optim.eps"),
+    _converted("adam_beta1", 0.9, "optim.b1", "the same number; of Lion `optim.lion.b1`"),
+    _converted("adam_beta2", 0.999, "optim.b2", "the same number; of Lion `optim.lion.b2`"),
+    _converted("adam_epsilon", 1e-8, "optim.eps", "the same number"),
     _same("max_grad_norm", 1.0, "optim.clip_norm", "0: never, in both"),
     _converted(
-        "optim", "adamw_torch", "", "every form of AdamW (adamw_torch, fused, apex ...) is AdamW; no other optimizer"
+        "optim",
+        "adamw_torch",
+        "optim.name",
+        "every form of AdamW (adamw_torch, fused, apex ...) is adamw; sgd, adafactor, lion_32bit, stable_adamw and "
+        "schedule_free_adamw have their like. The others have no equivalent",
     ),
-    _absent("optim_args", None, "of optimizers other than AdamW"),
+    _absent("optim_args", None, "of optimizers other than AdamW: see the groups of `optim`"),
     _absent("optim_target_modules", None, "of GaLore and APOLLO"),
-    _converted("adafactor", False, "", "AdamW is the only optimizer", old=True),
+    _converted("adafactor", False, "optim.name", "True is adafactor", old=True),
     _converted("label_smoothing_factor", 0.0, "task.loss.label_smoothing", "of classes; masked LM has none"),
     _absent("neftune_noise_alpha", None, "noise on embeddings, for instruction tuning of decoders"),
     _unneeded("average_tokens_across_devices", True, "every loss is a sum over all devices, divided once"),
@@ -188,7 +192,7 @@ _LOGS = (
         "report_to",
         "none",
         "log.tensorboard",
-        "tensorboard is True, none is False; others read `metrics.jsonl` of the run directory",
+        "tensorboard is True, none is False; wandb, mlflow, trackio are `log.tracker`, which takes one",
     ),
     _unneeded("logging_dir", None, "TensorBoard's events are in the run directory", old=True),
     _unneeded("logging_first_step", False, "lines are written every `log.every_steps`"),
@@ -300,8 +304,8 @@ OTHERS: dict[str, dict[str, str]] = {
         "model_init": "not needed: a run begins with the weights of `model.init`",
         "callbacks": "early stopping is `eval.patience`; there are no other callbacks, but a loop of your own: "
         "`jaxfm.training.session`",
-        "optimizers": "no equivalent: AdamW and the schedules of `optim.schedule`",
-        "optimizer_cls_and_kwargs": "no equivalent: AdamW and the schedules of `optim.schedule`",
+        "optimizers": "`optim.name` and `optim.schedule`; no others",
+        "optimizer_cls_and_kwargs": "`optim.name` and `optim.schedule`; no others",
     },
     "Other calls": {
         "EarlyStoppingCallback(early_stopping_patience)": "`eval.patience`",

@@ -6,16 +6,24 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxfm.errors import UserError, did_you_mean
+from jaxfm.observe.trackers import TRACKERS
 from jaxfm.programs.trainer_arguments import ARGUMENTS, RENAMED
 
 ADAMW = ("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_hf", "adamw_apex_fused", "adamw_torch_npu_fused")
+# Optimizers of the Trainer other than AdamW -> config.optim.name.
+_OPTIMIZERS = {
+    **dict.fromkeys(("lion_32bit", "paged_lion_32bit"), "lion"),
+    "sgd": "sgd",
+    "adafactor": "adafactor",
+    "stable_adamw": "stable_adamw",
+    "schedule_free_adamw": "schedule_free_adamw",
+}
 _SCHEDULES = {
-    **{name: name for name in ("linear", "cosine", "constant")},
+    **{name: name for name in ("linear", "cosine", "constant", "inverse_sqrt", "polynomial")},
     "constant_with_warmup": "constant",
     "warmup_stable_decay": "wsd",
     "cosine_with_min_lr": "cosine",
     "cosine_warmup_with_min_lr": "cosine",
-    "polynomial": "linear",
 }
 _METRIC_PREFIXES = ("eval_", "overall_")
 # Arguments whose Trainer's default gives another model than jaxfm's own default may.
@@ -123,6 +131,8 @@ def _number(name: str, value: Any) -> Any:
             raise UserError(f"{name}: is {value!r}, but must be a number.") from None
     if kinds and (isinstance(value, bool) or not isinstance(value, kinds)):
         raise UserError(f"{name}: is {value!r} ({type(value).__name__}), but must be a number.")
+    if kinds and not abs(value) < 2**63:  # NaN is not below it either
+        raise UserError(f"{name}: is {value!r:.40}, which is no number that it can be.")
     if isinstance(default, float) and isinstance(value, int):
         return float(value)
     if kinds and isinstance(value, float) and isinstance(default, int) and value.is_integer():
@@ -152,14 +162,17 @@ def _accumulate(value: int, setting: Setting) -> Outcome:
 
 
 def _schedule(value: str, setting: Setting) -> Outcome:
-    schedule = _SCHEDULES.get(value)
+    schedule = _SCHEDULES.get(value) if isinstance(value, str) else None
     more = setting["lr_scheduler_kwargs"] or {}
     if schedule is None:
-        return Outcome({}, f"no equivalent of {value!r}: optim.schedule is linear, cosine, constant or wsd")
+        return Outcome({}, f"no equivalent of {value!r} among those of optim.schedule")
     if value == "constant":
         return Outcome({"optim.schedule": schedule, "optim.warmup_fraction": 0.0}, "without warm-up, as in the Trainer")
-    if value == "polynomial" and more.get("power", 1.0) != 1.0:
-        return Outcome({}, f"no equivalent of a power of {more['power']}: optim.schedule is linear, cosine ...")
+    if value == "polynomial":
+        power = float(more.get("power", 1.0))
+        return Outcome(
+            {"optim.schedule": "linear"} if power == 1 else {"optim.schedule": value, "optim.decay_power": power}
+        )
     return Outcome({"optim.schedule": schedule})
 
 
@@ -286,10 +299,14 @@ def _logging_strategy(value: str, setting: Setting) -> Outcome:
 
 def _report_to(value: Any, setting: Setting) -> Outcome:
     del setting
-    names = [value] if isinstance(value, str) else list(value or [])
-    others = [name for name in names if name not in ("tensorboard", "none", "all")]
+    names = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise UserError(f'report_to: is {value!r:.100}, but must be a name or a list of names (YAML: quote "no").')
+    trackers = [name for name in names if name in TRACKERS]
+    others = [name for name in names if name not in ("tensorboard", "none", "all", *trackers[:1])]
     remark = f"no equivalent of {', '.join(others)}: read metrics.jsonl of the run directory" if others else ""
-    return Outcome({"log.tensorboard": "tensorboard" in names or "all" in names}, remark)
+    tracker = {"log.tracker": trackers[0]} if trackers else {}
+    return Outcome({"log.tensorboard": "tensorboard" in names or "all" in names, **tracker}, remark)
 
 
 def _sharded(value: Any, setting: Setting) -> Outcome:
@@ -302,10 +319,32 @@ def _sharded(value: Any, setting: Setting) -> Outcome:
 
 
 def _optimizer(value: Any, setting: Setting) -> Outcome:
-    del setting
     if value in ADAMW:
         return Outcome({}, "not needed: AdamW is the optimizer")
-    return Outcome({}, f"no equivalent of {value!r}: AdamW is the only optimizer")
+    name = _OPTIMIZERS.get(value) if isinstance(value, str) else None
+    if name is None:
+        return Outcome({}, f"no equivalent of {value!r} among those of optim.name")
+    keys: dict[str, Any] = {"optim.name": name}
+    if name == "sgd":
+        keys["optim.sgd.momentum"] = 0.0  # the Trainer's default; another one stands in optim_args
+    elif name == "lion":
+        keys |= {"optim.lion.b1": setting["adam_beta1"], "optim.lion.b2": setting["adam_beta2"]}
+    return Outcome(keys)
+
+
+def _adam(key: str) -> Conversion:
+    """Returns what converts a setting of Adam: one that is not read by the chosen optimizer is none."""
+
+    def outcome(value: float, setting: Setting) -> Outcome:
+        chosen = "adafactor" if setting["adafactor"] else setting["optim"]
+        name = _OPTIMIZERS.get(chosen, "adamw") if isinstance(chosen, str) else "adamw"
+        if name == "lion" and key != "eps":
+            return Outcome({f"optim.lion.{key}": value})
+        if name in ("sgd", "adafactor", "lion"):
+            return Outcome({}, f"not read by {name}")
+        return Outcome({f"optim.{key}": value})
+
+    return outcome
 
 
 def _remat(value: Any, setting: Setting) -> Outcome:
@@ -324,6 +363,9 @@ _CONVERSIONS: Mapping[str, Conversion] = {
     "lr_scheduler_kwargs": _schedule_arguments,
     "warmup_steps": _warmup,
     "warmup_ratio": _warmup_ratio,
+    "adam_beta1": _adam("b1"),
+    "adam_beta2": _adam("b2"),
+    "adam_epsilon": _adam("eps"),
     "optim": _optimizer,
     "adafactor": lambda value, setting: _optimizer("adafactor", setting) if value else _OFF,
     "label_smoothing_factor": _smoothing,

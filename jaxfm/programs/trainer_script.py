@@ -4,6 +4,7 @@ import ast
 import collections
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -104,14 +105,27 @@ def read(path: pathlib.Path, line: int | None = None) -> Found:
     raise UserError(f"{path}: must be a script (.py) or a file of arguments ({', '.join(_FILES)}).{more}")
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain values without aliases: a few lines of those stand for more values than any memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Returns the next value. Raises YAMLError for an alias (*NAME)."""
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="an alias (*NAME), which is not read here", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+
 def _read_values(path: pathlib.Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        values = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 ({error.reason}).") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: is not JSON: {error.msg}.") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; values inside values without end
+        raise UserError(f"{path}: cannot be read: {error}.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark is not None else ""
@@ -126,8 +140,8 @@ def _read_script(path: pathlib.Path, line: int | None) -> Found:
         tree = ast.parse(path.read_bytes())
     except SyntaxError as error:
         raise UserError(f"{path}:{error.lineno or 1}: is not Python: {error.msg}.") from error
-    except ValueError as error:
-        raise UserError(f"{path}: is not Python: {error}.") from error
+    except (ValueError, MemoryError, RecursionError) as error:  # the last two: brackets inside brackets without end
+        raise UserError(f"{path}: is not Python: {str(error) or 'it is nested too deeply'}.") from error
     constants = _constants(tree)
     calls = [_call(node, constants) for node in ast.walk(tree) if isinstance(node, ast.Call)]
     chosen = _chosen([call for call in calls if call.name.endswith(ARGUMENTS_CLASS)], path, line)
@@ -278,4 +292,4 @@ def _config_of(call: _Call) -> str:
 
 
 def _weights(name: str) -> str:
-    return f"dir:{name}" if name.startswith(("/", "./", "../", "~")) or pathlib.Path(name).is_dir() else f"hf:{name}"
+    return f"dir:{name}" if name.startswith(("/", "./", "../", "~")) or os.path.isdir(name) else f"hf:{name}"

@@ -10,7 +10,7 @@ import ml_collections
 
 from jaxfm import schema
 from jaxfm.config import Config
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.encoder_config import LARGEST, EncoderConfig, UnfitShapeError
 from jaxfm.core.extensions import Origin, check_same_origin, metrics_of, origin_of, registered_loss
 from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.objective import Objective
@@ -197,7 +197,10 @@ def read_spec(workdir: pathlib.Path, config: Mapping[str, Any]) -> tuple[TaskDef
     for each in _DEFINITIONS.values():
         if each.reads(values):
             with _explained(workdir):
-                return each, each.read_spec(values, config)
+                spec = each.read_spec(values, config)
+                if not 0 < spec.row_length <= LARGEST["max_positions"]:
+                    raise UserError(f"{values.path}: row_length is {spec.row_length!r:.40}, not a number of positions.")
+                return each, spec
     raise UserError(
         f"{values.path}: task {values['task']!r} is not one of this jaxfm. {did_you_mean(values['task'], _DEFINITIONS)}"
     )
@@ -222,7 +225,7 @@ def _explained(workdir: pathlib.Path) -> Iterator[None]:
     """Says of values in task.json that no task can be made of (wrong kinds, unknown keys) in which file they are."""
     try:
         yield
-    except (TypeError, AttributeError, KeyError) as error:
+    except (TypeError, AttributeError, KeyError, UnfitShapeError) as error:
         raise UserError(
             f"{workdir / SPEC_FILE}: is not a task that this jaxfm knows ({error}). Take it from a backup of the "
             "run, or train again."

@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +17,7 @@ from jaxfm.config import AdaptConfig
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
 from jaxfm.models.adapters import is_adapter_param
-from jaxfm.training.paths import match_paths, path_name
+from jaxfm.training.paths import flat, match_paths, nested, path_name
 
 _ENCODER, _LAYERS = "encoder/", "encoder/layers/"
 
@@ -73,7 +72,7 @@ class Partition:
         """`cut` puts together a leaf and the part of it that begins at a layer."""
         if not self.first:
             return trained
-        parts = _flat(trained)
+        parts = flat(trained)
 
         def new(path: str, leaf: Any) -> Any:
             first = self.first.get(path, 0)
@@ -86,8 +85,34 @@ class Partition:
     def _changed(self, tree: Any, change: Callable[[str, Any], Any], *, keep_frozen: bool = True) -> Any:
         if not self.first:
             return tree
-        kept = {path: leaf for path, leaf in _flat(tree).items() if keep_frozen or self.first.get(path, 0) is not None}
-        return flax.traverse_util.unflatten_dict({path: change(path, leaf) for path, leaf in kept.items()}, sep="/")
+        kept = {path: leaf for path, leaf in flat(tree).items() if keep_frozen or self.first.get(path, 0) is not None}
+        return nested({path: change(path, leaf) for path, leaf in kept.items()})
+
+
+# (average, the trained part after an update, the optimizer's state after it, the update from 0) -> the new average.
+Averaging = Callable[[Any, Any, Any, jax.Array], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class MovingAverage:
+    """An exponential average of the trained part.
+
+    Attributes:
+      decay: the most that is kept of the average by an update.
+    """
+
+    decay: float
+
+    def __call__(self, old: Any, new: Any, opt_state: Any, step: jax.Array) -> Any:
+        """Returns old d + new (1 - d), d = min(decay, (1 + t) / (10 + t)) after update t (from 0).
+
+        The first steps forget faster, or a short run would still be where it started (as in TensorFlow's
+        ExponentialMovingAverage with num_updates).
+        """
+        del opt_state
+        done = step.astype(jnp.float32)
+        decay = jnp.minimum(self.decay, (1.0 + done) / (10.0 + done))
+        return jax.tree.map(lambda mean, value: mean + (1.0 - decay) * (value - mean), old, new)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,14 +122,14 @@ class Adaptation:
     Attributes:
       partition: what is trained at all.
       rates: of each of the G groups, as a factor of the schedule's.
-      wakes: step from which each of the G groups is trained.
-      ema: decay of the weights' moving average; 0: none.
+      unfreeze_steps: step from which each of the G groups is trained.
+      averaging: makes the average of the weights that the run stands for; None: it stands for the weights themselves.
     """
 
     partition: Partition = Partition()
     rates: tuple[float, ...] = ()
     unfreeze_steps: tuple[int, ...] = ()
-    ema: float = 0.0
+    averaging: Averaging | None = None
 
     def by_group(self, values_G: Any, path: str, ndim: int) -> Any:
         """Returns the value of a trained parameter's group; for one stacked over layers an array [layers, 1, 1 ...]."""
@@ -131,16 +156,6 @@ class Adaptation:
             lambda grad, on: jnp.where(on, grad, jnp.zeros((), grad.dtype)), self.unfrozen(step), grads
         )
 
-    def average(self, old: Any, new: Any, step: jax.Array) -> Any:
-        """Returns the moving average after update `step` (from 0): old d + new (1 - d), d = min(ema, (1+t) / (10+t)).
-
-        The first steps forget faster, or a short run would still be where it started (as in TensorFlow's
-        ExponentialMovingAverage with num_updates).
-        """
-        done = step.astype(jnp.float32)
-        decay = jnp.minimum(self.ema, (1.0 + done) / (10.0 + done))
-        return jax.tree.map(lambda mean, value: mean + (1.0 - decay) * (value - mean), old, new)
-
 
 EVERYTHING = Adaptation()
 
@@ -163,7 +178,7 @@ def make_adaptation(config: AdaptConfig, encoder: EncoderConfig, params: Any, to
         partition=partition,
         rates=rates if set(rates) != {1.0} else (),
         unfreeze_steps=unfreeze_steps if config.unfreeze_every else (),
-        ema=config.ema,
+        averaging=MovingAverage(config.ema) if config.ema else None,
     )
     if config.unfreeze_every:
         last = int(
@@ -180,11 +195,6 @@ def make_adaptation(config: AdaptConfig, encoder: EncoderConfig, params: Any, to
     return adaptation
 
 
-def _flat(tree: Any) -> dict[str, Any]:
-    """Returns path -> leaf of nested dicts."""
-    return flax.traverse_util.flatten_dict(tree, sep="/")
-
-
 def _latest(_: Any, unfreeze_steps: np.ndarray) -> int:
     return int(np.max(unfreeze_steps))
 
@@ -193,8 +203,8 @@ def _partition(config: AdaptConfig, params: Any) -> Partition:
     added = config.lora.rank or config.adapter_size or config.prefix_length
     named = match_paths(params, config.freeze, "config.adapt.freeze")
     first: dict[str, int | None] = {}
-    layers = {path: leaf.shape[0] for path, leaf in _flat(params).items() if path.startswith(_LAYERS)}
-    for path, chosen in _flat(named).items():
+    layers = {path: leaf.shape[0] for path, leaf in flat(params).items() if path.startswith(_LAYERS)}
+    for path, chosen in flat(named).items():
         inside = path.startswith(_ENCODER)
         by_kind = {"all": False, "head": inside, "biases": inside and not path.endswith("/bias")}[config.train]
         if chosen or by_kind or (added and inside and not is_adapter_param(path)):
@@ -236,7 +246,7 @@ def _check(config: AdaptConfig, encoder: EncoderConfig, params: Any) -> None:
             f"config.adapt.unfreeze_every: {config.unfreeze_every} contradicts config.adapt.train='head', which never "
             "trains a layer. Set unfreeze_every=0, or train='all'."
         )
-    paths = _flat(params)
+    paths = flat(params)
     if config.train == "biases" and not any(p.startswith(_ENCODER) and p.endswith("/bias") for p in paths):
         raise UserError(
             f"config.adapt.train: 'biases', but an encoder of family {encoder.family!r} has none. Take 'head', or "

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from jaxfm.observe.wall_clock import WallClock
 from jaxfm.training.adaptation import Partition
 from jaxfm.training.best import tie_breaker
 from jaxfm.training.checkpoint import Checkpoints
-from jaxfm.training.fit import TrainResult
+from jaxfm.training.member import TrainResult
 from jaxfm.training.setup import Setup
 from jaxfm.training.workdir import AVERAGED_DIR
 
@@ -52,8 +52,19 @@ def choose(
     if config.adapt.average_best < 2 or len(steps) < 2:
         return fitted
     rows = task.datasets["valid"]
-    others = (checkpoints.restore_params(step, setup.session.abstract.params) for step in steps[1:])
-    params = mean_of(fitted.params, others, setup.session.adaptation.partition)
+    whole = [fitted.step]
+
+    def others() -> Iterator[Any]:
+        for step in steps[1:]:
+            restored = checkpoints.restore_or_set_aside(step, setup.session.abstract.params)
+            if restored is not None:
+                whole.append(step)
+                yield restored
+
+    params = mean_of(fitted.params, others(), setup.session.adaptation.partition)
+    if len(whole) < 2:
+        return fitted
+    steps = tuple(whole)
     with wall_clock.during("evaluate"), progress.task("validating the mean", len(rows)) as advance:
         outputs = setup.evaluate(params, rows, advance)
         metrics = task.scorer("valid").metrics(outputs)

@@ -1,10 +1,9 @@
-"""AdamW, its schedules, and what of it differs by parameter path: decay, rates, when a parameter is first trained."""
+"""The optimizer of a run, and what of it differs by parameter path: decay, rates, when a parameter is first trained."""
 
 # G groups by depth, see jaxfm.training.adaptation
 
-import functools
-import math
-from collections.abc import Callable
+import types
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,62 +11,13 @@ import jax.numpy as jnp
 import optax
 
 from jaxfm.config import OptimConfig
-from jaxfm.errors import UserError
+from jaxfm.training import optimizers
 from jaxfm.training.adaptation import EVERYTHING, Adaptation
-from jaxfm.training.paths import match_paths
+from jaxfm.training.paths import match_paths, path_name
+from jaxfm.training.rate_schedules import Schedule
 
-Schedule = Callable[[Any], Any]
-
-
-def make_schedule(config: OptimConfig, total_steps: int) -> Schedule:
-    """Returns step (0-based count of updates done) -> learning rate of the next update.
-
-    Linear warm-up over warmup_fraction of the steps, then the shape that config.schedule names. With no warm-up the
-    linear schedule is that of transformers' Trainer: rate * (1 - step / total_steps).
-
-    Raises:
-      UserError: wsd whose warm-up and decay overlap.
-    """
-    peak, final = config.learning_rate, config.learning_rate * config.final_fraction
-    warmup = round(config.warmup_fraction * total_steps)
-    rest = max(total_steps - warmup, 1)
-    if config.schedule == "linear":
-        after = optax.linear_schedule(peak, final, rest)
-    elif config.schedule == "cosine":
-        after = optax.cosine_decay_schedule(peak, rest, alpha=config.final_fraction)
-    elif config.schedule == "constant":
-        after = optax.constant_schedule(peak)
-    else:
-        decay = max(round(config.decay_fraction * total_steps), 1)
-        if warmup + decay > total_steps:
-            raise UserError(
-                f"config.optim.decay_fraction: {config.decay_fraction} and warmup_fraction {config.warmup_fraction} "
-                f"overlap: {warmup} + {decay} steps of {total_steps}. Together they must not exceed 1."
-            )
-        after = optax.linear_schedule(peak, final, decay, transition_begin=rest - decay)
-    if warmup == 0:
-        return after
-    # The first update already moves: rate peak / warmup, not 0.
-    return optax.join_schedules([optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1)), after], [warmup])
-
-
-def learning_rate_at(config: OptimConfig, total_steps: int, step: int) -> float:
-    """Returns what `make_schedule(config, total_steps)(step)` gives, computed on the host.
-
-    An optax schedule is a program of the devices, whose result is there when they have done all that was asked before.
-    """
-    peak, final = config.learning_rate, config.learning_rate * config.final_fraction
-    warmup = round(config.warmup_fraction * total_steps)
-    rest = max(total_steps - warmup, 1)
-    if step < warmup:
-        return peak / warmup + (peak - peak / warmup) * min(step / max(warmup - 1, 1), 1.0)
-    step -= warmup
-    if config.schedule == "constant":
-        return peak
-    if config.schedule == "cosine":
-        return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * min(step / rest, 1.0)))
-    falls = rest if config.schedule == "linear" else max(round(config.decay_fraction * total_steps), 1)
-    return peak + (final - peak) * min(max(step - (rest - falls), 0) / falls, 1.0)
+# Every parameter has the same rate.
+NO_FACTORS: Mapping[str, float] = types.MappingProxyType({})
 
 
 def clip_by_known_norm(limit: float) -> optax.GradientTransformationExtraArgs:
@@ -128,24 +78,50 @@ def scale_by_group(adaptation: Adaptation) -> optax.GradientTransformationExtraA
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
+def scale_by_path(factors: Mapping[str, float]) -> optax.GradientTransformation:
+    """Multiplies the updates of the parameters that `factors` names by path; all others stay as they are."""
+
+    def scaled(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
+        factor = factors.get(path_name(path), 1.0)
+        return update if factor == 1.0 else update * factor
+
+    return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(scaled, updates))
+
+
 def make_optimizer(
-    config: OptimConfig, schedule: Schedule, params: Any, adaptation: Adaptation = EVERYTHING
+    config: OptimConfig,
+    schedule: Schedule,
+    params: Any,
+    adaptation: Adaptation = EVERYTHING,
+    rates: Mapping[str, float] = NO_FACTORS,
 ) -> optax.GradientTransformation:
-    """Returns AdamW of the trained part: clip by global norm, Adam, decoupled decay, rate.
+    """Returns the optimizer of the trained part: clip by global norm, and what `optimizers.TABLE` has for its name.
 
     Decay is for what no pattern of no_decay matches, and a rate of its own for each group of `adaptation`. `params` are
-    all of them, and may be abstract; only their paths are read. `update` takes the trained part of gradients and
+    all of them, and may be abstract; only their paths are read. `rates` has a factor of Adam's direction by path, which
+    decay does not have (`training/mup.py`). `update` takes the trained part of gradients and
     parameters, the gradients' global norm as `norm` and, where groups wake up, the run's step as `step`.
+
+    Raises:
+      UserError: a pattern that matches nothing. (What is wrong with the settings, `optimizers.check` says.)
     """
     undecayed = match_paths(params, config.no_decay, "config.optim.no_decay", OptimConfig.no_decay)
     decayed = jax.tree.map(lambda skip: not skip, adaptation.partition.select(undecayed))
-    waking = functools.partial(scale_by_adam_per_group, adaptation=adaptation)
-    adam = waking if adaptation.unfreeze_steps else optax.scale_by_adam
-    parts: list[optax.GradientTransformation] = [clip_by_known_norm(config.clip_norm)] if config.clip_norm else []
-    parts += [
-        adam(b1=config.b1, b2=config.b2, eps=config.eps),
-        optax.add_decayed_weights(config.weight_decay, mask=decayed),
-        *([scale_by_group(adaptation)] if adaptation.rates or adaptation.unfreeze_steps else []),
-        optax.scale_by_learning_rate(schedule),
-    ]
-    return optax.chain(*parts)
+    settings: dict[str, Any] = {"b1": config.b1, "b2": config.b2, "eps": config.eps}
+    wakes = bool(adaptation.unfreeze_steps)
+    parts = optimizers.Parts(
+        optim=config,
+        adam=scale_by_adam_per_group(**settings, adaptation=adaptation) if wakes else optax.scale_by_adam(**settings),
+        decay=(
+            *([scale_by_path(rates)] if rates else []),
+            optax.add_decayed_weights(config.weight_decay, mask=decayed),
+        ),
+        decayed=decayed,
+        rate=(
+            *([scale_by_group(adaptation)] if adaptation.rates or wakes else []),
+            optax.scale_by_learning_rate(schedule),
+        ),
+        schedule=schedule,
+    )
+    clip = [clip_by_known_norm(config.clip_norm)] if config.clip_norm else []
+    return optax.chain(*clip, *optimizers.TABLE[config.name].make(parts))

@@ -1,8 +1,10 @@
 """Parameters by path: what patterns of a config name."""
 
 import fnmatch
+from collections.abc import Mapping
 from typing import Any
 
+import flax.traverse_util
 import jax
 
 from jaxfm.errors import UserError, did_you_mean
@@ -11,6 +13,16 @@ from jaxfm.errors import UserError, did_you_mean
 def path_name(path: tuple[Any, ...]) -> str:
     """Returns a key path of jax.tree_util as "encoder/layers/ffn/up/kernel"."""
     return "/".join(str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path)
+
+
+def flat(tree: Any) -> dict[str, Any]:
+    """Returns path -> leaf of nested dicts."""
+    return flax.traverse_util.flatten_dict(tree, sep="/")
+
+
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns nested dicts of path -> leaf: what `flat` undoes."""
+    return flax.traverse_util.unflatten_dict(dict(leaves), sep="/")
 
 
 def match_paths(params: Any, patterns: tuple[str, ...], key: str, usual: tuple[str, ...] = ()) -> Any:

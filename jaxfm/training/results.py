@@ -14,13 +14,13 @@ from jaxfm.observe import plots
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.report import how_to_use, write_report
 from jaxfm.observe.summary import result_of
-from jaxfm.observe.wall_clock import WallClock
+from jaxfm.observe.wall_clock import WallClock, goodput
 from jaxfm.observe.writers import read_metrics, to_json, write_predictions
 from jaxfm.parallel import distributed, host_memory
 from jaxfm.schema import describe
 from jaxfm.tasks import registry
 from jaxfm.training import retention
-from jaxfm.training.fit import TrainResult
+from jaxfm.training.member import TrainResult
 from jaxfm.training.setup import Setup
 from jaxfm.training.workdir import device_name, versions
 
@@ -176,5 +176,6 @@ def training_facts(setup: Setup, fitted: TrainResult, wall_clock: WallClock) -> 
         **({} if setup.mfu_of_unit is None else {"mfu": useful * setup.mfu_of_unit}),
         f"useful_{volume.singular}_share": volume.useful_share,
         "peak_process_mib": host_memory.peak_resident() / 2**20,
+        "goodput_share": goodput(seconds),
         "goodput": seconds,
     }

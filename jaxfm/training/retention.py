@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from jaxfm.files import check_values
 from jaxfm.training.checkpoint import PARAMS_ITEM, REST_ITEM
 from jaxfm.training.workdir import AVERAGED_DIR, CHECKPOINTS_DIR
 
@@ -60,9 +61,11 @@ def is_cut_off(workdir: pathlib.Path, report: Mapping[str, Any]) -> bool:
 
 def _surplus(workdir: pathlib.Path, report: Mapping[str, Any]) -> tuple[pathlib.Path | None, list[pathlib.Path]]:
     """Returns the folder of the checkpoint that is kept (None: a mean stands for the run), and what is to go."""
-    kept, folder = report.get("checkpoint", {}), workdir / CHECKPOINTS_DIR
+    kept, folder = report.get("checkpoint") or {}, workdir / CHECKPOINTS_DIR
     if not kept.get("weights_only"):
         return None, []
+    # A number, never a path: what is surplus is removed.
+    check_values(kept, {"step": int, "averaged": bool}, f"{workdir}: the part 'checkpoint' of report.json")
     chosen = None if kept["averaged"] else folder / str(kept["step"])
     weights = workdir / AVERAGED_DIR if chosen is None else chosen / PARAMS_ITEM
     if not weights.is_dir():  # somebody else has been here: touch nothing

@@ -25,25 +25,31 @@ class DispatchAhead:
     def __init__(self, copy: Callable[[Any], Any] | None = None, clock: Callable[[], float] = monotonic) -> None:
         """`copy` starts a copy and returns something to wait for; both arguments are for tests."""
         self._copy, self._clock = _copied if copy is None else copy, clock
-        self._marks: deque[tuple[float, Any]] = deque()  # when it was dispatched, the copy
+        self._marks: deque[tuple[float, Any, int]] = deque()  # when it was dispatched, the copy, updates until then
         self.stride, self._next = 1, 0
+        self._finished = 0
 
-    def after(self, step: int, scalar: Any) -> None:
-        """Tells it that `step` updates are dispatched; `scalar` is a result of the last of them."""
+    def after(self, step: int, scalar: Any) -> int:
+        """Tells it that `step` updates are dispatched; `scalar` is a result of the last of them.
+
+        Returns how many are known to be done, 0 before the first wait: never less than `step` by more than two strides.
+        """
         if step < self._next:
-            return
+            return self._finished
         self._next = step + self.stride
-        self._marks.append((self._clock(), self._copy(scalar)))
+        self._marks.append((self._clock(), self._copy(scalar), step))
         if len(self._marks) < 2:
-            return
-        dispatched, mark = self._marks.popleft()
+            return self._finished
+        dispatched, mark, done = self._marks.popleft()
         jax.block_until_ready(mark)
+        self._finished = done
         # At least what a signal would have waited, whatever else (an evaluation, say) took time meanwhile.
         waited = self._clock() - dispatched
         if waited < MOST_SECONDS / 8:
             self.stride = min(2 * self.stride, _MOST_STRIDE)
         elif waited > MOST_SECONDS:
             self.stride = max(self.stride // 2, 1)
+        return self._finished
 
 
 @jax.jit

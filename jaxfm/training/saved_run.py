@@ -11,13 +11,13 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxfm.config import Config
+from jaxfm.config import Config, MeshConfig
 from jaxfm.core.build import AttentionConfig, Build
 from jaxfm.core.spec import SPEC_FILE, Spec
 from jaxfm.core.task import TOKENIZER_DIR, Predictor, Task, TaskDefinition
 from jaxfm.errors import UserError
 from jaxfm.models.kernels import XLA
-from jaxfm.parallel.mesh import build_abstract
+from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.schema import to_dict
 from jaxfm.tasks import registry
 from jaxfm.training import workdir as workdirs
@@ -68,6 +68,21 @@ class SavedRun:
         """Builds the task over one split of a source, for evaluation; by `config`, where it is not the run's own."""
         return self.definition.reopen(self.workdir, self.spec, config or self.config, source, split)
 
+    def abstract_model(self, mesh: Mesh, build: Build) -> tuple[nnx.GraphDef[Any], Any]:
+        """Returns the model's structure and the shapes of its parameters, sharded over the mesh.
+
+        Raises:
+          UserError: the values of task.json make no model.
+        """
+        try:
+            return build_abstract(lambda: self.spec.make_model(build, nnx.Rngs(0)), mesh)
+        except (AssertionError, ArithmeticError, ValueError, TypeError, KeyError, IndexError) as error:
+            # No data and no weights are looked at yet, so whatever models assert of a spec is about this file.
+            raise UserError(
+                f"{self.workdir / SPEC_FILE}: its values fit no model of this jaxfm ({type(error).__name__}: {error}). "
+                "Take it from a backup of the run, or train again."
+            ) from error
+
     def restore(self, mesh: Mesh, build: Build) -> Restored:
         """Restores what the run stands for: the mean of some checkpoints where that won, else the one that was chosen.
 
@@ -78,7 +93,7 @@ class SavedRun:
         """
         if self.config.model.attention == XLA:  # a run without kernels never takes them; else what suits the rows
             build = dataclasses.replace(build, attention=AttentionConfig(XLA))
-        graphdef, abstract = build_abstract(lambda: self.spec.make_model(build, nnx.Rngs(0)), mesh)
+        graphdef, abstract = self.abstract_model(mesh, build)
         for directory in (self.workdir / workdirs.AVERAGED_DIR, self.workdir / workdirs.CHECKPOINTS_DIR):
             if not directory.is_dir():
                 continue
@@ -112,6 +127,18 @@ def open_run(workdir: pathlib.Path) -> SavedRun:
     config = workdirs.read_config(workdir)
     definition, spec = registry.read_spec(workdir, to_dict(config))
     return SavedRun(workdir, config, definition, spec)
+
+
+def available_mesh(config: Config) -> tuple[Mesh, str]:
+    """Returns the run's own mesh or, where there are other devices than it was trained on, all of them along fsdp.
+
+    The second result is a note in that case.
+    """
+    try:
+        return make_mesh(config.parallel.mesh), ""
+    except UserError as error:
+        note = f"NOTE: the run's mesh is not one of these devices, all of which share the parameters instead. {error}"
+        return make_mesh(MeshConfig(data=1, fsdp=-1)), note
 
 
 def _best(directory: pathlib.Path, checkpoints: Checkpoints, step: int) -> int:

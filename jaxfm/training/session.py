@@ -1,8 +1,8 @@
 """A train step free of any run: a model, its loss and an optimizer over a mesh, from shapes alone.
 
 `jaxfm.training.fit` makes a run of it. Other programs use the same pieces: a round of federated training takes a few
-items of `steps` for each client and averages; many seeds are `jax.vmap` of `train_step`; distillation is an objective
-that reads `constants`.
+items of `steps` for each client and averages; many seeds are `jax.vmap` of `train_step` (`jaxfm.training.stepping`);
+distillation is an objective that reads `constants`.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxfm.config import Config
+from jaxfm.config import Config, OptimConfig
 from jaxfm.core.batch import BatchSpec, axes_of
 from jaxfm.core.build import AttentionConfig, Build
 from jaxfm.core.initial import HostArray
@@ -26,12 +26,15 @@ from jaxfm.observe import metrics as metrics_lib
 from jaxfm.observe.metrics import Sums
 from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel import target
-from jaxfm.training import whole_batch
+from jaxfm.training import mup, optimizers, whole_batch
 from jaxfm.training.adaptation import Adaptation, make_adaptation
+from jaxfm.training.corruption import Verifier, check_deterministic
 from jaxfm.training.evaluation import Evaluator
-from jaxfm.training.optim import Schedule, make_optimizer, make_schedule
+from jaxfm.training.optim import make_optimizer
+from jaxfm.training.rate_schedules import Schedule, make_schedule
+from jaxfm.training.spikes import make_spike_guard
 from jaxfm.training.state import NO_PARAMS, TrainState, abstract_state, new_state
-from jaxfm.training.step import StepFn, make_train_step, metric_names
+from jaxfm.training.step import Gradients, StepFn, make_gradients, make_train_step, metric_names
 
 
 @dataclasses.dataclass(slots=True)
@@ -71,10 +74,14 @@ class Session:
       make_model: builds the model.
       train_step: (state, sums, batch, constants) -> (state after one update, sums with its metrics added); pure, not
         jitted: it can be vmapped.
+      step_with: makes the same of another `config.optim`, whose numbers may be traced.
+      gradients: (moved part, state, batch, constants) -> `step.Gradients` of that update; pure, not jitted.
       batch_spec: the arrays of a batch.
       batch_keys: size -> the config key that gives it, for messages.
       accumulate: micro-batches of a batch.
+      verify_every: updates between two that are computed twice (`training/corruption.py`); 0: none is.
       notes: lines for the log.
+      factors: of parameters when they are drawn, and of their rates (`training/mup.py`).
     """
 
     objective: Objective
@@ -87,10 +94,14 @@ class Session:
     metric_names: tuple[str, ...]
     make_model: Callable[[nnx.Rngs], nnx.Module]
     train_step: StepFn
+    step_with: Callable[[OptimConfig], StepFn]
+    gradients: Callable[..., Gradients]
     batch_spec: BatchSpec
     batch_keys: Mapping[int, str]
     accumulate: int
+    verify_every: int
     notes: tuple[str, ...]
+    factors: mup.Factors
     _devices: target.Target | None
     _lowered: dict[int, jax.stages.Lowered] = dataclasses.field(default_factory=dict)
     _compiled: dict[int, jax.stages.Compiled] = dataclasses.field(default_factory=dict)
@@ -128,7 +139,9 @@ class Session:
 
     def initial_state(self, seed: int, loaded: Mapping[str, HostArray] = NO_PARAMS) -> TrainState:
         """Makes the state of step 0: parameters of `loaded` (path -> array) as they are, all others initialised."""
-        return new_state(self.make_model, self.optimizer, self.abstract, seed, loaded, self.adaptation)
+        return new_state(
+            self.make_model, self.optimizer, self.abstract, seed, loaded, self.adaptation, self.factors.init
+        )
 
     def empty_sums(self) -> Sums:
         """Returns open metric sums of nothing, on every device."""
@@ -159,16 +172,33 @@ class Session:
           batches: this host's rows of each global batch, or batches that lie on the devices (`shard`).
           constants: arrays that every update reads (`LossContext.constants`).
           sums: open metric sums to go on with; empty ones by default.
+
+        Raises CorruptionError at an update of `verify_every` where devices or two computations differ.
         """
         open_sums = self.empty_sums() if sums is None else sums
         for step, batch in enumerate(batches, start=int(state.step) + 1):
             arrays = self.shard(batch)
             program = self.compiled(len(next(iter(arrays.values()))), constants)
-            with jax.transfer_guard("disallow"):
-                state, open_sums = program(state, open_sums, arrays, constants)
+            if self.verify_every and step % self.verify_every == 0:
+                state, open_sums = self._verifier.step(program, step, state, open_sums, arrays, constants)
+            else:
+                with jax.transfer_guard("disallow"):
+                    state, open_sums = program(state, open_sums, arrays, constants)
             stepped = Stepped(step, state, open_sums, self.empty_sums)
             yield stepped
             open_sums = stepped.sums
+
+    def verify_copies(self, step: int, state: TrainState, sums: Sums) -> None:
+        """Raises CorruptionError where copies of an array on several devices differ; only where updates are verified.
+
+        For what is about to be saved; waits for the devices.
+        """
+        if self.verify_every:
+            self._verifier.check_copies((state, sums), f"after update {step}")
+
+    @functools.cached_property
+    def _verifier(self) -> Verifier:
+        return Verifier((self.abstract, self._abstract_sums), self.mesh)
 
     @functools.cached_property
     def _abstract_sums(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -192,9 +222,11 @@ def make_session(config: Config, objective: Objective, mesh: Mesh, *, total_step
 
     Raises:
       UserError: rows that cannot be cut along the mesh, a kernel that cannot compute this attention, a pattern that
-        matches nothing, a loss over whole batches that is to be accumulated.
+        matches nothing, a loss over whole batches that is to be accumulated, muP where its rules do not hold.
     """
     accumulate, spec = config.train.accumulate, objective.spec
+    check_deterministic(config.train.verify_every_steps)
+    guard = make_spike_guard(config.optim)
     meshes.check_row_length("config.data.row_length", spec.row_length, mesh)
     build, notes = run_build(config, objective, mesh)
 
@@ -204,15 +236,25 @@ def make_session(config: Config, objective: Objective, mesh: Mesh, *, total_step
     graphdef, params = meshes.build_abstract(lambda: make_model(nnx.Rngs(0)), mesh)
     schedule = make_schedule(config.optim, total_steps)
     adaptation = make_adaptation(config.adapt, spec.encoder, params, total_steps)
-    optimizer = make_optimizer(config.optim, schedule, params, adaptation)
-    abstract = abstract_state(params, optimizer, mesh, adaptation)
+    optimizers.check(config.optim, adaptation)
+    adaptation = dataclasses.replace(adaptation, averaging=adaptation.averaging or optimizers.averaging(config.optim))
+    factors = mup.make_factors(config, spec.encoder, params)
+    optimizer = make_optimizer(config.optim, schedule, params, adaptation, factors.rate)
+    abstract = abstract_state(params, optimizer, mesh, adaptation, guard)
 
     def loss(params: Any, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
         params = meshes.constrain_like(params, abstract.params)  # and so their gradients
         with jax.named_scope("head"):  # in profiles: what of it has no other name (see analysis/traces.py)
             return whole_batch.loss_of(objective, nnx.merge(graphdef, params), batch, context, accumulate)
 
+    def step_with(optim: OptimConfig) -> StepFn:
+        update = make_optimizer(optim, make_schedule(optim, total_steps), params, adaptation, factors.rate)
+        return make_train_step(loss, update, **settings, guard=guard)
+
     batch_spec = spec.batch_spec()
+    micro_batches = 1 if objective.whole_batch else accumulate
+    settings = {"total_steps": total_steps, "accumulate": micro_batches, "adaptation": adaptation}
+    shapes = abstract_batch(batch_spec, config.train.batch_size, mesh)
     sizes = {config.train.first_batch_size: "config.train.first_batch_size"}
     return Session(
         objective=objective,
@@ -222,19 +264,17 @@ def make_session(config: Config, objective: Objective, mesh: Mesh, *, total_step
         adaptation=adaptation,
         optimizer=optimizer,
         abstract=abstract,
-        metric_names=metric_names(loss, params, abstract_batch(batch_spec, config.train.batch_size, mesh)),
+        metric_names=metric_names(loss, params, shapes, guard=guard),
         make_model=make_model,
-        train_step=make_train_step(
-            loss,
-            optimizer,
-            total_steps=total_steps,
-            accumulate=1 if objective.whole_batch else accumulate,
-            adaptation=adaptation,
-        ),
+        train_step=make_train_step(loss, optimizer, **settings, guard=guard),
+        step_with=step_with,
+        gradients=make_gradients(loss, **settings),
         batch_spec=batch_spec,
         batch_keys=sizes | {config.train.batch_size: "config.train.batch_size"},
         accumulate=accumulate,
+        verify_every=config.train.verify_every_steps,
         notes=notes,
+        factors=factors,
         _devices=target.chosen(),
     )
 

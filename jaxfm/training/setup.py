@@ -19,8 +19,9 @@ from jaxfm.errors import UserError, did_you_mean
 from jaxfm.parallel import chips, target
 from jaxfm.parallel import mesh as meshes
 from jaxfm.tasks.fine_tuning import SHORTEST_ROWS
+from jaxfm.training import mup, optimizers
 from jaxfm.training.evaluation import Evaluator
-from jaxfm.training.optim import learning_rate_at
+from jaxfm.training.rate_schedules import learning_rate_at
 from jaxfm.training.schedule import count_updates, train_batches
 from jaxfm.training.session import Session, make_session
 from jaxfm.training.state import Size, TrainState, size_of
@@ -67,13 +68,25 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, HostArray], mesh: Me
     """Checks sizes and builds the functions of a run; makes no array yet.
 
     Raises:
-      UserError: a batch that cannot be divided, an unknown metric, a pattern that matches nothing.
+      UserError: a batch that cannot be divided, an unknown metric, a pattern that matches nothing, muP from loaded
+        weights.
     """
+    setup = prepare(config, task, loaded, mesh)
+    for size in setup.batches.sizes:  # so that what is wrong with a step is said before the run directory exists
+        setup.session.lower(size)
+    return setup
+
+
+def prepare(
+    config: Config, task: Task, loaded: Mapping[str, HostArray], mesh: Mesh, first: Setup | None = None
+) -> Setup:
+    """Does what `set_up` says but for lowering; `first` is a run whose session and evaluator this one shares."""
     meshes.check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
     if config.eval.metric not in task.directions:
         raise UserError(
             f"config.eval.metric: {config.eval.metric!r}. {did_you_mean(config.eval.metric, task.directions)}"
         )
+    mup.check_fresh(config.optim.mup, loaded)
     datasets = task.datasets
     if not config.data.packed:
         for rows in datasets.values():
@@ -81,9 +94,7 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, HostArray], mesh: Me
     train = datasets["train"]
     batches = train_batches(config, train, mesh)
     total_steps, update_notes = count_updates(config, batches)
-    session = make_session(config, task.objective, mesh, total_steps=total_steps)
-    for size in batches.sizes:  # so that what is wrong with a step is said before the run directory exists
-        session.lower(size)
+    session = first.session if first else make_session(config, task.objective, mesh, total_steps=total_steps)
     volume = train.volume
     return Setup(
         session=session,
@@ -96,9 +107,14 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, HostArray], mesh: Me
         learning_rate=functools.partial(learning_rate_at, config.optim, total_steps),
         model_size=size_of(session.abstract, session.adaptation, task.objective.spec.encoder),
         mfu_of_unit=mfu_of_unit(config, task.objective, volume, mesh),
-        evaluate=session.evaluator(config.eval.batch_size),
+        evaluate=first.evaluate if first else session.evaluator(config.eval.batch_size),
         initial_state=lambda: session.initial_state(config.seed, loaded),
-        notes=(*session.notes, *update_notes, *_shorter_rows(config, datasets, mesh)),
+        notes=(
+            *session.notes,
+            *update_notes,
+            *optimizers.notes(config.optim, session.adaptation, loaded),
+            *_shorter_rows(config, datasets, mesh),
+        ),
     )
 
 

@@ -19,6 +19,7 @@ from jaxfm.parallel import mesh as meshes
 from jaxfm.training.adaptation import EVERYTHING, Adaptation
 from jaxfm.training.loading import put
 from jaxfm.training.paths import path_name
+from jaxfm.training.spikes import SpikeGuard
 
 # No weights at hand: all parameters start at random.
 NO_PARAMS: Mapping[str, HostArray] = types.MappingProxyType({})
@@ -34,7 +35,8 @@ class TrainState:
       params: nested dicts of f32 arrays; what is evaluated, kept and exported.
       opt_state: optax state of the trained part, sharded like the parameters it belongs to.
       key: uint32 [2], threefry key data of the run; anything random is fold_in(key, step).
-      live_params: the trained part as the optimizer moves it, where `params` hold a moving average of it; else empty.
+      live_params: the trained part as the optimizer moves it, where `params` hold an average of it; else empty.
+      guard: what the guard against spikes remembers (`training/spikes.py`); empty without one.
     """
 
     step: Any
@@ -42,10 +44,15 @@ class TrainState:
     opt_state: Any
     key: Any
     live_params: Any = dataclasses.field(default_factory=dict)
+    guard: Any = dataclasses.field(default_factory=dict)
 
 
 def abstract_state(
-    params: Any, optimizer: optax.GradientTransformation, mesh: Mesh, adaptation: Adaptation = EVERYTHING
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    adaptation: Adaptation = EVERYTHING,
+    guard: SpikeGuard | None = None,
 ) -> TrainState:
     """Returns the state's shapes and shardings for abstract, sharded `params`.
 
@@ -64,7 +71,11 @@ def abstract_state(
     opt_state = jax.tree_util.tree_map_with_path(sharded, jax.eval_shape(optimizer.init, trained))
     scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
     key = jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=whole)
-    return TrainState(scalar, params, opt_state, key, trained if adaptation.ema else {})
+    remembered = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)
+        for name, leaf in ({} if guard is None else guard.shapes()).items()
+    }
+    return TrainState(scalar, params, opt_state, key, trained if adaptation.averaging else {}, remembered)
 
 
 def new_state(
@@ -74,22 +85,28 @@ def new_state(
     seed: int,
     loaded: Mapping[str, HostArray],
     adaptation: Adaptation = EVERYTHING,
+    factors: Mapping[str, float] = types.MappingProxyType({}),
 ) -> TrainState:
     """Makes the state of step 0: parameters given in `loaded` (path -> array) as they are, all others initialised.
 
-    Every leaf is made on the devices that keep it; a loaded parameter is never initialised first. Those that lie in
-    files are read one after another (`loading.put`).
+    Those that are drawn are multiplied by their factor of `factors` (path -> number), where there is one. Every leaf is
+    made on the devices that keep it; a loaded parameter is never initialised first. Those that lie in files are read
+    one after another (`loading.put`).
     """
     names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract.params)]
     assert set(loaded) <= set(names), f"loaded parameters that the model lacks: {sorted(set(loaded) - set(names))}"
     shapes, treedef = jax.tree.flatten(abstract.params)
     for name, shape in zip(names, shapes, strict=True):
         assert name not in loaded or loaded[name].shape == shape.shape, f"{name}: {loaded[name].shape} != {shape.shape}"
-    model_key, run_key = jax.random.split(jax.random.key(seed))
+    model_key, _ = jax.random.split(jax.random.key(seed))
 
     def init_missing() -> list[jax.Array]:
         leaves = jax.tree.leaves(meshes.initialise(lambda: make_model(nnx.Rngs(model_key))))
-        return [leaf for name, leaf in zip(names, leaves, strict=True) if name not in loaded]
+        return [
+            leaf * factors[name] if name in factors else leaf
+            for name, leaf in zip(names, leaves, strict=True)
+            if name not in loaded
+        ]
 
     shardings = [shape.sharding for name, shape in zip(names, shapes, strict=True) if name not in loaded]
     fresh = iter(jax.jit(init_missing, out_shardings=shardings)())
@@ -101,7 +118,7 @@ def new_state(
     def init_rest(params: Any) -> tuple[Any, Any]:
         trained = adaptation.partition.trained(params)
         # Copies: a step is given both away.
-        return optimizer.init(trained), jax.tree.map(jnp.copy, trained) if adaptation.ema else {}
+        return optimizer.init(trained), jax.tree.map(jnp.copy, trained) if adaptation.averaging else {}
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, (abstract.opt_state, abstract.live_params))
     opt_state, live_params = jax.jit(init_rest, out_shardings=shardings)(params)
@@ -109,9 +126,15 @@ def new_state(
         step=put(np.zeros((), np.int32), abstract.step),
         params=params,
         opt_state=opt_state,
-        key=put(np.asarray(jax.random.key_data(run_key)), abstract.key),
+        key=put(run_key_data(seed), abstract.key),
         live_params=live_params,
+        guard=jax.tree.map(lambda leaf: put(np.zeros(leaf.shape, leaf.dtype), leaf), abstract.guard),
     )
+
+
+def run_key_data(seed: int) -> np.ndarray:
+    """Returns the key data, uint32 [2], of all that is random in a run after its first parameters."""
+    return np.asarray(jax.random.key_data(jax.random.split(jax.random.key(seed))[1]))
 
 
 def count_parameters(params: Any, encoder: EncoderConfig) -> int:

@@ -3,7 +3,7 @@
 # A micro-batches, B batch, T tokens
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jaxfm.observe import metrics as metrics_lib
 from jaxfm.observe.metrics import Sums, weighted
 from jaxfm.training.adaptation import EVERYTHING, Adaptation
 from jaxfm.training.micro_batches import cut
+from jaxfm.training.spikes import SpikeGuard
 from jaxfm.training.state import TrainState
 
 # (params, batch, context) -> Loss: an objective's loss with its model closed over.
@@ -23,11 +24,14 @@ LossFn = Callable[[Any, Mapping[str, jax.Array], LossContext], Loss]
 StepFn = Callable[..., tuple[TrainState, Sums]]
 
 
-def metric_names(loss_fn: LossFn, params: Any, batch: Mapping[str, Any], constants: Any = ()) -> tuple[str, ...]:
+def metric_names(
+    loss_fn: LossFn, params: Any, batch: Mapping[str, Any], constants: Any = (), *, guard: SpikeGuard | None = None
+) -> tuple[str, ...]:
     """Returns the names of the sums a step adds to, for (abstract) parameters, batch and constants."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     context = LossContext(key, jax.ShapeDtypeStruct((), jnp.float32), constants)
-    return (*jax.eval_shape(loss_fn, params, batch, context).metrics, "loss", "gradient_norm", "skipped")
+    own = jax.eval_shape(loss_fn, params, batch, context).metrics
+    return (*own, "loss", "gradient_norm", "skipped", *(("spikes",) if guard else ()))
 
 
 def _over_micro_batches(gradients: Callable[..., Any], accumulate: int) -> Callable[..., Any]:
@@ -57,6 +61,53 @@ def _over_micro_batches(gradients: Callable[..., Any], accumulate: int) -> Calla
     return summed
 
 
+class Gradients(NamedTuple):
+    """What a batch says of the parameters: sums, to be divided by the weight.
+
+    Attributes:
+      loss: f32 scalar.
+      grads: a tree like the trained part of the parameters.
+      weight: f32 scalar, the number of targets, or their weights.
+      sums: of further metrics.
+    """
+
+    loss: jax.Array
+    grads: Any
+    weight: jax.Array
+    sums: Sums
+
+
+def make_gradients(
+    loss_fn: LossFn, *, total_steps: int, accumulate: int = 1, adaptation: Adaptation = EVERYTHING
+) -> Callable[..., Gradients]:
+    """Returns (moved, state, batch, constants) -> Gradients of the update that follows the state.
+
+    `moved` is the trained part as the optimizer moves it (`moved_part`). Everything random is drawn from the state's
+    key and step, so the same state and batch give the same gradients at any time.
+    """
+    partition = adaptation.partition
+
+    def total(trained: Any, params: Any, batch: Mapping[str, jax.Array], context: LossContext) -> Any:
+        loss = loss_fn(partition.join(trained, params), batch, context)
+        return loss.total, (loss.weight, loss.metrics)
+
+    summed = _over_micro_batches(jax.value_and_grad(total, has_aux=True), accumulate)
+
+    def gradients(moved: Any, state: TrainState, batch: Mapping[str, jax.Array], constants: Any = ()) -> Gradients:
+        with jax.named_scope("random"):
+            key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        context = LossContext(key, state.step / total_steps, constants)
+        loss, grads, weight, step_sums = summed(moved, state.params, batch, context)
+        return Gradients(loss, adaptation.mask(grads, state.step), weight, step_sums)
+
+    return gradients
+
+
+def moved_part(state: TrainState, adaptation: Adaptation) -> Any:
+    """Returns what of a state the optimizer moves."""
+    return state.live_params if adaptation.averaging else adaptation.partition.trained(state.params)
+
+
 def make_train_step(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
@@ -64,6 +115,7 @@ def make_train_step(
     total_steps: int,
     accumulate: int = 1,
     adaptation: Adaptation = EVERYTHING,
+    guard: SpikeGuard | None = None,
 ) -> StepFn:
     """Returns (state, sums, batch, constants) -> (state after one update, sums with this step's metrics added).
 
@@ -72,32 +124,24 @@ def make_train_step(
     (huggingface/transformers#34191). A step whose gradient is not finite changes neither parameters nor optimizer
     state and is counted in the metric "skipped"; `step` goes on, so that the next batch and key differ.
 
+    With a `guard` an update whose gradient norm is a spike is left out alike, and counted in the metric "spikes".
+
     Gradients are taken of the trained part of the parameters alone, as `adaptation` says; nothing touches the rest.
 
     The optimizer's update may ask for the gradients' global norm, as `norm`, and for the step, as `step`. The loss is
     told how far the run of `total_steps` is, from 0 to 1, for whatever a task schedules.
     """
     partition = adaptation.partition
-
-    def total(trained: Any, params: Any, batch: Mapping[str, jax.Array], context: LossContext) -> Any:
-        loss = loss_fn(partition.join(trained, params), batch, context)
-        return loss.total, (loss.weight, loss.metrics)
-
-    gradients = jax.value_and_grad(total, has_aux=True)
-    summed = _over_micro_batches(gradients, accumulate)
+    gradients = make_gradients(loss_fn, total_steps=total_steps, accumulate=accumulate, adaptation=adaptation)
     optimizer = optax.with_extra_args_support(optimizer)
 
     def train_step(
         state: TrainState, sums: Sums, batch: Mapping[str, jax.Array], constants: Any = ()
     ) -> tuple[TrainState, Sums]:
-        with jax.named_scope("random"):
-            key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         # What is moved, and where `params` are an average of it, that average.
         trained = partition.trained(state.params)
-        moved = (state.live_params, trained) if adaptation.ema else (trained,)
-        context = LossContext(key, state.step / total_steps, constants)
-        loss, grads, weight, step_sums = summed(moved[0], state.params, batch, context)
-        grads = adaptation.mask(grads, state.step)
+        moved = (state.live_params, trained) if adaptation.averaging else (trained,)
+        loss, grads, weight, step_sums = gradients(moved[0], state, batch, constants)
         divisor = jnp.maximum(weight, 1.0)
         with jax.named_scope("optimizer"):
             norm = optax.tree.norm(grads) / divisor
@@ -107,24 +151,33 @@ def make_train_step(
             mean = jax.tree.map(lambda grad: grad * (1.0 / divisor), grads)
             updates, opt_state = optimizer.update(mean, opt_state, old, norm=norm, step=state.step)
             new = optax.apply_updates(old, updates)
-            return (new, *(adaptation.average(kept, new, state.step) for kept in average)), opt_state
+            if adaptation.averaging is not None:
+                average = [adaptation.averaging(average[0], new, opt_state, state.step)]
+            return (new, *average), opt_state
 
         # A finite norm means finite gradients whose squares do not overflow either: the moments stay finite too.
         # A branch, not a select: XLA then updates the donated buffers in place (10 % of a step on CPU).
         healthy = jnp.isfinite(loss) & jnp.isfinite(norm)
+        is_taken, is_spike, remembered = healthy, None, state.guard
+        if guard is not None:
+            with jax.named_scope("optimizer"):
+                is_spike, remembered = guard.judge(state.guard, norm, healthy)
+                is_taken = healthy & ~is_spike
         with jax.named_scope("optimizer"):
-            moved, opt_state = lax.cond(healthy, update, lambda *same: same, moved, state.opt_state)
+            moved, opt_state = lax.cond(is_taken, update, lambda *same: same, moved, state.opt_state)
         state = TrainState(
             step=state.step + 1,
             params=partition.put(moved[-1], state.params),
             opt_state=opt_state,
             key=state.key,
-            live_params=moved[0] if adaptation.ema else {},
+            live_params=moved[0] if adaptation.averaging else {},
+            guard=remembered,
         )
         step_sums = step_sums | {
             "loss": weighted(loss, weight),
             "gradient_norm": weighted(norm),
             "skipped": weighted(jnp.where(healthy, 0.0, 1.0)),
+            **({} if is_spike is None else {"spikes": weighted(jnp.where(is_spike, 1.0, 0.0))}),
         }
         return state, metrics_lib.add(sums, step_sums)
 

@@ -19,7 +19,7 @@ from jaxfm.config import AUTO, AUTO_METRIC, BY_EXAMPLES, FREE_ON_RESUME, Config,
 from jaxfm.core.initial import Origin
 from jaxfm.errors import UserError
 from jaxfm.hub.locate import with_revision
-from jaxfm.observe.report import JSON_FILE
+from jaxfm.observe.report import JSON_FILE, read_report_file
 from jaxfm.parallel import distributed
 from jaxfm.schema import differences, flatten, nested, replaced, to_dict
 from jaxfm.tasks import registry
@@ -297,10 +297,9 @@ def read_config_values(workdir: pathlib.Path) -> dict[str, Any]:
     config = values.get("config")
     if not isinstance(config, dict):
         raise UserError(f'{path}: is not a config written by jaxfm (it has no group "config").')
-    if not isinstance(config.get("task"), str):  # a name in version 1
-        return _with_later_keys(config)
     try:
-        return _with_later_keys(registry.upgrade_config(config))
+        # In version 1 "task" was a name.
+        return _with_later_keys(registry.upgrade_config(config) if isinstance(config.get("task"), str) else config)
     except UserError as error:
         raise UserError(f"{path}: {error} Another jaxfm wrote it, or it was changed.") from error
 
@@ -322,9 +321,9 @@ def _with_later_keys(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_report(workdir: pathlib.Path) -> dict[str, Any]:
-    """Returns report.json of a finished run; UserError for one that is cut."""
+    """Returns report.json of a finished run; UserError for one that is cut or was changed."""
     try:
-        return files.read_object(workdir / JSON_FILE)
+        return read_report_file(workdir / JSON_FILE)
     except UserError as error:
         raise UserError(f"{error} The run itself is whole: jaxfm.evaluate scores it again.") from error
 

@@ -26,6 +26,7 @@ MADE_BEFORE = {
     "docs/exporting.md": {"runs/ner": "ner"},
     "docs/ner.md": {"runs/a": "ner", "runs/b": "ner"},
     "docs/retrieval.md": {"runs/ce": "pairs"},
+    "docs/trackers.md": {"runs/a": "single", "runs/b": "single"},
     "docs/trust.md": {"runs/full": "single", "runs/lora": "single"},
     "docs/using.md": {"runs/mine": "single", "runs/a": "single", "runs/b": "single", "runs/pairs": "pairs"},
     "README.md": {"runs/ner": "ner", "runs/a": "single", "runs/b": "single"},

@@ -44,8 +44,8 @@ def test_what_is_written_is_read(layout: ImageLayout, tmp_path: pathlib.Path) ->
 
 
 @pytest.mark.parametrize(("values", "words"), [
-    ("[1", "cannot be read as JSON"),
-    ("[1]", "is not a JSON object"),
+    ("[1", "is not JSON"),
+    ("[1]", "is JSON, but not an object"),
     ({**VIT, "rescale_factor": 1.0}, "rescale_factor 1.0"),
     ({**VIT, "do_rescale": False}, "pixels are scaled from 0..255"),
     ({**VIT, "image_std": [0.5, 0.0, 0.5]}, "deviations are above 0"),

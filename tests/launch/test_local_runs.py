@@ -77,7 +77,8 @@ def command(folder: pathlib.Path, name: str, processes: int, devices: int, *flag
     launcher = [sys.executable, str(ROOT / "launch" / "local.py"), f"--processes={processes}", f"--devices={devices}"]
     logs = f"--logs={folder / f'{name}_logs'}"
     program = "--program=tests.launch.local_recording"
-    training = [f"--config={folder / 'config.py'}", f"--workdir={folder / name}", "--heartbeat_timeout=10", *flags]
+    config = [] if any(flag.startswith("--config=") for flag in flags) else [f"--config={folder / 'config.py'}"]
+    training = [*config, f"--workdir={folder / name}", "--heartbeat_timeout=10", *flags]
     return [*launcher, logs, program, "--", *training]
 
 
@@ -215,8 +216,8 @@ def test_killed_on_four_processes_it_goes_on_on_two_to_the_same_end(folder: path
     assert child.returncode == 128 + signal.SIGKILL
     assert errors.startswith("local.py: process 2 was killed by SIGKILL; ending the others\n")
     assert re.search(
-        r"process 2 \(.*\) has not been heard of for 10 s: it was killed, or its machine is gone\. The last checkpoint "
-        r"is of step \d+; the same command goes on from there\.",
+        r"process 2 \(.*\) has not been heard of for 10 s: it was killed or stopped, or its machine is gone\. "
+        r"The last checkpoint is of step \d+; the same command goes on from there\.",
         output,
     )
     assert "Traceback" not in output + errors

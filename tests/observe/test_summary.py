@@ -22,6 +22,7 @@ TRAINING = {
     "unit": "tokens",
     "useful_tokens_per_second": 1234.5,
     "peak_process_mib": 999.0,
+    "goodput": {"train": 60.0, "compile": 6.0, "evaluate": 3.0, "checkpoint": 4.0, "start": 1.7, "wait for data": 0.3},
 }
 
 PREDICT = 'jaxfm predict --workdir=runs/ner "TEXT"'
@@ -70,6 +71,7 @@ def test_a_screen_holds_the_summary_and_begins_with_the_number() -> None:
         assert lines[1] == "test f1 0.2500 (95% interval 0.2000 to 0.3000 over 1,000 sentences)"
         assert len(lines) <= 21 and max(map(len, lines)) <= width
         assert any("runs/ner/report.html" in line for line in lines)
+        assert "goodput  80% of the time (else: compile 8%, checkpoint 5%, evaluate 4%)" in lines
         assert lines[-2].endswith('jaxfm predict --workdir=runs/ner "TEXT"')
 
 

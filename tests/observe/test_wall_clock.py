@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from jaxfm.observe import wall_clock
-from jaxfm.observe.wall_clock import ACTIVITIES, WallClock
+from jaxfm.observe.wall_clock import ACTIVITIES, WallClock, goodput
 
 
 @pytest.fixture
@@ -32,7 +32,8 @@ def test_every_second_is_counted_once(wait: Callable[[float], None]) -> None:
         wait(32)
     wait(64)
     assert clock.seconds() == {
-        "start": 1, "compile": 2, "train": 68, "evaluate": 0, "checkpoint": 16, "wait for data": 40, "profile": 0
+        "start": 1, "compile": 2, "train": 68, "evaluate": 0, "checkpoint": 16, "wait for data": 40, "profile": 0,
+        "report": 0, "replayed": 0,
     }  # fmt: skip
     assert clock.busy() == 68 + 40
     assert tuple(clock.seconds()) == ACTIVITIES
@@ -70,3 +71,19 @@ def test_earlier_parts_of_the_run_are_added(wait: Callable[[float], None]) -> No
 def test_an_unknown_activity_is_our_own_mistake() -> None:
     with pytest.raises(AssertionError, match="coffee"):
         WallClock().enter("coffee")
+
+
+def test_another_thread_sees_the_activity_and_that_it_has_changed(wait: Callable[[float], None]) -> None:
+    clock = WallClock()
+    assert (clock.activity, clock.changes) == ("start", 0)
+    clock.seconds()
+    clock.enter("start")
+    assert clock.changes == 0  # nothing has moved
+    with clock.during("train"):
+        assert (clock.activity, clock.changes) == ("train", 1)
+    assert (clock.activity, clock.changes) == ("start", 2)
+
+
+def test_goodput_is_the_share_of_updates_that_count() -> None:
+    assert goodput({"train": 6.0, "compile": 1.0, "replayed": 3.0}) == 0.6
+    assert goodput({"compile": 1.0}) == goodput({}) == 0.0

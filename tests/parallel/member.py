@@ -33,13 +33,16 @@ with distributed.ProcessGroup():
     counts = jax.jit(lambda: jnp.zeros(jax.device_count()), out_shardings=NamedSharding(mesh, PartitionSpec("data")))()
     with PreemptionFlag(distributed.shared_stop()) as flag:
         flag.passed(0)
-        for done in range(1, 10**6 if what in ("killed", "terminated", "fails") else 4):
+        for done in range(1, 10**6 if what in ("killed", "stopped", "terminated", "fails") else 4):
             counts = step(counts)
             jax.block_until_ready(counts)
             time.sleep(0.02)
             if me and done == 10 and what == "killed":
                 print(f"killed at {time.time()}", flush=True)
                 os.kill(os.getpid(), signal.SIGKILL)
+            if me and done == 10 and what == "stopped":
+                print(f"stopped at {time.time()}", flush=True)
+                os.kill(os.getpid(), signal.SIGSTOP)
             if me and done == 10 and what == "fails":
                 raise ZeroDivisionError("of its own")
             if me and done == 10 and what == "terminated":

@@ -3,11 +3,14 @@
 import os
 import pathlib
 import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+import types
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -60,6 +63,8 @@ def run(
             if process not in ended and child.poll() is not None:
                 now = time.time()
                 ended[process] = Ended(child.returncode, child.communicate()[0], now)
+        if what == "stopped" and set(started) - set(ended) == {who}:
+            os.kill(started[who].pid, signal.SIGCONT)  # harmless where it has gone on already
         if time.monotonic() > deadline:
             for child in started.values():
                 child.kill()
@@ -123,12 +128,37 @@ def test_a_killed_process_ends_the_others_in_time() -> None:
         # heartbeat_timeout is 3 s; the rest is for a busy machine.
         assert ended[process].at - float(killed_at) < 30
         message = (
-            f"process 2 ({HOST}) has not been heard of for 3 s: it was killed, or its machine is gone. The last "
-            "checkpoint is of step 7."
+            f"process 2 ({HOST}) has not been heard of for 3 s: it was killed or stopped, or its machine is gone. "
+            "The last checkpoint is of step 7."
         )
         # Beside it, from another thread, perhaps that a collective failed.
         assert ended[process].code == 69 and message in said(ended[process])
         assert len(said(ended[process])) <= 2
+
+
+def test_a_stopped_process_ends_the_others_in_time_and_itself_once_it_is_continued() -> None:
+    ended = run(2, "stopped", who=1)
+    line = f"process 1 ({HOST}) has not been heard of for 3 s: it was killed or stopped, or its machine is gone."
+    assert ended[0].code == 69 and any(text.startswith(line) for text in said(ended[0]))
+    (stopped,) = [text for text in said(ended[1]) if text.startswith("stopped at ")]
+    assert 1.5 < ended[0].at - float(stopped.split(" at ")[1]) < 30
+    # It finds the others gone, and says that this is its own doing.
+    own = rf"this process, 1 \({HOST}\), stood still for \d+ s: .* The others end without it after 3 s\. The last"
+    assert ended[1].code == 69 and re.match(own, said(ended[1])[-1])
+
+
+@pytest.mark.slow
+def test_a_stopped_coordinator_ends_the_others_in_time() -> None:
+    """Its connections stay open, and no call to its store returns."""
+    ended = run(3, "stopped", who=0)
+    (stopped,) = [text for text in said(ended[0]) if text.startswith("stopped at ")]
+    for process in (1, 2):
+        assert 1.5 < ended[process].at - float(stopped.split(" at ")[1]) < 30
+        line = (
+            r"process 0, the coordinator at [\d.:]+, has not answered for 3 s: it was stopped, or its machine hangs\."
+        )
+        assert ended[process].code == 69 and any(re.match(line, text) for text in said(ended[process]))
+    assert ended[0].code == 69 and f"his process, 0 ({HOST}), stood still for " in said(ended[0])[-1]
 
 
 def test_a_killed_coordinator_ends_the_others_at_once() -> None:
@@ -294,8 +324,26 @@ def test_a_single_process_agrees_with_itself() -> None:
     distributed.agree("start", {"x": 1})
     assert distributed.all_processes("x", True) and not distributed.all_processes("x", False)
     assert distributed.min_over_processes("x", 3) == 3
+    distributed.tell_status(lambda: "alone")
+    assert distributed.process_name() == distributed.statuses_of_others() == ""
     with distributed.ProcessGroup():
         pass
+
+
+def test_what_others_do_is_asked_in_vain_of_a_process_0_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Asked:
+        def __init__(self, statuses: Callable[[], dict[int, str]]) -> None:
+            self.statuses, self.hosts = statuses, lambda: {0: "a", 1: "b"}
+
+    answers = threading.Event()
+    run = types.SimpleNamespace(process=1, host="b", watch=Asked(lambda: {0: "an evaluation", 1: "a step"}))
+    monkeypatch.setattr(distributed, "_run", run)
+    monkeypatch.setattr(distributed, "_ANSWER_SECONDS", 0.05)
+    assert distributed.process_name() == "process 1 (b)"
+    assert distributed.statuses_of_others() == "process 0 (a): an evaluation"
+    run.watch = Asked(lambda: {0: str(answers.wait(20))})
+    assert distributed.statuses_of_others() == "process 0, which knows of them, does not answer"
+    answers.set()
 
 
 def test_what_is_used_of_jax_without_a_public_name_is_still_there() -> None:

@@ -64,7 +64,9 @@ def test_who_falls_silent_is_lost_after_the_stated_ticks_for_all_the_others() ->
     # The tick that last saw its counter, then three of silence.
     assert [ending is not None for ending in found] == [False, False, False, True]
     assert found[-1] == second.tick()
-    assert found[-1] == Ending(2, "c", 0, "has not been heard of for 3 s: it was killed, or its machine is gone", True)
+    assert found[-1] == Ending(
+        2, "c", 0, "has not been heard of for 3 s: it was killed or stopped, or its machine is gone", True
+    )
 
 
 def test_who_has_left_is_not_lost() -> None:
@@ -102,6 +104,40 @@ def test_the_thread_calls_end_once_and_stops(monkeypatch: pytest.MonkeyPatch) ->
         time.sleep(0.01)
     watch.stop()
     assert ended == [None]
+
+
+def test_a_store_that_never_answers_ends_the_others_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of a process 0 that was stopped: calls to it do not return, and do not fail."""
+    monkeypatch.setattr("jaxfm.parallel.watch.TICK_SECONDS", 0.01)
+    answers = threading.Event()
+
+    class Stopped(Store):
+        def set(self, key: str, value: str) -> None:
+            if key.startswith("beat/") and int(value.split()[0]) > 3:
+                answers.wait(20)
+
+    watch, ended = Watch(Stopped(), 1, 2, "b", silence=0.05, stop=SharedStop()), list[Ending | None]()
+    watch.start(ended.append)
+    deadline = time.monotonic() + 10
+    while not ended and time.monotonic() < deadline:
+        time.sleep(0.01)
+    answers.set()
+    watch.stop()
+    text = "has not answered for 0.05 s: it was stopped, or its machine hangs"
+    assert ended == [Ending(0, "", 0, text, lost=True)]
+
+
+def test_each_heartbeat_says_what_a_process_does_and_how_long_it_stood_still_is_known() -> None:
+    _, (first, second, third) = watches(3)
+    second.status = lambda: "the next batch, 3 updates dispatched"
+    for watch in (first, second, third):
+        watch.tick()
+    assert third.statuses() == {1: "the next batch, 3 updates dispatched"}
+    assert second.longest_pause() < 5
+    time.sleep(0.05)
+    assert second.longest_pause() >= 0.05
+    second.tick()
+    assert second.longest_pause() >= 0.05
 
 
 def test_a_stopped_watch_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,21 @@ SHARED = {"command_line", "quality", "small_sets", "steps"}
 # Those that read absl flags: `jaxfm.program.run` ends them, with its own tests.
 BY_FLAGS = {"classification_quality", "ner_quality", "packing_quality", "prepare_memory", "relations"}
 # Standing alone, they need torch.
-REFERENCES = {"hf_classification", "hf_image", "hf_mlm", "hf_qa", "hf_relations", "st_embedding", "st_encode"}
+REFERENCES = {
+    "hf_classification",
+    "hf_image",
+    "hf_mlm",
+    "hf_qa",
+    "hf_relations",
+    "hf_serve",
+    "st_embedding",
+    "st_encode",
+}
 # Run by the Python of another environment, which has spaCy.
 ELSEWHERE = {"spacy_reference"}
-NAMES = sorted(path.stem for path in PROFILES.glob("*.py") if path.stem not in SHARED | ELSEWHERE)
+# In a folder of their own, with the modules that they share.
+IN_FOLDERS = {"faults/fuzz"}
+NAMES = sorted(path.stem for path in PROFILES.glob("*.py") if path.stem not in SHARED | ELSEWHERE) + sorted(IN_FOLDERS)
 # torch and transformers take ten seconds to import.
 SLOW = {name: [pytest.mark.slow] if name in REFERENCES else [] for name in NAMES}
 
@@ -30,17 +41,20 @@ MISTAKES = {
         "absent",
     ),
     "ceilings": (["--sizes=8,big", "--output=o.json"], "--sizes=8,big: must be whole numbers"),
+    "coordinate_check": (["--output=o.json", "--widths=64,wide"], "--widths=64,wide: must be whole numbers"),
     "data": (["--config=absent.py"], "--config=absent.py"),
     "embedding_quality": (
         ["--train=jsonl:absent", "--output=o.json", "--programs=jaxfn"],
         "--programs: 'jaxfn' is none",
     ),
     "export_formats": (["--source=conll:absent", "--output=o.json", "--turns=0"], "--turns=0: must be at least 1"),
+    "faults/fuzz": (["--reader=conl", "--output=o.json"], "--reader: 'conl' is not one of them. Did you mean 'conll'?"),
     "hf_classification": (["absent", "absent"], "absent/config.json: no such file"),
     "hf_image": (["absent", "absent"], "absent/images.npz: no such file"),
     "hf_mlm": (["absent", "--batch=1", "--row-length=8"], "absent/config.json: no such file"),
     "hf_qa": (["absent", "absent", "--predictions=o.json"], "absent/config.json: no such file"),
     "hf_relations": (["absent", "absent"], "absent/config.json: no such file"),
+    "hf_serve": (["absent"], "absent: no such directory"),
     "image_data": (["--sizes=32,big", "--output=o.json"], "--sizes=32,big: must be whole numbers"),
     "image_quality": (["--data=absent", "--output=o.json", "--programs=hf"], "--programs: 'hf' is none of scratch"),
     "image_text_quality": (["--data=absent", "--output=o.json"], "--data=absent: must be a folder with one .npz"),
@@ -48,16 +62,22 @@ MISTAKES = {
     "interval_coverage": (["--counts=27,many"], "--counts=27,many: must be whole numbers"),
     "load_memory": (["--devices=1,few", "--output=o.json"], "--devices=1,few: must be whole numbers"),
     "loss_curves": (["absent", "absent", "--output=o.json"], "absent/metrics.jsonl: No such file or directory"),
+    "many_seeds": (["--config=absent.py", "--output=o.json", "--seeds=1"], "--seeds=1: must be at least 2"),
     "masked_positions": (["--preset=bert_absent", "--output=o.json"], "bert_absent"),
     "mlm_against_torch": (["--config=absent.py", "--output=o.json"], "--config=absent.py"),
     "mlm_convergence": (["--source=text:absent", "--preset=bert_absent", "--output=o.json"], "bert_absent"),
     "model_page": (["--output=absent/models.md"], "--output=absent/models.md: there is no folder absent"),
     "model_parity": (["--families=brt", "--output=o.json"], "--families: 'brt' is not one of bert"),
+    "mup_transfer": (["--source=text:absent", "--preset=bert_absent", "--output=o.json"], "bert_absent"),
     "ner_decoding": (["--runs=absent"], "--workdir=absent: holds no run of jaxfm"),
     "nested_ner": (["--output=o.json", "--seeds=0,one"], "--seeds=0,one: must be whole numbers"),
     "ner_recipe": (
         ["--data=.", "--output=o.json", "--recipes=epoch"],
         "--recipes: 'epoch' is none of them. Did you mean",
+    ),
+    "optimizers": (
+        ["--recipe=ner", "--source=conll:absent", "--output=o.json", "--optimizers=adam"],
+        "--optimizers: 'adam' is none of them. Did you mean 'adamw'?",
     ),
     "pictures": (["--workdir=."], "--workdir=.: is there already"),
     "qa_quality": (["--source=jsonl:absent", "--output=o.json", "--unanswered=1"], "--unanswered=1: must be a share"),
@@ -70,6 +90,12 @@ MISTAKES = {
         ["--train=dialogue:absent", "--output=o.json", "--top=200"],
         "--top=200: must be at most --candidates=100",
     ),
+    "search": (
+        ["--config=configs/ner.py", "--space=s.json", "--workdir=w", "--output=o.json", "--ways=tpes"],
+        "--ways: 'tpes' is none of them. Did you mean 'tpe'?",
+    ),
+    "serve_load": (["--run=absent", "--texts=absent", "--output=o.json"], "--texts=absent: no such file"),
+    "serve_pictures": (["--ner=absent", "--embedding=absent", "--output=."], "absent: no such run directory"),
     "whole_batch_memory": (["--batches=64,many", "--output=o.json"], "--batches=64,many: must be whole numbers"),
     "start": (["--config=configs/ner.py", "--repeats=0", "--output=o.json"], "--repeats=0: must be at least 1"),
     "throughput": (["--config=absent.py"], "--config=absent.py"),
@@ -85,6 +111,10 @@ def ends(script: str, words: list[str], monkeypatch: pytest.MonkeyPatch, folder:
             pytest.skip(f"{library} is not installed")
     monkeypatch.setattr("sys.argv", [f"{script}.py", *words])
     monkeypatch.chdir(folder)
+    # An earlier test of this process may have defined flags of a program (the reader of command lines that is fuzzed).
+    kept = {name: flags.FLAGS[name] for name in ("config", "workdir") if name in flags.FLAGS}
+    for name in kept:
+        delattr(flags.FLAGS, name)
     known = set(flags.FLAGS)
     try:
         with pytest.raises(SystemExit) as ended:
@@ -92,6 +122,8 @@ def ends(script: str, words: list[str], monkeypatch: pytest.MonkeyPatch, folder:
     finally:
         for name in set(flags.FLAGS) - known:
             delattr(flags.FLAGS, name)
+        for name, flag in kept.items():
+            flags.FLAGS[name] = flag
     return ended.value.code
 
 

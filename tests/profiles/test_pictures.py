@@ -31,6 +31,20 @@ def test_what_a_program_draws_is_kept_as_it_is_seen() -> None:
     assert any("\x1b[1;36mNOTE:" in line for line in lines)
 
 
+def test_a_bar_is_seen_though_it_is_read_with_the_next() -> None:
+    """A slow reader gets many drawings at once: the whole of a short program may come in one read."""
+    drawn = ["1/4\r\nfirst", "2/4\r\nsecond", "3/4\r\nthird"]
+    text = "\r\x1b[2K\x1b[1A\x1b[2K".join(drawn)
+    lines, bar = watch([sys.executable, "-c", f"import sys; sys.stdout.write({text!r})"], half_way="2/4")
+    assert bar == ["2/4", "second"] and lines == ["3/4", "third"]
+
+
+def test_a_read_may_end_within_a_character() -> None:
+    script = "import os, time\nfor part in (b'a \\xe2\\x94', b'\\x81 b'): os.write(1, part); time.sleep(0.2)"
+    lines, _ = watch([sys.executable, "-c", script], half_way="x")
+    assert lines == ["a \u2501 b"]
+
+
 def test_a_program_that_fails_is_no_picture() -> None:
     with pytest.raises(subprocess.CalledProcessError):
         watch([sys.executable, "-c", "raise SystemExit(3)"], half_way="x")

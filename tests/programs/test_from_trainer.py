@@ -47,7 +47,7 @@ args = TrainingArguments(
     hub_token="hf_secret",
     weight_decay=float(os.environ["DECAY"]),
     seed=seed,
-    report_to=["wandb"],
+    report_to=["comet_ml"],
 )
 trainer = Trainer(model=model, args=args, compute_metrics=scores, callbacks=[EarlyStoppingCallback(3)])
 os.remove("never run")
@@ -107,7 +107,7 @@ def test_what_a_script_does_not_say_is_said(tmp_path: pathlib.Path) -> None:
     rows = {row[0]: row for row in found.rows()}
     assert rows["neftune_noise_alpha"][3].startswith("no equivalent: ")
     assert rows["group_by_length"][3].startswith("not needed: rows are packed")
-    assert rows["report_to"][3] == "no equivalent of wandb: read metrics.jsonl of the run directory"
+    assert rows["report_to"][3] == "no equivalent of comet_ml: read metrics.jsonl of the run directory"
     assert rows["hub_token"][1] == "..."  # no secret on a screen
     assert not found.defaults.keys() & {"optim.weight_decay", "optim.warmup_fraction", "train.precision", "eval.select"}
 
@@ -146,12 +146,17 @@ def test_defaults_of_the_trainer_that_are_not_jaxfms_are_listed(tmp_path: pathli
             {"optim.schedule": "constant", "optim.warmup_fraction": 0.0},
         ),
         ('lr_scheduler_type="constant_with_warmup"', {"optim.schedule": "constant"}),
-        ('lr_scheduler_type="inverse_sqrt"', {}),
+        ('lr_scheduler_type="inverse_sqrt"', {"optim.schedule": "inverse_sqrt"}),
+        ('lr_scheduler_type="reduce_lr_on_plateau"', {}),
         (
             'lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr": 1e-5}, learning_rate=1e-4',
             {"optim.schedule": "cosine", "optim.final_fraction": pytest.approx(0.1), "optim.learning_rate": 1e-4},
         ),
-        ('lr_scheduler_type="polynomial", lr_scheduler_kwargs={"power": 2.0}', {}),
+        (
+            'lr_scheduler_type="polynomial", lr_scheduler_kwargs={"power": 3}',
+            {"optim.schedule": "polynomial", "optim.decay_power": 3.0},
+        ),
+        ('lr_scheduler_type="polynomial"', {"optim.schedule": "linear"}),
         (
             'lr_scheduler_type="warmup_stable_decay", max_steps=100, lr_scheduler_kwargs={"num_decay_steps": 20}',
             {"optim.schedule": "wsd", "train.steps": 100, "optim.decay_fraction": 0.2},
@@ -169,7 +174,16 @@ def test_defaults_of_the_trainer_that_are_not_jaxfms_are_listed(tmp_path: pathli
         ("gradient_checkpointing=True", {"model.remat": "full"}),
         ('fsdp="full_shard auto_wrap"', {"parallel.mesh.data": 1, "parallel.mesh.fsdp": -1}),
         ('report_to="tensorboard"', {"log.tensorboard": True}),
-        ('optim="adafactor"', {}),
+        ('report_to=["wandb", "tensorboard"]', {"log.tensorboard": True, "log.tracker": "wandb"}),
+        ('optim="adafactor", adam_beta2=0.9', {"optim.name": "adafactor"}),
+        ("adafactor=True", {"optim.name": "adafactor"}),
+        ('optim="sgd"', {"optim.name": "sgd", "optim.sgd.momentum": 0.0}),
+        (
+            'optim="lion_32bit", adam_beta2=0.98',
+            {"optim.name": "lion", "optim.lion.b1": 0.9, "optim.lion.b2": 0.98},
+        ),
+        ('optim="stable_adamw", adam_beta2=0.98', {"optim.name": "stable_adamw", "optim.b2": 0.98}),
+        ('optim="adalomo"', {}),
         ("adam_beta1=0.8, adam_beta2=0.98, adam_epsilon=1e-6", {"optim.b1": 0.8, "optim.b2": 0.98, "optim.eps": 1e-6}),
         ("**settings", {}),
     ],
@@ -247,10 +261,13 @@ def test_what_cannot_be_read_is_refused(tmp_path: pathlib.Path, name: str, text:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("learning_rat=1", r"^learning_rat: is not an argument of TrainingArguments\. Did you mean 'learning_rate'"),
-        ("learning_rate='fast'", r"^learning_rate: is 'fast', but must be a number"),
-        ("learning_rate=-1.0", r"^config\.optim\.learning_rate: is -1\.0, but must be above 0"),
-        ("bf16='yes'", r"^bf16: is 'yes' \(str\), but must be true or false"),
+        (
+            "learning_rat=1",
+            r"py:1: learning_rat: is not an argument of TrainingArguments\. Did you mean 'learning_rate'",
+        ),
+        ("learning_rate='fast'", r"train\.py:1: learning_rate: is 'fast', but must be a number"),
+        ("learning_rate=-1.0", r"train\.py:1: config\.optim\.learning_rate: is -1\.0, but must be above 0"),
+        ("bf16='yes'", r"train\.py:1: bf16: is 'yes' \(str\), but must be true or false"),
     ],
 )
 def test_a_wrong_value_is_refused(tmp_path: pathlib.Path, text: str, message: str) -> None:

@@ -51,10 +51,11 @@ def test_gpus_from_the_command_line(tmp_path: pathlib.Path) -> None:
         ((*TINY, "--topology=v5e:5x5"), "v5e:16x16"),
         ((*TINY, "--topology=gpu:h100:2", "--config.parallel.mesh.fsdp=4"), "config.parallel.mesh"),
         ((*TINY, "--topology=gpu:h100:2", "--price=0"), "--price=0"),
+        ((*TINY, "--topology=gpu:h100:2", "--config.train.seeds=2", "--sweep"), "--sweep: is for one run"),
         (TINY, "--topology is missing"),
         (("--topology=v5e:2x2",), "--config is missing"),
     ],
-    ids=("topology", "mesh", "price", "no topology", "no config"),
+    ids=("topology", "mesh", "price", "several", "no topology", "no config"),
 )
 def test_mistakes_end_with_one_message(flags: tuple[str, ...], words: str) -> None:
     ended = run(*flags)
@@ -97,3 +98,21 @@ def test_the_real_compiler_from_the_command_line(tmp_path: pathlib.Path) -> None
     times = values["times"]
     assert 0 < times["bound"] <= times["step"] < 0.1 and times["kernels"] > times["compute"] > 0
     assert times["links"]["inside"] > 0 == times["links"]["between"]
+
+
+@needs_libtpu
+def test_several_runs_at_once_from_the_command_line(tmp_path: pathlib.Path) -> None:
+    plans = {}
+    for seeds in (1, 3):
+        output = tmp_path / f"plan{seeds}.json"
+        ended = run(*TINY, "--topology=v5e:2x2", f"--config.train.seeds={seeds}", f"--output={output}")
+        assert ended.returncode == 0, ended.stderr
+        assert ("3 runs at once of " in ended.stdout) is (seeds == 3)
+        plans[seeds] = json.loads(output.read_text())
+    one, three = plans[1], plans[3]
+    for name in ("model_flops", "matmul_flops", "tokens_per_step"):
+        assert three[name] == pytest.approx(3 * one[name], rel=1e-3)
+    for name in ("parameters", "optimizer"):
+        assert three["memory"][name] == pytest.approx(3 * one["memory"][name], rel=1e-3)
+    assert three["parameters"] == one["parameters"] and three["settings"]["runs"] == 3 and "runs" not in one["settings"]
+    assert one["times"]["step"] < three["times"]["step"] < 3.1 * one["times"]["step"]

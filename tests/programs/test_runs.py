@@ -65,7 +65,7 @@ def test_the_best_run_is_first_and_every_run_is_there(made: pathlib.Path) -> Non
     assert (records[0]["low"], records[0]["high"]) == (0.65, 0.85)
     assert of(records, "steps")["under_way"] == 6 and of(records, "steps")["a"] == 8
     assert f"process {os.getpid()}" in of(records, "why")["under_way"]
-    assert "report.json" in of(records, "why")["cut"] and "training" in of(records, "why")["empty"]
+    assert "report.json" in of(records, "why")["cut"] and "splits" in of(records, "why")["empty"]
     # Keys in which the runs differ have a column; those that say nothing of a result have none.
     assert of(records, "optim.learning_rate")["b"] == 1e-4 and of(records, "seed")["stopped"] == 3
     assert not {"log.every_steps", "train.steps"} & set(records[0])
@@ -137,3 +137,24 @@ def test_another_ending_is_refused(made: pathlib.Path, tmp_path: pathlib.Path) -
     with pytest.raises(UserError, match=r"--output=.*table\.xlsx: ends in '\.xlsx'"):
         call(made, str(made), output=str(tmp_path / "table.xlsx"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_of_runs(
+    made: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn: list[tuple[Any, dict[str, str]]] = []
+    real = program.plot_runs
+    monkeypatch.setattr(
+        program, "plot_runs", lambda runs, path, **more: (drawn.append((runs, more)), real(runs, path, **more))
+    )
+    lines = [{"step": step, "split": "valid", "f1": step / 10} for step in (2, 1)]
+    (made / "b" / METRICS_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    call(made, str(made), output=str(tmp_path / "runs.png"))
+    (shown, more), said = drawn[0], capsys.readouterr().out
+    assert [(run.name, run.score, run.interval) for run in shown] == [("b", 0.75, (0.65, 0.85)), ("a", 0.5, (0.4, 0.6))]
+    assert [run.curve for run in shown] == [[(1, 0.1), (2, 0.2)], []]
+    assert more == {"metric": "f1", "split": "test"} and "1 runs have another metric or split" in said
+    assert (tmp_path / "runs.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UserError, match="no run has a score to draw"):
+        call(made, str(made / "stopped"), output=str(tmp_path / "none.png"))
+    assert not (tmp_path / "none.png").exists()

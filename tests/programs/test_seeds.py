@@ -11,6 +11,7 @@ import pytest
 from jaxfm import files
 from jaxfm.config import Config
 from jaxfm.errors import UserError
+from jaxfm.evaluation import many_runs
 from jaxfm.observe.shown import Report
 from jaxfm.parallel.preemption import Preempted
 from jaxfm.programs import seeds as program
@@ -95,7 +96,7 @@ def test_mean_and_deviation_of_each_metric(finished: tuple[pathlib.Path, dict[st
     [([0.5], 0.5, None), ([0.5, float("nan")], None, None), ([0.25, 0.75], 0.5, 0.3535533905932738)],
 )
 def test_what_is_not_defined_has_no_mean(values: list[float], mean: float | None, sd: float | None) -> None:
-    found = program._statistics(values)
+    found = many_runs.statistics_of(values)
     assert found["mean"] == mean and found["sd"] == (sd if sd is None else pytest.approx(sd))
 
 

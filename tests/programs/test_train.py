@@ -295,7 +295,7 @@ def test_killed_damaged_and_terminated_the_same_command_ends_as_if_nothing_had_b
     assert terminated.returncode == 75, output
     step = int(re.findall(r"stopped by SIGTERM after saving step (\d+)\. The same command goes on", output)[0])
     assert step in steps_in(workdir)
-    assert f"{newest}: " in output and "Trying the checkpoint before" in output
+    assert f"{newest}: " in output and "the checkpoint before, of step" in output
     assert not (workdir / "report.json").exists()
 
     finished = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=240)

@@ -22,7 +22,7 @@ from jaxfm.errors import UserError
 from jaxfm.observe import metrics as metrics_lib
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.tasks import registry
-from jaxfm.training.adaptation import EVERYTHING, Partition, make_adaptation
+from jaxfm.training.adaptation import EVERYTHING, MovingAverage, Partition, make_adaptation
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.initial import resolve
 from jaxfm.training.optim import make_optimizer
@@ -398,7 +398,7 @@ def test_the_moving_average_is_its_recurrence(folder: pathlib.Path, settings: di
 
 def test_a_step_that_is_skipped_leaves_the_average_alone() -> None:
     params = {"kernel": jnp.ones(3)}
-    adaptation = dataclasses.replace(EVERYTHING, ema=0.9)
+    adaptation = dataclasses.replace(EVERYTHING, averaging=MovingAverage(0.9))
     optimizer = optax.sgd(0.1)
     step = jax.jit(make_train_step(noisy_loss, optimizer, total_steps=4, adaptation=adaptation))
     state = TrainState(jnp.int32(0), params, optimizer.init(params), jax.random.key_data(jax.random.key(0)), params)

@@ -106,6 +106,31 @@ def test_a_mean_that_wins_is_what_the_run_stands_for(
     np.testing.assert_array_equal(another.params["head/kernel"], got["head/kernel"])
 
 
+def test_damaged_checkpoints_are_left_out_of_the_mean(
+    config: Config, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The best one and another are damaged when the run ends: it ends all the same, and says what it stands for."""
+    kept = keep_everything(monkeypatch)
+    script(monkeypatch, VALUES | {0: 0.7})
+    plain = Checkpoints.restore_params
+
+    def restore(self: Checkpoints, step: int, params: Any) -> Any:
+        for path in (self._directory / str(step) / "params").rglob("d/*"):
+            if step in (4, 8):
+                path.write_bytes(bytes(path.stat().st_size))
+        return plain(self, step, params)
+
+    monkeypatch.setattr(Checkpoints, "restore_params", restore)
+    report = train(config, tmp_path / "run")
+    said = " ".join(capfd.readouterr().out.split())
+    assert "WARNING: the best checkpoint, of step 4, is damaged: the last one, of 10, is used" in said
+    assert "mean of the checkpoints of steps 10, 2: f1 0.7000 on valid" in said
+    assert report["training"]["averaged_steps"] == "10, 2"
+    wanted = (kept[10]["head/kernel"] + kept[2]["head/kernel"]) / 2
+    np.testing.assert_allclose(params_of(tmp_path / "run")["head/kernel"], wanted, atol=1e-6)
+    assert {path.name for path in (tmp_path / "run" / "checkpoints" / "damaged").iterdir()} == {"4", "8"}
+
+
 @pytest.mark.slow
 def test_a_mean_that_does_not_win_leaves_no_trace(
     config: Config, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch

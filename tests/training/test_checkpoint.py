@@ -6,19 +6,20 @@ import pathlib
 import shutil
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxfm.config import MeshConfig
 from jaxfm.errors import UserError
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.training.checkpoint import Checkpoints, _WithoutAbandonedReads, array_hashes
+from jaxfm.training.checkpoint import Checkpoints, _is_no_abandoned_read, _WithoutAbandonedReads, array_hashes
 from jaxfm.training.state import TrainState
 
 # Where one of Orbax's reads fails, it leaves the others behind unfinished.
@@ -201,6 +202,7 @@ def test_damaged_files_never_come_back_as_a_state(
             fell_back.add(what)
             (record,) = [record for record in caplog.records if record.name.startswith("jaxfm")]
             assert f"{copy / '2'}:" in record.getMessage() and "checkpoint before" in record.getMessage()
+            assert (copy / "damaged" / "2").is_dir() and not (copy / "2").exists(), what
     data = {what for what in fell_back if "/d/" in what}
     assert len(data) >= 8 and {what.split()[0] for what in data} == {"flip", "flip_last_bit", "truncate", "unlink"}
 
@@ -223,27 +225,73 @@ def test_a_damaged_checkpoint_is_one_line_and_details_are_asked_for(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(saved, copy)
-    manifest = copy / "2" / "params" / "manifest.ocdbt"
-    truncate(manifest)
-    (copy / "2" / "_CHECKPOINT_METADATA").write_text('{"item')  # Orbax logs that as an error
-    restore(copy)
+    def restore_damaged(name: str) -> pathlib.Path:
+        caplog.clear()
+        copy = tmp_path / name
+        shutil.copytree(saved, copy)
+        flip(copy / "2" / "params" / "manifest.ocdbt")
+        (copy / "2" / "_CHECKPOINT_METADATA").write_text('{"item')  # Orbax logs that as an error
+        restore(copy)
+        return copy
+
+    copy = restore_damaged("copy")
     (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert record.getMessage() == (
-        f"{copy / '2'}: the checkpoint cannot be read (data loss: {manifest}). Trying the checkpoint before."
+        f"{copy / '2'}: the checkpoint cannot be read (data loss: {copy / '2' / 'params' / 'manifest.ocdbt'}). It is "
+        f"set aside, in {copy / 'damaged' / '2'}; the checkpoint before, of step 1, is taken."
     )
     time.sleep(0.2)  # for the reads that were given up
     gc.collect()
     assert "Traceback" not in capfd.readouterr().err
-    caplog.clear()
     monkeypatch.setenv("JAXFM_DEBUG", "1")
-    restore(copy)
+    restore_damaged("other")
     assert any(record.exc_info for record in caplog.records if record.name.startswith("jaxfm"))
+    shutil.copytree(saved, tmp_path / "third")
+    copy = tmp_path / "third"
     checkpoints = Checkpoints(copy, read_only=True)
     truncate(copy / "2" / "meta" / "metadata")
-    with pytest.raises(UserError, match=r"copy/2: the checkpoint cannot be read \("):
+    with pytest.raises(UserError, match=r"third/2: the checkpoint cannot be read \("):
         checkpoints.meta(2)
+    checkpoints.close()
+
+
+def test_a_checkpoint_that_was_copied_in_part_is_told_by_its_manifest(
+    saved: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    def reason(damage: Callable[[pathlib.Path], None]) -> str:
+        copy = tmp_path / damage.__name__
+        shutil.copytree(saved / "2", copy / "2")
+        path = next(copy / "2" / name for name in files_of(copy / "2") if name.startswith("params/d/"))
+        damage(path)
+        with pytest.raises(UserError) as error:
+            restore(copy)
+        assert f"({path}: " in str(error.value)
+        return str(error.value)
+
+    assert "no such file, but manifest.json has it with" in reason(pathlib.Path.unlink)
+    assert "bytes, not the" in reason(truncate)
+
+
+def test_what_is_set_aside_replaces_nothing(saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for number in range(2):
+        shutil.copytree(saved / "2", tmp_path / "2", dirs_exist_ok=True)
+        (tmp_path / "2" / "number").write_text(str(number))
+        checkpoints = Checkpoints(tmp_path)
+        assert checkpoints.set_aside(2).is_dir() and checkpoints.steps() == []
+        checkpoints.close()
+    assert [(tmp_path / "damaged" / name / "number").read_text() for name in ("2", "2.1")] == ["0", "1"]
+
+
+def test_weights_alone_and_checkpoints_of_before_have_no_full_manifest(
+    saved: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "2" / "rest")
+    (tmp_path / "1" / "manifest.json").unlink()
+    checkpoints = Checkpoints(tmp_path, read_only=True)
+    for step in (1, 2):
+        wanted = state_on(mesh_of((2, 2, 1)), step)[0].params
+        assert raw(checkpoints.restore_params(step, abstract(wanted))) == raw(wanted)
     checkpoints.close()
 
 
@@ -251,5 +299,13 @@ def test_other_news_of_threads_still_come_through() -> None:
     said: list[str] = []
     hook = _WithoutAbandonedReads(lambda unraisable: said.append(str(unraisable.exc_value)))
     for error in (RuntimeError("Event loop is closed"), RuntimeError("other"), ValueError("Event loop is closed")):
-        hook(types.SimpleNamespace(exc_value=error))
+        hook(types.SimpleNamespace(exc_value=error, object=None))
     assert said == ["other", "Event loop is closed"]
+
+    # Reads of Orbax, by the file of their code, are dropped whatever they raise; other coroutines are not.
+    for file, count in ((ocp.__file__, 2), (__file__, 3)):
+        code = types.SimpleNamespace(co_filename=file)
+        hook(types.SimpleNamespace(exc_value=Exception("a read"), object=types.SimpleNamespace(cr_code=code)))
+        assert len(said) == count
+    for text, kept in (("Future exception was never retrieved", True), ("Future ... TensorStore({'base'", False)):
+        assert _is_no_abandoned_read(logging.LogRecord("asyncio", logging.ERROR, "", 0, text, (), None)) == kept

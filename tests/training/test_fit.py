@@ -20,8 +20,8 @@ from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.train import train
 from jaxfm.tasks.ner.objective import NerObjective
 from jaxfm.tasks.ner.scorer import NerScorer
-from jaxfm.training import fit
 from jaxfm.training.best import Best
+from jaxfm.training.member import gives_up
 from tests import tiny
 from tests.training.whole_run import BASE, Saved, Whole, assert_equal_to, lines, record_saves, whole_run
 
@@ -132,8 +132,8 @@ def test_a_metric_that_is_not_defined_loses_no_run(
 def test_early_stopping_waits_for_the_least_updates(steps: int, step: int, ends: bool) -> None:
     values = {"eval.patience": 2, "train.min_steps": 200, "train.steps": steps}
     config = schema.replaced(Config(), values)
-    assert fit._gives_up(Best(waited=2), config, step) == ends
-    assert not fit._gives_up(Best(waited=1), config, 10_000)
+    assert gives_up(Best(waited=2), config, step) == ends
+    assert not gives_up(Best(waited=1), config, 10_000)
 
 
 @pytest.mark.slow

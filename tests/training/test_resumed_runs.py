@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from jaxfm import files
 from jaxfm.config import Config
 from jaxfm.errors import UserError
 from jaxfm.parallel.preemption import Preempted
@@ -163,6 +164,14 @@ def test_a_finished_run_says_so_and_changes_nothing(whole: Whole, config: Config
     finally:
         (folder / "elsewhere").rename(folder / "corpus")
     assert {path: path.stat().st_mtime_ns for path in whole.workdir.rglob("*")} == before
+
+
+def test_the_lock_of_a_run_that_was_killed_after_its_report_goes(whole: Whole, config: Config) -> None:
+    lock = whole.workdir / ".lock"
+    lock.write_text("{}")  # nobody holds it
+    assert train(config, whole.workdir) and not lock.exists()
+    with files.held(lock, "somebody"):
+        assert train(config, whole.workdir) and lock.exists()
 
 
 def test_a_work_directory_of_another_config_is_refused(whole: Whole, config: Config) -> None:

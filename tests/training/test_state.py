@@ -14,8 +14,9 @@ from jaxfm.config import MeshConfig, OptimConfig
 from jaxfm.core.build import Build
 from jaxfm.models.heads import TokenClassifier
 from jaxfm.parallel.mesh import build_abstract, make_mesh
-from jaxfm.training.optim import make_optimizer, make_schedule
+from jaxfm.training.optim import make_optimizer
 from jaxfm.training.paths import path_name
+from jaxfm.training.rate_schedules import make_schedule
 from jaxfm.training.state import TrainState, abstract_state, count_parameters, new_state
 from tests import tiny
 

@@ -44,7 +44,7 @@ def record_saves(patch: pytest.MonkeyPatch) -> Saved:
     plain = Checkpoints.save
 
     def save(self: Checkpoints, state: Any, sums: Any, meta: Any, *, keep: Any) -> None:
-        arrays = jax.tree.leaves((state.params, state.opt_state, state.key, state.step, sums))
+        arrays = jax.tree.leaves((state.params, state.opt_state, state.key, state.step, state.guard, sums))
         saved[int(state.step)] = b"".join(np.asarray(leaf).tobytes() for leaf in arrays)
         plain(self, state, sums, meta, keep=keep)
 

@@ -23,6 +23,12 @@ RECORDS_DIR = "parts"
 """Holds what is known of each finished shard until the manifest is written."""
 HISTOGRAM_BINS = 40
 """Documents by number of pieces: none in bin 0, 2^(b-1) .. 2^b - 1 in bin b."""
+_RECORD_KINDS: dict[str, type] = {
+    **dict.fromkeys(("index", "text_bytes", "pieces", "unknown"), int),
+    **dict.fromkeys(("source_sha256", "counts_sha256"), str),
+    "shard": dict,
+    "histogram": list,
+}
 SPECIAL_TOKENS = {"[CLS]": "cls_token", "[SEP]": "sep_token", "[PAD]": "pad_token", "[MASK]": "mask_token"}
 # Encodings take a hundred times the memory of the text: a call gets this many characters or documents at most.
 _CALL_CHARACTERS, _CALL_DOCUMENTS = 2**19, 1024
@@ -80,7 +86,7 @@ def vocabulary_of(tokenizer: "PreTrainedTokenizerFast", source: str) -> Vocabula
         max(tokenizer.get_vocab().values()) + 1,
         *ids,
         unk_id=unknown if isinstance(unknown, int) else None,
-        sha256=shards.json_digest([state, ids, unknown]),
+        sha256=files.json_digest([state, ids, unknown]),
     )
 
 
@@ -137,6 +143,21 @@ def counts_path(folder: pathlib.Path, shard: str) -> pathlib.Path:
     return folder / RECORDS_DIR / f"{shard}.npy"
 
 
+def read_record(path: pathlib.Path) -> dict[str, Any]:
+    """Returns what `ShardMaker` wrote of a shard. Raises UserError for what it did not write."""
+    record = files.read_object(path)
+    files.check_values(record, _RECORD_KINDS, str(path))
+    shards.check_shard(record["shard"], f"{path}: shard")
+    if record["shard"]["name"] != path.name.removesuffix(".json"):
+        raise UserError(f"{path}: is of {record['shard']['name']}, by its name of another shard.")
+    characters = record.get("unknown_characters", [0, 0])  # absent in older records
+    numbers = [*record["histogram"], *(characters if isinstance(characters, list) else [None])]
+    whole = all(type(each) is int and 0 <= each < 2**53 for each in numbers)
+    if not whole or len(numbers) != HISTOGRAM_BINS + 2 or max(record["pieces"], record["unknown"]) >= 2**53:
+        raise UserError(f"{path}: its counts of pieces, lengths or characters are not those of a shard.")
+    return record
+
+
 def has_counts(folder: pathlib.Path, record: dict[str, Any]) -> bool:
     """Whether the token counts of a finished shard are present and unchanged."""
     return shards.has_content(counts_path(folder, record["shard"]["name"]), record["counts_sha256"])
@@ -145,11 +166,17 @@ def has_counts(folder: pathlib.Path, record: dict[str, Any]) -> bool:
 def open_backend(directory: pathlib.Path) -> "Tokenizer":
     """Opens tokenizer.json for whole texts: no cutting, no padding, and no special token but those we put in.
 
-    Text may hold the letters "[MASK]"; they are text, not a mask.
+    Text may hold the letters "[MASK]"; they are text, not a mask. Raises UserError for a file that is damaged.
     """
     import tokenizers
 
-    tokenizer = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    path = directory / "tokenizer.json"
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:
+        if type(error) is not Exception:  # that is how tokenizers says that a file is damaged
+            raise
+        raise UserError(f"{path}: the tokenizer cannot be read: {error}.") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True

@@ -23,6 +23,7 @@ import numpy as np
 
 from jaxfm import files
 from jaxfm.data.corpora import deduplication, portions, preparation_report, shards
+from jaxfm.data.corpora.array_files import map_array
 from jaxfm.data.corpora.corpus import open_corpus
 from jaxfm.data.corpora.documents import Document
 from jaxfm.data.corpora.ordered import OrderedPool
@@ -115,7 +116,7 @@ def prepare_cached(
         _take_in(digest, document.text.encode())
     # What the text is says all; where it came from does not matter.
     plan = _plan(tokenizer_directory, settings, digest.hexdigest())
-    output = pathlib.Path(cache) / shards.json_digest(plan.identity)[:16]
+    output = pathlib.Path(cache) / files.json_digest(plan.identity)[:16]
     if not (output / shards.MANIFEST).is_file():
         _prepare(read, plan, output, settings, progress or StreamProgress(quiet=True), wait=True)
     return output
@@ -300,11 +301,21 @@ class _Pass:
     def _show(self) -> None:
         self._progress.update(documents=self._documents, size=self._bytes, tokens=self._tokens)
 
+    def _counts_of(self, shard: str) -> np.ndarray:
+        """Returns how often each token occurs in a shard. Raises UserError for counts of another vocabulary."""
+        path = portions.counts_path(self._output, shard)
+        counts = map_array(path, np.dtype("<i8"), ())
+        if len(counts) != self._plan.vocabulary.size:
+            raise UserError(
+                f"{path}: counts {len(counts):,} tokens, not those of this tokenizer. Remove {self._output}."
+            )
+        return counts
+
     def _finish(self, seconds: float, finished: dict[int, dict[str, Any]]) -> dict[str, Any]:
         records = [self._records[index] for index in sorted(self._records)]
         counts = np.zeros(self._plan.vocabulary.size, np.int64)
         for record in records:
-            counts += np.load(portions.counts_path(self._output, record["shard"]["name"]), allow_pickle=False)
+            counts += self._counts_of(record["shard"]["name"])
         made = [record["shard"] for record in records]
         rows, tokens = (sum(shard[name] for shard in made) for name in ("rows", "tokens"))
         pieces = int(counts.sum())
@@ -315,6 +326,7 @@ class _Pass:
             "vocab_size": vocabulary.size,
             "pad_id": vocabulary.pad_id,
             "tokenizer_sha256": vocabulary.sha256,
+            "tokenizer_files": shards.file_hashes(self._output / shards.TOKENIZER_DIR),
             "input_sha256": self._input.hexdigest(),
             "documents": self._documents,
             "characters": self._characters,
@@ -423,7 +435,11 @@ def _find_finished(output: pathlib.Path, progress: StreamProgress) -> dict[int, 
     """Returns the records of the shards that are whole, by index; others are made again."""
     found = {}
     for path in sorted((output / portions.RECORDS_DIR).glob("*.json")):
-        record = files.read_json(path)
+        try:
+            record = portions.read_record(path)
+        except UserError as error:
+            progress.say(f"{error} The shard is made again.")
+            continue
         if shards.is_whole(output, record["shard"]) and portions.has_counts(output, record):
             found[record["index"]] = record
         else:

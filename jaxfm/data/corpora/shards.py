@@ -13,18 +13,18 @@ import errno
 import functools
 import hashlib
 import itertools
-import json
 import os
 import pathlib
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxfm import files
 from jaxfm.core.batch import BatchSpec, Volume
+from jaxfm.data.corpora.array_files import map_array
 from jaxfm.data.text import packing
 from jaxfm.errors import UserError
 
@@ -32,7 +32,25 @@ MANIFEST, TOKEN_COUNTS, TOKENIZER_DIR = "manifest.json", "token_counts.npy", "to
 FORMAT = 1
 MAX_ROW_LENGTH = 2**16 - 1  # a segment's length is a uint16
 _VERIFIED = ".verified.json"
-_SHARD_NAME = re.compile(r"rows-\d{5,}\.array_record")
+_SHARD_NAME = re.compile(r"rows-\d{5,10}\.array_record")
+_DIGEST = re.compile("[0-9a-f]{64}")
+_MOST_TOKENS = 2**31 - 1  # of a vocabulary
+_KINDS: dict[str, type] = {
+    "row_length": int,
+    "vocab_size": int,
+    "pad_id": int,
+    "useful_share": float,
+    "token_counts_sha256": str,
+    "shards": list,
+}
+# What programs show or compare; absent where a corpus was made by hand.
+_OTHER_KINDS: dict[str, type] = {
+    **dict.fromkeys(("documents", "characters", "bytes", "tokens", "rows", "pieces"), int),
+    **dict.fromkeys(("settings", "dropped", "overlaps"), dict),
+    **dict.fromkeys(("unknown_share",), float),
+    **dict.fromkeys(("tokenizer_sha256", "input_sha256"), str),
+}
+_SHARD_KINDS: dict[str, type] = {"name": str, "rows": int, "tokens": int, "bytes": int, "sha256": str}
 # 16 rows are compressed together: a third less disk than one by one, and a row still costs only microseconds.
 _WRITER_OPTIONS = "group_size:16,zstd:1"
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
@@ -48,11 +66,6 @@ def shard_name(index: int) -> str:
 def token_dtype(vocab_size: int) -> np.dtype:
     """Returns the type in which token ids are stored."""
     return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
-
-
-def json_digest(value: Any) -> str:
-    """The sha256 of a JSON value, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def write_shard(
@@ -117,7 +130,7 @@ def write_token_counts(path: pathlib.Path, counts: np.ndarray) -> str:
 def write_manifest(directory: pathlib.Path, content: dict[str, Any]) -> dict[str, Any]:
     """Writes the manifest with its own checksum, and remembers that the shards were hashed as they were made."""
     manifest = {**content, "format": FORMAT, "checksum": ""}
-    manifest["checksum"] = json_digest(manifest)
+    manifest["checksum"] = files.json_digest(manifest)
     _remember(directory, {shard["name"]: _mark(directory / shard["name"], shard) for shard in manifest["shards"]})
     files.write_json(directory / MANIFEST, manifest)
     return manifest
@@ -133,15 +146,38 @@ def read_manifest(directory: str | os.PathLike[str]) -> dict[str, Any]:
         )
     try:
         manifest = files.read_json(path)
-        sound = manifest["checksum"] == json_digest({**manifest, "checksum": ""})
+        sound = manifest["checksum"] == files.json_digest({**manifest, "checksum": ""})
     except (ValueError, TypeError, KeyError):
         sound, manifest = False, {}
     if not sound:
         raise UserError(f"{path}: is damaged (its checksum does not fit). Remove it and run jaxfm.prepare again.")
-    if manifest["format"] != FORMAT:
-        raise UserError(f"{path}: has format {manifest['format']}; this jaxfm reads {FORMAT}. Prepare the corpus anew.")
-    assert all(_SHARD_NAME.fullmatch(shard["name"]) for shard in manifest["shards"])
+    if manifest.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: has format {manifest.get('format')!r:.40}; this jaxfm reads {FORMAT}. Prepare the corpus anew."
+        )
+    _check_manifest(manifest, path)
     return manifest
+
+
+def check_shard(shard: Any, where: str) -> None:
+    """Raises UserError for what is not `write_shard`'s account of a shard; its name never leads out of the folder."""
+    files.check_values(shard, _SHARD_KINDS, where)
+    if not _SHARD_NAME.fullmatch(shard["name"]) or not _DIGEST.fullmatch(shard["sha256"]):
+        raise UserError(f"{where}: {shard['name']!r:.80} is not the name of a shard, or its hash is none.")
+
+
+def _check_manifest(manifest: dict[str, Any], path: pathlib.Path) -> None:
+    """Raises UserError for values of another kind than `write_manifest` writes: a checksum proves no more."""
+    files.check_values(manifest, _KINDS, str(path))
+    files.check_values(manifest, {key: kind for key, kind in _OTHER_KINDS.items() if key in manifest}, str(path))
+    for number, shard in enumerate(manifest["shards"]):
+        check_shard(shard, f"{path}: shards[{number}]")
+    if not 1 <= manifest["row_length"] <= MAX_ROW_LENGTH:
+        raise UserError(f"{path}: row_length is {manifest['row_length']:,}, but must be from 1 to {MAX_ROW_LENGTH:,}.")
+    if not manifest["pad_id"] < manifest["vocab_size"] <= _MOST_TOKENS:
+        raise UserError(f"{path}: vocab_size is {manifest['vocab_size']:,} and pad_id {manifest['pad_id']:,}.")
+    if not 0 <= manifest["useful_share"] <= 1 or sum(shard["rows"] for shard in manifest["shards"]) >= 2**63:
+        raise UserError(f"{path}: useful_share {manifest['useful_share']} is no share, or there are too many rows.")
 
 
 def verify(directory: pathlib.Path, shards: Iterable[dict[str, Any]]) -> None:
@@ -172,6 +208,30 @@ def verify(directory: pathlib.Path, shards: Iterable[dict[str, Any]]) -> None:
                     raise
 
 
+def file_hashes(folder: pathlib.Path) -> dict[str, str]:
+    """Returns file -> sha256 of the files under a folder."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _sha256(path) for path in paths}
+
+
+def verify_tokenizer(directory: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+    """Raises UserError naming a file of the tokenizer that has changed since the rows were made with it.
+
+    Corpora of before their hashes were kept are taken as they are.
+    """
+    folder, wanted = directory / TOKENIZER_DIR, manifest.get("tokenizer_files")
+    if wanted is None:
+        return
+    found = file_hashes(folder) if folder.is_dir() else {}
+    for name in sorted({*wanted, *found}):
+        if wanted.get(name) != found.get(name):
+            what = "is missing" if name not in found else "is new" if name not in wanted else "has changed"
+            raise UserError(
+                f"{folder / name}: {what} since the rows were made with this tokenizer. Copy the directory again, or "
+                "remove it and run jaxfm.prepare anew."
+            )
+
+
 def is_whole(directory: pathlib.Path, shard: dict[str, Any]) -> bool:
     """Whether a shard has the content that was written."""
     return has_content(directory / shard["name"], shard["sha256"])
@@ -191,6 +251,7 @@ class ShardedRows:
         self.manifest = read_manifest(directory)
         shards = self.manifest["shards"]
         verify(self._directory, shards)
+        verify_tokenizer(self._directory, self.manifest)
         self._ends = np.asarray(list(itertools.accumulate(shard["rows"] for shard in shards)), np.int64)
         self._dtype = token_dtype(self.manifest["vocab_size"])
         self._local = threading.local()
@@ -253,7 +314,10 @@ class ShardedRows:
         path = self._directory / TOKEN_COUNTS
         if not has_content(path, self.manifest["token_counts_sha256"]):
             raise UserError(f"{path}: is missing or damaged. Remove this directory and run jaxfm.prepare anew.")
-        return np.load(path, allow_pickle=False).astype(np.int64)
+        counts = map_array(path, np.dtype("<i8"), ())
+        if len(counts) != self.vocab_size:
+            raise UserError(f"{path}: counts {len(counts):,} tokens, but the vocabulary has {self.vocab_size:,}.")
+        return np.array(counts)
 
     def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the rows [n] asked for as a batch: int32 [n, T] a field of `spec`.
@@ -263,7 +327,7 @@ class ShardedRows:
         index = np.asarray(index, np.int64)
         assert index.size == 0 or 0 <= index.min() <= index.max() < len(self), "an index of no row"
         records = self._read(index)
-        lengths = [np.frombuffer(record, "<u2", int.from_bytes(record[2:4], "little"), 4) for record in records]
+        lengths = [self._lengths(record, int(row)) for record, row in zip(records, index, strict=True)]
         tokens = [
             np.frombuffer(record, self._dtype, offset=4 + 2 * len(part))
             for record, part in zip(records, lengths, strict=True)
@@ -272,6 +336,13 @@ class ShardedRows:
         sizes = np.concatenate([np.zeros(0, np.int64), *lengths])  # of all segments
         filled = np.asarray([len(row) for row in tokens], np.int64)
         position = np.repeat(np.arange(len(index)) * self.row_length, filled) + packing.ramps(filled)
+
+        largest = max((int(row.max()) for row in tokens if row.size), default=0)
+        if largest >= self.vocab_size:
+            raise UserError(
+                f"{self._directory}: holds the token {largest:,}, but the vocabulary has {self.vocab_size:,} entries: "
+                "these rows are of another tokenizer. Prepare the corpus anew."
+            )
 
         def lay(values: np.ndarray | int, empty: int) -> np.ndarray:
             laid = np.full((len(index), self.row_length), empty, np.int32)
@@ -284,6 +355,19 @@ class ShardedRows:
             "positions": lay(packing.ramps(sizes), 0),
         }
 
+    def _lengths(self, record: bytes, row: int) -> np.ndarray:
+        """Returns the lengths of a row's segments. Raises UserError for a record that is not a row of this corpus."""
+        count, width = int.from_bytes(record[2:4], "little"), self._dtype.itemsize
+        if len(record) >= 4 + 2 * count and record[0] == FORMAT and record[1] == width:
+            lengths = np.frombuffer(record, "<u2", count, 4)
+            filled = int(lengths.sum())
+            if filled <= self.row_length and len(record) == 4 + 2 * count + filled * width:
+                return lengths
+        raise UserError(
+            f"{self._directory}: row {row:,} is not one of {self.row_length:,} tokens of a vocabulary of "
+            f"{self.vocab_size:,}. Remove this directory and run jaxfm.prepare anew."
+        )
+
     def _read(self, index: np.ndarray) -> list[bytes]:
         records: list[bytes] = [b""] * len(index)
         shards = np.searchsorted(self._ends, index, side="right")
@@ -292,7 +376,7 @@ class ShardedRows:
             first = int(self._ends[shard]) - self.manifest["shards"][shard]["rows"]
             try:
                 found = self._reader(shard).read((index[here] - first).tolist())
-            except (RuntimeError, IndexError) as error:
+            except (RuntimeError, IndexError, ValueError) as error:
                 raise UserError(
                     f"{self._directory / self.manifest['shards'][shard]['name']}: cannot be read: {error}. "
                     "It was whole when it was opened: look after the disk, then copy it again."

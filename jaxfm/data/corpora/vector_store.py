@@ -23,12 +23,14 @@ from typing import Any
 import numpy as np
 
 from jaxfm import files
+from jaxfm.data.corpora.array_files import map_array
 from jaxfm.errors import UserError
 
 MANIFEST, VECTORS, TEXTS, OFFSETS = "manifest.json", "vectors.npy", "texts.jsonl", "offsets.npy"
 ENDS = "ends.npy"
 MAXSIM = "maxsim"  # similarity of texts that have a vector a token
 VERSION = 1
+_MOST_TEXT = 1 << 28  # bytes of one text with its fields
 _HEADER = 128  # bytes; NumPy leaves room in it for a first axis of any length
 
 
@@ -73,12 +75,20 @@ class VectorStore:
         if not path.is_file():
             raise UserError(f"{option}={folder}: holds no vectors of texts ({MANIFEST} is not there).")
         values = files.read_versioned(path, VERSION)
-        try:
-            self.identity = Identity(**values.pop("identity"))
-            self.done, self._bytes = int(values.pop("done")), int(values.pop("bytes"))
-            self._vectors = int(values.pop("vectors", self.done))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: is not a manifest that jaxfm wrote ({error}). Name a new directory.") from error
+        files.check_values(values, {"identity": dict, "done": int, "bytes": int}, str(path))
+        own = {"answers": False, **values.pop("identity")}
+        kinds = {each.name: each.type for each in dataclasses.fields(Identity) if isinstance(each.type, type)}
+        files.check_values(own, kinds, f"{path}: identity")
+        if unknown := own.keys() - kinds.keys():
+            raise UserError(
+                f"{path}: identity: {min(unknown)!r:.80} is not a key that jaxfm wrote. Name a new directory."
+            )
+        self.identity = Identity(**own)
+        self.done, self._bytes = values.pop("done"), values.pop("bytes")
+        files.check_values({"vectors": self.done} | values, {"vectors": int}, str(path))
+        self._vectors = values.pop("vectors", self.done)
+        if self.done > self.identity.count:
+            raise UserError(f"{path}: says that {self.done:,} texts of {self.identity.count:,} are written. Remove it.")
         self._facts = values
 
     @property
@@ -137,33 +147,34 @@ class VectorStore:
     @property
     def vectors(self) -> np.ndarray:
         """f32 [N, D], or [M, D] where a text has a vector a token; memory-mapped."""
-        return self._mapped(VECTORS, self._vectors)
+        return self._mapped(VECTORS, self._vectors, np.dtype(np.float32), (self.identity.dimension,))
 
     @property
     def ends(self) -> np.ndarray:
         """int64 [N], where the vectors of each text end, if it has one a token; memory-mapped."""
-        return self._mapped(ENDS, self.done)
+        return self._mapped(ENDS, self.done, np.dtype(np.int64), ())
 
     def texts(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
         """Returns the JSON values of the texts of these numbers, from 0."""
-        offsets, found = self._mapped(OFFSETS, self.done), []
+        offsets, found = self._mapped(OFFSETS, self.done, np.dtype(np.int64), ()), []
         with open(self.folder / TEXTS, "rb") as file:
             for number in numbers:
-                file.seek(int(offsets[number]))
                 try:
-                    found.append(json.loads(file.readline()))
-                except ValueError as error:
+                    file.seek(int(offsets[number]))
+                    text = json.loads(file.readline(_MOST_TEXT))
+                    if not isinstance(text, dict):
+                        raise ValueError(f"a JSON {type(text).__name__}")
+                    found.append(text)
+                except (ValueError, RecursionError, OSError) as error:
                     raise UserError(
                         f"{self.folder / TEXTS}: text {number + 1:,} is not what was written ({error}). Remove the "
                         "directory."
                     ) from error
         return found
 
-    def _mapped(self, name: str, count: int) -> np.ndarray:
-        try:
-            mapped = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{self.folder / name}: cannot be read ({error}). Remove the directory.") from error
+    def _mapped(self, name: str, count: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+        """Returns the first `count` entries, each of that type and shape. Raises UserError unless all are there."""
+        mapped = map_array(self.folder / name, dtype, shape)
         if len(mapped) < count:
             raise UserError(
                 f"{self.folder / name}: has {len(mapped):,} of {count:,} entries: it was cut. Remove the directory."

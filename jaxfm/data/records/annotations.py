@@ -24,6 +24,7 @@ from jaxfm.errors import UserError
 
 TEXT_COLUMNS = ("text", "sentence", "content", "data")
 SPAN_COLUMNS = ("entities", "spans", "labels", "label", "annotations", "ner")
+_MOST_DIGITS = 18  # of an offset
 _STARTS = ("start", "start_offset", "start_char", "begin")
 _ENDS = ("end", "end_offset", "end_char", "stop")
 _LABELS = ("label", "labels", "type", "entity_group", "entity", "tag", "category")
@@ -157,9 +158,11 @@ def _spans(values: Any, field: str, text: str, origin: str) -> list[CharSpan]:
     if values is None:
         return []
     if not isinstance(values, dict):
-        return [_span(value, text, origin) for value in values]
+        return [_span(value, text, origin) for value in _list(values, field, origin)]
     spans = []
     for label, mentions in values.items():
+        if not isinstance(mentions, dict):
+            raise UserError(f"{origin}: {shown(mentions)} in {field!r} is not an object of mentions and their offsets.")
         for surface, offsets in mentions.items():
             for pair in _list(offsets, field, origin):
                 if not (isinstance(pair, list) and len(pair) == 2 and all(type(at) is int for at in pair)):
@@ -178,19 +181,24 @@ def _span(value: Any, text: str, origin: str) -> CharSpan:
     return start, end, label
 
 
+def _offset(value: Any) -> Any:
+    """Returns a number for the text of one, as tables have them; anything else as it is."""
+    is_number = isinstance(value, str) and value.isdecimal() and len(value) <= _MOST_DIGITS
+    return int(value) if is_number else value
+
+
 def _parts(value: Any, origin: str) -> tuple[int, int, str]:
     """Start, end and label of one entity, however they are named."""
     if isinstance(value, dict):
         found = [_first(value, fields) for fields in (_STARTS, _ENDS, _LABELS)]
     else:
-        found = list(value[:3]) if isinstance(value, list) else [None] * 3
+        found = list(value[:3]) if isinstance(value, list) and len(value) >= 3 else [None] * 3
     start, end, label = found
     if isinstance(label, list) and len(label) == 1:
         label = label[0]
     elif isinstance(label, list) and label:
         raise UserError(f"{origin}: the entity {shown(value)} has {len(label)} labels; a word has one tag: choose one.")
-    if isinstance(start, str) and isinstance(end, str) and start.isdigit() and end.isdigit():
-        start, end = int(start), int(end)
+    start, end = _offset(start), _offset(end)
     if type(start) is not int or type(end) is not int or not isinstance(label, str):
         raise UserError(
             f'{origin}: {shown(value)} is not an entity: {{"start": 0, "end": 5, "label": "PER"}} or [0, 5, "PER"], in '
@@ -224,7 +232,7 @@ def _label_studio(split: SplitBuilder, record: Mapping[str, Any], origin: str) -
     """The text of a task and its entities; None for a task that nobody has annotated."""
     data = record["data"]
     texts = {field: value for field, value in data.items() if isinstance(value, str)}
-    annotations = record.get("annotations", record.get("completions")) or []
+    annotations = _list(record.get("annotations", record.get("completions")) or [], "annotations", origin)
     done = [one for one in annotations if isinstance(one, dict) and not one.get("was_cancelled")]
     if not done:
         split.count("tasks without an annotation left out", origin)
@@ -236,7 +244,8 @@ def _label_studio(split: SplitBuilder, record: Mapping[str, Any], origin: str) -
         if not isinstance(value, dict) or "start" not in value or "end" not in value:
             continue
         if labels := value.get("labels", value.get("hypertextlabels")):
-            values.append({**value, **value.get("globalOffsets", {}), "label": labels})
+            whole = value.get("globalOffsets")  # of the text; the others may be of a paragraph of it
+            values.append({**value, **(whole if isinstance(whole, dict) else {}), "label": labels})
     named = next((field for field in TEXT_COLUMNS if field in texts), None)
     if named is None and len(texts) != 1:
         raise UserError(f"{origin}: which field of 'data' is the text? Fields: {listed(data)}.")

@@ -198,7 +198,7 @@ def _is_numbered(rows: Sequence[Row]) -> bool:
         first = cells[0]
         if _RANGE.fullmatch(first) or _EMPTY.fullmatch(first):
             continue
-        if not (first.isascii() and first.isdigit()):
+        if not (first.isascii() and first.isdigit()) or len(first) > 18:
             return False
         value = int(first)
         if value != (before if before is not None else value - 1) + 1 and not (starts and value in (0, 1)):

@@ -182,8 +182,9 @@ def _read(table: Table, columns: _Columns) -> tuple[list[Question], str]:
                 raise
             counts["questions left out, whose answer is not at its offset"] += 1
             continue
-        title = str(row.get(columns.title) or "")
-        questions.append(Question(asked, context, answers, "" if own is None else str(own), title, origin))
+        title = require_text(str(row.get(columns.title) or ""), columns.title, origin)
+        identity = "" if own is None else require_text(str(own), columns.id, origin)
+        questions.append(Question(asked, context, answers, identity, title, origin))
     if not questions:
         raise UserError(f"{table.source}: the split is empty: it has no question.")
     return questions, f" from {table.source}" + "".join(f"; {n:,} {what}" for what, n in counts.items() if n)

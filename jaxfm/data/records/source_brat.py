@@ -10,7 +10,8 @@ from jaxfm.data.records.spans import CharSpan
 from jaxfm.data.records.tagged_builder import Columns, RawSplit, SplitBuilder, Splits
 from jaxfm.errors import UserError
 
-_ENTITY = re.compile(r"T\S*\t(\S+) ([0-9]+) ([0-9]+)((?:;[0-9]+ [0-9]+)*)(?:\t(.*))?")
+# Offsets of more digits are none of any file, and int() refuses thousands of them.
+_ENTITY = re.compile(r"T\S*\t(\S+) ([0-9]{1,18}) ([0-9]{1,18})((?:;[0-9]+ [0-9]+)*)(?:\t(.*))?")
 
 
 def find_brat(rest: str, columns: Columns) -> Splits:

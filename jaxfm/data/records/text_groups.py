@@ -372,7 +372,8 @@ def _note(name: str, groups: Sequence[TextGroup], found: _GroupSource, held_out:
     said += f"; {len({group.anchor for group in groups}):,} different anchors"
     if found.kind == "scored":
         scores = [group.scores[0] for group in groups]
-        return f"{said}; scores {min(scores):g} to {max(scores):g}, {statistics.fmean(scores):.4g} on average"
+        mean = sum(score / len(scores) for score in scores)  # the sum of the largest floats is none
+        return f"{said}; scores {min(scores):g} to {max(scores):g}, {mean:.4g} on average"
     sizes = [len(group.others) - (found.kind == "pairs") for group in groups]
     noun = "negatives" if found.kind == "pairs" else "passages"
     if max(sizes) == 0:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from jaxfm import files
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
 
@@ -23,6 +24,19 @@ VOCABULARY_FILES = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
 )
+_SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+# Of tokenizer_config.json: what decides which code of transformers reads the rest.
+_SETTINGS: dict[str, type | tuple[type, ...]] = {
+    "tokenizer_class": (str, type(None)),
+    "auto_map": (dict, type(None)),
+    "added_tokens_decoder": dict,
+    "model_max_length": (int, float, type(None)),
+    # As a text transformers takes it for the path of a file, anywhere.
+    "vocab": (dict, list, type(None)),
+    "merges": (list, type(None)),
+}
+# Also of tokenizer_config.json: files that versions of transformers opened wherever they lie.
+_FILE_KEYS = ("vocab_file", "merges_file", "spm_file", "source_spm", "target_spm", "target_vocab_file")
 _SENTENCES_PER_CALL = 1024  # bounds the memory that the tokenizer's own encodings take
 
 
@@ -39,13 +53,26 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerFast":
             "copy the tokenizer files of the pretrained model into it."
         )
 
+    for name in (*VOCABULARY_FILES, *_SETTINGS_FILES):
+        if (directory / name).is_file():
+            _check_file(directory / name)
+
     def load(**options: bool) -> "PreTrainedTokenizerFast":
         try:
             return _open(directory, **options)
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except BaseException as error:
+            if not _is_damage(error):
+                raise
             raise UserError(f"{directory}: the tokenizer files cannot be read: {error}") from error
 
     tokenizer = load()
+    try:
+        tokenizer.unk_token_id  # noqa: B018  (a property)
+    except RecursionError as error:  # transformers takes the unknown token for one that is not in the vocabulary
+        raise UserError(f"{directory}: the unknown token {tokenizer.unk_token!r} is not in the vocabulary.") from error
+    longest: Any = tokenizer.model_max_length
+    if not isinstance(longest, int | float) or isinstance(longest, bool):
+        raise UserError(f"{directory}: model_max_length is {longest!r:.80}, but must be a number of tokens.")
     if not tokenizer.is_fast:
         raise UserError(
             f"{directory}: it has only a slow tokenizer, and word alignment needs a fast one. "
@@ -55,6 +82,32 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerFast":
         tokenizer = load(add_prefix_space=True)  # recorded in the saved tokenizer, so that others split words alike
     _name_ends(tokenizer)
     return tokenizer
+
+
+def _check_file(path: Path) -> None:
+    """Raises UserError for a file of a tokenizer that is larger than any, or JSON of another kind."""
+    if path.name == "tokenizer.json" or path.suffix != ".json":
+        files.check_size(path)
+        return
+    values = files.read_object(path)
+    wrong = next((key for key in _SETTINGS if key in values and not isinstance(values[key], _SETTINGS[key])), None)
+    if wrong is not None:
+        raise UserError(f"{path}: {wrong} is {values[wrong]!r:.80}, which it cannot be.")
+    for key in _FILE_KEYS:
+        name = values.get(key)
+        if isinstance(name, str) and Path(name).name != name:
+            raise UserError(f"{path}: {key} is {name!r:.80}, but must be the name of a file beside it.")
+
+
+def _is_damage(error: BaseException) -> bool:
+    """Returns whether an error of transformers or tokenizers says that a file is not as they need it.
+
+    tokenizers raises Exception itself, and panics, which are not even that; transformers raises whatever it meets where
+    JSON has values of other kinds.
+    """
+    kinds = (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError, IndexError, RecursionError)
+    plain = type(error) is Exception or type(error).__name__ == "PanicException"
+    return plain or isinstance(error, (*kinds, OverflowError, AssertionError))
 
 
 def _open(directory: Path, **options: bool) -> "PreTrainedTokenizerFast":
@@ -135,16 +188,22 @@ def _encodings(
     tokenizer: "PreTrainedTokenizerFast", texts: list[str] | list[list[str]], *, is_split_into_words: bool = False
 ) -> "Sequence[tokenizers.Encoding]":
     """Returns the pieces of each text, whole and without special tokens; a text may be given as its words."""
-    batch = tokenizer(
-        texts,
-        is_split_into_words=is_split_into_words,
-        add_special_tokens=False,
-        truncation=False,
-        padding=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,  # long texts are cut into windows later: no warning
-    )
+    try:
+        batch = tokenizer(
+            texts,
+            is_split_into_words=is_split_into_words,
+            add_special_tokens=False,
+            truncation=False,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # long texts are cut into windows later: no warning
+        )
+    except BaseException as error:
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
+            raise
+        # A vocabulary without its own unknown token, say: it is found at the first word that needs it.
+        raise UserError(f"{tokenizer.name_or_path}: the tokenizer cannot cut this text into pieces: {error}") from error
     return batch.encodings or ()
 
 

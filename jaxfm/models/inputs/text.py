@@ -21,6 +21,8 @@ from jaxfm.models.norms import make_norm
 from jaxfm.models.products import dot_general
 from jaxfm.parallel.mesh import constrain, with_axes
 
+WORD_VECTORS = "word_vectors"
+
 
 def fields(row_length: int, *, type_ids: bool = False) -> BatchSpec:
     """Returns the arrays that `TextInputs` reads, of rows of `row_length` tokens.
@@ -64,9 +66,13 @@ class TextInputs(nnx.Module):
 
     @jax.named_scope("embeddings")
     def __call__(self, batch: Mapping[str, jax.Array], key: DropoutKey | None = None) -> Inputs:
-        """Returns the inputs of the layers; `key` turns dropout on. Without "type_ids" every token is of type 0."""
+        """Returns the inputs of the layers; `key` turns dropout on. Without "type_ids" every token is of type 0.
+
+        A batch with "word_vectors" f32 [B, T, E] has these in place of its tokens' own: their gradient is asked for.
+        """
         tokens_BT, positions_BT = batch["tokens"], batch["positions"]
-        x_BTE = constrain(self.word(tokens_BT), "batch", "tokens", "features")
+        x_BTE = batch[WORD_VECTORS].astype(self.word.dtype) if WORD_VECTORS in batch else self.word(tokens_BT)
+        x_BTE = constrain(x_BTE, "batch", "tokens", "features")
         if self.config.embedding_scale != 1.0:
             x_BTE = x_BTE * jnp.asarray(self.config.embedding_scale, x_BTE.dtype)
         if self.config.token_dropout_id >= 0:

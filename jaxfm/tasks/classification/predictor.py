@@ -10,21 +10,26 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from jaxfm.core.explained import Explained, Target
 from jaxfm.core.model_card import CardPart
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.errors import UserError
+from jaxfm.evaluation import ensembles
 from jaxfm.evaluation.calibration import probabilities
 from jaxfm.families.registry import family
 from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.export import write_model
 from jaxfm.models.heads import SequenceClassifier
-from jaxfm.tasks.classification.spec import ClassifierSpec, EncodedExamples, encode
+from jaxfm.tasks.classification.spec import ClassifierSpec, EncodedExamples, encode, encodings
+from jaxfm.tasks.explaining import baseline_token, token_places
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 # transformers' name of what jaxfm's `config.task.kind` names.
 _CARD_LABELS = 50  # that the model card names
+# What makes probabilities of the outputs.
+_PROBABILITY = {"single": "softmax", "multi": "sigmoid", "regression": ""}
 _PROBLEM_TYPES = {
     "single": "single_label_classification",
     "multi": "multi_label_classification",
@@ -47,7 +52,9 @@ class EncodedRecords:
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierPredictor:
-    """Texts in, classes or numbers out (implements jaxfm.core.task.Predictor).
+    """Texts in, classes or numbers out (implements Predictor and more of core.task).
+
+    That is ScoresPairs, ExplainsResults and AveragesModels.
 
     Attributes:
       spec: of the classifier.
@@ -104,9 +111,25 @@ class ClassifierPredictor:
 
         A record without text (blank) has none: its label, score and value are None, its labels and scores empty.
         "truncated": true says that the end of the text (or texts) was not read, as it did not fit the model's window.
-        Scores are probabilities, calibrated on the validation split of the run where it had one.
+        Scores are probabilities, calibrated on the validation split of the run where it had one. Of an ensemble there
+        is a "spread" too: the standard deviation over its models of the "score" or "value", or of each of the "scores".
         """
         outputs_EC = encoded.examples.per_example(outputs["outputs"])
+        results = self._decoded(encoded, outputs_EC)
+        if ensembles.SPREAD not in outputs:
+            return results
+        spread_EC = encoded.examples.per_example(outputs[ensembles.SPREAD])
+        for index, result in enumerate(results):
+            if not any(text.strip() for text in encoded.records[index].values()):
+                continue
+            row = [round(float(value), 4) for value in spread_EC[index]]
+            best = int(np.argmax(outputs_EC[index]))
+            several = dict(zip(self.labels, row, strict=True)) if self.spec.kind == "multi" else row[best]
+            result[ensembles.SPREAD] = several
+        return results
+
+    def _decoded(self, encoded: EncodedRecords, outputs_EC: np.ndarray) -> list[dict[str, Any]]:
+        """Returns results by what the model says of each example."""
         blank = [not any(text.strip() for text in record.values()) for record in encoded.records]
         records = [
             {**record, **({"truncated": True} if is_cut else {})}
@@ -134,6 +157,47 @@ class ClassifierPredictor:
                 }
             results.append({**record, **found, "scores": scores})
         return results
+
+    def average_problem(self) -> str:
+        """Returns "": classes, labels and numbers can be averaged."""
+        return ""
+
+    def calibrated(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See core.task.AveragesModels."""
+        return {**outputs, "outputs": ensembles.scaled(outputs["outputs"], self.calibration)}
+
+    def mean_outputs(self, outputs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """See core.task.AveragesModels."""
+        mean, spread = ensembles.mean_logits([each["outputs"] for each in outputs], self.spec.kind)
+        return {**outputs[0], "outputs": mean, ensembles.SPREAD: spread}
+
+    def uncalibrated(self) -> "ClassifierPredictor":
+        """See core.task.AveragesModels."""
+        return dataclasses.replace(self, calibration={})
+
+    def explain_problem(self) -> str:
+        """Returns "": all results can be explained."""
+        return ""
+
+    def explained(self, encoded: EncodedRecords, outputs: Mapping[str, np.ndarray]) -> Explained:
+        """Returns what the likeliest class, each label that holds, or the number is due to."""
+        (record,), ((row, segment, start),) = encoded.records, encoded.examples.rows.example_locations.tolist()
+        texts = [(record["text"], record.get("pair"))]
+        encoding = encodings(self.spec, self.tokenizer, texts)[0]
+        tokens = token_places(encoding, ("text", "pair"), row, start)
+        kind = _PROBABILITY[self.spec.kind]
+        outputs_C = encoded.examples.per_example(outputs["outputs"])[0]
+        found_C = outputs_C if not kind else probabilities(outputs_C[None], self.calibration, self.spec.kind)[0]
+        chosen = [int(np.argmax(found_C))]
+        if self.spec.kind == "multi":
+            chosen = np.flatnonzero(found_C >= self.spec.threshold).tolist()
+        ranked = {self.labels[each]: float(found_C[each]) for each in np.argsort(-found_C, kind="stable").tolist()}
+        targets = []
+        for number in chosen if tokens else []:
+            label = self.labels[number]
+            others = {name: each for name, each in ranked.items() if kind == "softmax" and name != label}
+            targets.append(Target({"label": label}, np.asarray([[row, segment, number]]), np.ones(1), others))
+        return Explained("outputs", kind, tuple(targets), tokens, baseline_token(self.tokenizer))
 
     def pair_score_problem(self) -> str:
         """Returns why a pair has no one score: its model has one number, or two classes, of which the last is yes."""

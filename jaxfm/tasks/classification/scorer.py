@@ -12,6 +12,7 @@ from jaxfm.core.evaluation import BootstrapData, Evaluation, own_metrics_table
 from jaxfm.core.extensions import own_metrics
 from jaxfm.core.task import NOT_CALIBRATED
 from jaxfm.data.records.examples import Example
+from jaxfm.evaluation import ensembles
 from jaxfm.evaluation.calibration import assess, fit_calibration, losses, probabilities
 from jaxfm.evaluation.classes import Scores, score_values
 from jaxfm.evaluation.coverage import describe_answers, fit_threshold
@@ -35,7 +36,7 @@ def directions(spec: ClassifierSpec) -> Mapping[str, bool]:
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierScorer:
-    """A split's examples and their rows (implements jaxfm.core.task.Scorer)."""
+    """A split's examples and their rows (implements Scorer and ComparesModels of core.task)."""
 
     spec: ClassifierSpec
     examples: tuple[Example, ...]
@@ -99,6 +100,11 @@ class ClassifierScorer:
             plots=scores.plots,
             wrong=worst_examples(spec, self.examples, found, loss_E),
         )
+
+    def disagreement(self, outputs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
+        """See core.task.ComparesModels."""
+        of_models = [self.encoded.per_example(each["outputs"]) for each in outputs]
+        return ensembles.disagreement(of_models, self.spec.kind, self.spec.threshold)
 
     def _own_metrics(self, found: np.ndarray) -> dict[str, float]:
         """Returns the registered metrics for what `_scores` says was found."""

@@ -130,21 +130,27 @@ def tokenize(
     types: list[np.ndarray] = []
     cut: list[bool] = []
     for first in range(0, len(texts), _TEXTS_PER_CALL):
-        chunk = texts[first : first + _TEXTS_PER_CALL]
-        batch = tokenizer(
-            [text for text, _ in chunk],
-            [pair or "" for _, pair in chunk] if spec.pairs else None,
-            truncation="longest_first",
-            max_length=spec.window,
-            padding=False,
-            return_attention_mask=False,
-            verbose=False,
-        )
-        for encoding in batch.encodings or ():
+        for encoding in encodings(spec, tokenizer, texts[first : first + _TEXTS_PER_CALL]):
             tokens.append(np.asarray(encoding.ids, np.int32))
             types.append(np.asarray(encoding.type_ids, np.int32))
             cut.append(bool(encoding.overflowing))
     return tokens, types, np.asarray(cut, bool)
+
+
+def encodings(
+    spec: ClassifierSpec, tokenizer: "PreTrainedTokenizerFast", texts: Sequence[tuple[str, str | None]]
+) -> Sequence[Any]:
+    """Returns the encoding (of the tokenizers library) of each example, cut to the window."""
+    batch = tokenizer(
+        [text for text, _ in texts],
+        [pair or "" for _, pair in texts] if spec.pairs else None,
+        truncation="longest_first",
+        max_length=spec.window,
+        padding=False,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    return batch.encodings or ()
 
 
 def encode(

@@ -158,5 +158,7 @@ def token_vectors(
     found = []
     for number, (row, segment, *_) in enumerate(rows.example_locations.tolist()):
         own_T = np.abs(rows.segment_ids[row]) == segment + 1
-        found.append(outputs["vectors"][row][own_T if number < queries else own_T & compared[row]])
+        # By their places: the row of a single short text is computed without the padding after it.
+        places = np.flatnonzero(own_T if number < queries else own_T & compared[row])
+        found.append(outputs["vectors"][row][places])
     return found

@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from jaxfm.core.explained import Explained
 from jaxfm.core.model_card import CardPart
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.data.text.tagging import entity_spans
 from jaxfm.data.text.tokenization import encode_words, marks_continuing_pieces, pipeline_words
 from jaxfm.errors import UserError
+from jaxfm.evaluation import ensembles
 from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.export import write_model
 from jaxfm.models.heads import TokenClassifier
+from jaxfm.tasks.explaining import baseline_token
 from jaxfm.tasks.ner.decoding import class_probabilities, read_words, tags_of
+from jaxfm.tasks.ner.explaining import explained_entities
 from jaxfm.tasks.ner.model_card import tagger_card
 from jaxfm.tasks.ner.spec import ARGMAX, CRF, VITERBI, NerSpec, encode
 from jaxfm.tasks.record_words import Words
@@ -46,7 +50,9 @@ class EncodedTexts:
 
 @dataclasses.dataclass(frozen=True)
 class NerPredictor:
-    """Texts in, entities out (implements jaxfm.core.task.Predictor and FindsEntities).
+    """Texts in, entities out (implements Predictor and more of core.task).
+
+    That is FindsEntities, ReadsNeighbours, ExplainsResults and AveragesModels.
 
     Attributes:
       spec: of the tagger.
@@ -78,6 +84,11 @@ class NerPredictor:
     def with_splitter(self, splitter: str) -> "NerPredictor":
         """Returns the same with another way to split raw text into words, one of `splitters`."""
         return dataclasses.replace(self, splitter=splitter)
+
+    @property
+    def reads_neighbours(self) -> bool:
+        """Whether a window is filled up with the records before and after."""
+        return self.spec.context == "document"
 
     def outputs(self, model: TokenClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """See NerSpec.outputs."""
@@ -120,6 +131,7 @@ class NerPredictor:
         Offsets count characters of the text, end exclusive; the score is the mean probability of the entity's
         words, calibrated on the validation split of the run where it had one. Where a record had words, the result has
         them too ("tokens"), and each entity has the first one and the one after its last ("start_word", "end_word").
+        Of an ensemble an entity has a "spread": the mean over its words of the standard deviation of that probability.
         """
         if not len(encoded.rows):  # no word in any text
             return [_result(text, []) for text in encoded.texts]
@@ -127,8 +139,14 @@ class NerPredictor:
         # The pipeline of transformers takes the likeliest tag of each word, and its words are asked for to compare.
         classes = words.decode(ARGMAX if self.splitter == PIPELINE_WORDS else self.spec.decoding)
         results = []
-        for text, ids, tags, logits_WC in zip(
-            encoded.texts, classes, tags_of(self.spec.labels, classes), words.logits, strict=True
+        # Of one model nothing is spread.
+        apart = (
+            encoded.encoded.per_word(outputs[ensembles.SPREAD])
+            if ensembles.SPREAD in outputs
+            else [None] * len(classes)
+        )
+        for text, ids, tags, logits_WC, apart_WC in zip(
+            encoded.texts, classes, tags_of(self.spec.labels, classes), words.logits, apart, strict=True
         ):
             sure = class_probabilities(logits_WC, ids, self.calibration)
             entities = []
@@ -137,9 +155,46 @@ class NerPredictor:
                 entity = {"type": kind, "text": text.text[start:stop], "start": start, "end": stop}
                 if text.given is not None:
                     entity |= {"start_word": first, "end_word": end}
-                entities.append(entity | {"score": round(float(sure[first:end].mean()), 4)})
+                entity |= {"score": round(float(sure[first:end].mean()), 4)}
+                if apart_WC is not None:
+                    spread_W = np.take_along_axis(apart_WC, ids[:, None], axis=-1)[first:end, 0]
+                    entity |= {ensembles.SPREAD: round(float(spread_W.mean()), 4)}
+                entities.append(entity)
             results.append(_result(text, entities))
         return results
+
+    def average_problem(self) -> str:
+        """Returns why taggers cannot be averaged; "" where they can."""
+        return "tags of a CRF depend on all others, and no mean over words is decoded." if self.spec.head == CRF else ""
+
+    def calibrated(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See core.task.AveragesModels."""
+        return {**outputs, "logits": ensembles.scaled(outputs["logits"], self.calibration)}
+
+    def mean_outputs(self, outputs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """See core.task.AveragesModels: probabilities of tokens are averaged, then decoded."""
+        mean, spread = ensembles.mean_logits([each["logits"] for each in outputs], "single")
+        return {**outputs[0], "logits": mean, ensembles.SPREAD: spread}
+
+    def uncalibrated(self) -> "NerPredictor":
+        """See core.task.AveragesModels."""
+        return dataclasses.replace(self, calibration={})
+
+    def explain_problem(self) -> str:
+        """Returns why entities cannot be explained; "" where they can."""
+        return "the tags of a CRF are not explained: each depends on all others." if self.spec.head == CRF else ""
+
+    def explained(self, encoded: EncodedTexts, outputs: Mapping[str, np.ndarray]) -> Explained:
+        """Returns what each entity is due to: the mean probability of the tags of its words."""
+        return explained_entities(
+            self.spec,
+            encoded.encoded,
+            outputs,
+            encoded.texts[0].offsets,
+            calibration=self.calibration,
+            decoding=ARGMAX if self.splitter == PIPELINE_WORDS else self.spec.decoding,
+            baseline=baseline_token(self.tokenizer),
+        )
 
     def lines(self, result: Mapping[str, Any]) -> list[str]:
         """Returns the text, then a line an entity: characters, type, score, text."""

@@ -14,7 +14,7 @@ from jaxfm.core.task import NOT_CALIBRATED
 from jaxfm.data.records.sources import TaggedSentence
 from jaxfm.data.text.resplit import count_cut, found_entities, gold_entities
 from jaxfm.evaluation import calibration as calibration_lib
-from jaxfm.evaluation import entities
+from jaxfm.evaluation import ensembles, entities
 from jaxfm.observe import plots
 from jaxfm.tasks.ner.decoding import class_probabilities, read_words, tags_of
 from jaxfm.tasks.ner.errors import worst_sentences
@@ -61,7 +61,7 @@ class _Tags:
 
 @dataclasses.dataclass(frozen=True)
 class NerScorer:
-    """A split's sentences and their rows (implements jaxfm.core.task.Scorer).
+    """A split's sentences and their rows (implements Scorer and ComparesModels of jaxfm.core.task).
 
     Attributes:
       spec: of the tagger.
@@ -124,6 +124,11 @@ class NerScorer:
             | ({"per_type": lambda path: plots.plot_per_type(per_type, path)} if per_type else {}),
             wrong=worst_sentences(sentences, tags.predicted, tags.losses),
         )
+
+    def disagreement(self, outputs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
+        """See core.task.ComparesModels; words are compared, each by itself."""
+        of_models = [np.concatenate(read_words(self.spec, self.encoded, each).logits) for each in outputs]
+        return ensembles.disagreement(of_models, "single")
 
     def _own_metrics(self, tags: _Tags) -> dict[str, float]:
         """Returns the registered metrics."""

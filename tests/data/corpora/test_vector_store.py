@@ -104,11 +104,11 @@ def test_what_was_changed_is_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match="texts.jsonl: text 2 is not what was written"):
         VectorStore(tmp_path / "index").texts([1])
     (tmp_path / "index" / "vectors.npy").write_bytes(whole[:-8])
-    with pytest.raises(UserError, match=r"vectors.npy: cannot be read"):
+    with pytest.raises(UserError, match=r"vectors.npy: has .* bytes of the .* it was cut"):
         _ = VectorStore(tmp_path / "index").vectors
     manifest = json.loads((tmp_path / "index" / "manifest.json").read_text())
     (tmp_path / "index" / "manifest.json").write_text(json.dumps({**manifest, "identity": {"encoder": "x"}}))
-    with pytest.raises(UserError, match="is not a manifest that jaxfm wrote"):
+    with pytest.raises(UserError, match="identity: has no .workdir."):
         VectorStore(tmp_path / "index")
     (tmp_path / "index" / "manifest.json").write_text(json.dumps({**manifest, "version": 9}))
     with pytest.raises(UserError, match="has version 9"):
@@ -130,5 +130,5 @@ def test_texts_of_a_vector_a_token(tmp_path: pathlib.Path) -> None:
     np.testing.assert_array_equal(found.vectors, vectors)
     with open(tmp_path / "index" / "ends.npy", "r+b") as file:
         file.truncate(150)
-    with pytest.raises(UserError, match="ends.npy: cannot be read"):
+    with pytest.raises(UserError, match="ends.npy: has 150 bytes of the .* it was cut"):
         _ = found.ends

@@ -1,0 +1,1 @@
+"""Trained models behind HTTP: requests packed into rows, a page to try them on."""

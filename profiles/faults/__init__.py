@@ -1,0 +1,1 @@
+"""Faults made on purpose, and what a run makes of them: docs/reliability.md."""
