@@ -1,7 +1,8 @@
 """Which optimizer? All of them on one recipe, each tuned by the same small search, then run from several seeds.
 
   python -m profiles.optimizers --recipe=masked_lm --source=quickstart \
-      --output=profiles/results/optimizers_masked_lm.json [--image=FILE.png] [--seeds=0,1,2] [--steps=400]
+      --output=profiles/results/optimizers_masked_lm.json [--image=FILE.png] [--seeds=0,1,2] [--steps=400] \
+      [--config.KEY=VALUE ...]
   python -m profiles.optimizers --recipe=classification --source=tsv:../shared/data/trec --limit=1000 --output=FILE.json
 
 masked_lm: the quickstart's encoder (modern_tiny) from scratch, --steps updates of 16 rows of 128 tokens; scored on the
@@ -12,7 +13,8 @@ The search is three rates for each optimizer, a factor of 3 apart around its usu
 first seed, and up to two more where the best is at the edge; the best by `valid` is run from the other seeds. All else
 is the recipe's own, but that schedule-free has a constant rate after the warm-up. Scores are those of `test` where the
 source has one. `p` is how likely so large a difference from AdamW is between equal optimizers: a t-test over seeds
-(Welch). What is done is kept in --workdir, a file a run, and not run again.
+(Welch). --config.KEY=VALUE changes a key of all runs. What is done is kept in --workdir, a file a run, and not run
+again.
 """
 
 import argparse
@@ -38,7 +40,7 @@ from jaxfm.observe.writers import read_metrics
 from jaxfm.programs.train import train
 from jaxfm.schema import replaced
 from jaxfm.tasks.registry import from_config_dict
-from profiles import classification_quality, command_line, ner_recipe, quality
+from profiles import classification_quality, command_line, ner_recipe, quality, steps
 
 # Usual rate of an optimizer as a multiple of AdamW's. Signs (Lion) move every weight by the whole rate; plain gradients
 # are small; LAMB's is a share of a weight's norm.
@@ -74,10 +76,10 @@ class Record:
     optimizer_mib: float
 
 
-def make_config(arguments: argparse.Namespace, folder: pathlib.Path) -> Config:
+def make_config(arguments: argparse.Namespace, changes: Sequence[str], folder: pathlib.Path) -> Config:
     """Returns the recipe's config, its data written to `folder` where only a part is taken."""
     module, variant, metric = RECIPES[arguments.recipe]
-    values = importlib.import_module(module).get_config(variant)
+    values = steps.read_values(f"{importlib.import_module(module).__file__}:{variant}", changes)
     values.data.source = arguments.source
     values.eval.metric = metric
     if arguments.recipe == "masked_lm":
@@ -224,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/optimizers"))
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--image", type=pathlib.Path, help="PNG of the curves")
-    arguments = parser.parse_args(argv)
+    arguments, changes = command_line.parse(parser, argv)
     seeds = command_line.integers("--seeds", arguments.seeds.split(","))
     for flag, given, known in (
         ("--recipe", [arguments.recipe], RECIPES),
@@ -234,10 +236,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             if name not in known:
                 raise UserError(f"{flag}: {name!r} is none of them. {did_you_mean(name, known)}")
     data = pathlib.PurePath(arguments.source.partition(":")[2]).name or arguments.source
-    where = f"{arguments.recipe}_{data}_{arguments.limit}_{arguments.steps}"
+    changed = "".join(f"_{word.removeprefix('--config.')}" for word in changes).replace("/", "-")
+    where = f"{arguments.recipe}_{data}_{arguments.limit}_{arguments.steps}{changed}"
     folder = arguments.workdir / where
     folder.mkdir(parents=True, exist_ok=True)
-    config = make_config(arguments, folder)
+    config = make_config(arguments, changes, folder)
     metric = RECIPES[arguments.recipe][2]
     found: dict[str, Any] = {}
     for name in arguments.optimizers.split(","):
@@ -250,6 +253,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "recipe": arguments.recipe,
             "data": data,
             "limit": arguments.limit,
+            "changes": changes,
             "metric": metric,
             "seeds": seeds,
             "optimizers": found,

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from jaxfm.config import AUTO, Config
 from jaxfm.core.batch import Dataset, Volume
@@ -287,6 +287,15 @@ def read_config(file: str, changes: Sequence[str] = ()) -> Config:
     """Returns the checked config of "FILE.py[:variant]" after changes, words such as "--config.train.batch_size=8".
 
     Raises:
+      UserError: as `read_values`.
+    """
+    return assumed_shapes(from_config_dict(read_values(file, changes)))
+
+
+def read_values(file: str, changes: Sequence[str] = ()) -> ConfigDict:
+    """Returns what `read_config` checks.
+
+    Raises:
       UserError: the file, variant or key does not exist, or a value has a wrong type.
     """
     for word in changes:
@@ -303,7 +312,7 @@ def read_config(file: str, changes: Sequence[str] = ()) -> Config:
         # Of a config file that raises, the last line says what was wrong.
         text = text.splitlines()[-1].removeprefix("jaxfm.errors.UserError: ") if "Traceback" in text else text
         raise UserError(f"--config={file} {' '.join(changes)}: {' '.join(text.split())}") from error
-    return assumed_shapes(from_config_dict(config))
+    return config
 
 
 def devices() -> dict[str, Any]:
