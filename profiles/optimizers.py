@@ -63,6 +63,7 @@ RECIPES = {
     "ner": ("configs.ner", "files", "f1"),
 }
 _EVALUATIONS = 5
+_HOLDOUT = 0.1  # of train, where a source has no validation split: the search needs one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,7 @@ def make_config(arguments: argparse.Namespace, changes: Sequence[str], folder: p
         values.eval.select = "last"
         values.optim.b2, values.optim.eps = 0.999, 1e-8  # what optimizers without them must leave alone
     elif arguments.recipe == "classification":
-        data = classification_quality.data_set(arguments.source)
+        data = dataclasses.replace(classification_quality.data_set(arguments.source), holdout=_HOLDOUT)
         examples = classification_quality.write_data(arguments.source, arguments.limit, folder / "data", data)
         classification_quality.read_from(values, folder / "data", data, pairs=examples[0].pair is not None)
     else:
