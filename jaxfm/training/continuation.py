@@ -71,9 +71,10 @@ def read_history(workdir: pathlib.Path) -> tuple[Turn, ...]:
     return tuple(found)
 
 
-def facts(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the turns of a run as JSON values."""
-    return [dataclasses.asdict(turn) | {"changed": {k: [*v] for k, v in turn.changed.items()}} for turn in read_history(workdir)]
+def described(turn: Turn) -> str:
+    """Returns what changed at a turn, and why, in words."""
+    changes = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in turn.changed.items())
+    return f"{changes or 'nothing changed'}: {turn.why}"
 
 
 def begin(
@@ -109,9 +110,7 @@ def begin(
     config = workdirs.with_chosen(parent, config)
     changed = _changed(parent, config, may_change)
     _clear(workdir)
-    earlier = [
-        dataclasses.replace(turn, run=_relative(parent / turn.run, workdir)) for turn in read_history(parent)
-    ]
+    earlier = [dataclasses.replace(turn, run=_relative(parent / turn.run, workdir)) for turn in read_history(parent)]
     turns = [*earlier, Turn(step, _relative(parent, workdir), changed, why)]
     workdir.mkdir(parents=True, exist_ok=True)
     listed = [dataclasses.asdict(turn) for turn in turns]
@@ -135,17 +134,21 @@ def _changed(parent: pathlib.Path, config: Config, may_change: Collection[str]) 
     return changed
 
 
-def _clear(workdir: pathlib.Path) -> None:
-    """Removes what a call that was killed has left; UserError where something else is in the directory."""
-    if not workdir.is_dir():
-        return
+def check_free(workdir: pathlib.Path) -> None:
+    """Raises UserError unless `begin` can make a run directory of this one: absent, or nobody else's."""
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir}: is a file; name a directory.")
+    files.check_parents(workdir, "--workdir")
     ours = (workdir / HISTORY_FILE).is_file()
-    known = {STAGES_DIR, workdirs.LOCK_FILE, HISTORY_FILE, *(_OWN if ours else ())}
-    others = [
-        path.name for path in workdir.iterdir() if path.name not in known and not path.name.startswith(".")
-    ]
-    if others:
+    known = {STAGES_DIR, HISTORY_FILE, *(_OWN if ours else ())}
+    inside = workdir.iterdir() if workdir.is_dir() else ()
+    if any(path.name not in known and not path.name.startswith(".") for path in inside):
         raise UserError(f"--workdir={workdir}: is not empty and holds no run of jaxfm. Name a new directory.")
+
+
+def _clear(workdir: pathlib.Path) -> None:
+    """Removes what a call that was killed has left."""
+    check_free(workdir)
     shutil.rmtree(workdir / workdirs.CHECKPOINTS_DIR, ignore_errors=True)
     (workdir / METRICS_FILE).unlink(missing_ok=True)
 
