@@ -111,6 +111,6 @@ def _train_until(stage: Stage, folder: pathlib.Path, train_one: TrainOne, pause:
             raise
         return paused.step, why
     raise UserError(
-        f"--workdir={folder}: this stage came to its end, after {report['training']['steps']:,} updates, before the "
-        "next one began: no evaluation lies in between. Score more often (config.eval.every_steps), in another --workdir."
+        f"--workdir={folder}: this stage came to its end, after {report['training']['steps']:,} updates, before "
+        "the next one began: no evaluation lies in between. Score more often (config.eval.every_steps) in another --workdir."
     )

@@ -76,14 +76,14 @@ class Checkpoints:
         """Opens (and unless read_only makes) the directory; `saved` is told the step of every save that has begun."""
         self._directory, self._saved, self._is_closed = directory, saved, False
         self._policy = _KeepLastAndBest(last=keep_last)
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=self._policy,
-            create=not read_only,
-            read_only=read_only,
-            cleanup_tmp_directories=not read_only,
-            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_manifest),
-        )
-        with _quiet():
+        with _quiet():  # Orbax warns of options, too
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=self._policy,
+                create=not read_only,
+                read_only=read_only,
+                cleanup_tmp_directories=not read_only,
+                async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_manifest),
+            )
             try:
                 self._manager = ocp.CheckpointManager(
                     directory.absolute(), item_names=(PARAMS_ITEM, REST_ITEM, META_ITEM), options=options

@@ -155,7 +155,7 @@ def _has_taken(trial: Trial, level: int) -> bool:
 
 def _perturbed(dimension: Dimension, value: Any, kind: float, direction: float, place: float) -> Any:
     """`kind`, `direction` and `place` are random numbers from 0 to below 1."""
-    up, cells = direction < 0.5, dimension.cells()
+    up, cells = bool(direction < 0.5), dimension.cells()
     if cells is not None:
         if kind < RESAMPLED:
             return cells[int(place * len(cells))]
