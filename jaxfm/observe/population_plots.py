@@ -61,6 +61,7 @@ def plot_schedules(
         elif scale.log:
             axes.set_yscale("log")
         whole_steps(axes)
+        axes.tick_params(labelbottom=index >= len(kept) - columns)
         axes.grid(axis="y", color=GRID, linewidth=0.8)
     handles, labels = panels.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, labelcolor=INK)

@@ -91,7 +91,7 @@ def train_stages(
                 )
                 turn = continuation.read_history(folders[index + 1])[-1]
                 with Progress(None) as progress:
-                    progress.say(f"after step {step:,}: {continuation.described(turn)}")
+                    progress.say(f"after step {step:,}: {continuation.changes(turn)}; {turn.why}")
     return train_one(last, workdir, pause=pause)
 
 
@@ -112,5 +112,6 @@ def _train_until(stage: Stage, folder: pathlib.Path, train_one: TrainOne, pause:
         return paused.step, why
     raise UserError(
         f"--workdir={folder}: this stage came to its end, after {report['training']['steps']:,} updates, before "
-        "the next one began: no evaluation lies in between. Score more often (config.eval.every_steps) in another --workdir."
+        "the next one began: no evaluation lies in between. Score more often, by config.eval.every_steps, in another "
+        "--workdir."
     )

@@ -71,10 +71,9 @@ def read_history(workdir: pathlib.Path) -> tuple[Turn, ...]:
     return tuple(found)
 
 
-def described(turn: Turn) -> str:
-    """Returns what changed at a turn, and why, in words."""
-    changes = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in turn.changed.items())
-    return f"{changes or 'nothing changed'}: {turn.why}"
+def changes(turn: Turn) -> str:
+    """Returns what changed at a turn in words."""
+    return ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in turn.changed.items()) or "nothing changed"
 
 
 def begin(
