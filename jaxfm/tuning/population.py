@@ -127,8 +127,8 @@ def check_space(space: Space, config: Config) -> None:
         if not when:
             raise UserError(
                 f"--space: {each.key}: cannot change in the middle of a run: what a checkpoint holds, the data or the "
-                f"number of updates depend on it. --pruner={NAME} varies numbers such as "
-                f"{', '.join(adjustable_keys(config)[:4])}; search over {each.key} by another pruner."
+                f"number of updates depend on it. Take another --pruner; --pruner={NAME} varies "
+                f"{', '.join(adjustable_keys(config))}."
             )
         smallest = min((value for value in each.choices if value is not None), default=1) if each.choices else each.low
         if when == "above 0" and not smallest > 0:
@@ -145,7 +145,7 @@ def check_space(space: Space, config: Config) -> None:
 def adjustable_keys(config: Config) -> list[str]:
     """Returns the keys of a config that may change in the middle of a run."""
     keys = schema.flatten(schema.to_dict(config))
-    return [key for key in keys if schema.rules_of(config, key).get("adjustable")]
+    return sorted(key for key in keys if schema.rules_of(config, key).get("adjustable"))
 
 
 def _has_taken(trial: Trial, level: int) -> bool:

@@ -262,7 +262,7 @@ def _described(search: Search, trial: Trial) -> dict[str, Any]:
         "seconds": trial.seconds,
         "rung_scores": list(trial.rung_scores),
         "error": trial.error,
-        "workdir": str(search.workdir(trial).relative_to(search.folder)),
+        "workdir": str(search.current_workdir(trial).relative_to(search.folder)),
         "taken_over": [
             {"rung": each.level, "trial": each.parent, "step": each.step, "params": search.values_of(each.params)}
             for each in trial.generations

@@ -75,13 +75,13 @@ class Search:
     more_is_better: tuple[bool, ...]
     total: int
 
-    def workdir(self, trial: Trial, generation: int | None = None) -> pathlib.Path:
-        """Returns the run directory of a trial: 0003, and 0003.1, 0003.2 ... each time it took over another one.
+    def workdir(self, number: int, generation: int = 0) -> pathlib.Path:
+        """Returns the run directory of a trial: 0003, and 0003.1, 0003.2 ... each time it took over another one."""
+        return self.folder / TRIALS_DIR / (f"{number:04}" + (f".{generation}" if generation else ""))
 
-        `generation` counts these; None: the last one.
-        """
-        count = len(trial.generations) if generation is None else generation
-        return self.folder / TRIALS_DIR / (f"{trial.number:04}" + (f".{count}" if count else ""))
+    def current_workdir(self, trial: Trial) -> pathlib.Path:
+        """Returns the run directory by which a trial goes on."""
+        return self.workdir(trial.number, len(trial.generations))
 
     def values(self, trial: Trial) -> dict[str, Any]:
         """Returns the values of a trial as the config has them."""
@@ -155,11 +155,11 @@ def _take_over(
     Nobody works on the parent meanwhile: it is no job before this is noted.
     """
     parent, values = taken.parent, search.values_of(taken.params)
-    folder = search.workdir(trial, len(trial.generations) + 1)
+    folder = search.workdir(trial.number, len(trial.generations) + 1)
     say(f"trial {trial.number}: takes over trial {parent.number} at step {parent.steps:,}: {describe(values)}")
     try:
         continuation.begin(
-            search.workdir(parent),
+            search.current_workdir(parent),
             parent.steps,
             with_params(search.config, values),
             folder,
@@ -177,7 +177,7 @@ def _take_over(
 
 def _go_on(search: Search, store: Store, trial: Trial, level: int, train: Train, say: Callable[[str], None]) -> None:
     """Trains a trial to a rung, or to its end, and keeps what came of it."""
-    folder, metric = search.workdir(trial), search.config.eval.metric
+    folder, metric = search.current_workdir(trial), search.config.eval.metric
     rungs = search.pruner.rungs_of(trial.number)
     others = [each for each in search.trials(store).values() if each.number < trial.number and each.is_over]
     known = [each for each in others if each.state != "failed"]
@@ -217,7 +217,7 @@ def _go_on(search: Search, store: Store, trial: Trial, level: int, train: Train,
 def _keep_pause(
     search: Search, store: Store, seen: Trial, level: int, rungs: Sequence[float], say: Callable[[str], None]
 ) -> None:
-    folder, score = search.workdir(seen), seen.curve[-1][1] if seen.curve else math.nan
+    folder, score = search.current_workdir(seen), seen.curve[-1][1] if seen.curve else math.nan
     facts: dict[str, Any] = {"total_steps": seen.total_steps, "seconds": _spent(folder)}
     at = f"at step {seen.steps:,} of {seen.total_steps:,}: {search.config.eval.metric} {score:.4f}"
     if level < len(rungs):
@@ -235,7 +235,7 @@ def _keep_pause(
 def _keep_end(
     search: Search, store: Store, trial: Trial, report: Mapping[str, Any], say: Callable[[str], None]
 ) -> None:
-    metric, folder = search.config.eval.metric, search.workdir(trial)
+    metric, folder = search.config.eval.metric, search.current_workdir(trial)
     scores = report["splits"].get("valid", {})
     costs = {SECONDS: report["training"]["seconds"], PARAMETERS: report.get("model", {}).get("parameters")}
     values = [number(costs[name] if name in COSTS else scores.get(name)) for name in search.objectives]
