@@ -53,7 +53,9 @@ NOT_RUN = {
     r"data\.source=parquet:DIR": "trains for minutes on the optional data",
     r"^make ": "makes environments; that the target exists is tested",
     r"^(python -m profiles\.|profiles/)": "measures for minutes to hours; tests/profiles runs each script on little",
-    r"^launch/(tpu_pod|slurm|gke_xpk|slurm_workers)\.sh|^launch/gke_(jobset|workers)\.py": "needs a cluster; tests/launch has stand-ins for it",
+    r"^launch/(tpu_pod|slurm|gke_xpk|slurm_workers)\.sh|^launch/gke_(jobset|workers)\.py": (
+        "needs a cluster; tests/launch has stand-ins for it"
+    ),
     r"^(jaxfm |python -m jaxfm\.)plan ": "compiles for TPUs or GPUs, minutes and gigabytes; tests/planning does so",
     r"=hf:": "downloads weights or data from the hub; tests/hub reads files as they are there",
     r":(mrpc|conll2003|wnut17)\b": "downloads data; tests/data reads prepared ones of the same kind",
