@@ -43,12 +43,14 @@ class ModelConfig:
         "probability for hidden states, attention and head; None: as the weights' own config says",
         at_least=0.0,
         at_most=0.9,
+        adjustable="always",
     )
     attention_dropout: float | None = field(
         None,
         "probability for attention weights alone, which no fused kernel has; None: as dropout says",
         at_least=0.0,
         at_most=0.9,
+        adjustable="always",
     )
     attention: str = field(
         "auto",
@@ -113,7 +115,9 @@ class DataConfig:
 class SgdConfig:
     """Gradient descent with momentum (Sutskever et al. 2013)."""
 
-    momentum: float = field(0.9, "share of the last update that is kept; 0: none", at_least=0.0, at_most=1.0)
+    momentum: float = field(
+        0.9, "share of the last update that is kept; 0: none", at_least=0.0, at_most=1.0, adjustable="above 0"
+    )
     nesterov: bool = field(False, "the gradient is looked up where the momentum leads")
 
 
@@ -121,8 +125,8 @@ class SgdConfig:
 class LionConfig:
     """Signs of an interpolated momentum (Chen et al. 2023, algorithm 2)."""
 
-    b1: float = field(0.9, "share of the momentum in an update", at_least=0.0, at_most=1.0)
-    b2: float = field(0.99, "decay of the momentum", at_least=0.0, at_most=1.0)
+    b1: float = field(0.9, "share of the momentum in an update", at_least=0.0, at_most=1.0, adjustable="always")
+    b2: float = field(0.99, "decay of the momentum", at_least=0.0, at_most=1.0, adjustable="always")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +141,9 @@ class AdafactorConfig:
 class MuonConfig:
     """Orthogonal updates of the layers' matrices (Jordan et al. 2024; scale of Liu et al. 2025, section 2.2)."""
 
-    momentum: float = field(0.95, "decay of the gradients' moving average", at_least=0.0, at_most=0.9999)
+    momentum: float = field(
+        0.95, "decay of the gradients' moving average", at_least=0.0, at_most=0.9999, adjustable="always"
+    )
     nesterov: bool = field(True, "the gradient is looked up where the momentum leads")
     iterations: int = field(5, "Newton-Schulz steps of an update", at_least=1, at_most=20)
     rms: float = field(
@@ -155,7 +161,7 @@ class OptimConfig:
     """The optimizer, AdamW (Loshchilov and Hutter 2019) by default, and the schedule of its rate."""
 
     name: str = field("adamw", "the optimizer; see docs/optimizers.md for what each reads", choices=OPTIMIZERS)
-    learning_rate: float = field(5e-5, "peak rate", above=0.0)
+    learning_rate: float = field(5e-5, "peak rate", above=0.0, adjustable="always")
     schedule: str = field(
         "linear",
         "shape after the warm-up; wsd: constant, then linear decay over the last decay_fraction",
@@ -171,20 +177,25 @@ class OptimConfig:
         "rate at the last step as a share of the peak; of inverse_sqrt the lowest rate",
         at_least=0.0,
         at_most=1.0,
+        adjustable="always",
     )
-    weight_decay: float = field(0.01, "decoupled decay, times the rate, of the parameters not in no_decay", at_least=0)
+    weight_decay: float = field(
+        0.01, "decoupled decay, times the rate, of the parameters not in no_decay", at_least=0, adjustable="always"
+    )
     no_decay: tuple[str, ...] = field(
         ("*/bias", "*norm/scale"),
         "path patterns (fnmatch) of parameters without decay; each that is not a default must match something",
     )
-    b1: float = field(0.9, "decay of Adam's first moment", at_least=0.0, at_most=1.0)
-    b2: float = field(0.999, "decay of Adam's second moment", at_least=0.0, at_most=1.0)
-    eps: float = field(1e-8, "added to the root of Adam's second moment", above=0.0)
+    b1: float = field(0.9, "decay of Adam's first moment", at_least=0.0, at_most=1.0, adjustable="always")
+    b2: float = field(0.999, "decay of Adam's second moment", at_least=0.0, at_most=1.0, adjustable="always")
+    eps: float = field(1e-8, "added to the root of Adam's second moment", above=0.0, adjustable="always")
     sgd: SgdConfig = dataclasses.field(default_factory=SgdConfig)
     lion: LionConfig = dataclasses.field(default_factory=LionConfig)
     adafactor: AdafactorConfig = dataclasses.field(default_factory=AdafactorConfig)
     muon: MuonConfig = dataclasses.field(default_factory=MuonConfig)
-    clip_norm: float = field(1.0, "global gradient norm above which gradients are scaled down; 0: never", at_least=0)
+    clip_norm: float = field(
+        1.0, "global gradient norm above which gradients are scaled down; 0: never", at_least=0, adjustable="above 0"
+    )
     mup: int = field(
         0,
         "muP: the hidden_size of a small model whose learning rate holds for this one too (Yang et al. 2022), for "
@@ -258,6 +269,33 @@ class AdaptConfig:
         0,
         "the mean of so many best checkpoints is used where it scores better on valid than the best; 0: no mean",
         at_least=0,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class GrowConfig:
+    """Layers that are added in the middle of a run (Gong et al. 2019; Reddi et al. 2023); see docs/growing.md."""
+
+    layers: tuple[int, ...] = field(
+        (), "depths of the encoder, one after another, e.g. (3, 6, 12); empty: it keeps the depth it starts with"
+    )
+    at: tuple[float, ...] = field(
+        (),
+        "shares of all updates from which the depths after the first one hold; with patience the latest ones. Empty: "
+        "at equal intervals, of (3, 6, 12) at 1/3 and 2/3",
+    )
+    patience: int = field(
+        0,
+        "evaluations without a validation loss that is lower by min_gain after which layers are added before their "
+        "time; 0: never before",
+        at_least=0,
+    )
+    min_gain: float = field(0.01, "share of the validation loss by which it must fall", at_least=0.0, at_most=1.0)
+    new_layers: str = field(
+        "preserving",
+        "preserving: copies of the layers below whose outputs are zero, so that the function stays the same (Chen et "
+        "al. 2016; pre-norm only). stacked: copies as they are (Gong et al. 2019); the loss jumps",
+        choices=("preserving", "stacked"),
     )
 
 
@@ -430,6 +468,7 @@ class Config:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     adapt: AdaptConfig = dataclasses.field(default_factory=AdaptConfig)
+    grow: GrowConfig = dataclasses.field(default_factory=GrowConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)

@@ -27,7 +27,9 @@ def field(default: Any, doc: str, **rules: Any) -> Any:
     """A schema field: `choices`, `at_least`, `at_most`, `above` are checked by `from_config_dict`.
 
     `words` is word -> the value that it stands for. `open` is the value of a task's key that leaves it to the task: the
-    run's config.json then has what `Task.chosen` says.
+    run's config.json then has what `Task.chosen` says. `adjustable`: the number may change in the middle of a run, as
+    neither what a checkpoint holds, nor the data, nor the number of updates depends on it: "always"; while it is
+    "above 0", as 0 switches a part of the state off; or "unless KEY", a key of the same group, is true.
     """
     return dataclasses.field(default=default, metadata={"doc": doc, **rules})
 
@@ -167,6 +169,14 @@ def check_key(
             rest = key[len(dotted) + 1 :]
             raise UserError(unknown_key(dotted, rest, fields, moved=moved))
         nodes = groups.get(dotted, fields[name])
+
+
+def rules_of(node: Any, key: str) -> Mapping[str, Any]:
+    """Returns the rules of the field of a dataclass that a dotted key ("optim.learning_rate") names."""
+    *groups, name = key.split(".")
+    for group in groups:
+        node = getattr(node, group)
+    return next(each.metadata for each in dataclasses.fields(node) if each.name == name)
 
 
 def to_config_dict(node: Any) -> ml_collections.ConfigDict:

@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2034  # what seems unused here is for the scripts
+# shellcheck shell=bash disable=SC2034,SC2154  # what seems unused or unset here is for, or of, the scripts
 # What the launch scripts share. Sourced by them: it sets -euo pipefail, `here`, `program`, the exit codes, and expects
 # the script to define usage().
 set -euo pipefail
@@ -95,4 +95,33 @@ read_environment() {
     done
     environment+=("$line")
   done <"$1"
+}
+
+# What the scripts of SLURM share: options that both have, in variables of their names.
+check_slurm_options() {
+  local option
+  check --time "$limit" '[0-9]+|[0-9]+:[0-9]{2}:[0-9]{2}|[0-9]+-[0-9]+(:[0-9]{2}){0,2}' 'a time limit such as 12:00:00'
+  check --grace "$grace" "$COUNT" 'a number of seconds'
+  check --logs "$logs" '[A-Za-z0-9_./-]+' 'a plain path'
+  for option in partition account qos; do
+    # Left away where empty. What reaches a line of #SBATCH must not start another option.
+    check "--$option" "${!option}" '([A-Za-z0-9_][A-Za-z0-9_.,-]*)?' 'a plain name'
+  done
+  [[ -n $python ]] || fail '--python must not be empty'
+}
+
+optional() { # optional NAME VALUE: a line of #SBATCH where there is a value
+  [[ -z $2 ]] || printf '#SBATCH --%s=%s\n' "$1" "$2"
+}
+
+# submit SCRIPT: gives a batch script to sbatch, or prints how.
+submit() {
+  if $dry_run; then
+    quoted mkdir -p "$logs" && echo
+    printf "sbatch <<'END_OF_BATCH_SCRIPT'\n%s\nEND_OF_BATCH_SCRIPT\n" "$1"
+  else
+    # SLURM makes no folder for the log, and fails the job without a word.
+    mkdir -p "$logs"
+    sbatch <<<"$1"
+  fi
 }

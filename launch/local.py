@@ -45,6 +45,11 @@ class _Parser(argparse.ArgumentParser):
         raise MistakeError(message)
 
 
+def make_parser(name: str, description: str, usage: str) -> argparse.ArgumentParser:
+    """Returns a parser that raises MistakeError; options cannot be shortened."""
+    return _Parser(prog=name, description=description, usage=usage, allow_abbrev=False)
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What to run: a command for each process, and environment variables that replace existing ones."""
@@ -62,11 +67,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if "--" in own:
         at = own.index("--")
         own, training = own[:at], own[at + 1 :]
-    parser = _Parser(
-        prog="launch/local.py",
-        description="Runs a training as several processes on this machine's CPU.",
-        usage="launch/local.py --processes=N [options] -- --config=FILE --workdir=DIR [more flags of jaxfm.train]",
-        allow_abbrev=False,
+    parser = make_parser(
+        "launch/local.py",
+        "Runs a training as several processes on this machine's CPU.",
+        "launch/local.py --processes=N [options] -- --config=FILE --workdir=DIR [more flags of jaxfm.train]",
     )
     parser.add_argument("--processes", type=int, required=True, help="how many processes")
     parser.add_argument("--devices", type=int, default=1, help="CPU devices of each (default: 1)")

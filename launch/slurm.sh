@@ -61,23 +61,12 @@ check --name "$name" "$NAME" 'a name: small letters, digits and dashes, at most 
 check --nodes "$nodes" "$COUNT" 'a number of nodes'
 check --gpus "$gpus" "$COUNT" 'a number of GPUs a node'
 check --cpus "$cpus" "$COUNT" 'a number of CPU cores a GPU'
-check --time "$limit" '[0-9]+|[0-9]+:[0-9]{2}:[0-9]{2}|[0-9]+-[0-9]+(:[0-9]{2}){0,2}' 'a time limit such as 12:00:00'
-check --grace "$grace" "$COUNT" 'a number of seconds'
+check_slurm_options
 check --wait "$wait" "$COUNT" 'a number of seconds'
 check --crashes "$crashes" "$NUMBER" 'a whole number'
-check --logs "$logs" '[A-Za-z0-9_./-]+' 'a plain path'
-for option in partition account qos; do
-  # Left away where empty. What reaches a line of #SBATCH must not start another option.
-  check "--$option" "${!option}" '([A-Za-z0-9_][A-Za-z0-9_.,-]*)?' 'a plain name'
-done
-[[ -n $python ]] || fail '--python must not be empty'
 check_training_flags "$@"
 read_environment "$environment_file"
 need sbatch 'submit from a machine of the cluster'
-
-optional() { # optional NAME VALUE: a line of #SBATCH where there is a value
-  [[ -z $2 ]] || printf '#SBATCH --%s=%s\n' "$1" "$2"
-}
 
 batch_script() { # batch_script FLAG ...
   cat <<END
@@ -123,12 +112,4 @@ done
 END
 }
 
-script="$(batch_script "$@")"
-if $dry_run; then
-  quoted mkdir -p "$logs" && echo
-  printf "sbatch <<'END_OF_BATCH_SCRIPT'\n%s\nEND_OF_BATCH_SCRIPT\n" "$script"
-else
-  # SLURM makes no folder for the log, and fails the job without a word.
-  mkdir -p "$logs"
-  sbatch <<<"$script"
-fi
+submit "$(batch_script "$@")"

@@ -32,6 +32,7 @@ optim.muon.momentum optim.muon.nesterov optim.muon.iterations optim.muon.rms
 optim.clip_norm optim.mup optim.spike_factor optim.spike_window
 adapt.train adapt.freeze adapt.freeze_layers adapt.unfreeze_every adapt.layer_decay adapt.head_rate
 adapt.lora.rank adapt.lora.alpha adapt.lora.targets adapt.adapter_size adapt.prefix_length adapt.ema adapt.average_best
+grow.layers grow.at grow.patience grow.min_gain grow.new_layers
 train.epochs train.steps train.min_steps train.batch_size train.batch_examples train.first_batch_size
 train.batch_warmup_steps train.accumulate train.precision train.stop_after_skips train.verify_every_steps
 train.seeds train.learning_rates train.weight_decays
@@ -142,7 +143,8 @@ def test_the_list_of_options() -> None:
 def test_every_option_says_what_it_is() -> None:
     for key, field in FIELDS.items():
         assert len(field.metadata["doc"].split()) >= 2, key
-        assert set(field.metadata) <= {"doc", "choices", "at_least", "at_most", "above", "words", "open"}, key
+        known = {"doc", "choices", "at_least", "at_most", "above", "words", "open", "adjustable"}
+        assert set(field.metadata) <= known, key
         assert field.metadata.get("open", field.default) == field.default, f"{key}: is left open unless it is given"
 
 
@@ -266,7 +268,7 @@ RULES = [
 
 @pytest.mark.parametrize(
     ("task", "key", "rule", "bound"),
-    [case for case in RULES if case[2] not in ("choices", "words", "open")],
+    [case for case in RULES if case[2] not in ("choices", "words", "open", "adjustable")],
     ids=lambda value: str(value),
 )
 def test_bounds(task: str, key: str, rule: str, bound: float) -> None:
@@ -288,7 +290,17 @@ def test_bounds(task: str, key: str, rule: str, bound: float) -> None:
 
 
 def test_every_kind_of_rule_is_used() -> None:
-    assert {rule for *_, rule, _ in RULES} == {"choices", "at_least", "at_most", "above", "words", "open"}
+    assert {rule for *_, rule, _ in RULES} == {
+        *("choices", "at_least", "at_most", "above", "words", "open", "adjustable"),
+    }
+
+
+def test_what_may_change_in_a_run_is_a_number_and_says_when() -> None:
+    for key, field in FIELDS.items():
+        when = field.metadata.get("adjustable", "always")
+        assert when in ("always", "above 0") or when.startswith("unless "), key
+        if "adjustable" in field.metadata:
+            assert field.type in (float, float | None), key
 
 
 def test_every_choice_is_taken() -> None:

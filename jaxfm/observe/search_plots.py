@@ -81,7 +81,7 @@ def plot_slices(trials: Sequence[Shown], scales: Sequence[Scale], path: str | os
             axes.set_visible(False)
             continue
         scale = scales[index]
-        _scatter(axes, [(_place(scale, each.values[index]), each) for each in trials])
+        _scatter(axes, [(place(scale, each.values[index]), each) for each in trials])
         style(axes, title="", x_label=scale.key, y_label=f"{label} on valid" if index % columns == 0 else "")
         if scale.choices is not None:
             slanted = max(map(len, scale.choices)) > 6
@@ -207,7 +207,8 @@ def _worst_and_best(scores: Sequence[float], more_is_better: bool) -> tuple[floa
     return (min(scores), max(scores)) if more_is_better else (max(scores), min(scores))
 
 
-def _place(scale: Scale, value: Any) -> float:
+def place(scale: Scale, value: Any) -> float:
+    """Returns where a value lies on an axis: of listed ones its index."""
     return float(scale.choices.index(as_text(value))) if scale.choices is not None else float(value)
 
 
@@ -224,17 +225,17 @@ def _ends(scale: Scale, values: Sequence[Any]) -> tuple[float, float]:
 
 
 def _height(scale: Scale, value: Any, ends: tuple[float, float]) -> float:
-    place, (low, high) = _place(scale, value), ends
+    at, (low, high) = place(scale, value), ends
     if scale.log and scale.choices is None:
-        place, low, high = math.log(place), math.log(low), math.log(high)
-    return (place - low) / (high - low) if high > low else 0.5
+        at, low, high = math.log(at), math.log(low), math.log(high)
+    return (at - low) / (high - low) if high > low else 0.5
 
 
 def _label_axis(axes: "Axes", index: int, scale: Scale, ends: tuple[float, float]) -> None:
     axes.axvline(index, color=INK, linewidth=1)
     if scale.choices is not None:
         for choice in scale.choices:
-            _note(axes, index, _place(scale, choice) / ends[1], _shortened(choice))
+            _note(axes, index, place(scale, choice) / ends[1], _shortened(choice))
         return
     for value in dict.fromkeys(ends):
         _note(axes, index, _height(scale, value, ends), f"{value:.3g}")

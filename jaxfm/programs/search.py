@@ -25,14 +25,15 @@ from jaxfm.tasks import registry
 from jaxfm.training import grid, initial
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.fit import Pause
-from jaxfm.tuning import optuna_sampling, pruning, report, settings, worker
+from jaxfm.tuning import optuna_sampling, population, pruning, report, settings, worker
 from jaxfm.tuning.space import Space, parse_space, read_space
+from jaxfm.tuning.space import grid as grid_of
 from jaxfm.tuning.storage import Store
 
 USAGE = (
     "usage: python -m jaxfm.search CONFIG --space=FILE --workdir=DIR [--trials=N] [--sampler=tpe|cmaes|random|grid]\n"
-    "       [--pruner=none|median|halving|hyperband] [--objectives=f1,seconds]\n"
-    "       [--storage=URL] [--config.KEY=VALUE ...]\n"
+    "       [--pruner=none|median|halving|hyperband|population] [--rungs=0.25,0.5]\n"
+    "       [--objectives=f1,seconds] [--storage=URL] [--config.KEY=VALUE ...]\n"
     "  CONFIG: a name (ner, ner:files, mlm:continue) or --config=FILE.py[:variant]"
 )
 
@@ -46,7 +47,7 @@ def search(
     sampler: str = "tpe",
     pruner: str = "none",
     rungs: Sequence[float] = (),
-    reduction: int = 3,
+    reduction: int = 0,
     objectives: Sequence[str] = (),
     storage: str = "",
     seed: int = 0,
@@ -59,9 +60,9 @@ def search(
       workdir: the folder of the search; made if need be.
       trials: how many there are in all, those that were made before included.
       sampler: "tpe", "cmaes", "random" or "grid"; of a grid there are no more trials than combinations.
-      pruner: "none", "median", "halving" or "hyperband".
-      rungs: of halving: shares of a run at which trials stand still until the best of them go on.
-      reduction: of halving: one trial in so many goes on.
+      pruner: "none", "median", "halving", "hyperband" or "population" (the worst take over the weights of the best).
+      rungs: shares of a run at which trials stand still; of halving until the best of them go on.
+      reduction: of halving: one trial in so many goes on; of a population: one takes over another. 0: 3, and 4.
       objectives: metrics of the validation split, "seconds" or "parameters"; empty: the config's eval.metric.
       storage: a URL of SQLAlchemy or journal:FILE; empty: a database in `workdir`.
       seed: of the sampler. That of the runs is config.seed.
@@ -80,10 +81,15 @@ def search(
     dimensions, content = _space(space, config)
     _check_words(sampler, pruner, trials, objectives)
     optuna_sampling.check_sampler(sampler, dimensions, max(len(objectives), 1))
-    pruning.make_pruner(pruner, rungs, reduction, True)
+    reduction = reduction or (population.REDUCTION if pruner == population.NAME else pruning.REDUCTION)
+    total = trials if sampler != "grid" else min(trials, len(grid_of(dimensions)))
+    _pruner(pruner, rungs, reduction, True, seed, total)
     asked = {"config": to_dict(config), "space": content, "sampler": sampler, "pruner": pruner, "rungs": list(rungs)}
     asked |= {"reduction": reduction, "objectives": list(objectives), "seed": seed}
     asked |= {"storage": without_secrets(storage)}
+    if pruner == population.NAME:
+        population.check_space(dimensions, config)
+        asked |= {"trials": trials}  # who is among the worst depends on how many there are
     known = settings.read_settings(folder)
     if known is None:
         chosen = _chosen(config, objectives)
@@ -103,12 +109,19 @@ def search(
             space=dimensions,
             sampler=sampler,
             seed=seed,
-            pruner=pruning.make_pruner(pruner, rungs, reduction, bool(chosen["metric_more_is_better"])),
+            pruner=_pruner(pruner, rungs, reduction, bool(chosen["metric_more_is_better"]), seed, total),
             objectives=tuple(chosen["objectives"]),
             more_is_better=tuple(more),
-            total=trials if sampler != "grid" else min(trials, optuna_sampling.grid_size(dimensions)),
+            total=total,
         )
         return _work(made, store)
+
+
+def _pruner(name: str, rungs: Sequence[float], reduction: int, more: bool, seed: int, total: int) -> pruning.Pruner:
+    """Returns what decides who goes on; UserError for rungs and numbers that it cannot have."""
+    if name == population.NAME:
+        return population.make_population(rungs, reduction, more, seed, total)
+    return pruning.make_pruner(name, rungs, reduction, more)
 
 
 def _work(asked: worker.Search, store: Store) -> dict[str, Any]:
@@ -146,6 +159,8 @@ def _check_config(config: Config) -> None:
             "config.train.seeds, learning_rates, weight_decays: train several runs in one program (jaxfm.train); a "
             "trial of a search is one run. Leave these keys as they are by default."
         )
+    if config.grow.layers:
+        raise UserError("config.grow.layers: a trial is one run, and a model that grows is several. Leave it empty.")
     if config.checkpoint.mirror:
         raise UserError("config.checkpoint.mirror: is the place of one run, and a search has many. Leave it empty.")
 
@@ -153,7 +168,7 @@ def _check_config(config: Config) -> None:
 def _check_words(sampler: str, pruner: str, trials: int, objectives: Sequence[str]) -> None:
     for flag, word, words in (
         ("sampler", sampler, optuna_sampling.SAMPLERS),
-        ("pruner", pruner, pruning.PRUNERS),
+        ("pruner", pruner, (*pruning.PRUNERS, population.NAME)),
     ):
         if word not in words:
             raise UserError(f"--{flag}={word}: {did_you_mean(word, words)}")
@@ -215,7 +230,8 @@ def main() -> None:
         seed=values.search_seed,
     )
     folder = pathlib.Path(values.workdir)
-    print(f"search finished; report: {folder / report.MARKDOWN_FILE}, best config: {folder / report.BEST_FILE}")
+    best = next(folder / name for name in (report.BEST_FILE, report.REPEAT_FILE) if (folder / name).is_file())
+    print(f"search finished; report: {folder / report.MARKDOWN_FILE}, best config: {best}")
 
 
 def run() -> None:
@@ -225,9 +241,11 @@ def run() -> None:
     flags.DEFINE_string("workdir", None, "The folder of the search; the same one again goes on with it.")
     flags.DEFINE_integer("trials", 20, "How many trials there are in all, those of earlier commands included.")
     flags.DEFINE_string("sampler", "tpe", "What draws values: tpe, cmaes, random or grid.")
-    flags.DEFINE_string("pruner", "none", "What stops trials: none, median, halving or hyperband.")
-    flags.DEFINE_list("rungs", [], "Of halving: shares of a run at which trials stand still, as 0.1,0.3.")
-    flags.DEFINE_integer("reduction", 3, "Of halving: of the trials that come to a rung, one in so many goes on.")
+    flags.DEFINE_string("pruner", "none", "What stops trials: none, median, halving, hyperband; or population.")
+    flags.DEFINE_list("rungs", [], "Shares of a run at which trials stand still (halving, population), as 0.1,0.3.")
+    flags.DEFINE_integer(
+        "reduction", 0, "One trial in so many goes on (halving; 0: 3), or takes over another (population; 0: 4)."
+    )
     flags.DEFINE_list("objectives", [], "Metrics of valid, seconds or parameters; the config's metric, if not given.")
     flags.DEFINE_string("storage", "", "A URL of a database, or journal:FILE; a database in --workdir, if not given.")
     flags.DEFINE_integer("search_seed", 0, "The sampler's seed; that of the runs is --config.seed.")

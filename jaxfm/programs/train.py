@@ -6,6 +6,7 @@ docs/multi_host.md.
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import shlex
 import sys
@@ -39,8 +40,9 @@ from jaxfm.parallel.rendezvous import say
 from jaxfm.programs import program, usage
 from jaxfm.programs.given_config import GivenConfig, resolve_config
 from jaxfm.programs.keys import explain
+from jaxfm.programs.stages import Stage, train_stages
 from jaxfm.tasks import registry
-from jaxfm.training import averaging, batch_size, grid, initial, mirror, results, retention
+from jaxfm.training import averaging, batch_size, grid, growth, initial, mirror, results, retention
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints, check_room
 from jaxfm.training.fit import Pause, fit, never
@@ -96,7 +98,30 @@ def train(
         if data is not None:
             source = held.enter_context(in_memory.provided(data))
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=source))
+        if config.grow.layers:
+            return _train_growing(config, workdir, pause)
         return _train_or_report(config, workdir, held, pause)
+
+
+def _train_growing(config: Config, workdir: pathlib.Path, pause: Pause) -> Report:
+    """Trains a model whose depth grows: a run for each depth, the last one in `workdir`."""
+    if grid.asks_for_several(config):
+        raise UserError("config.grow.layers: several runs in one program (train.seeds, learning_rates) cannot grow.")
+    encoder, _ = initial.shape(config.model)
+    growth.check(config, encoder, loaded=config.model.init != "scratch")
+    *configs, _ = growth.stage_configs(config)
+    stages = []
+    for stage, depth, share in zip(configs, config.grow.layers[1:], growth.shares(config.grow), strict=True):
+        before = dataclasses.replace(encoder, num_layers=stage.grow.layers[-1])
+        rewrite = functools.partial(growth.grow_state, encoder=before, depth=depth, new_layers=config.grow.new_layers)
+        ends = functools.partial(growth.reason, config.grow, share)
+        stages.append(Stage(f"{before.num_layers}-layers", stage, ends, rewrite))
+
+    def train_one(config: Config, workdir: pathlib.Path, *, pause: Pause) -> Report:
+        with contextlib.ExitStack() as held:
+            return _train_or_report(config, workdir, held, pause)
+
+    return train_stages(stages, config, workdir, train_one, may_change=growth.MAY_CHANGE, pause=pause)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +229,7 @@ def _prepared(asked: Sequence[_Asked], mesh: Mesh) -> tuple[list[_Ready], Steppi
     """Reads data and weights and checks all that can be checked; the third result are lines for the log."""
     begun = next((run for run in asked if run.status == "half-way"), asked[0])
     first = initial.resolve(workdirs.pinned(begun.workdir, asked[0].config.model))
+    first = growth.at_depth(first, asked[0].config.grow)
     of_seeds: dict[int, tuple[Task, Mapping[str, HostArray]]] = {}
     configs, notes = {}, ()
     for run in asked:
@@ -225,6 +251,7 @@ def _prepared(asked: Sequence[_Asked], mesh: Mesh) -> tuple[list[_Ready], Steppi
     else:
         (config,), (task,), (arrays,) = configs.values(), tasks.values(), loaded.values()
         setups = {"": set_up(config, task, arrays, mesh)}
+        growth.check_model(config, setups[""].session.abstract.params)
         stepping = SingleRun(setups[""].session)
     ready = [_Ready(run, configs[run.name], tasks[run.name], setups[run.name], first) for run in asked]
     return ready, stepping, (*notes, *ready[0].setup.notes)

@@ -21,12 +21,17 @@ TargetLoss = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 class LossConfig:
     """What is minimised over classes (words of NER, examples of classification)."""
 
-    label_smoothing: float = field(0.0, "share of the target spread over all classes", at_least=0.0, at_most=0.9)
+    label_smoothing: float = field(
+        0.0, "share of the target spread over all classes", at_least=0.0, at_most=0.9, adjustable="always"
+    )
     class_weights: str = field(
         "", "balanced: the rarer a class the more it counts; or CLASS=WEIGHT,...: others 1; empty: all alike"
     )
     focal_gamma: float = field(
-        0.0, "exponent by which what is already right counts less (Lin et al. 2017: 2); 0: not at all", at_least=0
+        0.0,
+        "exponent by which what is already right counts less (Lin et al. 2017: 2); 0: not at all",
+        at_least=0,
+        adjustable="always",
     )
     r_drop: float = field(
         0.0,

@@ -76,14 +76,14 @@ class Checkpoints:
         """Opens (and unless read_only makes) the directory; `saved` is told the step of every save that has begun."""
         self._directory, self._saved, self._is_closed = directory, saved, False
         self._policy = _KeepLastAndBest(last=keep_last)
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=self._policy,
-            create=not read_only,
-            read_only=read_only,
-            cleanup_tmp_directories=not read_only,
-            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_manifest),
-        )
-        with _quiet():
+        with _quiet():  # Orbax warns of options, too
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=self._policy,
+                create=not read_only,
+                read_only=read_only,
+                cleanup_tmp_directories=not read_only,
+                async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_manifest),
+            )
             try:
                 self._manager = ocp.CheckpointManager(
                     directory.absolute(), item_names=(PARAMS_ITEM, REST_ITEM, META_ITEM), options=options
@@ -124,6 +124,20 @@ class Checkpoints:
     def save_params(self, step: int, params: Any, meta: Mapping[str, Any]) -> None:
         """Starts a save of parameters alone, for `restore_params`; UserError when the disk is too full."""
         self._save(step, meta, params=params)
+
+    def read_whole(self, step: int) -> tuple[Any, Any, dict[str, Any]]:
+        """Returns parameters, all other arrays, and the JSON values of a checkpoint, as they are on the disk.
+
+        The trees have dicts and lists in place of the classes that the arrays were saved from; all arrays are on one
+        device of this process, which alone reads. UserError where the checkpoint is not whole.
+        """
+        params, meta = self._restore(step, PARAMS_ITEM, self._shapes(step, PARAMS_ITEM))
+        rest, _ = self._restore(step, REST_ITEM, self._shapes(step, REST_ITEM))
+        return params, rest, {name: value for name, value in meta.items() if name != "hashes"}
+
+    def save_whole(self, step: int, params: Any, rest: Any, meta: Mapping[str, Any]) -> None:
+        """Starts a save of what `read_whole` returns, or a changed form of it; UserError when the disk is too full."""
+        self._save(step, meta, params=params, rest=rest)
 
     def _save(self, step: int, meta: Mapping[str, Any], **items: Any) -> None:
         check_room(self._directory, items)

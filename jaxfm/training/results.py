@@ -14,12 +14,13 @@ from jaxfm.observe import plots
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.report import how_to_use, write_report
 from jaxfm.observe.summary import result_of
+from jaxfm.observe.tables import Table
 from jaxfm.observe.wall_clock import WallClock, goodput
 from jaxfm.observe.writers import read_metrics, to_json, write_predictions
 from jaxfm.parallel import distributed, host_memory
 from jaxfm.schema import describe
 from jaxfm.tasks import registry
-from jaxfm.training import retention
+from jaxfm.training import continuation, retention
 from jaxfm.training.member import TrainResult
 from jaxfm.training.setup import Setup
 from jaxfm.training.workdir import device_name, versions
@@ -77,6 +78,8 @@ def finish(
         "device": device_name(),
         "versions": versions(),
     }
+    if turns := continuation.read_history(workdir):
+        report["history"] = [to_json(dataclasses.asdict(turn)) for turn in turns]
     if distributed.is_main():
         _write(config, task, evaluations, report, fitted.step, workdir)
     return report
@@ -94,13 +97,21 @@ def _write(
     write_report(
         workdir,
         report,
-        {split: evaluation.tables for split, evaluation in evaluations.items()},
+        {split: evaluation.tables for split, evaluation in evaluations.items()} | _history_tables(workdir),
         draw(config, evaluations, workdir, chosen),
         metric=config.eval.metric,
         wrong={split: evaluation.wrong for split, evaluation in evaluations.items()},
         settings=[(key.name, repr(key.value), repr(key.default), key.doc) for key in describe(config)],
         commands=commands(config, task, workdir, list(evaluations)),
     )
+
+
+def _history_tables(workdir: pathlib.Path) -> dict[str, list[Table]]:
+    """Returns a heading and a table of what changed in the middle of a run; nothing where nothing did."""
+    turns = continuation.read_history(workdir)
+    rows = [(f"{turn.step:,}", continuation.changes(turn), turn.why, turn.run) for turn in turns]
+    table = Table("Changes on the way", ("after update", "what changed", "why", "went on from"), rows)
+    return {"How it came about": [table]} if turns else {}
 
 
 def commands(config: Config, task: Task, workdir: pathlib.Path, splits: Sequence[str]) -> list[tuple[str, str]]:

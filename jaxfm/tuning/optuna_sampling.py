@@ -88,11 +88,6 @@ def draw(
     return Drawn(dict(trial.params), dict(frozen.system_attrs))
 
 
-def grid_size(space: Sequence[Dimension]) -> int:
-    """Returns how many combinations of values a space has; UserError as `grid`."""
-    return len(grid(space))
-
-
 def study_of(space: Sequence[Dimension], trials: Sequence[Trial], more_is_better: Sequence[bool]) -> Any:
     """Returns a study in memory that holds these trials; those without values count as running."""
     optuna = import_optuna()

@@ -11,11 +11,14 @@ Vizier (KDD 2017).
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jaxfm.errors import UserError
+from jaxfm.tuning.space import Space
 from jaxfm.tuning.trials import Trial, loss
 
 PRUNERS = ("none", "median", "halving", "hyperband")
+REDUCTION = 3
 MEDIAN_FROM = 5
 """Trials that the median rule must know at a point before it stops another one there."""
 
@@ -26,6 +29,14 @@ class Job:
 
     number: int
     level: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Takeover:
+    """A trial that goes on with the state of another one, `parent`, by the values `params`, as a storage keeps them."""
+
+    parent: Trial
+    params: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +114,14 @@ class Pruner:
         )
         return float("inf") if score is None else loss(score, self.more_is_better)
 
+    def takes_over(self, trials: Mapping[int, Trial], job: Job, space: Space) -> Takeover | None:
+        """Returns whose state is taken over before a job is done; None: the trial goes on with its own.
+
+        Here it is always None; in a population (`tuning/population.py`) some take over others.
+        """
+        del trials, job, space
+        return None
+
     def stops(self, trial: Trial, others: Sequence[Trial]) -> bool:
         """Whether the median rule stops a trial where its curve ends.
 
@@ -136,10 +155,15 @@ def make_pruner(name: str, rungs: Sequence[float], reduction: int, more_is_bette
     if reduction < 2:
         raise UserError(f"--reduction={reduction}: must be at least 2: one in so many trials goes on.")
     shares = tuple(rungs) or (1 / reduction**2, 1 / reduction)
-    listed = ",".join(f"{share:g}" for share in shares)
+    return Pruner(name, checked_rungs(shares), reduction, more_is_better)
+
+
+def checked_rungs(shares: Sequence[float]) -> tuple[float, ...]:
+    """Returns the shares; UserError unless they are ascending, and between 0 and 1."""
     if not all(0 < share < 1 for share in shares) or list(shares) != sorted(set(shares)):
+        listed = ",".join(f"{share:g}" for share in shares)
         raise UserError(f"--rungs={listed}: must be ascending shares of a run, between 0 and 1, as 0.1,0.3.")
-    return Pruner(name, shares, reduction, more_is_better)
+    return tuple(shares)
 
 
 def _known(trials: Mapping[int, Trial], number: int) -> Trial:

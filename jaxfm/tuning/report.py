@@ -1,35 +1,42 @@
 """What a search leaves: search.json, search.md, plots, and the best trial's config as a file that trains as it is."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxfm import files
 from jaxfm.errors import UserError
-from jaxfm.observe import search_plots
+from jaxfm.observe import population_plots, search_plots
 from jaxfm.observe.search_plots import Scale, Shown
 from jaxfm.observe.tables import Cell, Table, to_markdown
 from jaxfm.observe.writers import to_json
 from jaxfm.schema import flatten, to_dict
 from jaxfm.tasks import registry
 from jaxfm.tuning.optuna_sampling import importances
+from jaxfm.tuning.population import Population, Segment, ancestry
 from jaxfm.tuning.space import with_params
 from jaxfm.tuning.trials import Trial, best, loss, pareto_front
 from jaxfm.tuning.worker import FORMATS, Search, shown
 
 JSON_FILE, MARKDOWN_FILE, BEST_FILE, PLOTS_DIR = "search.json", "search.md", "best.py", "plots"
+REPEAT_FILE = "repeat_best.py"
 MOST_ROWS = 10
 """Trials in the table of the best; search.json has all."""
+_REPEAT = "train_with_changes(first_config(), CHANGES, sys.argv[1])"
 _STATES = {"waiting": "stands at a rung", "running": "not finished"}
 
 
-def gather(search: Search, trials: Sequence[Trial]) -> dict[str, Any]:
+def gather(search: Search, trials: Sequence[Trial], *, has_ended: bool = False) -> dict[str, Any]:
     """Returns search.json.
 
     "trials" has of each: number, state, params (key -> value), score (of the metric, the last one known), values (of
-    the objectives, where it is finished), steps, total_steps, seconds, rung_scores, error and workdir. "best" is the
-    number of the best trial, the first objective's; "front" the numbers of the Pareto front; "importance" key -> share.
+    the objectives, where it is finished), steps, total_steps, seconds, rung_scores, error and workdir; of a population
+    "taken_over" too: rung, trial, step and params from there on. "best" is the number of the best trial, the first
+    objective's; "front" the numbers of the Pareto front; "importance" key -> share: once the search has ended, and not
+    of a population, whose values change on the way.
     """
+    varied = [] if isinstance(search.pruner, Population) or not has_ended else trials
     first = best(trials, search.more_is_better[0])
     return {
         "task": search.config.task.name,
@@ -41,14 +48,14 @@ def gather(search: Search, trials: Sequence[Trial]) -> dict[str, Any]:
         "total": search.total,
         "best": None if first is None else first.number,
         "front": [each.number for each in pareto_front(trials, search.more_is_better)],
-        "importance": importances(search.space, trials, search.more_is_better[0]),
+        "importance": importances(search.space, varied, search.more_is_better[0]),
         "trials": [_described(search, each) for each in trials],
     }
 
 
-def write_progress(search: Search, trials: Sequence[Trial]) -> dict[str, Any]:
+def write_progress(search: Search, trials: Sequence[Trial], *, has_ended: bool = False) -> dict[str, Any]:
     """Writes search.json as far as it is known, and returns it."""
-    found = gather(search, trials)
+    found = gather(search, trials, has_ended=has_ended)
     files.write_json(search.folder / JSON_FILE, to_json(found))
     return found
 
@@ -56,19 +63,33 @@ def write_progress(search: Search, trials: Sequence[Trial]) -> dict[str, Any]:
 def write_all(search: Search, trials: Sequence[Trial]) -> dict[str, Any]:
     """Writes search.json, search.md, the plots and best.py of a search that has ended; returns search.json.
 
+    The best of a population may have had several values of a key; then repeat_best.py stands in place of best.py.
+
     Raises:
       UserError: no trial was finished; the message has the first one's error.
     """
-    found = write_progress(search, trials)
+    found = write_progress(search, trials, has_ended=True)
     if found["best"] is None:
         failed = [each for each in trials if each.state == "failed"]
         why = f" The first one, trial {failed[0].number}: {failed[0].error}" if failed else ""
         raise UserError(f"--workdir={search.folder}: all {len(trials)} trials of the search failed.{why}")
     chosen = next(each for each in trials if each.number == found["best"])
-    files.write_text(search.folder / BEST_FILE, config_file(search, chosen))
+    line = ancestry({each.number: each for each in trials}, chosen.number)
+    _write_best(search, chosen, line)
     _draw(search, trials, found)
-    files.write_text(search.folder / MARKDOWN_FILE, to_text(search, found))
+    if isinstance(search.pruner, Population):
+        _draw_schedules(search, trials, line)
+    files.write_text(search.folder / MARKDOWN_FILE, to_text(search, found, line))
     return found
+
+
+def _write_best(search: Search, chosen: Trial, line: Sequence[Segment]) -> None:
+    """Writes the best trial's config or, where it changed on the way, a program that trains it again."""
+    changes = [(each.step, search.values_of(each.params)) for each in line[1:]]
+    first = dataclasses.replace(chosen, params=line[0].params, generations=())
+    name, other = (REPEAT_FILE, BEST_FILE) if changes else (BEST_FILE, REPEAT_FILE)
+    (search.folder / other).unlink(missing_ok=True)
+    files.write_text(search.folder / name, config_file(search, first, changes))
 
 
 def headline(found: Mapping[str, Any]) -> str:
@@ -119,12 +140,19 @@ def importance_table(found: Mapping[str, Any]) -> Table:
     return Table("Importance of each key", ("key", "share"), rows, formats={"share": ".0%"})
 
 
-def to_text(search: Search, found: Mapping[str, Any]) -> str:
-    """Returns search.md."""
+def to_text(search: Search, found: Mapping[str, Any], line: Sequence[Segment] = ()) -> str:
+    """Returns search.md; `line` is by which values the best trial's weights were trained."""
     parts = [f"# {found['task']}: {search.folder.name}", f"**{headline(found)}**"]
+    model = next(search.folder / each["workdir"] for each in found["trials"] if each["number"] == found["best"])
+    how = (
+        f"The best trial is the run in `{model}`, whose values changed on the way. No single config gives it; "
+        f"`python {search.folder / REPEAT_FILE} DIR` trains it again, with the same result."
+        if len(line) > 1
+        else f"The best config is a file that trains as it is: `python -m jaxfm.train "
+        f"--config={search.folder / BEST_FILE} --workdir=...`; the trained model is in `{model}`."
+    )
     parts += [
-        f"The best config is a file that trains as it is: `python -m jaxfm.train --config={search.folder / BEST_FILE} "
-        f"--workdir=...`; the trained model is in `{search.workdir(found['best'])}`.",
+        how,
         "The best of many trials is chosen by its score on the validation split, which is therefore above what other "
         "data will give. Compare test scores, of several seeds.",
     ]
@@ -137,17 +165,46 @@ def to_text(search: Search, found: Mapping[str, Any]) -> str:
             "rough for few trials.",
             to_markdown(importance_table(found)).strip(),
         ]
+    if isinstance(search.pruner, Population):
+        parts += ["## Where the best weights come from", to_markdown(_line_table(search, line)).strip()]
+        parts += ["## Who took over whom", to_markdown(takeover_table(found)).strip()]
     failed = [each for each in found["trials"] if each["state"] == "failed"]
     if failed:
         lines = "\n".join(f"- trial {each['number']}: {' '.join(each['error'].split())}" for each in failed)
         parts += ["## Trials that failed", lines]
     names = ("scores", "slices", "parallel", *(["front"] if len(found["objectives"]) == 2 else []))
+    names = (*names, *(["schedules"] if isinstance(search.pruner, Population) else []))
     pictures = [f"![{name}]({PLOTS_DIR}/{name}.png)" for name in names]
     return "\n\n".join([*parts, "## Plots", *pictures]) + "\n"
 
 
-def config_file(search: Search, trial: Trial) -> str:
-    """Returns the config of a trial as a Python file, which has what differs from the defaults of its task."""
+def _line_table(search: Search, line: Sequence[Segment]) -> Table:
+    """Returns by which values the best trial's weights were trained."""
+    keys = [each.key for each in search.space]
+    rows: list[tuple[Cell, ...]] = []
+    for each in line:
+        values = search.values_of(each.params)
+        rows.append((f"{each.step:,}", str(each.number), *(_short(values[key]) for key in keys)))
+    return Table("Where the best weights come from", ("from update", "as trial", *keys), rows)
+
+
+def takeover_table(found: Mapping[str, Any]) -> Table:
+    """Returns which trial of a population took over which one, and by which values it went on."""
+    rows: list[tuple[Cell, ...]] = []
+    for trial in found["trials"]:
+        for each in trial["taken_over"]:
+            values = [_short(value) for value in each["params"].values()]
+            rows.append((f"{each['step']:,}", str(trial["number"]), str(each["trial"]), *values))
+    rows.sort(key=lambda row: int(str(row[0]).replace(",", "")))
+    keys = list(found["trials"][0]["params"])
+    return Table("Who took over whom", ("after update", "trial", "took over", *keys), rows)
+
+
+def config_file(search: Search, trial: Trial, changes: Sequence[tuple[int, Mapping[str, Any]]] = ()) -> str:
+    """Returns the config of a trial as a Python file, which has what differs from the defaults of its task.
+
+    With `changes`, (updates done, key -> value from there on), it is a program that trains a run with these.
+    """
     config = with_params(search.config, search.values(trial))
     task = config.task.name
     defaults = flatten(to_dict(registry.from_config_dict({"task": {"name": task}})))
@@ -159,21 +216,28 @@ def config_file(search: Search, trial: Trial) -> str:
     scores = ", ".join(
         f"{name} {shown(name, value)}" for name, value in zip(search.objectives, trial.values, strict=True)
     )
+    best = f"trial {trial.number}, the best of a search: {scores} on valid"
+    about = f'"""Trains {best}; its values change on the way."""' if changes else f'"""The config of {best}."""'
+    listed = ["CHANGES = [", *(f"    ({step}, {dict(values)!r})," for step, values in changes), "]"]
     return "\n".join(
         [
-            f'"""The config of trial {trial.number}, the best of a search: {scores} on valid."""',
+            about,
             "",
+            *(["import sys", ""] if changes else []),
             "import ml_collections",
             "",
+            *(["from jaxfm.programs.repeat import train_with_changes"] if changes else []),
             "from jaxfm.tasks.registry import default_config",
             "",
+            *(["# (updates done, values from there on)", *listed, ""] if changes else []),
             "",
-            "def get_config() -> ml_collections.ConfigDict:",
+            f"def {'first_config' if changes else 'get_config'}() -> ml_collections.ConfigDict:",
             '    """Returns the config."""',
             f"    config = default_config({task!r})",
             *lines,
             "    return config",
             "",
+            *(["", 'if __name__ == "__main__":', f"    {_REPEAT}", ""] if changes else []),
         ]
     )
 
@@ -198,8 +262,32 @@ def _described(search: Search, trial: Trial) -> dict[str, Any]:
         "seconds": trial.seconds,
         "rung_scores": list(trial.rung_scores),
         "error": trial.error,
-        "workdir": str(search.workdir(trial.number).relative_to(search.folder)),
+        "workdir": str(search.current_workdir(trial).relative_to(search.folder)),
+        "taken_over": [
+            {"rung": each.level, "trial": each.parent, "step": each.step, "params": search.values_of(each.params)}
+            for each in trial.generations
+        ],
     }
+
+
+def _draw_schedules(search: Search, trials: Sequence[Trial], line: Sequence[Segment]) -> None:
+    """Draws the values of each trial of a population over its updates."""
+    lives = {}
+    for each in trials:
+        if each.params:
+            parts = [(0, each.params), *((one.step, one.params) for one in each.generations)]
+            lives[each.number] = [(step, [*search.values_of(params).values()]) for step, params in parts]
+    best = [(each.step, [*search.values_of(each.params).values()]) for each in line]
+    ends = {each.number: each.steps for each in trials}
+    path = search.folder / PLOTS_DIR / "schedules.png"
+    population_plots.plot_schedules(lives, best, ends, _scales(search), path)
+
+
+def _scales(search: Search) -> list[Scale]:
+    return [
+        Scale(one.key, [search_plots.as_text(value) for value in one.choices] if one.choices else None, one.log)
+        for one in search.space
+    ]
 
 
 def _draw(search: Search, trials: Sequence[Trial], found: Mapping[str, Any]) -> None:
@@ -212,11 +300,7 @@ def _draw(search: Search, trials: Sequence[Trial], found: Mapping[str, Any]) -> 
         if each.params and each.state != "failed" and comparable and math.isfinite(score):
             values = search.values(each)
             drawn.append(Shown(each.number, [values[one.key] for one in search.space], score, each.state == "finished"))
-    scales = [
-        Scale(one.key, [search_plots.as_text(value) for value in one.choices] if one.choices else None, one.log)
-        for one in search.space
-    ]
-    folder = search.folder / PLOTS_DIR
+    scales, folder = _scales(search), search.folder / PLOTS_DIR
     search_plots.plot_scores(drawn, folder / "scores.png", metric=first, more_is_better=more)
     search_plots.plot_slices(drawn, scales, folder / "slices.png", metric=first)
     search_plots.plot_parallel(drawn, scales, folder / "parallel.png", metric=first, more_is_better=more)

@@ -13,7 +13,7 @@ from typing import Any
 from jaxfm.errors import UserError, without_secrets
 from jaxfm.tuning.optuna_sampling import Drawn, directions, distributions, import_optuna, quiet
 from jaxfm.tuning.space import Dimension
-from jaxfm.tuning.trials import State, Trial
+from jaxfm.tuning.trials import Generation, State, Trial
 
 JOURNAL = "journal:"
 _SQLITE_SECONDS = 60.0
@@ -91,7 +91,9 @@ class Store:
                 self._storage.set_trial_param(self._ids[number], key, kind.to_internal_repr(value), kind)
 
     def note(self, number: int, curve: Sequence[tuple[int, float]], facts: Mapping[str, Any]) -> None:
-        """Keeps the scores of a trial so far, and facts: "total_steps", "seconds", "rung_scores", "error"."""
+        """Keeps the scores of a trial so far, and facts: its "total_steps", "seconds", "rung_scores",
+        "error", "generations".
+        """
         with quiet(), self._explained():
             for step, score in curve:
                 self._storage.set_trial_intermediate_value(self._ids[number], step, score)
@@ -139,6 +141,7 @@ class Store:
             seconds=float(facts.get("seconds", 0.0)),
             error=str(facts.get("error", "")),
             attributes=dict(found.system_attrs),
+            generations=tuple(Generation(**each) for each in facts.get("generations", ())),
         )
 
     def _open(self, url: str) -> Any:

@@ -9,6 +9,23 @@ State = Literal["waiting", "running", "stopped", "finished", "failed"]
 
 
 @dataclasses.dataclass(frozen=True)
+class Generation:
+    """What a trial took over from another one (`tuning/population.py`).
+
+    Attributes:
+      level: number of the rung.
+      parent: the trial whose state it was.
+      step: updates done then.
+      params: key -> value from there on, as a storage keeps it.
+    """
+
+    level: int
+    parent: int
+    step: int
+    params: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
 class Trial:
     """A trial as the storage has it.
 
@@ -16,7 +33,7 @@ class Trial:
       number: from 0.
       state: "waiting": nobody has begun it, or it stands at a rung; "running": begun, by a worker that may be gone;
         "stopped": it ended early for good; "finished" and "failed" are for good too.
-      params: key -> value, as a storage keeps it; empty before they are drawn.
+      params: key -> value at first, as a storage keeps it; empty before they are drawn.
       curve: scores of the validation split: (updates done, score).
       total_steps: updates of the whole run; 0 before that is known.
       rung_scores: the score at each rung that it has come to, the first one first.
@@ -24,6 +41,7 @@ class Trial:
       seconds: of training, over all restarts, as far as they are known.
       error: why it failed.
       attributes: what the sampler keeps with it.
+      generations: what it took over, the earliest first.
     """
 
     number: int
@@ -36,6 +54,12 @@ class Trial:
     seconds: float = 0.0
     error: str = ""
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    generations: tuple[Generation, ...] = ()
+
+    @property
+    def current_params(self) -> Mapping[str, Any]:
+        """The values by which it goes on."""
+        return self.generations[-1].params if self.generations else self.params
 
     @property
     def is_over(self) -> bool:

@@ -22,13 +22,14 @@ from jaxfm.observe.spent import SpentTime
 from jaxfm.observe.summary import number
 from jaxfm.observe.writers import read_metrics
 from jaxfm.parallel.preemption import Paused
+from jaxfm.training import continuation
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.fit import Pause
 from jaxfm.tuning import optuna_sampling
-from jaxfm.tuning.pruning import Job, Pruner
+from jaxfm.tuning.pruning import Job, Pruner, Takeover
 from jaxfm.tuning.space import Space, with_params
 from jaxfm.tuning.storage import Store
-from jaxfm.tuning.trials import Trial, best
+from jaxfm.tuning.trials import Generation, Trial, best
 
 TRIALS_DIR = "trials"
 SECONDS, PARAMETERS = "seconds", "parameters"
@@ -74,13 +75,21 @@ class Search:
     more_is_better: tuple[bool, ...]
     total: int
 
-    def workdir(self, number: int) -> pathlib.Path:
-        """Returns the run directory of a trial."""
-        return self.folder / TRIALS_DIR / f"{number:04}"
+    def workdir(self, number: int, generation: int = 0) -> pathlib.Path:
+        """Returns the run directory of a trial: 0003, and 0003.1, 0003.2 ... each time it took over another one."""
+        return self.folder / TRIALS_DIR / (f"{number:04}" + (f".{generation}" if generation else ""))
+
+    def current_workdir(self, trial: Trial) -> pathlib.Path:
+        """Returns the run directory by which a trial goes on."""
+        return self.workdir(trial.number, len(trial.generations))
 
     def values(self, trial: Trial) -> dict[str, Any]:
         """Returns the values of a trial as the config has them."""
-        return {each.key: each.value_of(trial.params[each.key]) for each in self.space if trial.params}
+        return self.values_of(trial.current_params)
+
+    def values_of(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what a storage keeps of values as the config has them; empty before they are drawn."""
+        return {each.key: each.value_of(params[each.key]) for each in self.space if params}
 
     def trials(self, store: Store) -> dict[int, Trial]:
         """Returns the trials of this search by number; a storage may have later ones, of a larger total."""
@@ -131,13 +140,44 @@ def _attempt(search: Search, store: Store, job: Job, train: Train, say: Callable
             )
             store.set_params(job.number, drawn)
             trial = store.trials()[job.number]
-        _go_on(search, store, trial, job.level, train, say)
+        if (taken := search.pruner.takes_over(known, job, search.space)) is not None:
+            trial = _take_over(search, store, trial, taken, job.level - 1, say)
+        if not trial.is_over:
+            _go_on(search, store, trial, job.level, train, say)
     return True
+
+
+def _take_over(
+    search: Search, store: Store, trial: Trial, taken: Takeover, level: int, say: Callable[[str], None]
+) -> Trial:
+    """Makes the run by which a trial goes on with the state of another one; returns the trial, which may have failed.
+
+    Nobody works on the parent meanwhile: it is no job before this is noted.
+    """
+    parent, values = taken.parent, search.values_of(taken.params)
+    folder = search.workdir(trial.number, len(trial.generations) + 1)
+    say(f"trial {trial.number}: takes over trial {parent.number} at step {parent.steps:,}: {describe(values)}")
+    try:
+        continuation.begin(
+            search.current_workdir(parent),
+            parent.steps,
+            with_params(search.config, values),
+            folder,
+            may_change=[each.key for each in search.space],
+            why=f"trial {trial.number} of a population took over trial {parent.number}",
+        )
+    except UserError as error:
+        _fail(store, trial, str(error), say)
+        return store.trials()[trial.number]
+    generation = Generation(level, parent.number, parent.steps, taken.params)
+    generations = [dataclasses.asdict(each) for each in (*trial.generations, generation)]
+    store.note(trial.number, (), {"generations": generations})
+    return store.trials()[trial.number]
 
 
 def _go_on(search: Search, store: Store, trial: Trial, level: int, train: Train, say: Callable[[str], None]) -> None:
     """Trains a trial to a rung, or to its end, and keeps what came of it."""
-    folder, metric = search.workdir(trial.number), search.config.eval.metric
+    folder, metric = search.current_workdir(trial), search.config.eval.metric
     rungs = search.pruner.rungs_of(trial.number)
     others = [each for each in search.trials(store).values() if each.number < trial.number and each.is_over]
     known = [each for each in others if each.state != "failed"]
@@ -177,7 +217,7 @@ def _go_on(search: Search, store: Store, trial: Trial, level: int, train: Train,
 def _keep_pause(
     search: Search, store: Store, seen: Trial, level: int, rungs: Sequence[float], say: Callable[[str], None]
 ) -> None:
-    folder, score = search.workdir(seen.number), seen.curve[-1][1] if seen.curve else math.nan
+    folder, score = search.current_workdir(seen), seen.curve[-1][1] if seen.curve else math.nan
     facts: dict[str, Any] = {"total_steps": seen.total_steps, "seconds": _spent(folder)}
     at = f"at step {seen.steps:,} of {seen.total_steps:,}: {search.config.eval.metric} {score:.4f}"
     if level < len(rungs):
@@ -195,7 +235,7 @@ def _keep_pause(
 def _keep_end(
     search: Search, store: Store, trial: Trial, report: Mapping[str, Any], say: Callable[[str], None]
 ) -> None:
-    metric, folder = search.config.eval.metric, search.workdir(trial.number)
+    metric, folder = search.config.eval.metric, search.current_workdir(trial)
     scores = report["splits"].get("valid", {})
     costs = {SECONDS: report["training"]["seconds"], PARAMETERS: report.get("model", {}).get("parameters")}
     values = [number(costs[name] if name in COSTS else scores.get(name)) for name in search.objectives]

@@ -53,11 +53,15 @@ NOT_RUN = {
     r"data\.source=parquet:DIR": "trains for minutes on the optional data",
     r"^make ": "makes environments; that the target exists is tested",
     r"^(python -m profiles\.|profiles/)": "measures for minutes to hours; tests/profiles runs each script on little",
-    r"^launch/(tpu_pod|slurm|gke_xpk)\.sh|^launch/gke_jobset\.py": "needs a cluster; tests/launch has stand-ins for it",
+    r"^launch/(tpu_pod|slurm|gke_xpk|slurm_workers)\.sh|^launch/gke_(jobset|workers)\.py": (
+        "needs a cluster; tests/launch has stand-ins for it"
+    ),
     r"^(jaxfm |python -m jaxfm\.)plan ": "compiles for TPUs or GPUs, minutes and gigabytes; tests/planning does so",
     r"=hf:": "downloads weights or data from the hub; tests/hub reads files as they are there",
     r":(mrpc|conll2003|wnut17)\b": "downloads data; tests/data reads prepared ones of the same kind",
     r"array_record:/data|^jaxfm export --workdir runs/base": "is of a run on a pod",
+    r"^launch/workers\.py|jaxfm launch workers": "trains many runs; tests/launch/test_workers.py has a stand-in",
+    r"grow\.layers=": "grows within hundreds of updates; tests/training/test_growth.py does so in four",
     r"\.\./shared/": "trains on the optional data for half an hour",
     r"from-trainer ": "reads a script of the reader's; tests/programs/test_from_trainer.py has one",
     r"--plugin[ =]": "needs the plugin that the page shows; tests/core/test_extensions.py trains with it",

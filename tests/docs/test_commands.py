@@ -30,9 +30,18 @@ INLINE = [
     for code, line in inline_code(text(page))
     if BEGINNINGS.match(code) and " -" in code and not re.search(r"\.\.\.|\[|FILE|VARIANT|PROGRAM", code)
 ]
+
+
+def _launched_by(script: str) -> str:
+    """The program that a script of launch/ starts."""
+    return "jaxfm.search" if "workers" in script else "jaxfm.train"
+
+
 LAUNCHED = [
     Command(
-        ("python", "-m", "jaxfm.train", *command.words[command.words.index("--") + 1 :]), command.page, command.line
+        ("python", "-m", _launched_by(command.words[0]), *command.words[command.words.index("--") + 1 :]),
+        command.page,
+        command.line,
     )
     for command in COMMANDS
     if command.words[0].startswith("launch/") and "--" in command.words

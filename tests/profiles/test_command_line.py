@@ -49,6 +49,10 @@ MISTAKES = {
     ),
     "export_formats": (["--source=conll:absent", "--output=o.json", "--turns=0"], "--turns=0: must be at least 1"),
     "faults/fuzz": (["--reader=conl", "--output=o.json"], "--reader: 'conl' is not one of them. Did you mean 'conll'?"),
+    "growing": (
+        ["--source=text:absent", "--output=o.json", "--layers=1,many"],
+        "--layers=1,many: must be whole numbers",
+    ),
     "hf_classification": (["absent", "absent"], "absent/config.json: no such file"),
     "hf_image": (["absent", "absent"], "absent/images.npz: no such file"),
     "hf_mlm": (["absent", "--batch=1", "--row-length=8"], "absent/config.json: no such file"),

@@ -19,11 +19,13 @@ from jaxfm.config import Config
 from jaxfm.errors import UserError
 from jaxfm.observe.writers import read_metrics
 from jaxfm.programs import search as program
+from jaxfm.programs.repeat import train_with_changes
 from jaxfm.programs.search import search
 from jaxfm.programs.train import train
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.tuning.pruning import Pruner
 from jaxfm.tuning.report import config_file
+from jaxfm.tuning.space import with_params
 from jaxfm.tuning.trials import Trial
 from jaxfm.tuning.worker import Search
 from tests import tiny
@@ -262,3 +264,26 @@ def test_a_killed_workers_trial_is_taken_over_by_another(config: Config, tmp_pat
     assert "resuming after step" in (folder / "trials" / f"{number:04}.log").read_text()
     whole = search(config, SPACE, tmp_path / "alone", trials=4, sampler="random")
     assert [each["values"] for each in found["trials"]] == [each["values"] for each in whole["trials"]]
+
+
+@needs_optuna
+def test_the_winner_of_a_population_equals_its_values_in_one_go(config: Config, tmp_path: pathlib.Path) -> None:
+    space = {"optim.learning_rate": {"low": 1e-3, "high": 3e-2, "log": True}, "model.dropout": {"choices": [0.0, 0.1]}}
+    options: dict[str, Any] = {"sampler": "random", "pruner": "population", "rungs": [0.5]}
+    found = search(config, space, tmp_path / "runs", trials=2, **options)
+    (taken,) = (each for each in found["trials"] if each["taken_over"])
+    assert taken["workdir"].endswith(".1") and taken["taken_over"][0]["step"] == 2
+    parent = found["trials"][taken["taken_over"][0]["trial"]]
+    again = train_with_changes(
+        with_params(config, parent["params"]), [(2, taken["taken_over"][0]["params"])], tmp_path / "again"
+    )
+    workdir = tmp_path / "runs" / taken["workdir"]
+    assert hashes(tmp_path / "again", 4) == hashes(workdir, 4)
+    assert validations(tmp_path / "again") == validations(workdir)
+    assert again["history"][0]["step"] == 2
+    (turn,) = json.loads((workdir / "report.json").read_text())["history"]
+    assert turn["why"] == f"trial {taken['number']} of a population took over trial {parent['number']}"
+    with pytest.raises(UserError, match=r"holds another search \(trials: 2 -> 3\)"):
+        search(config, space, tmp_path / "runs", trials=3, **options)
+    with pytest.raises(UserError, match="--space: optim.no_decay: cannot change in the middle of a run"):
+        search(config, SPACE, tmp_path / "other", trials=2, pruner="population")

@@ -42,7 +42,7 @@ def run(search: worker.Search, runs: Runs, url: str = "") -> dict[str, Any]:
     store.enter("search")
     try:
         worker.work(search, store, runs, lambda text: None, lambda: None)
-        found = report.gather(search, list(search.trials(store).values()))
+        found = report.gather(search, list(search.trials(store).values()), has_ended=True)
     finally:
         store.close()
     for trial in found["trials"]:

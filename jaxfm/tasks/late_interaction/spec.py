@@ -28,7 +28,12 @@ SIMILARITY = "maxsim"
 class LateInteractionLossConfig(SimilarityLossConfig):
     """What is minimised. MaxSim is a sum over a query's tokens, so it needs no temperature to tell texts apart."""
 
-    temperature: float = field(1.0, "similarities are divided by it (not by triplet and cosine)", above=0.0)
+    temperature: float = field(
+        1.0,
+        "similarities are divided by it (not by triplet and cosine)",
+        above=0.0,
+        adjustable="unless learned_temperature",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,12 @@ class SimilarityLossConfig:
         "infonce for pairs, cosent for scored pairs, margin_mse for a teacher's scores",
         choices=("auto", "infonce", "triplet", "cosent", "cosine", "margin_mse", "kl"),
     )
-    temperature: float = field(0.05, "similarities are divided by it (not by triplet and cosine)", above=0.0)
+    temperature: float = field(
+        0.05,
+        "similarities are divided by it (not by triplet and cosine)",
+        above=0.0,
+        adjustable="unless learned_temperature",
+    )
     learned_temperature: bool = field(False, "the temperature is trained, from `temperature` on")
     symmetric: bool = field(False, "infonce: also the anchor of each positive among all anchors, half each")
     margin: float = field(0.3, "triplet: how much more similar the positive must be", above=0.0)
