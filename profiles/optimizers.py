@@ -33,6 +33,7 @@ import numpy as np
 
 from jaxfm import files
 from jaxfm.config import OPTIMIZERS, Config
+from jaxfm.data.records.examples import Example
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.observe import plots
 from jaxfm.observe.tables import Table, to_markdown
@@ -63,7 +64,7 @@ RECIPES = {
     "ner": ("configs.ner", "files", "f1"),
 }
 _EVALUATIONS = 5
-_HOLDOUT = 0.1  # of train, where a source has no validation split: the search needs one
+_HELD_OUT = 500  # training examples that are valid where a source has no such split: the search needs one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +91,29 @@ def make_config(arguments: argparse.Namespace, changes: Sequence[str], folder: p
         values.eval.select = "last"
         values.optim.b2, values.optim.eps = 0.999, 1e-8  # what optimizers without them must leave alone
     elif arguments.recipe == "classification":
-        data = dataclasses.replace(classification_quality.data_set(arguments.source), holdout=_HOLDOUT)
-        examples = classification_quality.write_data(arguments.source, arguments.limit, folder / "data", data)
+        data = classification_quality.data_set(arguments.source)
+        examples = write_data(arguments.source, arguments.limit, folder / "data", data)
         classification_quality.read_from(values, folder / "data", data, pairs=examples[0].pair is not None)
     else:
         ner_recipe.write_set(pathlib.Path(arguments.source.partition(":")[2]), arguments.limit, folder / "data")
         values.data.source = f"conll:{folder / 'data'}"
     return from_config_dict(values)
+
+
+def write_data(
+    source: str, limit: int, folder: pathlib.Path, data: classification_quality.DataSet
+) -> Sequence[Example]:
+    """Writes the splits of a source, a validation split among them; returns the training examples."""
+    valid = folder / "valid.jsonl"
+    valid.unlink(missing_ok=True)
+    examples = classification_quality.write_data(source, limit and limit + _HELD_OUT, folder, data)
+    if valid.is_file():
+        examples = examples[:limit] if limit else examples
+    else:
+        classification_quality.write_examples(examples[-_HELD_OUT:], valid)
+        examples = examples[:-_HELD_OUT]
+    classification_quality.write_examples(examples, folder / "train.jsonl")
+    return examples
 
 
 def changes_of(name: str, rate: float, seed: int) -> dict[str, Any]:
