@@ -185,7 +185,10 @@ class EncoderLayer(nnx.Module):
         if self.gate is None:
             return self._apply(stream, layer_inputs, key)
         return lax.cond(
-            self.gate[...], lambda given: self._apply(given, layer_inputs, key), lambda given: self._pass_on(given), stream
+            self.gate[...],
+            lambda given: self._apply(given, layer_inputs, key),
+            lambda given: self._pass_on(given),
+            stream,
         )
 
     def _pass_on(self, stream: Any) -> Any:

@@ -66,7 +66,9 @@ def space_of(config: SupernetConfig, encoder: EncoderConfig) -> SubnetSpace:
 
     def sizes(name: str, asked: Sequence[int], most: int, what: str) -> tuple[int, ...]:
         if wrong := [size for size in asked if not 1 <= size <= most]:
-            raise UserError(f"{KEY}.{name}: {wrong[0]}, but the encoder has {most} {what}: give numbers from 1 to {most}.")
+            raise UserError(
+                f"{KEY}.{name}: {wrong[0]}, but the encoder has {most} {what}: give numbers from 1 to {most}."
+            )
         return tuple(sorted({*asked, most}))
 
     heads = sizes("heads", config.heads, encoder.num_heads, "heads")
@@ -119,7 +121,9 @@ def _check(config: Config, objective: Objective) -> None:
             )
     added = ("lora_rank", "adapter_size", "prefix_length")
     if given := [name for name in added if getattr(objective.spec.encoder, name)]:
-        raise UserError(f"{KEY}: the first weights have adapters ({given[0]}), which subnets have not. Merge them first.")
+        raise UserError(
+            f"{KEY}: the first weights have adapters ({given[0]}), which subnets have not. Merge them first."
+        )
     if objective.whole_batch and accumulate > 1:
         raise UserError(
             f"config.train.accumulate: is {accumulate}, but the loss of this task compares whole batches, and a supernet "
@@ -186,7 +190,9 @@ class SupernetObjective:
     def _selections(self, encoder: EncoderConfig, context: LossContext) -> list[tuple[str, Selection]]:
         """Returns the subnets of a step: the smallest, then those drawn."""
         key = context.key if context.step_key is None else context.step_key
-        drawn = [draw_selection(jax.random.fold_in(key, number), encoder, self.space) for number in range(self.config.random)]
+        drawn = [
+            draw_selection(jax.random.fold_in(key, number), encoder, self.space) for number in range(self.config.random)
+        ]
         return [("smallest", selection_of(encoder, self.space.smallest)), *(("random", each) for each in drawn)]
 
     def _teacher(self, model: Any, batch: Mapping[str, jax.Array]) -> jax.Array | None:

@@ -40,7 +40,11 @@ def first_weights(
     if not (is_asked_for(config.supernet) and count and any(path.startswith(LAYERS) for path in loaded)):
         return loaded
     assert isinstance(session.objective, SupernetObjective)
-    state, encoder, objective = session.initial_state(config.seed, loaded), session.objective.spec.encoder, session.objective.inner
+    state, encoder, objective = (
+        session.initial_state(config.seed, loaded),
+        session.objective.spec.encoder,
+        session.objective.inner,
+    )
 
     def of_part(part: tuple[Mapping[str, jax.Array], jax.Array]) -> tuple[jax.Array, jax.Array]:
         def loss(params: Any) -> jax.Array:

@@ -12,6 +12,7 @@ from jaxfm.observe.tables import Cell, Table, to_markdown
 from jaxfm.observe.writers import to_json
 from jaxfm.schema import flatten, to_dict
 from jaxfm.tasks import registry
+from jaxfm.tuning.costs import FLOPS, PARAMETERS
 from jaxfm.tuning.optuna_sampling import importances
 from jaxfm.tuning.space import with_params
 from jaxfm.tuning.trials import Trial, best, loss, pareto_front
@@ -27,8 +28,9 @@ def gather(search: Search, trials: Sequence[Trial]) -> dict[str, Any]:
     """Returns search.json.
 
     "trials" has of each: number, state, params (key -> value), score (of the metric, the last one known), values (of
-    the objectives, where it is finished), steps, total_steps, seconds, rung_scores, error and workdir. "best" is the
-    number of the best trial, the first objective's; "front" the numbers of the Pareto front; "importance" key -> share.
+    the objectives, where it is finished), costs (of its model, where they are asked for), steps, total_steps, seconds,
+    rung_scores, error and workdir. "best" is the number of the best trial, the first objective's; "front" the numbers
+    of the Pareto front; "importance" key -> share; "costs" those that are shown, "most" the limits.
     """
     first = best(trials, search.more_is_better[0])
     return {
@@ -38,6 +40,8 @@ def gather(search: Search, trials: Sequence[Trial]) -> dict[str, Any]:
         "sampler": search.sampler,
         "pruner": search.pruner.name,
         "rungs": list(search.pruner.rungs),
+        "costs": _shown_costs(search),
+        "most": dict(search.limits),
         "total": search.total,
         "best": None if first is None else first.number,
         "front": [each.number for each in pareto_front(trials, search.more_is_better)],
@@ -96,8 +100,9 @@ def best_table(found: Mapping[str, Any]) -> Table:
 
     ranked = sorted((each for each in found["trials"] if each["state"] != "failed"), key=rank)[:MOST_ROWS]
     keys = list(ranked[0]["params"]) if ranked else []
+    costs = [name for name in found["costs"] if name not in found["objectives"]]
     rows: list[tuple[Cell, ...]] = []
-    formats = {name: FORMATS[name] for name in found["objectives"] if name in FORMATS}
+    formats = {name: FORMATS[name] for name in (*found["objectives"], *costs) if name in FORMATS}
     for trial in ranked:
         values = trial["values"] or [trial["score"], *[None] * (len(found["objectives"]) - 1)]
         state = _STATES.get(trial["state"], trial["state"])
@@ -105,12 +110,15 @@ def best_table(found: Mapping[str, Any]) -> Table:
             (
                 str(trial["number"]),
                 *values,
+                *(trial["costs"].get(name) for name in costs),
                 *(_short(trial["params"][key]) for key in keys),
                 state,
                 f"{trial['steps']:,}",
             )
         )
-    return Table("The best trials", ("trial", *found["objectives"], *keys, "state", "updates"), rows, formats=formats)
+    return Table(
+        "The best trials", ("trial", *found["objectives"], *costs, *keys, "state", "updates"), rows, formats=formats
+    )
 
 
 def importance_table(found: Mapping[str, Any]) -> Table:
@@ -178,6 +186,13 @@ def config_file(search: Search, trial: Trial) -> str:
     )
 
 
+def _shown_costs(search: Search) -> list[str]:
+    """Returns the costs that tables show: those with a limit, else operations and size."""
+    if search.cost_model is None:
+        return []
+    return list(search.limits) or [FLOPS, PARAMETERS]
+
+
 def _literal(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
@@ -193,6 +208,7 @@ def _described(search: Search, trial: Trial) -> dict[str, Any]:
         "params": search.values(trial),
         "score": trial.curve[-1][1] if trial.curve else None,
         "values": list(trial.values),
+        "costs": dict(trial.costs),
         "steps": trial.steps,
         "total_steps": trial.total_steps,
         "seconds": trial.seconds,

@@ -91,7 +91,7 @@ class Store:
                 self._storage.set_trial_param(self._ids[number], key, kind.to_internal_repr(value), kind)
 
     def note(self, number: int, curve: Sequence[tuple[int, float]], facts: Mapping[str, Any]) -> None:
-        """Keeps the scores of a trial so far, and facts: "total_steps", "seconds", "rung_scores", "error"."""
+        """Keeps the scores of a trial so far, and facts: "total_steps", "seconds", "rung_scores", "error", "costs"."""
         with quiet(), self._explained():
             for step, score in curve:
                 self._storage.set_trial_intermediate_value(self._ids[number], step, score)
@@ -139,6 +139,7 @@ class Store:
             seconds=float(facts.get("seconds", 0.0)),
             error=str(facts.get("error", "")),
             attributes=dict(found.system_attrs),
+            costs=dict(facts.get("costs", {})),
         )
 
     def _open(self, url: str) -> Any:

@@ -24,6 +24,7 @@ class Trial:
       seconds: of training, over all restarts, as far as they are known.
       error: why it failed.
       attributes: what the sampler keeps with it.
+      costs: of its model, known before training; empty where nobody asks for them.
     """
 
     number: int
@@ -36,6 +37,7 @@ class Trial:
     seconds: float = 0.0
     error: str = ""
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    costs: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def is_over(self) -> bool:

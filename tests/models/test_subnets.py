@@ -87,9 +87,7 @@ def test_a_selected_subnet_equals_the_model_that_is_cut_out(name: str, scan: boo
     encoder, params = ENCODERS[name], wide(ENCODERS[name])
     whole = with_params(make_model(encoder, scan=scan), params)
     outputs = jax.jit(lambda selection: select(whole, selection)(batch()))
-    with_all, small = (
-        outputs(selection_of(encoder, each)) for each in (Subnet(encoder.num_layers, 4, 32), SMALL)
-    )
+    with_all, small = (outputs(selection_of(encoder, each)) for each in (Subnet(encoder.num_layers, 4, 32), SMALL))
     np.testing.assert_allclose(with_all, whole(batch()), atol=2e-5)
     assert not hasattr(whole.encoder.layers, "gate") or whole.encoder.layers.gate is None  # it stays as it was
     smaller = cut_encoder(encoder, SMALL)

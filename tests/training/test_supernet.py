@@ -190,7 +190,11 @@ def test_operations_of_a_step(config: Config) -> None:
 @pytest.mark.parametrize(
     ("changes", "encoder", "message"),
     [
-        ({"supernet__depths": (3,)}, {}, "config.supernet.depths: 3, but the encoder has 2 layers: give numbers from 1 to 2"),
+        (
+            {"supernet__depths": (3,)},
+            {},
+            "config.supernet.depths: 3, but the encoder has 2 layers: give numbers from 1 to 2",
+        ),
         ({"supernet__heads": (0,)}, {}, "config.supernet.heads: 0, but the encoder has 2 heads"),
         ({"supernet__ffn_sizes": (16, 65)}, {}, "config.supernet.ffn_sizes: 65, but the encoder has 64 neurons"),
         ({}, {"num_kv_heads": 1}, "config.supernet.heads: 1, but 2 heads of queries share keys and values"),
@@ -216,7 +220,9 @@ def test_what_has_no_subnets_is_refused(
 
 def test_tasks_that_cannot_learn_from_outputs_say_so(tmp_path: pathlib.Path) -> None:
     ner = tiny.config(tmp_path / "ner", **SUBNETS, task__head="crf")
-    with pytest.raises(UserError, match=r"config.supernet.distillation: is 1, but of the task 'ner' a CRF scores whole"):
+    with pytest.raises(
+        UserError, match=r"config.supernet.distillation: is 1, but of the task 'ner' a CRF scores whole"
+    ):
         set_up(ner, *created(ner), make_mesh(ner.parallel.mesh))
     masked = tiny.masked_lm_config(tmp_path / "mlm", **SUBNETS)
     with pytest.raises(UserError, match="of the task 'masked_lm' its outputs cannot be learned from. Set 0"):
