@@ -38,6 +38,9 @@ class ModelConfig:
         0, "width when init is scratch, which num_heads divides, in place of the preset's; 0: the preset's", at_least=0
     )
     num_heads: int = field(0, "attention heads when init is scratch; 0: the preset's", at_least=0)
+    head_size: int = field(
+        0, "width of a head when init is scratch; 0: the preset's, or hidden_size / num_heads", at_least=0
+    )
     ffn_size: int = field(0, "neurons of a feed-forward part when init is scratch; 0: the preset's", at_least=0)
     tokenizer: str = field(
         "",

@@ -18,7 +18,7 @@ from jaxfm.hub.sentence_transformers import read_sentence_transformers
 from jaxfm.hub.vocabulary import fit_vocabulary, has_tokenizer
 from jaxfm.hub.weights import Checkpoint, read_checkpoint, read_config
 
-SIZES = ("num_layers", "hidden_size", "num_heads", "ffn_size")
+SIZES = ("num_layers", "hidden_size", "num_heads", "head_size", "ffn_size")
 """Keys of `config.model` that change a preset's shape, named as those of `EncoderConfig`."""
 
 
@@ -177,6 +177,7 @@ def _asked_sizes(config: ModelConfig) -> dict[str, int]:
         "num_layers": config.num_layers,
         "hidden_size": config.hidden_size,
         "num_heads": config.num_heads,
+        "head_size": config.head_size,
         "ffn_size": config.ffn_size,
     }
     return {name: size for name, size in values.items() if size}

@@ -96,6 +96,20 @@ class SubnetSpace:
         return (Subnet(*sizes) for sizes in itertools.product(*self.axes))
 
 
+class Selected(nnx.Module):
+    """A model and what is kept of it as parameters, beside each other: one program for all its subnets."""
+
+    def __init__(self, model: nnx.Module, encoder: EncoderConfig):
+        """Begins with all that there is."""
+        whole = selection_of(encoder, Subnet(encoder.num_layers, encoder.num_heads, encoder.ffn_size))
+        self.model = model
+        self.layers, self.heads, self.neurons = (nnx.Param(jnp.asarray(part)) for part in whole)
+
+    def subnet(self) -> Any:
+        """Returns the model as `select` does."""
+        return select(self.model, Selection(self.layers[...], self.heads[...], self.neurons[...]))
+
+
 class Selection(NamedTuple):
     """What of an encoder a subnet keeps: f32 1 or 0, of its layers bool; numpy's, JAX's, traced or not.
 
@@ -188,23 +202,41 @@ def cut(params: Mapping[str, Any], encoder: EncoderConfig, subnet: Subnet) -> di
     """
     kept = kept_layers(encoder.num_layers, subnet.depth)
     norms = (*(layer - 1 for layer in kept[1:]), encoder.num_layers - 1)
-    shared = encoder.num_heads // encoder.kv_heads
     found = {}
     for path, value in params.items():
+        name, array = path.removeprefix(LAYERS), np.asarray(value)
+        if name != path:
+            array = array[list(norms if name.startswith(_NEXT_NORM) else kept)]
+            for axis, size in _cut_axes(name, encoder, subnet).items():
+                array = np.take(array, range(size), axis=axis)
+        found[path] = np.ascontiguousarray(array)
+    return found
+
+
+def cut_shapes(
+    shapes: Mapping[str, tuple[int, ...]], encoder: EncoderConfig, subnet: Subnet
+) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of what `cut` gives (path -> shape), without any array."""
+    found = {}
+    for path, shape in shapes.items():
         name = path.removeprefix(LAYERS)
-        if name == path:
-            found[path] = np.asarray(value)
-            continue
-        array = np.asarray(value)[list(norms if name.startswith(_NEXT_NORM) else kept)]
+        sizes = {} if name == path else {0: subnet.depth, **_cut_axes(name, encoder, subnet)}
+        found[path] = tuple(sizes.get(axis, size) for axis, size in enumerate(shape))
+    return found
+
+
+def _cut_axes(name: str, encoder: EncoderConfig, subnet: Subnet) -> dict[int, int]:
+    """Returns the axes of a layer's array of which a subnet keeps the first part -> how much of it."""
+    shared = encoder.num_heads // encoder.kv_heads
+    return {
+        axes[name]: size
         for axes, size in (
             (_HEADS_AXIS, subnet.heads),
             (_SHARED_HEADS_AXIS, subnet.heads // shared),
             (_NEURONS_AXIS, subnet.ffn_size),
-        ):
-            if name in axes:
-                array = np.take(array, range(size), axis=axes[name])
-        found[path] = np.ascontiguousarray(array)
-    return found
+        )
+        if name in axes
+    }
 
 
 def order(

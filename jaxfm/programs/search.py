@@ -81,8 +81,8 @@ def search(
       The content of search.json, see `jaxfm.tuning.report.gather`.
 
     Raises:
-      UserError: a wrong space, an unknown metric or cost, limits that no draw is within, a storage that cannot be reached, a folder of another search, optuna
-        is not installed, or all trials failed.
+      UserError: a wrong space, an unknown metric or cost, limits that no draw is within, a storage that cannot be
+        reached, a folder of another search, optuna is not installed, or all trials failed.
       Preempted: stopped by a signal, after saving.
     """
     optuna_sampling.import_optuna()

@@ -94,11 +94,11 @@ def around(config: Config, objective: Objective) -> Objective:
 
 
 def check_model(config: Config, params: Any) -> None:
-    """Raises UserError where subnets are asked for of a model, whose (abstract) parameters these are, without layers."""
+    """Raises UserError where subnets are asked for of a model whose (abstract) parameters have no layers."""
     if is_asked_for(config.supernet) and not any(path.startswith(LAYERS) for path in flat(params)):
         raise UserError(
-            f"{KEY}: the model of the task {config.task.name!r} has not one encoder with layers of its own, inside which "
-            "subnets would lie. Leave it empty."
+            f"{KEY}: the model of the task {config.task.name!r} is not one encoder, inside which subnets lie. "
+            "Leave it empty."
         )
 
 
@@ -126,8 +126,8 @@ def _check(config: Config, objective: Objective) -> None:
         )
     if objective.whole_batch and accumulate > 1:
         raise UserError(
-            f"config.train.accumulate: is {accumulate}, but the loss of this task compares whole batches, and a supernet "
-            f"({KEY}) has no micro-batches of these. Set 1."
+            f"config.train.accumulate: is {accumulate}, but the loss of this task compares whole batches, of which a "
+            f"supernet ({KEY}) has no micro-batches. Set 1."
         )
     distillation = config.supernet.distillation
     if not distillation:

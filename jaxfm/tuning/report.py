@@ -10,8 +10,7 @@ from jaxfm.observe import search_plots
 from jaxfm.observe.search_plots import Scale, Shown
 from jaxfm.observe.tables import Cell, Table, to_markdown
 from jaxfm.observe.writers import to_json
-from jaxfm.schema import flatten, to_dict
-from jaxfm.tasks import registry
+from jaxfm.training.config_file import config_source
 from jaxfm.tuning.costs import FLOPS, PARAMETERS
 from jaxfm.tuning.optuna_sampling import importances
 from jaxfm.tuning.space import with_params
@@ -156,33 +155,12 @@ def to_text(search: Search, found: Mapping[str, Any]) -> str:
 
 def config_file(search: Search, trial: Trial) -> str:
     """Returns the config of a trial as a Python file, which has what differs from the defaults of its task."""
-    config = with_params(search.config, search.values(trial))
-    task = config.task.name
-    defaults = flatten(to_dict(registry.from_config_dict({"task": {"name": task}})))
-    lines = [
-        f"    config.{key} = {_literal(value)!r}"
-        for key, value in flatten(to_dict(config)).items()
-        if value != defaults[key] and key != "task.name"
-    ]
     scores = ", ".join(
         f"{name} {shown(name, value)}" for name, value in zip(search.objectives, trial.values, strict=True)
     )
-    return "\n".join(
-        [
-            f'"""The config of trial {trial.number}, the best of a search: {scores} on valid."""',
-            "",
-            "import ml_collections",
-            "",
-            "from jaxfm.tasks.registry import default_config",
-            "",
-            "",
-            "def get_config() -> ml_collections.ConfigDict:",
-            '    """Returns the config."""',
-            f"    config = default_config({task!r})",
-            *lines,
-            "    return config",
-            "",
-        ]
+    return config_source(
+        with_params(search.config, search.values(trial)),
+        f"The config of trial {trial.number}, the best of a search: {scores} on valid.",
     )
 
 
@@ -191,10 +169,6 @@ def _shown_costs(search: Search) -> list[str]:
     if search.cost_model is None:
         return []
     return list(search.limits) or [FLOPS, PARAMETERS]
-
-
-def _literal(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _short(value: Any) -> str:

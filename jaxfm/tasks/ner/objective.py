@@ -74,7 +74,7 @@ class NerObjective:
     def soft_loss(
         self, logits: jax.Array, teacher: jax.Array, batch: Mapping[str, jax.Array], temperature: float
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns the sum over the words of the batch of how far their classes are from the teacher's, and the words."""
+        """Returns the sum over words of how far their classes are from the teacher's, and the number of words."""
         valid_BT = batch["labels"] >= 0
         loss_BT = soft_cross_entropy(logits, teacher, temperature)
         return (loss_BT * valid_BT).sum(), valid_BT.sum().astype(jnp.float32)
