@@ -1,4 +1,4 @@
-"""Finds the best smaller model inside a supernet: `python -m jaxfm.subnets --supernet=RUN --most=flops=0.5 --workdir=DIR`.
+"""Finds the best model inside a supernet: `python -m jaxfm.subnets --supernet=RUN --most=flops=0.5 --workdir=DIR`.
 
 Subnets within the limits, which are shares of what the largest model costs, are scored on the validation split with the
 supernet's weights. The best one is cut out as a run that is fine-tuned, evaluated, exported and served as any other.

@@ -99,7 +99,10 @@ def headline(found: Mapping[str, Any]) -> str:
     score = ["not defined" if each["score"] is None else f"{each['score']:.4f}" for each in (best, whole)]
     costs = ", ".join(f"{best['shares'][name]:.1%} of the {name}" for name in found["most"])
     shape = f"{best['depth']} layers, {best['heads']} heads, {best['ffn_size']} neurons"
-    return f"best of {len(found['subnets']) - 1} subnets: {shape}, valid {found['metric']} {score[0]} with {costs} (largest model: {score[1]})"
+    return (
+        f"best of {len(found['subnets']) - 1} subnets: {shape}, valid {found['metric']} {score[0]} with {costs} "
+        f"(largest model: {score[1]})"
+    )
 
 
 def write_all(folder: pathlib.Path, found: Mapping[str, Any], commands: Sequence[str]) -> None:
@@ -113,7 +116,7 @@ def write_all(folder: pathlib.Path, found: Mapping[str, Any], commands: Sequence
     best = table(found)
     parts = ["# Subnets of a supernet", f"**{headline(found)}**"]
     parts += [
-        "Scores are of the validation split, with the weights of the supernet. The best of many is chosen by it, and so "
+        "Scores are of the validation split, with the weights of the supernet. The best of many is chosen by them, so "
         "its score is above what other data will give.",
         "```\n" + "\n".join(commands) + "\n```",
         f"## {best.title}",
