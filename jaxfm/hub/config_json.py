@@ -48,9 +48,12 @@ def hf_config(
     if problem := missing_class(encoder, head):
         raise UserError(problem)
     own = family(encoder.family)
+    written = own.write_config(encoder)
+    # transformers takes heads to be that wide where the file does not say otherwise; see hub/whole_heads.py
+    assert encoder.num_heads * encoder.head_dim == encoder.hidden_size or "head_dim" in written
     return (
         {"architectures": [own.class_name(head)], "model_type": encoder.family}
-        | own.write_config(encoder)
+        | written
         | ({} if pad_token_id is None else {"pad_token_id": pad_token_id})
         | {"dtype": "float32"}
         | (_label_values(labels) if labels else {})
@@ -67,23 +70,12 @@ def _label_values(labels: tuple[str, ...]) -> dict[str, Any]:
 def missing_class(encoder: EncoderConfig, head: str) -> str:
     """Returns why transformers has no class for a kind of head over an encoder; "" where it has one."""
     own = family(encoder.family)
-    if encoder.head_size and not _says_head_size(encoder):
-        return (
-            f"transformers' {encoder.family} has no {encoder.num_heads} heads of width {encoder.head_size} over "
-            f"{encoder.hidden_size} numbers: its heads divide the width. --format=onnx and stablehlo have any heads."
-        )
     if not head or (head in own.heads and own.heads[head].suffix):
         return ""
     return (
         f"transformers has no class with a head of {head} over a {encoder.family} encoder, only "
         f"{', '.join(classes_with(head))}."
     )
-
-
-def _says_head_size(encoder: EncoderConfig) -> bool:
-    """Whether transformers knows the width of the heads: config.json says it, or it is the width over the heads."""
-    same = encoder.num_heads * encoder.head_size == encoder.hidden_size
-    return same or family(encoder.family).write_config(encoder).get("head_dim") == encoder.head_size
 
 
 def labels_of(values: Mapping[str, Any], where: str) -> tuple[str, ...]:

@@ -239,6 +239,21 @@ def _cut_axes(name: str, encoder: EncoderConfig, subnet: Subnet) -> dict[int, in
     }
 
 
+def pad_heads(params: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """Returns the arrays (path -> array) with heads of zeros after those of each layer, `count` in all.
+
+    They add nothing to what the encoder computes. Keys and values must not be shared by heads.
+    """
+    found = dict(params)
+    for name, axis in (_HEADS_AXIS | _SHARED_HEADS_AXIS).items():
+        path = f"{LAYERS}{name}"
+        if path in params:
+            value = np.asarray(params[path])
+            more = [(0, count - value.shape[axis] if each == axis else 0) for each in range(value.ndim)]
+            found[path] = np.pad(value, more)
+    return found
+
+
 def order(
     params: Mapping[str, Any], heads_LN: np.ndarray | None, neurons_LF: np.ndarray | None
 ) -> dict[str, np.ndarray | Any]:

@@ -39,6 +39,7 @@ OBJECTIVES = (SECONDS, *COSTS)
 FORMATS = {SECONDS: ",.1f"} | costs.FORMATS
 MOST_DRAWS = 100
 """Draws of a trial's values until one is within the limits."""
+_DRAWS_OF_SAMPLER = 20  # then at random: a sampler may look where good trials were, beyond the limits, for ever
 _POLL_SECONDS = 1.0
 # What XLA says where a model, or a batch, does not fit into the devices' memory.
 _NO_MEMORY = "RESOURCE_EXHAUSTED"
@@ -162,9 +163,8 @@ def _draw(search: Search, number: int, known: Sequence[Trial]) -> Drawn:
     """
     reason = ""
     for attempt in range(MOST_DRAWS):
-        drawn = optuna_sampling.draw(
-            search.sampler, search.space, search.seed, number, known, search.more_is_better, attempt
-        )
+        sampler = search.sampler if search.sampler == "grid" or attempt < _DRAWS_OF_SAMPLER else "random"
+        drawn = optuna_sampling.draw(sampler, search.space, search.seed, number, known, search.more_is_better, attempt)
         if search.cost_model is None or search.sampler == "grid":
             return drawn
         try:
