@@ -1,5 +1,6 @@
 """From a supernet to its best subnet: scores, the winner as an ordinary run, and what is refused."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator
@@ -95,7 +96,7 @@ def test_the_same_command_again_computes_nothing_and_a_killed_one_goes_on(
 
 
 def test_ranks_are_compared_with_shapes_that_are_trained_alone(
-    folder: pathlib.Path, config: Config, supernet: pathlib.Path, found: dict[str, Any]
+    folder: pathlib.Path, supernet: pathlib.Path, found: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = [folder / "found" / found["winner"], folder / "tuned"]
     with pytest.raises(UserError, match="ranks are compared over at least 3 runs"):
@@ -109,11 +110,11 @@ def test_ranks_are_compared_with_shapes_that_are_trained_alone(
     if len({score for _, score in alone}) == 3:  # two runs are of one shape, unless evolution chose another
         assert ranked["spearman"] == pytest.approx(np.corrcoef(ranks.T)[0, 1])
     assert "Shapes trained alone" in (folder / "found" / "subnets.md").read_text()
+    wider = dataclasses.replace(open_run(supernet).spec.encoder, hidden_size=64)
+    assert subnet_of(open_run(supernet).spec.encoder, wider) is None
+    monkeypatch.setattr(program, "subnet_of", lambda *_: None)
     with pytest.raises(UserError, match="has not the shape of a subnet"):
-        other = tiny.classification_config(folder / "other", train__steps=1, eval__metric="loss")
-        scratch = {"model__init": "scratch", "model__preset": "bert_tiny", "model__num_layers": 1}
-        train(tiny.replaced(other, **scratch, model__tokenizer=f"dir:{folder / 'weights'}"), folder / "odd")
-        subnets(supernet, folder / "found", {"flops": 0.7}, runs=[*runs, folder / "odd"])
+        subnets(supernet, folder / "found", {"flops": 0.7}, runs=[*runs, folder / "whole"])
 
 
 @pytest.mark.parametrize(
