@@ -1,4 +1,4 @@
-"""Costs of models without training: against arrays that are made, closed forms, and subnets against models by themselves."""
+"""Costs of models without training: against arrays that are made, closed forms, and models by themselves."""
 
 import dataclasses
 from typing import Any
