@@ -35,8 +35,8 @@ from jaxfm.tuning.storage import Store
 
 USAGE = (
     "usage: python -m jaxfm.search CONFIG --space=FILE --workdir=DIR [--trials=N] [--sampler=tpe|cmaes|random|grid]\n"
-    "       [--pruner=none|median|halving|hyperband] [--objectives=f1,flops] [--most=flops=2e6]\n"
-    "       [--chip=h100] [--storage=URL] [--config.KEY=VALUE ...]\n"
+    "       [--pruner=none|median|halving|hyperband] [--objectives=f1,flops]\n"
+    "       [--most=flops=2e6] [--chip=h100] [--storage=URL] [--config.KEY=VALUE ...]\n"
     "  CONFIG: a name (ner, ner:files, mlm:continue) or --config=FILE.py[:variant]"
 )
 NO_LIMITS: Mapping[str, float] = types.MappingProxyType({})
@@ -96,8 +96,7 @@ def search(
     pruning.make_pruner(pruner, rungs, reduction, True)
     asked = {"config": to_dict(config), "space": content, "sampler": sampler, "pruner": pruner, "rungs": list(rungs)}
     asked |= {"reduction": reduction, "objectives": list(objectives), "seed": seed}
-    asked |= {"storage": without_secrets(storage)}
-    asked |= ({"most": limits} if limits else {}) | ({"chip": chip} if chip else {})
+    asked |= {"storage": without_secrets(storage), **_given(most=limits, chip=chip)}
     known = settings.read_settings(folder)
     if known is None:
         chosen = _chosen(config, objectives)
@@ -154,6 +153,11 @@ def _space(given: str | pathlib.Path | Mapping[str, Any], config: Config) -> tup
     if isinstance(given, Mapping):
         return parse_space(given, config, "space"), dict(given)
     return read_space(files.user_path(given, "--space"), config)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """Returns what was given: searches of before have no such settings."""
+    return {name: value for name, value in values.items() if value}
 
 
 def _cost_model(config: Config, keys: Iterable[str], named: Sequence[str], chip: str) -> CostModel | None:

@@ -149,12 +149,12 @@ class SupernetObjective:
     Attributes:
       inner: of the task.
       space: the subnets.
-      config: `config.supernet`.
+      supernet: `config.supernet`.
     """
 
     inner: Objective
     space: SubnetSpace
-    config: SupernetConfig
+    supernet: SupernetConfig
 
     @property
     def spec(self) -> Spec:
@@ -191,12 +191,13 @@ class SupernetObjective:
         """Returns the subnets of a step: the smallest, then those drawn."""
         key = context.key if context.step_key is None else context.step_key
         drawn = [
-            draw_selection(jax.random.fold_in(key, number), encoder, self.space) for number in range(self.config.random)
+            draw_selection(jax.random.fold_in(key, number), encoder, self.space)
+            for number in range(self.supernet.random)
         ]
         return [("smallest", selection_of(encoder, self.space.smallest)), *(("random", each) for each in drawn)]
 
     def _teacher(self, model: Any, batch: Mapping[str, jax.Array]) -> jax.Array | None:
-        if not self.config.distillation:
+        if not self.supernet.distillation:
             return None
         assert isinstance(self.inner, Distillable), "see around"
         return jax.lax.stop_gradient(self.inner.logits(model, batch))
@@ -205,13 +206,13 @@ class SupernetObjective:
         self, model: Any, teacher: jax.Array | None, batch: Mapping[str, jax.Array], context: LossContext
     ) -> Loss:
         """Returns the loss of a subnet against the teacher, the targets or, in parts, both."""
-        share = self.config.distillation
+        share = self.supernet.distillation
         hard = self.inner.loss(model, batch, context) if share < 1 else None
         if teacher is None:
             assert hard is not None
             return hard
         assert isinstance(self.inner, Distillable), "see around"
-        soft, weight = self.inner.soft_loss(self.inner.logits(model, batch), teacher, batch, self.config.temperature)
+        soft, weight = self.inner.soft_loss(self.inner.logits(model, batch), teacher, batch, self.supernet.temperature)
         if hard is None:
             return Loss(soft, weight, {})
         return Loss((1 - share) * hard.total + share * soft, hard.weight, {})
@@ -222,7 +223,7 @@ class SupernetObjective:
 
     def logits_per_row(self) -> float:
         """Those of all models of a step."""
-        return self.inner.logits_per_row() * (2 + self.config.random)
+        return self.inner.logits_per_row() * (2 + self.supernet.random)
 
     def flops_per_row(self, adapt: AdaptConfig) -> float:
         """Those of the largest model, of the smallest, and of those drawn, as if each were half-way between these two.
@@ -231,9 +232,9 @@ class SupernetObjective:
         """
         whole = self.inner.flops_per_row(adapt)
         smallest = of_shape(self.inner, cut_encoder(self.spec.encoder, self.space.smallest)).flops_per_row(adapt)
-        teacher = _TEACHER_PASS * whole if self.config.distillation else 0.0
-        passes = 1 + (0 < self.config.distillation < 1)
-        return whole + teacher + passes * (smallest + self.config.random * (whole + smallest) / 2)
+        teacher = _TEACHER_PASS * whole if self.supernet.distillation else 0.0
+        passes = 1 + (0 < self.supernet.distillation < 1)
+        return whole + teacher + passes * (smallest + self.supernet.random * (whole + smallest) / 2)
 
 
 def of_shape(objective: Any, encoder: EncoderConfig) -> Any:
