@@ -98,11 +98,9 @@ def search(
     asked |= {"reduction": reduction, "objectives": list(objectives), "seed": seed}
     asked |= {"storage": without_secrets(storage), **_given(most=limits, chip=chip)}
     known = settings.read_settings(folder)
-    if known is None:
-        chosen = _chosen(config, objectives)
-    else:
+    if known is not None:
         settings.check_same(folder, known, asked)
-        chosen = known["chosen"]
+    chosen = _chosen(config, objectives) if known is None else known["chosen"]
     metric, more = str(chosen["metric"]), [bool(each) for each in chosen["more_is_better"]]
     url = storage or f"sqlite:///{folder.resolve() / settings.DATABASE_FILE}"
     with contextlib.ExitStack() as held:

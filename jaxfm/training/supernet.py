@@ -90,7 +90,13 @@ def around(config: Config, objective: Objective) -> Objective:
     if not is_asked_for(asked):
         return objective
     _check(config, objective)
-    return SupernetObjective(objective, space_of(asked, objective.spec.encoder), asked)
+    return SupernetObjective(
+        objective,
+        space_of(asked, objective.spec.encoder),
+        config.supernet.random,
+        config.supernet.distillation,
+        config.supernet.temperature,
+    )
 
 
 def check_model(config: Config, params: Any) -> None:
@@ -149,12 +155,16 @@ class SupernetObjective:
     Attributes:
       inner: of the task.
       space: the subnets.
-      supernet: `config.supernet`.
+      random: subnets drawn for each step.
+      distillation: how far subnets learn from the largest one's outputs, in place of the targets.
+      temperature: of the probabilities that they learn from.
     """
 
     inner: Objective
     space: SubnetSpace
-    supernet: SupernetConfig
+    random: int = 2
+    distillation: float = 1.0
+    temperature: float = 1.0
 
     @property
     def spec(self) -> Spec:
@@ -190,14 +200,11 @@ class SupernetObjective:
     def _selections(self, encoder: EncoderConfig, context: LossContext) -> list[tuple[str, Selection]]:
         """Returns the subnets of a step: the smallest, then those drawn."""
         key = context.key if context.step_key is None else context.step_key
-        drawn = [
-            draw_selection(jax.random.fold_in(key, number), encoder, self.space)
-            for number in range(self.supernet.random)
-        ]
+        drawn = [draw_selection(jax.random.fold_in(key, number), encoder, self.space) for number in range(self.random)]
         return [("smallest", selection_of(encoder, self.space.smallest)), *(("random", each) for each in drawn)]
 
     def _teacher(self, model: Any, batch: Mapping[str, jax.Array]) -> jax.Array | None:
-        if not self.supernet.distillation:
+        if not self.distillation:
             return None
         assert isinstance(self.inner, Distillable), "see around"
         return jax.lax.stop_gradient(self.inner.logits(model, batch))
@@ -206,13 +213,13 @@ class SupernetObjective:
         self, model: Any, teacher: jax.Array | None, batch: Mapping[str, jax.Array], context: LossContext
     ) -> Loss:
         """Returns the loss of a subnet against the teacher, the targets or, in parts, both."""
-        share = self.supernet.distillation
+        share = self.distillation
         hard = self.inner.loss(model, batch, context) if share < 1 else None
         if teacher is None:
             assert hard is not None
             return hard
         assert isinstance(self.inner, Distillable), "see around"
-        soft, weight = self.inner.soft_loss(self.inner.logits(model, batch), teacher, batch, self.supernet.temperature)
+        soft, weight = self.inner.soft_loss(self.inner.logits(model, batch), teacher, batch, self.temperature)
         if hard is None:
             return Loss(soft, weight, {})
         return Loss((1 - share) * hard.total + share * soft, hard.weight, {})
@@ -223,7 +230,7 @@ class SupernetObjective:
 
     def logits_per_row(self) -> float:
         """Those of all models of a step."""
-        return self.inner.logits_per_row() * (2 + self.supernet.random)
+        return self.inner.logits_per_row() * (2 + self.random)
 
     def flops_per_row(self, adapt: AdaptConfig) -> float:
         """Those of the largest model, of the smallest, and of those drawn, as if each were half-way between these two.
@@ -232,9 +239,9 @@ class SupernetObjective:
         """
         whole = self.inner.flops_per_row(adapt)
         smallest = of_shape(self.inner, cut_encoder(self.spec.encoder, self.space.smallest)).flops_per_row(adapt)
-        teacher = _TEACHER_PASS * whole if self.supernet.distillation else 0.0
-        passes = 1 + (0 < self.supernet.distillation < 1)
-        return whole + teacher + passes * (smallest + self.supernet.random * (whole + smallest) / 2)
+        teacher = _TEACHER_PASS * whole if self.distillation else 0.0
+        passes = 1 + (0 < self.distillation < 1)
+        return whole + teacher + passes * (smallest + self.random * (whole + smallest) / 2)
 
 
 def of_shape(objective: Any, encoder: EncoderConfig) -> Any:
