@@ -81,12 +81,13 @@ def test_layers_are_kept_evenly_with_the_first_and_the_last() -> None:
             assert len(set(kept)) == depth and list(kept) == sorted(kept) and 0 <= kept[0] and kept[-1] < layers
 
 
-@pytest.mark.parametrize("name", ENCODERS)
-@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize(
+    ("name", "scan"), [*((name, True) for name in ENCODERS), ("post-norm", False), ("pre-norm", False)]
+)
 def test_a_selected_subnet_equals_the_model_that_is_cut_out(name: str, scan: bool) -> None:
     encoder, params = ENCODERS[name], wide(ENCODERS[name])
     whole = with_params(make_model(encoder, scan=scan), params)
-    outputs = jax.jit(lambda selection: select(whole, selection)(batch()))
+    outputs: Any = jax.jit(lambda selection: select(whole, selection)(batch()))
     with_all, small = (outputs(selection_of(encoder, each)) for each in (Subnet(encoder.num_layers, 4, 32), SMALL))
     np.testing.assert_allclose(with_all, whole(batch()), atol=2e-5)
     assert not hasattr(whole.encoder.layers, "gate") or whole.encoder.layers.gate is None  # it stays as it was

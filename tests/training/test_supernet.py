@@ -28,7 +28,7 @@ from jaxfm.training.initial import resolve
 from jaxfm.training.paths import flat, nested
 from jaxfm.training.saved_run import open_run
 from jaxfm.training.session import make_session
-from jaxfm.training.setup import set_up
+from jaxfm.training.setup import Setup, set_up
 from jaxfm.training.step import make_gradients
 from tests import tiny
 
@@ -59,6 +59,11 @@ def run(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[pa
 
 def created(config: Config) -> Any:
     return registry.create(config, resolve(config.model))
+
+
+def prepared(config: Config) -> Setup:
+    task, loaded = created(config)
+    return set_up(config, task, loaded, make_mesh(config.parallel.mesh))
 
 
 def test_the_loss_is_the_mean_over_models_that_are_cut_out(config: Config) -> None:
@@ -223,10 +228,10 @@ def test_tasks_that_cannot_learn_from_outputs_say_so(tmp_path: pathlib.Path) -> 
     with pytest.raises(
         UserError, match=r"config.supernet.distillation: is 1, but of the task 'ner' a CRF scores whole"
     ):
-        set_up(ner, *created(ner), make_mesh(ner.parallel.mesh))
+        prepared(ner)
     masked = tiny.masked_lm_config(tmp_path / "mlm", **SUBNETS)
     with pytest.raises(UserError, match="of the task 'masked_lm' its outputs cannot be learned from. Set 0"):
-        set_up(masked, *created(masked), make_mesh(masked.parallel.mesh))
+        prepared(masked)
     several = tiny.config(tmp_path / "several", **SUBNETS, train__seeds=2)
     with pytest.raises(UserError, match=r"config.train.seeds: several runs in one program cannot have subnets"):
         train(several, tmp_path / "runs")
