@@ -33,6 +33,15 @@ class ModelConfig:
         "URI of the first weights: scratch, hf:OWNER/NAME[@REVISION], dir:PATH, package:MODULE/SUBDIR, run:WORKDIR",
     )
     preset: str = field("", "architecture when init is scratch: a preset of jaxfm/families; else left empty")
+    num_layers: int = field(0, "layers when init is scratch, in place of the preset's; 0: the preset's", at_least=0)
+    hidden_size: int = field(
+        0, "width when init is scratch, which num_heads divides, in place of the preset's; 0: the preset's", at_least=0
+    )
+    num_heads: int = field(0, "attention heads when init is scratch; 0: the preset's", at_least=0)
+    head_size: int = field(
+        0, "width of a head when init is scratch; 0: the preset's, or hidden_size / num_heads", at_least=0
+    )
+    ffn_size: int = field(0, "neurons of a feed-forward part when init is scratch; 0: the preset's", at_least=0)
     tokenizer: str = field(
         "",
         "URI of the tokenizer (dir:, package:, hf:, or train:wordpiece/SIZE, train:bpe/SIZE for one learned from the "
@@ -360,6 +369,30 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SupernetConfig:
+    """Smaller encoders inside the one that is trained, which share its weights; see docs/supernet.md. None: empty."""
+
+    depths: tuple[int, ...] = field((), "numbers of layers that a subnet may have beside all of them")
+    heads: tuple[int, ...] = field((), "numbers of heads of each layer, beside all of them")
+    ffn_sizes: tuple[int, ...] = field((), "neurons of each feed-forward part, beside all of them")
+    random: int = field(2, "subnets drawn for each update, beside the largest and the smallest", at_least=0)
+    distillation: float = field(
+        1.0,
+        "how far subnets learn from the largest one's outputs (Yu et al. 2020: 1) in place of the targets; between 0 "
+        "and 1 they learn from both, at twice the cost",
+        at_least=0.0,
+        at_most=1.0,
+    )
+    temperature: float = field(1.0, "of the classes' probabilities that subnets learn from", above=0.0)
+    importance_batches: int = field(
+        16,
+        "batches by which heads and neurons of loaded weights are ordered before training, the most important first, "
+        "as small subnets keep the first ones; 0: as they are",
+        at_least=0,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class EvalConfig:
     """When to score the validation split and which checkpoint wins."""
 
@@ -470,6 +503,7 @@ class Config:
     adapt: AdaptConfig = dataclasses.field(default_factory=AdaptConfig)
     grow: GrowConfig = dataclasses.field(default_factory=GrowConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    supernet: SupernetConfig = dataclasses.field(default_factory=SupernetConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)

@@ -21,7 +21,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Every option there is. Whoever adds, renames or removes one edits this list on purpose, and the documentation with it.
 OPTIONS = """
 seed
-model.init model.preset model.tokenizer model.dropout model.attention_dropout model.attention model.scan_layers
+model.init model.preset model.num_layers model.hidden_size model.num_heads model.head_size model.ffn_size
+model.tokenizer model.dropout model.attention_dropout model.attention model.scan_layers
 model.remat
 data.source data.words_column data.tags_column data.document_column data.row_length data.packed data.window
 data.text_column data.pair_column data.image_column data.label_column data.holdout data.cache
@@ -36,6 +37,8 @@ grow.layers grow.at grow.patience grow.min_gain grow.new_layers
 train.epochs train.steps train.min_steps train.batch_size train.batch_examples train.first_batch_size
 train.batch_warmup_steps train.accumulate train.precision train.stop_after_skips train.verify_every_steps
 train.seeds train.learning_rates train.weight_decays
+supernet.depths supernet.heads supernet.ffn_sizes supernet.random supernet.distillation supernet.temperature
+supernet.importance_batches
 eval.every_steps eval.batch_size eval.metric eval.first eval.select eval.patience
 checkpoint.every_steps checkpoint.keep_last checkpoint.mirror checkpoint.keep_optimizer
 parallel.mesh.data parallel.mesh.fsdp parallel.mesh.tensor parallel.mesh.sequence

@@ -1,7 +1,7 @@
 """A model and what it minimises: all that a train step is made of."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -17,11 +17,13 @@ class LossContext(NamedTuple):
       key: for dropout and whatever else is random; another one each step and micro-batch.
       progress: 0 at the first step of a run, 1 at its end, for whatever changes during a run.
       constants: arrays that the step reads and never changes (a teacher's parameters, a Fisher diagonal); () for none.
+      step_key: for what is random and the same in all micro-batches of a step; None: `key` is of the whole step.
     """
 
     key: jax.Array
     progress: Any = 0.0
     constants: Any = ()
+    step_key: jax.Array | None = None
 
 
 class Loss(NamedTuple):
@@ -86,4 +88,26 @@ class WholeBatchObjective(Objective, Protocol):
 
     def compare(self, model: Any, embedded: Any, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
         """Returns the loss of what `embed` gave; of the batch, it reads what no layer does (targets)."""
+        ...
+
+
+@runtime_checkable
+class Distillable(Protocol):
+    """What an objective is beside `Objective` where a model can learn from another one's outputs.
+
+    Both models compute the same batch; they may have other shapes, but the same targets.
+    """
+
+    def distillation_problem(self) -> str:
+        """Returns why models of this kind cannot learn from outputs; "" where they can."""
+        ...
+
+    def logits(self, model: Any, batch: Mapping[str, jax.Array], key: Any = None) -> jax.Array:
+        """Returns what is learned from, logits or numbers [B, ...]; `key` turns dropout on."""
+        ...
+
+    def soft_loss(
+        self, logits: jax.Array, teacher: jax.Array, batch: Mapping[str, jax.Array], temperature: float
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns the SUM of losses of `logits` against those of the teacher at all targets, and their weight."""
         ...

@@ -384,6 +384,12 @@ def _mean_loss(units: Units, weight_RN: np.ndarray) -> dict[str, np.ndarray]:
     return {"loss": weighted_mean(units["loss"], weight_RN)} if "loss" in units else {}
 
 
+def spearman(left_N: np.ndarray, right_N: np.ndarray) -> float:
+    """Returns the correlation of the ranks of two lists of numbers; NaN where one is constant."""
+    ones_1N = np.ones((1, len(left_N)))
+    return float(_correlation(_ranks(left_N, ones_1N), _ranks(right_N, ones_1N), ones_1N)[0])
+
+
 def _correlation(left_RN: np.ndarray, right_RN: np.ndarray, weight_RN: np.ndarray) -> np.ndarray:
     """Returns Pearson's correlations [R]; NaN where one side is constant or not finite, as scipy.stats.pearsonr."""
     count_R1 = weight_RN.sum(axis=-1, keepdims=True)

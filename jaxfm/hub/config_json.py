@@ -48,9 +48,12 @@ def hf_config(
     if problem := missing_class(encoder, head):
         raise UserError(problem)
     own = family(encoder.family)
+    written = own.write_config(encoder)
+    # transformers takes heads to be that wide where the file does not say otherwise; see hub/whole_heads.py
+    assert encoder.num_heads * encoder.head_dim == encoder.hidden_size or "head_dim" in written
     return (
         {"architectures": [own.class_name(head)], "model_type": encoder.family}
-        | own.write_config(encoder)
+        | written
         | ({} if pad_token_id is None else {"pad_token_id": pad_token_id})
         | {"dtype": "float32"}
         | (_label_values(labels) if labels else {})

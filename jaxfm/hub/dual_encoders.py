@@ -13,6 +13,7 @@ from jaxfm.hub.config_json import hf_config, missing_class
 from jaxfm.hub.image_positions import image_model_problem, written_positions
 from jaxfm.hub.tensor_writing import write_f32
 from jaxfm.hub.weights import plan_model
+from jaxfm.hub.whole_heads import with_whole_heads
 
 _POOLER = "pooler"
 
@@ -70,7 +71,7 @@ def write_dual_encoder(
         **{name: value for name, value in params.items() if name.startswith("encoder/")},
         **_renamed(params, "image_pooler/", "pooler/"),
     }
-    written, own = written_positions(image, own, layout)
+    written, own = with_whole_heads(*written_positions(image, own, layout))
     other = {**_renamed(params, "text_encoder/", "encoder/"), **_renamed(params, "text_pooler/", "pooler/")}
     plans = {"vision_model": plan_model(written, "", own), "text_model": plan_model(text, "", other)}
     between = {

@@ -10,6 +10,7 @@ from jaxfm import files
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.hub.config_json import hf_config
 from jaxfm.hub.weights import write_tensors
+from jaxfm.hub.whole_heads import with_whole_heads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -41,6 +42,7 @@ def write_model(
     """
     pad = tokenizer.pad_token_id
     assert isinstance(pad, int), "see check_tokenizer"
+    encoder, params = with_whole_heads(encoder, params)
     config = hf_config(encoder, head=head, pad_token_id=pad, labels=labels)
     files.write_json(folder / "config.json", {**config, **(extra or {})})
     write_tensors(folder / "model.safetensors", encoder, head, params)

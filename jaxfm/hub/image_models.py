@@ -12,6 +12,7 @@ from jaxfm.core.initial import ImageLayout
 from jaxfm.hub.config_json import hf_config
 from jaxfm.hub.image_positions import written_positions
 from jaxfm.hub.weights import write_tensors
+from jaxfm.hub.whole_heads import with_whole_heads
 
 
 def write_image_model(
@@ -41,7 +42,7 @@ def write_image_model(
     Raises:
       UserError: transformers has no class for that encoder and head.
     """
-    written, params = written_positions(encoder, params, layout)
+    written, params = with_whole_heads(*written_positions(encoder, params, layout))
     config = hf_config(written, head=head, pad_token_id=None, labels=labels)
     files.write_json(folder / "config.json", {**config, **(extra or {})})
     write_tensors(folder / "model.safetensors", written, head, params)

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 
 from jaxfm.config import ModelConfig
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.encoder_config import EncoderConfig, UnfitShapeError
 from jaxfm.core.initial import Initial, Origin
 from jaxfm.core.towers import TowersConfig
 from jaxfm.data.text.tokenization import load_tokenizer
@@ -17,6 +17,9 @@ from jaxfm.hub.pairs import PairCheckpoint, read_pair, read_pair_config
 from jaxfm.hub.sentence_transformers import read_sentence_transformers
 from jaxfm.hub.vocabulary import fit_vocabulary, has_tokenizer
 from jaxfm.hub.weights import Checkpoint, read_checkpoint, read_config
+
+SIZES = ("num_layers", "hidden_size", "num_heads", "head_size", "ffn_size")
+"""Keys of `config.model` that change a preset's shape, named as those of `EncoderConfig`."""
 
 
 def resolve(config: ModelConfig, *, tower: bool = False) -> Initial:
@@ -32,7 +35,7 @@ def resolve(config: ModelConfig, *, tower: bool = False) -> Initial:
     if config.init == "scratch":
         encoder = with_dropout(_from_preset(config), config)
         _check_tower(encoder, f"config.model.preset: {config.preset!r}", allowed=tower)
-        notes = (f"weights: none, {config.preset} starts from random values",)
+        notes = (f"weights: none, {_shape_name(config)} starts from random values",)
         return Initial(encoder, {}, (), tokenizer_folder(config), notes)
     check_no_preset(config)
     directory = locate(config.init, "config.model.init")
@@ -155,7 +158,34 @@ def shape(config: ModelConfig) -> tuple[EncoderConfig, tuple[str, ...]]:
 def _from_preset(config: ModelConfig) -> EncoderConfig:
     if not config.preset:
         raise UserError("config.model.init: 'scratch' needs config.model.preset, the encoder's shape.")
-    return preset(config.preset)
+    encoder, asked = preset(config.preset), _asked_sizes(config)
+    if not asked:
+        return encoder
+    width = asked.get("hidden_size", encoder.hidden_size)
+    if encoder.embedding_scale == encoder.hidden_size**0.5:  # it goes with the width (see EncoderConfig)
+        encoder = dataclasses.replace(encoder, embedding_scale=width**0.5)
+    try:
+        return dataclasses.replace(encoder, **asked)
+    except UnfitShapeError as error:
+        sizes = ", ".join(f"{name} {getattr(encoder, name) if name not in asked else asked[name]}" for name in SIZES)
+        raise UserError(f"config.model: no encoder like {config.preset} has {sizes}: {error}.") from error
+
+
+def _asked_sizes(config: ModelConfig) -> dict[str, int]:
+    """Returns the sizes that are given in place of the preset's."""
+    values = {
+        "num_layers": config.num_layers,
+        "hidden_size": config.hidden_size,
+        "num_heads": config.num_heads,
+        "head_size": config.head_size,
+        "ffn_size": config.ffn_size,
+    }
+    return {name: size for name, size in values.items() if size}
+
+
+def _shape_name(config: ModelConfig) -> str:
+    sizes = ", ".join(f"{name} {size}" for name, size in _asked_sizes(config).items())
+    return f"{config.preset} with {sizes}" if sizes else config.preset
 
 
 def tokenizer_folder(config: ModelConfig) -> pathlib.Path | None:
@@ -184,11 +214,16 @@ def fitting_tokenizer(config: ModelConfig, directory: pathlib.Path) -> pathlib.P
 
 
 def check_no_preset(config: ModelConfig) -> None:
-    """Raises UserError for a preset beside weights, which bring their shape with them."""
+    """Raises UserError for a preset, or sizes of one, beside weights, which bring their shape with them."""
     if config.preset:
         raise UserError(
             f"config.model.preset: is {config.preset!r}, but the shape comes from the weights of {config.init!r}. "
             "Leave it empty, or set config.model.init=scratch."
+        )
+    for name, size in _asked_sizes(config).items():
+        raise UserError(
+            f"config.model.{name}: is {size}, but the shape comes from the weights of {config.init!r}. Leave it 0, or "
+            "set config.model.init=scratch; smaller shapes inside loaded weights are what config.supernet is for."
         )
 
 

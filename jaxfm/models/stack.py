@@ -158,7 +158,11 @@ class EncoderLayer(nnx.Module):
     the input of the next part. The norm before a layer's attention belongs to the previous layer (`next_norm`), and
     that of the last layer is the encoder's final norm: the first layer reads the embeddings as they are, or normalised
     by `CommonParts.first_norm`.
+
+    `gate`, where `models.subnets` has set it, is a bool: a layer without it passes on what it is given.
     """
+
+    gate: nnx.Variable[jax.Array] | None = None
 
     def __init__(self, config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
         """Makes one layer."""
@@ -178,6 +182,20 @@ class EncoderLayer(nnx.Module):
 
     def __call__(self, stream: Any, layer_inputs: LayerInputs, key: DropoutKey | None) -> Any:
         """Returns the residual stream after the layer: [B, T, D], for pre-norm a pair of such arrays."""
+        if self.gate is None:
+            return self._apply(stream, layer_inputs, key)
+        return lax.cond(
+            self.gate[...],
+            lambda given: self._apply(given, layer_inputs, key),
+            lambda given: self._pass_on(given),
+            stream,
+        )
+
+    def _pass_on(self, stream: Any) -> Any:
+        """Returns the stream with the norm that the next layer reads, or as it is."""
+        return stream if self.next_norm is None else (stream[0], self.next_norm(stream[0]))
+
+    def _apply(self, stream: Any, layer_inputs: LayerInputs, key: DropoutKey | None) -> Any:
         weights_key, attention_key, ffn_key = split_key(key, 3)
         x_BTD, normed_BTD = stream if self.pre_norm else (stream, stream)
         with jax.named_scope("attention"):

@@ -155,8 +155,11 @@ def plot_front(
     path: str | os.PathLike[str],
     *,
     names: tuple[str, str],
+    numbered: str = "trials",
 ) -> None:
     """Draws two objectives of each finished trial (number, first, second), and the line of those of the Pareto front.
+
+    `numbered` says what the numbers are of.
 
     Raises OSError as `plot_scores`.
     """
@@ -171,7 +174,7 @@ def plot_front(
         axes.annotate(str(number), (x, y), xytext=(5, 5), textcoords="offset points", color=INK, fontsize=9)
     style(
         axes,
-        title=f"{title_of(names[0])} by {names[1]}; numbers are trials",
+        title=f"{title_of(names[0])} by {names[1]}; numbers are {numbered}",
         x_label=title_of(names[1]),
         y_label=title_of(names[0]),
     )

@@ -226,7 +226,7 @@ def make_plan(subject: Subject, topology: Topology) -> Plan:
     start = time.monotonic()
     compiled, memory, found = _compile(config, stepping, len(runs), topology)
     rows = config.train.batch_size * len(runs)
-    model_flops = subject.objective.flops_per_row(config.adapt) * rows / topology.size
+    model_flops = session.objective.flops_per_row(config.adapt) * rows / topology.size
     plan = Plan(
         topology=topology,
         mesh=dict(zip(AXES, mesh.devices.shape, strict=True)),

@@ -37,6 +37,7 @@ PROGRAMS = (
     Program("train", TRAINING, "trains a model, or resumes a run that was stopped"),
     Program("seeds", TRAINING, "trains several seeds of a config: mean and standard deviation"),
     Program("search", TRAINING, "searches for the best values of keys: trials that resume exactly"),
+    Program("subnets", TRAINING, "finds the best smaller model inside a supernet, and cuts it out"),
     Program("plan", TRAINING, "says what a run needs on TPUs or GPUs that are not here"),
     Program("from-trainer", TRAINING, "shows a script of transformers' Trainer as a command of jaxfm"),
     Program("evaluate", USING, "scores a run on a split, or two runs against each other"),

@@ -7,7 +7,8 @@ killed, with the same trials; several of the same commands at once are workers o
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+import types
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -15,8 +16,10 @@ from absl import flags
 from jaxfm import files
 from jaxfm.config import Config
 from jaxfm.errors import UserError, did_you_mean, without_secrets
+from jaxfm.hub.initial import SIZES
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.shown import Report
+from jaxfm.planning import costs
 from jaxfm.programs import program
 from jaxfm.programs.given_config import GivenConfig, resolve_config
 from jaxfm.programs.train import train
@@ -26,6 +29,7 @@ from jaxfm.training import grid, initial
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.fit import Pause
 from jaxfm.tuning import optuna_sampling, population, pruning, report, settings, worker
+from jaxfm.tuning.costs import COSTS, CostModel, check_chip, read_limits
 from jaxfm.tuning.space import Space, parse_space, read_space
 from jaxfm.tuning.space import grid as grid_of
 from jaxfm.tuning.storage import Store
@@ -33,9 +37,12 @@ from jaxfm.tuning.storage import Store
 USAGE = (
     "usage: python -m jaxfm.search CONFIG --space=FILE --workdir=DIR [--trials=N] [--sampler=tpe|cmaes|random|grid]\n"
     "       [--pruner=none|median|halving|hyperband|population] [--rungs=0.25,0.5]\n"
-    "       [--objectives=f1,seconds] [--storage=URL] [--config.KEY=VALUE ...]\n"
+    "       [--objectives=f1,flops] [--most=flops=2e6] [--chip=h100] [--storage=URL]\n"
+    "       [--config.KEY=VALUE ...]\n"
     "  CONFIG: a name (ner, ner:files, mlm:continue) or --config=FILE.py[:variant]"
 )
+NO_LIMITS: Mapping[str, float] = types.MappingProxyType({})
+_SIZE_KEYS = ("model.preset", *(f"model.{name}" for name in SIZES))
 
 
 def search(
@@ -49,6 +56,8 @@ def search(
     rungs: Sequence[float] = (),
     reduction: int = 0,
     objectives: Sequence[str] = (),
+    most: Mapping[str, float] = NO_LIMITS,
+    chip: str = "",
     storage: str = "",
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -63,7 +72,10 @@ def search(
       pruner: "none", "median", "halving", "hyperband" or "population" (the worst take over the weights of the best).
       rungs: shares of a run at which trials stand still; of halving until the best of them go on.
       reduction: of halving: one trial in so many goes on; of a population: one takes over another. 0: 3, and 4.
-      objectives: metrics of the validation split, "seconds" or "parameters"; empty: the config's eval.metric.
+      objectives: metrics of the validation split, "seconds" (of training), or costs of the model
+        (`jaxfm.tuning.costs.COSTS`); empty: the config's eval.metric.
+      most: cost -> the most that a model may have of it; what is above is drawn again, and never trained.
+      chip: "h100", "v5e" ...: the chip that "step_seconds" and "forward_seconds" are predicted for.
       storage: a URL of SQLAlchemy or journal:FILE; empty: a database in `workdir`.
       seed: of the sampler. That of the runs is config.seed.
 
@@ -71,8 +83,8 @@ def search(
       The content of search.json, see `jaxfm.tuning.report.gather`.
 
     Raises:
-      UserError: a wrong space, an unknown metric, a storage that cannot be reached, a folder of another search, optuna
-        is not installed, or all trials failed.
+      UserError: a wrong space, an unknown metric or cost, limits that no draw is within, a storage that cannot be
+        reached, a folder of another search, optuna is not installed, or all trials failed.
       Preempted: stopped by a signal, after saving.
     """
     optuna_sampling.import_optuna()
@@ -80,22 +92,22 @@ def search(
     _check_config(config)
     dimensions, content = _space(space, config)
     _check_words(sampler, pruner, trials, objectives)
+    limits = read_limits([f"{name}={limit!r}" for name, limit in most.items()])
+    cost_model = _cost_model(config, content, (*objectives, *limits), chip)
     optuna_sampling.check_sampler(sampler, dimensions, max(len(objectives), 1))
     reduction = reduction or (population.REDUCTION if pruner == population.NAME else pruning.REDUCTION)
     total = trials if sampler != "grid" else min(trials, len(grid_of(dimensions)))
     _pruner(pruner, rungs, reduction, True, seed, total)
     asked = {"config": to_dict(config), "space": content, "sampler": sampler, "pruner": pruner, "rungs": list(rungs)}
     asked |= {"reduction": reduction, "objectives": list(objectives), "seed": seed}
-    asked |= {"storage": without_secrets(storage)}
+    asked |= {"storage": without_secrets(storage), **_given(most=limits, chip=chip)}
     if pruner == population.NAME:
         population.check_space(dimensions, config)
         asked |= {"trials": trials}  # who is among the worst depends on how many there are
     known = settings.read_settings(folder)
-    if known is None:
-        chosen = _chosen(config, objectives)
-    else:
+    if known is not None:
         settings.check_same(folder, known, asked)
-        chosen = known["chosen"]
+    chosen = _chosen(config, objectives) if known is None else known["chosen"]
     metric, more = str(chosen["metric"]), [bool(each) for each in chosen["more_is_better"]]
     url = storage or f"sqlite:///{folder.resolve() / settings.DATABASE_FILE}"
     with contextlib.ExitStack() as held:
@@ -113,6 +125,8 @@ def search(
             objectives=tuple(chosen["objectives"]),
             more_is_better=tuple(more),
             total=total,
+            cost_model=cost_model,
+            limits=limits,
         )
         return _work(made, store)
 
@@ -151,6 +165,24 @@ def _space(given: str | pathlib.Path | Mapping[str, Any], config: Config) -> tup
     if isinstance(given, Mapping):
         return parse_space(given, config, "space"), dict(given)
     return read_space(files.user_path(given, "--space"), config)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """Returns what was given: searches of before have no such settings."""
+    return {name: value for name, value in values.items() if value}
+
+
+def _cost_model(config: Config, keys: Iterable[str], named: Sequence[str], chip: str) -> CostModel | None:
+    """Returns what says what a model costs, where a cost is named or the space has sizes of models; None: nobody asks.
+
+    Raises UserError for an unknown chip, one that is missing, and a config whose costs cannot be known.
+    """
+    check_chip(chip, named, "--objectives or --most")
+    known = costs.chip_named(chip) if chip else None
+    if not any(name in COSTS for name in named) and not any(key in _SIZE_KEYS for key in keys):
+        return None
+    costs.costs_of(config, known)  # what is wrong with the config itself is said before any trial
+    return lambda config: costs.costs_of(config, known)
 
 
 def _check_config(config: Config) -> None:
@@ -193,7 +225,7 @@ def _chosen(config: Config, objectives: Sequence[str]) -> dict[str, Any]:
     if metric not in directions:
         raise UserError(f"config.eval.metric: {metric!r}. {did_you_mean(metric, directions)}")
     names = list(objectives) or [metric]
-    known = directions | dict.fromkeys(worker.COSTS, False)
+    known = directions | dict.fromkeys(worker.OBJECTIVES, False)
     for name in names:
         if name not in known:
             raise UserError(f"--objectives={','.join(names)}: there is no metric {name!r}. {did_you_mean(name, known)}")
@@ -226,6 +258,8 @@ def main() -> None:
         rungs=rungs,
         reduction=values.reduction,
         objectives=values.objectives,
+        most=read_limits(values.most),
+        chip=values.chip,
         storage=values.storage,
         seed=values.search_seed,
     )
@@ -246,7 +280,9 @@ def run() -> None:
     flags.DEFINE_integer(
         "reduction", 0, "One trial in so many goes on (halving; 0: 3), or takes over another (population; 0: 4)."
     )
-    flags.DEFINE_list("objectives", [], "Metrics of valid, seconds or parameters; the config's metric, if not given.")
+    flags.DEFINE_list("objectives", [], "Metrics of valid, seconds, or costs; the config's metric, if not given.")
+    flags.DEFINE_list("most", [], "Limits of costs, as flops=2e6,parameters=5e6: models above are never trained.")
+    flags.DEFINE_string("chip", "", "The chip that costs in seconds are of: h100, v5e, ...")
     flags.DEFINE_string("storage", "", "A URL of a database, or journal:FILE; a database in --workdir, if not given.")
     flags.DEFINE_integer("search_seed", 0, "The sampler's seed; that of the runs is --config.seed.")
     program.run(main, USAGE)

@@ -25,6 +25,7 @@ from jaxfm.core.task import Task
 from jaxfm.data.records import in_memory
 from jaxfm.errors import UserError
 from jaxfm.evaluation import many_runs
+from jaxfm.hub.initial import SIZES
 from jaxfm.observe import summary
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.quiet import libraries_quieted
@@ -399,6 +400,7 @@ def _command_to_go_on(config: Config, workdir: pathlib.Path) -> str:
     changed = {"model.init": f"run:{workdir}"}
     for key in ("preset", "tokenizer"):  # those of the run are taken
         changed |= {f"model.{key}": ""} if getattr(config.model, key) else {}
+    changed |= {f"model.{key}": 0 for key in SIZES if getattr(config.model, key)}
     for key in ("epochs", "steps"):  # what is asked for in all, less what is done
         more = getattr(config.train, key) - getattr(before, key)
         changed |= {f"train.{key}": f"{more:g}"} if more > 0 else {}

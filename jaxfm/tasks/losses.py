@@ -210,6 +210,23 @@ def symmetric_kl_of_labels(first: jax.Array, second: jax.Array) -> jax.Array:
     return (jax.nn.sigmoid(first) - jax.nn.sigmoid(second)) * (first - second) / 2
 
 
+def soft_cross_entropy(logits: jax.Array, teacher: jax.Array, temperature: float = 1.0) -> jax.Array:
+    """Returns T^2 KL(teacher, model) [...] of the classes' probabilities at temperature T under logits [..., C].
+
+    Hinton et al. 2015, section 2; without the teacher's entropy, which has no gradient, it would be the cross-entropy.
+    """
+    known, found = (jax.nn.log_softmax(each / temperature) for each in (teacher, logits))
+    return temperature**2 * (jnp.exp(known) * (known - found)).sum(axis=-1)
+
+
+def soft_cross_entropy_of_labels(logits: jax.Array, teacher: jax.Array, temperature: float = 1.0) -> jax.Array:
+    """Returns the same [..., C] for labels that hold or not."""
+    known, found = teacher / temperature, logits / temperature
+    holds = jax.nn.sigmoid(known) * (jax.nn.log_sigmoid(known) - jax.nn.log_sigmoid(found))
+    fails = jax.nn.sigmoid(-known) * (jax.nn.log_sigmoid(-known) - jax.nn.log_sigmoid(-found))
+    return temperature**2 * (holds + fails)
+
+
 def squared_difference(first: jax.Array, second: jax.Array) -> jax.Array:
     """Returns the squared difference of numbers."""
     return (first - second) ** 2

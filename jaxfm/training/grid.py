@@ -10,6 +10,7 @@ import jax
 from jaxfm.config import AUTO, Config, TrainConfig
 from jaxfm.errors import UserError
 from jaxfm.schema import replaced
+from jaxfm.training.supernet import is_asked_for
 
 _KEYS = ("seeds", "learning_rates", "weight_decays")
 
@@ -87,6 +88,7 @@ def _check(config: Config) -> None:
             f"config.train.verify_every_steps={train.verify_every_steps}",
             "Set it to 0, or train one after the other: jaxfm.seeds",
         ),
+        (is_asked_for(config.supernet), "subnets (config.supernet)", "Train one after the other: jaxfm.seeds"),
         (train.batch_size == AUTO, "config.train.batch_size=auto", "Give the rows of a batch of one run"),
         (bool(config.profile.steps), f"config.profile.steps={config.profile.steps}", "Record a run that is alone"),
         (

@@ -26,7 +26,7 @@ from jaxfm.observe import metrics as metrics_lib
 from jaxfm.observe.metrics import Sums
 from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel import target
-from jaxfm.training import mup, optimizers, whole_batch
+from jaxfm.training import mup, optimizers, supernet, whole_batch
 from jaxfm.training.adaptation import Adaptation, make_adaptation
 from jaxfm.training.corruption import Verifier, check_deterministic
 from jaxfm.training.evaluation import Evaluator
@@ -216,14 +216,15 @@ def make_session(config: Config, objective: Objective, mesh: Mesh, *, total_step
 
     Args:
       config: of the run; of the batch only what divides it is read.
-      objective: the model and its loss.
+      objective: the model and its loss, of the task; that of the session may be one around it (`supernet.around`).
       mesh: of the run's devices, or of those it is planned for.
       total_steps: of the whole run, for schedules.
 
     Raises:
       UserError: rows that cannot be cut along the mesh, a kernel that cannot compute this attention, a pattern that
-        matches nothing, a loss over whole batches that is to be accumulated, muP where its rules do not hold.
+        matches nothing, muP where its rules do not hold, subnets that the encoder does not have.
     """
+    objective = supernet.around(config, objective)
     accumulate, spec = config.train.accumulate, objective.spec
     check_deterministic(config.train.verify_every_steps)
     guard = make_spike_guard(config.optim)
@@ -234,6 +235,7 @@ def make_session(config: Config, objective: Objective, mesh: Mesh, *, total_step
         return spec.make_model(build, rngs)
 
     graphdef, params = meshes.build_abstract(lambda: make_model(nnx.Rngs(0)), mesh)
+    supernet.check_model(config, params)
     schedule = make_schedule(config.optim, total_steps)
     adaptation = make_adaptation(config.adapt, spec.encoder, params, total_steps)
     optimizers.check(config.optim, adaptation)

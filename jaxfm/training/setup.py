@@ -19,7 +19,7 @@ from jaxfm.errors import UserError, did_you_mean
 from jaxfm.parallel import chips, target
 from jaxfm.parallel import mesh as meshes
 from jaxfm.tasks.fine_tuning import SHORTEST_ROWS
-from jaxfm.training import mup, optimizers
+from jaxfm.training import mup, optimizers, supernet_order
 from jaxfm.training.evaluation import Evaluator
 from jaxfm.training.rate_schedules import learning_rate_at
 from jaxfm.training.schedule import count_updates, train_batches
@@ -106,9 +106,11 @@ def prepare(
         profiled=parse_steps(config.profile.steps, total_steps),
         learning_rate=functools.partial(learning_rate_at, config.optim, total_steps),
         model_size=size_of(session.abstract, session.adaptation, task.objective.spec.encoder),
-        mfu_of_unit=mfu_of_unit(config, task.objective, volume, mesh),
+        mfu_of_unit=mfu_of_unit(config, session.objective, volume, mesh),
         evaluate=first.evaluate if first else session.evaluator(config.eval.batch_size),
-        initial_state=lambda: session.initial_state(config.seed, loaded),
+        initial_state=lambda: session.initial_state(
+            config.seed, supernet_order.first_weights(config, session, loaded, batches)
+        ),
         notes=(
             *session.notes,
             *update_notes,

@@ -29,7 +29,7 @@ def metric_names(
 ) -> tuple[str, ...]:
     """Returns the names of the sums a step adds to, for (abstract) parameters, batch and constants."""
     key = jax.eval_shape(lambda: jax.random.key(0))
-    context = LossContext(key, jax.ShapeDtypeStruct((), jnp.float32), constants)
+    context = LossContext(key, jax.ShapeDtypeStruct((), jnp.float32), constants, key)
     own = jax.eval_shape(loss_fn, params, batch, context).metrics
     return (*own, "loss", "gradient_norm", "skipped", *(("spikes",) if guard else ()))
 
@@ -96,7 +96,7 @@ def make_gradients(
     def gradients(moved: Any, state: TrainState, batch: Mapping[str, jax.Array], constants: Any = ()) -> Gradients:
         with jax.named_scope("random"):
             key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        context = LossContext(key, state.step / total_steps, constants)
+        context = LossContext(key, state.step / total_steps, constants, key)
         loss, grads, weight, step_sums = summed(moved, state.params, batch, context)
         return Gradients(loss, adaptation.mask(grads, state.step), weight, step_sums)
 

@@ -63,6 +63,7 @@ def draw(
     number: int,
     history: Sequence[Trial],
     more_is_better: Sequence[bool],
+    attempt: int = 0,
 ) -> Drawn:
     """Returns the values of trial `number`.
 
@@ -73,6 +74,7 @@ def draw(
       number: of the trial.
       history: trials that are known; those numbered below are used.
       more_is_better: of each objective.
+      attempt: number of draws before that were refused; a grid has one draw.
     """
     if sampler == "grid":  # in an order drawn once, so that a search that is cut short has seen all of the space
         cells = grid(space)
@@ -80,7 +82,8 @@ def draw(
         return Drawn(cells[order[number % len(cells)]], {})
     before = sorted((each for each in history if each.number < number and each.params), key=lambda each: each.number)
     study = study_of(space, before, more_is_better)
-    own_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0] % 2**31)
+    entropy = [seed, number, *([attempt] if attempt else [])]
+    own_seed = int(np.random.SeedSequence(entropy).generate_state(1)[0] % 2**31)
     with quiet():
         study.sampler = _make(sampler, own_seed)
         trial = study.ask(fixed_distributions=distributions(space))

@@ -11,8 +11,8 @@ from jaxfm.observe import population_plots, search_plots
 from jaxfm.observe.search_plots import Scale, Shown
 from jaxfm.observe.tables import Cell, Table, to_markdown
 from jaxfm.observe.writers import to_json
-from jaxfm.schema import flatten, to_dict
-from jaxfm.tasks import registry
+from jaxfm.training.config_file import changing_source, config_source
+from jaxfm.tuning.costs import FLOPS, PARAMETERS
 from jaxfm.tuning.optuna_sampling import importances
 from jaxfm.tuning.population import Population, Segment, ancestry
 from jaxfm.tuning.space import with_params
@@ -23,7 +23,6 @@ JSON_FILE, MARKDOWN_FILE, BEST_FILE, PLOTS_DIR = "search.json", "search.md", "be
 REPEAT_FILE = "repeat_best.py"
 MOST_ROWS = 10
 """Trials in the table of the best; search.json has all."""
-_REPEAT = "train_with_changes(first_config(), CHANGES, sys.argv[1])"
 _STATES = {"waiting": "stands at a rung", "running": "not finished"}
 
 
@@ -31,10 +30,11 @@ def gather(search: Search, trials: Sequence[Trial], *, has_ended: bool = False) 
     """Returns search.json.
 
     "trials" has of each: number, state, params (key -> value), score (of the metric, the last one known), values (of
-    the objectives, where it is finished), steps, total_steps, seconds, rung_scores, error and workdir; of a population
-    "taken_over" too: rung, trial, step and params from there on. "best" is the number of the best trial, the first
-    objective's; "front" the numbers of the Pareto front; "importance" key -> share: once the search has ended, and not
-    of a population, whose values change on the way.
+    the objectives, where it is finished), costs (of its model, where they are asked for), steps, total_steps, seconds,
+    rung_scores, error and workdir; of a population "taken_over" too: rung, trial, step and params from there on.
+    "best" is the number of the best trial, the first objective's; "front" the numbers of the Pareto front; "costs" those
+    that are shown, "most" the limits; "importance" key -> share: once the search has ended, and not of a population,
+    whose values change on the way.
     """
     varied = [] if isinstance(search.pruner, Population) or not has_ended else trials
     first = best(trials, search.more_is_better[0])
@@ -45,6 +45,8 @@ def gather(search: Search, trials: Sequence[Trial], *, has_ended: bool = False) 
         "sampler": search.sampler,
         "pruner": search.pruner.name,
         "rungs": list(search.pruner.rungs),
+        "costs": _shown_costs(search),
+        "most": dict(search.limits),
         "total": search.total,
         "best": None if first is None else first.number,
         "front": [each.number for each in pareto_front(trials, search.more_is_better)],
@@ -117,8 +119,9 @@ def best_table(found: Mapping[str, Any]) -> Table:
 
     ranked = sorted((each for each in found["trials"] if each["state"] != "failed"), key=rank)[:MOST_ROWS]
     keys = list(ranked[0]["params"]) if ranked else []
+    costs = [name for name in found["costs"] if name not in found["objectives"]]
     rows: list[tuple[Cell, ...]] = []
-    formats = {name: FORMATS[name] for name in found["objectives"] if name in FORMATS}
+    formats = {name: FORMATS[name] for name in (*found["objectives"], *costs) if name in FORMATS}
     for trial in ranked:
         values = trial["values"] or [trial["score"], *[None] * (len(found["objectives"]) - 1)]
         state = _STATES.get(trial["state"], trial["state"])
@@ -126,12 +129,15 @@ def best_table(found: Mapping[str, Any]) -> Table:
             (
                 str(trial["number"]),
                 *values,
+                *(trial["costs"].get(name) for name in costs),
                 *(_short(trial["params"][key]) for key in keys),
                 state,
                 f"{trial['steps']:,}",
             )
         )
-    return Table("The best trials", ("trial", *found["objectives"], *keys, "state", "updates"), rows, formats=formats)
+    return Table(
+        "The best trials", ("trial", *found["objectives"], *costs, *keys, "state", "updates"), rows, formats=formats
+    )
 
 
 def importance_table(found: Mapping[str, Any]) -> Table:
@@ -205,45 +211,21 @@ def config_file(search: Search, trial: Trial, changes: Sequence[tuple[int, Mappi
 
     With `changes`, (updates done, key -> value from there on), it is a program that trains a run with these.
     """
-    config = with_params(search.config, search.values(trial))
-    task = config.task.name
-    defaults = flatten(to_dict(registry.from_config_dict({"task": {"name": task}})))
-    lines = [
-        f"    config.{key} = {_literal(value)!r}"
-        for key, value in flatten(to_dict(config)).items()
-        if value != defaults[key] and key != "task.name"
-    ]
     scores = ", ".join(
         f"{name} {shown(name, value)}" for name, value in zip(search.objectives, trial.values, strict=True)
     )
     best = f"trial {trial.number}, the best of a search: {scores} on valid"
-    about = f'"""Trains {best}; its values change on the way."""' if changes else f'"""The config of {best}."""'
-    listed = ["CHANGES = [", *(f"    ({step}, {dict(values)!r})," for step, values in changes), "]"]
-    return "\n".join(
-        [
-            about,
-            "",
-            *(["import sys", ""] if changes else []),
-            "import ml_collections",
-            "",
-            *(["from jaxfm.programs.repeat import train_with_changes"] if changes else []),
-            "from jaxfm.tasks.registry import default_config",
-            "",
-            *(["# (updates done, values from there on)", *listed, ""] if changes else []),
-            "",
-            f"def {'first_config' if changes else 'get_config'}() -> ml_collections.ConfigDict:",
-            '    """Returns the config."""',
-            f"    config = default_config({task!r})",
-            *lines,
-            "    return config",
-            "",
-            *(["", 'if __name__ == "__main__":', f"    {_REPEAT}", ""] if changes else []),
-        ]
-    )
+    config = with_params(search.config, search.values(trial))
+    if changes:
+        return changing_source(config, f"Trains {best}; its values change on the way.", changes)
+    return config_source(config, f"The config of {best}.")
 
 
-def _literal(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _shown_costs(search: Search) -> list[str]:
+    """Returns the costs that tables show: those with a limit, else operations and size."""
+    if search.cost_model is None:
+        return []
+    return list(search.limits) or [FLOPS, PARAMETERS]
 
 
 def _short(value: Any) -> str:
@@ -257,6 +239,7 @@ def _described(search: Search, trial: Trial) -> dict[str, Any]:
         "params": search.values(trial),
         "score": trial.curve[-1][1] if trial.curve else None,
         "values": list(trial.values),
+        "costs": dict(trial.costs),
         "steps": trial.steps,
         "total_steps": trial.total_steps,
         "seconds": trial.seconds,

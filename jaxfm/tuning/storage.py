@@ -91,8 +91,8 @@ class Store:
                 self._storage.set_trial_param(self._ids[number], key, kind.to_internal_repr(value), kind)
 
     def note(self, number: int, curve: Sequence[tuple[int, float]], facts: Mapping[str, Any]) -> None:
-        """Keeps the scores of a trial so far, and facts: its "total_steps", "seconds", "rung_scores",
-        "error", "generations".
+        """Keeps the scores of a trial so far, and facts: its "total_steps", "seconds", "rung_scores", "error",
+        "generations", "costs".
         """
         with quiet(), self._explained():
             for step, score in curve:
@@ -142,6 +142,7 @@ class Store:
             error=str(facts.get("error", "")),
             attributes=dict(found.system_attrs),
             generations=tuple(Generation(**each) for each in facts.get("generations", ())),
+            costs=dict(facts.get("costs", {})),
         )
 
     def _open(self, url: str) -> Any:

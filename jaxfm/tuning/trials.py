@@ -42,6 +42,7 @@ class Trial:
       error: why it failed.
       attributes: what the sampler keeps with it.
       generations: what it took over, the earliest first.
+      costs: of its model, known before training; empty where nobody asks for them.
     """
 
     number: int
@@ -55,6 +56,7 @@ class Trial:
     error: str = ""
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     generations: tuple[Generation, ...] = ()
+    costs: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def current_params(self) -> Mapping[str, Any]:

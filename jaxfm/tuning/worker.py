@@ -25,17 +25,22 @@ from jaxfm.parallel.preemption import Paused
 from jaxfm.training import continuation
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.fit import Pause
-from jaxfm.tuning import optuna_sampling
+from jaxfm.tuning import costs, optuna_sampling
+from jaxfm.tuning.costs import COSTS, PARAMETERS, CostModel
+from jaxfm.tuning.optuna_sampling import Drawn
 from jaxfm.tuning.pruning import Job, Pruner, Takeover
 from jaxfm.tuning.space import Space, with_params
 from jaxfm.tuning.storage import Store
 from jaxfm.tuning.trials import Generation, Trial, best
 
 TRIALS_DIR = "trials"
-SECONDS, PARAMETERS = "seconds", "parameters"
-COSTS = (SECONDS, PARAMETERS)
-"""Objectives beside the metrics of the task; of both less is better."""
-FORMATS = {SECONDS: ",.1f", PARAMETERS: ",.0f"}
+SECONDS = "seconds"
+OBJECTIVES = (SECONDS, *COSTS)
+"""Objectives beside the metrics of the task; of all of them less is better."""
+FORMATS = {SECONDS: ",.1f"} | costs.FORMATS
+MOST_DRAWS = 100
+"""Draws of a trial's values until one is within the limits."""
+_DRAWS_OF_SAMPLER = 20  # then at random: a sampler may look where good trials were, beyond the limits, for ever
 _POLL_SECONDS = 1.0
 # What XLA says where a model, or a batch, does not fit into the devices' memory.
 _NO_MEMORY = "RESOURCE_EXHAUSTED"
@@ -60,9 +65,11 @@ class Search:
       sampler: one of `optuna_sampling.SAMPLERS`.
       seed: of the sampler.
       pruner: which trials are stopped.
-      objectives: metrics of the validation split, or `COSTS`; trials are stopped by `config.eval.metric`.
+      objectives: metrics of the validation split, or `OBJECTIVES`; trials are stopped by `config.eval.metric`.
       more_is_better: of each objective.
       total: trials in all.
+      cost_model: what a trial's model costs, before it is trained; None: nobody asks.
+      limits: the most that it may cost; trials above are never trained.
     """
 
     folder: pathlib.Path
@@ -74,6 +81,8 @@ class Search:
     objectives: tuple[str, ...]
     more_is_better: tuple[bool, ...]
     total: int
+    cost_model: CostModel | None = None
+    limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def workdir(self, number: int, generation: int = 0) -> pathlib.Path:
         """Returns the run directory of a trial: 0003, and 0003.1, 0003.2 ... each time it took over another one."""
@@ -90,6 +99,14 @@ class Search:
     def values_of(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Returns what a storage keeps of values as the config has them; empty before they are drawn."""
         return {each.key: each.value_of(params[each.key]) for each in self.space if params}
+
+    def costs_of(self, params: Mapping[str, Any]) -> Mapping[str, float]:
+        """Returns what a model with these values costs, before it is trained; UserError where it is above a limit."""
+        config = with_params(self.config, self.values_of(params))
+        found = {} if self.cost_model is None else self.cost_model(config)
+        if reason := costs.above(found, self.limits):
+            raise UserError(reason)
+        return found
 
     def trials(self, store: Store) -> dict[int, Trial]:
         """Returns the trials of this search by number; a storage may have later ones, of a larger total."""
@@ -135,10 +152,7 @@ def _attempt(search: Search, store: Store, job: Job, train: Train, say: Callable
             return True
         trial = store.take(job.number)
         if not trial.params:
-            drawn = optuna_sampling.draw(
-                search.sampler, search.space, search.seed, job.number, list(known.values()), search.more_is_better
-            )
-            store.set_params(job.number, drawn)
+            store.set_params(job.number, _draw(search, job.number, list(known.values())))
             trial = store.trials()[job.number]
         if (taken := search.pruner.takes_over(known, job, search.space)) is not None:
             trial = _take_over(search, store, trial, taken, job.level - 1, say)
@@ -175,6 +189,31 @@ def _take_over(
     return store.trials()[trial.number]
 
 
+def _draw(search: Search, number: int, known: Sequence[Trial]) -> Drawn:
+    """Draws the values of a trial, again where its model has no such sizes together, or costs more than it may.
+
+    Of a grid each draw is a trial, which then fails without being trained.
+
+    Raises:
+      UserError: no draw is within the limits.
+    """
+    reason = ""
+    for attempt in range(MOST_DRAWS):
+        sampler = search.sampler if search.sampler == "grid" or attempt < _DRAWS_OF_SAMPLER else "random"
+        drawn = optuna_sampling.draw(sampler, search.space, search.seed, number, known, search.more_is_better, attempt)
+        if search.cost_model is None or search.sampler == "grid":
+            return drawn
+        try:
+            search.costs_of(drawn.params)
+            return drawn
+        except UserError as error:
+            reason = str(error)
+    raise UserError(
+        f"--most: none of {MOST_DRAWS} draws for trial {number} can be trained; the last: {reason.rstrip('.')}. Raise "
+        "the limits, or give smaller sizes in the space."
+    )
+
+
 def _go_on(search: Search, store: Store, trial: Trial, level: int, train: Train, say: Callable[[str], None]) -> None:
     """Trains a trial to a rung, or to its end, and keeps what came of it."""
     folder, metric = search.current_workdir(trial), search.config.eval.metric
@@ -196,7 +235,10 @@ def _go_on(search: Search, store: Store, trial: Trial, level: int, train: Train,
 
     try:
         config = with_params(search.config, search.values(trial))
-    except UserError as error:  # keys that are right alone and not together
+        if not trial.costs and search.cost_model is not None:
+            trial = seen = dataclasses.replace(trial, costs=search.costs_of(trial.params))
+            store.note(trial.number, (), {"costs": dict(trial.costs)})
+    except UserError as error:  # keys that are right alone and not together, a model above a limit
         _fail(store, trial, str(error), say)
         return
     workdirs.status(folder, workdirs.with_chosen(folder, config))  # what is wrong there is not due to the values
@@ -237,14 +279,15 @@ def _keep_end(
 ) -> None:
     metric, folder = search.config.eval.metric, search.current_workdir(trial)
     scores = report["splits"].get("valid", {})
-    costs = {SECONDS: report["training"]["seconds"], PARAMETERS: report.get("model", {}).get("parameters")}
-    values = [number(costs[name] if name in COSTS else scores.get(name)) for name in search.objectives]
+    spent = {SECONDS: report["training"]["seconds"], PARAMETERS: report.get("model", {}).get("parameters")}
+    facts = dict(trial.costs) | spent
+    values = [number(facts[name] if name in OBJECTIVES else scores.get(name)) for name in search.objectives]
     steps = int(report["training"]["steps"])
     total = trial.total_steps or steps
     store.note(
         trial.number,
         read_curve(folder, metric, until=steps),
-        {"total_steps": total, "seconds": float(costs[SECONDS])},
+        {"total_steps": total, "seconds": float(spent[SECONDS])},
     )
     undefined = [name for name, value in zip(search.objectives, values, strict=True) if not math.isfinite(value)]
     if undefined:
@@ -257,7 +300,7 @@ def _keep_end(
     if len(values) == 1 and first is not None:
         so_far = f"best: {first.values[0]:.4f}, trial {first.number}"
         mark = " (best so far)" if first.number == trial.number else f" ({so_far})"
-    say(f"trial {trial.number}: {named}{mark} after {steps:,} updates in {costs[SECONDS]:.0f} s")
+    say(f"trial {trial.number}: {named}{mark} after {steps:,} updates in {spent[SECONDS]:.0f} s")
 
 
 def _fail(store: Store, trial: Trial, error: str, say: Callable[[str], None]) -> None:

@@ -100,6 +100,10 @@ MISTAKES = {
     ),
     "serve_load": (["--run=absent", "--texts=absent", "--output=o.json"], "--texts=absent: no such file"),
     "serve_pictures": (["--ner=absent", "--embedding=absent", "--output=."], "absent: no such run directory"),
+    "supernet": (
+        ["--config=configs/classification.py", "--data=absent", "--workdir=w", "--output=o.json", "--shapes=2"],
+        "--shapes=2: must be at least 3",
+    ),
     "whole_batch_memory": (["--batches=64,many", "--output=o.json"], "--batches=64,many: must be whole numbers"),
     "start": (["--config=configs/ner.py", "--repeats=0", "--output=o.json"], "--repeats=0: must be at least 1"),
     "throughput": (["--config=absent.py"], "--config=absent.py"),

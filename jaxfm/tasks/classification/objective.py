@@ -4,6 +4,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,8 @@ from jaxfm.tasks.classification.spec import ClassifierSpec, valid_segments
 from jaxfm.tasks.losses import (
     ClassLoss,
     LabelLoss,
+    soft_cross_entropy,
+    soft_cross_entropy_of_labels,
     squared_difference,
     squared_error,
     symmetric_kl,
@@ -48,8 +51,7 @@ class ClassifierObjective:
         kind, labels = self.spec.kind, batch["labels"]
 
         def apply(key: jax.Array) -> jax.Array:
-            outputs_BSC = model(batch, key=key)
-            return outputs_BSC[..., 0] if kind == "regression" else outputs_BSC
+            return self.logits(model, batch, key)
 
         def target_loss(outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
             if kind == "regression":
@@ -63,6 +65,31 @@ class ClassifierObjective:
             predicted = jnp.argmax(outputs, axis=-1) if kind == "single" else (outputs > 0).astype(jnp.int32)
             sums["accuracy"] = weighted(jnp.sum(predicted == labels), jnp.sum(labels >= 0))
         return Loss(loss.sum(), weight.sum(), sums)
+
+    def distillation_problem(self) -> str:
+        """Returns "": classes, labels and numbers can all be learned from another model."""
+        return ""
+
+    def logits(self, model: SequenceClassifier, batch: Mapping[str, jax.Array], key: Any = None) -> jax.Array:
+        """Returns the logits [B, S, C], numbers of regression [B, S]; `key` turns dropout on."""
+        outputs_BSC = model(batch, key=key)
+        return outputs_BSC[..., 0] if self.spec.kind == "regression" else outputs_BSC
+
+    def soft_loss(
+        self, logits: jax.Array, teacher: jax.Array, batch: Mapping[str, jax.Array], temperature: float
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns the sum over the targets of the batch of how far the logits are from the teacher's, and the weight.
+
+        Numbers are compared by their squared difference, which has no temperature.
+        """
+        valid = batch["labels"] >= 0
+        if self.spec.kind == "regression":
+            loss, valid = squared_difference(logits, teacher), valid_segments(batch["segment_ids"], self.spec.segments)
+        elif self.spec.kind == "multi":
+            loss = soft_cross_entropy_of_labels(logits, teacher, temperature)
+        else:
+            loss = soft_cross_entropy(logits, teacher, temperature)
+        return (loss * valid).sum(), valid.sum().astype(jnp.float32)
 
     def outputs(self, model: SequenceClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns what the model says of each row; see `outputs` of the spec."""

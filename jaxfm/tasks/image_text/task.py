@@ -178,7 +178,8 @@ def _text_model(config: Config) -> ModelConfig:
     if task.text_init.startswith("run:"):
         raise UserError(f"config.task.text_init: {task.text_init!r}; export that run and take dir: of the directory.")
     tokenizer = config.model.tokenizer
-    return dataclasses.replace(config.model, init=task.text_init, preset=task.text_preset, tokenizer=tokenizer)
+    sizes = dict.fromkeys(hub_initial.SIZES, 0)  # those of the config are of the image encoder
+    return dataclasses.replace(config.model, init=task.text_init, preset=task.text_preset, tokenizer=tokenizer, **sizes)
 
 
 def _text_tower(config: Config) -> tuple[Initial, TowersConfig | None]:

@@ -4,6 +4,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,8 @@ from jaxfm.models import flops
 from jaxfm.models.heads import TokenClassifier
 from jaxfm.models.linear_chain import chain_loss
 from jaxfm.observe.metrics import weighted
-from jaxfm.tasks.losses import ClassLoss, symmetric_kl, with_r_drop
-from jaxfm.tasks.ner.spec import BOUNDS, NerSpec
+from jaxfm.tasks.losses import ClassLoss, soft_cross_entropy, symmetric_kl, with_r_drop
+from jaxfm.tasks.ner.spec import BOUNDS, CRF, NerSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,22 @@ class NerObjective:
         words = jnp.sum(labels_BT >= 0)
         accuracy = weighted(jnp.sum(found_BT == labels_BT), words)
         return Loss(loss_BT.sum(), words.astype(jnp.float32), {"accuracy": accuracy})
+
+    def distillation_problem(self) -> str:
+        """Returns why a tagger with a CRF is refused: its scores are of whole sequences of tags."""
+        return "a CRF scores whole sequences of tags (task.head=crf)" if self.spec.head == CRF else ""
+
+    def logits(self, model: TokenClassifier, batch: Mapping[str, jax.Array], key: Any = None) -> jax.Array:
+        """Returns the logits [B, T, C], those of a word at its first piece; `key` turns dropout on."""
+        return self.spec.logits(model, batch, key)
+
+    def soft_loss(
+        self, logits: jax.Array, teacher: jax.Array, batch: Mapping[str, jax.Array], temperature: float
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns the sum over words of how far their classes are from the teacher's, and the number of words."""
+        valid_BT = batch["labels"] >= 0
+        loss_BT = soft_cross_entropy(logits, teacher, temperature)
+        return (loss_BT * valid_BT).sum(), valid_BT.sum().astype(jnp.float32)
 
     def outputs(self, model: TokenClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns what the model says of each row; see `outputs` of the spec."""
