@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from jaxfm.core.quantisation import IN_FLOATS, Quantisation
+
 # Any usual number of devices divides it, and it is the width of a TPU's matrix unit.
 _VOCABULARY_MULTIPLE = 128
 
@@ -197,6 +199,7 @@ class EncoderConfig:
       lora_targets: names of the maps that have one.
       adapter_size: width of the bottleneck adapters after attention and feed-forward; 0: none.
       prefix_length: learned keys and values of each layer; 0: none.
+      quantisation: of the layers' linear maps.
     """
 
     family: str = ""
@@ -259,12 +262,16 @@ class EncoderConfig:
     lora_targets: tuple[str, ...] = ()
     adapter_size: int = 0
     prefix_length: int = 0
+    quantisation: Quantisation = IN_FLOATS
 
     def __post_init__(self) -> None:
         for name in ("lora_targets", "relative_terms"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # a list where it comes from JSON
         if not isinstance(self.patches, PatchConfig):  # likewise a dict
             object.__setattr__(self, "patches", PatchConfig(**self.patches))
+        if not isinstance(self.quantisation, Quantisation):
+            object.__setattr__(self, "quantisation", Quantisation(**self.quantisation))
+        _require(not self.quantisation.problem, f"quantisation: {self.quantisation.problem}")
         _require_sizes({name: getattr(self, name) for name in LARGEST if hasattr(self, name)})
         for name in ("hidden_size", "num_layers", "num_heads"):
             _require(getattr(self, name) > 0, f"{name} must be above 0")

@@ -17,9 +17,11 @@ from flax import nnx
 
 from jaxfm.config import AdaptConfig, LoraConfig
 from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.quantisation import IN_FLOATS, OBSERVED, STATIC, STORED, TRAINED, Quantisation
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.models.activations import gelu
 from jaxfm.models.products import add_bias, dot_general, tensordot
+from jaxfm.models.quantised import BINS, observe, quantised_product
 from jaxfm.parallel.mesh import with_axes
 
 _NO_LOW_RANK: dict[str, Any] = {"lora_rank": 0, "lora_alpha": EncoderConfig.lora_alpha, "lora_targets": ()}
@@ -86,12 +88,48 @@ class Linear(nnx.LinearGeneral):
             rngs=rngs,
         )
         self.lora = LowRank(config, *sizes, axes, rngs) if name in config.lora_targets else None
+        self.quantisation = config.quantisation if config.quantisation.rounds(name) else None
+        if self.quantisation is not None:
+            self._make_scales(self.quantisation, inputs, outputs)
+
+    def _make_scales(
+        self, quantisation: Quantisation, inputs: Mapping[str, int], outputs: Mapping[str, int]
+    ) -> None:
+        """Makes the parameters that rounding adds; what they are is not drawn but measured, or read."""
+
+        def ones(sizes: Mapping[str, int], dtype: Any = jnp.float32) -> nnx.Param[jax.Array]:
+            init = with_axes(nnx.initializers.ones_init(), *sizes)
+            return nnx.Param(init(jax.random.key(0), tuple(sizes.values()), dtype))
+
+        static, stored = quantisation.inputs == STATIC, quantisation.form == STORED and quantisation.rounds_inputs
+        self.log2_input_range = ones({}) if static and quantisation.form == TRAINED else None
+        self.kernel_scale = ones(outputs) if stored else None
+        self.input_scale = ones({}) if stored and (static or quantisation.switched) else None
+        observed = quantisation.form == OBSERVED
+        self.input_largest = ones({}) if observed else None
+        self.input_counts = ones({"norm": BINS}) if observed else None
+        if quantisation.has_integers:
+            self.kernel = ones({**inputs, **outputs}, jnp.int8)
+
+    def _product(self, x: jax.Array) -> jax.Array:
+        """Returns the product of `x`, in the compute dtype, and the kernel."""
+        count = len(self.in_features)
+        if self.quantisation is None:
+            return tensordot(x, self.kernel[...].astype(self.dtype), count)
+        if self.input_largest is not None and self.input_counts is not None:
+            x = observe(x, self.input_largest[...], self.input_counts[...])
+        given = {
+            "log2_range": self.log2_input_range,
+            "kernel_scale": self.kernel_scale,
+            "input_scale": self.input_scale,
+        }
+        present = {name: param[...] for name, param in given.items() if param is not None}
+        return quantised_product(x, self.kernel[...], count, self.quantisation, **present)
 
     def __call__(self, inputs: jax.Array, out_sharding: None = None) -> jax.Array:
         """Applies the map to the last axes of `inputs`."""
         assert out_sharding is None and self.dtype is not None
-        x, kernel = inputs.astype(self.dtype), self.kernel[...].astype(self.dtype)
-        y = tensordot(x, kernel, len(self.in_features))
+        y = self._product(inputs.astype(self.dtype))
         if self.bias is not None:
             y = add_bias(y, self.bias[...])
         return y if self.lora is None else y + self.lora(inputs.astype(y.dtype))
@@ -201,7 +239,7 @@ def merge_low_rank(
 
 def without_adapters(encoder: EncoderConfig) -> EncoderConfig:
     """Returns the encoder's shape without anything added."""
-    return dataclasses.replace(encoder, **_NO_LOW_RANK, adapter_size=0, prefix_length=0)
+    return dataclasses.replace(encoder, **_NO_LOW_RANK, adapter_size=0, prefix_length=0, quantisation=IN_FLOATS)
 
 
 def is_mergeable(encoder: EncoderConfig) -> bool:
