@@ -237,6 +237,25 @@ def merge_low_rank(
     return dataclasses.replace(encoder, **_NO_LOW_RANK), merged
 
 
+def plain_weights(
+    encoder: EncoderConfig, params: Mapping[str, np.ndarray]
+) -> tuple[EncoderConfig, dict[str, np.ndarray]]:
+    """Returns encoder and weights in floats alone: low-rank updates are merged, integers are scaled.
+
+    Adapters and prefixes, which have no place in the weights, stay.
+    """
+    encoder, merged = merge_low_rank(encoder, params)
+    for path in [path for path in merged if path.endswith("/kernel_scale")]:
+        kernel = path.removesuffix("_scale")
+        scale, layers = merged[path], len(merged[path])
+        if merged[kernel].dtype == np.int8:
+            matrices = merged[kernel].reshape(layers, -1, scale[0].size).astype(np.float32)
+            merged[kernel] = (matrices * scale.reshape(layers, 1, -1)).reshape(merged[kernel].shape)
+    names = ("/kernel_scale", "/input_scale", "/log2_input_range")
+    plain = {path: array for path, array in merged.items() if not path.endswith(names)}
+    return dataclasses.replace(encoder, quantisation=IN_FLOATS), plain
+
+
 def without_adapters(encoder: EncoderConfig) -> EncoderConfig:
     """Returns the encoder's shape without anything added."""
     return dataclasses.replace(encoder, **_NO_LOW_RANK, adapter_size=0, prefix_length=0, quantisation=IN_FLOATS)
