@@ -49,13 +49,13 @@ from jaxfm.training.quantised_weights import (
     round_params,
     units_of,
 )
-from jaxfm.training.range_choice import PERCENTILE, RULES
+from jaxfm.training.range_choice import MINMAX, RULES
 from jaxfm.training.saved_run import SavedRun, open_run
 
 USAGE = (
     "usage: python -m jaxfm.quantise --workdir=DIR --output=DIR [--format=run|onnx]\n"
     "  [--method=static|dynamic|weights] [--bits=8|4] [--keep=PATTERN,...]\n"
-    "  [--calibration=percentile|minmax|entropy] [--max_loss=0.01] [--source=URI]"
+    "  [--calibration=minmax|percentile|entropy] [--max_loss=0.01] [--source=URI]"
 )
 FORMATS = ("run", "onnx")
 METHODS: Mapping[str, str] = {"static": STATIC, "dynamic": DYNAMIC, "weights": NONE}
@@ -102,8 +102,8 @@ def quantise(
         token's inputs have its own range; "weights": inputs stay in floats. By default what the run was trained for, or
         "static".
       bits: of weights: 8, or with "weights" 4.
-      calibration: how ranges are chosen: "percentile" (99.99 of 100 values), "minmax" or "entropy". By default those
-        that training learned, or "percentile".
+      calibration: how ranges are chosen: "minmax", "percentile" (99.999 of 100 values) or "entropy". By default those
+        that training learned, or "minmax".
       keep: patterns of parts that stay in floats: "layers/3/ffn/down", "layers/0/*", "*/down", "embeddings/word".
       max_loss: what may be lost on the validation split, in units of the metric that chose the checkpoint.
       source: data with that split, where they are no longer the run's own.
@@ -167,7 +167,7 @@ def _asked(
     quantisation = Quantisation(bits, METHODS[method], GROUP if bits == 4 else 0)
     check_same(run, quantisation)
     check_rounded(dataclasses.replace(run.spec.encoder, quantisation=dataclasses.replace(quantisation, form="stored")), format)
-    rule = calibration or ("" if trained is not None else PERCENTILE)
+    rule = calibration or ("" if trained is not None else MINMAX)
     return _Asked(method, quantisation, rule, keep, max_loss, source or run.config.data.source, format)
 
 
@@ -397,7 +397,7 @@ def run() -> None:
     flags.DEFINE_integer("bits", None, "Of weights: 8, or 4 with --method=weights; 8 if not given.")
     flags.DEFINE_list("keep", [], "Patterns of parts that stay in floats: layers/3/ffn/down, */down, embeddings/word.")
     flags.DEFINE_string(
-        "calibration", None, "Of static: ranges by percentile (99.99), minmax or entropy; percentile if not given."
+        "calibration", None, "Of static: ranges by minmax, percentile (99.999) or entropy; minmax if not given."
     )
     flags.DEFINE_float(
         "max_loss", MAX_LOSS, "Most that may be lost on the validation split, in units of the run's metric."

@@ -49,8 +49,8 @@ from jaxfm.training.results import with_intervals
 from jaxfm.training.saved_run import SavedRun, available_mesh
 from jaxfm.training.session import compute_dtype, scans_layers
 
-# Rows of the validation split: for ranges, which are read to their ten-thousandth, and for changes of hidden states.
-_MEASURED_ROWS, _COMPARED_ROWS = 128, 32
+# Rows of the validation split: for ranges, and for changes of hidden states.
+_MEASURED_ROWS, _COMPARED_ROWS = 64, 32
 # What a written run does not have of the one that it was made of: its weights, its log, its pictures.
 _LEFT_BEHIND = (
     workdirs.CHECKPOINTS_DIR, workdirs.AVERAGED_DIR, workdirs.LOCK_FILE, JSON_FILE, MARKDOWN_FILE, HTML_FILE,

@@ -18,7 +18,7 @@ from jaxfm.core.quantisation import OBSERVED, Quantisation
 from jaxfm.core.spec import Spec
 from jaxfm.parallel.mesh import build_abstract, replicated, shard_batch
 from jaxfm.training.paths import flat, nested
-from jaxfm.training.range_choice import choose_range
+from jaxfm.training.range_choice import MINMAX, choose_range
 
 LARGEST, COUNTS = "input_largest", "input_counts"
 
@@ -39,7 +39,7 @@ def input_ranges(
 ) -> dict[str, np.ndarray]:
     """Returns the range of each map's inputs, path of the map ("encoder/layers/ffn/up") -> f32 [L].
 
-    The data are read twice: for the largest values, and for histograms up to these.
+    The data are read for the largest values, and then for histograms up to these.
 
     Args:
       spec: of the model, in any quantisation.
@@ -78,6 +78,10 @@ def input_ranges(
         largest = {path: np.maximum(value, found[path]) for path, value in largest.items()}
     limits = {path: np.where(value > 0, value, 1).astype(np.float32) for path, value in largest.items()}
     counts = {path: np.zeros(shape.shape) for path, shape in measures.items() if path.endswith(COUNTS)}
+    # A map that is used once a layer has measured its largest input itself, otherwise a sum of them, an upper bound.
+    once = not (spec.encoder.layer_groups or spec.encoder.relative_terms)
+    if rule == MINMAX and once:
+        return {path.removesuffix(f"/{LARGEST}"): value for path, value in limits.items()}
     for found in passes(start | limits):
         counts = {path: value + found[path] for path, value in counts.items()}
     ranges = {}
