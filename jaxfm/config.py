@@ -215,6 +215,24 @@ class LoraConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class QuantiseConfig:
+    """Training with simulated rounding: each update computes with the weights that jaxfm.quantise would write."""
+
+    bits: int = field(
+        0, "weights of the layers' linear maps are rounded to 8 or 4 bits in each product; 0: not", choices=(0, 4, 8)
+    )
+    inputs: str = field(
+        "static",
+        "inputs of these products are rounded to 8 bits too: within ranges that are measured at the start and then "
+        "learned (static), within each token's own (dynamic), or not (none); with 4 bits: none",
+        choices=("static", "dynamic", "none"),
+    )
+    keep: tuple[str, ...] = field(
+        (), "linear maps that stay in floats: query, key, value, output, up, down, gate (geglu)"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class AdaptConfig:
     """What of a model is trained, from when on and how fast, and which of its weights a run stands for."""
 
@@ -248,6 +266,7 @@ class AdaptConfig:
     prefix_length: int = field(
         0, "learned keys and values before those of each layer (Li and Liang 2021); 0: none", at_least=0
     )
+    quantise: QuantiseConfig = dataclasses.field(default_factory=QuantiseConfig)
     ema: float = field(
         0.0,
         "decay of a moving average of the weights, which is what is scored, kept and used; 0: the weights themselves",

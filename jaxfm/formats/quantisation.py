@@ -62,9 +62,10 @@ class Gate:
         return self.lost <= self.max_loss
 
     def __str__(self) -> str:
+        word = "loses" if self.lost >= 0 else "gains"
         return (
-            f"{self.form}, {self.extent}: {self.metric} on {self.split} is {self.after:.4f}, and {self.before:.4f} in f32: "
-            f"{'loses' if self.lost >= 0 else 'gains'} {abs(self.lost):.4f}, at most {self.max_loss:g} may be lost"
+            f"{self.form}, {self.extent}: {self.metric} on {self.split} is {self.after:.4f}, and {self.before:.4f} in "
+            f"f32: {word} {abs(self.lost):.4f}, at most {self.max_loss:g} may be lost"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from flax import nnx
 
 from jaxfm.config import AdaptConfig, LoraConfig
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.core.quantisation import IN_FLOATS, OBSERVED, STATIC, STORED, TRAINED, Quantisation
+from jaxfm.core.quantisation import GROUP, IN_FLOATS, NONE, OBSERVED, STATIC, STORED, TRAINED, Quantisation
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.models.activations import gelu
 from jaxfm.models.products import add_bias, dot_general, tensordot
@@ -25,12 +25,19 @@ from jaxfm.models.quantised import BINS, observe, quantised_product
 from jaxfm.parallel.mesh import with_axes
 
 _NO_LOW_RANK: dict[str, Any] = {"lora_rank": 0, "lora_alpha": EncoderConfig.lora_alpha, "lora_targets": ()}
+# A parameter of a map whose inputs are rounded while it is trained: the binary logarithm of their range.
+LOG2_RANGE = "log2_input_range"
 _ADDED = re.compile(r"/(lora|prefix|attention_adapter|ffn_adapter)/")
 
 
 def is_adapter_param(path: str) -> bool:
     """Whether the parameter of that path is a low-rank update, an adapter or a prefix."""
     return _ADDED.search(path) is not None
+
+
+def is_input_range(path: str) -> bool:
+    """Whether the parameter of that path is a learned range of inputs."""
+    return path.endswith(f"/{LOG2_RANGE}")
 
 
 class LowRank(nnx.Module):
@@ -92,9 +99,7 @@ class Linear(nnx.LinearGeneral):
         if self.quantisation is not None:
             self._make_scales(self.quantisation, inputs, outputs)
 
-    def _make_scales(
-        self, quantisation: Quantisation, inputs: Mapping[str, int], outputs: Mapping[str, int]
-    ) -> None:
+    def _make_scales(self, quantisation: Quantisation, inputs: Mapping[str, int], outputs: Mapping[str, int]) -> None:
         """Makes the parameters that rounding adds; what they are is not drawn but measured, or read."""
 
         def ones(sizes: Mapping[str, int], dtype: Any = jnp.float32) -> nnx.Param[jax.Array]:
@@ -189,7 +194,8 @@ def with_adapters(encoder: EncoderConfig, config: AdaptConfig) -> EncoderConfig:
     """Returns the encoder with the parts that `config` adds; adapters and prefixes that it already has stay.
 
     Raises:
-      UserError: a target that is not a linear map of the encoder, or weights with adapters of another size.
+      UserError: a target that is not a linear map of the encoder, weights with adapters of another size, or rounding
+        that cannot be trained.
     """
     added: dict[str, int] = {}
     for key in ("adapter_size", "prefix_length"):
@@ -199,13 +205,55 @@ def with_adapters(encoder: EncoderConfig, config: AdaptConfig) -> EncoderConfig:
                 f"config.adapt.{key}: {asked}, but the first weights were trained with {present}. Give that."
             )
         added[key] = asked or present
-    return dataclasses.replace(encoder, **added, **_lora(encoder, config.lora))
+    return dataclasses.replace(
+        encoder, **added, **_lora(encoder, config.lora), quantisation=_trained_rounding(encoder, config)
+    )
+
+
+def _trained_rounding(encoder: EncoderConfig, config: AdaptConfig) -> Quantisation:
+    """Returns the rounding that `config.adapt.quantise` trains for.
+
+    Raises UserError where it cannot be trained.
+    """
+    asked = config.quantise
+    if not asked.bits:
+        return IN_FLOATS
+    maps = _maps(encoder)
+    for name in asked.keep:
+        if name not in maps:
+            raise UserError(f"config.adapt.quantise.keep: {name!r} is not a linear map. {did_you_mean(name, maps)}")
+    rounded = tuple(name for name in maps if name not in asked.keep)
+    if not rounded:
+        raise UserError("config.adapt.quantise.keep: names all linear maps, so that nothing is rounded. Set bits=0.")
+    if asked.bits == 4 and asked.inputs != NONE:
+        raise UserError(
+            f"config.adapt.quantise.bits: 4 with inputs={asked.inputs!r}: products of integers have 8 bits. Take "
+            "inputs='none', or bits=8."
+        )
+    if config.lora.rank:
+        raise UserError(
+            f"config.adapt.lora.rank: {config.lora.rank} contradicts config.adapt.quantise.bits={asked.bits}: what is "
+            "rounded is the sum of weights and low-rank update, which LoRA never makes. Train with LoRA first, and for "
+            "rounding from that run (config.model.init=run:WORKDIR)."
+        )
+    if config.train != "all":
+        raise UserError(
+            f"config.adapt.quantise.bits: {asked.bits} contradicts config.adapt.train={config.train!r}: weights adapt "
+            "to their rounding only where they are trained. Take train='all', or round the run afterwards "
+            "(jaxfm.quantise)."
+        )
+    return Quantisation(asked.bits, asked.inputs, GROUP if asked.bits == 4 else 0, rounded)
+
+
+def _maps(encoder: EncoderConfig) -> tuple[str, ...]:
+    """Returns the names of a layer's linear maps."""
+    return ("query", "key", "value", "output", "up", "down", *(("gate",) if encoder.gated else ()))
 
 
 def _lora(encoder: EncoderConfig, lora: LoraConfig) -> dict[str, int | float | tuple[str, ...]]:
     if not lora.rank:
         return {}
-    maps = ("query", "key", "value", "output", "up", "down", *(("gate",) if encoder.gated else ()))
+    maps = _maps(encoder)
     wrong = [target for target in lora.targets if target not in (*maps, "all")]
     if wrong or not lora.targets:
         found = f"{wrong[0]!r} is not a linear map of a layer" if wrong else "names none"
@@ -251,7 +299,7 @@ def plain_weights(
         if merged[kernel].dtype == np.int8:
             matrices = merged[kernel].reshape(layers, -1, scale[0].size).astype(np.float32)
             merged[kernel] = (matrices * scale.reshape(layers, 1, -1)).reshape(merged[kernel].shape)
-    names = ("/kernel_scale", "/input_scale", "/log2_input_range")
+    names = ("/kernel_scale", "/input_scale", f"/{LOG2_RANGE}")
     plain = {path: array for path, array in merged.items() if not path.endswith(names)}
     return dataclasses.replace(encoder, quantisation=IN_FLOATS), plain
 

@@ -73,27 +73,27 @@ def simulate_inputs(x: jax.Array, log2_range: jax.Array) -> jax.Array:
     """Returns inputs rounded within a learned range, in their dtype.
 
     Gradients are those of Jain et al. 2020 ("Trained quantization thresholds", equations 6 and 7): inputs within the
-    range have that of the output, others none; the range's is that of rounding errors within and of cuts outside.
+    range have that of the output, others none; the range's is that of rounding errors within and of cuts outside. The
+    latter is divided by the root of features times integers (Esser et al. 2020, "Learned step size quantization",
+    section 2.2), or the ranges alone would make the gradient norm by which all gradients are clipped.
     """
     scale = jnp.exp2(log2_range) * (1 / INPUT_LIMIT)
     return (round_inputs(x, scale) * scale).astype(x.dtype)
 
 
-def _simulate_inputs_forward(
-    x: jax.Array, log2_range: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _simulate_inputs_forward(x: jax.Array, log2_range: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return simulate_inputs(x, log2_range), (x, log2_range)
 
 
-def _simulate_inputs_backward(
-    saved: tuple[jax.Array, jax.Array], gradient: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _simulate_inputs_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, log2_range = saved
     scale = jnp.exp2(log2_range) * (1 / INPUT_LIMIT)
     steps, whole = x.astype(jnp.float32) / scale, round_inputs(x, scale)
     within = jnp.round(steps) == whole
     of_scale = jnp.sum(gradient.astype(jnp.float32) * jnp.where(within, whole - steps, whole))
-    return jnp.where(within, gradient, jnp.zeros((), gradient.dtype)), of_scale * scale * math.log(2)
+    features = math.prod(x.shape[2:] if x.ndim > 2 else x.shape[1:])
+    slope = of_scale * scale * (math.log(2) / math.sqrt(features * INPUT_LIMIT))
+    return jnp.where(within, gradient, jnp.zeros((), gradient.dtype)), slope
 
 
 simulate_inputs.defvjp(_simulate_inputs_forward, _simulate_inputs_backward)
@@ -239,4 +239,3 @@ def _grouped(array_KO: Any, group: int) -> jax.Array:
 
 def _ungrouped(array: jax.Array, count: int) -> jax.Array:
     return array.reshape(-1, array.shape[-1])[:count]
-

@@ -242,9 +242,7 @@ def _is_rounded(unit: str, rounded: Mapping[str, Rounded]) -> bool:
     return bool(only_units(rounded, frozenset({unit}), None))
 
 
-def write_run(
-    folder: pathlib.Path, source: Source, spec: Spec, rounded: Mapping[str, Rounded]
-) -> tuple[SavedRun, str]:
+def write_run(folder: pathlib.Path, source: Source, spec: Spec, rounded: Mapping[str, Rounded]) -> tuple[SavedRun, str]:
     """Writes an ordinary run directory but for its report; returns the run, and the sha256 of its weights."""
     run = source.run
     shutil.copytree(run.workdir, folder, ignore=shutil.ignore_patterns(*_LEFT_BEHIND), dirs_exist_ok=True)
@@ -299,4 +297,3 @@ def ranges_of(source: Source, task: Task, split: str, quantisation: Quantisation
     if quantisation.inputs != STATIC:
         return {}
     return source.learned if source.learned and not rule else measured_ranges(source, task, split, rule)
-

@@ -67,7 +67,7 @@ def input_ranges(
     step = jax.jit(jax.grad(measured), out_shardings=replicated(mesh))
 
     def passes(values: Mapping[str, np.ndarray]) -> Iterable[dict[str, np.ndarray]]:
-        given = {path: jnp.asarray(values[path]) for path in measures}
+        given = {path: values[path] for path in measures}
         for batch in batches():
             with jax.set_mesh(mesh):
                 yield jax.device_get(step(given, plain, shard_batch(batch, axes_of(spec.batch_spec()), mesh)))

@@ -201,13 +201,10 @@ def as_stored(
     maps = {path: each for path, each in rounded.items() if path != TABLE}
     names = sorted({path.split("/")[-2] for path in maps})
     partly = switched or any(len(each.floats) for each in maps.values())
-    stored = dataclasses.replace(
-        quantisation,
-        maps=tuple(names),
-        form=STORED,
-        switched=partly and quantisation.rounds_inputs,
-        **({} if names else {"weights": 0, "inputs": "none", "group": 0, "switched": False}),
-    )
+    partly = partly and quantisation.rounds_inputs
+    stored = dataclasses.replace(quantisation, maps=tuple(names), form=STORED, switched=partly)
+    if not names:  # the word embedding alone
+        stored = Quantisation(form=STORED)
     return dataclasses.replace(encoder, quantisation=stored)
 
 
@@ -289,9 +286,7 @@ def read_weights(workdir: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str
         if bits == 4:
             whole = _unpacked(whole, math.prod(shape[1:]) // scale.shape[-1])
         floats = np.zeros((0, *whole.shape[1:]), np.float32) if floats is None else floats
-        rounded[name] = Rounded(
-            shape, bits, int(facts["group"]), tuple(facts["layers"]), whole, scale, floats, range_n
-        )
+        rounded[name] = Rounded(shape, bits, int(facts["group"]), tuple(facts["layers"]), whole, scale, floats, range_n)
     return tensors, rounded, int(about["step"])
 
 

@@ -17,9 +17,9 @@ _STRIDE = 16
 def choose_range(counts: np.ndarray, largest: float, rule: str) -> float:
     """Returns the range by one of RULES; 1 where nothing but zeros was seen.
 
-    "minmax" is the largest value. "percentile" cuts one value in a hundred thousand. "entropy" is the range within which the
-    distribution, cut at its end and rounded to 128 levels, has the least Kullback-Leibler divergence from the one that
-    is only cut (Migacz 2017, "8-bit inference with TensorRT").
+    "minmax" is the largest value. "percentile" cuts one value in a hundred thousand. "entropy" is the range within
+    which the distribution, cut at its end and rounded to 128 levels, has the least Kullback-Leibler divergence from the
+    one that is only cut (Migacz 2017, "8-bit inference with TensorRT").
 
     Args:
       counts: [bins], bin i counts the absolute values from i to i + 1 bins-ths of `largest`.

@@ -99,8 +99,8 @@ def test_products_of_integers_are_those_of_numpy(inputs: str, axes: int) -> None
 
 
 def test_simulated_inputs_and_the_gradient_of_their_range() -> None:
-    x = np.asarray([-9.0, -4.01, -0.4, 0.26, 1.0, 3.99, 4.0, 50.0], np.float32)
-    log2_range, upstream = jnp.float32(2.0), RNG.normal(size=8).astype(np.float32)
+    x = np.asarray([-9.0, -4.01, -0.4, 0.26, 1.0, 3.99, 4.0, 50.0], np.float32).reshape(1, 2, 4)
+    log2_range, upstream = jnp.float32(2.0), RNG.normal(size=(1, 2, 4)).astype(np.float32)
     scale = 4 / 127
     steps = x / scale
     whole = np.clip(np.rint(steps), -128, 127)
@@ -111,6 +111,7 @@ def test_simulated_inputs_and_the_gradient_of_their_range() -> None:
     np.testing.assert_array_equal(of_x, upstream * within)
     # Jain et al. 2020, equation 6: s ln 2 times (round(x/s) - x/s) within, the bound outside.
     slope = scale * math.log(2) * np.where(within, whole - steps, whole)
+    slope /= math.sqrt(4 * 127)  # Esser et al. 2020: features times the largest integer
     np.testing.assert_allclose(of_range, np.sum(upstream * slope), rtol=1e-4)
 
 
