@@ -59,7 +59,8 @@ from jaxfm.training.saved_run import SavedRun, open_run
 USAGE = (
     "usage: python -m jaxfm.quantise --workdir=DIR --output=DIR [--format=run|onnx]\n"
     "  [--method=static|dynamic|weights] [--bits=8|4] [--keep=PATTERN,...]\n"
-    "  [--calibration=minmax|percentile|entropy] [--max_loss=0.01] [--source=URI]"
+    "  [--calibration=minmax|percentile|entropy] [--max_loss=0.01] [--source=URI]\n"
+    "  [--nosensitivity]"
 )
 FORMATS = ("run", "onnx")
 METHODS: Mapping[str, str] = {"static": STATIC, "dynamic": DYNAMIC, "weights": NONE}
@@ -78,6 +79,7 @@ class _Asked:
     max_loss: float
     source: str
     format: str
+    sensitivity: bool
 
     @property
     def form(self) -> str:
@@ -95,6 +97,7 @@ def quantise(
     max_loss: float = MAX_LOSS,
     source: str | None = None,
     format: str = "run",
+    sensitivity: bool = True,
     progress: Progress | None = None,
 ) -> pathlib.Path:
     """Writes a run with rounded weights, whole or not at all. Returns its path.
@@ -112,6 +115,7 @@ def quantise(
       max_loss: what may be lost on the validation split, in units of the metric that chose the checkpoint.
       source: data with that split, where they are no longer the run's own.
       format: "run" or "onnx".
+      sensitivity: whether the report says what each part changes when it alone is rounded.
       progress: where to show how far it is.
 
     Raises:
@@ -123,7 +127,7 @@ def quantise(
     if format == "onnx":
         require_onnx("--format=onnx")
     run = open_run(files.user_path(workdir, "--workdir"))
-    asked = _asked(run, method, bits, calibration, tuple(keep), max_loss, source, format)
+    asked = _asked(run, method, bits, calibration, tuple(keep), max_loss, source, format, sensitivity)
     with libraries_quieted(), progress or Progress(None) as shown:
         opened = open_source(run)
         if format == "onnx":
@@ -157,6 +161,7 @@ def _asked(
     max_loss: float,
     source: str | None,
     format: str,
+    sensitivity: bool,
 ) -> _Asked:
     trained = trained_for(run)
     usual = "static" if trained is None else {inputs: name for name, inputs in METHODS.items()}[trained.inputs]
@@ -172,7 +177,7 @@ def _asked(
         dataclasses.replace(run.spec.encoder, quantisation=dataclasses.replace(quantisation, form="stored")), format
     )
     rule = calibration or ("" if trained is not None else MINMAX)
-    return _Asked(method, quantisation, rule, keep, max_loss, source or run.config.data.source, format)
+    return _Asked(method, quantisation, rule, keep, max_loss, source or run.config.data.source, format, sensitivity)
 
 
 def _task(run: SavedRun, source: str) -> Task:
@@ -216,9 +221,9 @@ def _quantise(opened: Source, asked: _Asked, folder: pathlib.Path, progress: Pro
         asked.max_loss, f"{asked.method}, computed by jaxfm", asked.form,
     )  # fmt: skip
     progress.say(str(gate))
-    count = len(units) - len(kept)
-    with progress.task("rounding one part at a time", count + len({_layer(unit) for unit in units})) as advance:
-        found = sensitivities(opened, task, SPLIT, metric, rounded, asked.quantisation, advance)
+    found: tuple[list[Sensitivity], list[Sensitivity]] = ([], [])
+    if asked.sensitivity or not gate.passes:
+        found = _sensitivities(opened, task, metric, rounded, asked, progress, len(units) - len(kept))
     if not gate.passes:
         raise UserError(_refusal(gate, found[0], asked))
     for split, evaluation in before.items():
@@ -229,8 +234,18 @@ def _quantise(opened: Source, asked: _Asked, folder: pathlib.Path, progress: Pro
     _write(opened, asked, folder, spec, rounded, gate, before, after, found, progress)
 
 
-def _layer(unit: str) -> str:
-    return "/".join(unit.split("/")[:2])
+def _sensitivities(
+    opened: Source,
+    task: Task,
+    metric: str,
+    rounded: Mapping[str, Rounded],
+    asked: _Asked,
+    progress: Progress,
+    units: int,
+) -> tuple[list[Sensitivity], list[Sensitivity]]:
+    layers = opened.spec.encoder.layer_stacks + 1
+    with progress.task("rounding one part at a time", units + layers) as advance:
+        return sensitivities(opened, task, SPLIT, metric, rounded, asked.quantisation, advance)
 
 
 def _scores_of_run(opened: Source, task: Task, asked: _Asked) -> dict[str, Evaluation]:
@@ -304,12 +319,13 @@ def _write(
         _write_onnx(folder, run, facts)
     tables = _tables(facts, metric)
     files.write_text(folder / MARKDOWN_FILE, "\n".join(f"## {each.title}\n\n{to_markdown(each)}" for each in tables))
-    plot_bars(
-        {each.part: each.error for each in of_units},
-        folder / PLOT_FILE,
-        title=f"Rounded alone ({asked.form}, {asked.method})",
-        x_label="relative change of the last hidden states",
-    )
+    if of_units:
+        plot_bars(
+            {each.part: each.error for each in of_units},
+            folder / PLOT_FILE,
+            title=f"Rounded alone ({asked.form}, {asked.method})",
+            x_label="relative change of the last hidden states",
+        )
     for table in tables[:2]:
         progress.table(table)
     if is_run:
@@ -352,7 +368,7 @@ def _tables(facts: Mapping[str, Any], metric: str) -> list[Table]:
         ("part", "error of hidden states"),
         [[each["part"], each["error"]] for each in sorted(facts["units"], key=lambda each: -each["error"])],
     )
-    return [scores, layers, units]
+    return [scores, layers, units] if facts["units"] else [scores]
 
 
 def main() -> None:
@@ -370,6 +386,7 @@ def main() -> None:
         max_loss=values.max_loss,
         source=values.source,
         format=values.format,
+        sensitivity=values.sensitivity,
     )
     print(f"written: {output}; report: {output / MARKDOWN_FILE}")
 
@@ -395,4 +412,5 @@ def run() -> None:
         "max_loss", MAX_LOSS, "Most that may be lost on the validation split, in units of the run's metric."
     )
     flags.DEFINE_string("source", None, "Data with the validation split; the run's own if not given.")
+    flags.DEFINE_bool("sensitivity", True, "Whether the report says what each part changes, rounded alone.")
     program.run(main, USAGE)

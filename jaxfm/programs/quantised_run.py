@@ -252,11 +252,13 @@ def write_run(folder: pathlib.Path, source: Source, spec: Spec, rounded: Mapping
 
 
 def write_scores(folder: pathlib.Path, source: Source, splits: Mapping[str, Evaluation], facts: Any) -> None:
-    """Writes calibration.json and, last, report.json: that of the first run with the scores of this one."""
+    """Writes calibration.json and, last, report.json: that of the first run, if it has one, with these scores."""
     if (fitted := splits["valid"].scores.get("refitted")) is not None:
         write_calibration(folder, fitted)
     path = source.run.workdir / JSON_FILE
-    before = files.read_object(path) if path.is_file() else {}
+    if not path.is_file():  # the run has not ended, or its report was removed
+        return
+    before = files.read_object(path)
     scores = {
         split: {**each.metrics, **{name: value for name, value in each.scores.items() if name != "refitted"}}
         for split, each in splits.items()

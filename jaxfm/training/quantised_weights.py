@@ -28,8 +28,9 @@ from jaxfm.models.quantised import INPUT_LIMIT, limit_of, round_weights, scaled_
 from jaxfm.training.loading import put
 from jaxfm.training.optimizers import matrix_axes
 from jaxfm.training.paths import flat, nested
+from jaxfm.training.workdir import ROUNDED_FILE
 
-WEIGHTS_FILE, REPORT_FILE = "quantised.safetensors", "quantisation.json"
+WEIGHTS_FILE, REPORT_FILE = ROUNDED_FILE, "quantisation.json"
 LAYERS, TABLE, TABLE_UNIT = "encoder/layers/", "encoder/embeddings/word/embedding", "embeddings/word"
 TABLE_BITS = 8
 _VERSION = 1

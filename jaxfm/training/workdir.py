@@ -28,6 +28,7 @@ CONFIG_FILE = "config.json"
 CONFIG_VERSION = 2  # of config.json; before it all tasks' keys stood in every config
 LOCK_FILE = ".lock"
 CHECKPOINTS_DIR = "checkpoints"
+ROUNDED_FILE = "quantised.safetensors"  # in place of checkpoints, where the weights are rounded
 AVERAGED_DIR = "averaged"  # the mean of some checkpoints, where it stands for the run
 EXTENSION_KINDS = ("task", "loss", "metric")  # what a user registers from outside the package
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "tokenizers", "numpy")
@@ -67,6 +68,11 @@ def status(workdir: pathlib.Path, config: Config) -> Status:
         return "new"
     changed = differences(read_config_values(workdir), to_dict(config), ignore=FREE_ON_RESUME)
     finished = (workdir / JSON_FILE).is_file()
+    if (workdir / ROUNDED_FILE).is_file() and not finished:
+        raise UserError(
+            f"--workdir={workdir}: holds rounded weights (jaxfm.quantise), which are not trained further. Start a new "
+            f"run from them: --config.model.init=run:{workdir} and another --workdir."
+        )
     if changed and finished:
         raise FinishedRunError(
             f"--workdir={workdir}: holds a finished run of another config ({'; '.join(changed)}). Give another "
