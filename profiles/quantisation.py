@@ -2,9 +2,10 @@
 
   python -m profiles.quantisation --source=tsv:../shared/data/sst2 --limit=4000 --seeds=0,1,2 \
       --output=profiles/results/quantisation_sst2.json
-  python -m profiles.quantisation --source=tsv:../shared/data/trec --config.data.label_column=coarse_label \
-      --config.data.holdout=0.1 --output=profiles/results/quantisation_trec.json
-  python -m profiles.quantisation --source=conll:../shared/data/wnut17 --output=profiles/results/quantisation_wnut17.json
+  python -m profiles.quantisation --source=tsv:../shared/data/trec --config.data.holdout=0.1 --seeds=0,1,2 \
+      --output=profiles/results/quantisation_trec.json
+  python -m profiles.quantisation --source=conll:../shared/data/wnut17 --seeds=0,1,2 \
+      --output=profiles/results/quantisation_wnut17.json
 
 For each seed a run of configs/classification.py:files (configs/ner.py:files where the source is conll) is trained, and
 another one from it for --trained-epochs with rounded weights; finished runs in --workdir are taken as they are. Each is
@@ -15,6 +16,7 @@ given is the median over the turns.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
@@ -63,15 +65,15 @@ def config_of(source: str, seed: int, changes: Sequence[str], folder: pathlib.Pa
     from configs import classification, ner
     from profiles.classification_quality import data_set, read_from, write_data
 
+    given = dict(word.removeprefix("--config.").partition("=")[::2] for word in changes)
     if source.startswith("conll:"):
         values = ner.get_config("files")
         values.data.source = source
     else:
         values = classification.get_config("files")
-        data = data_set(source)
+        data = dataclasses.replace(data_set(source), holdout=float(given.pop("data.holdout", 0)))
         examples = write_data(source, limit, folder / "data", data)
         read_from(values, folder / "data", data, pairs=examples[0].pair is not None)
-    given = dict(word.removeprefix("--config.").partition("=")[::2] for word in changes)
     config = from_config_dict(values)
     kinds = {key: type(_value(config, key)) for key in given}
     return replaced(config, {**{key: kinds[key](text) for key, text in given.items()}, "seed": seed})
@@ -108,10 +110,10 @@ def runs_of(config: Any, folder: pathlib.Path, epochs: float) -> dict[str, pathl
     """Trains what is not finished; returns form -> run directory, and (form, onnx) -> file under "onnx: form"."""
     found = {FLOATS: folder / "floats"}
     train(config, found[FLOATS])
-    rounded = replaced(
-        config,
-        {"model.init": f"run:{found[FLOATS]}", "adapt.quantise.bits": 8, "train.epochs": epochs, "train.steps": 0},
-    )
+    changes: dict[str, Any] = {"model.init": f"run:{found[FLOATS]}", "adapt.quantise.bits": 8}
+    if not config.train.steps:
+        changes["train.epochs"] = epochs
+    rounded = replaced(config, changes)
     train(rounded, folder / "trained_floats")
     every = {**FORMS, TRAINED: ({"method": "static"}, True)}
     for number, (form, (asked, in_onnx)) in enumerate(every.items()):
@@ -218,9 +220,7 @@ def main() -> None:
     parser = command_line.make_parser(__doc__)
     parser.add_argument("--source", required=True)
     parser.add_argument("--output", type=pathlib.Path, required=True)
-    parser.add_argument(
-        "--workdir", type=pathlib.Path, default=None, help="runs/quantisation/NAME of --output, if not given"
-    )
+    parser.add_argument("--workdir", type=pathlib.Path, help="runs/quantisation/NAME of --output, if not given")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--limit", type=int, default=0, help="training examples of classification; 0: all")
     parser.add_argument("--trained-epochs", type=float, default=1.0)
