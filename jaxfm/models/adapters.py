@@ -16,8 +16,17 @@ import numpy as np
 from flax import nnx
 
 from jaxfm.config import AdaptConfig, LoraConfig
-from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.core.quantisation import GROUP, IN_FLOATS, NONE, OBSERVED, STATIC, STORED, TRAINED, Quantisation
+from jaxfm.core.encoder_config import (
+    GROUP,
+    IN_FLOATS,
+    NONE,
+    OBSERVED,
+    STATIC,
+    STORED,
+    TRAINED,
+    EncoderConfig,
+    Quantisation,
+)
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.models.activations import gelu
 from jaxfm.models.products import add_bias, dot_general, tensordot

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxfm.core.quantisation import STORED, TRAINED, Quantisation
+from jaxfm.core.encoder_config import STORED, TRAINED, Quantisation
 from jaxfm.models.products import tensordot
 
 # Of inputs: integers of 8 bits. A range is that of the positive ones.

@@ -10,8 +10,7 @@ import numpy as np
 from flax import nnx
 
 from jaxfm import files
-from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.core.quantisation import DYNAMIC, TRAINED
+from jaxfm.core.encoder_config import DYNAMIC, TRAINED, EncoderConfig
 from jaxfm.core.spec import Spec
 from jaxfm.errors import UserError
 from jaxfm.formats import onnx_files, stablehlo

@@ -16,8 +16,8 @@ from absl import flags
 from jaxfm import files
 from jaxfm.config import MeshConfig
 from jaxfm.core.build import Build
+from jaxfm.core.encoder_config import DYNAMIC, GROUP, NONE, STATIC, WEIGHT_BITS, Quantisation
 from jaxfm.core.evaluation import Evaluation
-from jaxfm.core.quantisation import DYNAMIC, GROUP, NONE, STATIC, WEIGHT_BITS, Quantisation
 from jaxfm.core.task import Task
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.formats.onnx_files import FOLDER, require_onnx

@@ -16,8 +16,8 @@ from jax.sharding import Mesh
 from jaxfm import files
 from jaxfm.core.batch import axes_of
 from jaxfm.core.build import Build
+from jaxfm.core.encoder_config import NONE, STATIC, TRAINED, Quantisation
 from jaxfm.core.evaluation import Evaluation
-from jaxfm.core.quantisation import NONE, STATIC, TRAINED, Quantisation
 from jaxfm.core.spec import Spec, write_spec
 from jaxfm.core.task import Task
 from jaxfm.data.pipeline import eval_batches

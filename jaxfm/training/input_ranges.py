@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jaxfm.core.batch import axes_of
 from jaxfm.core.build import Build
-from jaxfm.core.quantisation import OBSERVED, Quantisation
+from jaxfm.core.encoder_config import OBSERVED, Quantisation
 from jaxfm.core.spec import Spec
 from jaxfm.parallel.mesh import build_abstract, replicated, shard_batch
 from jaxfm.training.paths import flat, nested

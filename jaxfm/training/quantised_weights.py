@@ -21,16 +21,15 @@ import safetensors
 import safetensors.numpy
 
 from jaxfm import files
-from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.core.quantisation import STATIC, STORED, Quantisation
+from jaxfm.core.encoder_config import STATIC, STORED, EncoderConfig, Quantisation
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.models.quantised import INPUT_LIMIT, limit_of, round_weights, scaled_weights, weight_scales
 from jaxfm.training.loading import put
 from jaxfm.training.optimizers import matrix_axes
 from jaxfm.training.paths import flat, nested
-from jaxfm.training.workdir import ROUNDED_FILE
 
-WEIGHTS_FILE, REPORT_FILE = ROUNDED_FILE, "quantisation.json"
+# In a run directory the weights take the place of checkpoints.
+WEIGHTS_FILE, REPORT_FILE = "quantised.safetensors", "quantisation.json"
 LAYERS, TABLE, TABLE_UNIT = "encoder/layers/", "encoder/embeddings/word/embedding", "embeddings/word"
 TABLE_BITS = 8
 _VERSION = 1

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from jaxfm.core.batch import Dataset
+from jaxfm.core.encoder_config import STATIC, TRAINED
 from jaxfm.core.initial import HostArray
-from jaxfm.core.quantisation import STATIC, TRAINED
 from jaxfm.data.pipeline import eval_batches
 from jaxfm.models.adapters import LOG2_RANGE
 from jaxfm.parallel.mesh import host_rows

@@ -12,8 +12,7 @@ from flax import nnx
 
 from jaxfm.config import MeshConfig
 from jaxfm.core.build import Build
-from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.core.quantisation import DYNAMIC, NONE, OBSERVED, STATIC, STORED, TRAINED, Quantisation
+from jaxfm.core.encoder_config import DYNAMIC, NONE, OBSERVED, STATIC, STORED, TRAINED, EncoderConfig, Quantisation
 from jaxfm.models.heads import TokenClassifier
 from jaxfm.models.quantised import (
     BINS,

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from jaxfm.core.quantisation import DYNAMIC, NONE, STATIC, Quantisation
+from jaxfm.core.encoder_config import DYNAMIC, NONE, STATIC, Quantisation
 from jaxfm.errors import UserError
 from jaxfm.models.adapters import plain_weights
 from jaxfm.training.quantised_weights import (
