@@ -65,9 +65,10 @@ def config_of(source: str, seed: int, changes: Sequence[str], folder: pathlib.Pa
     from configs import classification, ner
     from profiles.classification_quality import data_set, read_from, write_data
 
-    given = dict(word.removeprefix("--config.").partition("=")[::2] for word in changes)
+    words = [word.removeprefix("--config.").partition("=") for word in changes]
+    given: dict[str, str] = {key: text for key, _, text in words}
     if source.startswith("conll:"):
-        values = ner.get_config("files")
+        values: Any = ner.get_config("files")
         values.data.source = source
     else:
         values = classification.get_config("files")
@@ -151,7 +152,7 @@ def size_of(path: pathlib.Path) -> float:
     return sum(each.stat().st_size for name in names for each in path.glob(name) if each.is_file()) / 1e6
 
 
-def speeds(calls: Mapping[str, Callable[[], None]], count: int, turns: int) -> dict[str, float]:
+def speeds(calls: Mapping[str, Callable[[], Any]], count: int, turns: int) -> dict[str, float]:
     """Returns sentences a second of each call: the median over the turns, which the calls take one after another."""
     rates: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(turns + 1):
@@ -184,14 +185,13 @@ def measured(paths: Mapping[str, pathlib.Path], arguments: argparse.Namespace) -
         for first in range(0, len(texts), BATCH)
         for encoded in [tokenizer(texts[first : first + BATCH], padding=True, truncation=True, return_tensors="np")]
     ]
-    calls: dict[str, Callable[[], None]] = {}
+    parts = [texts[first : first + BATCH] for first in range(0, len(texts), BATCH)]
+    calls: dict[str, Callable[[], Any]] = {}
     for name, path in own.items():
         loaded = jaxfm.load(path)
-        calls[name] = lambda loaded=loaded: (
-            [loaded(texts[first : first + BATCH]) for first in range(0, len(texts), BATCH)] and None
-        )
+        calls[name] = lambda loaded=loaded: [loaded(part) for part in parts]
     for name, program in programs.items():
-        calls[name] = lambda program=program: [program(batch) for batch in inputs] and None
+        calls[name] = lambda program=program: [program(batch) for batch in inputs]
     rates = speeds(calls, len(texts), arguments.turns)
     return {
         name: {

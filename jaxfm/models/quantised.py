@@ -203,7 +203,8 @@ def quantised_product(
     static = quantisation.inputs == "static"
     if quantisation.form == TRAINED:
         matrix_KO = kernel.reshape(math.prod(kernel.shape[:inputs]), -1)
-        kernel = simulate_weights(matrix_KO, quantisation.weights, quantisation.group).reshape(kernel.shape)
+        rounded_KO: jax.Array = simulate_weights(matrix_KO, quantisation.weights, quantisation.group)
+        kernel = rounded_KO.reshape(kernel.shape)
         if static:
             assert log2_range is not None
             x = simulate_inputs(x, log2_range)

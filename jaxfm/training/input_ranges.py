@@ -87,7 +87,7 @@ def input_ranges(
     ranges = {}
     for path, values_L in largest.items():
         of_map = path.removesuffix(f"/{LARGEST}")
-        ranges[of_map] = np.asarray(
-            [choose_range(*each, rule) for each in zip(counts[f"{of_map}/{COUNTS}"], values_L, strict=True)], np.float32
-        )
+        counts_LN = counts[f"{of_map}/{COUNTS}"]
+        of_layers = [choose_range(counts_LN[layer], float(each), rule) for layer, each in enumerate(values_L)]
+        ranges[of_map] = np.asarray(of_layers, np.float32)
     return ranges
