@@ -257,8 +257,10 @@ def write_weights(
         parts = {"scale": each.scale, "floats": each.floats, "range": each.range}
         tensors |= {f"{name}:{part}": np.ascontiguousarray(array) for part, array in parts.items() if array.size}
     metadata = {_ABOUT: json.dumps({"version": _VERSION, "step": step, "rounded": about})}
-    safetensors.numpy.save_file(tensors, path, metadata=metadata)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    content = safetensors.numpy.save(tensors, metadata=metadata)
+    with files.atomic_write(path, binary=True) as file:
+        file.write(content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def read_weights(workdir: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Rounded], int]:
