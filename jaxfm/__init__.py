@@ -1,7 +1,8 @@
 """jaxfm: pretrain and fine-tune encoder foundation models in JAX.
 
 The programs as functions: `jaxfm.check(config)`, `jaxfm.train(config, workdir, data=...)`, `jaxfm.evaluate`,
-`jaxfm.compare`, `jaxfm.predict`, `jaxfm.export`, `jaxfm.load(workdir)`, a trained model to call again and again;
+`jaxfm.compare`, `jaxfm.predict`, `jaxfm.export`, `jaxfm.quantise`, `jaxfm.load(workdir)`, a trained model to call
+again and again;
 `jaxfm.retrieve` and `jaxfm.open_index`, which search a corpus; `jaxfm.mine`, which finds hard negatives;
 `jaxfm.probe`, which says how much of texts' labels is in vectors.
 `jaxfm.register`, `register_metric` and `register_loss` add what is yours. All are imported when first asked for:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from jaxfm.programs.model import load as load
     from jaxfm.programs.predict import predict as predict
     from jaxfm.programs.probe import probe as probe
+    from jaxfm.programs.quantise import quantise as quantise
     from jaxfm.programs.retrieve import retrieve as retrieve
     from jaxfm.programs.search_index import SearchIndex as SearchIndex
     from jaxfm.programs.search_index import open_index as open_index
@@ -44,6 +46,7 @@ _HOME = {
     "open_index": "jaxfm.programs.search_index",
     "predict": "jaxfm.programs.predict",
     "probe": "jaxfm.programs.probe",
+    "quantise": "jaxfm.programs.quantise",
     "register": "jaxfm.tasks.registry",
     "register_loss": "jaxfm.core.extensions",
     "register_metric": "jaxfm.core.extensions",

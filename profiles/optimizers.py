@@ -32,12 +32,13 @@ from typing import Any
 import numpy as np
 
 from jaxfm import files
-from jaxfm.config import OPTIMIZERS, Config
+from jaxfm.config import Config
 from jaxfm.data.records.examples import Example
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.observe import plots
 from jaxfm.observe.tables import Table, to_markdown
 from jaxfm.observe.writers import read_metrics
+from jaxfm.optim_config import OPTIMIZERS
 from jaxfm.programs.train import train
 from jaxfm.schema import replaced
 from jaxfm.tasks.registry import from_config_dict

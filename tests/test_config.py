@@ -34,6 +34,7 @@ optim.clip_norm optim.mup optim.spike_factor optim.spike_window
 adapt.train adapt.freeze adapt.freeze_layers adapt.unfreeze_every adapt.layer_decay adapt.head_rate
 adapt.lora.rank adapt.lora.alpha adapt.lora.targets adapt.adapter_size adapt.prefix_length adapt.ema adapt.average_best
 grow.layers grow.at grow.patience grow.min_gain grow.new_layers
+adapt.quantise.bits adapt.quantise.inputs adapt.quantise.keep
 train.epochs train.steps train.min_steps train.batch_size train.batch_examples train.first_batch_size
 train.batch_warmup_steps train.accumulate train.precision train.stop_after_skips train.verify_every_steps
 train.seeds train.learning_rates train.weight_decays

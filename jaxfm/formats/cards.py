@@ -14,22 +14,24 @@ _TASKS = {
 }
 
 
-def onnx_card(config: Mapping[str, Any], gate: Gate | None) -> str:
+def onnx_card(config: Mapping[str, Any], gate: Gate | None, *, alone: bool = False) -> str:
     """Returns the README of an ONNX folder.
 
     Args:
       config: its config.json.
       gate: scores of the quantised file; None where there is none.
+      alone: the quantised file is the only one.
     """
     (architecture,) = config["architectures"]
     task, ort_class = next((found for suffix, found in _TASKS.items() if architecture.endswith(suffix)), ("", ""))
     head = ["---", "library_name: transformers.js", *([f"pipeline_tag: {task}"] if task else []), "---", ""]
     lines = [*head, f"# {architecture} as ONNX", "", "Exported by jaxfm. Any number of texts of any length."]
-    lines += ["", "| file | weights |", "|---|---|", "| onnx/model.onnx | f32 |"]
+    lines += ["", "| file | weights |", "|---|---|"]
+    lines += [f"| onnx/model.onnx | {gate.form if gate and alone else 'f32'} |"]
     if gate is not None:
-        lines += ["| onnx/model_quantized.onnx | int8 |", "", f"{gate}."]
+        lines += [*([] if alone else [f"| onnx/model_quantized.onnx | {gate.form} |"]), "", f"{gate}."]
     if task:
-        dtype = "q8" if gate else "fp32"
+        dtype = "q8" if gate and not alone else "fp32"
         lines += ["", "In a browser or Node.js, this folder served or on the hub as `NAME`:", "", "```js"]
         lines += ['import { pipeline } from "@huggingface/transformers";', ""]
         lines += [f'const run = await pipeline("{task}", "NAME", {{ dtype: "{dtype}" }});']

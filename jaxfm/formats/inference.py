@@ -168,11 +168,15 @@ def make_inference(
     # Of no memory: one zero that repeats.
     whole = {**params, **{path: np.broadcast_to(np.float32(0), shapes[path].shape) for path in absent}}
     cut = {
-        path: np.asarray(array[: encoder.vocab_size] if has_padded_rows(path) else array, np.float32)
-        for path, array in whole.items()
+        path: _in_f32(array[: encoder.vocab_size] if has_padded_rows(path) else array) for path, array in whole.items()
     }
     kind = _KINDS.get(type(nnx.merge(graphdef, abstract)), "")
     return Inference(graphdef, flax.traverse_util.unflatten_dict(cut, sep="/"), encoder, kind)
+
+
+def _in_f32(array: np.ndarray) -> np.ndarray:
+    """Returns an array in f32; integers of rounded weights as they are."""
+    return np.asarray(array, array.dtype if array.dtype == np.int8 else np.float32)
 
 
 def inference_of(checkpoint: Checkpoint, kind: str) -> Inference:

@@ -38,7 +38,8 @@ class Gate:
       before: its value by the f32 file.
       after: by the quantised file.
       max_loss: most that may be lost, in the metric's own units.
-      extent: what is quantised, of `EXTENTS`.
+      extent: what is quantised: of `EXTENTS`, or how inputs are.
+      form: of the integers.
     """
 
     split: str
@@ -48,6 +49,7 @@ class Gate:
     after: float
     max_loss: float
     extent: str
+    form: str = INT8
 
     @property
     def lost(self) -> float:
@@ -60,9 +62,10 @@ class Gate:
         return self.lost <= self.max_loss
 
     def __str__(self) -> str:
+        word = "loses" if self.lost >= 0 else "gains"
         return (
-            f"{INT8}, {self.extent}: {self.metric} on {self.split} is {self.after:.4f}, and {self.before:.4f} in f32: "
-            f"{'loses' if self.lost >= 0 else 'gains'} {abs(self.lost):.4f}, at most {self.max_loss:g} may be lost"
+            f"{self.form}, {self.extent}: {self.metric} on {self.split} is {self.after:.4f}, and {self.before:.4f} in "
+            f"f32: {word} {abs(self.lost):.4f}, at most {self.max_loss:g} may be lost"
         )
 
     def to_dict(self) -> dict[str, Any]:

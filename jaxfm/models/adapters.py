@@ -15,20 +15,38 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxfm.config import AdaptConfig, LoraConfig
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.config import AdaptConfig, LoraConfig, QuantiseConfig
+from jaxfm.core.encoder_config import (
+    GROUP,
+    IN_FLOATS,
+    NONE,
+    OBSERVED,
+    STATIC,
+    STORED,
+    TRAINED,
+    EncoderConfig,
+    Quantisation,
+)
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.models.activations import gelu
 from jaxfm.models.products import add_bias, dot_general, tensordot
+from jaxfm.models.quantised import BINS, observe, quantised_product
 from jaxfm.parallel.mesh import with_axes
 
 _NO_LOW_RANK: dict[str, Any] = {"lora_rank": 0, "lora_alpha": EncoderConfig.lora_alpha, "lora_targets": ()}
+# A parameter of a map whose inputs are rounded while it is trained: the binary logarithm of their range.
+LOG2_RANGE = "log2_input_range"
 _ADDED = re.compile(r"/(lora|prefix|attention_adapter|ffn_adapter)/")
 
 
 def is_adapter_param(path: str) -> bool:
     """Whether the parameter of that path is a low-rank update, an adapter or a prefix."""
     return _ADDED.search(path) is not None
+
+
+def is_input_range(path: str) -> bool:
+    """Whether the parameter of that path is a learned range of inputs."""
+    return path.endswith(f"/{LOG2_RANGE}")
 
 
 class LowRank(nnx.Module):
@@ -86,12 +104,46 @@ class Linear(nnx.LinearGeneral):
             rngs=rngs,
         )
         self.lora = LowRank(config, *sizes, axes, rngs) if name in config.lora_targets else None
+        self.quantisation = config.quantisation if config.quantisation.rounds(name) else None
+        if self.quantisation is not None:
+            self._make_scales(self.quantisation, inputs, outputs)
+
+    def _make_scales(self, quantisation: Quantisation, inputs: Mapping[str, int], outputs: Mapping[str, int]) -> None:
+        """Makes the parameters that rounding adds; what they are is not drawn but measured, or read."""
+
+        def ones(sizes: Mapping[str, int], dtype: Any = jnp.float32) -> nnx.Param[jax.Array]:
+            init = with_axes(nnx.initializers.ones_init(), *sizes)
+            return nnx.Param(init(jax.random.key(0), tuple(sizes.values()), dtype))
+
+        static, stored = quantisation.inputs == STATIC, quantisation.form == STORED and quantisation.rounds_inputs
+        self.log2_input_range = ones({}) if static and quantisation.form == TRAINED else None
+        self.kernel_scale = ones(outputs) if stored else None
+        self.input_scale = ones({}) if stored and (static or quantisation.switched) else None
+        observed = quantisation.form == OBSERVED
+        self.input_largest = ones({}) if observed else None
+        self.input_counts = ones({"norm": BINS}) if observed else None
+        if quantisation.has_integers:
+            self.kernel = ones({**inputs, **outputs}, jnp.int8)
+
+    def _product(self, x: jax.Array) -> jax.Array:
+        """Returns the product of `x`, in the compute dtype, and the kernel."""
+        count = len(self.in_features)
+        if self.quantisation is None:
+            return tensordot(x, self.kernel[...].astype(self.dtype), count)
+        if self.input_largest is not None and self.input_counts is not None:
+            x = observe(x, self.input_largest[...], self.input_counts[...])
+        given = {
+            "log2_range": self.log2_input_range,
+            "kernel_scale": self.kernel_scale,
+            "input_scale": self.input_scale,
+        }
+        present = {name: param[...] for name, param in given.items() if param is not None}
+        return quantised_product(x, self.kernel[...], count, self.quantisation, **present)
 
     def __call__(self, inputs: jax.Array, out_sharding: None = None) -> jax.Array:
         """Applies the map to the last axes of `inputs`."""
         assert out_sharding is None and self.dtype is not None
-        x, kernel = inputs.astype(self.dtype), self.kernel[...].astype(self.dtype)
-        y = tensordot(x, kernel, len(self.in_features))
+        y = self._product(inputs.astype(self.dtype))
         if self.bias is not None:
             y = add_bias(y, self.bias[...])
         return y if self.lora is None else y + self.lora(inputs.astype(y.dtype))
@@ -151,7 +203,8 @@ def with_adapters(encoder: EncoderConfig, config: AdaptConfig) -> EncoderConfig:
     """Returns the encoder with the parts that `config` adds; adapters and prefixes that it already has stay.
 
     Raises:
-      UserError: a target that is not a linear map of the encoder, or weights with adapters of another size.
+      UserError: a target that is not a linear map of the encoder, weights with adapters of another size, or rounding
+        that cannot be trained.
     """
     added: dict[str, int] = {}
     for key in ("adapter_size", "prefix_length"):
@@ -161,13 +214,57 @@ def with_adapters(encoder: EncoderConfig, config: AdaptConfig) -> EncoderConfig:
                 f"config.adapt.{key}: {asked}, but the first weights were trained with {present}. Give that."
             )
         added[key] = asked or present
-    return dataclasses.replace(encoder, **added, **_lora(encoder, config.lora))
+    return dataclasses.replace(
+        encoder,
+        **added,
+        **_lora(encoder, config.lora),
+        quantisation=_trained_rounding(encoder, config.quantise, config),
+    )
+
+
+def _trained_rounding(encoder: EncoderConfig, asked: QuantiseConfig, config: AdaptConfig) -> Quantisation:
+    """Returns the rounding that `config.adapt.quantise` trains for.
+
+    Raises UserError where it cannot be trained.
+    """
+    if not asked.bits:
+        return IN_FLOATS
+    maps = _maps(encoder)
+    for name in asked.keep:
+        if name not in maps:
+            raise UserError(f"config.adapt.quantise.keep: {name!r} is not a linear map. {did_you_mean(name, maps)}")
+    rounded = tuple(name for name in maps if name not in asked.keep)
+    if not rounded:
+        raise UserError("config.adapt.quantise.keep: names all linear maps, so that nothing is rounded. Set bits=0.")
+    if asked.bits == 4 and asked.inputs != NONE:
+        raise UserError(
+            f"config.adapt.quantise.bits: 4 with inputs={asked.inputs!r}: products of integers have 8 bits. Take "
+            "inputs='none', or bits=8."
+        )
+    if config.lora.rank:
+        raise UserError(
+            f"config.adapt.lora.rank: {config.lora.rank} contradicts config.adapt.quantise.bits={asked.bits}: what is "
+            "rounded is the sum of weights and low-rank update, which LoRA never makes. Train with LoRA first, and for "
+            "rounding from that run (config.model.init=run:WORKDIR)."
+        )
+    if config.train != "all":
+        raise UserError(
+            f"config.adapt.quantise.bits: {asked.bits} contradicts config.adapt.train={config.train!r}: weights adapt "
+            "to their rounding only where they are trained. Take train='all', or round the run afterwards "
+            "(jaxfm.quantise)."
+        )
+    return Quantisation(asked.bits, asked.inputs, GROUP if asked.bits == 4 else 0, rounded)
+
+
+def _maps(encoder: EncoderConfig) -> tuple[str, ...]:
+    """Returns the names of a layer's linear maps."""
+    return ("query", "key", "value", "output", "up", "down", *(("gate",) if encoder.gated else ()))
 
 
 def _lora(encoder: EncoderConfig, lora: LoraConfig) -> dict[str, int | float | tuple[str, ...]]:
     if not lora.rank:
         return {}
-    maps = ("query", "key", "value", "output", "up", "down", *(("gate",) if encoder.gated else ()))
+    maps = _maps(encoder)
     wrong = [target for target in lora.targets if target not in (*maps, "all")]
     if wrong or not lora.targets:
         found = f"{wrong[0]!r} is not a linear map of a layer" if wrong else "names none"
@@ -199,9 +296,28 @@ def merge_low_rank(
     return dataclasses.replace(encoder, **_NO_LOW_RANK), merged
 
 
+def plain_weights(
+    encoder: EncoderConfig, params: Mapping[str, np.ndarray]
+) -> tuple[EncoderConfig, dict[str, np.ndarray]]:
+    """Returns encoder and weights in floats alone: low-rank updates are merged, integers are scaled.
+
+    Adapters and prefixes, which have no place in the weights, stay.
+    """
+    encoder, merged = merge_low_rank(encoder, params)
+    for path in [path for path in merged if path.endswith("/kernel_scale")]:
+        kernel = path.removesuffix("_scale")
+        scale, layers = merged[path], len(merged[path])
+        if merged[kernel].dtype == np.int8:
+            matrices = merged[kernel].reshape(layers, -1, scale[0].size).astype(np.float32)
+            merged[kernel] = (matrices * scale.reshape(layers, 1, -1)).reshape(merged[kernel].shape)
+    names = ("/kernel_scale", "/input_scale", f"/{LOG2_RANGE}")
+    plain = {path: array for path, array in merged.items() if not path.endswith(names)}
+    return dataclasses.replace(encoder, quantisation=IN_FLOATS), plain
+
+
 def without_adapters(encoder: EncoderConfig) -> EncoderConfig:
     """Returns the encoder's shape without anything added."""
-    return dataclasses.replace(encoder, **_NO_LOW_RANK, adapter_size=0, prefix_length=0)
+    return dataclasses.replace(encoder, **_NO_LOW_RANK, adapter_size=0, prefix_length=0, quantisation=IN_FLOATS)
 
 
 def is_mergeable(encoder: EncoderConfig) -> bool:

@@ -136,6 +136,25 @@ def plot_per_type(
     save_figure(figure, path)
 
 
+def plot_bars(values: Mapping[str, float], path: str | os.PathLike[str], *, title: str, x_label: str) -> None:
+    """Draws numbers from 0 as horizontal bars, the largest 50 from the top; OSError when the file cannot be written."""
+    assert values, "no bars to plot"
+    names = sorted(values, key=lambda name: (values[name], name))[-MOST_CLASSES:]
+    of_all = f": the {len(names)} largest of {len(values):,}" if len(names) < len(values) else ""
+    figure = new_figure(1.1 + 0.24 * len(names))
+    axes = figure.subplots()
+    axes.barh(range(len(names)), [values[name] for name in names], height=0.7, color=COLOURS[0])
+    for row, name in enumerate(names):
+        axes.text(values[name], row, f" {values[name]:.3g}", va="center", color=INK, fontsize=8)
+    axes.set_yticks(range(len(names)), labels=names, parse_math=False)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.margins(x=0.12)
+    style(axes, title=f"{title}{of_all}", x_label=x_label, y_label="")
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
+    axes.tick_params(axis="y", length=0, labelsize=8)
+    save_figure(figure, path)
+
+
 def plot_histogram(
     counts: Mapping[str, int], path: str | os.PathLike[str], *, title: str, x_label: str, y_label: str
 ) -> None:

@@ -21,12 +21,13 @@ from jaxfm.formats.quantisation import INT8
 from jaxfm.hub import peft
 from jaxfm.hub.push import check_push, push_folder
 from jaxfm.hub.tensor_writing import SHARD_SIZE, parse_size, split
-from jaxfm.models.adapters import merge_low_rank, only_mergeable
+from jaxfm.models.adapters import only_mergeable, plain_weights
 from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.programs import plugins, program
-from jaxfm.programs.export_formats import Quantisation, write_onnx_folder, write_stablehlo_folder
+from jaxfm.programs.export_formats import Quantisation, check_rounded, write_onnx_folder, write_stablehlo_folder
 from jaxfm.programs.model_card import CARD_FILE, check_license, model_card
+from jaxfm.training.quantised_weights import WEIGHTS_FILE
 from jaxfm.training.saved_run import open_run
 from jaxfm.training.workdir import read_origin
 
@@ -102,10 +103,16 @@ def _export(
     run = open_run(workdir)
     encoder, predictor = run.spec.encoder, run.predictor()
     only_mergeable(encoder, format)
+    check_rounded(encoder, format)
+    if quantisation is not None and (workdir / WEIGHTS_FILE).is_file():
+        raise UserError(
+            f"--quantize={INT8}: the weights of {workdir} are rounded already (jaxfm.quantise), and the file is made "
+            "of them. Leave out the flag."
+        )
     base = peft.base_model(encoder, run.config.model.init, read_origin(workdir)) if format == "peft" else ("", "")
     restored = run.restore(make_mesh(MeshConfig()), Build())
     with_adapters = restored.to_host()
-    _, merged = merge_low_rank(encoder, with_adapters)
+    _, merged = plain_weights(encoder, with_adapters)
     with files.held(files.lock_beside(output), f"--output={output}"), files.atomic_directory(output) as folder:
         files.output_directory(output, "--output")  # another process may have been here
         if format == "hf":

@@ -10,17 +10,21 @@ import numpy as np
 from flax import nnx
 
 from jaxfm import files
+from jaxfm.core.encoder_config import DYNAMIC, TRAINED, EncoderConfig
 from jaxfm.core.spec import Spec
 from jaxfm.errors import UserError
 from jaxfm.formats import onnx_files, stablehlo
 from jaxfm.formats.cards import onnx_card, stablehlo_card
 from jaxfm.formats.inference import Inference, make_inference
+from jaxfm.formats.onnx_quantised import IntegerMatrix, IntegerTable, with_integers
 from jaxfm.formats.quantisation import EXTENTS, INT8, Gate, quantise, score
 from jaxfm.models.adapters import without_adapters
+from jaxfm.models.quantised import INPUT_LIMIT
+from jaxfm.training.quantised_weights import REPORT_FILE, TABLE, WEIGHTS_FILE, read_weights
 from jaxfm.training.saved_run import Restored, SavedRun
 
 SPLIT = "valid"
-GATE_FILE = "quantisation.json"
+GATE_FILE = REPORT_FILE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +40,15 @@ class Quantisation:
     source: str | None
 
 
-def inference_of(run: SavedRun, merged: Mapping[str, np.ndarray]) -> Inference:
-    """Returns what a run computes of one text a row; low-rank updates are merged into the parameters."""
-    changes: dict[str, Any] = {"encoder": without_adapters(run.spec.encoder)}
+def inference_of(run: SavedRun, merged: Mapping[str, np.ndarray], *, rounded: bool = False) -> Inference:
+    """Returns what a run computes of one text a row; low-rank updates are merged into the parameters.
+
+    With `rounded` it computes of integers where the run does, and `merged` has these.
+    """
+    encoder = without_adapters(run.spec.encoder)
+    if rounded:
+        encoder = dataclasses.replace(encoder, quantisation=run.spec.encoder.quantisation)
+    changes: dict[str, Any] = {"encoder": encoder}
     assert dataclasses.is_dataclass(run.spec) and not isinstance(run.spec, type)
     # How many examples a packed row has at most; where texts come in groups, both numbers.
     counts = {"segments", "groups", "texts"} & {each.name for each in dataclasses.fields(run.spec)}
@@ -66,8 +76,13 @@ def write_onnx_folder(
             if ".safetensors" not in path.name and path.name != "README.md":
                 path.rename(folder / path.name)
     model = folder / onnx_files.FOLDER / onnx_files.MODEL
-    onnx_files.write_onnx(model, onnx_files.model_proto(inference_of(run, merged)))
-    gate = None if quantisation is None else write_quantised(model, run, restored, quantisation)
+    proto = onnx_files.model_proto(inference_of(run, merged))
+    is_rounded = (run.workdir / WEIGHTS_FILE).is_file()
+    if is_rounded:
+        gate = _write_rounded(model, proto, run, restored, merged)
+    else:
+        onnx_files.write_onnx(model, proto)
+        gate = None if quantisation is None else write_quantised(model, run, restored, quantisation)
     if gate is not None:
         files.write_json(folder / GATE_FILE, gate.to_dict())
     config = files.read_json(folder / "config.json")
@@ -75,7 +90,7 @@ def write_onnx_folder(
         # transformers.js fetches the second file of weights only where the config says that there is one.
         config["transformers.js_config"] = {"use_external_data_format": dict.fromkeys(large, 1)}
         files.write_json(folder / "config.json", config)
-    files.write_text(folder / "README.md", onnx_card(config, gate))
+    files.write_text(folder / "README.md", onnx_card(config, gate, alone=is_rounded))
 
 
 def write_quantised(model: pathlib.Path, run: SavedRun, restored: Restored, quantisation: Quantisation) -> Gate:
@@ -114,6 +129,69 @@ def write_quantised(model: pathlib.Path, run: SavedRun, restored: Restored, quan
         f"--quantize={INT8}: refused, nothing is written: {metric} on {SPLIT} loses {least:.4f} at least, and at most "
         f"{quantisation.max_loss:g} may be lost. Accept more with --max_loss, or export without --quantize."
     )
+
+
+def check_rounded(encoder: EncoderConfig, format: str) -> None:
+    """Raises UserError where a run's rounding has no form in a format for others."""
+    quantisation, instead = encoder.quantisation, "jaxfm.evaluate, predict and serve use the run as it is"
+    if quantisation.weights and quantisation.form == TRAINED:
+        raise UserError(
+            f"--format={format}: the run was trained for rounded weights (config.adapt.quantise), which it still holds "
+            "as floats. Round them first: jaxfm quantise --workdir=RUN --output=DIR, and export that."
+        )
+    if format == "onnx" and quantisation.inputs == DYNAMIC:
+        raise UserError(
+            f"--format=onnx: the run rounds inputs token by token (--method=dynamic), which ONNX has no operator for; "
+            f"{instead}. Quantise with --method=static or weights, or export the run in floats with --quantize=int8."
+        )
+    if format == "stablehlo" and quantisation.weights:
+        raise UserError(
+            f"--format=stablehlo: writes weights in f32 alone, and those of the run are rounded; {instead}. "
+            "Take --format=onnx, or export the run that it was made of."
+        )
+
+
+def _write_rounded(
+    model: pathlib.Path, proto: Any, run: SavedRun, restored: Restored, merged: Mapping[str, np.ndarray]
+) -> Gate:
+    """Writes the file of a quantised run with the run's own integers, and scores it as the run was.
+
+    Raises:
+      UserError: it loses more than the run was allowed to.
+    """
+    _, rounded, _ = read_weights(run.workdir)
+    tables, matrices = [], []
+    for path, each in rounded.items():
+        if path == TABLE:
+            rows = run.spec.encoder.vocab_size
+            whole_VE = np.ascontiguousarray(each.whole[0].T[:rows])
+            tables.append(IntegerTable(np.asarray(merged[path][:rows]), whole_VE, each.scale[0, 0, :rows]))
+            continue
+        values = merged[path].reshape(each.count, *each.whole.shape[1:])
+        for number, layer in enumerate(each.layers):
+            given = float(each.range[number] * np.float32(1 / INPUT_LIMIT)) if len(each.range) else None
+            matrices.append(
+                IntegerMatrix(values[layer], each.whole[number], each.scale[number], each.bits, each.group, given)
+            )
+    found = with_integers(proto, matrices, tables)
+    assert found >= len({each.values.tobytes() for each in matrices}), "a product of the graph was not recognised"
+    onnx_files.write_onnx(model, proto)
+    facts = files.read_object(run.workdir / REPORT_FILE)
+    asked = facts["gate"]
+    task = run.task(asked["source"], asked["split"])
+    own: Any = nnx.merge(restored.graphdef, restored.params)
+    scores = score(task, asked["split"], own, onnx_files.Session(model), run.spec.encoder.padded_vocab_size)
+    gate = Gate(
+        asked["split"], asked["metric"], asked["greater_is_better"], asked["before"],
+        float(scores[asked["metric"]]), asked["max_loss"], f"{facts['method']} by onnxruntime", asked["form"],
+    )  # fmt: skip
+    print(gate)
+    if not gate.passes:
+        raise UserError(
+            f"--format=onnx: refused, nothing is written: {gate}. Quantise the run again with more of it in floats "
+            "(--keep), or with another --max_loss."
+        )
+    return gate
 
 
 def write_stablehlo_folder(folder: pathlib.Path, run: SavedRun, merged: Mapping[str, np.ndarray]) -> None:

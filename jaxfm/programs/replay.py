@@ -15,7 +15,7 @@ import optax
 
 from jaxfm import files
 from jaxfm.config import Config
-from jaxfm.core.batch import Batch, BatchSpec
+from jaxfm.core.batch import Batch, BatchSpec, Dataset
 from jaxfm.core.initial import HostArray
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.text.tokenization import load_tokenizer
@@ -31,6 +31,7 @@ from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.loading import put
 from jaxfm.training.paths import path_name
+from jaxfm.training.rounded_start import start_state
 from jaxfm.training.saved_run import available_mesh, open_run
 from jaxfm.training.schedule import train_batches
 from jaxfm.training.session import Session, make_session
@@ -181,7 +182,7 @@ def replay(workdir: str | pathlib.Path, file: str | pathlib.Path, progress: Prog
         session = make_session(config, task.objective, mesh, total_steps=skipped.total_steps)
         now = train_batches(config, task.datasets["train"], mesh).whole_batch(skipped.step - 1)
         same = all(np.array_equal(values, now[name]) for name, values in skipped.batch.items())
-        checkpoint, state = _state(config, session, workdir, skipped, loaded)
+        checkpoint, state = _state(config, session, workdir, skipped, loaded, task.datasets["train"])
         progress = progress or Progress(None)
         with progress:
             if note:
@@ -190,12 +191,17 @@ def replay(workdir: str | pathlib.Path, file: str | pathlib.Path, progress: Prog
 
 
 def _state(
-    config: Config, session: Session, workdir: pathlib.Path, skipped: SkippedBatch, loaded: Mapping[str, HostArray]
+    config: Config,
+    session: Session,
+    workdir: pathlib.Path,
+    skipped: SkippedBatch,
+    loaded: Mapping[str, HostArray],
+    rows: Dataset,
 ) -> tuple[int, TrainState]:
     """Returns the step of the parameters that there are, and the state before the skipped update with these."""
     folder = workdir / workdirs.CHECKPOINTS_DIR
     if workdirs.newest_checkpoint(workdir) is None:
-        state, at = session.initial_state(config.seed, loaded), 0
+        state, at = start_state(session, rows, config.eval.batch_size, config.seed, loaded), 0
     else:
         checkpoints = Checkpoints(folder, read_only=True)
         try:

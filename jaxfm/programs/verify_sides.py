@@ -20,7 +20,7 @@ from jaxfm.formats.inference import HEADS, OF_TEXTS, VECTORS, Inference, inferen
 from jaxfm.hub.config_json import encoder_config, labels_of
 from jaxfm.hub.locate import SCHEMES, locate
 from jaxfm.hub.weights import read_checkpoint
-from jaxfm.models.adapters import merge_low_rank, only_mergeable
+from jaxfm.models.adapters import only_mergeable, plain_weights
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.programs import export_formats
 from jaxfm.training.saved_run import open_run
@@ -70,11 +70,13 @@ def _open_run(given: str, path: pathlib.Path) -> Side:
     run = open_run(path)
     only_mergeable(run.spec.encoder, "verify")
     restored = run.restore(make_mesh(MeshConfig()), Build())
-    _, merged = merge_low_rank(run.spec.encoder, restored.to_host())
+    rounded = run.spec.encoder.quantisation.weights > 0
+    found = restored.to_host()
+    merged = found if rounded else plain_weights(run.spec.encoder, found)[1]
     predictor: Any = run.predictor()
     if getattr(predictor, "tokenizer", None) is None:
         raise UserError(f"{given}: is a run of {run.config.task.name}, which reads no text.")
-    inference = export_formats.inference_of(run, merged)
+    inference = export_formats.inference_of(run, merged, rounded=rounded)
     problem = getattr(run.spec, "kind", "single")
     return Side(
         given, "run", predictor.tokenizer, inference.encoder.max_positions, inference.kind, tuple(predictor.labels),

@@ -87,6 +87,7 @@ def _check_rest(config: Config, shown: str) -> None:
         "unfreeze_every": (adapt.unfreeze_every, plain.unfreeze_every),
         "layer_decay": (adapt.layer_decay, plain.layer_decay),
         "lora.rank": (adapt.lora.rank, plain.lora.rank),
+        "quantise.bits": (adapt.quantise.bits, plain.quantise.bits),
         "adapter_size": (adapt.adapter_size, plain.adapter_size),
         "prefix_length": (adapt.prefix_length, plain.prefix_length),
     }

@@ -13,7 +13,7 @@ from jaxfm.errors import UserError
 from jaxfm.hub import initial as hub_initial
 from jaxfm.hub.tensor_files import check_finite
 from jaxfm.hub.vocabulary import fit_vocabulary
-from jaxfm.models.adapters import merge_low_rank
+from jaxfm.models.adapters import plain_weights
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.training.saved_run import open_run
 from jaxfm.training.workdir import read_origin
@@ -25,7 +25,7 @@ def resolve(config: ModelConfig) -> Initial:
     """Finds and reads what `config.model` names: run:WORKDIR here, all else in `jaxfm.hub.initial`.
 
     Of a run it is the checkpoint that the run itself would report: the best, or the last, or a mean of some; its
-    low-rank updates are merged into the weights.
+    low-rank updates are merged into the weights, and rounded weights are floats again.
 
     Raises:
       UserError: as `jaxfm.hub.initial.resolve`, or no run or checkpoint at run:WORKDIR.
@@ -38,7 +38,7 @@ def resolve(config: ModelConfig) -> Initial:
         restored = run.restore(make_mesh(MeshConfig()), Build())
     except UserError as error:
         raise UserError(f"config.model.init: {error}") from error
-    encoder, params = merge_low_rank(run.spec.encoder, restored.to_host())
+    encoder, params = plain_weights(run.spec.encoder, restored.to_host())
     for name, value in params.items():
         check_finite(name, [value], f"config.model.init: {config.init}")
     labels, origin = run.predictor().labels, read_origin(workdir)
@@ -64,7 +64,7 @@ def shape(config: ModelConfig) -> tuple[EncoderConfig, tuple[str, ...]]:
     """Finds the shape alone of what `config.model` names; see `jaxfm.hub.initial.shape`."""
     if not config.init.startswith(RUN):
         return hub_initial.shape(config)
-    encoder, _ = merge_low_rank(open_run(_workdir(config)).spec.encoder, {})
+    encoder, _ = plain_weights(open_run(_workdir(config)).spec.encoder, {})
     return hub_initial.with_dropout(encoder, config), (f"shape: task.json of {config.init}",)
 
 

@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxfm.config import OptimConfig
+from jaxfm.models.adapters import is_input_range
+from jaxfm.optim_config import OptimConfig
 from jaxfm.training import optimizers
 from jaxfm.training.adaptation import EVERYTHING, Adaptation
 from jaxfm.training.paths import match_paths, path_name
 from jaxfm.training.rate_schedules import Schedule
 
+_RANGE_RATE = 100.0
 # Every parameter has the same rate.
 NO_FACTORS: Mapping[str, float] = types.MappingProxyType({})
 
@@ -88,6 +90,16 @@ def scale_by_path(factors: Mapping[str, float]) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(scaled, updates))
 
 
+def range_rates(params: Any) -> dict[str, float]:
+    """Returns path -> factor of the rate of each learned range of inputs among (abstract) parameters.
+
+    It is a logarithm, which has to move by hundredths where weights move by ten-thousandths (Jain et al. 2020, "Trained
+    quantization thresholds", section 5.2: a rate of 1e-2 for it).
+    """
+    names = (path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params))
+    return {name: _RANGE_RATE for name in names if is_input_range(name)}
+
+
 def make_optimizer(
     config: OptimConfig,
     schedule: Schedule,
@@ -97,16 +109,18 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Returns the optimizer of the trained part: clip by global norm, and what `optimizers.TABLE` has for its name.
 
-    Decay is for what no pattern of no_decay matches, and a rate of its own for each group of `adaptation`. `params` are
-    all of them, and may be abstract; only their paths are read. `rates` has a factor of Adam's direction by path, which
-    decay does not have (`training/mup.py`). `update` takes the trained part of gradients and
-    parameters, the gradients' global norm as `norm` and, where groups wake up, the run's step as `step`.
+    Decay is for what no pattern of no_decay matches and is not a range of inputs, and a rate of its own for each group
+    of `adaptation`. `params` are all of them, and may be abstract; only their paths are read. `rates` has a factor of
+    Adam's direction by path, which decay does not have (`training/mup.py`). `update` takes the trained part of
+    gradients and parameters, the gradients' global norm as `norm` and, where groups wake up, the run's step as `step`.
 
     Raises:
       UserError: a pattern that matches nothing. (What is wrong with the settings, `optimizers.check` says.)
     """
     undecayed = match_paths(params, config.no_decay, "config.optim.no_decay", OptimConfig.no_decay)
-    decayed = jax.tree.map(lambda skip: not skip, adaptation.partition.select(undecayed))
+    decayed = jax.tree_util.tree_map_with_path(
+        lambda path, skip: not (skip or is_input_range(path_name(path))), adaptation.partition.select(undecayed)
+    )
     settings: dict[str, Any] = {"b1": config.b1, "b2": config.b2, "eps": config.eps}
     wakes = bool(adaptation.unfreeze_steps)
     parts = optimizers.Parts(

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
-from jaxfm.config import OptimConfig
 from jaxfm.errors import UserError
 from jaxfm.models.adapters import is_adapter_param
+from jaxfm.optim_config import OptimConfig
 from jaxfm.training.adaptation import Adaptation, Averaging
 from jaxfm.training.paths import flat, nested, path_name
 from jaxfm.training.rate_schedules import Schedule

@@ -8,8 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from jaxfm.config import OptimConfig
 from jaxfm.errors import UserError
+from jaxfm.optim_config import OptimConfig
 
 Schedule = Callable[[Any], Any]
 

@@ -129,7 +129,7 @@ def commands(config: Config, task: Task, workdir: pathlib.Path, splits: Sequence
         splits,
         record=one,
         several=f"--input={'FOLDER' if images else 'FILE'}",
-        export=not predictor.hf_problem() and is_mergeable(spec.encoder),
+        export=not predictor.hf_problem() and is_mergeable(spec.encoder) and not spec.encoder.quantisation.weights,
     )
 
 

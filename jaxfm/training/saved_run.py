@@ -23,6 +23,7 @@ from jaxfm.tasks import registry
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints, array_hashes
 from jaxfm.training.paths import path_name
+from jaxfm.training.quantised_weights import WEIGHTS_FILE, restore_stored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,8 @@ class SavedRun:
     def restore(self, mesh: Mesh, build: Build) -> Restored:
         """Restores what the run stands for: the mean of some checkpoints where that won, else the one that was chosen.
 
-        That is the best or the last, as `config.eval.select` says, and the last where none was evaluated.
+        That is the best or the last, as `config.eval.select` says, and the last where none was evaluated; of a
+        quantised run (`jaxfm.quantise`) its rounded weights.
 
         Raises:
           UserError: the run has no whole checkpoint yet.
@@ -94,6 +96,8 @@ class SavedRun:
         if self.config.model.attention == XLA:  # a run without kernels never takes them; else what suits the rows
             build = dataclasses.replace(build, attention=AttentionConfig(XLA))
         graphdef, abstract = self.abstract_model(mesh, build)
+        if (self.workdir / WEIGHTS_FILE).is_file():
+            return Restored(graphdef, *restore_stored(self.workdir, self.spec.encoder.quantisation, abstract))
         for directory in (self.workdir / workdirs.AVERAGED_DIR, self.workdir / workdirs.CHECKPOINTS_DIR):
             if not directory.is_dir():
                 continue

@@ -16,7 +16,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxfm.config import Config, OptimConfig
+from jaxfm.config import Config
 from jaxfm.core.batch import BatchSpec, axes_of
 from jaxfm.core.build import AttentionConfig, Build
 from jaxfm.core.initial import HostArray
@@ -24,13 +24,14 @@ from jaxfm.core.objective import Loss, LossContext, Objective
 from jaxfm.models.kernels import describe
 from jaxfm.observe import metrics as metrics_lib
 from jaxfm.observe.metrics import Sums
+from jaxfm.optim_config import OptimConfig
 from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel import target
 from jaxfm.training import mup, optimizers, supernet, whole_batch
 from jaxfm.training.adaptation import Adaptation, make_adaptation
 from jaxfm.training.corruption import Verifier, check_deterministic
 from jaxfm.training.evaluation import Evaluator
-from jaxfm.training.optim import make_optimizer
+from jaxfm.training.optim import make_optimizer, range_rates
 from jaxfm.training.rate_schedules import Schedule, make_schedule
 from jaxfm.training.spikes import make_spike_guard
 from jaxfm.training.state import NO_PARAMS, TrainState, abstract_state, new_state
@@ -241,7 +242,8 @@ def make_session(config: Config, objective: Objective, mesh: Mesh, *, total_step
     optimizers.check(config.optim, adaptation)
     adaptation = dataclasses.replace(adaptation, averaging=adaptation.averaging or optimizers.averaging(config.optim))
     factors = mup.make_factors(config, spec.encoder, params)
-    optimizer = make_optimizer(config.optim, schedule, params, adaptation, factors.rate)
+    rates = {**factors.rate, **range_rates(params)}
+    optimizer = make_optimizer(config.optim, schedule, params, adaptation, rates)
     abstract = abstract_state(params, optimizer, mesh, adaptation, guard)
 
     def loss(params: Any, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
@@ -250,7 +252,7 @@ def make_session(config: Config, objective: Objective, mesh: Mesh, *, total_step
             return whole_batch.loss_of(objective, nnx.merge(graphdef, params), batch, context, accumulate)
 
     def step_with(optim: OptimConfig) -> StepFn:
-        update = make_optimizer(optim, make_schedule(optim, total_steps), params, adaptation, factors.rate)
+        update = make_optimizer(optim, make_schedule(optim, total_steps), params, adaptation, rates)
         return make_train_step(loss, update, **settings, guard=guard)
 
     batch_spec = spec.batch_spec()

@@ -22,6 +22,7 @@ from jaxfm.tasks.fine_tuning import SHORTEST_ROWS
 from jaxfm.training import mup, optimizers, supernet_order
 from jaxfm.training.evaluation import Evaluator
 from jaxfm.training.rate_schedules import learning_rate_at
+from jaxfm.training.rounded_start import start_state
 from jaxfm.training.schedule import count_updates, train_batches
 from jaxfm.training.session import Session, make_session
 from jaxfm.training.state import Size, TrainState, size_of
@@ -108,8 +109,12 @@ def prepare(
         model_size=size_of(session.abstract, session.adaptation, task.objective.spec.encoder),
         mfu_of_unit=mfu_of_unit(config, session.objective, volume, mesh),
         evaluate=first.evaluate if first else session.evaluator(config.eval.batch_size),
-        initial_state=lambda: session.initial_state(
-            config.seed, supernet_order.first_weights(config, session, loaded, batches)
+        initial_state=lambda: start_state(
+            session,
+            train,
+            config.eval.batch_size,
+            config.seed,
+            supernet_order.first_weights(config, session, loaded, batches),
         ),
         notes=(
             *session.notes,

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxfm.config import OptimConfig
+from jaxfm.optim_config import OptimConfig
 
 # Spikes in a row after which the level has moved: the guard forgets what it knew and learns the new level.
 MOST_IN_A_ROW = 8

@@ -18,11 +18,11 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxfm.config import OptimConfig
 from jaxfm.core.batch import Batch, axes_of
 from jaxfm.errors import UserError
 from jaxfm.observe import metrics as metrics_lib
 from jaxfm.observe.metrics import Sums
+from jaxfm.optim_config import OptimConfig
 from jaxfm.parallel import mesh as meshes
 from jaxfm.training.session import Session, Stepped, abstract_batch
 from jaxfm.training.state import TrainState

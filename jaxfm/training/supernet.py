@@ -112,6 +112,7 @@ def _check(config: Config, objective: Objective) -> None:
     adapt, accumulate = config.adapt, config.train.accumulate
     frozen = {
         "lora.rank": adapt.lora.rank,
+        "quantise.bits": adapt.quantise.bits,
         "adapter_size": adapt.adapter_size,
         "prefix_length": adapt.prefix_length,
         "freeze_layers": adapt.freeze_layers,

@@ -23,6 +23,7 @@ from jaxfm.observe.report import JSON_FILE, read_report_file
 from jaxfm.parallel import distributed
 from jaxfm.schema import differences, flatten, nested, replaced, to_dict
 from jaxfm.tasks import registry
+from jaxfm.training.quantised_weights import WEIGHTS_FILE
 
 CONFIG_FILE = "config.json"
 CONFIG_VERSION = 2  # of config.json; before it all tasks' keys stood in every config
@@ -67,6 +68,11 @@ def status(workdir: pathlib.Path, config: Config) -> Status:
         return "new"
     changed = differences(read_config_values(workdir), to_dict(config), ignore=FREE_ON_RESUME)
     finished = (workdir / JSON_FILE).is_file()
+    if (workdir / WEIGHTS_FILE).is_file() and not finished:
+        raise UserError(
+            f"--workdir={workdir}: holds rounded weights (jaxfm.quantise), which are not trained further. Start a new "
+            f"run from them: --config.model.init=run:{workdir} and another --workdir."
+        )
     if changed and finished:
         raise FinishedRunError(
             f"--workdir={workdir}: holds a finished run of another config ({'; '.join(changed)}). Give another "

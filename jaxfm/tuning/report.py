@@ -32,9 +32,9 @@ def gather(search: Search, trials: Sequence[Trial], *, has_ended: bool = False) 
     "trials" has of each: number, state, params (key -> value), score (of the metric, the last one known), values (of
     the objectives, where it is finished), costs (of its model, where they are asked for), steps, total_steps, seconds,
     rung_scores, error and workdir; of a population "taken_over" too: rung, trial, step and params from there on.
-    "best" is the number of the best trial, the first objective's; "front" the numbers of the Pareto front; "costs" those
-    that are shown, "most" the limits; "importance" key -> share: once the search has ended, and not of a population,
-    whose values change on the way.
+    "best" is the number of the best trial, the first objective's; "front" the numbers of the Pareto front; "costs"
+    those that are shown, "most" the limits; "importance" key -> share: once the search has ended, and not of a
+    population, whose values change on the way.
     """
     varied = [] if isinstance(search.pruner, Population) or not has_ended else trials
     first = best(trials, search.more_is_better[0])

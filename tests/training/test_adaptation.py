@@ -15,11 +15,12 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxfm.config import AdaptConfig, Config, MeshConfig, OptimConfig
+from jaxfm.config import AdaptConfig, Config, MeshConfig
 from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.objective import Loss, LossContext
 from jaxfm.errors import UserError
 from jaxfm.observe import metrics as metrics_lib
+from jaxfm.optim_config import OptimConfig
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.tasks import registry
 from jaxfm.training.adaptation import EVERYTHING, MovingAverage, Partition, make_adaptation

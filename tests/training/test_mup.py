@@ -13,7 +13,7 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxfm.config import Config, MeshConfig, OptimConfig
+from jaxfm.config import Config, MeshConfig
 from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
@@ -24,6 +24,7 @@ from jaxfm.models.heads import MaskedLM, PairClassifier, SequenceClassifier, Spa
 from jaxfm.models.image_classifier import ImageClassifier
 from jaxfm.models.initializers import kernel_init
 from jaxfm.models.word_spans import WordSpanClassifier
+from jaxfm.optim_config import OptimConfig
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.schema import replaced
 from jaxfm.tasks import registry

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxfm.config import OptimConfig
 from jaxfm.errors import UserError
+from jaxfm.optim_config import OptimConfig
 from jaxfm.training.optim import make_optimizer
 from jaxfm.training.paths import match_paths
 from jaxfm.training.rate_schedules import make_schedule

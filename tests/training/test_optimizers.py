@@ -12,8 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxfm.config import OPTIMIZERS, AdafactorConfig, LionConfig, MuonConfig, OptimConfig, SgdConfig
 from jaxfm.errors import UserError
+from jaxfm.optim_config import OPTIMIZERS, AdafactorConfig, LionConfig, MuonConfig, OptimConfig, SgdConfig
 from jaxfm.training import optimizers
 from jaxfm.training.adaptation import EVERYTHING, Adaptation, MovingAverage, Partition
 from jaxfm.training.optim import make_optimizer

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxfm.config import OPTIMIZERS
+from jaxfm.optim_config import OPTIMIZERS
 from jaxfm.training import optimizers
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.paths import path_name

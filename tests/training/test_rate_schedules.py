@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfm.config import SCHEDULES, OptimConfig
 from jaxfm.errors import UserError
+from jaxfm.optim_config import SCHEDULES, OptimConfig
 from jaxfm.training.rate_schedules import SHAPES, learning_rate_at, make_schedule
 
 PEAK = 3e-4

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxfm.config import MeshConfig, OptimConfig
+from jaxfm.config import MeshConfig
 from jaxfm.core.objective import Loss
 from jaxfm.observe import metrics as metrics_lib
 from jaxfm.observe.writers import read_metrics
+from jaxfm.optim_config import OptimConfig
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.programs.train import train
 from jaxfm.tasks.ner.objective import NerObjective

@@ -10,9 +10,10 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxfm.config import MeshConfig, OptimConfig
+from jaxfm.config import MeshConfig
 from jaxfm.core.build import Build
 from jaxfm.models.heads import TokenClassifier
+from jaxfm.optim_config import OptimConfig
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.training.optim import make_optimizer
 from jaxfm.training.paths import path_name
