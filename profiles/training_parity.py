@@ -23,7 +23,8 @@ import numpy as np
 from flax import nnx
 
 from jaxfm import files
-from jaxfm.config import AdaptConfig, Config, MeshConfig
+from jaxfm.adapt_config import AdaptConfig
+from jaxfm.config import Config, MeshConfig
 from jaxfm.core.batch import BatchSpec, Field
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxfm.config import AdaptConfig, LoraConfig, QuantiseConfig
+from jaxfm.adapt_config import AdaptConfig, LoraConfig, QuantiseConfig
 from jaxfm.core.encoder_config import (
     GROUP,
     IN_FLOATS,

@@ -12,7 +12,7 @@ weights of a head, whatever `config.adapt.freeze` says.
 
 import fnmatch
 
-from jaxfm.config import AdaptConfig
+from jaxfm.adapt_config import AdaptConfig
 from jaxfm.core.encoder_config import EncoderConfig
 
 _ALL_TRAINED = AdaptConfig()

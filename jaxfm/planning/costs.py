@@ -3,7 +3,8 @@
 import jax
 from flax import nnx
 
-from jaxfm.config import AUTO, AdaptConfig, Config
+from jaxfm.adapt_config import AdaptConfig
+from jaxfm.config import AUTO, Config
 from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.objective import Objective
 from jaxfm.errors import UserError, did_you_mean

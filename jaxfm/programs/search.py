@@ -100,21 +100,17 @@ def search(
     _pruner(pruner, rungs, reduction, True, seed, total)
     asked = {"config": to_dict(config), "space": content, "sampler": sampler, "pruner": pruner, "rungs": list(rungs)}
     asked |= {"reduction": reduction, "objectives": list(objectives), "seed": seed}
-    asked |= {"storage": without_secrets(storage), **_given(most=limits, chip=chip)}
+    asked |= {"storage": without_secrets(storage)} | _given(most=limits, chip=chip)
     if pruner == population.NAME:
         population.check_space(dimensions, config)
         asked |= {"trials": trials}  # who is among the worst depends on how many there are
-    known = settings.read_settings(folder)
-    if known is not None:
-        settings.check_same(folder, known, asked)
-    chosen = _chosen(config, objectives) if known is None else known["chosen"]
+    chosen = settings.known_choice(folder, asked) or _chosen(config, objectives)
     metric, more = str(chosen["metric"]), [bool(each) for each in chosen["more_is_better"]]
     url = storage or f"sqlite:///{folder.resolve() / settings.DATABASE_FILE}"
     with contextlib.ExitStack() as held:
         with settings.alone(folder):
             store = held.enter_context(contextlib.closing(Store(url, dimensions, more)))
-            known = settings.write_settings(folder, asked, chosen)
-            store.enter(known["study"])
+            store.enter(settings.write_settings(folder, asked, chosen)["study"])
         made = worker.Search(
             folder=folder,
             config=dataclasses.replace(config, eval=dataclasses.replace(config.eval, metric=metric)),

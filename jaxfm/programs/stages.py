@@ -15,7 +15,7 @@ from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.shown import Report
 from jaxfm.parallel.preemption import Paused
-from jaxfm.training import continuation
+from jaxfm.training import continuation, history
 from jaxfm.training.fit import Pause, never
 from jaxfm.training.workdir import CONFIG_FILE
 
@@ -89,9 +89,9 @@ def train_stages(
                     why=why,
                     rewrite=stage.rewrite,
                 )
-                turn = continuation.read_history(folders[index + 1])[-1]
+                turn = history.read_history(folders[index + 1])[-1]
                 with Progress(None) as progress:
-                    progress.say(f"after step {step:,}: {continuation.changes(turn)}; {turn.why}")
+                    progress.say(f"after step {step:,}: {history.describe_changes(turn)}; {turn.why}")
     return train_one(last, workdir, pause=pause)
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfm.config import AdaptConfig
+from jaxfm.adapt_config import AdaptConfig
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
 from jaxfm.models.adapters import is_adapter_param

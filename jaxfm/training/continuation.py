@@ -12,7 +12,7 @@ import dataclasses
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Any
 
 from jaxfm import files
@@ -24,56 +24,13 @@ from jaxfm.training import manifest
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.best import Best
 from jaxfm.training.checkpoint import META_ITEM, PARAMS_ITEM, REST_ITEM, Checkpoints
+from jaxfm.training.history import HISTORY_FILE, Turn, read_history, write_history
 
-HISTORY_FILE = "history.json"
 STAGES_DIR = "stages"  # of a run that was trained as a chain of runs: all of them but the last
-_VERSION = 1
 _OWN = (workdirs.CHECKPOINTS_DIR, METRICS_FILE)
 
 Rewrite = Callable[[Any, Any], tuple[Any, Any]]
 """(parameters, all other arrays of a checkpoint) -> the same of another shape."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Turn:
-    """A moment at which a run went on as another one.
-
-    Attributes:
-      step: updates done before it.
-      run: the run directory that the state is from, relative to the one that says so.
-      changed: dotted key -> (value before, value after).
-      why: in words.
-    """
-
-    step: int
-    run: str
-    changed: Mapping[str, tuple[Any, Any]]
-    why: str
-
-
-def read_history(workdir: pathlib.Path) -> tuple[Turn, ...]:
-    """Returns the turns of a run, the earliest first; none where it had one config from its first update on.
-
-    Raises UserError for a file that is damaged.
-    """
-    path = workdir / HISTORY_FILE
-    if not path.is_file():
-        return ()
-    turns = files.read_versioned(path, _VERSION).get("turns")
-    if not isinstance(turns, list):
-        raise UserError(f'{path}: its "turns" are not a list.')
-    found = []
-    for each in turns:
-        files.check_values(each, {"step": int, "run": str, "changed": dict, "why": str}, str(path))
-        if not all(isinstance(pair, list) and len(pair) == 2 for pair in each["changed"].values()):
-            raise UserError(f'{path}: "changed" must have the value before and the one after of each key.')
-        found.append(Turn(each["step"], each["run"], {k: (a, b) for k, (a, b) in each["changed"].items()}, each["why"]))
-    return tuple(found)
-
-
-def changes(turn: Turn) -> str:
-    """Returns what changed at a turn in words."""
-    return ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in turn.changed.items()) or "nothing changed"
 
 
 def begin(
@@ -112,8 +69,7 @@ def begin(
     earlier = [dataclasses.replace(turn, run=_relative(parent / turn.run, workdir)) for turn in read_history(parent)]
     turns = [*earlier, Turn(step, _relative(parent, workdir), changed, why)]
     workdir.mkdir(parents=True, exist_ok=True)
-    listed = [dataclasses.asdict(turn) for turn in turns]
-    files.write_json(workdir / HISTORY_FILE, {"version": _VERSION, "turns": listed})  # first: what follows is ours
+    write_history(workdir, turns)  # first: what follows is ours
     _take_checkpoints(parent, step, workdir, rewrite)
     if (parent / METRICS_FILE).is_file():  # lines of later steps go when the run is resumed
         shutil.copyfile(parent / METRICS_FILE, workdir / METRICS_FILE)

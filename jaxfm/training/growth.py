@@ -25,12 +25,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfm.config import AUTO, AdaptConfig, Config, GrowConfig
+from jaxfm.adapt_config import AdaptConfig
+from jaxfm.config import AUTO, Config, GrowConfig
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import Initial
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.observe.writers import METRICS_FILE, read_metrics
-from jaxfm.training.continuation import read_history
+from jaxfm.training.history import read_history
 from jaxfm.training.optimizers import is_stacked
 from jaxfm.training.paths import path_name
 

@@ -28,7 +28,8 @@ from typing import Any
 
 import jax
 
-from jaxfm.config import AdaptConfig, Config
+from jaxfm.adapt_config import AdaptConfig
+from jaxfm.config import Config
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.errors import UserError
 from jaxfm.training import optimizers

@@ -20,7 +20,7 @@ from jaxfm.observe.writers import read_metrics, to_json, write_predictions
 from jaxfm.parallel import distributed, host_memory
 from jaxfm.schema import describe
 from jaxfm.tasks import registry
-from jaxfm.training import continuation, retention
+from jaxfm.training import history, retention
 from jaxfm.training.member import TrainResult
 from jaxfm.training.setup import Setup
 from jaxfm.training.workdir import device_name, versions
@@ -78,7 +78,7 @@ def finish(
         "device": device_name(),
         "versions": versions(),
     }
-    if turns := continuation.read_history(workdir):
+    if turns := history.read_history(workdir):
         report["history"] = [to_json(dataclasses.asdict(turn)) for turn in turns]
     if distributed.is_main():
         _write(config, task, evaluations, report, fitted.step, workdir)
@@ -108,8 +108,8 @@ def _write(
 
 def _history_tables(workdir: pathlib.Path) -> dict[str, list[Table]]:
     """Returns a heading and a table of what changed in the middle of a run; nothing where nothing did."""
-    turns = continuation.read_history(workdir)
-    rows = [(f"{turn.step:,}", continuation.changes(turn), turn.why, turn.run) for turn in turns]
+    turns = history.read_history(workdir)
+    rows = [(f"{turn.step:,}", history.describe_changes(turn), turn.why, turn.run) for turn in turns]
     table = Table("Changes on the way", ("after update", "what changed", "why", "went on from"), rows)
     return {"How it came about": [table]} if turns else {}
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import jax
 
-from jaxfm.config import AdaptConfig, Config, SupernetConfig
+from jaxfm.adapt_config import AdaptConfig
+from jaxfm.config import Config, SupernetConfig
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.objective import Distillable, Loss, LossContext, Objective
 from jaxfm.core.spec import Spec

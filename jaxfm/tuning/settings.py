@@ -51,6 +51,18 @@ def check_same(folder: pathlib.Path, found: Mapping[str, Any], asked: Mapping[st
         )
 
 
+def known_choice(folder: pathlib.Path, asked: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Returns what the search in a folder found in the data ("chosen"); None where there is none yet.
+
+    Raises UserError as `read_settings` and `check_same`.
+    """
+    found = read_settings(folder)
+    if found is None:
+        return None
+    check_same(folder, found, asked)
+    return found["chosen"]
+
+
 @contextlib.contextmanager
 def alone(folder: pathlib.Path) -> Iterator[None]:
     """Lets one worker of a search at a time into the block, in which settings and storage are made."""

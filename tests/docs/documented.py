@@ -33,7 +33,6 @@ RUN_PAGES = (
     "docs/optimizers.md",
     "docs/pretraining.md",
     "docs/qa.md",
-    "docs/quantisation.md",
     "docs/relations.md",
     "docs/reliability.md",
     "docs/retrieval.md",

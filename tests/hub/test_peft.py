@@ -13,7 +13,8 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from jaxfm.config import AdaptConfig, Config, LoraConfig, MeshConfig
+from jaxfm.adapt_config import AdaptConfig, LoraConfig
+from jaxfm.config import Config, MeshConfig
 from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.initial import Origin
 from jaxfm.errors import UserError

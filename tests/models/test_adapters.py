@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxfm.config import AdaptConfig, LoraConfig, MeshConfig
+from jaxfm.adapt_config import AdaptConfig, LoraConfig
+from jaxfm.config import MeshConfig
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.data.text.packing import PackedRows, build_rows

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from jaxfm.adapt_config import AdaptConfig
 from jaxfm.analysis import hlo
-from jaxfm.config import AdaptConfig, MeshConfig
+from jaxfm.config import MeshConfig
 from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.families.registry import preset

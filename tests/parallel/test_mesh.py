@@ -10,7 +10,8 @@ from flax import nnx
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from jaxfm.config import AdaptConfig, LoraConfig, MeshConfig
+from jaxfm.adapt_config import AdaptConfig, LoraConfig
+from jaxfm.config import MeshConfig
 from jaxfm.core.batch import axes_of
 from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.encoder_config import EncoderConfig

@@ -70,7 +70,7 @@ def test_what_can_follow_is_what_the_programs_have(words: completion.Words) -> N
         ("jaxfm plan ner --topo", ["--topology="]),
         ("jaxfm predict --config.data.text", ["--config.data.text_column="]),
         ("jaxfm completion z", ["zsh"]),
-        ("jaxfm launch slu", ["slurm"]),
+        ("jaxfm launch slu", ["slurm", "slurm_workers"]),
         ("jaxfm train --config=ner:wn", ["wnut17"]),
         ("jaxfm train --workdir=ru", []),  # readline completes files then
         ("jaxfm train --workdir ru", []),

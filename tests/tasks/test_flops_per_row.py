@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from jaxfm.config import AdaptConfig
+from jaxfm.adapt_config import AdaptConfig
 from jaxfm.core.objective import Objective
 from jaxfm.families.registry import preset
 from jaxfm.tasks import registry

@@ -19,7 +19,8 @@ import safetensors.numpy
 from flax import nnx
 
 from jaxfm import files
-from jaxfm.config import AdaptConfig, Config
+from jaxfm.adapt_config import AdaptConfig
+from jaxfm.config import Config
 from jaxfm.core.batch import BatchSpec, Field, Volume
 from jaxfm.core.build import Build
 from jaxfm.core.data_check import DataCheck, Finding

@@ -15,7 +15,8 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxfm.config import AdaptConfig, Config, MeshConfig
+from jaxfm.adapt_config import AdaptConfig
+from jaxfm.config import Config, MeshConfig
 from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.objective import Loss, LossContext
 from jaxfm.errors import UserError

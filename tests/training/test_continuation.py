@@ -12,7 +12,7 @@ from jaxfm.errors import UserError
 from jaxfm.observe.writers import read_metrics
 from jaxfm.parallel.preemption import Paused
 from jaxfm.programs.train import train
-from jaxfm.training import continuation
+from jaxfm.training import continuation, history
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints
 from tests import tiny
@@ -106,7 +106,7 @@ def test_a_turn_of_a_turn(config: Config, paused: pathlib.Path, tmp_path: pathli
     keys = ("optim.learning_rate", "optim.weight_decay")
     continuation.begin(paused, 4, first, tmp_path / "first", may_change=keys, why="one")
     continuation.begin(tmp_path / "first", 4, second, tmp_path / "deep" / "second", may_change=keys, why="two")
-    turns = continuation.read_history(tmp_path / "deep" / "second")
+    turns = history.read_history(tmp_path / "deep" / "second")
     assert [turn.why for turn in turns] == ["one", "two"] and turns[1].run == "../../first"
     assert (tmp_path / "deep" / "second" / turns[0].run).resolve() == paused.resolve()
 
@@ -143,4 +143,4 @@ def test_what_cannot_be_is_refused(config: Config, paused: pathlib.Path, tmp_pat
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "history.json").write_text('{"version": 1, "turns": [{"step": "x"}]}')
     with pytest.raises(UserError, match="history.json: "):
-        continuation.read_history(tmp_path / "d")
+        history.read_history(tmp_path / "d")

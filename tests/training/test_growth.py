@@ -25,7 +25,7 @@ from jaxfm.parallel.preemption import Paused
 from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.train import train
 from jaxfm.tasks import registry
-from jaxfm.training import continuation, growth
+from jaxfm.training import growth, history
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.paths import path_name
 from jaxfm.training.session import make_session
@@ -298,7 +298,7 @@ def test_a_killed_growth_and_a_stopped_run_end_alike(
         train(config, folder, pause=lambda step, total: step == 3)
     train(config, folder)
     assert hashes(folder, 4) == hashes(grown, 4) and lines(folder) == lines(grown)
-    assert [turn.step for turn in continuation.read_history(folder)] == [2]
+    assert [turn.step for turn in history.read_history(folder)] == [2]
 
 
 def test_a_stalled_loss_grows_before_its_time(tmp_path: pathlib.Path) -> None:

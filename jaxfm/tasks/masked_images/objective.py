@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxfm.config import AdaptConfig
+from jaxfm.adapt_config import AdaptConfig
 from jaxfm.core.objective import Loss, LossContext
 from jaxfm.models import flops
 from jaxfm.models.inputs.augmentation import Augmentation

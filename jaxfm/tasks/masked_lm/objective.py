@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import jax
 
-from jaxfm.config import AdaptConfig
+from jaxfm.adapt_config import AdaptConfig
 from jaxfm.core.objective import Loss, LossContext
 from jaxfm.data.text.mask_vocabulary import MaskVocabulary
 from jaxfm.models import flops

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from jaxfm.config import AdaptConfig
+from jaxfm.adapt_config import AdaptConfig
 from jaxfm.core.objective import Loss, LossContext
 from jaxfm.models import flops
 from jaxfm.models.heads import PairClassifier, SequenceClassifier

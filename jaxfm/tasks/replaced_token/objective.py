@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfm.config import AdaptConfig
+from jaxfm.adapt_config import AdaptConfig
 from jaxfm.core.objective import Loss, LossContext
 from jaxfm.data.text.mask_vocabulary import MaskVocabulary
 from jaxfm.models import flops
