@@ -70,7 +70,7 @@ def check(config: Config, encoder: EncoderConfig, *, loaded: bool) -> None:
     if not encoder.pre_norm and config.grow.new_layers == "preserving":
         raise UserError(
             f"config.grow.new_layers: 'preserving', but a post-norm encoder ({encoder.family}) has no layer that "
-            "leaves its input as it is. Take 'stacked', or an encoder with pre-norm such as modernbert."
+            "leaves its input as it is. Take 'stacked', or a pre-norm encoder."
         )
     _check_rest(config, shown)
 

@@ -32,6 +32,8 @@ def test_a_librarys_lines_are_kept_away_and_jaxfms_own_are_not(
     caplog.set_level(logging.WARNING, logger="orbax")
     caplog.set_level(logging.WARNING, logger="jaxfm")
     monkeypatch.setattr(logging.getLogger("jaxfm"), "propagate", True)
+    # One that does not propagate has pytest's handler of its own, beside the root's.
+    monkeypatch.setattr(logging.getLogger("jaxfm"), "handlers", [])
     with libraries_quieted():
         logging.getLogger("orbax.checkpoint").warning("chatter")
         logging.getLogger("jaxfm.training").warning("a damaged checkpoint")
