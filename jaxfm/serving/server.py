@@ -58,8 +58,11 @@ def serve(
     token: str = "",
     hosts: Sequence[str] = (),
     say: Callable[[str], None] = print,
-) -> None:
-    """Serves until SIGTERM or Ctrl-C, then answers what was accepted and returns.
+) -> bool:
+    """Serves until SIGTERM or Ctrl-C, then answers what was accepted and returns whether a thread still compiles.
+
+    That thread ends with the program that it compiles, which may take a minute. A process that ends before must do so
+    by os._exit: the interpreter's own end would abort in XLA.
 
     Args:
       service: the models.
@@ -95,6 +98,7 @@ def serve(
         warm.start()
         asyncio.run(server.serve(sockets=[bound]))
     service.close()
+    return warm.is_alive()
 
 
 @contextlib.contextmanager

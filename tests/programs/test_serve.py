@@ -138,6 +138,16 @@ def test_ctrl_c_stops_it_too(server: Server) -> None:
     assert server.stop(signal.SIGINT) == 0 and server.lines[-1] == "stopped\n"
 
 
+def test_it_is_stopped_while_it_compiles(runs: dict[str, pathlib.Path]) -> None:
+    server = Server(f"--workdir={runs['ner']}", f"--workdir={runs['classification']}", JAX_ENABLE_COMPILATION_CACHE="0")
+    try:
+        time.sleep(1.0)  # inside XLA
+        assert server.stop() == 0, "".join(server.lines)
+        assert [line.strip() for line in server.lines if "ready at" not in line][-1] == "stopped"
+    finally:
+        server.close()
+
+
 def test_a_token_is_needed_and_never_shown(runs: dict[str, pathlib.Path]) -> None:
     server = Server(f"--workdir={runs['ner']}", JAXFM_TOKEN=TOKEN)
     try:
