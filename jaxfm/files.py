@@ -92,6 +92,11 @@ def output_directory(value: str | os.PathLike[str], option: str) -> pathlib.Path
     return path
 
 
+def relative_path(path: pathlib.Path, folder: pathlib.Path) -> str:
+    """Returns a path as seen from a folder, with / between its parts and .. where it lies outside."""
+    return pathlib.Path(os.path.relpath(path, folder)).as_posix()
+
+
 def check_parents(path: pathlib.Path, option: str) -> None:
     """Raises UserError naming `option` where a path leads through a file."""
     for parent in path.parents:

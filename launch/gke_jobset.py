@@ -280,14 +280,22 @@ def manifest(args: argparse.Namespace) -> dict[str, Any]:
 def main(argv: list[str]) -> int:
     """Creates the JobSet, or prints how; returns the exit code."""
     args = arguments(argv)
-    text = json.dumps(manifest(args), indent=2)
-    # create, not apply: an existing JobSet is an error and stays unchanged; two would train into one directory.
+    return create(manifest(args), dry_run=args.dry_run)
+
+
+def create(made: dict[str, Any], *, dry_run: bool) -> int:
+    """Has kubectl create what a manifest says, or prints how; returns the exit code."""
+    text = json.dumps(made, indent=2)
+    # create, not apply: one that exists is an error and stays unchanged; two would train into one directory.
     command = ["kubectl", "create", "--filename=-"]
-    if args.dry_run:
+    if dry_run:
         print(f"{shlex.join(command)} <<'END_OF_MANIFEST'\n{text}\nEND_OF_MANIFEST")
         return 0
     if not shutil.which("kubectl"):
-        print("gke_jobset.py: kubectl is not on PATH; install it and point it at the cluster", file=sys.stderr)
+        print(
+            f"{pathlib.Path(sys.argv[0]).name}: kubectl is not on PATH; install it and point it at the cluster",
+            file=sys.stderr,
+        )
         return USER_MISTAKE
     return subprocess.run(command, input=text, text=True, check=False).returncode
 

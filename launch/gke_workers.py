@@ -6,13 +6,9 @@ plain JSON, which kubectl takes like YAML; launch/README.md says what it does on
 """
 
 import argparse
-import json
 import math
 import pathlib
 import re
-import shlex
-import shutil
-import subprocess
 import sys
 from typing import Any
 
@@ -24,6 +20,7 @@ from gke_jobset import (  # pyright: ignore[reportMissingImports]  # beside this
     USER_MISTAKE,
     Parser,
     at_least,
+    create,
     literal,
     matching,
     read_environment,
@@ -201,15 +198,7 @@ def manifest(args: argparse.Namespace) -> dict[str, Any]:
 def main(argv: list[str]) -> int:
     """Creates the Job, or prints how; returns the exit code."""
     args = arguments(argv)
-    text = json.dumps(manifest(args), indent=2)
-    command = ["kubectl", "create", "--filename=-"]
-    if args.dry_run:
-        print(f"{shlex.join(command)} <<'END_OF_MANIFEST'\n{text}\nEND_OF_MANIFEST")
-        return 0
-    if not shutil.which("kubectl"):
-        print("gke_workers.py: kubectl is not on PATH; install it and point it at the cluster", file=sys.stderr)
-        return USER_MISTAKE
-    return subprocess.run(command, input=text, text=True, check=False).returncode
+    return create(manifest(args), dry_run=args.dry_run)
 
 
 if __name__ == "__main__":

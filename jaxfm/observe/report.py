@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxfm.errors import UserError
-from jaxfm.files import check_values, read_object, write_json, write_text
+from jaxfm.files import check_values, read_object, relative_path, write_json, write_text
 from jaxfm.observe.examples import WrongExample
 from jaxfm.observe.html_report import to_html
 from jaxfm.observe.progress import format_seconds
@@ -116,7 +116,7 @@ def to_report_text(
             parts += [f"### {table.title}", to_markdown(table)]
     if plots:
         parts += ["## Pictures"]
-        parts += [f"![{plot.stem.replace('_', ' ')}](<{_relative(plot, workdir)}>)" for plot in plots]
+        parts += [f"![{plot.stem.replace('_', ' ')}](<{relative_path(plot, workdir)}>)" for plot in plots]
     parts += [
         "## Cost",
         to_markdown(training_table(report["training"])),
@@ -226,10 +226,6 @@ def _summary(report: Mapping[str, Any]) -> str:
 
 def _made_with(report: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {version}" for name, version in report["versions"].items()) + "."
-
-
-def _relative(plot: pathlib.Path, workdir: pathlib.Path) -> str:
-    return pathlib.Path(os.path.relpath(plot, workdir)).as_posix()
 
 
 def _is_number(value: Any) -> bool:

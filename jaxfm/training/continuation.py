@@ -9,7 +9,6 @@ Population-based training copies checkpoints so (`jaxfm.tuning`), and a model th
 """
 
 import dataclasses
-import os
 import pathlib
 import shutil
 from collections.abc import Callable, Collection
@@ -66,8 +65,10 @@ def begin(
     config = workdirs.with_chosen(parent, config)
     changed = _changed(parent, config, may_change)
     _clear(workdir)
-    earlier = [dataclasses.replace(turn, run=_relative(parent / turn.run, workdir)) for turn in read_history(parent)]
-    turns = [*earlier, Turn(step, _relative(parent, workdir), changed, why)]
+    earlier = [
+        dataclasses.replace(turn, run=files.relative_path(parent / turn.run, workdir)) for turn in read_history(parent)
+    ]
+    turns = [*earlier, Turn(step, files.relative_path(parent, workdir), changed, why)]
     workdir.mkdir(parents=True, exist_ok=True)
     write_history(workdir, turns)  # first: what follows is ours
     _take_checkpoints(parent, step, workdir, rewrite)
@@ -146,7 +147,3 @@ def _rewrite(known: Checkpoints, step: int, target: pathlib.Path, rewrite: Rewri
         written.wait()
     finally:
         written.close()
-
-
-def _relative(path: pathlib.Path, workdir: pathlib.Path) -> str:
-    return pathlib.Path(os.path.relpath(path, workdir)).as_posix()
