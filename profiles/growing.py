@@ -9,8 +9,8 @@ Masked LM from scratch, of --preset's shape, as configs/mlm.py trains it, on row
 of updates that costs the FLOPs of `grown` (by the objective's formula). All have one shape of schedule, stretched to
 their updates. Scores are losses on the held-out text after the last update, of the weights then.
 
-The command above takes about 90 minutes on 4 cores of a CPU, with --steps=200 and one seed 6. On a GPU try
---preset=modern_base --layers=6,11,22. What is done is kept in --workdir, a run directory a run, and not run again.
+On a GPU try --preset=modern_base --layers=6,11,22. What is done is kept in --workdir, a run directory a run, and not
+run again.
 """
 
 import argparse
