@@ -2,7 +2,7 @@
 
 The programs as functions: `jaxfm.check(config)`, `jaxfm.train(config, workdir, data=...)`, `jaxfm.evaluate`,
 `jaxfm.compare`, `jaxfm.predict`, `jaxfm.export`, `jaxfm.quantise`, `jaxfm.load(workdir)`, a trained model to call
-again and again;
+again and again; `jaxfm.bias` and `jaxfm.leaks`, which look for what a model should not have learned;
 `jaxfm.retrieve` and `jaxfm.open_index`, which search a corpus; `jaxfm.mine`, which finds hard negatives;
 `jaxfm.probe`, which says how much of texts' labels is in vectors.
 `jaxfm.register`, `register_metric` and `register_loss` add what is yours. All are imported when first asked for:
@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from jaxfm.config import Config as Config
     from jaxfm.core.extensions import register_loss as register_loss
     from jaxfm.core.extensions import register_metric as register_metric
+    from jaxfm.programs.bias import bias as bias
     from jaxfm.programs.check import check as check
     from jaxfm.programs.evaluate import compare as compare
     from jaxfm.programs.evaluate import evaluate as evaluate
     from jaxfm.programs.export import export as export
+    from jaxfm.programs.leaks import leaks as leaks
     from jaxfm.programs.mine import mine as mine
     from jaxfm.programs.model import Model as Model
     from jaxfm.programs.model import load as load
@@ -37,10 +39,12 @@ _HOME = {
     "Config": "jaxfm.config",
     "Model": "jaxfm.programs.model",
     "SearchIndex": "jaxfm.programs.search_index",
+    "bias": "jaxfm.programs.bias",
     "check": "jaxfm.programs.check",
     "compare": "jaxfm.programs.evaluate",
     "evaluate": "jaxfm.programs.evaluate",
     "export": "jaxfm.programs.export",
+    "leaks": "jaxfm.programs.leaks",
     "load": "jaxfm.programs.model",
     "mine": "jaxfm.programs.mine",
     "open_index": "jaxfm.programs.search_index",

@@ -45,6 +45,8 @@ PROGRAMS = (
     Program("checkpoints", USING, "lists, verifies or thins out the checkpoints of a run"),
     Program("predict", USING, "labels texts, or a file of them, or fills their masks"),
     Program("probe", USING, "says how much of texts' labels is in a run's vectors"),
+    Program("bias", USING, "looks for bias: exchanged terms, scores by group, stereotypes"),
+    Program("leaks", USING, "says what a model gives away of its training texts"),
     Program("retrieve", USING, "finds the texts of a corpus that fit a query, or answers"),
     Program("serve", USING, "serves trained models over HTTP, with a page to try them on"),
     Program("export", USING, "writes a model for transformers, ONNX or JAX without jaxfm"),

@@ -15,6 +15,7 @@ from jaxfm.config import FREE_ON_RESUME, Config
 from jaxfm.core.model_card import CardPart
 from jaxfm.core.task import Predictor
 from jaxfm.errors import UserError
+from jaxfm.observe import studies
 from jaxfm.observe.progress import format_seconds
 from jaxfm.observe.report import JSON_FILE
 from jaxfm.observe.tables import Table, to_markdown
@@ -63,6 +64,7 @@ def model_card(run: SavedRun, predictor: Predictor, *, step: int, license: str =
         f"## Use\n\n```python\n{code}\n```" if code else "",
         own.details,
         _scores(report),
+        *_studies(run, step),
         _data(run, report),
         _training(run, report, step),
         _repeat(run),
@@ -182,6 +184,12 @@ def _scores(report: Mapping[str, Any] | None) -> str:
     chosen = f" The checkpoint was chosen by `{result['metric']}` on the validation split." if result else ""
     parts.append(f"One run with one seed ({report['seed']}); another seed gives other numbers.{chosen}")
     return "\n\n".join(parts)
+
+
+def _studies(run: SavedRun, step: int) -> list[str]:
+    """Returns a section for each study of this checkpoint: bias, leaks and what else programs found out about it."""
+    found = studies.read_summaries(run.workdir, step)
+    return ["\n\n".join([f"## {title}", "\n".join(f"- {line}" for line in lines)]) for title, lines in found.items()]
 
 
 def _data(run: SavedRun, report: Mapping[str, Any] | None) -> str:

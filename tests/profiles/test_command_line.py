@@ -48,6 +48,7 @@ MISTAKES = {
         "--programs: 'jaxfn' is none",
     ),
     "export_formats": (["--source=conll:absent", "--output=o.json", "--turns=0"], "--turns=0: must be at least 1"),
+    "planted": (["--output=o.json", "--seeds=0,one"], "--seeds=0,one: must be whole numbers"),
     "quantisation": (["--source=conll:absent", "--output=o.json", "--turns=0"], "--turns=0: must be at least 1"),
     "faults/fuzz": (["--reader=conl", "--output=o.json"], "--reader: 'conl' is not one of them. Did you mean 'conll'?"),
     "growing": (
