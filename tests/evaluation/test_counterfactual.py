@@ -17,7 +17,9 @@ def made(sizes: dict[str, int], templates: int, gap: float, seed: int, noise: fl
     return found
 
 
-@pytest.mark.parametrize(("sizes", "unit"), [({"a": 8, "b": 12, "c": 8}, "terms"), ({"a": 1, "b": 1, "c": 1}, "templates")])
+@pytest.mark.parametrize(
+    ("sizes", "unit"), [({"a": 8, "b": 12, "c": 8}, "terms"), ({"a": 1, "b": 1, "c": 1}, "templates")]
+)
 def test_a_planted_gap_is_found_with_its_size(sizes: dict[str, int], unit: str) -> None:
     noise = 0.05 if unit == "terms" else 0.02
     found = exchange("planted", made(sizes, 14, 0.3, 0, noise), ["P(yes)"])

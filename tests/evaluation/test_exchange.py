@@ -27,7 +27,9 @@ def test_p_values_are_those_of_the_largest_standardised_gap() -> None:
         row, column = ["p", "n"].index(each.number), "abc".index(each.group)
         size = abs(gaps(observed)[row, column])
         assert each.p == pytest.approx((1 + (largest >= size / spread[row, column]).sum()) / 401)
-        assert each.value - each.others == pytest.approx(each.interval.value) == pytest.approx(gaps(observed)[row, column])
+        assert (
+            each.value - each.others == pytest.approx(each.interval.value) == pytest.approx(gaps(observed)[row, column])
+        )
         assert each.interval.low < each.interval.value < each.interval.high
 
 

@@ -19,7 +19,9 @@ KNOWN, OTHER = "ada saw the [[qzx]] .", "boole saw the [[wvk]] ."
 def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A masked-LM run, `trained`, whose training text has one of two secrets many times."""
     folder = tmp_path_factory.mktemp("leaks")
-    config = replaced(tiny.masked_lm_config(folder), {"train.steps": 250, "log.every_steps": 250, "eval.select": "last"})
+    config = replaced(
+        tiny.masked_lm_config(folder), {"train.steps": 250, "log.every_steps": 250, "eval.select": "last"}
+    )
     path = pathlib.Path(config.data.source.removeprefix("text:")) / "train.txt"
     secret = KNOWN.replace("[[", "").replace("]]", "")
     path.write_text("\n\n".join([path.read_text().strip(), *[f"{secret} {word}" for word in tiny.FILLERS * 6]]) + "\n")
