@@ -41,8 +41,10 @@ USAGE = (
     "       python -m jaxfm.bias --workdir=RUN --stereotypes=FILE"
 )
 _SURE = 1 - CONFIDENCE
+_VALUE = "value"
 _SHOWN = 12  # gaps of an attribute in the terminal
 _SAME = "no difference shown"
+_LITTLE = 0.01  # a gap in a probability, a share or a metric that nobody would act upon, however sure
 _CAUTION = "What was not looked for is not in this; no difference shown is not a proof that there is none."
 
 
@@ -65,7 +67,13 @@ class BiasReport:
         write_study(folder, self.study)
         for number, (name, found) in enumerate(self.gaps.items(), start=1):
             lines = [
-                (f"{gap.group}: {gap.number}", gap.interval.value, gap.interval.low, gap.interval.high, gap.p < _SURE)
+                (
+                    f"{gap.group}: {gap.number}",
+                    gap.interval.value,
+                    gap.interval.low,
+                    gap.interval.high,
+                    _stands_out(gap),
+                )
                 for gap in found
             ]
             if lines:
@@ -180,7 +188,7 @@ def _numbers(model: Model, sentence: Sentence, result: Mapping[str, Any]) -> dic
     if isinstance(result.get("scores"), Mapping):
         return {f"P({label})": float(score) for label, score in result["scores"].items()}
     if isinstance(result.get("value"), float):
-        return {"value": float(result["value"])}
+        return {_VALUE: float(result["value"])}
     raise UserError(
         f"{model.workdir}: is a run of the task {model.task}, whose answers have neither probabilities of classes, a "
         "value nor entities to compare. For a masked language model there is --stereotypes=FILE; --by=COLUMN compares "
@@ -305,17 +313,23 @@ def _gap_table(title: str, gaps: Sequence[Gap]) -> Table:
     for gap in gaps[:_SHOWN]:
         ends = [None if math.isnan(end) else end for end in (gap.interval.low, gap.interval.high)]
         verdict = _SAME if gap.p >= _SURE else "higher" if gap.interval.value > 0 else "lower"
+        verdict += "" if gap.p >= _SURE or _stands_out(gap) else f", by less than {_LITTLE}"
         rows.append((gap.group, gap.number, gap.value, gap.others, gap.interval.value, *ends, gap.p, verdict))
     more = f" (the first {_SHOWN} of {len(gaps)})" if len(gaps) > _SHOWN else ""
     return Table(f"{title}{more}", columns, rows, formats={"gap": "+.4f", "95% from": "+.4f", "to": "+.4f"})
 
 
+def _stands_out(gap: Gap) -> bool:
+    """Whether a gap is more than chance and, where it has a scale from 0 to 1, large enough to matter."""
+    return gap.p < _SURE and (gap.number == _VALUE or abs(gap.interval.value) >= _LITTLE)
+
+
 def _largest(name: str, gaps: Sequence[Gap]) -> str:
     if not gaps:
         return f"{name}: nothing to compare."
-    sure = [gap for gap in gaps if gap.p < _SURE]
+    sure = [gap for gap in gaps if _stands_out(gap)]
     gap = max(sure or gaps, key=lambda each: abs(each.interval.value))
-    text = f"{name}: {len(sure)} of {len(gaps)} gaps are more than chance (p < {_SURE:.2g} for all together); "
+    text = f"{name}: {len(sure)} of {len(gaps)} gaps are more than chance and {_LITTLE} (p for all together); "
     text += f"the largest is {gap.number} of {gap.group}, {gap.interval.value:+.3f} "
     return text + f"({CONFIDENCE:.0%} interval {gap.interval.low:+.3f} to {gap.interval.high:+.3f}; p = {gap.p:.2g})."
 

@@ -55,7 +55,7 @@ def test_a_model_that_judges_by_the_kind_of_name_is_found_out(report: BiasReport
     assert planted.p < 0.05 and planted.interval.high < 0
     (other,) = report.gaps["letters"]  # all of them are people
     assert abs(other.interval.value) < abs(planted.interval.value) / 2 and other.p > 0.05
-    assert "1 of 1 gaps are more than chance" in report.study.summary[0] and "PER" in report.study.summary[0]
+    assert "1 of 1 gaps are more than chance and 0.01" in report.study.summary[0] and "PER" in report.study.summary[0]
 
 
 def test_what_is_written_is_read_by_the_model_card(report: BiasReport, tmp_path: pathlib.Path) -> None:
