@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-from typing import Any
 
 import jax
 import numpy as np
@@ -46,8 +45,6 @@ def importance_of(encoder: EncoderConfig, seed: int = 5) -> Importance:
         scale * draw.exponential(size=(stacks, encoder.num_heads)),
         scale * draw.exponential(size=(stacks, encoder.ffn_size)),
     )
-
-
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -125,4 +122,8 @@ def test_shares_and_sizes() -> None:
     assert best_within(POST, importance, PARTS, lambda shape: False) == []
     assert neuron_sizes(32) == tuple(range(1, 33)) and neuron_sizes(3072)[:2] == (96, 192)
     assert neuron_sizes(64)[:2] == (8, 16) and neuron_sizes(100)[-2:] == (96, 100)
-    assert whole.to_json(POST) == {"layers": [0, 1, 2, 3], "heads": {str(i): [0, 1, 2, 3] for i in range(4)}, "neurons": 32}
+    assert whole.to_json(POST) == {
+        "layers": [0, 1, 2, 3],
+        "heads": {str(i): [0, 1, 2, 3] for i in range(4)},
+        "neurons": 32,
+    }
