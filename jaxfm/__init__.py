@@ -1,8 +1,8 @@
 """jaxfm: pretrain and fine-tune encoder foundation models in JAX.
 
 The programs as functions: `jaxfm.check(config)`, `jaxfm.train(config, workdir, data=...)`, `jaxfm.evaluate`,
-`jaxfm.compare`, `jaxfm.predict`, `jaxfm.export`, `jaxfm.quantise`, `jaxfm.load(workdir)`, a trained model to call
-again and again;
+`jaxfm.compare`, `jaxfm.predict`, `jaxfm.export`, `jaxfm.quantise`, `jaxfm.prune`, `jaxfm.compress`,
+`jaxfm.load(workdir)`, a trained model to call again and again;
 `jaxfm.retrieve` and `jaxfm.open_index`, which search a corpus; `jaxfm.mine`, which finds hard negatives;
 `jaxfm.probe`, which says how much of texts' labels is in vectors.
 `jaxfm.register`, `register_metric` and `register_loss` add what is yours. All are imported when first asked for:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jaxfm.core.extensions import register_loss as register_loss
     from jaxfm.core.extensions import register_metric as register_metric
     from jaxfm.programs.check import check as check
+    from jaxfm.programs.compress import compress as compress
     from jaxfm.programs.evaluate import compare as compare
     from jaxfm.programs.evaluate import evaluate as evaluate
     from jaxfm.programs.export import export as export
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from jaxfm.programs.model import load as load
     from jaxfm.programs.predict import predict as predict
     from jaxfm.programs.probe import probe as probe
+    from jaxfm.programs.prune import prune as prune
     from jaxfm.programs.quantise import quantise as quantise
     from jaxfm.programs.retrieve import retrieve as retrieve
     from jaxfm.programs.search_index import SearchIndex as SearchIndex
@@ -39,6 +41,7 @@ _HOME = {
     "SearchIndex": "jaxfm.programs.search_index",
     "check": "jaxfm.programs.check",
     "compare": "jaxfm.programs.evaluate",
+    "compress": "jaxfm.programs.compress",
     "evaluate": "jaxfm.programs.evaluate",
     "export": "jaxfm.programs.export",
     "load": "jaxfm.programs.model",
@@ -46,6 +49,7 @@ _HOME = {
     "open_index": "jaxfm.programs.search_index",
     "predict": "jaxfm.programs.predict",
     "probe": "jaxfm.programs.probe",
+    "prune": "jaxfm.programs.prune",
     "quantise": "jaxfm.programs.quantise",
     "register": "jaxfm.tasks.registry",
     "register_loss": "jaxfm.core.extensions",

@@ -21,7 +21,7 @@ def plot_kept_heads(importance_SN: np.ndarray, kept: Mapping[str, Sequence[int]]
     Raises OSError when it cannot be written.
     """
     layers, heads = importance_SN.shape
-    figure = new_figure(1.6 + 0.3 * layers)
+    figure = new_figure(1.8 + 0.3 * layers)
     axes = figure.subplots()
     largest = float(importance_SN.max()) or 1.0
     image = axes.imshow(np.sqrt(importance_SN / largest), cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -29,11 +29,15 @@ def plot_kept_heads(importance_SN: np.ndarray, kept: Mapping[str, Sequence[int]]
         for head in range(heads):
             if head not in kept.get(str(layer), ()):
                 axes.text(head, layer, "×", ha="center", va="center", color=COLOURS[1], fontsize=11)
-    style(axes, title="Importance of heads; × were dropped", x_label="head", y_label="layer")
+    style(
+        axes,
+        title="Importance of heads (square root, the largest is 1); × were dropped",
+        x_label="head",
+        y_label="layer",
+    )
     axes.set_xticks(range(heads))
     axes.set_yticks(range(layers))
     axes.tick_params(length=0, colors=INK)
     bar = figure.colorbar(image, ax=axes, pad=0.02)
-    bar.set_label("square root of the share of the largest", color=INK)
     bar.outline.set_visible(False)
     save_figure(figure, path)

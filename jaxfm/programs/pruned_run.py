@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -373,4 +374,5 @@ def copy_run(source: pathlib.Path, folder: pathlib.Path) -> None:
     for name in (MARKDOWN_FILE, HTML_FILE):
         path = folder / name
         if path.is_file():
-            files.write_text(path, path.read_text(encoding="utf-8").replace(str(source), str(folder)))
+            whole_name = rf"{re.escape(str(source))}(?![\w.-])"
+            files.write_text(path, re.sub(whole_name, lambda _: str(folder), path.read_text(encoding="utf-8")))
