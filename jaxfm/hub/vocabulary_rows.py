@@ -13,20 +13,25 @@ from jaxfm.errors import UserError
 _TABLE = "encoder/embeddings/word/embedding"
 
 
+def check_words(params: Mapping[str, HostArray], where: pathlib.Path) -> None:
+    """Raises UserError where a model predicts entries of its vocabulary, by rows that each of them has."""
+    if others := [path for path in params if has_padded_rows(path) and path != _TABLE]:
+        raise UserError(
+            f"{where}: the model predicts entries of its vocabulary ({others[0]}), so that none is unused. Cut the "
+            "vocabulary of a model that is fine-tuned for a task."
+        )
+
+
 def with_rows(
     encoder: EncoderConfig, params: Mapping[str, HostArray], kept: np.ndarray, where: pathlib.Path
 ) -> tuple[EncoderConfig, dict[str, HostArray]]:
     """Returns the encoder and its parameters (path -> array) with the rows of these entries, in their order.
 
     Raises:
-      UserError: the model predicts words of its vocabulary, or the first rows, by whose number positions are counted,
-        are among those that would move.
+      UserError: as `check_words`, or the first rows, by whose number positions are counted, are among those that would
+        move.
     """
-    if others := [path for path in params if has_padded_rows(path) and path != _TABLE]:
-        raise UserError(
-            f"{where}: the model predicts entries of its vocabulary ({others[0]}), so that none is unused. Cut the "
-            "vocabulary of a model that is fine-tuned for a task."
-        )
+    check_words(params, where)
     offset = encoder.position_offset
     if kept[:offset].tolist() != list(range(offset)):
         raise UserError(

@@ -212,7 +212,8 @@ class _Forms:
 
 def _stages(forms: _Forms, asked: _Asked) -> Iterator[None]:
     """Makes the forms of one method after another, the cheapest first."""
-    start, common = _FIRST, {"max_loss": _ANY, "source": asked.source}
+    start = _FIRST
+    common = {"max_loss": _ANY, "source": asked.source, "progress": Progress(None, quiet=True)}
     if "vocabulary" in asked.methods:
         cut = forms.add(
             "vocabulary", _FIRST,
@@ -268,10 +269,12 @@ def _compress(run: SavedRun, asked: _Asked, home: pathlib.Path, folder: pathlib.
             reasons = "; ".join(f"{name}: {reason}" for name, reason in forms.skipped.items())
             raise UserError(f"--workdir={run.workdir}: no smaller form can be made. {reasons}")
         shown = ",".join(map(str, asked.targets))
-        more = "" if asked.recover_epochs else " Train pruned forms further with --recover_epochs=1, or"
+        advice = "Ask for less"
+        if "prune" in asked.methods and not asked.recover_epochs:
+            advice = "Train pruned forms further with --recover_epochs=1, or ask for less"
         raise UserError(
-            f"--target={shown}: no form reaches it, and no run is written; {nearest(forms.found[1:], asked.targets)}."
-            f"{more or ' '}{' ' if more else ''}{'ask' if more else 'Ask'} for less. All forms: {home / MARKDOWN_FILE}"
+            f"--target={shown}: no form reaches it, and no run is written; {nearest(forms.found[1:], asked.targets)}. "
+            f"{advice}. All forms: {home / MARKDOWN_FILE}"
         )
     with written(folder) as target:
         copy_run(forms.folder(best.name), target)

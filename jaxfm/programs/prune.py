@@ -20,6 +20,7 @@ from absl import flags
 
 from jaxfm import files
 from jaxfm.errors import UserError, did_you_mean
+from jaxfm.hub.vocabulary_rows import check_words
 from jaxfm.models.pruning import PARTS
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.quiet import libraries_quieted
@@ -145,7 +146,10 @@ def prune(
         files.held(files.lock_beside(folder), f"--output={folder}"),
     ):
         new_output(folder)  # another process may have been here
-        base = Measured(open_whole(run, source), shown)
+        whole = open_whole(run, source)
+        if vocabulary:
+            check_words(whole.first.params, run.workdir)
+        base = Measured(whole, shown)
         if asked.in_rounds:
             _prune_in_rounds(run, base, asked, folder, shown)
         else:

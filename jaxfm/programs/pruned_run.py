@@ -93,17 +93,18 @@ def open_whole(run: SavedRun, source: str | None) -> Start:
     config = cut_run.config_from(run.config, run.workdir)
     if source:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=source))
-    try:
-        whole = cut_run.start(config, initial.resolve(config.model))
-    except UserError as error:
-        raise UserError(f"{where}: cannot be opened with its data: {error}") from error
-    paths = flat(whole.params)
+    first = initial.resolve(config.model)
+    paths = list(first.params)
     others = sorted({path.split("/layers/")[0] for path in paths if "/layers/" in path and not path.startswith(LAYERS)})
     if others or not any(path.startswith(LAYERS) for path in paths):
         raise UserError(
             f"{where}: the task {config.task.name} trains several encoders at once "
             f"({', '.join(['encoder', *others])}), and the layers of one are what can be pruned."
         )
+    try:
+        whole = cut_run.start(config, first)
+    except UserError as error:
+        raise UserError(f"{where}: cannot be opened with its data: {error}") from error
     if not len(whole.task.datasets.get(VALID, ())):
         raise UserError(f"{where}: its data have no validation split, by which choices are compared. Give --source.")
     return whole

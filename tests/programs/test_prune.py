@@ -165,7 +165,7 @@ def test_latency_is_measured_and_kept(run: pathlib.Path, folder: pathlib.Path, m
     facts = facts_of(prune(run, folder / "fast", "latency:0.7", max_loss=ANY))
     assert facts["choice"]["latency"] in asked and 0.6 < facts["choice"]["latency"] <= 0.7
     assert len(asked) < 15  # each is a program to compile
-    with pytest.raises(UserError, match=r"--target=latency:0.2: nothing that --parts=.* leaves .* 0\.3\d of the time"):
+    with pytest.raises(UserError, match=r"--target=latency:0.2: nothing that --parts=.* leaves .* 0\.43 of the time"):
         prune(run, folder / "never", "latency:0.2", max_loss=ANY)
 
 
@@ -187,7 +187,7 @@ def test_rounds_recover_and_go_on_where_they_were_stopped(
         prune(run, folder / "rounds", "flops:0.5", max_loss=ANY, **options)
     assert not (folder / "rounds").exists() and (home / "round_2_pruned" / "report.json").is_file()
     before = {path: path.stat().st_mtime_ns for path in home.glob("round_*/report.json")}
-    assert len(before) == 1
+    assert len(before) == 3
     with pytest.raises(UserError, match=r"holds rounds of another command \(rounds 2\)"):
         prune(run, folder / "rounds", "flops:0.5", max_loss=ANY, **options | {"rounds": 3})
     with pytest.raises(UserError, match=r"--max_loss=0: refused.*The rounds are kept in .*the same command"):
