@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from jaxfm.errors import UserError, did_you_mean
+from jaxfm.errors import UserError
 from jaxfm.hub.tensor_writing import parse_size
 
 FLOPS, SIZE, LATENCY, LOSS = "flops", "size", "latency", "loss"
@@ -49,8 +49,7 @@ def read_targets(words: Sequence[str], names: Sequence[str], flag: str = "--targ
         name, colon, text = word.partition(":")
         examples = ", ".join(EXAMPLES[each] for each in names)
         if not colon or name not in names:
-            hint = did_you_mean(name, names) if colon else f"write {examples}."
-            raise UserError(f"{flag}={','.join(words)}: {word!r}: {hint}")
+            raise UserError(f"{flag}={','.join(words)}: {word!r}: is no target here; write {examples}.")
         if name in found:
             raise UserError(f"{flag}={','.join(words)}: names {name} twice.")
         try:

@@ -10,11 +10,12 @@ from jaxfm.errors import UserError
 from jaxfm.observe.compress_plots import Form
 from jaxfm.observe.report import JSON_FILE
 from jaxfm.planning.targets import LATENCY, LOSS, SIZE, Target
-from jaxfm.programs.pruned_run import Measured, build_of
+from jaxfm.programs.pruned_run import Measured, build_of, is_whole
 from jaxfm.training import latency
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import PARAMS_ITEM
 from jaxfm.training.cut_run import VALID
+from jaxfm.training.evaluation import Evaluator, whole_batches
 from jaxfm.training.quantised_weights import WEIGHTS_FILE
 from jaxfm.training.saved_run import SavedRun, available_mesh, open_run
 from jaxfm.tuning.trials import Trial, pareto_front
@@ -94,7 +95,13 @@ def tried(name: str, made_of: str, folder: pathlib.Path, base: Measured, first_s
         task.objective.outputs, restored.graphdef, restored.params, task.datasets[VALID], mesh, config.eval.batch_size
     )
     seconds = latency.in_turns({"first": base.forward, "form": call})
-    splits = workdirs.read_report(folder)["splits"]
+    if (folder / JSON_FILE).is_file():
+        splits = workdirs.read_report(folder)["splits"]
+    else:  # rounded weights of a run that has not ended
+        rows = task.datasets[VALID]
+        size = whole_batches(config.eval.batch_size, len(rows), mesh)
+        outputs = Evaluator(task.objective.outputs, restored.graphdef, mesh, size)(restored.params, rows)
+        splits = {VALID: task.scorer(VALID).metrics(outputs)}
     score = float(splits[VALID][base.metric])
     size = size_on_disk(run)
     return Tried(
@@ -146,7 +153,7 @@ def drawn(forms: Sequence[Tried], front: set[int], chosen: str) -> list[Form]:
 
 def made(folder: pathlib.Path, make: Callable[[], Any]) -> str:
     """Makes a form unless it is there; returns why it cannot be made, "" where it is there now."""
-    if (folder / JSON_FILE).is_file():
+    if is_whole(folder):
         return ""
     try:
         make()

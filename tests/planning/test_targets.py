@@ -19,8 +19,8 @@ def test_targets_are_shares_or_bytes() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["flops"], "'flops': write flops:0.5, size:10MB or size:0.5, latency:0.5, loss:0.005."),
-        (["flop:0.5"], "'flop:0.5': Did you mean 'flops'"),
+        (["flops"], "'flops': is no target here; write flops:0.5, size:10MB or size:0.5, latency:0.5, loss:0.005."),
+        (["flop:0.5"], "'flop:0.5': is no target here; write flops:0.5"),
         (["flops:0.5", "flops:0.4"], "names flops twice"),
         (["latency:fast"], "'fast' must be a number, as latency:0.5"),
         (["size:10XB"], "size=10XB: must be a number with a unit"),

@@ -88,8 +88,9 @@ def test_forms_that_are_there_are_used_again_and_a_target_out_of_reach_names_the
 def test_no_more_methods_are_tried_than_are_needed(
     run: pathlib.Path, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def made(source: pathlib.Path, target: pathlib.Path, **_: Any) -> None:
-        names.append(target.name)
+    def made(_: pathlib.Path, output: pathlib.Path, **options: Any) -> None:
+        assert options["max_loss"] > 1
+        names.append(output.name)
         raise UserError("not now")
 
     names: list[str] = []
@@ -137,7 +138,7 @@ def test_the_front_and_the_nearest() -> None:
     ("changes", "message"),
     [
         ({"target": ()}, "--target is missing"),
-        ({"target": "flops:0.5"}, "'flops:0.5': .*latency"),
+        ({"target": "flops:0.5"}, "'flops:0.5': is no target here; write latency"),
         ({"methods": ["prun"]}, "--methods=prun: 'prun': Did you mean 'prune'"),
         ({"methods": []}, "--methods: is empty"),
         ({"budgets": [1.0]}, "--budgets: 1 must be a share"),
