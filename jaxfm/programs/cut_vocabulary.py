@@ -14,7 +14,6 @@ from jaxfm.data.records.source_unlabelled import Wanted, read_unlabelled
 from jaxfm.data.text.vocabulary_cut import cut_tokenizer
 from jaxfm.errors import UserError
 from jaxfm.hub.vocabulary_rows import with_rows
-from jaxfm.programs.pruned_run import Measured, score_of
 from jaxfm.training import cut_run
 from jaxfm.training.cut_run import VALID, Start
 from jaxfm.training.saved_run import SavedRun
@@ -40,12 +39,15 @@ class CutVocabulary:
     facts: dict[str, Any]
 
 
-def cut_vocabulary(run: SavedRun, base: Measured, keep_from: Sequence[str], folder: pathlib.Path) -> CutVocabulary:
+def cut_vocabulary(
+    run: SavedRun, whole: Start, outputs: Mapping[str, np.ndarray], keep_from: Sequence[str], folder: pathlib.Path
+) -> CutVocabulary:
     """Cuts the vocabulary of a run to what texts use.
 
     Args:
       run: whose it is.
-      base: the same, opened and scored.
+      whole: the same, opened.
+      outputs: of it, of the validation split.
       keep_from: "train", "all" (all splits of the run), or files of texts.
       folder: for the tokenizer; it is made.
 
@@ -53,7 +55,7 @@ def cut_vocabulary(run: SavedRun, base: Measured, keep_from: Sequence[str], fold
       UserError: a run of images or of words of the vocabulary, a tokenizer that cannot be cut, or one that cuts a text
         of which all pieces are kept otherwise than before.
     """
-    whole, where = base.whole, f"--workdir={run.workdir}"
+    where = f"--workdir={run.workdir}"
     tokenizer = whole.first.tokenizer
     if tokenizer is None or any(_TOKENS not in rows.spec for rows in whole.task.datasets.values()):
         raise UserError(f"--vocabulary: {where} reads no texts, so that it has no vocabulary. Leave out the flag.")
@@ -76,7 +78,7 @@ def cut_vocabulary(run: SavedRun, base: Measured, keep_from: Sequence[str], fold
                 f"--vocabulary: the cut tokenizer would cut rows of {split} otherwise than before "
                 f"({np.count_nonzero(~same[split]):,} of {len(same[split]):,}). Leave out the flag."
             )
-    _check_outputs(base, start, same[VALID], where)
+    _check_outputs(outputs, start, same[VALID], where)
     facts = {
         "before": whole.first.encoder.vocab_size,
         "after": len(kept),
@@ -126,10 +128,10 @@ def _same_rows(before: Dataset, after: Dataset, kept: np.ndarray) -> np.ndarray:
     return np.concatenate(alike) if alike else np.zeros(0, bool)
 
 
-def _check_outputs(base: Measured, start: Start, same: np.ndarray, where: str) -> None:
+def _check_outputs(expected: Mapping[str, np.ndarray], start: Start, same: np.ndarray, where: str) -> None:
     """Raises UserError where rows with the same pieces have other outputs: the model reads its table elsewhere too."""
     outputs = start.setup.evaluate(start.params, start.task.datasets[VALID])
-    for name, before in base.outputs.items():
+    for name, before in expected.items():
         after = outputs[name]
         if before.shape != after.shape or not np.issubdtype(before.dtype, np.floating):
             continue
@@ -139,4 +141,3 @@ def _check_outputs(base: Measured, start: Start, same: np.ndarray, where: str) -
                 f"--vocabulary: {where} gives other results ({name}) for texts whose pieces are the same: its outputs "
                 "depend on entries that no text uses. Leave out the flag."
             )
-    assert np.isfinite(score_of(start, outputs))

@@ -34,6 +34,7 @@ from jaxfm.programs.given_config import resolve_config
 from jaxfm.programs.pruned_run import (
     Measured,
     PartChoice,
+    compared,
     copy_run,
     cut_out,
     is_whole,
@@ -281,7 +282,7 @@ def _pruned(
     encoder = whole.first.encoder
     facts: dict[str, Any] = {"before": _shape(encoder)}
     if asked.vocabulary:
-        found = cut_vocabulary(at, base, asked.keep_from, temporary / "tokenizer")
+        found = cut_vocabulary(at, whole, base.outputs, asked.keep_from, temporary / "tokenizer")
         whole, facts["vocabulary"] = found.start, found.facts
         progress.say(
             f"vocabulary: {found.facts['after']:,} of {found.facts['before']:,} entries are kept, those of "
@@ -353,7 +354,7 @@ def _write_report(
     progress: Progress,
 ) -> None:
     """Measures the run that was written beside the first one, and writes what there is to say of it."""
-    measured = pruning_report.compared(base, open_run(folder), report, progress)
+    measured = compared(base, open_run(folder), report, progress)
     found = {
         "version": 1,
         "made_of": {"workdir": base.whole.config.model.init.removeprefix("run:")},

@@ -9,7 +9,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from jaxfm.models.subnets import LAYERS, Selected, Subnet
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.report import HTML_FILE, MARKDOWN_FILE
 from jaxfm.parallel.mesh import batch_shards, build_abstract
-from jaxfm.planning.costs import SubnetCosts
+from jaxfm.planning.costs import SubnetCosts, costs, parameters_of
 from jaxfm.planning.targets import FLOPS, LATENCY, SIZE, Target
 from jaxfm.training import cut_run, initial, latency, part_importance
 from jaxfm.training import workdir as workdirs
@@ -36,10 +36,10 @@ from jaxfm.training.evaluation import Evaluator, whole_batches
 from jaxfm.training.loading import put
 from jaxfm.training.paths import flat, nested
 from jaxfm.training.quantised_weights import WEIGHTS_FILE
-from jaxfm.training.saved_run import SavedRun
+from jaxfm.training.saved_run import SavedRun, available_mesh
 from jaxfm.training.session import compute_dtype, scans_layers
 from jaxfm.training.supernet import of_shape
-from jaxfm.tuning.costs import BYTES
+from jaxfm.tuning.costs import BYTES, PARAMETERS
 from jaxfm.tuning.trials import loss
 
 MOST_SCORED = 6
@@ -137,8 +137,8 @@ class Measured:
                 "pruning costs. Name other data by --source."
             )
         encoder = whole.task.objective.spec.encoder
-        costs = SubnetCosts(whole.task.objective, whole.config, None)
-        found = costs(Subnet(encoder.num_layers, encoder.num_heads, encoder.ffn_size))
+        of_shape_costs = SubnetCosts(whole.task.objective, whole.config, None)
+        found = of_shape_costs(Subnet(encoder.num_layers, encoder.num_heads, encoder.ffn_size))
         self.flops, self.size = found[FLOPS], found[BYTES]
 
     @functools.cached_property
@@ -225,8 +225,8 @@ class PartChoice:
         ]
 
     def _shares(self, shape: Subnet) -> dict[str, float]:
-        costs = self._costs(shape)
-        return {FLOPS: costs[FLOPS] / self._base.flops, SIZE: costs[BYTES] / self._base.size}
+        found = self._costs(shape)
+        return {FLOPS: found[FLOPS] / self._base.flops, SIZE: found[BYTES] / self._base.size}
 
     def _by_latency(self, limit: Target, others: Sequence[Target], progress: Progress) -> "list[list[Choice]]":
         """Returns choices by falling budgets of operations, from the largest whose first one is fast enough.
@@ -337,6 +337,40 @@ def cut_out(whole: Start, choice: PartChoice, kept: Kept, workdir: pathlib.Path)
         whole.first, encoder=pruned_encoder(whole.first.encoder, kept), params=choice.cut(kept)
     )
     return cut_run.start(cut_run.config_from(whole.config, workdir), small)
+
+
+def compared(base: Measured, run: SavedRun, report: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """Returns scores, costs and measured seconds of the first model and of the one that was made; JSON values."""
+    whole, config = base.whole, run.config
+    objective = whole.task.objective
+    task = run.task(config.data.source, VALID)
+    mesh, _ = available_mesh(config)
+    restored = run.restore(mesh, build_of(config))
+    rows = task.datasets[VALID]
+    after = latency.forward_pass(
+        task.objective.outputs, restored.graphdef, restored.params, rows, mesh, config.eval.batch_size
+    )
+    with progress.task("measuring latency", 1) as advance:
+        seconds = latency.in_turns({"before": base.forward, "after": after})
+        advance(1)
+    before = {split: base.score for split in (VALID,)}
+    for split, others in whole.task.datasets.items():
+        if split not in ("train", VALID):
+            before[split] = score_of(whole, whole.setup.evaluate(whole.params, others), split)
+    first, last = (costs(each, parameters_of(each), config) for each in (objective, task.objective))
+    names = {FLOPS: "flops", BYTES: "bytes", PARAMETERS: "parameters"}
+    return {
+        "scores": {
+            split: {"before": score, "after": report["splits"][split].get(base.metric)}
+            for split, score in before.items()
+            if np.isfinite(score)
+        },
+        "costs": {
+            **{name: {"before": first[cost], "after": last[cost]} for cost, name in names.items()},
+            "seconds": seconds,
+            "batch": {"rows": config.eval.batch_size, "units": task.objective.spec.row_length},
+        },
+    }
 
 
 @contextlib.contextmanager

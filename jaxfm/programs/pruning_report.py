@@ -11,48 +11,9 @@ from jaxfm.observe.progress import Progress
 from jaxfm.observe.pruning_plots import plot_kept_heads
 from jaxfm.observe.tables import Cell, Table, to_markdown
 from jaxfm.observe.writers import to_json
-from jaxfm.planning.costs import costs, parameters_of
-from jaxfm.programs.pruned_run import Measured, build_of, score_of
-from jaxfm.training import latency
 from jaxfm.training.cut_run import VALID
-from jaxfm.training.saved_run import SavedRun, available_mesh
-from jaxfm.tuning.costs import BYTES, FLOPS, PARAMETERS
 
 JSON_FILE, MARKDOWN_FILE, PLOT_FILE = "pruning.json", "pruning.md", "plots/pruning.png"
-
-
-def compared(base: Measured, run: SavedRun, report: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """Returns scores, costs and measured seconds of the first model and of the one that was made; JSON values."""
-    whole, config = base.whole, run.config
-    objective = whole.task.objective
-    task = run.task(config.data.source, VALID)
-    mesh, _ = available_mesh(config)
-    restored = run.restore(mesh, build_of(config))
-    rows = task.datasets[VALID]
-    after = latency.forward_pass(
-        task.objective.outputs, restored.graphdef, restored.params, rows, mesh, config.eval.batch_size
-    )
-    with progress.task("measuring latency", 1) as advance:
-        seconds = latency.in_turns({"before": base.forward, "after": after})
-        advance(1)
-    before = {split: base.score for split in (VALID,)}
-    for split, others in whole.task.datasets.items():
-        if split not in ("train", VALID):
-            before[split] = score_of(whole, whole.setup.evaluate(whole.params, others), split)
-    first, last = (costs(each, parameters_of(each), config) for each in (objective, task.objective))
-    names = {FLOPS: "flops", BYTES: "bytes", PARAMETERS: "parameters"}
-    return {
-        "scores": {
-            split: {"before": score, "after": report["splits"][split].get(base.metric)}
-            for split, score in before.items()
-            if np.isfinite(score)
-        },
-        "costs": {
-            **{name: {"before": first[cost], "after": last[cost]} for cost, name in names.items()},
-            "seconds": seconds,
-            "batch": {"rows": config.eval.batch_size, "units": task.objective.spec.row_length},
-        },
-    }
 
 
 def tables(facts: Mapping[str, Any]) -> list[Table]:
