@@ -44,7 +44,7 @@ def tables(facts: Mapping[str, Any]) -> list[Table]:
     if scored := facts.get("scored"):
         columns = ("layers", "heads", "neurons", "importance", "operations", "bytes", "time", f"{metric} on {VALID}")
         names = ("depth", "heads", "ffn_size", "importance", "flops", "size", "latency", "score")
-        formats = dict.fromkeys(("importance", "operations", "bytes", "time"), ".1%")
+        formats: dict[str, str] = dict.fromkeys(columns[3:7], ".1%")
         cells = [tuple(each[name] for name in names) for each in scored]
         listed.append(Table("Choices within the target, before any training", columns, cells, formats=formats))
     if rounds := facts.get("rounds"):

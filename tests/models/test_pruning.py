@@ -20,7 +20,7 @@ from jaxfm.models.pruning import (
     share_kept,
     units_of_layers,
 )
-from jaxfm.models.subnets import Subnet, select
+from jaxfm.models.subnets import Subnet, pad_heads, select
 from tests.models.test_subnets import ENCODERS, POST, batch, make_model, params_of, wide, with_params
 
 KINDS = {
@@ -127,3 +127,15 @@ def test_shares_and_sizes() -> None:
         "heads": {str(i): [0, 1, 2, 3] for i in range(4)},
         "neurons": 32,
     }
+
+
+@pytest.mark.parametrize("name", ["post-norm", "biases by distance", "disentangled"])
+def test_heads_of_zeros_in_place_of_dropped_ones_change_nothing(name: str) -> None:
+    """As files for transformers have them."""
+    encoder = KINDS[name]
+    params = wide(encoder)
+    (kept,) = keep(encoder, importance_of(encoder), 3, 32)
+    small, cut = pruned_encoder(encoder, kept), prune(params, encoder, kept)
+    padded = pad_heads(cut, small, encoder.num_heads)
+    found = with_params(make_model(encoder), padded)(batch())
+    np.testing.assert_allclose(found, with_params(make_model(small), cut)(batch()), atol=2e-5)

@@ -189,7 +189,7 @@ def test_rounds_recover_and_go_on_where_they_were_stopped(
     before = {path: path.stat().st_mtime_ns for path in home.glob("round_*/report.json")}
     assert len(before) == 3
     with pytest.raises(UserError, match=r"holds rounds of another command \(rounds 2\)"):
-        prune(run, folder / "rounds", "flops:0.5", max_loss=ANY, **options | {"rounds": 3})
+        prune(run, folder / "rounds", "flops:0.5", max_loss=ANY, **{**options, "rounds": 3})
     with pytest.raises(UserError, match=r"--max_loss=0: refused.*The rounds are kept in .*the same command"):
         monkeypatch.setattr(pruned_run.Measured, "lost", lambda self, score: 0.5)
         prune(run, folder / "rounds", "flops:0.5", max_loss=0.0, **options)
