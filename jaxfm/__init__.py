@@ -1,8 +1,9 @@
 """jaxfm: pretrain and fine-tune encoder foundation models in JAX.
 
 The programs as functions: `jaxfm.check(config)`, `jaxfm.train(config, workdir, data=...)`, `jaxfm.evaluate`,
-`jaxfm.compare`, `jaxfm.predict`, `jaxfm.export`, `jaxfm.quantise`, `jaxfm.load(workdir)`, a trained model to call
-again and again; `jaxfm.bias` and `jaxfm.leaks`, which look for what a model should not have learned;
+`jaxfm.compare`, `jaxfm.predict`, `jaxfm.export`, `jaxfm.quantise`, `jaxfm.prune`, `jaxfm.compress`,
+`jaxfm.load(workdir)`, a trained model to call again and again;
+`jaxfm.bias` and `jaxfm.leaks`, which look for what a model should not have learned;
 `jaxfm.retrieve` and `jaxfm.open_index`, which search a corpus; `jaxfm.mine`, which finds hard negatives;
 `jaxfm.probe`, which says how much of texts' labels is in vectors.
 `jaxfm.register`, `register_metric` and `register_loss` add what is yours. All are imported when first asked for:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from jaxfm.core.extensions import register_metric as register_metric
     from jaxfm.programs.bias import bias as bias
     from jaxfm.programs.check import check as check
+    from jaxfm.programs.compress import compress as compress
     from jaxfm.programs.evaluate import compare as compare
     from jaxfm.programs.evaluate import evaluate as evaluate
     from jaxfm.programs.export import export as export
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from jaxfm.programs.model import load as load
     from jaxfm.programs.predict import predict as predict
     from jaxfm.programs.probe import probe as probe
+    from jaxfm.programs.prune import prune as prune
     from jaxfm.programs.quantise import quantise as quantise
     from jaxfm.programs.retrieve import retrieve as retrieve
     from jaxfm.programs.search_index import SearchIndex as SearchIndex
@@ -42,6 +45,7 @@ _HOME = {
     "bias": "jaxfm.programs.bias",
     "check": "jaxfm.programs.check",
     "compare": "jaxfm.programs.evaluate",
+    "compress": "jaxfm.programs.compress",
     "evaluate": "jaxfm.programs.evaluate",
     "export": "jaxfm.programs.export",
     "leaks": "jaxfm.programs.leaks",
@@ -50,6 +54,7 @@ _HOME = {
     "open_index": "jaxfm.programs.search_index",
     "predict": "jaxfm.programs.predict",
     "probe": "jaxfm.programs.probe",
+    "prune": "jaxfm.programs.prune",
     "quantise": "jaxfm.programs.quantise",
     "register": "jaxfm.tasks.registry",
     "register_loss": "jaxfm.core.extensions",

@@ -28,4 +28,4 @@ def with_whole_heads(encoder: EncoderConfig, params: Mapping[str, Any]) -> tuple
             f"transformers' {encoder.family} has heads of {encoder.hidden_size} / {encoder.num_heads} numbers, "
             f"and these have {width}. jaxfm.predict, evaluate and --format=stablehlo use the run as it is."
         )
-    return dataclasses.replace(encoder, num_heads=count, head_size=0), pad_heads(params, count)
+    return dataclasses.replace(encoder, num_heads=count, head_size=0), pad_heads(params, encoder, count)

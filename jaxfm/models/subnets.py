@@ -29,22 +29,23 @@ from flax import nnx
 from jaxfm.core.encoder_config import EncoderConfig
 
 LAYERS = "encoder/layers/"
-_NEXT_NORM = "next_norm/"
+BIAS_TABLE = "encoder/common/relative/embedding"  # [buckets, N] where relative positions are a "bias"
+NEXT_NORM = "next_norm/"
 # What reads the heads and the neurons of a layer, with their axis: zeros there leave them out.
-_HEADS_READ_BY, _NEURONS_READ_BY = "attention/output/kernel", "ffn/down/kernel"
-_HEADS_AXIS = {  # of arrays [L, ...] with an axis of heads; keys and values may have fewer heads than queries
+HEADS_READ_BY, NEURONS_READ_BY = "attention/output/kernel", "ffn/down/kernel"
+HEADS_AXIS = {  # of arrays [L, ...] with an axis of heads; keys and values may have fewer heads than queries
     **{f"attention/{name}/kernel": 2 for name in ("query", "position_key", "position_query")},
     **{f"attention/{name}/bias": 1 for name in ("query", "position_key", "position_query")},
-    _HEADS_READ_BY: 1,
+    HEADS_READ_BY: 1,
 }
-_SHARED_HEADS_AXIS = {
+SHARED_HEADS_AXIS = {
     **{f"attention/{name}/kernel": 2 for name in ("key", "value")},
     **{f"attention/{name}/bias": 1 for name in ("key", "value")},
 }
-_NEURONS_AXIS = {
+NEURONS_AXIS = {
     **{f"ffn/{name}/kernel": 2 for name in ("up", "gate")},
     **{f"ffn/{name}/bias": 1 for name in ("up", "gate")},
-    _NEURONS_READ_BY: 1,
+    NEURONS_READ_BY: 1,
 }
 
 
@@ -99,9 +100,13 @@ class SubnetSpace:
 class Selected(nnx.Module):
     """A model and what is kept of it as parameters, beside each other: one program for all its subnets."""
 
-    def __init__(self, model: nnx.Module, encoder: EncoderConfig):
-        """Begins with all that there is."""
+    def __init__(self, model: nnx.Module, encoder: EncoderConfig, *, by_layer: bool = False):
+        """Begins with all that there is; `by_layer`: each layer may keep other heads and neurons than the next."""
         whole = selection_of(encoder, Subnet(encoder.num_layers, encoder.num_heads, encoder.ffn_size))
+        if by_layer:
+            stacks = encoder.layer_stacks
+            heads, neurons = (np.tile(part, (stacks, 1)) for part in (whole.heads, whole.neurons))
+            whole = Selection(whole.layers[:stacks], heads, neurons)
         self.model = model
         self.layers, self.heads, self.neurons = (nnx.Param(jnp.asarray(part)) for part in whole)
 
@@ -114,9 +119,9 @@ class Selection(NamedTuple):
     """What of an encoder a subnet keeps: f32 1 or 0, of its layers bool; numpy's, JAX's, traced or not.
 
     Attributes:
-      layers: [L].
-      heads: [N].
-      neurons: [F].
+      layers: [L], of layers that share their weights one a group.
+      heads: [N], or [L, N] where each layer keeps its own.
+      neurons: [F], or [L, F].
     """
 
     layers: Any
@@ -167,8 +172,8 @@ def select(model: Any, selection: Selection) -> Any:
     params = nnx.to_pure_dict(state)
     stacked = params["encoder"]["layers"]
     for part, kept in (
-        (stacked["attention"]["output"], jnp.asarray(selection.heads)[:, None, None]),
-        (stacked["ffn"]["down"], jnp.asarray(selection.neurons)[:, None]),
+        (stacked["attention"]["output"], jnp.asarray(selection.heads)[..., None, None]),
+        (stacked["ffn"]["down"], jnp.asarray(selection.neurons)[..., None]),
     ):
         part["kernel"] = part["kernel"] * kept
     model = nnx.merge(graphdef, params)
@@ -206,7 +211,7 @@ def cut(params: Mapping[str, Any], encoder: EncoderConfig, subnet: Subnet) -> di
     for path, value in params.items():
         name, array = path.removeprefix(LAYERS), np.asarray(value)
         if name != path:
-            array = array[list(norms if name.startswith(_NEXT_NORM) else kept)]
+            array = array[list(norms if name.startswith(NEXT_NORM) else kept)]
             for axis, size in _cut_axes(name, encoder, subnet).items():
                 array = np.take(array, range(size), axis=axis)
         found[path] = np.ascontiguousarray(array)
@@ -231,26 +236,29 @@ def _cut_axes(name: str, encoder: EncoderConfig, subnet: Subnet) -> dict[int, in
     return {
         axes[name]: size
         for axes, size in (
-            (_HEADS_AXIS, subnet.heads),
-            (_SHARED_HEADS_AXIS, subnet.heads // shared),
-            (_NEURONS_AXIS, subnet.ffn_size),
+            (HEADS_AXIS, subnet.heads),
+            (SHARED_HEADS_AXIS, subnet.heads // shared),
+            (NEURONS_AXIS, subnet.ffn_size),
         )
         if name in axes
     }
 
 
-def pad_heads(params: Mapping[str, Any], count: int) -> dict[str, Any]:
+def pad_heads(params: Mapping[str, Any], encoder: EncoderConfig, count: int) -> dict[str, Any]:
     """Returns the arrays (path -> array) with heads of zeros after those of each layer, `count` in all.
 
     They add nothing to what the encoder computes. Keys and values must not be shared by heads.
     """
     found = dict(params)
-    for name, axis in (_HEADS_AXIS | _SHARED_HEADS_AXIS).items():
+    for name, axis in (HEADS_AXIS | SHARED_HEADS_AXIS).items():
         path = f"{LAYERS}{name}"
         if path in params:
             value = np.asarray(params[path])
             more = [(0, count - value.shape[axis] if each == axis else 0) for each in range(value.ndim)]
             found[path] = np.pad(value, more)
+    if BIAS_TABLE in params and encoder.relative_positions == "bias":
+        value = np.asarray(params[BIAS_TABLE])
+        found[BIAS_TABLE] = np.pad(value, [(0, 0), (0, count - value.shape[1])])
     return found
 
 
@@ -267,7 +275,7 @@ def order(
       neurons_LF: likewise the neurons.
     """
     found = dict(params)
-    for axes, order_LX in ((_HEADS_AXIS | _SHARED_HEADS_AXIS, heads_LN), (_NEURONS_AXIS, neurons_LF)):
+    for axes, order_LX in ((HEADS_AXIS | SHARED_HEADS_AXIS, heads_LN), (NEURONS_AXIS, neurons_LF)):
         for name, axis in axes.items():
             path = f"{LAYERS}{name}"
             if order_LX is None or path not in params:
@@ -289,7 +297,7 @@ def importance(params: Any, grads: Any) -> tuple[jax.Array, jax.Array]:
       grads: path -> gradient of the loss.
     """
     found = []
-    for name in (_HEADS_READ_BY, _NEURONS_READ_BY):
+    for name in (HEADS_READ_BY, NEURONS_READ_BY):
         product = params[f"{LAYERS}{name}"] * grads[f"{LAYERS}{name}"]
         found.append(jnp.abs(product.sum(axis=tuple(range(2, product.ndim)))))
     return found[0], found[1]

@@ -4,7 +4,7 @@ import jax
 from flax import nnx
 
 from jaxfm.adapt_config import AdaptConfig
-from jaxfm.config import AUTO, Config
+from jaxfm.config import Config
 from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.objective import Objective
 from jaxfm.errors import UserError, did_you_mean
@@ -12,8 +12,6 @@ from jaxfm.models.subnets import Subnet, cut_encoder, cut_shapes
 from jaxfm.parallel.chips import CHIPS, Chip
 from jaxfm.parallel.mesh import initialise
 from jaxfm.planning.analytic import expected_activations
-from jaxfm.planning.estimate import Subject
-from jaxfm.schema import replaced
 from jaxfm.training.paths import flat, nested
 from jaxfm.training.state import count_parameters
 from jaxfm.training.supernet import of_shape
@@ -32,18 +30,6 @@ def chip_named(name: str) -> Chip:
     if name not in CHIPS:
         raise UserError(f"--chip={name}: is not a known chip. {did_you_mean(name, CHIPS)}")
     return CHIPS[name]
-
-
-def costs_of(config: Config, chip: Chip | None = None) -> dict[str, float]:
-    """Returns the costs of the model that a config trains, as `costs`; without data, its head has two classes.
-
-    Raises:
-      UserError: no encoder has the sizes of `config.model` together, or the number of rows of a batch is not known.
-    """
-    if config.train.batch_size == AUTO and chip is None:
-        config = replaced(config, {"train.batch_size": 1})  # the others do not depend on it
-    subject = Subject.of(config)
-    return costs(subject.objective, parameters_of(subject.objective), subject.config, chip)
 
 
 def costs(objective: Objective, parameters: int, config: Config, chip: Chip | None = None) -> dict[str, float]:

@@ -51,6 +51,8 @@ PROGRAMS = (
     Program("serve", USING, "serves trained models over HTTP, with a page to try them on"),
     Program("export", USING, "writes a model for transformers, ONNX or JAX without jaxfm"),
     Program("quantise", USING, "rounds a run's weights to 8 or 4 bits, if it keeps its score"),
+    Program("prune", USING, "drops heads, neurons, layers and words that a run needs least"),
+    Program("compress", USING, "finds the best smaller form of a run within a target"),
     Program("verify", USING, "compares two models, runs or exports, number by number"),
     Program("mine", TEXT, "finds hard negatives for pairs of texts"),
     Program("convert", TEXT, "writes tagged sentences in the form of another tool"),

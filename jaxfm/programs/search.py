@@ -19,7 +19,8 @@ from jaxfm.errors import UserError, did_you_mean, without_secrets
 from jaxfm.hub.initial import SIZES
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.shown import Report
-from jaxfm.planning import costs
+from jaxfm.planning.config_costs import costs_of
+from jaxfm.planning.costs import chip_named
 from jaxfm.programs import program
 from jaxfm.programs.given_config import GivenConfig, resolve_config
 from jaxfm.programs.train import train
@@ -174,11 +175,11 @@ def _cost_model(config: Config, keys: Iterable[str], named: Sequence[str], chip:
     Raises UserError for an unknown chip, one that is missing, and a config whose costs cannot be known.
     """
     check_chip(chip, named, "--objectives or --most")
-    known = costs.chip_named(chip) if chip else None
+    known = chip_named(chip) if chip else None
     if not any(name in COSTS for name in named) and not any(key in _SIZE_KEYS for key in keys):
         return None
-    costs.costs_of(config, known)  # what is wrong with the config itself is said before any trial
-    return lambda config: costs.costs_of(config, known)
+    costs_of(config, known)  # what is wrong with the config itself is said before any trial
+    return lambda config: costs_of(config, known)
 
 
 def _check_config(config: Config) -> None:

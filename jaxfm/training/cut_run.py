@@ -1,33 +1,117 @@
-"""A subnet cut out of the run of a supernet, as a run directory like any other."""
+"""A smaller model made of a finished run's, as a run directory like any other."""
 
 import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from jaxfm.config import Config, SupernetConfig
+from jaxfm.adapt_config import AdaptConfig
+from jaxfm.config import Config, GrowConfig, SupernetConfig
+from jaxfm.core.initial import Initial, Origin
+from jaxfm.core.task import Task
+from jaxfm.errors import UserError
 from jaxfm.hub.initial import SIZES
 from jaxfm.models.subnets import Subnet, cut, cut_encoder
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.wall_clock import WallClock
 from jaxfm.observe.writers import MetricsWriter
 from jaxfm.parallel.mesh import make_mesh
+from jaxfm.schema import replaced
 from jaxfm.tasks import registry
 from jaxfm.training import initial, results
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.best import Best
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.member import TrainResult
+from jaxfm.training.paths import flat
 from jaxfm.training.saved_run import SavedRun
-from jaxfm.training.setup import prepare
+from jaxfm.training.setup import Setup, prepare
 
+VALID = "valid"
 _OF_SCRATCH = {"preset": "", "tokenizer": "", **dict.fromkeys(SIZES, 0)}
+# What a run of loaded weights, without adapters and by itself, has nothing of.
+_ALONE = {
+    "adapt": AdaptConfig(),
+    "grow": GrowConfig(),
+    "supernet": SupernetConfig(),
+    "optim.mup": 0,
+    "train.seeds": 1,
+    "train.learning_rates": (),
+    "train.weight_decays": (),
+    "checkpoint.mirror": "",
+}
 
 
 def config_from(config: Config, workdir: pathlib.Path) -> Config:
-    """Returns the config of a supernet's run for one model, which starts from the weights of a run directory."""
+    """Returns the config of a run for one model in floats, which starts from the weights of a run directory."""
     model = dataclasses.replace(config.model, init=f"{initial.RUN}{workdir.resolve()}", **_OF_SCRATCH)
-    return dataclasses.replace(config, model=model, supernet=SupernetConfig())
+    return replaced(dataclasses.replace(config, model=model), _ALONE)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Start:
+    """A model with known weights, and the data of its run.
+
+    Attributes:
+      config: of the run.
+      first: where its weights and its tokenizer are from.
+      task: with all splits of the data.
+      setup: of the run.
+      params: on the devices.
+    """
+
+    config: Config
+    first: Initial
+    task: Task
+    setup: Setup
+    params: Any
+
+    @property
+    def origin(self) -> Origin | None:
+        """Where the weights were first read from."""
+        return self.first.origin
+
+
+def start(config: Config, first: Initial) -> Start:
+    """Reads the data and puts the weights on the devices.
+
+    Raises:
+      UserError: the run's data are gone, or are of other classes than the weights.
+    """
+    task, loaded = registry.create(config, first)
+    setup = prepare(config, task, loaded, make_mesh(config.parallel.mesh))
+    if missing := sorted(flat(setup.session.abstract.params).keys() - loaded.keys()):
+        raise UserError(
+            f"{config.model.init}: the data of {config.data.source} ask for another head ({missing[0]}) than the run "
+            "has: they have other classes. Name data with those of the run."
+        )
+    return Start(config, first, task, setup, setup.initial_state().params)
+
+
+def write(begun: Start, workdir: pathlib.Path, progress: Progress, outputs: Any = None) -> Mapping[str, Any]:
+    """Writes a finished run of no update, scored on its own data; returns report.json.
+
+    Args:
+      begun: the model.
+      workdir: absent or empty. report.json is written last.
+      progress: where to show how far it is.
+      outputs: of the validation split, where they are known.
+    """
+    wall_clock = WallClock()
+    workdir.mkdir(parents=True, exist_ok=True)
+    workdirs.write_config(workdir, begun.config, begun.origin)
+    begun.task.save(workdir)
+    checkpoints = Checkpoints(workdir / workdirs.CHECKPOINTS_DIR)
+    checkpoints.save_params(0, begun.params, {"best": dataclasses.asdict(Best())})
+    checkpoints.close()
+    valid = begun.task.datasets[VALID]
+    if outputs is None:
+        with progress.task("scoring the smaller model", len(valid)) as advance:
+            outputs = begun.setup.evaluate(begun.params, valid, advance)
+    with MetricsWriter(workdir, resume_step=None, tensorboard=False) as writer:
+        writer.write(0, VALID, begun.task.scorer(VALID).metrics(outputs))
+    fitted = TrainResult(begun.params, 0, 0, Best(), valid_outputs=outputs)
+    return results.finish(begun.config, begun.task, begun.setup, fitted, workdir, progress, wall_clock)
 
 
 def write_run(run: SavedRun, subnet: Subnet, workdir: pathlib.Path, progress: Progress) -> Mapping[str, Any]:
@@ -42,24 +126,9 @@ def write_run(run: SavedRun, subnet: Subnet, workdir: pathlib.Path, progress: Pr
     Raises:
       UserError: the run's data are gone, or its checkpoint is not whole.
     """
-    config, wall_clock = config_from(run.config, run.workdir), WallClock()
+    config = config_from(run.config, run.workdir)
     whole = initial.resolve(config.model)
     small = dataclasses.replace(
         whole, encoder=cut_encoder(whole.encoder, subnet), params=cut(whole.params, whole.encoder, subnet)
     )
-    task, loaded = registry.create(config, small)
-    setup = prepare(config, task, loaded, make_mesh(config.parallel.mesh))
-    params = setup.initial_state().params
-    workdir.mkdir(parents=True, exist_ok=True)
-    workdirs.write_config(workdir, config, small.origin)
-    task.save(workdir)
-    checkpoints = Checkpoints(workdir / workdirs.CHECKPOINTS_DIR)
-    checkpoints.save_params(0, params, {"best": dataclasses.asdict(Best())})
-    checkpoints.close()
-    valid = task.datasets["valid"]
-    with progress.task("scoring the subnet by itself", len(valid)) as advance:
-        outputs = setup.evaluate(params, valid, advance)
-    with MetricsWriter(workdir, resume_step=None, tensorboard=False) as writer:
-        writer.write(0, "valid", task.scorer("valid").metrics(outputs))
-    fitted = TrainResult(params, 0, 0, Best(), valid_outputs=outputs)
-    return results.finish(config, task, setup, fitted, workdir, progress, wall_clock)
+    return write(start(config, small), workdir, progress)

@@ -1,6 +1,6 @@
 """What a model costs, known before it is trained: names, limits, and whether a model is within them.
 
-The numbers themselves come from above this room (`planning.costs`), as a function of a config.
+The numbers themselves come from above this room (`planning.config_costs`), as a function of a config.
 """
 
 import math

@@ -11,7 +11,8 @@ from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.errors import UserError
 from jaxfm.models.subnets import Subnet, cut_encoder
 from jaxfm.parallel.mesh import initialise
-from jaxfm.planning.costs import SubnetCosts, chip_named, costs, costs_of, parameters_of
+from jaxfm.planning.config_costs import costs_of
+from jaxfm.planning.costs import SubnetCosts, chip_named, costs, parameters_of
 from jaxfm.planning.estimate import Subject
 from jaxfm.tasks.registry import from_config_dict
 from jaxfm.training.supernet import of_shape
