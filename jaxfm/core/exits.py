@@ -3,8 +3,9 @@
 # N rows, T tokens
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 
 from jaxfm.config import ExitsConfig
@@ -45,6 +46,10 @@ class LeavesEarly(Protocol):
         """Where its outputs say how sure it is."""
         ...
 
+    def outputs(self, model: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns what the model, or one of its heads (`models.exits.Computed`), says of each row."""
+        ...
+
     def exit_problem(self) -> str:
         """Returns why models of this kind have no early heads; "" where they may have some."""
         ...
@@ -64,7 +69,7 @@ class ReadsTokens(Protocol):
 class CountsErrors(Protocol):
     """What a scorer is beside `core.task.Scorer` where it says of each example how much of it is wrong."""
 
-    def error_shares(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    def error_shares(self, outputs: Mapping[str, np.ndarray], calibration: Mapping[str, float]) -> np.ndarray:
         """Returns the share of each example that is predicted wrongly, float64 from 0 to 1."""
         ...
 

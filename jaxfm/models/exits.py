@@ -85,6 +85,11 @@ def exit_paths(layers: Sequence[int], parts: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"exits/{name_of(count)}/{part}" for count in layers for part in inside)
 
 
+def without_exits(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the parameters (path -> array) of the model without early heads."""
+    return {path: value for path, value in params.items() if not path.startswith("exits/")}
+
+
 class Computed:
     """A model whose layers are computed already: called as the model is, it gives the outputs of one of its heads."""
 
