@@ -1,4 +1,4 @@
-"""What a finished tagger with early heads leaves: its rule, its scores and its curve; and what evaluation says of it."""
+"""What a finished tagger with early heads leaves: its rule, its scores and its curve; what evaluation says of it."""
 
 import dataclasses
 import json
