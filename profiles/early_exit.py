@@ -8,10 +8,10 @@
 For each seed a run of configs/classification.py:files (configs/ner.py:files where the source is conll) is trained
 without early heads ("alone"), and one with a head after each --every layers, in each of the --ways: "joint",
 "distilled" (early heads learn half from the last one) and "apart" (they do not change the layers). Finished runs in
---workdir are taken as they are. Scores are of the test split, or of the validation split where there is none; "heads" has that of each head
-where all examples leave there. Speed: that split's texts, the first --sentences of them, --batch at a time, by each
-model in turns, with the run's threshold, by all layers, and by the run without early heads; given is the median over
-the turns.
+--workdir are taken as they are. Scores are of the test split, or of the validation split where there is none; "heads"
+has that of each head where all examples leave there. Speed: that split's texts, the first --sentences of them, --batch
+at a time, by each model in turns, with the run's threshold, by all layers, and by the run without early heads; given is
+the median over the turns.
 """
 
 import argparse
