@@ -135,11 +135,15 @@ def predict_file(
                 count += 1
                 advance(1)
                 cut += "truncated" in result
-        if note := exit_summary(model):
+        for note in _notes(model, count, cut):
             progress.say(note)
-        if cut:
-            progress.say(f'NOTE: {cut:,} of {count:,} texts are longer than the model reads ("truncated": true)')
     return count
+
+
+def _notes(model: Model, count: int, cut: int) -> list[str]:
+    """Returns what to say of `count` inputs, `cut` of them not read to their end."""
+    longer = f'NOTE: {cut:,} of {count:,} texts are longer than the model reads ("truncated": true)'
+    return [*filter(None, (exit_summary(model),)), *((longer,) if cut else ())]
 
 
 def exit_summary(model: Model) -> str:

@@ -92,16 +92,16 @@ class SplitExits:
 
     def fit(self, config: Config) -> ExitRule:
         """Chooses temperatures and threshold by this split, as `config.exits` says."""
-        asked, heads = config.exits, tuple(self.outputs)
+        most, certainty, heads = config.exits.max_loss, config.exits.certainty, tuple(self.outputs)
         found = {head: self.scorer.calibrate(outputs).get("temperature", 1.0) for head, outputs in self.outputs.items()}
-        rule = ExitRule(heads, tuple(found.values()), None, "", asked.max_loss, asked.certainty, 0)
+        rule = ExitRule(heads, tuple(found.values()), None, "", most, certainty, 0)
         whole_E = self._errors(self.outputs[heads[-1]])
         lost = []
         confidences = self.confidences(rule)
         for threshold in THRESHOLDS:
             outputs = self.mixed(rule, exits.leaving(confidences, heads[-1], threshold))
             lost.append(np.maximum(self._errors(outputs) - whole_E, 0.0))
-        threshold, why = exits.choose_threshold(lost, asked.max_loss, asked.certainty)
+        threshold, why = exits.choose_threshold(lost, most, certainty)
         return dataclasses.replace(rule, threshold=threshold, why=why, examples=len(whole_E))
 
     def confidences(self, rule: ExitRule) -> dict[int, np.ndarray]:

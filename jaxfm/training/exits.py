@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxfm.adapt_config import AdaptConfig
 from jaxfm.config import Config
@@ -123,7 +124,7 @@ class ExitsObjective:
         whole = self.inner.loss(heads[last], batch, context)
         teacher = self._teacher(heads[last], batch, context)
         losses = {count: self._early(heads[count], teacher, batch, context) for count in early} | {last: whole}
-        total = sum(weight * losses[count].total for count, weight in self.weights.items())
+        total = sum((weight * losses[count].total for count, weight in self.weights.items()), jnp.zeros(()))
         metrics = {f"loss_after_{count}": weighted(each.total, each.weight) for count, each in losses.items()}
         return Loss(total, whole.weight, whole.metrics | metrics)
 

@@ -89,15 +89,15 @@ def test_layers_from_a_traced_number_on_are_the_same_layers(encoder: EncoderConf
 
     def some(stream: Any, first: jax.Array, count: int, phase: int) -> Any:
         return apply_some_layers(
-            encoder, found.layers, found.common, stream, *inputs[1:], found.build, first=first, count=count, phase=phase
-        )
+            encoder, found.layers, found.common, stream, inputs.segment_ids_BT, inputs.positions_BT, found.build,
+            first=first, count=count, phase=phase,
+        )  # fmt: skip
 
-    run = jax.jit(some, static_argnums=(2, 3))
+    run: Any = jax.jit(some, static_argnums=(2, 3))
     period = encoder.global_every if encoder.local_window else 1
-    stream, traced = first_stream(encoder, found.common, inputs.x_BTD), 0
+    stream = first_stream(encoder, found.common, inputs.x_BTD)
     for first, count in ((0, 1), (1, 2), (3, 1)):
         stream = run(stream, jnp.int32(first), count, first % period)
-        traced += 1
     wanted = found(batch)
     np.testing.assert_allclose(stream[1] if encoder.pre_norm else stream, wanted, atol=1e-6)
     if period == 1:  # one program for one layer, wherever it lies

@@ -63,7 +63,7 @@ def test_evaluation_says_what_the_report_says(run: pathlib.Path) -> None:
 
 
 def test_the_threshold_is_the_lowest_that_loses_no_more_than_it_may(run: pathlib.Path) -> None:
-    opened = open_run(run)
+    opened: Any = open_run(run)
     assert heads_of(opened.spec) == (1, 2, 3) and heads_of(dataclasses.replace(opened.spec, exits=())) == ()
 
     class Errors:

@@ -191,7 +191,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(
 
 
 def test_early_heads_are_part_of_the_run(config: Config, run: pathlib.Path) -> None:
-    opened = open_run(run)
+    opened: Any = open_run(run)
     assert opened.spec.exits == (1, 2)
     without, _ = created(tiny.replaced(config, exits__every=0))
     session = make_session(
