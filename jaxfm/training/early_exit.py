@@ -197,9 +197,8 @@ class EarlyExit:
                     early = params["exits"][name_of(head)]
                     stream, outputs = self._part(params, early, stream, fields, first, **shape)
                 logits = jax.device_get(outputs[form.output])
-                found = (
-                    np.zeros((len(batch["segment_ids"]), *logits.shape[1:]), logits.dtype) if found is None else found
-                )
+                if found is None:
+                    found = np.zeros((len(batch["segment_ids"]), *logits.shape[1:]), logits.dtype)
                 leaves = np.ones(len(waiting.examples), bool)
                 if head != heads[-1]:
                     read = None if read_BT is None else _at(read_BT, waiting.tokens)
@@ -228,10 +227,8 @@ class EarlyExit:
         of_tokens = rest.example_of_tokens()
         lengths, length = np.bincount(of_tokens[of_tokens >= 0], minlength=len(rest.examples)), of_tokens.shape[1]
         # Of outputs of whole examples a row has no more than at the start.
-        most, order = (
-            None if self._spec.exit_form.of_tokens else self._spec.segments,
-            np.argsort(-lengths, kind="stable"),
-        )
+        most = None if self._spec.exit_form.of_tokens else self._spec.segments
+        order = np.argsort(-lengths, kind="stable")  # the longest first, which wastes least
         packed = [order[members] for members in pack(lengths[order], length, most)]
         size = next((each for each in self.sizes if each >= len(packed)), len(packed))
         if len(packed) == 1:

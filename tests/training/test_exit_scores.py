@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from jaxfm.core.evaluation import Evaluation
-from jaxfm.evaluation.exits import THRESHOLDS, ExitRule, read_rule
+from jaxfm.evaluation.exits import THRESHOLDS, ExitRule, Places, read_rule
 from jaxfm.programs.evaluate import evaluate
+from jaxfm.programs.model import Model
 from jaxfm.programs.train import train
 from jaxfm.training.exit_scores import SplitExits, heads_of, with_exits
 from jaxfm.training.saved_run import open_run
@@ -62,6 +63,27 @@ def test_evaluation_says_what_the_report_says(run: pathlib.Path) -> None:
     assert any("Early exit" in table.title for table in found.tables) and found.metrics["f1"] == wanted["f1"]
 
 
+def test_sentences_that_leave_have_the_entities_that_were_scored(run: pathlib.Path) -> None:
+    lines = [json.loads(line) for line in (run / "predictions" / "test.jsonl").read_text().splitlines()]
+    model, records = Model(run), [{"tokens": line["words"], "text": " ".join(line["words"])} for line in lines]
+    found = [
+        {(each["type"], each["start_word"], each["end_word"]) for each in result["entities"]}
+        for result in model(records)
+    ]
+    gold = [
+        {(each["type"], each["start"], each["end"]) for each in [*line["right"], *line["missed"]]} for line in lines
+    ]
+    right = sum(len(one & other) for one, other in zip(found, gold, strict=True))
+    scores = report_of(run)["test"]["exits"]
+    assert 2 * right / (sum(map(len, found)) + sum(map(len, gold))) == pytest.approx(scores["score"])
+    assert model.layers is not None and model.layers.average == pytest.approx(scores["average_layers"])
+    assert model.layers.average < 3
+    whole, surest = Model(run, exit="never")(records), Model(run, exit=1.0)(records)
+    assert [[each["start"] for each in result["entities"]] for result in whole] == [
+        [each["start"] for each in result["entities"]] for result in surest
+    ]
+
+
 def test_the_threshold_is_the_lowest_that_loses_no_more_than_it_may(run: pathlib.Path) -> None:
     opened: Any = open_run(run)
     assert heads_of(opened.spec) == (1, 2, 3) and heads_of(dataclasses.replace(opened.spec, exits=())) == ()
@@ -82,8 +104,6 @@ def test_the_threshold_is_the_lowest_that_loses_no_more_than_it_may(run: pathlib
         made = np.zeros((4, 1, 3))
         made[:, 0, 0], made[:, 0, 1] = sure, wrong
         return {"logits": made}
-
-    from jaxfm.evaluation.exits import Places
 
     places = Places(np.stack([np.arange(4), np.zeros(4, int), np.zeros(4, int)], axis=1), np.ones((4, 1), int))
     outputs = {
