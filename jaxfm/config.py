@@ -243,6 +243,12 @@ class ExitsConfig:
         "what the loss of a head counts: depth, as much as the layers below it (Zhou et al. 2020); equal, all alike",
         choices=("depth", "equal"),
     )
+    pooling: str = field(
+        "mean",
+        "the vector that an early head judges a whole example by: the mean over its tokens, as the first one's gathers "
+        "little before the last layers; task, as task.pooling",
+        choices=("mean", "task"),
+    )
     joint: bool = field(
         True,
         "whether early heads train the layers too; False: the layers learn from the last head alone, as they would "

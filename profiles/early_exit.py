@@ -7,11 +7,11 @@
 
 For each seed a run of configs/classification.py:files (configs/ner.py:files where the source is conll) is trained
 without early heads ("alone"), and one with a head after each --every layers, in each of the --ways: "joint",
-"distilled" (early heads learn half from the last one) and "apart" (they do not change the layers). Finished runs in
---workdir are taken as they are. Scores are of the test split, or of the validation split where there is none; "heads"
-has that of each head where all examples leave there. Speed: that split's texts, the first --sentences of them, --batch
-at a time, by each model in turns, with the run's threshold, by all layers, and by the run without early heads; given is
-the median over the turns.
+"distilled" (early heads learn half from the last one), "apart" (they do not change the layers) and, of whole texts,
+"first token" (they read what the last one reads). Finished runs in --workdir are taken as they are. Scores are of the
+test split, or of the validation split where there is none; "heads" has that of each head where all examples leave
+there. Speed: that split's texts, the first --sentences of them, --batch at a time, by each model in turns, with the
+run's threshold, by all layers, and by the run without early heads; given is the median over the turns.
 """
 
 import argparse
@@ -41,6 +41,7 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "joint": {},
     "distilled": {"exits.distillation": 0.5},
     "apart": {"exits.joint": False},
+    "first token": {"exits.pooling": "task"},
 }
 
 
@@ -54,7 +55,7 @@ def runs_of(config: Any, folder: pathlib.Path, wanted: Mapping[str, tuple[str, i
     found = {ALONE: folder / ALONE}
     train(config, found[ALONE])
     for name, (way, every) in wanted.items():
-        found[name] = folder / f"{way}_{every}"
+        found[name] = folder / f"{way.replace(' ', '_')}_{every}"
         train(replaced(config, {**WAYS[way], "exits.every": every}), found[name])
     return found
 
@@ -142,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--workdir", type=pathlib.Path, help="runs/early_exit/NAME of --output, if not given")
     parser.add_argument("--seeds", default="0", help="with commas between them")
     parser.add_argument("--every", default="2", help="layers between two heads, with commas between them")
-    parser.add_argument("--ways", default=",".join(WAYS), help="with commas between them")
+    parser.add_argument("--ways", default="joint,distilled,apart", help="with commas between them")
     parser.add_argument("--limit", type=int, default=0, help="training examples of classification; 0: all")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--sentences", type=int, default=0, help="whose prediction is timed; 0: all of the split")

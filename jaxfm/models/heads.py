@@ -176,16 +176,19 @@ class SequenceClassifier(SequenceHead):
         segments: int,
         inputs: InputModule | None = None,
         exits: Sequence[int] = (),
+        exit_pooling: str = "",
     ):
         """Makes encoder and head for rows of at most `segments` examples.
 
-        `inputs`: as `Encoder`; `exits`: numbers of layers after which there is a head too.
+        `inputs`: as `Encoder`; `exits`: numbers of layers after which there is a head too; `exit_pooling`: of these, as
+        `pooling` where it is empty.
         """
         self.encoder = Encoder(config, build, rngs, inputs)
         super().__init__(config, num_outputs, build.dtype, rngs, pooling=pooling, segments=segments)
 
         def make_head(rngs: nnx.Rngs) -> SequenceHead:
-            return SequenceHead(config, num_outputs, build.dtype, rngs, pooling=pooling, segments=segments)
+            early = exit_pooling or pooling
+            return SequenceHead(config, num_outputs, build.dtype, rngs, pooling=early, segments=segments)
 
         self.exits = make_exits(config, exits, make_head, build, rngs)
 

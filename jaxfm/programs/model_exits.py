@@ -28,12 +28,6 @@ class ModelExits:
         self._engine, self._params = engine, params
         self.layers = Layers(of=layers)
 
-    @property
-    def threshold(self) -> float:
-        """Confidence from which an input leaves."""
-        assert self._engine.rule.threshold is not None
-        return self._engine.rule.threshold
-
     def outputs(self, encoded: Any) -> tuple[dict[str, Any], Units]:
         """Returns what `decode` needs of a predictor's encoded inputs, and the tokens of their rows."""
         places = places_of(encoded.rows, encoded)
@@ -46,10 +40,6 @@ class ModelExits:
         for size, length in self._engine.shapes(rows):
             yield f"compiling for {size} x {length} tokens"
             self._engine.compile(self._params, size, length)
-
-    def described(self) -> str:
-        """Returns how many layers inputs took on average."""
-        return f"{self.layers.average:.2f} of {self.layers.of} layers on average"
 
 
 def open_exits(

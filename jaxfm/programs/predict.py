@@ -150,7 +150,8 @@ def exit_summary(model: Model) -> str:
     """Returns how many layers the inputs of a model with early heads took; "" for a model without."""
     if model.layers is None:
         return model.exit_note
-    return f"{model.exit_note}; {model.layers.examples:,} took {model.layers.average:.2f} of {model.layers.of} layers"
+    layers = model.layers
+    return f"{model.exit_note}; {layers.examples:,} took {layers.average:.2f} of {layers.of} layers on average"
 
 
 def _exit_asked() -> float | str | None:

@@ -27,7 +27,7 @@ from jaxfm.parallel import distributed
 from jaxfm.training.evaluation import Evaluator
 from jaxfm.training.setup import Setup
 
-_EVERY = 4  # of THRESHOLDS, those that a curve has: each is a whole scoring of the split
+_EVERY = 6  # of THRESHOLDS, those that a curve has: each is a whole scoring of the split
 
 # Layers below a head -> its outputs of all rows; the whole model's last.
 HeadOutputs = Mapping[int, Mapping[str, np.ndarray]]
@@ -96,11 +96,12 @@ class SplitExits:
         found = {head: self.scorer.calibrate(outputs).get("temperature", 1.0) for head, outputs in self.outputs.items()}
         rule = ExitRule(heads, tuple(found.values()), None, "", most, certainty, 0)
         whole_E = self._errors(self.outputs[heads[-1]])
-        lost = []
         confidences = self.confidences(rule)
-        for threshold in THRESHOLDS:
+
+        def lost(threshold: float) -> np.ndarray:
             outputs = self.mixed(rule, exits.leaving(confidences, heads[-1], threshold))
-            lost.append(np.maximum(self._errors(outputs) - whole_E, 0.0))
+            return np.maximum(self._errors(outputs) - whole_E, 0.0)
+
         threshold, why = exits.choose_threshold(lost, most, certainty)
         return dataclasses.replace(rule, threshold=threshold, why=why, examples=len(whole_E))
 
@@ -236,7 +237,7 @@ def headline(found: Mapping[str, Any]) -> str:
     if found["threshold"] is None:
         return f"no example leaves early: {found['why']}"
     return (
-        f"early exit: {found['metric']} {found['score']:.4f} by {found['average_layers']:.2f} of {found['layers']} "
+        f"{found['metric']} {found['score']:.4f} by {found['average_layers']:.2f} of {found['layers']} "
         f"layers on average (by all: {found['score_of_all_layers']:.4f})"
     )
 

@@ -91,14 +91,14 @@ def test_thresholds_are_tested_from_the_highest_on() -> None:
     assert list(THRESHOLDS) == sorted(THRESHOLDS, reverse=True) and THRESHOLDS[-1] == 0 and max(THRESHOLDS) < 1
     none, some = np.zeros(300), (np.arange(300) < 3).astype(np.float64)
     much = np.ones(300)
-    lost = [none, none, some, much, *[none] * (len(THRESHOLDS) - 4)]
+    lost = dict(zip(THRESHOLDS, [none, none, some, much, *[none] * (len(THRESHOLDS) - 4)], strict=True))
     # 0 of 300 at a limit of 0.01: p = 0.99^300 = 0.05; 3 of 300: 0.65.
-    assert exits.choose_threshold(lost, 0.01, 0.9) == (THRESHOLDS[1], "")
-    assert exits.choose_threshold(lost, 0.01, 0.0) == (THRESHOLDS[2], "")
-    threshold, why = exits.choose_threshold([each[:100] for each in lost], 0.01, 0.9)
+    assert exits.choose_threshold(lost.__getitem__, 0.01, 0.9) == (THRESHOLDS[1], "")
+    assert exits.choose_threshold(lost.__getitem__, 0.01, 0.0) == (THRESHOLDS[2], "")
+    threshold, why = exits.choose_threshold(lambda threshold: lost[threshold][:100], 0.01, 0.9)
     assert threshold is None and "valid has 100 examples" in why and "from 230 without a loss" in why
     assert 0.99**230 <= 0.1 < 0.99**229
-    threshold, why = exits.choose_threshold([much] * len(THRESHOLDS), 0.01, 0.0)
+    threshold, why = exits.choose_threshold(lambda _: much, 0.01, 0.0)
     assert threshold is None and "even the surest predictions" in why
 
 

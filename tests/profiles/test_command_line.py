@@ -103,7 +103,7 @@ MISTAKES = {
     "serve_pictures": (["--ner=absent", "--embedding=absent", "--output=."], "absent: no such run directory"),
     "early_exit": (
         ["--source=tsv:absent", "--output=o.json", "--ways=joint,alone"],
-        "--ways: 'alone' is none of joint, distilled, apart",
+        "--ways: 'alone' is none of joint, distilled, apart, first token",
     ),
     "supernet": (
         ["--config=configs/classification.py", "--data=absent", "--workdir=w", "--output=o.json", "--shapes=2"],

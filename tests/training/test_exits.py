@@ -90,7 +90,7 @@ def cut_params(params: Any, layers: int, depth: int) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     ("task_name", "changes"),
     [
-        ("classification", {"exits__weights": "depth"}),
+        ("classification", {"exits__weights": "depth", "exits__pooling": "task"}),
         ("classification", {"exits__weights": "equal", "exits__distillation": 0.25, "exits__temperature": 2.0}),
         ("ner", {"task__word_pooling": "mean"}),
     ],
@@ -108,6 +108,8 @@ def test_the_loss_is_the_mean_over_models_that_end_at_a_head(
     for depth in (1, 2, 3):
         encoder = dataclasses.replace(task.objective.spec.encoder, num_layers=depth)
         spec = dataclasses.replace(task.objective.spec, encoder=encoder, exits=())
+        if depth < 3 and task_name == "classification":
+            spec = dataclasses.replace(spec, pooling=task.objective.spec.exit_pooling)
         single = dataclasses.replace(task.objective, spec=spec)
         graphdef, _ = build_abstract(lambda spec=spec: spec.make_model(Build(scan=False), nnx.Rngs(0)), session.mesh)
         model = nnx.merge(graphdef, nested(cut_params(state.params, 3, depth)))
@@ -198,7 +200,8 @@ def test_early_heads_are_part_of_the_run(config: Config, run: pathlib.Path) -> N
         tiny.replaced(config, exits__every=0), without.objective, make_mesh(config.parallel.mesh), total_steps=6
     )
     plain = sum(leaf.size for leaf in flat(session.abstract.params).values())
-    of_heads = 2 * (32 * 32 + 32 + 32 * len(opened.spec.labels) + len(opened.spec.labels))
+    assert opened.spec.exit_pooling == "mean" and opened.spec.pooling == "cls"
+    of_heads = 2 * (32 * len(opened.spec.labels) + len(opened.spec.labels))
     padded = (ENCODER.padded_vocab_size - ENCODER.vocab_size) * 32
     assert json.loads((run / "report.json").read_text())["model"]["parameters"] == plain + of_heads - padded
     # A run that goes on from this one has its early heads too.

@@ -61,6 +61,7 @@ class ClassifierSpec:
       segments: most examples a row, S.
       threshold: multi: probability from which a label holds.
       exits: numbers of layers after which there is an early head.
+      exit_pooling: of early heads, as `pooling`.
     """
 
     kind: str
@@ -73,6 +74,7 @@ class ClassifierSpec:
     segments: int
     threshold: float
     exits: tuple[int, ...] = ()
+    exit_pooling: str = "cls"
 
     @property
     def has_types(self) -> bool:
@@ -99,6 +101,7 @@ class ClassifierSpec:
             pooling=self.pooling,
             segments=self.segments,
             exits=self.exits,
+            exit_pooling=self.exit_pooling,
         )
 
     @property

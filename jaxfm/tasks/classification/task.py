@@ -221,12 +221,16 @@ def _encoded(
 
 def _used(spec: ClassifierSpec, initial: Initial) -> tuple[str, ...]:
     """Returns the parts of a checkpoint that are used: its last layer only when its classes are the task's."""
-    transform = spec.encoder.classifier_transform
-    pools = spec.pooling == "cls" or spec.encoder.pooler_on_mean
-    between = ("transform/",) if transform else ("pooler/",) if pools else ()
+    between = _between(spec.encoder, spec.pooling)
     same = initial.labels == spec.labels
-    early = exit_paths(spec.exits, (*between, "head/")) if same else ()
+    early = exit_paths(spec.exits, (*_between(spec.encoder, spec.exit_pooling), "head/")) if same else ()
     return ("encoder/", *between, *(("head/",) if same else ()), *early)
+
+
+def _between(encoder: EncoderConfig, pooling: str) -> tuple[str, ...]:
+    """Returns what a head has before its classes."""
+    pools = pooling == "cls" or encoder.pooler_on_mean
+    return ("transform/",) if encoder.classifier_transform else ("pooler/",) if pools else ()
 
 
 def encode_labelled(
@@ -266,6 +270,7 @@ def _spec(
         segments=segments,
         threshold=config.task.threshold,
         exits=exit_layers(config.exits, encoder),
+        exit_pooling="mean" if config.exits.pooling == "mean" else config.task.pooling,
     )
 
 
