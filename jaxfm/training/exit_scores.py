@@ -27,7 +27,7 @@ from jaxfm.parallel import distributed
 from jaxfm.training.evaluation import Evaluator
 from jaxfm.training.setup import Setup
 
-_EVERY = 6  # of THRESHOLDS, those that a curve has: each is a whole scoring of the split
+_POINTS = 16  # of a curve, at most and the ends apart: each is a whole scoring of the split
 
 # Layers below a head -> its outputs of all rows; the whole model's last.
 HeadOutputs = Mapping[int, Mapping[str, np.ndarray]]
@@ -135,12 +135,10 @@ class SplitExits:
         """Returns what leaving early gives on this split: by the rule, by other thresholds, and head by head."""
         confidences, layers = self.confidences(rule), rule.layers[-1]
         left_E = exits.leaving(confidences, layers, rule.threshold)
-        curve, known = [], dict[bytes, dict[str, Any]]()
-        for threshold in (None, *THRESHOLDS[::_EVERY]):
-            at_E = exits.leaving(confidences, layers, threshold)
-            if at_E.tobytes() not in known:
-                known[at_E.tobytes()] = self.at(rule, at_E, metric)
-                curve.append({"threshold": threshold, **known[at_E.tobytes()]})
+        curve = [
+            {"threshold": threshold, **self.at(rule, exits.leaving(confidences, layers, threshold), metric)}
+            for threshold in _spread(confidences, layers)
+        ]
         return {
             "threshold": rule.threshold,
             **({"why": rule.why} if rule.why else {}),
@@ -207,6 +205,17 @@ def heads_of_run(config: Config, task: Task, setup: Setup, params: Any, workdir:
     session = setup.session
     evaluator = HeadEvaluator(spec, session.graphdef, session.mesh, config.eval.batch_size)
     return RunExits(config, task, evaluator, params, None, workdir)
+
+
+def _spread(confidences: Mapping[int, np.ndarray], layers: int) -> list[float | None]:
+    """Returns thresholds from None, by which no example leaves, to 0, evenly over the layers that examples take."""
+    found, last, first = list[float | None]([None]), float(layers), min(confidences)
+    for threshold in THRESHOLDS[:-1] if len(confidences[first]) else ():
+        mean = float(exits.leaving(confidences, layers, threshold).mean())
+        if last - mean >= (layers - first) / _POINTS:
+            found.append(threshold)
+            last = mean
+    return [*found, THRESHOLDS[-1]]
 
 
 def places_of(rows: PackedRows, reader: Any) -> Places:
