@@ -234,6 +234,50 @@ class SupernetConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExitsConfig:
+    """Heads after some of the layers, at which easy examples leave; see docs/early_exit.md. None: `every` is 0."""
+
+    every: int = field(0, "layers from one head to the next; 0: the last layer alone has one", at_least=0)
+    weights: str = field(
+        "depth",
+        "what the loss of a head counts: depth, as much as the layers below it (Zhou et al. 2020); equal, all alike",
+        choices=("depth", "equal"),
+    )
+    pooling: str = field(
+        "mean",
+        "the vector that an early head judges a whole example by: the mean over its tokens, as the first one's gathers "
+        "little before the last layers; task, as task.pooling",
+        choices=("mean", "task"),
+    )
+    joint: bool = field(
+        True,
+        "whether early heads train the layers too; False: the layers learn from the last head alone, as they would "
+        "without early ones",
+    )
+    distillation: float = field(
+        0.0,
+        "how far early heads learn from the last one's outputs (Phuong and Lampert 2019) in place of the targets",
+        at_least=0.0,
+        at_most=1.0,
+    )
+    temperature: float = field(1.0, "of the classes' probabilities that early heads learn from", above=0.0)
+    max_loss: float = field(
+        0.01,
+        "most that leaving early may cost: the share of predictions (examples, labels, words) that are right by all "
+        "layers and wrong where the example left",
+        above=0.0,
+        at_most=1.0,
+    )
+    certainty: float = field(
+        0.9,
+        "probability with which max_loss holds beyond the validation split (Angelopoulos et al. 2021); 0: it holds on "
+        "that split, and nothing is said beyond it",
+        at_least=0.0,
+        at_most=0.999,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class EvalConfig:
     """When to score the validation split and which checkpoint wins."""
 
@@ -345,6 +389,7 @@ class Config:
     grow: GrowConfig = dataclasses.field(default_factory=GrowConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     supernet: SupernetConfig = dataclasses.field(default_factory=SupernetConfig)
+    exits: ExitsConfig = dataclasses.field(default_factory=ExitsConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)

@@ -40,6 +40,7 @@ train.batch_warmup_steps train.accumulate train.precision train.stop_after_skips
 train.seeds train.learning_rates train.weight_decays
 supernet.depths supernet.heads supernet.ffn_sizes supernet.random supernet.distillation supernet.temperature
 supernet.importance_batches
+exits.every exits.weights exits.pooling exits.joint exits.distillation exits.temperature exits.max_loss exits.certainty
 eval.every_steps eval.batch_size eval.metric eval.first eval.select eval.patience
 checkpoint.every_steps checkpoint.keep_last checkpoint.mirror checkpoint.keep_optimizer
 parallel.mesh.data parallel.mesh.fsdp parallel.mesh.tensor parallel.mesh.sequence

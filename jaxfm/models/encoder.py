@@ -2,7 +2,7 @@
 
 # B batch, T tokens, D model
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 from flax import nnx
@@ -14,7 +14,7 @@ from jaxfm.models.inputs.inputs import InputModule, Inputs
 from jaxfm.models.inputs.patches import PatchInputs
 from jaxfm.models.inputs.text import TextInputs
 from jaxfm.models.relative import make_common
-from jaxfm.models.stack import apply_layers, make_layers
+from jaxfm.models.stack import apply_layers, layer_states, make_layers
 
 
 class Encoder(nnx.Module):
@@ -41,3 +41,12 @@ class Encoder(nnx.Module):
         inputs = self.embeddings(batch, inputs_key)
         x_BTD = apply_layers(self.config, self.layers, self.common, *inputs, self.build, key=layers_key)
         return inputs._replace(x_BTD=x_BTD)
+
+    def states(
+        self, batch: Mapping[str, jax.Array], layers: Sequence[int], *, key: DropoutKey | None = None
+    ) -> list[Inputs]:
+        """Returns the residual stream after each of these numbers of layers, ascending, and what `encode` returns."""
+        inputs_key, layers_key = split_key(key, 2)
+        inputs = self.embeddings(batch, inputs_key)
+        found = layer_states(self.config, self.layers, self.common, *inputs, self.build, layers, key=layers_key)
+        return [inputs._replace(x_BTD=x_BTD) for x_BTD in found]

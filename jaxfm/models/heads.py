@@ -2,7 +2,7 @@
 
 # B batch, T tokens, S segments (examples in a row), P chosen tokens, D model, E embedding, C classes, V vocabulary
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,8 @@ from jaxfm.models.activations import ACTIVATION
 from jaxfm.models.attention import MASKED
 from jaxfm.models.dropout import DropoutKey, dropout, split_key
 from jaxfm.models.encoder import Encoder
-from jaxfm.models.inputs.inputs import InputModule
+from jaxfm.models.exits import make_exits
+from jaxfm.models.inputs.inputs import InputModule, Inputs
 from jaxfm.models.inputs.text import word_table, zero_padded_rows
 from jaxfm.models.linear_chain import LinearChain
 from jaxfm.models.norms import make_norm
@@ -122,7 +123,39 @@ class MaskedLM(nnx.Module):
         return self.decoder(x_BPE, word_table(self.encoder.embeddings))
 
 
-class SequenceClassifier(nnx.Module):
+class SequenceHead(nnx.Module):
+    """What scores each segment of a row, of its tokens' hidden states: see `SequenceClassifier`."""
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        num_outputs: int,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+        *,
+        pooling: str = "cls",
+        segments: int,
+    ):
+        """Makes the head for rows of at most `segments` examples."""
+        assert pooling in ("cls", "mean")
+        self.transform = Transform(config, dtype, rngs) if config.classifier_transform else None
+        pools = (pooling == "cls" or config.pooler_on_mean) and not config.classifier_transform
+        self.pooler = dense(config, dtype, rngs) if pools else None
+        self.head = output_layer(config, num_outputs, dtype, rngs)
+        self.activation = ACTIVATION[config.pooler]
+        self.pooling, self.segments, self.dropout_rate = pooling, segments, config.dropout
+
+    def score(self, inputs: Inputs, key: DropoutKey | None) -> jax.Array:
+        """Returns outputs [B, S, C] in f32, unspecified where a row has no such segment; `key` turns dropout on."""
+        x_BSD = pool(*inputs, self.pooling, self.segments)
+        if self.transform is not None:
+            x_BSD = self.transform(x_BSD)
+        if self.pooler is not None:
+            x_BSD = self.activation(self.pooler(x_BSD))
+        return self.head(dropout(x_BSD, self.dropout_rate, key)).astype(jnp.float32)
+
+
+class SequenceClassifier(SequenceHead):
     """An encoder and one linear layer that scores each segment of a row: whole examples, not tokens.
 
     A segment is a text, or a pair of texts. Its vector is that of its first token ("cls"), or the mean over all of them
@@ -142,26 +175,27 @@ class SequenceClassifier(nnx.Module):
         pooling: str = "cls",
         segments: int,
         inputs: InputModule | None = None,
+        exits: Sequence[int] = (),
+        exit_pooling: str = "",
     ):
-        """Makes encoder and head for rows of at most `segments` examples; `inputs`: as `Encoder`."""
-        assert pooling in ("cls", "mean")
+        """Makes encoder and head for rows of at most `segments` examples.
+
+        `inputs`: as `Encoder`; `exits`: numbers of layers after which there is a head too; `exit_pooling`: of these, as
+        `pooling` where it is empty.
+        """
         self.encoder = Encoder(config, build, rngs, inputs)
-        self.transform = Transform(config, build.dtype, rngs) if config.classifier_transform else None
-        pools = (pooling == "cls" or config.pooler_on_mean) and not config.classifier_transform
-        self.pooler = dense(config, build.dtype, rngs) if pools else None
-        self.head = output_layer(config, num_outputs, build.dtype, rngs)
-        self.activation = ACTIVATION[config.pooler]
-        self.pooling, self.segments, self.dropout_rate = pooling, segments, config.dropout
+        super().__init__(config, num_outputs, build.dtype, rngs, pooling=pooling, segments=segments)
+
+        def make_head(rngs: nnx.Rngs) -> SequenceHead:
+            early = exit_pooling or pooling
+            return SequenceHead(config, num_outputs, build.dtype, rngs, pooling=early, segments=segments)
+
+        self.exits = make_exits(config, exits, make_head, build, rngs)
 
     def __call__(self, batch: Mapping[str, jax.Array], *, key: DropoutKey | None = None) -> jax.Array:
         """Returns outputs [B, S, C] in f32, unspecified where a row has no such segment; `key` turns dropout on."""
         encoder_key, head_key = split_key(key, 2)
-        x_BSD = pool(*self.encoder.encode(batch, key=encoder_key), self.pooling, self.segments)
-        if self.transform is not None:
-            x_BSD = self.transform(x_BSD)
-        if self.pooler is not None:
-            x_BSD = self.activation(self.pooler(x_BSD))
-        return self.head(dropout(x_BSD, self.dropout_rate, head_key)).astype(jnp.float32)
+        return self.score(self.encoder.encode(batch, key=encoder_key), head_key)
 
 
 def pool(
@@ -256,7 +290,21 @@ def mean_over_words(values_BTC: jax.Array, words_BT: jax.Array, segment_ids_BT: 
     return jnp.einsum("BTS,BSC->BTC", weights_BTT, values_BTC, precision="highest")
 
 
-class TokenClassifier(nnx.Module):
+class TokenHead(nnx.Module):
+    """What scores each token, of its hidden state: see `TokenClassifier`."""
+
+    def __init__(self, config: EncoderConfig, num_classes: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+        """Makes the head."""
+        self.transform = Transform(config, dtype, rngs) if config.classifier_transform else None
+        self.head = output_layer(config, num_classes, dtype, rngs)
+        self.dropout_rate = config.dropout
+
+    def score(self, inputs: Inputs, key: DropoutKey | None) -> jax.Array:
+        """Returns logits [B, T, C] in f32; `key` turns dropout on."""
+        return _score_states(self, self.head, inputs.x_BTD, key)
+
+
+class TokenClassifier(TokenHead):
     """An encoder and one linear layer that scores each token (as transformers' ForTokenClassification).
 
     With `config.classifier_transform` a Transform stands before that layer (ModernBERT). The scores of a chain's
@@ -272,17 +320,22 @@ class TokenClassifier(nnx.Module):
         *,
         inputs: InputModule | None = None,
         chain: LinearChain | None = None,
+        exits: Sequence[int] = (),
     ):
-        """Makes encoder and head; `inputs`: as `Encoder`."""
+        """Makes encoder and head; `inputs`: as `Encoder`; `exits`: layers after which there is a head too."""
         self.encoder = Encoder(config, build, rngs, inputs)
-        self.transform = Transform(config, build.dtype, rngs) if config.classifier_transform else None
-        self.head = output_layer(config, num_classes, build.dtype, rngs)
+        super().__init__(config, num_classes, build.dtype, rngs)
         self.chain = chain
-        self.dropout_rate = config.dropout
+
+        def make_head(rngs: nnx.Rngs) -> TokenHead:
+            return TokenHead(config, num_classes, build.dtype, rngs)
+
+        self.exits = make_exits(config, exits, make_head, build, rngs)
 
     def __call__(self, batch: Mapping[str, jax.Array], *, key: DropoutKey | None = None) -> jax.Array:
         """Returns logits [B, T, C] in f32; `key` turns dropout on."""
-        return _score_tokens(self, self.head, batch, key)
+        encoder_key, head_key = split_key(key, 2)
+        return self.score(self.encoder.encode(batch, key=encoder_key), head_key)
 
 
 class SpanClassifier(nnx.Module):
@@ -300,15 +353,14 @@ class SpanClassifier(nnx.Module):
 
     def __call__(self, batch: Mapping[str, jax.Array], *, key: DropoutKey | None = None) -> jax.Array:
         """Returns logits [B, T, 2] in f32 of starts and ends; `key` turns dropout on."""
-        return _score_tokens(self, self.spans, batch, key)
+        encoder_key, head_key = split_key(key, 2)
+        return _score_states(self, self.spans, self.encoder(batch, key=encoder_key), head_key)
 
 
-def _score_tokens(
-    model: TokenClassifier | SpanClassifier, last: nnx.Linear, batch: Mapping[str, jax.Array], key: DropoutKey | None
+def _score_states(
+    model: TokenHead | SpanClassifier, last: nnx.Linear, hidden_BTD: jax.Array, key: DropoutKey | None
 ) -> jax.Array:
-    """Returns what the last layer of a model says of each token, f32 [B, T, C]."""
-    encoder_key, head_key = split_key(key, 2)
-    hidden_BTD = model.encoder(batch, key=encoder_key)
+    """Returns what the last layer of a head says of each token, f32 [B, T, C]."""
     if model.transform is not None:
         hidden_BTD = model.transform(hidden_BTD)
-    return last(dropout(hidden_BTD, model.dropout_rate, head_key)).astype(jnp.float32)
+    return last(dropout(hidden_BTD, model.dropout_rate, key)).astype(jnp.float32)

@@ -2,7 +2,8 @@
 
 # B batch, T tokens, D model, N heads, H head dim, F ffn, L layers
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +27,9 @@ from jaxfm.parallel.mesh import constrain, stack_metadata, with_axes
 # What `remat` saves of a layer beside its input: the results of products with weights (not those of attention), or
 # nothing.
 _SAVED = {"dots": jax.checkpoint_policies.save_only_these_names(WITH_WEIGHTS), "full": None}
+
+# (stream, weights of a layer, its key) -> the stream after it.
+_OneLayer = Callable[[Any, nnx.State, DropoutKey | None], Any]
 
 
 class LayerInputs(NamedTuple):
@@ -224,7 +228,6 @@ def make_layers(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Enco
     return make(rngs.split(config.layer_stacks))
 
 
-@jax.named_scope("encoder")
 def apply_layers(
     config: EncoderConfig,
     layers: EncoderLayer,
@@ -236,10 +239,27 @@ def apply_layers(
     *,
     key: DropoutKey | None = None,
 ) -> jax.Array:
-    """Returns the hidden states [B, T, D] after stacked layers.
+    """Returns the hidden states [B, T, D] after stacked layers; arguments and errors as of `layer_states`."""
+    return layer_states(config, layers, common, x_BTD, segment_ids_BT, positions_BT, build, key=key)[-1]
 
-    The parameters of the lowest `build.frozen_layers` layers have no gradient; where the inputs have none either, the
-    backward pass ends there.
+
+@jax.named_scope("encoder")
+def layer_states(
+    config: EncoderConfig,
+    layers: EncoderLayer,
+    common: CommonParts | None,
+    x_BTD: jax.Array,
+    segment_ids_BT: jax.Array,
+    positions_BT: jax.Array,
+    build: Build,
+    after: Sequence[int] = (),
+    *,
+    key: DropoutKey | None = None,
+) -> list[jax.Array]:
+    """Returns the residual stream [B, T, D] after some numbers of stacked layers, and the hidden states after all.
+
+    Those after all are normalised, the others of pre-norm layers are not. The parameters of the lowest
+    `build.frozen_layers` layers have no gradient; where the inputs have none either, the backward pass ends there.
 
     Args:
       config: of these layers.
@@ -249,6 +269,7 @@ def apply_layers(
       segment_ids_BT: [B, T], from 1; 0 is padding; -n: attends to segment n, unseen by all.
       positions_BT: [B, T], from 0 in each segment.
       build: how they are computed.
+      after: numbers of layers, ascending, above 0 and below all.
       key: turns dropout on.
 
     Raises:
@@ -260,7 +281,7 @@ def apply_layers(
     keys = stacked_keys(key, config.num_layers)
     period = len(period_inputs)
 
-    def with_inputs(layer_inputs: LayerInputs) -> Callable[[Any, nnx.State, DropoutKey | None], Any]:
+    def with_inputs(layer_inputs: LayerInputs) -> _OneLayer:
         def one(stream: Any, layer: nnx.State, layer_key: DropoutKey | None) -> Any:
             return nnx.merge(graphdef, layer)(stream, layer_inputs, layer_key)
 
@@ -271,6 +292,8 @@ def apply_layers(
 
     def run(stream: Any, first: int, last: int) -> Any:
         """Applies the layers first .. last - 1."""
+        if config.layer_groups:
+            return _apply_groups(config, parameters, keys, stream, with_inputs(period_inputs[0]), build, first, last)
         inputs = [period_inputs[(first + index) % period] for index in range(period)]
 
         def apply(stream: Any, some: list[tuple[nnx.State, DropoutKey | None]]) -> tuple[Any, None]:
@@ -288,14 +311,64 @@ def apply_layers(
         left = [jax.tree.map(lambda leaf, i=i: leaf[rounds * period + i], stacked) for i in range(rest)]
         return apply(stream, left)[0]
 
+    stream, found = first_stream(config, common, x_BTD), []
+    ends = sorted({0, build.frozen_layers, *after, config.num_layers})
+    for first, last in itertools.pairwise(ends):
+        stream = run(stream, first, last)
+        if last in after:
+            found.append(stream[0] if config.pre_norm else stream)
+    return [*found, stream[1] if config.pre_norm else stream]
+
+
+def first_stream(config: EncoderConfig, common: CommonParts | None, x_BTD: jax.Array) -> Any:
+    """Returns the stream that the first layer reads: [B, T, D], for pre-norm a pair of such arrays."""
     first_norm = None if common is None else common.first_norm
-    stream: Any = (x_BTD, x_BTD if first_norm is None else first_norm(x_BTD)) if config.pre_norm else x_BTD
-    if config.layer_groups:
-        stream = _apply_groups(config, parameters, keys, stream, with_inputs(period_inputs[0]), build)
-    else:
-        for first, last in ((0, build.frozen_layers), (build.frozen_layers, config.num_layers)):
-            stream = run(stream, first, last) if first < last else stream
-    return stream[1] if config.pre_norm else stream
+    return (x_BTD, x_BTD if first_norm is None else first_norm(x_BTD)) if config.pre_norm else x_BTD
+
+
+@jax.named_scope("encoder")
+def apply_some_layers(
+    config: EncoderConfig,
+    layers: EncoderLayer,
+    common: CommonParts | None,
+    stream: Any,
+    segment_ids_BT: jax.Array,
+    positions_BT: jax.Array,
+    build: Build,
+    *,
+    first: jax.Array,
+    count: int,
+    phase: int = 0,
+) -> Any:
+    """Returns the stream after `count` layers from layer `first` on, a number that may be traced; without dropout.
+
+    So one program computes any `count` layers that follow each other.
+
+    Args:
+      config: of all layers.
+      layers: all of them.
+      common: as of `layer_states`.
+      stream: as `first_stream` returns it.
+      segment_ids_BT: as of `layer_states`.
+      positions_BT: likewise.
+      build: how they are computed; they are not looped over.
+      first: number of the first of these layers.
+      count: how many they are.
+      phase: what `first` leaves when it is divided by the layers of a period (`global_every` where there are windows).
+
+    Raises:
+      UserError: as `layer_states`.
+    """
+    specs = attention_specs(config, build, segment_ids_BT, positions_BT, training=False)
+    period_inputs = _layer_inputs(config, specs, common, positions_BT)
+    graphdef, parameters = nnx.split(layers)
+    shared = config.num_layers // config.layer_stacks
+    for index in range(count):
+        stack = (first + index) // shared
+        layer = jax.tree.map(lambda leaf, at=stack: lax.dynamic_index_in_dim(leaf, at, keepdims=False), parameters)
+        layer_inputs = period_inputs[(phase + index) % len(period_inputs)]
+        stream = nnx.merge(graphdef, layer)(stream, layer_inputs, None)
+    return stream
 
 
 def _apply_groups(
@@ -303,20 +376,24 @@ def _apply_groups(
     parameters: nnx.State,
     keys: DropoutKey | None,
     stream: Any,
-    one: Callable[[Any, nnx.State, DropoutKey | None], Any],
+    one: _OneLayer,
     build: Build,
+    first: int,
+    last: int,
 ) -> Any:
-    """Applies each group's weights for all of its layers; in a loop they are one array, not a copy a layer."""
+    """Applies each group's weights for those of its layers from first to last; in a loop they are one array."""
     assert not build.frozen_layers, "see adaptation: shared layers are trained together"
     each = config.num_layers // config.layer_groups
 
     def step(weights: nnx.State) -> Callable[[Any, DropoutKey | None], tuple[Any, None]]:
         return lambda stream, layer_key: (one(stream, weights, layer_key), None)
 
-    for group in range(config.layer_groups):
+    for group in range(first // each, -(-last // each)):
         weights = jax.tree.map(lambda leaf, group=group: leaf[group], parameters)
-        own_keys = _take_layers(keys, slice(group * each, (group + 1) * each), config.num_layers)
-        stream, _ = lax.scan(step(weights), stream, own_keys, length=each, unroll=1 if build.scan else each)
+        begin, end = max(first, group * each), min(last, (group + 1) * each)
+        own_keys = _take_layers(keys, slice(begin, end), config.num_layers)
+        count = end - begin
+        stream, _ = lax.scan(step(weights), stream, own_keys, length=count, unroll=1 if build.scan else count)
     return stream
 
 

@@ -20,6 +20,7 @@ from jaxfm.errors import UserError
 from jaxfm.evaluation import bootstrap
 from jaxfm.evaluation.bootstrap import Comparison
 from jaxfm.evaluation.calibration import read_calibration
+from jaxfm.evaluation.exits import read_rule
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.observe.summary import result_of
@@ -30,6 +31,7 @@ from jaxfm.programs.replay import replay
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.ensemble import make_ensemble, open_members, write_report
 from jaxfm.training.evaluation import Evaluator, whole_batches
+from jaxfm.training.exit_scores import HeadEvaluator, RunExits, heads_of
 from jaxfm.training.results import with_intervals
 from jaxfm.training.saved_run import available_mesh
 from jaxfm.training.session import compute_dtype, scans_layers
@@ -54,6 +56,7 @@ def evaluate(
     """Scores the run's chosen checkpoint on a split of its own source or of another one with the same labels.
 
     Probabilities are calibrated as the run's validation split asks for; each metric has its interval under "intervals".
+    Of a run with early heads the metrics are those of all layers; "exits" of the scores says what leaving early gives.
 
     A folder of several runs (`train.seeds`, `jaxfm.seeds`) is scored as an ensemble: the mean of the runs' calibrated
     probabilities. Its members are scored beside it ("ensemble" of the scores); on the runs' own data the result is kept
@@ -111,7 +114,13 @@ def _evaluate(
     scorer = task.scorer(split)
     if ensemble is not None:
         return ensemble.report(scorer, outputs)
-    return with_intervals(scorer.report(outputs[0], read_calibration(run.workdir)))
+    calibration = read_calibration(run.workdir)
+    evaluation = with_intervals(scorer.report(outputs[0], calibration))
+    if not (heads := heads_of(run.spec)):
+        return evaluation
+    evaluator = HeadEvaluator(task.objective.spec, restored.graphdef, mesh, size)
+    exits = RunExits(config, task, evaluator, restored.params, read_rule(run.workdir, heads), run.workdir)
+    return exits.added(evaluation, split, scorer, calibration)
 
 
 def compare(

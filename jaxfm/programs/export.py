@@ -22,11 +22,13 @@ from jaxfm.hub import peft
 from jaxfm.hub.push import check_push, push_folder
 from jaxfm.hub.tensor_writing import SHARD_SIZE, parse_size, split
 from jaxfm.models.adapters import only_mergeable, plain_weights
+from jaxfm.models.exits import without_exits
 from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.programs import plugins, program
 from jaxfm.programs.export_formats import Quantisation, check_rounded, write_onnx_folder, write_stablehlo_folder
 from jaxfm.programs.model_card import CARD_FILE, check_license, model_card
+from jaxfm.training.exit_scores import heads_of
 from jaxfm.training.quantised_weights import WEIGHTS_FILE
 from jaxfm.training.saved_run import open_run
 from jaxfm.training.workdir import read_origin
@@ -56,7 +58,8 @@ def export(
     """Writes the run's chosen checkpoint as a directory for other libraries; whole or not at all. Returns its path.
 
     "hf" has low-rank updates merged into the weights; "peft" has these and the head alone, for the run's first weights.
-    "onnx" and "stablehlo" are programs that run without jaxfm, with any number of texts of any length.
+    "onnx" and "stablehlo" are programs that run without jaxfm, with any number of texts of any length. Of a model with
+    early heads all formats have the last one alone, after all layers.
 
     Args:
       workdir: a run directory.
@@ -111,7 +114,7 @@ def _export(
         )
     base = peft.base_model(encoder, run.config.model.init, read_origin(workdir)) if format == "peft" else ("", "")
     restored = run.restore(make_mesh(MeshConfig()), Build())
-    with_adapters = restored.to_host()
+    with_adapters = without_exits(restored.to_host())
     _, merged = plain_weights(encoder, with_adapters)
     with files.held(files.lock_beside(output), f"--output={output}"), files.atomic_directory(output) as folder:
         files.output_directory(output, "--output")  # another process may have been here
@@ -153,6 +156,8 @@ def main() -> None:
         source=values.source,
     )
     print(f"written: {output}")
+    if heads_of(open_run(files.user_path(values.workdir, "--workdir")).spec):
+        print("NOTE: early heads are not exported: what was written computes all layers (docs/early_exit.md)")
     if repository:
         address = push_folder(output, repository, public=values.public, message=f"Exported by jaxfm as {values.format}")
         print(f"pushed: {address}")

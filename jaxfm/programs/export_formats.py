@@ -11,6 +11,7 @@ from flax import nnx
 
 from jaxfm import files
 from jaxfm.core.encoder_config import DYNAMIC, TRAINED, EncoderConfig
+from jaxfm.core.exits import LeavesEarly
 from jaxfm.core.spec import Spec
 from jaxfm.errors import UserError
 from jaxfm.formats import onnx_files, stablehlo
@@ -19,6 +20,7 @@ from jaxfm.formats.inference import Inference, make_inference
 from jaxfm.formats.onnx_quantised import IntegerMatrix, IntegerTable, with_integers
 from jaxfm.formats.quantisation import EXTENTS, INT8, Gate, quantise, score
 from jaxfm.models.adapters import without_adapters
+from jaxfm.models.exits import without_exits
 from jaxfm.models.quantised import INPUT_LIMIT
 from jaxfm.training.quantised_weights import REPORT_FILE, TABLE, WEIGHTS_FILE, read_weights
 from jaxfm.training.saved_run import Restored, SavedRun
@@ -50,10 +52,12 @@ def inference_of(run: SavedRun, merged: Mapping[str, np.ndarray], *, rounded: bo
         encoder = dataclasses.replace(encoder, quantisation=run.spec.encoder.quantisation)
     changes: dict[str, Any] = {"encoder": encoder}
     assert dataclasses.is_dataclass(run.spec) and not isinstance(run.spec, type)
+    if isinstance(run.spec, LeavesEarly):  # what is exported has the last head alone
+        changes["exits"] = ()
     # How many examples a packed row has at most; where texts come in groups, both numbers.
     counts = {"segments", "groups", "texts"} & {each.name for each in dataclasses.fields(run.spec)}
     spec: Spec = dataclasses.replace(run.spec, **changes, **dict.fromkeys(counts, 1))  # type: ignore[assignment]
-    return make_inference(spec.make_model, spec.encoder, merged)
+    return make_inference(spec.make_model, spec.encoder, without_exits(merged))
 
 
 def write_onnx_folder(

@@ -17,7 +17,6 @@ from jaxfm.core.task import (
     EmbedsTexts,
     EmbedsTokens,
     ExplainsResults,
-    FindsEntities,
     Predictor,
     ReadsEntities,
     ReadsImages,
@@ -32,8 +31,10 @@ from jaxfm.errors import UserError
 from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.programs import image_input
-from jaxfm.programs.model_options import RUN_WORDS, labelled, role_of, split_by
+from jaxfm.programs.model_exits import open_exits
+from jaxfm.programs.model_options import RUN_WORDS, check_finder, labelled, portions, role_of, split_by
 from jaxfm.training.attribution import Attribution
+from jaxfm.training.early_exit import Layers
 from jaxfm.training.ensemble import make_ensemble, open_members
 from jaxfm.training.evaluation import Evaluator, bucket
 from jaxfm.training.session import compute_dtype
@@ -60,6 +61,7 @@ class Model:
       task: name of its task.
       labels: class names of its head, empty where the head has none.
       step: whose checkpoint it is.
+      exit_note: of a model with early heads, a sentence that says from when on inputs leave; else "".
     """
 
     def __init__(
@@ -69,12 +71,14 @@ class Model:
         entities: str | pathlib.Path | None = None,
         labels: Sequence[str] = (),
         precision: str = "",
+        exit: float | str | None = None,
     ):
         """Restores the run's chosen checkpoint; UserError when there is none. `words`, `entities`: the program's flags.
 
         `entities` is a run that finds the entities of each text, for a model that relates entities. `labels` are the
         classes that images are compared with, for a model that compares them with any texts. `precision` of activations
-        is "f32", "bf16" or, where it is empty, that of the run.
+        is "f32", "bf16" or, where it is empty, that of the run. `exit`, of a run with early heads, is the confidence
+        from which an input leaves, "never", or None for the run's own.
         """
         self.workdir = files.user_path(workdir, "--workdir")
         with libraries_quieted():
@@ -93,6 +97,7 @@ class Model:
             # The parameters of all members of an ensemble lie on the devices; one program computes with each in turn.
             self._members = tuple(each.restore(self._mesh, build) for each in runs)
             self._restored = self._members[0]
+            self._exits, self.exit_note = open_exits(runs, self._restored, self._mesh, config.eval.batch_size, exit)
         self._run = run
         self.task, self.labels = config.task.name, self._predictor.labels
         self.step = self._restored.step
@@ -243,7 +248,7 @@ class Model:
         """Yields the vectors of texts in portions, f32 [n, D], in order."""
         embeds = self.embeds
         role = role_of(role, embeds.roles)
-        for chunk in self._portions(texts):
+        for chunk in portions(texts, self.records_at_once):
             with self._one_at_a_time:
                 encoded = embeds.embedding_rows(chunk, role)
                 yield embeds.vectors(encoded, self._outputs(encoded.rows))
@@ -284,21 +289,11 @@ class Model:
             raise UserError("embed_tokens: is given one text; give a list of texts.")
         embeds, found = self.embeds_tokens, list[np.ndarray]()
         role = role_of(role, embeds.roles)
-        for chunk in self._portions(texts):
+        for chunk in portions(texts, self.records_at_once):
             with self._one_at_a_time:
                 encoded = embeds.embedding_rows(chunk, role)
                 found += embeds.token_vectors(encoded, self._outputs(encoded.rows), role)
         return found
-
-    def _portions(self, texts: Iterable[str]) -> Iterator[list[str]]:
-        """Yields as many texts as are computed together; UserError for what is not a text."""
-        iterator, number = iter(texts), 0
-        while chunk := list(itertools.islice(iterator, self._predictor.records_at_once)):
-            for text in chunk:
-                number += 1
-                if not isinstance(text, str):
-                    raise UserError(f"text {number}: is of type {type(text).__name__}, but must be text.")
-            yield [str(text) for text in chunk]
 
     def pair_scores(self, pairs: Iterable[tuple[str, str]]) -> np.ndarray:
         """Returns how well the two texts of each pair go together, f64 [N], the higher the better.
@@ -371,6 +366,11 @@ class Model:
             return {"result": result, "targets": targets}
 
     @property
+    def layers(self) -> Layers | None:
+        """How many layers inputs have taken so far; None where all of them take all."""
+        return None if self._exits is None else self._exits.layers
+
+    @property
     def units(self) -> Units:
         """What it has computed so far: tokens (or patches) of rows, and those of them that are no padding."""
         return self._units
@@ -380,6 +380,9 @@ class Model:
 
         Texts are of so many words that each fills about a row; single ones are of fewer too (see `short_row`).
         """
+        if self._exits is not None:
+            yield from self._exits.warm(rows)
+            return
         length = self._run.config.data.row_length if self.reads_texts else 1
         sizes, size = [1], 2
         while size <= min(rows, self._batch_size):
@@ -439,7 +442,11 @@ class Model:
             ]
         with self._one_at_a_time:
             encoded = self._predictor.encode(chunk)
-            return self._predictor.decode(encoded, self._outputs(encoded.rows))
+            if self._exits is None:
+                return self._predictor.decode(encoded, self._outputs(encoded.rows))
+            outputs, units = self._exits.outputs(encoded)
+            self._units = Units(self._units.computed + units.computed, self._units.useful + units.useful)
+            return self._predictor.decode(encoded, outputs)
 
     def _computed(
         self, predictor: Predictor, records: Iterable[Mapping[str, Any]]
@@ -486,11 +493,5 @@ def _finder(predictor: Predictor, entities: str | pathlib.Path, words: str) -> M
     if not isinstance(predictor, ReadsEntities):
         raise UserError(f"--entities={entities}: the model of --workdir does not relate entities: leave out the flag.")
     finder = Model(files.user_path(entities, "--entities"), words)
-    found = finder._predictor
-    if not isinstance(found, FindsEntities):
-        raise UserError(
-            f"--entities={entities}: is a run of the task {finder.task}, which finds no entities. Name a run that does."
-        )
-    if problem := predictor.entity_problem(found.entity_types):
-        raise UserError(f"--entities={entities}: {problem}")
+    check_finder(predictor, finder._predictor, entities, finder.task)
     return finder

@@ -1,8 +1,10 @@
 """What a person may ask of a trained model beside its inputs: how words are split, other classes, a text's role."""
 
-from collections.abc import Sequence
+import itertools
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
 
-from jaxfm.core.task import ComparesLabels, Predictor
+from jaxfm.core.task import ComparesLabels, FindsEntities, Predictor, ReadsEntities
 from jaxfm.errors import UserError, did_you_mean
 
 RUN_WORDS = "run"
@@ -36,3 +38,25 @@ def role_of(given: str, roles: Sequence[str]) -> str:
     if role not in roles:
         raise UserError(f"role: {role!r}. {did_you_mean(role, roles)}")
     return role
+
+
+def portions(texts: Iterable[str], at_once: int) -> Iterator[list[str]]:
+    """Yields `at_once` texts at a time; UserError for what is not a text."""
+    iterator, number = iter(texts), 0
+    while chunk := list(itertools.islice(iterator, at_once)):
+        for text in chunk:
+            number += 1
+            if not isinstance(text, str):
+                raise UserError(f"text {number}: is of type {type(text).__name__}, but must be text.")
+        yield [str(text) for text in chunk]
+
+
+def check_finder(predictor: Predictor, found: Predictor, entities: str | pathlib.Path, task: str) -> None:
+    """Raises UserError unless `found`, of a run of that task, finds the entities that another model relates."""
+    if not isinstance(found, FindsEntities):
+        raise UserError(
+            f"--entities={entities}: is a run of the task {task}, which finds no entities. Name a run that does."
+        )
+    assert isinstance(predictor, ReadsEntities)
+    if problem := predictor.entity_problem(found.entity_types):
+        raise UserError(f"--entities={entities}: {problem}")

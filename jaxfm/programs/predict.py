@@ -30,6 +30,7 @@ USAGE = (
     'usage: python -m jaxfm.predict --workdir=DIR ("TEXT" ... | --input=FILE --output=FILE.jsonl) '
     '[--pair="TEXT" | --context=FILE] [--entities=DIR]\n'
     "  [--vectors=float32|int8|binary] [--role=query|document]  with --output=FILE.npy or FILE.parquet\n"
+    "  [--exit=CONFIDENCE | --no_exit] [--stats]  of a model with early heads\n"
     "  of images: (IMAGE|FOLDER ... | --input=FOLDER|TABLE --output=FILE.jsonl)\n"
     "  [--labels=A,B,...] [--pictures=FILE.png]"
 )
@@ -68,6 +69,7 @@ def predict_file(
     vectors: str = "",
     role: str = "",
     labels: Sequence[str] = (),
+    exit: float | str | None = None,
 ) -> int:
     """Writes one JSON result a record of `source` to `output`, whole or not at all; returns the number of records.
 
@@ -88,6 +90,7 @@ def predict_file(
       vectors: see `--vectors`.
       role: see `--role`.
       labels: see `--labels`.
+      exit: of a model with early heads, the confidence from which a text leaves, "never", or None: the run's own.
 
     Raises:
       UserError: a record that cannot be read (file:line), no run or checkpoint, an output that cannot be written or
@@ -99,7 +102,7 @@ def predict_file(
     if output.exists() and os.path.samefile(source, output):
         raise UserError(f"--output={output}: is the input itself. Name another file.")
     form = vector_output.form_of(output, vectors, role)
-    model = Model(workdir, words, entities, labels)
+    model = Model(workdir, words, entities, labels, exit=exit)
     if source.is_dir() and not model.reads_images:
         raise UserError(f"--input={source}: is a directory; name a file. This model reads texts, not images.")
     if form:
@@ -132,9 +135,36 @@ def predict_file(
                 count += 1
                 advance(1)
                 cut += "truncated" in result
-        if cut:
-            progress.say(f'NOTE: {cut:,} of {count:,} texts are longer than the model reads ("truncated": true)')
+        for note in _notes(model, count, cut):
+            progress.say(note)
     return count
+
+
+def _notes(model: Model, count: int, cut: int) -> list[str]:
+    """Returns what to say of `count` inputs, `cut` of them not read to their end."""
+    longer = f'NOTE: {cut:,} of {count:,} texts are longer than the model reads ("truncated": true)'
+    return [*filter(None, (exit_summary(model),)), *((longer,) if cut else ())]
+
+
+def exit_summary(model: Model) -> str:
+    """Returns how many layers the inputs of a model with early heads took; "" for a model without."""
+    if model.layers is None:
+        return model.exit_note
+    layers = model.layers
+    return f"{model.exit_note}; {layers.examples:,} took {layers.average:.2f} of {layers.of} layers on average"
+
+
+def _exit_asked() -> float | str | None:
+    """Returns what --exit and --no_exit say; UserError for what is no number, and for both."""
+    values = flags.FLAGS
+    if values.exit is None or values.no_exit:
+        if values.exit is not None:
+            raise UserError(f"--exit, --no_exit: contradict each other; give one.\n{USAGE}")
+        return "never" if values.no_exit else None
+    try:
+        return float(values.exit)
+    except ValueError:
+        return values.exit
 
 
 def _records(
@@ -214,6 +244,7 @@ def main(texts: Sequence[str]) -> None:
             vectors=values.vectors,
             role=values.role,
             labels=labels,
+            exit=_exit_asked(),
         )
         to = sys.stderr if files.is_stream(files.output_file(values.output, "--output")) else sys.stdout
         what = "vectors" if values.output.endswith(vector_files.ENDINGS) else "lines"
@@ -227,7 +258,7 @@ def main(texts: Sequence[str]) -> None:
     texts = [_argument(text, f"text {number}") for number, text in enumerate(texts, start=1)]
     pair = {} if values.pair is None else {"pair": _argument(values.pair, "--pair")}
     pair = pair if context is None else {"pair": context}
-    model = Model(values.workdir, values.words, values.entities, labels)
+    model = Model(values.workdir, values.words, values.entities, labels, exit=_exit_asked())
     if model.reads_images:
         if pair:
             raise UserError(f"--pair, --context: {_SINGLE}")
@@ -248,6 +279,8 @@ def main(texts: Sequence[str]) -> None:
         records.append(source_unlabelled.check_record(record, model.wanted))
     for result in model.stream(records):
         print("\n".join(model.lines(result)))
+    if values.stats:
+        print(exit_summary(model) or "all inputs take all layers: the model has no early heads")
 
 
 def _of_images(model: Model, records: Sequence[Mapping[str, Any]], pictures: str | None) -> None:
@@ -296,6 +329,14 @@ def run() -> None:
     flags.DEFINE_string(
         "pictures", None, "PNG file of what the model makes of images: what it attends to, or hidden patches predicted."
     )
+    flags.DEFINE_string(
+        "exit",
+        None,
+        "Of a model with early heads: the confidence, from 0 to 1, from which a text leaves at one of them; the run's "
+        "own (exits.json), if not given.",
+    )
+    flags.DEFINE_bool("no_exit", False, "Whether every text takes all layers, of a model with early heads too.")
+    flags.DEFINE_bool("stats", False, "Whether to say at the end how many layers texts took on average.")
     flags.DEFINE_string("pair", None, "The second text, for a model that judges pairs.")
     flags.DEFINE_string("context", None, "A file whose whole text is the second one of every text given.")
     flags.DEFINE_string("entities", None, "A run that finds the entities of each text, for a model that relates them.")

@@ -30,6 +30,7 @@ from jaxfm.observe.writers import to_json
 from jaxfm.parallel.mesh import host_rows, shard_batch
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.evaluation import Evaluator, whole_batches
+from jaxfm.training.exit_scores import heads_of
 from jaxfm.training.input_ranges import input_ranges, with_quantisation
 from jaxfm.training.loading import put
 from jaxfm.training.paths import flat, nested
@@ -98,10 +99,15 @@ def open_source(run: SavedRun) -> Source:
     """Restores a run that can be quantised.
 
     Raises:
-      UserError: it is quantised already, or has layers outside of its encoder.
+      UserError: it is quantised already, has early heads, or layers outside of its encoder.
     """
     if (run.workdir / WEIGHTS_FILE).is_file():
         raise UserError(f"--workdir={run.workdir}: its weights are rounded already. Name the run that it was made of.")
+    if heads_of(run.spec):
+        raise UserError(
+            f"--workdir={run.workdir}: has early heads (config.exits.every), whose threshold holds for weights in "
+            "floats. Train a run without them, or export this one: --format=onnx --quantize=int8 rounds all layers."
+        )
     mesh, _ = available_mesh(run.config)
     config = run.config
     build = Build(compute_dtype(config.train.precision), scans_layers(config.model.scan_layers))

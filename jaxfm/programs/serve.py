@@ -21,12 +21,13 @@ from jaxfm.core.task import ReadsEntities
 from jaxfm.errors import UserError, install_hint
 from jaxfm.programs import plugins, program
 from jaxfm.programs.model import Model
+from jaxfm.programs.model_exits import NEVER
 from jaxfm.serving.served import Limits
 from jaxfm.training.saved_run import open_run
 
 USAGE = (
     "usage: python -m jaxfm.serve --workdir=[NAME=]DIR [--workdir=...] [--host=127.0.0.1] [--port=8000] "
-    "[--entities=DIR]"
+    "[--entities=DIR] [--no_exit]"
 )
 TOKEN = "JAXFM_TOKEN"
 _LEAST_TOKEN = 16  # characters: shorter ones can be guessed
@@ -54,10 +55,12 @@ def named(given: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def load_models(directories: dict[str, str], entities: str | None = None, precision: str = "") -> dict[str, Model]:
+def load_models(
+    directories: dict[str, str], entities: str | None = None, precision: str = "", *, exits: bool = True
+) -> dict[str, Model]:
     """Opens runs; those that relate entities with a run that finds them, where one is given.
 
-    `precision`: see --precision.
+    `precision`: see --precision; `exits`: whether inputs of runs with early heads may leave there.
 
     Raises UserError: no run, no checkpoint, a run of entities that no model has a use for.
     """
@@ -69,7 +72,7 @@ def load_models(directories: dict[str, str], entities: str | None = None, precis
         if not finders:
             raise UserError(f"--entities={entities}: no model of --workdir relates entities: leave out the flag.")
     return {
-        name: Model(directory, entities=finders.get(name), precision=precision)
+        name: Model(directory, entities=finders.get(name), precision=precision, exit=None if exits else NEVER)
         for name, directory in directories.items()
     }
 
@@ -107,9 +110,10 @@ def main() -> None:
         wait=values.wait_ms / 1000,
         deadline=values.deadline,
     )
-    models = load_models(directories, values.entities, values.precision)
+    models = load_models(directories, values.entities, values.precision, exits=not values.no_exit)
     for name, model in models.items():
-        print(f"{name}: {model.task}, step {model.step} of {model.workdir}")
+        leaves = f"; {model.exit_note}" if model.exit_note else ""
+        print(f"{name}: {model.task}, step {model.step} of {model.workdir}{leaves}")
     if not token and values.host not in server.LOOPBACK:
         print(f"WARNING: everybody who reaches {values.host} may ask; set {TOKEN} to change that")
     service = Service(models, limits)
@@ -137,6 +141,7 @@ def run() -> None:
     flags.DEFINE_enum(
         "precision", "", ["", "f32", "bf16"], "Of activations; as in the run's training, if empty (as jaxfm.predict)."
     )
+    flags.DEFINE_bool("no_exit", False, "Whether inputs take all layers, of models with early heads too.")
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0: all of this machine's.")
     flags.DEFINE_integer("port", 8000, "Port to listen at; 0: one that is free.", lower_bound=0, upper_bound=65535)
     flags.DEFINE_multi_string(

@@ -24,6 +24,14 @@ class WindowedRows:
     rows: PackedRows
     word_counts: tuple[int, ...]
 
+    @property
+    def read_tokens(self) -> np.ndarray:
+        """Which tokens have the value of a word, bool [N, T]: the first pieces of the words that a window owns."""
+        read_NT = np.zeros(self.rows.tokens.shape, bool)
+        for words, (row, _, start) in zip(self.windows.words, self.rows.example_locations, strict=True):
+            read_NT[row, start + np.flatnonzero(words >= 0)] = True
+        return read_NT
+
     def per_word(self, values_NT: np.ndarray) -> list[np.ndarray]:
         """Returns for each sentence the values at its words' own positions [words, ...], from an array [N, T, ...].
 

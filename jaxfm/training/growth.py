@@ -99,6 +99,11 @@ def _check_rest(config: Config, shown: str) -> None:
     for key, (value, default) in others.items():
         if value != default:
             raise UserError(f"config.{key}: {value!r}: does not go with {shown[7:]}. Leave it at {default!r}.")
+    if config.exits.every:
+        raise UserError(
+            f"config.exits.every: {config.exits.every}: early heads do not go with {shown[7:]}, as their places depend "
+            "on the depth. Set 0, and train the grown model further with early heads (config.model.init=run:DIR)."
+        )
     if config.train.batch_size == AUTO:
         raise UserError(f"config.train.batch_size: 'auto' would suit the first depth alone ({shown}). Give a number.")
     if jax.process_count() > 1:

@@ -20,7 +20,7 @@ from jaxfm.observe.writers import read_metrics, to_json, write_predictions
 from jaxfm.parallel import distributed, host_memory
 from jaxfm.schema import describe
 from jaxfm.tasks import registry
-from jaxfm.training import history, retention
+from jaxfm.training import exit_scores, history, retention
 from jaxfm.training.member import TrainResult
 from jaxfm.training.setup import Setup
 from jaxfm.training.workdir import device_name, versions
@@ -41,6 +41,7 @@ def finish(
     """
     evaluations: dict[str, Evaluation] = {}
     calibration: dict[str, float] = {}
+    heads = exit_scores.heads_of_run(config, task, setup, fitted.params, workdir)
     # "valid" first: what is fitted to it is used on the others.
     for split in sorted((name for name in task.datasets if name != "train"), key=lambda name: name != "valid"):
         rows, scorer = task.datasets[split], task.scorer(split)
@@ -50,6 +51,8 @@ def finish(
             if split == "valid":
                 calibration = scorer.calibrate(outputs)
             evaluations[split] = with_intervals(scorer.report(outputs, calibration))
+            if heads is not None:
+                evaluations[split] = heads.added(evaluations[split], split, scorer, calibration)
         if distributed.is_main():
             write_predictions(workdir / "predictions" / f"{split}.jsonl", evaluations[split].predictions)
     if distributed.is_main():

@@ -27,7 +27,7 @@ from jaxfm.observe.metrics import Sums
 from jaxfm.optim_config import OptimConfig
 from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel import target
-from jaxfm.training import mup, optimizers, supernet, whole_batch
+from jaxfm.training import exits, mup, optimizers, supernet, whole_batch
 from jaxfm.training.adaptation import Adaptation, make_adaptation
 from jaxfm.training.corruption import Verifier, check_deterministic
 from jaxfm.training.evaluation import Evaluator
@@ -217,15 +217,17 @@ def make_session(config: Config, objective: Objective, mesh: Mesh, *, total_step
 
     Args:
       config: of the run; of the batch only what divides it is read.
-      objective: the model and its loss, of the task; that of the session may be one around it (`supernet.around`).
+      objective: the model and its loss, of the task; that of the session may be one around it
+        (`supernet.around`, `exits.around`).
       mesh: of the run's devices, or of those it is planned for.
       total_steps: of the whole run, for schedules.
 
     Raises:
       UserError: rows that cannot be cut along the mesh, a kernel that cannot compute this attention, a pattern that
-        matches nothing, muP where its rules do not hold, subnets that the encoder does not have.
+        matches nothing, muP where its rules do not hold, subnets that the encoder does not have, early heads of a task
+        that has none.
     """
-    objective = supernet.around(config, objective)
+    objective = exits.around(config, supernet.around(config, objective))
     accumulate, spec = config.train.accumulate, objective.spec
     check_deterministic(config.train.verify_every_steps)
     guard = make_spike_guard(config.optim)

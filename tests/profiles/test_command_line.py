@@ -103,6 +103,10 @@ MISTAKES = {
     ),
     "serve_load": (["--run=absent", "--texts=absent", "--output=o.json"], "--texts=absent: no such file"),
     "serve_pictures": (["--ner=absent", "--embedding=absent", "--output=."], "absent: no such run directory"),
+    "early_exit": (
+        ["--source=tsv:absent", "--output=o.json", "--ways=joint,alone"],
+        "--ways: 'alone' is none of joint, distilled, apart, first token",
+    ),
     "supernet": (
         ["--config=configs/classification.py", "--data=absent", "--workdir=w", "--output=o.json", "--shapes=2"],
         "--shapes=2: must be at least 3",

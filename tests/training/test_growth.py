@@ -201,6 +201,7 @@ def test_shares_and_stages() -> None:
         ({"optim__name": "adafactor"}, "config.optim.name: 'adafactor' has a state that cannot grow"),
         ({"adapt__freeze_layers": 1}, r"config.adapt.freeze_layers: 1: does not go with grow.layers: \(1, 2\)"),
         ({"eval__patience": 3}, "config.eval.patience: 3: does not go with"),
+        ({"exits__every": 1}, "config.exits.every: 1: early heads do not go with grow.layers"),
         ({"train__batch_size": 0}, "config.train.batch_size: 'auto' would suit the first depth alone"),
         ({"train__seeds": 2}, "several runs in one program .* cannot grow"),
     ],

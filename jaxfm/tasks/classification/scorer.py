@@ -36,7 +36,7 @@ def directions(spec: ClassifierSpec) -> Mapping[str, bool]:
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierScorer:
-    """A split's examples and their rows (implements Scorer and ComparesModels of core.task)."""
+    """A split's examples and their rows (implements Scorer and ComparesModels of core.task, and CountsErrors)."""
 
     spec: ClassifierSpec
     examples: tuple[Example, ...]
@@ -105,6 +105,14 @@ class ClassifierScorer:
         """See core.task.ComparesModels."""
         of_models = [self.encoded.per_example(each["outputs"]) for each in outputs]
         return ensembles.disagreement(of_models, self.spec.kind, self.spec.threshold)
+
+    def error_shares(self, outputs: Mapping[str, np.ndarray], calibration: Mapping[str, float]) -> np.ndarray:
+        """See core.exits.CountsErrors: 0 or 1 of one class, of several labels the share that is wrong."""
+        spec, gold = self.spec, targets_of(self.spec, self.examples)
+        found_EC = probabilities(self.encoded.per_example(outputs["outputs"]), calibration, spec.kind)
+        if spec.kind == "single":
+            return (found_EC.argmax(axis=-1) != gold).astype(np.float64)
+        return ((found_EC >= spec.threshold) != (gold == 1)).mean(axis=-1)
 
     def _own_metrics(self, found: np.ndarray) -> dict[str, float]:
         """Returns the registered metrics for what `_scores` says was found."""

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxfm.core.batch import BatchSpec, Field
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.exits import ExitForm
 from jaxfm.data.text.packing import PackedRows, build_rows, text_fields
 from jaxfm.models.heads import SequenceClassifier
 from jaxfm.schema import field
@@ -47,7 +48,7 @@ class ClassificationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierSpec:
-    """All that a trained classifier is beside its weights (implements jaxfm.core.spec.Spec).
+    """All that a trained classifier is beside its weights (implements Spec and LeavesEarly of jaxfm.core).
 
     Attributes:
       kind: "single", "multi" or "regression" (`ClassificationConfig.kind`).
@@ -59,6 +60,8 @@ class ClassifierSpec:
       window: longest example in tokens; longer ones are cut.
       segments: most examples a row, S.
       threshold: multi: probability from which a label holds.
+      exits: numbers of layers after which there is an early head.
+      exit_pooling: of early heads, as `pooling`.
     """
 
     kind: str
@@ -70,6 +73,8 @@ class ClassifierSpec:
     window: int
     segments: int
     threshold: float
+    exits: tuple[int, ...] = ()
+    exit_pooling: str = "cls"
 
     @property
     def has_types(self) -> bool:
@@ -89,8 +94,24 @@ class ClassifierSpec:
     def make_model(self, build: Build, rngs: nnx.Rngs) -> SequenceClassifier:
         """Builds encoder and head."""
         return SequenceClassifier(
-            self.encoder, len(self.labels), build, rngs, pooling=self.pooling, segments=self.segments
+            self.encoder,
+            len(self.labels),
+            build,
+            rngs,
+            pooling=self.pooling,
+            segments=self.segments,
+            exits=self.exits,
+            exit_pooling=self.exit_pooling,
         )
+
+    @property
+    def exit_form(self) -> ExitForm:
+        """How sure it is of an example, by its logits."""
+        return ExitForm("outputs", self.kind, of_tokens=False)
+
+    def exit_problem(self) -> str:
+        """Returns why numbers are refused: nothing says how sure one is."""
+        return "nothing says how sure it is of a number (task.kind=regression)" if self.kind == "regression" else ""
 
     def outputs(self, model: SequenceClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns logits or numbers, f32 [B, S, C]."""

@@ -12,6 +12,7 @@ import numpy as np
 from jaxfm.config import AUTO, AUTO_METRIC, Config
 from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.exits import exit_layers
 from jaxfm.core.extensions import check_metrics, with_own
 from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
@@ -24,6 +25,7 @@ from jaxfm.data.text.windows import window_length
 from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import read_calibration
 from jaxfm.evaluation.classes import undefined_metrics
+from jaxfm.models.exits import exit_paths
 from jaxfm.schema import replaced
 from jaxfm.tasks.class_balance import choose_metric
 from jaxfm.tasks.class_targets import ordered_labels, target_counts, target_losses, undefined_metric_note
@@ -219,10 +221,16 @@ def _encoded(
 
 def _used(spec: ClassifierSpec, initial: Initial) -> tuple[str, ...]:
     """Returns the parts of a checkpoint that are used: its last layer only when its classes are the task's."""
-    transform = spec.encoder.classifier_transform
-    pools = spec.pooling == "cls" or spec.encoder.pooler_on_mean
-    between = ("transform/",) if transform else ("pooler/",) if pools else ()
-    return ("encoder/", *between, *(("head/",) if initial.labels == spec.labels else ()))
+    between = _between(spec.encoder, spec.pooling)
+    same = initial.labels == spec.labels
+    early = exit_paths(spec.exits, (*_between(spec.encoder, spec.exit_pooling), "head/")) if same else ()
+    return ("encoder/", *between, *(("head/",) if same else ()), *early)
+
+
+def _between(encoder: EncoderConfig, pooling: str) -> tuple[str, ...]:
+    """Returns what a head has before its classes."""
+    pools = pooling == "cls" or encoder.pooler_on_mean
+    return ("transform/",) if encoder.classifier_transform else ("pooler/",) if pools else ()
 
 
 def encode_labelled(
@@ -261,6 +269,8 @@ def _spec(
         window=window_length(config.data, encoder.max_positions),
         segments=segments,
         threshold=config.task.threshold,
+        exits=exit_layers(config.exits, encoder),
+        exit_pooling="mean" if config.exits.pooling == "mean" else config.task.pooling,
     )
 
 

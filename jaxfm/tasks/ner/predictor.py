@@ -47,6 +47,11 @@ class EncodedTexts:
         """The rows to compute."""
         return self.encoded.rows
 
+    @property
+    def read_tokens(self) -> np.ndarray:
+        """See core.exits.ReadsTokens."""
+        return self.encoded.read_tokens
+
 
 @dataclasses.dataclass(frozen=True)
 class NerPredictor:

@@ -61,7 +61,9 @@ class _Tags:
 
 @dataclasses.dataclass(frozen=True)
 class NerScorer:
-    """A split's sentences and their rows (implements Scorer and ComparesModels of jaxfm.core.task).
+    """A split's sentences and their rows.
+
+    Implements Scorer and ComparesModels of jaxfm.core.task, CountsErrors and ReadsTokens of jaxfm.core.exits.
 
     Attributes:
       spec: of the tagger.
@@ -129,6 +131,19 @@ class NerScorer:
         """See core.task.ComparesModels; words are compared, each by itself."""
         of_models = [np.concatenate(read_words(self.spec, self.encoded, each).logits) for each in outputs]
         return ensembles.disagreement(of_models, "single")
+
+    def error_shares(self, outputs: Mapping[str, np.ndarray], calibration: Mapping[str, float]) -> np.ndarray:
+        """See core.exits.CountsErrors: the share of the words of each sentence whose tag is wrong."""
+        del calibration
+        classes = read_words(self.spec, self.encoded, outputs).decode(self.spec.decoding)
+        ends = np.cumsum(self.encoded.word_counts)[:-1]
+        pairs = zip(classes, np.split(self._gold(), ends), strict=True)
+        return np.asarray([(found_W != gold_W).mean() if len(gold_W) else 0.0 for found_W, gold_W in pairs])
+
+    @property
+    def read_tokens(self) -> np.ndarray:
+        """See core.exits.ReadsTokens."""
+        return self.encoded.read_tokens
 
     def _own_metrics(self, tags: _Tags) -> dict[str, float]:
         """Returns the registered metrics."""

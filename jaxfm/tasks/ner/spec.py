@@ -14,6 +14,7 @@ from flax import nnx
 from jaxfm.core.batch import BatchSpec, Field
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.exits import ExitForm
 from jaxfm.data.text.packing import build_rows, more_fields, text_fields
 from jaxfm.data.text.tagging import allowed_tags
 from jaxfm.data.text.windows import Windows, make_windows
@@ -85,7 +86,7 @@ class NerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class NerSpec:
-    """All that a trained tagger is beside its weights (implements jaxfm.core.spec.Spec).
+    """All that a trained tagger is beside its weights (implements Spec and LeavesEarly of jaxfm.core).
 
     Attributes:
       labels: tag of each class.
@@ -98,6 +99,7 @@ class NerSpec:
       decoding: "viterbi" or "argmax"; "argmax" was the only one when runs kept none.
       head: "softmax" or "crf".
       word_pooling: "first" or "mean".
+      exits: numbers of layers after which there is an early head.
     """
 
     labels: tuple[str, ...]
@@ -110,6 +112,7 @@ class NerSpec:
     decoding: str = ARGMAX
     head: str = SOFTMAX
     word_pooling: str = "first"
+    exits: tuple[int, ...] = ()
 
     @property
     def token_fields(self) -> tuple[str, ...]:
@@ -125,7 +128,16 @@ class NerSpec:
     def make_model(self, build: Build, rngs: nnx.Rngs) -> TokenClassifier:
         """Builds encoder and head."""
         chain = LinearChain(*allowed_tags(self.labels), rngs) if self.head == CRF else None
-        return TokenClassifier(self.encoder, len(self.labels), build, rngs, chain=chain)
+        return TokenClassifier(self.encoder, len(self.labels), build, rngs, chain=chain, exits=self.exits)
+
+    @property
+    def exit_form(self) -> ExitForm:
+        """How sure it is of a word, by its logits."""
+        return ExitForm("logits", "single", of_tokens=True)
+
+    def exit_problem(self) -> str:
+        """Returns why a CRF is refused."""
+        return "it scores whole sequences of tags (task.head=crf)" if self.head == CRF else ""
 
     def logits(self, model: TokenClassifier, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         """Returns the logits [B, T, C], those of a word at its first piece; `key` turns dropout on.

@@ -11,6 +11,7 @@ import numpy as np
 from jaxfm.config import Config
 from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.exits import exit_layers
 from jaxfm.core.extensions import check_metrics, with_own
 from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
@@ -25,6 +26,7 @@ from jaxfm.data.text.windows import check_overlap, window_length
 from jaxfm.data.text.words import COARSE
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation import calibration
+from jaxfm.models.exits import exit_paths
 from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
 from jaxfm.tasks.losses import ClassLoss
 from jaxfm.tasks.ner.checks import check_tagged
@@ -304,6 +306,7 @@ def _spec(config: Config, encoder: EncoderConfig, labels: tuple[str, ...], split
         decoding=config.task.decoding,
         head=config.task.head,
         word_pooling=config.task.word_pooling,
+        exits=exit_layers(config.exits, encoder),
     )
 
 
@@ -311,7 +314,9 @@ def _used(spec: NerSpec, initial: Initial) -> tuple[str, ...]:
     """Returns the parts of a checkpoint that a tagger takes: the head only when its labels are the task's."""
     transform = ("transform/",) if spec.encoder.classifier_transform else ()
     chain = ("chain/",) if spec.head == CRF else ()
-    return ("encoder/", *transform, *(("head/", *chain) if initial.labels == spec.labels else ()))
+    same = initial.labels == spec.labels
+    early = exit_paths(spec.exits, (*transform, "head/")) if same else ()
+    return ("encoder/", *transform, *(("head/", *chain) if same else ()), *early)
 
 
 def _cut_note(sentences: Sequence[TaggedSentence], splitter: str) -> str:
