@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,8 +13,10 @@ from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.extensions import check_metrics, with_own
 from jaxfm.core.initial import HostArray, Initial
+from jaxfm.core.records import WORDS, EncodedRecords, Record, WordsRecord
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
+from jaxfm.data.records.any_texts import read_any_texts
 from jaxfm.data.records.sources import TaggedSentence, TaggedSplit
 from jaxfm.data.records.tagged_builder import Columns
 from jaxfm.data.records.tagged_holdout import read_splits
@@ -22,12 +24,13 @@ from jaxfm.data.text.packing import PackedRows
 from jaxfm.data.text.resplit import choose_splitter, count_cut, split_again
 from jaxfm.data.text.tokenization import encode_words, load_tokenizer
 from jaxfm.data.text.windows import check_overlap, window_length
-from jaxfm.data.text.words import COARSE
+from jaxfm.data.text.words import COARSE, words_of
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation import calibration
 from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
 from jaxfm.tasks.losses import ClassLoss
 from jaxfm.tasks.ner.checks import check_tagged
+from jaxfm.tasks.ner.decoding import read_words
 from jaxfm.tasks.ner.objective import NerObjective
 from jaxfm.tasks.ner.predictor import NerPredictor
 from jaxfm.tasks.ner.scorer import DIRECTIONS, NerScorer
@@ -46,7 +49,7 @@ _USUAL_LABELS = ("O", *(f"{position}-{kind}" for kind in ("LOC", "MISC", "ORG", 
 
 @dataclasses.dataclass(frozen=True)
 class NerTask:
-    """A tagger with the splits of one source (implements jaxfm.core.task.Task)."""
+    """A tagger with the splits of one source (implements Task and ChangesRecords of jaxfm.core)."""
 
     objective: NerObjective
     tokenizer: "PreTrainedTokenizerFast"
@@ -73,6 +76,47 @@ class NerTask:
         """Writes task.json and the tokenizer's files."""
         self.tokenizer.save_pretrained(workdir / TOKENIZER_DIR)
         write_spec(workdir, NAME, self.objective.spec)
+
+    reads, probability = WORDS, "softmax"
+
+    def records(self, split: str) -> list[Record]:
+        """Returns the words of a split's sentences with their tags."""
+        return [WordsRecord(sentence.words, sentence.tags) for sentence in self.sentences[split]]
+
+    def with_records(self, split: str, records: Sequence[Record], index: Sequence[int]) -> "NerTask":
+        """Returns the task over some sentences of this split with other words and tags.
+
+        Entities are then those of the tags: where a source marks characters inside words, it is the whole words.
+        """
+        changed = with_words([self.sentences[split][number] for number in index], records)
+        encoded = encode_tagged(self.objective.spec, self.tokenizer, changed, seed=None)
+        return dataclasses.replace(self, sentences={split: changed}, encoded={split: encoded})
+
+    def encode_records(self, records: Sequence[Record]) -> EncodedRecords:
+        """Returns rows of sentences without tags, each a document of its own."""
+        words = [each.words for each in _words_records(records)]
+        pieces = encode_words(self.tokenizer, words)
+        encoded = encode(self.objective.spec, self.tokenizer, pieces, documents=range(len(pieces)))
+        places = np.concatenate([encoded.windows.sentence[:, None], encoded.rows.example_locations[:, :2]], axis=1)
+        return EncodedRecords(encoded.rows, places, encoded)
+
+    def unit_logits(self, encoded: EncodedRecords, outputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Returns the logits [words, C] of each sentence; of a CRF without what it adds."""
+        return read_words(self.objective.spec, encoded.detail, outputs).scores
+
+    def classes(self, split: str) -> None:
+        """Returns None: a sentence has no class."""
+        del split
+
+    def other_records(self, source: str, split: str) -> list[Record]:
+        """Reads the sentences of a split of another source; a raw text becomes words by the run's rule."""
+        splitter, found = self.objective.spec.splitter, list[Record]()
+        for each in read_any_texts(source, split):
+            text = f"{each.text} {each.pair}".rstrip()
+            words = each.words or tuple(text[start:end] for start, end in words_of(text, splitter))
+            if words:
+                found.append(WordsRecord(words, ("O",) * len(words)))
+        return found
 
 
 class NerDefinition:
@@ -245,6 +289,20 @@ def encode_tagged(
         seed=seed,
         packed=packed,
     )
+
+
+def with_words(sentences: Sequence[TaggedSentence], records: Sequence[Record]) -> tuple[TaggedSentence, ...]:
+    """Returns the sentences with other words and tags."""
+    return tuple(
+        dataclasses.replace(sentence, words=each.words, tags=each.tags, marked=None, overlapping=())
+        for sentence, each in zip(sentences, _words_records(records), strict=True)
+    )
+
+
+def _words_records(records: Sequence[Record]) -> Iterator[WordsRecord]:
+    for each in records:
+        assert isinstance(each, WordsRecord)
+        yield each
 
 
 def _pieces(
