@@ -12,11 +12,11 @@ from jaxfm.core.build import Build
 from jaxfm.core.records import WORDS, ChangesRecords, Record, TextsRecord, WordsRecord, reads_records
 from jaxfm.core.task import Scorer, Task
 from jaxfm.data.perturbations.kinds import ENTITIES, KINDS, Resources, perturbed
-from jaxfm.data.text.tagging import entity_spans
 from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import read_calibration
 from jaxfm.evaluation.robustness import Effect, Scored, effect_of, scored
 from jaxfm.observe.progress import Progress
+from jaxfm.tasks.perturbed_copies import training_entities
 from jaxfm.training.ensemble import Ensemble, make_ensemble, open_members
 from jaxfm.training.evaluation import Evaluator, OutputsFn, whole_batches
 from jaxfm.training.saved_run import SavedRun, available_mesh
@@ -133,12 +133,7 @@ def entities_of(run: SavedRun, task: ChangesRecords) -> tuple[dict[str, list[tup
         train = reads_records(run.task(run.config.data.source, TRAIN), run.config.task.name)
     except UserError as error:
         return {}, f"NOTE: no entities are exchanged for those of train, which cannot be read: {error}"
-    found: dict[str, dict[tuple[str, ...], None]] = {}
-    for record in train.records(TRAIN):
-        assert isinstance(record, WordsRecord)
-        for first, end, kind in entity_spans(record.tags):
-            found.setdefault(kind, {})[record.words[first:end]] = None
-    return {kind: list(each) for kind, each in found.items()}, ""
+    return training_entities(train.records(TRAIN)), ""
 
 
 def effects(

@@ -263,7 +263,7 @@ def _synonyms(record: Record, severity: int, generator: np.random.Generator, res
     return with_words(record, words)
 
 
-def _by_pixel(change: Callable[[np.ndarray, int, np.random.Generator], np.ndarray]) -> Change:
+def _by_pixel(change: pixels.PixelChange) -> Change:
     def changed(record: Record, severity: int, generator: np.random.Generator, resources: Resources) -> Record:
         del resources
         assert isinstance(record, ImageRecord)

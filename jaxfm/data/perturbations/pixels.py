@@ -2,8 +2,11 @@
 
 # H height, W width, C channels
 
+from collections.abc import Callable
+
 import numpy as np
 
+PixelChange = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 # Sizes of blur and angles are those of an image whose shorter side is 224 pixels; noise is of 0 to 255.
 BLUR_RADII = (0.7, 1.3, 2.0, 3.0, 4.5)
 NOISE_DEVIATIONS = (8.0, 16.0, 26.0, 38.0, 52.0)

@@ -44,6 +44,7 @@ from jaxfm.tasks.classification.spec import (
 )
 from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
 from jaxfm.tasks.older_configs import upgraded
+from jaxfm.tasks.perturbed_copies import changed_copies, copies_note
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -151,6 +152,8 @@ class ClassificationDefinition:
         read, positive = _read(config)
         tokenizer = open_tokenizer(initial)
         examples = {split: found.examples for split, found in read.items()}
+        copied = copies_note(config.task.perturb, len(examples["train"]))
+        examples["train"] = _with_copies(config, examples["train"])
         labels = read["train"].classes or _labels(kind, examples["train"], source, positive)
         head_note = "head: new"
         if set(initial.labels) == set(labels):
@@ -166,7 +169,7 @@ class ClassificationDefinition:
         cut = [note for split, done in encoded.items() for note in _cut_notes(split, done, spec.window)]
         named = "" if kind == "regression" else f", {len(labels)} classes ({_listed(labels)})"
         used = _used(spec, initial)
-        said = (head_note + named, *(found.note for found in read.values()), packed, *cut)
+        said = (head_note + named, *(found.note for found in read.values()), *copied, packed, *cut)
         metric, metric_note = choose_metric(kind, labels, counts_C)
         config = replaced(config, {"eval.metric": metric}) if config.eval.metric == AUTO_METRIC else config
         metric_notes = [metric_note] if config.eval.metric == metric and metric_note else []
@@ -320,6 +323,13 @@ def with_texts(examples: Sequence[Example], records: Sequence[Record]) -> tuple[
         dataclasses.replace(example, text=each.texts[0], pair=each.texts[1] if len(each.texts) > 1 else None)
         for example, each in zip(examples, _texts_records(records), strict=True)
     )
+
+
+def _with_copies(config: Config, examples: Sequence[Example]) -> tuple[Example, ...]:
+    """Returns the training examples, and after them their changed copies where `config.task.perturb` asks for some."""
+    records = [TextsRecord(example_texts(example)) for example in examples]
+    copies = changed_copies(records, config.task.perturb, TEXTS, config.seed)
+    return (*examples, *(changed for copy in copies for changed in with_texts(examples, copy)))
 
 
 def _texts_records(records: Sequence[Record]) -> Iterator[TextsRecord]:

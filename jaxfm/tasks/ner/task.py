@@ -36,6 +36,7 @@ from jaxfm.tasks.ner.predictor import NerPredictor
 from jaxfm.tasks.ner.scorer import DIRECTIONS, NerScorer
 from jaxfm.tasks.ner.spec import CRF, LONGEST, NAME, REFUSE, SOFTMAX, VITERBI, NerConfig, NerSpec, encode
 from jaxfm.tasks.older_configs import upgraded
+from jaxfm.tasks.perturbed_copies import changed_copies, copies_note
 from jaxfm.tasks.windowed_rows import WindowedRows
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class NerDefinition:
         Raises:
           UserError: no training data, a window the encoder has no positions for, a label unseen in training.
         """
-        found = _read(config, initial)
+        found = _read(config, initial, copies=True)
         sentences = found.sentences
         labels, head_note = _labels(found.read["train"].sentences, initial, config.data.source)
         spec = _spec(found.config, initial.encoder, labels, found.splitter)
@@ -165,6 +166,7 @@ class NerDefinition:
         check_metrics(NAME, [list(sentence.tags) for sentence in sentences["train"]])
         used = _used(spec, initial)
         data_notes = [each.note + _cut_note(sentences[split], found.splitter) for split, each in found.read.items()]
+        data_notes += copies_note(config.task.perturb, len(found.read["train"].sentences))
         notes = (*initial.notes, *initial.left_over(("head/", *used)), head_note, *data_notes, found.words_note)
         labelled = encoded["train"].rows.labels
         counts = np.bincount(labelled[labelled >= 0], minlength=len(labels))
@@ -225,8 +227,11 @@ class _Read(NamedTuple):
     config: Config
 
 
-def _read(config: Config, initial: Initial) -> _Read:
-    """Reads all splits; UserError without a training split or a tokenizer."""
+def _read(config: Config, initial: Initial, *, copies: bool = False) -> _Read:
+    """Reads all splits, with `copies` those of `config.task.perturb` too.
+
+    Raises UserError without a training split or a tokenizer.
+    """
     source = config.data.source
     read = read_splits(source, None, columns=_columns(config), holdout=config.data.holdout)
     if "train" not in read:
@@ -236,6 +241,8 @@ def _read(config: Config, initial: Initial) -> _Read:
     splitter, words_note = choose_splitter(config.task.splitter, read["train"].sentences)
     tokenizer = open_tokenizer(initial)
     sentences = {split: split_again(found.sentences, splitter) for split, found in read.items()}
+    if copies:
+        sentences["train"] = _with_copies(config, sentences["train"])
     pieces = {split: _pieces(tokenizer, each) for split, each in sentences.items()}
     shaped = _with_shapes(config, pieces["train"], initial.encoder)
     return _Read(read, splitter, words_note, tokenizer, sentences, pieces, shaped)
@@ -297,6 +304,19 @@ def with_words(sentences: Sequence[TaggedSentence], records: Sequence[Record]) -
         dataclasses.replace(sentence, words=each.words, tags=each.tags, marked=None, overlapping=())
         for sentence, each in zip(sentences, _words_records(records), strict=True)
     )
+
+
+def _with_copies(config: Config, sentences: Sequence[TaggedSentence]) -> tuple[TaggedSentence, ...]:
+    """Returns the training sentences, and after them their changed copies, which are documents of their own."""
+    records = [WordsRecord(sentence.words, sentence.tags) for sentence in sentences]
+    made = [*sentences]
+    documents = max(sentence.document for sentence in sentences) + 1
+    for number, copy in enumerate(changed_copies(records, config.task.perturb, WORDS, config.seed), start=1):
+        made += [
+            dataclasses.replace(each, document=each.document + number * documents)
+            for each in with_words(sentences, copy)
+        ]
+    return tuple(made)
 
 
 def _words_records(records: Sequence[Record]) -> Iterator[WordsRecord]:
