@@ -5,6 +5,10 @@ import re
 _VERBS = "is are was were am can could will would shall should must may might has have had do does did".split()
 _WITH_NOT = re.compile(rf"\b({'|'.join(_VERBS)})\b", re.IGNORECASE)
 _NEGATED = re.compile(r"\s+not\b|\s*\bn['\u2019]t\b|(?<=\w)n['\u2019]t\b", re.IGNORECASE)
+_SHORTENED = tuple(
+    (re.compile(rf"\b{short}\s?n['\u2019]t\b", re.IGNORECASE), whole)
+    for short, whole in (("ca", "can"), ("wo", "will"))
+)
 _FRONT = "It is not true that "
 
 
@@ -13,9 +17,12 @@ def negated(text: str) -> str:
 
     Without either it is put after "It is not true that".
     """
+    for shortened, whole in _SHORTENED:
+        if (found := shortened.search(text)) is not None:
+            return text[: found.start()] + whole + text[found.end() :]
     if (found := _NEGATED.search(text)) is not None:
         return text[: found.start()] + text[found.end() :]
     if (found := _WITH_NOT.search(text)) is not None:
         return f"{text[: found.end()]} not{text[found.end() :]}"
     first, rest = text[:1], text[1:]
-    return _FRONT + (first.lower() if rest[:1].islower() else first) + rest
+    return _FRONT + (first if rest[:1].isupper() or text[:2] == "I " else first.lower()) + rest
