@@ -29,13 +29,14 @@ from jaxfm.programs import plugins, program
 from jaxfm.programs.stress_domain import detections
 from jaxfm.programs.stress_report import MARKDOWN_FILE, StressReport, worst_cases, write_stress
 from jaxfm.programs.stress_run import Opened, effects, entities_of, needs_entities, open_stress
+from jaxfm.programs.stress_synonyms import open_synonyms
 from jaxfm.programs.stress_tests import checked_tests, run_tests
 
 USAGE = (
     "usage: python -m jaxfm.stress --workdir=DIR [--split=test] [--source=URI]\n"
     "  [--kinds=NAME,...] [--severities=1,3,5] [--metric=NAME] [--limit=N] [--seed=0]\n"
     "  [--max_drop=0.05] [--strict] [--ood=URI] [--ood_split=test]\n"
-    "  [--tests=FILE.jsonl] [--synonyms=run:DIR] [--output=DIR]"
+    "  [--tests=FILE.jsonl] [--synonyms=run:DIR] [--similarity=run:DIR] [--output=DIR]"
 )
 EXIT_DROPPED = 3
 DEFAULT_SEVERITIES = (1, 3, 5)
@@ -59,6 +60,7 @@ def stress(
     ood_split: str = "test",
     tests: str | pathlib.Path | None = None,
     synonyms: str | None = None,
+    similarity: str | None = None,
     output: str | pathlib.Path | None = None,
     data: Any = None,
     progress: Progress | None = None,
@@ -80,6 +82,7 @@ def stress(
       ood_split: the split of these.
       tests: a file of tests of behaviour (docs/stress.md).
       synonyms: "run:DIR", a run of a masked language model, for the kind "synonyms".
+      similarity: "run:DIR", a run of vectors of texts, which leaves out synonyms that move the text's vector too far.
       output: the folder to write; WORKDIR/stress by default, "" for none.
       data: other data, in memory, as `evaluate` takes them.
       progress: where to show how far it is.
@@ -104,7 +107,7 @@ def stress(
         opened = open_stress(run_folder, split, found, metric, limit, seed)
         for note in opened.notes:
             shown.say(note)
-        report = _report(opened, asked, found, tests, synonyms, shown)
+        report = _report(opened, asked, found, tests, synonyms, similarity, shown)
         if ood is not None:
             measured, notes = detections(opened, ood, require_split(ood_split), limit=limit, seed=seed, progress=shown)
             report = dataclasses.replace(report, detections=measured, notes=(*report.notes, *notes))
@@ -143,19 +146,23 @@ def _report(
     source: str | None,
     tests: str | pathlib.Path | None,
     synonyms: str | None,
+    similarity: str | None,
     progress: Progress,
 ) -> StressReport:
     changes = opened.changes
     wants = asked.kinds != (NONE,)
     if wants and NONE in asked.kinds:
         raise UserError(f"--kinds={','.join(asked.kinds)}: {NONE} stands alone.")
+    if similarity is not None and synonyms is None:
+        raise UserError(f"--similarity={similarity}: judges what --synonyms proposes; give it too.")
     if synonyms is not None and changes.reads == IMAGE:
         raise UserError(f"--synonyms={synonyms}: the run reads images, which have no words.")
     path = None if tests is None else files.user_path(tests, "--tests")
     written = [] if path is None else checked_tests(path, opened, None)
     used = [*(asked.kinds if wants else ()), *slots_of(written)]
     entities, note = entities_of(opened.runs[0], changes) if needs_entities(used) else ({}, "")
-    resources = Resources(entities, _synonyms(synonyms, progress))
+    found_synonyms = None if synonyms is None else open_synonyms(synonyms, similarity, progress)
+    resources = Resources(entities, found_synonyms, None if found_synonyms is None else found_synonyms.resolve)
     kinds = kinds_for(changes.reads, asked.kinds, "--kinds", resources) if wants else []
     if path is not None:
         written = checked_tests(path, opened, resources)
@@ -181,14 +188,6 @@ def _report(
         tests=tuple(results),
         notes=tuple(filter(None, (note, *opened.notes))),
     )
-
-
-def _synonyms(uri: str | None, progress: Progress) -> Any:
-    if uri is None:
-        return None
-    from jaxfm.programs.stress_synonyms import open_synonyms
-
-    return open_synonyms(uri, progress)
 
 
 def main() -> None:
@@ -220,6 +219,7 @@ def main() -> None:
             ood_split=values.ood_split,
             tests=values.tests,
             synonyms=values.synonyms,
+            similarity=values.similarity,
             output=values.output,
             progress=progress,
         )
@@ -260,5 +260,6 @@ def run() -> None:
     flags.DEFINE_string("ood_split", "test", "The split of --ood.")
     flags.DEFINE_string("tests", None, "A file of tests of behaviour: JSON lines, or TOML.")
     flags.DEFINE_string("synonyms", None, "run:DIR, a run of a masked language model, for the kind synonyms.")
+    flags.DEFINE_string("similarity", None, "run:DIR, a run of vectors of texts, which judges synonyms too.")
     flags.DEFINE_string("output", None, f"The folder to write; WORKDIR/{FOLDER} if not given.")
     program.run(main, USAGE)

@@ -11,7 +11,7 @@ from jaxfm.core.batch import Dataset
 from jaxfm.core.build import Build
 from jaxfm.core.records import WORDS, ChangesRecords, Record, TextsRecord, WordsRecord, reads_records
 from jaxfm.core.task import Scorer, Task
-from jaxfm.data.perturbations.kinds import ENTITIES, KINDS, Resources, perturbed
+from jaxfm.data.perturbations.kinds import ENTITIES, KINDS, Resources, perturb_all
 from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import read_calibration
 from jaxfm.evaluation.robustness import Effect, Scored, effect_of, scored
@@ -154,7 +154,7 @@ def effects(
         advance(1)
         for kind in kinds:
             for severity in severities:
-                changed = [perturbed(each, kind, severity, seed, resources) for each in records]
+                changed = perturb_all(records, kind, severity, seed, resources)
                 after = outputs.scored(changes.with_records(opened.split, changed, opened.index))
                 pairs = list(zip(records, changed, strict=True))
                 touched = float(np.mean([differs(*pair) for pair in pairs]))

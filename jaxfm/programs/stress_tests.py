@@ -15,7 +15,7 @@ from jaxfm.data.perturbations.behaviour_tests import (
     Case,
     read_behaviour_tests,
 )
-from jaxfm.data.perturbations.kinds import GROUPS, Resources, kinds_for, perturbed
+from jaxfm.data.perturbations.kinds import GROUPS, Resources, kinds_for, perturb_all, perturbed
 from jaxfm.data.perturbations.negation import negated
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation.behaviour import TestResult, judge_test
@@ -92,6 +92,9 @@ def _changed(
 ) -> tuple[list[list[dict[str, Any]]], list[Case]]:
     """Returns records of the split, each as it is and as it was changed, where the two differ."""
     records = opened.records
+    for kind in GROUPS.get(test.change, (test.change,)):
+        if kind != NEGATION:
+            perturb_all(records, kind, test.severity, seed, resources)
     # The records of a direction are those with its label, which is known later: more are asked than are kept.
     order = np.random.default_rng(seed).permutation(len(records)).tolist()
     asked, cases = list[list[dict[str, Any]]](), list[Case]()

@@ -37,10 +37,13 @@ class Resources:
       entities: type -> entities of the training split, each as its words.
       synonyms: (words of a text in order, number of one of them) -> words that may stand there; None: no model is
         named.
+      resolve: what computes the synonyms that were asked for, all together: a first pass over the records asks, and
+        gets none; None: they are known at once.
     """
 
     entities: Mapping[str, Sequence[tuple[str, ...]]] = dataclasses.field(default_factory=dict)
     synonyms: Callable[[Sequence[str], int], Sequence[str]] | None = None
+    resolve: Callable[[], None] | None = None
 
 
 Change = Callable[[Record, int, np.random.Generator, Resources], Record]
@@ -79,6 +82,15 @@ def perturbed(record: Record, kind: str, severity: int, seed: int, resources: Re
     if severity == 0:
         return record
     return KINDS[kind].change(record, severity, _generator(record, kind, severity, seed, copy), resources)
+
+
+def perturb_all(records: Sequence[Record], kind: str, severity: int, seed: int, resources: Resources) -> list[Record]:
+    """Returns all records changed by a kind, each as by `perturbed`."""
+    if KINDS[kind].needs == SYNONYMS and resources.resolve is not None:
+        for record in records:
+            perturbed(record, kind, severity, seed, resources)
+        resources.resolve()
+    return [perturbed(record, kind, severity, seed, resources) for record in records]
 
 
 def _generator(record: Record, kind: str, severity: int, seed: int, copy: int) -> np.random.Generator:
