@@ -50,6 +50,7 @@ NOT_RUN = {
     r"log\.tracker=": "needs a tracker; tests/observe/test_trackers.py has those that are installed",
     r"checkpoint\.mirror=": "needs a bucket; tests/training/test_mirror.py has stores in folders and in memory",
     r"^(jaxfm |python -m jaxfm\.)quantise |adapt\.quantise": "scores many times: tests/programs/test_quantise.py",
+    r"^(jaxfm |python -m jaxfm\.)stress |task\.perturb": "scores many times: tests/programs/test_stress.py",
     r"--replay=": "needs a run that stopped; tests/training/test_skipped_batch.py replays one of every task",
     r"--push[ =]": "needs a repository of the hub; tests/hub/test_push.py has a stand-in for it",
     r"data\.source=parquet:DIR": "trains for minutes on the optional data",

@@ -48,6 +48,10 @@ MISTAKES = {
         "--programs: 'jaxfn' is none",
     ),
     "export_formats": (["--source=conll:absent", "--output=o.json", "--turns=0"], "--turns=0: must be at least 1"),
+    "stress": (
+        ["--source=conll:absent", "--output=o.json", "--seen=case", "--unseen=case,ocr"],
+        "--unseen: case is one of --seen too",
+    ),
     "quantisation": (["--source=conll:absent", "--output=o.json", "--turns=0"], "--turns=0: must be at least 1"),
     "faults/fuzz": (["--reader=conl", "--output=o.json"], "--reader: 'conl' is not one of them. Did you mean 'conll'?"),
     "growing": (
