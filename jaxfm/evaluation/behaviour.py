@@ -101,7 +101,7 @@ def probability_of(result: Result, label: str) -> float:
 
 
 def _labels(result: Result) -> list[str]:
-    return list(result["labels"]) if "labels" in result else [result.get("label")]
+    return list(map(str, result["labels"] if "labels" in result else [result.get("label")]))
 
 
 def said_of(result: Result) -> str:
@@ -120,7 +120,7 @@ def behaviour_tables(tests: Sequence[TestResult]) -> tuple[Table, ...]:
         (each.name, each.type, each.cases, each.failed, each.failed / each.cases, each.low, each.high) for each in tests
     ]
     columns = ("test", "type", "cases", "failed", "share", "from", "to")
-    formats = dict.fromkeys(("share", "from", "to"), ".1%")
+    formats: dict[str, str] = dict.fromkeys(columns[4:], ".1%")
     found = [Table("Tests of behaviour", columns, rows, formats=formats)]
     failures = [
         (test.name, " -> ".join(each.texts), " -> ".join(each.said), each.wanted)

@@ -99,14 +99,14 @@ def _training_records(opened: Opened, seed: int) -> tuple[list[Record], np.ndarr
     index = np.arange(len(records))
     if len(records) > MOST_FITTED:
         index = np.sort(np.random.default_rng(seed).choice(index, MOST_FITTED, replace=False))
-    return [records[number] for number in index], None if classes is None else classes[index], ()
+    return [records[number] for number in index.tolist()], None if classes is None else classes[index], ()
 
 
 def _drawn(records: Sequence[Record], limit: int, seed: int) -> list[Record]:
     if not 0 < limit < len(records):
         return list(records)
     index = np.sort(np.random.default_rng(seed).choice(len(records), limit, replace=False))
-    return [records[number] for number in index]
+    return [records[number] for number in index.tolist()]
 
 
 def _outputs(computed: Outputs, records: _Set, advance: Any) -> list[dict[str, np.ndarray]]:

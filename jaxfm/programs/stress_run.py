@@ -105,8 +105,8 @@ def open_stress(
       UserError: no run, split or checkpoint; a task whose inputs cannot be changed; an unknown metric.
     """
     runs = open_members(workdir)
-    ensemble = make_ensemble(workdir, runs) if len(runs) > 1 else None
     run = runs[0]
+    ensemble = make_ensemble(workdir, runs) if len(runs) > 1 else None
     config = run.config
     task = run.task(source or config.data.source, split)
     count = len(reads_records(task, config.task.name).records(split))

@@ -81,6 +81,7 @@ def test_calibration_is_that_of_the_report() -> None:
     for each, shares in ((clean, BEFORE), (found.scored, AFTER)):
         sure = np.asarray([max(share, 1 - share) for share in shares])
         right = np.asarray([(share >= 0.5) == (label == "b") for share, label in zip(shares, GOLD, strict=True)])
+        assert each.ece is not None
         assert each.ece.value == pytest.approx(Reliability.of(sure, right).error)
         assert each.ece.low <= each.ece.value <= each.ece.high + 1e-9
     assert found.ece_rise is not None
