@@ -3,7 +3,8 @@
 The programs as functions: `jaxfm.check(config)`, `jaxfm.train(config, workdir, data=...)`, `jaxfm.evaluate`,
 `jaxfm.compare`, `jaxfm.predict`, `jaxfm.export`, `jaxfm.quantise`, `jaxfm.prune`, `jaxfm.compress`,
 `jaxfm.load(workdir)`, a trained model to call again and again;
-`jaxfm.bias` and `jaxfm.leaks`, which look for what a model should not have learned;
+`jaxfm.stress`, which changes inputs on purpose; `jaxfm.bias` and `jaxfm.leaks`, which look for what a model should not
+have learned;
 `jaxfm.retrieve` and `jaxfm.open_index`, which search a corpus; `jaxfm.mine`, which finds hard negatives;
 `jaxfm.probe`, which says how much of texts' labels is in vectors.
 `jaxfm.register`, `register_metric` and `register_loss` add what is yours. All are imported when first asked for:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from jaxfm.programs.retrieve import retrieve as retrieve
     from jaxfm.programs.search_index import SearchIndex as SearchIndex
     from jaxfm.programs.search_index import open_index as open_index
+    from jaxfm.programs.stress import stress as stress
     from jaxfm.programs.train import train as train
     from jaxfm.tasks.registry import register as register
 
@@ -60,6 +62,7 @@ _HOME = {
     "register_loss": "jaxfm.core.extensions",
     "register_metric": "jaxfm.core.extensions",
     "retrieve": "jaxfm.programs.retrieve",
+    "stress": "jaxfm.programs.stress",
     "train": "jaxfm.programs.train",
 }
 __all__ = [*_HOME]  # noqa: PLE0604

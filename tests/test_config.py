@@ -47,6 +47,7 @@ parallel.mesh.data parallel.mesh.fsdp parallel.mesh.tensor parallel.mesh.sequenc
 log.every_steps log.tensorboard log.tracker log.project log.stall_factor log.stall_seconds profile.steps
 """.split()
 LOSS = "task.loss.function task.loss.label_smoothing task.loss.class_weights task.loss.focal_gamma task.loss.r_drop"
+PERTURB = "task.perturb.kinds task.perturb.copies"
 IMAGES = (
     "task.name task.image_size task.patch_size task.channels task.resize task.broken_images task.augment.border "
     "task.augment.crop task.augment.cutmix task.augment.erase task.augment.flip task.augment.magnitude "
@@ -56,12 +57,12 @@ MASKS = "task.name task.unit task.ratio task.final_ratio task.evaluate task.eval
 TASK_OPTIONS = {
     "ner": (
         "task.name task.context task.overlap task.splitter task.overlapping task.decoding task.head task.word_pooling "
-        f"{LOSS}"
+        f"{LOSS} {PERTURB}"
     ).split(),
     "nested_ner": (
         f"task.name task.max_width task.overlaps task.threshold task.span_size task.overlap task.splitter {LOSS}"
     ).split(),
-    "classification": f"task.name task.kind task.pooling task.threshold {LOSS}".split(),
+    "classification": f"task.name task.kind task.pooling task.threshold {LOSS} {PERTURB}".split(),
     "qa": "task.name task.overlap task.max_question task.max_answer".split(),
     "embedding": (
         "task.name task.kind task.pooling task.normalize task.dimension task.query_prompt task.document_prompt "

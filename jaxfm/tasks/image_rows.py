@@ -2,6 +2,7 @@
 
 # E images, S segments (images in a row), N rows
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -71,6 +72,16 @@ def image_rows(spec: ImageSpec, images: Sequence[StoredImage], *, broken: str | 
     """Returns rows of images as a run's spec says; see `read_rows`. None: a broken image is an error without a key."""
     segments = spec.segments if spec.packed else None
     return _rows(spec.encoder, spec.layout, images, spec.row_length, spec.packed, None, segments, broken)
+
+
+def pixel_rows(spec: ImageSpec, pixels: Sequence[np.ndarray], origins: Sequence[str] = ()) -> ImageRows:
+    """Returns rows of images [H, W, C] that have the size in which the model reads them already."""
+    named = origins or [f"image {number}" for number in range(len(pixels))]
+    images = [StoredImage(origin, array=each) for origin, each in zip(named, pixels, strict=True)]
+    # A cut of the middle would cut again what was resized for it: these are cut already.
+    layout = dataclasses.replace(spec.layout, shorter_side=0)
+    segments = spec.segments if spec.packed else None
+    return _rows(spec.encoder, layout, images, spec.row_length, spec.packed, None, segments, None)
 
 
 def _rows(

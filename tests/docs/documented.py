@@ -53,6 +53,7 @@ NOT_RUN = {
     r"^(jaxfm |python -m jaxfm\.)quantise |adapt\.quantise": "scores many times: tests/programs/test_quantise.py",
     r"^(jaxfm |python -m jaxfm\.)(bias|leaks) ": "tests/programs/test_bias.py and test_leaks.py",
     r"^(jaxfm |python -m jaxfm\.)(prune|compress) |runs/r1": "many models: tests/programs/test_prune.py",
+    r"^(jaxfm |python -m jaxfm\.)stress |task\.perturb": "scores many times: tests/programs/test_stress.py",
     r"--replay=": "needs a run that stopped; tests/training/test_skipped_batch.py replays one of every task",
     r"--push[ =]": "needs a repository of the hub; tests/hub/test_push.py has a stand-in for it",
     r"data\.source=parquet:DIR": "trains for minutes on the optional data",

@@ -49,6 +49,10 @@ MISTAKES = {
     ),
     "export_formats": (["--source=conll:absent", "--output=o.json", "--turns=0"], "--turns=0: must be at least 1"),
     "planted": (["--output=o.json", "--seeds=0,one"], "--seeds=0,one: must be whole numbers"),
+    "stress": (
+        ["--source=conll:absent", "--output=o.json", "--seen=case", "--unseen=case,ocr"],
+        "--unseen: case is one of --seen too",
+    ),
     "quantisation": (["--source=conll:absent", "--output=o.json", "--turns=0"], "--turns=0: must be at least 1"),
     "pruning": (["--source=conll:absent", "--output=o.json", "--budgets=0.5,1"], "--budgets: 1 must be a share"),
     "faults/fuzz": (["--reader=conl", "--output=o.json"], "--reader: 'conl' is not one of them. Did you mean 'conll'?"),

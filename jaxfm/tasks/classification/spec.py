@@ -19,6 +19,7 @@ from jaxfm.data.text.packing import PackedRows, build_rows, text_fields
 from jaxfm.models.heads import SequenceClassifier
 from jaxfm.schema import field
 from jaxfm.tasks.losses import LossConfig
+from jaxfm.tasks.perturbed_copies import PerturbConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -44,6 +45,7 @@ class ClassificationConfig:
     )
     threshold: float = field(0.5, "multi: probability from which a label holds", above=0.0, at_most=1.0)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    perturb: PerturbConfig = dataclasses.field(default_factory=PerturbConfig)
 
 
 @dataclasses.dataclass(frozen=True)

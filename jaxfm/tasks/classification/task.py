@@ -4,7 +4,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +15,10 @@ from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.exits import exit_layers
 from jaxfm.core.extensions import check_metrics, with_own
 from jaxfm.core.initial import HostArray, Initial
+from jaxfm.core.records import TEXTS, EncodedRecords, Record, TextsRecord, one_place_each
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
+from jaxfm.data.records.any_texts import read_any_texts
 from jaxfm.data.records.examples import Example, ExampleColumns, ExampleSplit, read_examples
 from jaxfm.data.records.glue import glue_set
 from jaxfm.data.text.packing import PackedRows, most_together
@@ -44,6 +46,7 @@ from jaxfm.tasks.classification.spec import (
 )
 from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
 from jaxfm.tasks.older_configs import upgraded
+from jaxfm.tasks.perturbed_copies import changed_copies, copies_note
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -55,7 +58,7 @@ _SOME_EXAMPLE = 16  # tokens
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationTask:
-    """A classifier with the splits of one source (implements jaxfm.core.task.Task)."""
+    """A classifier with the splits of one source (implements Task and ChangesRecords of jaxfm.core)."""
 
     objective: ClassifierObjective
     tokenizer: "PreTrainedTokenizerFast"
@@ -82,6 +85,45 @@ class ClassificationTask:
         """Writes task.json and the tokenizer's files."""
         self.tokenizer.save_pretrained(workdir / TOKENIZER_DIR)
         write_spec(workdir, NAME, self.objective.spec)
+
+    reads = TEXTS
+
+    @property
+    def probability(self) -> str:
+        """What makes probabilities of logits; "" of numbers."""
+        return {"single": "softmax", "multi": "sigmoid"}.get(self.objective.spec.kind, "")
+
+    def records(self, split: str) -> list[Record]:
+        """Returns the texts of a split."""
+        return [TextsRecord(example_texts(example)) for example in self.examples[split]]
+
+    def with_records(self, split: str, records: Sequence[Record], index: Sequence[int]) -> "ClassificationTask":
+        """Returns the task over some examples of this split with other texts."""
+        changed = with_texts([self.examples[split][number] for number in index], records)
+        encoded = encode_labelled(self.objective.spec, self.tokenizer, changed, seed=None)
+        return dataclasses.replace(self, examples={split: changed}, encoded={split: encoded})
+
+    def encode_records(self, records: Sequence[Record]) -> EncodedRecords:
+        """Returns rows of texts without targets."""
+        texts = [(each.texts[0], each.texts[1] if len(each.texts) > 1 else None) for each in _texts_records(records)]
+        encoded = encode(self.objective.spec, self.tokenizer, texts)
+        return EncodedRecords(encoded.rows, one_place_each(encoded.rows.example_locations), encoded)
+
+    def unit_logits(self, encoded: EncodedRecords, outputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Returns the logits [1, C] of each text."""
+        return list(encoded.detail.per_example(outputs["outputs"])[:, None])
+
+    def classes(self, split: str) -> np.ndarray | None:
+        """Returns the class of each text."""
+        spec = self.objective.spec
+        return targets_of(spec, self.examples[split]) if spec.kind == "single" else None
+
+    def other_records(self, source: str, split: str) -> list[Record]:
+        """Reads the texts of a split of another source."""
+        pairs, found = self.objective.spec.pairs, read_any_texts(source, split)
+        if any(bool(each.pair) != pairs for each in found):
+            raise UserError(f"{source}: has {'single texts' if pairs else 'pairs of texts'}, unlike the run.")
+        return [TextsRecord((each.text, each.pair) if pairs else (each.text,)) for each in found]
 
 
 class ClassificationDefinition:
@@ -112,6 +154,8 @@ class ClassificationDefinition:
         read, positive = _read(config)
         tokenizer = open_tokenizer(initial)
         examples = {split: found.examples for split, found in read.items()}
+        copied = copies_note(config.task.perturb, len(examples["train"]))
+        examples["train"] = _with_copies(config, examples["train"])
         labels = read["train"].classes or _labels(kind, examples["train"], source, positive)
         head_note = "head: new"
         if set(initial.labels) == set(labels):
@@ -127,7 +171,7 @@ class ClassificationDefinition:
         cut = [note for split, done in encoded.items() for note in _cut_notes(split, done, spec.window)]
         named = "" if kind == "regression" else f", {len(labels)} classes ({_listed(labels)})"
         used = _used(spec, initial)
-        said = (head_note + named, *(found.note for found in read.values()), packed, *cut)
+        said = (head_note + named, *(found.note for found in read.values()), *copied, packed, *cut)
         metric, metric_note = choose_metric(kind, labels, counts_C)
         config = replaced(config, {"eval.metric": metric}) if config.eval.metric == AUTO_METRIC else config
         metric_notes = [metric_note] if config.eval.metric == metric and metric_note else []
@@ -276,6 +320,32 @@ def _spec(
 
 def _columns(config: Config) -> ExampleColumns:
     return ExampleColumns(config.data.text_column, config.data.pair_column, config.data.label_column)
+
+
+def example_texts(example: Example) -> tuple[str, ...]:
+    """Returns the text, or the two texts, of an example."""
+    return (example.text,) if example.pair is None else (example.text, example.pair)
+
+
+def with_texts(examples: Sequence[Example], records: Sequence[Record]) -> tuple[Example, ...]:
+    """Returns the examples with other texts."""
+    return tuple(
+        dataclasses.replace(example, text=each.texts[0], pair=each.texts[1] if len(each.texts) > 1 else None)
+        for example, each in zip(examples, _texts_records(records), strict=True)
+    )
+
+
+def _with_copies(config: Config, examples: Sequence[Example]) -> tuple[Example, ...]:
+    """Returns the training examples, and after them their changed copies where `config.task.perturb` asks for some."""
+    records = [TextsRecord(example_texts(example)) for example in examples]
+    copies = changed_copies(records, config.task.perturb, TEXTS, config.seed)
+    return (*examples, *(changed for copy in copies for changed in with_texts(examples, copy)))
+
+
+def _texts_records(records: Sequence[Record]) -> Iterator[TextsRecord]:
+    for each in records:
+        assert isinstance(each, TextsRecord)
+        yield each
 
 
 def _texts(examples: Sequence[Example]) -> list[tuple[str, str | None]]:

@@ -4,14 +4,17 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from jaxfm.config import AUTO_METRIC, Config
 from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.extensions import check_metrics, with_own
 from jaxfm.core.initial import HostArray, Initial
+from jaxfm.core.records import IMAGE, EncodedRecords, ImageRecord, Record, one_place_each
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.data.images.examples import ImageExample, ImageSplit, read_images
 from jaxfm.data.images.rows import ImageRows
@@ -30,10 +33,18 @@ from jaxfm.tasks.class_targets import (
 from jaxfm.tasks.image_checks import check_images
 from jaxfm.tasks.image_classification.objective import ImageClassifierObjective
 from jaxfm.tasks.image_classification.predictor import ImageClassifierPredictor
-from jaxfm.tasks.image_classification.scorer import ImageClassifierScorer, target, targets_of
+from jaxfm.tasks.image_classification.scorer import ImageClassifierScorer, per_image, target, targets_of
 from jaxfm.tasks.image_classification.spec import NAME, ImageClassificationConfig, ImageClassifierSpec
 from jaxfm.tasks.image_options import DEFAULTS, Reading, augmentation, image_columns
-from jaxfm.tasks.image_rows import image_rows, kept_examples, most_in_a_row, read_rows, with_labels, with_statistics
+from jaxfm.tasks.image_rows import (
+    image_rows,
+    kept_examples,
+    most_in_a_row,
+    pixel_rows,
+    read_rows,
+    with_labels,
+    with_statistics,
+)
 
 # Classes where no data says how many.
 _SOME_CLASSES = ("no", "yes")
@@ -41,7 +52,7 @@ _SOME_CLASSES = ("no", "yes")
 
 @dataclasses.dataclass(frozen=True)
 class ImageClassificationTask:
-    """A classifier of images with the splits of one source (implements jaxfm.core.task.Task)."""
+    """A classifier of images with the splits of one source (implements Task and ChangesRecords of jaxfm.core)."""
 
     objective: ImageClassifierObjective
     examples: Mapping[str, tuple[ImageExample, ...]]
@@ -62,6 +73,48 @@ class ImageClassificationTask:
     def save(self, workdir: pathlib.Path) -> None:
         """Writes task.json."""
         write_spec(workdir, NAME, self.objective.spec)
+
+    reads = IMAGE
+
+    @property
+    def probability(self) -> str:
+        """What makes probabilities of logits."""
+        return "softmax" if self.objective.spec.kind == "single" else "sigmoid"
+
+    def records(self, split: str) -> list[Record]:
+        """Returns the images of a split in the size in which the model reads them."""
+        rows = self.datasets[split]
+        return [ImageRecord(rows.image(number)) for number in range(len(rows.images))]
+
+    def with_records(self, split: str, records: Sequence[Record], index: Sequence[int]) -> "ImageClassificationTask":
+        """Returns the task over some images of this split with other pixels."""
+        spec = self.objective.spec
+        kept = [self.examples[split][number] for number in index]
+        rows = pixel_rows(spec, list(_pixels(records)), [each.image.origin for each in kept])
+        images = zip(kept, rows.images, strict=True)
+        changed = tuple(dataclasses.replace(each, image=image) for each, image in images)
+        rows = with_labels(rows, targets_of(spec, changed), spec.label_field())
+        return dataclasses.replace(self, examples={split: changed}, datasets={split: rows})
+
+    def encode_records(self, records: Sequence[Record]) -> EncodedRecords:
+        """Returns rows of images without targets."""
+        rows = pixel_rows(self.objective.spec, list(_pixels(records)))
+        return EncodedRecords(rows, one_place_each(rows.example_locations), rows)
+
+    def unit_logits(self, encoded: EncodedRecords, outputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Returns the logits [1, C] of each image."""
+        return list(per_image(encoded.detail, outputs["outputs"])[:, None])
+
+    def classes(self, split: str) -> np.ndarray | None:
+        """Returns the class of each image."""
+        spec = self.objective.spec
+        return targets_of(spec, self.examples[split]) if spec.kind == "single" else None
+
+    def other_records(self, source: str, split: str) -> list[Record]:
+        """Reads the images of a split of another source."""
+        ((_, found),) = read_images(source, (split,), labels="none").items()
+        rows = image_rows(self.objective.spec, [each.image for each in found.examples])
+        return [ImageRecord(rows.image(number)) for number in range(len(rows.images))]
 
 
 class ImageClassificationDefinition:
@@ -162,6 +215,12 @@ class ImageClassificationDefinition:
     def predictor(self, workdir: pathlib.Path, spec: ImageClassifierSpec) -> ImageClassifierPredictor:
         """Returns what judges images, with the calibration that the run fitted."""
         return ImageClassifierPredictor(spec, read_calibration(workdir))
+
+
+def _pixels(records: Sequence[Record]) -> Iterator[np.ndarray]:
+    for each in records:
+        assert isinstance(each, ImageRecord)
+        yield each.pixels
 
 
 def _read(config: Config, splits: Sequence[str] | None) -> dict[str, ImageSplit]:

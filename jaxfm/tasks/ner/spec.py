@@ -23,6 +23,7 @@ from jaxfm.models.heads import TokenClassifier, mean_over_words
 from jaxfm.models.linear_chain import FIRST, LAST, LinearChain
 from jaxfm.schema import field
 from jaxfm.tasks.losses import LossConfig
+from jaxfm.tasks.perturbed_copies import PerturbConfig
 from jaxfm.tasks.windowed_rows import WindowedRows
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class NerConfig:
         choices=("first", "mean"),
     )
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    perturb: PerturbConfig = dataclasses.field(default_factory=PerturbConfig)
 
 
 @dataclasses.dataclass(frozen=True)

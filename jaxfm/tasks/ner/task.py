@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,8 +14,10 @@ from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.exits import exit_layers
 from jaxfm.core.extensions import check_metrics, with_own
 from jaxfm.core.initial import HostArray, Initial
+from jaxfm.core.records import WORDS, EncodedRecords, Record, WordsRecord
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
+from jaxfm.data.records.any_texts import read_any_texts
 from jaxfm.data.records.sources import TaggedSentence, TaggedSplit
 from jaxfm.data.records.tagged_builder import Columns
 from jaxfm.data.records.tagged_holdout import read_splits
@@ -23,18 +25,20 @@ from jaxfm.data.text.packing import PackedRows
 from jaxfm.data.text.resplit import choose_splitter, count_cut, split_again
 from jaxfm.data.text.tokenization import encode_words, load_tokenizer
 from jaxfm.data.text.windows import check_overlap, window_length
-from jaxfm.data.text.words import COARSE
+from jaxfm.data.text.words import COARSE, words_of
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation import calibration
 from jaxfm.models.exits import exit_paths
 from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
 from jaxfm.tasks.losses import ClassLoss
 from jaxfm.tasks.ner.checks import check_tagged
+from jaxfm.tasks.ner.decoding import read_words
 from jaxfm.tasks.ner.objective import NerObjective
 from jaxfm.tasks.ner.predictor import NerPredictor
 from jaxfm.tasks.ner.scorer import DIRECTIONS, NerScorer
 from jaxfm.tasks.ner.spec import CRF, LONGEST, NAME, REFUSE, SOFTMAX, VITERBI, NerConfig, NerSpec, encode
 from jaxfm.tasks.older_configs import upgraded
+from jaxfm.tasks.perturbed_copies import changed_copies, copies_note
 from jaxfm.tasks.windowed_rows import WindowedRows
 
 if TYPE_CHECKING:
@@ -48,7 +52,7 @@ _USUAL_LABELS = ("O", *(f"{position}-{kind}" for kind in ("LOC", "MISC", "ORG", 
 
 @dataclasses.dataclass(frozen=True)
 class NerTask:
-    """A tagger with the splits of one source (implements jaxfm.core.task.Task)."""
+    """A tagger with the splits of one source (implements Task and ChangesRecords of jaxfm.core)."""
 
     objective: NerObjective
     tokenizer: "PreTrainedTokenizerFast"
@@ -75,6 +79,47 @@ class NerTask:
         """Writes task.json and the tokenizer's files."""
         self.tokenizer.save_pretrained(workdir / TOKENIZER_DIR)
         write_spec(workdir, NAME, self.objective.spec)
+
+    reads, probability = WORDS, "softmax"
+
+    def records(self, split: str) -> list[Record]:
+        """Returns the words of a split's sentences with their tags."""
+        return [WordsRecord(sentence.words, sentence.tags) for sentence in self.sentences[split]]
+
+    def with_records(self, split: str, records: Sequence[Record], index: Sequence[int]) -> "NerTask":
+        """Returns the task over some sentences of this split with other words and tags.
+
+        Entities are then those of the tags: where a source marks characters inside words, it is the whole words.
+        """
+        changed = with_words([self.sentences[split][number] for number in index], records)
+        encoded = encode_tagged(self.objective.spec, self.tokenizer, changed, seed=None)
+        return dataclasses.replace(self, sentences={split: changed}, encoded={split: encoded})
+
+    def encode_records(self, records: Sequence[Record]) -> EncodedRecords:
+        """Returns rows of sentences without tags, each a document of its own."""
+        words = [each.words for each in _words_records(records)]
+        pieces = encode_words(self.tokenizer, words)
+        encoded = encode(self.objective.spec, self.tokenizer, pieces, documents=range(len(pieces)))
+        places = np.concatenate([encoded.windows.sentence[:, None], encoded.rows.example_locations[:, :2]], axis=1)
+        return EncodedRecords(encoded.rows, places, encoded)
+
+    def unit_logits(self, encoded: EncodedRecords, outputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Returns the logits [words, C] of each sentence; of a CRF without what it adds."""
+        return read_words(self.objective.spec, encoded.detail, outputs).scores
+
+    def classes(self, split: str) -> None:
+        """Returns None: a sentence has no class."""
+        del split
+
+    def other_records(self, source: str, split: str) -> list[Record]:
+        """Reads the sentences of a split of another source; a raw text becomes words by the run's rule."""
+        splitter, found = self.objective.spec.splitter, list[Record]()
+        for each in read_any_texts(source, split):
+            text = f"{each.text} {each.pair}".rstrip()
+            words = each.words or tuple(text[start:end] for start, end in words_of(text, splitter))
+            if words:
+                found.append(WordsRecord(words, ("O",) * len(words)))
+        return found
 
 
 class NerDefinition:
@@ -105,7 +150,7 @@ class NerDefinition:
         Raises:
           UserError: no training data, a window the encoder has no positions for, a label unseen in training.
         """
-        found = _read(config, initial)
+        found = _read(config, initial, copies=True)
         sentences = found.sentences
         labels, head_note = _labels(found.read["train"].sentences, initial, config.data.source)
         spec = _spec(found.config, initial.encoder, labels, found.splitter)
@@ -123,6 +168,7 @@ class NerDefinition:
         check_metrics(NAME, [list(sentence.tags) for sentence in sentences["train"]])
         used = _used(spec, initial)
         data_notes = [each.note + _cut_note(sentences[split], found.splitter) for split, each in found.read.items()]
+        data_notes += copies_note(config.task.perturb, len(found.read["train"].sentences))
         notes = (*initial.notes, *initial.left_over(("head/", *used)), head_note, *data_notes, found.words_note)
         labelled = encoded["train"].rows.labels
         counts = np.bincount(labelled[labelled >= 0], minlength=len(labels))
@@ -183,8 +229,11 @@ class _Read(NamedTuple):
     config: Config
 
 
-def _read(config: Config, initial: Initial) -> _Read:
-    """Reads all splits; UserError without a training split or a tokenizer."""
+def _read(config: Config, initial: Initial, *, copies: bool = False) -> _Read:
+    """Reads all splits, with `copies` those of `config.task.perturb` too.
+
+    Raises UserError without a training split or a tokenizer.
+    """
     source = config.data.source
     read = read_splits(source, None, columns=_columns(config), holdout=config.data.holdout)
     if "train" not in read:
@@ -194,6 +243,8 @@ def _read(config: Config, initial: Initial) -> _Read:
     splitter, words_note = choose_splitter(config.task.splitter, read["train"].sentences)
     tokenizer = open_tokenizer(initial)
     sentences = {split: split_again(found.sentences, splitter) for split, found in read.items()}
+    if copies:
+        sentences["train"] = _with_copies(config, sentences["train"])
     pieces = {split: _pieces(tokenizer, each) for split, each in sentences.items()}
     shaped = _with_shapes(config, pieces["train"], initial.encoder)
     return _Read(read, splitter, words_note, tokenizer, sentences, pieces, shaped)
@@ -247,6 +298,33 @@ def encode_tagged(
         seed=seed,
         packed=packed,
     )
+
+
+def with_words(sentences: Sequence[TaggedSentence], records: Sequence[Record]) -> tuple[TaggedSentence, ...]:
+    """Returns the sentences with other words and tags."""
+    return tuple(
+        dataclasses.replace(sentence, words=each.words, tags=each.tags, marked=None, overlapping=())
+        for sentence, each in zip(sentences, _words_records(records), strict=True)
+    )
+
+
+def _with_copies(config: Config, sentences: Sequence[TaggedSentence]) -> tuple[TaggedSentence, ...]:
+    """Returns the training sentences, and after them their changed copies, which are documents of their own."""
+    records = [WordsRecord(sentence.words, sentence.tags) for sentence in sentences]
+    made = [*sentences]
+    documents = max(sentence.document for sentence in sentences) + 1
+    for number, copy in enumerate(changed_copies(records, config.task.perturb, WORDS, config.seed), start=1):
+        made += [
+            dataclasses.replace(each, document=each.document + number * documents)
+            for each in with_words(sentences, copy)
+        ]
+    return tuple(made)
+
+
+def _words_records(records: Sequence[Record]) -> Iterator[WordsRecord]:
+    for each in records:
+        assert isinstance(each, WordsRecord)
+        yield each
 
 
 def _pieces(

@@ -1,0 +1,1 @@
+"""Inputs changed on purpose: what people type, scan, photograph and name otherwise, by kind and severity."""
