@@ -55,7 +55,7 @@ PROGRAMS = (
     Program("tokenizer", TEXT, "learns a tokenizer from text"),
     Program("prepare", TEXT, "prepares a corpus for pretraining: deduplicated, packed"),
     Program("doctor", INSTALLATION, "shows versions, devices and caches, and trains a tiny model"),
-    Program("explain", INSTALLATION, "prints every key of the config"),
+    Program("reference", INSTALLATION, "writes the reference: every key, program or Python name"),
     Program("launch", INSTALLATION, "lists the scripts that start runs elsewhere, or runs one"),
     Program("completion", INSTALLATION, "prints a completion script for bash, zsh or fish"),
     Program("version", INSTALLATION, "prints the version"),
