@@ -4,7 +4,8 @@ The programs as functions: `jaxfm.check(config)`, `jaxfm.train(config, workdir, 
 `jaxfm.compare`, `jaxfm.predict`, `jaxfm.export`, `jaxfm.quantise`, `jaxfm.load(workdir)`, a trained model to call
 again and again;
 `jaxfm.retrieve` and `jaxfm.open_index`, which search a corpus; `jaxfm.mine`, which finds hard negatives;
-`jaxfm.probe`, which says how much of texts' labels is in vectors.
+`jaxfm.probe`, which says how much of texts' labels is in vectors; `jaxfm.explain`, which says which words results are
+due to.
 `jaxfm.register`, `register_metric` and `register_loss` add what is yours. All are imported when first asked for:
 `import jaxfm` alone takes no time.
 """
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from jaxfm.programs.check import check as check
     from jaxfm.programs.evaluate import compare as compare
     from jaxfm.programs.evaluate import evaluate as evaluate
+    from jaxfm.programs.explain import explain as explain
     from jaxfm.programs.export import export as export
     from jaxfm.programs.mine import mine as mine
     from jaxfm.programs.model import Model as Model
@@ -40,6 +42,7 @@ _HOME = {
     "check": "jaxfm.programs.check",
     "compare": "jaxfm.programs.evaluate",
     "evaluate": "jaxfm.programs.evaluate",
+    "explain": "jaxfm.programs.explain",
     "export": "jaxfm.programs.export",
     "load": "jaxfm.programs.model",
     "mine": "jaxfm.programs.mine",

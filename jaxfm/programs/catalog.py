@@ -44,6 +44,7 @@ PROGRAMS = (
     Program("runs", USING, "shows a table over many runs, the best one first"),
     Program("checkpoints", USING, "lists, verifies or thins out the checkpoints of a run"),
     Program("predict", USING, "labels texts, or a file of them, or fills their masks"),
+    Program("explain", USING, "says which words, or patches, a result is due to"),
     Program("probe", USING, "says how much of texts' labels is in a run's vectors"),
     Program("retrieve", USING, "finds the texts of a corpus that fit a query, or answers"),
     Program("serve", USING, "serves trained models over HTTP, with a page to try them on"),

@@ -32,14 +32,13 @@ from jaxfm.errors import UserError
 from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.programs import image_input
+from jaxfm.programs.explanations import Explainer
 from jaxfm.programs.model_options import RUN_WORDS, labelled, role_of, split_by
-from jaxfm.training.attribution import Attribution
 from jaxfm.training.ensemble import make_ensemble, open_members
 from jaxfm.training.evaluation import Evaluator, bucket
 from jaxfm.training.session import compute_dtype
 
 _LISTED = 12  # labels in a repr
-_MOST_EXPLAINED = 2048  # tokens of rows: an explanation computes each of them 64 times a target
 _BLANK = {"text": "", "origin": "between two requests"}
 COLUMNS = ("text_column", "pair_column", "words_column")
 
@@ -100,7 +99,7 @@ class Model:
         self._trained = {name: getattr(config.data, name) for name in (*COLUMNS, "label_column")}
         # One compiled function a batch size: small calls must not pay for a large batch.
         self._evaluators: dict[int, Evaluator] = {}
-        self._attribution: Attribution | None = None
+        self._explainer: Explainer | None = None
         self._units = Units()
         # Tokenizers are not safe to call from two threads at once: they set their truncation anew at each call.
         self._one_at_a_time = threading.Lock()
@@ -343,32 +342,24 @@ class Model:
         Raises:
           UserError: a model whose results are not explained; what is no text.
         """
-        predictor = self._predictor
+        explainer = self.explainer
+        record = text if isinstance(text, Mapping) and "origin" in text else self.record(text, "the text")
+        with self._one_at_a_time:
+            return explainer.one(record)
+
+    @property
+    def explainer(self) -> Explainer:
+        """What explains its results; UserError where they are not explained."""
         if self._ensemble is not None:
             raise UserError(
                 f"{self.workdir}: is an ensemble of {len(self._members)} runs; explain a result of one: "
                 f"--workdir={self._run.workdir}."
             )
-        if not isinstance(predictor, ExplainsResults):
-            raise UserError(f"{self.workdir}: results of the task {self.task} are not explained.")
-        if problem := predictor.explain_problem():
-            raise UserError(f"{self.workdir}: {problem}")
-        record = text if isinstance(text, Mapping) and "origin" in text else self.record(text, "the text")
-        with self._one_at_a_time:
-            encoded = predictor.encode([record])
-            rows = short_row(encoded.rows)
-            if (tokens := len(rows) * rows.volume.per_row) > _MOST_EXPLAINED:
-                raise UserError(
-                    f"{record['origin']}: takes rows of {tokens:,} tokens; texts of up to {_MOST_EXPLAINED:,} are "
-                    "explained. Take a part of it."
-                )
-            outputs = self._outputs(rows)
-            (result,) = predictor.decode(encoded, outputs)
-            explained = predictor.explained(encoded, outputs)
-            if self._attribution is None:
-                self._attribution = Attribution(predictor.outputs, self._restored.graphdef, self._mesh)
-            targets = self._attribution.described(self._restored.params, rows, explained)
-            return {"result": result, "targets": targets}
+        if self._explainer is None:
+            name = f"{self.workdir}: results of the task {self.task}"
+            made = (name, self._predictor, self._restored, self._outputs, self._mesh, self._batch_size)
+            self._explainer = Explainer(*made)
+        return self._explainer
 
     @property
     def units(self) -> Units:

@@ -1,11 +1,11 @@
 """What explanations of several tasks share: the token that means nothing, tokens as characters of the input."""
 
-# E examples
-
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxfm.core.explained import TokenPlace
+import jax
+
+from jaxfm.core.explained import PROBABILITIES, SCORES, TokenPlace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -17,6 +17,15 @@ def baseline_token(tokenizer: "PreTrainedTokenizerFast") -> int:
         if isinstance(token, int):
             return token
     raise AssertionError("see check_tokenizer")
+
+
+# What makes probabilities of numbers whose last axis are the classes.
+_JUDGED = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid, "": lambda scores: scores}
+
+
+def explained_arrays(scores: jax.Array, kind: str) -> dict[str, jax.Array]:
+    """Returns scores [..., C] and the model's own probabilities, by "softmax", "sigmoid", or "": scores as they are."""
+    return {SCORES: scores, PROBABILITIES: _JUDGED[kind](scores)}
 
 
 def token_places(encoding: Any, fields: Sequence[str], row: int, start: int) -> tuple[TokenPlace, ...]:
