@@ -293,6 +293,11 @@ class ExplainsResults(Protocol):
     `training.attribution` asks this of it and knows no task.
     """
 
+    @property
+    def explains_pairs(self) -> bool:
+        """Whether a record that can be explained has two texts."""
+        ...
+
     def explain_problem(self) -> str:
         """Returns why this model's results cannot be explained; "" where they can."""
         ...

@@ -134,7 +134,7 @@ def draw(found: Sequence[Highlight], path: str | os.PathLike[str], *, title: str
     panels = figure.subplots(len(shown), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
     for axes, each, own in zip(panels, shown, lines, strict=True):
         if each.pixels is not None:
-            axes.imshow(lit_by_sign(each), interpolation="nearest")
+            axes.imshow(_beside(each), interpolation="nearest")
             axes.set_anchor("W")
         else:
             _draw_lines(axes, own, each.strongest)
@@ -151,8 +151,17 @@ def lit_by_sign(found: Highlight) -> np.ndarray:
     strength = np.repeat(np.repeat(found.shares / found.strongest, height, axis=0), width, axis=1)[..., None]
     grey = found.pixels.mean(axis=-1, keepdims=True) * 0.6 + 90
     colour = np.where(strength > 0, np.asarray(_rgb(FOR)), np.asarray(_rgb(AGAINST)))
-    alpha = 0.75 * np.abs(strength)
+    alpha = 0.7 * np.abs(strength)
     return np.clip(grey * (1 - alpha) + colour * alpha, 0, 255).astype(np.uint8)
+
+
+def _beside(found: Highlight) -> np.ndarray:
+    """Returns an image and, on its right, what its patches are worth."""
+    assert found.pixels is not None
+    height, width, channels = found.pixels.shape
+    pixels = np.repeat(found.pixels, 3, axis=2) if channels == 1 else found.pixels
+    gap = np.full((height, max(1, width // 16), 3), 255, np.uint8)
+    return np.concatenate([pixels, gap, lit_by_sign(found)], axis=1)
 
 
 def _lines(found: Highlight) -> list[list[tuple[str, float | None]]]:
@@ -201,8 +210,8 @@ def _picture(found: Highlight) -> str:
     """Returns the coloured image as base64 of a PNG file, enlarged without smoothing."""
     import PIL.Image
 
-    pixels = lit_by_sign(found)
-    times = max(1, 224 // max(pixels.shape[:2]))
+    pixels = _beside(found)
+    times = max(1, 224 // len(pixels))
     file = io.BytesIO()
     PIL.Image.fromarray(np.repeat(np.repeat(pixels, times, axis=0), times, axis=1)).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode("ascii")

@@ -98,7 +98,7 @@ def explain(
     _check(method, of, steps)
     model = Model(workdir, precision="f32")
     several = [texts] if isinstance(texts, str | Mapping) or image_input.is_one_image(texts) else texts
-    records = [model.record(text, f"text {number}") for number, text in enumerate(several, start=1)]
+    records = [model.record(text, f"text {number}", explained=True) for number, text in enumerate(several, start=1)]
     return [found.to_dict() for found in model.explainer(records, method, OF[of], steps)]
 
 
@@ -214,19 +214,17 @@ def _records(model: Model, texts: Sequence[str], progress: Progress) -> Iterator
             yield from itertools.islice(image_input.read_images_of(source), limit)
             return
         given = program.given_columns(COLUMNS)
-        wanted = dataclasses.replace(model.wanted, given=given)
+        wanted = dataclasses.replace(model.wanted_explained, given=given)
         yield from itertools.islice(source_unlabelled.read_unlabelled(source, wanted, progress.say), limit)
     elif model.reads_images:
         yield from image_input.argument_records(list(texts), texts=model.reads_texts)
     else:
         for number, text in enumerate(texts, start=1):
-            if values.pair is not None:
-                yield model.record((text, values.pair), f"text {number}")
-            elif model.pairs:
+            given: Any = (text, values.pair) if values.pair is not None else text
+            if values.pair is None and model.wanted_explained.pairs:
                 record = source_unlabelled.split_pair(text, f"text {number}")
-                yield source_unlabelled.check_record(record, model.wanted)
-            else:
-                yield model.record(text, f"text {number}")
+                given = (record["text"], record["pair"])
+            yield model.record(given, f"text {number}", explained=True)
 
 
 def _explained(

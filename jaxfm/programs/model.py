@@ -1,5 +1,6 @@
 """A trained run as a Python object: texts in, results, vectors or scores of pairs out."""
 
+import dataclasses
 import itertools
 import pathlib
 import threading
@@ -128,6 +129,13 @@ class Model:
         fields = self._predictor.record_fields if isinstance(self._predictor, ReadsEntities) else ()
         return Wanted(self._predictor.pairs, self._predictor.takes_words, trained=self._trained, fields=fields)
 
+    @property
+    def wanted_explained(self) -> Wanted:
+        """What it reads of a record that is to be explained; of an embedding two texts, whose similarity is."""
+        if not isinstance(self._predictor, ExplainsResults):
+            return self.wanted
+        return dataclasses.replace(self.wanted, pairs=self._predictor.explains_pairs)
+
     @overload
     def __call__(self, texts: str | Mapping[str, Any]) -> dict[str, Any]: ...
 
@@ -156,18 +164,20 @@ class Model:
             raise UserError(f"a {type(texts).__name__} is neither a text nor a list of texts (such as one column).")
         return list(self.stream(self.record(text, f"text {number}") for number, text in enumerate(texts, start=1)))
 
-    def record(self, text: Any, origin: str) -> dict[str, Any]:
+    def record(self, text: Any, origin: str, *, explained: bool = False) -> dict[str, Any]:
         """Returns the record of a text, a pair, an image, or what else `__call__` takes for one.
 
-        Raises UserError, which begins with `origin`, for what is none.
+        `explained`: it is to be explained, for which some models take two texts where they else take one. Raises
+        UserError, which begins with `origin`, for what is none.
         """
+        accepted = self.wanted_explained if explained else self.wanted
         is_text = isinstance(text, str) or (isinstance(text, Mapping) and "image" not in text)
         if self.reads_images and not (is_text and self.reads_texts):
             return image_input.image_record(text, origin.replace("text", "image"))
         if isinstance(text, Mapping):
-            wanted = ("text", "pair", "tokens", "id", *self.wanted.fields)
-            record = {name: text[name] for name in wanted if name in text}
-            if self.pairs and "text" not in record:
+            names = ("text", "pair", "tokens", "id", *accepted.fields)
+            record = {name: text[name] for name in names if name in text}
+            if accepted.pairs and "text" not in record:
                 both = next((both for both in PAIR_COLUMNS if set(both) <= set(text)), ())
                 record |= {name: text[column] for name, column in zip(("text", "pair"), both, strict=False)}
         elif isinstance(text, tuple | list) and len(text) == 2:
@@ -176,7 +186,7 @@ class Model:
             record = {"text": text}
         # NumPy's strings are strings, but not ones that everybody writes as JSON.
         record = {name: str(value) if isinstance(value, str) else value for name, value in record.items()}
-        return source_unlabelled.check_record({**record, "origin": origin}, self.wanted)
+        return source_unlabelled.check_record({**record, "origin": origin}, accepted)
 
     def stream(self, records: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """Yields one result a record ({"text": ...}, or with "pair"), in order, as many at a time as the task says.
@@ -327,10 +337,11 @@ class Model:
 
     @property
     def explains(self) -> bool:
-        """Whether `explain` can say which words a result is due to."""
-        if self._ensemble is not None:
+        """Whether `explain` can say which words the result of a record is due to."""
+        predictor = self._predictor
+        if self._ensemble is not None or self.reads_images or not isinstance(predictor, ExplainsResults):
             return False
-        return isinstance(self._predictor, ExplainsResults) and not self._predictor.explain_problem()
+        return predictor.explains_pairs == self.pairs and not predictor.explain_problem()
 
     def explain(self, text: Any) -> dict[str, Any]:
         """Returns {"result", "targets"}: which words each part of a text's result is due to (integrated gradients).
@@ -343,7 +354,9 @@ class Model:
           UserError: a model whose results are not explained; what is no text.
         """
         explainer = self.explainer
-        record = text if isinstance(text, Mapping) and "origin" in text else self.record(text, "the text")
+        record = (
+            text if isinstance(text, Mapping) and "origin" in text else self.record(text, "the text", explained=True)
+        )
         with self._one_at_a_time:
             return explainer.one(record)
 
@@ -356,9 +369,8 @@ class Model:
                 f"--workdir={self._run.workdir}."
             )
         if self._explainer is None:
-            name = f"{self.workdir}: results of the task {self.task}"
-            made = (name, self._predictor, self._restored, self._outputs, self._mesh, self._batch_size)
-            self._explainer = Explainer(*made)
+            made = (self._predictor, self._restored, self._outputs, self._mesh, self._batch_size)
+            self._explainer = Explainer(f"{self.workdir}: results of the task {self.task}", *made)
         return self._explainer
 
     @property

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 
 from jaxfm.core.explained import PROBABILITIES, SCORES, TokenPlace
+from jaxfm.data.text.words import words_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -48,3 +50,27 @@ def token_places(encoding: Any, fields: Sequence[str], row: int, start: int) -> 
         for place, key in enumerate(keys)
         if key in words
     )
+
+
+def piece_places(text: str, offsets: np.ndarray, field: str, row: int, start: int) -> list[TokenPlace]:
+    """Returns the pieces of a text with the words that they are parts of, by the fine rule of `data.text.words`.
+
+    Pieces that stand for no character are left out.
+
+    Args:
+      text: whole.
+      offsets: of some of its pieces that follow each other, in characters, [n, 2].
+      field: of the record.
+      row: in which the tokens lie.
+      start: place of the first one.
+    """
+    words = words_of(text)
+    starts = np.asarray([first for first, _ in words], np.int64)
+    found = []
+    for place, (first, end) in enumerate(offsets.tolist()):
+        if first == end:
+            continue
+        number = int(np.searchsorted(starts, first, side="right")) - 1
+        inside = number >= 0 and first < words[number][1]
+        found.append(TokenPlace(row, start + place, field, *(words[number] if inside else (first, end))))
+    return found

@@ -49,7 +49,7 @@ def test_scores_are_those_of_the_slow_version(model: Model) -> None:
 def test_orders_depend_on_the_seed_alone_and_a_blank_text_has_no_score(model: Model) -> None:
     (portion,) = model.explainer.prepared([model.record(text, "a text") for text in (*TEXTS, "")])
     one, other = (random_orders(portion.explained[3], (0, 3, draw)) for draw in (1, 2))
-    assert sorted(one[0]) == list(range(11)) and one[0].tolist() != other[0].tolist()
+    assert sorted(one[0]) == list(range(12)) and one[0].tolist() != other[0].tolist()
     assert one[0].tolist() == random_orders(portion.explained[3], (0, 3, 1))[0].tolist()
     orders = [random_orders(each, (0,)) for each in portion.explained]
     attribution = model.explainer.attribution(portion.explained)

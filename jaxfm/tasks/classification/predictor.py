@@ -174,6 +174,11 @@ class ClassifierPredictor:
         """See core.task.AveragesModels."""
         return dataclasses.replace(self, calibration={})
 
+    @property
+    def explains_pairs(self) -> bool:
+        """Whether a record has two texts."""
+        return self.spec.pairs
+
     def explain_problem(self) -> str:
         """Returns "": all results can be explained."""
         return ""

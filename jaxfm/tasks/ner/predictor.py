@@ -70,6 +70,7 @@ class NerPredictor:
     takes_words = True
     splitters = (RUN_WORDS, PIPELINE_WORDS)
     pairs = False
+    explains_pairs = False
 
     @property
     def labels(self) -> tuple[str, ...]:
