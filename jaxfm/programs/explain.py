@@ -19,14 +19,13 @@ from absl import flags
 
 from jaxfm import files
 from jaxfm.core.explained import PROBABILITIES, SCORES
-from jaxfm.core.task import GivesRecords
 from jaxfm.data.records import source_unlabelled
 from jaxfm.data.records.splits import require_split
 from jaxfm.errors import UserError
 from jaxfm.observe.highlights import Highlight, Passage, Word, draw, on_terminal, to_html, word_table
 from jaxfm.observe.progress import Progress
+from jaxfm.programs import explain_examples, image_input, plugins, program
 from jaxfm.programs import explain_faithfulness as faithfulness
-from jaxfm.programs import image_input, plugins, program
 from jaxfm.programs.explanations import Explanation
 from jaxfm.programs.model import COLUMNS, Model, Text
 from jaxfm.training.attribution import INTEGRATED, METHODS, STEPS, Shares
@@ -117,18 +116,8 @@ def split_records(
     Raises UserError for a task whose examples are no input of its model.
     """
     opened = open_run(files.user_path(workdir, "--workdir"))
-    split = require_split(split)
-    task = opened.task(source or opened.config.data.source, split)
-    if not isinstance(task, GivesRecords):
-        raise UserError(
-            f"--split={split}: examples of the task {opened.definition.name} are not what its model reads. "
-            "Give texts, or --input."
-        )
-    records = task.records(split)
-    if 0 < limit < len(records):
-        chosen = np.sort(np.random.default_rng(seed).choice(len(records), limit, replace=False))
-        records = [records[number] for number in chosen.tolist()]
-    return records
+    records = explain_examples.labelled_task(opened, split, source).records(require_split(split))  # type: ignore[attr-defined]
+    return [records[number] for number in explain_examples.drawn(len(records), limit, seed)]
 
 
 def highlights(found: Explanation, of: str) -> list[Highlight]:
@@ -182,6 +171,9 @@ def main(texts: Sequence[str]) -> None:
         raise UserError(f"--method: {', '.join(methods)}: several are compared by --faithfulness; else give one.")
     output = None if values.output is None else files.output_directory(values.output, "--output")
     with Progress(None) as progress:
+        if values.examples:
+            _examples(texts, output, progress)
+            return
         model = Model(values.workdir, precision="f32")
         for method in methods:
             model.explainer.check(method)
@@ -273,6 +265,35 @@ def _explained(
     progress.say(f"written: {output} ({LINES_FILE}, {PAGE_FILE}{f', {PICTURE_FILE}' if parts else ''})")
 
 
+def _examples(texts: Sequence[str], output: pathlib.Path | None, progress: Progress) -> None:
+    """Names training examples, shows and writes what was found."""
+    values = flags.FLAGS
+    if values.faithfulness:
+        raise UserError(f"--examples, --faithfulness: give one of them.\n{USAGE}")
+    if values.examples == explain_examples.INFLUENCE:
+        if not values.split:
+            raise UserError(
+                "--examples=influence: compares losses, so it needs examples with labels: give --split=valid. "
+                "--examples=neighbours takes any text."
+            )
+        limit = values.limit or _PRINTED
+        if limit > explain_examples.MOST_ASKED:
+            raise UserError(f"--limit: --examples=influence takes {explain_examples.MOST_ASKED} examples at most.")
+        more = {"source": values.source, "limit": limit, "top": values.top, "seed": values.seed, "progress": progress}
+        found = explain_examples.by_influence(values.workdir, values.split, **more)
+    else:
+        model = Model(values.workdir, precision="f32")
+        asked = list(_records(model, texts, progress))
+        train = split_records(values.workdir, "train")
+        found = explain_examples.neighbours(model.explainer, train, asked, values.top)
+    for table in explain_examples.tables(found[:_PRINTED]):
+        progress.table(table)
+    if output is not None:
+        title = f"Training examples of {pathlib.Path(values.workdir).name} by {values.examples}"
+        explain_examples.write(found, output, title)
+        progress.say(f"written: {output} ({explain_examples.LINES_FILE}, {explain_examples.MARKDOWN_FILE})")
+
+
 def _faithfulness(
     model: Model,
     records: Sequence[Mapping[str, Any]],
@@ -335,6 +356,8 @@ def run() -> None:
     flags.DEFINE_integer("steps", STEPS, "Of integrated gradients.")
     flags.DEFINE_bool("faithfulness", False, "Compare the methods with random orders of words.")
     flags.DEFINE_integer("orders", faithfulness.ORDERS, "Random orders of --faithfulness.", 1)
+    flags.DEFINE_enum("examples", None, explain_examples.WAYS, "Training examples instead: by influence, or nearest.")
+    flags.DEFINE_integer("top", explain_examples.TOP, "Training examples that --examples names, each way.", 1)
     flags.DEFINE_string("output", None, "Folder for JSON lines, a page and a picture.")
     program.define_column_flags(COLUMNS)
     program.run(main, USAGE, takes_arguments=True)

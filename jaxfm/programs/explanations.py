@@ -17,6 +17,7 @@ from jaxfm.data.text.short_rows import short_row
 from jaxfm.errors import UserError
 from jaxfm.models.each_layer import attention_problem
 from jaxfm.training.attribution import INTEGRATED, ROLLOUT, STEPS, Attribution, Shares
+from jaxfm.training.record_vectors import RecordVectors
 from jaxfm.training.saved_run import Restored
 
 MOST_EXPLAINED = 2048  # tokens of rows of one text: an explanation computes each of them 32 times a target, both ways
@@ -111,6 +112,20 @@ class Explainer:
         encoded = self._explains.encode_explained(chunk)
         rows = short_row(encoded.rows)
         return Rows(rows, self._explains.explained(encoded, self._evaluate(rows))[::step])
+
+    def layer_vectors(self, records: Iterable[Mapping[str, Any]]) -> np.ndarray:
+        """Returns a vector a record and layer, f32 [L + 1, N, D]; see `training.record_vectors`.
+
+        Raises UserError for a record without a word.
+        """
+        vectors, parts = RecordVectors(self._restored.graphdef, self._mesh, self._batch_size), []
+        for rows, explained in self.prepared(records):
+            tokens = [[(token.row, token.place) for token in each.tokens] for each in explained]
+            if not all(tokens):
+                number = sum(part.shape[1] for part in parts) + [*map(bool, tokens)].index(False) + 1
+                raise UserError(f"record {number}: has no word, so there is no vector of it. Leave it out.")
+            parts.append(vectors(self.params, rows, tokens))
+        return np.concatenate(parts, axis=1)
 
     def attribution(self, explained: Sequence[Explained], steps: int = STEPS) -> Attribution:
         """Returns what computes attributions of such records."""

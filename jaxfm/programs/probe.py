@@ -28,7 +28,7 @@ from jaxfm.programs.model import Model
 
 USAGE = (
     "usage: python -m jaxfm.probe --workdir=RUN --source=URI [--split=test] [--beside=RUN] [--role=query|document] "
-    "[--output=FILE.json]\n  [--config.data.text_column=NAME, label_column]"
+    "[--output=FILE.json]\n  [--layers=all] [--config.data.text_column=NAME, label_column]"
 )
 COLUMNS = ("text_column", "label_column")
 _MAJORITY = "the most frequent label"
@@ -151,10 +151,7 @@ def probe(
         that two texts share, fewer different vectors than labels, the package scikit-learn is absent.
     """
     probes.check_library()
-    split = require_split(split)
-    if split == "train":
-        raise UserError("--split=train: the probe is fitted to train; name another split.")
-    texts, notes = _read(source, split, columns or {})
+    texts, split, notes = read_labelled(source, split, columns or {})
     gold = [str(example.target) for example in texts[split]]
     known = [str(example.target) for example in texts["train"]]
     identity = [(example.text, example.target) for example in texts[split]]
@@ -183,8 +180,16 @@ def probe(
     return ProbeReport(source, split, *sizes, tuple(runs), majority, comparison, tuple(notes))
 
 
-def _read(source: str, split: str, columns: Mapping[str, str]) -> tuple[dict[str, tuple[Example, ...]], list[str]]:
-    """Returns the texts of train and of the split, and lines about them."""
+def read_labelled(
+    source: str, split: str, columns: Mapping[str, str]
+) -> tuple[dict[str, tuple[Example, ...]], str, list[str]]:
+    """Returns the texts of train and of the split, the split's usual name, and lines about them.
+
+    Raises UserError as `probe`.
+    """
+    split = require_split(split)
+    if split == "train":
+        raise UserError("--split=train: the probe is fitted to train; name another split.")
     named = ExampleColumns(columns.get("text_column", ""), "", columns.get("label_column", ""))
     read = read_examples(source, ("train", split), columns=named, kind="single")
     found = {name: each.examples for name, each in read.items()}
@@ -205,7 +210,7 @@ def _read(source: str, split: str, columns: Mapping[str, str]) -> tuple[dict[str
     if unseen := sorted(labels - {str(example.target) for example in found["train"]}):
         listed = ", ".join(unseen[:10]) + (" ..." if len(unseen) > 10 else "")
         notes.append(f"NOTE: {len(unseen)} labels of {split} do not occur in train, and are never predicted: {listed}")
-    return found, notes
+    return found, split, notes
 
 
 def _embedded(model: Model, examples: Sequence[Example], role: str, progress: Progress) -> np.ndarray:
@@ -238,6 +243,9 @@ def main() -> None:
         if not values[name].value:
             raise UserError(f"--{name} is missing.\n{USAGE}")
     output = None if values.output is None else files.output_file(values.output, "--output")
+    if values.layers:
+        _layers(output)
+        return
     with Progress(None, quiet=output is not None and files.is_stream(output)) as progress:
         found = probe(
             values.workdir,
@@ -258,6 +266,30 @@ def main() -> None:
         files.write_json(output, to_json(found.to_dict()))
 
 
+def _layers(output: pathlib.Path | None) -> None:
+    """Probes every layer, shows and writes what was found."""
+    from jaxfm.programs.probe_layers import probe_layers  # it reads labelled texts as this module does
+
+    values = flags.FLAGS
+    for name in ("beside", "role"):
+        if values[name].value:
+            raise UserError(f"--{name}, --layers: give one of them.")
+    with Progress(None, quiet=output is not None and files.is_stream(output)) as progress:
+        columns = program.given_columns(COLUMNS)
+        found = probe_layers(values.workdir, values.source, values.split, columns=columns, progress=progress)
+        for note in found.notes:
+            progress.say(note)
+        progress.table(found.table)
+        if output is None:
+            return
+        files.write_json(output, to_json(found.to_dict()))
+        if files.is_stream(output):
+            return
+        picture = output.with_suffix(".png")
+        found.draw(picture)
+        progress.say(f"written: {output}, {picture}")
+
+
 def run() -> None:
     """Defines the flags and runs the program."""
     plugins.define_plugin_flag()
@@ -267,6 +299,7 @@ def run() -> None:
     flags.DEFINE_alias("data", "source")
     flags.DEFINE_string("split", "test", "The split that is scored, or another usual name of it (dev, testb ...).")
     flags.DEFINE_string("role", "", "Whose prompt the texts get: query or document; document, if not given.")
+    flags.DEFINE_enum("layers", None, ["all"], "Probe the vectors after each layer, of a run of any task over texts.")
     flags.DEFINE_string("output", None, "A JSON file for what was found.")
     program.define_column_flags(COLUMNS)
     program.run(main, USAGE)
