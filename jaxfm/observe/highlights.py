@@ -5,6 +5,7 @@ import dataclasses
 import io
 import os
 import pathlib
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -141,7 +142,9 @@ def draw(found: Sequence[Highlight], path: str | os.PathLike[str], *, title: str
         axes.set_axis_off()
         facts = f"{each.title}   {each.facts}"
         axes.set_title(_cut(facts, 120), loc="left", color=INK, fontsize=8.5, parse_math=False)
-    save_figure(figure, path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a script that the font lacks: the page has it
+        save_figure(figure, path)
 
 
 def lit_by_sign(found: Highlight) -> np.ndarray:

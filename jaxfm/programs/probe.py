@@ -14,8 +14,7 @@ from absl import flags
 from rich.console import Group, RenderableType
 
 from jaxfm import files
-from jaxfm.data.records.examples import Example, ExampleColumns, read_examples
-from jaxfm.data.records.splits import require_split
+from jaxfm.data.records.examples import Example
 from jaxfm.errors import UserError
 from jaxfm.evaluation import bootstrap, probes
 from jaxfm.evaluation.bootstrap import CONFIDENCE, Comparison, Interval
@@ -25,12 +24,13 @@ from jaxfm.observe.tables import Cell, Table, to_html, to_rich
 from jaxfm.observe.writers import to_json
 from jaxfm.programs import plugins, program
 from jaxfm.programs.model import Model
+from jaxfm.programs.probe_layers import probe_layers
+from jaxfm.programs.probe_texts import COLUMNS, read_labelled
 
 USAGE = (
     "usage: python -m jaxfm.probe --workdir=RUN --source=URI [--split=test] [--beside=RUN] [--role=query|document] "
     "[--output=FILE.json]\n  [--layers=all] [--config.data.text_column=NAME, label_column]"
 )
-COLUMNS = ("text_column", "label_column")
 _MAJORITY = "the most frequent label"
 
 
@@ -180,39 +180,6 @@ def probe(
     return ProbeReport(source, split, *sizes, tuple(runs), majority, comparison, tuple(notes))
 
 
-def read_labelled(
-    source: str, split: str, columns: Mapping[str, str]
-) -> tuple[dict[str, tuple[Example, ...]], str, list[str]]:
-    """Returns the texts of train and of the split, the split's usual name, and lines about them.
-
-    Raises UserError as `probe`.
-    """
-    split = require_split(split)
-    if split == "train":
-        raise UserError("--split=train: the probe is fitted to train; name another split.")
-    named = ExampleColumns(columns.get("text_column", ""), "", columns.get("label_column", ""))
-    read = read_examples(source, ("train", split), columns=named, kind="single")
-    found = {name: each.examples for name, each in read.items()}
-    if found["train"][0].pair is not None:
-        raise UserError(
-            f"{found['train'][0].origin}: has two texts, but a vector is of one. Name the column of one of them: "
-            "--config.data.text_column."
-        )
-    labels = {str(example.target) for example in found[split]}
-    if len(labels) < 2:
-        raise UserError(f"{source}: {split} has the label {next(iter(labels))!r} alone: nothing to tell apart.")
-    if len(found[split]) <= len(labels):
-        raise UserError(
-            f"{source}: {split} has {len(found[split])} texts of {len(labels)} labels; clusters need labels that "
-            "several texts share."
-        )
-    notes = [each.note for each in read.values()]
-    if unseen := sorted(labels - {str(example.target) for example in found["train"]}):
-        listed = ", ".join(unseen[:10]) + (" ..." if len(unseen) > 10 else "")
-        notes.append(f"NOTE: {len(unseen)} labels of {split} do not occur in train, and are never predicted: {listed}")
-    return found, split, notes
-
-
 def _embedded(model: Model, examples: Sequence[Example], role: str, progress: Progress) -> np.ndarray:
     """Returns the vectors of texts, f32 [N, D]."""
     parts = []
@@ -268,8 +235,6 @@ def main() -> None:
 
 def _layers(output: pathlib.Path | None) -> None:
     """Probes every layer, shows and writes what was found."""
-    from jaxfm.programs.probe_layers import probe_layers  # it reads labelled texts as this module does
-
     values = flags.FLAGS
     for name in ("beside", "role"):
         if values[name].value:

@@ -20,7 +20,7 @@ from jaxfm.observe.plots import plot_lines
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.tables import Table
 from jaxfm.programs.model import Model
-from jaxfm.programs.probe import read_labelled
+from jaxfm.programs.probe_texts import read_labelled
 
 INPUTS = "what the first layer reads"
 

@@ -49,6 +49,7 @@ MISTAKES = {
     ),
     "export_formats": (["--source=conll:absent", "--output=o.json", "--turns=0"], "--turns=0: must be at least 1"),
     "quantisation": (["--source=conll:absent", "--output=o.json", "--turns=0"], "--turns=0: must be at least 1"),
+    "explaining": (["--source=conll:absent", "--output=o.json", "--orders=0"], "--orders=0: must be at least 1"),
     "faults/fuzz": (["--reader=conl", "--output=o.json"], "--reader: 'conl' is not one of them. Did you mean 'conll'?"),
     "growing": (
         ["--source=text:absent", "--output=o.json", "--layers=1,many"],
