@@ -43,7 +43,7 @@ json.dump(results, sys.stdout)
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEXT = "ada met boole in hull"
 PAIR = ("who met ada", "boole met ada in the old town of hull")
-NAMES = ("classification", "ner", "qa", "embedding", "masked_lm", "replaced_token")
+NAMES = ("classification", "ner", "nested_ner", "qa", "embedding", "masked_lm", "replaced_token")
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,10 @@ def test_every_task_shares_out_its_numbers(
         assert set(target) - {"number", "without", "words", "alternatives"} == keys
         check_complete(target)
     if name == "embedding":
-        vectors = [jaxfm.load(runs[name]).embed([text], role)[0] for text, role in zip(PAIR, ("query", "document"))]  # noqa: B905
+        vectors = [
+            jaxfm.load(runs[name]).embed([text], role)[0]
+            for text, role in zip(PAIR, ("query", "document"), strict=True)
+        ]
         assert found["result"]["score"] == pytest.approx(float(vectors[0] @ vectors[1]), abs=1e-4)
         assert found["targets"][0]["number"] == pytest.approx(found["result"]["score"], abs=1e-3)
     elif name == "qa":
@@ -128,11 +131,25 @@ def test_every_task_shares_out_its_numbers(
         assert by_probability["targets"][0]["number"] == pytest.approx(of["score"], abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["qa", "embedding", "masked_lm"])
+def test_entities_inside_each_other(runs: dict[str, pathlib.Path]) -> None:
+    found = explain(runs["nested_ner"], [TEXT, "boole in the old town of hull near leeds"], of="probability")
+    targets = [(each["result"], each["targets"]) for each in found]
+    assert sum(len(parts) for _, parts in targets) > 1
+    for result, parts in targets:
+        for entity, target in zip(result["entities"], parts, strict=True):
+            assert [target[name] for name in ("start", "end", "type")] == [
+                entity[name] for name in ("start", "end", "type")
+            ]
+            assert target["number"] == pytest.approx(entity["score"], abs=1e-4)  # the run has no calibration
+            check_complete(target)
+
+
+@pytest.mark.parametrize("name", ["qa", "embedding", "masked_lm", "nested_ner"])
 def test_records_together_are_as_each_alone(runs: dict[str, pathlib.Path], name: str) -> None:
     model = Model(runs[name])
     long = " ".join(["ada saw boole near hull"] * 12)  # several windows of a context
-    texts: list[Any] = [PAIR, ("met", long), ("hull", "leeds")] if name != "masked_lm" else ["[MASK]", "a [MASK] in x"]
+    texts: list[Any] = [PAIR, ("met", long), ("hull", "leeds")]
+    texts = {"masked_lm": ["[MASK]", "a [MASK] in x"], "nested_ner": [TEXT, long, "hull"]}.get(name, texts)
     records = [model.record(each, "a text", explained=True) for each in texts]
     for record, found in zip(records, model.explainer(records, OCCLUSION), strict=True):
         (alone,) = model.explainer([record], OCCLUSION)
