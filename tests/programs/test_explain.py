@@ -262,7 +262,7 @@ def test_the_program(runs: dict[str, pathlib.Path], tmp_path: pathlib.Path) -> N
         "several": "several are compared by --faithfulness",
         "task": "results of the task replaced_token are not explained",
         "no mask": "has no mask. Write [MASK] where a word is to be explained",
-        "no pair": "a tab",
+        "no pair": "has 0 tabs; this model judges pairs of texts",
         "no labels": "needs examples with labels: give --split=valid",
     }
     for name, message in messages.items():
