@@ -88,5 +88,5 @@ def _data(values_N2: np.ndarray) -> BootstrapData:
         total_R = weight_RN.sum(axis=-1)
         return {name: weight_RN @ units[name] / total_R for name in SCORES}
 
-    units = dict(zip(SCORES, values_N2.T.copy(), strict=True))
+    units: dict[str, np.ndarray] = {name: values_N2[:, number] for number, name in enumerate(SCORES)}
     return BootstrapData("records", units, computed, range(len(values_N2)), less_is_better=SCORES[1:])

@@ -74,7 +74,9 @@ class Highlight:
     def strongest(self) -> float:
         """The largest share, whatever its sign; 1 where all are 0."""
         shares = [abs(word.share) for passage in self.passages for word in passage.words]
-        return max([*shares, *([] if self.shares is None else [float(np.abs(self.shares).max())])], default=0.0) or 1.0
+        if self.shares is not None:
+            shares.append(float(np.abs(self.shares).max()))
+        return max(shares, default=0.0) or 1.0
 
 
 def on_terminal(found: Highlight) -> Text:

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return Model(runs["classification"])
 
 
-def probability(model: Model, words: list[str], kept: set[int], label: str) -> float:
+def probability(model: Model, words: Sequence[str], kept: set[int], label: str) -> float:
     """What the model says of a text with masks in the place of all words but some."""
     tokenizer = model.predictor.tokenizer  # type: ignore[attr-defined]
     pieces = [len(tokenizer(word, add_special_tokens=False)["input_ids"]) for word in words]
