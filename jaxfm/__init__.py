@@ -6,7 +6,8 @@ The programs as functions: `jaxfm.check(config)`, `jaxfm.train(config, workdir, 
 `jaxfm.stress`, which changes inputs on purpose; `jaxfm.bias` and `jaxfm.leaks`, which look for what a model should not
 have learned;
 `jaxfm.retrieve` and `jaxfm.open_index`, which search a corpus; `jaxfm.mine`, which finds hard negatives;
-`jaxfm.probe`, which says how much of texts' labels is in vectors.
+`jaxfm.probe`, which says how much of texts' labels is in vectors; `jaxfm.explain`, which says which words results are
+due to.
 `jaxfm.register`, `register_metric` and `register_loss` add what is yours. All are imported when first asked for:
 `import jaxfm` alone takes no time.
 """
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from jaxfm.programs.compress import compress as compress
     from jaxfm.programs.evaluate import compare as compare
     from jaxfm.programs.evaluate import evaluate as evaluate
+    from jaxfm.programs.explain import explain as explain
     from jaxfm.programs.export import export as export
     from jaxfm.programs.leaks import leaks as leaks
     from jaxfm.programs.mine import mine as mine
@@ -49,6 +51,7 @@ _HOME = {
     "compare": "jaxfm.programs.evaluate",
     "compress": "jaxfm.programs.compress",
     "evaluate": "jaxfm.programs.evaluate",
+    "explain": "jaxfm.programs.explain",
     "export": "jaxfm.programs.export",
     "leaks": "jaxfm.programs.leaks",
     "load": "jaxfm.programs.model",

@@ -1,4 +1,4 @@
-"""Writes the reference of all keys: `python -m jaxfm.explain` runs `jaxfm.programs.explain`."""
+"""Says which words a trained model's results are due to: `python -m jaxfm.explain` runs `jaxfm.programs.explain`."""
 
 if __name__ == "__main__":
     from jaxfm.programs.explain import run

@@ -288,14 +288,39 @@ class ReadsNeighbours(Protocol):
 
 @runtime_checkable
 class ExplainsResults(Protocol):
-    """What a predictor is beside `Predictor` where parts of a result can be traced back to words of the input."""
+    """What a predictor is beside `Predictor` where parts of a result can be traced back to words or patches.
+
+    `training.attribution` asks this of it and knows no task.
+    """
+
+    @property
+    def explains_pairs(self) -> bool:
+        """Whether a record that can be explained has two texts."""
+        ...
 
     def explain_problem(self) -> str:
         """Returns why this model's results cannot be explained; "" where they can."""
         ...
 
-    def explained(self, encoded: Any, outputs: Mapping[str, np.ndarray]) -> Explained:
-        """Returns what of the result of the one record that was encoded can be explained, and by which tokens."""
+    def encode_explained(self, records: Sequence[Mapping[str, Any]]) -> Any:
+        """Turns records into an object with `rows`: those of `encode`, unless a result is of more than one record."""
+        ...
+
+    def explained_outputs(self, model: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns "scores" and "probabilities", arrays of one shape [B, ...]: see `core.explained`."""
+        ...
+
+    def explained(self, encoded: Any, outputs: Mapping[str, np.ndarray]) -> list[Explained]:
+        """Returns of each record what can be explained, and by which tokens; `outputs` are those of `outputs`."""
+        ...
+
+
+@runtime_checkable
+class GivesRecords(Protocol):
+    """What a task is beside `Task` where its labelled examples can be given to a predictor."""
+
+    def labelled_records(self, split: str) -> list[dict[str, Any]]:
+        """Returns what the predictor reads of each example of a split, with "origin", and with "gold": its target."""
         ...
 
 

@@ -74,8 +74,27 @@ class Attention(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, layer_inputs: LayerInputs, key: DropoutKey | None) -> jax.Array:
         """Returns [B, T, D]."""
+        context_BTNH = self._context(x_BTD, layer_inputs, key)
+        return constrain(self.output(context_BTNH), "batch", "tokens", "features")
+
+    def weights(self, x_BTD: jax.Array, layer_inputs: LayerInputs) -> jax.Array:
+        """Returns how much of each token (last axis) each token takes, [B, T, N, T], without dropout.
+
+        They are what attention makes of values of which each names its token; the layer has no prefix.
+        """
+        assert self.prefix is None, "what a prefix takes has no token"
+        tokens = x_BTD.shape[1]
+        names_TT = jnp.eye(tokens, dtype=x_BTD.dtype)
+        names_BTKT = jnp.broadcast_to(names_TT[:, None], (len(x_BTD), tokens, self.config.kv_heads, tokens))
+        return self._context(x_BTD, layer_inputs, None, names_BTKT)
+
+    def _context(
+        self, x_BTD: jax.Array, layer_inputs: LayerInputs, key: DropoutKey | None, v_BTNH: jax.Array | None = None
+    ) -> jax.Array:
+        """Returns what attention makes of its own values, or of others, [B, T, N, H]."""
         relative_key, weights_key = split_key(key, 2) if self.config.relative_terms else (None, key)
-        q_BTNH, k_BTNH, v_BTNH = self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
+        q_BTNH, k_BTNH = self.query(x_BTD), self.key(x_BTD)
+        v_BTNH = self.value(x_BTD) if v_BTNH is None else v_BTNH
         if self.query_norm is not None and self.key_norm is not None:
             q_BTNH, k_BTNH = self.query_norm(q_BTNH), self.key_norm(k_BTNH)
         if layer_inputs.rotation is not None:
@@ -91,7 +110,7 @@ class Attention(nnx.Module):
             # Each term has the variance of the products of contents: He et al. 2021, section 3.1.
             scale = (self.config.head_dim * (1 + len(self.config.relative_terms))) ** -0.5
             bias_BNTT = scale * self._disentangled(q_BTNH, k_BTNH, layer_inputs.relative.table_RD, relative_key)
-        context_BTNH = attend(
+        return attend(
             q_BTNH,
             k_BTNH,
             v_BTNH,
@@ -102,7 +121,6 @@ class Attention(nnx.Module):
             dropout_rate=self.config.attention_dropout,
             dropout_key=weights_key,
         )
-        return constrain(self.output(context_BTNH), "batch", "tokens", "features")
 
     @jax.named_scope("relative")
     def _disentangled(
@@ -276,7 +294,7 @@ def layer_states(
       UserError: the kernel that `build.attention` asks for cannot compute these layers.
     """
     specs = attention_specs(config, build, segment_ids_BT, positions_BT, training=key is not None)
-    period_inputs = _layer_inputs(config, specs, common, positions_BT)
+    period_inputs = makemake_layer_inputs(config, specs, common, positions_BT)
     graphdef, parameters = nnx.split(layers)
     keys = stacked_keys(key, config.num_layers)
     period = len(period_inputs)
@@ -360,7 +378,7 @@ def apply_some_layers(
       UserError: as `layer_states`.
     """
     specs = attention_specs(config, build, segment_ids_BT, positions_BT, training=False)
-    period_inputs = _layer_inputs(config, specs, common, positions_BT)
+    period_inputs = make_layer_inputs(config, specs, common, positions_BT)
     graphdef, parameters = nnx.split(layers)
     shared = config.num_layers // config.layer_stacks
     for index in range(count):
@@ -398,7 +416,7 @@ def _apply_groups(
 
 
 @jax.named_scope("attention")
-def _layer_inputs(
+def make_layer_inputs(
     config: EncoderConfig, specs: tuple[AttentionSpec, ...], common: CommonParts | None, positions_BT: jax.Array
 ) -> tuple[LayerInputs, ...]:
     """Returns the inputs of each layer of a period: layer `global_first` sees the whole segment, others a window."""

@@ -157,6 +157,10 @@ class Progress:
         else:
             self.say(text)
 
+    def coloured(self, text: Text) -> None:
+        """Prints lines in their colours, above the bar where there is one; without colours in a file."""
+        self._console.print(text, highlight=False, soft_wrap=not self._console.is_terminal)
+
     def table(self, table: Table) -> None:
         """Prints a table, above the bar where there is one."""
         if is_live(self._console):

@@ -27,7 +27,7 @@ from jaxfm.evaluation.bootstrap import CONFIDENCE
 from jaxfm.evaluation.exchange import Gap
 from jaxfm.evaluation.stereotypes import Preference
 from jaxfm.evaluation.subgroups import LEAST
-from jaxfm.observe.interval_plots import plot_intervals
+from jaxfm.observe.interval_plots import plot_gaps
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.studies import FOLDER, Study, write_study
 from jaxfm.observe.tables import Cell, Table, to_html, to_rich
@@ -78,7 +78,7 @@ class BiasReport:
             ]
             if lines:
                 path = folder / f"{self.study.name}_{number}.png"
-                plot_intervals(lines, path, title=f"Gaps by {name}", x_label="group less the mean of the others")
+                plot_gaps(lines, path, title=f"Gaps by {name}", x_label="group less the mean of the others")
 
     def __repr__(self) -> str:
         return f"BiasReport({' '.join(self.study.summary)})"

@@ -1,5 +1,6 @@
 """A trained run as a Python object: texts in, results, vectors or scores of pairs out."""
 
+import dataclasses
 import itertools
 import pathlib
 import threading
@@ -31,16 +32,15 @@ from jaxfm.errors import UserError
 from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.programs import image_input
+from jaxfm.programs.explanations import Explainer
 from jaxfm.programs.model_exits import open_exits
 from jaxfm.programs.model_options import RUN_WORDS, check_finder, labelled, portions, role_of, split_by
-from jaxfm.training.attribution import Attribution
 from jaxfm.training.early_exit import Layers
 from jaxfm.training.ensemble import make_ensemble, open_members
 from jaxfm.training.evaluation import Evaluator, bucket
 from jaxfm.training.session import compute_dtype
 
 _LISTED = 12  # labels in a repr
-_MOST_EXPLAINED = 2048  # tokens of rows: an explanation computes each of them 64 times a target
 _BLANK = {"text": "", "origin": "between two requests"}
 COLUMNS = ("text_column", "pair_column", "words_column")
 
@@ -105,7 +105,7 @@ class Model:
         self._trained = {name: getattr(config.data, name) for name in (*COLUMNS, "label_column")}
         # One compiled function a batch size: small calls must not pay for a large batch.
         self._evaluators: dict[int, Evaluator] = {}
-        self._attribution: Attribution | None = None
+        self._explainer: Explainer | None = None
         self._units = Units()
         # Tokenizers are not safe to call from two threads at once: they set their truncation anew at each call.
         self._one_at_a_time = threading.Lock()
@@ -133,6 +133,13 @@ class Model:
             return self._finder.wanted
         fields = self._predictor.record_fields if isinstance(self._predictor, ReadsEntities) else ()
         return Wanted(self._predictor.pairs, self._predictor.takes_words, trained=self._trained, fields=fields)
+
+    @property
+    def wanted_explained(self) -> Wanted:
+        """What it reads of a record that is to be explained; of an embedding two texts, whose similarity is."""
+        if not isinstance(self._predictor, ExplainsResults):
+            return self.wanted
+        return dataclasses.replace(self.wanted, pairs=self._predictor.explains_pairs)
 
     @overload
     def __call__(self, texts: str | Mapping[str, Any]) -> dict[str, Any]: ...
@@ -162,18 +169,20 @@ class Model:
             raise UserError(f"a {type(texts).__name__} is neither a text nor a list of texts (such as one column).")
         return list(self.stream(self.record(text, f"text {number}") for number, text in enumerate(texts, start=1)))
 
-    def record(self, text: Any, origin: str) -> dict[str, Any]:
+    def record(self, text: Any, origin: str, *, explained: bool = False) -> dict[str, Any]:
         """Returns the record of a text, a pair, an image, or what else `__call__` takes for one.
 
-        Raises UserError, which begins with `origin`, for what is none.
+        `explained`: it is to be explained, for which some models take two texts where they else take one. Raises
+        UserError, which begins with `origin`, for what is none.
         """
+        accepted = self.wanted_explained if explained else self.wanted
         is_text = isinstance(text, str) or (isinstance(text, Mapping) and "image" not in text)
         if self.reads_images and not (is_text and self.reads_texts):
             return image_input.image_record(text, origin.replace("text", "image"))
         if isinstance(text, Mapping):
-            wanted = ("text", "pair", "tokens", "id", *self.wanted.fields)
-            record = {name: text[name] for name in wanted if name in text}
-            if self.pairs and "text" not in record:
+            names = ("text", "pair", "tokens", "id", *accepted.fields)
+            record = {name: text[name] for name in names if name in text}
+            if accepted.pairs and "text" not in record:
                 both = next((both for both in PAIR_COLUMNS if set(both) <= set(text)), ())
                 record |= {name: text[column] for name, column in zip(("text", "pair"), both, strict=False)}
         elif isinstance(text, tuple | list) and len(text) == 2:
@@ -182,7 +191,7 @@ class Model:
             record = {"text": text}
         # NumPy's strings are strings, but not ones that everybody writes as JSON.
         record = {name: str(value) if isinstance(value, str) else value for name, value in record.items()}
-        return source_unlabelled.check_record({**record, "origin": origin}, self.wanted)
+        return source_unlabelled.check_record({**record, "origin": origin}, accepted)
 
     def stream(self, records: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """Yields one result a record ({"text": ...}, or with "pair"), in order, as many at a time as the task says.
@@ -323,10 +332,11 @@ class Model:
 
     @property
     def explains(self) -> bool:
-        """Whether `explain` can say which words a result is due to."""
-        if self._ensemble is not None:
+        """Whether `explain` can say which words the result of a record is due to."""
+        predictor = self._predictor
+        if self._ensemble is not None or self.reads_images or not isinstance(predictor, ExplainsResults):
             return False
-        return isinstance(self._predictor, ExplainsResults) and not self._predictor.explain_problem()
+        return predictor.explains_pairs == self.pairs and not predictor.explain_problem()
 
     def explain(self, text: Any) -> dict[str, Any]:
         """Returns {"result", "targets"}: which words each part of a text's result is due to (integrated gradients).
@@ -338,32 +348,25 @@ class Model:
         Raises:
           UserError: a model whose results are not explained; what is no text.
         """
-        predictor = self._predictor
+        explainer = self.explainer
+        record = (
+            text if isinstance(text, Mapping) and "origin" in text else self.record(text, "the text", explained=True)
+        )
+        with self._one_at_a_time:
+            return explainer.one(record)
+
+    @property
+    def explainer(self) -> Explainer:
+        """What explains its results; UserError where they are not explained."""
         if self._ensemble is not None:
             raise UserError(
                 f"{self.workdir}: is an ensemble of {len(self._members)} runs; explain a result of one: "
                 f"--workdir={self._run.workdir}."
             )
-        if not isinstance(predictor, ExplainsResults):
-            raise UserError(f"{self.workdir}: results of the task {self.task} are not explained.")
-        if problem := predictor.explain_problem():
-            raise UserError(f"{self.workdir}: {problem}")
-        record = text if isinstance(text, Mapping) and "origin" in text else self.record(text, "the text")
-        with self._one_at_a_time:
-            encoded = predictor.encode([record])
-            rows = short_row(encoded.rows)
-            if (tokens := len(rows) * rows.volume.per_row) > _MOST_EXPLAINED:
-                raise UserError(
-                    f"{record['origin']}: takes rows of {tokens:,} tokens; texts of up to {_MOST_EXPLAINED:,} are "
-                    "explained. Take a part of it."
-                )
-            outputs = self._outputs(rows)
-            (result,) = predictor.decode(encoded, outputs)
-            explained = predictor.explained(encoded, outputs)
-            if self._attribution is None:
-                self._attribution = Attribution(predictor.outputs, self._restored.graphdef, self._mesh)
-            targets = self._attribution.described(self._restored.params, rows, explained)
-            return {"result": result, "targets": targets}
+        if self._explainer is None:
+            made = (self._predictor, self._restored, self._outputs, self._mesh, self._batch_size)
+            self._explainer = Explainer(f"{self.workdir}: results of the task {self.task}", *made)
+        return self._explainer
 
     @property
     def layers(self) -> Layers | None:

@@ -14,8 +14,7 @@ from absl import flags
 from rich.console import Group, RenderableType
 
 from jaxfm import files
-from jaxfm.data.records.examples import Example, ExampleColumns, read_examples
-from jaxfm.data.records.splits import require_split
+from jaxfm.data.records.examples import Example
 from jaxfm.errors import UserError
 from jaxfm.evaluation import bootstrap, probes
 from jaxfm.evaluation.bootstrap import CONFIDENCE, Comparison, Interval
@@ -25,12 +24,13 @@ from jaxfm.observe.tables import Cell, Table, to_html, to_rich
 from jaxfm.observe.writers import to_json
 from jaxfm.programs import plugins, program
 from jaxfm.programs.model import Model
+from jaxfm.programs.probe_layers import probe_layers
+from jaxfm.programs.probe_texts import COLUMNS, read_labelled
 
 USAGE = (
     "usage: python -m jaxfm.probe --workdir=RUN --source=URI [--split=test] [--beside=RUN] [--role=query|document] "
-    "[--output=FILE.json]\n  [--config.data.text_column=NAME, label_column]"
+    "[--output=FILE.json]\n  [--layers=all] [--config.data.text_column=NAME, label_column]"
 )
-COLUMNS = ("text_column", "label_column")
 _MAJORITY = "the most frequent label"
 
 
@@ -151,10 +151,7 @@ def probe(
         that two texts share, fewer different vectors than labels, the package scikit-learn is absent.
     """
     probes.check_library()
-    split = require_split(split)
-    if split == "train":
-        raise UserError("--split=train: the probe is fitted to train; name another split.")
-    texts, notes = _read(source, split, columns or {})
+    texts, split, notes = read_labelled(source, split, columns or {})
     gold = [str(example.target) for example in texts[split]]
     known = [str(example.target) for example in texts["train"]]
     identity = [(example.text, example.target) for example in texts[split]]
@@ -181,31 +178,6 @@ def probe(
     majority = probes.fit_majority(known, gold, identity=identity)
     sizes = (len(known), len(gold), len(set(gold)))
     return ProbeReport(source, split, *sizes, tuple(runs), majority, comparison, tuple(notes))
-
-
-def _read(source: str, split: str, columns: Mapping[str, str]) -> tuple[dict[str, tuple[Example, ...]], list[str]]:
-    """Returns the texts of train and of the split, and lines about them."""
-    named = ExampleColumns(columns.get("text_column", ""), "", columns.get("label_column", ""))
-    read = read_examples(source, ("train", split), columns=named, kind="single")
-    found = {name: each.examples for name, each in read.items()}
-    if found["train"][0].pair is not None:
-        raise UserError(
-            f"{found['train'][0].origin}: has two texts, but a vector is of one. Name the column of one of them: "
-            "--config.data.text_column."
-        )
-    labels = {str(example.target) for example in found[split]}
-    if len(labels) < 2:
-        raise UserError(f"{source}: {split} has the label {next(iter(labels))!r} alone: nothing to tell apart.")
-    if len(found[split]) <= len(labels):
-        raise UserError(
-            f"{source}: {split} has {len(found[split])} texts of {len(labels)} labels; clusters need labels that "
-            "several texts share."
-        )
-    notes = [each.note for each in read.values()]
-    if unseen := sorted(labels - {str(example.target) for example in found["train"]}):
-        listed = ", ".join(unseen[:10]) + (" ..." if len(unseen) > 10 else "")
-        notes.append(f"NOTE: {len(unseen)} labels of {split} do not occur in train, and are never predicted: {listed}")
-    return found, notes
 
 
 def _embedded(model: Model, examples: Sequence[Example], role: str, progress: Progress) -> np.ndarray:
@@ -238,6 +210,9 @@ def main() -> None:
         if not values[name].value:
             raise UserError(f"--{name} is missing.\n{USAGE}")
     output = None if values.output is None else files.output_file(values.output, "--output")
+    if values.layers:
+        _layers(output)
+        return
     with Progress(None, quiet=output is not None and files.is_stream(output)) as progress:
         found = probe(
             values.workdir,
@@ -258,6 +233,28 @@ def main() -> None:
         files.write_json(output, to_json(found.to_dict()))
 
 
+def _layers(output: pathlib.Path | None) -> None:
+    """Probes every layer, shows and writes what was found."""
+    values = flags.FLAGS
+    for name in ("beside", "role"):
+        if values[name].value:
+            raise UserError(f"--{name}, --layers: give one of them.")
+    with Progress(None, quiet=output is not None and files.is_stream(output)) as progress:
+        columns = program.given_columns(COLUMNS)
+        found = probe_layers(values.workdir, values.source, values.split, columns=columns, progress=progress)
+        for note in found.notes:
+            progress.say(note)
+        progress.table(found.table)
+        if output is None:
+            return
+        files.write_json(output, to_json(found.to_dict()))
+        if files.is_stream(output):
+            return
+        picture = output.with_suffix(".png")
+        found.draw(picture)
+        progress.say(f"written: {output}, {picture}")
+
+
 def run() -> None:
     """Defines the flags and runs the program."""
     plugins.define_plugin_flag()
@@ -267,6 +264,7 @@ def run() -> None:
     flags.DEFINE_alias("data", "source")
     flags.DEFINE_string("split", "test", "The split that is scored, or another usual name of it (dev, testb ...).")
     flags.DEFINE_string("role", "", "Whose prompt the texts get: query or document; document, if not given.")
+    flags.DEFINE_enum("layers", None, ["all"], "Probe the vectors after each layer, of a run of any task over texts.")
     flags.DEFINE_string("output", None, "A JSON file for what was found.")
     program.define_column_flags(COLUMNS)
     program.run(main, USAGE)

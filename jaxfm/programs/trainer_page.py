@@ -25,7 +25,7 @@ for these have no counterpart. Data in memory (a `datasets.DatasetDict`, a DataF
 Names and defaults are those of transformers 5; what only version 4 had is marked (4). The keys are explained in
 [configuration](configuration.md).
 
-This page is generated: `python -m jaxfm.explain --page=transformers --output=docs/from_transformers.md`.
+This page is generated: `python -m jaxfm.reference --page=transformers --output=docs/from_transformers.md`.
 """
 
 

@@ -1,11 +1,13 @@
 """What explanations of several tasks share: the token that means nothing, tokens as characters of the input."""
 
-# E examples
-
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxfm.core.explained import TokenPlace
+import jax
+import numpy as np
+
+from jaxfm.core.explained import PROBABILITIES, SCORES, TokenPlace
+from jaxfm.data.text.words import words_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -17,6 +19,15 @@ def baseline_token(tokenizer: "PreTrainedTokenizerFast") -> int:
         if isinstance(token, int):
             return token
     raise AssertionError("see check_tokenizer")
+
+
+# What makes probabilities of numbers whose last axis are the classes.
+_JUDGED = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid, "": lambda scores: scores}
+
+
+def explained_arrays(scores: jax.Array, kind: str) -> dict[str, jax.Array]:
+    """Returns scores [..., C] and the model's own probabilities, by "softmax", "sigmoid", or "": scores as they are."""
+    return {SCORES: scores, PROBABILITIES: _JUDGED[kind](scores)}
 
 
 def token_places(encoding: Any, fields: Sequence[str], row: int, start: int) -> tuple[TokenPlace, ...]:
@@ -39,3 +50,27 @@ def token_places(encoding: Any, fields: Sequence[str], row: int, start: int) -> 
         for place, key in enumerate(keys)
         if key in words
     )
+
+
+def piece_places(text: str, offsets: np.ndarray, field: str, row: int, start: int) -> list[TokenPlace]:
+    """Returns the pieces of a text with the words that they are parts of, by the fine rule of `data.text.words`.
+
+    Pieces that stand for no character are left out.
+
+    Args:
+      text: whole.
+      offsets: of some of its pieces that follow each other, in characters, [n, 2].
+      field: of the record.
+      row: in which the tokens lie.
+      start: place of the first one.
+    """
+    words = words_of(text)
+    starts = np.asarray([first for first, _ in words], np.int64)
+    found = []
+    for place, (first, end) in enumerate(offsets.tolist()):
+        if first == end:
+            continue
+        number = int(np.searchsorted(starts, first, side="right")) - 1
+        inside = number >= 0 and first < words[number][1]
+        found.append(TokenPlace(row, start + place, field, *(words[number] if inside else (first, end))))
+    return found

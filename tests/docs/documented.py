@@ -13,6 +13,7 @@ RUN_PAGES = (
     "docs/classification.md",
     "docs/data_check.md",
     "docs/embeddings.md",
+    "docs/explaining.md",
     "docs/exporting.md",
     "docs/howto/imbalanced_classes.md",
     "docs/howto/labelling_tools.md",

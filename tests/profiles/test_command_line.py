@@ -55,6 +55,7 @@ MISTAKES = {
     ),
     "quantisation": (["--source=conll:absent", "--output=o.json", "--turns=0"], "--turns=0: must be at least 1"),
     "pruning": (["--source=conll:absent", "--output=o.json", "--budgets=0.5,1"], "--budgets: 1 must be a share"),
+    "explaining": (["--source=conll:absent", "--output=o.json", "--orders=0"], "--orders=0: must be at least 1"),
     "faults/fuzz": (["--reader=conl", "--output=o.json"], "--reader: 'conl' is not one of them. Did you mean 'conll'?"),
     "growing": (
         ["--source=text:absent", "--output=o.json", "--layers=1,many"],

@@ -61,7 +61,7 @@ def test_what_can_follow_is_what_the_programs_have(words: completion.Words) -> N
     ("line", "expected"),
     [
         ("jaxfm tr", ["train"]),
-        ("jaxfm e", ["evaluate", "export", "explain"]),
+        ("jaxfm e", ["evaluate", "explain", "export"]),
         ("jaxfm train cl", ["classification"]),
         ("jaxfm train ner:f", ["files"]),  # what follows the colon, which readline keeps
         ("jaxfm train --work", ["--workdir="]),

@@ -317,7 +317,7 @@ def test_every_argument_of_transformers_is_in_the_table() -> None:
 def test_the_page_is_what_the_program_writes() -> None:
     page = (ROOT / "docs" / "from_transformers.md").read_text(encoding="utf-8")
     assert page == transformers_page(), (
-        "run: python -m jaxfm.explain --page=transformers --output=docs/from_transformers.md"
+        "run: python -m jaxfm.reference --page=transformers --output=docs/from_transformers.md"
     )
 
 

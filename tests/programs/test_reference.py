@@ -1,53 +1,46 @@
-"""The pages on programs and on Python are generated, and say what the programs and docstrings say."""
+"""The reference of all keys is generated, and says what the schema says."""
 
-import inspect
 import pathlib
 
-import pytest
-
-import jaxfm
-from jaxfm.programs import catalog, program, reference
+from jaxfm.config import Config
+from jaxfm.programs import keys, reference
+from jaxfm.schema import Key, describe
+from jaxfm.tasks import registry
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("page", ["programs", "python"])
-def test_the_page_of_the_repository_is_the_one_that_is_generated(page: str) -> None:
-    path = f"docs/reference/{page}.md"
-    generated = {"programs": reference.programs_page, "python": reference.python_page}[page]()
-    found = (ROOT / path).read_text(encoding="utf-8")
-    assert found == generated, f"run: python -m jaxfm.explain --page={page} --output={path}"
+def test_the_page_of_the_repository_is_the_one_that_is_generated() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert page == reference.keys_page(), "run: python -m jaxfm.reference --output=docs/configuration.md"
 
 
-def test_every_program_and_every_flag_has_its_line() -> None:
-    page = reference.programs_page()
-    for each in catalog.PROGRAMS:
-        assert f"\n### jaxfm {each.name}\n" in page
-    flags = program.definition_of("predict").flags
-    assert len(flags) > 5 and all(f"| `--{flag.name}` |" in page for flag in flags)
-    assert "| `--split` | `test` | train, valid or test" in page
-    assert "| `--[no]packed` |" in page and page.count("| `--coordinator` |") == 1
-    assert "usage: jaxfm predict --workdir=DIR" in page and "python -m jaxfm.predict" not in page
-    assert "| `--page` | `keys` | Which page: keys, programs, python" in page
-    assert "| `--plugin` |  | A Python file" in page and "repeat this option" not in page
-    tables = [line for line in page.splitlines() if line.startswith("| `--")]
-    assert all(line.endswith(" |") for line in tables)
+def test_every_key_of_every_task_is_in_it() -> None:
+    page = reference.keys_page()
+    names = [key.name for key in describe(Config()) if key.name != "task"]
+    for name in registry.names():
+        assert f"## Task `{name}`" in page
+        names += [key.name for key in describe(registry.definition(name).config_class(), "task.")]
+    assert all(f"| `{key}` |" in page for key in names) and len(names) > 80
 
 
-def test_every_public_name_has_its_signature_and_arguments() -> None:
-    page = reference.python_page()
-    assert all(f"\n## jaxfm.{name}\n" in page for name in jaxfm.__all__)
-    for name in inspect.signature(jaxfm.evaluate).parameters:
-        assert f"\n- `{name}`: " in page
-    assert "    split: str = 'test',\n" in page and "\n) -> Evaluation\n" in page
-    assert "### Model.__call__\n" in page and "### Model._record" not in page
+def test_a_key_says_its_value_and_where_it_differs_its_default() -> None:
+    values = registry.default_config("ner")
+    values.train.batch_size = 4
+    lines = "\n".join(keys.explain(registry.from_config_dict(values)))
+    assert "config.train.batch_size = 4  (int, at least 1, or 'auto', or 'examples'; default 'examples')\n" in lines
+    assert "config.train.min_steps = 200  (int, at least 0)\n" in lines  # the task's own default
+    assert "config.task.context = 'sentence'  ('sentence', 'document')\n" in lines
+    assert "[adapt.lora]\nconfig.adapt.lora.rank = 0  (int, at least 0)\n" in lines
 
 
-def test_arguments_of_every_kind_are_written_as_in_the_source() -> None:
-    def made_up(a, /, b: int, c=1, *d: str, e: int, f: float = 2.0, **g: str) -> None: ...
-
-    def keywords(self, *, b: int) -> None: ...
-
-    found = reference._signature(made_up, "made_up")  # noqa: SLF001
-    assert found == "made_up(a, b: int, c=1, *d: str, e: int, f: float = 2.0, **g: str) -> None"
-    assert reference._signature(keywords, "k") == "k(*, b: int) -> None"  # noqa: SLF001
+def test_types_and_ranges_in_words() -> None:
+    found = {key.name: key for key in describe(registry.from_config_dict(registry.default_config("masked_lm")))}
+    assert found["task.final_ratio"] == Key(
+        "task.final_ratio",
+        None,
+        None,
+        "float or None, above 0.0, at most 0.9",
+        "the same at the last step, linear between; None: the ratio stays",
+    )
+    assert found["optim.no_decay"].allowed == "tuple of strings" and found["seed"].allowed == "int, at least 0"

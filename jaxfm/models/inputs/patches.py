@@ -24,6 +24,8 @@ from jaxfm.parallel.mesh import constrain, with_axes
 _SINE_BASE = 10_000.0
 # A batch may say which patches the encoder is not to see: bool [B, T].
 HIDDEN = "hidden"
+# And it may have pixels f32 [B, T, P * P * C] on the scale of the weights in place of bytes.
+NORMALIZED = "normalized"
 
 
 def fields(row_length: int, patches: PatchConfig) -> BatchSpec:
@@ -91,7 +93,7 @@ class PatchInputs(nnx.Module):
     def __call__(self, batch: Mapping[str, jax.Array], key: DropoutKey | None = None) -> Inputs:
         """Returns the inputs of the layers; `key` turns dropout on."""
         cells_BT2 = batch["cells"]
-        pixels = batch["normalized"] if "normalized" in batch else self.normalize(batch["pixels"])
+        pixels = batch[NORMALIZED] if NORMALIZED in batch else self.normalize(batch["pixels"])
         x_BTD = tensordot(pixels.astype(self.dtype), self.kernel[...].astype(self.dtype).reshape(-1, self.width), 1)
         x_BTD = x_BTD if self.bias is None else add_bias(x_BTD, self.bias[...])
         if HIDDEN in batch:

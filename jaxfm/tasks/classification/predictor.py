@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxfm.core.explained import Explained, Target
+from jaxfm.core.explained import Explained
 from jaxfm.core.model_card import CardPart
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.errors import UserError
@@ -20,16 +20,15 @@ from jaxfm.families.registry import family
 from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.export import write_model
 from jaxfm.models.heads import SequenceClassifier
-from jaxfm.tasks.classification.spec import ClassifierSpec, EncodedExamples, encode, encodings
-from jaxfm.tasks.explaining import baseline_token, token_places
+from jaxfm.tasks.classification.explaining import PROBABILITY, explained_examples
+from jaxfm.tasks.classification.spec import ClassifierSpec, EncodedExamples, encode
+from jaxfm.tasks.explaining import explained_arrays
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 # transformers' name of what jaxfm's `config.task.kind` names.
 _CARD_LABELS = 50  # that the model card names
-# What makes probabilities of the outputs.
-_PROBABILITY = {"single": "softmax", "multi": "sigmoid", "regression": ""}
 _PROBLEM_TYPES = {
     "single": "single_label_classification",
     "multi": "multi_label_classification",
@@ -175,29 +174,30 @@ class ClassifierPredictor:
         """See core.task.AveragesModels."""
         return dataclasses.replace(self, calibration={})
 
+    @property
+    def explains_pairs(self) -> bool:
+        """Whether a record has two texts."""
+        return self.spec.pairs
+
     def explain_problem(self) -> str:
         """Returns "": all results can be explained."""
         return ""
 
-    def explained(self, encoded: EncodedRecords, outputs: Mapping[str, np.ndarray]) -> Explained:
+    def encode_explained(self, records: Sequence[Mapping[str, Any]]) -> EncodedRecords:
+        """See `encode`."""
+        return self.encode(records)
+
+    def explained_outputs(self, model: SequenceClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """See core.task.ExplainsResults: arrays [B, S, C]."""
+        return explained_arrays(model(batch), PROBABILITY[self.spec.kind])
+
+    def explained(self, encoded: EncodedRecords, outputs: Mapping[str, np.ndarray]) -> list[Explained]:
         """Returns what the likeliest class, each label that holds, or the number is due to."""
-        (record,), ((row, segment, start),) = encoded.records, encoded.examples.rows.example_locations.tolist()
-        texts = [(record["text"], record.get("pair"))]
-        encoding = encodings(self.spec, self.tokenizer, texts)[0]
-        tokens = token_places(encoding, ("text", "pair"), row, start)
-        kind = _PROBABILITY[self.spec.kind]
-        outputs_C = encoded.examples.per_example(outputs["outputs"])[0]
-        found_C = outputs_C if not kind else probabilities(outputs_C[None], self.calibration, self.spec.kind)[0]
-        chosen = [int(np.argmax(found_C))]
-        if self.spec.kind == "multi":
-            chosen = np.flatnonzero(found_C >= self.spec.threshold).tolist()
-        ranked = {self.labels[each]: float(found_C[each]) for each in np.argsort(-found_C, kind="stable").tolist()}
-        targets = []
-        for number in chosen if tokens else []:
-            label = self.labels[number]
-            others = {name: each for name, each in ranked.items() if kind == "softmax" and name != label}
-            targets.append(Target({"label": label}, np.asarray([[row, segment, number]]), np.ones(1), others))
-        return Explained("outputs", kind, tuple(targets), tokens, baseline_token(self.tokenizer))
+        outputs_EC = encoded.examples.per_example(outputs["outputs"])
+        results = self.decode(encoded, outputs)
+        return explained_examples(
+            self.spec, self.tokenizer, encoded.records, encoded.examples, results, outputs_EC, self.calibration
+        )
 
     def pair_score_problem(self) -> str:
         """Returns why a pair has no one score: its model has one number, or two classes, of which the last is yes."""

@@ -81,6 +81,14 @@ class ClassificationTask:
         """Returns what scores a split."""
         return ClassifierScorer(self.objective.spec, self.examples[split], self.encoded[split])
 
+    def labelled_records(self, split: str) -> list[dict[str, Any]]:
+        """See core.task.GivesRecords."""
+        return [
+            {"text": each.text, **({} if each.pair is None else {"pair": each.pair}), "origin": each.origin}
+            | {"gold": list(each.target) if isinstance(each.target, tuple) else each.target}
+            for each in self.examples[split]
+        ]
+
     def save(self, workdir: pathlib.Path) -> None:
         """Writes task.json and the tokenizer's files."""
         self.tokenizer.save_pretrained(workdir / TOKENIZER_DIR)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from jaxfm.core.explained import Explained
 from jaxfm.core.model_card import CardPart
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.errors import UserError
@@ -17,7 +18,9 @@ from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.export import write_model
 from jaxfm.hub.sentence_transformers import write_sentence_transformers
 from jaxfm.models.embedder import Embedder
+from jaxfm.tasks.embedding.explaining import EncodedPairs, encode_pairs, explained_similarities, similarities
 from jaxfm.tasks.embedding.spec import EmbeddingSpec
+from jaxfm.tasks.explaining import explained_arrays
 from jaxfm.tasks.text_groups.encoding import DOCUMENT, ROLES, EncodedTexts, encode_texts
 
 if TYPE_CHECKING:
@@ -42,7 +45,7 @@ class EncodedRecords:
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingPredictor:
-    """Texts in, vectors out (implements jaxfm.core.task.Predictor and EmbedsTexts).
+    """Texts in, vectors out (implements Predictor, EmbedsTexts and ExplainsResults of core.task).
 
     Attributes:
       spec: of the model.
@@ -103,6 +106,30 @@ class EmbeddingPredictor:
             found = [round(float(value), _DIGITS) for value in vector_E] if record["text"].strip() else None
             results.append({**record, **({"truncated": True} if is_cut else {}), "vector": found})
         return results
+
+    explains_pairs = True
+
+    def explain_problem(self) -> str:
+        """Returns "": the similarity of two texts can be explained."""
+        return ""
+
+    def encode_explained(self, records: Sequence[Mapping[str, Any]]) -> EncodedPairs:
+        """Packs {"text": ..., "pair": ...}, a query and a document; UserError without the second text."""
+        for record in records:
+            if "pair" not in record:
+                raise UserError(
+                    f"{record['text'][:60]!r}: a vector has no words of its own to explain, but the similarity of two "
+                    'texts has: give the second one too (--pair="TEXT", or "pair" in JSON lines).'
+                )
+        return encode_pairs(self.spec, self.tokenizer, records)
+
+    def explained_outputs(self, model: Embedder, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """See core.task.ExplainsResults: arrays [B, 1]."""
+        return explained_arrays(similarities(model(batch)), "")
+
+    def explained(self, encoded: EncodedPairs, outputs: Mapping[str, np.ndarray]) -> list[Explained]:
+        """Returns what the similarity of each pair is due to."""
+        return explained_similarities(self.spec, self.tokenizer, encoded, outputs["vectors"])
 
     def lines(self, result: Mapping[str, Any]) -> list[str]:
         """Returns the text and the first numbers of its vector."""

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxfm.core.explained import Explained
 from jaxfm.core.model_card import CardPart
 from jaxfm.data.images.rows import ImageRows
 from jaxfm.data.images.stored import StoredImage
@@ -23,6 +24,8 @@ from jaxfm.models.attention_maps import last_attention
 from jaxfm.models.image_classifier import ImageClassifier
 from jaxfm.observe.image_sheets import lit
 from jaxfm.tasks.class_targets import predicted_targets
+from jaxfm.tasks.explaining import explained_arrays
+from jaxfm.tasks.image_classification.explaining import explained_images
 from jaxfm.tasks.image_classification.scorer import per_image
 from jaxfm.tasks.image_classification.spec import ImageClassifierSpec
 from jaxfm.tasks.image_rows import image_rows
@@ -43,7 +46,7 @@ class EncodedImages:
 
 @dataclasses.dataclass(frozen=True)
 class ImageClassifierPredictor:
-    """Images in, classes out (implements jaxfm.core.task.Predictor and jaxfm.core.task.ReadsImages).
+    """Images in, classes out (implements Predictor, ReadsImages and ExplainsResults of core.task).
 
     Attributes:
       spec: of the classifier.
@@ -106,6 +109,25 @@ class ImageClassifierPredictor:
             found = {"label": said, "score": scores[said]} if self.spec.kind == "single" else {"labels": list(said)}
             results.append({"image": name, **found, "scores": scores})
         return results
+
+    explains_pairs = False
+
+    def explain_problem(self) -> str:
+        """Returns "": all results can be explained."""
+        return ""
+
+    def encode_explained(self, records: Sequence[Mapping[str, Any]]) -> EncodedImages:
+        """See `encode`."""
+        return self.encode(records)
+
+    def explained_outputs(self, model: ImageClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """See core.task.ExplainsResults: arrays [B, S, C]."""
+        return explained_arrays(model(batch), "softmax" if self.spec.kind == "single" else "sigmoid")
+
+    def explained(self, encoded: EncodedImages, outputs: Mapping[str, np.ndarray]) -> list[Explained]:
+        """Returns what the likeliest class, or each label that holds, is due to."""
+        found_EC = probabilities(per_image(encoded.rows, outputs["outputs"]), self.calibration, self.spec.kind)
+        return explained_images(self.spec, encoded.rows, self.decode(encoded, outputs), found_EC)
 
     def lines(self, result: Mapping[str, Any]) -> list[str]:
         """Returns the image's name, then the likeliest classes, or the labels that hold."""

@@ -70,6 +70,14 @@ class ImageClassificationTask:
         """Returns what scores a split."""
         return ImageClassifierScorer(self.objective.spec, self.examples[split], self.datasets[split])
 
+    def labelled_records(self, split: str) -> list[dict[str, Any]]:
+        """See core.task.GivesRecords; gold is the class, or a list of labels."""
+        one = self.objective.spec.kind == "single"
+        return [
+            {"image": each.image, "origin": each.origin, "gold": each.labels[0] if one else list(each.labels)}
+            for each in self.examples[split]
+        ]
+
     def save(self, workdir: pathlib.Path) -> None:
         """Writes task.json."""
         write_spec(workdir, NAME, self.objective.spec)

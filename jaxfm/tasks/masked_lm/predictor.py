@@ -12,12 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxfm.core.explained import Explained
 from jaxfm.core.model_card import CardPart
 from jaxfm.data.text.masking import target_places
 from jaxfm.data.text.packing import PackedRows, build_rows
+from jaxfm.errors import UserError
 from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.export import write_model
 from jaxfm.models.heads import MaskedLM
+from jaxfm.tasks.explaining import explained_arrays
+from jaxfm.tasks.masked_lm.explaining import explained_masks
 from jaxfm.tasks.masked_lm.spec import MaskedLMSpec
 
 if TYPE_CHECKING:
@@ -70,7 +74,7 @@ class MaskedPositions:
 
 @dataclasses.dataclass(frozen=True)
 class FillMask:
-    """Texts in, predictions of masked tokens out (implements jaxfm.core.task.Predictor)."""
+    """Texts in, predictions of masked tokens out (implements Predictor and ExplainsResults of core.task)."""
 
     spec: MaskedLMSpec
     tokenizer: "PreTrainedTokenizerFast"
@@ -176,6 +180,35 @@ class FillMask:
             if "masks" not in result and length > MAX_SCORED_TOKENS:
                 result["cut"] = True
         return results
+
+    explains_pairs = False
+
+    def explain_problem(self) -> str:
+        """Returns "": all masks can be explained."""
+        return ""
+
+    def encode_explained(self, records: Sequence[Mapping[str, Any]]) -> MaskedPositions:
+        """Asks for the masks of each text; UserError for a text without one, unless it is blank."""
+        encoded = self.encode(records)
+        if missing := [each.text for each in encoded.positions if each.target is not None]:
+            raise UserError(
+                f"{encoded.texts[missing[0]][:60]!r}: has no mask. Write {self.tokenizer.mask_token} where a word is "
+                "to be explained."
+            )
+        return encoded
+
+    def explained_outputs(self, model: MaskedLM, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """See core.task.ExplainsResults: arrays [B, P, V], P as in `outputs`."""
+        places_BP, _ = target_places(batch["labels"], min(_POSITIONS, batch["tokens"].shape[1]))
+        hidden_BPD = jnp.take_along_axis(model.hidden(batch), places_BP[..., None], axis=1)
+        return explained_arrays(model.logits(hidden_BPD)[..., : len(self.tokenizer)], "softmax")
+
+    def explained(self, encoded: MaskedPositions, outputs: Mapping[str, np.ndarray]) -> list[Explained]:
+        """Returns what the likeliest token of each mask is due to."""
+        masks = [(each.text, each.place) for each in encoded.positions]
+        results = self.decode(encoded, outputs)
+        more = (encoded.window, masks, encoded.rows, results, outputs)
+        return explained_masks(self.tokenizer, encoded.texts, *more)
 
     def lines(self, result: Mapping[str, Any]) -> list[str]:
         """Returns the text, then its masks' candidates or its pseudo-perplexity and least likely tokens."""

@@ -20,7 +20,7 @@ from jaxfm.evaluation import ensembles
 from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.export import write_model
 from jaxfm.models.heads import TokenClassifier
-from jaxfm.tasks.explaining import baseline_token
+from jaxfm.tasks.explaining import baseline_token, explained_arrays
 from jaxfm.tasks.ner.decoding import class_probabilities, read_words, tags_of
 from jaxfm.tasks.ner.explaining import explained_entities
 from jaxfm.tasks.ner.model_card import tagger_card
@@ -75,6 +75,7 @@ class NerPredictor:
     takes_words = True
     splitters = (RUN_WORDS, PIPELINE_WORDS)
     pairs = False
+    explains_pairs = False
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -189,13 +190,22 @@ class NerPredictor:
         """Returns why entities cannot be explained; "" where they can."""
         return "the tags of a CRF are not explained: each depends on all others." if self.spec.head == CRF else ""
 
-    def explained(self, encoded: EncodedTexts, outputs: Mapping[str, np.ndarray]) -> Explained:
-        """Returns what each entity is due to: the mean probability of the tags of its words."""
+    def encode_explained(self, records: Sequence[Mapping[str, Any]]) -> EncodedTexts:
+        """See `encode`."""
+        return self.encode(records)
+
+    def explained_outputs(self, model: TokenClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """See core.task.ExplainsResults: arrays [B, T, C]."""
+        return explained_arrays(self.outputs(model, batch)["logits"], "softmax")
+
+    def explained(self, encoded: EncodedTexts, outputs: Mapping[str, np.ndarray]) -> list[Explained]:
+        """Returns what each entity is due to: the mean over its words of the value of their tags."""
         return explained_entities(
             self.spec,
             encoded.encoded,
             outputs,
-            encoded.texts[0].offsets,
+            encoded.texts,
+            self.decode(encoded, outputs),
             calibration=self.calibration,
             decoding=ARGMAX if self.splitter == PIPELINE_WORDS else self.spec.decoding,
             baseline=baseline_token(self.tokenizer),

@@ -75,6 +75,13 @@ class NerTask:
         """Returns what scores a split."""
         return NerScorer(self.objective.spec, self.sentences[split], self.encoded[split])
 
+    def labelled_records(self, split: str) -> list[dict[str, Any]]:
+        """See core.task.GivesRecords; gold are the tags."""
+        return [
+            {"tokens": list(each.words), "origin": each.origin, "gold": list(each.tags)}
+            for each in self.sentences[split]
+        ]
+
     def save(self, workdir: pathlib.Path) -> None:
         """Writes task.json and the tokenizer's files."""
         self.tokenizer.save_pretrained(workdir / TOKENIZER_DIR)

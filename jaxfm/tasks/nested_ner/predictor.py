@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from jaxfm.core.explained import Explained
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.data.text.tokenization import encode_words
 from jaxfm.errors import UserError
 from jaxfm.models.word_spans import WordSpanClassifier
+from jaxfm.tasks.explaining import baseline_token, explained_arrays
 from jaxfm.tasks.nested_ner.decoding import find_entities
+from jaxfm.tasks.nested_ner.explaining import explained_spans
 from jaxfm.tasks.nested_ner.spans import SpanRows
 from jaxfm.tasks.nested_ner.spec import NestedNerSpec, encode
 from jaxfm.tasks.record_words import Words
@@ -43,7 +46,7 @@ class EncodedTexts:
 
 @dataclasses.dataclass(frozen=True)
 class NestedNerPredictor:
-    """Texts in, entities out (implements jaxfm.core.task.Predictor).
+    """Texts in, entities out (implements Predictor, FindsEntities and ExplainsResults of core.task).
 
     Attributes:
       spec: of the model.
@@ -113,6 +116,32 @@ class NestedNerPredictor:
                 entities.append(entity | {"score": round(score, 4)})
             results.append(_result(text, entities))
         return results
+
+    explains_pairs = False
+
+    def explain_problem(self) -> str:
+        """Returns "": all entities can be explained."""
+        return ""
+
+    def encode_explained(self, records: Sequence[Mapping[str, Any]]) -> EncodedTexts:
+        """See `encode`."""
+        return self.encode(records)
+
+    def explained_outputs(self, model: WordSpanClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """See core.task.ExplainsResults: arrays [B, T, K, C]."""
+        return explained_arrays(self.outputs(model, batch)["logits"], "softmax")
+
+    def explained(self, encoded: EncodedTexts, outputs: Mapping[str, np.ndarray]) -> list[Explained]:
+        """Returns what each entity is due to."""
+        results, baseline = self.decode(encoded, outputs), baseline_token(self.tokenizer)
+        if not len(encoded.rows):
+            return [
+                Explained(result, {"text": text.text}, (), (), baseline)
+                for text, result in zip(encoded.texts, results, strict=True)
+            ]
+        logits = encoded.encoded.per_span(outputs["logits"])
+        found = find_entities(self.spec, encoded.encoded, logits, self.calibration)
+        return explained_spans(self.spec, encoded.encoded, encoded.texts, found, results, baseline)
 
     def lines(self, result: Mapping[str, Any]) -> list[str]:
         """Returns the text, then a line an entity: characters, type, score, text; one inside another is moved in."""

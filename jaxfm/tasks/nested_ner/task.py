@@ -70,6 +70,14 @@ class NestedNerTask:
         """Returns what scores a split."""
         return NestedNerScorer(self.objective.spec, self.sentences[split], self.encoded[split])
 
+    def labelled_records(self, split: str) -> list[dict[str, Any]]:
+        """See core.task.GivesRecords; gold are the entities, (first word, one past the last, type)."""
+        return [
+            {"tokens": list(each.words), "origin": each.origin}
+            | {"gold": [list(span) for span in entities_of(each).in_words]}
+            for each in self.sentences[split]
+        ]
+
     def save(self, workdir: pathlib.Path) -> None:
         """Writes task.json and the tokenizer's files."""
         self.tokenizer.save_pretrained(workdir / TOKENIZER_DIR)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from jaxfm.core.explained import Explained
 from jaxfm.core.model_card import CardPart
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.errors import UserError
@@ -17,6 +18,7 @@ from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.export import write_model
 from jaxfm.models.heads import SpanClassifier
 from jaxfm.tasks.qa.decoding import Reading, Span, read
+from jaxfm.tasks.qa.explaining import explained_answers, token_probabilities
 from jaxfm.tasks.qa.scorer import is_unanswered
 from jaxfm.tasks.qa.spec import EncodedQuestions, QaSpec, encode, tokenize
 
@@ -44,7 +46,7 @@ class EncodedRecords:
 
 @dataclasses.dataclass(frozen=True)
 class QaPredictor:
-    """Questions and contexts in, answers out (implements jaxfm.core.task.Predictor).
+    """Questions and contexts in, answers out (implements Predictor and ExplainsResults of core.task).
 
     Attributes:
       spec: of the reader.
@@ -126,6 +128,26 @@ class QaPredictor:
         best = listed[0]
         found = {"answer": best["text"], "start": best["start"], "end": best["end"], "score": best["score"]}
         return {**found, **none, "answers": listed}
+
+    explains_pairs = True
+
+    def explain_problem(self) -> str:
+        """Returns "": all answers can be explained."""
+        return ""
+
+    def encode_explained(self, records: Sequence[Mapping[str, Any]]) -> EncodedRecords:
+        """See `encode`."""
+        return self.encode(records)
+
+    def explained_outputs(self, model: SpanClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """See core.task.ExplainsResults: arrays [B, T, 2]."""
+        return token_probabilities(model(batch), batch)
+
+    def explained(self, encoded: EncodedRecords, outputs: Mapping[str, np.ndarray]) -> list[Explained]:
+        """Returns what the start and the end of each answer are due to."""
+        results = self.decode(encoded, outputs)
+        asked = (encoded.questions, encoded.contexts, encoded.asked)
+        return explained_answers(self.spec, self.tokenizer, *asked, encoded.encoded, results, outputs)
 
     def lines(self, result: Mapping[str, Any]) -> list[str]:
         """Returns the question, then the answer with characters and score, and the next likely ones."""

@@ -60,6 +60,14 @@ class QaTask:
         """Returns what scores a split."""
         return QaScorer(self.objective.spec, self.questions[split], self.encoded[split])
 
+    def labelled_records(self, split: str) -> list[dict[str, Any]]:
+        """See core.task.GivesRecords; gold are the texts of the answers."""
+        return [
+            {"text": each.question, "pair": each.context, "origin": each.origin}
+            | {"gold": [answer.text for answer in each.answers]}
+            for each in self.questions[split]
+        ]
+
     def save(self, workdir: pathlib.Path) -> None:
         """Writes task.json and the tokenizer's files."""
         self.tokenizer.save_pretrained(workdir / TOKENIZER_DIR)

@@ -68,6 +68,14 @@ class GroupsTask:
         """Returns what scores a split."""
         return self.scorer_class(self._spec, self.groups[split], self.evaluated[split])
 
+    def labelled_records(self, split: str) -> list[dict[str, Any]]:
+        """See core.task.GivesRecords: each anchor with the first text that goes with it; gold is their score."""
+        return [
+            {"text": each.anchor, "pair": each.others[0], "origin": each.origin}
+            | {"gold": each.scores[0] if each.scores else None}
+            for each in self.groups[split]
+        ]
+
     def save(self, workdir: pathlib.Path) -> None:
         """Writes task.json and the tokenizer's files."""
         self.tokenizer.save_pretrained(workdir / TOKENIZER_DIR)
