@@ -294,7 +294,7 @@ def layer_states(
       UserError: the kernel that `build.attention` asks for cannot compute these layers.
     """
     specs = attention_specs(config, build, segment_ids_BT, positions_BT, training=key is not None)
-    period_inputs = makemake_layer_inputs(config, specs, common, positions_BT)
+    period_inputs = make_layer_inputs(config, specs, common, positions_BT)
     graphdef, parameters = nnx.split(layers)
     keys = stacked_keys(key, config.num_layers)
     period = len(period_inputs)
