@@ -410,4 +410,6 @@ def copy_run(source: pathlib.Path, folder: pathlib.Path) -> None:
         path = folder / name
         if path.is_file():
             whole_name = rf"{re.escape(str(source))}(?![\w.-])"
-            files.write_text(path, re.sub(whole_name, lambda _: str(folder), path.read_text(encoding="utf-8")))
+            text = re.sub(whole_name, lambda _: str(folder), path.read_text(encoding="utf-8"))
+            title = rf"(?<=: ){re.escape(source.name)}(?=\s|<)"
+            files.write_text(path, re.sub(title, lambda _: folder.name, text))
