@@ -25,6 +25,7 @@ from jaxfm import files
 from jaxfm.errors import UserError
 from jaxfm.evaluation.faithfulness import RANDOM, SCORES, to_values
 from jaxfm.observe.tables import Table, to_markdown
+from jaxfm.observe.writers import to_json
 from jaxfm.programs.explain import split_records
 from jaxfm.programs.explain_faithfulness import faithfulness
 from jaxfm.programs.explanations import Explainer
@@ -127,7 +128,7 @@ def main() -> None:
         train(task_config(task, arguments.source, seed, changes, folder, arguments.limit), folder / "run")
         found[str(seed)] = measured(folder / "run", arguments, seed)
         result = {"command": quality.shown_command(sys.argv), **quality.machine(), "task": task, "seeds": found}
-        files.write_json(arguments.output, result)
+        files.write_json(arguments.output, to_json(result))  # few records have no interval
     print(to_markdown(table(result)))
 
 

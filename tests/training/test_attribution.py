@@ -131,7 +131,7 @@ TEXT = "ada met boole in hull"
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
-    names = ("ner", "classification", "pairs", "multi", "regression", "masked_lm")
+    names = ("ner", "classification", "pairs", "multi", "regression", "replaced_token")
     runs: dict[str, pathlib.Path] = tiny.write_runs(tmp_path_factory.mktemp("explained"), names)
     return {name: Model(run) for name, run in runs.items()}
 
@@ -225,8 +225,8 @@ def test_shares_of_attention_are_of_the_words_alone(models: dict[str, Model]) ->
 
 
 def test_what_is_not_explained_says_so(models: dict[str, Model]) -> None:
-    assert not models["masked_lm"].explains and models["ner"].explains
-    with pytest.raises(UserError, match="results of the task masked_lm are not explained"):
-        models["masked_lm"].explain(TEXT)
+    assert not models["replaced_token"].explains and models["ner"].explains
+    with pytest.raises(UserError, match="results of the task replaced_token are not explained"):
+        models["replaced_token"].explain(TEXT)
     with pytest.raises(UserError, match=r"the text: takes rows of [\d,]+ tokens; texts of up to 2,048 are explained"):
         models["ner"].explain(" ".join(["ada met boole in hull"] * 300))
