@@ -30,9 +30,11 @@ MOST_FITTED = 5000
 _SUMS, _TOKENS = "stress_sums", "stress_tokens"
 
 
-def segment_sums(x_BTD: jax.Array, segment_ids_BT: jax.Array, segments: int) -> tuple[jax.Array, jax.Array]:
-    """Returns the sum f32 [B, S, D] of the hidden states of each segment, and its number of tokens [B, S]."""
-    member_BTS = (segment_ids_BT[..., None] == 1 + jnp.arange(segments)).astype(jnp.float32)
+def segment_sums(
+    x_BTD: jax.Array, segment_ids_BT: jax.Array, taken_BT: jax.Array, segments: int
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the sum f32 [B, S, D] of the hidden states that are taken of each segment, and their number [B, S]."""
+    member_BTS = ((segment_ids_BT[..., None] == 1 + jnp.arange(segments)) & taken_BT[..., None]).astype(jnp.float32)
     return jnp.einsum("bts,btd->bsd", member_BTS, x_BTD.astype(jnp.float32)), member_BTS.sum(axis=1)
 
 
@@ -72,7 +74,10 @@ def detections(
 
     def outputs(model: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         states = model.encoder.encode(batch)
-        sums, counts = segment_sums(states.x_BTD, states.segment_ids_BT, segments)
+        # What the head reads, as far as it is one vector a record: a mean over tokens is less spread in a long text.
+        first = getattr(model, "pooling", "mean").startswith("cls")
+        taken_BT = states.positions_BT == 0 if first else jnp.ones_like(states.segment_ids_BT, bool)
+        sums, counts = segment_sums(states.x_BTD, states.segment_ids_BT, taken_BT, segments)
         return {**function(model, batch), _SUMS: sums, _TOKENS: counts}
 
     computed = opened.evaluator(max(len(each.encoded.rows) for each in sets.values()), outputs)
@@ -131,7 +136,7 @@ def _mahalanobis(
 
 
 def record_vectors(encoded: EncodedRecords, outputs: Mapping[str, np.ndarray], count: int) -> np.ndarray:
-    """Returns the mean hidden state [N, D] of each record, over all of its parts."""
+    """Returns the mean [N, D] of the hidden states taken of each record, over all of its parts."""
     record, row, segment = encoded.places.T
     sums, tokens = np.zeros((count, outputs[_SUMS].shape[-1])), np.zeros(count)
     np.add.at(sums, record, outputs[_SUMS][row, segment])
