@@ -2,7 +2,8 @@
 
 # B batch, T tokens, D model
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 
 import jax
 from flax import nnx
@@ -18,7 +19,12 @@ from jaxfm.models.stack import apply_layers, make_layers
 
 
 class Encoder(nnx.Module):
-    """Inputs and layers, whose parameters are stacked along a leading axis, and what layers have in common."""
+    """Inputs and layers, whose parameters are stacked along a leading axis, and what layers have in common.
+
+    `record`, where `models.layer_outputs` has set it, is given what the layers of a pass read.
+    """
+
+    record: Callable[[jax.Array, Inputs], None] | None = None
 
     def __init__(self, config: EncoderConfig, build: Build, rngs: nnx.Rngs, inputs: InputModule | None = None):
         """Makes the encoder, of what `config` reads unless `inputs`, made before from the same `rngs`, are given.
@@ -39,5 +45,8 @@ class Encoder(nnx.Module):
         """Returns the last hidden states as `x_BTD`, and the segments and positions of the tokens that they are of."""
         inputs_key, layers_key = split_key(key, 2)
         inputs = self.embeddings(batch, inputs_key)
-        x_BTD = apply_layers(self.config, self.layers, self.common, *inputs, self.build, key=layers_key)
+        record = None if self.record is None else functools.partial(self.record, inputs=inputs)
+        x_BTD = apply_layers(
+            self.config, self.layers, self.common, *inputs, self.build, key=layers_key, record=record
+        )
         return inputs._replace(x_BTD=x_BTD)

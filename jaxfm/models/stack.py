@@ -235,6 +235,7 @@ def apply_layers(
     build: Build,
     *,
     key: DropoutKey | None = None,
+    record: Callable[[jax.Array], None] | None = None,
 ) -> jax.Array:
     """Returns the hidden states [B, T, D] after stacked layers.
 
@@ -250,6 +251,7 @@ def apply_layers(
       positions_BT: [B, T], from 0 in each segment.
       build: how they are computed.
       key: turns dropout on.
+      record: is given what each layer reads and, last, these hidden states: [L + 1, B, T, D].
 
     Raises:
       UserError: the kernel that `build.attention` asks for cannot compute these layers.
@@ -269,14 +271,20 @@ def apply_layers(
         # In a loop the compiler cannot find the forward pass' values again, so that no barrier is needed.
         return jax.checkpoint(one, policy=_SAVED[build.remat], prevent_cse=not build.scan)
 
-    def run(stream: Any, first: int, last: int) -> Any:
-        """Applies the layers first .. last - 1."""
+    def seen(stream: Any) -> jax.Array | None:
+        """Returns what the next layer reads, where it is recorded."""
+        return None if record is None else _read(config, stream)
+
+    def run(stream: Any, first: int, last: int) -> tuple[Any, list[Any]]:
+        """Applies the layers first .. last - 1; returns the stream, and what was seen after them, in stacks."""
         inputs = [period_inputs[(first + index) % period] for index in range(period)]
 
-        def apply(stream: Any, some: list[tuple[nnx.State, DropoutKey | None]]) -> tuple[Any, None]:
+        def apply(stream: Any, some: list[tuple[nnx.State, DropoutKey | None]]) -> tuple[Any, list[Any]]:
+            after = []
             for (layer, layer_key), layer_inputs in zip(some, inputs, strict=False):
                 stream = with_inputs(layer_inputs)(stream, layer, layer_key)
-            return stream, None
+                after.append(seen(stream))
+            return stream, after
 
         stacked = _take_layers((parameters, keys), slice(first, last), config.num_layers)
         if last <= build.frozen_layers:  # otherwise the part of a trained array would have a gradient, all of it zero
@@ -284,18 +292,37 @@ def apply_layers(
         # One round of the loop is one period of layers, so that the compiler knows which of them are local.
         rounds, rest = divmod(last - first, period)
         looped = [_take_layers(stacked, slice(i, rounds * period, period), last - first) for i in range(period)]
-        stream, _ = lax.scan(apply, stream, looped, length=rounds, unroll=1 if build.scan else max(rounds, 1))
+        stream, after = lax.scan(apply, stream, looped, length=rounds, unroll=1 if build.scan else max(rounds, 1))
         left = [jax.tree.map(lambda leaf, i=i: leaf[rounds * period + i], stacked) for i in range(rest)]
-        return apply(stream, left)[0]
+        stream, last_ones = apply(stream, left)
+        return stream, [_in_turn(after), *(each[None] for each in last_ones)] if record is not None else []
 
     first_norm = None if common is None else common.first_norm
     stream: Any = (x_BTD, x_BTD if first_norm is None else first_norm(x_BTD)) if config.pre_norm else x_BTD
+    recorded = [] if record is None else [_read(config, stream)[None]]
     if config.layer_groups:
-        stream = _apply_groups(config, parameters, keys, stream, with_inputs(period_inputs[0]), build)
+        one = with_inputs(period_inputs[0])
+        stream, after = _apply_groups(config, parameters, keys, stream, one, build, seen)
+        recorded += after
     else:
         for first, last in ((0, build.frozen_layers), (build.frozen_layers, config.num_layers)):
-            stream = run(stream, first, last) if first < last else stream
+            if first < last:
+                stream, after = run(stream, first, last)
+                recorded += after
+    if record is not None:
+        record(jnp.concatenate(recorded))
+    return _read(config, stream)
+
+
+def _read(config: EncoderConfig, stream: Any) -> jax.Array:
+    """Returns what the next layer, or a head, reads of the residual stream."""
     return stream[1] if config.pre_norm else stream
+
+
+def _in_turn(after: list[jax.Array]) -> jax.Array:
+    """Returns what was seen after each layer of a period, [R, B, T, D] of R periods, in the order of the layers."""
+    together = jnp.stack(after, axis=1)
+    return together.reshape(-1, *together.shape[2:])
 
 
 def _apply_groups(
@@ -305,19 +332,29 @@ def _apply_groups(
     stream: Any,
     one: Callable[[Any, nnx.State, DropoutKey | None], Any],
     build: Build,
-) -> Any:
-    """Applies each group's weights for all of its layers; in a loop they are one array, not a copy a layer."""
+    seen: Callable[[Any], jax.Array | None],
+) -> tuple[Any, list[Any]]:
+    """Applies each group's weights for all of its layers; in a loop they are one array, not a copy a layer.
+
+    Also returns what `seen` gives after each layer, a stack a group.
+    """
     assert not build.frozen_layers, "see adaptation: shared layers are trained together"
     each = config.num_layers // config.layer_groups
 
-    def step(weights: nnx.State) -> Callable[[Any, DropoutKey | None], tuple[Any, None]]:
-        return lambda stream, layer_key: (one(stream, weights, layer_key), None)
+    def step(weights: nnx.State) -> Callable[[Any, DropoutKey | None], tuple[Any, Any]]:
+        def apply(stream: Any, layer_key: DropoutKey | None) -> tuple[Any, Any]:
+            stream = one(stream, weights, layer_key)
+            return stream, seen(stream)
 
+        return apply
+
+    after = []
     for group in range(config.layer_groups):
         weights = jax.tree.map(lambda leaf, group=group: leaf[group], parameters)
         own_keys = _take_layers(keys, slice(group * each, (group + 1) * each), config.num_layers)
-        stream, _ = lax.scan(step(weights), stream, own_keys, length=each, unroll=1 if build.scan else each)
-    return stream
+        stream, seen_here = lax.scan(step(weights), stream, own_keys, length=each, unroll=1 if build.scan else each)
+        after.append(seen_here)
+    return stream, after
 
 
 @jax.named_scope("attention")

@@ -277,8 +277,10 @@ def _compute(
 def _program(session: Session) -> tuple[Callable[..., _Computed], list[str]]:
     """Returns what computes a batch, and the paths of the parameters that are trained."""
 
+    constants = session.constants
+
     def compute(state: TrainState, batch: Mapping[str, jax.Array]) -> _Computed:
-        found = session.gradients(moved_part(state, session.adaptation), state, batch)
+        found = session.gradients(moved_part(state, session.adaptation), state, batch, constants)
         norm = optax.tree.norm(found.grads) / jnp.maximum(found.weight, 1.0)
         return _Computed(found.loss, found.weight, norm, _count_odd(jax.tree.leaves(found.grads)))
 

@@ -401,6 +401,7 @@ def _command_to_go_on(config: Config, workdir: pathlib.Path) -> str:
     for key in ("preset", "tokenizer"):  # those of the run are taken
         changed |= {f"model.{key}": ""} if getattr(config.model, key) else {}
     changed |= {f"model.{key}": 0 for key in SIZES if getattr(config.model, key)}
+    changed |= {"model.keep_layers": "()"} if config.model.keep_layers else {}
     for key in ("epochs", "steps"):  # what is asked for in all, less what is done
         more = getattr(config.train, key) - getattr(before, key)
         changed |= {f"train.{key}": f"{more:g}"} if more > 0 else {}

@@ -1,5 +1,6 @@
 """Where a new run's weights come from, another run included."""
 
+import dataclasses
 import pathlib
 
 from jaxfm import files
@@ -14,6 +15,7 @@ from jaxfm.hub import initial as hub_initial
 from jaxfm.hub.tensor_files import check_finite
 from jaxfm.hub.vocabulary import fit_vocabulary
 from jaxfm.models.adapters import plain_weights
+from jaxfm.models.subnets import take_layers
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.training.saved_run import open_run
 from jaxfm.training.workdir import read_origin
@@ -25,13 +27,41 @@ def resolve(config: ModelConfig) -> Initial:
     """Finds and reads what `config.model` names: run:WORKDIR here, all else in `jaxfm.hub.initial`.
 
     Of a run it is the checkpoint that the run itself would report: the best, or the last, or a mean of some; its
-    low-rank updates are merged into the weights, and rounded weights are floats again.
+    low-rank updates are merged into the weights, and rounded weights are floats again. Of either, the layers that
+    `keep_layers` names.
 
     Raises:
-      UserError: as `jaxfm.hub.initial.resolve`, or no run or checkpoint at run:WORKDIR.
+      UserError: as `jaxfm.hub.initial.resolve`, no run or checkpoint at run:WORKDIR, or layers that cannot be kept.
     """
-    if not config.init.startswith(RUN):
-        return hub_initial.resolve(config)
+    first = hub_initial.resolve(config) if not config.init.startswith(RUN) else _of_run(config)
+    if not config.keep_layers:
+        return first
+    kept = _kept(config, first.encoder)
+    return dataclasses.replace(
+        first,
+        encoder=dataclasses.replace(first.encoder, num_layers=len(kept)),
+        params=take_layers(first.params, first.encoder, kept),
+        notes=(*first.notes, f"layers kept: {', '.join(map(str, config.keep_layers))} of {first.encoder.num_layers}"),
+    )
+
+
+def _kept(config: ModelConfig, encoder: EncoderConfig) -> list[int]:
+    """Returns the layers of weights that are kept, counted from 0; UserError where these cannot be kept alone."""
+    shown, layers = f"config.model.keep_layers: is {config.keep_layers}, but", config.keep_layers
+    if config.init == "scratch":
+        raise UserError(f"{shown} config.model.init is 'scratch', which has no layers yet. Set config.model.num_layers.")
+    if list(layers) != sorted(set(layers)) or not 1 <= layers[0] <= layers[-1] <= encoder.num_layers:
+        raise UserError(f"{shown} must be ascending numbers from 1 to {encoder.num_layers}, the layers of {config.init!r}.")
+    if encoder.layer_groups:
+        raise UserError(f"{shown} the layers of a {encoder.family} encoder share their weights. Leave it empty.")
+    if encoder.local_window:
+        raise UserError(
+            f"{shown} which layers of a {encoder.family} encoder see a window goes by their number. Leave it empty."
+        )
+    return [layer - 1 for layer in layers]
+
+
+def _of_run(config: ModelConfig) -> Initial:
     workdir = _workdir(config)
     run = open_run(workdir)
     try:
@@ -62,10 +92,14 @@ def resolve(config: ModelConfig) -> Initial:
 
 def shape(config: ModelConfig) -> tuple[EncoderConfig, tuple[str, ...]]:
     """Finds the shape alone of what `config.model` names; see `jaxfm.hub.initial.shape`."""
-    if not config.init.startswith(RUN):
-        return hub_initial.shape(config)
-    encoder, _ = plain_weights(open_run(_workdir(config)).spec.encoder, {})
-    return hub_initial.with_dropout(encoder, config), (f"shape: task.json of {config.init}",)
+    if config.init.startswith(RUN):
+        encoder, _ = plain_weights(open_run(_workdir(config)).spec.encoder, {})
+        encoder, notes = hub_initial.with_dropout(encoder, config), (f"shape: task.json of {config.init}",)
+    else:
+        encoder, notes = hub_initial.shape(config)
+    if config.keep_layers:
+        encoder = dataclasses.replace(encoder, num_layers=len(_kept(config, encoder)))
+    return encoder, notes
 
 
 def _workdir(config: ModelConfig) -> pathlib.Path:

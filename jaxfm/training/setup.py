@@ -19,13 +19,15 @@ from jaxfm.errors import UserError, did_you_mean
 from jaxfm.parallel import chips, target
 from jaxfm.parallel import mesh as meshes
 from jaxfm.tasks.fine_tuning import SHORTEST_ROWS
-from jaxfm.training import mup, optimizers, supernet_order
+from jaxfm.training import mup, optimizers, supernet_order, teachers
+from jaxfm.training.distillation_checks import check
 from jaxfm.training.evaluation import Evaluator
 from jaxfm.training.rate_schedules import learning_rate_at
 from jaxfm.training.rounded_start import start_state
 from jaxfm.training.schedule import count_updates, train_batches
-from jaxfm.training.session import Session, make_session
+from jaxfm.training.session import Session, make_session, run_build
 from jaxfm.training.state import Size, TrainState, size_of
+from jaxfm.training.teacher_cache import taught_rows
 
 _CHECKED_ROWS = 1024
 
@@ -40,6 +42,7 @@ class Setup:
       volume: what a training row is worth.
       fingerprint: sha256 of the training rows; a checkpoint remembers it.
       valid_fingerprint: the same of the validation rows, "" without any.
+      constants_hash: of what every update reads beside its batch (weights of teachers), "" for none; as the fingerprint.
       total_steps: optimizer updates of the whole run.
       profiled: of these updates, counted from 0, those that are recorded.
       learning_rate: step -> rate, on the host, which waits for no device.
@@ -63,6 +66,7 @@ class Setup:
     evaluate: Evaluator
     initial_state: Callable[[], TrainState]
     notes: tuple[str, ...]
+    constants_hash: str = ""
 
 
 def set_up(config: Config, task: Task, loaded: Mapping[str, HostArray], mesh: Mesh) -> Setup:
@@ -75,7 +79,15 @@ def set_up(config: Config, task: Task, loaded: Mapping[str, HostArray], mesh: Me
     setup = prepare(config, task, loaded, mesh)
     for size in setup.batches.sizes:  # so that what is wrong with a step is said before the run directory exists
         setup.session.lower(size)
-    return setup
+    return with_constants(setup)
+
+
+def with_constants(setup: Setup) -> Setup:
+    """Returns a setup that knows what its updates read beside their batches; it is read now.
+
+    Raises UserError where it cannot be read.
+    """
+    return dataclasses.replace(setup, constants_hash=setup.constants_hash or setup.session.constants_hash)
 
 
 def prepare(
@@ -92,7 +104,13 @@ def prepare(
     if not config.data.packed:
         for rows in datasets.values():
             _check_one_segment(rows)
+    teachers.check(config, task)
     train = datasets["train"]
+    taught = ""
+    if config.distil.cache and check(config, task.objective):
+        build, _ = run_build(config, task.objective, mesh)
+        train = taught_rows(config, task.objective, train, build, mesh)
+        taught = train.teachers
     batches = train_batches(config, train, mesh)
     total_steps, update_notes = count_updates(config, batches)
     session = first.session if first else make_session(config, task.objective, mesh, total_steps=total_steps)
@@ -122,6 +140,7 @@ def prepare(
             *optimizers.notes(config.optim, session.adaptation, loaded),
             *_shorter_rows(config, datasets, mesh),
         ),
+        constants_hash=taught,
     )
 
 

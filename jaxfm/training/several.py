@@ -12,7 +12,7 @@ from jaxfm.core.task import Task
 from jaxfm.errors import UserError
 from jaxfm.models.kernels import KERNELS, XLA, attention_problems, choose
 from jaxfm.training.session import run_build
-from jaxfm.training.setup import Setup, prepare
+from jaxfm.training.setup import Setup, prepare, with_constants
 from jaxfm.training.stepping import StackedRuns
 
 
@@ -53,7 +53,7 @@ def set_up_several(
     stack = StackedRuns(first.session, optims)
     for size in first.batches.sizes:
         stack.lower(size)
-    return setups, stack
+    return {name: with_constants(setup) for name, setup in setups.items()}, stack
 
 
 def _check_kernels(config: Config, objective: Objective, mesh: Mesh) -> None:
