@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -123,7 +124,10 @@ def test_the_loss_is_that_of_transformers_models(
     task, session, loaded = opened(config)
     params = session.initial_state(0, loaded).params
     batch = {name: jnp.asarray(value) for name, value in tiny.batch_of(task.datasets["train"], 8).items()}
-    context = LossContext(jax.random.key(0), constants=session.constants)
+    (known_params,) = session.constants
+    for each in (params, known_params):  # models that are hardly trained hardly differ
+        each["head"]["kernel"] = 200 * each["head"]["kernel"]
+    context = LossContext(jax.random.key(0), constants=(known_params,))
     found = jax.jit(lambda: session.objective.loss(nnx.merge(session.graphdef, params), batch, context))()
 
     projection = {name: torch.tensor(np.asarray(x)) for name, x in flat(params[TRAINING_ONLY]).items()}
@@ -132,6 +136,8 @@ def test_the_loss_is_that_of_transformers_models(
     given = {"input_ids": torch.tensor(np.asarray(batch["tokens"])).long(), "attention_mask": mask}
     labels = torch.tensor(np.asarray(batch["labels"])[:, 0]).long()
     with torch.no_grad():
+        for each in (student, known_model):
+            each.classifier.weight *= 200
         ours = student(**given, output_hidden_states=True)
         theirs = known_model(**given, output_hidden_states=True)
     cross = torch.nn.functional.cross_entropy
@@ -199,7 +205,7 @@ def test_a_student_is_an_ordinary_run(run: pathlib.Path, teacher: pathlib.Path, 
     report = json.loads((run / "report.json").read_text())
     assert report["model"]["parameters"] == sum(x.size for x in restored.to_host().values()) - _padding(restored)
     evaluated = evaluate(run, "test")
-    assert evaluated["accuracy"] == report["splits"]["test"]["accuracy"]
+    assert evaluated.metrics["accuracy"] == report["splits"]["test"]["accuracy"]
     taught = report["distillation"]["teachers"][0]
     known = json.loads((teacher / "report.json").read_text())["splits"]
     assert taught["splits"]["test"]["accuracy"] == known["test"]["accuracy"]
@@ -216,3 +222,115 @@ def _padding(restored: Any) -> int:
     """Numbers of the rows that pad the vocabulary, which no count has."""
     words = restored.to_host()["encoder/embeddings/word/embedding"]
     return (len(words) - 30522) * words.shape[1]
+
+
+def test_teachers_are_averaged_and_other_weights_are_told_apart(
+    config: Config, teacher: pathlib.Path, run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """The weights of a teacher are constants; a checkpoint remembers which they were."""
+    both = tiny.replaced(config, distil__teacher=f"run:{teacher}, run:{run}", distil__hard=0.0, model__dropout=0.0)
+    task, session, _ = opened(both)
+    objective: Any = session.objective
+    batch = {name: jnp.asarray(value) for name, value in tiny.batch_of(task.datasets["train"], 8).items()}
+    first, second = session.constants
+    state = session.initial_state(0)
+
+    @jax.jit
+    def loss_and_means() -> Any:
+        model = nnx.merge(session.graphdef, state.params)
+        found = objective.loss(model, batch, LossContext(jax.random.key(0), constants=(first, second)))
+        known = [
+            each.objective.logits(each.model(params), batch)
+            for each, params in zip(objective.teachers, (first, second), strict=True)
+        ]
+        wanted = task.objective.soft_loss(task.objective.logits(model, batch), sum(known) / 2, batch, 2.0)
+        return found, wanted
+
+    found, (wanted, weight) = loss_and_means()
+    np.testing.assert_allclose(found.total, 0.5 * wanted, rtol=1e-5)
+    assert found.weight == weight and len(objective.teachers) == 2
+    alone = opened(config)[1].objective
+    assert objective.flops_per_row(config.adapt) > alone.flops_per_row(config.adapt)
+    plain = task.objective.flops_per_row(config.adapt)
+    theirs = objective.teachers[0].objective.flops_per_row(config.adapt)
+    assert alone.flops_per_row(config.adapt) == pytest.approx(plain + theirs / 3)
+    # Another teacher in the same place.
+    copied, place = tmp_path / "copied", tmp_path / "run"
+    shutil.copytree(teacher, copied)
+    moved = tiny.replaced(config, distil__teacher=f"run:{copied}")
+    with pytest.raises(Paused):
+        train(moved, place, pause=lambda step, _: step == 3)
+    shutil.rmtree(copied)
+    train(tiny.replaced(open_run(teacher).config, train__steps=1), copied)
+    with pytest.raises(UserError, match="other weights of the teacher"):
+        train(moved, place)
+
+
+def test_micro_batches_and_meshes_change_nothing(config: Config) -> None:
+    plain = tiny.replaced(config, model__dropout=0.0)
+    grads = []
+    for accumulate, mesh in ((1, {}), (2, {}), (1, {"data": 1, "fsdp": 2, "tensor": 2})):
+        changes = {f"parallel__mesh__{axis}": size for axis, size in mesh.items()}
+        one = tiny.replaced(plain, train__accumulate=accumulate, **changes)
+        task, session, _ = opened(one)
+        state = session.initial_state(0)
+        batch = session.shard(tiny.batch_of(task.datasets["train"], 8))
+        constants = session.constants
+        with jax.set_mesh(session.mesh):
+            found = jax.jit(session.gradients)(state.params, state, batch, constants)
+        grads.append(jax.tree.map(lambda leaf, weight=found.weight: np.asarray(leaf / weight), found.grads))
+    sharding = constants[0]["encoder"]["layers"]["ffn"]["up"]["kernel"].sharding
+    assert sharding.spec == jax.sharding.PartitionSpec(None, "fsdp", "tensor")
+    for other in grads[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), grads[0], other)
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(grads[0])) > 1e-3
+
+
+@pytest.mark.parametrize("task_name", ["ner", "masked_lm"])
+def test_other_tasks_learn_from_a_larger_model(task_name: str, tmp_path: pathlib.Path) -> None:
+    """The layers of a student taken from its teacher; masked text is masked alike for both."""
+    make = tiny.config if task_name == "ner" else tiny.masked_lm_config
+    config = make(tmp_path, train__steps=4, model__dropout=0.0)
+    known = config.model.init
+    if task_name == "ner":
+        train(config, tmp_path / "teacher")
+        known = f"run:{tmp_path / 'teacher'}"
+    losses = {f"distil__{name}": 1.0 for name in ("hidden", "attention", "relations")}
+    config = tiny.replaced(config, **losses, distil__teacher=known, model__init=known)
+    task, loaded = created(config)
+    session = make_session(config, task.objective, make_mesh(config.parallel.mesh), total_steps=4)
+    batch = {name: jnp.asarray(value) for name, value in tiny.batch_of(task.datasets["train"], 4).items()}
+
+    def loss(session: Session, params: Any) -> Any:
+        context = LossContext(jax.random.key(3), constants=session.constants)
+        return jax.jit(
+            lambda params, constants: session.objective.loss(
+                nnx.merge(session.graphdef, params), batch, context._replace(constants=constants)
+            )
+        )(params, session.constants)
+
+    same = loss(session, session.initial_state(0, loaded).params).metrics
+    # A student that is its teacher has nothing to learn.
+    for name in ("soft", "hidden", "attention", "relations"):
+        np.testing.assert_allclose(same[f"loss_{name}"][0], 0.0, atol=1e-5, err_msg=name)
+    assert same["loss_hard"][0] > 0.1
+    config = tiny.replaced(config, model__keep_layers=(2,))
+    task, loaded = created(config)
+    assert task.objective.spec.encoder.num_layers == 1
+    half = make_session(config, task.objective, make_mesh(config.parallel.mesh), total_steps=4)
+    found = loss(half, half.initial_state(0, loaded).params)
+    assert all(found.metrics[f"loss_{name}"][0] > 1e-4 for name in ("soft", "hidden", "attention", "relations"))
+    if task_name == "masked_lm":
+        with pytest.raises(UserError, match=r"config.distil.cache: of the task 'masked_lm' what a model sees"):
+            opened(tiny.replaced(config, **dict.fromkeys(losses, 0.0), distil__cache=True))
+
+
+@pytest.mark.slow
+def test_several_seeds_learn_from_one_teacher(config: Config, tmp_path: pathlib.Path) -> None:
+    """The teacher's weights are shared by the runs of one program."""
+    several = tiny.replaced(config, train__seeds=2, train__steps=2, data__packed=False, eval__every_steps=2)
+    train(several, tmp_path / "runs")
+    alone = tiny.replaced(several, train__seeds=1, seed=1)
+    train(alone, tmp_path / "alone")
+    known, found = (numbers(tmp_path / name)[-1] for name in ("alone", "runs/seed1"))
+    np.testing.assert_allclose(found["loss"], known["loss"], rtol=1e-4)
