@@ -151,7 +151,8 @@ def check(config: Config, task: Task) -> None:
 
 def _labels_and_tokenizer(uri: str) -> tuple[tuple[str, ...], pathlib.Path | None]:
     if uri.startswith(initial.RUN):
-        run = _named(uri, lambda _: open_run(_folder(uri)))
+        _named(uri, initial.shape)  # says where no run is
+        run = open_run(_folder(uri))
         return run.predictor().labels, run.workdir / TOKENIZER_DIR
     first = _named(uri, initial.resolve)
     return first.labels, first.tokenizer

@@ -101,6 +101,10 @@ MISTAKES = {
     ),
     "serve_load": (["--run=absent", "--texts=absent", "--output=o.json"], "--texts=absent: no such file"),
     "serve_pictures": (["--ner=absent", "--embedding=absent", "--output=."], "absent: no such run directory"),
+    "distillation": (
+        ["--config=configs/classification.py:files", "--data=absent", "--workdir=w", "--output=o.json", "--every=1"],
+        "--every=1: must be at least 2",
+    ),
     "supernet": (
         ["--config=configs/classification.py", "--data=absent", "--workdir=w", "--output=o.json", "--shapes=2"],
         "--shapes=2: must be at least 3",
