@@ -7,7 +7,7 @@ from jaxfm.schema import field
 
 @dataclasses.dataclass(frozen=True)
 class DistilConfig:
-    """A trained model, the teacher, that a run learns from beside its targets; see docs/distillation.md. None: empty."""
+    """A trained model, the teacher, that a run learns from beside its targets; see docs/distillation.md."""
 
     teacher: str = field(
         "",
@@ -16,7 +16,9 @@ class DistilConfig:
     )
     hard: float = field(0.5, "weight of the task's own loss, against the targets", at_least=0.0)
     soft: float = field(
-        0.5, "weight of the loss against the teacher's outputs (Hinton et al. 2015): classes, labels, numbers", at_least=0.0
+        0.5,
+        "weight of the loss against the teacher's outputs (Hinton et al. 2015): classes, labels, numbers",
+        at_least=0.0,
     )
     temperature: float = field(2.0, "of the teacher's and the student's probabilities in that loss", above=0.0)
     hidden: float = field(
@@ -41,7 +43,9 @@ class DistilConfig:
         0, "heads that relations are computed by, which divide both models' widths; 0: the teacher's heads", at_least=0
     )
     relation_layer: int = field(
-        0, "layer of the teacher, from 1, that the student's last layer learns the relations of; 0: its last", at_least=0
+        0,
+        "layer of the teacher, from 1, that the student's last layer learns the relations of; 0: its last",
+        at_least=0,
     )
     layers: tuple[int, ...] = field(
         (),

@@ -124,7 +124,7 @@ class LearnsFromTeachers(Distillable, Protocol):
         ...
 
     def seen(self, model: Any, batch: Mapping[str, jax.Array], context: LossContext) -> Mapping[str, jax.Array]:
-        """Returns what `loss` gives to the model of a batch, for `logits` and for the teacher; of what is drawn, the same."""
+        """Returns what `loss` gives to the model of a batch, with the same draws: for `logits` and for teachers."""
         ...
 
     def loss_and_logits(

@@ -96,7 +96,8 @@ def pair_shape(config: ModelConfig) -> TowersConfig:
 def _pair_directory(config: ModelConfig, only: list[str] | None = None) -> pathlib.Path:
     if config.keep_layers:
         raise UserError(
-            f"config.model.keep_layers: is {config.keep_layers}, but {config.init!r} is a pair of towers. Leave it empty."
+            f"config.model.keep_layers: is {config.keep_layers}, but {config.init!r} is a pair of towers. Leave it "
+            "empty."
         )
     if config.init == "scratch" or config.init.startswith("run:"):
         raise _no_pair(config)

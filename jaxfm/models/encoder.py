@@ -46,7 +46,5 @@ class Encoder(nnx.Module):
         inputs_key, layers_key = split_key(key, 2)
         inputs = self.embeddings(batch, inputs_key)
         record = None if self.record is None else functools.partial(self.record, inputs=inputs)
-        x_BTD = apply_layers(
-            self.config, self.layers, self.common, *inputs, self.build, key=layers_key, record=record
-        )
+        x_BTD = apply_layers(self.config, self.layers, self.common, *inputs, self.build, key=layers_key, record=record)
         return inputs._replace(x_BTD=x_BTD)

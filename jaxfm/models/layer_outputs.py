@@ -19,8 +19,8 @@ class Recording:
     """What the passes of an encoder leave while it is recorded, first to last.
 
     Attributes:
-      states: of each pass [L + 1, B, T, D]: what layer 0, 1, ... reads, and last what the encoder gives. Between pre-norm
-        layers that is the residual stream as the next layer's norm leaves it.
+      states: of each pass [L + 1, B, T, D]: what layer 0, 1, ... reads, and last what the encoder gives. Between
+        pre-norm layers that is the residual stream as the next layer's norm leaves it.
       inputs: of each pass, the segments and positions of its tokens.
     """
 
@@ -34,15 +34,13 @@ class Recording:
 
 
 def record(encoder: Encoder) -> Recording:
-    """Returns where the encoder's passes are recorded from now on: those of this object, as the same program traces it."""
+    """Returns where the passes of this encoder object are recorded from now on."""
     recording = Recording()
     encoder.record = recording
     return recording
 
 
-def queries_keys_values(
-    encoder: Encoder, layer: int, read_BTD: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def queries_keys_values(encoder: Encoder, layer: int, read_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns a layer's queries [B, T, N, H], keys and values [B, T, K, H] of what it reads, before any rotation."""
     own = _attention(encoder, layer)
     q_BTNH, k_BTKH, v_BTKH = own.query(read_BTD), own.key(read_BTD), own.value(read_BTD)

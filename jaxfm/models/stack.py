@@ -2,6 +2,7 @@
 
 # B batch, T tokens, D model, N heads, H head dim, F ffn, L layers
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -262,14 +263,7 @@ def apply_layers(
     keys = stacked_keys(key, config.num_layers)
     period = len(period_inputs)
 
-    def with_inputs(layer_inputs: LayerInputs) -> Callable[[Any, nnx.State, DropoutKey | None], Any]:
-        def one(stream: Any, layer: nnx.State, layer_key: DropoutKey | None) -> Any:
-            return nnx.merge(graphdef, layer)(stream, layer_inputs, layer_key)
-
-        if build.remat == "none":
-            return one
-        # In a loop the compiler cannot find the forward pass' values again, so that no barrier is needed.
-        return jax.checkpoint(one, policy=_SAVED[build.remat], prevent_cse=not build.scan)
+    with_inputs = functools.partial(_one_layer, graphdef, build)
 
     def seen(stream: Any) -> jax.Array | None:
         """Returns what the next layer reads, where it is recorded."""
@@ -312,6 +306,20 @@ def apply_layers(
     if record is not None:
         record(jnp.concatenate(recorded))
     return _read(config, stream)
+
+
+def _one_layer(
+    graphdef: nnx.GraphDef[Any], build: Build, layer_inputs: LayerInputs
+) -> Callable[[Any, nnx.State, DropoutKey | None], Any]:
+    """Returns what applies a layer of these inputs: (stream, parameters, key) -> stream."""
+
+    def one(stream: Any, layer: nnx.State, layer_key: DropoutKey | None) -> Any:
+        return nnx.merge(graphdef, layer)(stream, layer_inputs, layer_key)
+
+    if build.remat == "none":
+        return one
+    # In a loop the compiler cannot find the forward pass' values again, so that no barrier is needed.
+    return jax.checkpoint(one, policy=_SAVED[build.remat], prevent_cse=not build.scan)
 
 
 def _read(config: EncoderConfig, stream: Any) -> jax.Array:

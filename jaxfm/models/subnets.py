@@ -211,7 +211,7 @@ def cut(params: Mapping[str, Any], encoder: EncoderConfig, subnet: Subnet) -> di
 
 
 def take_layers(params: Mapping[str, Any], encoder: EncoderConfig, kept: Sequence[int]) -> dict[str, Any]:
-    """Returns the arrays (path -> array) with some layers alone, counted from 0; those that are of no layer as they are.
+    """Returns the arrays (path -> array) with some layers alone, counted from 0; those of no layer as they are.
 
     Between pre-norm layers each kept one reads what the norm gives that it has learned with.
     """

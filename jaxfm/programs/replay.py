@@ -29,6 +29,7 @@ from jaxfm.tasks import registry
 from jaxfm.training import initial, skipped_batch
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints
+from jaxfm.training.find_teachers import find_teachers
 from jaxfm.training.loading import put
 from jaxfm.training.paths import path_name
 from jaxfm.training.rounded_start import start_state
@@ -178,8 +179,13 @@ def replay(workdir: str | pathlib.Path, file: str | pathlib.Path, progress: Prog
         workdirs.check_extensions(workdir, config)
         task, loaded = registry.create(config, initial.resolve(workdirs.pinned(workdir, config.model)))
         skipped_batch.check(path, skipped, config, task.objective.spec.batch_spec())
+        if config.distil.cache:
+            raise UserError(
+                "--replay: rows of a run with config.distil.cache have a teacher's outputs, which are not kept."
+            )
         mesh, note = available_mesh(config)
-        session = make_session(config, task.objective, mesh, total_steps=skipped.total_steps)
+        teachers = find_teachers(config)
+        session = make_session(config, task.objective, mesh, total_steps=skipped.total_steps, teachers=teachers)
         now = train_batches(config, task.datasets["train"], mesh).whole_batch(skipped.step - 1)
         same = all(np.array_equal(values, now[name]) for name, values in skipped.batch.items())
         checkpoint, state = _state(config, session, workdir, skipped, loaded, task.datasets["train"])
@@ -276,7 +282,6 @@ def _compute(
 
 def _program(session: Session) -> tuple[Callable[..., _Computed], list[str]]:
     """Returns what computes a batch, and the paths of the parameters that are trained."""
-
     constants = session.constants
 
     def compute(state: TrainState, batch: Mapping[str, jax.Array]) -> _Computed:

@@ -8,7 +8,7 @@ the mesh as the student's are. To everything else the run is an ordinary one of 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,7 +30,7 @@ from jaxfm.parallel.mesh import with_axes
 from jaxfm.training import layer_losses
 from jaxfm.training.distillation_checks import check, layer_pairs, relation_heads
 from jaxfm.training.paths import TRAINING_ONLY
-from jaxfm.training.teachers import Teacher, load, open_teachers
+from jaxfm.training.teachers import KnownTeacher, Teacher, load, open_teachers
 
 LOGITS = "teacher_logits"
 """Field of a batch whose rows bring a teacher's logits with them."""
@@ -57,8 +57,10 @@ class HiddenProjection(nnx.Module):
         return self.hidden(x)
 
 
-def around(config: Config, objective: Objective, build: Build, mesh: Mesh) -> Objective:
+def around(config: Config, objective: Objective, known: Sequence[KnownTeacher], build: Build, mesh: Mesh) -> Objective:
     """Returns the objective that a run trains: around the task's where `config.distil` names teachers, else as it is.
+
+    `known` is what it names (`find_teachers`).
 
     Raises:
       UserError: a teacher that does not fit the run, or settings under which nothing can be learned from it.
@@ -66,7 +68,8 @@ def around(config: Config, objective: Objective, build: Build, mesh: Mesh) -> Ob
     task = check(config, objective)
     if task is None:
         return objective
-    teachers = open_teachers(config, task, build, mesh)
+    assert len(known) == len(config.distil.teachers), "see find_teachers"
+    teachers = open_teachers(config, task, known, build, mesh)
     student = objective.spec.encoder
     pairs = layer_pairs(config, student, [teacher.encoder for teacher in teachers])
     heads = relation_heads(config, student, teachers[0].encoder) if config.distil.relations else 0
@@ -144,14 +147,9 @@ class DistilledObjective:
         own = record(model.encoder) if self.reads_layers else None
         hard, logits = self.inner.loss_and_logits(model, batch, context)
         known, theirs = self._taught(seen, batch, context.constants)
-        total = config.hard * hard.total
-        metrics: Sums = {**hard.metrics, "loss_hard": weighted(hard.total, hard.weight)}
-        if known is not None:
-            soft, weight = self.inner.soft_loss(logits, known, seen, config.temperature)
-            total += config.soft * soft
-            metrics["loss_soft"] = weighted(soft, weight)
+        total, metrics = self._of_outputs(config, hard, logits, known, seen)
         if own is not None and theirs is not None:
-            for name, factor, mean in self._of_layers(model, own, *theirs):
+            for name, factor, mean in self._of_layers(config, model, own, *theirs):
                 total += factor * mean * hard.weight
                 metrics[f"loss_{name}"] = weighted(mean * hard.weight, hard.weight)
         return Loss(total, hard.weight, metrics)
@@ -174,11 +172,27 @@ class DistilledObjective:
                     found.append(jax.lax.stop_gradient(teacher.objective.logits(model, seen)))
         return sum(found) / len(found) if found else None, theirs
 
+    def _of_outputs(
+        self,
+        config: DistilConfig,
+        hard: Loss,
+        logits: jax.Array,
+        known: jax.Array | None,
+        seen: Mapping[str, jax.Array],
+    ) -> tuple[jax.Array, Sums]:
+        """Returns the weighted sum of the losses against targets and against the teachers' logits, and metrics."""
+        total = config.hard * hard.total
+        metrics: Sums = {**hard.metrics, "loss_hard": weighted(hard.total, hard.weight)}
+        if known is None:
+            return total, metrics
+        soft, weight = self.inner.soft_loss(logits, known, seen, config.temperature)
+        return total + config.soft * soft, {**metrics, "loss_soft": weighted(soft, weight)}
+
     def _of_layers(
-        self, model: Any, own: Recording, teacher: Any, theirs: Recording
+        self, config: DistilConfig, model: Any, own: Recording, teacher: Any, theirs: Recording
     ) -> list[tuple[str, float, jax.Array]]:
         """Returns (name, weight, mean) of what is learned of the layers."""
-        config, found = self.config, []
+        found = []
         segments_BT, positions = own.inputs[0].segment_ids_BT, own.inputs[0].positions_BT
         student_LBTD, teacher_LBTD = own.states[0], jax.lax.stop_gradient(theirs.states[0])
         if config.hidden:
@@ -240,7 +254,9 @@ def logits_field(inner: LearnsFromTeachers, teacher: Teacher) -> Field:
     }
     assert teacher.objective is not None, "see distillation_checks"
     objective = teacher.objective
-    found = jax.eval_shape(lambda params, batch: objective.logits(teacher.model(params), batch), teacher.abstract, batch)
+    found = jax.eval_shape(
+        lambda params, batch: objective.logits(teacher.model(params), batch), teacher.abstract, batch
+    )
     tokens = len(found.shape) > 1 and found.shape[1] == task.spec.row_length and task.spec.row_length > 1
     return Field(found.shape[1:], jnp.dtype(jnp.float32), axes=("tokens",) if tokens else ())
 
@@ -260,7 +276,7 @@ def notes(objective: Objective) -> tuple[str, ...]:
     if not isinstance(objective, DistilledObjective):
         return ()
     return tuple(
-        f"teacher: {teacher.uri}, {teacher.encoder.family} of {teacher.encoder.num_layers} layers, "
+        f"teacher: {teacher.known.uri}, {teacher.encoder.family} of {teacher.encoder.num_layers} layers, "
         f"{teacher.parameters:,} parameters ({4 * teacher.parameters / 2**20:,.0f} MiB over all devices)"
         + (", its outputs kept with the rows" if objective.config.cache else "")
         for teacher in objective.teachers

@@ -20,7 +20,7 @@ def check(config: Config, objective: Objective) -> LearnsFromTeachers | None:
     Raises UserError for settings that contradict each other or the task.
     """
     asked = config.distil
-    if not asked.teachers:
+    if not config.distil.teacher:
         changed = [
             each.name
             for each in dataclasses.fields(asked)
@@ -68,8 +68,8 @@ def _check_rest(config: Config, of_layers: Sequence[str]) -> None:
     shown = f"{KEY}.{of_layers[0]}: is {getattr(asked, of_layers[0]):g}, but"
     if len(asked.teachers) > 1:
         raise UserError(
-            f"{shown} {KEY}.teacher names {len(asked.teachers)}, whose layers cannot be averaged. Name one, or learn from "
-            f"outputs alone ({KEY}.soft)."
+            f"{shown} {KEY}.teacher names {len(asked.teachers)}, whose layers cannot be averaged. Name one, or learn "
+            f"from outputs alone ({KEY}.soft)."
         )
     if asked.cache:
         raise UserError(f"{shown} {KEY}.cache keeps outputs alone. Set cache=False.")
@@ -89,14 +89,13 @@ def layer_pairs(
 
     Raises UserError for layers or heads that cannot be compared.
     """
-    asked = config.distil
+    asked, layers = config.distil, config.distil.layers
     if not (asked.hidden or asked.attention):
-        if asked.layers:
-            raise UserError(f"{KEY}.layers: is {asked.layers}, but {KEY}.hidden and {KEY}.attention are 0. Leave it empty.")
+        if layers:
+            raise UserError(f"{KEY}.layers: is {layers}, but {KEY}.hidden and {KEY}.attention are 0. Leave it empty.")
         return ()
     teacher = teachers[0]
     mine, known = student.num_layers, teacher.num_layers
-    layers = asked.layers
     if not layers:
         if known % mine:
             raise UserError(
@@ -117,8 +116,9 @@ def layer_pairs(
 def _check_attention(student: EncoderConfig, teacher: EncoderConfig) -> None:
     if student.num_heads != teacher.num_heads:
         raise UserError(
-            f"{KEY}.attention: the student has {student.num_heads} heads and the teacher {teacher.num_heads}, and heads "
-            f"are compared one by one. Give the student {teacher.num_heads} (config.model.num_heads), or take relations."
+            f"{KEY}.attention: the student has {student.num_heads} heads and the teacher {teacher.num_heads}, and "
+            f"heads are compared one by one. Give the student {teacher.num_heads} (config.model.num_heads), or take "
+            "relations."
         )
     for who, encoder in (("student", student), ("teacher", teacher)):
         if encoder.has_relative_positions or encoder.local_window:
@@ -131,8 +131,7 @@ def relation_heads(config: Config, student: EncoderConfig, teacher: EncoderConfi
 
     Raises UserError where that number does not divide the widths of both models' queries, keys and values.
     """
-    asked = config.distil
-    heads = asked.relation_heads or teacher.num_heads
+    heads = config.distil.relation_heads or teacher.num_heads
     for who, encoder in (("student", student), ("teacher", teacher)):
         for count, what in ((encoder.num_heads, "queries"), (encoder.kv_heads, "keys and values")):
             if count * encoder.head_dim % heads:
@@ -140,8 +139,8 @@ def relation_heads(config: Config, student: EncoderConfig, teacher: EncoderConfi
                     f"{KEY}.relation_heads: {heads} does not divide the width of the {who}'s {what}, "
                     f"{count * encoder.head_dim}. Give a number that does."
                 )
-    if asked.relation_layer > teacher.num_layers:
+    if config.distil.relation_layer > teacher.num_layers:
         raise UserError(
-            f"{KEY}.relation_layer: is {asked.relation_layer}, but the teacher has {teacher.num_layers} layers."
+            f"{KEY}.relation_layer: is {config.distil.relation_layer}, but the teacher has {teacher.num_layers} layers."
         )
     return heads

@@ -49,9 +49,13 @@ def _kept(config: ModelConfig, encoder: EncoderConfig) -> list[int]:
     """Returns the layers of weights that are kept, counted from 0; UserError where these cannot be kept alone."""
     shown, layers = f"config.model.keep_layers: is {config.keep_layers}, but", config.keep_layers
     if config.init == "scratch":
-        raise UserError(f"{shown} config.model.init is 'scratch', which has no layers yet. Set config.model.num_layers.")
+        raise UserError(
+            f"{shown} config.model.init is 'scratch', which has no layers yet. Set config.model.num_layers."
+        )
     if list(layers) != sorted(set(layers)) or not 1 <= layers[0] <= layers[-1] <= encoder.num_layers:
-        raise UserError(f"{shown} must be ascending numbers from 1 to {encoder.num_layers}, the layers of {config.init!r}.")
+        raise UserError(
+            f"{shown} must be ascending numbers from 1 to {encoder.num_layers}, the layers of {config.init!r}."
+        )
     if encoder.layer_groups:
         raise UserError(f"{shown} the layers of a {encoder.family} encoder share their weights. Leave it empty.")
     if encoder.local_window:

@@ -28,9 +28,7 @@ def attention_loss(student_BNTT: jax.Array, teacher_BNTT: jax.Array, segment_ids
     return (difference**2).sum() / jnp.maximum(pairs_B1TT.sum() * student_BNTT.shape[1], 1)
 
 
-def relation_loss(
-    student_BTNH: jax.Array, teacher_BTNH: jax.Array, segment_ids_BT: jax.Array, heads: int
-) -> jax.Array:
+def relation_loss(student_BTNH: jax.Array, teacher_BTNH: jax.Array, segment_ids_BT: jax.Array, heads: int) -> jax.Array:
     """Returns KL(teacher, student) of the relations among the vectors of one kind (MiniLMv2, equations 4 to 8).
 
     Queries, keys or values of all heads are put together and cut into `heads` relation heads, which both models have;

@@ -7,7 +7,7 @@ distillation is an objective that reads `constants`.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,6 +37,7 @@ from jaxfm.training.rate_schedules import Schedule, make_schedule
 from jaxfm.training.spikes import make_spike_guard
 from jaxfm.training.state import NO_PARAMS, TrainState, abstract_state, new_state
 from jaxfm.training.step import Gradients, StepFn, make_gradients, make_train_step, metric_names
+from jaxfm.training.teachers import KnownTeacher
 
 
 @dataclasses.dataclass(slots=True)
@@ -229,7 +230,14 @@ class Session:
         return jax.jit(self.train_step, donate_argnums=(0, 1), out_shardings=shardings)
 
 
-def make_session(config: Config, objective: Objective, mesh: Mesh, *, total_steps: int) -> Session:
+def make_session(
+    config: Config,
+    objective: Objective,
+    mesh: Mesh,
+    *,
+    total_steps: int,
+    teachers: Sequence[KnownTeacher] = (),
+) -> Session:
     """Builds the train step without any data or array, for the platform of `target`.
 
     Args:
@@ -238,6 +246,7 @@ def make_session(config: Config, objective: Objective, mesh: Mesh, *, total_step
         `distillation.around`).
       mesh: of the run's devices, or of those it is planned for.
       total_steps: of the whole run, for schedules.
+      teachers: what `config.distil` names (`find_teachers`).
 
     Raises:
       UserError: rows that cannot be cut along the mesh, a kernel that cannot compute this attention, a pattern that
@@ -246,7 +255,7 @@ def make_session(config: Config, objective: Objective, mesh: Mesh, *, total_step
     """
     objective = supernet.around(config, objective)
     build, notes = run_build(config, objective, mesh)
-    objective = distillation.around(config, objective, build, mesh)
+    objective = distillation.around(config, objective, teachers, build, mesh)
     accumulate, spec = config.train.accumulate, objective.spec
     check_deterministic(config.train.verify_every_steps)
     guard = make_spike_guard(config.optim)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
@@ -19,7 +19,7 @@ from jaxfm.errors import UserError, did_you_mean
 from jaxfm.parallel import chips, target
 from jaxfm.parallel import mesh as meshes
 from jaxfm.tasks.fine_tuning import SHORTEST_ROWS
-from jaxfm.training import mup, optimizers, supernet_order, teachers
+from jaxfm.training import mup, optimizers, supernet_order
 from jaxfm.training.distillation_checks import check
 from jaxfm.training.evaluation import Evaluator
 from jaxfm.training.rate_schedules import learning_rate_at
@@ -28,6 +28,7 @@ from jaxfm.training.schedule import count_updates, train_batches
 from jaxfm.training.session import Session, make_session, run_build
 from jaxfm.training.state import Size, TrainState, size_of
 from jaxfm.training.teacher_cache import taught_rows
+from jaxfm.training.teachers import KnownTeacher, check_teachers
 
 _CHECKED_ROWS = 1024
 
@@ -42,7 +43,7 @@ class Setup:
       volume: what a training row is worth.
       fingerprint: sha256 of the training rows; a checkpoint remembers it.
       valid_fingerprint: the same of the validation rows, "" without any.
-      constants_hash: of what every update reads beside its batch (weights of teachers), "" for none; as the fingerprint.
+      constants_hash: of what every update reads (weights of teachers), "" for none; as the fingerprint.
       total_steps: optimizer updates of the whole run.
       profiled: of these updates, counted from 0, those that are recorded.
       learning_rate: step -> rate, on the host, which waits for no device.
@@ -69,14 +70,20 @@ class Setup:
     constants_hash: str = ""
 
 
-def set_up(config: Config, task: Task, loaded: Mapping[str, HostArray], mesh: Mesh) -> Setup:
+def set_up(
+    config: Config,
+    task: Task,
+    loaded: Mapping[str, HostArray],
+    mesh: Mesh,
+    teachers: Sequence[KnownTeacher] = (),
+) -> Setup:
     """Checks sizes and builds the functions of a run; makes no array yet.
 
     Raises:
       UserError: a batch that cannot be divided, an unknown metric, a pattern that matches nothing, muP from loaded
         weights.
     """
-    setup = prepare(config, task, loaded, mesh)
+    setup = prepare(config, task, loaded, mesh, teachers=teachers)
     for size in setup.batches.sizes:  # so that what is wrong with a step is said before the run directory exists
         setup.session.lower(size)
     return with_constants(setup)
@@ -91,7 +98,12 @@ def with_constants(setup: Setup) -> Setup:
 
 
 def prepare(
-    config: Config, task: Task, loaded: Mapping[str, HostArray], mesh: Mesh, first: Setup | None = None
+    config: Config,
+    task: Task,
+    loaded: Mapping[str, HostArray],
+    mesh: Mesh,
+    first: Setup | None = None,
+    teachers: Sequence[KnownTeacher] = (),
 ) -> Setup:
     """Does what `set_up` says but for lowering; `first` is a run whose session and evaluator this one shares."""
     meshes.check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
@@ -104,16 +116,20 @@ def prepare(
     if not config.data.packed:
         for rows in datasets.values():
             _check_one_segment(rows)
-    teachers.check(config, task)
+    check_teachers(config, task, teachers)
     train = datasets["train"]
     taught = ""
-    if config.distil.cache and check(config, task.objective):
+    if config.distil.cache and (learning := check(config, task.objective)) is not None:
         build, _ = run_build(config, task.objective, mesh)
-        train = taught_rows(config, task.objective, train, build, mesh)
+        train = taught_rows(config, learning, teachers, train, build, mesh)
         taught = train.teachers
     batches = train_batches(config, train, mesh)
     total_steps, update_notes = count_updates(config, batches)
-    session = first.session if first else make_session(config, task.objective, mesh, total_steps=total_steps)
+    session = (
+        first.session
+        if first
+        else make_session(config, task.objective, mesh, total_steps=total_steps, teachers=teachers)
+    )
     volume = train.volume
     return Setup(
         session=session,

@@ -138,7 +138,7 @@ def run_key_data(seed: int) -> np.ndarray:
 
 
 def count_parameters(params: Any, encoder: EncoderConfig) -> int:
-    """Returns the number of scalars in (abstract) `params` but rows that pad the vocabulary and what only training has."""
+    """Returns the number of scalars in (abstract) `params`, without padding rows and what only training has."""
     count = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if path_name(path).startswith(f"{TRAINING_ONLY}/"):

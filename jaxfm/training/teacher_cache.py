@@ -10,6 +10,7 @@ student alone share it.
 import dataclasses
 import hashlib
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import safetensors
@@ -26,7 +27,7 @@ from jaxfm.parallel import distributed
 from jaxfm.training.distillation import LOGITS, logits_field
 from jaxfm.training.evaluation import Evaluator
 from jaxfm.training.hashes import hash_of
-from jaxfm.training.teachers import Teacher, load, open_teachers
+from jaxfm.training.teachers import KnownTeacher, Teacher, load, open_teachers
 
 FOLDER = "teachers"
 _DIGEST = "sha256"
@@ -73,12 +74,20 @@ class TaughtRows:
         return self.rows.fingerprint()
 
 
-def taught_rows(config: Config, objective: LearnsFromTeachers, rows: Dataset, build: Build, mesh: Mesh) -> TaughtRows:
+def taught_rows(
+    config: Config,
+    objective: LearnsFromTeachers,
+    known: Sequence[KnownTeacher],
+    rows: Dataset,
+    build: Build,
+    mesh: Mesh,
+) -> TaughtRows:
     """Returns training rows with the logits of `config.distil.teacher`: of the file, or computed now and written.
 
     Args:
       config: of the run.
       objective: of its task.
+      known: the teachers that the config names.
       rows: for training.
       build: how the run's own model computes.
       mesh: of its devices.
@@ -86,31 +95,29 @@ def taught_rows(config: Config, objective: LearnsFromTeachers, rows: Dataset, bu
     Raises:
       UserError: a teacher that does not fit the run, a damaged file, a disk that is full.
     """
-    teachers = open_teachers(config, objective, build, mesh)
+    teachers = open_teachers(config, objective, known, build, mesh)
     field = logits_field(objective, teachers[0])
     labels = getattr(teachers[0].spec, "labels", ())
     weights = [load(teacher, labels) for teacher in teachers]
-    known = files.json_digest([hash_of(each) for each in weights])
+    weights_hash = files.json_digest([hash_of(each) for each in weights])
     specs = [repr(teacher.spec) for teacher in teachers]
-    key = files.json_digest([rows.fingerprint(), known, specs, str(build.dtype), list(field.shape)])
+    key = files.json_digest([rows.fingerprint(), weights_hash, specs, str(build.dtype), list(field.shape)])
     folder = files.user_path(config.data.cache, "config.data.cache") if config.data.cache else files.user_cache()
     path = folder / FOLDER / f"{key}.safetensors"
     if distributed.all_processes(f"{path.name} is read", path.is_file()):
-        return TaughtRows(rows, _read(path, (len(rows), *field.shape)), field, path, known)
+        return TaughtRows(rows, _read(path, (len(rows), *field.shape)), field, path, weights_hash)
     logits = np.zeros((len(rows), *field.shape), np.float32)
     for teacher, params in zip(teachers, weights, strict=True):
         logits += _logits(teacher, params, rows, config.eval.batch_size, mesh) / len(teachers)
     if distributed.is_main():
         _write(path, logits)
-    return TaughtRows(rows, logits, field, path, known)
+    return TaughtRows(rows, logits, field, path, weights_hash)
 
 
 def _logits(teacher: Teacher, params: object, rows: Dataset, batch_size: int, mesh: Mesh) -> np.ndarray:
     own = teacher.objective
     assert own is not None, "see distillation_checks"
-    evaluate = Evaluator(
-        lambda model, batch: {LOGITS: own.logits(model, batch)}, teacher.graphdef, mesh, batch_size
-    )
+    evaluate = Evaluator(lambda model, batch: {LOGITS: own.logits(model, batch)}, teacher.graphdef, mesh, batch_size)
     return evaluate(params, rows)[LOGITS]
 
 

@@ -56,17 +56,15 @@ def _with_outputs(
     teacher, mesh = objective.teachers[number], setup.session.mesh
     labels = getattr(objective.spec, "labels", ())
     if teacher.objective is None:  # the run reads its layers alone
-        one = dataclasses.replace(config.distil, teacher=teacher.uri, soft=1.0)
+        one = dataclasses.replace(config, distil=dataclasses.replace(config.distil, soft=1.0))
         build, _ = run_build(config, task.objective, mesh)
-        (teacher,) = open_teachers(dataclasses.replace(config, distil=one), objective.inner, build, mesh)
+        (teacher,) = open_teachers(one, objective.inner, [teacher.known], build, mesh)
         return teacher, load(teacher, labels)
     constants = setup.session.constants
     return teacher, constants[number] if constants else load(teacher, labels)
 
 
-def _scores(
-    config: Config, task: Task, setup: Setup, teacher: Teacher, params: Any
-) -> dict[str, dict[str, float]]:
+def _scores(config: Config, task: Task, setup: Setup, teacher: Teacher, params: Any) -> dict[str, dict[str, float]]:
     own: Any = teacher.objective
     evaluate = Evaluator(own.outputs, teacher.graphdef, setup.session.mesh, config.eval.batch_size)
     return {

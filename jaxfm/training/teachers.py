@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,8 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxfm import files
-from jaxfm.config import Config, ModelConfig
+from jaxfm.config import Config
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import HostArray, Initial
@@ -24,14 +23,31 @@ from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError
 from jaxfm.hub.vocabulary import has_tokenizer
 from jaxfm.parallel import mesh as meshes
-from jaxfm.training import initial
 from jaxfm.training.loading import put
 from jaxfm.training.paths import flat, nested
-from jaxfm.training.saved_run import open_run
 from jaxfm.training.supernet import of_shape
 
 KEY = "config.distil.teacher"
 _ENCODER, _HEAD = "encoder/", "head/"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class KnownTeacher:
+    """What `config.distil.teacher` names, of which no weights are read yet (`training/find_teachers.py`).
+
+    Attributes:
+      uri: as it was given.
+      encoder: its shape.
+      spec: of its run; None for weights that are of no run.
+      weights: reads what a run starts from that begins with its weights.
+      labels_and_tokenizer: reads the classes of its head, and the folder of its tokenizer.
+    """
+
+    uri: str
+    encoder: EncoderConfig
+    spec: Spec | None
+    weights: Callable[[], Initial]
+    labels_and_tokenizer: Callable[[], tuple[tuple[str, ...], pathlib.Path | None]]
 
 
 class EncoderAlone(nnx.Module):
@@ -47,20 +63,23 @@ class Teacher:
     """A trained model as a step computes it.
 
     Attributes:
-      uri: of its weights.
-      encoder: its shape.
+      known: what the config names.
       objective: gives its logits for the rows of the run; None: its layers alone are read.
       spec: how it reads these rows.
       graphdef: of the model.
       abstract: shapes and shardings of its parameters.
     """
 
-    uri: str
-    encoder: EncoderConfig
+    known: KnownTeacher
     objective: LearnsFromTeachers | None
     spec: Spec
     graphdef: nnx.GraphDef[Any]
     abstract: Any
+
+    @property
+    def encoder(self) -> EncoderConfig:
+        """Its shape."""
+        return self.known.encoder
 
     def model(self, params: Any) -> Any:
         """Returns the model; nothing reaches its parameters in a backward pass."""
@@ -72,31 +91,34 @@ class Teacher:
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.abstract))
 
 
-def open_teachers(config: Config, objective: LearnsFromTeachers, build: Build, mesh: Mesh) -> tuple[Teacher, ...]:
-    """Returns what `config.distil.teacher` names, by shapes alone: no weights are read.
+def open_teachers(
+    config: Config, objective: LearnsFromTeachers, known: Sequence[KnownTeacher], build: Build, mesh: Mesh
+) -> tuple[Teacher, ...]:
+    """Returns teachers as a step computes them, by shapes alone: no weights are read.
 
     Args:
       config: of the run.
       objective: of the run's task.
+      known: what `config.distil.teacher` names.
       build: how the run's own model computes.
       mesh: over which the teachers' parameters are cut as the run's own.
 
     Raises:
-      UserError: weights that are not there, or a model that cannot compute the rows of this run.
+      UserError: a model that cannot compute the rows of this run.
     """
     build = dataclasses.replace(build, remat="none", frozen_layers=0)
-    return tuple(_opened(uri, config, objective, build, mesh) for uri in config.distil.teachers)
+    return tuple(_opened(each, config, objective, build, mesh) for each in known)
 
 
-def _opened(uri: str, config: Config, objective: LearnsFromTeachers, build: Build, mesh: Mesh) -> Teacher:
-    encoder = _named(uri, initial.shape)[0]
+def _opened(known: KnownTeacher, config: Config, objective: LearnsFromTeachers, build: Build, mesh: Mesh) -> Teacher:
+    uri, encoder = known.uri, known.encoder
     if encoder.causal or encoder.reads_padding:
         raise UserError(f"{KEY}: {uri!r} is the text tower of a pair. Name an encoder of texts.")
     given: Any = objective
     own, spec = None, of_shape(given, encoder).spec
     if config.distil.soft:
         try:
-            own = objective.of_teacher(_spec_of(uri), encoder)
+            own = objective.of_teacher(known.spec, encoder)
         except UserError as error:
             raise UserError(
                 f"{KEY}: {uri!r} {error}. Train a teacher for this task, or learn from its layers alone "
@@ -111,7 +133,7 @@ def _opened(uri: str, config: Config, objective: LearnsFromTeachers, build: Buil
         return model if own is not None else EncoderAlone(model)
 
     graphdef, abstract = meshes.build_abstract(make, mesh)
-    return Teacher(uri, encoder, own, spec, graphdef, abstract)
+    return Teacher(known, own, spec, graphdef, abstract)
 
 
 def _check_rows(uri: str, spec: Spec, own: Spec, encoder: EncoderConfig) -> None:
@@ -132,30 +154,21 @@ def _check_rows(uri: str, spec: Spec, own: Spec, encoder: EncoderConfig) -> None
         )
 
 
-def check(config: Config, task: Task) -> None:
+def check_teachers(config: Config, task: Task, known: Sequence[KnownTeacher]) -> None:
     """Raises UserError where a teacher reads other tokens than a run's rows have, or gives other classes."""
-    if not config.distil.teachers:
+    if not known:
         return
     labels = tuple(getattr(task.objective.spec, "labels", ()))
     with tempfile.TemporaryDirectory() as folder:
         task.save(pathlib.Path(folder))
         own = pathlib.Path(folder) / TOKENIZER_DIR
         vocabulary = load_tokenizer(own).get_vocab() if has_tokenizer(own) else None
-        for uri in config.distil.teachers:
-            found, tokenizer = _labels_and_tokenizer(uri)
+        for teacher in known:
+            found, tokenizer = teacher.labels_and_tokenizer()
             if config.distil.soft and labels:
-                _check_labels(uri, found, labels)
+                _check_labels(teacher.uri, found, labels)
             if vocabulary is not None:
-                _check_vocabulary(uri, tokenizer, vocabulary)
-
-
-def _labels_and_tokenizer(uri: str) -> tuple[tuple[str, ...], pathlib.Path | None]:
-    if uri.startswith(initial.RUN):
-        _named(uri, initial.shape)  # says where no run is
-        run = open_run(_folder(uri))
-        return run.predictor().labels, run.workdir / TOKENIZER_DIR
-    first = _named(uri, initial.resolve)
-    return first.labels, first.tokenizer
+                _check_vocabulary(teacher.uri, tokenizer, vocabulary)
 
 
 def _check_labels(uri: str, found: Sequence[str], labels: Sequence[str]) -> None:
@@ -177,11 +190,10 @@ def _check_vocabulary(uri: str, tokenizer: pathlib.Path | None, own: dict[str, i
     theirs = load_tokenizer(tokenizer).get_vocab()
     if theirs != own:
         other = next((piece for piece in own if theirs.get(piece) != own[piece]), "")
-        where = f"{uri.removeprefix(initial.RUN)}/{TOKENIZER_DIR}" if uri.startswith(initial.RUN) else str(tokenizer)
         raise UserError(
             f"{KEY}: {uri!r} has another tokenizer than this run ({other!r} has the number {own.get(other)} here and "
             f"{theirs.get(other)} there), so it cannot read the same rows. Give the student that of the teacher: "
-            f"config.model.tokenizer=dir:{where}."
+            f"config.model.tokenizer=dir:{tokenizer}."
         )
 
 
@@ -195,12 +207,12 @@ def load(teacher: Teacher, labels: Sequence[str] = ()) -> Any:
     Raises:
       UserError: weights that are not there, or lack a part of the model.
     """
-    first: Initial = _named(teacher.uri, initial.resolve)
+    first = teacher.known.weights()
     shapes = flat(teacher.abstract)
     lacking = [path for path in shapes if path not in first.params or first.params[path].shape != shapes[path].shape]
     if lacking:
         raise UserError(
-            f"{KEY}: {teacher.uri!r} lacks {', '.join(lacking[:3])} of the shape that this task's model has. Train it "
+            f"{KEY}: {teacher.known.uri!r} lacks {', '.join(lacking[:3])} of the shape that this task's model has. Train it "
             "for the task first, and name the run: run:WORKDIR."
         )
     order = [first.labels.index(label) for label in labels] if set(labels) == set(first.labels) else []
@@ -211,25 +223,6 @@ def load(teacher: Teacher, labels: Sequence[str] = ()) -> Any:
         return np.ascontiguousarray(np.asarray(value)[..., order])
 
     return nested({path: put(ordered(path, first.params[path]), shape) for path, shape in shapes.items()})
-
-
-def _spec_of(uri: str) -> Spec | None:
-    """Returns the spec of a teacher's run; None for weights that are of no run."""
-    return open_run(_folder(uri)).spec if uri.startswith(initial.RUN) else None
-
-
-def _folder(uri: str) -> pathlib.Path:
-    return files.expanded(uri.removeprefix(initial.RUN))
-
-
-def _named(uri: str, find: Any) -> Any:
-    """Calls a function of `config.model` for a teacher's URI; what it raises names the key of teachers."""
-    if uri == "scratch":
-        raise UserError(f"{KEY}: 'scratch' is no trained model. Name run:WORKDIR, hf:OWNER/NAME or dir:PATH.")
-    try:
-        return find(ModelConfig(init=uri))
-    except UserError as error:
-        raise UserError(str(error).replace("config.model.init", KEY)) from error
 
 
 def _listed(names: Sequence[str]) -> str:

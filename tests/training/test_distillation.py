@@ -1,6 +1,5 @@
 """Distillation: its loss against another library, runs that learn from teachers, and what is refused."""
 
-import dataclasses
 import json
 import pathlib
 import shutil
@@ -24,12 +23,11 @@ from jaxfm.parallel.preemption import Paused
 from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.train import train
 from jaxfm.tasks import registry
-from jaxfm.training import distillation
+from jaxfm.training.find_teachers import find_teachers
 from jaxfm.training.initial import resolve
 from jaxfm.training.paths import TRAINING_ONLY, flat
 from jaxfm.training.saved_run import open_run
 from jaxfm.training.session import Session, make_session
-from jaxfm.training.setup import set_up
 from tests import tiny
 
 # What of a student's config is put back for a run of its weights without a teacher.
@@ -88,7 +86,12 @@ def created(config: Config) -> Any:
 
 def opened(config: Config) -> tuple[Any, Session, Any]:
     task, loaded = created(config)
-    return task, make_session(config, task.objective, make_mesh(config.parallel.mesh), total_steps=6), loaded
+    return task, session_of(config, task), loaded
+
+
+def session_of(config: Config, task: Any) -> Session:
+    mesh = make_mesh(config.parallel.mesh)
+    return make_session(config, task.objective, mesh, total_steps=6, teachers=find_teachers(config))
 
 
 def exported(workdir: pathlib.Path, folder: pathlib.Path) -> Any:
@@ -209,9 +212,7 @@ def test_a_student_is_an_ordinary_run(run: pathlib.Path, teacher: pathlib.Path, 
     taught = report["distillation"]["teachers"][0]
     known = json.loads((teacher / "report.json").read_text())["splits"]
     assert taught["splits"]["test"]["accuracy"] == known["test"]["accuracy"]
-    assert taught["retained"]["test"] == pytest.approx(
-        report["splits"]["test"]["accuracy"] / known["test"]["accuracy"]
-    )
+    assert taught["retained"]["test"] == pytest.approx(report["splits"]["test"]["accuracy"] / known["test"]["accuracy"])
     text = (run / "report.md").read_text()
     assert "## Teacher and student" in text and f"run:{teacher}" in text
     # A next run, and one of other weights in the same place, which the checkpoints tell apart.
@@ -298,7 +299,7 @@ def test_other_tasks_learn_from_a_larger_model(task_name: str, tmp_path: pathlib
     losses = {f"distil__{name}": 1.0 for name in ("hidden", "attention", "relations")}
     config = tiny.replaced(config, **losses, distil__teacher=known, model__init=known)
     task, loaded = created(config)
-    session = make_session(config, task.objective, make_mesh(config.parallel.mesh), total_steps=4)
+    session = session_of(config, task)
     batch = {name: jnp.asarray(value) for name, value in tiny.batch_of(task.datasets["train"], 4).items()}
 
     def loss(session: Session, params: Any) -> Any:
@@ -317,7 +318,7 @@ def test_other_tasks_learn_from_a_larger_model(task_name: str, tmp_path: pathlib
     config = tiny.replaced(config, model__keep_layers=(2,))
     task, loaded = created(config)
     assert task.objective.spec.encoder.num_layers == 1
-    half = make_session(config, task.objective, make_mesh(config.parallel.mesh), total_steps=4)
+    half = session_of(config, task)
     found = loss(half, half.initial_state(0, loaded).params)
     assert all(found.metrics[f"loss_{name}"][0] > 1e-4 for name in ("soft", "hidden", "attention", "relations"))
     if task_name == "masked_lm":

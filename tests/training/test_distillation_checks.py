@@ -105,6 +105,8 @@ def test_relation_heads_divide_both_widths(config: Config) -> None:
             relation_heads(tiny.replaced(config, **{f"distil__{k}": v for k, v in values.items()}), student, wide)
         return str(caught.value)
 
-    assert "config.distil.relation_heads: 3 does not divide the width of the student's queries, 32" in asked(tiny.ENCODER)
+    assert "config.distil.relation_heads: 3 does not divide the width of the student's queries, 32" in asked(
+        tiny.ENCODER
+    )
     assert "5 does not divide" in asked(tiny.ENCODER, relation_heads=5)
     assert "but the teacher has 4 layers" in asked(tiny.ENCODER, relation_heads=4, relation_layer=5)

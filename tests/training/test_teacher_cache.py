@@ -10,11 +10,12 @@ import pytest
 from flax import nnx
 
 from jaxfm.config import Config
-from jaxfm.core.objective import LossContext
+from jaxfm.core.objective import LearnsFromTeachers, LossContext
 from jaxfm.errors import UserError
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.tasks import registry
 from jaxfm.training.distillation import LOGITS
+from jaxfm.training.find_teachers import find_teachers
 from jaxfm.training.initial import resolve
 from jaxfm.training.session import run_build
 from jaxfm.training.setup import set_up
@@ -37,7 +38,7 @@ def test_rows_bring_what_the_teacher_would_say(config: Config) -> None:
     mesh = make_mesh(config.parallel.mesh)
     found = []
     for cached in (True, False):
-        setup = set_up(tiny.replaced(config, distil__cache=cached), task, loaded, mesh)
+        setup = set_up(tiny.replaced(config, distil__cache=cached), task, loaded, mesh, find_teachers(config))
         state, batch = setup.initial_state(), setup.batches.batch(0)
         arrays = {name: jnp.asarray(value) for name, value in batch.items()}
         session = setup.session
@@ -56,8 +57,10 @@ def test_rows_bring_what_the_teacher_would_say(config: Config) -> None:
 def test_a_file_is_read_again_and_a_damaged_one_is_named(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     task, _ = registry.create(config, resolve(config.model))
     mesh, rows, objective = make_mesh(config.parallel.mesh), task.datasets["train"], task.objective
+    assert isinstance(objective, LearnsFromTeachers)
+    known = find_teachers(config)
     build, _ = run_build(config, objective, mesh)
-    made = taught_rows(config, objective, rows, build, mesh)
+    made = taught_rows(config, objective, known, rows, build, mesh)
     assert made.path.parent == pathlib.Path(config.data.cache) / "teachers"
     assert made.fingerprint() == rows.fingerprint() and len(made) == len(rows)
 
@@ -65,16 +68,16 @@ def test_a_file_is_read_again_and_a_damaged_one_is_named(config: Config, monkeyp
         raise AssertionError("computed again")
 
     monkeypatch.setattr("jaxfm.training.teacher_cache._logits", fails)
-    again = taught_rows(config, objective, rows, build, mesh)
+    again = taught_rows(config, objective, known, rows, build, mesh)
     index = np.asarray([3, 0])
     np.testing.assert_array_equal(again.take(index)[LOGITS], made.logits[index])
     # Other weights are another file.
     other = tiny.write_weights(made.path.parent.parent / "other", labels=tiny.LABELS, seed=4)
     with pytest.raises(AssertionError, match="computed again"):
-        taught_rows(tiny.replaced(config, distil__teacher=other), objective, rows, build, mesh)
+        taught_rows(config, objective, find_teachers(tiny.replaced(config, distil__teacher=other)), rows, build, mesh)
     content = bytearray(made.path.read_bytes())
     content[-1] ^= 1
     for damaged in (bytes(content), bytes(content[:-9])):
         made.path.write_bytes(damaged)
         with pytest.raises(UserError, match="Remove it: it is made anew"):
-            taught_rows(config, objective, rows, build, mesh)
+            taught_rows(config, objective, known, rows, build, mesh)

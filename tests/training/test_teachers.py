@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from jaxfm.config import Config
+from jaxfm.core.objective import LearnsFromTeachers
 from jaxfm.errors import UserError
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.tasks import registry
 from jaxfm.training import teachers
+from jaxfm.training.find_teachers import find_teachers
 from jaxfm.training.initial import resolve
 from jaxfm.training.session import run_build
 from tests import tiny
@@ -27,14 +29,18 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 def opened(config: Config, teacher: str, **changes: Any) -> tuple[Any, Any]:
     config = tiny.replaced(config, distil__teacher=teacher, **changes)
     task, _ = registry.create(config, resolve(config.model))
-    teachers.check(config, task)
+    known = find_teachers(config)
+    teachers.check_teachers(config, task, known)
     mesh = make_mesh(config.parallel.mesh)
     build, _ = run_build(config, task.objective, mesh)
-    (found,) = teachers.open_teachers(config, task.objective, build, mesh)
+    assert isinstance(task.objective, LearnsFromTeachers)
+    (found,) = teachers.open_teachers(config, task.objective, known, build, mesh)
     return found, task
 
 
-def test_a_head_with_the_classes_in_another_order_is_put_in_that_of_the_run(config: Config, tmp_path: pathlib.Path) -> None:
+def test_a_head_with_the_classes_in_another_order_is_put_in_that_of_the_run(
+    config: Config, tmp_path: pathlib.Path
+) -> None:
     order = [3, 0, 4, 1, 2]
     uri = tiny.write_weights(tmp_path, labels=[tiny.LABELS[place] for place in order], seed=5)
     teacher, task = opened(config, uri)

@@ -110,7 +110,7 @@ class ImageClassifierObjective:
     def soft_loss(
         self, logits: jax.Array, teacher: jax.Array, batch: Mapping[str, jax.Array], temperature: float
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns the sum over the targets of the batch of how far the logits are from the teacher's, and the weight."""
+        """Returns the sum over the batch's targets of how far the logits are from the teacher's, and the weight."""
         valid = batch["labels"] >= 0
         compare = soft_cross_entropy if self.spec.kind == "single" else soft_cross_entropy_of_labels
         return (compare(logits, teacher, temperature) * valid).sum(), valid.sum().astype(jnp.float32)

@@ -19,8 +19,8 @@ from jaxfm.errors import UserError
 from jaxfm.models import flops
 from jaxfm.models.heads import MaskedLM
 from jaxfm.observe.metrics import weighted
-from jaxfm.tasks.mask_shares import mask_sums
 from jaxfm.tasks.losses import soft_cross_entropy
+from jaxfm.tasks.mask_shares import mask_sums
 from jaxfm.tasks.masked_lm.spec import MaskedLMSpec
 from jaxfm.tasks.masked_predictions import masked_token_losses, predict, token_losses
 from jaxfm.tasks.masks import Masks, head_flops, total_loss, vocabulary_logits
@@ -101,7 +101,7 @@ class MaskedLMObjective:
     def soft_loss(
         self, logits: jax.Array, teacher: jax.Array, batch: Mapping[str, jax.Array], temperature: float
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns the sum over masked tokens of how far the student's words are from the teacher's, and their number."""
+        """Returns the sum over masked tokens of how far the words are from the teacher's, and their number."""
         _, targets_BP = target_places(batch["labels"], logits.shape[1])
         valid_BP = targets_BP >= 0
         loss_BP = soft_cross_entropy(logits, teacher, temperature)
