@@ -18,6 +18,10 @@ from jaxfm.models.relative import make_common
 from jaxfm.models.stack import apply_layers, make_layers
 
 
+def _recorded(record: Callable[[jax.Array, Inputs], None], inputs: Inputs, states_LBTD: jax.Array) -> None:
+    record(states_LBTD, inputs)
+
+
 class Encoder(nnx.Module):
     """Inputs and layers, whose parameters are stacked along a leading axis, and what layers have in common.
 
@@ -45,6 +49,6 @@ class Encoder(nnx.Module):
         """Returns the last hidden states as `x_BTD`, and the segments and positions of the tokens that they are of."""
         inputs_key, layers_key = split_key(key, 2)
         inputs = self.embeddings(batch, inputs_key)
-        record = None if self.record is None else functools.partial(self.record, inputs=inputs)
+        record = None if self.record is None else functools.partial(_recorded, self.record, inputs)
         x_BTD = apply_layers(self.config, self.layers, self.common, *inputs, self.build, key=layers_key, record=record)
         return inputs._replace(x_BTD=x_BTD)

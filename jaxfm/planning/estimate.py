@@ -28,7 +28,6 @@ from jaxfm.schema import replaced
 from jaxfm.tasks import registry
 from jaxfm.tasks.fine_tuning import assumed_shapes
 from jaxfm.training import grid, initial
-from jaxfm.training.find_teachers import find_teachers
 from jaxfm.training.session import Session, make_session
 from jaxfm.training.state import count_parameters
 from jaxfm.training.stepping import SingleRun, StackedRuns, Stepping
@@ -205,7 +204,7 @@ class Subject:
         """Builds the train step for devices of a topology."""
         mesh = make_mesh(self.config.parallel.mesh, devices)
         with target.tracing_for(target_of(topology)):
-            steps, teachers = self.config.train.steps or _STEPS, find_teachers(self.config)
+            steps, teachers = self.config.train.steps or _STEPS, initial.find_teachers(self.config)
             return make_session(self.config, self.objective, mesh, total_steps=steps, teachers=teachers)
 
 

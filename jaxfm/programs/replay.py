@@ -29,7 +29,6 @@ from jaxfm.tasks import registry
 from jaxfm.training import initial, skipped_batch
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints
-from jaxfm.training.find_teachers import find_teachers
 from jaxfm.training.loading import put
 from jaxfm.training.paths import path_name
 from jaxfm.training.rounded_start import start_state
@@ -180,11 +179,9 @@ def replay(workdir: str | pathlib.Path, file: str | pathlib.Path, progress: Prog
         task, loaded = registry.create(config, initial.resolve(workdirs.pinned(workdir, config.model)))
         skipped_batch.check(path, skipped, config, task.objective.spec.batch_spec())
         if config.distil.cache:
-            raise UserError(
-                "--replay: rows of a run with config.distil.cache have a teacher's outputs, which are not kept."
-            )
+            raise UserError("--replay: rows of a run with config.distil.cache have a teacher's outputs, not kept here.")
         mesh, note = available_mesh(config)
-        teachers = find_teachers(config)
+        teachers = initial.find_teachers(config)
         session = make_session(config, task.objective, mesh, total_steps=skipped.total_steps, teachers=teachers)
         now = train_batches(config, task.datasets["train"], mesh).whole_batch(skipped.step - 1)
         same = all(np.array_equal(values, now[name]) for name, values in skipped.batch.items())

@@ -46,7 +46,6 @@ from jaxfm.tasks import registry
 from jaxfm.training import averaging, batch_size, grid, growth, initial, mirror, results, retention
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints, check_room
-from jaxfm.training.find_teachers import find_teachers
 from jaxfm.training.fit import Pause, fit, never
 from jaxfm.training.member import Member, TrainResult
 from jaxfm.training.setup import Setup, set_up
@@ -232,7 +231,7 @@ def _prepared(asked: Sequence[_Asked], mesh: Mesh) -> tuple[list[_Ready], Steppi
     begun = next((run for run in asked if run.status == "half-way"), asked[0])
     first = initial.resolve(workdirs.pinned(begun.workdir, asked[0].config.model))
     first = growth.at_depth(first, asked[0].config.grow)
-    teachers = find_teachers(asked[0].config)
+    teachers = initial.find_teachers(asked[0].config)
     of_seeds: dict[int, tuple[Task, Mapping[str, HostArray]]] = {}
     configs, notes = {}, ()
     for run in asked:

@@ -60,7 +60,7 @@ class HiddenProjection(nnx.Module):
 def around(config: Config, objective: Objective, known: Sequence[KnownTeacher], build: Build, mesh: Mesh) -> Objective:
     """Returns the objective that a run trains: around the task's where `config.distil` names teachers, else as it is.
 
-    `known` is what it names (`find_teachers`).
+    `known` is what it names (`initial.find_teachers`).
 
     Raises:
       UserError: a teacher that does not fit the run, or settings under which nothing can be learned from it.
@@ -68,7 +68,7 @@ def around(config: Config, objective: Objective, known: Sequence[KnownTeacher], 
     task = check(config, objective)
     if task is None:
         return objective
-    assert len(known) == len(config.distil.teachers), "see find_teachers"
+    assert len(known) == len(config.distil.teachers), "see initial.find_teachers"
     teachers = open_teachers(config, task, known, build, mesh)
     student = objective.spec.encoder
     pairs = layer_pairs(config, student, [teacher.encoder for teacher in teachers])
@@ -170,7 +170,7 @@ class DistilledObjective:
                     model.encoder(seen)
                 else:
                     found.append(jax.lax.stop_gradient(teacher.objective.logits(model, seen)))
-        return sum(found) / len(found) if found else None, theirs
+        return jnp.stack(found).mean(axis=0) if found else None, theirs
 
     def _of_outputs(
         self,
@@ -259,6 +259,11 @@ def logits_field(inner: LearnsFromTeachers, teacher: Teacher) -> Field:
     )
     tokens = len(found.shape) > 1 and found.shape[1] == task.spec.row_length and task.spec.row_length > 1
     return Field(found.shape[1:], jnp.dtype(jnp.float32), axes=("tokens",) if tokens else ())
+
+
+def read_by_steps(objective: Objective) -> tuple[Any, BatchSpec]:
+    """Returns what the steps of a session's objective read beside the task's batches: abstract constants, fields."""
+    return (objective.constants, objective.fields()) if isinstance(objective, DistilledObjective) else ((), {})
 
 
 def load_constants(objective: Objective) -> Any:

@@ -1,10 +1,13 @@
-"""Where a new run's weights come from, another run included."""
+"""Where a new run's weights come from, another run included, and those of its teachers."""
 
 import dataclasses
+import functools
 import pathlib
+from collections.abc import Callable
+from typing import TypeVar
 
 from jaxfm import files
-from jaxfm.config import MeshConfig, ModelConfig
+from jaxfm.config import Config, MeshConfig, ModelConfig
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import HasImageLayout, Initial
@@ -17,10 +20,13 @@ from jaxfm.hub.vocabulary import fit_vocabulary
 from jaxfm.models.adapters import plain_weights
 from jaxfm.models.subnets import take_layers
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.training.saved_run import open_run
+from jaxfm.training.saved_run import SavedRun, open_run
+from jaxfm.training.teachers import KEY as TEACHER_KEY
+from jaxfm.training.teachers import KnownTeacher
 from jaxfm.training.workdir import read_origin
 
 RUN = "run:"
+T = TypeVar("T")
 
 
 def resolve(config: ModelConfig) -> Initial:
@@ -114,3 +120,41 @@ def _workdir(config: ModelConfig) -> pathlib.Path:
         )
     hub_initial.check_no_preset(config)
     return workdir
+
+
+def find_teachers(config: Config) -> tuple[KnownTeacher, ...]:
+    """Returns what `config.distil.teacher` names.
+
+    Raises:
+      UserError: a URI of nothing, or of what is no model.
+    """
+    return tuple(_known(uri) for uri in config.distil.teachers)
+
+
+def _known(uri: str) -> KnownTeacher:
+    if uri == "scratch":
+        raise UserError(f"{TEACHER_KEY}: 'scratch' is no trained model. Name run:WORKDIR, hf:OWNER/NAME or dir:PATH.")
+    encoder, _ = _named(uri, shape)
+    run = open_run(files.expanded(uri.removeprefix(RUN))) if uri.startswith(RUN) else None
+    return KnownTeacher(
+        uri=uri,
+        encoder=encoder,
+        spec=None if run is None else run.spec,
+        weights=functools.partial(_named, uri, resolve),
+        labels_and_tokenizer=functools.partial(_labels_and_tokenizer, uri, run),
+    )
+
+
+def _labels_and_tokenizer(uri: str, run: SavedRun | None) -> tuple[tuple[str, ...], pathlib.Path | None]:
+    if run is not None:
+        return run.predictor().labels, run.workdir / TOKENIZER_DIR
+    first = _named(uri, resolve)
+    return first.labels, first.tokenizer
+
+
+def _named(uri: str, find: Callable[[ModelConfig], T]) -> T:
+    """Calls a function of `config.model` for a teacher's URI; what it raises names the key of teachers."""
+    try:
+        return find(ModelConfig(init=uri))
+    except UserError as error:
+        raise UserError(str(error).replace("config.model.init", TEACHER_KEY)) from error

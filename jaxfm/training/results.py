@@ -104,7 +104,7 @@ def _write(
     write_report(
         workdir,
         report,
-        {split: evaluation.tables for split, evaluation in evaluations.items()} | more,
+        {**{split: evaluation.tables for split, evaluation in evaluations.items()}, **more},
         draw(config, evaluations, workdir, chosen),
         metric=config.eval.metric,
         wrong={split: evaluation.wrong for split, evaluation in evaluations.items()},

@@ -231,12 +231,7 @@ class Session:
 
 
 def make_session(
-    config: Config,
-    objective: Objective,
-    mesh: Mesh,
-    *,
-    total_steps: int,
-    teachers: Sequence[KnownTeacher] = (),
+    config: Config, objective: Objective, mesh: Mesh, *, total_steps: int, teachers: Sequence[KnownTeacher] = ()
 ) -> Session:
     """Builds the train step without any data or array, for the platform of `target`.
 
@@ -246,7 +241,7 @@ def make_session(
         `distillation.around`).
       mesh: of the run's devices, or of those it is planned for.
       total_steps: of the whole run, for schedules.
-      teachers: what `config.distil` names (`find_teachers`).
+      teachers: what `config.distil` names (`initial.find_teachers`).
 
     Raises:
       UserError: rows that cannot be cut along the mesh, a kernel that cannot compute this attention, a pattern that
@@ -284,9 +279,7 @@ def make_session(
         update = make_optimizer(optim, make_schedule(optim, total_steps), params, adaptation, rates)
         return make_train_step(loss, update, **settings, guard=guard)
 
-    constants, more_fields = (), {}
-    if isinstance(objective, distillation.DistilledObjective):
-        constants, more_fields = objective.constants, objective.fields()
+    constants, more_fields = distillation.read_by_steps(objective)
     batch_spec = {**spec.batch_spec(), **more_fields}
     micro_batches = 1 if objective.whole_batch else accumulate
     settings = {"total_steps": total_steps, "accumulate": micro_batches, "adaptation": adaptation}

@@ -33,7 +33,7 @@ _ENCODER, _HEAD = "encoder/", "head/"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class KnownTeacher:
-    """What `config.distil.teacher` names, of which no weights are read yet (`training/find_teachers.py`).
+    """What `config.distil.teacher` names, of which no weights are read yet (`training/initial.py`).
 
     Attributes:
       uri: as it was given.
@@ -212,8 +212,8 @@ def load(teacher: Teacher, labels: Sequence[str] = ()) -> Any:
     lacking = [path for path in shapes if path not in first.params or first.params[path].shape != shapes[path].shape]
     if lacking:
         raise UserError(
-            f"{KEY}: {teacher.known.uri!r} lacks {', '.join(lacking[:3])} of the shape that this task's model has. Train it "
-            "for the task first, and name the run: run:WORKDIR."
+            f"{KEY}: {teacher.known.uri!r} lacks {', '.join(lacking[:3])} of the shape that this task's model has. "
+            "Train it for the task first, and name the run: run:WORKDIR."
         )
     order = [first.labels.index(label) for label in labels] if set(labels) == set(first.labels) else []
 

@@ -23,8 +23,7 @@ from jaxfm.parallel.preemption import Paused
 from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.train import train
 from jaxfm.tasks import registry
-from jaxfm.training.find_teachers import find_teachers
-from jaxfm.training.initial import resolve
+from jaxfm.training.initial import find_teachers, resolve
 from jaxfm.training.paths import TRAINING_ONLY, flat
 from jaxfm.training.saved_run import open_run
 from jaxfm.training.session import Session, make_session

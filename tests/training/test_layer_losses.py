@@ -53,13 +53,13 @@ def test_relations_as_torch(heads: int) -> None:
 
 
 def hidden(student: jax.Array, teacher: jax.Array, segments: jax.Array) -> jax.Array:
-    flat = (x.reshape(1, *x.shape[:2], -1) for x in (student, teacher))
-    return hidden_loss(*flat, segments)
+    mine, known = (x.reshape(1, *x.shape[:2], -1) for x in (student, teacher))
+    return hidden_loss(mine, known, segments)
 
 
 def attention(student: jax.Array, teacher: jax.Array, segments: jax.Array) -> jax.Array:
-    scores = (jnp.einsum("BTNH,BSNH->BNTS", x, x) for x in (student, teacher))
-    return attention_loss(*scores, segments)
+    mine, known = (jnp.einsum("BTNH,BSNH->BNTS", x, x) for x in (student, teacher))
+    return attention_loss(mine, known, segments)
 
 
 def relations(student: jax.Array, teacher: jax.Array, segments: jax.Array) -> jax.Array:

@@ -15,8 +15,7 @@ from jaxfm.errors import UserError
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.tasks import registry
 from jaxfm.training.distillation import LOGITS
-from jaxfm.training.find_teachers import find_teachers
-from jaxfm.training.initial import resolve
+from jaxfm.training.initial import find_teachers, resolve
 from jaxfm.training.session import run_build
 from jaxfm.training.setup import set_up
 from jaxfm.training.teacher_cache import taught_rows
