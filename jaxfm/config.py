@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 from jaxfm.adapt_config import AdaptConfig
+from jaxfm.distil_config import DistilConfig
 from jaxfm.errors import UserError
 from jaxfm.optim_config import OptimConfig
 from jaxfm.schema import field
@@ -44,6 +45,11 @@ class ModelConfig:
         0, "width of a head when init is scratch; 0: the preset's, or hidden_size / num_heads", at_least=0
     )
     ffn_size: int = field(0, "neurons of a feed-forward part when init is scratch; 0: the preset's", at_least=0)
+    keep_layers: tuple[int, ...] = field(
+        (),
+        "layers of the first weights that are kept, counted from 1, e.g. (2, 4, 6) of six: a smaller model that starts "
+        "from a larger one; empty: all",
+    )
     tokenizer: str = field(
         "",
         "URI of the tokenizer (dir:, package:, hf:, or train:wordpiece/SIZE, train:bpe/SIZE for one learned from the "
@@ -390,6 +396,7 @@ class Config:
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     supernet: SupernetConfig = dataclasses.field(default_factory=SupernetConfig)
     exits: ExitsConfig = dataclasses.field(default_factory=ExitsConfig)
+    distil: DistilConfig = dataclasses.field(default_factory=DistilConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)

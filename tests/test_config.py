@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 OPTIONS = """
 seed
 model.init model.preset model.num_layers model.hidden_size model.num_heads model.head_size model.ffn_size
-model.tokenizer model.dropout model.attention_dropout model.attention model.scan_layers
+model.keep_layers model.tokenizer model.dropout model.attention_dropout model.attention model.scan_layers
 model.remat
 data.source data.words_column data.tags_column data.document_column data.row_length data.packed data.window
 data.text_column data.pair_column data.image_column data.label_column data.holdout data.cache
@@ -41,6 +41,8 @@ train.seeds train.learning_rates train.weight_decays
 supernet.depths supernet.heads supernet.ffn_sizes supernet.random supernet.distillation supernet.temperature
 supernet.importance_batches
 exits.every exits.weights exits.pooling exits.joint exits.distillation exits.temperature exits.max_loss exits.certainty
+distil.teacher distil.hard distil.soft distil.temperature distil.hidden distil.attention distil.relations
+distil.relation_heads distil.relation_layer distil.layers distil.cache
 eval.every_steps eval.batch_size eval.metric eval.first eval.select eval.patience
 checkpoint.every_steps checkpoint.keep_last checkpoint.mirror checkpoint.keep_optimizer
 parallel.mesh.data parallel.mesh.fsdp parallel.mesh.tensor parallel.mesh.sequence

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 
 from jaxfm.adapt_config import AdaptConfig
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.spec import Spec
 from jaxfm.observe.metrics import Sums
 
@@ -110,4 +111,36 @@ class Distillable(Protocol):
         self, logits: jax.Array, teacher: jax.Array, batch: Mapping[str, jax.Array], temperature: float
     ) -> tuple[jax.Array, jax.Array]:
         """Returns the SUM of losses of `logits` against those of the teacher at all targets, and their weight."""
+        ...
+
+
+@runtime_checkable
+class LearnsFromTeachers(Distillable, Protocol):
+    """What an objective is beside `Objective` where a model can learn from a trained one, whatever that one was."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether what a model is given of a training row is drawn anew at each step: masks, changes of images."""
+        ...
+
+    def seen(self, model: Any, batch: Mapping[str, jax.Array], context: LossContext) -> Mapping[str, jax.Array]:
+        """Returns what `loss` gives to the model of a batch, with the same draws: for `logits` and for teachers."""
+        ...
+
+    def loss_and_logits(
+        self, model: Any, batch: Mapping[str, jax.Array], context: LossContext
+    ) -> tuple[Loss, jax.Array]:
+        """Returns `loss`, and `logits` of `seen` under the dropout of that loss: one pass gives both."""
+        ...
+
+    def of_teacher(self, spec: Spec | None, encoder: EncoderConfig) -> "LearnsFromTeachers":
+        """Returns the objective of a teacher that computes the rows of this one, with the targets of this one.
+
+        Args:
+          spec: of the teacher's run; None: weights that are not of a run are read as this task would read them.
+          encoder: of the teacher.
+
+        Raises:
+          UserError: the teacher is of another kind.
+        """
         ...

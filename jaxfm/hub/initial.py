@@ -94,6 +94,11 @@ def pair_shape(config: ModelConfig) -> TowersConfig:
 
 
 def _pair_directory(config: ModelConfig, only: list[str] | None = None) -> pathlib.Path:
+    if config.keep_layers:
+        raise UserError(
+            f"config.model.keep_layers: is {config.keep_layers}, but {config.init!r} is a pair of towers. Leave it "
+            "empty."
+        )
     if config.init == "scratch" or config.init.startswith("run:"):
         raise _no_pair(config)
     return locate(config.init, "config.model.init", only) if only else locate(config.init, "config.model.init")
@@ -223,7 +228,8 @@ def check_no_preset(config: ModelConfig) -> None:
     for name, size in _asked_sizes(config).items():
         raise UserError(
             f"config.model.{name}: is {size}, but the shape comes from the weights of {config.init!r}. Leave it 0, or "
-            "set config.model.init=scratch; smaller shapes inside loaded weights are what config.supernet is for."
+            "set config.model.init=scratch; fewer layers of loaded weights: config.model.keep_layers; smaller shapes "
+            "inside them: config.supernet."
         )
 
 

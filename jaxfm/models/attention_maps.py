@@ -11,8 +11,8 @@ from flax import nnx
 
 from jaxfm.models.attention import MASKED, segment_mask
 from jaxfm.models.encoder import Encoder
-from jaxfm.models.rotary import rotate, rotation
-from jaxfm.models.stack import EncoderLayer, apply_layers
+from jaxfm.models.layer_outputs import attention_scores
+from jaxfm.models.stack import apply_layers
 
 
 def last_attention(encoder: Encoder, batch: Mapping[str, jax.Array]) -> jax.Array:
@@ -37,19 +37,8 @@ def last_attention(encoder: Encoder, batch: Mapping[str, jax.Array]) -> jax.Arra
         normed_BTD = apply_layers(shorter, nnx.merge(graphdef, before), encoder.common, *inputs, build)
     elif encoder.common is not None and encoder.common.first_norm is not None:
         normed_BTD = encoder.common.first_norm(normed_BTD)
-    layer: EncoderLayer = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[-1], parameters))
-    own = layer.attention
-    q_BTNH, k_BTNH = own.query(normed_BTD), own.key(normed_BTD)
-    if own.query_norm is not None and own.key_norm is not None:
-        q_BTNH, k_BTNH = own.query_norm(q_BTNH), own.key_norm(k_BTNH)
-    if config.position_embedding == "rope":
-        turned = rotation(inputs.positions_BT, config.head_dim, config.global_rope_theta)
-        q_BTNH, k_BTNH = rotate(q_BTNH, turned), rotate(k_BTNH, turned)
-    k_BTNH = jnp.repeat(k_BTNH, config.num_heads // config.kv_heads, axis=2)
-    scores_BNTT = jnp.einsum(
-        "BTNH,BSNH->BNTS", q_BTNH.astype(jnp.float32), k_BTNH.astype(jnp.float32), precision="highest"
-    )
-    scores_BNTT = jnp.where(segment_mask(inputs.segment_ids_BT), scores_BNTT * config.head_dim**-0.5, MASKED)
+    scores_BNTT = attention_scores(encoder, config.num_layers - 1, normed_BTD, inputs.positions_BT)
+    scores_BNTT = jnp.where(segment_mask(inputs.segment_ids_BT), scores_BNTT, MASKED)
     weights_BTT = jax.nn.softmax(scores_BNTT, axis=-1).mean(axis=1)
     queries_BT = inputs.segment_ids_BT > 0
     if config.patches.class_token:

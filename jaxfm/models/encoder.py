@@ -2,7 +2,8 @@
 
 # B batch, T tokens, D model
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 from flax import nnx
@@ -17,8 +18,17 @@ from jaxfm.models.relative import make_common
 from jaxfm.models.stack import apply_layers, layer_states, make_layers
 
 
+def _recorded(record: Callable[[jax.Array, Inputs], None], inputs: Inputs, states_LBTD: jax.Array) -> None:
+    record(states_LBTD, inputs)
+
+
 class Encoder(nnx.Module):
-    """Inputs and layers, whose parameters are stacked along a leading axis, and what layers have in common."""
+    """Inputs and layers, whose parameters are stacked along a leading axis, and what layers have in common.
+
+    `record`, where `models.layer_outputs` has set it, is given what the layers of a pass read.
+    """
+
+    record: Callable[[jax.Array, Inputs], None] | None = None
 
     def __init__(self, config: EncoderConfig, build: Build, rngs: nnx.Rngs, inputs: InputModule | None = None):
         """Makes the encoder, of what `config` reads unless `inputs`, made before from the same `rngs`, are given.
@@ -39,7 +49,8 @@ class Encoder(nnx.Module):
         """Returns the last hidden states as `x_BTD`, and the segments and positions of the tokens that they are of."""
         inputs_key, layers_key = split_key(key, 2)
         inputs = self.embeddings(batch, inputs_key)
-        x_BTD = apply_layers(self.config, self.layers, self.common, *inputs, self.build, key=layers_key)
+        record = None if self.record is None else functools.partial(_recorded, self.record, inputs)
+        x_BTD = apply_layers(self.config, self.layers, self.common, *inputs, self.build, key=layers_key, record=record)
         return inputs._replace(x_BTD=x_BTD)
 
     def states(

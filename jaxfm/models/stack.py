@@ -2,6 +2,7 @@
 
 # B batch, T tokens, D model, N heads, H head dim, F ffn, L layers
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -256,9 +257,10 @@ def apply_layers(
     build: Build,
     *,
     key: DropoutKey | None = None,
+    record: Callable[[jax.Array], None] | None = None,
 ) -> jax.Array:
     """Returns the hidden states [B, T, D] after stacked layers; arguments and errors as of `layer_states`."""
-    return layer_states(config, layers, common, x_BTD, segment_ids_BT, positions_BT, build, key=key)[-1]
+    return layer_states(config, layers, common, x_BTD, segment_ids_BT, positions_BT, build, key=key, record=record)[-1]
 
 
 @jax.named_scope("encoder")
@@ -273,6 +275,7 @@ def layer_states(
     after: Sequence[int] = (),
     *,
     key: DropoutKey | None = None,
+    record: Callable[[jax.Array], None] | None = None,
 ) -> list[jax.Array]:
     """Returns the residual stream [B, T, D] after some numbers of stacked layers, and the hidden states after all.
 
@@ -289,6 +292,7 @@ def layer_states(
       build: how they are computed.
       after: numbers of layers, ascending, above 0 and below all.
       key: turns dropout on.
+      record: is given what each layer reads and, last, the hidden states: [L + 1, B, T, D].
 
     Raises:
       UserError: the kernel that `build.attention` asks for cannot compute these layers.
@@ -299,25 +303,25 @@ def layer_states(
     keys = stacked_keys(key, config.num_layers)
     period = len(period_inputs)
 
-    def with_inputs(layer_inputs: LayerInputs) -> _OneLayer:
-        def one(stream: Any, layer: nnx.State, layer_key: DropoutKey | None) -> Any:
-            return nnx.merge(graphdef, layer)(stream, layer_inputs, layer_key)
+    with_inputs = functools.partial(_one_layer, graphdef, build)
 
-        if build.remat == "none":
-            return one
-        # In a loop the compiler cannot find the forward pass' values again, so that no barrier is needed.
-        return jax.checkpoint(one, policy=_SAVED[build.remat], prevent_cse=not build.scan)
+    def seen(stream: Any) -> jax.Array | None:
+        """Returns what the next layer reads, where it is recorded."""
+        return None if record is None else _read(config, stream)
 
-    def run(stream: Any, first: int, last: int) -> Any:
-        """Applies the layers first .. last - 1."""
+    def run(stream: Any, first: int, last: int) -> tuple[Any, list[Any]]:
+        """Applies the layers first .. last - 1; returns the stream, and what was seen after them, in stacks."""
         if config.layer_groups:
-            return _apply_groups(config, parameters, keys, stream, with_inputs(period_inputs[0]), build, first, last)
+            one = with_inputs(period_inputs[0])
+            return _apply_groups(config, parameters, keys, stream, one, build, first, last, seen)
         inputs = [period_inputs[(first + index) % period] for index in range(period)]
 
-        def apply(stream: Any, some: list[tuple[nnx.State, DropoutKey | None]]) -> tuple[Any, None]:
+        def apply(stream: Any, some: list[tuple[nnx.State, DropoutKey | None]]) -> tuple[Any, list[Any]]:
+            after = []
             for (layer, layer_key), layer_inputs in zip(some, inputs, strict=False):
                 stream = with_inputs(layer_inputs)(stream, layer, layer_key)
-            return stream, None
+                after.append(seen(stream))
+            return stream, after
 
         stacked = _take_layers((parameters, keys), slice(first, last), config.num_layers)
         if last <= build.frozen_layers:  # otherwise the part of a trained array would have a gradient, all of it zero
@@ -325,17 +329,22 @@ def layer_states(
         # One round of the loop is one period of layers, so that the compiler knows which of them are local.
         rounds, rest = divmod(last - first, period)
         looped = [_take_layers(stacked, slice(i, rounds * period, period), last - first) for i in range(period)]
-        stream, _ = lax.scan(apply, stream, looped, length=rounds, unroll=1 if build.scan else max(rounds, 1))
+        stream, after = lax.scan(apply, stream, looped, length=rounds, unroll=1 if build.scan else max(rounds, 1))
         left = [jax.tree.map(lambda leaf, i=i: leaf[rounds * period + i], stacked) for i in range(rest)]
-        return apply(stream, left)[0]
+        stream, last_ones = apply(stream, left)
+        return stream, [_in_turn(after), *(each[None] for each in last_ones)] if record is not None else []
 
     stream, found = first_stream(config, common, x_BTD), []
+    recorded = [] if record is None else [_read(config, stream)[None]]
     ends = sorted({0, build.frozen_layers, *after, config.num_layers})
     for first, last in itertools.pairwise(ends):
-        stream = run(stream, first, last)
+        stream, seen_here = run(stream, first, last)
+        recorded += seen_here
         if last in after:
             found.append(stream[0] if config.pre_norm else stream)
-    return [*found, stream[1] if config.pre_norm else stream]
+    if record is not None:
+        record(jnp.concatenate(recorded))
+    return [*found, _read(config, stream)]
 
 
 def first_stream(config: EncoderConfig, common: CommonParts | None, x_BTD: jax.Array) -> Any:
@@ -389,6 +398,29 @@ def apply_some_layers(
     return stream
 
 
+def _one_layer(graphdef: nnx.GraphDef[Any], build: Build, layer_inputs: LayerInputs) -> _OneLayer:
+    """Returns what applies a layer of these inputs: (stream, parameters, key) -> stream."""
+
+    def one(stream: Any, layer: nnx.State, layer_key: DropoutKey | None) -> Any:
+        return nnx.merge(graphdef, layer)(stream, layer_inputs, layer_key)
+
+    if build.remat == "none":
+        return one
+    # In a loop the compiler cannot find the forward pass' values again, so that no barrier is needed.
+    return jax.checkpoint(one, policy=_SAVED[build.remat], prevent_cse=not build.scan)
+
+
+def _read(config: EncoderConfig, stream: Any) -> jax.Array:
+    """Returns what the next layer, or a head, reads of the residual stream."""
+    return stream[1] if config.pre_norm else stream
+
+
+def _in_turn(after: list[jax.Array]) -> jax.Array:
+    """Returns what was seen after each layer of a period, [R, B, T, D] of R periods, in the order of the layers."""
+    together = jnp.stack(after, axis=1)
+    return together.reshape(-1, *together.shape[2:])
+
+
 def _apply_groups(
     config: EncoderConfig,
     parameters: nnx.State,
@@ -398,21 +430,31 @@ def _apply_groups(
     build: Build,
     first: int,
     last: int,
-) -> Any:
-    """Applies each group's weights for those of its layers from first to last; in a loop they are one array."""
+    seen: Callable[[Any], jax.Array | None],
+) -> tuple[Any, list[Any]]:
+    """Applies each group's weights for those of its layers from first to last; in a loop they are one array.
+
+    Also returns what `seen` gives after each layer, a stack a group.
+    """
     assert not build.frozen_layers, "see adaptation: shared layers are trained together"
     each = config.num_layers // config.layer_groups
 
-    def step(weights: nnx.State) -> Callable[[Any, DropoutKey | None], tuple[Any, None]]:
-        return lambda stream, layer_key: (one(stream, weights, layer_key), None)
+    def step(weights: nnx.State) -> Callable[[Any, DropoutKey | None], tuple[Any, Any]]:
+        def apply(stream: Any, layer_key: DropoutKey | None) -> tuple[Any, Any]:
+            stream = one(stream, weights, layer_key)
+            return stream, seen(stream)
 
+        return apply
+
+    after = []
     for group in range(first // each, -(-last // each)):
         weights = jax.tree.map(lambda leaf, group=group: leaf[group], parameters)
         begin, end = max(first, group * each), min(last, (group + 1) * each)
         own_keys = _take_layers(keys, slice(begin, end), config.num_layers)
         count = end - begin
-        stream, _ = lax.scan(step(weights), stream, own_keys, length=count, unroll=1 if build.scan else count)
-    return stream
+        stream, seen_here = lax.scan(step(weights), stream, own_keys, length=count, unroll=1 if build.scan else count)
+        after.append(seen_here)
+    return stream, after
 
 
 @jax.named_scope("attention")

@@ -205,16 +205,27 @@ def cut(params: Mapping[str, Any], encoder: EncoderConfig, subnet: Subnet) -> di
       encoder: its shape.
       subnet: one of its subnets.
     """
-    kept = kept_layers(encoder.num_layers, subnet.depth)
-    norms = (*(layer - 1 for layer in kept[1:]), encoder.num_layers - 1)
     found = {}
-    for path, value in params.items():
+    for path, value in take_layers(params, encoder, kept_layers(encoder.num_layers, subnet.depth)).items():
         name, array = path.removeprefix(LAYERS), np.asarray(value)
         if name != path:
-            array = array[list(norms if name.startswith(NEXT_NORM) else kept)]
             for axis, size in _cut_axes(name, encoder, subnet).items():
                 array = np.take(array, range(size), axis=axis)
         found[path] = np.ascontiguousarray(array)
+    return found
+
+
+def take_layers(params: Mapping[str, Any], encoder: EncoderConfig, kept: Sequence[int]) -> dict[str, Any]:
+    """Returns the arrays (path -> array) with some layers alone, counted from 0; those of no layer as they are.
+
+    Between pre-norm layers each kept one reads what the norm gives that it has learned with.
+    """
+    norms = (*(layer - 1 for layer in kept[1:]), encoder.num_layers - 1)
+    found = dict(params)
+    for path, value in params.items():
+        name = path.removeprefix(LAYERS)
+        if name != path:
+            found[path] = np.asarray(value)[list(norms if name.startswith(NEXT_NORM) else kept)]
     return found
 
 

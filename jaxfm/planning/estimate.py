@@ -204,7 +204,8 @@ class Subject:
         """Builds the train step for devices of a topology."""
         mesh = make_mesh(self.config.parallel.mesh, devices)
         with target.tracing_for(target_of(topology)):
-            return make_session(self.config, self.objective, mesh, total_steps=self.config.train.steps or _STEPS)
+            steps, teachers = self.config.train.steps or _STEPS, initial.find_teachers(self.config)
+            return make_session(self.config, self.objective, mesh, total_steps=steps, teachers=teachers)
 
 
 def make_plan(subject: Subject, topology: Topology) -> Plan:

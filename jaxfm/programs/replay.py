@@ -178,8 +178,11 @@ def replay(workdir: str | pathlib.Path, file: str | pathlib.Path, progress: Prog
         workdirs.check_extensions(workdir, config)
         task, loaded = registry.create(config, initial.resolve(workdirs.pinned(workdir, config.model)))
         skipped_batch.check(path, skipped, config, task.objective.spec.batch_spec())
+        if config.distil.cache:
+            raise UserError("--replay: rows of a run with config.distil.cache have a teacher's outputs, not kept here.")
         mesh, note = available_mesh(config)
-        session = make_session(config, task.objective, mesh, total_steps=skipped.total_steps)
+        teachers = initial.find_teachers(config)
+        session = make_session(config, task.objective, mesh, total_steps=skipped.total_steps, teachers=teachers)
         now = train_batches(config, task.datasets["train"], mesh).whole_batch(skipped.step - 1)
         same = all(np.array_equal(values, now[name]) for name, values in skipped.batch.items())
         checkpoint, state = _state(config, session, workdir, skipped, loaded, task.datasets["train"])
@@ -276,9 +279,10 @@ def _compute(
 
 def _program(session: Session) -> tuple[Callable[..., _Computed], list[str]]:
     """Returns what computes a batch, and the paths of the parameters that are trained."""
+    constants = session.constants
 
     def compute(state: TrainState, batch: Mapping[str, jax.Array]) -> _Computed:
-        found = session.gradients(moved_part(state, session.adaptation), state, batch)
+        found = session.gradients(moved_part(state, session.adaptation), state, batch, constants)
         norm = optax.tree.norm(found.grads) / jnp.maximum(found.weight, 1.0)
         return _Computed(found.loss, found.weight, norm, _count_odd(jax.tree.leaves(found.grads)))
 

@@ -231,6 +231,7 @@ def _prepared(asked: Sequence[_Asked], mesh: Mesh) -> tuple[list[_Ready], Steppi
     begun = next((run for run in asked if run.status == "half-way"), asked[0])
     first = initial.resolve(workdirs.pinned(begun.workdir, asked[0].config.model))
     first = growth.at_depth(first, asked[0].config.grow)
+    teachers = initial.find_teachers(asked[0].config)
     of_seeds: dict[int, tuple[Task, Mapping[str, HostArray]]] = {}
     configs, notes = {}, ()
     for run in asked:
@@ -243,15 +244,15 @@ def _prepared(asked: Sequence[_Asked], mesh: Mesh) -> tuple[list[_Ready], Steppi
         config, by_examples = batch_size.batch_of_examples(
             workdirs.with_values(run.config, task.chosen), rows.volume, mesh
         )
-        config, found = batch_size.autotune_batch_size(config, task.objective, mesh, most=len(rows))
+        config, found = batch_size.autotune_batch_size(config, task.objective, mesh, most=len(rows), teachers=teachers)
         configs[run.name], notes = config, notes or (*task.notes, *by_examples, *found)
     tasks = {run.name: of_seeds[run.config.seed][0] for run in asked}
     loaded = {run.name: of_seeds[run.config.seed][1] for run in asked}
     if asked[0].name:
-        setups, stepping = set_up_several(configs, tasks, loaded, mesh)
+        setups, stepping = set_up_several(configs, tasks, loaded, mesh, teachers)
     else:
         (config,), (task,), (arrays,) = configs.values(), tasks.values(), loaded.values()
-        setups = {"": set_up(config, task, arrays, mesh)}
+        setups = {"": set_up(config, task, arrays, mesh, teachers)}
         growth.check_model(config, setups[""].session.abstract.params)
         stepping = SingleRun(setups[""].session)
     ready = [_Ready(run, configs[run.name], tasks[run.name], setups[run.name], first) for run in asked]
@@ -401,6 +402,7 @@ def _command_to_go_on(config: Config, workdir: pathlib.Path) -> str:
     for key in ("preset", "tokenizer"):  # those of the run are taken
         changed |= {f"model.{key}": ""} if getattr(config.model, key) else {}
     changed |= {f"model.{key}": 0 for key in SIZES if getattr(config.model, key)}
+    changed |= {"model.keep_layers": "()"} if config.model.keep_layers else {}
     for key in ("epochs", "steps"):  # what is asked for in all, less what is done
         more = getattr(config.train, key) - getattr(before, key)
         changed |= {f"train.{key}": f"{more:g}"} if more > 0 else {}

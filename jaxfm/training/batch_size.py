@@ -19,6 +19,7 @@ from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel.compilation import held_bytes
 from jaxfm.schema import replaced
 from jaxfm.training.session import make_session
+from jaxfm.training.teachers import KnownTeacher
 
 # Of a device's memory: the rest is for the next batch, for what evaluation needs beside the state, and for gaps between
 # blocks. Of a computer's: it also holds the data, and whatever else it runs.
@@ -60,7 +61,7 @@ def _needs(peak: float) -> str:
 
 
 def autotune_batch_size(
-    config: Config, objective: Objective, mesh: Mesh, *, most: int
+    config: Config, objective: Objective, mesh: Mesh, *, most: int, teachers: Sequence[KnownTeacher] = ()
 ) -> tuple[Config, tuple[str, ...]]:
     """Returns the config with a batch size that fits where it is "auto", and notes for the log.
 
@@ -71,6 +72,7 @@ def autotune_batch_size(
       objective: model and loss.
       mesh: of the run.
       most: rows that a batch may have at most, such as those of the data; sizes that fit no mesh are ignored.
+      teachers: that the run learns from.
 
     Raises:
       UserError: not even the smallest batch fits, or how much memory a device has is not known.
@@ -79,9 +81,8 @@ def autotune_batch_size(
         return config, ()
     sizes = candidates(meshes.batch_shards(mesh) * config.train.accumulate, most, config.train.first_batch_size)
     limit = distributed.min_over_processes("memory of a device", memory_limit())
-    session = make_session(
-        with_batch_size(config, sizes[0]), objective, mesh, total_steps=config.train.steps or _TOTAL_STEPS
-    )
+    steps, smallest = config.train.steps or _TOTAL_STEPS, with_batch_size(config, sizes[0])
+    session = make_session(smallest, objective, mesh, total_steps=steps, teachers=teachers)
     found = search_batch_size(sizes, lambda size: _peak_of(session.lower(size)), limit)
     if found.size is None:
         limits = f"{_needs(found.peaks[sizes[0]])} of {limit / 2**30:.2f} GiB a device"

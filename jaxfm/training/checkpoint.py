@@ -25,6 +25,7 @@ from jaxfm.observe.metrics import Sums
 from jaxfm.parallel import distributed
 from jaxfm.training import manifest
 from jaxfm.training.hashes import array_hashes
+from jaxfm.training.paths import TRAINING_ONLY
 from jaxfm.training.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -293,12 +294,24 @@ class Checkpoints:
         with _quiet():
             return self._reader.restore((self._directory / str(step)).absolute(), args=ocp.args.Composite(**items))
 
+    def _how_to_read(self, step: int, item: str, target: Any) -> Any:
+        """Returns how Orbax is to read an item: the whole, or without what only training has and nobody asks for."""
+        whole = ocp.args.StandardRestore(target)
+        if item != PARAMS_ITEM or TRAINING_ONLY in target:
+            return whole
+        meta = _checked(self._read(step, meta=ocp.args.JsonRestore())[META_ITEM])
+        if not any(path.startswith(f"{TRAINING_ONLY}/") for path in meta["hashes"][item]):
+            return whole
+        how = ocp.checkpoint_utils.construct_restore_args(target)
+        return ocp.args.PyTreeRestore(target, restore_args=how, partial_restore=True)
+
     def _restore(self, step: int, item: str, target: Any) -> tuple[Any, dict[str, Any]]:
         where = self._directory / str(step)
         reason, restored, meta = "", {}, {}
         try:
             manifest.check(where, (item, META_ITEM))
-            restored = self._read(step, **{item: ocp.args.StandardRestore(target)}, meta=ocp.args.JsonRestore())
+            arrays = self._how_to_read(step, item, target)
+            restored = self._read(step, **{item: arrays}, meta=ocp.args.JsonRestore())
             meta = _checked(restored[META_ITEM])
         # What Orbax and TensorStore raise for a missing, torn or changed file is anything, by place and version.
         except Exception as error:

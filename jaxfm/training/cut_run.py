@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxfm.adapt_config import AdaptConfig
-from jaxfm.config import Config, GrowConfig, SupernetConfig
+from jaxfm.config import Config, ExitsConfig, GrowConfig, SupernetConfig
 from jaxfm.core.initial import Initial, Origin
 from jaxfm.core.task import Task
+from jaxfm.distil_config import DistilConfig
 from jaxfm.errors import UserError
 from jaxfm.hub.initial import SIZES
 from jaxfm.models.subnets import Subnet, cut, cut_encoder
@@ -34,6 +35,9 @@ _ALONE = {
     "adapt": AdaptConfig(),
     "grow": GrowConfig(),
     "supernet": SupernetConfig(),
+    "exits": ExitsConfig(),
+    "distil": DistilConfig(),
+    "model.keep_layers": (),
     "optim.mup": 0,
     "train.seeds": 1,
     "train.learning_rates": (),

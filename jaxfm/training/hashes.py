@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxfm import files
 from jaxfm.training.paths import path_name
 
 
@@ -19,6 +20,11 @@ def array_hashes(tree: Any) -> dict[str, int]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     hashes = jax.device_get(_hash_leaves([leaf for _, leaf in leaves]))
     return {path_name(path): int(value) for (path, _), value in zip(leaves, np.asarray(hashes), strict=True)}
+
+
+def hash_of(tree: Any) -> str:
+    """Returns one hash of all arrays of a tree; "" where it has none."""
+    return files.json_digest(array_hashes(tree)) if jax.tree.leaves(tree) else ""
 
 
 @jax.jit

@@ -1,9 +1,13 @@
-"""Where a new run's weights come from, another run included."""
+"""Where a new run's weights come from, another run included, and those of its teachers."""
 
+import dataclasses
+import functools
 import pathlib
+from collections.abc import Callable
+from typing import TypeVar
 
 from jaxfm import files
-from jaxfm.config import MeshConfig, ModelConfig
+from jaxfm.config import Config, MeshConfig, ModelConfig
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import HasImageLayout, Initial
@@ -14,24 +18,60 @@ from jaxfm.hub import initial as hub_initial
 from jaxfm.hub.tensor_files import check_finite
 from jaxfm.hub.vocabulary import fit_vocabulary
 from jaxfm.models.adapters import plain_weights
+from jaxfm.models.subnets import take_layers
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.training.saved_run import open_run
+from jaxfm.training.saved_run import SavedRun, open_run
+from jaxfm.training.teachers import KEY as TEACHER_KEY
+from jaxfm.training.teachers import KnownTeacher
 from jaxfm.training.workdir import read_origin
 
 RUN = "run:"
+T = TypeVar("T")
 
 
 def resolve(config: ModelConfig) -> Initial:
     """Finds and reads what `config.model` names: run:WORKDIR here, all else in `jaxfm.hub.initial`.
 
     Of a run it is the checkpoint that the run itself would report: the best, or the last, or a mean of some; its
-    low-rank updates are merged into the weights, and rounded weights are floats again.
+    low-rank updates are merged into the weights, and rounded weights are floats again. Of either, the layers that
+    `keep_layers` names.
 
     Raises:
-      UserError: as `jaxfm.hub.initial.resolve`, or no run or checkpoint at run:WORKDIR.
+      UserError: as `jaxfm.hub.initial.resolve`, no run or checkpoint at run:WORKDIR, or layers that cannot be kept.
     """
-    if not config.init.startswith(RUN):
-        return hub_initial.resolve(config)
+    first = hub_initial.resolve(config) if not config.init.startswith(RUN) else _of_run(config)
+    if not config.keep_layers:
+        return first
+    kept = _kept(config, first.encoder)
+    return dataclasses.replace(
+        first,
+        encoder=dataclasses.replace(first.encoder, num_layers=len(kept)),
+        params=take_layers(first.params, first.encoder, kept),
+        notes=(*first.notes, f"layers kept: {', '.join(map(str, config.keep_layers))} of {first.encoder.num_layers}"),
+    )
+
+
+def _kept(config: ModelConfig, encoder: EncoderConfig) -> list[int]:
+    """Returns the layers of weights that are kept, counted from 0; UserError where these cannot be kept alone."""
+    shown, layers = f"config.model.keep_layers: is {config.keep_layers}, but", config.keep_layers
+    if config.init == "scratch":
+        raise UserError(
+            f"{shown} config.model.init is 'scratch', which has no layers yet. Set config.model.num_layers."
+        )
+    if list(layers) != sorted(set(layers)) or not 1 <= layers[0] <= layers[-1] <= encoder.num_layers:
+        raise UserError(
+            f"{shown} must be ascending numbers from 1 to {encoder.num_layers}, the layers of {config.init!r}."
+        )
+    if encoder.layer_groups:
+        raise UserError(f"{shown} the layers of a {encoder.family} encoder share their weights. Leave it empty.")
+    if encoder.local_window:
+        raise UserError(
+            f"{shown} which layers of a {encoder.family} encoder see a window goes by their number. Leave it empty."
+        )
+    return [layer - 1 for layer in layers]
+
+
+def _of_run(config: ModelConfig) -> Initial:
     workdir = _workdir(config)
     run = open_run(workdir)
     try:
@@ -62,10 +102,14 @@ def resolve(config: ModelConfig) -> Initial:
 
 def shape(config: ModelConfig) -> tuple[EncoderConfig, tuple[str, ...]]:
     """Finds the shape alone of what `config.model` names; see `jaxfm.hub.initial.shape`."""
-    if not config.init.startswith(RUN):
-        return hub_initial.shape(config)
-    encoder, _ = plain_weights(open_run(_workdir(config)).spec.encoder, {})
-    return hub_initial.with_dropout(encoder, config), (f"shape: task.json of {config.init}",)
+    if config.init.startswith(RUN):
+        encoder, _ = plain_weights(open_run(_workdir(config)).spec.encoder, {})
+        encoder, notes = hub_initial.with_dropout(encoder, config), (f"shape: task.json of {config.init}",)
+    else:
+        encoder, notes = hub_initial.shape(config)
+    if config.keep_layers:
+        encoder = dataclasses.replace(encoder, num_layers=len(_kept(config, encoder)))
+    return encoder, notes
 
 
 def _workdir(config: ModelConfig) -> pathlib.Path:
@@ -76,3 +120,41 @@ def _workdir(config: ModelConfig) -> pathlib.Path:
         )
     hub_initial.check_no_preset(config)
     return workdir
+
+
+def find_teachers(config: Config) -> tuple[KnownTeacher, ...]:
+    """Returns what `config.distil.teacher` names.
+
+    Raises:
+      UserError: a URI of nothing, or of what is no model.
+    """
+    return tuple(_known(uri) for uri in config.distil.teachers)
+
+
+def _known(uri: str) -> KnownTeacher:
+    if uri == "scratch":
+        raise UserError(f"{TEACHER_KEY}: 'scratch' is no trained model. Name run:WORKDIR, hf:OWNER/NAME or dir:PATH.")
+    encoder, _ = _named(uri, shape)
+    run = open_run(files.expanded(uri.removeprefix(RUN))) if uri.startswith(RUN) else None
+    return KnownTeacher(
+        uri=uri,
+        encoder=encoder,
+        spec=None if run is None else run.spec,
+        weights=functools.partial(_named, uri, resolve),
+        labels_and_tokenizer=functools.partial(_labels_and_tokenizer, uri, run),
+    )
+
+
+def _labels_and_tokenizer(uri: str, run: SavedRun | None) -> tuple[tuple[str, ...], pathlib.Path | None]:
+    if run is not None:
+        return run.predictor().labels, run.workdir / TOKENIZER_DIR
+    first = _named(uri, resolve)
+    return first.labels, first.tokenizer
+
+
+def _named(uri: str, find: Callable[[ModelConfig], T]) -> T:
+    """Calls a function of `config.model` for a teacher's URI; what it raises names the key of teachers."""
+    try:
+        return find(ModelConfig(init=uri))
+    except UserError as error:
+        raise UserError(str(error).replace("config.model.init", TEACHER_KEY)) from error

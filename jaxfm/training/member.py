@@ -206,6 +206,11 @@ class Run:
                 "length): what is packed now has another fingerprint. Put the data back as it was, or start a new "
                 "--workdir."
             )
+        if (before := meta.get("constants_hash", "")) != setup.constants_hash and before:
+            raise UserError(
+                "the checkpoint was made with other weights of the teacher than config.distil.teacher names now. Put "
+                "them back as they were, or start a new --workdir."
+            )
         self.step, self.best, self.seconds_before = int(state.step), Best.restored(meta["best"]), meta["goodput"]
         self.ended = self.step >= setup.total_steps or self.gives_up()
         return state, sums
@@ -279,6 +284,7 @@ class Run:
         meta = {
             "fingerprint": setup.fingerprint,
             "valid_fingerprint": setup.valid_fingerprint,
+            "constants_hash": setup.constants_hash,
             "best": dataclasses.asdict(self.best),
             "goodput": self._clock.seconds(),
         }

@@ -9,6 +9,10 @@ import jax
 
 from jaxfm.errors import UserError, did_you_mean
 
+TRAINING_ONLY = "training_only"
+"""Attribute of a model, and beginning of the paths of its parameters, that only its training has: no part of what a run
+stands for. Checkpoints hold them, so that a run resumes; whoever uses the run does not read them."""
+
 
 def path_name(path: tuple[Any, ...]) -> str:
     """Returns a key path of jax.tree_util as "encoder/layers/ffn/up/kernel"."""

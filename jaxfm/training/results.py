@@ -23,6 +23,7 @@ from jaxfm.tasks import registry
 from jaxfm.training import exit_scores, history, retention
 from jaxfm.training.member import TrainResult
 from jaxfm.training.setup import Setup
+from jaxfm.training.teacher_scores import score_teachers, teacher_tables
 from jaxfm.training.workdir import device_name, versions
 
 
@@ -83,8 +84,13 @@ def finish(
     }
     if turns := history.read_history(workdir):
         report["history"] = [to_json(dataclasses.asdict(turn)) for turn in turns]
+    with wall_clock.during("evaluate"):
+        taught = score_teachers(config, task, setup, evaluations)
+    if taught is not None:
+        report["distillation"] = to_json(taught)
     if distributed.is_main():
-        _write(config, task, evaluations, report, fitted.step, workdir)
+        more = _history_tables(workdir) | teacher_tables(taught, evaluations)
+        _write(config, task, evaluations, report, fitted.step, workdir, more)
     return report
 
 
@@ -95,12 +101,13 @@ def _write(
     report: Mapping[str, Any],
     chosen: int,
     workdir: pathlib.Path,
+    more: Mapping[str, list[Table]],
 ) -> None:
-    """Writes plots, report.md, report.html and, last, report.json."""
+    """Writes plots, report.md, report.html and, last, report.json; `more` are further headings with their tables."""
     write_report(
         workdir,
         report,
-        {split: evaluation.tables for split, evaluation in evaluations.items()} | _history_tables(workdir),
+        {**{split: evaluation.tables for split, evaluation in evaluations.items()}, **more},
         draw(config, evaluations, workdir, chosen),
         metric=config.eval.metric,
         wrong={split: evaluation.wrong for split, evaluation in evaluations.items()},

@@ -7,7 +7,7 @@ distillation is an objective that reads `constants`.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,15 +27,17 @@ from jaxfm.observe.metrics import Sums
 from jaxfm.optim_config import OptimConfig
 from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel import target
-from jaxfm.training import exits, mup, optimizers, supernet, whole_batch
+from jaxfm.training import distillation, exits, mup, optimizers, supernet, whole_batch
 from jaxfm.training.adaptation import Adaptation, make_adaptation
 from jaxfm.training.corruption import Verifier, check_deterministic
 from jaxfm.training.evaluation import Evaluator
+from jaxfm.training.hashes import hash_of
 from jaxfm.training.optim import make_optimizer, range_rates
 from jaxfm.training.rate_schedules import Schedule, make_schedule
 from jaxfm.training.spikes import make_spike_guard
 from jaxfm.training.state import NO_PARAMS, TrainState, abstract_state, new_state
 from jaxfm.training.step import Gradients, StepFn, make_gradients, make_train_step, metric_names
+from jaxfm.training.teachers import KnownTeacher
 
 
 @dataclasses.dataclass(slots=True)
@@ -83,6 +85,7 @@ class Session:
       verify_every: updates between two that are computed twice (`training/corruption.py`); 0: none is.
       notes: lines for the log.
       factors: of parameters when they are drawn, and of their rates (`training/mup.py`).
+      abstract_constants: shapes and shardings of what every update reads (`LossContext.constants`).
     """
 
     objective: Objective
@@ -103,23 +106,24 @@ class Session:
     verify_every: int
     notes: tuple[str, ...]
     factors: mup.Factors
+    abstract_constants: Any
     _devices: target.Target | None
     _lowered: dict[int, jax.stages.Lowered] = dataclasses.field(default_factory=dict)
     _compiled: dict[int, jax.stages.Compiled] = dataclasses.field(default_factory=dict)
 
-    def trace(self, batch_size: int, constants: Any = ()) -> jax.stages.Traced:
-        """Traces the step for batches of that many rows over all devices and hosts.
+    def trace(self, batch_size: int, constants: Any = None) -> jax.stages.Traced:
+        """Traces the step for batches of that many rows over all devices and hosts; constants: the session's own.
 
         Raises UserError for a size that cannot be cut over micro-batches and devices.
         """
         key = self.batch_keys.get(batch_size, "batch size")
         meshes.check_batch_size(key, batch_size, self.mesh, accumulate=self.accumulate)
         batch = abstract_batch(self.batch_spec, batch_size, self.mesh)
-        shapes = jax.tree.map(_abstract, constants)
+        shapes = jax.tree.map(_abstract, self.abstract_constants if constants is None else constants)
         with target.tracing_for(self._devices):
             return self._jitted.trace(self.abstract, self._abstract_sums, batch, shapes)
 
-    def lower(self, batch_size: int, constants: Any = ()) -> jax.stages.Lowered:
+    def lower(self, batch_size: int, constants: Any = None) -> jax.stages.Lowered:
         """Lowers the step for batches of that many rows, once: what is wrong with it is found here."""
         if batch_size not in self._lowered:
             with jax.set_mesh(self.mesh):  # for the constraints on activations
@@ -131,7 +135,7 @@ class Session:
         with jax.set_mesh(self.mesh):
             return self.trace(batch_size).lower(lowering_platforms=(platform,))
 
-    def compiled(self, batch_size: int, constants: Any = ()) -> jax.stages.Compiled:
+    def compiled(self, batch_size: int, constants: Any = None) -> jax.stages.Compiled:
         """Returns the compiled step for batches of that many rows, (state, sums, batch, constants); compiled once."""
         if batch_size not in self._compiled:
             self._compiled[batch_size] = self.lower(batch_size, constants).compile()
@@ -162,7 +166,7 @@ class Session:
         self,
         state: TrainState,
         batches: Iterable[Mapping[str, Any]],
-        constants: Any = (),
+        constants: Any = None,
         *,
         sums: Sums | None = None,
     ) -> Iterator[Stepped]:
@@ -171,12 +175,13 @@ class Session:
         Args:
           state: to start from; its buffers are given away.
           batches: this host's rows of each global batch, or batches that lie on the devices (`shard`).
-          constants: arrays that every update reads (`LossContext.constants`).
+          constants: arrays that every update reads (`LossContext.constants`); None: the session's own.
           sums: open metric sums to go on with; empty ones by default.
 
         Raises CorruptionError at an update of `verify_every` where devices or two computations differ.
         """
         open_sums = self.empty_sums() if sums is None else sums
+        constants = self.constants if constants is None else constants
         for step, batch in enumerate(batches, start=int(state.step) + 1):
             arrays = self.shard(batch)
             program = self.compiled(len(next(iter(arrays.values()))), constants)
@@ -198,6 +203,19 @@ class Session:
             self._verifier.check_copies((state, sums), f"after update {step}")
 
     @functools.cached_property
+    def constants(self) -> Any:
+        """What every update reads and never changes: the parameters of teachers, read when first asked for.
+
+        Raises UserError where they cannot be read.
+        """
+        return distillation.load_constants(self.objective)
+
+    @functools.cached_property
+    def constants_hash(self) -> str:
+        """A hash of `constants`; "" without any."""
+        return hash_of(self.constants)
+
+    @functools.cached_property
     def _verifier(self) -> Verifier:
         return Verifier((self.abstract, self._abstract_sums), self.mesh)
 
@@ -212,30 +230,34 @@ class Session:
         return jax.jit(self.train_step, donate_argnums=(0, 1), out_shardings=shardings)
 
 
-def make_session(config: Config, objective: Objective, mesh: Mesh, *, total_steps: int) -> Session:
+def make_session(
+    config: Config, objective: Objective, mesh: Mesh, *, total_steps: int, teachers: Sequence[KnownTeacher] = ()
+) -> Session:
     """Builds the train step without any data or array, for the platform of `target`.
 
     Args:
       config: of the run; of the batch only what divides it is read.
-      objective: the model and its loss, of the task; that of the session may be one around it
-        (`supernet.around`, `exits.around`).
+      objective: the model and its loss, of the task; that of the session may be one around it (`supernet.around`,
+        `exits.around`, `distillation.around`).
       mesh: of the run's devices, or of those it is planned for.
       total_steps: of the whole run, for schedules.
+      teachers: what `config.distil` names (`initial.find_teachers`).
 
     Raises:
       UserError: rows that cannot be cut along the mesh, a kernel that cannot compute this attention, a pattern that
         matches nothing, muP where its rules do not hold, subnets that the encoder does not have, early heads of a task
-        that has none.
+        that has none, a teacher that does not fit.
     """
     objective = exits.around(config, supernet.around(config, objective))
+    build, notes = run_build(config, objective, mesh)
+    objective = distillation.around(config, objective, teachers, build, mesh)
     accumulate, spec = config.train.accumulate, objective.spec
     check_deterministic(config.train.verify_every_steps)
     guard = make_spike_guard(config.optim)
     meshes.check_row_length("config.data.row_length", spec.row_length, mesh)
-    build, notes = run_build(config, objective, mesh)
 
     def make_model(rngs: nnx.Rngs) -> nnx.Module:
-        return spec.make_model(build, rngs)
+        return distillation.extended(objective, spec.make_model(build, rngs), build, rngs)
 
     graphdef, params = meshes.build_abstract(lambda: make_model(nnx.Rngs(0)), mesh)
     supernet.check_model(config, params)
@@ -257,7 +279,8 @@ def make_session(config: Config, objective: Objective, mesh: Mesh, *, total_step
         update = make_optimizer(optim, make_schedule(optim, total_steps), params, adaptation, rates)
         return make_train_step(loss, update, **settings, guard=guard)
 
-    batch_spec = spec.batch_spec()
+    constants, more_fields = distillation.read_by_steps(objective)
+    batch_spec = {**spec.batch_spec(), **more_fields}
     micro_batches = 1 if objective.whole_batch else accumulate
     settings = {"total_steps": total_steps, "accumulate": micro_batches, "adaptation": adaptation}
     shapes = abstract_batch(batch_spec, config.train.batch_size, mesh)
@@ -270,7 +293,7 @@ def make_session(config: Config, objective: Objective, mesh: Mesh, *, total_step
         adaptation=adaptation,
         optimizer=optimizer,
         abstract=abstract,
-        metric_names=metric_names(loss, params, shapes, guard=guard),
+        metric_names=metric_names(loss, params, shapes, constants, guard=guard),
         make_model=make_model,
         train_step=make_train_step(loss, optimizer, **settings, guard=guard),
         step_with=step_with,
@@ -279,8 +302,9 @@ def make_session(config: Config, objective: Objective, mesh: Mesh, *, total_step
         batch_keys=sizes | {config.train.batch_size: "config.train.batch_size"},
         accumulate=accumulate,
         verify_every=config.train.verify_every_steps,
-        notes=notes,
+        notes=(*notes, *distillation.notes(objective)),
         factors=factors,
+        abstract_constants=constants,
         _devices=target.chosen(),
     )
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
@@ -20,12 +20,15 @@ from jaxfm.parallel import chips, target
 from jaxfm.parallel import mesh as meshes
 from jaxfm.tasks.fine_tuning import SHORTEST_ROWS
 from jaxfm.training import mup, optimizers, supernet_order
+from jaxfm.training.distillation_checks import check
 from jaxfm.training.evaluation import Evaluator
 from jaxfm.training.rate_schedules import learning_rate_at
 from jaxfm.training.rounded_start import start_state
 from jaxfm.training.schedule import count_updates, train_batches
-from jaxfm.training.session import Session, make_session
+from jaxfm.training.session import Session, make_session, run_build
 from jaxfm.training.state import Size, TrainState, size_of
+from jaxfm.training.teacher_cache import taught_rows
+from jaxfm.training.teachers import KnownTeacher, check_teachers
 
 _CHECKED_ROWS = 1024
 
@@ -40,6 +43,7 @@ class Setup:
       volume: what a training row is worth.
       fingerprint: sha256 of the training rows; a checkpoint remembers it.
       valid_fingerprint: the same of the validation rows, "" without any.
+      constants_hash: of what every update reads (weights of teachers), "" for none; as the fingerprint.
       total_steps: optimizer updates of the whole run.
       profiled: of these updates, counted from 0, those that are recorded.
       learning_rate: step -> rate, on the host, which waits for no device.
@@ -63,23 +67,43 @@ class Setup:
     evaluate: Evaluator
     initial_state: Callable[[], TrainState]
     notes: tuple[str, ...]
+    constants_hash: str = ""
 
 
-def set_up(config: Config, task: Task, loaded: Mapping[str, HostArray], mesh: Mesh) -> Setup:
+def set_up(
+    config: Config,
+    task: Task,
+    loaded: Mapping[str, HostArray],
+    mesh: Mesh,
+    teachers: Sequence[KnownTeacher] = (),
+) -> Setup:
     """Checks sizes and builds the functions of a run; makes no array yet.
 
     Raises:
       UserError: a batch that cannot be divided, an unknown metric, a pattern that matches nothing, muP from loaded
         weights.
     """
-    setup = prepare(config, task, loaded, mesh)
+    setup = prepare(config, task, loaded, mesh, teachers=teachers)
     for size in setup.batches.sizes:  # so that what is wrong with a step is said before the run directory exists
         setup.session.lower(size)
-    return setup
+    return with_constants(setup)
+
+
+def with_constants(setup: Setup) -> Setup:
+    """Returns a setup that knows what its updates read beside their batches; it is read now.
+
+    Raises UserError where it cannot be read.
+    """
+    return dataclasses.replace(setup, constants_hash=setup.constants_hash or setup.session.constants_hash)
 
 
 def prepare(
-    config: Config, task: Task, loaded: Mapping[str, HostArray], mesh: Mesh, first: Setup | None = None
+    config: Config,
+    task: Task,
+    loaded: Mapping[str, HostArray],
+    mesh: Mesh,
+    first: Setup | None = None,
+    teachers: Sequence[KnownTeacher] = (),
 ) -> Setup:
     """Does what `set_up` says but for lowering; `first` is a run whose session and evaluator this one shares."""
     meshes.check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
@@ -92,10 +116,20 @@ def prepare(
     if not config.data.packed:
         for rows in datasets.values():
             _check_one_segment(rows)
+    check_teachers(config, task, teachers)
     train = datasets["train"]
+    taught = ""
+    if config.distil.cache and (learning := check(config, task.objective)) is not None:
+        build, _ = run_build(config, task.objective, mesh)
+        train = taught_rows(config, learning, teachers, train, build, mesh)
+        taught = train.teachers
     batches = train_batches(config, train, mesh)
     total_steps, update_notes = count_updates(config, batches)
-    session = first.session if first else make_session(config, task.objective, mesh, total_steps=total_steps)
+    session = (
+        first.session
+        if first
+        else make_session(config, task.objective, mesh, total_steps=total_steps, teachers=teachers)
+    )
     volume = train.volume
     return Setup(
         session=session,
@@ -122,6 +156,7 @@ def prepare(
             *optimizers.notes(config.optim, session.adaptation, loaded),
             *_shorter_rows(config, datasets, mesh),
         ),
+        constants_hash=taught,
     )
 
 

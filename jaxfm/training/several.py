@@ -1,6 +1,6 @@
 """Several runs before their first step, whose updates one program makes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jax.sharding import Mesh
@@ -12,12 +12,17 @@ from jaxfm.core.task import Task
 from jaxfm.errors import UserError
 from jaxfm.models.kernels import KERNELS, XLA, attention_problems, choose
 from jaxfm.training.session import run_build
-from jaxfm.training.setup import Setup, prepare
+from jaxfm.training.setup import Setup, prepare, with_constants
 from jaxfm.training.stepping import StackedRuns
+from jaxfm.training.teachers import KnownTeacher
 
 
 def set_up_several(
-    runs: Mapping[str, Config], tasks: Mapping[str, Task], loaded: Mapping[str, Mapping[str, HostArray]], mesh: Mesh
+    runs: Mapping[str, Config],
+    tasks: Mapping[str, Task],
+    loaded: Mapping[str, Mapping[str, HostArray]],
+    mesh: Mesh,
+    teachers: Sequence[KnownTeacher] = (),
 ) -> tuple[dict[str, Setup], StackedRuns]:
     """Does what `set_up` does for runs whose updates are made by one program; `runs`, `tasks` and `loaded` are by run.
 
@@ -29,7 +34,7 @@ def set_up_several(
     setups: dict[str, Setup] = {}
     for name, config in runs.items():
         first = next(iter(setups.values()), None)
-        setups[name] = prepare(config, tasks[name], loaded[name], mesh, first)
+        setups[name] = prepare(config, tasks[name], loaded[name], mesh, first, teachers)
     steps = {name: f"{setup.total_steps:,} updates" for name, setup in setups.items()}
     most = max(setup.total_steps for setup in setups.values())
     _check_same(steps, f"Each seed packs its own rows; give the number of updates, as --config.train.steps={most}.")
@@ -53,7 +58,7 @@ def set_up_several(
     stack = StackedRuns(first.session, optims)
     for size in first.batches.sizes:
         stack.lower(size)
-    return setups, stack
+    return {name: with_constants(setup) for name, setup in setups.items()}, stack
 
 
 def _check_kernels(config: Config, objective: Objective, mesh: Mesh) -> None:

@@ -18,7 +18,7 @@ from jaxfm.core.initial import HostArray
 from jaxfm.parallel import mesh as meshes
 from jaxfm.training.adaptation import EVERYTHING, Adaptation
 from jaxfm.training.loading import put
-from jaxfm.training.paths import path_name
+from jaxfm.training.paths import TRAINING_ONLY, path_name
 from jaxfm.training.spikes import SpikeGuard
 
 # No weights at hand: all parameters start at random.
@@ -138,9 +138,11 @@ def run_key_data(seed: int) -> np.ndarray:
 
 
 def count_parameters(params: Any, encoder: EncoderConfig) -> int:
-    """Returns the number of scalars in (abstract) `params`, the rows that pad the vocabulary left out."""
+    """Returns the number of scalars in (abstract) `params`, without padding rows and what only training has."""
     count = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if path_name(path).startswith(f"{TRAINING_ONLY}/"):
+            continue
         rows = [encoder.vocab_size] if has_padded_rows(path_name(path)) else leaf.shape[:1]
         count += math.prod((*rows, *leaf.shape[1:]))
     return count

@@ -166,7 +166,8 @@ class StackedRuns:
             step = jax.jit(self._step, donate_argnums=(0, 1), out_shardings=_shardings((self.abstract, self._sums)))
             try:
                 with jax.set_mesh(session.mesh):  # for the constraints on activations
-                    self._lowered[batch_size] = step.lower(self.abstract, self._sums, batch)
+                    constants = session.abstract_constants
+                    self._lowered[batch_size] = step.lower(self.abstract, self._sums, batch, constants)
             except NotImplementedError as error:  # a primitive without a rule for a further axis
                 raise UserError(
                     f"config.train.seeds: the step of these runs cannot be computed for several at once ({error}). "
@@ -209,11 +210,11 @@ class StackedRuns:
         self, first: int, state: TrainState, batches: Iterator[Mapping[str, jax.Array]], sums: Sums
     ) -> Iterator[Stepped]:
         """See Stepping."""
-        open_sums = sums
+        open_sums, constants = sums, self.session.constants
         for step, arrays in enumerate(batches, start=first + 1):
             program = self.compiled(next(iter(arrays.values())).shape[1])
             with jax.transfer_guard("disallow"):
-                state, open_sums = program(state, open_sums, arrays)
+                state, open_sums = program(state, open_sums, arrays, constants)
             stepped = Stepped(step, state, open_sums, self._empty_sums)
             yield stepped
             open_sums = stepped.sums
@@ -222,15 +223,17 @@ class StackedRuns:
         """Does nothing: `grid.check` refuses `train.verify_every_steps`."""
         del step, state, sums
 
-    def _step(self, states: TrainState, sums: Sums, batches: Mapping[str, jax.Array]) -> tuple[TrainState, Sums]:
-        """The update of all."""
+    def _step(
+        self, states: TrainState, sums: Sums, batches: Mapping[str, jax.Array], constants: Any
+    ) -> tuple[TrainState, Sums]:
+        """The update of all, which read the same constants."""
         numbers = {name: [getattr(optim, name) for optim in self.optims] for name in VARIED}
         varied = {name: np.asarray(of, np.float32) for name, of in numbers.items() if len(set(of)) > 1}
         if not varied:
-            return jax.vmap(self.session.train_step)(states, sums, batches)
+            return jax.vmap(self.session.train_step, in_axes=(0, 0, 0, None))(states, sums, batches, constants)
 
         def one(state: TrainState, sums: Sums, batch: Any, values: Mapping[str, Any]) -> tuple[TrainState, Sums]:
-            return self.session.step_with(dataclasses.replace(self.optims[0], **values))(state, sums, batch)
+            return self.session.step_with(dataclasses.replace(self.optims[0], **values))(state, sums, batch, constants)
 
         return jax.vmap(one)(states, sums, batches, {name: jnp.asarray(of) for name, of in varied.items()})
 

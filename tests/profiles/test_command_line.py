@@ -112,6 +112,10 @@ MISTAKES = {
         ["--source=tsv:absent", "--output=o.json", "--ways=joint,alone"],
         "--ways: 'alone' is none of joint, distilled, apart, first token",
     ),
+    "distillation": (
+        ["--config=configs/classification.py:files", "--data=absent", "--workdir=w", "--output=o.json", "--every=1"],
+        "--every=1: must be at least 2",
+    ),
     "supernet": (
         ["--config=configs/classification.py", "--data=absent", "--workdir=w", "--output=o.json", "--shapes=2"],
         "--shapes=2: must be at least 3",

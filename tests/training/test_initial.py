@@ -1,5 +1,6 @@
 """Weights of another run: which checkpoint of it, and what is refused. Other places: tests/hub/test_initial.py."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -9,11 +10,13 @@ from flax import nnx
 
 from jaxfm.config import Config, MeshConfig, ModelConfig
 from jaxfm.core.build import AttentionConfig, Build
+from jaxfm.core.initial import Initial
 from jaxfm.errors import UserError
 from jaxfm.hub import initial as hub_initial
+from jaxfm.models.subnets import take_layers
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.programs.export import export
-from jaxfm.training.initial import resolve
+from jaxfm.training.initial import resolve, shape
 from jaxfm.training.saved_run import open_run
 from tests import tiny
 
@@ -100,3 +103,52 @@ def test_a_run_that_did_without_kernels_is_used_without(
     restored = open_run(tmp_path / path).restore(make_mesh(MeshConfig()), Build())
     model: Any = nnx.merge(restored.graphdef, restored.params)
     assert model.encoder.build.attention == AttentionConfig(path)
+
+
+def test_some_layers_of_weights_are_kept(run: tuple[Config, pathlib.Path], tmp_path: pathlib.Path) -> None:
+    _, workdir = run
+    for init in (f"run:{workdir}", tiny.write_weights(tmp_path, dataclasses.replace(tiny.ENCODER, num_layers=4))):
+        whole, some = resolve(ModelConfig(init=init)), resolve(ModelConfig(init=init, keep_layers=(2,)))
+        assert some.encoder == dataclasses.replace(whole.encoder, num_layers=1)
+        assert shape(ModelConfig(init=init, keep_layers=(2,)))[0].num_layers == 1
+        for path, value in whole.params.items():
+            wanted = np.asarray(value)[[1]] if path.startswith("encoder/layers/") else value
+            np.testing.assert_array_equal(np.asarray(some.params[path]), np.asarray(wanted))
+        assert some.notes[-1] == f"layers kept: 2 of {whole.encoder.num_layers}"
+
+
+def test_layers_of_pre_norm_encoders_keep_the_norm_that_they_have_learned_with(tmp_path: pathlib.Path) -> None:
+    """A layer's first norm belongs to the layer before it; the last one is the encoder's own."""
+    encoder = dataclasses.replace(tiny.ENCODER, norm_placement="pre", num_layers=4)
+    params = tiny.random_params(encoder, 2, seed=3)
+    found = take_layers(params, encoder, [1, 3])
+    name = "encoder/layers/next_norm/scale"
+    np.testing.assert_array_equal(found[name], params[name][[2, 3]])
+    other = "encoder/layers/ffn/up/kernel"
+    np.testing.assert_array_equal(found[other], params[other][[1, 3]])
+
+
+@pytest.mark.parametrize(
+    ("layers", "encoder", "message"),
+    [
+        ((0,), {}, "must be ascending numbers from 1 to 2, the layers of"),
+        ((2, 1), {}, "must be ascending numbers"),
+        ((1, 1), {}, "must be ascending numbers"),
+        ((3,), {}, "must be ascending numbers"),
+        ((1,), {"local_window": 8}, "which layers of a bert encoder see a window"),
+        ((1,), {"layer_groups": 1}, "the layers of a bert encoder share their weights"),
+    ],
+)
+def test_layers_that_cannot_be_kept(
+    monkeypatch: pytest.MonkeyPatch, layers: tuple[int, ...], encoder: dict[str, Any], message: str
+) -> None:
+    first = Initial(dataclasses.replace(tiny.ENCODER, **encoder), {}, (), None, ())
+    monkeypatch.setattr(hub_initial, "resolve", lambda _: first)
+    with pytest.raises(UserError) as caught:
+        resolve(ModelConfig(init="dir:there", keep_layers=layers))
+    assert f"config.model.keep_layers: is {layers}, but" in str(caught.value) and message in str(caught.value)
+
+
+def test_random_weights_have_no_layers_to_keep() -> None:
+    with pytest.raises(UserError, match="which has no layers yet. Set config.model.num_layers"):
+        resolve(ModelConfig(preset="bert_tiny", keep_layers=(1,)))

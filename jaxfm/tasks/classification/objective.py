@@ -10,7 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxfm.adapt_config import AdaptConfig
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.objective import Loss, LossContext
+from jaxfm.core.spec import Spec
+from jaxfm.errors import UserError
 from jaxfm.models import flops
 from jaxfm.models.heads import SequenceClassifier
 from jaxfm.observe.metrics import Sums, weighted
@@ -48,6 +51,12 @@ class ClassifierObjective:
 
     def loss(self, model: SequenceClassifier, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
         """The loss of the kind, summed over examples (multi: over their labels); but for numbers also "accuracy"."""
+        return self.loss_and_logits(model, batch, context)[0]
+
+    def loss_and_logits(
+        self, model: SequenceClassifier, batch: Mapping[str, jax.Array], context: LossContext
+    ) -> tuple[Loss, jax.Array]:
+        """Returns the loss, and the logits that it is of; with R-Drop those of the first pass."""
         kind, labels = self.spec.kind, batch["labels"]
 
         def apply(key: jax.Array) -> jax.Array:
@@ -64,7 +73,28 @@ class ClassifierObjective:
         if kind != "regression":
             predicted = jnp.argmax(outputs, axis=-1) if kind == "single" else (outputs > 0).astype(jnp.int32)
             sums["accuracy"] = weighted(jnp.sum(predicted == labels), jnp.sum(labels >= 0))
-        return Loss(loss.sum(), weight.sum(), sums)
+        return Loss(loss.sum(), weight.sum(), sums), outputs
+
+    draws = False
+
+    def seen(self, model: Any, batch: Mapping[str, jax.Array], context: LossContext) -> Mapping[str, jax.Array]:
+        """Returns the batch: nothing of it is drawn."""
+        del model, context
+        return batch
+
+    def of_teacher(self, spec: Spec | None, encoder: EncoderConfig) -> "ClassifierObjective":
+        """Returns the objective of a teacher with the classes and the rows of this one.
+
+        Raises UserError for a teacher of another kind.
+        """
+        own = self.spec
+        known = own if spec is None else spec
+        if not isinstance(known, ClassifierSpec) or known.kind != own.kind:
+            kind = known.kind if isinstance(known, ClassifierSpec) else "another task"
+            raise UserError(f"is of {kind!r}, but this run is of {own.kind!r} (config.task.kind)")
+        return dataclasses.replace(
+            self, spec=dataclasses.replace(own, encoder=encoder, pooling=known.pooling), r_drop=0.0
+        )
 
     def distillation_problem(self) -> str:
         """Returns "": classes, labels and numbers can all be learned from another model."""

@@ -10,7 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxfm.adapt_config import AdaptConfig
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.objective import Loss, LossContext
+from jaxfm.core.spec import Spec
+from jaxfm.errors import UserError
 from jaxfm.models import flops
 from jaxfm.models.heads import TokenClassifier
 from jaxfm.models.linear_chain import chain_loss
@@ -41,6 +44,12 @@ class NerObjective:
         Cross-entropy; with a CRF the negative log-likelihood of the tags of each sentence, or of the words of it that
         a window owns. "accuracy" is then that of the likeliest tags given the words before them.
         """
+        return self.loss_and_logits(model, batch, context)[0]
+
+    def loss_and_logits(
+        self, model: TokenClassifier, batch: Mapping[str, jax.Array], context: LossContext
+    ) -> tuple[Loss, jax.Array]:
+        """Returns the loss, and the logits that it is of; with R-Drop those of the first pass."""
         if model.chain is not None:
             return self._chain_loss(model, batch, context)
         logits_BTC, loss_BT, weight_BT = with_r_drop(
@@ -52,16 +61,36 @@ class NerObjective:
         )
         right = jnp.sum(jnp.argmax(logits_BTC, axis=-1) == batch["labels"])
         accuracy = weighted(right, jnp.sum(batch["labels"] >= 0))
-        return Loss(loss_BT.sum(), weight_BT.sum(), {"accuracy": accuracy})
+        return Loss(loss_BT.sum(), weight_BT.sum(), {"accuracy": accuracy}), logits_BTC
 
-    def _chain_loss(self, model: TokenClassifier, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
+    def _chain_loss(
+        self, model: TokenClassifier, batch: Mapping[str, jax.Array], context: LossContext
+    ) -> tuple[Loss, jax.Array]:
         assert model.chain is not None
         labels_BT = batch["labels"]
         logits_BTC = self.spec.logits(model, batch, context.key)
         loss_BT, found_BT = chain_loss(logits_BTC, labels_BT, batch["segment_ids"], batch[BOUNDS], model.chain.scores())
         words = jnp.sum(labels_BT >= 0)
         accuracy = weighted(jnp.sum(found_BT == labels_BT), words)
-        return Loss(loss_BT.sum(), words.astype(jnp.float32), {"accuracy": accuracy})
+        return Loss(loss_BT.sum(), words.astype(jnp.float32), {"accuracy": accuracy}), logits_BTC
+
+    draws = False
+
+    def seen(self, model: Any, batch: Mapping[str, jax.Array], context: LossContext) -> Mapping[str, jax.Array]:
+        """Returns the batch: nothing of it is drawn."""
+        del model, context
+        return batch
+
+    def of_teacher(self, spec: Spec | None, encoder: EncoderConfig) -> "NerObjective":
+        """Returns the objective of a teacher with the tags and the rows of this one; UserError: of another kind."""
+        own = self.spec
+        known = own if spec is None else spec
+        if not isinstance(known, NerSpec):
+            raise UserError("is of another task")
+        if known.head == CRF:
+            raise UserError("has a CRF, which scores whole sequences of tags (task.head=crf)")
+        read = dataclasses.replace(own, encoder=encoder, head=known.head, word_pooling=known.word_pooling)
+        return dataclasses.replace(self, spec=read, r_drop=0.0)
 
     def distillation_problem(self) -> str:
         """Returns why a tagger with a CRF is refused: its scores are of whole sequences of tags."""
