@@ -109,11 +109,9 @@ def predict_file(
         vector_files.check_output(output, form, model.embeds.dimension)
     if context is not None and not model.pairs:
         raise UserError(f"--context: {_SINGLE}")
-    given = dict(columns or {})
-    pairs, second = model.pairs and context is None, {} if context is None else {"pair": context}
-    wanted = dataclasses.replace(
-        model.wanted, pairs=pairs, given={name: given[name] for name in given if name in COLUMNS}
-    )
+    given, second = dict(columns or {}), {} if context is None else {"pair": context}
+    read = {name: given[name] for name in given if name in COLUMNS}
+    wanted = dataclasses.replace(model.wanted, pairs=model.pairs and context is None, given=read)
     progress = progress or Progress(None, quiet=files.is_stream(output))
     count = cut = 0
     with progress, progress.task(f"predicting {source.name} (records)", None) as advance, _alone(output):
