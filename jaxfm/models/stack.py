@@ -302,7 +302,6 @@ def layer_states(
     graphdef, parameters = nnx.split(layers)
     keys = stacked_keys(key, config.num_layers)
     period = len(period_inputs)
-
     with_inputs = functools.partial(_one_layer, graphdef, build)
 
     def seen(stream: Any) -> jax.Array | None:
