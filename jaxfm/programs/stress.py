@@ -23,11 +23,13 @@ from jaxfm.data.records import in_memory
 from jaxfm.data.records.splits import require_split
 from jaxfm.errors import UserError
 from jaxfm.evaluation.robustness import judge
+from jaxfm.observe import studies
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.quiet import libraries_quieted
+from jaxfm.observe.studies import write_study
 from jaxfm.programs import plugins, program
 from jaxfm.programs.stress_domain import detections
-from jaxfm.programs.stress_report import MARKDOWN_FILE, StressReport, worst_cases, write_stress
+from jaxfm.programs.stress_report import MARKDOWN_FILE, StressReport, study_of, worst_cases, write_stress
 from jaxfm.programs.stress_run import Opened, effects, entities_of, needs_entities, open_stress
 from jaxfm.programs.stress_synonyms import open_synonyms
 from jaxfm.programs.stress_tests import checked_tests, run_tests
@@ -115,6 +117,8 @@ def stress(
         report = dataclasses.replace(report, verdict=judge(report.effects, max_drop, strict=strict))
     if folder is not None:
         write_stress(folder, report)
+    if output is None and len(opened.runs) == 1:
+        write_study(run_folder / studies.FOLDER, study_of(report, opened.restored[0].step))
     return report
 
 

@@ -16,6 +16,7 @@ from jaxfm.evaluation.bootstrap import CONFIDENCE, Interval
 from jaxfm.evaluation.out_of_domain import Detection, detection_table
 from jaxfm.evaluation.robustness import Effect, Scored, Verdict, worst_units
 from jaxfm.observe.stress_plots import Point, plot_stress
+from jaxfm.observe.studies import Study
 from jaxfm.observe.tables import Cell, Table, to_html, to_markdown, to_rich
 from jaxfm.observe.writers import to_json
 from jaxfm.programs.stress_run import described, shown_record
@@ -211,6 +212,27 @@ def write_stress(folder: pathlib.Path, report: StressReport) -> None:
         draw(report.clean, report.effects, folder / PLOT_FILE, report.metric)
     files.write_json(folder / JSON_FILE, to_json(report.to_dict()))
     files.write_text(folder / MARKDOWN_FILE, markdown(report))
+
+
+def study_of(report: StressReport, step: int) -> Study:
+    """Returns what a model card says of a report: the drop of each kind at its highest severity, the largest first."""
+    name, summary = report.metric.replace("_", " "), list[str]()
+    if report.clean is not None:
+        summary.append(f"On {report.split} {name} is {report.clean.value.value:.3f} for inputs as they are.")
+    severest = {each.kind: each for each in sorted(report.effects, key=lambda each: each.severity)}
+    for each in sorted(severest.values(), key=lambda each: -each.drop.value):
+        ends = (each.drop.low, each.drop.high)
+        sure = "too few differ for an interval"
+        if not any(map(math.isnan, ends)):
+            sure = f"{CONFIDENCE:.0%} interval {ends[0]:.3f} to {ends[1]:.3f}"
+        summary.append(f"{each.kind} at severity {each.severity}: {each.drop.value:.3f} worse ({sure}).")
+    for found in report.detections:
+        area = found.auroc
+        summary.append(
+            f"{found.score} tells records from elsewhere with an AUROC of {area.value:.3f} "
+            f"({CONFIDENCE:.0%} interval {area.low:.3f} to {area.high:.3f})."
+        )
+    return Study("stress", "Inputs changed on purpose", tuple(summary), report.tables, {"split": report.split}, step)
 
 
 def markdown(report: StressReport) -> str:

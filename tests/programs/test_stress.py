@@ -12,6 +12,7 @@ import pytest
 from jaxfm.data.perturbations.kinds import GROUPS, KINDS
 from jaxfm.errors import UserError
 from jaxfm.programs.evaluate import evaluate
+from jaxfm.programs.model import Model
 from jaxfm.programs.stress import EXIT_DROPPED, stress
 from jaxfm.programs.train import train
 from tests import tiny
@@ -53,6 +54,10 @@ def test_scores_fall_and_are_those_of_evaluate(runs: dict[str, pathlib.Path], fo
     text = (runs["learned"] / "stress" / "stress.md").read_text()
     assert "Right before, wrong now" in text and "gate: " in text
     assert (runs["learned"] / "stress" / "stress.png").stat().st_size > 5000
+    study = json.loads((runs["learned"] / "studies" / "stress.json").read_text())  # for the model card
+    said = next(line for line in study["summary"] if line.startswith("swaps at severity 5"))
+    assert f"{by_kind['swaps', 5].drop.value:.3f} worse" in said and len(study["summary"]) == 5
+    assert study["step"] == Model(runs["learned"]).step
     again = stress(runs["learned"], kinds=["swaps"], severities=[5], output=folder / "again")
     assert again.effects[0].to_dict() == by_kind["swaps", 5].to_dict()  # whatever else was asked for
     other = stress(runs["learned"], kinds=["swaps"], severities=[5], seed=1, output="")
