@@ -1,6 +1,6 @@
 """Whether a model knows texts by heart: the rank of secrets among made-up ones, and members told from other texts."""
 
-# N members, O others, R rounds
+# N members, O others
 
 import dataclasses
 import math
@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxfm.evaluation.bootstrap import CONFIDENCE, RESAMPLES, SEED, Interval, tail_probability
+from jaxfm.evaluation.bootstrap import CONFIDENCE, Interval
+from jaxfm.evaluation.out_of_domain import detect
 
 _SECRET = re.compile(r"\[\[(.+?)\]\]")
 _KINDS = ("0123456789", "abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
@@ -127,31 +128,16 @@ class Membership:
     p: float
 
 
-def membership(members_N: np.ndarray, others_O: np.ndarray, seed: int = SEED) -> Membership:
-    """Compares losses f64 [N] of members with those [O] of other texts; the interval is a bootstrap of both."""
+def membership(members_N: np.ndarray, others_O: np.ndarray) -> Membership:
+    """Compares losses f64 [N] of members with those [O] of other texts."""
     from scipy import stats  # not at the start: half a second
 
     members_N, others_O = np.asarray(members_N, np.float64), np.asarray(others_O, np.float64)
-    generator, drawn = np.random.default_rng(seed), []
-    for _ in range(RESAMPLES):
-        drawn.append(area(generator.choice(members_N, len(members_N)), generator.choice(others_O, len(others_O))))
-    tail = tail_probability(min(len(members_N), len(others_O)))
-    ends = (math.nan, math.nan) if tail is None else tuple(map(float, np.quantile(drawn, [tail, 1 - tail])))
-    p = float(stats.mannwhitneyu(members_N, others_O, alternative="less").pvalue)
     border = np.quantile(others_O, FALSE_POSITIVES, method="lower")
     return Membership(
         len(members_N),
         len(others_O),
-        Interval(area(members_N, others_O), *ends),
+        detect("loss", -members_N, -others_O, "").auroc,
         float((members_N < border).mean()),
-        p,
+        float(stats.mannwhitneyu(members_N, others_O, alternative="less").pvalue),
     )
-
-
-def area(lower: np.ndarray, higher: np.ndarray) -> float:
-    """Returns how often one of `lower` is below one of `higher`, ties being half: the area under the ROC curve."""
-    from scipy import stats
-
-    ranks = stats.rankdata(np.concatenate([lower, higher]))[: len(lower)]
-    below = len(lower) * len(higher) - (ranks.sum() - len(lower) * (len(lower) + 1) / 2)
-    return float(below / (len(lower) * len(higher)))

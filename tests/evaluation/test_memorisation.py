@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxfm.evaluation.memorisation import area, exposure_of, known_by_heart, membership, parse_secret
+from jaxfm.evaluation.memorisation import exposure_of, known_by_heart, membership, parse_secret
 
 
 def test_a_secret_is_what_double_brackets_hold() -> None:
@@ -49,7 +49,7 @@ def test_the_area_is_that_of_another_library() -> None:
     members, others = draw.normal(size=80).round(1), draw.normal(size=60).round(1) + 0.8
     labels = [1] * 80 + [0] * 60
     found = membership(members, others)
-    assert area(members, others) == pytest.approx(roc_auc_score(labels, -np.concatenate([members, others])))
+    assert found.area.value == pytest.approx(roc_auc_score(labels, -np.concatenate([members, others])))
     assert found.area.low < found.area.value < found.area.high and found.area.low > 0.5
     assert found.p == pytest.approx(stats.mannwhitneyu(members, others, alternative="less").pvalue)
     assert found.caught == (members < others.min()).mean()
