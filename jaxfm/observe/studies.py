@@ -9,9 +9,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.console import Group, RenderableType
+
 from jaxfm import files
 from jaxfm.errors import UserError
-from jaxfm.observe.tables import Table, to_markdown
+from jaxfm.observe.progress import Progress
+from jaxfm.observe.tables import Table, to_html, to_markdown, to_rich
 from jaxfm.observe.writers import to_json
 
 FOLDER = "studies"
@@ -37,6 +40,34 @@ class Study:
     tables: Sequence[Table]
     values: Mapping[str, Any]
     step: int
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class StudyReport:
+    """What a program returns of a study; a notebook shows its tables.
+
+    Attributes:
+      study: sentences, tables and values.
+    """
+
+    study: Study
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({' '.join(self.study.summary)})"
+
+    def __rich__(self) -> RenderableType:
+        return Group(*map(to_rich, self.study.tables))
+
+    def _repr_html_(self) -> str:
+        return "".join(map(to_html, self.study.tables))
+
+
+def show(study: Study, progress: Progress) -> None:
+    """Shows tables and sentences."""
+    for table in study.tables:
+        progress.table(table)
+    for line in study.summary:
+        progress.say(line)
 
 
 def write_study(folder: pathlib.Path, study: Study) -> None:

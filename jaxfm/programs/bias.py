@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from absl import flags
-from rich.console import Group, RenderableType
 
 from jaxfm import files
 from jaxfm.core.task import FindsEntities
@@ -29,8 +28,8 @@ from jaxfm.evaluation.stereotypes import Preference
 from jaxfm.evaluation.subgroups import LEAST
 from jaxfm.observe.interval_plots import plot_gaps
 from jaxfm.observe.progress import Progress
-from jaxfm.observe.studies import FOLDER, Study, write_study
-from jaxfm.observe.tables import Cell, Table, to_html, to_rich
+from jaxfm.observe.studies import FOLDER, Study, StudyReport, show, write_study
+from jaxfm.observe.tables import Cell, Table
 from jaxfm.programs import plugins, program
 from jaxfm.programs.model import Model
 from jaxfm.programs.subgroup_scores import subgroup_scores
@@ -49,16 +48,14 @@ _CAUTION = "What was not looked for is not in this; no difference shown is not a
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class BiasReport:
-    """What was found; a notebook shows its tables.
+class BiasReport(StudyReport):
+    """What was found.
 
     Attributes:
-      study: sentences, tables and values, as `jaxfm.observe.studies` keeps them.
       gaps: name -> those of an attribute, or of the column; empty for stereotypes.
       preferences: of each kind of stereotype, "all" first.
     """
 
-    study: Study
     gaps: Mapping[str, tuple[Gap, ...]] = dataclasses.field(default_factory=dict)
     preferences: tuple[Preference, ...] = ()
 
@@ -79,15 +76,6 @@ class BiasReport:
             if lines:
                 path = folder / f"{self.study.name}_{number}.png"
                 plot_gaps(lines, path, title=f"Gaps by {name}", x_label="group less the mean of the others")
-
-    def __repr__(self) -> str:
-        return f"BiasReport({' '.join(self.study.summary)})"
-
-    def __rich__(self) -> RenderableType:
-        return Group(*map(to_rich, self.study.tables))
-
-    def _repr_html_(self) -> str:
-        return "".join(map(to_html, self.study.tables))
 
 
 def bias(
@@ -371,10 +359,7 @@ def main() -> None:
             stereotypes=values.stereotypes,
             progress=progress,
         )
-        for table in found.study.tables:
-            progress.table(table)
-        for line in found.study.summary:
-            progress.say(line)
+        show(found.study, progress)
     found.write(folder)
     print(f"written: {folder / found.study.name}.md, .json" + (" and pictures" if found.gaps else ""))
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from absl import flags
-from rich.console import Group, RenderableType
 
 from jaxfm import files
 from jaxfm.data.corpora.deduplication import CONTAMINATION_WORDS
@@ -23,8 +22,8 @@ from jaxfm.evaluation import memorisation
 from jaxfm.evaluation.bootstrap import CONFIDENCE
 from jaxfm.evaluation.memorisation import FALSE_POSITIVES, Exposure, Membership, Secret
 from jaxfm.observe.progress import Progress
-from jaxfm.observe.studies import FOLDER, Study, write_study
-from jaxfm.observe.tables import Cell, Table, to_html, to_rich
+from jaxfm.observe.studies import FOLDER, Study, StudyReport, show, write_study
+from jaxfm.observe.tables import Cell, Table
 from jaxfm.programs import plugins, program
 from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.model import Model
@@ -39,29 +38,18 @@ _SHOWN_CHARACTERS = 60
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class LeakReport:
-    """What was found; a notebook shows its tables.
+class LeakReport(StudyReport):
+    """What was found.
 
     Attributes:
-      study: sentences, tables and values, as `jaxfm.observe.studies` keeps them.
       membership: training texts against those of another split; None where the task has no loss of each unit.
       exposures: of the secrets.
       overlaps: evaluation set -> what of it is in the training data.
     """
 
-    study: Study
     membership: Membership | None
     exposures: tuple[Exposure, ...]
     overlaps: dict[str, Overlap]
-
-    def __repr__(self) -> str:
-        return f"LeakReport({' '.join(self.study.summary)})"
-
-    def __rich__(self) -> RenderableType:
-        return Group(*map(to_rich, self.study.tables))
-
-    def _repr_html_(self) -> str:
-        return "".join(map(to_html, self.study.tables))
 
 
 def leaks(
@@ -251,10 +239,7 @@ def main() -> None:
             against=values.against,
             progress=progress,
         )
-        for table in found.study.tables:
-            progress.table(table)
-        for line in found.study.summary:
-            progress.say(line)
+        show(found.study, progress)
     write_study(folder, found.study)
     print(f"written: {folder / found.study.name}.md, .json")
 
