@@ -4,6 +4,9 @@ import dataclasses
 
 from jaxfm.schema import field
 
+LAYER_LOSSES = HIDDEN, ATTENTION, RELATIONS = tuple("hidden attention relations".split())
+"""Keys of the losses over what layers say; in one word, as a task has the name of the last one."""
+
 
 @dataclasses.dataclass(frozen=True)
 class DistilConfig:

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,6 +21,7 @@ MOST_DRAWN = 12  # targets of a picture
 _MOST_ROWS = 40  # words of a table on a terminal
 _TEMPLATE = pathlib.Path(__file__).parent / "highlights.html.jinja"
 FOR, AGAINST = COLOURS[0], COLOURS[1]
+_WORDS = re.compile(r"\S+\s*|\s+")
 _LINE = 96  # characters of a line of a picture, about
 _LEAST = 0.06  # share of the strongest word below which a word has no colour
 
@@ -175,7 +177,9 @@ def _lines(found: Highlight) -> list[list[tuple[str, float | None]]]:
     for passage in found.passages:
         line: list[tuple[str, float | None]] = []
         length = 0
-        for part, share in passage.pieces():
+        # What has no share may be a long piece of text, which is cut between its words.
+        words = ((word, share) for part, share in passage.pieces() for word in _WORDS.findall(part))
+        for part, share in words:
             part = " ".join(part.split("\n"))
             if length + cell_len(part) > _LINE and line:
                 lines.append(line)
@@ -197,10 +201,11 @@ def _draw_lines(axes: "object", lines: Sequence[Sequence[tuple[str, float | None
                 colour = FOR if share > 0 else AGAINST
                 box = {"width": cell_len(part), "height": 0.84, "facecolor": colour, "edgecolor": "none"}
                 axes.add_patch(_rectangle((at, number + 0.08), alpha=_alpha(share, strongest), **box))  # type: ignore[attr-defined]
-            axes.text(  # type: ignore[attr-defined]
+            drawn = axes.text(  # type: ignore[attr-defined]
                 at + cell_len(part) / 2, number + 0.5, part, ha="center", va="center", fontsize=9.5, color=INK,
                 family="monospace", parse_math=False,
             )  # fmt: skip
+            drawn.set_in_layout(False)  # a word longer than a line must not take the width from all of them
             at += cell_len(part)
     axes.axhline(len(lines), color=GRID, linewidth=0.8)  # type: ignore[attr-defined]
 

@@ -22,7 +22,7 @@ from jaxfm.core.batch import BatchSpec, Field
 from jaxfm.core.build import Build
 from jaxfm.core.objective import LearnsFromTeachers, Loss, LossContext, Objective
 from jaxfm.core.spec import Spec
-from jaxfm.distil_config import DistilConfig
+from jaxfm.distil_config import ATTENTION, HIDDEN, RELATIONS, DistilConfig
 from jaxfm.models import flops
 from jaxfm.models.layer_outputs import Recording, attention_scores, queries_keys_values, record
 from jaxfm.observe.metrics import Sums, weighted
@@ -201,7 +201,7 @@ class DistilledObjective:
             if self.projects:
                 mine_LBTD = getattr(model, TRAINING_ONLY)(mine_LBTD)
             known_LBTD = teacher_LBTD[jnp.asarray([known for _, known in pairs])]
-            found.append(("hidden", config.hidden, layer_losses.hidden_loss(mine_LBTD, known_LBTD, segments_BT)))
+            found.append((HIDDEN, config.hidden, layer_losses.hidden_loss(mine_LBTD, known_LBTD, segments_BT)))
         if config.attention:
             losses = [
                 layer_losses.attention_loss(
@@ -211,7 +211,7 @@ class DistilledObjective:
                 )
                 for mine, known in self.pairs
             ]
-            found.append(("attention", config.attention, jnp.stack(losses).sum()))
+            found.append((ATTENTION, config.attention, jnp.stack(losses).sum()))
         if config.relations:
             mine = self.spec.encoder.num_layers - 1
             known = (config.relation_layer or self.teachers[0].encoder.num_layers) - 1
@@ -221,7 +221,7 @@ class DistilledObjective:
                 strict=True,
             )
             losses = [layer_losses.relation_loss(*pair, segments_BT, self.relation_heads) for pair in kinds]
-            found.append(("relations", config.relations, jnp.stack(losses).sum()))
+            found.append((RELATIONS, config.relations, jnp.stack(losses).sum()))
         return found
 
     def outputs(self, model: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from jaxfm.config import Config
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.objective import LearnsFromTeachers, Objective
-from jaxfm.distil_config import DistilConfig
+from jaxfm.distil_config import LAYER_LOSSES, DistilConfig
 from jaxfm.errors import UserError
 from jaxfm.training import supernet
 
 KEY = "config.distil"
-_OF_LAYERS = ("hidden", "attention", "relations")
 
 
 def check(config: Config, objective: Objective) -> LearnsFromTeachers | None:
@@ -32,15 +31,10 @@ def check(config: Config, objective: Objective) -> LearnsFromTeachers | None:
                 "run:WORKDIR."
             )
         return None
-    weights = {
-        "soft": asked.soft,
-        "hidden": asked.hidden,
-        "attention": asked.attention,
-        "relations": asked.relations,
-    }
-    if not any(weights.values()):
+    of_layers = [name for name in LAYER_LOSSES if getattr(asked, name)]
+    if not (asked.soft or of_layers):
         raise UserError(f"{KEY}.soft: is 0, as are hidden, attention and relations: nothing is learned from a teacher.")
-    _check_rest(config, [name for name in _OF_LAYERS if weights[name]])
+    _check_rest(config, of_layers)
     name = config.task.name
     if not isinstance(objective, LearnsFromTeachers):
         raise UserError(f"{KEY}.teacher: models of the task {name!r} cannot learn from a teacher. Leave it empty.")

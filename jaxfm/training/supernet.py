@@ -17,7 +17,7 @@ import jax
 from jaxfm.adapt_config import AdaptConfig
 from jaxfm.config import Config, SupernetConfig
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.core.objective import Distillable, Loss, LossContext, Objective
+from jaxfm.core.objective import Distillable, LearnsFromTeachers, Loss, LossContext, Objective
 from jaxfm.core.spec import Spec
 from jaxfm.errors import UserError
 from jaxfm.models.subnets import (
@@ -141,7 +141,9 @@ def _check(config: Config, objective: Objective) -> None:
     if not distillation:
         return
     problem = "its outputs cannot be learned from"
-    if isinstance(objective, Distillable):
+    # Where the loss draws what a model sees of a row, the largest model would see another row than the subnets.
+    draws = isinstance(objective, LearnsFromTeachers) and objective.draws
+    if isinstance(objective, Distillable) and not draws:
         problem = objective.distillation_problem()
     if problem:
         raise UserError(
