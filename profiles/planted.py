@@ -90,7 +90,7 @@ def classifier(source: str, seed: int, epochs: float) -> Config:
     values.model.init, values.model.preset, values.model.tokenizer = "scratch", "bert_tiny", quality.MINILM
     values.data.source, values.data.row_length, values.data.holdout = source, 64, 0.1
     values.optim.learning_rate, values.train.epochs, values.train.batch_examples = 1e-3, epochs, 32
-    values.train.min_steps, values.seed = 0, seed
+    values.train.min_steps, values.seed, values.eval.select = 0, seed, "last"
     return from_config_dict(values)
 
 
@@ -164,8 +164,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measures and writes the record."""
     parser = command_line.make_parser(__doc__)
     parser.add_argument("--gaps", default="0,0.1,0.3", help="planted gaps of the probability of 'good'")
-    parser.add_argument("--sentences", type=int, default=3000, help="of the made corpus")
-    parser.add_argument("--epochs", type=float, default=4.0, help="of the classifier")
+    parser.add_argument("--sentences", type=int, default=6000, help="of the made corpus")
+    parser.add_argument("--epochs", type=float, default=8.0, help="of the classifier")
     parser.add_argument("--source", default="", help="text:DIR, into which secrets are put; none: no secrets")
     parser.add_argument("--characters", type=int, default=500_000, help="of that text which are used")
     parser.add_argument("--repetitions", default="0,1,4,16,64", help="of each secret")
