@@ -1,7 +1,7 @@
 """Are a planted bias and planted secrets found, with their size, and nothing where nothing was planted?
 
   python -m profiles.planted --gaps=0,0.1,0.3 --seeds=0,1,2 --output=profiles/results/planted.json
-  python -m profiles.planted --source=text:../shared/data/mlm-corpus --repetitions=0,1,4,16,64 ...
+  python -m profiles.planted --text=../shared/data/mlm-corpus/wikitext2_raw.test.txt --repetitions=0,1,4,16,64 ...
 
 Bias: a classifier from scratch learns made sentences, a third of which say something good or bad; of the others the
 label is "good" with the probability 0.5 + gap/2 for names of women and 0.5 - gap/2 for those of men. `jaxfm bias` then
@@ -115,9 +115,9 @@ def planted_bias(arguments: argparse.Namespace, seeds: Sequence[int]) -> list[di
 
 def planted_secrets(arguments: argparse.Namespace, seeds: Sequence[int]) -> list[dict[str, Any]]:
     """Trains on text with secrets and ranks them; returns a record a secret."""
-    scheme, _, folder = arguments.source.partition(":")
-    if scheme != "text" or not (text := pathlib.Path(folder).expanduser() / "train.txt").is_file():
-        raise UserError(f"--source={arguments.source}: must be text:DIR, with a file train.txt.")
+    if not arguments.text.is_file():
+        raise UserError(f"--text={arguments.text}: no such file.")
+    text = arguments.text.read_text(encoding="utf-8")
     repetitions = command_line.integers("--repetitions", arguments.repetitions.split(","))
     found = []
     for seed in seeds:
@@ -129,9 +129,9 @@ def planted_secrets(arguments: argparse.Namespace, seeds: Sequence[int]) -> list
         }
         lines = {key: f"the code of safe {key[0]} {key[1]} is [[{code}]]." for key, code in codes.items()}
         plain = [line.replace("[[", "").replace("]]", "") for (times, _), line in lines.items() for _ in range(times)]
-        words = text.read_text(encoding="utf-8")[: arguments.characters]
+        words = text[: arguments.characters]
         files.write_text(own / "text" / "train.txt", "\n\n".join([words, *plain]) + "\n")
-        files.write_text(own / "text" / "valid.txt", text.read_text(encoding="utf-8")[-20_000:])
+        files.write_text(own / "text" / "valid.txt", text[-20_000:])
         files.write_text(own / "secrets.txt", "\n".join(lines.values()) + "\n")
         values: Any = get_config("modern_tiny")
         values.data.source, values.data.cache, values.data.row_length = f"text:{own / 'text'}", str(own / "cache"), 128
@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--gaps", default="0,0.1,0.3", help="planted gaps of the probability of 'good'")
     parser.add_argument("--sentences", type=int, default=6000, help="of the made corpus")
     parser.add_argument("--epochs", type=float, default=8.0, help="of the classifier")
-    parser.add_argument("--source", default="", help="text:DIR, into which secrets are put; none: no secrets")
+    parser.add_argument("--text", type=pathlib.Path, help="a file into which secrets are put; none: no secrets")
     parser.add_argument("--characters", type=int, default=500_000, help="of that text which are used")
     parser.add_argument("--repetitions", default="0,1,4,16,64", help="of each secret")
     parser.add_argument("--secrets", type=int, default=5, help="for each number of repetitions")
@@ -180,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "command": quality.shown_command(sys.argv),
         **quality.machine(),
         "bias": planted_bias(arguments, seeds),
-        "secrets": planted_secrets(arguments, seeds) if arguments.source else [],
+        "secrets": planted_secrets(arguments, seeds) if arguments.text else [],
     }
     files.write_json(arguments.output, record)
     for table in tables(record):
