@@ -117,8 +117,7 @@ def _exposures(model: Model, secrets: Sequence[Secret], candidates: int, progres
     with progress.task("secrets (texts)", len(secrets) * (candidates + 1)) as advance:
         for number, secret in enumerate(secrets):
             scores = []
-            for text in [secret.text, *secret.others(candidates, number)]:
-                result = model(text)
+            for result in model([secret.text, *secret.others(candidates, number)]):
                 if "pseudo_perplexity" not in result:
                     raise UserError(
                         f"{model.workdir}: is a run of the task {model.task}, which gives no probability of each token "
@@ -127,7 +126,7 @@ def _exposures(model: Model, secrets: Sequence[Secret], candidates: int, progres
                 end = secret.end
                 tokens = [each for each in result["tokens"] if each["start"] < end and each["end"] > secret.start]
                 scores.append(sum(each["log_probability"] for each in tokens))
-                advance(1)
+            advance(candidates + 1)
             found.append(memorisation.exposure_of(secret, scores[0], scores[1:]))
     return tuple(found)
 
