@@ -2,8 +2,6 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -15,26 +13,9 @@ from jaxfm.programs.check import check, plan_updates
 from jaxfm.tasks import registry
 from jaxfm.training.initial import resolve
 from tests import tiny
+from tests.programs.many_calls import call_many
 from tests.toy import image
 
-# Runs the program once for each list of arguments, in one process: its imports take longer than all that follows.
-RUN_MANY = """
-import contextlib, io, json, runpy, sys
-import jaxfm.programs.program, jaxfm.programs.check
-from absl.testing import flagsaver
-results = []
-for arguments in json.load(sys.stdin):
-    sys.argv = ["check.py", *arguments]
-    output, errors = io.StringIO(), io.StringIO()
-    with flagsaver.flagsaver(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        try:
-            runpy.run_module("jaxfm.check", run_name="__main__", alter_sys=True)
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-    results.append((code, output.getvalue(), errors.getvalue()))
-json.dump(results, sys.stdout)
-"""
 CONFIG = """
 from jaxfm.tasks.registry import default_config
 
@@ -142,10 +123,7 @@ def runs(folder: pathlib.Path) -> list[tuple[int, str, str]]:
         [config, "--config.data.source=jsonl:nowhere", f"--output={folder / 'none.json'}"],
         [],
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_MANY], input=json.dumps(calls), capture_output=True, text=True, check=True
-    )
-    return json.loads(done.stdout)
+    return call_many("check", calls)
 
 
 def test_exit_codes(runs: list[tuple[int, str, str]]) -> None:

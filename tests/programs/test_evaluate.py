@@ -2,8 +2,6 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,25 +11,7 @@ from jaxfm.evaluation.calibration import write_calibration
 from jaxfm.programs.evaluate import compare, evaluate
 from jaxfm.programs.predict import predict
 from tests import tiny
-
-# Runs the program once for each list of arguments, in one process: its imports take longer than all that follows.
-RUN_MANY = """
-import contextlib, io, json, runpy, sys
-import jaxfm.programs.program, jaxfm.tasks.registry, jaxfm.training.results
-from absl.testing import flagsaver
-results = []
-for arguments in json.load(sys.stdin):
-    sys.argv = ["evaluate.py", *arguments]
-    output, errors = io.StringIO(), io.StringIO()
-    with flagsaver.flagsaver(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        try:
-            runpy.run_module("jaxfm.evaluate", run_name="__main__", alter_sys=True)
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-    results.append((code, output.getvalue(), errors.getvalue()))
-json.dump(results, sys.stdout)
-"""
+from tests.programs.many_calls import call_many
 
 
 @pytest.fixture(scope="module")
@@ -152,10 +132,7 @@ def test_the_program_compares(folder: pathlib.Path) -> None:
         [f"--workdir={folder / 'one'}", "--config.data.tags_column=7"],
         [f"--workdir={folder / 'one'}", "--config.data.tags=7"],
     ]
-    run = subprocess.run(
-        [sys.executable, "-c", RUN_MANY], input=json.dumps(calls), capture_output=True, text=True, check=True
-    )
-    done, one, both, neither, *others = json.loads(run.stdout)
+    done, one, both, neither, *others = call_many("evaluate", calls)
     assert done[0] == 0, done
     assert f"valid, {tiny.SIZES['valid']} sentences: A = {folder / 'one'}, B = {folder / 'two'}" in done[1]
     assert "McNemar's exact test" in done[1] and "approximate randomisation" in done[1]

@@ -1,11 +1,8 @@
 """jaxfm.explain: integrated gradients beside torch, every task, what the program prints, writes and refuses."""
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,27 +16,8 @@ from jaxfm.programs.explain_faithfulness import faithfulness
 from jaxfm.programs.model import Model
 from jaxfm.training.attribution import INTEGRATED, OCCLUSION
 from tests import tiny
+from tests.programs.many_calls import call_many
 
-# Runs the program several times in one process.
-RUN_MANY = """
-import contextlib, io, json, runpy, sys
-import jaxfm.programs.explain
-from absl.testing import flagsaver
-results = []
-for arguments in json.load(sys.stdin):
-    sys.argv = ["explain.py", *arguments]
-    output, errors = io.StringIO(), io.StringIO()
-    with flagsaver.flagsaver(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        try:
-            runpy.run_module("jaxfm.explain", run_name="__main__", alter_sys=True)
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        except BaseException as error:
-            code = f"{type(error).__name__}: {error}"
-    results.append((code, output.getvalue(), errors.getvalue()))
-json.dump(results, sys.stdout)
-"""
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEXT = "ada met boole in hull"
 PAIR = ("who met ada", "boole met ada in the old town of hull")
@@ -218,15 +196,6 @@ def test_completeness_of_nothing_is_zero() -> None:
     assert Completeness.of([]) == Completeness(0, 0.0, 0.0)
 
 
-def run_many(commands: Sequence[Sequence[str]]) -> list[tuple[int, str, str]]:
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_MANY], input=json.dumps(commands), cwd=ROOT, capture_output=True, text=True,
-        timeout=300, env=os.environ,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 def test_the_program(runs: dict[str, pathlib.Path], tmp_path: pathlib.Path) -> None:
     run = f"--workdir={runs['classification']}"
     (tmp_path / "in.csv").write_text("id,text\n7,ada met boole\n8,<b>hull</b>\n")
@@ -244,7 +213,7 @@ def test_the_program(runs: dict[str, pathlib.Path], tmp_path: pathlib.Path) -> N
         "no pair": [f"--workdir={runs['embedding']}", TEXT],
         "no labels": [run, TEXT, "--examples=influence"],
     }
-    found = dict(zip(given, run_many(list(given.values())), strict=True))
+    found = dict(zip(given, call_many("explain", list(given.values())), strict=True))
     code, printed, errors = found["texts"]
     assert (code, errors) == (0, "") and "\x1b" not in printed
     assert "completeness error: 0.0" in printed and "boole" in printed and "label " in printed

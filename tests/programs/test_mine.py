@@ -2,8 +2,6 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,7 +20,7 @@ from jaxfm.programs.mine import mine
 from jaxfm.programs.model import Model
 from tests import tiny
 from tests.programs import embedding_run
-from tests.programs.test_predict import RUN_MANY
+from tests.programs.many_calls import call_many
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEXTS = [" ".join(words) for words, _ in tiny.sentences(48, 5)]
@@ -220,16 +218,7 @@ def test_the_program(tmp_path: pathlib.Path, source: str, run: pathlib.Path) -> 
         [output, "--bm25"],
         [f"--source={source}", output, "--bm25", "--depth=3"],
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_MANY.replace("jaxfm.predict", "jaxfm.mine")],
-        input=json.dumps(calls),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    results = json.loads(done.stdout)
+    results = call_many("mine", calls)
     assert [code for code, _, _ in results] == [0, 0, 2, 2, 2, 2], results
     assert "Hard negatives" in results[0][1] and "Candidates dropped" in results[0][1]
     assert f"written: {tmp_path / 'out.jsonl'}" in results[0][1]

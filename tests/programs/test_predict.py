@@ -20,27 +20,8 @@ from jaxfm.observe.progress import Progress
 from jaxfm.programs.model import Model
 from jaxfm.programs.predict import predict, predict_file
 from tests import tiny
+from tests.programs.many_calls import call_many
 
-# Runs the program once for each list of arguments, in one process: its imports take longer than all that follows.
-RUN_MANY = """
-import contextlib, io, json, runpy, sys
-import jaxfm.programs.program, jaxfm.tasks.registry, jaxfm.training.saved_run
-from absl.testing import flagsaver
-results = []
-for arguments in json.load(sys.stdin):
-    sys.argv = ["predict.py", *arguments]
-    output, errors = io.StringIO(), io.StringIO()
-    with flagsaver.flagsaver(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        try:
-            runpy.run_module("jaxfm.predict", run_name="__main__", alter_sys=True)
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        except BaseException as error:
-            code = f"{type(error).__name__}: {error}"
-    results.append((code, output.getvalue(), errors.getvalue()))
-json.dump(results, sys.stdout)
-"""
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEXT = "ada met boole in hull"
 EMPTY: dict[str, dict[str, Any]] = {
@@ -276,14 +257,8 @@ def test_the_program_refuses_in_one_message(runs: dict[str, pathlib.Path], folde
         ([ner, "one", "--config.data.txt_column=a"], "config.data.txt_column: there is no such flag"),
         ([ner, f"--input={folder}/{'n' * 300}.txt", "--output=out"], "File name too long"),
     ]
-    run = subprocess.run(
-        [sys.executable, "-c", RUN_MANY],
-        input=json.dumps([words for words, _ in cases]),
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    for (words, message), (code, output, errors) in zip(cases, json.loads(run.stdout), strict=True):
+    ran = call_many("predict", [words for words, _ in cases])
+    for (words, message), (code, output, errors) in zip(cases, ran, strict=True):
         assert (code, output) == (2, "") and errors.startswith("error: ") and message in errors, (words, code, errors)
 
 

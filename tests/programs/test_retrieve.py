@@ -21,7 +21,7 @@ from jaxfm.programs.retrieve import answer_lines, lines, retrieve, retrieve_file
 from jaxfm.programs.search_index import SearchIndex, open_index
 from tests import tiny
 from tests.programs import embedding_run
-from tests.programs.test_predict import RUN_MANY
+from tests.programs.many_calls import call_many
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEXTS = [" ".join(words) for words, _ in tiny.sentences(40, 3)]
@@ -283,16 +283,7 @@ def test_the_program(tmp_path: pathlib.Path, run: pathlib.Path, corpus: pathlib.
         [f"--workdir={run}", f"--corpus={corpus}", "--threshold=1", "ada"],
         [f"--workdir={run}", f"--corpus={corpus}", "--stop_words=en", "ada"],
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_MANY.replace("jaxfm.predict", "jaxfm.retrieve")],
-        input=json.dumps(calls),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    results = json.loads(done.stdout)
+    results = call_many("retrieve", calls)
     assert [code for code, _, _ in results] == [0, 0, 0, 0, 2, 2, 2, 2, 2, 2], results
     words, vectors, written, answered = (output for _, output, _ in results[:4])
     assert words.startswith("ada met\n   1  ") and len(words.splitlines()) == 3

@@ -21,29 +21,9 @@ from jaxfm.schema import to_dict
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints
 from tests import tiny
+from tests.programs.many_calls import call_many
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-# Runs the program once for each list of arguments, in one process: its imports take longer than all that follows.
-RUN_MANY = """
-import contextlib, io, json, runpy, sys
-import jaxfm.programs.program, jaxfm.tasks.registry, jaxfm.training.results
-from absl.testing import flagsaver
-results = []
-for arguments in json.load(sys.stdin):
-    sys.argv = ["train.py", *arguments]
-    output, errors = io.StringIO(), io.StringIO()
-    with flagsaver.flagsaver(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        try:
-            runpy.run_module("jaxfm.train", run_name="__main__", alter_sys=True)
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        except BaseException as error:
-            code = f"{type(error).__name__}: {error}"
-    results.append((code, output.getvalue(), errors.getvalue()))
-json.dump(results, sys.stdout)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -196,16 +176,9 @@ def bad_input(folder: pathlib.Path) -> dict[str, tuple[list[str], str]]:
 def test_bad_input_ends_in_one_message(folder: pathlib.Path) -> None:
     cases = bad_input(folder) | bad_text(folder)
     before = sorted(folder.rglob("*"))
-    ran = subprocess.run(
-        [sys.executable, "-B", "-c", RUN_MANY],
-        input=json.dumps([arguments for arguments, _ in cases.values()]),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert (ran.returncode, ran.stderr) == (0, "")  # nothing is said beside the message
+    ran = call_many("train", [arguments for arguments, _ in cases.values()])
     wrong = []
-    for (name, (_, pattern)), (code, output, errors) in zip(cases.items(), json.loads(ran.stdout), strict=True):
+    for (name, (_, pattern)), (code, output, errors) in zip(cases.items(), ran, strict=True):
         said = " ".join(errors.split())
         if code != 2 or output or not errors.startswith("error: ") or "Traceback" in errors:
             wrong.append(f"{name}: exit {code}: {output[-500:]} {errors[-2000:]}")
