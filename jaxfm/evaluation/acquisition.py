@@ -6,7 +6,7 @@ number a unit; the larger, the sooner the record is to be labelled. See Settles 
 
 # M models, U units (words of a text, or 1), C classes
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -99,9 +99,3 @@ def mean_gradient(residuals_UC: np.ndarray, features_UD: np.ndarray) -> np.ndarr
     """Returns the gradient of a record's mean loss over its units by the weights of the last layer, f32 [C D]."""
     product_CD = residuals_UC.T @ features_UD.astype(np.float64)
     return (product_CD / max(len(residuals_UC), 1)).reshape(-1).astype(np.float32)
-
-
-def class_entropy(labels: Sequence[str]) -> float:
-    """Returns the entropy of the shares of classes among labels, in nats: how even a selection is."""
-    _, counts = np.unique(np.asarray(labels, str), return_counts=True) if labels else ([], np.ones(1))
-    return float(entropy(counts[None] / counts.sum())[0])

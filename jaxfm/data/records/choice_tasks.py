@@ -3,7 +3,7 @@
     {"data": {"text": "..."}, "annotations": [{"result": [{"from_name": "label", "value": {"choices": ["a"]}}]}]}
 
 is read as {"text": "...", "label": ["a"]}. Of several annotations the first is read; tasks without one are left out.
-JSON-MIN's {"label": {"choices": ["a", "b"]}} is read as {"label": ["a", "b"]}.
+In JSON-MIN a control where somebody has chosen several, {"label": {"choices": ["a", "b"]}}, has a list in every record.
 """
 
 import dataclasses
@@ -45,10 +45,13 @@ def _is_chosen(value: Any) -> bool:
 
 
 def _controls(table: Table) -> tuple[str, ...]:
-    """Returns the names of the controls that somebody has chosen by."""
+    """Returns the names of the controls that somebody has chosen by; of JSON-MIN those with several choices."""
     names: dict[str, None] = {}
     for origin, record in table.read(None):
-        names |= dict.fromkeys(_chosen(record, origin) or {} if _is_task(record) else {})
+        if _is_task(record):
+            names |= dict.fromkeys(_chosen(record, origin) or ())
+        else:
+            names |= dict.fromkeys(name for name, value in record.items() if _is_chosen(value))
     return tuple(names)
 
 
@@ -61,8 +64,15 @@ def _read(table: Table, controls: Sequence[str], asked: Sequence[str] | None) ->
                 continue
             values = {**record["data"], **{name: chosen.get(name, []) for name in controls}}
         else:
-            values = {name: value[_CHOICES] if _is_chosen(value) else value for name, value in record.items()}
+            values = {**record, **{name: _as_list(record.get(name)) for name in controls}}
         yield Row(origin, values if asked is None else {name: values[name] for name in asked if name in values})
+
+
+def _as_list(value: Any) -> Any:
+    """Returns the choices of a cell of JSON-MIN: one is a text, several are an object, none is absent."""
+    if _is_chosen(value):
+        return value[_CHOICES]
+    return [] if value is None else [value] if isinstance(value, str) else value
 
 
 def _chosen(record: Mapping[str, Any], origin: str) -> dict[str, list[str]] | None:
