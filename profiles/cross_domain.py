@@ -1,7 +1,8 @@
 """From one domain to another: scores on the target with few of its labels, with and without masked LM on its text.
 
-  python -m profiles.cross_domain --source=conll:../shared/data/wikineural-en --target=conll:../shared/data/broad-twitter \
-      --labels=0,50,500 --seeds=0,1,2 --output=profiles/results/cross_domain_twitter.json
+  python -m profiles.cross_domain --source=conll:../shared/data/wikineural-en \
+      --target=conll:../shared/data/broad-twitter --labels=0,50,500 --seeds=0,1,2 \
+      --output=profiles/results/cross_domain_twitter.json
   python -m profiles.cross_domain --source=conll:../shared/data/wikigold --target=conll:../shared/data/wnut17 ...
 
 Runs of configs/ner.py:files (configs/classification.py:files for other sources than conll and brat), changed by
