@@ -10,8 +10,8 @@ configs/classification.py:files (configs/ner.py:files where the source is conll 
 --batch further ones by each of the ways --by, is trained anew on all labelled ones, and so on, --rounds times.
 --valid examples of the training split, the same in all runs, are the validation split; they are not counted. Scores are
 of the test split, or of the source's validation split where there is none. "Needed" is the number of labels at which
-the curve first reaches --share of the score of a run on all examples, by straight lines between the rounds. Finished
-runs in --workdir are taken as they are.
+the mean curve over the seeds first reaches --share of the score of runs on all examples, by straight lines between the
+rounds; the JSON has it of each seed's curve too. Finished runs in --workdir are taken as they are.
 """
 
 import argparse
@@ -162,33 +162,31 @@ def needed(points: Sequence[tuple[int, float]], target: float) -> float | None:
     return None
 
 
+def mean_curve(curves: Mapping[str, Sequence[tuple[int, float]]]) -> list[tuple[int, float]]:
+    """Returns the mean over seeds of curves with the same numbers of labels."""
+    every = zip(*curves.values(), strict=True)
+    return [(points[0][0], statistics.mean(score for _, score in points)) for points in every]
+
+
 def summary(record: Mapping[str, Any]) -> Table:
     """Lays out a row a way: means over the seeds."""
-    rows, random = [], record["curves"].get(RANDOM, {})
+    rows, random = [], record["needed"].get(RANDOM)
     for by, curves in record["curves"].items():
-        wanted = [record["needed"][by][seed] for seed in curves]
-        reached = [each for each in wanted if each is not None]
-        mean = statistics.mean(reached) if len(reached) == len(wanted) else None
-        base = [record["needed"][RANDOM][seed] for seed in random] if random else []
-        share = mean / statistics.mean(base) if mean is not None and base and None not in base else None
+        wanted, seeds = record["needed"][by], record["needed_by_seed"][by].values()
+        share = wanted / random if wanted is not None and random else None
+        reached = f"{sum(each is not None for each in seeds)} of {len(seeds)}"
         last = [points[-1][1] for points in curves.values()]
-        areas = [statistics.mean(score for _, score in points) for points in curves.values()]
+        area = statistics.mean(score for _, score in mean_curve(curves))
         spread = statistics.stdev(last) if len(last) > 1 else None
-        rows.append((by, mean, f"{len(reached)} of {len(wanted)}", share, *map(statistics.mean, (areas, last)), spread))
-    columns = ("by", "labels needed", "reached", "of random's", "mean of the curve", "at the end", "sd")
+        rows.append((by, wanted, share, reached, area, statistics.mean(last), spread))
+    columns = ("by", "labels needed", "of random's", "seeds that reach it", "mean of the curve", "at the end", "sd")
     return Table("Active learning", columns, rows, formats={"labels needed": ".0f", "of random's": ".2f"})
 
 
 def draw(path: pathlib.Path, record: Mapping[str, Any]) -> None:
     """Draws the mean curve of each way, and the score that is to be reached."""
-    series = {}
-    for by, curves in record["curves"].items():
-        every = list(curves.values())
-        series[by] = [
-            (float(points[0][0]), statistics.mean(score for _, score in points)) for points in zip(*every, strict=True)
-        ]
     plots.plot_lines(
-        series,
+        {by: mean_curve(curves) for by, curves in record["curves"].items()},
         path,
         title="Score against labels",
         x_label="labelled examples",
@@ -216,7 +214,8 @@ def measure(simulation: Simulation, ways: Sequence[str], seeds: Sequence[int], l
             "share": arguments.share,
             "full": {"mean": mean, "values": full},
             "curves": curves,
-            "needed": {
+            "needed": {by: needed(mean_curve(each), arguments.share * mean) for by, each in curves.items()},
+            "needed_by_seed": {
                 by: {seed: needed(points, arguments.share * mean) for seed, points in each.items()}
                 for by, each in curves.items()
             },
