@@ -18,7 +18,7 @@ def confidence(probabilities_UC: np.ndarray, probability: str, over: str) -> flo
     """Returns how sure a model is of all that it says of a record: 0 to 1.
 
     The probability of the likeliest class of a unit; of labels ("sigmoid") that of each label's likelier side. Of
-    several units, or labels, it is the least ("min") or the mean. A record without units is sure.
+    several units, or labels, it is the least ("min") or the mean. Nothing is learned from a record without units: 0.
     """
     assert over in OVER, over
     if probability == "sigmoid":
@@ -26,7 +26,7 @@ def confidence(probabilities_UC: np.ndarray, probability: str, over: str) -> flo
     else:
         sure = probabilities_UC.max(axis=-1)
     if not len(sure):
-        return 1.0
+        return 0.0
     return float(sure.min() if over == MIN else sure.mean())
 
 

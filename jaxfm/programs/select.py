@@ -303,10 +303,10 @@ def tables(chosen: Sequence[Chosen], of_words: bool) -> tuple[Table, ...]:
     for each in chosen[:10]:
         line = " ".join(record_text(each.record).split())
         rows.append((each.rank, each.score, line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"))
-    what = "entities that the run finds in them" if of_words else "classes that the run predicts of them"
+    what = "Entities that the run finds in them" if of_words else "Classes that the run predicts of them"
     return (
         Table(f"Chosen: {len(chosen):,}", ("rank", "score", "text"), rows),
-        Table(f"Of the {what}", ("type" if of_words else "class", "number"), counts.most_common()),
+        Table(what, ("type" if of_words else "class", "number"), counts.most_common()),
     )
 
 

@@ -65,7 +65,7 @@ USAGE = (
 ROUNDS, THRESHOLD = 3, 0.9
 _ASKED = "asked.json"
 _POOL = "pool.json"
-_ROUND = "round_"
+_ROUND, _LABELS = "round_", "labels_"
 
 
 def self_train(
@@ -151,8 +151,8 @@ def _check(rules: Rules) -> None:
             raise UserError(f"--{flag}={value}: is not one of {', '.join(known)}. {did_you_mean(value, known)}")
     if rules.rounds < 1:
         raise UserError(f"--rounds={rules.rounds}: must be at least 1.")
-    if not 0 <= rules.threshold <= 1:
-        raise UserError(f"--threshold={rules.threshold:g}: must be a probability, 0 to 1.")
+    if not 0 < rules.threshold <= 1:
+        raise UserError(f"--threshold={rules.threshold:g}: must be a probability above 0.")
     if rules.per_class < 0:
         raise UserError(f"--per_class={rules.per_class}: must be 0 (any number) or more.")
 
@@ -175,7 +175,10 @@ def _home(folder: pathlib.Path, asked: Mapping[str, Any]) -> pathlib.Path:
     """Returns the folder of the rounds; UserError where it holds those of another command."""
     home = folder.with_name(f"{folder.name}-rounds")
     if (home / _ASKED).is_file():
-        _compare(files.read_object(home / _ASKED), asked, f"--workdir={folder}: {home} holds rounds of")
+        # Until the first labels are written nothing depends on more than the config, and without a run on nothing.
+        names = list(asked) if (home / f"{_LABELS}1").exists() else ["config"] if (home / f"{_ROUND}0").exists() else []
+        now = {name: asked[name] for name in names}
+        _compare(files.read_object(home / _ASKED), now, f"--workdir={folder}: {home} holds rounds of")
     elif home.exists() and any(home.iterdir()):
         raise UserError(
             f"--workdir={folder}: {home}, where rounds are kept, holds something else. Name another workdir."
@@ -229,9 +232,12 @@ def _train_rounds(
     _check_pool(home, pool)
     rounds = [Round(0, first.workdir, {}, workdirs.read_report(first.workdir))]
     for number in range(1, rules.rounds + 1):
-        labels = home / f"labels_{number}"
-        before = home / f"labels_{number - 1}" if number > 1 else None
+        labels = home / f"{_LABELS}{number}"
+        before = home / f"{_LABELS}{number - 1}" if number > 1 else None
         facts = write_labels(labels, model, first, pool, rules, before, progress)
+        if facts is None:
+            progress.say(f"\nround {number - 1} is the last one: its run is sure of no unlabelled text")
+            break
         progress.say(
             f"\nround {number} of {rules.rounds}: {facts['labelled']:,} labelled and {facts['pseudo_labelled']:,} "
             f"pseudo-labelled examples (of {facts['pool']:,} unlabelled ones): {home / f'{_ROUND}{number}'}"
@@ -265,7 +271,7 @@ def _check_pool(home: pathlib.Path, pool: Pool) -> None:
     texts = [[record.get("text"), record.get("pair"), record.get("tokens")] for record in pool.records]
     digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
     path = home / _POOL
-    if path.is_file() and files.read_object(path).get("sha256") != digest:
+    if (home / f"{_LABELS}1").exists() and path.is_file() and files.read_object(path).get("sha256") != digest:
         raise UserError(f"{home}: its rounds are of other unlabelled texts than those given now. Name another workdir.")
     files.write_json(path, {"sha256": digest, "records": len(pool.records)})
 

@@ -95,8 +95,10 @@ def write_labels(
     rules: Rules,
     before: pathlib.Path | None,
     progress: Progress,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Writes the data of a student, whole or not at all, and returns facts of them; those that are there are kept.
+
+    None: the teacher of a later round than the first is sure of no record.
 
     Args:
       folder: to write, with the source in its folder DATA.
@@ -108,7 +110,7 @@ def write_labels(
       progress: where to show how far it is.
 
     Raises:
-      UserError: no record is sure enough.
+      UserError: no record is sure enough for a first round.
     """
     if (folder / _FACTS).is_file():
         return files.read_object(folder / _FACTS)
@@ -125,6 +127,8 @@ def write_labels(
     taken = pseudo_labels.choose(
         confidence_N, classes, rules.threshold, per_class=rules.per_class, balance=rules.balance
     )
+    if not taken and before is not None:
+        return None
     if not taken:
         number = int(confidence_N.argmax())
         raise UserError(

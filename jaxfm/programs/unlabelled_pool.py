@@ -17,11 +17,11 @@ from jaxfm.data.records.source_unlabelled import Wanted
 from jaxfm.data.records.splits import SPLIT_NAMES
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
-from jaxfm.programs.model import COLUMNS, Text
 from jaxfm.training.saved_run import SavedRun
 
 TRAIN = "train"
 _ID = "id"
+_COLUMNS = ("text_column", "pair_column", "words_column", "label_column")  # of a run's config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,13 +38,15 @@ class Given:
 
     input: str | pathlib.Path | None = None
     source: str | None = None
-    texts: Iterable[Text] | None = None
+    texts: Iterable[Any] | None = None
     split: str = TRAIN
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """What a person calls it."""
+        if self.texts is not None:
+            return "texts"
         return f"--input={self.input}" if self.input is not None else f"--source={self.source}"
 
 
@@ -138,7 +140,7 @@ def read_pool(
 
 
 def _wanted(run: SavedRun, predictor: Predictor, columns: Mapping[str, str]) -> Wanted:
-    trained = {name: getattr(run.config.data, name) for name in (*COLUMNS, "label_column")}
+    trained = {name: getattr(run.config.data, name) for name in _COLUMNS}
     given = {name: value for name, value in columns.items() if value}
     return Wanted(predictor.pairs, predictor.takes_words, given=given, trained=trained)
 

@@ -12,7 +12,7 @@ def test_confidence_of_words_and_labels() -> None:
     assert confidence(words, "softmax", "mean") == pytest.approx(0.75)
     assert confidence(np.asarray([[0.1, 0.7]]), "sigmoid", "min") == 0.7
     assert confidence(np.asarray([[0.1, 0.7]]), "sigmoid", "mean") == pytest.approx(0.8)
-    assert confidence(np.zeros((0, 2)), "softmax", "min") == 1.0
+    assert confidence(np.zeros((0, 2)), "softmax", "min") == 0.0
 
 
 def test_thresholds_and_classes() -> None:

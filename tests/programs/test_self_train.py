@@ -98,6 +98,9 @@ def test_stopped_in_the_middle_of_a_round(
     assert [each["scores"] for each in found["rounds"]] == [each["scores"] for each in whole["rounds"]]
     results = [Model(folder / f"{name}-rounds" / "round_1")(TEXTS) for name in ("whole", "again")]
     assert results[0] == results[1]
+    with pytest.raises(UserError, match="the surest has 0"):  # nothing is begun: the next command may be another one
+        self_train(None, folder / "other", TEXTS, teacher=teacher, rounds=1, threshold=1.0)
+    program._home(folder / "other", {"threshold": 0.5})
     (folder / "again" / JSON_FILE).unlink()
     with pytest.raises(UserError, match="again: is there already"):
         again()
@@ -127,7 +130,7 @@ def test_rounds_of_a_tagger_from_its_config(tmp_path: pathlib.Path) -> None:
     ("options", "message"),
     [
         ({"rounds": 0}, "--rounds=0: must be at least 1"),
-        ({"threshold": 1.5}, "--threshold=1.5: must be a probability"),
+        ({"threshold": 1.5}, "--threshold=1.5: must be a probability above 0"),
         ({"per_class": -1}, "--per_class=-1: must be 0"),
         ({"labels": "softt"}, "--labels=softt: .* Did you mean 'soft'"),
         ({"over": "mix"}, "--over=mix: .* Did you mean 'min'"),
