@@ -124,13 +124,7 @@ def self_train(
     folder = files.user_path(workdir, "--workdir")
     given = Given(input, source, None if texts is None else list(texts), split, dict(columns or {}))
     first = None if teacher is None else files.user_path(teacher, "--teacher")
-    base = config if first is None else open_members(first)[0].config
-    assert base is not None
-    resolved = resolve_config(base, overrides)
-    if grid.asks_for_several(resolved):
-        raise UserError(
-            "config.train.seeds, learning_rates, weight_decays: a round is one run. Leave them as they are."
-        )
+    resolved = _resolved(config, first, overrides)
     asked = _identity(resolved, first, given, rules, pool)
     if (folder / JSON_FILE).is_file():
         return _finished(folder, asked, progress or Progress(None))
@@ -155,6 +149,24 @@ def _check(rules: Rules) -> None:
         raise UserError(f"--threshold={rules.threshold:g}: must be a probability above 0.")
     if rules.per_class < 0:
         raise UserError(f"--per_class={rules.per_class}: must be 0 (any number) or more.")
+
+
+def _resolved(config: GivenConfig | None, teacher: pathlib.Path | None, overrides: Mapping[str, Any] | None) -> Config:
+    """Returns the students' config; UserError for what a round cannot be."""
+    own = None if teacher is None else open_members(teacher)[0].config
+    base = config if own is None else own
+    assert base is not None
+    resolved = resolve_config(base, overrides)
+    if grid.asks_for_several(resolved):
+        raise UserError(
+            "config.train.seeds, learning_rates, weight_decays: a round is one run. Leave them as they are."
+        )
+    if own is not None and resolved.data.source != own.data.source:
+        raise UserError(
+            f"config.data.source={resolved.data.source}: the labelled data are those of --teacher. Give CONFIG in its "
+            "place to train a teacher on others."
+        )
+    return resolved
 
 
 def _identity(config: Config, teacher: pathlib.Path | None, given: Given, rules: Rules, pool: int) -> dict[str, Any]:

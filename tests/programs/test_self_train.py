@@ -138,6 +138,7 @@ def test_rounds_of_a_tagger_from_its_config(tmp_path: pathlib.Path) -> None:
         ({"texts": [" "]}, "has no unlabelled text left"),
         ({"texts": []}, "is empty: it has no record"),
         ({"threshold": 1.0}, "--threshold=1: none of the .* unlabelled records is so sure; the surest has 0"),
+        ({"overrides": {"data.source": "csv:other"}}, "the labelled data are those of --teacher"),
         ({"overrides": {"train.seeds": 2}}, "config.train.seeds, .*: a round is one run"),
     ],
 )
