@@ -43,17 +43,21 @@ PLAIN, MASKED = STARTS = ("as it is", "masked LM")
 SOURCE, ALONE = WAYS = ("source", "target alone")
 
 
+def type_of(tag: str) -> str:
+    """Returns the type that a tag other than O names, under its common name."""
+    return RENAMED.get(tag[2:], tag[2:])
+
+
 def types_of(lines: Sequence[Line]) -> set[str]:
     """Returns the types of the entities of tagged lines, under their common names."""
-    return {RENAMED.get(tag[2:], tag[2:]) for line in lines for tag in line["ner_tags"] if tag != "O"}
+    return {type_of(tag) for line in lines for tag in line["ner_tags"] if tag != "O"}
 
 
 def with_types(lines: Sequence[Line], types: set[str]) -> list[Line]:
     """Returns tagged lines with entities of these types alone."""
 
     def tag(text: str) -> str:
-        kind = RENAMED.get(text[2:], text[2:])
-        return f"{text[:2]}{kind}" if kind in types else "O"
+        return f"{text[:2]}{type_of(text)}" if type_of(text) in types else "O"
 
     return [{**line, "ner_tags": [tag(each) for each in line["ner_tags"]]} for line in lines]
 
@@ -93,7 +97,7 @@ class Domains:
         write_lines(home / "target" / "test.jsonl", self.test)
         write_text(home / "text" / "train.txt", self.train)
         write_text(home / "text" / "valid.txt", self.valid)
-        self._mlm_epochs, self._changes = arguments.mlm_epochs, changes
+        self._mlm_epochs = arguments.mlm_epochs
 
     def begins(self, start: str) -> Mapping[str, Any]:
         """Returns the keys of where runs begin; continues masked LM where that is asked for and not done."""

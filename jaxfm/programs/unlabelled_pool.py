@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -36,7 +37,7 @@ class Given:
       columns: `text_column`, `pair_column`, `words_column` of the file.
     """
 
-    input: str | pathlib.Path | None = None
+    input: str | os.PathLike[str] | None = None
     source: str | None = None
     texts: Iterable[Any] | None = None
     split: str = TRAIN

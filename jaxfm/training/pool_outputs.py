@@ -51,10 +51,10 @@ class PoolModel:
 
     def __init__(self, workdir: pathlib.Path):
         """Restores the chosen checkpoints; UserError where there is none, and for a task without probabilities."""
-        self.runs = open_members(workdir)
-        self.workdir = workdir
-        self._ensemble: Ensemble | None = make_ensemble(workdir, self.runs) if len(self.runs) > 1 else None
-        run = self.runs[0]
+        runs = open_members(workdir)
+        run, several = runs[0], len(runs) > 1
+        self.workdir, self.runs = workdir, runs
+        self._ensemble: Ensemble | None = make_ensemble(workdir, runs) if several else None
         predictor: Predictor = run.predictor() if self._ensemble is None else self._ensemble.predictor
         name = run.config.task.name
         if not isinstance(predictor, GivesProbabilities):

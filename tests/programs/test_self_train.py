@@ -78,8 +78,9 @@ def test_the_best_round_is_kept(folder: pathlib.Path, teacher: pathlib.Path, who
     assert "Rounds of self-training" in (folder / "whole" / MARKDOWN_FILE).read_text()
     again = self_train(None, folder / "whole", TEXTS, teacher=teacher, rounds=1, **LEARNED)
     assert again == json.loads((folder / "whole" / JSON_FILE).read_text()) == whole  # nothing is trained again
+    stricter: dict[str, Any] = {**LEARNED, "threshold": 0.6}
     with pytest.raises(UserError, match="another command .threshold 0.55, now 0.6"):
-        self_train(None, folder / "whole", TEXTS, teacher=teacher, rounds=1, **LEARNED | {"threshold": 0.6})
+        self_train(None, folder / "whole", TEXTS, teacher=teacher, rounds=1, **stricter)
 
 
 def test_stopped_in_the_middle_of_a_round(
