@@ -104,7 +104,7 @@ class Domains:
         if start == PLAIN:
             return {}
         values = {"model.init": self.config.model.init, "data.source": f"text:{self.home / 'text'}"}
-        values |= {"train.epochs": self._mlm_epochs, "data.cache": str(self.home / "cache"), "data.row_length": 128}
+        values |= {"train.epochs": self._mlm_epochs, "data.cache": str(self.home / "cache")}
         train(resolve_config("mlm:continue", values), self.home / "masked_lm")
         return {"model.init": f"run:{(self.home / 'masked_lm').resolve()}"}
 
