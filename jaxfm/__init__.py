@@ -8,6 +8,7 @@ have learned;
 `jaxfm.retrieve` and `jaxfm.open_index`, which search a corpus; `jaxfm.mine`, which finds hard negatives;
 `jaxfm.probe`, which says how much of texts' labels is in vectors; `jaxfm.explain`, which says which words results are
 due to.
+`jaxfm.select`, which chooses what to label next, and `jaxfm.self_train`, which learns from unlabelled texts.
 `jaxfm.register`, `register_metric` and `register_loss` add what is yours. All are imported when first asked for:
 `import jaxfm` alone takes no time.
 """
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from jaxfm.programs.retrieve import retrieve as retrieve
     from jaxfm.programs.search_index import SearchIndex as SearchIndex
     from jaxfm.programs.search_index import open_index as open_index
+    from jaxfm.programs.select import select as select
+    from jaxfm.programs.self_train import self_train as self_train
     from jaxfm.programs.stress import stress as stress
     from jaxfm.programs.train import train as train
     from jaxfm.tasks.registry import register as register
@@ -65,6 +68,8 @@ _HOME = {
     "register_loss": "jaxfm.core.extensions",
     "register_metric": "jaxfm.core.extensions",
     "retrieve": "jaxfm.programs.retrieve",
+    "select": "jaxfm.programs.select",
+    "self_train": "jaxfm.programs.self_train",
     "stress": "jaxfm.programs.stress",
     "train": "jaxfm.programs.train",
 }

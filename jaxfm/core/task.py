@@ -325,6 +325,51 @@ class GivesRecords(Protocol):
 
 
 @runtime_checkable
+class GivesProbabilities(Protocol):
+    """What a predictor is beside `Predictor` where a record, or each of its words, has probabilities of classes.
+
+    `jaxfm.select` and `jaxfm.self_train` ask this of it. A record has U units: words, or 1.
+    """
+
+    @property
+    def probability(self) -> str:
+        """Of a unit's classes one holds ("softmax") or any number ("sigmoid"); "" where it has no classes."""
+        ...
+
+    @property
+    def of_words(self) -> bool:
+        """Whether units are words."""
+        ...
+
+    def features(self, model: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns `outputs`, and "features": what the last layer reads."""
+        ...
+
+    def unit_probabilities(
+        self, encoded: Any, outputs: Mapping[str, np.ndarray], *, calibrated: bool = True
+    ) -> list[np.ndarray]:
+        """Returns f64 [U, C] of each record, calibrated or as the last layer gives them."""
+        ...
+
+    def unit_features(self, encoded: Any, outputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Returns what the last layer reads of each record, f32 [U, D]; `outputs` are those of `features`."""
+        ...
+
+
+@runtime_checkable
+class WritesExamples(Protocol):
+    """What a task is beside `Task` where its examples can be a source again, JSON lines: `jaxfm.self_train`."""
+
+    def example_lines(self, split: str) -> list[dict[str, Any]]:
+        """Returns the examples of a split as objects that `jsonl:` reads, under the usual names of columns."""
+        ...
+
+    def predicted_lines(self, split: str, results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Returns what the task's predictor says of records as examples in the form of that split."""
+        ...
+
+
+@runtime_checkable
 class AveragesModels(Protocol):
     """What a predictor is beside `Predictor` where several models of one task can answer together: deep ensembles."""
 

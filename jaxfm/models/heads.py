@@ -147,12 +147,14 @@ class SequenceHead(nnx.Module):
 
     def score(self, inputs: Inputs, key: DropoutKey | None) -> jax.Array:
         """Returns outputs [B, S, C] in f32, unspecified where a row has no such segment; `key` turns dropout on."""
+        return self.head(dropout(self.features(inputs), self.dropout_rate, key)).astype(jnp.float32)
+
+    def features(self, inputs: Inputs) -> jax.Array:
+        """Returns what the last layer reads of each segment [B, S, D], without dropout."""
         x_BSD = pool(*inputs, self.pooling, self.segments)
         if self.transform is not None:
             x_BSD = self.transform(x_BSD)
-        if self.pooler is not None:
-            x_BSD = self.activation(self.pooler(x_BSD))
-        return self.head(dropout(x_BSD, self.dropout_rate, key)).astype(jnp.float32)
+        return x_BSD if self.pooler is None else self.activation(self.pooler(x_BSD))
 
 
 class SequenceClassifier(SequenceHead):
@@ -302,6 +304,10 @@ class TokenHead(nnx.Module):
     def score(self, inputs: Inputs, key: DropoutKey | None) -> jax.Array:
         """Returns logits [B, T, C] in f32; `key` turns dropout on."""
         return _score_states(self, self.head, inputs.x_BTD, key)
+
+    def features(self, inputs: Inputs) -> jax.Array:
+        """Returns what the last layer reads of each token [B, T, D], without dropout."""
+        return inputs.x_BTD if self.transform is None else self.transform(inputs.x_BTD)
 
 
 class TokenClassifier(TokenHead):

@@ -36,12 +36,20 @@ SLOW = {name: [pytest.mark.slow] if name in REFERENCES else [] for name in NAMES
 
 # Of each script that argparse reads: words with a mistake that only its work finds, and what the message says of it.
 MISTAKES = {
+    "active_learning": (
+        ["--source=conll:absent", "--output=o.json", "--by=entropi"],
+        "--by: 'entropi' is none of them. Did you mean 'entropy'?",
+    ),
     "against_transformers": (
         ["--reference=absent.py", "--source=conll:absent", "--output=o.json"],
         "absent",
     ),
     "ceilings": (["--sizes=8,big", "--output=o.json"], "--sizes=8,big: must be whole numbers"),
     "coordinate_check": (["--output=o.json", "--widths=64,wide"], "--widths=64,wide: must be whole numbers"),
+    "cross_domain": (
+        ["--source=conll:absent", "--target=conll:absent", "--output=o.json", "--labels=0,few"],
+        "--labels=0,few: must be whole numbers",
+    ),
     "data": (["--config=absent.py"], "--config=absent.py"),
     "embedding_quality": (
         ["--train=jsonl:absent", "--output=o.json", "--programs=jaxfn"],

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxfm.data.records import targets
+from jaxfm.data.records.choice_tasks import with_choices
 from jaxfm.data.records.example_holdout import choose_held_out
 from jaxfm.data.records.glue import GlueSet, glue_set
 from jaxfm.data.records.holdout import holdout_share
@@ -240,7 +241,7 @@ def _tables(source: str, columns: ExampleColumns, glue: GlueSet | None) -> Table
 
         return find_packages()
     by_number = are_numbers((columns.text, columns.pair, *columns.label.split(",")))
-    return open_tables(scheme, rest, by_number=by_number, names=glue.splits if glue else None)
+    return with_choices(open_tables(scheme, rest, by_number=by_number, names=glue.splits if glue else None))
 
 
 def _choose_texts(table: Table, columns: ExampleColumns) -> tuple[str, str]:

@@ -48,6 +48,16 @@ def text_and_spans(sentence: TaggedSentence) -> tuple[str, list[CharSpan]]:
     return " ".join(sentence.words), spans
 
 
+def tagged_line(sentence: TaggedSentence, document: int, *, in_text: bool) -> dict[str, Any]:
+    """Returns a sentence as a record of `jsonl:`, its entities in characters of its text or as tags of its words."""
+    if not in_text:
+        return {"tokens": list(sentence.words), "ner_tags": list(sentence.tags), "document": document}
+    text, spans = text_and_spans(sentence)
+    return {"text": text, "entities": [{"start": a, "end": b, "label": kind} for a, b, kind in spans]} | {
+        "document": document
+    }
+
+
 def documents(sentences: Iterable[TaggedSentence]) -> Iterator[list[TaggedSentence]]:
     """Yields the sentences of each document."""
     for _, own in itertools.groupby(sentences, key=lambda sentence: sentence.document):

@@ -29,6 +29,8 @@ def is_missing(value: Any, kind: str, names: Sequence[str] | None, no_label: flo
         return True  # NaN: what a column of numbers with gaps has for nothing
     if isinstance(value, str):
         return kind != "multi" and not value.strip()
+    if kind == "single" and value == []:
+        return True  # what labelling tools write for a text without a label
     # Only among numbers that have names is -1 no class; elsewhere it may be one.
     return value == no_label or bool(names and value == -1)
 
@@ -36,8 +38,11 @@ def is_missing(value: Any, kind: str, names: Sequence[str] | None, no_label: flo
 def class_of(value: Any, names: Sequence[str] | None, column: str, origin: str) -> str:
     """Returns a class: text without white space around it, the name of a number, or the decimals of one without name.
 
-    Raises UserError naming `origin` for anything else.
+    A list of one class is that class: labelling tools write lists even where one label is allowed. Raises UserError
+    naming `origin` for anything else.
     """
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        (value,) = value
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str) and value.strip():

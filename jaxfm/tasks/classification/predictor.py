@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxfm.core.explained import Explained
@@ -53,7 +54,7 @@ class EncodedRecords:
 class ClassifierPredictor:
     """Texts in, classes or numbers out (implements Predictor and more of core.task).
 
-    That is ScoresPairs, ExplainsResults and AveragesModels.
+    That is ScoresPairs, ExplainsResults, GivesProbabilities and AveragesModels.
 
     Attributes:
       spec: of the classifier.
@@ -156,6 +157,29 @@ class ClassifierPredictor:
                 }
             results.append({**record, **found, "scores": scores})
         return results
+
+    of_words = False
+
+    @property
+    def probability(self) -> str:
+        """What makes probabilities of logits; "" of numbers."""
+        return {"single": "softmax", "multi": "sigmoid"}.get(self.spec.kind, "")
+
+    def features(self, model: SequenceClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """See core.task.GivesProbabilities: features [B, S, D]."""
+        features_BSD = model.features(model.encoder.encode(batch))
+        return {"outputs": model.head(features_BSD).astype(jnp.float32), "features": features_BSD.astype(jnp.float32)}
+
+    def unit_probabilities(
+        self, encoded: EncodedRecords, outputs: Mapping[str, np.ndarray], *, calibrated: bool = True
+    ) -> list[np.ndarray]:
+        """Returns the probabilities [1, C] of each record's classes or labels."""
+        outputs_EC = encoded.examples.per_example(outputs["outputs"])
+        return list(probabilities(outputs_EC, self.calibration if calibrated else {}, self.spec.kind)[:, None])
+
+    def unit_features(self, encoded: EncodedRecords, outputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Returns what the last layer reads of each record [1, D]."""
+        return list(encoded.examples.per_example(outputs["features"])[:, None])
 
     def average_problem(self) -> str:
         """Returns "": classes, labels and numbers can be averaged."""

@@ -89,6 +89,26 @@ class ClassificationTask:
             for each in self.examples[split]
         ]
 
+    def example_lines(self, split: str) -> list[dict[str, Any]]:
+        """See core.task.WritesExamples."""
+        return [
+            dict(zip(("text", "pair"), example_texts(each), strict=False)) | self._line_target(each.target)
+            for each in self.examples[split]
+        ]
+
+    def predicted_lines(self, split: str, results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """See core.task.WritesExamples."""
+        del split
+        name = {"single": "label", "multi": "labels", "regression": "value"}[self.objective.spec.kind]
+        return [
+            {each: result[each] for each in ("text", "pair") if each in result} | self._line_target(result[name])
+            for result in results
+        ]
+
+    def _line_target(self, target: Any) -> dict[str, Any]:
+        kind = self.objective.spec.kind
+        return {"labels": list(target)} if kind == "multi" else {"label" if kind == "single" else "score": target}
+
     def save(self, workdir: pathlib.Path) -> None:
         """Writes task.json and the tokenizer's files."""
         self.tokenizer.save_pretrained(workdir / TOKENIZER_DIR)

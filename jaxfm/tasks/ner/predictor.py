@@ -17,6 +17,7 @@ from jaxfm.data.text.tagging import entity_spans
 from jaxfm.data.text.tokenization import encode_words, marks_continuing_pieces, pipeline_words
 from jaxfm.errors import UserError
 from jaxfm.evaluation import ensembles
+from jaxfm.evaluation.calibration import probabilities
 from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.export import write_model
 from jaxfm.models.heads import TokenClassifier
@@ -57,7 +58,7 @@ class EncodedTexts:
 class NerPredictor:
     """Texts in, entities out (implements Predictor and more of core.task).
 
-    That is FindsEntities, ReadsNeighbours, ExplainsResults and AveragesModels.
+    That is FindsEntities, ReadsNeighbours, ExplainsResults, GivesProbabilities and AveragesModels.
 
     Attributes:
       spec: of the tagger.
@@ -168,6 +169,27 @@ class NerPredictor:
                 entities.append(entity)
             results.append(_result(text, entities))
         return results
+
+    probability, of_words = "softmax", True
+
+    def features(self, model: TokenClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """See core.task.GivesProbabilities: features [B, T, D]."""
+        return {**self.outputs(model, batch), "features": self.spec.features(model, batch)}
+
+    def unit_probabilities(
+        self, encoded: EncodedTexts, outputs: Mapping[str, np.ndarray], *, calibrated: bool = True
+    ) -> list[np.ndarray]:
+        """Returns the probabilities [words, C] of each text's tags; of a CRF those given the whole text."""
+        if not len(encoded.rows):
+            return [np.zeros((0, len(self.labels)))] * len(encoded.texts)
+        words = read_words(self.spec, encoded.encoded, outputs).logits
+        return [probabilities(logits_WC, self.calibration if calibrated else {}) for logits_WC in words]
+
+    def unit_features(self, encoded: EncodedTexts, outputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Returns what the last layer reads of each text's words [words, D]."""
+        if not len(encoded.rows):
+            return [np.zeros((0, outputs["features"].shape[-1]), np.float32)] * len(encoded.texts)
+        return encoded.encoded.per_word(outputs["features"])
 
     def average_problem(self) -> str:
         """Returns why taggers cannot be averaged; "" where they can."""

@@ -148,10 +148,17 @@ class NerSpec:
         as the last layer is linear: C numbers are averaged in place of D. A word longer than a window has the pieces
         that the window keeps.
         """
-        logits_BTC = model(batch, key=key)
+        return self._pooled(model(batch, key=key), batch)
+
+    def features(self, model: TokenClassifier, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """Returns what the last layer reads, f32 [B, T, D], that of a word at its first piece; see `logits`."""
+        features_BTD = model.features(model.encoder.encode(batch))
+        return self._pooled(features_BTD.astype(jnp.float32), batch)
+
+    def _pooled(self, values_BTC: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
         if self.word_pooling == "first":
-            return logits_BTC
-        return mean_over_words(logits_BTC, batch[WORDS], batch["segment_ids"])
+            return values_BTC
+        return mean_over_words(values_BTC, batch[WORDS], batch["segment_ids"])
 
     def outputs(self, model: TokenClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns "logits" [B, T, C], of which `jaxfm.tasks.ner.decoding` makes tags.

@@ -21,6 +21,7 @@ from jaxfm.data.records.any_texts import read_any_texts
 from jaxfm.data.records.sources import TaggedSentence, TaggedSplit
 from jaxfm.data.records.tagged_builder import Columns
 from jaxfm.data.records.tagged_holdout import read_splits
+from jaxfm.data.records.tagged_writing import tagged_line
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.data.text.resplit import choose_splitter, count_cut, split_again
 from jaxfm.data.text.tokenization import encode_words, load_tokenizer
@@ -34,6 +35,7 @@ from jaxfm.tasks.losses import ClassLoss
 from jaxfm.tasks.ner.checks import check_tagged
 from jaxfm.tasks.ner.decoding import read_words
 from jaxfm.tasks.ner.objective import NerObjective
+from jaxfm.tasks.ner.predicted import predicted_sentence
 from jaxfm.tasks.ner.predictor import NerPredictor
 from jaxfm.tasks.ner.scorer import DIRECTIONS, NerScorer
 from jaxfm.tasks.ner.spec import CRF, LONGEST, NAME, REFUSE, SOFTMAX, VITERBI, NerConfig, NerSpec, encode
@@ -81,6 +83,18 @@ class NerTask:
             {"tokens": list(each.words), "origin": each.origin, "gold": list(each.tags)}
             for each in self.sentences[split]
         ]
+
+    def example_lines(self, split: str) -> list[dict[str, Any]]:
+        """See core.task.WritesExamples: words with tags or, as the source has it, texts with entities."""
+        in_text = _in_text(self.sentences[split])
+        return [tagged_line(each, each.document, in_text=in_text) for each in self.sentences[split]]
+
+    def predicted_lines(self, split: str, results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """See core.task.WritesExamples; each text is a document of its own, after those of the split."""
+        sentences, splitter = self.sentences[split], self.objective.spec.splitter
+        in_text, first = _in_text(sentences), 1 + max(each.document for each in sentences)
+        found = (predicted_sentence(each, splitter) for each in results)
+        return [tagged_line(each, number, in_text=in_text) for number, each in enumerate(found, start=first)]
 
     def save(self, workdir: pathlib.Path) -> None:
         """Writes task.json and the tokenizer's files."""
@@ -313,6 +327,11 @@ def with_words(sentences: Sequence[TaggedSentence], records: Sequence[Record]) -
         dataclasses.replace(sentence, words=each.words, tags=each.tags, marked=None, overlapping=())
         for sentence, each in zip(sentences, _words_records(records), strict=True)
     )
+
+
+def _in_text(sentences: Sequence[TaggedSentence]) -> bool:
+    """Whether entities are given in characters of texts."""
+    return any(sentence.marked for sentence in sentences)
 
 
 def _with_copies(config: Config, sentences: Sequence[TaggedSentence]) -> tuple[TaggedSentence, ...]:

@@ -225,7 +225,11 @@ def test_what_is_no_score_is_refused_with_its_place(write, value):
         ("single", {"text": "t"}, r"train\.jsonl:3: no label in 'label'"),
         ("single", {"text": "t", "label": " "}, r"train\.jsonl:3: no label in 'label'"),
         ("single", {"text": "t", "label": 0.5}, r"train\.jsonl:3: 0\.5 in 'label' is not a class"),
-        ("single", {"text": "t", "label": ["a"]}, r"train\.jsonl:3: \['a'\] in 'label' is not a class: .*kind=multi"),
+        (
+            "single",
+            {"text": "t", "label": ["a", "b"]},
+            r"train\.jsonl:3: \['a', 'b'\] in 'label' is not a class: .*kind=m",
+        ),
         (
             "single",
             {"text": "t", "label": {"a": 1}},
