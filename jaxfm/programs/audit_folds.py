@@ -3,7 +3,6 @@
 # N records, W words, C classes, F folds
 
 import contextlib
-import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,8 +11,7 @@ import numpy as np
 
 from jaxfm.config import Config
 from jaxfm.core.build import Build
-from jaxfm.core.labels import IMAGE, HasClassLabels, LabelledRecord, with_class_labels
-from jaxfm.core.task import Task
+from jaxfm.core.labels import DOCUMENT, IMAGE, LabelledRecord, with_class_labels
 from jaxfm.data.records import in_memory
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
@@ -61,13 +59,16 @@ def check_config(config: Config) -> None:
         raise UserError("config.checkpoint.mirror: is the place of one run, and there is one a fold. Leave it empty.")
 
 
-def readable(record: LabelledRecord) -> dict[str, Any]:
-    """Returns a record as a row of a table in memory."""
-    row = dict(record.row)
-    if IMAGE in row:
-        image = row[IMAGE]
-        row[IMAGE] = image.array if image.array is not None else image.content()
-    return row
+def readable(split: str, records: Sequence[LabelledRecord]) -> list[dict[str, Any]]:
+    """Returns the records of a split as rows of a table in memory; documents of no other split have their names."""
+    rows = [dict(record.row) for record in records]
+    for row in rows:
+        if IMAGE in row:
+            image = row[IMAGE]
+            row[IMAGE] = image.array if image.array is not None else image.content()
+        if DOCUMENT in row:
+            row[DOCUMENT] = f"{split} {row[DOCUMENT]}"
+    return rows
 
 
 def make_folds(config: Config, records: Records, fold_N: np.ndarray, workdir: pathlib.Path) -> list[Fold]:
@@ -75,7 +76,7 @@ def make_folds(config: Config, records: Records, fold_N: np.ndarray, workdir: pa
 
     Raises UserError where a folder holds another run.
     """
-    rows = {split: [readable(each) for each in found] for split, found in records.items() if split != TEST}
+    rows = {split: readable(split, found) for split, found in records.items() if split != TEST}
     # Columns are found by their usual names, whatever those of the source are.
     unnamed = {f"data.{name}_column": "" for name in _COLUMNS}
     folds = []
@@ -114,49 +115,34 @@ def out_of_fold(
             in_memory.provided(fold.data),
         ):
             train(fold.config, fold.folder)
-        opened = _OpenFold.of(fold, class_names)
-        held_out = [records[TRAIN][number] for number in fold.held_out.tolist()]
-        for number, probabilities in zip(fold.held_out.tolist(), opened.judge(held_out), strict=True):
-            found[TRAIN][number][:] = probabilities
-        for split, own in records.items():
-            if split != TRAIN:
-                for mean, probabilities in zip(found[split], opened.judge(own), strict=True):
-                    mean += probabilities / len(folds)
+        # All that the model has not seen is one table: it is encoded and computed once.
+        unseen = [(TRAIN, number) for number in fold.held_out.tolist()]
+        unseen += [(split, number) for split, own in records.items() if split != TRAIN for number in range(len(own))]
+        rows = readable(TRAIN, [records[TRAIN][number] for number in fold.held_out.tolist()])
+        rows += [row for split, own in records.items() if split != TRAIN for row in readable(split, own)]
+        for (split, number), probabilities in zip(unseen, judge(fold.folder, rows, class_names), strict=True):
+            found[split][number] += probabilities / (1 if split == TRAIN else len(folds))
     return found
 
 
-@dataclasses.dataclass(frozen=True)
-class _OpenFold:
-    """The trained model of a fold, which judges records."""
-
-    run: Any
-    restored: Any
-    mesh: Any
-    columns: np.ndarray
-    classes: int
-
-    @classmethod
-    def of(cls, fold: Fold, class_names: Sequence[str]) -> "_OpenFold":
-        run = open_run(fold.folder)
-        mesh, _ = available_mesh(run.config)
-        build = Build(compute_dtype(run.config.train.precision), scans_layers(run.config.model.scan_layers))
-        index = {name: number for number, name in enumerate(class_names)}
-        # The order of classes is that of all data, and a fold may lack one that is nowhere needed.
-        columns = np.asarray([index[name] for name in run.spec.labels], np.int64)  # type: ignore[attr-defined]
-        return cls(run, run.restore(mesh, build), mesh, columns, len(class_names))
-
-    def judge(self, records: Sequence[LabelledRecord]) -> Iterator[np.ndarray]:
-        """Yields the probabilities [W, C] of each record."""
-        if not records:
-            return
-        with in_memory.provided({TEST: [readable(each) for each in records]}) as source:
-            task: Task = self.run.task(source, TEST)
-        rows = task.datasets[TEST]
-        size = whole_batches(self.run.config.eval.batch_size, len(rows), self.mesh)
-        outputs = Evaluator(task.objective.outputs, self.restored.graphdef, self.mesh, size)(self.restored.params, rows)
-        judged: HasClassLabels = with_class_labels(task, self.run.config.task.name)
-        for probabilities in judged.class_probabilities(TEST, outputs):
-            whole = np.zeros((len(probabilities), self.classes))
-            whole[:, self.columns] = probabilities
-            yield whole
-
+def judge(
+    workdir: pathlib.Path, rows: Sequence[Mapping[str, Any]], class_names: Sequence[str]
+) -> Iterator[np.ndarray]:
+    """Yields the probabilities [W, C] that a trained run gives to each row of a table in memory."""
+    run = open_run(workdir)
+    mesh, _ = available_mesh(run.config)
+    build = Build(compute_dtype(run.config.train.precision), scans_layers(run.config.model.scan_layers))
+    restored = run.restore(mesh, build)
+    with in_memory.provided({TEST: rows}) as source:
+        task = run.task(source, TEST)
+    judged = with_class_labels(task, run.config.task.name)
+    encoded = task.datasets[TEST]
+    size = whole_batches(run.config.eval.batch_size, len(encoded), mesh)
+    outputs = Evaluator(task.objective.outputs, restored.graphdef, mesh, size)(restored.params, encoded)
+    # The order of classes is that of all data, and the model of a fold may have another one.
+    index = {name: number for number, name in enumerate(class_names)}
+    columns = [index[name] for name in judged.class_names]
+    for probabilities in judged.class_probabilities(TEST, outputs):
+        whole = np.zeros((len(probabilities), len(class_names)))
+        whole[:, columns] = probabilities
+        yield whole
