@@ -9,7 +9,6 @@ writes the data without the suspicious labels. See docs/audit.md.
 import contextlib
 import dataclasses
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from absl import flags
 
 from jaxfm import files
 from jaxfm.config import Config
-from jaxfm.core.labels import LABEL, TAGS, TOKENS, LabelledRecord, with_class_labels
+from jaxfm.core.labels import DOCUMENT, LABEL, TAGS, TOKENS, LabelledRecord
 from jaxfm.data.records import in_memory
 from jaxfm.data.records.folds import assign_folds
 from jaxfm.data.text.tagging import entity_spans
@@ -30,7 +29,7 @@ from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.programs import program
 from jaxfm.programs.audit_clean import ACTIONS, KEEP, REMOVE, cleaned_data, repeating, write_data
 from jaxfm.programs.audit_copies import audit_copies
-from jaxfm.programs.audit_folds import TRAIN, Records, check_config, make_folds, out_of_fold
+from jaxfm.programs.audit_folds import TRAIN, check_config, make_folds, out_of_fold, read_records
 from jaxfm.programs.audit_report import HTML_FILE, MARKDOWN_FILE, AuditReport, write_audit
 from jaxfm.programs.given_config import GivenConfig, resolve_config
 from jaxfm.schema import replaced
@@ -151,9 +150,8 @@ def _report(config: Config, asked: _Asked, folder: pathlib.Path, progress: Progr
     """Reads, compares and judges."""
     # What would be held out is audited as well: it is training data until a run decides otherwise.
     whole = replaced(config, {"data.holdout": 0.0})
-    initial = initials.resolve(config.model)
-    records, names = _read(whole, initial)
-    check = registry.definition(config.task.name).check(whole, initial)
+    records, names = read_records(whole)
+    check = registry.definition(config.task.name).check(whole, initials.resolve(config.model))
     words = TOKENS in records[TRAIN][0].row
     copies = audit_copies(records, words=words)
     report = AuditReport(config.data.source, config.task.name, records, names, check, copies, asked.folds)
@@ -174,31 +172,11 @@ def _report(config: Config, asked: _Asked, folder: pathlib.Path, progress: Progr
     )
 
 
-def _read(config: Config, initial: Any) -> tuple[Records, tuple[str, ...]]:
-    """Returns the records of all splits as they are read, "train" first, and the classes.
-
-    A task is made as training makes it, so that whatever training refuses is refused here; it is opened again as that of
-    a run, so that copies that training would add are no records.
-    """
-    task, _ = registry.create(config, initial)
-    definition = registry.definition(config.task.name)
-    made = with_class_labels(task, config.task.name)
-    with tempfile.TemporaryDirectory() as name:
-        workdir = pathlib.Path(name)
-        task.save(workdir)
-        spec = task.objective.spec  # type: ignore[attr-defined]
-        records = {}
-        for split in task.datasets:
-            reopened = definition.reopen(workdir, spec, config, config.data.source, split)
-            records[split] = with_class_labels(reopened, config.task.name).labelled(split)
-    return records, made.class_names
-
-
 def _assign(records: Sequence[LabelledRecord], groups: np.ndarray, asked: _Asked) -> tuple[np.ndarray, str]:
     """Returns the fold of each record of train, and a line that says what is together in one."""
     origins = [record.origin for record in records]
     classes = [_classes(record) for record in records]
-    documents = [record.row.get("document") for record in records]
+    documents = [record.row.get(DOCUMENT) for record in records]
     if None not in documents:
         together = _joined(groups.tolist(), documents)
         try:

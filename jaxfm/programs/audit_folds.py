@@ -4,6 +4,7 @@
 
 import contextlib
 import pathlib
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,9 @@ from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.programs.train import train
 from jaxfm.schema import replaced
+from jaxfm.tasks import registry
 from jaxfm.training import grid
+from jaxfm.training import initial as initials
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.evaluation import Evaluator, whole_batches
 from jaxfm.training.saved_run import available_mesh, open_run
@@ -57,6 +60,26 @@ def check_config(config: Config) -> None:
         )
     if config.checkpoint.mirror:
         raise UserError("config.checkpoint.mirror: is the place of one run, and there is one a fold. Leave it empty.")
+
+
+def read_records(config: Config) -> tuple[Records, tuple[str, ...]]:
+    """Returns the records of all splits as they are read, "train" first, and the classes.
+
+    A task is made as training makes it, so that whatever training refuses is refused here; it is opened again as that of
+    a run, so that copies that training would add are no records.
+    """
+    task, _ = registry.create(config, initials.resolve(config.model))
+    definition = registry.definition(config.task.name)
+    made = with_class_labels(task, config.task.name)
+    with tempfile.TemporaryDirectory() as name:
+        workdir = pathlib.Path(name)
+        task.save(workdir)
+        spec = task.objective.spec  # type: ignore[attr-defined]
+        records = {}
+        for split in task.datasets:
+            reopened = definition.reopen(workdir, spec, config, config.data.source, split)
+            records[split] = with_class_labels(reopened, config.task.name).labelled(split)
+    return records, made.class_names
 
 
 def readable(split: str, records: Sequence[LabelledRecord]) -> list[dict[str, Any]]:
