@@ -1,7 +1,8 @@
 """jaxfm: pretrain and fine-tune encoder foundation models in JAX.
 
 The programs as functions: `jaxfm.check(config)`, `jaxfm.audit(config, workdir)`,
-`jaxfm.train(config, workdir, data=...)`, `jaxfm.evaluate`, `jaxfm.compare`, `jaxfm.predict`, `jaxfm.export`, `jaxfm.quantise`, `jaxfm.prune`, `jaxfm.compress`,
+`jaxfm.train(config, workdir, data=...)`, `jaxfm.evaluate`, `jaxfm.compare`, `jaxfm.predict`, `jaxfm.export`,
+`jaxfm.quantise`, `jaxfm.prune`, `jaxfm.compress`,
 `jaxfm.load(workdir)`, a trained model to call again and again;
 `jaxfm.stress`, which changes inputs on purpose; `jaxfm.bias` and `jaxfm.leaks`, which look for what a model should not
 have learned;

@@ -5,10 +5,10 @@
   python -m profiles.label_errors --source=conll:../shared/data/wikigold --seeds=0,1,2 \
       --output=profiles/results/label_errors_wikigold.json
 
-For each seed a share (--noise) of the training labels is flipped: of texts to another class, of named entities in turn to
-another type and to none. `jaxfm audit` with --folds folds then looks for them. Precision and recall over the labels (texts;
-words) by every method stand beside those of cleanlab on the same probabilities, and the average precision of both
-rankings. Labels that were wrong before count as false alarms. Then runs of configs/classification.py:files
+For each seed a share (--noise) of the training labels is flipped: of texts to another class, of named entities in turn
+to another type and to none. `jaxfm audit` with --folds folds then looks for them. Precision and recall over the labels
+(texts; words) by every method stand beside those of cleanlab on the same probabilities, and the average precision of
+both rankings. Labels that were wrong before count as false alarms. Then runs of configs/classification.py:files
 (configs/ner.py:files where the source is conll) are trained on the flipped labels, without the suspects, with the
 suggested labels, and on the labels as they were; each is scored on test. What is done is kept in --workdir and not run
 again.
@@ -35,7 +35,7 @@ from jaxfm.evaluation.confident_learning import FILTERS, NOISE_RATE, SCORES, fin
 from jaxfm.observe.tables import Table, to_markdown
 from jaxfm.observe.writers import to_json
 from jaxfm.programs.audit_clean import RELABEL, REMOVE
-from jaxfm.programs.audit_folds import TRAIN, VALID, Records, read_records, readable
+from jaxfm.programs.audit_records import TRAIN, VALID, Records, read_records, readable
 from jaxfm.programs.given_config import resolve_config
 from jaxfm.schema import flatten, replaced, to_dict
 from profiles import command_line, quality
@@ -206,7 +206,9 @@ def tables(seeds: Mapping[str, Mapping[str, Any]]) -> list[Table]:
     formats = dict.fromkeys(_KEYS, ".3f") | {"found": ".0f"}
     return [
         Table("Flipped labels found", columns, found, formats=formats),
-        Table(f"Test {metric} of runs on the labels", ("labels", metric, "sd"), rows, formats={metric: ".2f", "sd": ".2f"}),
+        Table(
+            f"Test {metric} of runs on the labels", ("labels", metric, "sd"), rows, formats={metric: ".2f", "sd": ".2f"}
+        ),
     ]
 
 

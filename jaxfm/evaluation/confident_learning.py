@@ -1,9 +1,9 @@
 """Confident learning: which labels are probably wrong, by probabilities of models that have not seen them.
 
-Northcutt, Jiang, Chuang 2021, "Confident Learning: Estimating Uncertainty in Dataset Labels" (JAIR 70). A label of class
-j is counted as truly of class k where the probability of k reaches what is usual for examples labelled k (section 3.1).
-These counts, scaled to the numbers of labels, say how many labels of each class are wrong; which ones they are is decided by
-ranking (section 3.2). Numbers and choices are those of cleanlab 2.9, which the tests compare with.
+Northcutt, Jiang, Chuang 2021, "Confident Learning: Estimating Uncertainty in Dataset Labels" (JAIR 70). A label of
+class j is counted as truly of class k where the probability of k reaches what is usual for examples labelled k (section
+3.1). These counts, scaled to the numbers of labels, say how many labels of each class are wrong; which ones they are is
+decided by ranking (section 3.2). Numbers and choices are those of cleanlab 2.9, which the tests compare with.
 """
 
 # N labels, C classes
@@ -29,8 +29,8 @@ class ConfidentJoint:
 
     Attributes:
       thresholds: float64 [C] mean probability of a class over the examples labelled so.
-      counts: int [C, C] labels of the class of the row that are confidently of the class of the column; 1 at least on the
-        diagonal.
+      counts: int [C, C] labels of the class of the row that are confidently of the class of the column; at least 1 on
+        the diagonal.
       joint: int [C, C] the same scaled so that each row sums to the labels of its class.
       off_diagonal: bool [N] whether the label is counted outside the diagonal.
     """
@@ -47,7 +47,7 @@ class ConfidentJoint:
 
 
 def class_thresholds(labels_N: np.ndarray, probabilities_NC: np.ndarray) -> np.ndarray:
-    """Returns the mean self-confidence [C] of each class; one that no probability reaches for a class without labels."""
+    """Returns the mean self-confidence [C] of each class; 2, which none reaches, for one without labels."""
     classes = probabilities_NC.shape[1]
     counts_C = np.bincount(labels_N, minlength=classes)
     sums_C = np.bincount(labels_N, weights=self_confidence(labels_N, probabilities_NC), minlength=classes)
@@ -104,7 +104,7 @@ def find_errors(
 
 
 def find_label_set_errors(present_NC: np.ndarray, probabilities_NC: np.ndarray, method: str = NOISE_RATE) -> np.ndarray:
-    """Returns which classes of records that may have any number of them are wrongly given or wrongly absent, bool [N, C].
+    """Returns which classes, of records that may have any number, are wrongly given or wrongly absent, bool [N, C].
 
     Each class is judged by itself as two: absent and present (one against the rest).
     """
@@ -154,7 +154,7 @@ def round_keeping_sum(values: np.ndarray) -> np.ndarray:
 
 
 def _leaving_some(joint_CC: np.ndarray) -> np.ndarray:
-    """Returns the joint with `_LEFT` labels of each class at least on the diagonal, taken evenly from its other cells."""
+    """Returns the joint with at least `_LEFT` labels of each class on the diagonal, taken evenly from other cells."""
     diagonal = np.maximum(joint_CC.diagonal(), _LEFT)
     more = diagonal - joint_CC.diagonal()
     cells = np.maximum(np.count_nonzero(joint_CC, axis=1) - 1.0, 1.0)

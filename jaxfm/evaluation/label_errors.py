@@ -1,4 +1,4 @@
-"""Labels that are probably wrong, with what they should be: of records, of records with several classes, of entities."""
+"""Labels that are probably wrong, with what they should be: of records, of sets of classes, of entities."""
 
 # N labels, W words, C classes
 
@@ -101,7 +101,7 @@ def find_label_errors(
     """
     if not words and records[0].classes.dtype == bool:
         return _of_label_sets(split, records, np.concatenate(probabilities), class_names, method, score)
-    labels_N = np.concatenate([record.classes for record in records])
+    labels_N: np.ndarray = np.concatenate([record.classes for record in records])
     probabilities_NC = np.concatenate(probabilities)
     joint = confident_joint(labels_N, probabilities_NC)
     found_N = find_errors(labels_N, probabilities_NC, method, joint)
@@ -116,10 +116,10 @@ def find_label_errors(
                 number,
                 records[number].origin,
                 OTHER_CLASS,
-                class_names[labels_N[number]],
-                class_names[best_N[number]],
+                class_names[int(labels_N[number])],
+                class_names[int(best_N[number])],
                 float(quality_N[number]),
-                (class_names[best_N[number]],),
+                (class_names[int(best_N[number])],),
             )
             for number in np.flatnonzero(found_N).tolist()
         )
@@ -181,8 +181,8 @@ def _of_words(
         if not found_W.any():
             continue
         words = record.row["tokens"]
-        given = entity_spans([class_names[index] for index in record.classes])
-        likeliest = entity_spans([class_names[index] for index in probabilities[number].argmax(axis=1)])
+        given = entity_spans(_tags(record.classes, class_names))
+        likeliest = entity_spans(_tags(probabilities[number].argmax(axis=1), class_names))
         for start, end, own, other in changed_regions(given, likeliest):
             if not found_W[start:end].any():
                 continue
@@ -196,11 +196,12 @@ def _of_words(
 def changed_regions(given: Sequence[Span], other: Sequence[Span]) -> Iterator[tuple[int, int, list[Span], list[Span]]]:
     """Yields stretches of words where two lists of entities differ: (first word, one past the last, of one, of other).
 
-    Entities that overlap, of either list, are in one stretch. Both lists are in order, without overlaps among their own.
+    Entities that overlap, of either list, are in one stretch. Both lists are in order, and no entity of one overlaps
+    another one of it.
     """
     both = sorted([(span, 0) for span in given] + [(span, 1) for span in other])
-    open_end, sides = -1, ([], [])  # type: tuple[list[Span], list[Span]]
-    start = 0
+    start, open_end = 0, -1
+    sides: tuple[list[Span], list[Span]] = ([], [])
     for span, side in both:
         if span[0] >= open_end:
             if sides[0] != sides[1]:
@@ -232,6 +233,10 @@ def corrected_tags(tags: Sequence[str], errors: Sequence[LabelError]) -> list[st
     wrong = {span for error in errors for span in error.given_spans}
     spans = [span for span in entity_spans(tags) if span not in wrong]
     return write_tags(sorted([*spans, *(span for error in errors for span in error.spans)]), len(tags))
+
+
+def _tags(classes_W: np.ndarray, class_names: Sequence[str]) -> list[str]:
+    return [class_names[int(index)] for index in classes_W]
 
 
 def _named(present_C: np.ndarray, class_names: Sequence[str]) -> list[str]:

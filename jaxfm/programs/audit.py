@@ -29,7 +29,8 @@ from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.programs import program
 from jaxfm.programs.audit_clean import ACTIONS, KEEP, REMOVE, cleaned_data, repeating, write_data
 from jaxfm.programs.audit_copies import audit_copies
-from jaxfm.programs.audit_folds import TRAIN, check_config, make_folds, out_of_fold, read_records
+from jaxfm.programs.audit_folds import check_config, make_folds, out_of_fold
+from jaxfm.programs.audit_records import TRAIN, read_records
 from jaxfm.programs.audit_report import HTML_FILE, MARKDOWN_FILE, AuditReport, write_audit
 from jaxfm.programs.given_config import GivenConfig, resolve_config
 from jaxfm.schema import replaced
@@ -182,7 +183,9 @@ def _assign(records: Sequence[LabelledRecord], groups: np.ndarray, asked: _Asked
         try:
             found = assign_folds(together, classes, origins, asked.folds, asked.seed)
         except UserError:
-            note = f"{asked.folds} folds of sentences, as there are too few documents; copies and near copies are together"
+            note = (
+                f"{asked.folds} folds of sentences, as there are too few documents; copies and near copies are together"
+            )
         else:
             return found, f"{asked.folds} folds of whole documents; copies and near copies are together"
     else:

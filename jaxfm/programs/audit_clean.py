@@ -13,7 +13,7 @@ from jaxfm.data.images.stored import StoredImage
 from jaxfm.errors import UserError
 from jaxfm.evaluation.label_errors import LabelError, corrected_tags
 from jaxfm.programs.audit_copies import EXACT, LEAK, Repeated
-from jaxfm.programs.audit_folds import TRAIN, Records
+from jaxfm.programs.audit_records import TRAIN, Records
 
 REMOVE, RELABEL, KEEP = "remove", "relabel", "keep"
 ACTIONS = (REMOVE, RELABEL, KEEP)

@@ -12,7 +12,7 @@ from jaxfm.core.labels import IMAGE, LABEL, PAIR, TAGS, TEXT, TOKENS, LabelledRe
 from jaxfm.data.corpora.near_copies import find_copies
 from jaxfm.data.corpora.overlap import LEAST_WORDS, TrainingText
 from jaxfm.observe.tables import Cell, Table
-from jaxfm.programs.audit_folds import TRAIN, Records
+from jaxfm.programs.audit_records import TRAIN, Records
 
 EXACT, NEAR, CONFLICT, LEAK = "copy", "near copy", "other label", "in train"
 

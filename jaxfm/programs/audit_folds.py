@@ -4,7 +4,6 @@
 
 import contextlib
 import pathlib
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,25 +11,21 @@ import numpy as np
 
 from jaxfm.config import Config
 from jaxfm.core.build import Build
-from jaxfm.core.labels import DOCUMENT, IMAGE, LabelledRecord, with_class_labels
+from jaxfm.core.labels import with_class_labels
 from jaxfm.data.records import in_memory
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
+from jaxfm.programs.audit_records import TEST, TRAIN, Records, readable
 from jaxfm.programs.train import train
 from jaxfm.schema import replaced
-from jaxfm.tasks import registry
 from jaxfm.training import grid
-from jaxfm.training import initial as initials
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.evaluation import Evaluator, whole_batches
 from jaxfm.training.saved_run import available_mesh, open_run
 from jaxfm.training.session import compute_dtype, scans_layers
 
 FOLDER = "folds"
-TRAIN, VALID, TEST = "train", "valid", "test"
 _COLUMNS = ("words", "tags", "document", "text", "pair", "image", "label")
-
-Records = Mapping[str, Sequence[LabelledRecord]]
 
 
 class Fold(NamedTuple):
@@ -60,38 +55,6 @@ def check_config(config: Config) -> None:
         )
     if config.checkpoint.mirror:
         raise UserError("config.checkpoint.mirror: is the place of one run, and there is one a fold. Leave it empty.")
-
-
-def read_records(config: Config) -> tuple[Records, tuple[str, ...]]:
-    """Returns the records of all splits as they are read, "train" first, and the classes.
-
-    A task is made as training makes it, so that whatever training refuses is refused here; it is opened again as that of
-    a run, so that copies that training would add are no records.
-    """
-    task, _ = registry.create(config, initials.resolve(config.model))
-    definition = registry.definition(config.task.name)
-    made = with_class_labels(task, config.task.name)
-    with tempfile.TemporaryDirectory() as name:
-        workdir = pathlib.Path(name)
-        task.save(workdir)
-        spec = task.objective.spec  # type: ignore[attr-defined]
-        records = {}
-        for split in task.datasets:
-            reopened = definition.reopen(workdir, spec, config, config.data.source, split)
-            records[split] = with_class_labels(reopened, config.task.name).labelled(split)
-    return records, made.class_names
-
-
-def readable(split: str, records: Sequence[LabelledRecord]) -> list[dict[str, Any]]:
-    """Returns the records of a split as rows of a table in memory; documents of no other split have their names."""
-    rows = [dict(record.row) for record in records]
-    for row in rows:
-        if IMAGE in row:
-            image = row[IMAGE]
-            row[IMAGE] = image.array if image.array is not None else image.content()
-        if DOCUMENT in row:
-            row[DOCUMENT] = f"{split} {row[DOCUMENT]}"
-    return rows
 
 
 def make_folds(config: Config, records: Records, fold_N: np.ndarray, workdir: pathlib.Path) -> list[Fold]:
@@ -148,9 +111,7 @@ def out_of_fold(
     return found
 
 
-def judge(
-    workdir: pathlib.Path, rows: Sequence[Mapping[str, Any]], class_names: Sequence[str]
-) -> Iterator[np.ndarray]:
+def judge(workdir: pathlib.Path, rows: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> Iterator[np.ndarray]:
     """Yields the probabilities [W, C] that a trained run gives to each row of a table in memory."""
     run = open_run(workdir)
     mesh, _ = available_mesh(run.config)

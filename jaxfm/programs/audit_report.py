@@ -27,7 +27,7 @@ from jaxfm.programs.audit_copies import (
     repeated_table,
     text_of,
 )
-from jaxfm.programs.audit_folds import Records
+from jaxfm.programs.audit_records import Records
 
 VERSION = 1
 JSON_FILE, MARKDOWN_FILE, HTML_FILE = "audit.json", "audit.md", "audit.html"
@@ -88,9 +88,7 @@ class AuditReport:
         for kind, text in ((LEAK, "are in train as well"), (CONFLICT, "have another label elsewhere")):
             counts = {split: self.copies.count(kind, split) for split in self.records}
             if any(counts.values()):
-                said.append(
-                    f"Records that {text}: {', '.join(f'{split} {n:,}' for split, n in counts.items() if n)}."
-                )
+                said.append(f"Records that {text}: {', '.join(f'{split} {n:,}' for split, n in counts.items() if n)}.")
         for each in self.check.findings:
             if each.level != "ok" and each.check not in _REPLACED:
                 said.append(f"{each.level}: {each.check}: {each.message} -> {each.fix}.")
@@ -228,9 +226,9 @@ class AuditReport:
 
 HOW_TO_READ_COPIES = (
     "copies: equal to an earlier record of their split but for case and white space. near copies: four fifths of the "
-    "pairs of neighbouring words are the same, in the record itself or in records between them. other label: copies, in any split, "
-    "whose label is another one. in train: records of other splits that train has as well. 13 words: records of other "
-    "splits of which thirteen words in a row, or all where they are fewer, are a text of train."
+    "pairs of neighbouring words are the same, in the record itself or in records between them. other label: copies, "
+    "in any split, whose label is another one. in train: records of other splits that train has as well. 13 words: "
+    "records of other splits of which thirteen words in a row, or all where they are fewer, are a text of train."
 )
 HOW_TO_READ_ERRORS = (
     "Each label is judged by models that were not trained on it (confident learning, Northcutt et al. 2021). suspect: "

@@ -14,6 +14,7 @@ from jaxfm.errors import UserError
 from jaxfm.evaluation.confident_learning import label_quality
 from jaxfm.programs import audit_folds
 from jaxfm.programs.audit import audit
+from jaxfm.programs.audit_records import readable
 from jaxfm.programs.audit_report import AuditReport
 from jaxfm.tasks import registry
 from jaxfm.training.initial import resolve
@@ -96,7 +97,7 @@ def test_each_record_is_judged_by_a_model_that_has_not_seen_it(audited: AuditRep
     for text in set(texts):  # copies are never on both sides
         assert len({fold for fold, each in zip(fold_N.tolist(), texts, strict=True) if each == text}) == 1
     for number, source in enumerate(held_out):
-        rows = audit_folds.readable("train", [audited.records["train"][n] for n in np.flatnonzero(fold_N != number)])
+        rows = readable("train", [audited.records["train"][n] for n in np.flatnonzero(fold_N != number).tolist()])
         with in_memory.provided({"train": rows}) as again:
             assert again == source
 

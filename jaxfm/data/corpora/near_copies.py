@@ -1,6 +1,7 @@
 """Which texts of a labelled data set are copies or near copies of one another.
 
-`deduplication.py` decides about corpora that fit no memory, by hashes that miss some; here all pairs that are alike are found.
+`deduplication.py` decides about corpora that fit no memory, by hashes that miss some; here all pairs that are alike are
+found.
 """
 
 # N texts

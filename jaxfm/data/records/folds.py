@@ -22,8 +22,8 @@ def assign_folds(
     """Returns the fold int [N], 0 to F - 1, of each record; the same for the same records, whatever their number is.
 
     Records of a group are in one fold. Groups are dealt out by the rarest of their classes, each to the fold that has
-    fewest groups of it (iterative stratification, Sechidis et al. 2011), a hash of the seed and the group's name decides
-    about their order.
+    fewest groups of it (iterative stratification, Sechidis et al. 2011). A hash of the seed and the group's name
+    decides about their order.
 
     Args:
       groups: what each record belongs to (copies of one text, a document).
@@ -68,7 +68,11 @@ def assign_folds(
 
 
 def _check_rare(
-    counts: collections.Counter[str], classes: Sequence[Collection[str]], origins: Sequence[str], folds: int, option: str
+    counts: collections.Counter[str],
+    classes: Sequence[Collection[str]],
+    origins: Sequence[str],
+    folds: int,
+    option: str,
 ) -> None:
     """Raises UserError for a class that cannot be in each fold."""
     if not counts:

@@ -140,7 +140,6 @@ class ClassificationTask:
             raise UserError(f"{source}: has {'single texts' if pairs else 'pairs of texts'}, unlike the run.")
         return [TextsRecord((each.text, each.pair) if pairs else (each.text,)) for each in found]
 
-
     @property
     def class_names(self) -> tuple[str, ...]:
         """Returns the classes."""
@@ -148,7 +147,9 @@ class ClassificationTask:
 
     def label_problem(self) -> str:
         """Returns why numbers are no classes; "" of classes."""
-        return "" if self.probability else "kind 'regression' has numbers, not classes: there is no wrong class to find."
+        return (
+            "" if self.probability else "kind 'regression' has numbers, not classes: there is no wrong class to find."
+        )
 
     def labelled(self, split: str) -> list[LabelledRecord]:
         """Returns the texts."""

@@ -14,8 +14,8 @@ from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.extensions import check_metrics, with_own
 from jaxfm.core.initial import HostArray, Initial
-from jaxfm.core.labels import LABEL, LabelledRecord
 from jaxfm.core.labels import IMAGE as IMAGE_COLUMN
+from jaxfm.core.labels import LABEL, LabelledRecord
 from jaxfm.core.records import IMAGE, EncodedRecords, ImageRecord, Record, one_place_each
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.data.images.examples import ImageExample, ImageSplit, read_images
@@ -126,7 +126,6 @@ class ImageClassificationTask:
         ((_, found),) = read_images(source, (split,), labels="none").items()
         rows = image_rows(self.objective.spec, [each.image for each in found.examples])
         return [ImageRecord(rows.image(number)) for number in range(len(rows.images))]
-
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -130,7 +130,6 @@ class NerTask:
                 found.append(WordsRecord(words, ("O",) * len(words)))
         return found
 
-
     @property
     def class_names(self) -> tuple[str, ...]:
         """Returns the tags."""
