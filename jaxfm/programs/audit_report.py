@@ -90,6 +90,8 @@ class AuditReport:
             if any(counts.values()):
                 said.append(f"Records that {text}: {', '.join(f'{split} {n:,}' for split, n in counts.items() if n)}.")
         for each in self.check.findings:
+            if each.level == "ok" and each.check == "unknown tokens":
+                said.append(f"{each.message[:1].upper()}{each.message[1:]}.")
             if each.level != "ok" and each.check not in _REPLACED:
                 said.append(f"{each.level}: {each.check}: {each.message} -> {each.fix}.")
         return tuple(said)
