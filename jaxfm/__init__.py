@@ -1,7 +1,8 @@
 """jaxfm: pretrain and fine-tune encoder foundation models in JAX.
 
-The programs as functions: `jaxfm.check(config)`, `jaxfm.train(config, workdir, data=...)`, `jaxfm.evaluate`,
-`jaxfm.compare`, `jaxfm.predict`, `jaxfm.export`, `jaxfm.quantise`, `jaxfm.prune`, `jaxfm.compress`,
+The programs as functions: `jaxfm.check(config)`, `jaxfm.audit(config, workdir)`,
+`jaxfm.train(config, workdir, data=...)`, `jaxfm.evaluate`, `jaxfm.compare`, `jaxfm.predict`, `jaxfm.export`,
+`jaxfm.quantise`, `jaxfm.prune`, `jaxfm.compress`,
 `jaxfm.load(workdir)`, a trained model to call again and again;
 `jaxfm.stress`, which changes inputs on purpose; `jaxfm.bias` and `jaxfm.leaks`, which look for what a model should not
 have learned;
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from jaxfm.config import Config as Config
     from jaxfm.core.extensions import register_loss as register_loss
     from jaxfm.core.extensions import register_metric as register_metric
+    from jaxfm.programs.audit import audit as audit
     from jaxfm.programs.bias import bias as bias
     from jaxfm.programs.check import check as check
     from jaxfm.programs.compress import compress as compress
@@ -49,6 +51,7 @@ _HOME = {
     "Config": "jaxfm.config",
     "Model": "jaxfm.programs.model",
     "SearchIndex": "jaxfm.programs.search_index",
+    "audit": "jaxfm.programs.audit",
     "bias": "jaxfm.programs.bias",
     "check": "jaxfm.programs.check",
     "compare": "jaxfm.programs.evaluate",

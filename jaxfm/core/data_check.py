@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
+
 from jaxfm.observe.tables import Table
 
 Level = Literal["error", "warning", "ok"]
@@ -33,6 +35,32 @@ class Finding:
         object.__setattr__(self, "examples", tuple(self.examples[:LISTED]))
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Lengths:
+    """How long the examples of a split are.
+
+    Attributes:
+      tokens: int [E] of each example, special ones included.
+      window: tokens that are read at once.
+      windows: whether a longer example is read in several windows; else its end is not read.
+    """
+
+    tokens: np.ndarray
+    window: int
+    windows: bool
+
+    @property
+    def over(self) -> int:
+        """Examples that are longer than the window."""
+        return int((self.tokens > self.window).sum())
+
+    @property
+    def unread(self) -> float:
+        """Share of all tokens that are not read."""
+        lost = 0 if self.windows else np.maximum(self.tokens - self.window, 0).sum()
+        return float(lost / max(self.tokens.sum(), 1))
+
+
 @dataclasses.dataclass(frozen=True)
 class DataCheck:
     """What the checks of a task found.
@@ -40,10 +68,12 @@ class DataCheck:
     Attributes:
       tables: sizes, for people.
       findings: in the order of the checks.
+      lengths: of each split; empty of what has no tokens.
     """
 
     tables: tuple[Table, ...]
     findings: tuple[Finding, ...]
+    lengths: Mapping[str, Lengths] = dataclasses.field(default_factory=dict)
 
     def count(self, level: Level) -> int:
         """Returns the number of findings of a level."""

@@ -3,14 +3,17 @@
 import base64
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxfm.observe.examples import Mark, View, WrongExample
 from jaxfm.observe.summary import result_of, summary_table
 from jaxfm.observe.tables import Table, right_aligned, texts
 
+if TYPE_CHECKING:
+    import jinja2
+
 _MOST_OPEN = 5  # errors of a split that are shown before a click
-_TEMPLATE = pathlib.Path(__file__).parent / "report.html.jinja"
+_TEMPLATE = "report.html.jinja"
 
 
 class Picture(NamedTuple):
@@ -45,14 +48,8 @@ def to_html(
       settings: (key, value, default, what it is) of every key.
       commands: (what it does, command line).
     """
-    import jinja2  # not at the start of every program
-
     splits = report["splits"]
     pictures = {path.stem: _picture(path) for path in plots}
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals.update(texts=texts, right_aligned=right_aligned, pieces=pieces, is_number=_is_number)
     shown = [
         {
             "name": split,
@@ -65,7 +62,7 @@ def to_html(
         for split in reversed(list(splits))  # test before valid: it is what counts
     ]
     of_splits = {stem for stem in pictures for split in splits if stem.startswith(f"{split}_")}
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+    return find_template(_TEMPLATE).render(
         name=workdir.name or str(workdir),
         report=report,
         result=result_of(splits, metric),
@@ -78,6 +75,21 @@ def to_html(
         commands=commands,
         most_open=_MOST_OPEN,
     )
+
+
+def find_template(name: str) -> "jinja2.Template":
+    """Returns a template of this folder, which escapes every value."""
+    import jinja2  # not at the start of every program
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(texts=texts, right_aligned=right_aligned, pieces=pieces, is_number=_is_number)
+    return environment.get_template(name)
 
 
 def pieces(view: View) -> list[tuple[str, Mark | None]]:

@@ -34,6 +34,7 @@ class Program:
 
 PROGRAMS = (
     Program("check", TRAINING, "looks at the data before training: leaks, rare labels, errors"),
+    Program("audit", TRAINING, "says what is wrong with labelled data: wrong labels, copies"),
     Program("train", TRAINING, "trains a model, or resumes a run that was stopped"),
     Program("seeds", TRAINING, "trains several seeds of a config: mean and standard deviation"),
     Program("search", TRAINING, "searches for the best values of keys: trials that resume exactly"),

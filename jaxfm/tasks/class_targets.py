@@ -80,6 +80,11 @@ def target_numbers(kind: str, labels: Sequence[str], targets: Iterable[Any], ori
     return marks_EC
 
 
+def given_classes(numbers: np.ndarray) -> list[np.ndarray]:
+    """Returns what `core.labels.LabelledRecord.classes` is of each example of what `target_numbers` gives."""
+    return [each[None].astype(np.int64 if numbers.ndim == 1 else bool) for each in numbers]
+
+
 def predicted_targets(kind: str, labels: Sequence[str], threshold: float, found_EC: np.ndarray) -> list[Any]:
     """Returns the class, or the classes with at least `threshold`, of each example of probabilities [E, C]."""
     if kind == "single":

@@ -9,6 +9,7 @@ from tests.docs.pages import Command
 # Pages whose commands are run, in their order, each page in a folder of its own.
 RUN_PAGES = (
     "README.md",
+    "docs/audit.md",
     "docs/checkpoints.md",
     "docs/classification.md",
     "docs/data_check.md",
@@ -53,6 +54,7 @@ NOT_RUN = {
     r"log\.tracker=": "needs a tracker; tests/observe/test_trackers.py has those that are installed",
     r"checkpoint\.mirror=": "needs a bucket; tests/training/test_mirror.py has stores in folders and in memory",
     r"^(jaxfm |python -m jaxfm\.)quantise |adapt\.quantise": "scores many times: tests/programs/test_quantise.py",
+    r"^(jaxfm |python -m jaxfm\.)audit (?!.*--folds=0)": "trains a run a fold; tests/programs/test_audit.py does so",
     r"^(jaxfm |python -m jaxfm\.)(bias|leaks) ": "tests/programs/test_bias.py and test_leaks.py",
     r"^(jaxfm |python -m jaxfm\.)(prune|compress) |runs/r1": "many models: tests/programs/test_prune.py",
     r"^(jaxfm |python -m jaxfm\.)(select|self-train|self_train) |--data jsonl:DIR --workdir runs/b$": (

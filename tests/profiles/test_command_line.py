@@ -80,6 +80,7 @@ MISTAKES = {
     "image_text_quality": (["--data=absent", "--output=o.json"], "--data=absent: must be a folder with one .npz"),
     "image_sets": (["--data=absent", "--output=out"], "--data=absent: must be a folder with one .npz"),
     "interval_coverage": (["--counts=27,many"], "--counts=27,many: must be whole numbers"),
+    "label_errors": (["--source=conll:absent", "--output=o.json", "--noise=0.5"], "--noise=0.5: must be above 0"),
     "load_memory": (["--devices=1,few", "--output=o.json"], "--devices=1,few: must be whole numbers"),
     "loss_curves": (["absent", "absent", "--output=o.json"], "absent/metrics.jsonl: No such file or directory"),
     "many_seeds": (["--config=absent.py", "--output=o.json", "--seeds=1"], "--seeds=1: must be at least 2"),

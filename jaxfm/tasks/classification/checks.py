@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxfm.core.data_check import DataCheck, Finding
+from jaxfm.core.data_check import DataCheck, Finding, Lengths
 from jaxfm.data.records.examples import Example
 from jaxfm.data.text.tokenization import encode_texts
 from jaxfm.observe.tables import Table
@@ -90,7 +90,8 @@ def check_examples(
         text_checks.check_lengths(lengths, window, max_positions, "cut (their ends are not read)", longest),
         text_checks.check_unknown(pieces, tokenizer),
     )
-    return DataCheck(tuple(tables), findings)
+    of_splits = {split: Lengths(each, window, False) for split, each in lengths.items()}
+    return DataCheck(tuple(tables), findings, of_splits)
 
 
 def check_range(examples: Examples, scores: Mapping[str, np.ndarray]) -> Finding:

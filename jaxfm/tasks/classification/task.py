@@ -15,6 +15,7 @@ from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.exits import exit_layers
 from jaxfm.core.extensions import check_metrics, with_own
 from jaxfm.core.initial import HostArray, Initial
+from jaxfm.core.labels import LABEL, PAIR, TEXT, LabelledRecord
 from jaxfm.core.records import TEXTS, EncodedRecords, Record, TextsRecord, one_place_each
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
@@ -25,12 +26,18 @@ from jaxfm.data.text.packing import PackedRows, most_together
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.data.text.windows import window_length
 from jaxfm.errors import UserError
-from jaxfm.evaluation.calibration import read_calibration
+from jaxfm.evaluation.calibration import probabilities, read_calibration
 from jaxfm.evaluation.classes import undefined_metrics
 from jaxfm.models.exits import exit_paths
 from jaxfm.schema import replaced
 from jaxfm.tasks.class_balance import choose_metric
-from jaxfm.tasks.class_targets import ordered_labels, target_counts, target_losses, undefined_metric_note
+from jaxfm.tasks.class_targets import (
+    given_classes,
+    ordered_labels,
+    target_counts,
+    target_losses,
+    undefined_metric_note,
+)
 from jaxfm.tasks.classification.checks import check_examples, encode_whole, token_lengths
 from jaxfm.tasks.classification.groups import undefined_rankings
 from jaxfm.tasks.classification.objective import ClassifierObjective
@@ -58,7 +65,7 @@ _SOME_EXAMPLE = 16  # tokens
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationTask:
-    """A classifier with the splits of one source (implements Task and ChangesRecords of jaxfm.core)."""
+    """A classifier with the splits of one source (implements Task, ChangesRecords and HasClassLabels of jaxfm.core)."""
 
     objective: ClassifierObjective
     tokenizer: "PreTrainedTokenizerFast"
@@ -152,6 +159,36 @@ class ClassificationTask:
         if any(bool(each.pair) != pairs for each in found):
             raise UserError(f"{source}: has {'single texts' if pairs else 'pairs of texts'}, unlike the run.")
         return [TextsRecord((each.text, each.pair) if pairs else (each.text,)) for each in found]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Returns the classes."""
+        return self.objective.spec.labels
+
+    def label_problem(self) -> str:
+        """Returns why numbers are no classes; "" of classes."""
+        return (
+            "" if self.probability else "kind 'regression' has numbers, not classes: there is no wrong class to find."
+        )
+
+    def labelled(self, split: str) -> list[LabelledRecord]:
+        """Returns the texts."""
+        examples = self.examples[split]
+        classes = given_classes(targets_of(self.objective.spec, examples))
+        return [
+            LabelledRecord(
+                {TEXT: each.text, **({} if each.pair is None else {PAIR: each.pair})}
+                | {LABEL: list(each.target) if isinstance(each.target, tuple) else each.target},
+                each.origin,
+                own,
+            )
+            for each, own in zip(examples, classes, strict=True)
+        ]
+
+    def class_probabilities(self, split: str, outputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Returns the probability of each class of each text."""
+        logits_EC = self.encoded[split].per_example(outputs["outputs"])
+        return list(probabilities(logits_EC, {}, self.objective.spec.kind)[:, None])
 
 
 class ClassificationDefinition:

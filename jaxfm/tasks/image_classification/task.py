@@ -14,17 +14,20 @@ from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.extensions import check_metrics, with_own
 from jaxfm.core.initial import HostArray, Initial
+from jaxfm.core.labels import IMAGE as IMAGE_COLUMN
+from jaxfm.core.labels import LABEL, LabelledRecord
 from jaxfm.core.records import IMAGE, EncodedRecords, ImageRecord, Record, one_place_each
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.data.images.examples import ImageExample, ImageSplit, read_images
 from jaxfm.data.images.rows import ImageRows
 from jaxfm.errors import UserError
-from jaxfm.evaluation.calibration import read_calibration
+from jaxfm.evaluation.calibration import probabilities, read_calibration
 from jaxfm.evaluation.classes import undefined_metrics
 from jaxfm.schema import replaced
 from jaxfm.tasks.class_balance import choose_metric
 from jaxfm.tasks.class_targets import (
     directions,
+    given_classes,
     ordered_labels,
     target_counts,
     target_losses,
@@ -52,7 +55,7 @@ _SOME_CLASSES = ("no", "yes")
 
 @dataclasses.dataclass(frozen=True)
 class ImageClassificationTask:
-    """A classifier of images with the splits of one source (implements Task and ChangesRecords of jaxfm.core)."""
+    """A classifier of images over one source (implements Task, ChangesRecords and HasClassLabels of jaxfm.core)."""
 
     objective: ImageClassifierObjective
     examples: Mapping[str, tuple[ImageExample, ...]]
@@ -123,6 +126,33 @@ class ImageClassificationTask:
         ((_, found),) = read_images(source, (split,), labels="none").items()
         rows = image_rows(self.objective.spec, [each.image for each in found.examples])
         return [ImageRecord(rows.image(number)) for number in range(len(rows.images))]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Returns the classes."""
+        return self.objective.spec.labels
+
+    def label_problem(self) -> str:
+        """Returns "": each image has classes."""
+        return ""
+
+    def labelled(self, split: str) -> list[LabelledRecord]:
+        """Returns the images."""
+        spec, examples = self.objective.spec, self.examples[split]
+        return [
+            LabelledRecord(
+                {IMAGE_COLUMN: each.image, LABEL: each.labels[0] if spec.kind == "single" else list(each.labels)},
+                each.origin,
+                own,
+            )
+            for each, own in zip(examples, given_classes(targets_of(spec, examples)), strict=True)
+        ]
+
+    def class_probabilities(self, split: str, outputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Returns the probability of each class of each image."""
+        spec = self.objective.spec
+        logits_EC = per_image(self.datasets[split], outputs["outputs"])
+        return list(probabilities(logits_EC, {}, spec.kind)[:, None])
 
 
 class ImageClassificationDefinition:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxfm.core.data_check import DataCheck, Finding
+from jaxfm.core.data_check import DataCheck, Finding, Lengths
 from jaxfm.data.records.sources import TaggedSentence, TaggedSplit
 from jaxfm.data.text.resplit import gold_entities
 from jaxfm.data.text.tagging import entity_spans
@@ -78,7 +78,8 @@ def check_tagged(
         for split, found in sentences.items()
     ]
     columns = ("split", "sentences", "words", "entities", *LENGTH_COLUMNS)
-    return DataCheck((Table("Splits", columns, sizes), text_checks.label_table(types, "Entities", "type")), findings)
+    tables = (Table("Splits", columns, sizes), text_checks.label_table(types, "Entities", "type"))
+    return DataCheck(tables, findings, {split: Lengths(each, window, True) for split, each in lengths.items()})
 
 
 def _types(sentences: Sequence[TaggedSentence]) -> LabelCounts:

@@ -1,5 +1,6 @@
 """The task `ner`: a source of tagged sentences to an objective, rows and scores."""
 
+import collections
 import dataclasses
 import pathlib
 import types
@@ -14,6 +15,7 @@ from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.exits import exit_layers
 from jaxfm.core.extensions import check_metrics, with_own
 from jaxfm.core.initial import HostArray, Initial
+from jaxfm.core.labels import DOCUMENT, TAGS, TOKENS, LabelledRecord
 from jaxfm.core.records import WORDS, EncodedRecords, Record, WordsRecord
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
@@ -54,7 +56,7 @@ _USUAL_LABELS = ("O", *(f"{position}-{kind}" for kind in ("LOC", "MISC", "ORG", 
 
 @dataclasses.dataclass(frozen=True)
 class NerTask:
-    """A tagger with the splits of one source (implements Task and ChangesRecords of jaxfm.core)."""
+    """A tagger with the splits of one source (implements Task, ChangesRecords and HasClassLabels of jaxfm.core)."""
 
     objective: NerObjective
     tokenizer: "PreTrainedTokenizerFast"
@@ -141,6 +143,34 @@ class NerTask:
             if words:
                 found.append(WordsRecord(words, ("O",) * len(words)))
         return found
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Returns the tags."""
+        return self.objective.spec.labels
+
+    def label_problem(self) -> str:
+        """Returns "": each word has a tag."""
+        return ""
+
+    def labelled(self, split: str) -> list[LabelledRecord]:
+        """Returns the sentences with the words that the model reads; their document, where one has several."""
+        sentences, index = self.sentences[split], {label: n for n, label in enumerate(self.class_names)}
+        counts = collections.Counter(sentence.document for sentence in sentences)
+        together = any(count > 1 for count in counts.values())
+        return [
+            LabelledRecord(
+                {TOKENS: list(each.words), TAGS: list(each.tags)} | ({DOCUMENT: each.document} if together else {}),
+                each.origin,
+                np.asarray([index[tag] for tag in each.tags], np.int64),
+            )
+            for each in sentences
+        ]
+
+    def class_probabilities(self, split: str, outputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Returns the probability of each tag of each word; of a CRF given the whole sentence."""
+        logits = read_words(self.objective.spec, self.encoded[split], outputs).logits
+        return [calibration.probabilities(each, {}) for each in logits]
 
 
 class NerDefinition:

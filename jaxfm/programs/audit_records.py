@@ -1,0 +1,48 @@
+"""The records that an audit looks at: as they were read, and as rows that a run reads again."""
+
+import pathlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxfm.config import Config
+from jaxfm.core.labels import DOCUMENT, IMAGE, LabelledRecord, with_class_labels
+from jaxfm.tasks import registry
+from jaxfm.training import initial as initials
+
+TRAIN, VALID, TEST = "train", "valid", "test"
+
+Records = Mapping[str, Sequence[LabelledRecord]]
+"""Split -> records, "train" first."""
+
+
+def read_records(config: Config) -> tuple[Records, tuple[str, ...]]:
+    """Returns the records of all splits as they are read, "train" first, and the classes.
+
+    A task is made as training makes it, so that whatever training refuses is refused here; it is opened again as that
+    of a run, so that copies that training would add are no records.
+    """
+    task, _ = registry.create(config, initials.resolve(config.model))
+    definition = registry.definition(config.task.name)
+    made = with_class_labels(task, config.task.name)
+    with tempfile.TemporaryDirectory() as name:
+        workdir = pathlib.Path(name)
+        task.save(workdir)
+        spec = task.objective.spec  # type: ignore[attr-defined]
+        records = {}
+        for split in task.datasets:
+            reopened = definition.reopen(workdir, spec, config, config.data.source, split)
+            records[split] = with_class_labels(reopened, config.task.name).labelled(split)
+    return records, made.class_names
+
+
+def readable(split: str, records: Sequence[LabelledRecord]) -> list[dict[str, Any]]:
+    """Returns the records of a split as rows of a table in memory; documents of no other split have their names."""
+    rows = [dict(record.row) for record in records]
+    for row in rows:
+        if IMAGE in row:
+            image = row[IMAGE]
+            row[IMAGE] = image.array if image.array is not None else image.content()
+        if DOCUMENT in row:
+            row[DOCUMENT] = f"{split} {row[DOCUMENT]}"
+    return rows
