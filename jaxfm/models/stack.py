@@ -19,6 +19,7 @@ from jaxfm.models.adapters import Bottleneck, Linear, Prefix
 from jaxfm.models.attention import AttentionSpec, attend, attention_specs
 from jaxfm.models.dropout import DropoutKey, batch_key, dropout, split_key, stacked_keys
 from jaxfm.models.initializers import kernel_init
+from jaxfm.models.mixup import Mixing
 from jaxfm.models.norms import RMSNorm, make_norm
 from jaxfm.models.products import WITH_WEIGHTS
 from jaxfm.models.relative import CommonParts, RelativeInputs, disentangled_scores
@@ -258,9 +259,11 @@ def apply_layers(
     *,
     key: DropoutKey | None = None,
     record: Callable[[jax.Array], None] | None = None,
+    mixing: Mixing | None = None,
 ) -> jax.Array:
     """Returns the hidden states [B, T, D] after stacked layers; arguments and errors as of `layer_states`."""
-    return layer_states(config, layers, common, x_BTD, segment_ids_BT, positions_BT, build, key=key, record=record)[-1]
+    given = (config, layers, common, x_BTD, segment_ids_BT, positions_BT, build)
+    return layer_states(*given, key=key, record=record, mixing=mixing)[-1]
 
 
 @jax.named_scope("encoder")
@@ -276,6 +279,7 @@ def layer_states(
     *,
     key: DropoutKey | None = None,
     record: Callable[[jax.Array], None] | None = None,
+    mixing: Mixing | None = None,
 ) -> list[jax.Array]:
     """Returns the residual stream [B, T, D] after some numbers of stacked layers, and the hidden states after all.
 
@@ -293,6 +297,7 @@ def layer_states(
       after: numbers of layers, ascending, above 0 and below all.
       key: turns dropout on.
       record: is given what each layer reads and, last, the hidden states: [L + 1, B, T, D].
+      mixing: of the residual stream after some of the layers.
 
     Raises:
       UserError: the kernel that `build.attention` asks for cannot compute these layers.
@@ -334,11 +339,15 @@ def layer_states(
         return stream, [_in_turn(after), *(each[None] for each in last_ones)] if record is not None else []
 
     stream, found = first_stream(config, common, x_BTD), []
+    mixed_after = () if mixing is None else mixing.after
     recorded = [] if record is None else [_read(config, stream)[None]]
-    ends = sorted({0, build.frozen_layers, *after, config.num_layers})
+    ends = sorted({0, build.frozen_layers, *after, *mixed_after, config.num_layers})
     for first, last in itertools.pairwise(ends):
         stream, seen_here = run(stream, first, last)
         recorded += seen_here
+        if mixing is not None and last in mixing.after:
+            norm = _norm_after(config, graphdef, parameters, last, last <= build.frozen_layers)
+            stream = mixing.of_stream(last, stream, norm)
         if last in after:
             found.append(stream[0] if config.pre_norm else stream)
     if record is not None:
@@ -407,6 +416,13 @@ def _one_layer(graphdef: nnx.GraphDef[Any], build: Build, layer_inputs: LayerInp
         return one
     # In a loop the compiler cannot find the forward pass' values again, so that no barrier is needed.
     return jax.checkpoint(one, policy=_SAVED[build.remat], prevent_cse=not build.scan)
+
+
+def _norm_after(config: EncoderConfig, graphdef: Any, parameters: nnx.State, layers: int, frozen: bool) -> Any:
+    """Returns the norm that lies after the first `layers` pre-norm layers; None for post-norm ones."""
+    place = (layers - 1) * config.layer_stacks // config.num_layers
+    weights = jax.tree.map(lambda leaf: leaf[place], parameters)
+    return nnx.merge(graphdef, lax.stop_gradient(weights) if frozen else weights).next_norm
 
 
 def _read(config: EncoderConfig, stream: Any) -> jax.Array:
