@@ -223,14 +223,17 @@ class TextChanges:
             )
         return Constants(nested({path: put(params[path], shape) for path, shape in shapes.items()}), inner)
 
-    def notes(self) -> tuple[str, ...]:
-        """Returns lines for the log."""
-        config, found = self.config, []
-        if config.word_dropout:
-            found.append(f"{config.word_dropout:.1%} of words become the {config.dropped_to} token")
-        if self.masked_lm is not None:
-            size = f"{self.masked_lm.parameters:,} parameters"
-            found.append(f"{config.substitute:.1%} of words are drawn from {self.masked_lm.known.uri} ({size})")
-        words = "" if self.vocabulary.marks_words else ", where each token is a word, as the tokenizer does not mark any"
-        when = "" if is_on(config, 0.0) is True else f", from {config.start:.0%} to {config.stop:.0%} of the updates"
-        return (f"augmentation of training rows{when}: {'; '.join(found)}{words}",)
+
+def notes(changes: TextChanges | None) -> tuple[str, ...]:
+    """Returns lines for the log about what changes the words of training rows."""
+    if changes is None:
+        return ()
+    config, found = changes.config, []
+    if config.word_dropout:
+        found.append(f"{config.word_dropout:.1%} of words become the {config.dropped_to} token")
+    if changes.masked_lm is not None:
+        size = f"{changes.masked_lm.parameters:,} parameters"
+        found.append(f"{config.substitute:.1%} of words are drawn from {changes.masked_lm.known.uri} ({size})")
+    words = "" if changes.vocabulary.marks_words else ", where each token is a word, as the tokenizer does not mark any"
+    when = "" if is_on(config, 0.0) is True else f", from {config.start:.0%} to {config.stop:.0%} of the updates"
+    return (f"augmentation of training rows{when}: {'; '.join(found)}{words}",)

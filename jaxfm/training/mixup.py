@@ -40,6 +40,14 @@ def around(config: Config, objective: Objective) -> Objective:
     return MixupObjective(objective, config.augment, mixed_layers(config, objective.spec.encoder))
 
 
+def notes(objective: Objective) -> tuple[str, ...]:
+    """Returns lines for the log about the mixtures of a session's objective."""
+    if not isinstance(objective, MixupObjective):
+        return ()
+    layers = ", ".join(map(str, objective.layers))
+    return (f"mixup: each example with another of the batch, beta({objective.config.mixup:g}), after layer {layers}",)
+
+
 def is_on(config: AugmentConfig, progress: Any) -> Any:
     """Returns whether rows are changed when a run has come this far: True for all of it, else a traced bool."""
     if (config.start, config.stop) == (0.0, 1.0):

@@ -326,7 +326,7 @@ def make_session(
         batch_keys=sizes | {config.train.batch_size: "config.train.batch_size"},
         accumulate=accumulate,
         verify_every=config.train.verify_every_steps,
-        notes=(*notes, *distillation.notes(objective), *(changes.notes() if changes is not None else ())),
+        notes=(*notes, *distillation.notes(objective), *mixup.notes(objective), *augmentation.notes(changes)),
         factors=factors,
         abstract_constants=constants,
         changes=changes,
