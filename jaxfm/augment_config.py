@@ -8,7 +8,7 @@ MASK, UNKNOWN = "mask", "unknown"
 
 
 @dataclasses.dataclass(frozen=True)
-class AugmentConfig:
+class TextAugmentConfig:
     """Changes of the training rows, drawn anew at each step; see docs/augmentation.md."""
 
     word_dropout: float = field(

@@ -5,9 +5,9 @@
   python -m profiles.augmentation ... --sets=trec --sizes=200 --kinds=none,mixup --config.train.steps=600
 
 Sentences of SST-2, questions of TREC and tweets of WNUT-17. For each seed, --sizes examples of the training split are
-drawn by a hash of seed and text (one of each class at least), and a fifth as many to choose a checkpoint by; the test is
-the set's own (of SST-2 its validation split). All kinds make the same updates from the same weights, by configs/classification.py:files or
-configs/ner.py:files:
+drawn by a hash of seed and text (one of each class at least), and a fifth as many to choose a checkpoint by; the test
+is the set's own (of SST-2 its validation split). All kinds make the same updates from the same weights, by
+configs/classification.py:files or configs/ner.py:files:
 
 none          rows as they are
 word_dropout  config.augment.word_dropout=--share
@@ -192,7 +192,7 @@ def gain(scores: Mapping[str, float], without: Mapping[str, float]) -> dict[str,
 
 
 def summary(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Returns "SET SIZE" -> kind -> scores of the seeds, their mean, and the gain, of (set and size -> kind -> seed)."""
+    """Returns set and size -> kind -> scores of the seeds, their mean, and the gain; of the runs of each seed."""
     found: dict[str, Any] = {}
     for name, kinds in runs.items():
         scores = {kind: {seed: run["test"] for seed, run in seeds.items()} for kind, seeds in kinds.items()}

@@ -82,9 +82,7 @@ def draw_partners(
     return jnp.where(meets_BT, at_BT, index_BT), own_BT, other_BT
 
 
-def partners_of_segments(
-    own_BT: jax.Array, other_BT: jax.Array, segment_ids_BT: jax.Array, segments: int
-) -> jax.Array:
+def partners_of_segments(own_BT: jax.Array, other_BT: jax.Array, segment_ids_BT: jax.Array, segments: int) -> jax.Array:
     """Returns for each segment the place, in all segments of a batch as one line [B S], of its partner [B, S].
 
     Args:

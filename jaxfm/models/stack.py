@@ -305,13 +305,9 @@ def layer_states(
     specs = attention_specs(config, build, segment_ids_BT, positions_BT, training=key is not None)
     period_inputs = make_layer_inputs(config, specs, common, positions_BT)
     graphdef, parameters = nnx.split(layers)
-    keys = stacked_keys(key, config.num_layers)
-    period = len(period_inputs)
+    keys, period = stacked_keys(key, config.num_layers), len(period_inputs)
     with_inputs = functools.partial(_one_layer, graphdef, build)
-
-    def seen(stream: Any) -> jax.Array | None:
-        """Returns what the next layer reads, where it is recorded."""
-        return None if record is None else _read(config, stream)
+    seen: Callable[[Any], jax.Array | None] = functools.partial(_read, config) if record else lambda _: None
 
     def run(stream: Any, first: int, last: int) -> tuple[Any, list[Any]]:
         """Applies the layers first .. last - 1; returns the stream, and what was seen after them, in stacks."""
@@ -339,15 +335,13 @@ def layer_states(
         return stream, [_in_turn(after), *(each[None] for each in last_ones)] if record is not None else []
 
     stream, found = first_stream(config, common, x_BTD), []
-    mixed_after = () if mixing is None else mixing.after
     recorded = [] if record is None else [_read(config, stream)[None]]
-    ends = sorted({0, build.frozen_layers, *after, *mixed_after, config.num_layers})
+    ends = sorted({0, build.frozen_layers, *after, *(mixing.after if mixing else ()), config.num_layers})
     for first, last in itertools.pairwise(ends):
         stream, seen_here = run(stream, first, last)
         recorded += seen_here
         if mixing is not None and last in mixing.after:
-            norm = _norm_after(config, graphdef, parameters, last, last <= build.frozen_layers)
-            stream = mixing.of_stream(last, stream, norm)
+            stream = _mixed(config, build, layers, mixing, last, stream)
         if last in after:
             found.append(stream[0] if config.pre_norm else stream)
     if record is not None:
@@ -418,11 +412,13 @@ def _one_layer(graphdef: nnx.GraphDef[Any], build: Build, layer_inputs: LayerInp
     return jax.checkpoint(one, policy=_SAVED[build.remat], prevent_cse=not build.scan)
 
 
-def _norm_after(config: EncoderConfig, graphdef: Any, parameters: nnx.State, layers: int, frozen: bool) -> Any:
-    """Returns the norm that lies after the first `layers` pre-norm layers; None for post-norm ones."""
-    place = (layers - 1) * config.layer_stacks // config.num_layers
-    weights = jax.tree.map(lambda leaf: leaf[place], parameters)
-    return nnx.merge(graphdef, lax.stop_gradient(weights) if frozen else weights).next_norm
+def _mixed(config: EncoderConfig, build: Build, layers: nnx.Module, mixing: Mixing, count: int, stream: Any) -> Any:
+    """Returns the stream after the first `count` layers, mixed where this is what is chosen; norms are of the mix."""
+    graphdef, parameters = nnx.split(layers)
+    place = (count - 1) * config.layer_stacks // config.num_layers
+    last = jax.tree.map(lambda leaf: leaf[place], parameters)
+    norm = nnx.merge(graphdef, lax.stop_gradient(last) if count <= build.frozen_layers else last).next_norm
+    return mixing.of_stream(count, stream, norm)
 
 
 def _read(config: EncoderConfig, stream: Any) -> jax.Array:

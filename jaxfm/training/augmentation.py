@@ -20,8 +20,9 @@ from flax import nnx
 from jax import lax
 from jax.sharding import Mesh
 
-from jaxfm.augment_config import UNKNOWN, AugmentConfig
+from jaxfm.augment_config import UNKNOWN, TextAugmentConfig
 from jaxfm.config import Config
+from jaxfm.core.batch import BatchSpec
 from jaxfm.core.build import Build
 from jaxfm.core.objective import Augmentable, LossContext, Objective
 from jaxfm.data.text.mask_vocabulary import MaskVocabulary, word_pieces
@@ -31,6 +32,7 @@ from jaxfm.errors import UserError
 from jaxfm.models.heads import MaskedLM
 from jaxfm.parallel import mesh as meshes
 from jaxfm.tasks.masked_predictions import predict
+from jaxfm.training import distillation
 from jaxfm.training.augmentation_checks import KEY, check
 from jaxfm.training.loading import put
 from jaxfm.training.mixup import is_on
@@ -94,7 +96,7 @@ def text_changes(
 
 
 def _vocabulary(
-    config: AugmentConfig, tokenizer: "PreTrainedTokenizerFast | None", size: int
+    config: TextAugmentConfig, tokenizer: "PreTrainedTokenizerFast | None", size: int
 ) -> tuple[MaskVocabulary, int]:
     """Returns what is known of a tokenizer's words, and the token that hidden ones become."""
     assert tokenizer is not None, "objectives of texts alone are Augmentable"
@@ -141,7 +143,7 @@ class TextChanges:
       is_assumed: the vocabulary only has the shape of the run's; nothing may be trained.
     """
 
-    config: AugmentConfig
+    config: TextAugmentConfig
     objective: Augmentable
     vocabulary: MaskVocabulary
     dropped_to: int
@@ -189,13 +191,13 @@ class TextChanges:
 
         The tokens of one word are drawn independently of each other. A word may be drawn that stood there.
         """
-        tokens_BT = batch["tokens"]
+        tokens_BT, config = batch["tokens"], self.config
         # What may not be replaced is like padding to the choice alone; the model reads it.
         free_BT = jnp.where(self.objective.fixed_tokens(batch), 0, batch["segment_ids"])
-        share, length = self.config.substitute, tokens_BT.shape[1]
+        share, length = config.substitute, tokens_BT.shape[1]
         limit = max_predictions(_UNIT, share, length)
         masked_BT, labels_BT = choose_words(choice_B, tokens_BT, free_BT, self.vocabulary, share, limit)
-        with jax.named_scope("masked_lm"):
+        with jax.named_scope("substitutes"):
             found = predict(model, {**batch, "tokens": masked_BT, "labels": labels_BT}, limit)
         drawn_BP = draw_pieces(piece_B, found["logits"], found["target"], self.vocabulary, self.config.temperature)
         rows_B1 = jnp.arange(len(tokens_BT))[:, None]
@@ -224,16 +226,34 @@ class TextChanges:
         return Constants(nested({path: put(params[path], shape) for path, shape in shapes.items()}), inner)
 
 
+def apply(
+    changes: TextChanges | None, batch: Mapping[str, jax.Array], context: LossContext
+) -> tuple[Mapping[str, jax.Array], LossContext]:
+    """Returns the batch and the context that an objective is given at a step."""
+    return (batch, context) if changes is None else changes.apply(batch, context)
+
+
+def read_by_steps(changes: TextChanges | None, objective: Objective) -> tuple[Any, BatchSpec]:
+    """Returns what the steps of a session read beside the task's batches: abstract constants, fields."""
+    constants, more = distillation.read_by_steps(objective)
+    return (constants if changes is None else changes.abstract_constants(constants)), more
+
+
 def notes(changes: TextChanges | None) -> tuple[str, ...]:
     """Returns lines for the log about what changes the words of training rows."""
     if changes is None:
         return ()
-    config, found = changes.config, []
+    config, words = changes.config, changes.vocabulary.marks_words
+    unmarked = "" if words else ", where each token is a word, as the tokenizer does not mark any"
+    when = "" if is_on(config, 0.0) is True else f", from {config.start:.0%} to {config.stop:.0%} of the updates"
+    return (f"augmentation of training rows{when}: {_described(config, changes.masked_lm)}{unmarked}",)
+
+
+def _described(config: TextAugmentConfig, masked_lm: Teacher | None) -> str:
+    found = []
+    if masked_lm is not None:
+        size = f"{masked_lm.parameters:,} parameters, temperature {config.temperature:g}"
+        found.append(f"{config.substitute:.1%} of words are drawn from {masked_lm.known.uri} ({size})")
     if config.word_dropout:
         found.append(f"{config.word_dropout:.1%} of words become the {config.dropped_to} token")
-    if changes.masked_lm is not None:
-        size = f"{changes.masked_lm.parameters:,} parameters"
-        found.append(f"{config.substitute:.1%} of words are drawn from {changes.masked_lm.known.uri} ({size})")
-    words = "" if changes.vocabulary.marks_words else ", where each token is a word, as the tokenizer does not mark any"
-    when = "" if is_on(config, 0.0) is True else f", from {config.start:.0%} to {config.stop:.0%} of the updates"
-    return (f"augmentation of training rows{when}: {'; '.join(found)}{words}",)
+    return "; ".join(found)

@@ -1,6 +1,8 @@
-"""What a run whose training rows are changed cannot be: keys without effect, tasks and other settings that contradict."""
+"""What a run whose training rows are changed cannot be: keys without effect, tasks and settings that contradict."""
 
-from jaxfm.augment_config import AugmentConfig
+from collections.abc import Mapping
+
+from jaxfm.augment_config import TextAugmentConfig
 from jaxfm.config import Config
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.objective import Augmentable, Objective
@@ -8,13 +10,6 @@ from jaxfm.errors import UserError
 from jaxfm.training import supernet
 
 KEY = "config.augment"
-# Key -> the key without which it has no effect.
-_NEEDS = {
-    "dropped_to": "word_dropout",
-    "masked_lm": "substitute",
-    "temperature": "substitute",
-    "mixup_layers": "mixup",
-}
 
 
 def check(config: Config, objective: Objective) -> Augmentable | None:
@@ -22,23 +17,10 @@ def check(config: Config, objective: Objective) -> Augmentable | None:
 
     Raises UserError for keys that contradict each other, the task or the rest of the config.
     """
-    asked, usual = config.augment, AugmentConfig()
+    asked = config.augment
     shares = {"word_dropout": asked.word_dropout, "substitute": asked.substitute, "mixup": asked.mixup}
     on = [f"{KEY}.{name}" for name, value in shares.items() if value]
-    for name, needed in _NEEDS.items():
-        if getattr(asked, name) != getattr(usual, name) and not shares[needed]:
-            raise UserError(
-                f"{KEY}.{name}: is {getattr(asked, name)!r}, but {KEY}.{needed} is 0, so that it has no effect. Set "
-                f"{KEY}.{needed}, or leave it out."
-            )
-    if (asked.start, asked.stop) != (usual.start, usual.stop):
-        if not on:
-            raise UserError(
-                f"{KEY}.start and stop: are {asked.start:g} and {asked.stop:g}, but nothing is changed. Set "
-                f"{', '.join(f'{KEY}.{name}' for name in shares)}, or leave them out."
-            )
-        if asked.start >= asked.stop:
-            raise UserError(f"{KEY}.start: is {asked.start:g}, but must be below {KEY}.stop, {asked.stop:g}.")
+    _check_effects(asked, shares)
     if not on:
         return None
     name = config.task.name
@@ -59,6 +41,27 @@ def check(config: Config, objective: Objective) -> Augmentable | None:
     if asked.mixup:
         _check_mixup(config, objective)
     return objective
+
+
+def _check_effects(asked: TextAugmentConfig, shares: Mapping[str, float]) -> None:
+    """Raises UserError for keys without effect; `shares` are those that switch something on."""
+    usual = TextAugmentConfig()
+    needs = {"word_dropout": "dropped_to", "substitute": "masked_lm temperature", "mixup": "mixup_layers"}
+    for needed, names in needs.items():
+        for name in names.split():
+            if getattr(asked, name) != getattr(usual, name) and not shares[needed]:
+                raise UserError(
+                    f"{KEY}.{name}: is {getattr(asked, name)!r}, but {KEY}.{needed} is 0, so that it has no effect. "
+                    f"Set {KEY}.{needed}, or leave it out."
+                )
+    if (asked.start, asked.stop) != (usual.start, usual.stop):
+        if not any(shares.values()):
+            raise UserError(
+                f"{KEY}.start and stop: are {asked.start:g} and {asked.stop:g}, but nothing is changed. Set "
+                f"{', '.join(f'{KEY}.{name}' for name in shares)}, or leave them out."
+            )
+        if asked.start >= asked.stop:
+            raise UserError(f"{KEY}.start: is {asked.start:g}, but must be below {KEY}.stop, {asked.stop:g}.")
 
 
 def _check_mixup(config: Config, objective: Augmentable) -> None:

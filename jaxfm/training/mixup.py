@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxfm.adapt_config import AdaptConfig
-from jaxfm.augment_config import AugmentConfig
+from jaxfm.augment_config import TextAugmentConfig
 from jaxfm.config import Config
 from jaxfm.core.objective import Loss, LossContext, Objective
 from jaxfm.core.spec import Spec
@@ -48,7 +48,7 @@ def notes(objective: Objective) -> tuple[str, ...]:
     return (f"mixup: each example with another of the batch, beta({objective.config.mixup:g}), after layer {layers}",)
 
 
-def is_on(config: AugmentConfig, progress: Any) -> Any:
+def is_on(config: TextAugmentConfig, progress: Any) -> Any:
     """Returns whether rows are changed when a run has come this far: True for all of it, else a traced bool."""
     if (config.start, config.stop) == (0.0, 1.0):
         return True
@@ -66,7 +66,7 @@ class MixupObjective:
     """
 
     inner: Objective
-    config: AugmentConfig
+    config: TextAugmentConfig
     layers: tuple[int, ...]
 
     whole_batch = False

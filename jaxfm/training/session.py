@@ -254,8 +254,7 @@ def make_session(
 
     Args:
       config: of the run; of the batch only what divides it is read.
-      objective: the model and its loss, of the task; that of the session may be one around it (`mixup.around`,
-        `supernet.around`, `exits.around`, `distillation.around`).
+      objective: the model and its loss, of the task; that of the session may be one around it (`_around`).
       mesh: of the run's devices, or of those it is planned for.
       total_steps: of the whole run, for schedules.
       teachers: what `config.distil` and `config.augment` name (`initial.find_teachers`).
@@ -263,18 +262,11 @@ def make_session(
 
     Raises:
       UserError: rows that cannot be cut along the mesh, a kernel that cannot compute this attention, a pattern that
-        matches nothing, muP where its rules do not hold, subnets that the encoder does not have, early heads of a task
-        that has none, a teacher that does not fit, rows that cannot be changed as `config.augment` asks.
+        matches nothing, muP where its rules do not hold; subnets, early heads, teachers, changed rows that do not fit.
     """
-    task, objective = objective, mixup.around(config, objective)
-    objective = exits.around(config, supernet.around(config, objective))
-    build, notes = run_build(config, objective, mesh)
-    objective = distillation.around(config, objective, [each for each in teachers if each.key == KEY], build, mesh)
-    changes = augmentation.text_changes(config, task, teachers, build, mesh, find_tokenizer)
+    changes, build, objective, notes = _around(config, objective, mesh, teachers, find_tokenizer)
     accumulate, spec = config.train.accumulate, objective.spec
-    check_deterministic(config.train.verify_every_steps)
     guard = make_spike_guard(config.optim)
-    meshes.check_row_length("config.data.row_length", spec.row_length, mesh)
 
     def make_model(rngs: nnx.Rngs) -> nnx.Module:
         return distillation.extended(objective, spec.make_model(build, rngs), build, rngs)
@@ -292,8 +284,7 @@ def make_session(
 
     def loss(params: Any, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
         params = meshes.constrain_like(params, abstract.params)  # and so their gradients
-        if changes is not None:
-            batch, context = changes.apply(batch, context)
+        batch, context = augmentation.apply(changes, batch, context)
         with jax.named_scope("head"):  # in profiles: what of it has no other name (see analysis/traces.py)
             return whole_batch.loss_of(objective, nnx.merge(graphdef, params), batch, context, accumulate)
 
@@ -301,9 +292,7 @@ def make_session(
         update = make_optimizer(optim, make_schedule(optim, total_steps), params, adaptation, rates)
         return make_train_step(loss, update, **settings, guard=guard)
 
-    constants, more_fields = distillation.read_by_steps(objective)
-    if changes is not None:
-        constants = changes.abstract_constants(constants)
+    constants, more_fields = augmentation.read_by_steps(changes, objective)
     batch_spec = {**spec.batch_spec(), **more_fields}
     micro_batches = 1 if objective.whole_batch else accumulate
     settings = {"total_steps": total_steps, "accumulate": micro_batches, "adaptation": adaptation}
@@ -326,12 +315,30 @@ def make_session(
         batch_keys=sizes | {config.train.batch_size: "config.train.batch_size"},
         accumulate=accumulate,
         verify_every=config.train.verify_every_steps,
-        notes=(*notes, *distillation.notes(objective), *mixup.notes(objective), *augmentation.notes(changes)),
+        notes=notes,
         factors=factors,
         abstract_constants=constants,
         changes=changes,
         _devices=target.chosen(),
     )
+
+
+def _around(
+    config: Config,
+    task: Objective,
+    mesh: Mesh,
+    teachers: Sequence[KnownTeacher],
+    find_tokenizer: augmentation.FindTokenizer | None,
+) -> tuple[augmentation.TextChanges | None, Build, Objective, tuple[str, ...]]:
+    """Returns what changes rows, how models compute, the objective that a run trains, and notes for the log."""
+    objective = exits.around(config, supernet.around(config, mixup.around(config, task)))
+    build, notes = run_build(config, objective, mesh)
+    objective = distillation.around(config, objective, [each for each in teachers if each.key == KEY], build, mesh)
+    changes = augmentation.text_changes(config, task, teachers, build, mesh, find_tokenizer)
+    check_deterministic(config.train.verify_every_steps)
+    meshes.check_row_length("config.data.row_length", objective.spec.row_length, mesh)
+    notes += (*distillation.notes(objective), *mixup.notes(objective), *augmentation.notes(changes))
+    return changes, build, objective, notes
 
 
 def run_build(config: Config, objective: Objective, mesh: Mesh) -> tuple[Build, tuple[str, ...]]:
