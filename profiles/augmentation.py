@@ -141,11 +141,10 @@ def base_config(corpus: Corpus, source: str, seed: int, changes: Sequence[str]) 
 def trained_masked_lm(first: Config, data: pathlib.Path, workdir: pathlib.Path, updates: int) -> str:
     """Trains a masked LM from the first weights of a run, unless that is done; returns its URI."""
     folder = workdir / _MASKED_LM
-    values = default_config(_MASKED_LM)
-    values.model.init = first.model.init
     config = replaced(
-        from_config_dict(values),
+        from_config_dict(default_config(_MASKED_LM)),
         {
+            "model.init": first.model.init,
             "data.source": f"text:{data / 'mlm-corpus'}",
             "data.cache": str(workdir / "cache"),
             "data.row_length": 128,

@@ -58,8 +58,10 @@ class Encoder(nnx.Module):
         if mixing is not None and 0 in mixing.after:
             inputs = inputs._replace(x_BTD=mixing.after_layers(0, inputs.x_BTD))
         record = None if self.record is None else functools.partial(_recorded, self.record, inputs)
-        given = (self.config, self.layers, self.common, *inputs, self.build)
-        return inputs._replace(x_BTD=apply_layers(*given, key=layers_key, record=record, mixing=mixing))
+        x_BTD = apply_layers(
+            self.config, self.layers, self.common, *inputs, self.build, key=layers_key, record=record, mixing=mixing
+        )
+        return inputs._replace(x_BTD=x_BTD)
 
     def states(
         self, batch: Mapping[str, jax.Array], layers: Sequence[int], *, key: DropoutKey | None = None

@@ -412,7 +412,7 @@ def _one_layer(graphdef: nnx.GraphDef[Any], build: Build, layer_inputs: LayerInp
     return jax.checkpoint(one, policy=_SAVED[build.remat], prevent_cse=not build.scan)
 
 
-def _mixed(config: EncoderConfig, build: Build, layers: nnx.Module, mixing: Mixing, count: int, stream: Any) -> Any:
+def _mixed(config: EncoderConfig, build: Build, layers: EncoderLayer, mixing: Mixing, count: int, stream: Any) -> Any:
     """Returns the stream after the first `count` layers, mixed where this is what is chosen; norms are of the mix."""
     graphdef, parameters = nnx.split(layers)
     place = (count - 1) * config.layer_stacks // config.num_layers

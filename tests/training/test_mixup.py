@@ -18,7 +18,7 @@ from jaxfm.training.mixup import MixupObjective
 from jaxfm.training.session import Session, make_session
 from tests import tiny
 
-KEYS = {"augment__mixup": 0.8, "model__dropout": 0.0, "train__batch_size": 8}
+KEYS: dict[str, Any] = {"augment__mixup": 0.8, "model__dropout": 0.0, "train__batch_size": 8}
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_shares_and_layers_have_their_distributions(folder: pathlib.Path) -> Non
 
 def test_devices_change_nothing(folder: pathlib.Path) -> None:
     losses = []
-    cut = {"parallel__mesh__fsdp": 2, "parallel__mesh__sequence": 2}
+    cut: dict[str, Any] = {"parallel__mesh__fsdp": 2, "parallel__mesh__sequence": 2}
     for changes, devices in (({}, jax.devices()[:1]), (cut, None)):
         config = tiny.classification_config(folder, **KEYS, **changes, augment__mixup_layers=(1,))
         task, session, params, _ = opened(config, devices)
