@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 from jaxfm.adapt_config import AdaptConfig
+from jaxfm.augment_config import TextAugmentConfig
 from jaxfm.distil_config import DistilConfig
 from jaxfm.errors import UserError
 from jaxfm.optim_config import OptimConfig
@@ -397,6 +398,7 @@ class Config:
     supernet: SupernetConfig = dataclasses.field(default_factory=SupernetConfig)
     exits: ExitsConfig = dataclasses.field(default_factory=ExitsConfig)
     distil: DistilConfig = dataclasses.field(default_factory=DistilConfig)
+    augment: TextAugmentConfig = dataclasses.field(default_factory=TextAugmentConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)

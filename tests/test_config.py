@@ -43,6 +43,8 @@ supernet.importance_batches
 exits.every exits.weights exits.pooling exits.joint exits.distillation exits.temperature exits.max_loss exits.certainty
 distil.teacher distil.hard distil.soft distil.temperature distil.hidden distil.attention distil.relations
 distil.relation_heads distil.relation_layer distil.layers distil.cache
+augment.word_dropout augment.dropped_to augment.substitute augment.masked_lm augment.temperature augment.mixup
+augment.mixup_layers augment.start augment.stop
 eval.every_steps eval.batch_size eval.metric eval.first eval.select eval.patience
 checkpoint.every_steps checkpoint.keep_last checkpoint.mirror checkpoint.keep_optimizer
 parallel.mesh.data parallel.mesh.fsdp parallel.mesh.tensor parallel.mesh.sequence

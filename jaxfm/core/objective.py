@@ -144,3 +144,20 @@ class LearnsFromTeachers(Distillable, Protocol):
           UserError: the teacher is of another kind.
         """
         ...
+
+
+@runtime_checkable
+class Augmentable(Protocol):
+    """What an objective of texts is beside `Objective` where its training rows may be changed while targets stay true.
+
+    Any word may be hidden. What "mixup" needs: the model is an encoder and a head (`models.exits.Head`), and
+    "labels" are one or more numbers for each segment, or one for each token.
+    """
+
+    def fixed_tokens(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """Returns which tokens, bool [B, T], no other word may stand in place of, as targets are about them."""
+        ...
+
+    def mixup_problem(self) -> str:
+        """Returns why hidden states and targets of two examples cannot be mixed; "" where they can."""
+        ...

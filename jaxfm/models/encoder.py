@@ -14,6 +14,7 @@ from jaxfm.models.dropout import DropoutKey, split_key
 from jaxfm.models.inputs.inputs import InputModule, Inputs
 from jaxfm.models.inputs.patches import PatchInputs
 from jaxfm.models.inputs.text import TextInputs
+from jaxfm.models.mixup import Mixing
 from jaxfm.models.relative import make_common
 from jaxfm.models.stack import apply_layers, layer_states, make_layers
 
@@ -45,12 +46,21 @@ class Encoder(nnx.Module):
         """Returns the last hidden states [B, T, D]; `key` turns dropout on."""
         return self.encode(batch, key=key).x_BTD
 
-    def encode(self, batch: Mapping[str, jax.Array], *, key: DropoutKey | None = None) -> Inputs:
-        """Returns the last hidden states as `x_BTD`, and the segments and positions of the tokens that they are of."""
+    def encode(
+        self, batch: Mapping[str, jax.Array], *, key: DropoutKey | None = None, mixing: Mixing | None = None
+    ) -> Inputs:
+        """Returns the last hidden states as `x_BTD`, and the segments and positions of the tokens that they are of.
+
+        `key` turns dropout on, `mixing` mixes hidden states on the way.
+        """
         inputs_key, layers_key = split_key(key, 2)
         inputs = self.embeddings(batch, inputs_key)
+        if mixing is not None and 0 in mixing.after:
+            inputs = inputs._replace(x_BTD=mixing.after_layers(0, inputs.x_BTD))
         record = None if self.record is None else functools.partial(_recorded, self.record, inputs)
-        x_BTD = apply_layers(self.config, self.layers, self.common, *inputs, self.build, key=layers_key, record=record)
+        x_BTD = apply_layers(
+            self.config, self.layers, self.common, *inputs, self.build, key=layers_key, record=record, mixing=mixing
+        )
         return inputs._replace(x_BTD=x_BTD)
 
     def states(

@@ -19,6 +19,7 @@ from jaxfm.models.adapters import Bottleneck, Linear, Prefix
 from jaxfm.models.attention import AttentionSpec, attend, attention_specs
 from jaxfm.models.dropout import DropoutKey, batch_key, dropout, split_key, stacked_keys
 from jaxfm.models.initializers import kernel_init
+from jaxfm.models.mixup import Mixing
 from jaxfm.models.norms import RMSNorm, make_norm
 from jaxfm.models.products import WITH_WEIGHTS
 from jaxfm.models.relative import CommonParts, RelativeInputs, disentangled_scores
@@ -258,9 +259,11 @@ def apply_layers(
     *,
     key: DropoutKey | None = None,
     record: Callable[[jax.Array], None] | None = None,
+    mixing: Mixing | None = None,
 ) -> jax.Array:
     """Returns the hidden states [B, T, D] after stacked layers; arguments and errors as of `layer_states`."""
-    return layer_states(config, layers, common, x_BTD, segment_ids_BT, positions_BT, build, key=key, record=record)[-1]
+    given = (config, layers, common, x_BTD, segment_ids_BT, positions_BT, build)
+    return layer_states(*given, key=key, record=record, mixing=mixing)[-1]
 
 
 @jax.named_scope("encoder")
@@ -276,6 +279,7 @@ def layer_states(
     *,
     key: DropoutKey | None = None,
     record: Callable[[jax.Array], None] | None = None,
+    mixing: Mixing | None = None,
 ) -> list[jax.Array]:
     """Returns the residual stream [B, T, D] after some numbers of stacked layers, and the hidden states after all.
 
@@ -293,6 +297,7 @@ def layer_states(
       after: numbers of layers, ascending, above 0 and below all.
       key: turns dropout on.
       record: is given what each layer reads and, last, the hidden states: [L + 1, B, T, D].
+      mixing: of the residual stream after some of the layers.
 
     Raises:
       UserError: the kernel that `build.attention` asks for cannot compute these layers.
@@ -300,13 +305,9 @@ def layer_states(
     specs = attention_specs(config, build, segment_ids_BT, positions_BT, training=key is not None)
     period_inputs = make_layer_inputs(config, specs, common, positions_BT)
     graphdef, parameters = nnx.split(layers)
-    keys = stacked_keys(key, config.num_layers)
-    period = len(period_inputs)
+    keys, period = stacked_keys(key, config.num_layers), len(period_inputs)
     with_inputs = functools.partial(_one_layer, graphdef, build)
-
-    def seen(stream: Any) -> jax.Array | None:
-        """Returns what the next layer reads, where it is recorded."""
-        return None if record is None else _read(config, stream)
+    seen: Callable[[Any], jax.Array | None] = functools.partial(_read, config) if record else lambda _: None
 
     def run(stream: Any, first: int, last: int) -> tuple[Any, list[Any]]:
         """Applies the layers first .. last - 1; returns the stream, and what was seen after them, in stacks."""
@@ -335,10 +336,12 @@ def layer_states(
 
     stream, found = first_stream(config, common, x_BTD), []
     recorded = [] if record is None else [_read(config, stream)[None]]
-    ends = sorted({0, build.frozen_layers, *after, config.num_layers})
+    ends = sorted({0, build.frozen_layers, *after, *(mixing.after if mixing else ()), config.num_layers})
     for first, last in itertools.pairwise(ends):
         stream, seen_here = run(stream, first, last)
         recorded += seen_here
+        if mixing is not None and last in mixing.after:
+            stream = _mixed(config, build, layers, mixing, last, stream)
         if last in after:
             found.append(stream[0] if config.pre_norm else stream)
     if record is not None:
@@ -407,6 +410,15 @@ def _one_layer(graphdef: nnx.GraphDef[Any], build: Build, layer_inputs: LayerInp
         return one
     # In a loop the compiler cannot find the forward pass' values again, so that no barrier is needed.
     return jax.checkpoint(one, policy=_SAVED[build.remat], prevent_cse=not build.scan)
+
+
+def _mixed(config: EncoderConfig, build: Build, layers: EncoderLayer, mixing: Mixing, count: int, stream: Any) -> Any:
+    """Returns the stream after the first `count` layers, mixed where this is what is chosen; norms are of the mix."""
+    graphdef, parameters = nnx.split(layers)
+    place = (count - 1) * config.layer_stacks // config.num_layers
+    last = jax.tree.map(lambda leaf: leaf[place], parameters)
+    norm = nnx.merge(graphdef, lax.stop_gradient(last) if count <= build.frozen_layers else last).next_norm
+    return mixing.of_stream(count, stream, norm)
 
 
 def _read(config: EncoderConfig, stream: Any) -> jax.Array:

@@ -38,6 +38,7 @@ from jaxfm.training.session import Session, make_session
 from jaxfm.training.skipped_batch import SkippedBatch
 from jaxfm.training.state import TrainState
 from jaxfm.training.step import moved_part
+from jaxfm.training.teachers import tokenizer_of
 
 _SHOWN_ROWS, _SHOWN_ARRAYS, _TEXT_LENGTH = 10, 20, 60
 
@@ -182,7 +183,14 @@ def replay(workdir: str | pathlib.Path, file: str | pathlib.Path, progress: Prog
             raise UserError("--replay: rows of a run with config.distil.cache have a teacher's outputs, not kept here.")
         mesh, note = available_mesh(config)
         teachers = initial.find_teachers(config)
-        session = make_session(config, task.objective, mesh, total_steps=skipped.total_steps, teachers=teachers)
+        session = make_session(
+            config,
+            task.objective,
+            mesh,
+            total_steps=skipped.total_steps,
+            teachers=teachers,
+            find_tokenizer=lambda: tokenizer_of(task),
+        )
         now = train_batches(config, task.datasets["train"], mesh).whole_batch(skipped.step - 1)
         same = all(np.array_equal(values, now[name]) for name, values in skipped.batch.items())
         checkpoint, state = _state(config, session, workdir, skipped, loaded, task.datasets["train"])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxfm.adapt_config import AdaptConfig
+from jaxfm.augment_config import TextAugmentConfig
 from jaxfm.config import Config, ExitsConfig, GrowConfig, SupernetConfig
 from jaxfm.core.initial import Initial, Origin
 from jaxfm.core.task import Task
@@ -37,6 +38,7 @@ _ALONE = {
     "supernet": SupernetConfig(),
     "exits": ExitsConfig(),
     "distil": DistilConfig(),
+    "augment": TextAugmentConfig(),
     "model.keep_layers": (),
     "optim.mup": 0,
     "train.seeds": 1,

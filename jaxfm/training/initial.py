@@ -22,7 +22,7 @@ from jaxfm.models.subnets import take_layers
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.training.saved_run import SavedRun, open_run
 from jaxfm.training.teachers import KEY as TEACHER_KEY
-from jaxfm.training.teachers import KnownTeacher
+from jaxfm.training.teachers import MASKED_LM_KEY, KnownTeacher
 from jaxfm.training.workdir import read_origin
 
 RUN = "run:"
@@ -123,38 +123,40 @@ def _workdir(config: ModelConfig) -> pathlib.Path:
 
 
 def find_teachers(config: Config) -> tuple[KnownTeacher, ...]:
-    """Returns what `config.distil.teacher` names.
+    """Returns what `config.distil.teacher` names, then what `config.augment.masked_lm` does.
 
     Raises:
       UserError: a URI of nothing, or of what is no model.
     """
-    return tuple(_known(uri) for uri in config.distil.teachers)
+    teachers = tuple(_known(uri, TEACHER_KEY) for uri in config.distil.teachers)
+    return (*teachers, _known(uri, MASKED_LM_KEY)) if (uri := config.augment.masked_lm) else teachers
 
 
-def _known(uri: str) -> KnownTeacher:
+def _known(uri: str, key: str) -> KnownTeacher:
     if uri == "scratch":
-        raise UserError(f"{TEACHER_KEY}: 'scratch' is no trained model. Name run:WORKDIR, hf:OWNER/NAME or dir:PATH.")
-    encoder, _ = _named(uri, shape)
+        raise UserError(f"{key}: 'scratch' is no trained model. Name run:WORKDIR, hf:OWNER/NAME or dir:PATH.")
+    encoder, _ = _named(uri, key, shape)
     run = open_run(files.expanded(uri.removeprefix(RUN))) if uri.startswith(RUN) else None
     return KnownTeacher(
         uri=uri,
         encoder=encoder,
         spec=None if run is None else run.spec,
-        weights=functools.partial(_named, uri, resolve),
-        labels_and_tokenizer=functools.partial(_labels_and_tokenizer, uri, run),
+        weights=functools.partial(_named, uri, key, resolve),
+        labels_and_tokenizer=functools.partial(_labels_and_tokenizer, uri, key, run),
+        key=key,
     )
 
 
-def _labels_and_tokenizer(uri: str, run: SavedRun | None) -> tuple[tuple[str, ...], pathlib.Path | None]:
+def _labels_and_tokenizer(uri: str, key: str, run: SavedRun | None) -> tuple[tuple[str, ...], pathlib.Path | None]:
     if run is not None:
         return run.predictor().labels, run.workdir / TOKENIZER_DIR
-    first = _named(uri, resolve)
+    first = _named(uri, key, resolve)
     return first.labels, first.tokenizer
 
 
-def _named(uri: str, find: Callable[[ModelConfig], T]) -> T:
-    """Calls a function of `config.model` for a teacher's URI; what it raises names the key of teachers."""
+def _named(uri: str, key: str, find: Callable[[ModelConfig], T]) -> T:
+    """Calls a function of `config.model` for a frozen model's URI; what it raises names the key of that model."""
     try:
         return find(ModelConfig(init=uri))
     except UserError as error:
-        raise UserError(str(error).replace("config.model.init", TEACHER_KEY)) from error
+        raise UserError(str(error).replace("config.model.init", key)) from error

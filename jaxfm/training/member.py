@@ -208,8 +208,8 @@ class Run:
             )
         if (before := meta.get("constants_hash", "")) != setup.constants_hash and before:
             raise UserError(
-                "the checkpoint was made with other weights of the teacher than config.distil.teacher names now. Put "
-                "them back as they were, or start a new --workdir."
+                "the checkpoint was made with other weights of the teacher than config.distil.teacher names now, or of "
+                "the masked LM than config.augment.masked_lm. Put them back as they were, or start a new --workdir."
             )
         self.step, self.best, self.seconds_before = int(state.step), Best.restored(meta["best"]), meta["goodput"]
         self.ended = self.step >= setup.total_steps or self.gives_up()

@@ -27,7 +27,7 @@ from jaxfm.observe.metrics import Sums
 from jaxfm.optim_config import OptimConfig
 from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel import target
-from jaxfm.training import distillation, exits, mup, optimizers, supernet, whole_batch
+from jaxfm.training import augmentation, distillation, exits, mixup, mup, optimizers, supernet, whole_batch
 from jaxfm.training.adaptation import Adaptation, make_adaptation
 from jaxfm.training.corruption import Verifier, check_deterministic
 from jaxfm.training.evaluation import Evaluator
@@ -37,7 +37,7 @@ from jaxfm.training.rate_schedules import Schedule, make_schedule
 from jaxfm.training.spikes import make_spike_guard
 from jaxfm.training.state import NO_PARAMS, TrainState, abstract_state, new_state
 from jaxfm.training.step import Gradients, StepFn, make_gradients, make_train_step, metric_names
-from jaxfm.training.teachers import KnownTeacher
+from jaxfm.training.teachers import KEY, KnownTeacher
 
 
 @dataclasses.dataclass(slots=True)
@@ -86,6 +86,7 @@ class Session:
       notes: lines for the log.
       factors: of parameters when they are drawn, and of their rates (`training/mup.py`).
       abstract_constants: shapes and shardings of what every update reads (`LossContext.constants`).
+      changes: of the words of training rows; None: they are read as they are.
     """
 
     objective: Objective
@@ -107,6 +108,7 @@ class Session:
     notes: tuple[str, ...]
     factors: mup.Factors
     abstract_constants: Any
+    changes: augmentation.TextChanges | None
     _devices: target.Target | None
     _lowered: dict[int, jax.stages.Lowered] = dataclasses.field(default_factory=dict)
     _compiled: dict[int, jax.stages.Compiled] = dataclasses.field(default_factory=dict)
@@ -204,7 +206,16 @@ class Session:
 
     @functools.cached_property
     def constants(self) -> Any:
-        """What every update reads and never changes: the parameters of teachers, read when first asked for.
+        """What every update reads and never changes: the parameters of frozen models, read when first asked for.
+
+        Raises UserError where they cannot be read.
+        """
+        inner = self.teacher_constants
+        return inner if self.changes is None else self.changes.load(inner)
+
+    @functools.cached_property
+    def teacher_constants(self) -> Any:
+        """The part of `constants` that the objective reads: the parameters of its teachers, read when first asked for.
 
         Raises UserError where they cannot be read.
         """
@@ -231,30 +242,31 @@ class Session:
 
 
 def make_session(
-    config: Config, objective: Objective, mesh: Mesh, *, total_steps: int, teachers: Sequence[KnownTeacher] = ()
+    config: Config,
+    objective: Objective,
+    mesh: Mesh,
+    *,
+    total_steps: int,
+    teachers: Sequence[KnownTeacher] = (),
+    find_tokenizer: augmentation.FindTokenizer | None = None,
 ) -> Session:
     """Builds the train step without any data or array, for the platform of `target`.
 
     Args:
       config: of the run; of the batch only what divides it is read.
-      objective: the model and its loss, of the task; that of the session may be one around it (`supernet.around`,
-        `exits.around`, `distillation.around`).
+      objective: the model and its loss, of the task; that of the session may be one around it (`_around`).
       mesh: of the run's devices, or of those it is planned for.
       total_steps: of the whole run, for schedules.
-      teachers: what `config.distil` names (`initial.find_teachers`).
+      teachers: what `config.distil` and `config.augment` name (`initial.find_teachers`).
+      find_tokenizer: reads the tokenizer of the rows, where `config.augment` changes words; None: nothing is trained.
 
     Raises:
       UserError: rows that cannot be cut along the mesh, a kernel that cannot compute this attention, a pattern that
-        matches nothing, muP where its rules do not hold, subnets that the encoder does not have, early heads of a task
-        that has none, a teacher that does not fit.
+        matches nothing, muP where its rules do not hold; subnets, early heads, teachers, changed rows that do not fit.
     """
-    objective = exits.around(config, supernet.around(config, objective))
-    build, notes = run_build(config, objective, mesh)
-    objective = distillation.around(config, objective, teachers, build, mesh)
+    changes, build, objective, notes = _around(config, objective, mesh, teachers, find_tokenizer)
     accumulate, spec = config.train.accumulate, objective.spec
-    check_deterministic(config.train.verify_every_steps)
     guard = make_spike_guard(config.optim)
-    meshes.check_row_length("config.data.row_length", spec.row_length, mesh)
 
     def make_model(rngs: nnx.Rngs) -> nnx.Module:
         return distillation.extended(objective, spec.make_model(build, rngs), build, rngs)
@@ -272,6 +284,7 @@ def make_session(
 
     def loss(params: Any, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
         params = meshes.constrain_like(params, abstract.params)  # and so their gradients
+        batch, context = augmentation.apply(changes, batch, context)
         with jax.named_scope("head"):  # in profiles: what of it has no other name (see analysis/traces.py)
             return whole_batch.loss_of(objective, nnx.merge(graphdef, params), batch, context, accumulate)
 
@@ -279,7 +292,7 @@ def make_session(
         update = make_optimizer(optim, make_schedule(optim, total_steps), params, adaptation, rates)
         return make_train_step(loss, update, **settings, guard=guard)
 
-    constants, more_fields = distillation.read_by_steps(objective)
+    constants, more_fields = augmentation.read_by_steps(changes, objective)
     batch_spec = {**spec.batch_spec(), **more_fields}
     micro_batches = 1 if objective.whole_batch else accumulate
     settings = {"total_steps": total_steps, "accumulate": micro_batches, "adaptation": adaptation}
@@ -302,11 +315,30 @@ def make_session(
         batch_keys=sizes | {config.train.batch_size: "config.train.batch_size"},
         accumulate=accumulate,
         verify_every=config.train.verify_every_steps,
-        notes=(*notes, *distillation.notes(objective)),
+        notes=notes,
         factors=factors,
         abstract_constants=constants,
+        changes=changes,
         _devices=target.chosen(),
     )
+
+
+def _around(
+    config: Config,
+    task: Objective,
+    mesh: Mesh,
+    teachers: Sequence[KnownTeacher],
+    find_tokenizer: augmentation.FindTokenizer | None,
+) -> tuple[augmentation.TextChanges | None, Build, Objective, tuple[str, ...]]:
+    """Returns what changes rows, how models compute, the objective that a run trains, and notes for the log."""
+    objective = exits.around(config, supernet.around(config, mixup.around(config, task)))
+    build, notes = run_build(config, objective, mesh)
+    objective = distillation.around(config, objective, [each for each in teachers if each.key == KEY], build, mesh)
+    changes = augmentation.text_changes(config, task, teachers, build, mesh, find_tokenizer)
+    check_deterministic(config.train.verify_every_steps)
+    meshes.check_row_length("config.data.row_length", objective.spec.row_length, mesh)
+    notes += (*distillation.notes(objective), *mixup.notes(objective), *augmentation.notes(changes))
+    return changes, build, objective, notes
 
 
 def run_build(config: Config, objective: Objective, mesh: Mesh) -> tuple[Build, tuple[str, ...]]:

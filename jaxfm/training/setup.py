@@ -28,7 +28,7 @@ from jaxfm.training.schedule import count_updates, train_batches
 from jaxfm.training.session import Session, make_session, run_build
 from jaxfm.training.state import Size, TrainState, size_of
 from jaxfm.training.teacher_cache import taught_rows
-from jaxfm.training.teachers import KnownTeacher, check_teachers
+from jaxfm.training.teachers import KnownTeacher, check_teachers, tokenizer_of
 
 _CHECKED_ROWS = 1024
 
@@ -128,7 +128,14 @@ def prepare(
     session = (
         first.session
         if first
-        else make_session(config, task.objective, mesh, total_steps=total_steps, teachers=teachers)
+        else make_session(
+            config,
+            task.objective,
+            mesh,
+            total_steps=total_steps,
+            teachers=teachers,
+            find_tokenizer=functools.partial(tokenizer_of, task),
+        )
     )
     volume = train.volume
     return Setup(

@@ -60,7 +60,7 @@ def _with_outputs(
         build, _ = run_build(config, task.objective, mesh)
         (teacher,) = open_teachers(one, objective.inner, [teacher.known], build, mesh)
         return teacher, load(teacher, labels)
-    constants = setup.session.constants
+    constants = setup.session.teacher_constants
     return teacher, constants[number] if constants else load(teacher, labels)
 
 

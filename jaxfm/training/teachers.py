@@ -1,11 +1,11 @@
-"""Trained models that a run learns from: their shapes, whether they fit the run, and their weights."""
+"""Trained models that a run reads: their shapes, whether they fit the run, and their weights."""
 
 import dataclasses
 import math
 import pathlib
 import tempfile
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -27,7 +27,11 @@ from jaxfm.training.loading import put
 from jaxfm.training.paths import flat, nested
 from jaxfm.training.supernet import of_shape
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 KEY = "config.distil.teacher"
+MASKED_LM_KEY = "config.augment.masked_lm"
 _ENCODER, _HEAD = "encoder/", "head/"
 
 
@@ -35,12 +39,15 @@ _ENCODER, _HEAD = "encoder/", "head/"
 class KnownTeacher:
     """What `config.distil.teacher` names, of which no weights are read yet (`training/initial.py`).
 
+    What `config.augment.masked_lm` names is one too: a frozen model that training reads.
+
     Attributes:
       uri: as it was given.
       encoder: its shape.
       spec: of its run; None for weights that are of no run.
       weights: reads what a run starts from that begins with its weights.
       labels_and_tokenizer: reads the classes of its head, and the folder of its tokenizer.
+      key: of the config, which names it.
     """
 
     uri: str
@@ -48,6 +55,7 @@ class KnownTeacher:
     spec: Spec | None
     weights: Callable[[], Initial]
     labels_and_tokenizer: Callable[[], tuple[tuple[str, ...], pathlib.Path | None]]
+    key: str = KEY
 
 
 class EncoderAlone(nnx.Module):
@@ -146,29 +154,40 @@ def _check_rows(uri: str, spec: Spec, own: Spec, encoder: EncoderConfig) -> None
                 f"{'do not have' if name not in rows else 'have in another shape'}. Take a student of the teacher's "
                 "family."
             )
+    check_length(KEY, uri, own, encoder)
+
+
+def check_length(key: str, uri: str, own: Spec, encoder: EncoderConfig) -> None:
+    """Raises UserError where a frozen model, which `key` names by `uri`, has fewer positions than a run's examples."""
     longest = getattr(own, "window", own.row_length)
     if not encoder.reads_images and longest > encoder.max_positions:
         raise UserError(
-            f"{KEY}: {uri!r} has {encoder.max_positions} positions, but an example of this run may have {longest} "
+            f"{key}: {uri!r} has {encoder.max_positions} positions, but an example of this run may have {longest} "
             "tokens. Set config.data.row_length, or config.data.window, to at most that many."
         )
 
 
 def check_teachers(config: Config, task: Task, known: Sequence[KnownTeacher]) -> None:
-    """Raises UserError where a teacher reads other tokens than a run's rows have, or gives other classes."""
+    """Raises UserError where a frozen model reads other tokens than a run's rows have, or gives other classes."""
     if not known:
         return
     labels = tuple(getattr(task.objective.spec, "labels", ()))
+    tokenizer = tokenizer_of(task)
+    vocabulary = None if tokenizer is None else tokenizer.get_vocab()
+    for teacher in known:
+        found, folder = teacher.labels_and_tokenizer()
+        if teacher.key == KEY and config.distil.soft and labels:
+            _check_labels(teacher.uri, found, labels)
+        if vocabulary is not None:
+            _check_vocabulary(teacher.key, teacher.uri, folder, vocabulary)
+
+
+def tokenizer_of(task: Task) -> "PreTrainedTokenizerFast | None":
+    """Returns the tokenizer that made a task's rows; None: they are not of text."""
     with tempfile.TemporaryDirectory() as folder:
         task.save(pathlib.Path(folder))
         own = pathlib.Path(folder) / TOKENIZER_DIR
-        vocabulary = load_tokenizer(own).get_vocab() if has_tokenizer(own) else None
-        for teacher in known:
-            found, tokenizer = teacher.labels_and_tokenizer()
-            if config.distil.soft and labels:
-                _check_labels(teacher.uri, found, labels)
-            if vocabulary is not None:
-                _check_vocabulary(teacher.uri, tokenizer, vocabulary)
+        return load_tokenizer(own) if has_tokenizer(own) else None
 
 
 def _check_labels(uri: str, found: Sequence[str], labels: Sequence[str]) -> None:
@@ -184,16 +203,17 @@ def _check_labels(uri: str, found: Sequence[str], labels: Sequence[str]) -> None
         )
 
 
-def _check_vocabulary(uri: str, tokenizer: pathlib.Path | None, own: dict[str, int]) -> None:
+def _check_vocabulary(key: str, uri: str, tokenizer: pathlib.Path | None, own: dict[str, int]) -> None:
     if tokenizer is None or not has_tokenizer(tokenizer):
-        raise UserError(f"{KEY}: {uri!r} has no tokenizer, so it is not known whether it reads the rows of this run.")
+        raise UserError(f"{key}: {uri!r} has no tokenizer, so it is not known whether it reads the rows of this run.")
     theirs = load_tokenizer(tokenizer).get_vocab()
     if theirs != own:
         other = next((piece for piece in own if theirs.get(piece) != own[piece]), "")
+        advice = f"Give the student that of the teacher: config.model.tokenizer=dir:{tokenizer}."
         raise UserError(
-            f"{KEY}: {uri!r} has another tokenizer than this run ({other!r} has the number {own.get(other)} here and "
-            f"{theirs.get(other)} there), so it cannot read the same rows. Give the student that of the teacher: "
-            f"config.model.tokenizer=dir:{tokenizer}."
+            f"{key}: {uri!r} has another tokenizer than this run ({other!r} has the number {own.get(other)} here and "
+            f"{theirs.get(other)} there), so it cannot read the same rows. "
+            + (advice if key == KEY else "Name a masked LM of the tokenizer that this run has.")
         )
 
 

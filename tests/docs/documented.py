@@ -49,6 +49,7 @@ NOT_RUN = {
     r"^(jaxfm |python -m jaxfm\.)serve ": "serves until it is stopped; tests/programs/test_serve.py does so",
     r"^(jaxfm |python -m jaxfm\.)search |(^| )jaxfm search ": "trains many runs; tests/programs/test_search.py does so",
     r"distil\.|runs/teacher": "trains a teacher first; tests/training/test_distillation.py does so",
+    r"augment\.": "needs a masked LM; tests/training/test_augmentation.py trains with all of it",
     r"supernet|runs/(half|tuned)": "trains a supernet first; tests/programs/test_subnets.py does so",
     r"runs/exits|exits\.every": "trains early heads first; tests/programs/test_model_exits.py does so",
     r"log\.tracker=": "needs a tracker; tests/observe/test_trackers.py has those that are installed",

@@ -44,6 +44,10 @@ MISTAKES = {
         ["--reference=absent.py", "--source=conll:absent", "--output=o.json"],
         "absent",
     ),
+    "augmentation": (
+        ["--data=absent", "--output=o.json", "--workdir=w", "--kinds=mixap"],
+        "--kinds: 'mixap' is not one of none, word_dropout",
+    ),
     "ceilings": (["--sizes=8,big", "--output=o.json"], "--sizes=8,big: must be whole numbers"),
     "coordinate_check": (["--output=o.json", "--widths=64,wide"], "--widths=64,wide: must be whole numbers"),
     "cross_domain": (

@@ -205,14 +205,24 @@ def _length(record: Record, severity: int, generator: np.random.Generator, resou
 
 
 def _entities(record: Record, severity: int, generator: np.random.Generator, resources: Resources) -> Record:
-    """Exchanges entities for others of their type in the training split."""
+    """Exchanges entities for others of their type in the training split, written in the letters of the one there."""
     assert isinstance(record, WordsRecord)
 
     def other(kind: str, words: tuple[str, ...]) -> tuple[str, ...]:
         found = [each for each in resources.entities.get(kind, ()) if each != words]
-        return found[int(generator.integers(len(found)))] if found else words
+        return _in_case_of(words, found[int(generator.integers(len(found)))]) if found else words
 
     return _exchanged(record, severity, generator, other)
+
+
+def _in_case_of(words: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the other words in small or great letters alone where the words are, else as they are."""
+    letters = "".join(words)
+    if letters.islower():
+        return tuple(word.lower() for word in others)
+    # One great letter tells nothing: an initial, or a single letter's word.
+    great = letters.isupper() and sum(map(str.isalpha, letters)) > 1
+    return tuple(word.upper() for word in others) if great else others
 
 
 def _origins(record: Record, severity: int, generator: np.random.Generator, resources: Resources) -> Record:

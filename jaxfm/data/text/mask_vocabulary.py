@@ -62,6 +62,13 @@ def vocabulary_of(tokenizer: "PreTrainedTokenizerFast", size: int) -> MaskVocabu
     starts with a letter of a script without spaces (ideographs, kana, Thai and the like) starts a word: nearest to
     BERT, for which each ideograph is a word.
     """
+    maskable, continues, marks_words = word_pieces(tokenizer, size)
+    assert isinstance(tokenizer.mask_token_id, int), "a tokenizer without a mask token is refused before"
+    return MaskVocabulary(tokenizer.mask_token_id, maskable, continues, marks_words)
+
+
+def word_pieces(tokenizer: "PreTrainedTokenizerFast", size: int) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Returns `maskable`, `continues` and `marks_words` of `MaskVocabulary`, also of tokenizers without a mask."""
     pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     special = set(tokenizer.all_special_ids)
     maskable, continues = np.zeros(size, bool), np.zeros(size, bool)
@@ -72,8 +79,7 @@ def vocabulary_of(tokenizer: "PreTrainedTokenizerFast", size: int) -> MaskVocabu
             continues[index] = not piece.startswith(tuple(spaces)) and not _starts_unspaced(piece, spaces)
         elif prefix:
             continues[index] = piece.startswith(prefix)
-    assert isinstance(tokenizer.mask_token_id, int), "a tokenizer without a mask token is refused before"
-    return MaskVocabulary(tokenizer.mask_token_id, maskable, continues & maskable, marks_words=bool(prefix or spaces))
+    return maskable, continues & maskable, bool(prefix or spaces)
 
 
 def _word_marks(tokenizer: "PreTrainedTokenizerFast", pieces: Sequence[str]) -> tuple[str, str]:

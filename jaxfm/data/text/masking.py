@@ -72,7 +72,7 @@ def mask_tokens(
     order_key, length_key, coin_key, action_key, random_key = jax.random.split(key, 5)
     shape = tokens_BT.shape
     maskable_BT = jnp.asarray(vocabulary.maskable)[tokens_BT] & (segment_ids_BT > 0)
-    starts_BT = _unit_starts(tokens_BT, segment_ids_BT, maskable_BT, vocabulary, masking.unit)
+    starts_BT = unit_starts(tokens_BT, segment_ids_BT, maskable_BT, vocabulary, masking.unit)
     # The index of the token at which a token's own word starts; each unit's draws are those made at its first token.
     index_BT = lax.broadcasted_iota(jnp.int32, shape, 1)
     own_BT = lax.cummax(jnp.where(starts_BT, index_BT, 0), axis=1)
@@ -91,8 +91,10 @@ def mask_tokens(
     action_BT = jax.random.uniform(action_key, shape)
     if masking.unit == "span":  # one fate for all of a span, as in SpanBERT
         action_BT = jnp.take_along_axis(action_BT, owner_BT, axis=1)
-    ordinary = jnp.asarray(vocabulary.ordinary)
-    random_BT = ordinary[jax.random.randint(random_key, shape, 0, len(ordinary))]
+    random_BT = tokens_BT
+    if masking.random_share:
+        ordinary = jnp.asarray(vocabulary.ordinary)
+        random_BT = ordinary[jax.random.randint(random_key, shape, 0, len(ordinary))]
     replaced_BT = jnp.where(
         action_BT < masking.mask_share,
         vocabulary.mask_id,
@@ -107,7 +109,7 @@ def target_places(labels_BT: jax.Array, limit: int) -> tuple[jax.Array, jax.Arra
     return places_BP, jnp.take_along_axis(labels_BT, places_BP, axis=1)
 
 
-def _unit_starts(
+def unit_starts(
     tokens_BT: jax.Array, segment_ids_BT: jax.Array, maskable_BT: jax.Array, vocabulary: MaskVocabulary, unit: str
 ) -> jax.Array:
     """Bool [B, T]: the tokens at which a word (or, for unit "token", any token) starts."""

@@ -121,6 +121,14 @@ class ClassifierObjective:
             loss = soft_cross_entropy(logits, teacher, temperature)
         return (loss * valid).sum(), valid.sum().astype(jnp.float32)
 
+    def fixed_tokens(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """Returns False for all [B, T]: targets are about texts as a whole."""
+        return jnp.zeros(batch["tokens"].shape, bool)
+
+    def mixup_problem(self) -> str:
+        """Returns why R-Drop is refused: it computes the layers twice."""
+        return f"config.task.loss.r_drop is {self.r_drop:g}, for which layers are computed twice" if self.r_drop else ""
+
     def outputs(self, model: SequenceClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns what the model says of each row; see `outputs` of the spec."""
         return self.spec.outputs(model, batch)

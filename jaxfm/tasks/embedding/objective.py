@@ -53,6 +53,14 @@ class EmbeddingObjective:
                 )
         return found
 
+    def fixed_tokens(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """Returns False for all [B, T]: targets are about texts as a whole."""
+        return jnp.zeros(batch["tokens"].shape, bool)
+
+    def mixup_problem(self) -> str:
+        """Returns why texts that are compared cannot be mixed."""
+        return "the loss compares all texts of a batch with each other"
+
     def outputs(self, model: Embedder, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns vectors; see `outputs` of the spec."""
         return self.spec.outputs(model, batch)

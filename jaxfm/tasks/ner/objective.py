@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxfm.adapt_config import AdaptConfig
 from jaxfm.core.encoder_config import EncoderConfig
@@ -107,6 +108,24 @@ class NerObjective:
         valid_BT = batch["labels"] >= 0
         loss_BT = soft_cross_entropy(logits, teacher, temperature)
         return (loss_BT * valid_BT).sum(), valid_BT.sum().astype(jnp.float32)
+
+    def fixed_tokens(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """Returns the tokens of entities [B, T]: another name might be of another type, or of none."""
+        labels_BT = batch["labels"]
+        index_BT = lax.broadcasted_iota(jnp.int32, labels_BT.shape, 1)
+        # Only first pieces have labels; the pieces that follow are of the last word before them.
+        first_BT = lax.cummax(jnp.where(labels_BT >= 0, index_BT, 0), axis=1)
+        of_word_BT = jnp.take_along_axis(labels_BT, first_BT, axis=1)
+        outside = jnp.asarray([label == "O" for label in self.spec.labels])
+        return (of_word_BT >= 0) & ~outside[of_word_BT]
+
+    def mixup_problem(self) -> str:
+        """Returns why a CRF, words as means of pieces, and R-Drop are refused."""
+        if self.spec.head == CRF:
+            return "a CRF scores whole sequences of tags (config.task.head=crf)"
+        if self.spec.word_pooling == "mean":
+            return "words are means of pieces (config.task.word_pooling=mean), of which two examples have other numbers"
+        return f"config.task.loss.r_drop is {self.r_drop:g}, for which layers are computed twice" if self.r_drop else ""
 
     def outputs(self, model: TokenClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns what the model says of each row; see `outputs` of the spec."""

@@ -54,6 +54,17 @@ class QaObjective:
         weight = jnp.sum(valid_BS).astype(jnp.float32)
         return Loss(total, weight, {"exact": weighted(jnp.sum(exact_BS), weight)})
 
+    def fixed_tokens(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """Returns the tokens of answers [B, T]."""
+        labels, places_B1T = batch["labels"], batch["positions"][:, None, :]
+        own_BST = batch["segment_ids"][:, None, :] == jnp.arange(1, labels.shape[1] + 1)[None, :, None]
+        own_BST &= (places_B1T >= labels[..., START, None]) & (places_B1T <= labels[..., END, None])
+        return (own_BST & (labels[..., START, None] > 0)).any(axis=1)
+
+    def mixup_problem(self) -> str:
+        """Returns why places of answers cannot be mixed."""
+        return "an answer is a place in its own context"
+
     def outputs(self, model: SpanClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns what the model says of each row; see `outputs` of the spec."""
         return self.spec.outputs(model, batch)

@@ -48,6 +48,14 @@ class RelationObjective:
         right = jnp.sum(jnp.argmax(logits_BSC, axis=-1) == labels_BS)
         return Loss(loss_BS.sum(), weight_BS.sum(), {"accuracy": weighted(right, jnp.sum(labels_BS >= 0))})
 
+    def fixed_tokens(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """Returns False for all [B, T]: a relation holds between entities of whatever names, and markers stay."""
+        return jnp.zeros(batch["tokens"].shape, bool)
+
+    def mixup_problem(self) -> str:
+        """Returns why pairs cannot be mixed."""
+        return "two examples have their entities at other places"
+
     def outputs(
         self, model: PairClassifier | SequenceClassifier, batch: Mapping[str, jax.Array]
     ) -> dict[str, jax.Array]:

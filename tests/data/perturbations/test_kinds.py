@@ -125,6 +125,23 @@ def test_a_severity_is_a_share_of_the_entities() -> None:
             assert 1 - kept / 500 == pytest.approx(share, abs=0.01)
 
 
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (("new", "delhi"), ("saint", "john's")),
+        (("EU",), ("SAINT", "JOHN'S")),
+        (("Leeds",), ("Saint", "John's")),
+        (("X",), ("Saint", "John's")),
+        (("U.S.",), ("SAINT", "JOHN'S")),
+        (("2024",), ("Saint", "John's")),
+    ],
+)
+def test_exchanged_entities_have_the_letters_of_those_before(words: tuple[str, ...], wanted: tuple[str, ...]) -> None:
+    record = WordsRecord(("in", *words), ("O", "B-LOC", *["I-LOC"] * (len(words) - 1)))
+    resources = Resources({"LOC": [("Saint", "John's"), words], "PER": [("Ada",)]})
+    assert perturbed(record, "entities", 5, 0, resources) == WordsRecord(("in", *wanted), ("O", "B-LOC", "I-LOC"))
+
+
 def test_what_is_left_of_a_whole_word_is_a_chance() -> None:
     generator = np.random.default_rng(0)
     counts = [len(chosen(range(5), 0.1, generator)) for _ in range(4000)]

@@ -14,6 +14,7 @@ from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.objective import LossContext
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.tasks import registry
+from jaxfm.tasks.qa.spec import END, START
 from jaxfm.tasks.qa.task import QaTask
 from jaxfm.training.initial import resolve
 from tests import tiny
@@ -85,3 +86,18 @@ def test_packed_rows_have_the_loss_of_one_window_a_row(tmp_path: pathlib.Path) -
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_the_tokens_of_answers_are_fixed(tmp_path: pathlib.Path) -> None:
+    task = created(tmp_path)
+    rows = task.datasets["train"]
+    batch = {name: np.asarray(value) for name, value in rows.take(np.arange(len(rows))).items()}
+    found = np.asarray(task.objective.fixed_tokens({name: jnp.asarray(value) for name, value in batch.items()}))
+    wanted = np.zeros(found.shape, bool)
+    for row, windows in enumerate(batch["labels"]):
+        for number, (start, end) in enumerate(windows[:, [START, END]], start=1):
+            if start > 0:
+                first = int(np.argmax(batch["segment_ids"][row] == number))
+                wanted[row, first + start : first + end + 1] = True
+    np.testing.assert_array_equal(found, wanted)
+    assert wanted.any(axis=1).mean() > 0.5
