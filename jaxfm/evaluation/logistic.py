@@ -1,4 +1,4 @@
-"""A linear head by logistic regression, of the library scikit-learn: weights and biases of a layer that decides alike."""
+"""A linear head by logistic regression, of the library scikit-learn: a layer that decides as the regression does."""
 
 # E examples, D numbers a vector, C classes
 

@@ -63,6 +63,15 @@ class PromptedClassifier(MaskedLM):
         logits_BSW = einsum("BSE,WE->BSW", x_BSE, table_VE[words].astype(x_BSE.dtype), jnp.float32)
         if self.decoder.bias is not None:
             logits_BSW += self.decoder.bias[...][words]
+        return self._of_classes(logits_BSW)
+
+    def of_vocabulary(self, logits_BTV: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """Returns the same of the logits of a vocabulary at every token."""
+        masks_BT = jnp.asarray(batch["tokens"]) == self.mask_token
+        logits_BSV = pool_at(logits_BTV, jnp.asarray(batch["segment_ids"]), masks_BT, self.segments)
+        return self._of_classes(logits_BSV[..., jnp.asarray(self.words)])
+
+    def _of_classes(self, logits_BSW: jax.Array) -> jax.Array:
         of_class_WC = np.asarray(self.classes)[:, None] == np.arange(max(self.classes) + 1)
         mean_WC = (of_class_WC / of_class_WC.sum(axis=0)).astype(np.float32)
         return jnp.einsum("BSW,WC->BSC", logits_BSW, mean_WC, precision="highest")

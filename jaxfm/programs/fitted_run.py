@@ -104,7 +104,9 @@ def train_fitted(
 def _check(plan: FitPlan, config: Config) -> None:
     """Raises UserError for keys that do not go with a plan."""
     if grid.asks_for_several(config):
-        raise UserError(f"config.train.seeds: several runs in one program do not go with {plan.key}. Start them singly.")
+        raise UserError(
+            f"config.train.seeds: several runs in one program do not go with {plan.key}. Start them singly."
+        )
     if jax.process_count() > 1:
         raise UserError(f"{plan.key}: a run of several processes cannot do this. Start it as one process.")
     adapt, plain = config.adapt, AdaptConfig()
@@ -134,8 +136,8 @@ def _check_parts(plan: FitPlan, config: Config, task: Task, loaded: Mapping[str,
     missing = [path for path in missing if not (plan.head and path.startswith(_HEAD))]
     if missing and not plan.pairs:
         raise UserError(
-            f"{plan.key}: {missing[0]} is not in the weights of {config.model.init!r}, and nothing would train it. Name "
-            "weights that have it, or set config.task.fit=gradient."
+            f"{plan.key}: {missing[0]} is not in the weights of {config.model.init!r}, and nothing would train it. "
+            "Name weights that have it, or set config.task.fit=gradient."
         )
 
 

@@ -60,19 +60,19 @@ def check_keys(config: Config) -> None:
     task, prompt = config.task, config.task.prompt
     if task.shots and task.kind == "regression":
         raise UserError("config.task.shots: are examples of each class, but config.task.kind is 'regression'.")
-    if task.normalize is not False and task.head != LINEAR:
+    if task.normalize and task.head != LINEAR:
         raise UserError(
-            f"config.task.normalize: {task.normalize}: is of a linear head; the dense layer of config.task.head="
+            "config.task.normalize: True: is of a linear head; the dense layer of config.task.head="
             f"{task.head!r} was not trained on vectors of length 1. Set config.task.head=linear."
         )
     if task.fit in (REGRESSION, SETFIT):
         shown = f"config.task.fit={task.fit}"
         check_library(shown)
-        for key, value, needed in (
-            ("head", task.head, LINEAR),
-            ("kind", task.kind, "single' or 'multi" if task.kind == "regression" else task.kind),
-            ("prompt.pattern", prompt.pattern, ""),
-        ):
+        if task.kind == "regression":
+            raise UserError(
+                f"config.task.kind: is 'regression', but {shown} fits classes. Set config.task.fit=gradient."
+            )
+        for key, value, needed in (("head", task.head, LINEAR), ("prompt.pattern", prompt.pattern, "")):
             if value != needed:
                 raise UserError(
                     f"config.task.{key}: is {value!r}, but with {shown}, which fits the last layer alone, it must be "
@@ -91,34 +91,40 @@ def check_keys(config: Config) -> None:
         )
     if task.head != FAMILY:
         raise UserError(
-            f"config.task.head: is {task.head!r}, but with config.task.prompt.pattern the masked-LM head of the weights "
-            f"is the head. Leave it at {FAMILY!r}."
+            f"config.task.head: is {task.head!r}, but with config.task.prompt.pattern the masked-LM head of the "
+            f"weights is the head. Leave it at {FAMILY!r}."
         )
 
 
 def taken_over(config: Config, initial: Initial | None) -> Config:
     """Returns the config with a pooling and a normalisation where it leaves them open.
 
-    Those of the first weights' files (modules.json of sentence-transformers); without such files "cls", before a linear
-    head the mean, and no normalisation.
+    Before a linear head those of the first weights' files (modules.json of sentence-transformers), without such files
+    the mean and no normalisation; before the family's own head, which was trained on it, the first token's vector.
 
     Raises:
       UserError: the files say what is not computed here.
     """
-    task, layout = config.task, None if initial is None else initial.sentence
+    task, is_linear = config.task, config.task.head == LINEAR
+    if task.fit == SETFIT and initial is not None and initial.sentence is not None and not initial.sentence.normalize:
+        raise UserError(
+            f"config.task.fit=setfit: learns cosines of vectors, but those of {config.model.init!r} are compared by "
+            "their dot product, as the files beside the weights say. Set config.task.fit=logistic_regression."
+        )
+    layout = initial.sentence if initial is not None and is_linear else None
     values: dict[str, object] = {}
     if task.normalize is None:
         values["task.normalize"] = layout is not None and layout.normalize
     if task.pooling == AUTO:
-        values["task.pooling"] = "mean" if task.head == LINEAR else "cls"
+        values["task.pooling"] = "mean" if is_linear else "cls"
     if task.pooling == AUTO and layout is not None and initial is not None:
         maps = any(name.startswith("projection/") for name in initial.params)
         unread = [*layout.unread, *(["a linear map"] if maps else [])]
         unread += [] if layout.pooling in POOLINGS else [f"the pooling {layout.pooling}"]
         if unread:
             raise UserError(
-                f"config.task.pooling: is 'auto', but the files of {config.model.init!r} (modules.json) make vectors by "
-                f"{' and '.join(unread)}, which a classifier does not have. Name a pooling: {', '.join(POOLINGS)}."
+                f"config.task.pooling: is 'auto', but the files of {config.model.init!r} (modules.json) make vectors "
+                f"by {' and '.join(unread)}, which a classifier does not have. Name a pooling: {', '.join(POOLINGS)}."
             )
         values["task.pooling"] = layout.pooling
     return replaced(config, values) if values else config

@@ -40,8 +40,8 @@ def fitted_layer(
     found = fit_linear_head(vectors_ED, targets, len(labels), config.task.l2_penalty)
     if not found.converged:
         raise UserError(
-            "config.task.l2_penalty: the logistic regression came to no optimum within its steps; a larger penalty than "
-            f"{config.task.l2_penalty:g}, or config.task.normalize=True, makes it easier."
+            "config.task.l2_penalty: the logistic regression came to no optimum within its steps; a larger penalty "
+            f"than {config.task.l2_penalty:g}, or config.task.normalize=True, makes it easier."
         )
     return {"head/kernel": found.kernel, "head/bias": found.bias}
 
@@ -59,9 +59,7 @@ def contrastive_records(kind: str, examples: Sequence[Example], config: Config) 
     assert kind in ("single", "multi")
     targets = [example.target for example in examples if isinstance(example.target, str | tuple)]
     task = config.task.contrastive
-    pairs = sample_pairs(
-        targets, task.sampling, iterations=task.iterations, most=task.most_pairs, seed=config.seed
-    )
+    pairs = sample_pairs(targets, task.sampling, iterations=task.iterations, most=task.most_pairs, seed=config.seed)
     return pair_records([example.text for example in examples], pairs)
 
 

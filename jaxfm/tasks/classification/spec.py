@@ -52,9 +52,10 @@ class ClassificationConfig:
         choices=("single", "multi", "regression"),
     )
     pooling: str = field(
-        "cls",
-        "the vector an example is judged by: of its first token, or the mean over its tokens; auto: as the first weights "
-        "were trained (modules.json of sentence-transformers), else the mean for a linear head and the first token's",
+        AUTO,
+        "the vector an example is judged by: of its first token (cls), or the mean over its tokens; auto: the first "
+        "token's, but of a linear head as the first weights were trained (modules.json of sentence-transformers), else "
+        "the mean",
         choices=(AUTO, *POOLINGS),
         open=AUTO,
     )
@@ -65,7 +66,7 @@ class ClassificationConfig:
         choices=HEADS,
     )
     normalize: bool | None = field(
-        False, "of a linear head: the vector has length 1; None: as the first weights were trained", open=None
+        None, "of a linear head: the vector has length 1; None: as the first weights were trained", open=None
     )
     fit: str = field(
         GRADIENT,

@@ -104,9 +104,10 @@ class EmbeddingDefinition:
         return task, params
 
     def config_of_pairs(self, config: Config, source: str, *, pooling: str, window: int) -> Config:
-        """See core.few_labels.LearnsFromPairs: similarities are cosines, and learned as they are (Tunstall et al. 2022).
+        """See core.few_labels.LearnsFromPairs.
 
-        Nothing is held out and nothing chosen: the last weights are taken.
+        Cosines are learned as they are (Tunstall et al. 2022). Nothing is held out and
+        nothing chosen: the last weights are taken.
         """
         task = EmbeddingConfig(
             kind="scored",
