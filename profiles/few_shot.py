@@ -74,7 +74,7 @@ SETS = {
         "trec", "question", "coarse_label", "test",
         "{text} This is about a {mask}.", "ABBR=short,DESC=meaning,ENTY=thing,HUM=person,LOC=place,NUM=number",
     ),
-    "sst2": Set("sst2", "", "", "valid", "{text} It was {mask}.", "negative=terrible,positive=great"),
+    "sst2": Set("sst2", "", "", "valid", "{text} It was {mask}.", "0=terrible,1=great"),
     "ag-news": Set(
         "ag-news-subset", "", "", "test",
         "{mask} news: {text}", "World=world,Sports=sports,Business=business,Sci/Tech=technology",
