@@ -14,11 +14,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
 
 from jaxfm import files
 from jaxfm.adapt_config import AdaptConfig
 from jaxfm.config import Config, ExitsConfig, SupernetConfig
+from jaxfm.core.build import Build
 from jaxfm.core.few_labels import FitPlan, FitsHead, LearnsFromPairs
 from jaxfm.core.initial import HostArray
 from jaxfm.core.task import Task
@@ -28,7 +30,7 @@ from jaxfm.observe import summary
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.shown import Report
 from jaxfm.observe.writers import METRICS_FILE
-from jaxfm.parallel.mesh import make_mesh
+from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.programs import usage
 from jaxfm.programs.stages import TrainOne
 from jaxfm.tasks import registry
@@ -131,8 +133,8 @@ def _check(plan: FitPlan, config: Config) -> None:
 
 def _check_parts(plan: FitPlan, config: Config, task: Task, loaded: Mapping[str, HostArray], mesh: Mesh) -> None:
     """Raises UserError where a part of the model is neither loaded nor learned."""
-    setup = prepare(batch_size.batch_of_examples(config, task.datasets["train"].volume, mesh)[0], task, loaded, mesh)
-    missing = sorted(flat(setup.session.abstract.params).keys() - loaded.keys())
+    _, abstract = build_abstract(lambda: task.objective.spec.make_model(Build(), nnx.Rngs(0)), mesh)
+    missing = sorted(flat(abstract).keys() - loaded.keys())
     missing = [path for path in missing if not (plan.head and path.startswith(_HEAD))]
     if missing and not plan.pairs:
         raise UserError(
