@@ -151,7 +151,7 @@ def test_an_export_to_onnx(run: pathlib.Path, config: Config, tmp_path: pathlib.
     session = onnxruntime.InferenceSession(folder / "onnx" / "model.onnx")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     texts, _ = texts_of(config.data.source, "test")
-    arrays = tokenizer(texts, padding=True, return_tensors="np")
+    arrays = tokenizer(texts, padding=True, truncation=True, max_length=48, return_tensors="np")
     (logits,) = session.run(["logits"], {each.name: arrays[each.name] for each in session.get_inputs()})
     values, vectors = weights(run), Model(run / PAIRS).embed(texts)
     np.testing.assert_allclose(logits, vectors @ values["head/kernel"] + values["head/bias"], atol=1e-4)

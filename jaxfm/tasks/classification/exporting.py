@@ -2,14 +2,13 @@
 
 import pathlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxfm import files
 from jaxfm.core.model_card import CardPart
 from jaxfm.hub.config_json import missing_class
-from jaxfm.hub.export import write_model
 from jaxfm.hub.sentence_classifiers import write_sentence_classifier
 from jaxfm.tasks.classification.few_labels import LINEAR
 from jaxfm.tasks.classification.prompts import MASK, TEXT, TEXT_B, parse_pattern, render
@@ -35,22 +34,28 @@ def other_form_problem(spec: ClassifierSpec) -> str | None:
     return missing_class(spec.encoder, "")
 
 
-def write_other_form(
+def other_model(spec: ClassifierSpec, params: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns what `hub.export.write_model` is given of a linear head or a prompt: kind of head, parameters, labels."""
+    if spec.prompt.pattern:
+        return {"head": "vocabulary", "params": params}
+    own = {name: value for name, value in params.items() if name.startswith("encoder/")}
+    return {"head": "", "params": own, "labels": spec.labels}
+
+
+def write_beside(
     folder: pathlib.Path,
     spec: ClassifierSpec,
     params: Mapping[str, np.ndarray],
     tokenizer: "PreTrainedTokenizerFast",
 ) -> None:
-    """Writes a linear head as what SentenceTransformer opens, a prompt's model as what AutoModelForMaskedLM does.
+    """Writes the rest beside `other_model`.
 
-    Beside the latter lies prompt.json: the pattern, and the words of each class. The former's vectors are logits.
+    Of a linear head the modules that SentenceTransformer opens, whose vectors are logits; of a prompt, whose model is
+    one of AutoModelForMaskedLM, prompt.json: the pattern, and the words of each class.
     """
     if spec.prompt.pattern:
-        write_model(folder, spec.encoder, head="vocabulary", params=params, tokenizer=tokenizer)
         files.write_json(folder / PROMPT_FILE, {"pattern": spec.prompt.pattern, "words": label_words(spec, tokenizer)})
         return
-    own = {name: value for name, value in params.items() if name.startswith("encoder/")}
-    write_model(folder, spec.encoder, head="", params=own, tokenizer=tokenizer, labels=spec.labels)
     write_sentence_classifier(
         folder,
         pooling=spec.pooling,

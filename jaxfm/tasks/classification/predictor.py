@@ -20,7 +20,7 @@ from jaxfm.families.registry import family
 from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.export import write_model
 from jaxfm.tasks.classification.explaining import PROBABILITY, explained_examples
-from jaxfm.tasks.classification.exporting import other_form_card, other_form_problem, write_other_form
+from jaxfm.tasks.classification.exporting import other_form_card, other_form_problem, other_model, write_beside
 from jaxfm.tasks.classification.spec import ClassifierSpec, EncodedExamples, encode
 from jaxfm.tasks.explaining import explained_arrays
 
@@ -256,13 +256,14 @@ class ClassifierPredictor:
     def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
         """Writes what AutoModelForSequenceClassification and AutoTokenizer open; UserError as `hf_problem` says.
 
-        Of linear heads and prompts see `write_other_form`.
+        Of linear heads and prompts see `exporting.write_beside`.
         """
         if problem := self.hf_problem():
             raise UserError(problem)
         spec = self.spec
         if other_form_problem(spec) is not None:
-            write_other_form(folder, spec, params, self.tokenizer)
+            write_model(folder, spec.encoder, tokenizer=self.tokenizer, **other_model(spec, params))
+            write_beside(folder, spec, params, self.tokenizer)
             return
         head = family(spec.encoder.family).heads["sequence_classes"]
         pooling = {head.pooling_key: head.poolings[spec.pooling]} if head.pooling_key else {}
