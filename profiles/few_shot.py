@@ -115,7 +115,8 @@ class Runner:
             return files.read_object(folder / RECORD)
         start = time.monotonic()
         if method == "library":
-            record = {"accuracy": run_library(self.examples(draw), self.test(), draw)}
+            folder.mkdir(parents=True, exist_ok=True)
+            record = {"accuracy": run_library(self.examples(draw), self.test(), draw, folder)}
         else:
             report = train(self.config(method, draw), folder)
             record = {"accuracy": 100 * report["splits"]["test"]["accuracy"]}
@@ -184,7 +185,9 @@ def has_library() -> bool:
     return True
 
 
-def run_library(examples: Sequence[tuple[str, str]], test: Sequence[tuple[str, str]], seed: int) -> float:
+def run_library(
+    examples: Sequence[tuple[str, str]], test: Sequence[tuple[str, str]], seed: int, folder: pathlib.Path
+) -> float:
     """Returns the accuracy in percent of the library setfit with its defaults, on the CPU or what torch finds."""
     import datasets
     from setfit import (  # pyright: ignore[reportMissingImports]
@@ -193,9 +196,11 @@ def run_library(examples: Sequence[tuple[str, str]], test: Sequence[tuple[str, s
         TrainingArguments,
     )
 
-    model = SetFitModel.from_pretrained(str(locate(MINILM).path))
+    model = SetFitModel.from_pretrained(str(locate(MINILM, "MINILM")))
     columns = {"text": [text for text, _ in examples], "label": [label for _, label in examples]}
-    arguments = TrainingArguments(seed=seed, report_to="none")
+    arguments = TrainingArguments(
+        str(folder / "checkpoints"), seed=seed, report_to="none", save_strategy="no", show_progress_bar=False
+    )
     Trainer(model=model, args=arguments, train_dataset=datasets.Dataset.from_dict(columns)).train()
     found = model.predict([text for text, _ in test])
     return 100 * sum(str(said) == label for said, (_, label) in zip(found, test, strict=True)) / len(test)

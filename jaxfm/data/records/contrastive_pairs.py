@@ -8,7 +8,7 @@ library setfit 1.1, a text paired with itself among the positive ones.
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -85,7 +85,7 @@ def sample_pairs(
     )
 
 
-def pair_records(texts: Sequence[str], pairs: Pairs) -> list[dict[str, str | float]]:
+def pair_records(texts: Sequence[str], pairs: Pairs) -> list[dict[str, Any]]:
     """Returns the pairs as records of two texts and a score, 1 or 0: those that are alike first."""
     return [
         {TEXT: texts[one], PAIR: texts[other], SCORE: score}

@@ -75,9 +75,11 @@ def label_words(spec: ClassifierSpec, tokenizer: "PreTrainedTokenizerFast") -> d
     return found
 
 
-def other_form_card(spec: ClassifierSpec, tokenizer: "PreTrainedTokenizerFast", card: CardPart) -> CardPart:
-    """Returns the card of a linear head or a prompt, by that of the family's own head."""
-    reads = card.details
+def other_form_card(spec: ClassifierSpec, tokenizer: "PreTrainedTokenizerFast", card: CardPart, reads: str) -> CardPart:
+    """Returns the card of a linear head or a prompt, by that of the family's own head.
+
+    `reads` says how much of a text is read.
+    """
     if not spec.prompt.pattern:
         code = (
             "from sentence_transformers import SentenceTransformer\n\n"

@@ -302,4 +302,6 @@ class ClassifierPredictor:
         reads = f"It was trained on at most {self.spec.window} tokens of a text; longer ones were cut."
         title = "Text regression" if kind == "regression" else "Text classification"
         card = CardPart(title, "text-classification", does[kind], code, f"{scores[kind]} {reads}")
-        return card if other_form_problem(self.spec) is None else other_form_card(self.spec, self.tokenizer, card)
+        return (
+            card if other_form_problem(self.spec) is None else other_form_card(self.spec, self.tokenizer, card, reads)
+        )

@@ -84,10 +84,11 @@ def make_prompt(
     if not config.pattern:
         return Prompt()
     parts = parse_pattern(config.pattern, pairs)
-    if tokenizer.mask_token_id is None:
+    mask = tokenizer.mask_token_id
+    if not isinstance(mask, int):
         raise UserError(f"{_KEY}: the tokenizer has no mask token, so that there is nothing to ask at.")
     named = _named_words(config.words, labels)
-    find = _Words(parts, tokenizer)
+    find = _Words(parts, tokenizer, mask)
     words: dict[int, str] = {}
     classes: list[int] = []
     for number, label in enumerate(labels):
@@ -100,7 +101,7 @@ def make_prompt(
                 )
             words[token] = word
             classes.append(number)
-    return Prompt(config.pattern, tokenizer.mask_token_id, tuple(words), tuple(classes))
+    return Prompt(config.pattern, mask, tuple(words), tuple(classes))
 
 
 def _named_words(given: str, labels: Sequence[str]) -> Mapping[str, Sequence[str]]:
@@ -131,10 +132,10 @@ def _named_words(given: str, labels: Sequence[str]) -> Mapping[str, Sequence[str
 class _Words:
     """Looks up what a word becomes at the mask of a pattern."""
 
-    def __init__(self, parts: Sequence[tuple[str, str]], tokenizer: "PreTrainedTokenizerFast"):
+    def __init__(self, parts: Sequence[tuple[str, str]], tokenizer: "PreTrainedTokenizerFast", mask: int):
         self._parts, self._tokenizer = parts, tokenizer
         self._masked = self._ids(str(tokenizer.mask_token))
-        self._place = self._masked.index(tokenizer.mask_token_id)
+        self._place = self._masked.index(mask)
 
     def token(self, word: str, label: str) -> int:
         """Returns the token of a word; UserError for none, or several, with the nearest word that is one."""
@@ -192,6 +193,8 @@ def tokenize_prompts(
     Raises UserError where the pattern leaves no room for a text.
     """
     parts = parse_pattern(prompt.pattern, pairs)
+    other = tokenizer.pad_token_id if tokenizer.unk_token_id is None else tokenizer.unk_token_id
+    assert isinstance(other, int), "see check_tokenizer"
     tokens: list[np.ndarray] = []
     cut = np.zeros(len(texts), bool)
     for first in range(0, len(texts), _PER_CALL):
@@ -203,7 +206,7 @@ def tokenize_prompts(
                 one = one.shortened(encoding, window, prompt.pattern)
                 (encoding,) = _encodings(tokenizer, [one])
                 cut[first + number] = True
-            tokens.append(one.tokens(encoding, tokenizer))
+            tokens.append(one.tokens(encoding, prompt.mask_token, other))
     return tokens, cut
 
 
@@ -247,16 +250,10 @@ class _Filled:
                 kept[name] = kept[name][: min(ends[name][count - 1] - start, len(kept[name]) - 1)]
         return _Filled(self._parts, kept[TEXT], kept[TEXT_B], self._mask)
 
-    def tokens(self, encoding: Any, tokenizer: "PreTrainedTokenizerFast") -> np.ndarray:
-        """Returns the tokens with one mask, that of the pattern."""
-        ids = np.asarray(encoding.ids, np.int32)
-        mask, place = tokenizer.mask_token_id, self._spans[MASK][0]
-        others = ids == mask
-        for index in np.flatnonzero(others).tolist():
-            begin, end = encoding.offsets[index]
-            if begin <= place < end:
-                others[index] = False
-        unknown = tokenizer.unk_token_id
-        ids[others] = tokenizer.pad_token_id if unknown is None else unknown
+    def tokens(self, encoding: Any, mask: int, other: int) -> np.ndarray:
+        """Returns the tokens with one mask, that of the pattern; `other` is in the place of any more."""
+        ids, place = np.asarray(encoding.ids, np.int32), self._spans[MASK][0]
+        own = np.asarray([begin <= place < end for begin, end in encoding.offsets], bool)
+        ids[(ids == mask) & ~own] = other
         assert (ids == mask).sum() == 1
         return ids
