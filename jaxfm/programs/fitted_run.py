@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from jaxfm import files
 from jaxfm.adapt_config import AdaptConfig
-from jaxfm.config import Config, ExitsConfig, SupernetConfig
+from jaxfm.config import AUTO, Config
 from jaxfm.core.build import Build
 from jaxfm.core.few_labels import FitPlan, FitsHead, LearnsFromPairs
 from jaxfm.core.initial import HostArray
@@ -118,15 +118,18 @@ def _check(plan: FitPlan, config: Config) -> None:
         "adapt.prefix_length": (adapt.prefix_length, plain.prefix_length),
         "adapt.quantise.bits": (adapt.quantise.bits, plain.quantise.bits),
         "grow.layers": (config.grow.layers, ()),
-        "supernet": (config.supernet, SupernetConfig()),
-        "exits": (config.exits, ExitsConfig()),
+        "supernet.depths": (config.supernet.depths, ()),
+        "supernet.heads": (config.supernet.heads, ()),
+        "supernet.ffn_sizes": (config.supernet.ffn_sizes, ()),
+        "exits.every": (config.exits.every, 0),
         "distil.teacher": (config.distil.teachers, ()),
         "checkpoint.mirror": (config.checkpoint.mirror, ""),
-        "train.batch_size": (config.train.batch_size if config.train.batch_size == 0 else 1, 1),
     }
     for key, (value, default) in values.items():
         if value != default:
-            raise UserError(f"config.{key}: {value!r}: does not go with {plan.key}. Leave it at its default.")
+            raise UserError(f"config.{key}: {value!r}: does not go with {plan.key}. Leave it at {default!r}.")
+    if config.train.batch_size == AUTO:
+        raise UserError(f"config.train.batch_size: 'auto' does not go with {plan.key}. Give a number, or 'examples'.")
     if plan.pairs and config.adapt.train == "head":
         raise UserError(f"config.adapt.train: 'head', but {plan.key} trains the encoder on pairs. Set 'all'.")
 

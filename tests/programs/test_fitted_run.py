@@ -14,6 +14,7 @@ from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.parallel.preemption import Paused
 from jaxfm.programs import fitted_run
+from jaxfm.programs.check import check
 from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.export import export
 from jaxfm.programs.model import Model
@@ -223,6 +224,8 @@ def test_a_prompt_without_training(tmp_path: pathlib.Path) -> None:
             r"config\.train\.seeds: several runs in one program do not go with config\.task\.fit=setfit",
         ),
         ({"adapt__lora__rank": 2}, r"config\.adapt\.lora\.rank: 2: does not go with config\.task\.fit=setfit"),
+        ({"exits__every": 1}, r"config\.exits\.every: 1: does not go with config\.task\.fit=setfit\. Leave it at 0\."),
+        ({"train__batch_size": 0}, r"config\.train\.batch_size: 'auto' does not go with config\.task\.fit=setfit"),
         ({"adapt__train": "head"}, r"config\.adapt\.train: 'head', but config\.task\.fit=setfit trains the encoder"),
         ({"task__fit": "none"}, r"config\.task\.fit=none: head/bias is not in the weights of .*nothing would train it"),
         (
@@ -238,6 +241,15 @@ def test_what_does_not_go_together_is_refused(
     with pytest.raises(UserError, match=message):
         train(tiny.replaced(config, **values), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_check_says_what_is_learned(config: Config) -> None:
+    said = {each.check: each.message for each in check(config).findings}
+    # 4 examples of each class: 10 pairs alike in each, 16 unlike, of which the fewer are taken again.
+    assert said["pairs"] == "the encoder learns from 40 pairs of examples (config.task.fit=setfit)"
+    assert said["head"].startswith("the last layer is fitted") and "updates" not in said
+    refused = check(tiny.replaced(config, task__shots=1000)).findings[-1]
+    assert refused.level == "error" and "1000 examples of each class" in refused.message
 
 
 def test_pairs_of_texts_are_refused(tmp_path: pathlib.Path) -> None:
