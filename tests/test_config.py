@@ -66,7 +66,11 @@ TASK_OPTIONS = {
     "nested_ner": (
         f"task.name task.max_width task.overlaps task.threshold task.span_size task.overlap task.splitter {LOSS}"
     ).split(),
-    "classification": f"task.name task.kind task.pooling task.threshold {LOSS} {PERTURB}".split(),
+    "classification": (
+        "task.name task.kind task.pooling task.head task.normalize task.fit task.shots task.l2_penalty "
+        "task.contrastive.sampling task.contrastive.iterations task.contrastive.most_pairs task.prompt.pattern "
+        f"task.prompt.words task.threshold {LOSS} {PERTURB}"
+    ).split(),
     "qa": "task.name task.overlap task.max_question task.max_answer".split(),
     "embedding": (
         "task.name task.kind task.pooling task.normalize task.dimension task.query_prompt task.document_prompt "

@@ -170,7 +170,8 @@ def make_inference(
     cut = {
         path: _in_f32(array[: encoder.vocab_size] if has_padded_rows(path) else array) for path, array in whole.items()
     }
-    kind = _KINDS.get(type(nnx.merge(graphdef, abstract)), "")
+    model = type(nnx.merge(graphdef, abstract))
+    kind = next((_KINDS[each] for each in model.__mro__ if each in _KINDS), "")
     return Inference(graphdef, flax.traverse_util.unflatten_dict(cut, sep="/"), encoder, kind)
 
 

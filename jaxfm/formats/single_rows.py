@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxfm.formats.inference import IDS, MASK, TYPES, logits_of
@@ -13,6 +14,7 @@ from jaxfm.models.attention import MASKED
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.embedder import Embedder
 from jaxfm.models.heads import MaskedLM, SequenceClassifier
+from jaxfm.models.prompted import PromptedClassifier
 
 # Inputs by name, int64 [N, T] -> outputs by name, [N, ...].
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
@@ -32,6 +34,8 @@ class StandIn:
 
     def __call__(self, batch: Mapping[str, jax.Array], *, key: None = None) -> np.ndarray:
         """Returns the logits of a classifier, [B, T, C] of tokens, [B, S, C] of texts, or vectors [B, S, E]."""
+        if isinstance(self._model, PromptedClassifier):
+            return np.asarray(self._model.of_vocabulary(jnp.asarray(of_tokens(self._run, batch)), batch))
         if isinstance(self._model, SequenceClassifier | Embedder):
             return of_texts(self._run, batch, self._model.segments)
         return of_tokens(self._run, batch)

@@ -39,7 +39,7 @@ _OTHER_POOLINGS = (
     "pooling_mode_mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens",
 )
-_IDENTITY = "torch.nn.modules.linear.Identity"
+IDENTITY = "torch.nn.modules.linear.Identity"
 # Prompts by which `encode_document` finds a document's, the first that is there.
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 _UNLIMITED = 10**6  # tokenizers write about 1e30 for no limit
@@ -244,7 +244,7 @@ def _pooling_values(width: int, pooling: str) -> dict[str, Any]:
 def write_dense(folder: pathlib.Path, number: int, projection: np.ndarray, **more: Any) -> None:
     """Writes a linear map without bias, `projection` f32 [D, P], as module `number`; `more` are further settings."""
     width, size = projection.shape
-    values = {"in_features": width, "out_features": size, "bias": False, "activation_function": _IDENTITY, **more}
+    values = {"in_features": width, "out_features": size, "bias": False, "activation_function": IDENTITY, **more}
     inside = write_module(folder, number, "Dense", values)
     kernel = np.asarray(projection, np.float32).T
     write_f32(inside / "model.safetensors", {"linear.weight": (size, width)}, lambda _: [kernel])

@@ -77,13 +77,28 @@ def token_head_flops(encoder: EncoderConfig, classes: int, adapt: AdaptConfig = 
     return _classifier_flops(encoder, classes, encoder.classifier_transform, adapt)
 
 
-def sequence_head_flops(encoder: EncoderConfig, outputs: int, pooling: str, adapt: AdaptConfig = _ALL_TRAINED) -> float:
+def sequence_head_flops(
+    encoder: EncoderConfig, outputs: int, pooling: str, adapt: AdaptConfig = _ALL_TRAINED, *, linear: bool = False
+) -> float:
     """Returns the operations of a `models.heads.SequenceClassifier`'s head an example.
 
-    With the dense layer that `pooling` "cls" puts before the outputs that is 6 (D^2 + D C) if all is trained.
+    With the dense layer that `pooling` "cls" puts before the outputs, unless it is `linear`, that is 6 (D^2 + D C) if
+    all is trained.
     """
-    pools = pooling == "cls" or encoder.pooler_on_mean
-    return _classifier_flops(encoder, outputs, encoder.classifier_transform or pools, adapt)
+    dense = (encoder.classifier_transform or pooling == "cls" or encoder.pooler_on_mean) and not linear
+    return _classifier_flops(encoder, outputs, dense, adapt)
+
+
+def prompted_head_flops(encoder: EncoderConfig, words: int, adapt: AdaptConfig = _ALL_TRAINED) -> float:
+    """Returns the operations of a `models.prompted.PromptedClassifier`'s head an example, of `words` label words.
+
+    With the transform of the masked-LM head that is 6 (D^2 + D W) if all is trained.
+    """
+    table = adapt.train == "all" and not _adds(adapt) and not _embeddings_frozen(adapt)
+    width, narrow = encoder.hidden_size, encoder.embedding_width
+    transform = dense_flops(width, narrow, input_gradient=_has_backward(encoder, adapt))
+    transform = transform if encoder.vocabulary_transform else 0.0
+    return transform + dense_flops(narrow, words, trained=table or not encoder.tied_decoder)
 
 
 def pair_head_flops(encoder: EncoderConfig, outputs: int, adapt: AdaptConfig = _ALL_TRAINED) -> float:

@@ -3,6 +3,7 @@
 # B batch, T tokens, S segments (examples in a row), P chosen tokens, D model, E embedding, C classes, V vocabulary
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from jaxfm.models.inputs.text import word_table, zero_padded_rows
 from jaxfm.models.linear_chain import LinearChain
 from jaxfm.models.norms import make_norm
 from jaxfm.models.products import dot_general, einsum
+from jaxfm.models.vectors import normalized
 from jaxfm.parallel.mesh import constrain, with_axes
 
 
@@ -135,15 +137,18 @@ class SequenceHead(nnx.Module):
         *,
         pooling: str = "cls",
         segments: int,
+        linear: bool = False,
+        normalize: bool = False,
     ):
-        """Makes the head for rows of at most `segments` examples."""
+        """Makes the head for rows of at most `segments` examples; `linear`, `normalize`: see `SequenceClassifier`."""
         assert pooling in ("cls", "mean")
-        self.transform = Transform(config, dtype, rngs) if config.classifier_transform else None
-        pools = (pooling == "cls" or config.pooler_on_mean) and not config.classifier_transform
+        self.transform = Transform(config, dtype, rngs) if config.classifier_transform and not linear else None
+        pools = (pooling == "cls" or config.pooler_on_mean) and not config.classifier_transform and not linear
         self.pooler = dense(config, dtype, rngs) if pools else None
         self.head = output_layer(config, num_outputs, dtype, rngs)
         self.activation = ACTIVATION[config.pooler]
         self.pooling, self.segments, self.dropout_rate = pooling, segments, config.dropout
+        self.normalize = normalize
 
     def score(self, inputs: Inputs, key: DropoutKey | None) -> jax.Array:
         """Returns outputs [B, S, C] in f32, unspecified where a row has no such segment; `key` turns dropout on."""
@@ -154,7 +159,9 @@ class SequenceHead(nnx.Module):
         x_BSD = pool(*inputs, self.pooling, self.segments)
         if self.transform is not None:
             x_BSD = self.transform(x_BSD)
-        return x_BSD if self.pooler is None else self.activation(self.pooler(x_BSD))
+        if self.pooler is not None:
+            x_BSD = self.activation(self.pooler(x_BSD))
+        return normalized(x_BSD.astype(jnp.float32)).astype(x_BSD.dtype) if self.normalize else x_BSD
 
 
 class SequenceClassifier(SequenceHead):
@@ -164,7 +171,8 @@ class SequenceClassifier(SequenceHead):
     ("mean"), the tokens that a tokenizer adds included. Between the first token's vector and the classes stands the
     dense layer that the family has there: BERT's pooler, which its checkpoints carry, that of RoBERTa's and ELECTRA's
     heads, or ModernBERT's transform. A pooler was not trained on means: after "mean" only EuroBERT has it. Dropout is
-    applied before the classes only (RoBERTa and ELECTRA have it before the dense layer as well).
+    applied before the classes only (RoBERTa and ELECTRA have it before the dense layer as well). A linear head has no
+    such layer: it scores the vector itself, as that of a sentence encoder is; `normalize` gives it length 1 first.
     """
 
     def __init__(
@@ -179,6 +187,8 @@ class SequenceClassifier(SequenceHead):
         inputs: InputModule | None = None,
         exits: Sequence[int] = (),
         exit_pooling: str = "",
+        linear: bool = False,
+        normalize: bool = False,
     ):
         """Makes encoder and head for rows of at most `segments` examples.
 
@@ -186,11 +196,11 @@ class SequenceClassifier(SequenceHead):
         `pooling` where it is empty.
         """
         self.encoder = Encoder(config, build, rngs, inputs)
-        super().__init__(config, num_outputs, build.dtype, rngs, pooling=pooling, segments=segments)
+        form: dict[str, Any] = {"segments": segments, "linear": linear, "normalize": normalize}
+        super().__init__(config, num_outputs, build.dtype, rngs, pooling=pooling, **form)
 
         def make_head(rngs: nnx.Rngs) -> SequenceHead:
-            early = exit_pooling or pooling
-            return SequenceHead(config, num_outputs, build.dtype, rngs, pooling=early, segments=segments)
+            return SequenceHead(config, num_outputs, build.dtype, rngs, pooling=exit_pooling or pooling, **form)
 
         self.exits = make_exits(config, exits, make_head, build, rngs)
 

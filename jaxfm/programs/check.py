@@ -15,6 +15,7 @@ from absl import flags
 from jaxfm import files
 from jaxfm.config import AUTO, Config
 from jaxfm.core.data_check import DataCheck, Finding
+from jaxfm.core.few_labels import FitPlan, FitsHead, PlansFit
 from jaxfm.core.initial import Initial
 from jaxfm.data.records import in_memory
 from jaxfm.errors import UserError
@@ -59,7 +60,10 @@ def check(config: GivenConfig, *, data: Any = None, overrides: Mapping[str, Any]
             chosen = replaced(chosen, {"data.source": held.enter_context(in_memory.provided(data))})
         initial = initials.resolve(chosen.model)
         checked = registry.definition(chosen.task.name).check(chosen, initial)
-        return dataclasses.replace(checked, findings=(*checked.findings, *_training(chosen, initial)))
+        definition = registry.definition(chosen.task.name)
+        plan = definition.fit_plan(chosen) if isinstance(definition, PlansFit) else None
+        found = _training(chosen, initial) if plan is None else _fitting(plan, chosen, initial)
+        return dataclasses.replace(checked, findings=(*checked.findings, *found))
 
 
 class UpdatePlan(NamedTuple):
@@ -102,6 +106,20 @@ def plan_updates(config: Config, initial: Initial) -> UpdatePlan:
     updates, _ = count_updates(config, batches)
     evaluations = count_evaluations(config, batches, updates)
     return UpdatePlan(config, splits, updates, batches.epoch_of(updates), evaluations, notes)
+
+
+def _fitting(plan: FitPlan, config: Config, initial: Initial) -> Iterator[Finding]:
+    """Yields what is learned otherwise than by steps on labels, or why training would refuse it."""
+    try:
+        task, _ = registry.create(config, initial)
+        pairs = len(task.pair_records(config)) if plan.pairs and isinstance(task, FitsHead) else 0
+    except UserError as error:
+        yield Finding("error", "training", str(error), "training refuses to start until this is mended")
+        return
+    if pairs:
+        yield Finding("ok", "pairs", f"the encoder learns from {pairs:,} pairs of examples ({plan.key})")
+    what = "is fitted to the vectors of the training examples" if plan.head else "is used as it is"
+    yield Finding("ok", "head", f"the last layer {what} ({plan.key})")
 
 
 def _training(config: Config, initial: Initial) -> Iterator[Finding]:

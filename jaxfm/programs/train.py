@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from jaxfm import files
 from jaxfm.config import Config
+from jaxfm.core.few_labels import PlansFit
 from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.spec import SPEC_FILE
 from jaxfm.core.task import Task
@@ -39,6 +40,7 @@ from jaxfm.parallel.mesh import make_mesh
 from jaxfm.parallel.preemption import Stopped
 from jaxfm.parallel.rendezvous import say
 from jaxfm.programs import program, usage
+from jaxfm.programs.fitted_run import train_fitted
 from jaxfm.programs.given_config import GivenConfig, resolve_config
 from jaxfm.programs.keys import explain
 from jaxfm.programs.stages import Stage, train_stages
@@ -99,8 +101,17 @@ def train(
         if data is not None:
             source = held.enter_context(in_memory.provided(data))
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=source))
+        definition = registry.definition(config.task.name)
+        plan = definition.fit_plan(config) if isinstance(definition, PlansFit) else None
+        if plan is not None:
+            return train_fitted(plan, config, workdir, _train_one, pause=pause)
         if config.grow.layers:
             return _train_growing(config, workdir, pause)
+        return _train_or_report(config, workdir, held, pause)
+
+
+def _train_one(config: Config, workdir: pathlib.Path, *, pause: Pause) -> Report:
+    with contextlib.ExitStack() as held:
         return _train_or_report(config, workdir, held, pause)
 
 
@@ -117,12 +128,7 @@ def _train_growing(config: Config, workdir: pathlib.Path, pause: Pause) -> Repor
         rewrite = functools.partial(growth.grow_state, encoder=before, depth=depth, new_layers=config.grow.new_layers)
         ends = functools.partial(growth.reason, config.grow, share)
         stages.append(Stage(f"{before.num_layers}-layers", stage, ends, rewrite))
-
-    def train_one(config: Config, workdir: pathlib.Path, *, pause: Pause) -> Report:
-        with contextlib.ExitStack() as held:
-            return _train_or_report(config, workdir, held, pause)
-
-    return train_stages(stages, config, workdir, train_one, may_change=growth.MAY_CHANGE, pause=pause)
+    return train_stages(stages, config, workdir, _train_one, may_change=growth.MAY_CHANGE, pause=pause)
 
 
 @dataclasses.dataclass(frozen=True)

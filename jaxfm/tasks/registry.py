@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import ml_collections
 
@@ -33,6 +33,7 @@ from jaxfm.tasks.replaced_token.task import ReplacedTokenDefinition
 
 _DEFINITIONS: dict[str, TaskDefinition] = {}
 _GROUP = "task"
+Role = TypeVar("Role")
 # What `config.task` once was, a name.
 TASK_IS_A_GROUP = "config.task: is a group of keys now. Set config.task.name, or start from default_config(NAME)."
 
@@ -76,6 +77,11 @@ def definition(name: str) -> TaskDefinition:
     if name not in _DEFINITIONS:
         raise UserError(f"config.task.name: {name!r} is not a task. {did_you_mean(name, _DEFINITIONS)}")
     return _DEFINITIONS[name]
+
+
+def definition_with(role: type[Role]) -> Role:
+    """Returns the first task that has a further role, a protocol beside `core.task.TaskDefinition`."""
+    return next(each for each in _DEFINITIONS.values() if isinstance(each, role))
 
 
 def default_config(task: str) -> ml_collections.ConfigDict:

@@ -8,28 +8,24 @@ from typing import Any
 from jaxfm.adapt_config import AdaptConfig
 from jaxfm.augment_config import TextAugmentConfig
 from jaxfm.config import Config, ExitsConfig, GrowConfig, SupernetConfig
-from jaxfm.core.initial import Initial, Origin
-from jaxfm.core.task import Task
+from jaxfm.core.initial import Initial
 from jaxfm.distil_config import DistilConfig
 from jaxfm.errors import UserError
 from jaxfm.hub.initial import SIZES
 from jaxfm.models.subnets import Subnet, cut, cut_encoder
 from jaxfm.observe.progress import Progress
-from jaxfm.observe.wall_clock import WallClock
-from jaxfm.observe.writers import MetricsWriter
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.schema import replaced
 from jaxfm.tasks import registry
-from jaxfm.training import initial, results
-from jaxfm.training import workdir as workdirs
-from jaxfm.training.best import Best
-from jaxfm.training.checkpoint import Checkpoints
-from jaxfm.training.member import TrainResult
+from jaxfm.training import initial
 from jaxfm.training.paths import flat
+from jaxfm.training.results import VALID, Start
+from jaxfm.training.results import write_run as write
 from jaxfm.training.saved_run import SavedRun
-from jaxfm.training.setup import Setup, prepare
+from jaxfm.training.setup import prepare
 
-VALID = "valid"
+__all__ = ["VALID", "Start", "config_from", "start", "write", "write_run"]
+
 _OF_SCRATCH = {"preset": "", "tokenizer": "", **dict.fromkeys(SIZES, 0)}
 # What a run of loaded weights, without adapters and by itself, has nothing of.
 _ALONE = {
@@ -54,30 +50,6 @@ def config_from(config: Config, workdir: pathlib.Path) -> Config:
     return replaced(dataclasses.replace(config, model=model), _ALONE)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Start:
-    """A model with known weights, and the data of its run.
-
-    Attributes:
-      config: of the run.
-      first: where its weights and its tokenizer are from.
-      task: with all splits of the data.
-      setup: of the run.
-      params: on the devices.
-    """
-
-    config: Config
-    first: Initial
-    task: Task
-    setup: Setup
-    params: Any
-
-    @property
-    def origin(self) -> Origin | None:
-        """Where the weights were first read from."""
-        return self.first.origin
-
-
 def start(config: Config, first: Initial) -> Start:
     """Reads the data and puts the weights on the devices.
 
@@ -92,32 +64,6 @@ def start(config: Config, first: Initial) -> Start:
             "has: they have other classes. Name data with those of the run."
         )
     return Start(config, first, task, setup, setup.initial_state().params)
-
-
-def write(begun: Start, workdir: pathlib.Path, progress: Progress, outputs: Any = None) -> Mapping[str, Any]:
-    """Writes a finished run of no update, scored on its own data; returns report.json.
-
-    Args:
-      begun: the model.
-      workdir: absent or empty. report.json is written last.
-      progress: where to show how far it is.
-      outputs: of the validation split, where they are known.
-    """
-    wall_clock = WallClock()
-    workdir.mkdir(parents=True, exist_ok=True)
-    workdirs.write_config(workdir, begun.config, begun.origin)
-    begun.task.save(workdir)
-    checkpoints = Checkpoints(workdir / workdirs.CHECKPOINTS_DIR)
-    checkpoints.save_params(0, begun.params, {"best": dataclasses.asdict(Best())})
-    checkpoints.close()
-    valid = begun.task.datasets[VALID]
-    if outputs is None:
-        with progress.task("scoring the smaller model", len(valid)) as advance:
-            outputs = begun.setup.evaluate(begun.params, valid, advance)
-    with MetricsWriter(workdir, resume_step=None, tensorboard=False) as writer:
-        writer.write(0, VALID, begun.task.scorer(VALID).metrics(outputs))
-    fitted = TrainResult(begun.params, 0, 0, Best(), valid_outputs=outputs)
-    return results.finish(begun.config, begun.task, begun.setup, fitted, workdir, progress, wall_clock)
 
 
 def write_run(run: SavedRun, subnet: Subnet, workdir: pathlib.Path, progress: Progress) -> Mapping[str, Any]:

@@ -51,6 +51,12 @@ def resolve(config: ModelConfig) -> Initial:
     )
 
 
+def of_run(config: ModelConfig, workdir: pathlib.Path) -> ModelConfig:
+    """Returns the config with the weights and the tokenizer of a run in place of its own."""
+    whole = {"preset": "", "tokenizer": "", "keep_layers": (), **dict.fromkeys(hub_initial.SIZES, 0)}
+    return dataclasses.replace(config, init=f"{RUN}{workdir.resolve()}", **whole)
+
+
 def _kept(config: ModelConfig, encoder: EncoderConfig) -> list[int]:
     """Returns the layers of weights that are kept, counted from 0; UserError where these cannot be kept alone."""
     shown, layers = f"config.model.keep_layers: is {config.keep_layers}, but", config.keep_layers

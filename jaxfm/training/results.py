@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxfm.config import Config
+from jaxfm.core.initial import Initial, Origin
 from jaxfm.core.task import Evaluation, ReadsEntities, ReadsImages, Task
 from jaxfm.evaluation import intervals
 from jaxfm.evaluation.calibration import write_calibration
@@ -16,15 +17,19 @@ from jaxfm.observe.report import how_to_use, write_report
 from jaxfm.observe.summary import result_of
 from jaxfm.observe.tables import Table
 from jaxfm.observe.wall_clock import WallClock, goodput
-from jaxfm.observe.writers import read_metrics, to_json, write_predictions
+from jaxfm.observe.writers import MetricsWriter, read_metrics, to_json, write_predictions
 from jaxfm.parallel import distributed, host_memory
 from jaxfm.schema import describe
 from jaxfm.tasks import registry
 from jaxfm.training import exit_scores, history, retention
+from jaxfm.training.best import Best
+from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.member import TrainResult
 from jaxfm.training.setup import Setup
 from jaxfm.training.teacher_scores import score_teachers, teacher_tables
-from jaxfm.training.workdir import device_name, versions
+from jaxfm.training.workdir import CHECKPOINTS_DIR, device_name, versions, write_config
+
+VALID = "valid"
 
 
 def finish(
@@ -92,6 +97,57 @@ def finish(
         more = _history_tables(workdir) | teacher_tables(taught, evaluations)
         _write(config, task, evaluations, report, fitted.step, workdir, more)
     return report
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Start:
+    """A model with known weights, and the data of its run.
+
+    Attributes:
+      config: of the run.
+      first: where its weights and its tokenizer are from.
+      task: with all splits of the data.
+      setup: of the run.
+      params: on the devices.
+    """
+
+    config: Config
+    first: Initial
+    task: Task
+    setup: Setup
+    params: Any
+
+    @property
+    def origin(self) -> Origin | None:
+        """Where the weights were first read from."""
+        return self.first.origin
+
+
+def write_run(begun: Start, workdir: pathlib.Path, progress: Progress, outputs: Any = None) -> Mapping[str, Any]:
+    """Writes a finished run of no update, scored on its own data; returns report.json.
+
+    Args:
+      begun: the model.
+      workdir: absent or empty. report.json is written last.
+      progress: where to show how far it is.
+      outputs: of the validation split, where they are known.
+    """
+    wall_clock = WallClock()
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_config(workdir, begun.config, begun.origin)
+    begun.task.save(workdir)
+    checkpoints = Checkpoints(workdir / CHECKPOINTS_DIR)
+    checkpoints.save_params(0, begun.params, {"best": dataclasses.asdict(Best())})
+    checkpoints.close()
+    valid = begun.task.datasets.get(VALID)
+    if outputs is None and valid is not None:
+        with progress.task("scoring the model", len(valid)) as advance:
+            outputs = begun.setup.evaluate(begun.params, valid, advance)
+    with MetricsWriter(workdir, resume_step=None, tensorboard=False) as writer:
+        if outputs is not None:
+            writer.write(0, VALID, begun.task.scorer(VALID).metrics(outputs))
+    fitted = TrainResult(begun.params, 0, 0, Best(), valid_outputs=outputs)
+    return finish(begun.config, begun.task, begun.setup, fitted, workdir, progress, wall_clock)
 
 
 def _write(

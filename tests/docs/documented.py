@@ -16,6 +16,7 @@ RUN_PAGES = (
     "docs/embeddings.md",
     "docs/explaining.md",
     "docs/exporting.md",
+    "docs/few_shot.md",
     "docs/howto/imbalanced_classes.md",
     "docs/howto/labelling_tools.md",
     "docs/howto/long_documents.md",
@@ -71,6 +72,7 @@ NOT_RUN = {
         "needs a cluster; tests/launch has stand-ins for it"
     ),
     r"^(jaxfm |python -m jaxfm\.)plan ": "compiles for TPUs or GPUs, minutes and gigabytes; tests/planning does so",
+    r"runs/zero_shot": "needs a masked language model; tests/programs/test_fitted_run.py asks a small one",
     r"=hf:": "downloads weights or data from the hub; tests/hub reads files as they are there",
     r":(mrpc|conll2003|wnut17)\b": "downloads data; tests/data reads prepared ones of the same kind",
     r"array_record:/data|^jaxfm export --workdir runs/base": "is of a run on a pod",

@@ -73,6 +73,8 @@ LARGE = {
     **{("qa", variant): "v5e:2x4" for variant in ("squad", "squad_v2")},
     **{("classification", variant): "v5e:2x2" for variant in ("files", "multi", "regression")},
     **{("classification", name): "v5e:2x4" for name in GLUE},
+    **{("few_shot", variant): "v5e:2x2" for variant in ("quickstart", "files", "multi", "probe")},
+    **{("prompts", variant): "v5e:2x4" for variant in ("zero_shot", "files", "sst2")},
 }
 # Where a repository of the hub is out of reach: the shape of its weights.
 SHAPES = {

@@ -151,4 +151,4 @@ def test_jaxfm_seeds_run_once_each(tmp_path: pathlib.Path, monkeypatch: pytest.M
     assert record["updates"] == 2 and record["seed"] == 1
     assert record["examples_per_step"] == 64.0  # 32 examples of 8 tokens fill 2 rows of 128, and a step takes 4
     assert 0 <= record["valid_accuracy"] <= 100
-    assert first["settings"]["pooling"] == "cls"
+    assert first["settings"]["pooling"] == "auto"

@@ -69,6 +69,7 @@ MISTAKES = {
     "pruning": (["--source=conll:absent", "--output=o.json", "--budgets=0.5,1"], "--budgets: 1 must be a share"),
     "explaining": (["--source=conll:absent", "--output=o.json", "--orders=0"], "--orders=0: must be at least 1"),
     "faults/fuzz": (["--reader=conl", "--output=o.json"], "--reader: 'conl' is not one of them. Did you mean 'conll'?"),
+    "few_shot": (["--output=o.json", "--methods=probe,setfitt"], "--methods: 'setfitt' is none of probe, tune, setfit"),
     "growing": (
         ["--source=text:absent", "--output=o.json", "--layers=1,many"],
         "--layers=1,many: must be whole numbers",

@@ -69,7 +69,8 @@ def today(task: str, **overrides: Any) -> Config:
 
 @pytest.mark.parametrize("task", ["ner", "classification", "masked_lm"])
 def test_what_nobody_set_has_its_default(task: str) -> None:
-    assert from_config_dict(upgrade_config(older(task))) == today(task)
+    written: dict[str, Any] = {"task__pooling": "cls"} if task == "classification" else {}  # what is "auto" now
+    assert from_config_dict(upgrade_config(older(task))) == today(task, **written)
     assert from_config_dict(upgrade_config({"task": task})) == today(
         task, eval__metric="auto"
     )  # keys that version 1 got later

@@ -105,7 +105,7 @@ def test_keys_that_moved_say_where_they_are(key: str, now: str) -> None:
             100,
             "'context', 'decoding', 'head', 'loss', 'name', 'overlap', 'overlapping',",
         ),
-        ("classification", "context", "document", "'kind', 'loss', 'name', 'perturb', 'pooling', 'threshold'"),
+        ("classification", "context", "document", "'kind', 'l2_penalty', 'loss', 'name', 'normalize', 'perturb',"),
         ("masked_lm", "loss", {"label_smoothing": 0.1}, "Did you mean 'z_loss'?"),
         ("masked_lm", "generator_depth", 0.5, "'logits_chunk'"),
         ("replaced_token", "logits_chunk", 2, "'generator_depth'"),

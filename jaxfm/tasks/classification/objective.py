@@ -15,8 +15,8 @@ from jaxfm.core.objective import Loss, LossContext
 from jaxfm.core.spec import Spec
 from jaxfm.errors import UserError
 from jaxfm.models import flops
-from jaxfm.models.heads import SequenceClassifier
 from jaxfm.observe.metrics import Sums, weighted
+from jaxfm.tasks.classification.few_labels import LINEAR
 from jaxfm.tasks.classification.spec import ClassifierSpec, valid_segments
 from jaxfm.tasks.losses import (
     ClassLoss,
@@ -49,12 +49,12 @@ class ClassifierObjective:
 
     whole_batch = False
 
-    def loss(self, model: SequenceClassifier, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
+    def loss(self, model: Any, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
         """The loss of the kind, summed over examples (multi: over their labels); but for numbers also "accuracy"."""
         return self.loss_and_logits(model, batch, context)[0]
 
     def loss_and_logits(
-        self, model: SequenceClassifier, batch: Mapping[str, jax.Array], context: LossContext
+        self, model: Any, batch: Mapping[str, jax.Array], context: LossContext
     ) -> tuple[Loss, jax.Array]:
         """Returns the loss, and the logits that it is of; with R-Drop those of the first pass."""
         kind, labels = self.spec.kind, batch["labels"]
@@ -92,15 +92,16 @@ class ClassifierObjective:
         if not isinstance(known, ClassifierSpec) or known.kind != own.kind:
             kind = known.kind if isinstance(known, ClassifierSpec) else "another task"
             raise UserError(f"is of {kind!r}, but this run is of {own.kind!r} (config.task.kind)")
-        return dataclasses.replace(
-            self, spec=dataclasses.replace(own, encoder=encoder, pooling=known.pooling), r_drop=0.0
-        )
+        if known.prompt != own.prompt:
+            raise UserError("reads its texts in another pattern, or none (config.task.prompt)")
+        form: dict[str, Any] = {"pooling": known.pooling, "head": known.head, "normalize": known.normalize}
+        return dataclasses.replace(self, spec=dataclasses.replace(own, encoder=encoder, **form), r_drop=0.0)
 
     def distillation_problem(self) -> str:
         """Returns "": classes, labels and numbers can all be learned from another model."""
         return ""
 
-    def logits(self, model: SequenceClassifier, batch: Mapping[str, jax.Array], key: Any = None) -> jax.Array:
+    def logits(self, model: Any, batch: Mapping[str, jax.Array], key: Any = None) -> jax.Array:
         """Returns the logits [B, S, C], numbers of regression [B, S]; `key` turns dropout on."""
         outputs_BSC = model(batch, key=key)
         return outputs_BSC[..., 0] if self.spec.kind == "regression" else outputs_BSC
@@ -126,10 +127,12 @@ class ClassifierObjective:
         return jnp.zeros(batch["tokens"].shape, bool)
 
     def mixup_problem(self) -> str:
-        """Returns why R-Drop is refused: it computes the layers twice."""
+        """Returns why R-Drop, which computes the layers twice, and patterns, whose mask has one place, are refused."""
+        if self.spec.prompt.pattern:
+            return "config.task.prompt.pattern is set, and the masks of two rows do not lie in one place"
         return f"config.task.loss.r_drop is {self.r_drop:g}, for which layers are computed twice" if self.r_drop else ""
 
-    def outputs(self, model: SequenceClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def outputs(self, model: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns what the model says of each row; see `outputs` of the spec."""
         return self.spec.outputs(model, batch)
 
@@ -140,5 +143,9 @@ class ClassifierObjective:
     def flops_per_row(self, adapt: AdaptConfig) -> float:
         """Those of the encoder and of the head, which scores every segment that a row may have."""
         spec = self.spec
-        head = flops.sequence_head_flops(spec.encoder, len(spec.labels), spec.pooling, adapt)
+        if spec.prompt.pattern:
+            head = flops.prompted_head_flops(spec.encoder, len(spec.prompt.words), adapt)
+        else:
+            linear = spec.head == LINEAR
+            head = flops.sequence_head_flops(spec.encoder, len(spec.labels), spec.pooling, adapt, linear=linear)
         return flops.encoder_flops_per_row(spec.encoder, spec.row_length, adapt) + spec.segments * head

@@ -20,8 +20,8 @@ from jaxfm.evaluation.calibration import probabilities
 from jaxfm.families.registry import family
 from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.export import write_model
-from jaxfm.models.heads import SequenceClassifier
 from jaxfm.tasks.classification.explaining import PROBABILITY, explained_examples
+from jaxfm.tasks.classification.exporting import other_form_card, other_form_problem, other_model, write_beside
 from jaxfm.tasks.classification.spec import ClassifierSpec, EncodedExamples, encode
 from jaxfm.tasks.explaining import explained_arrays
 
@@ -84,7 +84,7 @@ class ClassifierPredictor:
         """Never called: a text is read as a whole."""
         raise AssertionError(splitter)
 
-    def outputs(self, model: SequenceClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def outputs(self, model: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """See ClassifierSpec.outputs."""
         return self.spec.outputs(model, batch)
 
@@ -204,14 +204,16 @@ class ClassifierPredictor:
         return self.spec.pairs
 
     def explain_problem(self) -> str:
-        """Returns "": all results can be explained."""
+        """Returns why results of prompts are not explained: words of the pattern are none of the text; "" of others."""
+        if self.spec.prompt.pattern:
+            return "reads texts in a pattern (task.prompt.pattern), whose words are not those of a text"
         return ""
 
     def encode_explained(self, records: Sequence[Mapping[str, Any]]) -> EncodedRecords:
         """See `encode`."""
         return self.encode(records)
 
-    def explained_outputs(self, model: SequenceClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def explained_outputs(self, model: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """See core.task.ExplainsResults: arrays [B, S, C]."""
         return explained_arrays(model(batch), PROBABILITY[self.spec.kind])
 
@@ -263,6 +265,8 @@ class ClassifierPredictor:
         A mean over tokens is one reason: transformers' class of most families has the first token's vector only.
         """
         spec = self.spec
+        if (problem := other_form_problem(spec)) is not None:
+            return problem
         if problem := missing_class(spec.encoder, "sequence_classes"):
             return problem
         if spec.pooling != "mean" or family(spec.encoder.family).heads["sequence_classes"].pooling_key:
@@ -274,10 +278,17 @@ class ClassifierPredictor:
         )
 
     def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
-        """Writes what AutoModelForSequenceClassification and AutoTokenizer open; UserError as `hf_problem` says."""
+        """Writes what AutoModelForSequenceClassification and AutoTokenizer open; UserError as `hf_problem` says.
+
+        Of linear heads and prompts see `exporting.write_beside`.
+        """
         if problem := self.hf_problem():
             raise UserError(problem)
         spec = self.spec
+        if other_form_problem(spec) is not None:
+            write_model(folder, spec.encoder, tokenizer=self.tokenizer, **other_model(spec, params))
+            write_beside(folder, spec, params, self.tokenizer)
+            return
         head = family(spec.encoder.family).heads["sequence_classes"]
         pooling = {head.pooling_key: head.poolings[spec.pooling]} if head.pooling_key else {}
         extra = {"problem_type": _PROBLEM_TYPES[spec.kind]} | pooling
@@ -314,4 +325,7 @@ class ClassifierPredictor:
         )
         reads = f"It was trained on at most {self.spec.window} tokens of a text; longer ones were cut."
         title = "Text regression" if kind == "regression" else "Text classification"
-        return CardPart(title, "text-classification", does[kind], code, f"{scores[kind]} {reads}")
+        card = CardPart(title, "text-classification", does[kind], code, f"{scores[kind]} {reads}")
+        return (
+            card if other_form_problem(self.spec) is None else other_form_card(self.spec, self.tokenizer, card, reads)
+        )

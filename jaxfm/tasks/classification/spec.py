@@ -17,7 +17,20 @@ from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.exits import ExitForm
 from jaxfm.data.text.packing import PackedRows, build_rows, text_fields
 from jaxfm.models.heads import SequenceClassifier
+from jaxfm.models.prompted import PromptedClassifier
 from jaxfm.schema import field
+from jaxfm.tasks.classification.few_labels import (
+    AUTO,
+    FAMILY,
+    FITS,
+    GRADIENT,
+    HEADS,
+    LINEAR,
+    POOLINGS,
+    ContrastiveConfig,
+    PromptConfig,
+)
+from jaxfm.tasks.classification.prompts import Prompt, tokenize_prompts
 from jaxfm.tasks.losses import LossConfig
 from jaxfm.tasks.perturbed_copies import PerturbConfig
 
@@ -39,10 +52,35 @@ class ClassificationConfig:
         choices=("single", "multi", "regression"),
     )
     pooling: str = field(
-        "cls",
-        "the vector an example is judged by: of its first token, or the mean over its tokens",
-        choices=("cls", "mean"),
+        AUTO,
+        "the vector an example is judged by: of its first token (cls), or the mean over its tokens; auto: the first "
+        "token's, but of a linear head as the first weights were trained (modules.json of sentence-transformers), else "
+        "the mean",
+        choices=(AUTO, *POOLINGS),
+        open=AUTO,
     )
+    head: str = field(
+        FAMILY,
+        "what scores that vector: with the dense layer that the family has there, or one layer alone, as that of a "
+        "sentence encoder needs no other (linear)",
+        choices=HEADS,
+    )
+    normalize: bool | None = field(
+        None, "of a linear head: the vector has length 1; None: as the first weights were trained", open=None
+    )
+    fit: str = field(
+        GRADIENT,
+        "how it is learned: gradient, encoder and head as train says; logistic_regression, the head alone, by scikit-"
+        "learn on vectors of the encoder as it is; setfit, the same after the encoder was trained, as train says, on "
+        "pairs of the examples (Tunstall et al. 2022); none, not at all",
+        choices=FITS,
+    )
+    shots: int = field(0, "training examples of each class, drawn by the seed; 0: all", at_least=0)
+    l2_penalty: float = field(
+        1.0, "of logistic_regression and setfit: weight of the squared weights, 1 / C of scikit-learn", above=0.0
+    )
+    contrastive: ContrastiveConfig = dataclasses.field(default_factory=ContrastiveConfig)
+    prompt: PromptConfig = dataclasses.field(default_factory=PromptConfig)
     threshold: float = field(0.5, "multi: probability from which a label holds", above=0.0, at_most=1.0)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     perturb: PerturbConfig = dataclasses.field(default_factory=PerturbConfig)
@@ -64,6 +102,9 @@ class ClassifierSpec:
       threshold: multi: probability from which a label holds.
       exits: numbers of layers after which there is an early head.
       exit_pooling: of early heads, as `pooling`.
+      head: "family" or "linear".
+      normalize: of a linear head: the vector has length 1.
+      prompt: a masked-LM head in its place, where it has a pattern.
     """
 
     kind: str
@@ -77,11 +118,14 @@ class ClassifierSpec:
     threshold: float
     exits: tuple[int, ...] = ()
     exit_pooling: str = "cls"
+    head: str = FAMILY
+    normalize: bool = False
+    prompt: Prompt = Prompt()
 
     @property
     def has_types(self) -> bool:
         """Whether the tokens of a second text have a type of their own."""
-        return self.pairs and self.encoder.type_vocab_size > 1
+        return self.pairs and self.encoder.type_vocab_size > 1 and not self.prompt.pattern
 
     def batch_spec(self) -> BatchSpec:
         """Packed text and the targets of the examples of a row."""
@@ -93,8 +137,14 @@ class ClassifierSpec:
             return Field((self.segments,), np.dtype(np.float32), -1)
         return Field((self.segments, *((len(self.labels),) if self.kind == "multi" else ())), fill=-1)
 
-    def make_model(self, build: Build, rngs: nnx.Rngs) -> SequenceClassifier:
+    def make_model(self, build: Build, rngs: nnx.Rngs) -> SequenceClassifier | PromptedClassifier:
         """Builds encoder and head."""
+        prompt = self.prompt
+        if prompt.pattern:
+            tokens: dict[str, Any] = {"words": prompt.words, "classes": prompt.classes}
+            return PromptedClassifier(
+                self.encoder, build, rngs, mask_token=prompt.mask_token, segments=self.segments, **tokens
+            )
         return SequenceClassifier(
             self.encoder,
             len(self.labels),
@@ -104,6 +154,8 @@ class ClassifierSpec:
             segments=self.segments,
             exits=self.exits,
             exit_pooling=self.exit_pooling,
+            linear=self.head == LINEAR,
+            normalize=self.normalize,
         )
 
     @property
@@ -112,10 +164,12 @@ class ClassifierSpec:
         return ExitForm("outputs", self.kind, of_tokens=False)
 
     def exit_problem(self) -> str:
-        """Returns why numbers are refused: nothing says how sure one is."""
+        """Returns why numbers are refused, as nothing says how sure one is; and prompts, whose masks are late."""
+        if self.prompt.pattern:
+            return "the masked-LM head of a prompt (task.prompt.pattern) is after the last layer alone"
         return "nothing says how sure it is of a number (task.kind=regression)" if self.kind == "regression" else ""
 
-    def outputs(self, model: SequenceClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def outputs(self, model: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns logits or numbers, f32 [B, S, C]."""
         return {"outputs": model(batch)}
 
@@ -149,6 +203,9 @@ def tokenize(
 
     Of a pair the longer text loses tokens first (as transformers' "longest_first").
     """
+    if spec.prompt.pattern:
+        prompted, cut_E = tokenize_prompts(spec.prompt, tokenizer, texts, spec.window, spec.pairs)
+        return prompted, [np.zeros_like(one) for one in prompted], cut_E
     tokens: list[np.ndarray] = []
     types: list[np.ndarray] = []
     cut: list[bool] = []

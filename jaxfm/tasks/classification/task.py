@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from jaxfm.config import AUTO, AUTO_METRIC, Config
@@ -14,6 +15,7 @@ from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.exits import exit_layers
 from jaxfm.core.extensions import check_metrics, with_own
+from jaxfm.core.few_labels import FitPlan
 from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.labels import LABEL, PAIR, TEXT, LabelledRecord
 from jaxfm.core.records import TEXTS, EncodedRecords, Record, TextsRecord, one_place_each
@@ -22,6 +24,7 @@ from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.records.any_texts import read_any_texts
 from jaxfm.data.records.examples import Example, ExampleColumns, ExampleSplit, read_examples
 from jaxfm.data.records.glue import glue_set
+from jaxfm.data.records.shots import draw_shots
 from jaxfm.data.text.packing import PackedRows, most_together
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.data.text.windows import window_length
@@ -29,6 +32,7 @@ from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import probabilities, read_calibration
 from jaxfm.evaluation.classes import undefined_metrics
 from jaxfm.models.exits import exit_paths
+from jaxfm.models.heads import SequenceClassifier
 from jaxfm.schema import replaced
 from jaxfm.tasks.class_balance import choose_metric
 from jaxfm.tasks.class_targets import (
@@ -39,9 +43,12 @@ from jaxfm.tasks.class_targets import (
     undefined_metric_note,
 )
 from jaxfm.tasks.classification.checks import check_examples, encode_whole, token_lengths
+from jaxfm.tasks.classification.few_labels import LINEAR, check_keys, fit_plan, taken_over
+from jaxfm.tasks.classification.fitting import contrastive_records, fitted_layer, prompted_note
 from jaxfm.tasks.classification.groups import undefined_rankings
 from jaxfm.tasks.classification.objective import ClassifierObjective
 from jaxfm.tasks.classification.predictor import ClassifierPredictor
+from jaxfm.tasks.classification.prompts import Prompt, make_prompt
 from jaxfm.tasks.classification.scorer import ClassifierScorer, directions, targets_of
 from jaxfm.tasks.classification.spec import (
     NAME,
@@ -78,6 +85,20 @@ class ClassificationTask:
     def directions(self) -> Mapping[str, bool]:
         """Metrics that may choose a checkpoint -> is more better?"""
         return with_own(NAME, directions(self.objective.spec))
+
+    def head_vectors(self, model: SequenceClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """See core.few_labels.FitsHead."""
+        return {"vectors": model.features(model.encoder.encode(batch))}
+
+    def fitted_head(self, outputs: Mapping[str, np.ndarray], config: Config) -> dict[str, np.ndarray]:
+        """See core.few_labels.FitsHead."""
+        spec, examples = self.objective.spec, self.examples["train"]
+        vectors_ED, targets = self.encoded["train"].per_example(outputs["vectors"]), targets_of(spec, examples)
+        return fitted_layer(spec.labels, vectors_ED, targets, config)
+
+    def pair_records(self, config: Config) -> list[dict[str, Any]]:
+        """See core.few_labels.FitsHead."""
+        return contrastive_records(self.objective.spec.kind, self.examples["train"], config)
 
     @property
     def datasets(self) -> Mapping[str, PackedRows]:
@@ -201,7 +222,7 @@ class ClassificationDefinition:
 
     def abstract_objective(self, config: Config, encoder: EncoderConfig) -> ClassifierObjective:
         """Builds model and loss without data or tokenizer, for shapes alone."""
-        config = assumed_shapes(config)
+        config = taken_over(assumed_shapes(config), None)
         labels = ("score",) if config.task.kind == "regression" else _SOME_CLASSES
         segments = max(config.data.row_length // _SOME_EXAMPLE, 1) if config.data.packed else 1
         spec = _spec(config, encoder, labels, pairs=False, segments=segments)
@@ -215,6 +236,8 @@ class ClassificationDefinition:
           UserError: no training data, fewer than two classes, a class unseen in training, one text where pairs are
             meant.
         """
+        check_keys(config)
+        config = taken_over(config, initial)
         source, kind = config.data.source, config.task.kind
         read, positive = _read(config)
         tokenizer = open_tokenizer(initial)
@@ -225,6 +248,8 @@ class ClassificationDefinition:
         head_note = "head: new"
         if set(initial.labels) == set(labels):
             labels, head_note = initial.labels, "head: loaded, its classes are those of the data"
+        if config.task.prompt.pattern:
+            head_note = prompted_note(config, initial)
         spec, encoded = _encoded(config, initial.encoder, labels, tokenizer, examples)
         counts_C = None
         if kind != "regression":
@@ -247,10 +272,12 @@ class ClassificationDefinition:
         objective = ClassifierObjective(spec, class_loss, label_loss, config.task.loss.r_drop)
         params = {name: value for name, value in initial.params.items() if name.startswith(used)}
         chosen = {"data.row_length": spec.row_length, "eval.metric": metric}
+        chosen |= {"task.pooling": spec.pooling, "task.normalize": spec.normalize}
         return ClassificationTask(objective, tokenizer, examples, encoded, notes, chosen), params
 
     def check(self, config: Config, initial: Initial) -> DataCheck:
         """Reads the source as `create` does and says what a person should know of it before training."""
+        check_keys(config)
         read, _ = _read(config)
         tokenizer, positions = open_tokenizer(initial), initial.encoder.max_positions
         examples = {split: found.examples for split, found in read.items()}
@@ -258,6 +285,10 @@ class ClassificationDefinition:
         shaped = with_row_length(config, token_lengths(tokenizer, examples, pieces)["train"], positions)
         window = window_length(shaped.data, positions)
         return check_examples(config.task.kind, examples, pieces, tokenizer, window, positions)
+
+    def fit_plan(self, config: Config) -> FitPlan | None:
+        """See core.few_labels.PlansFit."""
+        return fit_plan(config)
 
     def reads(self, values: Mapping[str, Any]) -> bool:
         """Whether a task.json is of this task."""
@@ -278,6 +309,8 @@ class ClassificationDefinition:
         """Builds the task of a trained run over one split of (other) labelled data, for evaluation."""
         tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
         read = read_examples(source, (split,), columns=_columns(config), kind=spec.kind, holdout=config.data.holdout)
+        if split == "train" and source == config.data.source:
+            read = _with_shots(config, read)
         ((split, found),) = read.items()
         encoded = encode_labelled(spec, tokenizer, found.examples, seed=None)
         notes = (found.note, *_cut_notes(split, encoded, spec.window))
@@ -296,7 +329,20 @@ def _read(config: Config) -> tuple[dict[str, ExampleSplit], str]:
     if glue is not None and glue.kind != kind:
         raise UserError(f"config.task.kind: is {kind!r}, but {source} is of kind {glue.kind!r}.")
     read = read_examples(source, None, columns=_columns(config), kind=kind, holdout=config.data.holdout)
-    return read, glue.positive if glue else ""
+    return _with_shots(config, read), glue.positive if glue else ""
+
+
+def _with_shots(config: Config, read: dict[str, ExampleSplit]) -> dict[str, ExampleSplit]:
+    """Returns the splits with the few training examples that `config.task.shots` asks for."""
+    shots = config.task.shots
+    if not shots:
+        return read
+    every = read["train"].examples
+    targets = [example.target for example in every if isinstance(example.target, str | tuple)]
+    drawn = draw_shots(targets, shots, config.seed, "config.task.shots", config.data.source)
+    note = f"{read['train'].note}; of these {len(drawn):,} are taken, {shots} of each class, drawn by the seed"
+    kept = tuple(every[index] for index in drawn)
+    return {**read, "train": dataclasses.replace(read["train"], examples=kept, note=note)}
 
 
 def _encoded(
@@ -308,14 +354,15 @@ def _encoded(
 ) -> tuple[ClassifierSpec, dict[str, EncodedExamples]]:
     """Returns the spec, which says how many examples a row may hold, and the rows of each split, "train" first."""
     pairs = examples["train"][0].pair is not None
+    prompt = make_prompt(config.task.prompt, labels, pairs, tokenizer)
     most = config if config.data.row_length != AUTO else replaced(config, {"data.row_length": encoder.max_positions})
-    spec = _spec(most, encoder, labels, pairs=pairs, segments=1)
+    spec = _spec(most, encoder, labels, pairs=pairs, segments=1, prompt=prompt)
     # Training texts, the most of all, are tokenized once: to their full length where that decides how long rows are.
     tokenized = tokenize(spec, tokenizer, _texts(examples["train"]))
     lengths = np.asarray([len(tokens) for tokens in tokenized[0]], np.int64)
     if config.data.row_length == AUTO:
         config = with_row_length(config, lengths, encoder.max_positions)
-        spec = _spec(config, encoder, labels, pairs=pairs, segments=1)
+        spec = _spec(config, encoder, labels, pairs=pairs, segments=1, prompt=prompt)
         if lengths.max() > spec.window:
             tokenized = tokenize(spec, tokenizer, _texts(examples["train"]))
             lengths = np.minimum(lengths, spec.window)
@@ -330,9 +377,12 @@ def _encoded(
 
 def _used(spec: ClassifierSpec, initial: Initial) -> tuple[str, ...]:
     """Returns the parts of a checkpoint that are used: its last layer only when its classes are the task's."""
-    between = _between(spec.encoder, spec.pooling)
+    if spec.prompt.pattern:
+        return ("encoder/", "transform/", "decoder/")
+    between = () if spec.head == LINEAR else _between(spec.encoder, spec.pooling)
+    early_between = () if spec.head == LINEAR else _between(spec.encoder, spec.exit_pooling)
     same = initial.labels == spec.labels
-    early = exit_paths(spec.exits, (*_between(spec.encoder, spec.exit_pooling), "head/")) if same else ()
+    early = exit_paths(spec.exits, (*early_between, "head/")) if same else ()
     return ("encoder/", *between, *(("head/",) if same else ()), *early)
 
 
@@ -366,8 +416,17 @@ def _labels(kind: str, examples: Sequence[Example], source: str, positive: str) 
 
 
 def _spec(
-    config: Config, encoder: EncoderConfig, labels: tuple[str, ...], *, pairs: bool, segments: int
+    config: Config,
+    encoder: EncoderConfig,
+    labels: tuple[str, ...],
+    *,
+    pairs: bool,
+    segments: int,
+    prompt: Prompt | None = None,
 ) -> ClassifierSpec:
+    if prompt is None:  # no tokenizer says which tokens its words are
+        words = tuple(range(len(labels)))
+        prompt = Prompt(config.task.prompt.pattern, len(labels), words, words)
     return ClassifierSpec(
         kind=config.task.kind,
         labels=labels,
@@ -380,6 +439,9 @@ def _spec(
         threshold=config.task.threshold,
         exits=exit_layers(config.exits, encoder),
         exit_pooling="mean" if config.exits.pooling == "mean" else config.task.pooling,
+        head=config.task.head,
+        normalize=config.task.normalize,
+        prompt=prompt,
     )
 
 

@@ -2,13 +2,14 @@
 
 # M groups, K texts a group
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxfm.config import AUTO, AUTO_METRIC, Config
+from jaxfm.config import AUTO, AUTO_METRIC, Config, DataConfig
 from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import HostArray, Initial
@@ -28,7 +29,7 @@ from jaxfm.tasks.embedding.scorer import EmbeddingScorer
 from jaxfm.tasks.embedding.spec import NAME, EmbeddingConfig, EmbeddingSpec
 from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
 from jaxfm.tasks.text_groups.checks import check_groups
-from jaxfm.tasks.text_groups.config import prompt_or
+from jaxfm.tasks.text_groups.config import SimilarityLossConfig, prompt_or
 from jaxfm.tasks.text_groups.encoding import DOCUMENT, QUERY, TextReading
 from jaxfm.tasks.text_groups.group_texts import TokenizedGroups, evaluated_groups, tokenize_groups
 from jaxfm.tasks.text_groups.groups_task import GroupsTask, packed_training
@@ -101,6 +102,32 @@ class EmbeddingDefinition:
             NAME, EmbeddingScorer, EmbeddingObjective(spec, loss), tokenizer, groups, train, evaluated, said, chosen
         )
         return task, params
+
+    def config_of_pairs(self, config: Config, source: str, *, pooling: str, window: int) -> Config:
+        """See core.few_labels.LearnsFromPairs.
+
+        Cosines are learned as they are (Tunstall et al. 2022). Nothing is held out and
+        nothing chosen: the last weights are taken.
+        """
+        task = EmbeddingConfig(
+            kind="scored",
+            pooling=pooling,
+            query_prompt="",
+            document_prompt="",
+            loss=SimilarityLossConfig(function="cosine"),
+        )
+        columns = DataConfig(text_column="text", pair_column="pair", label_column="score")
+        data = dataclasses.replace(
+            columns,
+            source=source,
+            holdout=0.0,
+            cache=config.data.cache,
+            packed=config.data.packed,
+            row_length=AUTO,
+            window=window,
+        )
+        evaluated = dataclasses.replace(config.eval, metric=AUTO_METRIC, first=False, select="last", patience=0)
+        return dataclasses.replace(config, task=task, data=data, eval=evaluated)
 
     def check(self, config: Config, initial: Initial) -> DataCheck:
         """Reads the source as `create` does and says what a person should know of it before training."""
