@@ -169,6 +169,19 @@ def gold_classes(
     return classes_WK, left
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class FoundSpans:
+    """The entities that a model finds in a sentence.
+
+    Attributes:
+      spans: in words, in order.
+      scores: the probability of each one's type.
+    """
+
+    spans: list[Span]
+    scores: list[float]
+
+
 def choose(spans_S2: np.ndarray, scores_S: np.ndarray, overlaps: str) -> np.ndarray:
     """Returns which candidates are entities, bool [S]: the surest first, none that an earlier one excludes.
 
