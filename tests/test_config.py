@@ -64,6 +64,10 @@ TASK_OPTIONS = {
     "nested_ner": (
         f"task.name task.max_width task.overlaps task.threshold task.span_size task.overlap task.splitter {LOSS}"
     ).split(),
+    "zero_shot_ner": (
+        "task.name task.more_sources task.label_texts task.negative_labels task.label_length task.max_width "
+        "task.overlaps task.threshold task.span_size task.overlap task.splitter"
+    ).split(),
     "classification": f"task.name task.kind task.pooling task.threshold {LOSS} {PERTURB}".split(),
     "qa": "task.name task.overlap task.max_question task.max_answer".split(),
     "embedding": (

@@ -285,6 +285,11 @@ class ComparesLabels(Protocol):
 class ReadsLabels(ComparesLabels, Protocol):
     """What a predictor is beside `ComparesLabels` where vectors of labels are computed once, before any record."""
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels that records are compared with; empty: none."""
+        ...
+
     def label_rows(self) -> Dataset:
         """Returns rows of one label each, in order."""
         ...

@@ -20,7 +20,8 @@ from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.dropout import DropoutKey, dropout, split_key
 from jaxfm.models.encoder import Encoder
 from jaxfm.models.heads import dense, pool_at
-from jaxfm.models.vectors import normalized, projection
+from jaxfm.models.products import dot_general
+from jaxfm.models.vectors import normalized
 from jaxfm.models.word_spans import FIRSTS, LASTS, at_span_ends, at_words, span_features
 from jaxfm.parallel.mesh import constrain, with_axes
 
@@ -38,7 +39,16 @@ class LabelSpanScorer(nnx.Module):
         self.ends = dense(config, build.dtype, rngs, hidden)
         draw = nnx.initializers.truncated_normal(config.initializer_range)
         self.widths = nnx.Param(with_axes(draw, "positions", "norm")(rngs.params(), (widths, hidden), jnp.float32))
-        self.projection = projection(config, config.hidden_size, build.dtype, rngs, inputs=hidden, bias=True)
+        zeros = nnx.initializers.zeros_init()  # spans begin as the encoder has them
+        self.projection = nnx.Linear(
+            hidden,
+            config.hidden_size,
+            dtype=build.dtype,
+            dot_general=dot_general,
+            kernel_init=with_axes(zeros, "norm", "embed"),
+            bias_init=with_axes(zeros, "norm"),
+            rngs=rngs,
+        )
         self.log_scale = nnx.Param(jnp.asarray(math.log(SCALE), jnp.float32))
         self.offset = nnx.Param(jnp.asarray(OFFSET, jnp.float32))
         self.dropout_rate = config.dropout

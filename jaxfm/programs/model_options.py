@@ -42,7 +42,7 @@ def labelled(predictor: Predictor, labels: Sequence[str]) -> Predictor:
 
 def with_label_vectors(predictor: Predictor, restored: Restored, mesh: Mesh, batch_size: int) -> Predictor:
     """Returns the predictor with what the model computes of its labels, if it compares records with such."""
-    if not isinstance(predictor, ReadsLabels):
+    if not isinstance(predictor, ReadsLabels) or not predictor.labels:
         return predictor
     rows = predictor.label_rows()
     size = bucket(batch_size, len(rows), mesh)

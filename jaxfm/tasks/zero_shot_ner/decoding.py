@@ -63,10 +63,10 @@ def fit_threshold(found: Sequence[FoundSpans], gold: Sequence[Sequence[Span]]) -
         np.arange(1.0, len(order) + 1),
         np.full(len(order), float(sum(len(set(each)) for each in gold))),
     )
-    following = np.append(sorted_scores[1:], 0.0)
+    following = np.append(sorted_scores[1:], -1.0)
     f1 = np.where(sorted_scores > following, f1, -1.0)  # equal scores are on one side
     best = int(f1.argmax())
-    return float((sorted_scores[best] + following[best]) / 2)
+    return float((sorted_scores[best] + max(following[best], 0.0)) / 2)
 
 
 def candidates(spec: ZeroShotNerSpec, encoded: SpanRows, outputs: Mapping[str, np.ndarray]) -> list[FoundSpans]:

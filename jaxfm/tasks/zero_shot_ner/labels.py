@@ -11,6 +11,7 @@ from jaxfm import files
 from jaxfm.data.text.packing import PackedRows, build_rows
 from jaxfm.data.text.tokenization import encode_words
 from jaxfm.errors import UserError
+from jaxfm.tasks.asked_labels import Label
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -29,13 +30,6 @@ USUAL_TEXTS: Mapping[str, str] = {
 }
 _ROUNDED = 8  # rows of labels have a multiple of so many tokens
 _SHOWN = 60  # characters of a text in a message
-
-
-class Label(NamedTuple):
-    """A label: the name that results have, and the text that the encoder reads."""
-
-    name: str
-    text: str
 
 
 class LabelTable(NamedTuple):
@@ -85,27 +79,6 @@ def label_table(types: Sequence[tuple[str, Iterable[str]]], known: Mapping[str, 
         annotated.append({classes[name] for name in own.values()})
     table = np.asarray([[number in found for number in range(len(labels))] for found in annotated])
     return LabelTable(tuple(Label(name, text) for text, name in labels.items()), classes, table)
-
-
-def asked_labels(asked: Sequence[str], known: Mapping[str, str]) -> tuple[Label, ...]:
-    """Returns the labels that a person asks for, each "NAME" or "NAME: TEXT".
-
-    Raises:
-      UserError: none, an empty one, or two of one name or one text.
-    """
-    found: list[Label] = []
-    for each in asked:
-        name, colon, described = each.partition(":")
-        label = Label(name.strip(), " ".join(each.split()) if colon else label_text(each.strip(), known))
-        if not label.name or not label.text or (colon and not described.strip()):
-            raise UserError(f"--labels: {each!r} is empty. A label is a text, or a name and a text: NAME: TEXT.")
-        for other in found:
-            if label.name == other.name or label.text == other.text:
-                raise UserError(f"--labels: {other.name!r} and {label.name!r} are the same label. Name each once.")
-        found.append(label)
-    if not found:
-        raise UserError("--labels: is empty. Give one label at least, with commas between several.")
-    return tuple(found)
 
 
 def read_label_texts(path: str) -> dict[str, str]:

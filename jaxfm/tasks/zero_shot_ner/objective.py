@@ -90,13 +90,15 @@ class ZeroShotNerObjective:
         return jnp.asarray(self.annotated_SC)[batch[SOURCES]][:, :, None]
 
     def outputs(self, model: LabelSpanScorer, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns of all spans, [B, T, K] each: the greatest "score" (a logit), its "label" and the loss, "losses".
-
-        However many labels there are, a span has three numbers.
-        """
+        """Returns of all spans, [B, T, K] each: the greatest "score" (a logit), its "label" and the loss, "losses"."""
         logits_BTKC = self.logits(model, batch)
         best_BTK, label_BTK = self.best(logits_BTKC, batch)
         return {"score": best_BTK, "label": label_BTK, "losses": self.losses(logits_BTKC, batch)}
+
+    def found(self, model: LabelSpanScorer, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns "score" and "label" of `outputs`: two numbers a span, however many labels there are."""
+        best_BTK, label_BTK = self.best(self.logits(model, batch), batch)
+        return {"score": best_BTK, "label": label_BTK}
 
     def logits_per_row(self) -> float:
         """A number a label and span, and the vectors of spans."""

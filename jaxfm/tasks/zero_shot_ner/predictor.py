@@ -15,11 +15,12 @@ from jaxfm.data.text.packing import PackedRows
 from jaxfm.data.text.tokenization import encode_words
 from jaxfm.errors import UserError
 from jaxfm.models.label_spans import LabelSpanScorer
+from jaxfm.tasks.asked_labels import asked_labels
 from jaxfm.tasks.record_words import Words
 from jaxfm.tasks.word_spans.encoding import encode_spans
 from jaxfm.tasks.word_spans.results import EncodedTexts, span_lines, span_result
 from jaxfm.tasks.zero_shot_ner.decoding import find_entities
-from jaxfm.tasks.zero_shot_ner.labels import asked_labels, label_rows
+from jaxfm.tasks.zero_shot_ner.labels import label_rows, label_text
 from jaxfm.tasks.zero_shot_ner.objective import ZeroShotNerObjective
 from jaxfm.tasks.zero_shot_ner.spec import NAME, ZeroShotNerSpec
 
@@ -71,7 +72,7 @@ class ZeroShotNerPredictor:
 
     def with_labels(self, labels: Sequence[str]) -> "ZeroShotNerPredictor":
         """Returns the same for other labels, each "NAME" or "NAME: TEXT"; UserError for equal, empty or long ones."""
-        asked = asked_labels(labels, self.spec.known)
+        asked = asked_labels(labels, lambda name: label_text(name, self.spec.known))
         label_rows(self.tokenizer, asked, self.spec.label_length, "--labels")
         return dataclasses.replace(self, spec=self.spec.with_labels(asked), vectors_CD=None)
 
@@ -95,8 +96,8 @@ class ZeroShotNerPredictor:
         )
 
     def outputs(self, model: LabelSpanScorer, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """See ZeroShotNerObjective.outputs."""
-        return self._objective.outputs(model, batch)
+        """See ZeroShotNerObjective.found."""
+        return self._objective.found(model, batch)
 
     def encode(self, records: Sequence[Mapping[str, Any]]) -> EncodedTexts:
         """Splits texts into words, or takes the words that a record has as "tokens", and packs them.

@@ -12,8 +12,8 @@ from jaxfm.data.text.packing import more_fields, text_fields
 from jaxfm.models.label_spans import LabelSpanScorer
 from jaxfm.models.word_spans import FIRSTS, LASTS
 from jaxfm.schema import field
+from jaxfm.tasks.asked_labels import Label
 from jaxfm.tasks.word_spans.encoding import SOURCES
-from jaxfm.tasks.zero_shot_ner.labels import Label
 
 NAME = "zero_shot_ner"
 ANY, NESTED, FLAT = "any", "nested", "flat"

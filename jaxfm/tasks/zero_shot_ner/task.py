@@ -27,19 +27,13 @@ from jaxfm.data.text.windows import check_overlap, window_length
 from jaxfm.data.text.words import COARSE
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation import calibration
+from jaxfm.tasks.asked_labels import Label
 from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
 from jaxfm.tasks.word_spans.checks import check_nested
 from jaxfm.tasks.word_spans.encoding import encode_spans
 from jaxfm.tasks.word_spans.sentences import refuse_crossing, spans_note
 from jaxfm.tasks.word_spans.spans import Entities, SpanRows, entities_of
-from jaxfm.tasks.zero_shot_ner.labels import (
-    Label,
-    LabelTable,
-    label_rows,
-    label_table,
-    read_label_texts,
-    rows_of,
-)
+from jaxfm.tasks.zero_shot_ner.labels import LabelTable, label_rows, label_table, read_label_texts, rows_of
 from jaxfm.tasks.zero_shot_ner.objective import ZeroShotNerObjective
 from jaxfm.tasks.zero_shot_ner.predictor import ZeroShotNerPredictor
 from jaxfm.tasks.zero_shot_ner.scorer import DIRECTIONS, ZeroShotNerScorer, named
