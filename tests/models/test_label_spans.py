@@ -11,7 +11,7 @@ from jaxfm.config import MeshConfig
 from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.models.label_spans import OFFSET, SCALE, LabelSpanScorer
 from jaxfm.models.word_spans import FIRSTS, LASTS
-from jaxfm.parallel.mesh import build_abstract, make_mesh
+from jaxfm.parallel.mesh import build_abstract, initialise, make_mesh
 from tests.models.test_word_spans import CONFIG, SIZES, K, T, rows
 
 H, L = 8, 8
@@ -85,7 +85,8 @@ def test_a_label_has_its_vector_whatever_other_labels_there_are() -> None:
 
 
 def test_a_fresh_model_compares_what_the_encoder_gives() -> None:
-    built = LabelSpanScorer(CONFIG, K, H, DEFAULT_BUILD, nnx.Rngs(0))
+    params = initialise(lambda: LabelSpanScorer(CONFIG, K, H, DEFAULT_BUILD, nnx.Rngs(0)))
+    built = nnx.merge(model()[0], params)
     batch = {name: jnp.asarray(value) for name, value in rows((1,)).items()}
     hidden, of_labels = np.asarray(built.encoder(batch))[0], np.asarray(built.encoder(labels()))
     firsts, lasts = np.asarray(batch[FIRSTS])[0], np.asarray(batch[LASTS])[0]

@@ -72,8 +72,14 @@ def test_the_loss_is_that_of_numpy_over_annotated_labels_whatever_the_rows(folde
         assert spec.labels == ("LOC", "PER") and spec.negatives == ("old town", "near")
         assert objective.annotated_SC.tolist() == [[True, True, True, True], [False, True, True, True]]
         batch = batch_of(task, "test")
-        loss = objective.loss(model, batch, LossContext(jax.random.key(0)))
-        logits = task.encoded["test"].per_span(np.asarray(objective.logits(model, batch), np.float64))
+
+        @nnx.jit
+        def computed(model: Any, objective: Any = objective, batch: Any = batch) -> Any:
+            loss = objective.loss(model, batch, LossContext(jax.random.key(0)))
+            return loss, objective.logits(model, batch), objective.outputs(model, batch)
+
+        loss, logits, outputs = jax.device_get(computed(model))
+        logits = task.encoded["test"].per_span(np.asarray(logits, np.float64))
         gold = task.encoded["test"].per_span(np.asarray(batch["labels"]))
         total, spans = 0.0, 0
         for number, (logits_SC, gold_S) in enumerate(zip(logits, gold, strict=True)):
@@ -84,7 +90,6 @@ def test_the_loss_is_that_of_numpy_over_annotated_labels_whatever_the_rows(folde
             spans += len(gold_S)
             assert not of_persons or set(gold_S.tolist()) <= {0, 2}  # "person" is the label that PER is
         assert float(loss.total) == pytest.approx(total, rel=1e-4) and float(loss.weight) == spans
-        outputs = {name: np.asarray(value) for name, value in objective.outputs(model, batch).items()}
         metrics = task.scorer("test").metrics(outputs)
         assert metrics["loss"] == pytest.approx(total / spans, rel=1e-4)
         right, count = loss.metrics["accuracy"]
@@ -109,18 +114,18 @@ def test_micro_batches_and_meshes_train_alike(folder: pathlib.Path, meshes: Any)
     found = []
     for devices, changes in ((1, {}), *meshes):
         config = tiny.zero_shot_config(
-            folder, task__more_sources=f"conll:{folder / 'persons'}", model__dropout=0.0, train__steps=3,
+            folder, task__more_sources=f"conll:{folder / 'persons'}", model__dropout=0.0, train__steps=2,
             train__batch_size=8, data__row_length=64, optim__learning_rate=1e-3, **changes,
         )  # fmt: skip
         task, loaded = registry.create(config, resolve(config.model))
         mesh = make_mesh(config.parallel.mesh, jax.devices()[:devices])
         setup = set_up(config, task, loaded, mesh)
         losses = []
-        for stepped in setup.session.steps(setup.initial_state(), setup.batches.iterate(0, 3)):
+        for stepped in setup.session.steps(setup.initial_state(), setup.batches.iterate(0, 2)):
             sums = jax.device_get(stepped.sums)
             losses.append(float(sums["loss"][0] / sums["loss"][1]))
         found.append(losses)
-    assert len({*found[0]}) == 3
+    assert len({*found[0]}) == 2
     for losses in found[1:]:
         np.testing.assert_allclose(losses, found[0], rtol=2e-5)
 

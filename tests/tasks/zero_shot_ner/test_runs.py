@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A folder with a trained run, "run", and the same test sentences whose types have other names, "unseen"."""
     folder = tmp_path_factory.mktemp("zero_shot")
     (folder / "labels.json").write_text(json.dumps(TEXTS))
-    train(config(folder, train__steps=150, eval__every_steps=50, train__batch_size=8), folder / "run")
+    train(config(folder, train__steps=100, eval__every_steps=50, train__batch_size=8), folder / "run")
     for name, kinds in (
         ("unseen", {"PER": "saw", "LOC": "town"}),
         ("exchanged", {"PER": "town", "LOC": "saw"}),
