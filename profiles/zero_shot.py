@@ -157,7 +157,7 @@ def scores(arm: str, workdir: pathlib.Path, source: str) -> dict[str, Any]:
         trained = set(files.read_object(workdir / "task.json")["texts"])
         kinds, unseen = [*labels], [name for name, text in labels.items() if text not in trained]
         more = {"threshold": evaluation.scores["threshold"]}
-    return {"f1": f1_of(records, kinds), "unseen": f1_of(records, unseen), **more}
+    return {"f1": f1_of(records, kinds), "unseen": f1_of(records, unseen) if unseen else None, **more}
 
 
 def rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -168,8 +168,9 @@ def rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if own:
             cells: list[Any] = [arm, name]
             for key in ("f1", "unseen"):
-                values = [run[key] for run in own]
-                cells += [statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0]
+                values = [run[key] for run in own if run[key] is not None]  # None: all types are those of training
+                spread = statistics.stdev(values) if len(values) > 1 else 0.0
+                cells += [statistics.mean(values), spread] if values else ["", ""]
             found.append(dict(zip(COLUMNS, cells, strict=True)))
     return found
 

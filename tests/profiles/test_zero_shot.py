@@ -43,5 +43,7 @@ def test_f1_of_some_types() -> None:
 
 
 def test_rows_are_means_over_seeds() -> None:
-    runs = [{"arm": "names", "set": "wnut17", "f1": f1, "unseen": 0.1} for f1 in (0.2, 0.4)]
-    assert [list(row.values())[:3] for row in rows(runs)] == [["names", "wnut17", pytest.approx(0.3)]]
+    runs = [{"arm": "names", "set": "wnut17", "f1": f1, "unseen": None} for f1 in (0.2, 0.4)]
+    assert [list(row.values()) for row in rows(runs)] == [
+        ["names", "wnut17", pytest.approx(0.3), pytest.approx(0.02**0.5), "", ""]
+    ]

@@ -3,7 +3,7 @@
 # N rows, T tokens, W words of a sentence, K widths, C classes
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -153,7 +153,7 @@ def span_labels(
 
 
 def gold_classes(
-    spans: Sequence[Span], index: dict[str, int], count: int, widths: int
+    spans: Sequence[Span], index: Mapping[str, int], count: int, widths: int
 ) -> tuple[np.ndarray, list[Span]]:
     """Returns the class of each span of a sentence, int [W, K], and the entities that no class can say.
 

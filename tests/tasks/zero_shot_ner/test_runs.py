@@ -16,6 +16,7 @@ from jaxfm.tasks import registry
 from jaxfm.training.initial import resolve
 from tests import tiny
 
+SIZES = {"train": 240, "valid": 30, "test": 30}
 TEXTS = {"PER": "saw", "LOC": "the old town"}
 
 
@@ -24,14 +25,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A folder with a trained run, "run", and the same test sentences whose types have other names, "unseen"."""
     folder = tmp_path_factory.mktemp("zero_shot")
     (folder / "labels.json").write_text(json.dumps(TEXTS))
-    train(config(folder, train__steps=100, eval__every_steps=50, train__batch_size=8), folder / "run")
+    tiny.write_corpus(folder / "data", SIZES)
+    train(config(folder, train__steps=120, eval__every_steps=60, train__batch_size=8), folder / "run")
     for name, kinds in (
         ("unseen", {"PER": "saw", "LOC": "town"}),
         ("exchanged", {"PER": "town", "LOC": "saw"}),
     ):
         content = [
             (words, [tag if tag == "O" else f"{tag[:2]}{kinds[tag[2:]]}" for tag in tags])
-            for words, tags in tiny.sentences(tiny.SIZES["test"], 2)
+            for words, tags in tiny.sentences(SIZES["test"], 2)
         ]
         tiny.write_conll(folder / name / "test.conll", content)
     return folder
@@ -84,7 +86,7 @@ def test_any_number_of_labels_gives_the_same_scores(folder: pathlib.Path) -> Non
             if key in scores:
                 assert each["score"] == pytest.approx(scores[key], abs=2e-4)
                 shared += 1
-    assert shared > 10
+    assert shared > 5
 
 
 def test_the_end_of_a_long_text_is_read(folder: pathlib.Path) -> None:
