@@ -19,7 +19,7 @@ from jaxfm.data.records import nested_quickstart
 from jaxfm.data.text.tagging import Span
 from jaxfm.observe.tables import Table, to_markdown
 from jaxfm.programs.train import train
-from jaxfm.tasks.nested_ner.spans import entities_of
+from jaxfm.tasks.word_spans.spans import entities_of
 from profiles import command_line
 
 SPLITS = ("valid", "test")

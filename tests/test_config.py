@@ -66,6 +66,10 @@ TASK_OPTIONS = {
     "nested_ner": (
         f"task.name task.max_width task.overlaps task.threshold task.span_size task.overlap task.splitter {LOSS}"
     ).split(),
+    "zero_shot_ner": (
+        "task.name task.more_sources task.label_texts task.negative_labels task.label_length task.max_width "
+        "task.overlaps task.threshold task.span_size task.overlap task.splitter"
+    ).split(),
     "classification": (
         "task.name task.kind task.pooling task.head task.normalize task.fit task.shots task.l2_penalty "
         "task.contrastive.sampling task.contrastive.iterations task.contrastive.most_pairs task.prompt.pattern "

@@ -391,6 +391,29 @@ def nested_config(directory: pathlib.Path, **overrides: Any) -> Config:
     return replaced(from_config_dict(values), **overrides)
 
 
+def zero_shot_config(directory: pathlib.Path, **overrides: Any) -> Config:
+    """The same for entities whose types are texts."""
+    values = default_config("zero_shot_ner")
+    values.model.init = f"dir:{directory / 'weights'}"
+    values.model.scan_layers = True
+    values.data.source = f"conll:{directory / 'data'}"
+    values.data.row_length = 48
+    values.task.overlap = 8
+    values.task.max_width, values.task.span_size = 3, 16
+    values.optim.learning_rate = 1e-2
+    values.train.batch_size = 4
+    values.train.steps = 8
+    values.train.min_steps = 0
+    values.eval.batch_size = 8
+    values.eval.metric = "f1"
+    values.log.every_steps = 2
+    if not (directory / "data").exists():
+        write_corpus(directory / "data")
+    if not (directory / "weights").exists():
+        write_weights(directory / "weights")
+    return replaced(from_config_dict(values), **overrides)
+
+
 # Task of a finished run -> what makes its config.
 def image_config(directory: pathlib.Path, task: str = "image_classification", **overrides: Any) -> Config:
     """The same for tasks on images, over folders of tiny pictures, from scratch."""
@@ -412,6 +435,7 @@ def image_config(directory: pathlib.Path, task: str = "image_classification", **
 CONFIGS: dict[str, Callable[[pathlib.Path], Config]] = {
     "ner": config,
     "nested_ner": nested_config,
+    "zero_shot_ner": zero_shot_config,
     "classification": classification_config,
     "pairs": lambda directory: classification_config(directory, pairs=True),
     "multi": lambda directory: classification_config(directory, "multi"),

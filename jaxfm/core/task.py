@@ -271,8 +271,35 @@ class DrawsPictures(Protocol):
 class ComparesLabels(Protocol):
     """What a predictor is beside `Predictor` where the classes that a record is compared with are any texts."""
 
+    @property
+    def fewest_labels(self) -> int:
+        """Classes that a record must be compared with at least."""
+        ...
+
     def with_labels(self, labels: Sequence[str]) -> "Predictor":
-        """Returns the same with these classes."""
+        """Returns the same with these classes, all different; UserError for texts that cannot be classes."""
+        ...
+
+
+@runtime_checkable
+class ReadsLabels(ComparesLabels, Protocol):
+    """What a predictor is beside `ComparesLabels` where vectors of labels are computed once, before any record."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels that records are compared with; empty: none."""
+        ...
+
+    def label_rows(self) -> Dataset:
+        """Returns rows of one label each, in order."""
+        ...
+
+    def label_outputs(self, model: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns what `with_label_outputs` needs of each row."""
+        ...
+
+    def with_label_outputs(self, outputs: Mapping[str, np.ndarray]) -> "Predictor":
+        """Returns the same, which compares records with what was computed of the labels."""
         ...
 
 

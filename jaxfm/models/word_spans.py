@@ -8,7 +8,7 @@ multiplied once a word, or a width, and spans only add: 3 products of B W D H in
 
 # B batch, T tokens, K widths, D model, H hidden size of the head, C classes
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,8 @@ from jaxfm.parallel.mesh import constrain, with_axes
 # Fields of a batch, int32 [B, T]. Slot w of a segment stands for its word w: the tokens, counted from the start of the
 # segment, that are the first and the last piece of the word; -1 after the last word.
 FIRSTS, LASTS = "first_pieces", "last_pieces"
+
+Layer = Callable[[jax.Array], jax.Array]
 
 
 class WordSpanClassifier(nnx.Module):
@@ -59,19 +61,40 @@ class WordSpanClassifier(nnx.Module):
         encoder_key, first_key, second_key = split_key(key, 3)
         hidden_BTD, _, positions_BT = self.encoder.encode(batch, key=encoder_key)
         hidden_BTD = dropout(hidden_BTD, self.dropout_rate, first_key)
-        # Words are gathered from all over a row, whatever its tokens are cut over.
-        starts_BTH = constrain(self.starts(hidden_BTD), "batch", "keys", "features")
-        ends_BTH = constrain(self.ends(hidden_BTD), "batch", "keys", "features")
-        starts_BTH = _words(starts_BTH, batch[FIRSTS], positions_BT)
-        ends_BTH = _words(ends_BTH, batch[LASTS], positions_BT)
-        widths = self.widths[...].astype(starts_BTH.dtype)
-        # The end of a span of k more words is the word k slots on. What wraps around is no span.
-        ends_BTKH = jnp.stack([jnp.roll(ends_BTH, -k, axis=1) for k in range(len(widths))], axis=2)
-        spans_BTKH = ACTIVATION["gelu"](starts_BTH[:, :, None] + ends_BTKH + widths)
+        spans_BTKH = span_features(self.starts, self.ends, self.widths[...], hidden_BTD, batch, positions_BT)
         return self.head(dropout(spans_BTKH, self.dropout_rate, second_key)).astype(jnp.float32)
 
 
-def _words(values_BTH: jax.Array, places_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
+def span_features(
+    starts: Layer,
+    ends: Layer,
+    widths_KH: jax.Array,
+    hidden_BTD: jax.Array,
+    batch: Mapping[str, jax.Array],
+    positions_BT: jax.Array,
+) -> jax.Array:
+    """Returns features [B, T, K, H] of all spans: gelu of the sum of what their first word, last word and width give.
+
+    Those of slot w and width index k are of words w to w + k of the segment, and unspecified where it has not so many.
+    """
+    # Words are gathered from all over a row, whatever its tokens are cut over.
+    starts_BTH = constrain(starts(hidden_BTD), "batch", "keys", "features")
+    ends_BTH = constrain(ends(hidden_BTD), "batch", "keys", "features")
+    starts_BTH = at_words(starts_BTH, batch[FIRSTS], positions_BT)
+    ends_BTH = at_words(ends_BTH, batch[LASTS], positions_BT)
+    widths_KH = widths_KH.astype(starts_BTH.dtype)
+    return ACTIVATION["gelu"](starts_BTH[:, :, None] + at_span_ends(ends_BTH, len(widths_KH)) + widths_KH)
+
+
+def at_span_ends(words_BTH: jax.Array, widths: int) -> jax.Array:
+    """Returns [B, T, K, H]: of values of words, that of the last word of the span of k more words than one.
+
+    The end of a span of k more words is the word k slots on. What wraps around is no span.
+    """
+    return jnp.stack([jnp.roll(words_BTH, -k, axis=1) for k in range(widths)], axis=2)
+
+
+def at_words(values_BTH: jax.Array, places_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
     """Returns at each slot the values [B, T, H] of the token that `places_BT` counts from the start of the segment."""
     begins_BT = jnp.arange(positions_BT.shape[1]) - positions_BT
     index_BT = jnp.clip(begins_BT + places_BT, 0, positions_BT.shape[1] - 1)

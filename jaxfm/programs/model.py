@@ -31,10 +31,10 @@ from jaxfm.data.text.short_rows import short_row
 from jaxfm.errors import UserError
 from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.programs import image_input
+from jaxfm.programs import image_input, model_options
 from jaxfm.programs.explanations import Explainer
 from jaxfm.programs.model_exits import open_exits
-from jaxfm.programs.model_options import RUN_WORDS, check_finder, labelled, portions, role_of, split_by
+from jaxfm.programs.model_options import RUN_WORDS
 from jaxfm.training.early_exit import Layers
 from jaxfm.training.ensemble import make_ensemble, open_members
 from jaxfm.training.evaluation import Evaluator, bucket
@@ -76,7 +76,7 @@ class Model:
         """Restores the run's chosen checkpoint; UserError when there is none. `words`, `entities`: the program's flags.
 
         `entities` is a run that finds the entities of each text, for a model that relates entities. `labels` are the
-        classes that images are compared with, for a model that compares them with any texts. `precision` of activations
+        classes that inputs are compared with, for a model that compares them with any texts. `precision` of activations
         is "f32", "bf16" or, where it is empty, that of the run. `exit`, of a run with early heads, is the confidence
         from which an input leaves, "never", or None for the run's own.
         """
@@ -86,17 +86,18 @@ class Model:
             run, several = runs[0], len(runs) > 1
             self._ensemble = make_ensemble(self.workdir, runs) if several else None
             predictor = run.predictor() if self._ensemble is None else self._ensemble.predictor
-            self._finder = None
-            if entities is not None:
-                self._finder = _finder(predictor, entities, words)
-            predictor = predictor if entities is not None else split_by(predictor, words)
-            self._predictor = labelled(predictor, labels) if labels else predictor
+            self._finder = None if entities is None else _finder(predictor, entities, words)
+            predictor = predictor if self._finder else model_options.split_by(predictor, words)
+            predictor = model_options.labelled(predictor, labels)
             config = run.config
             self._mesh = make_mesh(MeshConfig())
             build = Build(compute_dtype(precision or config.train.precision))
             # The parameters of all members of an ensemble lie on the devices; one program computes with each in turn.
             self._members = tuple(each.restore(self._mesh, build) for each in runs)
             self._restored = self._members[0]
+            self._predictor = model_options.with_label_vectors(
+                predictor, self._restored, self._mesh, config.eval.batch_size
+            )
             self._exits, self.exit_note = open_exits(runs, self._restored, self._mesh, config.eval.batch_size, exit)
         self._run = run
         self.task, self.labels = config.task.name, self._predictor.labels
@@ -256,8 +257,8 @@ class Model:
     def embed_stream(self, texts: Iterable[str], role: str = "") -> Iterator[np.ndarray]:
         """Yields the vectors of texts in portions, f32 [n, D], in order."""
         embeds = self.embeds
-        role = role_of(role, embeds.roles)
-        for chunk in portions(texts, self.records_at_once):
+        role = model_options.role_of(role, embeds.roles)
+        for chunk in model_options.portions(texts, self.records_at_once):
             with self._one_at_a_time:
                 encoded = embeds.embedding_rows(chunk, role)
                 yield embeds.vectors(encoded, self._outputs(encoded.rows))
@@ -297,8 +298,8 @@ class Model:
         if isinstance(texts, str):
             raise UserError("embed_tokens: is given one text; give a list of texts.")
         embeds, found = self.embeds_tokens, list[np.ndarray]()
-        role = role_of(role, embeds.roles)
-        for chunk in portions(texts, self.records_at_once):
+        role = model_options.role_of(role, embeds.roles)
+        for chunk in model_options.portions(texts, self.records_at_once):
             with self._one_at_a_time:
                 encoded = embeds.embedding_rows(chunk, role)
                 found += embeds.token_vectors(encoded, self._outputs(encoded.rows), role)
@@ -483,12 +484,11 @@ class Model:
         return outputs[0] if self._ensemble is None else self._ensemble.mean_outputs(outputs)
 
 
-def load(workdir: str | pathlib.Path, *, entities: str | pathlib.Path | None = None) -> Model:
-    """Returns a trained run, to call with one text or many; UserError when there is none.
-
-    `entities` is a run that finds the entities of each text, for a model that relates entities.
-    """
-    return Model(workdir, entities=entities)
+def load(
+    workdir: str | pathlib.Path, *, entities: str | pathlib.Path | None = None, labels: Sequence[str] = ()
+) -> Model:
+    """Returns a trained run, to call with texts; UserError when there is none. `entities`, `labels`: as `Model`."""
+    return Model(workdir, entities=entities, labels=labels)
 
 
 def _finder(predictor: Predictor, entities: str | pathlib.Path, words: str) -> Model:
@@ -496,5 +496,5 @@ def _finder(predictor: Predictor, entities: str | pathlib.Path, words: str) -> M
     if not isinstance(predictor, ReadsEntities):
         raise UserError(f"--entities={entities}: the model of --workdir does not relate entities: leave out the flag.")
     finder = Model(files.user_path(entities, "--entities"), words)
-    check_finder(predictor, finder._predictor, entities, finder.task)
+    model_options.check_finder(predictor, finder._predictor, entities, finder.task)
     return finder

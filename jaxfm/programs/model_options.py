@@ -4,8 +4,12 @@ import itertools
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
-from jaxfm.core.task import ComparesLabels, FindsEntities, Predictor, ReadsEntities
+from jax.sharding import Mesh
+
+from jaxfm.core.task import ComparesLabels, FindsEntities, Predictor, ReadsEntities, ReadsLabels
 from jaxfm.errors import UserError, did_you_mean
+from jaxfm.training.evaluation import Evaluator, bucket
+from jaxfm.training.saved_run import Restored
 
 RUN_WORDS = "run"
 
@@ -24,12 +28,27 @@ def split_by(predictor: Predictor, words: str) -> Predictor:
 
 
 def labelled(predictor: Predictor, labels: Sequence[str]) -> Predictor:
-    """Returns the predictor with other classes; UserError where its classes are those that it was trained on."""
+    """Returns the predictor with other classes, () for its own; UserError where it has no others than its own."""
+    if not labels:
+        return predictor
     if not isinstance(predictor, ComparesLabels):
         raise UserError("--labels: the model of --workdir has its own classes: leave out the flag.")
-    if len(set(labels)) < 2 or not all(label.strip() for label in labels):
-        raise UserError(f"--labels={','.join(labels)}: give two different texts at least, with a comma between them.")
-    return predictor.with_labels(tuple(label.strip() for label in labels))
+    asked, fewest = tuple(label.strip() for label in labels), predictor.fewest_labels
+    if len(set(asked)) < max(fewest, len(asked)) or not all(asked):
+        least = "two texts at least" if fewest == 2 else "texts"
+        raise UserError(f"--labels={','.join(labels)}: give {least}, all different, with commas between them.")
+    return predictor.with_labels(asked)
+
+
+def with_label_vectors(predictor: Predictor, restored: Restored, mesh: Mesh, batch_size: int) -> Predictor:
+    """Returns the predictor with what the model computes of its labels, if it compares records with such."""
+    if not isinstance(predictor, ReadsLabels) or not predictor.labels:
+        return predictor
+    rows = predictor.label_rows()
+    size = bucket(batch_size, len(rows), mesh)
+    return predictor.with_label_outputs(
+        Evaluator(predictor.label_outputs, restored.graphdef, mesh, size)(restored.params, rows)
+    )
 
 
 def role_of(given: str, roles: Sequence[str]) -> str:

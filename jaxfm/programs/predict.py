@@ -31,8 +31,9 @@ USAGE = (
     '[--pair="TEXT" | --context=FILE] [--entities=DIR]\n'
     "  [--vectors=float32|int8|binary] [--role=query|document]  with --output=FILE.npy or FILE.parquet\n"
     "  [--exit=CONFIDENCE | --no_exit] [--stats]  of a model with early heads\n"
+    "  [--labels=A,B,...]  of a model that compares inputs with any labels\n"
     "  of images: (IMAGE|FOLDER ... | --input=FOLDER|TABLE --output=FILE.jsonl)\n"
-    "  [--labels=A,B,...] [--pictures=FILE.png]"
+    "  [--pictures=FILE.png]"
 )
 _MOST_PICTURES = 24  # images of a sheet
 _SINGLE = "this model judges single texts: leave the second one out."
@@ -40,21 +41,33 @@ _SINGLE = "this model judges single texts: leave the second one out."
 
 @overload
 def predict(
-    workdir: str | pathlib.Path, texts: str | Mapping[str, Any], *, entities: str | pathlib.Path | None = None
+    workdir: str | pathlib.Path,
+    texts: str | Mapping[str, Any],
+    *,
+    entities: str | pathlib.Path | None = None,
+    labels: Sequence[str] = (),
 ) -> dict[str, Any]: ...
 
 
 @overload
 def predict(
-    workdir: str | pathlib.Path, texts: Iterable[Text], *, entities: str | pathlib.Path | None = None
+    workdir: str | pathlib.Path,
+    texts: Iterable[Text],
+    *,
+    entities: str | pathlib.Path | None = None,
+    labels: Sequence[str] = (),
 ) -> list[dict[str, Any]]: ...
 
 
 def predict(
-    workdir: str | pathlib.Path, texts: Text | Iterable[Text], *, entities: str | pathlib.Path | None = None
+    workdir: str | pathlib.Path,
+    texts: Text | Iterable[Text],
+    *,
+    entities: str | pathlib.Path | None = None,
+    labels: Sequence[str] = (),
 ) -> dict[str, Any] | list[dict[str, Any]]:
     """Returns the result of a text, or one result each of several, as `Model`; to call again and again, keep one."""
-    return Model(workdir, entities=entities)(texts)
+    return Model(workdir, entities=entities, labels=labels)(texts)
 
 
 def predict_file(
@@ -323,7 +336,11 @@ def run() -> None:
         RUN_WORDS,
         "Words of a text: run (as in the run's training) or transformers (as its pipeline has them).",
     )
-    flags.DEFINE_string("labels", "", "Classes that images are compared with (zero-shot), with commas between them.")
+    flags.DEFINE_string(
+        "labels",
+        "",
+        "Classes that inputs are compared with (zero-shot), with commas between them; NAME: TEXT to describe one.",
+    )
     flags.DEFINE_string(
         "pictures", None, "PNG file of what the model makes of images: what it attends to, or hidden patches predicted."
     )

@@ -30,6 +30,7 @@ from jaxfm.tasks.nested_ner.task import NestedNerDefinition
 from jaxfm.tasks.qa.task import QaDefinition
 from jaxfm.tasks.relations.task import RelationsDefinition
 from jaxfm.tasks.replaced_token.task import ReplacedTokenDefinition
+from jaxfm.tasks.zero_shot_ner.task import ZeroShotNerDefinition
 
 _DEFINITIONS: dict[str, TaskDefinition] = {}
 _GROUP = "task"
@@ -53,6 +54,7 @@ def register(definition: TaskDefinition) -> None:
 for _definition in (
     NerDefinition(),
     NestedNerDefinition(),
+    ZeroShotNerDefinition(),
     ClassificationDefinition(),
     EmbeddingDefinition(),
     LateInteractionDefinition(),

@@ -44,6 +44,7 @@ RUN_PAGES = (
     "docs/trust.md",
     "docs/tutorial.md",
     "docs/using.md",
+    "docs/zero_shot.md",
 )
 # Commands that are not run on any page, by the beginning or a part of them -> why.
 NOT_RUN = {

@@ -24,6 +24,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = {
     ("ner", "quickstart"): "v5e:2x2",
     ("nested_ner", "quickstart"): "v5e:2x2",
+    ("zero_shot_ner", "quickstart"): "v5e:2x2",
     ("mlm", "quickstart"): "v5e:2x2",
     ("mlm", "bert_tiny"): "v4:2x2x1",
     ("mlm", "rtd_quickstart"): "v5e:2x2",
@@ -47,6 +48,7 @@ LARGE = {
     ("ner", "files"): "v5e:2x2",
     ("ner", "best"): "v5e:2x2",
     ("nested_ner", "files"): "v5e:2x2",
+    **{("zero_shot_ner", name): "v5e:2x2" for name in ("files", "described")},
     ("ner", "wnut17"): "v6e:2x2",
     ("ner", "conll2003"): "v5e:2x4",
     ("relations", "files"): "v5e:2x2",

@@ -97,6 +97,7 @@ MISTAKES = {
     "mup_transfer": (["--source=text:absent", "--preset=bert_absent", "--output=o.json"], "bert_absent"),
     "ner_decoding": (["--runs=absent"], "--workdir=absent: holds no run of jaxfm"),
     "nested_ner": (["--output=o.json", "--seeds=0,one"], "--seeds=0,one: must be whole numbers"),
+    "zero_shot": (["--data=absent", "--output=o.json"], "--data=absent: no such folder"),
     "ner_recipe": (
         ["--data=.", "--output=o.json", "--recipes=epoch"],
         "--recipes: 'epoch' is none of them. Did you mean",

@@ -30,7 +30,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 FAST = ("ner", "classification", "masked_lm", "replaced_token")
-NOWHERE = ("nested_ner",)  # no other library has such a head, so its exports are refused
+NOWHERE = ("nested_ner", "zero_shot_ner")  # no other library has such a head, so its exports are refused
 EXPORTED = [name for name in tiny.CONFIGS if name not in NOWHERE]
 TASKS = [pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in EXPORTED]
 TEXTS = ["ada met boole in the old town .", "gauss went near ghent and left", "in", "curry saw emmy ."]

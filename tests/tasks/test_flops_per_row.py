@@ -43,6 +43,11 @@ def test_spans_have_two_ends_and_as_many_classes_as_types_and_none() -> None:
     assert per_token("nested_ner") == pytest.approx(ENCODER + 6 * 2 * D * 150 + 10 * 6 * 150 * 8)
 
 
+def test_spans_have_vectors_that_are_compared_with_every_label() -> None:
+    spans = 10 * 6 * (256 * D + D * 18)
+    assert per_token("zero_shot_ner") == pytest.approx(ENCODER + 6 * 2 * D * 256 + spans)
+
+
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_classification_scores_every_segment(pooling: str) -> None:
     segments = T // 16

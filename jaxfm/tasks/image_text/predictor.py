@@ -64,6 +64,7 @@ class ImageTextPredictor:
     pairs = False
     reads_texts = True
     similarity = "cosine"
+    fewest_labels = 2
     roles = ("text",)
 
     @property

@@ -2,28 +2,13 @@
 
 # S spans, C classes
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxfm.data.text.tagging import Span
 from jaxfm.evaluation.calibration import probabilities
-from jaxfm.tasks.nested_ner.spans import NO_ENTITY, SpanRows, choose
 from jaxfm.tasks.nested_ner.spec import NestedNerSpec
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class FoundSpans:
-    """The entities that a model finds in a sentence.
-
-    Attributes:
-      spans: in words, in order.
-      scores: the probability of each one's type, calibrated.
-    """
-
-    spans: list[Span]
-    scores: list[float]
+from jaxfm.tasks.word_spans.spans import NO_ENTITY, FoundSpans, SpanRows, choose
 
 
 def find_entities(

@@ -7,10 +7,9 @@ import numpy as np
 
 from jaxfm.core.explained import Explained, Target, TokenPlace
 from jaxfm.models.word_spans import FIRSTS, LASTS
-from jaxfm.tasks.nested_ner.decoding import FoundSpans
-from jaxfm.tasks.nested_ner.spans import SpanRows
 from jaxfm.tasks.nested_ner.spec import NestedNerSpec
 from jaxfm.tasks.record_words import Words
+from jaxfm.tasks.word_spans.spans import FoundSpans, SpanRows
 
 
 def explained_spans(

@@ -11,16 +11,16 @@ import jax
 import numpy as np
 
 from jaxfm.core.explained import Explained
-from jaxfm.data.text.packing import PackedRows
 from jaxfm.data.text.tokenization import encode_words
 from jaxfm.errors import UserError
 from jaxfm.models.word_spans import WordSpanClassifier
 from jaxfm.tasks.explaining import baseline_token, explained_arrays
 from jaxfm.tasks.nested_ner.decoding import find_entities
 from jaxfm.tasks.nested_ner.explaining import explained_spans
-from jaxfm.tasks.nested_ner.spans import SpanRows
-from jaxfm.tasks.nested_ner.spec import NestedNerSpec, encode
+from jaxfm.tasks.nested_ner.spec import NestedNerSpec
 from jaxfm.tasks.record_words import Words
+from jaxfm.tasks.word_spans.encoding import encode_spans
+from jaxfm.tasks.word_spans.results import EncodedTexts, span_lines, span_result
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -29,19 +29,6 @@ _HF_PROBLEM = (
     "transformers has no class that scores spans of words (task nested_ner), so no library could open the weights. Use "
     "the run by jaxfm.predict, or jaxfm.load in Python."
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class EncodedTexts:
-    """Texts as words, and the packed rows of those words."""
-
-    texts: tuple[Words, ...]
-    encoded: SpanRows
-
-    @property
-    def rows(self) -> PackedRows:
-        """The rows to compute."""
-        return self.encoded.rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +76,7 @@ class NestedNerPredictor:
         """
         texts = tuple(Words.of_record(record, self.spec.splitter) for record in records)
         pieces = encode_words(self.tokenizer, [[text.text[start:end] for start, end in text.offsets] for text in texts])
-        return EncodedTexts(texts, encode(self.spec, self.tokenizer, pieces))
+        return EncodedTexts(texts, encode_spans(self.spec, self.tokenizer, pieces, index=self.spec.index))
 
     def decode(self, encoded: EncodedTexts, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """Returns {"text", "entities": [{"type", "text", "start", "end", "score"}]} for each text.
@@ -100,22 +87,10 @@ class NestedNerPredictor:
         last ("start_word", "end_word").
         """
         if not len(encoded.rows):  # no word in any text
-            return [_result(text, []) for text in encoded.texts]
+            return [span_result(text) for text in encoded.texts]
         logits = encoded.encoded.per_span(outputs["logits"])
-        results = []
-        for text, found in zip(
-            encoded.texts, find_entities(self.spec, encoded.encoded, logits, self.calibration), strict=True
-        ):
-            entities = []
-            pairs = sorted(zip(found.spans, found.scores, strict=True), key=lambda each: (each[0][0], -each[0][1]))
-            for (first, end, kind), score in pairs:
-                start, stop = text.offsets[first][0], text.offsets[end - 1][1]
-                entity = {"type": kind, "text": text.text[start:stop], "start": start, "end": stop}
-                if text.given is not None:
-                    entity |= {"start_word": first, "end_word": end}
-                entities.append(entity | {"score": round(score, 4)})
-            results.append(_result(text, entities))
-        return results
+        found = find_entities(self.spec, encoded.encoded, logits, self.calibration)
+        return [span_result(text, spans) for text, spans in zip(encoded.texts, found, strict=True)]
 
     explains_pairs = False
 
@@ -145,15 +120,7 @@ class NestedNerPredictor:
 
     def lines(self, result: Mapping[str, Any]) -> list[str]:
         """Returns the text, then a line an entity: characters, type, score, text; one inside another is moved in."""
-        found, open_ends = [], []
-        for entity in result["entities"]:
-            open_ends = [end for end in open_ends if end > entity["start"]]
-            found.append(
-                f"  {entity['start']:>5}-{entity['end']:<5} {entity['type']:<12} {entity['score']:.3f}  "
-                f"{'  ' * len(open_ends)}{entity['text']}"
-            )
-            open_ends.append(entity["end"])
-        return [result["text"], *(found or ["  (no entities)"])]
+        return span_lines(result)
 
     def hf_problem(self) -> str:
         """Returns why `write_hf` refuses."""
@@ -163,8 +130,3 @@ class NestedNerPredictor:
         """Raises UserError: no class of transformers computes the same."""
         del folder, params
         raise UserError(_HF_PROBLEM)
-
-
-def _result(text: Words, entities: list[dict[str, Any]]) -> dict[str, Any]:
-    given = {} if text.given is None else {"tokens": list(text.given)}
-    return {"text": text.text, **given, "entities": entities}

@@ -3,12 +3,11 @@
 # N rows, T tokens, K widths, C classes, S sentences
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
-from jaxfm.core.evaluation import BootstrapData, Evaluation, own_metrics_table
+from jaxfm.core.evaluation import Evaluation, own_metrics_table
 from jaxfm.core.extensions import own_metrics
 from jaxfm.core.task import NOT_CALIBRATED
 from jaxfm.data.records.sources import TaggedSentence
@@ -16,10 +15,11 @@ from jaxfm.data.text.tagging import Span
 from jaxfm.evaluation import calibration as calibration_lib
 from jaxfm.evaluation import entities
 from jaxfm.observe import plots
-from jaxfm.tasks.nested_ner.decoding import FoundSpans, find_entities
-from jaxfm.tasks.nested_ner.errors import text_and_offsets, worst_sentences
-from jaxfm.tasks.nested_ner.spans import Entities, SpanRows, as_given, entities_of, gold_classes
+from jaxfm.tasks.nested_ner.decoding import find_entities
 from jaxfm.tasks.nested_ner.spec import NAME, NestedNerSpec
+from jaxfm.tasks.word_spans.errors import worst_sentences
+from jaxfm.tasks.word_spans.scores import nothing_found, span_bootstrap_data, span_records
+from jaxfm.tasks.word_spans.spans import Entities, FoundSpans, SpanRows, as_given, entities_of, gold_classes
 
 DIRECTIONS = {"f1": True, "precision": True, "recall": True, "macro_f1": True, "accuracy": True, "loss": False}
 
@@ -117,9 +117,11 @@ class NestedNerScorer:
                 "overlapping": sum(len(sentence.overlapping) for sentence in self.sentences),
             },
             tables=(entities.entity_table(scored.spans), assessed.table, *own_metrics_table(own)),
-            predictions=_records(self.sentences, gold, scored),
-            warnings=_nothing_found(scored),
-            bootstrap_data=self._bootstrap_data(scored, losses),
+            predictions=span_records(self.sentences, gold, scored.predicted, [each.scores for each in scored.found]),
+            warnings=nothing_found(scored.counts, scored.spans.f1),
+            bootstrap_data=span_bootstrap_data(
+                self.sentences, gold, self.spec.labels[1:], scored.counts, scored.right, scored.losses, scored.ends
+            ),
             plots=dict(assessed.plots)
             | ({"per_type": lambda path: plots.plot_per_type(per_type, path)} if per_type else {}),
             wrong=worst_sentences(self.sentences, gold, scored.predicted, losses),
@@ -166,69 +168,3 @@ class NestedNerScorer:
             losses=calibration_lib.losses(every, classes, NOT_CALIBRATED),
             ends=np.cumsum([len(each) for each in logits])[:-1],
         )
-
-    def _bootstrap_data(self, scored: _Scored, losses: np.ndarray) -> BootstrapData:
-        sizes = np.diff([0, *scored.ends, len(scored.losses)]).astype(np.float64)
-        right_SC, found_SC, gold_SC = np.split(scored.counts, 3, axis=-1)
-        return BootstrapData(
-            sampling_unit="sentences",
-            units={
-                "entities": scored.counts,
-                "words": sizes,  # here spans: what accuracy and loss are divided by
-                "right": np.asarray([part.sum() for part in np.split(scored.right, scored.ends)], np.float64),
-                "loss": losses,
-            },
-            computed=entities.tagging_metrics,
-            identity=[
-                (sentence.marked.text if sentence.marked else sentence.words, tuple(each.given))
-                for sentence, each in zip(self.sentences, self._entities(), strict=True)
-            ],
-            classes=self.spec.labels[1:],
-            less_is_better=("loss",),
-            prior=entities.tagging_prior(len(self.spec.labels) - 1),
-            right=((right_SC == found_SC) & (right_SC == gold_SC)).all(axis=-1),
-        )
-
-
-def _nothing_found(scored: _Scored) -> tuple[str, ...]:
-    """Says so where the model finds no entity as it is marked."""
-    _, found, gold = (int(count) for count in scored.counts.sum(axis=0).reshape(3, -1).sum(axis=-1))
-    if scored.spans.f1 > 0 or not gold:
-        return ()
-    return (
-        f"the model finds {'nothing' if not found else 'no entity as it is marked'}: F1 {scored.spans.f1:.4f} "
-        f"({gold:,} entities in the data, {found:,} found). Train longer (--config.train.min_steps, "
-        "--config.train.epochs), or look at the data: python -m jaxfm.check.",
-    )
-
-
-def _records(
-    sentences: Sequence[TaggedSentence], gold: Sequence[Sequence[Span]], scored: _Scored
-) -> Iterator[dict[str, Any]]:
-    """Yields one record a sentence: entities right, missed and invented, in characters of its text."""
-    for sentence, wanted, predicted, found in zip(sentences, gold, scored.predicted, scored.found, strict=True):
-        text, offsets = text_and_offsets(sentence)
-        scores = dict(zip(predicted, found.scores, strict=True))
-
-        def described(
-            spans: set[Span],
-            text: str = text,
-            offsets: list[tuple[int, int]] = offsets,
-            scores: dict[Span, float] = scores,
-            in_words: bool = sentence.marked is None,
-        ) -> list[dict[str, Any]]:
-            listed = []
-            for start, end, kind in sorted(spans):
-                first, last = (offsets[start][0], offsets[end - 1][1]) if in_words else (start, end)
-                score = {"score": round(scores[start, end, kind], 4)} if (start, end, kind) in scores else {}
-                listed.append({"type": kind, "start": first, "end": last, "text": text[first:last], **score})
-            return listed
-
-        yield {
-            "origin": sentence.origin,
-            "correct": set(wanted) == set(predicted),
-            "text": text,
-            "right": described(set(wanted) & set(predicted)),
-            "missed": described(set(wanted) - set(predicted)),
-            "invented": described(set(predicted) - set(wanted)),
-        }

@@ -1,28 +1,20 @@
-"""A span classifier beside its weights, its config keys, and sentences to packed rows."""
+"""A span classifier beside its weights, and its config keys."""
 
 # B batch, T tokens, K widths, C classes
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import jax
-import numpy as np
 from flax import nnx
 
 from jaxfm.core.batch import BatchSpec, Field
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.data.text.packing import build_rows, more_fields, text_fields
-from jaxfm.data.text.tagging import Span
-from jaxfm.data.text.windows import make_windows
+from jaxfm.data.text.packing import more_fields, text_fields
 from jaxfm.models.word_spans import FIRSTS, LASTS, WordSpanClassifier
 from jaxfm.schema import field
 from jaxfm.tasks.losses import LossConfig
-from jaxfm.tasks.nested_ner.spans import SpanRows, gold_classes, owners, piece_fields, span_labels, total_pieces
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 NAME = "nested_ner"
 ANY, NESTED, FLAT = "any", "nested", "flat"
@@ -92,6 +84,11 @@ class NestedNerSpec:
     overlaps: str
     threshold: float
 
+    @property
+    def index(self) -> dict[str, int]:
+        """Label -> its class."""
+        return {label: number for number, label in enumerate(self.labels)}
+
     def batch_spec(self) -> BatchSpec:
         """Packed text, the pieces of words, and a class a span [T, K], -1 but for those that a window owns."""
         labels = Field((self.row_length, self.max_width), fill=-1, axes=("tokens",))
@@ -104,61 +101,3 @@ class NestedNerSpec:
     def outputs(self, model: WordSpanClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns "logits" [B, T, K, C] of all spans."""
         return {"logits": model(batch)}
-
-
-def encode(
-    spec: NestedNerSpec,
-    tokenizer: "PreTrainedTokenizerFast",
-    pieces: Sequence[Sequence[Sequence[int]]],
-    *,
-    entities: Sequence[Sequence[Span]] | None = None,
-    seed: int | None = None,
-    packed: bool = True,
-) -> SpanRows:
-    """Cuts sentences (the pieces of each word, as from `encode_words`) into windows and packs these.
-
-    Args:
-      spec: of the model.
-      tokenizer: for its special tokens.
-      pieces: of each word of each sentence.
-      entities: of each sentence in words; None: not known.
-      seed: windows are shuffled before packing (training); None: they are not.
-      packed: several windows share a row; False: each has its own.
-    """
-    cls_id, sep_id, pad_id = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id
-    assert isinstance(cls_id, int) and isinstance(sep_id, int) and isinstance(pad_id, int), "see check_tokenizer"
-    windows = make_windows(
-        pieces,
-        None,
-        cls_id=cls_id,
-        sep_id=sep_id,
-        max_length=spec.window,
-        overlap=spec.overlap,
-        context="sentence",
-        documents=None,
-    )
-    index = {label: number for number, label in enumerate(spec.labels)}
-    sizes = [total_pieces(words, spec.window - 2) for words in pieces]
-    bounds = np.searchsorted(windows.sentence, np.arange(len(pieces) + 1))
-    owned, labels, firsts, lasts = [], [], [], []
-    for sentence, (begin, stop) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
-        owner_WK = owners(sizes[sentence], windows.reach[begin:stop], spec.max_width)
-        found = [] if entities is None else entities[sentence]
-        classes_WK, _ = gold_classes(found, index, len(sizes[sentence]), spec.max_width)
-        for number in range(begin, stop):
-            reach, length = windows.reach[number].tolist(), len(windows.tokens[number])
-            first, last = piece_fields(sizes[sentence], reach, length)
-            firsts.append(first)
-            lasts.append(last)
-            labels.append(span_labels(owner_WK, number - begin, reach, length, classes_WK))
-        owned.append(np.where(owner_WK >= 0, owner_WK + begin, -1))
-    rows = build_rows(
-        windows.tokens,
-        labels,
-        spec.row_length,
-        pad_id,
-        seed,
-        None if packed else 1,
-        token_fields={FIRSTS: firsts, LASTS: lasts},
-    )
-    return SpanRows(windows, rows, tuple(owned))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.records import nested_quickstart
 from jaxfm.data.records.sources import TaggedSentence, TaggedSplit
 from jaxfm.data.records.splits import require_split
-from jaxfm.data.records.tagged_builder import OVERLAPPING, Columns
+from jaxfm.data.records.tagged_builder import Columns
 from jaxfm.data.records.tagged_holdout import read_splits
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.data.text.resplit import choose_splitter, split_again
@@ -28,12 +28,14 @@ from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation import calibration
 from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
 from jaxfm.tasks.losses import ClassLoss
-from jaxfm.tasks.nested_ner.checks import check_nested
 from jaxfm.tasks.nested_ner.objective import NestedNerObjective
 from jaxfm.tasks.nested_ner.predictor import NestedNerPredictor
 from jaxfm.tasks.nested_ner.scorer import DIRECTIONS, NestedNerScorer
-from jaxfm.tasks.nested_ner.spans import SpanRows, crossing_pair, entities_of, gold_classes
-from jaxfm.tasks.nested_ner.spec import ANY, NAME, NestedNerConfig, NestedNerSpec, encode
+from jaxfm.tasks.nested_ner.spec import ANY, NAME, NestedNerConfig, NestedNerSpec
+from jaxfm.tasks.word_spans.checks import check_nested
+from jaxfm.tasks.word_spans.encoding import encode_spans
+from jaxfm.tasks.word_spans.sentences import refuse_crossing, spans_note
+from jaxfm.tasks.word_spans.spans import SpanRows, entities_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -130,7 +132,7 @@ class NestedNerDefinition:
             *initial.left_over(used),
             head_note,
             *(
-                _note(found.read[split], sentences, spec, encoded[split])
+                spans_note(found.read[split], sentences, spec.index, spec.max_width, encoded[split])
                 for split, sentences in found.sentences.items()
             ),
             found.words_note,
@@ -171,7 +173,7 @@ class NestedNerDefinition:
         ((split, found),) = _read_source(source, (split,), config).items()
         sentences = split_again(found.sentences, spec.splitter)
         encoded = encode_nested(spec, tokenizer, sentences, seed=None)
-        note = _note(found, sentences, spec, encoded)
+        note = spans_note(found, sentences, spec.index, spec.max_width, encoded)
         return NestedNerTask(NestedNerObjective(spec), tokenizer, {split: sentences}, {split: encoded}, (note,))
 
     def predictor(self, workdir: pathlib.Path, spec: NestedNerSpec) -> NestedNerPredictor:
@@ -205,7 +207,7 @@ def _read(config: Config, initial: Initial) -> _Read:
     tokenizer = open_tokenizer(initial)
     sentences = {split: split_again(found.sentences, splitter) for split, found in read.items()}
     if config.task.overlaps != ANY:
-        _refuse_crossing(sentence for found in sentences.values() for sentence in found)
+        refuse_crossing((sentence for found in sentences.values() for sentence in found), ANY)
     pieces: dict[str, Sequence[Sequence[Sequence[int]]]] = {
         split: encode_words(tokenizer, [one.words for one in each]) for split, each in sentences.items()
     }
@@ -220,17 +222,6 @@ def _read_source(source: str, splits: Sequence[str] | None, config: Config) -> d
         return read if splits is None else {require_split(split): read[require_split(split)] for split in splits}
     columns = Columns(config.data.words_column, config.data.tags_column, config.data.document_column)
     return read_splits(source, splits, columns=columns, holdout=config.data.holdout)
-
-
-def _refuse_crossing(sentences: Iterable[TaggedSentence]) -> None:
-    for sentence in sentences:
-        pair = crossing_pair(entities_of(sentence).in_words) if sentence.overlapping else None
-        if pair is not None:
-            shown = " and ".join(f"{' '.join(sentence.words[start:end])!r} ({kind})" for start, end, kind in pair)
-            raise UserError(
-                f"{sentence.origin}: the entities {shown} cross: they overlap, and neither is inside the other. "
-                f"Correct their borders, or set config.task.overlaps={ANY!r}, with which entities may cross."
-            )
 
 
 def encode_nested(
@@ -258,35 +249,7 @@ def encode_nested(
         entities.append(found)
     if pieces is None:
         pieces = encode_words(tokenizer, [sentence.words for sentence in sentences])
-    return encode(spec, tokenizer, pieces, entities=entities, seed=seed, packed=packed)
-
-
-def _note(found: TaggedSplit, sentences: Sequence[TaggedSentence], spec: NestedNerSpec, encoded: SpanRows) -> str:
-    """Returns a line for the log: how many entities overlap, and how many can never be found, and why."""
-    index = {label: number for number, label in enumerate(spec.labels)}
-    total = cut = 0
-    wide: list[str] = []
-    for sentence, owner_WK in zip(sentences, encoded.owners, strict=True):
-        spans = entities_of(sentence).in_words
-        total += len(spans)
-        _, left = gold_classes(spans, index, len(sentence.words), spec.max_width)
-        wide += [sentence.origin] * len(left)
-        cut += sum(
-            0 < end - start <= spec.max_width and owner_WK[start, end - start - 1] < 0 for start, end, _ in spans
-        )
-    overlapping = sum(len(sentence.overlapping) for sentence in sentences)
-    head = found.note.partition(";")[0]
-    more = [text for text in found.repairs if OVERLAPPING not in text]
-    note = f"{head}; {total:,} entities in all, {overlapping:,} of them inside or across another"
-    note += "".join(f"; {text}" for text in more)
-    if wide:
-        note += (
-            f"; {len(wide):,} can never be found: of more than {spec.max_width} words (task.max_width), or with the "
-            f"words of another entity (first: {wide[0]})"
-        )
-    if cut:
-        note += f"; {cut:,} lie whole in no window: set a greater task.overlap or data.window"
-    return note
+    return encode_spans(spec, tokenizer, pieces, index=spec.index, entities=entities, seed=seed, packed=packed)
 
 
 def _labels(sentences: Sequence[TaggedSentence], source: str) -> tuple[str, ...]:

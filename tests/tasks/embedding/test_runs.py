@@ -13,6 +13,7 @@ from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.export import export
 from jaxfm.programs.model import Model
 from jaxfm.programs.train import train
+from jaxfm.tasks.embedding.predictor import LABEL_PROMPT
 from tests import tiny
 
 
@@ -83,6 +84,31 @@ def test_vectors_of_queries_and_documents(folder: pathlib.Path) -> None:
     with pytest.raises(UserError, match="role: 'queries'. Did you mean 'query'"):
         model.embed(["a"], "queries")
     assert model.embed([]).shape == (0, 32)
+
+
+def test_texts_are_compared_with_labels_that_nobody_trained(folder: pathlib.Path) -> None:
+    labels = ["ada", "near: near the old town"]
+    model, plain = Model(folder / "run", labels=labels), Model(folder / "run")
+    assert model.labels == ("ada", "near") and plain.labels == ()
+    texts = ["ada met boole", "", "the old town near hull"]
+    read_NE = plain.embed([LABEL_PROMPT.replace("{}", "ada"), "near: near the old town"])
+    for text, vector_E, result in zip(texts, plain.embed(texts), model(texts), strict=True):
+        wanted = dict(zip(model.labels, (read_NE @ vector_E).tolist(), strict=True)) if text else {}
+        assert result["scores"] == pytest.approx(wanted, abs=1e-4) and result["text"] == text and "vector" not in result
+        assert result["label"] == (max(wanted, key=wanted.__getitem__) if wanted else None)
+        assert result["score"] == (result["scores"][result["label"]] if wanted else None)
+    assert model.lines(model("ada met boole"))[1].split()[-1] in model.labels
+    assert "vector" in plain("ada met boole")
+    many = Model(folder / "run", labels=[*labels, *"bcdefghijk"])("ada met boole")["scores"]
+    assert {name: many[name] for name in model.labels} == pytest.approx(model("ada met boole")["scores"], abs=2e-4)
+    for wrong, message in (
+        (["ada"], "two texts at least, all different"),
+        (["ada", "ada"], "two texts at least, all different"),
+        (["ada", "ada: a name"], "'ada' and 'ada' are the same label"),
+        (["ada", "b" * 90], "the text of the label 'bbb.*is longer than the .* tokens that the model reads"),
+    ):
+        with pytest.raises(UserError, match=f"--labels.*{message}"):
+            Model(folder / "run", labels=wrong)
 
 
 def test_sentence_transformers_gives_the_same_vectors(folder: pathlib.Path) -> None:

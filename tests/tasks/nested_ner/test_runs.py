@@ -20,8 +20,8 @@ from jaxfm.programs.export import export
 from jaxfm.programs.model import Model
 from jaxfm.programs.train import train
 from jaxfm.tasks import registry
-from jaxfm.tasks.nested_ner.spans import entities_of
 from jaxfm.tasks.nested_ner.task import NestedNerTask
+from jaxfm.tasks.word_spans.spans import entities_of
 from jaxfm.training.initial import resolve
 from tests import tiny
 

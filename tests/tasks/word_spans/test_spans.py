@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from jaxfm.data.records.sources import TaggedSentence
 from jaxfm.data.records.spans import MarkedText
 from jaxfm.data.text.windows import make_windows
-from jaxfm.tasks.nested_ner.errors import layers
-from jaxfm.tasks.nested_ner.spans import as_given, choose, crossing_pair, entities_of, gold_classes, owners
+from jaxfm.tasks.word_spans.errors import layers
+from jaxfm.tasks.word_spans.spans import as_given, choose, crossing_pair, entities_of, gold_classes, owners
 
 
 @settings(deadline=None)

@@ -3,7 +3,7 @@
 # N rows, T tokens, W words of a sentence, K widths, C classes
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -153,7 +153,7 @@ def span_labels(
 
 
 def gold_classes(
-    spans: Sequence[Span], index: dict[str, int], count: int, widths: int
+    spans: Sequence[Span], index: Mapping[str, int], count: int, widths: int
 ) -> tuple[np.ndarray, list[Span]]:
     """Returns the class of each span of a sentence, int [W, K], and the entities that no class can say.
 
@@ -167,6 +167,19 @@ def gold_classes(
         else:
             classes_WK[start, width] = index[kind]
     return classes_WK, left
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FoundSpans:
+    """The entities that a model finds in a sentence.
+
+    Attributes:
+      spans: in words, in order.
+      scores: the probability of each one's type.
+    """
+
+    spans: list[Span]
+    scores: list[float]
 
 
 def choose(spans_S2: np.ndarray, scores_S: np.ndarray, overlaps: str) -> np.ndarray:

@@ -9,8 +9,8 @@ from jaxfm.core.data_check import DataCheck, Finding
 from jaxfm.data.records.sources import TaggedSentence
 from jaxfm.observe.tables import Table
 from jaxfm.tasks import text_checks
-from jaxfm.tasks.nested_ner.spans import entities_of
 from jaxfm.tasks.text_checks import LENGTH_COLUMNS, CheckedText, LabelCounts, length_row, shown
+from jaxfm.tasks.word_spans.spans import entities_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
