@@ -54,9 +54,16 @@ class PromptedClassifier(MaskedLM):
 
     def __call__(self, batch: Mapping[str, jax.Array], *, key: DropoutKey | None = None) -> jax.Array:
         """Returns logits [B, S, C] in f32, unspecified where a row has no such segment; `key` turns dropout on."""
+        return self.head(self.features(batch, key))
+
+    def features(self, batch: Mapping[str, jax.Array], key: DropoutKey | None = None) -> jax.Array:
+        """Returns what the decoder reads at the mask of each segment [B, S, E]; `key` turns dropout on."""
         masks_BT = batch["tokens"] == self.mask_token
         x_BSD = pool_at(self.hidden(batch, key), batch["segment_ids"], masks_BT, self.segments)
-        x_BSE = x_BSD if self.transform is None else self.transform(x_BSD)
+        return x_BSD if self.transform is None else self.transform(x_BSD)
+
+    def head(self, x_BSE: jax.Array) -> jax.Array:
+        """Returns the logits [B, S, C] in f32 of `features`."""
         # Of the vocabulary the rows of the label words alone: its whole scores would be the largest array of a step.
         own, words = self.decoder.embedding, jnp.asarray(self.words)
         table_VE = word_table(self.encoder.embeddings) if own is None else own[...]

@@ -55,6 +55,7 @@ def test_logits_are_means_over_words_at_the_mask(name: str) -> None:
     logits_BTV = whole.logits(whole.hidden(BATCH))
     found = np.asarray(model(BATCH))
     assert found.shape == (2, 3, 3) and found.dtype == np.float32
+    np.testing.assert_array_equal(np.asarray(model.head(model.features(BATCH))), found)  # what jaxfm select reads
     for row, segment, column in PLACES:
         words = np.asarray(logits_BTV)[row, column, list(WORDS)]
         expected = [words[0], (words[1] + words[2]) / 2, words[3]]

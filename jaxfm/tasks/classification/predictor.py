@@ -165,9 +165,9 @@ class ClassifierPredictor:
         """What makes probabilities of logits; "" of numbers."""
         return {"single": "softmax", "multi": "sigmoid"}.get(self.spec.kind, "")
 
-    def features(self, model: SequenceClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def features(self, model: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """See core.task.GivesProbabilities: features [B, S, D]."""
-        features_BSD = model.features(model.encoder.encode(batch))
+        features_BSD = model.features(batch if self.spec.prompt.pattern else model.encoder.encode(batch))
         return {"outputs": model.head(features_BSD).astype(jnp.float32), "features": features_BSD.astype(jnp.float32)}
 
     def unit_probabilities(
