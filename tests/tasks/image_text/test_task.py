@@ -86,7 +86,7 @@ def test_a_trained_run_compares_images_with_any_classes(run: pathlib.Path, folde
     assert texts[0] @ images[0] > texts[0] @ images[1]
     (written,) = model(["saw the near town and left"])
     np.testing.assert_allclose(written["vector"], texts[0], atol=1e-6)
-    with pytest.raises(UserError, match="two different texts"):
+    with pytest.raises(UserError, match="two texts at least, all different"):
         Model(run, labels=["old"])
 
 
