@@ -202,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "command": quality.shown_command(sys.argv),
         **quality.machine(),
         "settings": {name: getattr(arguments, name) for name in SETTINGS}
-        | {"source": pathlib.Path(arguments.source.partition(":")[2]).name},
+        | {"source": pathlib.Path(arguments.source.rpartition(":")[2]).name},
         "tokens": arguments.steps * arguments.batch * sweep.config.data.row_length,
         "seeds": seeds,
     }
