@@ -27,6 +27,7 @@ TEXT = "ada met boole in hull"
 EMPTY: dict[str, dict[str, Any]] = {
     "ner": {"entities": []},
     "nested_ner": {"entities": []},
+    "zero_shot_ner": {"entities": []},
     "classification": {"label": None, "score": None, "scores": {}},
     "pairs": {"pair": "", "label": None, "score": None, "scores": {}},
     "multi": {"labels": [], "scores": {}},

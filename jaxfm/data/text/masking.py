@@ -92,7 +92,7 @@ def mask_tokens(
     if masking.unit == "span":  # one fate for all of a span, as in SpanBERT
         action_BT = jnp.take_along_axis(action_BT, owner_BT, axis=1)
     random_BT = tokens_BT
-    if masking.random_share:
+    if isinstance(masking.random_share, jax.Array) or masking.random_share:  # else nothing is drawn
         ordinary = jnp.asarray(vocabulary.ordinary)
         random_BT = ordinary[jax.random.randint(random_key, shape, 0, len(ordinary))]
     replaced_BT = jnp.where(
