@@ -135,7 +135,7 @@ def changes_of(kind: str, corpus: Corpus, share: float, mixup: float, masked_lm:
 def base_config(corpus: Corpus, source: str, seed: int, changes: Sequence[str]) -> Config:
     """Returns the config of a run without augmentation."""
     config = from_config_dict(steps.read_values(f"configs/{corpus.task}.py:files", changes))
-    return replaced(config, {"data.source": source, "seed": seed})
+    return replaced(config, {"data.source": source, "seed": seed, "eval.metric": corpus.metric})
 
 
 def trained_masked_lm(first: Config, data: pathlib.Path, workdir: pathlib.Path, updates: int) -> str:
