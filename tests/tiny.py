@@ -10,6 +10,7 @@ from typing import Any
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 from flax import nnx
@@ -369,14 +370,31 @@ def with_dropout(encoder: EncoderConfig, rate: float) -> EncoderConfig:
 
 def nested_config(directory: pathlib.Path, **overrides: Any) -> Config:
     """The same for entities inside each other."""
-    values = default_config("nested_ner")
+    values = _spans_values("nested_ner", directory)
+    values.data.source = f"jsonl:{directory / 'nested'}"
+    values.task.threshold = 0.2  # random weights find something
+    if not (directory / "nested").exists():
+        write_nested(directory / "nested")
+    return replaced(from_config_dict(values), **overrides)
+
+
+def zero_shot_config(directory: pathlib.Path, **overrides: Any) -> Config:
+    """The same for entities whose types are texts."""
+    values = _spans_values("zero_shot_ner", directory)
+    values.data.source = f"conll:{directory / 'data'}"
+    if not (directory / "data").exists():
+        write_corpus(directory / "data")
+    return replaced(from_config_dict(values), **overrides)
+
+
+def _spans_values(task: str, directory: pathlib.Path) -> ml_collections.ConfigDict:
+    """Returns the values of a task that scores spans of words, but for its data; its weights are written."""
+    values = default_config(task)
     values.model.init = f"dir:{directory / 'weights'}"
     values.model.scan_layers = True
-    values.data.source = f"jsonl:{directory / 'nested'}"
     values.data.row_length = 48
     values.task.overlap = 8
     values.task.max_width, values.task.span_size = 3, 16
-    values.task.threshold = 0.2  # random weights find something
     values.optim.learning_rate = 1e-2
     values.train.batch_size = 4
     values.train.steps = 8
@@ -384,37 +402,11 @@ def nested_config(directory: pathlib.Path, **overrides: Any) -> Config:
     values.eval.batch_size = 8
     values.eval.metric = "f1"
     values.log.every_steps = 2
-    if not (directory / "nested").exists():
-        write_nested(directory / "nested")
     if not (directory / "weights").exists():
         write_weights(directory / "weights")
-    return replaced(from_config_dict(values), **overrides)
+    return values
 
 
-def zero_shot_config(directory: pathlib.Path, **overrides: Any) -> Config:
-    """The same for entities whose types are texts."""
-    values = default_config("zero_shot_ner")
-    values.model.init = f"dir:{directory / 'weights'}"
-    values.model.scan_layers = True
-    values.data.source = f"conll:{directory / 'data'}"
-    values.data.row_length = 48
-    values.task.overlap = 8
-    values.task.max_width, values.task.span_size = 3, 16
-    values.optim.learning_rate = 1e-2
-    values.train.batch_size = 4
-    values.train.steps = 8
-    values.train.min_steps = 0
-    values.eval.batch_size = 8
-    values.eval.metric = "f1"
-    values.log.every_steps = 2
-    if not (directory / "data").exists():
-        write_corpus(directory / "data")
-    if not (directory / "weights").exists():
-        write_weights(directory / "weights")
-    return replaced(from_config_dict(values), **overrides)
-
-
-# Task of a finished run -> what makes its config.
 def image_config(directory: pathlib.Path, task: str = "image_classification", **overrides: Any) -> Config:
     """The same for tasks on images, over folders of tiny pictures, from scratch."""
     values = default_config(task)
@@ -432,6 +424,7 @@ def image_config(directory: pathlib.Path, task: str = "image_classification", **
     return replaced(from_config_dict(values), **overrides)
 
 
+# Task of a finished run -> what makes its config.
 CONFIGS: dict[str, Callable[[pathlib.Path], Config]] = {
     "ner": config,
     "nested_ner": nested_config,

@@ -11,60 +11,34 @@ from jaxfm.core.evaluation import Evaluation, own_metrics_table
 from jaxfm.core.extensions import own_metrics
 from jaxfm.core.task import NOT_CALIBRATED
 from jaxfm.data.records.sources import TaggedSentence
-from jaxfm.data.text.tagging import Span
 from jaxfm.evaluation import calibration as calibration_lib
 from jaxfm.evaluation import entities
 from jaxfm.observe import plots
 from jaxfm.tasks.nested_ner.decoding import find_entities
 from jaxfm.tasks.nested_ner.spec import NAME, NestedNerSpec
 from jaxfm.tasks.word_spans.errors import worst_sentences
-from jaxfm.tasks.word_spans.scores import nothing_found, span_bootstrap_data, span_records
-from jaxfm.tasks.word_spans.spans import Entities, FoundSpans, SpanRows, as_given, entities_of, gold_classes
+from jaxfm.tasks.word_spans.scores import (
+    GoldSpans,
+    ScoredSpans,
+    gold_spans,
+    nothing_found,
+    span_bootstrap_data,
+    span_records,
+)
+from jaxfm.tasks.word_spans.spans import Entities, SpanRows, as_given, entities_of
 
-DIRECTIONS = {"f1": True, "precision": True, "recall": True, "macro_f1": True, "accuracy": True, "loss": False}
 
-
-@dataclasses.dataclass(frozen=True)
-class _Scored:
-    """What a model says of a split, and what is counted of it.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Scored(ScoredSpans):
+    """What a span classifier says of a split.
 
     Attributes:
-      found: of each sentence.
-      predicted: the same, as the source gives entities.
-      counts: [S, 3 C] entities right, found and in the data, by type (`entities.count_spans`).
-      spans: the same summed.
-      logits: of the spans of each sentence.
-      classes: gold class of each span, all sentences one after the other.
-      losses: nats of each span, likewise.
-      ends: where each sentence but the last ends among the spans.
+      logits: of all spans, all sentences one after the other.
+      classes: gold class of each span, likewise.
     """
 
-    found: list[FoundSpans]
-    predicted: list[list[Span]]
-    counts: np.ndarray
-    spans: entities.EntityScores
     logits: np.ndarray
     classes: np.ndarray
-    losses: np.ndarray
-    ends: np.ndarray
-
-    @property
-    def right(self) -> np.ndarray:
-        """Whether the likeliest class of each span is right."""
-        return self.logits.argmax(axis=-1) == self.classes
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The numbers that may choose a checkpoint."""
-        count = max(len(self.losses), 1)
-        return {
-            "f1": self.spans.f1,
-            "precision": self.spans.precision,
-            "recall": self.spans.recall,
-            "macro_f1": self.spans.macro["f1"],
-            "accuracy": float(self.right.sum() / count),
-            "loss": float(self.losses.sum(dtype=np.float64) / count),
-        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +69,7 @@ class NestedNerScorer:
         """Fits a temperature to the spans, where that helps on sentences held out."""
         logits = self.encoded.per_span(outputs["logits"])
         groups = np.repeat(np.arange(len(logits)), [len(each) for each in logits])
-        return calibration_lib.fit_calibration(np.concatenate(logits), self._gold_classes(), groups=groups)
+        return calibration_lib.fit_calibration(np.concatenate(logits), self._gold().classes, groups=groups)
 
     def report(
         self, outputs: Mapping[str, np.ndarray], calibration: Mapping[str, float] = NOT_CALIBRATED
@@ -105,7 +79,6 @@ class NestedNerScorer:
         own, gold = self._own_metrics(scored), [each.given for each in self._entities()]
         assessed = calibration_lib.assess(scored.logits, scored.classes, calibration)
         per_type = scored.spans.per_type
-        losses = np.asarray([part.sum() for part in np.split(scored.losses, scored.ends)])
         return Evaluation(
             metrics=scored.metrics | own,
             scores=scored.spans.to_dict()
@@ -113,7 +86,7 @@ class NestedNerScorer:
             | {
                 "loss": scored.metrics["loss"],
                 "calibration": assessed.detail,
-                "unreachable": sum(map(len, self._unreachable())),
+                "unreachable": self._gold().unreachable,
                 "overlapping": sum(len(sentence.overlapping) for sentence in self.sentences),
             },
             tables=(entities.entity_table(scored.spans), assessed.table, *own_metrics_table(own)),
@@ -124,28 +97,14 @@ class NestedNerScorer:
             ),
             plots=dict(assessed.plots)
             | ({"per_type": lambda path: plots.plot_per_type(per_type, path)} if per_type else {}),
-            wrong=worst_sentences(self.sentences, gold, scored.predicted, losses),
+            wrong=worst_sentences(self.sentences, gold, scored.predicted, scored.sentence_losses),
         )
 
     def _entities(self) -> list[Entities]:
         return [entities_of(sentence) for sentence in self.sentences]
 
-    def _unreachable(self) -> list[list[Span]]:
-        """Returns of each sentence the entities that no span can say."""
-        index = {label: number for number, label in enumerate(self.spec.labels)}
-        return [
-            gold_classes(each.in_words, index, len(sentence.words), self.spec.max_width)[1]
-            for each, sentence in zip(self._entities(), self.sentences, strict=True)
-        ]
-
-    def _gold_classes(self) -> np.ndarray:
-        """Returns the class of each owned span, all sentences one after the other."""
-        index = {label: number for number, label in enumerate(self.spec.labels)}
-        found = []
-        for each, sentence, owner_WK in zip(self._entities(), self.sentences, self.encoded.owners, strict=True):
-            classes_WK, _ = gold_classes(each.in_words, index, len(sentence.words), self.spec.max_width)
-            found.append(classes_WK[owner_WK >= 0])
-        return np.concatenate(found)
+    def _gold(self) -> GoldSpans:
+        return gold_spans(self._entities(), self.encoded, self.spec.index, self.spec.max_width)
 
     def _own_metrics(self, scored: _Scored) -> dict[str, float]:
         """Returns the registered metrics, which get the entities of each sentence as the source gives them."""
@@ -155,7 +114,7 @@ class NestedNerScorer:
         logits = self.encoded.per_span(outputs["logits"])
         found = find_entities(self.spec, self.encoded, logits, calibration)
         predicted = [as_given(sentence, each.spans) for sentence, each in zip(self.sentences, found, strict=True)]
-        kinds, classes = self.spec.labels[1:], self._gold_classes()
+        kinds, classes = self.spec.labels[1:], self._gold().classes
         counts = entities.count_spans([each.given for each in self._entities()], predicted, kinds)
         every = np.concatenate(logits)
         return _Scored(
@@ -163,6 +122,7 @@ class NestedNerScorer:
             predicted=predicted,
             counts=counts,
             spans=entities.sum_entities(kinds, counts),
+            right=every.argmax(axis=-1) == classes,
             logits=every,
             classes=classes,
             losses=calibration_lib.losses(every, classes, NOT_CALIBRATED),

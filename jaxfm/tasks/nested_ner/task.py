@@ -30,10 +30,11 @@ from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, wi
 from jaxfm.tasks.losses import ClassLoss
 from jaxfm.tasks.nested_ner.objective import NestedNerObjective
 from jaxfm.tasks.nested_ner.predictor import NestedNerPredictor
-from jaxfm.tasks.nested_ner.scorer import DIRECTIONS, NestedNerScorer
+from jaxfm.tasks.nested_ner.scorer import NestedNerScorer
 from jaxfm.tasks.nested_ner.spec import ANY, NAME, NestedNerConfig, NestedNerSpec
 from jaxfm.tasks.word_spans.checks import check_nested
 from jaxfm.tasks.word_spans.encoding import encode_spans
+from jaxfm.tasks.word_spans.scores import DIRECTIONS
 from jaxfm.tasks.word_spans.sentences import refuse_crossing, spans_note
 from jaxfm.tasks.word_spans.spans import SpanRows, entities_of
 

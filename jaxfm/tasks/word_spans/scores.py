@@ -1,8 +1,9 @@
 """Scores of entities that may overlap as data: a record a sentence, and what intervals are computed from."""
 
-# S sentences, C classes
+# S sentences, C classes, W words, K widths
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,80 @@ from jaxfm.data.records.sources import TaggedSentence
 from jaxfm.data.text.tagging import Span
 from jaxfm.evaluation import entities
 from jaxfm.tasks.word_spans.errors import text_and_offsets
+from jaxfm.tasks.word_spans.spans import Entities, FoundSpans, SpanRows, gold_classes
+
+DIRECTIONS = {"f1": True, "precision": True, "recall": True, "macro_f1": True, "accuracy": True, "loss": False}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoredSpans:
+    """What a model says of a split, and what is counted of it.
+
+    Attributes:
+      found: of each sentence.
+      predicted: the same, as the source gives entities.
+      counts: [S, 3 C] entities right, found and in the data, by type (`entities.count_spans`).
+      spans: the same summed.
+      right: whether the class of each span is right, all sentences one after the other.
+      losses: nats of each span, likewise.
+      ends: where each sentence but the last ends among the spans.
+    """
+
+    found: list[FoundSpans]
+    predicted: list[list[Span]]
+    counts: np.ndarray
+    spans: entities.EntityScores
+    right: np.ndarray
+    losses: np.ndarray
+    ends: np.ndarray
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The numbers that may choose a checkpoint."""
+        count = max(len(self.losses), 1)
+        return {
+            "f1": self.spans.f1,
+            "precision": self.spans.precision,
+            "recall": self.spans.recall,
+            "macro_f1": self.spans.macro["f1"],
+            "accuracy": float(self.right.sum() / count),
+            "loss": float(self.losses.sum(dtype=np.float64) / count),
+        }
+
+    @property
+    def sentence_losses(self) -> np.ndarray:
+        """Nats of each sentence."""
+        return np.asarray([part.sum() for part in np.split(self.losses, self.ends)])
+
+
+@dataclasses.dataclass(frozen=True)
+class GoldSpans:
+    """The classes of a split's spans, as the data have them.
+
+    Attributes:
+      classes: of each span that a window owns, all sentences one after the other.
+      unreachable: how many entities no span can say.
+    """
+
+    classes: np.ndarray
+    unreachable: int
+
+
+def gold_spans(gold: Sequence[Entities], encoded: SpanRows, index: Mapping[str, int], widths: int) -> GoldSpans:
+    """Returns the classes of a split's spans.
+
+    Args:
+      gold: entities of each sentence.
+      encoded: their rows.
+      index: type -> class.
+      widths: most words of a span.
+    """
+    classes, unreachable = [], 0
+    for each, owner_WK in zip(gold, encoded.owners, strict=True):
+        classes_WK, left = gold_classes(each.in_words, index, len(owner_WK), widths)
+        classes.append(classes_WK[owner_WK >= 0])
+        unreachable += len(left)
+    return GoldSpans(np.concatenate(classes), unreachable)
 
 
 def span_bootstrap_data(

@@ -11,53 +11,21 @@ from jaxfm.core.evaluation import Evaluation, own_metrics_table
 from jaxfm.core.extensions import own_metrics
 from jaxfm.core.task import NOT_CALIBRATED
 from jaxfm.data.records.sources import TaggedSentence
-from jaxfm.data.text.tagging import Span
 from jaxfm.evaluation import entities
 from jaxfm.observe import plots
 from jaxfm.observe.tables import Table
 from jaxfm.tasks.word_spans.errors import worst_sentences
-from jaxfm.tasks.word_spans.scores import nothing_found, span_bootstrap_data, span_records
-from jaxfm.tasks.word_spans.spans import Entities, FoundSpans, SpanRows, as_given, entities_of, gold_classes
+from jaxfm.tasks.word_spans.scores import (
+    GoldSpans,
+    ScoredSpans,
+    gold_spans,
+    nothing_found,
+    span_bootstrap_data,
+    span_records,
+)
+from jaxfm.tasks.word_spans.spans import Entities, SpanRows, as_given, entities_of
 from jaxfm.tasks.zero_shot_ner.decoding import candidates, find_entities, fit_threshold, sigmoid
 from jaxfm.tasks.zero_shot_ner.spec import FITTED, NAME, USUAL_THRESHOLD, ZeroShotNerSpec
-
-DIRECTIONS = {"f1": True, "precision": True, "recall": True, "macro_f1": True, "accuracy": True, "loss": False}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Scored:
-    """What a model says of a split, and what is counted of it.
-
-    Attributes:
-      found: of each sentence.
-      predicted: the same, as the source gives entities.
-      counts: [S, 3 C] entities right, found and in the data, by label (`entities.count_spans`).
-      spans: the same summed.
-      right: whether the class of each span is right, all sentences one after the other.
-      losses: nats of each span, likewise.
-      ends: where each sentence but the last ends among the spans.
-    """
-
-    found: list[FoundSpans]
-    predicted: list[list[Span]]
-    counts: np.ndarray
-    spans: entities.EntityScores
-    right: np.ndarray
-    losses: np.ndarray
-    ends: np.ndarray
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The numbers that may choose a checkpoint."""
-        count = max(len(self.losses), 1)
-        return {
-            "f1": self.spans.f1,
-            "precision": self.spans.precision,
-            "recall": self.spans.recall,
-            "macro_f1": self.spans.macro["f1"],
-            "accuracy": float(self.right.sum() / count),
-            "loss": float(self.losses.sum(dtype=np.float64) / count),
-        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +69,6 @@ class ZeroShotNerScorer:
         scored, gold = self._scored(outputs, threshold), [each.given for each in self.gold]
         own = own_metrics(NAME, gold, scored.predicted)
         per_type = scored.spans.per_type
-        losses = np.asarray([part.sum() for part in np.split(scored.losses, scored.ends)])
         read = [(each.name, each.text) for each in self.spec.named_labels]
         return Evaluation(
             metrics=scored.metrics | own,
@@ -111,7 +78,7 @@ class ZeroShotNerScorer:
                 "loss": scored.metrics["loss"],
                 "threshold": threshold,
                 "labels": dict(read),
-                "unreachable": sum(map(len, self._unreachable())),
+                "unreachable": self._gold().unreachable,
                 "overlapping": sum(len(sentence.overlapping) for sentence in self.sentences),
             },
             tables=(
@@ -125,36 +92,24 @@ class ZeroShotNerScorer:
                 self.sentences, gold, self.spec.labels, scored.counts, scored.right, scored.losses, scored.ends
             ),
             plots={"per_type": lambda path: plots.plot_per_type(per_type, path)} if per_type else {},
-            wrong=worst_sentences(self.sentences, gold, scored.predicted, losses),
+            wrong=worst_sentences(self.sentences, gold, scored.predicted, scored.sentence_losses),
         )
 
-    def _unreachable(self) -> list[list[Span]]:
-        """Returns of each sentence the entities that no span can say."""
-        return [
-            gold_classes(each.in_words, self.spec.index, len(sentence.words), self.spec.max_width)[1]
-            for each, sentence in zip(self.gold, self.sentences, strict=True)
-        ]
+    def _gold(self) -> GoldSpans:
+        return gold_spans(self.gold, self.encoded, self.spec.index, self.spec.max_width)
 
-    def _gold_classes(self) -> np.ndarray:
-        """Returns the class of each owned span, all sentences one after the other."""
-        found = []
-        for each, sentence, owner_WK in zip(self.gold, self.sentences, self.encoded.owners, strict=True):
-            classes_WK, _ = gold_classes(each.in_words, self.spec.index, len(sentence.words), self.spec.max_width)
-            found.append(classes_WK[owner_WK >= 0])
-        return np.concatenate(found)
-
-    def _scored(self, outputs: Mapping[str, np.ndarray], threshold: float) -> _Scored:
+    def _scored(self, outputs: Mapping[str, np.ndarray], threshold: float) -> ScoredSpans:
         found = find_entities(self.spec, self.encoded, outputs, threshold)
         predicted = [as_given(sentence, each.spans) for sentence, each in zip(self.sentences, found, strict=True)]
         counts = entities.count_spans([each.given for each in self.gold], predicted, self.spec.labels)
         scores, labels, losses = (self.encoded.per_span(outputs[name]) for name in ("score", "label", "losses"))
         likely = sigmoid(np.concatenate(scores)) >= USUAL_THRESHOLD
-        return _Scored(
+        return ScoredSpans(
             found=found,
             predicted=predicted,
             counts=counts,
             spans=entities.sum_entities(self.spec.labels, counts),
-            right=np.where(likely, np.concatenate(labels) + 1, 0) == self._gold_classes(),
+            right=np.where(likely, np.concatenate(labels) + 1, 0) == self._gold().classes,
             losses=np.concatenate(losses),
             ends=np.cumsum([len(each) for each in losses])[:-1],
         )

@@ -31,12 +31,13 @@ from jaxfm.tasks.asked_labels import Label
 from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
 from jaxfm.tasks.word_spans.checks import check_nested
 from jaxfm.tasks.word_spans.encoding import encode_spans
+from jaxfm.tasks.word_spans.scores import DIRECTIONS
 from jaxfm.tasks.word_spans.sentences import refuse_crossing, spans_note
 from jaxfm.tasks.word_spans.spans import Entities, SpanRows, entities_of
 from jaxfm.tasks.zero_shot_ner.labels import LabelTable, label_rows, label_table, read_label_texts, rows_of
 from jaxfm.tasks.zero_shot_ner.objective import ZeroShotNerObjective
 from jaxfm.tasks.zero_shot_ner.predictor import ZeroShotNerPredictor
-from jaxfm.tasks.zero_shot_ner.scorer import DIRECTIONS, ZeroShotNerScorer, named
+from jaxfm.tasks.zero_shot_ner.scorer import ZeroShotNerScorer, named
 from jaxfm.tasks.zero_shot_ner.spec import ANY, NAME, ZeroShotNerConfig, ZeroShotNerSpec
 
 if TYPE_CHECKING:
