@@ -10,7 +10,7 @@ class SgdConfig:
     """Gradient descent with momentum (Sutskever et al. 2013)."""
 
     momentum: float = field(
-        0.9, "share of the last update that is kept; 0: none", at_least=0.0, at_most=1.0, adjustable="above 0"
+        0.9, "share of the last update that is kept; 0: none", at_least=0.0, below=1.0, adjustable="above 0"
     )
     nesterov: bool = field(False, "the gradient is looked up where the momentum leads")
 
@@ -19,8 +19,8 @@ class SgdConfig:
 class LionConfig:
     """Signs of an interpolated momentum (Chen et al. 2023, algorithm 2)."""
 
-    b1: float = field(0.9, "share of the momentum in an update", at_least=0.0, at_most=1.0, adjustable="always")
-    b2: float = field(0.99, "decay of the momentum", at_least=0.0, at_most=1.0, adjustable="always")
+    b1: float = field(0.9, "share of the momentum in an update", at_least=0.0, below=1.0, adjustable="always")
+    b2: float = field(0.99, "decay of the momentum", at_least=0.0, below=1.0, adjustable="always")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class MuonConfig:
     """Orthogonal updates of the layers' matrices (Jordan et al. 2024; scale of Liu et al. 2025, section 2.2)."""
 
     momentum: float = field(
-        0.95, "decay of the gradients' moving average", at_least=0.0, at_most=0.9999, adjustable="always"
+        0.95, "decay of the gradients' moving average", at_least=0.0, below=1.0, adjustable="always"
     )
     nesterov: bool = field(True, "the gradient is looked up where the momentum leads")
     iterations: int = field(5, "Newton-Schulz steps of an update", at_least=1, at_most=20)
@@ -80,8 +80,8 @@ class OptimConfig:
         ("*/bias", "*norm/scale"),
         "path patterns (fnmatch) of parameters without decay; each that is not a default must match something",
     )
-    b1: float = field(0.9, "decay of Adam's first moment", at_least=0.0, at_most=1.0, adjustable="always")
-    b2: float = field(0.999, "decay of Adam's second moment", at_least=0.0, at_most=1.0, adjustable="always")
+    b1: float = field(0.9, "decay of Adam's first moment", at_least=0.0, below=1.0, adjustable="always")
+    b2: float = field(0.999, "decay of Adam's second moment", at_least=0.0, below=1.0, adjustable="always")
     eps: float = field(1e-8, "added to the root of Adam's second moment", above=0.0, adjustable="always")
     sgd: SgdConfig = dataclasses.field(default_factory=SgdConfig)
     lion: LionConfig = dataclasses.field(default_factory=LionConfig)

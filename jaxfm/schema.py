@@ -24,7 +24,7 @@ NO_CHOICES: Mapping[str, Sequence[type]] = types.MappingProxyType({})
 
 
 def field(default: Any, doc: str, **rules: Any) -> Any:
-    """A schema field: `choices`, `at_least`, `at_most`, `above` are checked by `from_config_dict`.
+    """A schema field: `choices`, `at_least`, `at_most`, `above`, `below` are checked by `from_config_dict`.
 
     `words` is word -> the value that it stands for. `open` is the value of a task's key that leaves it to the task: the
     run's config.json then has what `Task.chosen` says. `adjustable`: the number may change in the middle of a run, as
@@ -120,7 +120,7 @@ def _allowed(field: dataclasses.Field[Any]) -> str:
         return f"tuple of {_PLURALS[typing.get_args(field.type)[0]]}"
     kinds: tuple[Any, ...] = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
     text = " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
-    names = (("at_least", "at least"), ("above", "above"), ("at_most", "at most"))
+    names = (("at_least", "at least"), ("above", "above"), ("at_most", "at most"), ("below", "below"))
     bounds = [f"{word} {rules[rule]}" for rule, word in names if rule in rules]
     return ", ".join([text, *bounds, *(f"or {word!r}" for word in rules.get("words", ()))])
 
@@ -297,6 +297,7 @@ def _checked(field: dataclasses.Field[Any], value: Any, key: str) -> Any:
         ("at_least", "at least", lambda bound: value >= bound),
         ("at_most", "at most", lambda bound: value <= bound),
         ("above", "above", lambda bound: value > bound),
+        ("below", "below", lambda bound: value < bound),
     ):
         if rule in rules and not holds(rules[rule]):
             raise UserError(f"{key}: is {value!r}, but must be {word} {rules[rule]} ({rules['doc']}).")

@@ -161,7 +161,7 @@ def test_the_list_of_options() -> None:
 def test_every_option_says_what_it_is() -> None:
     for key, field in FIELDS.items():
         assert len(field.metadata["doc"].split()) >= 2, key
-        known = {"doc", "choices", "at_least", "at_most", "above", "words", "open", "adjustable"}
+        known = {"doc", "choices", "at_least", "at_most", "above", "below", "words", "open", "adjustable"}
         assert set(field.metadata) <= known, key
         assert field.metadata.get("open", field.default) == field.default, f"{key}: is left open unless it is given"
 
@@ -298,6 +298,7 @@ def test_bounds(task: str, key: str, rule: str, bound: float) -> None:
         "at_least": (bound - step, bound),
         "at_most": (bound + step, bound),
         "above": (bound, bound + step),
+        "below": (bound, bound - step),
     }[rule]
     assert built(task, key, kind(inside)) == inside
     with pytest.raises(UserError) as caught:
@@ -309,7 +310,7 @@ def test_bounds(task: str, key: str, rule: str, bound: float) -> None:
 
 def test_every_kind_of_rule_is_used() -> None:
     assert {rule for *_, rule, _ in RULES} == {
-        *("choices", "at_least", "at_most", "above", "words", "open", "adjustable"),
+        *("choices", "at_least", "at_most", "above", "below", "words", "open", "adjustable"),
     }
 
 

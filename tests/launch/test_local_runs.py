@@ -27,7 +27,8 @@ RECORDED = (0, 7)
 # Code that is made fast costs more here than slow code does; devices wait for each other on few cores.
 ENVIRONMENT = {
     **os.environ,
-    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_use_fusion_emitters=false",
     "OMP_NUM_THREADS": "1",
 }
 
