@@ -21,6 +21,8 @@ SCRIPTS = {
     "workers.py": "the workers of one search on this machine",
     "slurm_workers.sh": "the workers of one search on GPU nodes, by SLURM",
     "gke_workers.py": "the workers of one search in GKE, by an indexed Job",
+    "drift_watch.py": "compares new data with a run's, and trains again where that is due",
+    "drift_schedule.py": "the same at set times, by cron or Kubernetes",
 }
 EXIT_USER_MISTAKE = 2
 

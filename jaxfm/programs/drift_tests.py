@@ -1,0 +1,145 @@
+"""What `jaxfm.drift` computes of both sides: distances with their tests, and what differs the most."""
+
+# N records, D numbers of a vector
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxfm.evaluation.drift_rules import AREA
+from jaxfm.evaluation.two_samples import (
+    Area,
+    JensenShannon,
+    KolmogorovSmirnov,
+    MeanDiscrepancy,
+    Statistic,
+    Tested,
+    UnknownShare,
+    classifier_scores,
+    contributions,
+    permutation_test,
+)
+from jaxfm.programs.drift_data import Side, count_pieces, count_words
+from jaxfm.programs.drift_model import Looked
+from jaxfm.training.saved_run import SavedRun
+
+MOST_VECTORS = 2000
+"""Of either side whose kernel is computed: all pairs of them are in memory."""
+DISTANCE, SHARE, STATISTIC, DISCREPANCY = (
+    "Jensen-Shannon distance",
+    "share",
+    "Kolmogorov-Smirnov",
+    "maximum mean discrepancy",
+)
+_WORDS_KEPT = 50
+_UNLIKE_KEPT = 20
+
+Test = tuple[str, str, Tested]
+
+
+@dataclasses.dataclass(frozen=True)
+class Word:
+    """A word, or mark, that is more or less frequent in the new texts.
+
+    Attributes:
+      word: in small letters.
+      new: occurrences in a thousand words of the new texts.
+      reference: the same of the reference.
+      share: of the divergence of the two distributions that is due to it.
+    """
+
+    word: str
+    new: float
+    reference: float
+    share: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Tester:
+    """How distances are tested.
+
+    Attributes:
+      rounds: divisions that are drawn.
+      seed: of the draws.
+    """
+
+    rounds: int
+    seed: int
+
+    def test(self, statistic: Statistic, is_new_N: np.ndarray, *, squared: bool = False) -> Tested:
+        """See `permutation_test`."""
+        return permutation_test(statistic, is_new_N, rounds=self.rounds, seed=self.seed, squared=squared)
+
+
+def text_tests(tester: Tester, run: SavedRun, reference: Side, new: Side) -> tuple[list[Test], tuple[Word, ...]]:
+    """Returns the tests of words, pieces, unknown words and lengths, and the words that differ most."""
+    texts, is_new_N = [*reference.texts, *new.texts], _sides(len(reference.records), len(new.records))
+    words = count_words(texts)
+    pieces = count_pieces(run, texts)
+    lengths_N = np.asarray(words.counts.sum(axis=1)).reshape(-1)
+    tests = [
+        ("words", DISTANCE, tester.test(JensenShannon(words.counts), is_new_N, squared=True)),
+        ("pieces", DISTANCE, tester.test(JensenShannon(pieces.counts), is_new_N, squared=True)),
+        ("unknown words", SHARE, tester.test(UnknownShare(words.counts), is_new_N)),
+        ("length", STATISTIC, tester.test(KolmogorovSmirnov(lengths_N), is_new_N)),
+    ]
+    return tests, _differing(words.names, words.counts[~is_new_N].sum(axis=0), words.counts[is_new_N].sum(axis=0))
+
+
+def _differing(names: Sequence[str], reference_K: np.ndarray, new_K: np.ndarray) -> tuple[Word, ...]:
+    """Returns the words that add most to the divergence, the most first."""
+    reference, new = (np.asarray(each, np.float64).reshape(-1) for each in (reference_K, new_K))
+    added_K = contributions(reference, new)
+    total = added_K.sum()
+    if not total:
+        return ()
+    per_mille = [1000 * each / max(each.sum(), 1.0) for each in (reference, new)]
+    order = np.argsort(-added_K, kind="stable")[:_WORDS_KEPT]
+    return tuple(
+        Word(names[each], float(per_mille[1][each]), float(per_mille[0][each]), float(added_K[each] / total))
+        for each in order.tolist()
+        if added_K[each] > 0
+    )
+
+
+def model_tests(tester: Tester, reference: Looked, new: Looked) -> tuple[list[Test], tuple[tuple[int, float], ...]]:
+    """Returns the tests of vectors, confidences and predicted classes, and the most unlike of the new records.
+
+    These are numbers of new records with their witness (`MeanDiscrepancy.witness`), the largest first.
+    """
+    kept = [_drawn(len(each.vectors), tester.seed) for each in (reference, new)]
+    vectors_ND = np.concatenate([each.vectors[index] for each, index in zip((reference, new), kept, strict=True)])
+    vectors_ND = np.asarray(vectors_ND, np.float64)
+    is_new_N = _sides(*map(len, kept))
+    discrepancy = MeanDiscrepancy(vectors_ND)
+    scored, scores = classifier_scores(vectors_ND, is_new_N, tester.seed)
+    tests = [
+        ("vectors", DISCREPANCY, tester.test(discrepancy, is_new_N, squared=True)),
+        ("vectors, by a classifier", AREA, tester.test(Area(scores), is_new_N[scored])),
+    ]
+    witness = discrepancy.witness(is_new_N)[is_new_N]
+    order = np.argsort(-witness, kind="stable")[:_UNLIKE_KEPT]
+    unlike = tuple((int(kept[1][each]), float(witness[each])) for each in order)
+    if reference.judged is not None and new.judged is not None:
+        assert reference.predicted is not None and new.predicted is not None
+        from scipy import sparse  # not at the start: half a second
+
+        whole_N = _sides(len(reference.vectors), len(new.vectors))
+        confidences_N = np.concatenate([reference.judged.of_records(), new.judged.of_records()])
+        predicted = sparse.csr_array(np.concatenate([reference.predicted, new.predicted]))
+        tests += [
+            ("confidence", STATISTIC, tester.test(KolmogorovSmirnov(confidences_N), whole_N)),
+            ("predicted classes", DISTANCE, tester.test(JensenShannon(predicted), whole_N, squared=True)),
+        ]
+    return tests, unlike
+
+
+def _sides(reference: int, new: int) -> np.ndarray:
+    return np.repeat([False, True], [reference, new])
+
+
+def _drawn(count: int, seed: int) -> np.ndarray:
+    if count <= MOST_VECTORS:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, MOST_VECTORS, replace=False))
