@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares new data with those of a run at set times, and trains again where that is due: by cron or by Kubernetes.
 
-  launch/drift_schedule.py --by=cron --when="0 6 * * 1" --run=DIR --runs=DIR -- FLAGS OF jaxfm.drift -- ... OF jaxfm.train
+  launch/drift_schedule.py --by=cron --when="0 6 * * 1" --run=DIR --runs=DIR -- FLAGS OF DRIFT -- FLAGS OF TRAIN
   launch/drift_schedule.py --by=kubernetes --when=... --name=NAME --image=IMAGE --claim=NAME --run=DIR ...
 
 --by=cron prints a line for `crontab -e`; nothing is installed. --by=kubernetes has kubectl create a CronJob; with
@@ -10,7 +10,6 @@
 
 import argparse
 import pathlib
-import re
 import shlex
 import sys
 from typing import Any
@@ -68,7 +67,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
             parser.error(f"--{given[0].replace('_', '-')}: is of --by={way}")
     if known.by == CRON:
         known.directory = known.directory or pathlib.Path.cwd()
-        for word in (*watch_flags(known), str(known.directory), str(known.log), known.python):
+        for word in (*watch_flags(known), str(known.directory), str(known.log or ""), known.python or ""):
             if any(not character.isprintable() or character == "\\" for character in word):
                 # Some crons take a backslash away, others leave it.
                 parser.error(f"{word!r}: a line of a crontab has no place for a backslash, or what cannot be printed")

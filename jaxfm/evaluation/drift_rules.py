@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 from jaxfm.evaluation.bootstrap import CONFIDENCE, Interval
-from jaxfm.evaluation.two_samples import Tested, holm
+from jaxfm.evaluation.two_samples import PermutationTest, holm
 
 TRAIN_AGAIN, LOOK, NOTHING = VERDICTS = ("train again", "look", "nothing")
 SCORE, ERROR, FAR, SHIFT = RULES = ("score", "error", "far", "shift")
@@ -43,7 +43,7 @@ class Measure:
 
     name: str
     unit: str
-    tested: Tested
+    tested: PermutationTest
     p: float
     beyond: float
     differs: bool
@@ -77,7 +77,7 @@ class Drop:
     interval: Interval
 
 
-def measures(tests: Sequence[tuple[str, str, Tested]], thresholds: Thresholds) -> tuple[Measure, ...]:
+def measures(tests: Sequence[tuple[str, str, PermutationTest]], thresholds: Thresholds) -> tuple[Measure, ...]:
     """Corrects the p-values of tests (name, unit, result) for their number and says which of them show a difference.
 
     The area under a curve is 0.5 by chance and 1 at most: what is beyond chance is doubled.

@@ -6,7 +6,7 @@ samples of any size, however the records are counted, and whatever the sizes of 
 that was observed (Phipson & Smyth 2010), and so is never 0.
 
 What a statistic is by chance depends on the sizes too: two halves of one set of texts do not have the same words.
-`Tested.beyond` is the distance less that.
+`PermutationTest.beyond` is the distance less that.
 """
 
 # N records of both samples, M of them new, R rounds, K things that are counted (words, pieces, classes), D numbers
@@ -29,7 +29,7 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Tested:
+class PermutationTest:
     """A statistic with its permutation test.
 
     Attributes:
@@ -75,11 +75,11 @@ class Tested:
 
 def permutation_test(
     statistic: Statistic, is_new_N: np.ndarray, *, rounds: int = ROUNDS, seed: int = 0, squared: bool = False
-) -> Tested:
+) -> PermutationTest:
     """Tests whether records are exchangeable between the two samples; large values of the statistic say that not."""
     observed = float(statistic(is_new_N.astype(np.float64)[None])[0])
     drawn = [statistic(divisions) for divisions in _divisions(is_new_N, rounds, seed)]
-    return Tested(observed, np.concatenate(drawn), squared)
+    return PermutationTest(observed, np.concatenate(drawn), squared)
 
 
 def _divisions(is_new_N: np.ndarray, rounds: int, seed: int) -> Iterator[np.ndarray]:

@@ -34,7 +34,7 @@ from jaxfm.programs import plugins, program
 from jaxfm.programs.drift_data import Reader, Side, check_given
 from jaxfm.programs.drift_model import DriftModel, Looked
 from jaxfm.programs.drift_report import MARKDOWN_FILE, DriftReport, Scores, Unlike, write_drift
-from jaxfm.programs.drift_tests import Tester, model_tests, text_tests
+from jaxfm.programs.drift_tests import Draws, model_tests, text_tests
 from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.model import COLUMNS
 from jaxfm.training.ensemble import open_members
@@ -249,9 +249,9 @@ def _report(
     scores: Scores | None,
     progress: Progress,
 ) -> DriftReport:
-    tester, model = Tester(asked.rounds, asked.seed), DriftModel(reader)
+    draws, model = Draws(asked.rounds, asked.seed), DriftModel(reader)
     with progress.task("tests of texts", None):
-        tests, words = text_tests(tester, run, sides.text, sides.new)
+        tests, words = text_tests(draws, run, sides.text, sides.new)
     unlike: tuple[Unlike, ...] = ()
     estimated: ErrorEstimate | None = None
     shares: ClassShares | None = None
@@ -260,7 +260,7 @@ def _report(
     if sides.held_out is not None:
         before, after = model.look(sides.held_out, progress), model.look(sides.new, progress)
         with progress.task("tests of what the run says", None):
-            more, found = model_tests(tester, before, after)
+            more, found = model_tests(draws, before, after)
             tests += more
             estimated, shares = _estimated(before, after, asked)
         texts, records = sides.new.texts, sides.new.records

@@ -12,6 +12,7 @@ import numpy as np
 from jaxfm import files
 from jaxfm.core.task import TOKENIZER_DIR, GivesProbabilities, GivesRecords, ReadsImages
 from jaxfm.data.corpora.corpus import open_corpus
+from jaxfm.data.corpora.pretraining import HOLDOUT
 from jaxfm.data.records import in_memory
 from jaxfm.data.records.near_texts import record_text
 from jaxfm.data.text.tokenization import load_tokenizer
@@ -139,7 +140,8 @@ class Reader:
     def _documents(self, source: str, split: str) -> list[Record]:
         """Returns documents of plain text."""
         data = self.run.config.data
-        splits = open_corpus(source, text_column=data.text_column, holdout=data.holdout).splits
+        holdout = HOLDOUT if data.holdout is None else data.holdout
+        splits = open_corpus(source, text_column=data.text_column, holdout=holdout).splits
         if split not in splits:
             raise UserError(f"{source} has no split {split!r}; it has: {', '.join(splits)}.")
         return [

@@ -14,7 +14,7 @@ from jaxfm.evaluation.two_samples import (
     KolmogorovSmirnov,
     MeanDiscrepancy,
     Statistic,
-    Tested,
+    PermutationTest,
     UnknownShare,
     classifier_scores,
     contributions,
@@ -35,7 +35,7 @@ DISTANCE, SHARE, STATISTIC, DISCREPANCY = (
 _WORDS_KEPT = 50
 _UNLIKE_KEPT = 20
 
-Test = tuple[str, str, Tested]
+NamedTest = tuple[str, str, PermutationTest]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Word:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tester:
+class Draws:
     """How distances are tested.
 
     Attributes:
@@ -67,22 +67,22 @@ class Tester:
     rounds: int
     seed: int
 
-    def test(self, statistic: Statistic, is_new_N: np.ndarray, *, squared: bool = False) -> Tested:
+    def test(self, statistic: Statistic, is_new_N: np.ndarray, *, squared: bool = False) -> PermutationTest:
         """See `permutation_test`."""
         return permutation_test(statistic, is_new_N, rounds=self.rounds, seed=self.seed, squared=squared)
 
 
-def text_tests(tester: Tester, run: SavedRun, reference: Side, new: Side) -> tuple[list[Test], tuple[Word, ...]]:
+def text_tests(draws: Draws, run: SavedRun, reference: Side, new: Side) -> tuple[list[NamedTest], tuple[Word, ...]]:
     """Returns the tests of words, pieces, unknown words and lengths, and the words that differ most."""
     texts, is_new_N = [*reference.texts, *new.texts], _sides(len(reference.records), len(new.records))
     words = count_words(texts)
     pieces = count_pieces(run, texts)
     lengths_N = np.asarray(words.counts.sum(axis=1)).reshape(-1)
     tests = [
-        ("words", DISTANCE, tester.test(JensenShannon(words.counts), is_new_N, squared=True)),
-        ("pieces", DISTANCE, tester.test(JensenShannon(pieces.counts), is_new_N, squared=True)),
-        ("unknown words", SHARE, tester.test(UnknownShare(words.counts), is_new_N)),
-        ("length", STATISTIC, tester.test(KolmogorovSmirnov(lengths_N), is_new_N)),
+        ("words", DISTANCE, draws.test(JensenShannon(words.counts), is_new_N, squared=True)),
+        ("pieces", DISTANCE, draws.test(JensenShannon(pieces.counts), is_new_N, squared=True)),
+        ("unknown words", SHARE, draws.test(UnknownShare(words.counts), is_new_N)),
+        ("length", STATISTIC, draws.test(KolmogorovSmirnov(lengths_N), is_new_N)),
     ]
     return tests, _differing(words.names, words.counts[~is_new_N].sum(axis=0), words.counts[is_new_N].sum(axis=0))
 
@@ -103,20 +103,20 @@ def _differing(names: Sequence[str], reference_K: np.ndarray, new_K: np.ndarray)
     )
 
 
-def model_tests(tester: Tester, reference: Looked, new: Looked) -> tuple[list[Test], tuple[tuple[int, float], ...]]:
+def model_tests(draws: Draws, reference: Looked, new: Looked) -> tuple[list[NamedTest], tuple[tuple[int, float], ...]]:
     """Returns the tests of vectors, confidences and predicted classes, and the most unlike of the new records.
 
     These are numbers of new records with their witness (`MeanDiscrepancy.witness`), the largest first.
     """
-    kept = [_drawn(len(each.vectors), tester.seed) for each in (reference, new)]
+    kept = [_drawn(len(each.vectors), draws.seed) for each in (reference, new)]
     vectors_ND = np.concatenate([each.vectors[index] for each, index in zip((reference, new), kept, strict=True)])
     vectors_ND = np.asarray(vectors_ND, np.float64)
     is_new_N = _sides(*map(len, kept))
     discrepancy = MeanDiscrepancy(vectors_ND)
-    scored, scores = classifier_scores(vectors_ND, is_new_N, tester.seed)
+    scored, scores = classifier_scores(vectors_ND, is_new_N, draws.seed)
     tests = [
-        ("vectors", DISCREPANCY, tester.test(discrepancy, is_new_N, squared=True)),
-        ("vectors, by a classifier", AREA, tester.test(Area(scores), is_new_N[scored])),
+        ("vectors", DISCREPANCY, draws.test(discrepancy, is_new_N, squared=True)),
+        ("vectors, by a classifier", AREA, draws.test(Area(scores), is_new_N[scored])),
     ]
     witness = discrepancy.witness(is_new_N)[is_new_N]
     order = np.argsort(-witness, kind="stable")[:_UNLIKE_KEPT]
@@ -129,8 +129,8 @@ def model_tests(tester: Tester, reference: Looked, new: Looked) -> tuple[list[Te
         confidences_N = np.concatenate([reference.judged.of_records(), new.judged.of_records()])
         predicted = sparse.csr_array(np.concatenate([reference.predicted, new.predicted]))
         tests += [
-            ("confidence", STATISTIC, tester.test(KolmogorovSmirnov(confidences_N), whole_N)),
-            ("predicted classes", DISTANCE, tester.test(JensenShannon(predicted), whole_N, squared=True)),
+            ("confidence", STATISTIC, draws.test(KolmogorovSmirnov(confidences_N), whole_N)),
+            ("predicted classes", DISTANCE, draws.test(JensenShannon(predicted), whole_N, squared=True)),
         ]
     return tests, unlike
 

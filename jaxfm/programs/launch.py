@@ -49,7 +49,7 @@ def listing(folder: pathlib.Path, called: str) -> str:
       called: how this program was called: "jaxfm launch".
     """
     lines = ["Scripts that start a run elsewhere or in several processes:", ""]
-    lines += [f"  {file.partition('.')[0]:<13} {doc}" for file, doc in SCRIPTS.items()]
+    lines += [f"  {file.partition('.')[0]:<14} {doc}" for file, doc in SCRIPTS.items()]
     lines += ["", "Their folder, with a README.md on each:", f"  {folder}", ""]
     lines += [f"`{called} SCRIPT --help` shows a script's options. For example:", ""]
     lines += [f"  {called} local --processes=2 -- --config=ner --workdir=runs/ner"]
