@@ -223,14 +223,14 @@ def _scored(
         before = evaluate(run.workdir, sides.held_out_split, reference, quiet)
         after = evaluate(run.workdir, asked.split, progress=quiet, **given)
     values = [_value(each, metric) for each in (before, after)]
-    datas = [each.bootstrap_data for each in (before, after)]
-    if datas[0] is None or datas[1] is None or metric not in datas[0].metrics(np.arange(datas[0].count)):
+    held_out, new = before.bootstrap_data, after.bootstrap_data
+    if held_out is None or new is None or metric not in held_out.metrics(np.arange(held_out.count)):
         raise UserError(
             f"--labelled: {metric} is not a function of independent units of this task, so that no fall of it could "
             "be shown. Name another one by --metric."
         )
-    found = [intervals(each, {metric: value})[metric] for each, value in zip(datas, values, strict=True) if each]
-    return Scores(metric, found[0], found[1], score_drop(datas[0], datas[1], metric, seed=asked.seed))
+    found = [intervals(each, {metric: value})[metric] for each, value in zip((held_out, new), values, strict=True)]
+    return Scores(metric, found[0], found[1], score_drop(held_out, new, metric, seed=asked.seed))
 
 
 def _value(evaluation: Evaluation, metric: str) -> float:
@@ -251,7 +251,7 @@ def _report(
 ) -> DriftReport:
     draws, model = Draws(asked.rounds, asked.seed), DriftModel(reader)
     with progress.task("tests of texts", None):
-        tests, words = text_tests(draws, run, sides.text, sides.new)
+        tests, words = text_tests(draws, model.tokenizer, sides.text, sides.new)
     unlike: tuple[Unlike, ...] = ()
     estimated: ErrorEstimate | None = None
     shares: ClassShares | None = None

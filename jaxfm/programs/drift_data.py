@@ -5,21 +5,23 @@
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxfm import files
-from jaxfm.core.task import TOKENIZER_DIR, GivesProbabilities, GivesRecords, ReadsImages
+from jaxfm.core.task import GivesProbabilities, GivesRecords, ReadsImages
 from jaxfm.data.corpora.corpus import open_corpus
 from jaxfm.data.corpora.pretraining import HOLDOUT
 from jaxfm.data.records import in_memory
 from jaxfm.data.records.near_texts import record_text
-from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.programs.unlabelled_pool import Given, given_records, wanted_of
 from jaxfm.training.saved_run import SavedRun
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 LEAST = 20
 """Records of either side below which nothing is said."""
@@ -135,7 +137,10 @@ class Reader:
         return self._documents(source, split)
 
     def _unlabelled(self, given: Given, columns: Mapping[str, str], progress: Progress) -> list[Record]:
-        return self._flat(given_records(given, wanted_of(self.run, self.predictor, columns), progress))
+        try:
+            return self._flat(given_records(given, wanted_of(self.run, self.predictor, columns), progress))
+        except UserError as error:  # of readers that other programs call by other flags
+            raise UserError(re.sub("--(input|source)=", "--data=", str(error))) from error
 
     def _documents(self, source: str, split: str) -> list[Record]:
         """Returns documents of plain text."""
@@ -203,9 +208,8 @@ def count_words(texts: Sequence[str]) -> Counted:
     return _counted([_WORD.findall(text.lower()) for text in texts])
 
 
-def count_pieces(run: SavedRun, texts: Sequence[str]) -> Counted:
-    """Counts the pieces of the run's tokenizer, unknown ones too."""
-    tokenizer = load_tokenizer(run.workdir / TOKENIZER_DIR)
+def count_pieces(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str]) -> Counted:
+    """Counts the pieces of a tokenizer, unknown ones too."""
     pieces: list[list[str]] = []
     for first in range(0, len(texts), _AT_ONCE):
         encoded = tokenizer(list(texts[first : first + _AT_ONCE]), add_special_tokens=False, verbose=False)

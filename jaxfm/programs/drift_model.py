@@ -48,11 +48,13 @@ class DriftModel:
 
     Attributes:
       step: of its checkpoint.
+      tokenizer: of it.
     """
 
     def __init__(self, reader: Reader):
         """Restores its checkpoint; UserError where there is none."""
         self._reader, run = reader, reader.run
+        self.tokenizer = load_tokenizer(run.workdir / TOKENIZER_DIR)
         self._pool: PoolModel | None = None
         self._vectors: TextVectors | None = None
         if reader.gives_probabilities:
@@ -65,7 +67,7 @@ class DriftModel:
             self.step = restored.step
             self._vectors = TextVectors(
                 restored,
-                load_tokenizer(run.workdir / TOKENIZER_DIR),
+                self.tokenizer,
                 encoder.max_positions,
                 encoder.type_vocab_size > 1,
                 mesh,

@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 
 from jaxfm import files
 from jaxfm.evaluation.bootstrap import CONFIDENCE, Interval
-from jaxfm.evaluation.drift_rules import NOTHING, Drop, Measure, Rule, Thresholds
+from jaxfm.evaluation.drift_rules import NOTHING, Measure, Rule, Thresholds
 from jaxfm.evaluation.error_estimate import ErrorEstimate
 from jaxfm.evaluation.label_shift import ClassShares
 from jaxfm.observe.drift_plots import Line, plot_drift
@@ -110,11 +110,6 @@ class DriftReport:
     seed: int
     rounds: int
     notes: tuple[str, ...] = ()
-
-    @property
-    def real_drop(self) -> Drop | None:
-        """Of the score."""
-        return None if self.scores is None else Drop(self.scores.metric, self.scores.drop)
 
     @property
     def tables(self) -> tuple[Table, ...]:

@@ -4,6 +4,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,7 +23,9 @@ from jaxfm.evaluation.two_samples import (
 )
 from jaxfm.programs.drift_data import Side, count_pieces, count_words
 from jaxfm.programs.drift_model import Looked
-from jaxfm.training.saved_run import SavedRun
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 MOST_VECTORS = 2000
 """Of either side whose kernel is computed: all pairs of them are in memory."""
@@ -72,11 +75,13 @@ class Draws:
         return permutation_test(statistic, is_new_N, rounds=self.rounds, seed=self.seed, squared=squared)
 
 
-def text_tests(draws: Draws, run: SavedRun, reference: Side, new: Side) -> tuple[list[NamedTest], tuple[Word, ...]]:
+def text_tests(
+    draws: Draws, tokenizer: "PreTrainedTokenizerFast", reference: Side, new: Side
+) -> tuple[list[NamedTest], tuple[Word, ...]]:
     """Returns the tests of words, pieces, unknown words and lengths, and the words that differ most."""
     texts, is_new_N = [*reference.texts, *new.texts], _sides(len(reference.records), len(new.records))
     words = count_words(texts)
-    pieces = count_pieces(run, texts)
+    pieces = count_pieces(tokenizer, texts)
     lengths_N = np.asarray(words.counts.sum(axis=1)).reshape(-1)
     tests = [
         ("words", DISTANCE, draws.test(JensenShannon(words.counts), is_new_N, squared=True)),

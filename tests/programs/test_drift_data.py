@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jaxfm.core.task import TOKENIZER_DIR
+from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.programs.drift_data import Reader, count_pieces, count_words, is_source
@@ -37,7 +39,8 @@ def test_words_and_marks_are_counted_without_case() -> None:
 
 
 def test_pieces_are_those_of_the_run(reader: Reader) -> None:
-    found = count_pieces(reader.run, ["ada met ☃", "met met"])
+    tokenizer = load_tokenizer(reader.run.workdir / TOKENIZER_DIR)
+    found = count_pieces(tokenizer, ["ada met ☃", "met met"])
     table = dict(zip(found.names, np.asarray(found.counts.todense()).T.tolist(), strict=True))
     assert table == {"a": [1, 0], "##d": [1, 0], "##a": [1, 0], "met": [1, 2], "[UNK]": [1, 0]}
 
