@@ -29,12 +29,13 @@ from jaxfm.core.records import TEXTS, WORDS, TextsRecord, WordsRecord
 from jaxfm.data.perturbations.kinds import SEVERITIES, Resources, kinds_for, perturb_all
 from jaxfm.errors import UserError
 from jaxfm.evaluation.drift_rules import ERROR, LOOK, NOTHING, TRAIN_AGAIN, Drop, Thresholds, judge, measures
+from jaxfm.evaluation.drift_samples import Looked
 from jaxfm.evaluation.error_estimate import ATC, DOC, Judged, estimate_error
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.tables import Table, to_markdown
 from jaxfm.observe.writers import to_json
 from jaxfm.programs.drift_data import Reader, Side
-from jaxfm.programs.drift_model import DriftModel, Looked
+from jaxfm.programs.drift_model import DriftModel
 from jaxfm.programs.drift_tests import Draws, model_tests, text_tests
 from jaxfm.programs.train import train
 from jaxfm.schema import replaced

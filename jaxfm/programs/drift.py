@@ -23,6 +23,7 @@ from jaxfm.data.records.splits import require_split
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation import drift_rules
 from jaxfm.evaluation.drift_rules import LOOK, TRAIN_AGAIN, Drop, Thresholds
+from jaxfm.evaluation.drift_samples import Looked
 from jaxfm.evaluation.error_estimate import ESTIMATES, ErrorEstimate, estimate_error
 from jaxfm.evaluation.intervals import intervals
 from jaxfm.evaluation.label_shift import ClassShares, class_shares
@@ -32,7 +33,7 @@ from jaxfm.observe.progress import Progress
 from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.programs import plugins, program
 from jaxfm.programs.drift_data import Reader, Side, check_given
-from jaxfm.programs.drift_model import DriftModel, Looked
+from jaxfm.programs.drift_model import DriftModel
 from jaxfm.programs.drift_report import MARKDOWN_FILE, DriftReport, Scores, Unlike, write_drift
 from jaxfm.programs.drift_tests import Draws, model_tests, text_tests
 from jaxfm.programs.evaluate import evaluate

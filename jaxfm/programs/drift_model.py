@@ -2,7 +2,6 @@
 
 # N records, U units (a record, its words or its labels), C classes, D numbers of a vector
 
-import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from jaxfm.config import MeshConfig
 from jaxfm.core.build import Build
 from jaxfm.core.task import TOKENIZER_DIR, GivesProbabilities, ReadsNeighbours
 from jaxfm.data.text.tokenization import load_tokenizer
+from jaxfm.evaluation.drift_samples import Looked
 from jaxfm.evaluation.error_estimate import Judged
 from jaxfm.observe.progress import Progress
 from jaxfm.parallel.mesh import make_mesh
@@ -22,25 +22,6 @@ from jaxfm.training.session import compute_dtype
 from jaxfm.training.text_vectors import TextVectors
 
 _BLANK = {"text": "", "origin": "between two records"}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Looked:
-    """What a run says of the records of one side.
-
-    Attributes:
-      vectors: f32 [N, D].
-      judged: how sure it is of each unit; None where it gives no probabilities.
-      predicted: f64 [N, C] how often each class is predicted of a record, once or of its words; None likewise.
-      classes: names of the classes.
-      gold: int [N] class of each record; None where it is not known, or a record has not one class.
-    """
-
-    vectors: np.ndarray
-    judged: Judged | None = None
-    predicted: np.ndarray | None = None
-    classes: tuple[str, ...] = ()
-    gold: np.ndarray | None = None
 
 
 class DriftModel:

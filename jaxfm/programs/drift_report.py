@@ -14,13 +14,13 @@ from rich.console import Group, RenderableType
 from jaxfm import files
 from jaxfm.evaluation.bootstrap import CONFIDENCE, Interval
 from jaxfm.evaluation.drift_rules import NOTHING, Measure, Rule, Thresholds
+from jaxfm.evaluation.drift_samples import Word
 from jaxfm.evaluation.error_estimate import ErrorEstimate
 from jaxfm.evaluation.label_shift import ClassShares
 from jaxfm.observe.drift_plots import Line, plot_drift
 from jaxfm.observe.pages import Section, to_page
 from jaxfm.observe.tables import Cell, Table, to_html, to_markdown, to_rich
 from jaxfm.observe.writers import to_json
-from jaxfm.programs.drift_tests import Word
 
 JSON_FILE, MARKDOWN_FILE, PAGE_FILE, PLOT_FILE, HISTORY_FILE = (
     *("drift.json", "drift.md", "drift.html", "drift.png"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxfm.evaluation.drift_rules import AREA
+from jaxfm.evaluation.drift_samples import Looked, Word
 from jaxfm.evaluation.two_samples import (
     Area,
     JensenShannon,
@@ -22,7 +23,6 @@ from jaxfm.evaluation.two_samples import (
     permutation_test,
 )
 from jaxfm.programs.drift_data import Side, count_pieces, count_words
-from jaxfm.programs.drift_model import Looked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -39,23 +39,6 @@ _WORDS_KEPT = 50
 _UNLIKE_KEPT = 20
 
 NamedTest = tuple[str, str, PermutationTest]
-
-
-@dataclasses.dataclass(frozen=True)
-class Word:
-    """A word, or mark, that is more or less frequent in the new texts.
-
-    Attributes:
-      word: in small letters.
-      new: occurrences in a thousand words of the new texts.
-      reference: the same of the reference.
-      share: of the divergence of the two distributions that is due to it.
-    """
-
-    word: str
-    new: float
-    reference: float
-    share: float
 
 
 @dataclasses.dataclass(frozen=True)

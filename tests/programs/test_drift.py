@@ -1,9 +1,11 @@
 """jaxfm.drift over runs of many tasks: equal data, changed data, labels; its files, exit codes, and what it refuses."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
 import sys
+import types
 from typing import Any
 
 import pytest
@@ -137,13 +139,13 @@ def test_labels_say_whether_to_train_again(learned: pathlib.Path, folder: pathli
     ("name", "data", "unit"),
     [
         ("ner", "conll:corpus", "words"),
-        ("masked_lm", "text:text", ""),
         *(
             pytest.param(*values, marks=pytest.mark.slow)
             for values in (
                 ("multi", "jsonl:multi", "decisions about a label"),
                 ("embedding", "jsonl:groups", ""),
                 ("regression", "jsonl:regression", ""),
+                ("masked_lm", "text:text", ""),
                 ("pairs", "jsonl:single_pairs", "texts"),
                 ("qa", "jsonl:questions", ""),
             )
@@ -235,14 +237,46 @@ def code(run: pathlib.Path, *words: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_the_verdict_is_an_exit_code(learned: pathlib.Path, folder: pathlib.Path) -> None:
-    path = strangers(folder / "strangers.txt")
-    again, said = code(learned, f"--data={path}")
-    assert again == EXIT_AGAIN == 3 and "verdict: TRAIN AGAIN" in said and "  far: " in said
+@pytest.mark.parametrize(("verdict", "expected"), [(TRAIN_AGAIN, 3), (LOOK, 4), (NOTHING, None)])
+def test_the_verdict_is_an_exit_code(
+    verdict: str,
+    expected: int | None,
+    learned: pathlib.Path,
+    folder: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The program with its flags, but for their parsing."""
+    given: dict[str, Any] = {"workdir": str(learned), "data": f"jsonl:{folder / 'learned_data'}", "split": "test"}
+    given |= {"labelled": False, "alpha": 0.01, "least": 0.1, "max_drop": 1.0, "far": 1.0, "estimate": "atc"}
+    given |= {"metric": None, "reference": None, "text_split": "train", "held_out": None, "limit": 0, "rounds": ROUNDS}
+    given |= {"seed": 0, "output": ""}
+    given |= {} if verdict == NOTHING else {"data": str(strangers(folder / "strangers.txt"))}
+    given |= {"far": 0.5} if verdict == TRAIN_AGAIN else {"max_drop": 0.0, "estimate": "doc"} if verdict == LOOK else {}
+
+    class Values(types.SimpleNamespace):
+        def __getitem__(self, name: str) -> types.SimpleNamespace:
+            return types.SimpleNamespace(value=given[name])
+
+    module = sys.modules["jaxfm.programs.drift"]
+    monkeypatch.setattr(module, "flags", types.SimpleNamespace(FLAGS=Values(**given)))
+    monkeypatch.setattr(module.program, "given_columns", lambda names: {})
+    if verdict == LOOK:  # whatever the run says of these
+        found = dataclasses.replace(drift(given["workdir"], given["data"], rounds=ROUNDS, output=""), verdict=LOOK)
+        monkeypatch.setattr(module, "drift", lambda *words, **more: found)
+    if expected is None:
+        module.main()
+    else:
+        with pytest.raises(SystemExit) as stopped:
+            module.main()
+        assert stopped.value.code == expected == EXIT_CODES[verdict]
+    assert f"verdict: {verdict if verdict == NOTHING else verdict.upper()}" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_the_other_exit_codes(learned: pathlib.Path, folder: pathlib.Path) -> None:
+def test_the_command(learned: pathlib.Path, folder: pathlib.Path) -> None:
+    again, said = code(learned, f"--data={strangers(folder / 'strangers.txt')}")
+    assert again == EXIT_AGAIN == 3 and "verdict: TRAIN AGAIN" in said and "  far: " in said
     nothing, said = code(learned, f"--data=jsonl:{folder / 'learned_data'}")
     assert nothing == 0 and "verdict: nothing" in said
     look, said = code(learned, f"--data={strangers(folder / 'strangers.txt')}", "--far=1.0", "--max_drop=1.0")

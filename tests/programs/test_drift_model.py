@@ -5,9 +5,10 @@ import pathlib
 import numpy as np
 import pytest
 
+from jaxfm.evaluation.drift_samples import Looked
 from jaxfm.observe.progress import Progress
 from jaxfm.programs.drift_data import Reader
-from jaxfm.programs.drift_model import DriftModel, Looked
+from jaxfm.programs.drift_model import DriftModel
 from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.model import Model
 from jaxfm.training.saved_run import open_run

@@ -8,12 +8,12 @@ import numpy as np
 
 from jaxfm.evaluation.bootstrap import Interval
 from jaxfm.evaluation.drift_rules import LOOK, NOTHING, SHIFT, Rule, Thresholds, measures
+from jaxfm.evaluation.drift_samples import Word
 from jaxfm.evaluation.error_estimate import ATC, ErrorEstimate
 from jaxfm.evaluation.label_shift import ClassShares
 from jaxfm.evaluation.two_samples import PermutationTest
 from jaxfm.observe.tables import to_plain
 from jaxfm.programs.drift_report import DriftReport, Scores, Unlike, read_history, write_drift
-from jaxfm.programs.drift_tests import Word
 
 SOME = Interval(0.9, 0.8, 0.95)
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from jaxfm.evaluation.drift_samples import Looked
 from jaxfm.evaluation.error_estimate import Judged
 from jaxfm.programs import drift_tests
-from jaxfm.programs.drift_model import Looked
 from jaxfm.programs.drift_tests import Draws, model_tests
 
 
