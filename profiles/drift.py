@@ -137,6 +137,8 @@ def shown_sets(run: pathlib.Path, arguments: argparse.Namespace) -> tuple[dict[s
     if arguments.other:
         limited = Reader(reader.run, arguments.pool, _SEED)
         sides[OTHER] = limited.new(arguments.other, arguments.other_split, {}, quiet, labelled=False)
+        if len(sides[OTHER].records) < max(arguments.new):
+            raise UserError(f"--other={arguments.other}: has fewer records than --new={max(arguments.new)}.")
     found = {name: Shown(side, model.look(side, quiet)) for name, side in sides.items()}
     gold = [each["gold"] for each in pool.records]
     if not model.unit or not all(isinstance(each, str) for each in gold):
