@@ -26,6 +26,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
+from typing import Any
 
 import local  # pyright: ignore[reportMissingImports]  # beside this script, and so on its path
 
@@ -90,7 +91,7 @@ class Watch:
                 switch(self.link, workdir.resolve())
         return code
 
-    def _read(self) -> dict[str, object] | None:
+    def _read(self) -> dict[str, Any] | None:
         path = self.folder / STATE
         if not path.is_file():
             return None

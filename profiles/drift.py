@@ -84,7 +84,7 @@ class Shown:
 def of_records(judged: Judged, index: np.ndarray) -> Judged:
     """Returns the units of some records, in their order."""
     starts = np.searchsorted(judged.record, np.arange(judged.count + 1))
-    units = np.concatenate([np.arange(starts[each], starts[each + 1]) for each in index])
+    units = np.concatenate([np.arange(int(starts[each]), int(starts[each + 1])) for each in index.tolist()])
     record = np.repeat(np.arange(len(index)), starts[index + 1] - starts[index])
     right = None if judged.right is None else judged.right[units]
     return Judged(judged.confidence[units], record, len(index), right)

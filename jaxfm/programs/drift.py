@@ -171,10 +171,10 @@ class _Sides:
 
 
 def _open(workdir: pathlib.Path) -> SavedRun:
-    runs = open_members(workdir)
-    if len(runs) > 1:
-        raise UserError(f"--workdir={workdir}: holds {len(runs)} runs. Name one of them, as {runs[0].workdir}.")
-    return runs[0]
+    run, *others = open_members(workdir)
+    if others:
+        raise UserError(f"--workdir={workdir}: holds {1 + len(others)} runs. Name one of them, as {run.workdir}.")
+    return run
 
 
 def _sides(
@@ -218,7 +218,7 @@ def _scored(
     if sides.held_out is None:
         raise UserError("--labelled: a score is compared with that of held-out data; name their split by --held_out.")
     metric = asked.metric or run.config.eval.metric
-    given = {"source": data} if isinstance(data, str) else {"data": data}
+    given: dict[str, Any] = {"source": data} if isinstance(data, str) else {"data": data}
     quiet = Progress(None, quiet=True)
     with progress.task("scoring labelled data", None):
         before = evaluate(run.workdir, sides.held_out_split, reference, quiet)

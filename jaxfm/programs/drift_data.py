@@ -200,7 +200,7 @@ class Counted:
     """
 
     counts: Any
-    names: Sequence[str]
+    names: tuple[str, ...]
 
 
 def count_words(texts: Sequence[str]) -> Counted:

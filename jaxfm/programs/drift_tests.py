@@ -3,7 +3,6 @@
 # N records, D numbers of a vector
 
 import dataclasses
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,7 +74,7 @@ def text_tests(
     return tests, _differing(words.names, words.counts[~is_new_N].sum(axis=0), words.counts[is_new_N].sum(axis=0))
 
 
-def _differing(names: Sequence[str], reference_K: np.ndarray, new_K: np.ndarray) -> tuple[Word, ...]:
+def _differing(names: tuple[str, ...], reference_K: np.ndarray, new_K: np.ndarray) -> tuple[Word, ...]:
     """Returns the words that add most to the divergence, the most first."""
     reference, new = (np.asarray(each, np.float64).reshape(-1) for each in (reference_K, new_K))
     added_K = contributions(reference, new)
