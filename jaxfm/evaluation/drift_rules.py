@@ -99,7 +99,8 @@ def judge(
 ) -> tuple[str, tuple[Rule, ...]]:
     """Returns the verdict, the most urgent one of the rules that fire, and these rules.
 
-    - score: the real score has fallen by more than `max_drop`: for sure (the whole interval), train again; else look.
+    - score: the real score has fallen by more than `max_drop`: for sure (the whole interval), train again; where the
+      interval shows a fall, but not so large a one for sure, look.
     - error: the same of the estimated accuracy, where there are no labels.
     - far: a classifier tells new texts from the others with an area of `far`, and there are no labels that say whether
       this matters: train again.
@@ -131,13 +132,10 @@ def judge(
 
 def _of_drop(name: str, what: str, drop: Drop, most: float) -> list[Rule]:
     interval = drop.interval
-    if interval.value <= most:
+    # Of few records a score falls by more than that in many draws of equal data: a fall has to be shown at all.
+    if interval.value <= most or math.isnan(interval.low) or interval.low <= 0:
         return []
-    sure = not math.isnan(interval.low) and interval.low > most
-    ends = (
-        "too few records for an interval"
-        if math.isnan(interval.low)
-        else f"{CONFIDENCE:.0%} interval {interval.low:+.4f} to {interval.high:+.4f}"
-    )
+    sure = interval.low > most
+    ends = f"{CONFIDENCE:.0%} interval {interval.low:+.4f} to {interval.high:+.4f}"
     why = f"{drop.name} {what} by {interval.value:.4f} ({ends}), more than {most:g}" + ("" if sure else ", not surely")
     return [Rule(name, TRAIN_AGAIN if sure else LOOK, why)]

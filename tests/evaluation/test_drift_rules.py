@@ -35,7 +35,8 @@ def drop(value: float, low: float, high: float) -> Drop:
     [
         (drop(0.2, 0.1, 0.3), TRAIN_AGAIN),
         (drop(0.2, 0.04, 0.3), LOOK),
-        (drop(0.2, math.nan, math.nan), LOOK),
+        (drop(0.2, -0.01, 0.4), NOTHING),  # no fall is shown
+        (drop(0.2, math.nan, math.nan), NOTHING),
         (drop(0.04, 0.01, 0.3), NOTHING),
         (drop(-0.2, -0.3, -0.1), NOTHING),
     ],
