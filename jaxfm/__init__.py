@@ -4,8 +4,8 @@ The programs as functions: `jaxfm.check(config)`, `jaxfm.audit(config, workdir)`
 `jaxfm.train(config, workdir, data=...)`, `jaxfm.evaluate`, `jaxfm.compare`, `jaxfm.predict`, `jaxfm.export`,
 `jaxfm.quantise`, `jaxfm.prune`, `jaxfm.compress`,
 `jaxfm.load(workdir)`, a trained model to call again and again;
-`jaxfm.stress`, which changes inputs on purpose; `jaxfm.bias` and `jaxfm.leaks`, which look for what a model should not
-have learned;
+`jaxfm.stress`, which changes inputs on purpose; `jaxfm.drift`, which compares new data with those of a run;
+`jaxfm.bias` and `jaxfm.leaks`, which look for what a model should not have learned;
 `jaxfm.retrieve` and `jaxfm.open_index`, which search a corpus; `jaxfm.mine`, which finds hard negatives;
 `jaxfm.probe`, which says how much of texts' labels is in vectors; `jaxfm.explain`, which says which words results are
 due to.
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jaxfm.programs.bias import bias as bias
     from jaxfm.programs.check import check as check
     from jaxfm.programs.compress import compress as compress
+    from jaxfm.programs.drift import drift as drift
     from jaxfm.programs.evaluate import compare as compare
     from jaxfm.programs.evaluate import evaluate as evaluate
     from jaxfm.programs.explain import explain as explain
@@ -56,6 +57,7 @@ _HOME = {
     "check": "jaxfm.programs.check",
     "compare": "jaxfm.programs.evaluate",
     "compress": "jaxfm.programs.compress",
+    "drift": "jaxfm.programs.drift",
     "evaluate": "jaxfm.programs.evaluate",
     "explain": "jaxfm.programs.explain",
     "export": "jaxfm.programs.export",

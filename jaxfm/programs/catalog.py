@@ -44,6 +44,7 @@ PROGRAMS = (
     Program("from-trainer", TRAINING, "shows a script of transformers' Trainer as a command of jaxfm"),
     Program("evaluate", USING, "scores a run on a split, or two runs against each other"),
     Program("stress", USING, "scores a run on changed inputs: typos, names, noise; a gate"),
+    Program("drift", USING, "compares new data with a run's: train again, look or nothing"),
     Program("runs", USING, "shows a table over many runs, the best one first"),
     Program("checkpoints", USING, "lists, verifies or thins out the checkpoints of a run"),
     Program("predict", USING, "labels texts, or a file of them, or fills their masks"),

@@ -21,6 +21,8 @@ SCRIPTS = {
     "workers.py": "the workers of one search on this machine",
     "slurm_workers.sh": "the workers of one search on GPU nodes, by SLURM",
     "gke_workers.py": "the workers of one search in GKE, by an indexed Job",
+    "drift_watch.py": "compares new data with a run's, and trains again where that is due",
+    "drift_schedule.py": "the same at set times, by cron or Kubernetes",
 }
 EXIT_USER_MISTAKE = 2
 
@@ -47,7 +49,7 @@ def listing(folder: pathlib.Path, called: str) -> str:
       called: how this program was called: "jaxfm launch".
     """
     lines = ["Scripts that start a run elsewhere or in several processes:", ""]
-    lines += [f"  {file.partition('.')[0]:<13} {doc}" for file, doc in SCRIPTS.items()]
+    lines += [f"  {file.partition('.')[0]:<14} {doc}" for file, doc in SCRIPTS.items()]
     lines += ["", "Their folder, with a README.md on each:", f"  {folder}", ""]
     lines += [f"`{called} SCRIPT --help` shows a script's options. For example:", ""]
     lines += [f"  {called} local --processes=2 -- --config=ner --workdir=runs/ner"]

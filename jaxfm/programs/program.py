@@ -1,9 +1,10 @@
 """What all programs share: flags in, exit codes out.
 
 0 done · 1 `check` found errors in the data, or `doctor` in the installation · 2 the user's mistake, said in one
-message · 3 the gate of `stress` failed · 69 another process of the run failed or is gone (docs/multi_host.md) · 75
-stopped by preemption after a good save (launchers start it again) · 130 stopped by Ctrl-C, after a save where there is
-something to save · 143 stopped by SIGTERM where there is nothing to save.
+message · 3 the gate of `stress` failed, or `drift` says to train again · 4 `drift` says to look · 69 another process of
+the run failed or is gone (docs/multi_host.md) · 75 stopped by preemption after a good save (launchers start it again) ·
+130 stopped by Ctrl-C, after a save where there is something to save · 143 stopped by SIGTERM where there is nothing to
+save.
 """
 
 import contextlib

@@ -102,15 +102,8 @@ def read_pool(
     """
     if sum(each is not None for each in (given.input, given.source, given.texts)) != 1:
         raise UserError("--input, --source: give one of them: where the unlabelled texts are.")
-    wanted = _wanted(run, predictor, given.columns)
-    if given.input is not None:
-        path = files.user_path(given.input, "--input")
-        found: Iterable[Mapping[str, Any]] = source_unlabelled.read_unlabelled(path, wanted, progress.say)
-    elif given.source is not None:
-        found = _of_source(read_any_texts(given.source, given.split), wanted, given.source)
-    else:
-        assert given.texts is not None
-        found = (_record(text, f"text {number}", wanted) for number, text in enumerate(given.texts, start=1))
+    wanted = wanted_of(run, predictor, given.columns)
+    found = given_records(given, wanted, progress)
     by_split = _labelled(run, labelled)
     known = keys_of(record for records in by_split.values() for record in records)
     for path in exclude:
@@ -140,7 +133,19 @@ def read_pool(
     return Pool(tuple(records), dict(left_out), tuple(by_split[TRAIN]))
 
 
-def _wanted(run: SavedRun, predictor: Predictor, columns: Mapping[str, str]) -> Wanted:
+def given_records(given: Given, wanted: Wanted, progress: Progress) -> Iterable[Mapping[str, Any]]:
+    """Returns the records as a predictor reads them, each with its origin; UserError as readers."""
+    if given.input is not None:
+        path = files.user_path(given.input, "--input")
+        return source_unlabelled.read_unlabelled(path, wanted, progress.say)
+    if given.source is not None:
+        return _of_source(read_any_texts(given.source, given.split), wanted, given.source)
+    assert given.texts is not None
+    return (_record(text, f"text {number}", wanted) for number, text in enumerate(given.texts, start=1))
+
+
+def wanted_of(run: SavedRun, predictor: Predictor, columns: Mapping[str, str]) -> Wanted:
+    """Returns what a run's predictor reads, of the columns given or those of its training."""
     trained = {name: getattr(run.config.data, name) for name in _COLUMNS}
     given = {name: value for name, value in columns.items() if value}
     return Wanted(predictor.pairs, predictor.takes_words, given=given, trained=trained)

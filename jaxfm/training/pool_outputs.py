@@ -82,6 +82,11 @@ class PoolModel:
         """Whether it is made of several runs."""
         return self._ensemble is not None
 
+    @property
+    def step(self) -> int:
+        """Of the checkpoint of the run, or the first one of an ensemble."""
+        return self._restored[0].step
+
     def fingerprint(self) -> str:
         """Returns a hash of all that results depend on."""
         return "-".join(run.fingerprint(each) for run, each in zip(self.runs, self._restored, strict=True))

@@ -64,6 +64,9 @@ NOT_RUN = {
         "needs a run and unlabelled texts, or trains several: tests/programs/test_select.py and test_self_train.py"
     ),
     r"^(jaxfm |python -m jaxfm\.)stress |task\.perturb": "scores many times: tests/programs/test_stress.py",
+    r"^(jaxfm |python -m jaxfm\.)drift |^launch/drift_": (
+        "needs a run, new data and, at set times, cron or a cluster: tests/programs/test_drift.py, tests/launch"
+    ),
     r"--replay=": "needs a run that stopped; tests/training/test_skipped_batch.py replays one of every task",
     r"--push[ =]": "needs a repository of the hub; tests/hub/test_push.py has a stand-in for it",
     r"data\.source=parquet:DIR": "trains for minutes on the optional data",

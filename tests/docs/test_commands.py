@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
@@ -32,19 +33,26 @@ INLINE = [
 ]
 
 
-def _launched_by(script: str) -> str:
-    """The program that a script of launch/ starts."""
-    return "jaxfm.search" if "workers" in script else "jaxfm.train"
+def _launched_by(script: str) -> tuple[str, ...]:
+    """The programs that a script of launch/ starts, whose flags stand each after a --."""
+    if "drift_" in script:
+        return "jaxfm.drift", "jaxfm.train"
+    return ("jaxfm.search" if "workers" in script else "jaxfm.train",)
+
+
+def _parts(words: Sequence[str]) -> list[list[str]]:
+    """The words after each --."""
+    found: list[list[str]] = [[]]
+    for word in words:
+        found = [*found, []] if word == "--" else [*found[:-1], [*found[-1], word]]
+    return found[1:]
 
 
 LAUNCHED = [
-    Command(
-        ("python", "-m", _launched_by(command.words[0]), *command.words[command.words.index("--") + 1 :]),
-        command.page,
-        command.line,
-    )
+    Command(("python", "-m", program, *words), command.page, command.line)
     for command in COMMANDS
-    if command.words[0].startswith("launch/") and "--" in command.words
+    if command.words[0].startswith("launch/")
+    for program, words in zip(_launched_by(command.words[0]), _parts(command.words), strict=False)
 ]
 # A wrong command -> a part of the message.
 WRONG = {

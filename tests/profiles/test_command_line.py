@@ -61,6 +61,10 @@ MISTAKES = {
     ),
     "export_formats": (["--source=conll:absent", "--output=o.json", "--turns=0"], "--turns=0: must be at least 1"),
     "planted": (["--output=o.json", "--seeds=0,one"], "--seeds=0,one: must be whole numbers"),
+    "drift": (
+        ["--source=conll:absent", "--output=o.json", "--pool=100", "--reference=90", "--new=20"],
+        "--pool=100: is less than --reference and --new take together",
+    ),
     "stress": (
         ["--source=conll:absent", "--output=o.json", "--seen=case", "--unseen=case,ocr"],
         "--unseen: case is one of --seen too",

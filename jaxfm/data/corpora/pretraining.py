@@ -25,7 +25,7 @@ from jaxfm.observe.progress import StreamProgress
 
 PREPARED = "array_record:"
 TRAIN_TOKENIZER = "train:"
-_HOLDOUT = 0.01  # share of the documents that are valid where config.data.holdout leaves it open
+HOLDOUT = 0.01  # share of the documents that are valid where config.data.holdout leaves it open
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ def open_documents(data: DataConfig) -> Corpus | None:
 
 
 def _open(data: DataConfig) -> Corpus:
-    holdout = _HOLDOUT if data.holdout is None else data.holdout
+    holdout = HOLDOUT if data.holdout is None else data.holdout
     return open_corpus(data.source, text_column=data.text_column, holdout=holdout)
 
 
