@@ -132,14 +132,14 @@ def gather(
         by_seed = {seed: measures_lib.measures(matrix, untrained[seed]) for seed, matrix in of_seeds.items()}
         methods[method] = {
             "doc": METHODS[method].doc,
-            "mean_matrix": np.mean(list(of_seeds.values()), axis=0).tolist(),
+            "mean_matrix": _plain(np.mean(list(of_seeds.values()), axis=0)),
             "measures": {
                 name: _statistics([values[name] for values in by_seed.values()]) for name in measures_lib.MEASURES
             },
             "seeds": {
                 str(seed): {
-                    "matrix": matrix.tolist(),
-                    "measures": by_seed[seed],
+                    "matrix": _plain(matrix),
+                    "measures": {name: _none(value) for name, value in by_seed[seed].items()},
                     "runs": [str(path) for path in runs[method][seed]],
                 }
                 for seed, matrix in of_seeds.items()
@@ -151,7 +151,7 @@ def gather(
             "metric": metric,
             "split": split,
             "stages": list(stages),
-            "untrained": {str(seed): list(values) for seed, values in untrained.items()},
+            "untrained": {str(seed): list(map(_none, values)) for seed, values in untrained.items()},
             "methods": methods,
         }
     )
@@ -223,10 +223,19 @@ def _statistics(values: Sequence[float]) -> dict[str, Any]:
     defined = [value for value in values if not math.isnan(value)]
     whole = len(defined) == len(values)
     return {
-        "values": list(values),
+        "values": [_none(value) for value in values],
         "mean": statistics.fmean(values) if whole else None,
         "sd": statistics.stdev(values) if whole and len(values) > 1 else None,
     }
+
+
+def _plain(matrix_TT: np.ndarray) -> list[list[float | None]]:
+    """Returns nested lists, None for NaN."""
+    return [[_none(value) for value in row] for row in matrix_TT]
+
+
+def _none(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
 
 
 def _number(value: Any) -> float:
