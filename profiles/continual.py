@@ -33,9 +33,9 @@ from jaxfm.errors import UserError, did_you_mean
 from jaxfm.observe.tables import to_markdown
 from jaxfm.observe.writers import to_json
 from jaxfm.programs.continual import continual
-from jaxfm.programs.continual_methods import METHODS
 from jaxfm.programs.continual_scores import tables
 from jaxfm.programs.continual_stream import check_methods
+from jaxfm.programs.continual_work import METHODS
 from profiles import command_line, quality
 
 Line = dict[str, Any]

@@ -31,7 +31,8 @@ def forgetting(matrix_TT: np.ndarray, after: int | None = None) -> float:
     last = len(matrix_TT) - 1 if after is None else after
     if not last:
         return math.nan
-    return float(np.mean([np.nanmax(matrix_TT[:last, j]) - matrix_TT[last, j] for j in range(last)]))
+    # Where no score of a stage is known (fmax passes NaN over), neither is what was forgotten of it.
+    return float(np.mean([np.fmax.reduce(matrix_TT[:last, j]) - matrix_TT[last, j] for j in range(last)]))
 
 
 def backward_transfer(matrix_TT: np.ndarray) -> float:

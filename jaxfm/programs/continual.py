@@ -22,7 +22,7 @@ from jaxfm.observe.progress import Progress
 from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.observe.writers import to_json
 from jaxfm.programs import program
-from jaxfm.programs.continual_methods import METHODS, Options, Work, runs_of, write_untrained
+from jaxfm.programs.continual_methods import TRAINERS, write_untrained
 from jaxfm.programs.continual_scores import (
     JSON_FILE,
     MARKDOWN_FILE,
@@ -36,6 +36,7 @@ from jaxfm.programs.continual_scores import (
     write,
 )
 from jaxfm.programs.continual_stream import GivenStream, Stage, check_config, check_methods, read_stream
+from jaxfm.programs.continual_work import METHODS, Options, Work, runs_of
 from jaxfm.programs.given_config import GivenConfig, resolve_config
 from jaxfm.programs.train import train
 from jaxfm.schema import replaced, to_dict
@@ -76,7 +77,7 @@ def continual(
       stream: a TOML file with a table [[stage]] each, or the stages themselves, dicts: "name", and keys of the config
         that a stage sets ("data.source").
       workdir: a folder for the runs of all seeds, methods and stages, and for the report; made if need be.
-      methods: names of `jaxfm.programs.continual_methods.METHODS`.
+      methods: names of `jaxfm.programs.continual_work.METHODS`.
       seeds: of the runs; empty: that of the config.
       options: settings of the methods: "split", "store", "replay_times", "ewc_weight", "ewc_decay", "ewc_examples",
         "lwf_weight", "lwf_temperature", "lora_rank", "orthogonal_weight".
@@ -184,7 +185,7 @@ def _learn(
     runs: dict[str, dict[int, Sequence[pathlib.Path]]] = {name: {} for name in methods}
     untrained, metric = dict[int, Sequence[float]](), ""
     for seed in seeds:
-        work = Work(folder / f"seed{seed}", _of_seed(stages, seed, ""), options, _train_into_file, progress)
+        work = Work(folder / f"seed{seed}", _of_seed(stages, seed, metric), options, _train_into_file, progress)
         for index, stage in enumerate(stages):
             progress.say(f"seed {seed}: {stage.name} ({stage.config.data.source}) before any training")
             write_untrained(work, index)
@@ -199,7 +200,7 @@ def _learn(
             rows = []
             for index, stage in enumerate(stages):
                 progress.say(f"seed {seed}, {method}: stage {index + 1} of {len(stages)}, {stage.name}")
-                METHODS[method].train(work, index)
+                TRAINERS[method](work, index)
                 rows.append(scores_after(work, method, index, metric, labels))
                 known = ", ".join(f"{value:.4f}" for value in rows[-1][: index + 1])
                 progress.say(f"  {metric} on the stages so far: {known}")

@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from jaxfm.data.records import exemplars
 from jaxfm.errors import UserError
 from jaxfm.schema import flatten, replaced, to_dict
 from jaxfm.training import workdir as workdirs
-from jaxfm.training.pool_outputs import PoolModel
 from jaxfm.training.saved_run import open_run
 
 TRAIN = "train"
@@ -149,7 +148,7 @@ def fill_by_herding(
     before: pathlib.Path | None,
     folder: pathlib.Path,
     run: pathlib.Path,
-    trained: pathlib.Path,
+    see: Callable[[Sequence[Mapping[str, Any]]], np.ndarray],
     stage: str,
     size: int,
 ) -> None:
@@ -159,7 +158,7 @@ def fill_by_herding(
       before: the store after the stage before; None: there was none.
       folder: to write.
       run: of the stage's own data.
-      trained: the run after the stage, whose vectors say which examples are near to their mean.
+      see: gives the vectors f32 [N, D] of records, which say which examples are near to their mean.
       stage: its name.
       size: of the store.
 
@@ -173,7 +172,7 @@ def fill_by_herding(
     assert isinstance(task, WritesExamples)
     if not isinstance(task, GivesRecords):
         raise UserError("--method=replay_herding: needs records of training examples (core.task.GivesRecords).")
-    lines, vectors_ND = task.example_lines(TRAIN), _vectors(trained, task.labelled_records(TRAIN))
+    lines, vectors_ND = task.example_lines(TRAIN), see(task.labelled_records(TRAIN))
     of_group: dict[str, list[int]] = {}
     for number, line in enumerate(lines):
         of_group.setdefault(_class_of(line) or stage, []).append(number)
@@ -193,16 +192,6 @@ def fill_by_herding(
             mine = [each for pair in pairs for each in pair if each is not None]
         chosen += mine[:share]
     write_store(folder, chosen, seen + len(lines))
-
-
-def _vectors(trained: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Returns a vector a record, f32 [N, D]: what the last layer reads, of words their mean."""
-    found = []
-    for seen in PoolModel(trained).see(records, features=True):
-        assert seen.features is not None
-        width = seen.features.shape[-1]
-        found.append(seen.features.mean(axis=0) if len(seen.features) else np.zeros(width, np.float32))
-    return np.stack(found)
 
 
 def _class_of(line: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """How a stage of a stream is trained, by method: from which weights, on which data, held to what."""
 
 import dataclasses
+import functools
 import pathlib
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -8,16 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxfm.config import Config
 from jaxfm.consolidation_config import ConsolidationConfig
 from jaxfm.core.build import Build
-from jaxfm.core.grown_head import can_grow
 from jaxfm.distil_config import DistilConfig
 from jaxfm.errors import UserError
-from jaxfm.observe.progress import Progress
 from jaxfm.parallel.mesh import make_mesh
 from jaxfm.programs import continual_data
-from jaxfm.programs.continual_stream import Stage
+from jaxfm.programs.continual_work import Work
 from jaxfm.programs.pruned_run import is_whole, written
 from jaxfm.schema import replaced
 from jaxfm.tasks import registry
@@ -25,96 +23,11 @@ from jaxfm.training import batch_size, consolidation, cut_run, fisher, initial
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.influence import Examples
 from jaxfm.training.paths import flat
+from jaxfm.training.pool_outputs import PoolModel
 from jaxfm.training.results import Start, write_run
 from jaxfm.training.saved_run import open_run
 from jaxfm.training.setup import prepare
 from jaxfm.training.stage_average import running_mean
-
-Train = Callable[[Config, pathlib.Path], Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The settings of methods.
-
-    Attributes:
-      split: of each stage's source that is scored.
-      store: examples that replay keeps.
-      replay_times: how often each of them stands in the data of a stage.
-      ewc_weight: of the penalty of EWC.
-      ewc_decay: what is kept of the importance of earlier stages.
-      ewc_examples: training examples of a stage on which importance is measured; 0: all.
-      lwf_weight: of what is learned from the stage before, beside the targets, which weigh 1.
-      lwf_temperature: of these probabilities.
-      lora_rank: of the low-rank update of a stage, where the config says none.
-      orthogonal_weight: of the penalty of lora_orthogonal.
-    """
-
-    split: str = "test"
-    store: int = 200
-    replay_times: int = 1
-    ewc_weight: float = 400.0
-    ewc_decay: float = 1.0
-    ewc_examples: int = 256
-    lwf_weight: float = 1.0
-    lwf_temperature: float = 2.0
-    lora_rank: int = 8
-    orthogonal_weight: float = 0.5
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """What the stages of one seed are made of.
-
-    Attributes:
-      folder: of the seed.
-      stages: of the stream, with the configs of this seed.
-      options: of the methods.
-      train: trains or resumes a run.
-      progress: where to show how far it is.
-    """
-
-    folder: pathlib.Path
-    stages: tuple[Stage, ...]
-    options: Options
-    train: Train
-    progress: Progress
-
-    def name(self, index: int) -> str:
-        """Returns the name of a stage's folder."""
-        return f"{index + 1}_{self.stages[index].name}"
-
-    def untrained(self, index: int) -> pathlib.Path:
-        """Returns the run of a stage's data before any training."""
-        return self.folder / "untrained" / self.name(index)
-
-    def run(self, method: str, index: int) -> pathlib.Path:
-        """Returns the run directory that stands for a method after a stage; methods share runs that are the same."""
-        if index:
-            return self.folder / method / self.name(index)
-        return self.folder / ("first_stage_lora" if METHODS[method].lora else "first_stage") / self.name(0)
-
-    def beside(self, method: str, index: int, what: str) -> pathlib.Path:
-        """Returns a file or folder of a method after a stage that is no run."""
-        return self.folder / method / f"{self.name(index)}.{what}"
-
-    def first(self, method: str, index: int) -> Config:
-        """Returns the config of a stage that starts from the first weights."""
-        config = self.stages[index].config
-        return self._with_lora(config) if METHODS[method].lora else config
-
-    def following(self, method: str, index: int) -> Config:
-        """Returns the config of a stage that goes on from the stage before; the head grows where it can."""
-        config = self.first(method, index)
-        if not index:
-            return config
-        model = initial.of_run(config.model, self.run(method, index - 1))
-        config = dataclasses.replace(config, model=model)
-        grows = can_grow(registry.definition(config.task.name), config)
-        return replaced(config, {"model.grow_head": grows})
-
-    def _with_lora(self, config: Config) -> Config:
-        return config if config.adapt.lora.rank else replaced(config, {"adapt.lora.rank": self.options.lora_rank})
 
 
 def write_untrained(work: Work, index: int) -> None:
@@ -156,31 +69,51 @@ def _joint(work: Work, index: int) -> None:
     work.train(continual_data.over(config, data), work.run("joint", index))
 
 
-def _replay(method: str) -> Callable[[Work, int], None]:
-    def train(work: Work, index: int) -> None:
-        config = work.following(method, index)
-        if index:
-            store, _ = continual_data.read_store(work.beside(method, index - 1, "store"))
-            data = work.beside(method, index, "data")
-            continual_data.write_replayed(data, work.untrained(index), store, work.options.replay_times)
-            config = continual_data.over(config, data)
-        work.train(config, work.run(method, index))
-        if index + 1 < len(work.stages):
-            _fill(work, method, index)
-
-    return train
-
-
-def _fill(work: Work, method: str, index: int) -> None:
-    before = work.beside(method, index - 1, "store") if index else None
-    folder, stage, size = work.beside(method, index, "store"), work.stages[index].name, work.options.store
-    run = work.untrained(index)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if method == _HERDING:
-        continual_data.fill_by_herding(before, folder, run, work.run(method, index), stage, size)
-    else:
+def _replay_by_reservoir(work: Work, index: int) -> None:
+    method = "replay_reservoir"
+    _train_replayed(work, method, index)
+    if index + 1 < len(work.stages):
         seed = (work.stages[index].config.seed, index)
-        continual_data.fill_reservoir(before, folder, run, stage, size, seed)
+        before, folder = _stores(work, method, index)
+        run, name = work.untrained(index), work.stages[index].name
+        continual_data.fill_reservoir(before, folder, run, name, work.options.store, seed)
+
+
+def _replay_by_herding(work: Work, index: int) -> None:
+    method = "replay_herding"
+    _train_replayed(work, method, index)
+    if index + 1 < len(work.stages):
+        before, folder = _stores(work, method, index)
+        run, name = work.untrained(index), work.stages[index].name
+        see = functools.partial(_vectors, work.run(method, index))
+        continual_data.fill_by_herding(before, folder, run, see, name, work.options.store)
+
+
+def _train_replayed(work: Work, method: str, index: int) -> None:
+    config = work.following(method, index)
+    if index:
+        store, _ = continual_data.read_store(work.beside(method, index - 1, "store"))
+        data = work.beside(method, index, "data")
+        continual_data.write_replayed(data, work.untrained(index), store, work.options.replay_times)
+        config = continual_data.over(config, data)
+    work.train(config, work.run(method, index))
+
+
+def _stores(work: Work, method: str, index: int) -> tuple[pathlib.Path | None, pathlib.Path]:
+    """Returns the stores before and after a stage."""
+    folder = work.beside(method, index, "store")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return work.beside(method, index - 1, "store") if index else None, folder
+
+
+def _vectors(trained: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Returns a vector a record, f32 [N, D]: what the last layer of a run reads, of words their mean."""
+    found = []
+    for seen in PoolModel(trained).see(records, features=True):
+        assert seen.features is not None
+        width = seen.features.shape[-1]
+        found.append(seen.features.mean(axis=0) if len(seen.features) else np.zeros(width, np.float32))
+    return np.stack(found)
 
 
 def _ewc(work: Work, index: int) -> None:
@@ -278,42 +211,18 @@ def _on_host(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {path: np.asarray(value) for path, value in params.items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """A way to learn in stages.
-
-    Attributes:
-      train: trains one stage, or goes on with it, once all before are trained.
-      doc: what it does, in a line.
-      lora: a stage trains a low-rank update beside frozen weights.
-      own_run: each stage is scored with its own run, also after later ones.
-    """
-
-    train: Callable[[Work, int], None]
-    doc: str
-    lora: bool = False
-    own_run: bool = False
-
-
-_HERDING = "replay_herding"
-METHODS: Mapping[str, Method] = types.MappingProxyType(
+TRAINERS: Mapping[str, Callable[[Work, int], None]] = types.MappingProxyType(
     {
-        "naive": Method(_naive, "goes on from the stage before"),
-        "joint": Method(_joint, "all data up to here, from the first weights: the upper bound"),
-        "replay_reservoir": Method(_replay("replay_reservoir"), "with examples of before, a random store"),
-        _HERDING: Method(_replay(_HERDING), "with examples of before, those nearest to the mean of their class"),
-        "ewc": Method(_ewc, "important weights are held near their earlier values"),
-        "lwf": Method(_lwf, "learns from the outputs of the stage before too"),
-        "lora_merged": Method(_lora_merged, "a low-rank update a stage, merged into the weights", lora=True),
-        "lora_apart": Method(
-            _lora_apart, "a low-rank update a stage, used for its stage alone", lora=True, own_run=True
-        ),
-        "lora_orthogonal": Method(_lora_orthogonal, "merged updates, orthogonal to those before", lora=True),
-        "average": Method(_average, "the mean of the weights after all stages"),
+        "naive": _naive,
+        "joint": _joint,
+        "replay_reservoir": _replay_by_reservoir,
+        "replay_herding": _replay_by_herding,
+        "ewc": _ewc,
+        "lwf": _lwf,
+        "lora_merged": _lora_merged,
+        "lora_apart": _lora_apart,
+        "lora_orthogonal": _lora_orthogonal,
+        "average": _average,
     }
 )
-
-
-def runs_of(work: Work, method: str) -> Sequence[pathlib.Path]:
-    """Returns the run directory of each stage."""
-    return [work.run(method, index) for index in range(len(work.stages))]
+"""Name of a method -> trains one stage, or goes on with it, once all before are trained."""

@@ -16,7 +16,7 @@ from jaxfm.evaluation import continual as measures_lib
 from jaxfm.observe import continual_plots
 from jaxfm.observe.tables import Cell, Table, to_markdown
 from jaxfm.observe.writers import to_json
-from jaxfm.programs.continual_methods import METHODS, Work
+from jaxfm.programs.continual_work import METHODS, Work
 from jaxfm.tasks import registry
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.evaluation import Evaluator, whole_batches
@@ -76,10 +76,9 @@ def scores_after(work: Work, method: str, index: int, metric: str, labels: Seque
         if kept.get("metric") == metric and len(kept["scores"]) == len(work.stages):
             return [_number(value) for value in kept["scores"]]
     if METHODS[method].own_run:
-        found = [
-            _score(work, work.run(method, each), [each], metric)[0] if each <= index else math.nan
-            for each in range(len(work.stages))
-        ]
+        before = scores_after(work, method, index - 1, metric, labels)[:index] if index else []
+        after = [math.nan] * (len(work.stages) - index - 1)
+        found = [*before, *_score(work, work.run(method, index), [index], metric), *after]
     else:
         run = work.run(method, index)
         known = set(getattr(open_run(run).spec, "labels", ()))

@@ -55,10 +55,10 @@ def around(config: Config, objective: Objective, params: Any) -> Objective:
     Raises:
       UserError: a file that is absent, damaged or of another model; settings that contradict.
     """
-    asked = config.consolidate
-    if asked == ConsolidationConfig():
+    consolidate = config.consolidate
+    if consolidate == ConsolidationConfig():
         return objective
-    if not (asked.importance or asked.orthogonal_to):
+    if not (consolidate.importance or consolidate.orthogonal_to):
         raise UserError(f"{_KEY}: has a weight, but importance and orthogonal_to are empty. Name a file of stages.")
     if config.distil.teacher:
         raise UserError(f"{_KEY}: contradicts config.distil.teacher. Leave one of both empty.")
@@ -68,9 +68,9 @@ def around(config: Config, objective: Objective, params: Any) -> Objective:
             "be added yet. Leave it empty."
         )
     shapes = flat(params)
-    if asked.orthogonal_to and not any(path.endswith(_DOWN) for path in shapes):
+    if consolidate.orthogonal_to and not any(path.endswith(_DOWN) for path in shapes):
         raise UserError(f"{_KEY}.orthogonal_to: needs low-rank updates. Set config.adapt.lora.rank.")
-    return ConsolidatedObjective(objective, asked, _abstract(asked, shapes))
+    return ConsolidatedObjective(objective, consolidate, _abstract(consolidate, shapes))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,12 +79,12 @@ class ConsolidatedObjective:
 
     Attributes:
       inner: what is minimised beside the penalties.
-      config: their files and weights.
+      consolidate: their files and weights.
       constants: part -> path -> shape and sharding, of `LossContext.constants`.
     """
 
     inner: Objective
-    config: ConsolidationConfig
+    consolidate: ConsolidationConfig
     constants: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]]
 
     whole_batch = False
@@ -100,7 +100,7 @@ class ConsolidatedObjective:
 
     def load_constants(self) -> Any:
         """Reads the files and puts what they hold on the devices, zeros in place of rows that the head had not yet."""
-        return load(self.config, self.constants)
+        return load(self.consolidate, self.constants)
 
     def loss(self, model: Any, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
         """Returns the loss whose mean is that of `inner` plus the penalties, which are metrics too."""
@@ -115,11 +115,11 @@ class ConsolidatedObjective:
     def _penalties(self, params: Mapping[str, jax.Array], known: Any) -> list[tuple[str, float, jax.Array]]:
         made = []
         if IMPORTANCE in known:
-            made.append(("loss_ewc", self.config.weight, ewc_penalty(params, known[IMPORTANCE], known[ANCHOR])))
+            made.append(("loss_ewc", self.consolidate.weight, ewc_penalty(params, known[IMPORTANCE], known[ANCHOR])))
         earlier = [part for name, part in known.items() if name.startswith(EARLIER)]
         if earlier:
             overlaps = [orthogonality_penalty(params, each) for each in earlier]
-            made.append(("loss_orthogonal", self.config.orthogonal_weight, jnp.stack(overlaps).sum()))
+            made.append(("loss_orthogonal", self.consolidate.orthogonal_weight, jnp.stack(overlaps).sum()))
         return made
 
     def outputs(self, model: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -181,11 +181,11 @@ def read(path: pathlib.Path, option: str) -> dict[str, dict[str, np.ndarray]]:
     return found
 
 
-def load(config: ConsolidationConfig, abstract: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]]) -> Any:
+def load(consolidate: ConsolidationConfig, abstract: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]]) -> Any:
     """Reads the arrays of `_abstract` and puts them on the devices."""
     arrays: dict[str, dict[str, np.ndarray]] = {}
-    for name in ("importance", "orthogonal_to"):
-        if value := getattr(config, name):
+    for name, value in (("importance", consolidate.importance), ("orthogonal_to", consolidate.orthogonal_to)):
+        if value:
             arrays |= read(files.expanded(value), f"{_KEY}.{name}")
     return {
         part: {path: put(padded(arrays[part][path], shape.shape), shape) for path, shape in shapes.items()}
@@ -201,33 +201,35 @@ def padded(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _abstract(
-    asked: ConsolidationConfig, params: Mapping[str, jax.ShapeDtypeStruct]
+    consolidate: ConsolidationConfig, params: Mapping[str, jax.ShapeDtypeStruct]
 ) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
     """Returns shapes and shardings of what a step reads, by the heads of the files alone.
 
     Raises UserError for a file of another model.
     """
     found: dict[str, dict[str, jax.ShapeDtypeStruct]] = {}
-    if asked.importance:
-        held = _shapes(asked.importance, "importance")
+    if consolidate.importance:
+        held = _shapes(consolidate.importance, "importance")
         if set(held) != {IMPORTANCE, ANCHOR} or set(held[IMPORTANCE]) != set(held[ANCHOR]):
-            raise UserError(f"{_KEY}.importance: {asked.importance} holds no importance of weights.")
+            raise UserError(f"{_KEY}.importance: {consolidate.importance} holds no importance of weights.")
         for path, shape in held[IMPORTANCE].items():
             known = params.get(path)
             if known is None or len(shape) != len(known.shape) or any(map(int.__gt__, shape, known.shape)):
                 raise UserError(
-                    f"{_KEY}.importance: {asked.importance} is of another model: {path} has the shape "
+                    f"{_KEY}.importance: {consolidate.importance} is of another model: {path} has the shape "
                     f"{list(shape)} there and {None if known is None else list(known.shape)} here."
                 )
         same = {path: params[path] for path in held[IMPORTANCE]}
         found |= {IMPORTANCE: same, ANCHOR: same}
-    if asked.orthogonal_to:
-        for part, shapes in _shapes(asked.orthogonal_to, "orthogonal_to").items():
+    if consolidate.orthogonal_to:
+        for part, shapes in _shapes(consolidate.orthogonal_to, "orthogonal_to").items():
             found[part] = {}
             for path, shape in shapes.items():
                 known = params.get(path)
                 if not (part.startswith(EARLIER) and path.endswith(_DOWN)):
-                    raise UserError(f"{_KEY}.orthogonal_to: {asked.orthogonal_to} holds other things than updates.")
+                    raise UserError(
+                        f"{_KEY}.orthogonal_to: {consolidate.orthogonal_to} holds other things than updates."
+                    )
                 if known is None or shape[:-1] != known.shape[:-1]:
                     continue  # of a map that has no update now
                 sharding = known.sharding
@@ -254,16 +256,16 @@ def notes(objective: Objective) -> tuple[str, ...]:
     """Returns lines for the log about what a session's objective is held to."""
     if not isinstance(objective, ConsolidatedObjective):
         return ()
-    made, config, constants = [], objective.config, objective.constants
+    made, consolidate, constants = [], objective.consolidate, objective.constants
     if IMPORTANCE in constants:
         count = sum(math.prod(shape.shape) for shape in constants[IMPORTANCE].values())
         size = 8 * count / 2**20
         made.append(
-            f"held to earlier weights by their importance: {count:,} parameters, weight {config.weight:g} "
+            f"held to earlier weights by their importance: {count:,} parameters, weight {consolidate.weight:g} "
             f"({size:,.0f} MiB over all devices)"
         )
     if earlier := [name for name in constants if name.startswith(EARLIER)]:
         made.append(
-            f"low-rank updates orthogonal to those of {len(earlier)} stages, weight {config.orthogonal_weight:g}"
+            f"low-rank updates orthogonal to those of {len(earlier)} stages, weight {consolidate.orthogonal_weight:g}"
         )
     return tuple(made)

@@ -276,7 +276,6 @@ def make_session(
     """
     changes, build, objective, notes = _around(config, objective, mesh, teachers, find_tokenizer)
     accumulate, spec = config.train.accumulate, objective.spec
-    guard = make_spike_guard(config.optim)
 
     def make_model(rngs: nnx.Rngs) -> nnx.Module:
         return distillation.extended(objective, spec.make_model(build, rngs), build, rngs)
@@ -284,7 +283,7 @@ def make_session(
     graphdef, params = meshes.build_abstract(lambda: make_model(nnx.Rngs(0)), mesh)
     supernet.check_model(config, params)
     objective = consolidation.around(config, objective, params)
-    schedule = make_schedule(config.optim, total_steps)
+    schedule, guard = make_schedule(config.optim, total_steps), make_spike_guard(config.optim)
     adaptation = make_adaptation(config.adapt, spec.encoder, params, total_steps)
     optimizers.check(config.optim, adaptation)
     adaptation = dataclasses.replace(adaptation, averaging=adaptation.averaging or optimizers.averaging(config.optim))

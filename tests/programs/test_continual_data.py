@@ -4,6 +4,7 @@ import json
 import pathlib
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jaxfm.core.task import GivesRecords, WritesExamples
@@ -94,21 +95,22 @@ def read_store_again(folder: pathlib.Path) -> list[Kept]:
 
 
 @pytest.mark.usefixtures("_runs")
-def test_herding_keeps_equal_shares(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import numpy as np
-
+def test_herding_keeps_equal_shares(tmp_path: pathlib.Path) -> None:
     vectors = np.eye(6, 4) + 0.1
-    monkeypatch.setattr(continual_data, "_vectors", lambda run, records: vectors[: len(records)])
+
+    def see(records: Any) -> np.ndarray:
+        return vectors[: len(records)]
+
     old = [Kept("A", {"text": f"old {number}", "label": "A"}) for number in range(4)]
     write_store(tmp_path / "before", [*old, Kept("Z", {"text": "z", "label": "Z"})], 20)
     run = pathlib.Path("c")
-    fill_by_herding(tmp_path / "before", tmp_path / "after", run, run, "two", 7)
+    fill_by_herding(tmp_path / "before", tmp_path / "after", run, see, "two", 7)
     kept, seen = read_store(tmp_path / "after")
     assert seen == 26
     assert [each.group for each in kept] == ["A", "A", "Z", "B", "B"]  # 7 // 3 of each, Z has but one
     assert kept[0] == old[0] and kept[1].line["text"].startswith("c train")  # old and new in turns
     with pytest.raises(UserError, match="--store=2: has less than one place for each of 3 classes or stages"):
-        fill_by_herding(tmp_path / "before", tmp_path / "no", run, run, "two", 2)
+        fill_by_herding(tmp_path / "before", tmp_path / "no", run, see, "two", 2)
     assert not (tmp_path / "no").exists()
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from jaxfm.config import Config
 from jaxfm.errors import UserError
-from jaxfm.programs.continual_methods import METHODS
 from jaxfm.programs.continual_stream import check_config, check_methods, read_stream
+from jaxfm.programs.continual_work import METHODS
 from tests import tiny
 
 GOOD = """

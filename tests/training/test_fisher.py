@@ -63,6 +63,7 @@ def test_it_is_the_mean_of_squared_gradients_of_single_examples(start: Start, wo
     assert max(value.max() for value in found.values()) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_number_of_devices_does_not_matter(start: Start, workdir: pathlib.Path) -> None:
     del workdir
     task: Any = start.task
