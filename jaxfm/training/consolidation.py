@@ -256,16 +256,16 @@ def notes(objective: Objective) -> tuple[str, ...]:
     """Returns lines for the log about what a session's objective is held to."""
     if not isinstance(objective, ConsolidatedObjective):
         return ()
-    made, consolidate, constants = [], objective.consolidate, objective.constants
+    made, constants = [], objective.constants
     if IMPORTANCE in constants:
         count = sum(math.prod(shape.shape) for shape in constants[IMPORTANCE].values())
         size = 8 * count / 2**20
         made.append(
-            f"held to earlier weights by their importance: {count:,} parameters, weight {consolidate.weight:g} "
+            f"held to earlier weights by their importance: {count:,} parameters, weight {objective.consolidate.weight:g} "
             f"({size:,.0f} MiB over all devices)"
         )
     if earlier := [name for name in constants if name.startswith(EARLIER)]:
         made.append(
-            f"low-rank updates orthogonal to those of {len(earlier)} stages, weight {consolidate.orthogonal_weight:g}"
+            f"low-rank updates orthogonal to those of {len(earlier)} stages, weight {objective.consolidate.orthogonal_weight:g}"
         )
     return tuple(made)
