@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from jaxfm import files
-from jaxfm.config import Config
+from jaxfm.config import AUTO, Config
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.quiet import libraries_quieted
@@ -39,7 +39,7 @@ from jaxfm.programs.continual_stream import GivenStream, Stage, check_config, ch
 from jaxfm.programs.continual_work import METHODS, Options, Work, runs_of
 from jaxfm.programs.given_config import GivenConfig, resolve_config
 from jaxfm.programs.train import train
-from jaxfm.schema import replaced, to_dict
+from jaxfm.schema import differences, replaced, to_dict
 from jaxfm.tasks import registry
 from jaxfm.training import workdir as workdirs
 
@@ -55,7 +55,7 @@ USAGE = (
 )
 USUAL = ("naive", "joint")
 NO_OPTIONS: Mapping[str, Any] = types.MappingProxyType({})
-_ASKED = "asked.json"
+_ASKED, _TREES = "asked.json", ("config", "stages")
 _LEAST: Mapping[str, float] = types.MappingProxyType({"store": 1, "replay_times": 1, "lora_rank": 1})
 
 
@@ -161,15 +161,22 @@ def _enter(folder: pathlib.Path, asked: Mapping[str, Any]) -> None:
         before = files.read_object(path)
         wrong = [name for name in asked if before.get(name) != asked[name]]
         if wrong:
-            said = ", ".join(
-                name if isinstance(asked[name], dict | list) else f"{name} {before.get(name)!r}, now {asked[name]!r}"
-                for name in wrong
+            said = [f"{name} {before.get(name)!r}, now {asked[name]!r}" for name in wrong if name not in _TREES]
+            said += [each for name in wrong if name in _TREES for each in _differences(before.get(name), asked[name])]
+            raise UserError(
+                f"--workdir={folder}: holds a stream of other settings ({'; '.join(said)}). Name another workdir."
             )
-            raise UserError(f"--workdir={folder}: holds a stream of other settings ({said}). Name another workdir.")
         return
     files.output_directory(folder, "--workdir")
     folder.mkdir(parents=True, exist_ok=True)
     files.write_json(path, dict(asked))
+
+
+def _differences(before: Any, now: Any) -> list[str]:
+    """Returns what differs between two configs, or two lists of stages."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        return [f"config.{each}" for each in differences(before, now)]
+    return ["the stages of --stream"]
 
 
 def _learn(
@@ -185,13 +192,12 @@ def _learn(
     runs: dict[str, dict[int, Sequence[pathlib.Path]]] = {name: {} for name in methods}
     untrained, metric = dict[int, Sequence[float]](), ""
     for seed in seeds:
-        work = Work(folder / f"seed{seed}", _of_seed(stages, seed, metric), options, _train_into_file, progress)
+        work = Work(folder / f"seed{seed}", _with(stages, {"seed": seed}), options, _train_into_file, progress)
         for index, stage in enumerate(stages):
             progress.say(f"seed {seed}: {stage.name} ({stage.config.data.source}) before any training")
             write_untrained(work, index)
-            if not metric:  # config.eval.metric may have been "auto": what suits the first stage
-                metric = workdirs.read_config(work.untrained(0)).eval.metric
-            work = dataclasses.replace(work, stages=_of_seed(stages, seed, metric))
+        metric = metric or workdirs.read_config(work.untrained(0)).eval.metric
+        work = dataclasses.replace(work, stages=_settled(work, metric))
         untrained[seed] = untrained_scores(work, metric)
         check_labels(work, methods)
         labels = labels_of(work)
@@ -209,9 +215,24 @@ def _learn(
     return gather(names, metric, options.split, matrices, untrained, runs)
 
 
-def _of_seed(stages: Sequence[Stage], seed: int, metric: str) -> tuple[Stage, ...]:
-    """Returns the stages with the seed in their configs, and the metric, where it is known already."""
-    values = {"seed": seed} | ({"eval.metric": metric} if metric else {})
+def _settled(work: Work, metric: str) -> tuple[Stage, ...]:
+    """Returns the stages with what they leave to the data, and what must be the same for all of them.
+
+    The metric is that of the first stage. Rows are as long as those of the stage with the longest texts: each model
+    reads the texts of all stages.
+    """
+    lengths = [workdirs.read_config(work.untrained(index)).data.row_length for index in range(len(work.stages))]
+    found = _with(work.stages, {"eval.metric": metric})
+    return tuple(
+        _with([stage], {"data.row_length": max(map(int, lengths))})[0]
+        if stage.config.data.row_length == AUTO
+        else stage
+        for stage in found
+    )
+
+
+def _with(stages: Sequence[Stage], values: Mapping[str, Any]) -> tuple[Stage, ...]:
+    """Returns the stages with other values of some keys in their configs."""
     return tuple(dataclasses.replace(stage, config=replaced(stage.config, values)) for stage in stages)
 
 

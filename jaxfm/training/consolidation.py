@@ -259,13 +259,12 @@ def notes(objective: Objective) -> tuple[str, ...]:
     made, constants = [], objective.constants
     if IMPORTANCE in constants:
         count = sum(math.prod(shape.shape) for shape in constants[IMPORTANCE].values())
-        size = 8 * count / 2**20
+        weight = objective.consolidate.weight
         made.append(
-            f"held to earlier weights by their importance: {count:,} parameters, weight {objective.consolidate.weight:g} "
-            f"({size:,.0f} MiB over all devices)"
+            f"held to earlier weights by their importance: {count:,} parameters, weight {weight:g} "
+            f"({8 * count / 2**20:,.0f} MiB over all devices)"
         )
     if earlier := [name for name in constants if name.startswith(EARLIER)]:
-        made.append(
-            f"low-rank updates orthogonal to those of {len(earlier)} stages, weight {objective.consolidate.orthogonal_weight:g}"
-        )
+        weight = objective.consolidate.orthogonal_weight
+        made.append(f"low-rank updates orthogonal to those of {len(earlier)} earlier stages, weight {weight:g}")
     return tuple(made)
