@@ -5,6 +5,7 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -104,7 +105,7 @@ def plot_stages(
     save_figure(figure, path)
 
 
-def _line(number: int) -> dict[str, object]:
+def _line(number: int) -> dict[str, Any]:
     """Returns how the line of method `number` looks; more methods than colours have other dashes and marks."""
     return {
         "color": COLOURS[number % len(COLOURS)],

@@ -103,7 +103,9 @@ def write_replayed(folder: pathlib.Path, run: pathlib.Path, store: Sequence[Kept
 def over(config: Config, folder: pathlib.Path) -> Config:
     """Returns the config over data that were written here."""
     known = flatten(to_dict(config))
-    values = {key: "" for key in _COLUMNS if key in known} | {"data.source": f"jsonl:{folder.resolve()}"}
+    values: dict[str, Any] = {key: "" for key in _COLUMNS if key in known} | {
+        "data.source": f"jsonl:{folder.resolve()}"
+    }
     if "task.shots" in known:  # drawn already
         values["task.shots"] = 0
     return replaced(config, values)

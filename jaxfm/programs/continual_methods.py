@@ -156,7 +156,11 @@ def _lwf(work: Work, index: int) -> None:
     config = work.following("lwf", index)
     if index:
         teacher = f"{initial.RUN}{work.run('lwf', index - 1).resolve()}"
-        weights = {"hard": 1.0, "soft": work.options.lwf_weight, "temperature": work.options.lwf_temperature}
+        weights: dict[str, Any] = {
+            "hard": 1.0,
+            "soft": work.options.lwf_weight,
+            "temperature": work.options.lwf_temperature,
+        }
         config = dataclasses.replace(config, distil=DistilConfig(teacher=teacher, **weights))
     work.train(config, work.run("lwf", index))
 

@@ -44,8 +44,8 @@ def test_lines_of_averages_and_stages(drawn: list[matplotlib.figure.Figure], tmp
     np.testing.assert_array_equal(lines[3].get_ydata(), curves["method 3"])
     plot_stages(MATRICES, STAGES, tmp_path / "b.png", y_label="f1")
     panels = drawn[1].axes
-    assert [[*line.get_xdata()] for line in panels[1].lines] == [[1, 2], [1, 2]]
-    assert [[*line.get_ydata()] for line in panels[0].lines] == [[0.9, 0.2, 0.1], [0.9, 0.85, 0.8]]
+    assert [np.asarray(line.get_xdata()).tolist() for line in panels[1].lines] == [[1, 2], [1, 2]]
+    assert [np.asarray(line.get_ydata()).tolist() for line in panels[0].lines] == [[0.9, 0.2, 0.1], [0.9, 0.85, 0.8]]
 
 
 def test_scores_that_are_all_the_same(tmp_path: pathlib.Path) -> None:

@@ -35,7 +35,7 @@ DRAW = np.random.default_rng(0)
 A = "encoder/layers/attention/query/lora/a"
 
 
-def drawn(*shape: int) -> np.ndarray:
+def drawn(*shape: int) -> Any:
     return DRAW.standard_normal(shape).astype(np.float32)
 
 
@@ -53,7 +53,7 @@ class Squares:
 
 def test_the_gradient_of_ewc_is_importance_times_distance() -> None:
     params = {"a/kernel": drawn(3, 2), "a/bias": drawn(2), "free": drawn(4)}
-    importance = {"a/kernel": np.abs(drawn(3, 2)), "a/bias": np.abs(drawn(2))}
+    importance: dict[str, Any] = {"a/kernel": np.abs(drawn(3, 2)), "a/bias": np.abs(drawn(2))}
     anchor = {"a/kernel": drawn(3, 2), "a/bias": drawn(2)}
     value, gradient = jax.value_and_grad(lambda params: ewc_penalty(params, importance, anchor))(params)
     distances = {path: params[path] - anchor[path] for path in anchor}
@@ -69,13 +69,13 @@ def test_the_penalty_is_added_once_however_a_batch_is_cut() -> None:
     model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
     graphdef, state = nnx.split(model, nnx.Param)
     params = nnx.to_pure_dict(state)
-    importance = {path: np.abs(drawn(*leaf.shape)) for path, leaf in flat(params).items()}
+    importance: dict[str, Any] = {path: np.abs(drawn(*leaf.shape)) for path, leaf in flat(params).items()}
     anchor = {path: drawn(*leaf.shape) for path, leaf in flat(params).items()}
     objective = ConsolidatedObjective(Squares(), ConsolidationConfig("file", weight=3.0), {})  # type: ignore[arg-type]
     context = LossContext(jax.random.key(0), constants={IMPORTANCE: importance, ANCHOR: anchor})
     rows = drawn(6, 3)
 
-    def mean(params: Any, parts: list[np.ndarray]) -> jax.Array:
+    def mean(params: Any, parts: list[Any]) -> Any:
         losses = [objective.loss(nnx.merge(graphdef, params), {"x": part}, context) for part in parts]
         return sum(each.total for each in losses) / sum(each.weight for each in losses)
 
@@ -98,7 +98,7 @@ def test_low_rank_updates_that_read_other_directions_have_no_penalty() -> None:
     wanted = sum(np.sum((earlier[A][layer].T @ params[A][layer]) ** 2) for layer in range(2))
     assert float(orthogonality_penalty(params, earlier)) == pytest.approx(float(wanted), rel=1e-5)
     basis = np.linalg.qr(DRAW.standard_normal((5, 5)))[0].astype(np.float32)
-    apart = {A: np.stack([basis[:, :3]] * 2)}, {A: np.stack([basis[:, 3:]] * 2)}
+    apart: Any = {A: np.stack([basis[:, :3]] * 2)}, {A: np.stack([basis[:, 3:]] * 2)}
     assert float(orthogonality_penalty(*apart)) == pytest.approx(0, abs=1e-10)
     assert float(orthogonality_penalty(apart[0], apart[0])) == pytest.approx(6, rel=1e-5)
     two = ConsolidatedObjective(Squares(), ConsolidationConfig(orthogonal_to="file"), {})  # type: ignore[arg-type]
@@ -149,7 +149,7 @@ def test_what_is_refused(tmp_path: pathlib.Path) -> None:
     def refused(message: str, objective: Any = None, model: dict[str, Any] = model, **changes: Any) -> None:
         config = held(tmp_path, **changes)
         with pytest.raises(UserError, match=message):
-            around(config, objective or Squares(), shapes(config, **model))
+            around(config, Squares() if objective is None else objective, shapes(config, **model))  # type: ignore[arg-type]
 
     refused("has a weight, but importance and orthogonal_to are empty", weight=2.0)
     refused("absent: there is no such file", importance=str(tmp_path / "absent"))
