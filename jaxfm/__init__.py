@@ -9,7 +9,8 @@ The programs as functions: `jaxfm.check(config)`, `jaxfm.audit(config, workdir)`
 `jaxfm.retrieve` and `jaxfm.open_index`, which search a corpus; `jaxfm.mine`, which finds hard negatives;
 `jaxfm.probe`, which says how much of texts' labels is in vectors; `jaxfm.explain`, which says which words results are
 due to.
-`jaxfm.select`, which chooses what to label next, and `jaxfm.self_train`, which learns from unlabelled texts.
+`jaxfm.select`, which chooses what to label next, `jaxfm.self_train`, which learns from unlabelled texts, and
+`jaxfm.continual`, which learns from new data in stages.
 `jaxfm.register`, `register_metric` and `register_loss` add what is yours. All are imported when first asked for:
 `import jaxfm` alone takes no time.
 """
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from jaxfm.programs.bias import bias as bias
     from jaxfm.programs.check import check as check
     from jaxfm.programs.compress import compress as compress
+    from jaxfm.programs.continual import continual as continual
     from jaxfm.programs.drift import drift as drift
     from jaxfm.programs.evaluate import compare as compare
     from jaxfm.programs.evaluate import evaluate as evaluate
@@ -57,6 +59,7 @@ _HOME = {
     "check": "jaxfm.programs.check",
     "compare": "jaxfm.programs.evaluate",
     "compress": "jaxfm.programs.compress",
+    "continual": "jaxfm.programs.continual",
     "drift": "jaxfm.programs.drift",
     "evaluate": "jaxfm.programs.evaluate",
     "explain": "jaxfm.programs.explain",

@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxfm.adapt_config import AdaptConfig
 from jaxfm.augment_config import TextAugmentConfig
+from jaxfm.consolidation_config import ConsolidationConfig
 from jaxfm.distil_config import DistilConfig
 from jaxfm.errors import UserError
 from jaxfm.optim_config import OptimConfig
@@ -55,6 +56,11 @@ class ModelConfig:
         "",
         "URI of the tokenizer (dir:, package:, hf:, or train:wordpiece/SIZE, train:bpe/SIZE for one learned from the "
         "training text); empty: the one beside the first weights",
+    )
+    grow_head: bool = field(
+        False,
+        "labels of the data that a loaded head lacks get new rows after its own, which are kept, those of labels that "
+        "the data lack included; False: a loaded head is used only where its labels are those of the data",
     )
     dropout: float | None = field(
         None,
@@ -399,6 +405,7 @@ class Config:
     exits: ExitsConfig = dataclasses.field(default_factory=ExitsConfig)
     distil: DistilConfig = dataclasses.field(default_factory=DistilConfig)
     augment: TextAugmentConfig = dataclasses.field(default_factory=TextAugmentConfig)
+    consolidate: ConsolidationConfig = dataclasses.field(default_factory=ConsolidationConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)

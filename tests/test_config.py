@@ -22,8 +22,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 OPTIONS = """
 seed
 model.init model.preset model.num_layers model.hidden_size model.num_heads model.head_size model.ffn_size
-model.keep_layers model.tokenizer model.dropout model.attention_dropout model.attention model.scan_layers
-model.remat
+model.keep_layers model.grow_head model.tokenizer model.dropout model.attention_dropout model.attention
+model.scan_layers model.remat
 data.source data.words_column data.tags_column data.document_column data.row_length data.packed data.window
 data.text_column data.pair_column data.image_column data.label_column data.holdout data.cache
 optim.name optim.learning_rate optim.schedule optim.warmup_fraction optim.decay_fraction optim.decay_power
@@ -43,6 +43,7 @@ supernet.importance_batches
 exits.every exits.weights exits.pooling exits.joint exits.distillation exits.temperature exits.max_loss exits.certainty
 distil.teacher distil.hard distil.soft distil.temperature distil.hidden distil.attention distil.relations
 distil.relation_heads distil.relation_layer distil.layers distil.cache
+consolidate.importance consolidate.weight consolidate.orthogonal_to consolidate.orthogonal_weight
 augment.word_dropout augment.dropped_to augment.substitute augment.masked_lm augment.temperature augment.mixup
 augment.mixup_layers augment.start augment.stop
 eval.every_steps eval.batch_size eval.metric eval.first eval.select eval.patience

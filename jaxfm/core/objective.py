@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 
 from jaxfm.adapt_config import AdaptConfig
+from jaxfm.core.batch import BatchSpec
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.spec import Spec
 from jaxfm.observe.metrics import Sums
@@ -89,6 +90,24 @@ class WholeBatchObjective(Objective, Protocol):
 
     def compare(self, model: Any, embedded: Any, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
         """Returns the loss of what `embed` gave; of the batch, it reads what no layer does (targets)."""
+        ...
+
+
+@runtime_checkable
+class ReadsConstants(Protocol):
+    """What an objective is beside `Objective` where its steps read arrays that no update changes."""
+
+    @property
+    def constants(self) -> Any:
+        """Shapes and shardings of `LossContext.constants`."""
+        ...
+
+    def fields(self) -> BatchSpec:
+        """Returns what rows have beside the fields of `spec.batch_spec()`."""
+        ...
+
+    def load_constants(self) -> Any:
+        """Reads the arrays; UserError where they cannot be read."""
         ...
 
 

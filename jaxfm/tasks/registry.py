@@ -12,6 +12,7 @@ from jaxfm import schema
 from jaxfm.config import Config
 from jaxfm.core.encoder_config import LARGEST, EncoderConfig, UnfitShapeError
 from jaxfm.core.extensions import Origin, check_same_origin, metrics_of, origin_of, registered_loss
+from jaxfm.core.grown_head import check_grows
 from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.objective import Objective
 from jaxfm.core.spec import SPEC_FILE, Spec, read_spec_values
@@ -172,7 +173,9 @@ def create(config: Config, initial: Initial) -> tuple[Task, Mapping[str, HostArr
     Returns the task and its loaded parameters (path -> array; the others start at random).
     """
     initial = dataclasses.replace(initial, encoder=with_adapters(initial.encoder, config.adapt))
-    return definition(config.task.name).create(config, initial)
+    found = definition(config.task.name)
+    check_grows(found, config)
+    return found.create(config, initial)
 
 
 def abstract_objective(config: Config, encoder: EncoderConfig) -> Objective:

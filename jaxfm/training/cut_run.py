@@ -8,6 +8,7 @@ from typing import Any
 from jaxfm.adapt_config import AdaptConfig
 from jaxfm.augment_config import TextAugmentConfig
 from jaxfm.config import Config, ExitsConfig, GrowConfig, SupernetConfig
+from jaxfm.consolidation_config import ConsolidationConfig
 from jaxfm.core.initial import Initial
 from jaxfm.distil_config import DistilConfig
 from jaxfm.errors import UserError
@@ -35,6 +36,7 @@ _ALONE = {
     "exits": ExitsConfig(),
     "distil": DistilConfig(),
     "augment": TextAugmentConfig(),
+    "consolidate": ConsolidationConfig(),
     "model.keep_layers": (),
     "optim.mup": 0,
     "train.seeds": 1,

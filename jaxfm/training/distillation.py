@@ -20,7 +20,7 @@ from jaxfm.adapt_config import AdaptConfig
 from jaxfm.config import Config
 from jaxfm.core.batch import BatchSpec, Field
 from jaxfm.core.build import Build
-from jaxfm.core.objective import LearnsFromTeachers, Loss, LossContext, Objective
+from jaxfm.core.objective import LearnsFromTeachers, Loss, LossContext, Objective, ReadsConstants
 from jaxfm.core.spec import Spec
 from jaxfm.distil_config import ATTENTION, HIDDEN, RELATIONS, DistilConfig
 from jaxfm.models import flops
@@ -135,6 +135,12 @@ class DistilledObjective:
     def fields(self) -> BatchSpec:
         """Returns what rows have beside the task's own fields: with a cache the teachers' logits."""
         return {LOGITS: logits_field(self.inner, self.teachers[0])} if self.config.cache else {}
+
+    def load_constants(self) -> Any:
+        """Reads the parameters of the teachers."""
+        if self.config.cache:
+            return ()
+        return tuple(load(teacher, getattr(self.spec, "labels", ())) for teacher in self.teachers)
 
     def loss(self, model: Any, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
         """Returns the weighted sum of the task's loss and of what is learned from the teachers.
@@ -263,17 +269,15 @@ def logits_field(inner: LearnsFromTeachers, teacher: Teacher) -> Field:
 
 def read_by_steps(objective: Objective) -> tuple[Any, BatchSpec]:
     """Returns what the steps of a session's objective read beside the task's batches: abstract constants, fields."""
-    return (objective.constants, objective.fields()) if isinstance(objective, DistilledObjective) else ((), {})
+    return (objective.constants, objective.fields()) if isinstance(objective, ReadsConstants) else ((), {})
 
 
 def load_constants(objective: Objective) -> Any:
-    """Returns what the steps of a session's objective read: the parameters of its teachers; () for any other one.
+    """Returns what the steps of a session's objective read: the parameters of its teachers, for example; () for none.
 
     Raises UserError where they cannot be read.
     """
-    if not isinstance(objective, DistilledObjective) or objective.config.cache:
-        return ()
-    return tuple(load(teacher, getattr(objective.spec, "labels", ())) for teacher in objective.teachers)
+    return objective.load_constants() if isinstance(objective, ReadsConstants) else ()
 
 
 def notes(objective: Objective) -> tuple[str, ...]:

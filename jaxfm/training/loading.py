@@ -31,6 +31,16 @@ def put(value: HostArray, shape: jax.ShapeDtypeStruct) -> jax.Array:
     return _part(value, shape)
 
 
+def put_first(fresh: jax.Array, value: HostArray) -> jax.Array:
+    """Returns `fresh` with the numbers of a smaller array in its first places along each axis, laid out alike."""
+    write = jax.jit(
+        lambda whole, part: jax.lax.dynamic_update_slice(whole, part, (0,) * whole.ndim),
+        donate_argnums=0,
+        out_shardings=fresh.sharding,
+    )
+    return write(fresh, np.asarray(value, fresh.dtype))
+
+
 def _part(value: HostArray, shape: jax.ShapeDtypeStruct) -> jax.Array:
     read: dict[tuple[tuple[int, int], ...], np.ndarray] = {}  # devices may hold the same part
 

@@ -27,7 +27,17 @@ from jaxfm.observe.metrics import Sums
 from jaxfm.optim_config import OptimConfig
 from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel import target
-from jaxfm.training import augmentation, distillation, exits, mixup, mup, optimizers, supernet, whole_batch
+from jaxfm.training import (
+    augmentation,
+    consolidation,
+    distillation,
+    exits,
+    mixup,
+    mup,
+    optimizers,
+    supernet,
+    whole_batch,
+)
 from jaxfm.training.adaptation import Adaptation, make_adaptation
 from jaxfm.training.corruption import Verifier, check_deterministic
 from jaxfm.training.evaluation import Evaluator
@@ -266,14 +276,14 @@ def make_session(
     """
     changes, build, objective, notes = _around(config, objective, mesh, teachers, find_tokenizer)
     accumulate, spec = config.train.accumulate, objective.spec
-    guard = make_spike_guard(config.optim)
 
     def make_model(rngs: nnx.Rngs) -> nnx.Module:
         return distillation.extended(objective, spec.make_model(build, rngs), build, rngs)
 
     graphdef, params = meshes.build_abstract(lambda: make_model(nnx.Rngs(0)), mesh)
     supernet.check_model(config, params)
-    schedule = make_schedule(config.optim, total_steps)
+    objective = consolidation.around(config, objective, params)
+    schedule, guard = make_schedule(config.optim, total_steps), make_spike_guard(config.optim)
     adaptation = make_adaptation(config.adapt, spec.encoder, params, total_steps)
     optimizers.check(config.optim, adaptation)
     adaptation = dataclasses.replace(adaptation, averaging=adaptation.averaging or optimizers.averaging(config.optim))
@@ -315,7 +325,7 @@ def make_session(
         batch_keys=sizes | {config.train.batch_size: "config.train.batch_size"},
         accumulate=accumulate,
         verify_every=config.train.verify_every_steps,
-        notes=notes,
+        notes=(*notes, *consolidation.notes(objective)),
         factors=factors,
         abstract_constants=constants,
         changes=changes,

@@ -17,7 +17,7 @@ from jaxfm.core.encoder_config import EncoderConfig, has_padded_rows
 from jaxfm.core.initial import HostArray
 from jaxfm.parallel import mesh as meshes
 from jaxfm.training.adaptation import EVERYTHING, Adaptation
-from jaxfm.training.loading import put
+from jaxfm.training.loading import put, put_first
 from jaxfm.training.paths import TRAINING_ONLY, path_name
 from jaxfm.training.spikes import SpikeGuard
 
@@ -90,14 +90,18 @@ def new_state(
     """Makes the state of step 0: parameters given in `loaded` (path -> array) as they are, all others initialised.
 
     Those that are drawn are multiplied by their factor of `factors` (path -> number), where there is one. Every leaf is
-    made on the devices that keep it; a loaded parameter is never initialised first. Those that lie in files are read
-    one after another (`loading.put`).
+    made on the devices that keep it; a loaded parameter is never initialised first, unless it is a part of a head that
+    has grown (`core/grown_head.py`): its rows are kept, and those that it lacks are drawn. Those that lie in files are
+    read one after another (`loading.put`).
     """
     names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract.params)]
     assert set(loaded) <= set(names), f"loaded parameters that the model lacks: {sorted(set(loaded) - set(names))}"
     shapes, treedef = jax.tree.flatten(abstract.params)
+    whole, grown = set[str](), set[str]()
     for name, shape in zip(names, shapes, strict=True):
-        assert name not in loaded or loaded[name].shape == shape.shape, f"{name}: {loaded[name].shape} != {shape.shape}"
+        if name in loaded:
+            (whole if loaded[name].shape == shape.shape else grown).add(name)
+            assert name in whole or _is_part(name, loaded[name], shape), f"{name}: {loaded[name].shape}, {shape.shape}"
     model_key, _ = jax.random.split(jax.random.key(seed))
 
     def init_missing() -> list[jax.Array]:
@@ -105,14 +109,18 @@ def new_state(
         return [
             leaf * factors[name] if name in factors else leaf
             for name, leaf in zip(names, leaves, strict=True)
-            if name not in loaded
+            if name not in whole
         ]
 
-    shardings = [shape.sharding for name, shape in zip(names, shapes, strict=True) if name not in loaded]
+    shardings = [shape.sharding for name, shape in zip(names, shapes, strict=True) if name not in whole]
     fresh = iter(jax.jit(init_missing, out_shardings=shardings)())
-    leaves = [
-        put(loaded[name], shape) if name in loaded else next(fresh) for name, shape in zip(names, shapes, strict=True)
-    ]
+
+    def leaf(name: str, shape: jax.ShapeDtypeStruct) -> jax.Array:
+        if name in whole:
+            return put(loaded[name], shape)
+        return put_first(next(fresh), loaded[name]) if name in grown else next(fresh)
+
+    leaves = [leaf(name, shape) for name, shape in zip(names, shapes, strict=True)]
     params = jax.tree.unflatten(treedef, leaves)
 
     def init_rest(params: Any) -> tuple[Any, Any]:
@@ -130,6 +138,12 @@ def new_state(
         live_params=live_params,
         guard=jax.tree.map(lambda leaf: put(np.zeros(leaf.shape, leaf.dtype), leaf), abstract.guard),
     )
+
+
+def _is_part(name: str, value: HostArray, shape: jax.ShapeDtypeStruct) -> bool:
+    """Whether a loaded array may be the first part of a parameter, along some axes: heads grow, encoders never do."""
+    smaller = len(value.shape) == len(shape.shape) and all(map(int.__le__, value.shape, shape.shape))
+    return smaller and not name.startswith("encoder/")
 
 
 def run_key_data(seed: int) -> np.ndarray:

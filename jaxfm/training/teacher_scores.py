@@ -31,6 +31,10 @@ def score_teachers(
     found = []
     for number, uri in enumerate(config.distil.teachers):
         facts: dict[str, Any] = {"uri": uri, "parameters": objective.teachers[number].parameters}
+        theirs, labels = (getattr(each, "labels", ()) for each in (objective.teachers[number].spec, objective.spec))
+        if len(theirs) < len(labels):
+            found.append({**facts, "why": f"it knows {len(theirs)} of the {len(labels)} classes"})
+            continue
         try:
             teacher, params = _with_outputs(config, task, setup, objective, number)
         except UserError as error:

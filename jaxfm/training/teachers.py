@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxfm.config import Config
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.grown_head import takes_head
 from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.objective import LearnsFromTeachers
 from jaxfm.core.spec import Spec
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 KEY = "config.distil.teacher"
 MASKED_LM_KEY = "config.augment.masked_lm"
-_ENCODER, _HEAD = "encoder/", "head/"
+_ENCODER, _HEAD, _LABELS = "encoder/", "head/", "labels"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -148,6 +149,8 @@ def _check_rows(uri: str, spec: Spec, own: Spec, encoder: EncoderConfig) -> None
     """Raises UserError where the rows of a run lack what a teacher reads, or are longer than it can read."""
     rows = own.batch_spec()
     for name, field in spec.batch_spec().items():
+        if name == _LABELS and name in rows:  # never read of a teacher, which may know fewer
+            continue
         if name not in rows or rows[name].shape != field.shape:
             raise UserError(
                 f"{KEY}: {uri!r} reads {name!r} [{', '.join(map(str, field.shape))}] of a row, which rows of this run "
@@ -177,7 +180,7 @@ def check_teachers(config: Config, task: Task, known: Sequence[KnownTeacher]) ->
     for teacher in known:
         found, folder = teacher.labels_and_tokenizer()
         if teacher.key == KEY and config.distil.soft and labels:
-            _check_labels(teacher.uri, found, labels)
+            _check_labels(config, teacher.uri, found, labels)
         if vocabulary is not None:
             _check_vocabulary(teacher.key, teacher.uri, folder, vocabulary)
 
@@ -190,13 +193,15 @@ def tokenizer_of(task: Task) -> "PreTrainedTokenizerFast | None":
         return load_tokenizer(own) if has_tokenizer(own) else None
 
 
-def _check_labels(uri: str, found: Sequence[str], labels: Sequence[str]) -> None:
+def _check_labels(config: Config, uri: str, found: Sequence[str], labels: Sequence[str]) -> None:
     if not found and len(labels) > 1:
         raise UserError(
             f"{KEY}: {uri!r} has no head with the classes of this task. Train it first (jaxfm train, from these "
             "weights), and name the run: run:WORKDIR."
         )
     if len(labels) > 1 and set(found) != set(labels):
+        if len(config.distil.teachers) == 1 and takes_head(config, found, labels):
+            return  # a head that grew: what the teacher knows is learned of it
         raise UserError(
             f"{KEY}: {uri!r} knows the classes {_listed(found)}, but the data have {_listed(labels)}. Train a teacher "
             "on these data."

@@ -50,6 +50,10 @@ MISTAKES = {
     ),
     "ceilings": (["--sizes=8,big", "--output=o.json"], "--sizes=8,big: must be whole numbers"),
     "coordinate_check": (["--output=o.json", "--widths=64,wide"], "--widths=64,wide: must be whole numbers"),
+    "continual": (
+        ["--data=absent", "--output=o.json", "--methods=naive,ewd"],
+        "'ewd' is no method. Did you mean 'ewc'",
+    ),
     "cross_domain": (
         ["--source=conll:absent", "--target=conll:absent", "--output=o.json", "--labels=0,few"],
         "--labels=0,few: must be whole numbers",

@@ -55,6 +55,16 @@ def fit_plan(config: Config) -> FitPlan | None:
     return FitPlan(f"config.task.fit={fit}", pairs=fit == SETFIT, head=fit != NONE)
 
 
+def grow_problem(config: Config) -> str:
+    """See core.grown_head.GrowsHead."""
+    task = config.task
+    if task.kind == "regression":
+        return "config.task.kind is 'regression', whose head gives one number"
+    if task.prompt.pattern:
+        return "config.task.prompt.pattern is set, and the masked-LM head of the weights has no rows of classes"
+    return "" if task.fit == GRADIENT else f"config.task.fit={task.fit} fits the last layer anew"
+
+
 def check_keys(config: Config) -> None:
     """Raises UserError for keys of learning from few labels that do not go together."""
     task, prompt = config.task, config.task.prompt

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxfm.adapt_config import AdaptConfig
 from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.grown_head import taught_labels
 from jaxfm.core.objective import Loss, LossContext
 from jaxfm.core.spec import Spec
 from jaxfm.errors import UserError
@@ -95,6 +96,7 @@ class ClassifierObjective:
         if known.prompt != own.prompt:
             raise UserError("reads its texts in another pattern, or none (config.task.prompt)")
         form: dict[str, Any] = {"pooling": known.pooling, "head": known.head, "normalize": known.normalize}
+        form["labels"] = taught_labels(known.labels, own.labels)
         return dataclasses.replace(self, spec=dataclasses.replace(own, encoder=encoder, **form), r_drop=0.0)
 
     def distillation_problem(self) -> str:
@@ -114,6 +116,9 @@ class ClassifierObjective:
         Numbers are compared by their squared difference, which has no temperature.
         """
         valid = batch["labels"] >= 0
+        if self.spec.kind != "regression":  # a teacher may know the first classes alone
+            logits = logits[..., : teacher.shape[-1]]
+            valid = valid[..., : teacher.shape[-1]] if self.spec.kind == "multi" else valid
         if self.spec.kind == "regression":
             loss, valid = squared_difference(logits, teacher), valid_segments(batch["segment_ids"], self.spec.segments)
         elif self.spec.kind == "multi":

@@ -16,6 +16,7 @@ from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.exits import exit_layers
 from jaxfm.core.extensions import check_metrics, with_own
 from jaxfm.core.few_labels import FitPlan
+from jaxfm.core.grown_head import head_labels, listed, takes_head
 from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.labels import LABEL, PAIR, TEXT, LabelledRecord
 from jaxfm.core.records import TEXTS, EncodedRecords, Record, TextsRecord, one_place_each
@@ -43,7 +44,7 @@ from jaxfm.tasks.class_targets import (
     undefined_metric_note,
 )
 from jaxfm.tasks.classification.checks import check_examples, encode_whole, token_lengths
-from jaxfm.tasks.classification.few_labels import LINEAR, check_keys, fit_plan, taken_over
+from jaxfm.tasks.classification.few_labels import LINEAR, check_keys, fit_plan, grow_problem, taken_over
 from jaxfm.tasks.classification.fitting import contrastive_records, fitted_layer, prompted_note
 from jaxfm.tasks.classification.groups import undefined_rankings
 from jaxfm.tasks.classification.objective import ClassifierObjective
@@ -244,12 +245,9 @@ class ClassificationDefinition:
         examples = {split: found.examples for split, found in read.items()}
         copied = copies_note(config.task.perturb, len(examples["train"]))
         examples["train"] = _with_copies(config, examples["train"])
-        labels = read["train"].classes or _labels(kind, examples["train"], source, positive)
-        head_note = "head: new"
-        if set(initial.labels) == set(labels):
-            labels, head_note = initial.labels, "head: loaded, its classes are those of the data"
-        if config.task.prompt.pattern:
-            head_note = prompted_note(config, initial)
+        found = read["train"].classes or _labels(kind, examples["train"], source, positive)
+        labels, head = head_labels(config, initial.labels, found)
+        head_note = prompted_note(config, initial) if config.task.prompt.pattern else f"head: {head}"
         spec, encoded = _encoded(config, initial.encoder, labels, tokenizer, examples)
         counts_C = None
         if kind != "regression":
@@ -259,8 +257,8 @@ class ClassificationDefinition:
         examples_count, rows = len(examples["train"]), len(encoded["train"].rows)
         packed = f"train: {examples_count:,} examples in {rows:,} rows, {examples_count / rows:.1f} a row"
         cut = [note for split, done in encoded.items() for note in _cut_notes(split, done, spec.window)]
-        named = "" if kind == "regression" else f", {len(labels)} classes ({_listed(labels)})"
-        used = _used(spec, initial)
+        named = "" if kind == "regression" else f", {len(labels)} classes ({listed(labels)})"
+        used = _used(config, spec, initial)
         said = (head_note + named, *(found.note for found in read.values()), *copied, packed, *cut)
         metric, metric_note = choose_metric(kind, labels, counts_C)
         config = replaced(config, {"eval.metric": metric}) if config.eval.metric == AUTO_METRIC else config
@@ -289,6 +287,10 @@ class ClassificationDefinition:
     def fit_plan(self, config: Config) -> FitPlan | None:
         """See core.few_labels.PlansFit."""
         return fit_plan(config)
+
+    def grow_problem(self, config: Config) -> str:
+        """See core.grown_head.GrowsHead."""
+        return grow_problem(config)
 
     def reads(self, values: Mapping[str, Any]) -> bool:
         """Whether a task.json is of this task."""
@@ -375,13 +377,13 @@ def _encoded(
     return spec, {"train": train, **others}
 
 
-def _used(spec: ClassifierSpec, initial: Initial) -> tuple[str, ...]:
+def _used(config: Config, spec: ClassifierSpec, initial: Initial) -> tuple[str, ...]:
     """Returns the parts of a checkpoint that are used: its last layer only when its classes are the task's."""
     if spec.prompt.pattern:
         return ("encoder/", "transform/", "decoder/")
     between = () if spec.head == LINEAR else _between(spec.encoder, spec.pooling)
     early_between = () if spec.head == LINEAR else _between(spec.encoder, spec.exit_pooling)
-    same = initial.labels == spec.labels
+    same = takes_head(config, initial.labels, spec.labels)
     early = exit_paths(spec.exits, (*early_between, "head/")) if same else ()
     return ("encoder/", *between, *(("head/",) if same else ()), *early)
 
@@ -482,7 +484,3 @@ def _texts(examples: Sequence[Example]) -> list[tuple[str, str | None]]:
 def _cut_notes(split: str, encoded: EncodedExamples, window: int) -> list[str]:
     count = int(encoded.cut.sum())
     return [f"{split}: {count:,} examples cut to {window} tokens (the rest is not read)"] if count else []
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")

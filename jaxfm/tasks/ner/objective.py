@@ -12,6 +12,7 @@ from jax import lax
 
 from jaxfm.adapt_config import AdaptConfig
 from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.grown_head import taught_labels
 from jaxfm.core.objective import Loss, LossContext
 from jaxfm.core.spec import Spec
 from jaxfm.errors import UserError
@@ -90,7 +91,10 @@ class NerObjective:
             raise UserError("is of another task")
         if known.head == CRF:
             raise UserError("has a CRF, which scores whole sequences of tags (task.head=crf)")
-        read = dataclasses.replace(own, encoder=encoder, head=known.head, word_pooling=known.word_pooling)
+        labels = taught_labels(known.labels, own.labels)
+        read = dataclasses.replace(
+            own, labels=labels, encoder=encoder, head=known.head, word_pooling=known.word_pooling
+        )
         return dataclasses.replace(self, spec=read, r_drop=0.0)
 
     def distillation_problem(self) -> str:
@@ -106,7 +110,8 @@ class NerObjective:
     ) -> tuple[jax.Array, jax.Array]:
         """Returns the sum over words of how far their classes are from the teacher's, and the number of words."""
         valid_BT = batch["labels"] >= 0
-        loss_BT = soft_cross_entropy(logits, teacher, temperature)
+        # A teacher may know the first tags alone.
+        loss_BT = soft_cross_entropy(logits[..., : teacher.shape[-1]], teacher, temperature)
         return (loss_BT * valid_BT).sum(), valid_BT.sum().astype(jnp.float32)
 
     def fixed_tokens(self, batch: Mapping[str, jax.Array]) -> jax.Array:

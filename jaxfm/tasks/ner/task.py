@@ -14,6 +14,7 @@ from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.exits import exit_layers
 from jaxfm.core.extensions import check_metrics, with_own
+from jaxfm.core.grown_head import head_labels, takes_head
 from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.labels import DOCUMENT, TAGS, TOKENS, LabelledRecord
 from jaxfm.core.records import WORDS, EncodedRecords, Record, WordsRecord
@@ -203,7 +204,7 @@ class NerDefinition:
         """
         found = _read(config, initial, copies=True)
         sentences = found.sentences
-        labels, head_note = _labels(found.read["train"].sentences, initial, config.data.source)
+        labels, head_note = _labels(found.read["train"].sentences, initial, config)
         spec = _spec(found.config, initial.encoder, labels, found.splitter)
         encoded = {
             split: encode_tagged(
@@ -217,7 +218,7 @@ class NerDefinition:
             for split in sentences
         }
         check_metrics(NAME, [list(sentence.tags) for sentence in sentences["train"]])
-        used = _used(spec, initial)
+        used = _used(config, spec, initial)
         data_notes = [each.note + _cut_note(sentences[split], found.splitter) for split, each in found.read.items()]
         data_notes += copies_note(config.task.perturb, len(found.read["train"].sentences))
         notes = (*initial.notes, *initial.left_over(("head/", *used)), head_note, *data_notes, found.words_note)
@@ -234,6 +235,11 @@ class NerDefinition:
         found, positions = _read(config, initial), initial.encoder.max_positions
         window = window_length(found.config.data, positions)
         return check_tagged(found.read, found.sentences, found.pieces, found.tokenizer, window, positions)
+
+    def grow_problem(self, config: Config) -> str:
+        """Returns "": a tag has a row in the last layer, and one in the chain of a CRF."""
+        del config
+        return ""
 
     def reads(self, values: Mapping[str, Any]) -> bool:
         """Whether a task.json is of this task."""
@@ -395,14 +401,15 @@ def _with_shapes(config: Config, pieces: Sequence[Sequence[Sequence[int]]], enco
     return with_row_length(config, lengths, encoder.max_positions, whole=config.task.context == "document")
 
 
-def _labels(sentences: Sequence[TaggedSentence], initial: Initial, source: str) -> tuple[tuple[str, ...], str]:
+def _labels(sentences: Sequence[TaggedSentence], initial: Initial, config: Config) -> tuple[tuple[str, ...], str]:
     """Returns the tag of each class, and a line for the log about the head."""
     types = sorted({tag[2:] for sentence in sentences for tag in sentence.tags if tag != "O"})
     if not types:
-        raise UserError(f"config.data.source: the training split of {source} has no entity at all.")
+        raise UserError(f"config.data.source: the training split of {config.data.source} has no entity at all.")
     labels = ("O", *(f"{position}-{kind}" for kind in types for position in "BI"))
-    if set(initial.labels) == set(labels):
-        return initial.labels, "head: loaded, its labels are those of the data"
+    labels, head = head_labels(config, initial.labels, labels)
+    if head != "new":
+        return labels, f"head: {head}"
     listed = ", ".join(types[:_LISTED]) + (f" and {len(types) - _LISTED:,} more" if len(types) > _LISTED else "")
     return labels, f"head: new, {len(labels):,} classes ({listed})"
 
@@ -444,11 +451,11 @@ def _spec(config: Config, encoder: EncoderConfig, labels: tuple[str, ...], split
     )
 
 
-def _used(spec: NerSpec, initial: Initial) -> tuple[str, ...]:
+def _used(config: Config, spec: NerSpec, initial: Initial) -> tuple[str, ...]:
     """Returns the parts of a checkpoint that a tagger takes: the head only when its labels are the task's."""
     transform = ("transform/",) if spec.encoder.classifier_transform else ()
     chain = ("chain/",) if spec.head == CRF else ()
-    same = initial.labels == spec.labels
+    same = takes_head(config, initial.labels, spec.labels)
     early = exit_paths(spec.exits, (*transform, "head/")) if same else ()
     return ("encoder/", *transform, *(("head/", *chain) if same else ()), *early)
 
