@@ -279,8 +279,7 @@ def make_session(
         matches nothing, muP where its rules do not hold; subnets, early heads, teachers, changed rows that do not fit.
     """
     changes, build, objective, notes = _around(config, objective, mesh, teachers, find_tokenizer)
-    accumulate, spec = config.train.accumulate, objective.spec
-    guard = make_spike_guard(config.optim)
+    accumulate, spec, guard = config.train.accumulate, objective.spec, make_spike_guard(config.optim)
 
     def make_model(rngs: nnx.Rngs) -> nnx.Module:
         return distillation.extended(objective, spec.make_model(build, rngs), build, rngs)
@@ -305,13 +304,11 @@ def make_session(
     def step_with(optim: OptimConfig) -> StepFn:
         return step_by(make_optimizer(optim, make_schedule(optim, total_steps), params, adaptation, rates))
 
-    def step_by(optimizer: optax.GradientTransformation) -> StepFn:
-        return make_train_step(loss, optimizer, **settings, guard=guard)
-
     constants, more_fields = augmentation.read_by_steps(changes, objective)
     batch_spec = {**spec.batch_spec(), **more_fields}
     micro_batches = 1 if objective.whole_batch else accumulate
     settings = {"total_steps": total_steps, "accumulate": micro_batches, "adaptation": adaptation}
+    step_by = functools.partial(make_train_step, loss, **settings, guard=guard)
     shapes = abstract_batch(batch_spec, config.train.batch_size, mesh)
     sizes = {config.train.first_batch_size: "config.train.first_batch_size"}
     return Session(
