@@ -34,7 +34,7 @@ ROOMS = (
         "evaluation",
         "tasks",
     ),
-    *("training", "tuning", "planning", "serving", "programs"),
+    *("training", "tuning", "federation", "planning", "serving", "programs"),
 )
 LOWEST = (
     "",

@@ -64,6 +64,7 @@ NOT_RUN = {
         "needs a run and unlabelled texts, or trains several: tests/programs/test_select.py and test_self_train.py"
     ),
     r"^(jaxfm |python -m jaxfm\.)continual |grow_head": "trains many runs: tests/programs/test_continual.py",
+    r"^(jaxfm |python -m jaxfm\.)federated ": "trains many clients; tests/programs/test_federated.py does so",
     r"^(jaxfm |python -m jaxfm\.)stress |task\.perturb": "scores many times: tests/programs/test_stress.py",
     r"^(jaxfm |python -m jaxfm\.)drift |^launch/drift_": (
         "needs a run, new data and, at set times, cron or a cluster: tests/programs/test_drift.py, tests/launch"
