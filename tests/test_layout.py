@@ -34,7 +34,7 @@ ROOMS = (
         "evaluation",
         "tasks",
     ),
-    *("training", "tuning", "planning", "serving", "programs"),
+    *("training", "tuning", "federation", "planning", "serving", "programs"),
 )
 LOWEST = ("", "errors", "files", "schema", "adapt_config", "augment_config", "distil_config", "optim_config")
 TASK_REGISTRY = "jaxfm.tasks.registry"

@@ -78,6 +78,7 @@ class Session:
       train_step: (state, sums, batch, constants) -> (state after one update, sums with its metrics added); pure, not
         jitted: it can be vmapped.
       step_with: makes the same of another `config.optim`, whose numbers may be traced.
+      step_by: makes the same of another optimizer of the trained part (`with_optimizer` changes the session).
       gradients: (moved part, state, batch, constants) -> `step.Gradients` of that update; pure, not jitted.
       batch_spec: the arrays of a batch.
       batch_keys: size -> the config key that gives it, for messages.
@@ -100,6 +101,7 @@ class Session:
     make_model: Callable[[nnx.Rngs], nnx.Module]
     train_step: StepFn
     step_with: Callable[[OptimConfig], StepFn]
+    step_by: Callable[[optax.GradientTransformation], StepFn]
     gradients: Callable[..., Gradients]
     batch_spec: BatchSpec
     batch_keys: Mapping[int, str]
@@ -112,6 +114,18 @@ class Session:
     _devices: target.Target | None
     _lowered: dict[int, jax.stages.Lowered] = dataclasses.field(default_factory=dict)
     _compiled: dict[int, jax.stages.Compiled] = dataclasses.field(default_factory=dict)
+
+    def with_optimizer(self, optimizer: optax.GradientTransformation) -> "Session":
+        """Returns the same with another optimizer of the trained part: of local training, which corrects gradients."""
+        abstract = abstract_state(self.abstract.params, optimizer, self.mesh, self.adaptation)
+        return dataclasses.replace(
+            self,
+            optimizer=optimizer,
+            abstract=dataclasses.replace(abstract, guard=self.abstract.guard),
+            train_step=self.step_by(optimizer),
+            _lowered={},
+            _compiled={},
+        )
 
     def trace(self, batch_size: int, constants: Any = None) -> jax.stages.Traced:
         """Traces the step for batches of that many rows over all devices and hosts; constants: the session's own.
@@ -289,8 +303,10 @@ def make_session(
             return whole_batch.loss_of(objective, nnx.merge(graphdef, params), batch, context, accumulate)
 
     def step_with(optim: OptimConfig) -> StepFn:
-        update = make_optimizer(optim, make_schedule(optim, total_steps), params, adaptation, rates)
-        return make_train_step(loss, update, **settings, guard=guard)
+        return step_by(make_optimizer(optim, make_schedule(optim, total_steps), params, adaptation, rates))
+
+    def step_by(optimizer: optax.GradientTransformation) -> StepFn:
+        return make_train_step(loss, optimizer, **settings, guard=guard)
 
     constants, more_fields = augmentation.read_by_steps(changes, objective)
     batch_spec = {**spec.batch_spec(), **more_fields}
@@ -308,8 +324,9 @@ def make_session(
         abstract=abstract,
         metric_names=metric_names(loss, params, shapes, constants, guard=guard),
         make_model=make_model,
-        train_step=make_train_step(loss, optimizer, **settings, guard=guard),
+        train_step=step_by(optimizer),
         step_with=step_with,
+        step_by=step_by,
         gradients=make_gradients(loss, **settings),
         batch_spec=batch_spec,
         batch_keys=sizes | {config.train.batch_size: "config.train.batch_size"},
