@@ -36,7 +36,17 @@ ROOMS = (
     ),
     *("training", "tuning", "federation", "planning", "serving", "programs"),
 )
-LOWEST = ("", "errors", "files", "schema", "adapt_config", "augment_config", "distil_config", "optim_config")
+LOWEST = (
+    "",
+    "errors",
+    "files",
+    "schema",
+    "adapt_config",
+    "augment_config",
+    "distil_config",
+    "optim_config",
+    "privacy_config",
+)
 TASK_REGISTRY = "jaxfm.tasks.registry"
 # Who may import from another task's folder, and why.
 ACROSS_TASKS = {

@@ -13,23 +13,18 @@ not defended against.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxfm.errors import UserError, did_you_mean, install_hint
+from jaxfm.errors import UserError, did_you_mean
+from jaxfm.training.privacy_accounting import LEAST_NOISE, MOST_NOISE, RDP, epsilon_of, library, noise_for
 
 Arrays = Mapping[str, np.ndarray]
 EXAMPLE = "epsilon:8,delta:1e-5,clip:0.5"
-ACCOUNTANTS = PLD, RDP = ("pld", "rdp")
 _NAMES = ("epsilon", "noise", "delta", "clip")
-# Of Rényi divergences. Fractional orders below 2 do not converge for large sampling rates, and say so in the log.
-_ORDERS = (*(order / 2 for order in range(4, 24)), *range(12, 64), 80, 96, 128, 256, 512)
-_LEAST_NOISE, _MOST_NOISE = 0.2, 1e4
-_GRID = 1e-4  # of privacy losses, for an epsilon of 10 or less
 _NOISE, _SAMPLING = 0x6E6F6973, 0x73616D70
 """Tell the draws of noise and of clients from each other and from others of a seed."""
 
@@ -82,8 +77,8 @@ def read_privacy(words: Sequence[str], flag: str = "--private") -> Privacy | Non
         raise UserError(f"{given}: must have {lacking}, as {EXAMPLE}.")
     if values["delta"] >= 1:
         raise UserError(f"{given}: delta must be below 1, and below one divided by the number of clients.")
-    if not _LEAST_NOISE <= values.get("noise", 1.0) <= _MOST_NOISE:
-        raise UserError(f"{given}: noise must be from {_LEAST_NOISE:g} to {_MOST_NOISE:g}.")
+    if not LEAST_NOISE <= values.get("noise", 1.0) <= MOST_NOISE:
+        raise UserError(f"{given}: noise must be from {LEAST_NOISE:g} to {MOST_NOISE:g}.")
     return Privacy(**values)
 
 
@@ -199,60 +194,6 @@ class Spent:
         return {**dataclasses.asdict(self), "unit": "client", "neighbours": "one client more or less"}
 
 
-def epsilon_of(*, noise: float, rate: float, rounds: int, delta: float, accountant: str = PLD) -> float:
-    """Returns epsilon at `delta` of `rounds` rounds of the Gaussian mechanism under Poisson sampling.
-
-    Args:
-      noise: z, the noise multiplier.
-      rate: q, the probability with which a unit is in a round.
-      rounds: how often; 0 spends nothing.
-      delta: of (epsilon, delta)-privacy.
-      accountant: "pld" (privacy loss distributions, discretised so that epsilon is never too small; Doroshenko et al.
-        2022) or "rdp" (Renyi divergences; Mironov et al. 2019, arXiv 1908.10530).
-
-    Raises:
-      UserError: dp-accounting is not installed.
-    """
-    if not rounds:
-        return 0.0
-    event = _event(noise, rate=rate, rounds=rounds)
-    by_divergence = float(_accountant(RDP).compose(event).get_epsilon(delta))
-    if accountant == RDP:
-        return by_divergence
-    # Both are upper bounds. Those of distributions are the tighter ones, but for what rounding to their grid adds.
-    return min(by_divergence, float(_accountant(PLD, by_divergence).compose(event).get_epsilon(delta)))
-
-
-def noise_for(epsilon: float, *, rate: float, rounds: int, delta: float, accountant: str = PLD) -> float:
-    """Returns the least noise multiplier, to 1e-3 above it, with which `rounds` rounds stay within epsilon at delta.
-
-    Raises:
-      UserError: no noise is enough, or dp-accounting is not installed.
-    """
-    dp = _library()
-
-    def calibrated(kind: str, bracket: Any) -> float:
-        event = functools.partial(_event, rate=rate, rounds=rounds)
-        return float(
-            dp.calibrate_dp_mechanism(lambda: _accountant(kind, epsilon), event, epsilon, delta, bracket, tol=1e-3)
-        )
-
-    try:
-        # Of Rényi divergences first: they are computed faster, and bound the noise that is needed from above.
-        noise = calibrated(RDP, dp.LowerEndpointAndGuess(_LEAST_NOISE, 1.0))
-    except dp.mechanism_calibration.NoBracketIntervalFoundError:
-        raise UserError(
-            f"epsilon {epsilon:g} at delta {delta:g}: no noise is enough for {rounds} rounds, each unit in a "
-            f"round with probability {rate:g}. Ask for a larger epsilon, fewer rounds or fewer clients a round."
-        ) from None
-    if accountant == RDP:
-        return noise
-    less = 0.8 * noise
-    while less > _LEAST_NOISE and epsilon_of(noise=less, rate=rate, rounds=rounds, delta=delta) <= epsilon:
-        noise, less = less, 0.8 * less
-    return calibrated(PLD, dp.ExplicitBracketInterval(less, noise)) if less > _LEAST_NOISE else noise
-
-
 def make_mechanism(privacy: Privacy, *, clients: int, rate: float, rounds: int, seed: int) -> GaussianMechanism:
     """Returns the mechanism whose noise keeps all rounds within the budget, or has the multiplier asked for.
 
@@ -274,7 +215,7 @@ def make_mechanism(privacy: Privacy, *, clients: int, rate: float, rounds: int, 
         assert privacy.epsilon is not None
         noise = noise_for(privacy.epsilon, rate=rate, rounds=rounds, delta=privacy.delta)
     else:
-        _library()  # what was spent is told at the end: a run without the accountant ends here, not there
+        library()  # what was spent is told at the end: a run without the accountant ends here, not there
     return GaussianMechanism(privacy.clip, noise, rate, clients, seed)
 
 
@@ -294,26 +235,3 @@ def spent(mechanism: GaussianMechanism, rounds: int, delta: float) -> Spent:
         mechanism.clip,
         mechanism.clients,
     )
-
-
-def _library() -> Any:
-    try:
-        import dp_accounting  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError as error:
-        raise UserError(f"Accounting for privacy needs the package {error.name}: {install_hint('privacy')}.") from None
-    return dp_accounting
-
-
-def _accountant(kind: str, about: float = 0.0) -> Any:
-    """Returns an accountant without events, for an epsilon of `about` that much: the grid is as fine as that needs."""
-    assert kind in ACCOUNTANTS, kind
-    dp = _library()
-    if kind == RDP:
-        return dp.rdp.RdpAccountant(_ORDERS)
-    return dp.pld.PLDAccountant(value_discretization_interval=_GRID * max(1.0, about / 10))
-
-
-def _event(noise: float, *, rate: float, rounds: int) -> Any:
-    dp = _library()
-    once = dp.GaussianDpEvent(noise)
-    return dp.SelfComposedDpEvent(once if rate == 1 else dp.PoissonSampledDpEvent(rate, once), rounds)
