@@ -99,12 +99,19 @@ def check(updates: Sequence[Update]) -> list[Update]:
                 f"client {each.client}: its update has other parameters than that of client {ordered[0].client}: both "
                 "must train the same model in the same way."
             )
-        if each.examples <= 0:
-            raise UserError(f"client {each.client}: says that it trains on {each.examples} examples.")
-        for path, value in (*each.difference.items(), *(each.control or {}).items()):
-            if not np.isfinite(value).all():
-                raise UserError(f"client {each.client}: its update of {path} has a value that is not finite.")
+        if problem := problem_of(each):
+            raise UserError(f"client {each.client}: {problem}.")
     return ordered
+
+
+def problem_of(update: Update) -> str:
+    """Returns why an update cannot be used, "" where it can: a value that is not finite makes a model of NaN."""
+    if update.examples <= 0:
+        return f"says that it trains on {update.examples} examples"
+    for path, value in (*update.difference.items(), *(update.control or {}).items()):
+        if not np.isfinite(value).all():
+            return f"its update of {path} has values that are not finite"
+    return ""
 
 
 def _weighted_sum(arrays: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:

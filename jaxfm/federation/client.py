@@ -80,6 +80,16 @@ class Client:
         state = self._work.start(global_values, self.seed, round, self.offset(control))
         return self.update_of(global_values, self._work.run(state, self.round_batches(round, done)), done, control)
 
+    def train_alone(self, values: Mapping[str, np.ndarray], rounds: int) -> Values:
+        """Returns what is trained after as many updates as in all rounds, by itself and without going back.
+
+        The rate is that of federated training at each update, and the optimizer keeps what it remembers.
+        """
+        state = self._work.start(values, self.seed, 0, None)
+        for round in range(rounds):
+            state = self._work.go_on(state, round, self.round_batches(round, self.steps))
+        return self._work.values_of(state.params)
+
     def score(self, global_values: Mapping[str, np.ndarray]) -> Scores:
         """Scores a model on the examples that the client holds out; without any there are no metrics."""
         data = self.data

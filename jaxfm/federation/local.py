@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxfm.config import Config
@@ -117,15 +118,23 @@ class LocalTraining:
     def run(self, state: TrainState, batches: Iterator[Batch]) -> Trained:
         """Does one update a batch, of which there is one at least; the state's buffers are given away."""
         *_, last = self.session.steps(state, batches)
-        return self.trained(last.state, metrics_lib.means(last.take_sums()))
+        state = last.state
+        trained = self.session.adaptation.partition.trained(state.params)
+        return self.result(trained, state.opt_state, metrics_lib.means(last.take_sums()))
 
-    def trained(self, state: TrainState, metrics: dict[str, float]) -> Trained:
-        """Returns what a state after local training comes to."""
+    def go_on(self, state: TrainState, round: int, batches: Iterator[Batch]) -> TrainState:
+        """Returns the state after an update a batch, at the rates of a round; nothing else is begun anew."""
+        *_, last = self.session.steps(self._at_step(state, np.int32(self.first_step(round))), batches)
+        return last.state
+
+    def result(self, trained: Any, opt_state: Any, metrics: dict[str, float]) -> Trained:
+        """Returns what local training comes to, of the trained part of the parameters and the optimizer's state."""
         gradient = None
         if self.rules.method == SCAFFOLD:
-            total, count = jax.device_get((flat(state.opt_state.total), state.opt_state.count))
+            total, count = jax.device_get((flat(opt_state.total), opt_state.count))
             gradient = {path: np.asarray(value / np.float32(max(int(count), 1))) for path, value in total.items()}
-        return Trained(self.values_of(state.params), metrics, gradient)
+        values = {path: np.asarray(value, np.float32) for path, value in jax.device_get(flat(trained)).items()}
+        return Trained(values, metrics, gradient)
 
     @functools.cached_property
     def _put(self) -> Any:
@@ -133,9 +142,17 @@ class LocalTraining:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.session.abstract.params)
 
         def put(values: Any, base: Any) -> Any:
-            return jax.tree.map(jax.numpy.copy, partition.put(values, base))
+            return jax.tree.map(jnp.copy, partition.put(values, base))
 
         return jax.jit(put, out_shardings=shardings)
+
+    @functools.cached_property
+    def _at_step(self) -> Any:
+        def at_step(state: TrainState, step: Any) -> TrainState:
+            return dataclasses.replace(state, step=jnp.copy(step), opt_state=begin(state.opt_state, step))
+
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.session.abstract)
+        return jax.jit(at_step, donate_argnums=0, out_shardings=shardings)
 
     @functools.cached_property
     def _start(self) -> Any:
@@ -143,17 +160,26 @@ class LocalTraining:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, session.abstract)
 
         def start(values: Any, base: Any, step: Any, key: Any, offset: Any) -> TrainState:
+            state = start_state(session, values, step, key, offset)
             # Copies: a step is given them away.
-            params = jax.tree.map(jax.numpy.copy, partition.put(values, base))
-            return TrainState(
-                step=jax.numpy.copy(step),
-                params=params,
-                opt_state=begin(session.optimizer.init(partition.trained(params)), step, offset),
-                key=jax.numpy.copy(key),
-                guard=jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), session.abstract.guard),
-            )
+            return dataclasses.replace(state, params=jax.tree.map(jnp.copy, partition.put(state.params, base)))
 
         return jax.jit(start, out_shardings=shardings)
+
+
+def start_state(session: Session, trained: Any, step: Any, key: Any, offset: Any = None) -> TrainState:
+    """Returns the state of a client at the beginning of a round; its `params` are the trained part alone.
+
+    To be called inside jax.jit, also under jax.vmap. All arrays are copies, as a step is given them away.
+    """
+    trained = jax.tree.map(jnp.copy, trained)
+    return TrainState(
+        step=jnp.asarray(step, jnp.int32),
+        params=trained,
+        opt_state=begin(session.optimizer.init(trained), step, offset),
+        key=jnp.copy(key),
+        guard=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), session.abstract.guard),
+    )
 
 
 def check(session: Session, config: Config) -> None:

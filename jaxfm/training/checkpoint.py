@@ -136,8 +136,14 @@ class Checkpoints:
         rest, _ = self._restore(step, REST_ITEM, self._shapes(step, REST_ITEM))
         return params, rest, {name: value for name, value in meta.items() if name != "hashes"}
 
-    def save_whole(self, step: int, params: Any, rest: Any, meta: Mapping[str, Any]) -> None:
-        """Starts a save of what `read_whole` returns, or a changed form of it; UserError when the disk is too full."""
+    def save_whole(
+        self, step: int, params: Any, rest: Any, meta: Mapping[str, Any], *, keep: Sequence[int] = ()
+    ) -> None:
+        """Starts a save of what `read_whole` returns, or a changed form of it; UserError when the disk is too full.
+
+        Checkpoints of the steps `keep` outlive the others.
+        """
+        self._policy.best = tuple(keep)
         self._save(step, meta, params=params, rest=rest)
 
     def _save(self, step: int, meta: Mapping[str, Any], **items: Any) -> None:

@@ -1,24 +1,18 @@
 """Local rounds are the ordinary step: one client that takes part in every round trains as a run does."""
 
-import dataclasses
-import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxfm.config import MeshConfig
-from jaxfm.errors import UserError
 from jaxfm.federation.client import Client, ClientData, client_seed
 from jaxfm.federation.local import LocalRules, LocalTraining
 from jaxfm.federation.server import Server, ServerRules
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.schema import replaced
 from jaxfm.tasks import registry
 from jaxfm.training.initial import resolve
-from jaxfm.training.paths import flat
 from jaxfm.training.session import make_session
 from tests import tiny
 
