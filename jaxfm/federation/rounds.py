@@ -138,10 +138,12 @@ class Rounds:
             "loss": _mean_loss(updates),
             "accepted": bool(updates),
         }
-        if not updates:
+        problem = server.problem(updates, record["clients"])
+        if problem or not (updates or server.moves_alone):
             server.skip()
+            record |= {"accepted": False, **({"problem": problem} if problem else {})}
         else:
-            record |= self._move(updates, round)
+            record |= {"accepted": True, **self._move(updates, record["clients"], round)}
         for client in self.clients:
             client.settle(accepted=record["accepted"] and client.number in record["answered"])
         if (round + 1) % self.goal.every == 0 or round + 1 == rounds:
@@ -175,15 +177,15 @@ class Rounds:
     def _stacked(self) -> StackedTraining:
         return StackedTraining(self.work, self.at_once)
 
-    def _move(self, updates: Sequence[Update], round: int) -> dict[str, Any]:
+    def _move(self, updates: Sequence[Update], selected: Sequence[int], round: int) -> dict[str, Any]:
         """Moves the model, asks the quorum, and goes back where it refuses; returns facts of it."""
         server, before, state = self.server, self.server.values, self.server.state()
-        server.receive(updates)
+        server.receive(updates, selected)
         moved = math.sqrt(
             sum(float(np.sum(np.square(server.values[path] - before[path], dtype=np.float64))) for path in before)
         )
         if not self.quorum.size:
-            return {"moved": moved}
+            return {"moved": moved, **server.facts()}
         votes: dict[str, str] = {}
         members = self.quorum.members(len(self.clients), round)
         with self.progress.task(f"round {round + 1}: quorum", len(members)) as advance:
@@ -196,7 +198,7 @@ class Rounds:
         if not accepted:
             server.restore(state, round)
             server.skip()
-        return {"moved": moved, "accepted": accepted, "votes": votes}
+        return {"moved": moved, "accepted": accepted, "votes": votes, **server.facts()}
 
     def _vote(self, client: Client, before: Values, after: Values) -> str:
         goal = self.goal
@@ -259,6 +261,7 @@ def describe(record: Mapping[str, Any], rounds: int, metric: str, *, is_best: bo
     if not record["accepted"]:
         against = [client for client, vote in record.get("votes", {}).items() if vote == "against"]
         why = f"clients {', '.join(against)} voted against it" if against else "no client has answered"
+        why = record.get("problem", why)
         lines.append(f"  WARNING: round {record['round']} is refused and the model is that of before: {why}")
     return "\n".join(lines)
 

@@ -207,8 +207,7 @@ def simulate(
     everyone = sorted(values if clients is None else clients)
     arrived = sorted(values)
     gone = tuple(client for client in everyone if client not in values)
-    threshold = threshold or default_threshold(len(everyone))
-    _check(everyone, arrived, threshold, form)
+    threshold = check(everyone, arrived, threshold, form)
     parties = {client: Party(client, draw) for client in everyone}
     keys = {client: party.public_key for client, party in parties.items()}
     for client, party in parties.items():
@@ -274,7 +273,9 @@ def _with_mask(words: Words, seed: bytes, round_number: int, sign: int) -> Words
     return masked
 
 
-def _check(everyone: Sequence[int], arrived: Sequence[int], threshold: int, form: FixedPoint) -> None:
+def check(everyone: Sequence[int], arrived: Sequence[int], threshold: int, form: FixedPoint) -> int:
+    """Returns the threshold, two thirds of the clients for 0; UserError for a round whose sum cannot be read."""
+    threshold = threshold or default_threshold(len(everyone))
     least = least_threshold(len(everyone))
     if len(everyone) < 3 or len(arrived) < 2:
         raise UserError(
@@ -290,3 +291,4 @@ def _check(everyone: Sequence[int], arrived: Sequence[int], threshold: int, form
         )
     if len(everyone) > form.clients:
         raise UserError(f"secure aggregation: {len(everyone)} clients, and the integers have room for {form.clients}.")
+    return threshold

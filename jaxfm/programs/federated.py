@@ -26,7 +26,7 @@ from jaxfm.observe.progress import Progress
 from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.observe.tables import to_markdown
 from jaxfm.observe.writers import to_json
-from jaxfm.programs import program
+from jaxfm.programs import federated_protection, program
 from jaxfm.programs.federated_options import BESIDE, FederatedOptions, options_of
 from jaxfm.programs.federated_run import Simulation, run_rounds, set_up, train_beside
 from jaxfm.programs.given_config import GivenConfig, resolve_config
@@ -40,6 +40,7 @@ USAGE = (
     "  [--per_round=all|N|SHARE] [--local_steps=N | --local_epochs=1]\n"
     "  [--method=fedavg|fedprox|scaffold] [--server_optimizer=sgd|adam|yogi ...]\n"
     "  [--aggregate=mean|trimmed_mean|median] [--quorum=N] [--beside=local,central]\n"
+    "  [--private=epsilon:8,delta:1e-5,clip:0.5] [--secure=32|64]\n"
     "  [--poison=ID:sign_flip] [--slow=ID:0.25] [--leave=ID:ROUND]\n"
     "  [--config.KEY=VALUE ...]\n"
     "  CONFIG: a name (ner, ner:files) or --config=FILE.py[:variant]"
@@ -101,6 +102,7 @@ def federated(
             "clients": _clients(simulation, history),
             "rounds": history,
             "traffic": _traffic(simulation, history, values),
+            **_privacy(simulation, len(history)),
         }
         _write(folder, simulation, found, values, shown)
         _show(found, folder, shown)
@@ -190,6 +192,12 @@ def _clients(simulation: Simulation, history: list[dict[str, Any]]) -> list[dict
     ]
 
 
+def _privacy(simulation: Simulation, rounds: int) -> dict[str, Any]:
+    options, count = simulation.options, len(simulation.clients)
+    spent = federated_protection.spent_in(options.server_rules(count, simulation.config.seed), options, rounds)
+    return {} if spent is None else {"privacy": {**spent.to_json(), "sentence": str(spent)}}
+
+
 def _traffic(simulation: Simulation, history: list[dict[str, Any]], values: Values) -> dict[str, int]:
     size = simulation.setup.model_size
     return {
@@ -234,7 +242,8 @@ def _write(
             f"## {each.title}\n\n{to_markdown(each).strip()}"
             for each in (tables.model_table(found), tables.client_table(found), tables.round_table(found))
         ]
-        lines = [tables.traffic(found), *tables.events(rounds)]
+        lines = [tables.traffic(found), *federated_protection.lines(found), *tables.events(rounds)]
+        federated_protection.write(made, found)
         text = "\n\n".join(["# Federated training", "\n".join(f"- {line}" for line in lines), *parts])
         files.write_text(made / MARKDOWN_FILE, f"{text}\n\n![Rounds](plots/{PICTURE})\n")
         files.write_json(made / JSON_FILE, to_json(found))
@@ -245,7 +254,8 @@ def _show(found: Mapping[str, Any], folder: pathlib.Path, shown: Progress) -> No
     shown.table(tables.client_table(found))
     for line in tables.events(found["rounds"]):
         shown.say(line)
-    shown.say(tables.traffic(found))
+    for line in (tables.traffic(found), *federated_protection.lines(found)):
+        shown.say(line)
     shown.say(f"round {found['kept']} of {len(found['rounds'])} is kept: {folder}")
 
 

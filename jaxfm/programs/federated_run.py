@@ -22,14 +22,13 @@ from jaxfm.federation.client import Client, ClientData
 from jaxfm.federation.corrections import SCAFFOLD
 from jaxfm.federation.local import LocalRules, LocalTraining
 from jaxfm.federation.rounds import Goal, Rounds, score_clients
-from jaxfm.federation.server import Server
 from jaxfm.federation.splits import FILES, parse_split
 from jaxfm.federation.storage import RoundStore
 from jaxfm.federation.update import Values
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.writers import to_json
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.programs import federated_clients
+from jaxfm.programs import federated_clients, federated_protection
 from jaxfm.programs.audit_records import TRAIN, VALID
 from jaxfm.programs.federated_clients import Dealt, Reader
 from jaxfm.programs.federated_options import CENTRAL, LOCAL, FederatedOptions
@@ -86,7 +85,8 @@ class Simulation:
             bool(task.directions[config.eval.metric]),
             score if VALID in task.datasets else None,
             self.options.eval_every,
-            config.eval.select == "best",
+            # Which round is the best one would tell of clients' examples, where these are what it is judged by.
+            config.eval.select == "best" and (VALID in task.datasets or not self.options.private),
         )
 
     def score(self, values: Values, split: str, progress: Progress, work: LocalTraining | None = None) -> Any:
@@ -134,6 +134,7 @@ def set_up(config: Config, options: FederatedOptions, progress: Progress) -> Sim
     options.server_rules(count, config.seed)
     options.faults(count, config.seed)
     options.of_quorum(count, config.seed)
+    federated_protection.check(options, count)
     stride = max(_local_steps(config, options, each, mesh) for each in dealt.clients)
     config = replaced(config, {"train.steps": options.rounds * stride})
     setup = prepare(config, task, loaded, mesh)
@@ -151,6 +152,7 @@ def _check(config: Config) -> None:
     if jax.process_count() > 1:
         raise UserError("a simulation of several processes is not there. Start it as one process.")
     values: dict[str, tuple[Any, Any]] = {
+        "privacy.clip": (config.privacy.clip, 0.0),
         "grow.layers": (config.grow.layers, ()),
         "supernet.depths": (config.supernet.depths, ()),
         "supernet.heads": (config.supernet.heads, ()),
@@ -184,7 +186,13 @@ def run_rounds(
     count, seed = len(simulation.clients), config.seed
     work = simulation.work
     rules = options.server_rules(count, seed)
-    server = Server(work.values_of(work.base), rules, control=work.rules.method == SCAFFOLD)
+    server = federated_protection.make_server(
+        work.values_of(work.base),
+        rules,
+        options,
+        examples=sum(each.data.examples for each in simulation.clients),
+        control=work.rules.method == SCAFFOLD,
+    )
     with contextlib.closing(RoundStore(home / CHECKPOINTS)) as store:
         rounds = Rounds(
             server=server,

@@ -10,6 +10,7 @@ training, which would tell of single rows, are not computed. Validation and test
 
 import dataclasses
 import math
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,9 +22,12 @@ from jaxfm.core.objective import Objective
 from jaxfm.data.pipeline import HostRows, TrainBatches
 from jaxfm.data.poisson_batches import PoissonBatches, capacity_of
 from jaxfm.errors import UserError
+from jaxfm.observe.tables import Cell, Table
 from jaxfm.parallel import mesh as meshes
 from jaxfm.training import privacy_accounting as accounting
 from jaxfm.training.private_gradients import RowPrivacy
+
+_GUESSED = 10**5  # seeds below are those that people choose
 
 
 def make_row_privacy(config: Config, objective: Objective) -> RowPrivacy | None:
@@ -34,7 +38,7 @@ def make_row_privacy(config: Config, objective: Objective) -> RowPrivacy | None:
     asked = config.privacy
     if not asked.clip:
         return None
-    _check(config, objective)
+    check(config, objective)
     if not asked.noise:
         raise UserError(
             "config.privacy.noise: is 0. Here nobody knows the data from which a run computes it of config.privacy."
@@ -126,6 +130,20 @@ def resolve(config: Config, batches: TrainBatches, rows: int, total_steps: int) 
     return config, PrivacyOfRun(asked.clip, noise, asked.delta, batches.rate, rows, batches.capacity)
 
 
+def notes(config: Config, privacy: PrivacyOfRun | None, total_steps: int) -> tuple[str, ...]:
+    """Returns lines for the log of a private run: what all its steps will have spent, and a seed that is no secret."""
+    if privacy is None:
+        return ()
+    said = (sentence(privacy.spent(total_steps)),)
+    if config.seed >= _GUESSED:
+        return said
+    return (
+        *said,
+        f"WARNING: noise and batches follow from config.seed={config.seed}, which anyone can guess and take the noise "
+        f"away. For a model that others see, draw one and keep it secret: --config.seed={secrets.randbelow(2**31)}",
+    )
+
+
 def sentence(spent: Mapping[str, Any]) -> str:
     """Returns what was spent, in words."""
     return (
@@ -135,8 +153,33 @@ def sentence(spent: Mapping[str, Any]) -> str:
     )
 
 
-def _check(config: Config, objective: Objective) -> None:
+def table(spent: Mapping[str, Any]) -> Table:
+    """Returns what was spent, for the report."""
+    rows: list[tuple[Cell, ...]] = [
+        ("epsilon", f"{spent['epsilon']:.4g}"),
+        ("delta", f"{spent['delta']:g}"),
+        ("unit", f"a training row: {spent['neighbours']}"),
+        ("steps", f"{spent['steps']:,}"),
+        ("probability of a row at each step", f"{spent['rate']:.4g}"),
+        ("noise multiplier", f"{spent['noise']:.4g}"),
+        ("clip", f"{spent['clip']:g}"),
+    ]
+    return Table("By DP-SGD; validation and test rows are not protected", ("", "value"), rows)
+
+
+def check_alone(config: Config) -> None:
+    """Raises UserError for private training of several runs at once."""
+    if config.privacy.clip:
+        raise UserError(
+            f"config.privacy.clip={config.privacy.clip:g}: is for one run. Each further one of config.train.seeds, "
+            ".learning_rates or .weight_decays would spend as much again."
+        )
+
+
+def check(config: Config, objective: Objective) -> None:
     """Raises UserError for what a row's own gradient, or the count of what leaves, does not allow."""
+    if not config.privacy.clip:
+        return
     rules = (
         (config.data.packed, "config.data.packed=True", "a packed row mixes examples of several people"),
         (objective.whole_batch, f"task {config.task.name}", "its loss compares the rows of a batch"),
@@ -145,12 +188,6 @@ def _check(config: Config, objective: Objective) -> None:
             bool(config.train.first_batch_size),
             f"config.train.first_batch_size={config.train.first_batch_size}",
             "a row's probability must be the same at each step",
-        ),
-        (config.train.seeds > 1, f"config.train.seeds={config.train.seeds}", "each further run spends as much again"),
-        (
-            bool(config.train.learning_rates) or bool(config.train.weight_decays),
-            "config.train.learning_rates or .weight_decays",
-            "each further run spends as much again",
         ),
         (bool(config.grow.layers), "config.grow.layers", "its stages are runs that would each be counted anew"),
         (bool(config.distil.cache), "config.distil.cache", "it keeps a file of the training rows' outputs"),

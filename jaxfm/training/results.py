@@ -98,6 +98,8 @@ def finish(
         report["distillation"] = to_json(taught)
     if distributed.is_main():
         more = _history_tables(workdir) | teacher_tables(taught, evaluations)
+        if "privacy" in report:
+            more["Differential privacy"] = [private_rows.table(report["privacy"])]
         _write(config, task, evaluations, report, fitted.step, workdir, more)
     return report
 

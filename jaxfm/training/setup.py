@@ -114,6 +114,7 @@ def prepare(
             f"config.eval.metric: {config.eval.metric!r}. {did_you_mean(config.eval.metric, task.directions)}"
         )
     mup.check_fresh(config.optim.mup, loaded)
+    private_rows.check(config, task.objective)
     datasets = task.datasets
     if not config.data.packed:
         for rows in datasets.values():
@@ -163,7 +164,7 @@ def prepare(
         notes=(
             *session.notes,
             *update_notes,
-            *(() if privacy is None else (private_rows.sentence(privacy.spent(total_steps)),)),
+            *private_rows.notes(config, privacy, total_steps),
             *optimizers.notes(config.optim, session.adaptation, loaded),
             *_shorter_rows(config, datasets, mesh),
         ),

