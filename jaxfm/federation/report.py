@@ -7,6 +7,7 @@ from jaxfm.observe.tables import Cell, Table
 
 JSON_FILE, MARKDOWN_FILE, PICTURE = "federated.json", "federated.md", "federated.png"
 FEDERATED = "federated"
+TITLES = {FEDERATED: "federated", "central": "central", "local": "each by itself"}
 _HELD = "held_out"
 
 
@@ -24,7 +25,7 @@ def model_table(found: Mapping[str, Any]) -> Table:
         held = scores[_HELD]
         worst = None if held["worst"] is None else held["worst_client"]
         own = (held["mean"], held["worst"], worst, held["gap"], held["deviation"])
-        rows.append((_TITLES[name], *(scores[split].get(metric) for split in splits), *own))
+        rows.append((TITLES[name], *(scores[split].get(metric) for split in splits), *own))
     return Table(
         f"{metric} of the model of all clients, and of others with as many updates",
         ("model", *splits, "mean of clients", "worst client", "which", "gap", "deviation"),
@@ -45,7 +46,7 @@ def client_table(found: Mapping[str, Any]) -> Table:
         rows.append((client["client"], client["name"], client["examples"], largest, client["rounds"], *scores))
     return Table(
         f"Clients: {found['metric']} on what each holds out",
-        ("client", "name", "examples", "largest classes", "rounds", *(_TITLES[name] for name in compared)),
+        ("client", "name", "examples", "largest classes", "rounds", *(TITLES[name] for name in compared)),
         rows,
     )
 
@@ -113,6 +114,3 @@ def _ranges(numbers: Sequence[int]) -> str:
         else:
             parts.append([number])
     return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in parts)
-
-
-_TITLES = {FEDERATED: "federated", "central": "central", "local": "each by itself"}

@@ -35,7 +35,7 @@ def plot_rounds(
     Raises OSError when the file cannot be written.
     """
     several = all(0 < len(values) <= MOST_CLIENTS for values in clients.values())
-    figure = new_figure(4.2)
+    figure = new_figure(4.8)
     left, *right = figure.subplots(1, 2 if several else 1, squeeze=False)[0]
     label = title_of(metric)
     for (name, points), colour in zip(series.items(), COLOURS, strict=False):
@@ -51,7 +51,7 @@ def plot_rounds(
     style(left, title=f"{label} by round", x_label="round", y_label=label)
     whole_steps(left)
     left.grid(axis="y", color=GRID, linewidth=0.8)
-    left.legend(frameon=False, labelcolor=INK, fontsize=8)
+    _legend(left)
     if right:
         _draw_clients(right[0], clients, label)
     save_figure(figure, path)
@@ -66,4 +66,9 @@ def _draw_clients(axes: Any, clients: Mapping[str, Sequence[float | None]], labe
     style(axes, title=f"{label} of each client", x_label="client", y_label="on what it holds out")
     whole_steps(axes)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.legend(frameon=False, labelcolor=INK, fontsize=8)
+    _legend(axes)
+
+
+def _legend(axes: Any) -> None:
+    """Puts the names under the panel, where they hide no line."""
+    axes.legend(frameon=False, labelcolor=INK, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))

@@ -233,7 +233,7 @@ def _write(
             series,
             levels,
             [each["round"] for each in rounds if not each["accepted"]],
-            {name: list(scores["held_out"]["clients"].values()) for name, scores in compared.items()},
+            {tables.TITLES[name]: list(each["held_out"]["clients"].values()) for name, each in compared.items()},
             made / "plots" / PICTURE,
             metric=metric,
             kept=found["kept"],
