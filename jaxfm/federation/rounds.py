@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -71,6 +71,14 @@ class Quorum:
         return sorted(shuffled(clients, self.seed, _QUORUM, round)[: self.size].tolist())
 
 
+class Exchange(Protocol):
+    """Reaches clients that are in other processes."""
+
+    def train(self, going: Mapping[int, int], values: Values, round: int) -> tuple[list[Update], dict[int, str]]:
+        """Returns the updates of the clients `going` (client -> steps), and client -> why one has not answered."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rounds:
     """All that rounds need.
@@ -85,6 +93,7 @@ class Rounds:
       store: where the state is saved.
       progress: where to show how far it is.
       at_once: clients that are trained in one program; 1: one after the other.
+      exchange: reaches clients that are elsewhere; None: they are in this process.
     """
 
     server: Server
@@ -96,6 +105,7 @@ class Rounds:
     store: RoundStore
     progress: Progress
     at_once: int = 1
+    exchange: Exchange | None = None
 
     def run(self, rounds: int) -> list[dict[str, Any]]:
         """Goes on to round `rounds` and returns the history: of each round JSON values, from round 1.
@@ -155,8 +165,12 @@ class Rounds:
         server = self.server
         going = [(self.clients[turn.client], turn.steps) for turn in turns if turn.steps]
         updates: list[Update] = []
+        refused: dict[int, str] = {}
         with self.progress.task(f"round {round + 1}: clients", len(going)) as advance:
-            if self.at_once > 1:
+            if self.exchange is not None:
+                steps = {client.number: count for client, count in going}
+                updates, refused = self.exchange.train(steps, server.values, round)
+            elif self.at_once > 1:
                 for first in range(0, len(going), self.at_once):
                     part = going[first : first + self.at_once]
                     updates += self._stacked.train(part, server.values, round, server.control)
@@ -165,7 +179,7 @@ class Rounds:
                 for client, steps in going:
                     updates.append(client.train(server.values, round, steps=steps, control=server.control))
                     advance(1)
-        usable, refused = [], {}
+        usable = []
         for update in (self.faults.poisoned(each, round) for each in updates):
             if problem := aggregation.problem_of(update):
                 refused[update.client] = problem

@@ -10,7 +10,7 @@ stopped, to the same bits.
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import flags
@@ -27,6 +27,7 @@ from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.observe.tables import to_markdown
 from jaxfm.observe.writers import to_json
 from jaxfm.programs import federated_protection, program
+from jaxfm.programs.federated_agreement import write_agreement
 from jaxfm.programs.federated_options import BESIDE, FederatedOptions, options_of
 from jaxfm.programs.federated_run import Simulation, run_rounds, set_up, train_beside
 from jaxfm.programs.given_config import GivenConfig, resolve_config
@@ -41,6 +42,7 @@ USAGE = (
     "  [--method=fedavg|fedprox|scaffold] [--server_optimizer=sgd|adam|yogi ...]\n"
     "  [--aggregate=mean|trimmed_mean|median] [--quorum=N] [--beside=local,central]\n"
     "  [--private=epsilon:8,delta:1e-5,clip:0.5] [--secure=32|64]\n"
+    "  [--agreement=FILE]\n"
     "  [--poison=ID:sign_flip] [--slow=ID:0.25] [--leave=ID:ROUND]\n"
     "  [--config.KEY=VALUE ...]\n"
     "  CONFIG: a name (ner, ner:files) or --config=FILE.py[:variant]"
@@ -56,6 +58,7 @@ def federated(
     *,
     overrides: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    reached: Callable[[Config, FederatedOptions, Progress], Simulation] = set_up,
     **options: Any,
 ) -> dict[str, Any]:
     """Simulates federated training and writes the run of the model that it comes to.
@@ -65,6 +68,7 @@ def federated(
       workdir: the run directory that is written; rounds are kept beside it, in WORKDIR-rounds.
       overrides: values of single keys of the config, by their dotted names.
       progress: where to show how far it is.
+      reached: sets up clients and server; another one where clients are elsewhere (`federated_network`).
       options: those of the command line, by their names, as clients=10, split="dirichlet=0.1", rounds=20,
         method="fedprox", proximal=0.01 (`jaxfm.programs.federated_options.FederatedOptions`).
 
@@ -86,7 +90,7 @@ def federated(
         held.enter_context(libraries_quieted())
         shown = held.enter_context(progress or Progress(None))
         home = _home(folder, identity)
-        simulation = set_up(resolved, asked, shown)
+        simulation = reached(resolved, asked, shown)
         home.mkdir(parents=True, exist_ok=True)
         held.enter_context(files.held(home / _LOCK, f"--workdir={folder}"))
         _remember(home, folder, identity, simulation)
@@ -262,10 +266,14 @@ def _show(found: Mapping[str, Any], folder: pathlib.Path, shown: Progress) -> No
 def main() -> None:
     """The program."""
     values = flags.FLAGS
-    if values.config is None or not values.workdir:
+    if values.config is None or not (values.workdir or values.agreement):
         raise UserError(f"--{'config' if values.config is None else 'workdir'} is missing.\n{USAGE}")
     program.say_shipped_config()
     options = {each.name: values[each.name].value for each in dataclasses.fields(FederatedOptions)}
+    if values.agreement:
+        write_agreement(values.config, files.user_path(values.agreement, "--agreement"), **options)
+        print(f"what the parties must have alike: {values.agreement}")
+        return
     federated(values.config, values.workdir, **options)
     print(f"run finished; report: {values.workdir}/{MARKDOWN_FILE}")
 
@@ -274,6 +282,7 @@ def run() -> None:
     """Defines the flags and runs the program."""
     program.define_config_flag()
     flags.DEFINE_string("workdir", None, "The run directory to write; the same one again goes on.")
+    flags.DEFINE_string("agreement", None, "A file to write for parties over a network; nothing is trained then.")
     for each in dataclasses.fields(FederatedOptions):
         define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}[type(each.default)]
         define(each.name, each.default, each.metadata["doc"])
