@@ -175,6 +175,7 @@ class FlowerClients:
         self._asked: set[int] = set()
         self._nodes: dict[int, int] = {}  # client -> the number that Flower knows it by
         self._known: dict[int, dict[str, int]] = {}
+        self._silent: set[int] = set()  # clients that did not answer when they were last asked to train
         self._scored: list[tuple[Values, dict[int, Scores]]] = []
         self.clients: list[RemoteClient] = []
         self.stride = 1
@@ -212,6 +213,7 @@ class FlowerClients:
         }
         found, failed = self._ask(messages, seconds=self._seconds)
         updates, unanswered = [], {client: failed[node] for client, node in self._of(failed)}
+        self._silent = (self._silent | set(unanswered)) - {client for client, _ in self._of(found)}
         for client, node in self._of(found):
             try:
                 updates.append(self._update(client, found[node]))
@@ -220,12 +222,16 @@ class FlowerClients:
         return updates, unanswered
 
     def scores(self, values: Values) -> dict[int, Scores]:
-        """Returns how a model does at each client that answers; of the last two models it is asked once."""
+        """Returns how a model does at each client that answers; of the last two models it is asked once.
+
+        Those that did not answer when they were last asked to train are not waited for.
+        """
         for known, found in self._scored:
             if known is values:
                 return found
         arrays = {VALUES: to_record(values), **self._numbers()}
-        answered, failed = self._ask({node: (SCORE, arrays) for node in self._nodes.values()}, seconds=self._seconds)
+        here = {node: (SCORE, arrays) for client, node in self._nodes.items() if client not in self._silent}
+        answered, failed = self._ask(here, seconds=self._seconds)
         found = {}
         for client, node in self._of(answered):
             numbers = self._checked(client, answered[node])
