@@ -10,6 +10,7 @@ have learned;
 `jaxfm.probe`, which says how much of texts' labels is in vectors; `jaxfm.explain`, which says which words results are
 due to.
 `jaxfm.select`, which chooses what to label next, and `jaxfm.self_train`, which learns from unlabelled texts.
+`jaxfm.federated`, which trains over many clients.
 `jaxfm.register`, `register_metric` and `register_loss` add what is yours. All are imported when first asked for:
 `import jaxfm` alone takes no time.
 """
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from jaxfm.programs.evaluate import evaluate as evaluate
     from jaxfm.programs.explain import explain as explain
     from jaxfm.programs.export import export as export
+    from jaxfm.programs.federated import federated as federated
     from jaxfm.programs.leaks import leaks as leaks
     from jaxfm.programs.mine import mine as mine
     from jaxfm.programs.model import Model as Model
@@ -59,6 +61,7 @@ _HOME = {
     "evaluate": "jaxfm.programs.evaluate",
     "explain": "jaxfm.programs.explain",
     "export": "jaxfm.programs.export",
+    "federated": "jaxfm.programs.federated",
     "leaks": "jaxfm.programs.leaks",
     "load": "jaxfm.programs.model",
     "mine": "jaxfm.programs.mine",

@@ -40,6 +40,7 @@ PROGRAMS = (
     Program("search", TRAINING, "searches for the best values of keys: trials that resume exactly"),
     Program("subnets", TRAINING, "finds the best smaller model inside a supernet, and cuts it out"),
     Program("self-train", TRAINING, "trains on a model's own labels of unlabelled texts, in rounds"),
+    Program("federated", TRAINING, "trains over many clients whose data stay apart: a simulation"),
     Program("plan", TRAINING, "says what a run needs on TPUs or GPUs that are not here"),
     Program("from-trainer", TRAINING, "shows a script of transformers' Trainer as a command of jaxfm"),
     Program("evaluate", USING, "scores a run on a split, or two runs against each other"),

@@ -280,8 +280,7 @@ def make_session(
         matches nothing, muP where its rules do not hold; subnets, early heads, teachers, changed rows that do not fit.
     """
     changes, build, objective, notes = _around(config, objective, mesh, teachers, find_tokenizer)
-    accumulate, spec = config.train.accumulate, objective.spec
-    guard = make_spike_guard(config.optim)
+    accumulate, spec, guard = config.train.accumulate, objective.spec, make_spike_guard(config.optim)
 
     def make_model(rngs: nnx.Rngs) -> nnx.Module:
         return distillation.extended(objective, spec.make_model(build, rngs), build, rngs)

@@ -63,6 +63,7 @@ NOT_RUN = {
     r"^(jaxfm |python -m jaxfm\.)(select|self-train|self_train) |--data jsonl:DIR --workdir runs/b$": (
         "needs a run and unlabelled texts, or trains several: tests/programs/test_select.py and test_self_train.py"
     ),
+    r"^(jaxfm |python -m jaxfm\.)federated ": "trains many clients; tests/programs/test_federated.py does so",
     r"^(jaxfm |python -m jaxfm\.)stress |task\.perturb": "scores many times: tests/programs/test_stress.py",
     r"--replay=": "needs a run that stopped; tests/training/test_skipped_batch.py replays one of every task",
     r"--push[ =]": "needs a repository of the hub; tests/hub/test_push.py has a stand-in for it",
