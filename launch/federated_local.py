@@ -24,9 +24,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-
-from local import USER_MISTAKE, MistakeError, free_port, make_parser  # noqa: E402
+import local  # pyright: ignore[reportMissingImports]  # beside this script, and so on its path
 
 CONNECTION = "jaxfm"  # what Flower's config calls the server
 START_SECONDS, END_SECONDS = 120.0, 15.0
@@ -74,13 +72,13 @@ class Party:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Reads the command line; `training` holds what follows --.
 
-    Raises MistakeError.
+    Raises local.MistakeError.
     """
     own, training = list(arguments), []
     if "--" in own:
         at = own.index("--")
         own, training = own[:at], own[at + 1 :]
-    parser = make_parser(
+    parser = local.make_parser(
         "launch/federated_local.py",
         "Runs a federation over the network of one machine, by Flower.",
         "launch/federated_local.py --workdir=DIR [options] -- CONFIG --clients=N [more flags of jaxfm.federated]",
@@ -97,12 +95,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(own)
     if options.seconds <= 0 or not 0 <= options.port <= 65535:
         name = "seconds" if options.seconds <= 0 else "port"
-        raise MistakeError(f"--{name}={getattr(options, name):g}: is out of range")
+        raise local.MistakeError(f"--{name}={getattr(options, name):g}: is out of range")
     if not training:
-        raise MistakeError("nothing to run: give the flags of jaxfm.federated after --")
+        raise local.MistakeError("nothing to run: give the flags of jaxfm.federated after --")
     for word in training:
         if word.lstrip("-").split("=")[0] in ("workdir", "agreement"):
-            raise MistakeError(f"{word}: is set by this launcher; leave it out")
+            raise local.MistakeError(f"{word}: is set by this launcher; leave it out")
     options.training, options.workdir = training, options.workdir.absolute()
     options.folder = options.workdir.with_name(f"{options.workdir.name}-network")
     return options
@@ -269,7 +267,7 @@ def run(options: argparse.Namespace, federation: Federation) -> int:
         if code := subprocess.run(made, check=False).returncode:
             return code
     clients = count(options)
-    ports = [options.port or free_port(), *(free_port() for _ in range(clients))]
+    ports = [options.port or local.free_port(), *(local.free_port() for _ in range(clients))]
     server, *others = parties(options, clients, ports)
     write_app(options.folder / "app")
     write_connection(options, ports[0])
@@ -303,9 +301,9 @@ def main(arguments: Sequence[str]) -> int:
 
     try:
         options = parse(arguments)
-    except MistakeError as error:
+    except local.MistakeError as error:
         say(f"{error}\nRun launch/federated_local.py --help for the usage.")
-        return USER_MISTAKE
+        return local.USER_MISTAKE
     if options.dry_run:
         print(f"{shlex.join(agreement_command(options))}")
         for party in parties(options, 2, (9092, 9094, 9095)):
