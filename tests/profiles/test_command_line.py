@@ -69,6 +69,10 @@ MISTAKES = {
     "pruning": (["--source=conll:absent", "--output=o.json", "--budgets=0.5,1"], "--budgets: 1 must be a share"),
     "explaining": (["--source=conll:absent", "--output=o.json", "--orders=0"], "--orders=0: must be at least 1"),
     "faults/fuzz": (["--reader=conl", "--output=o.json"], "--reader: 'conl' is not one of them. Did you mean 'conll'?"),
+    "federated": (
+        ["--set=sst2", "--data=absent", "--output=o.json", "--scenarios=fedavgg"],
+        "--scenarios: 'fedavgg' is unknown. Did you mean 'fedavg'?",
+    ),
     "few_shot": (["--output=o.json", "--methods=probe,setfitt"], "--methods: 'setfitt' is none of probe, tune, setfit"),
     "growing": (
         ["--source=text:absent", "--output=o.json", "--layers=1,many"],

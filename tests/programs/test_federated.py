@@ -111,9 +111,7 @@ def test_killed_in_the_midst_of_a_round_it_goes_on_to_the_same_bits(
         with pytest.raises(KeyboardInterrupt):
             federated(config, tmp_path / "k", **OPTIONS)
     assert not (tmp_path / "k").exists()  # no half of a run; the rounds are beside it
-    with pytest.raises(
-        UserError, match=r"k-rounds holds rounds of another command \(method 'scaffold', now 'fedavg'\)"
-    ):
+    with pytest.raises(UserError, match=r"k-rounds holds rounds of another command \(method 'scaffold', now "):
         federated(config, tmp_path / "k", **{**OPTIONS, "method": "fedavg"})
     again = federated(config, tmp_path / "k", **OPTIONS)
     assert again["rounds"] == found["rounds"] and again["result"] == found["result"]
@@ -174,6 +172,7 @@ def test_keys_of_one_run_are_refused(config: Config, tmp_path: pathlib.Path) -> 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_task_without_classes_is_refused(tmp_path: pathlib.Path) -> None:
     config = tiny.masked_lm_config(tmp_path)
     with pytest.raises(UserError, match="config.task.name: 'masked_lm' has no class per record"):
