@@ -19,7 +19,7 @@ class PrivacyConfig:
         0.0, "budget of the whole run: the noise is the least that keeps it; 0: `noise` says how much", at_least=0.0
     )
     delta: float = field(
-        1e-6, "of (epsilon, delta)-privacy; below one divided by the number of rows", above=0.0, at_most=0.1
+        1e-6, "of (epsilon, delta)-privacy; below one divided by the number of rows", above=0.0, at_most=0.5
     )
     noise: float = field(
         0.0,

@@ -26,10 +26,9 @@ from jaxfm.observe.progress import Progress
 from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.observe.tables import to_markdown
 from jaxfm.observe.writers import to_json
-from jaxfm.programs import federated_protection, program
-from jaxfm.programs.federated_agreement import write_agreement
+from jaxfm.programs import federated_agreement, federated_protection, program
 from jaxfm.programs.federated_options import BESIDE, FederatedOptions, options_of
-from jaxfm.programs.federated_run import Simulation, run_rounds, set_up, train_beside
+from jaxfm.programs.federated_run import Simulation, agree, check_clients, run_rounds, set_up, train_beside
 from jaxfm.programs.given_config import GivenConfig, resolve_config
 from jaxfm.programs.pruned_run import is_whole, new_output, written
 from jaxfm.schema import to_dict
@@ -111,6 +110,26 @@ def federated(
         _write(folder, simulation, found, values, shown)
         _show(found, folder, shown)
     return files.read_object(folder / JSON_FILE)
+
+
+def write_agreement(
+    config: GivenConfig, path: str | pathlib.Path, *, overrides: Mapping[str, Any] | None = None, **options: Any
+) -> None:
+    """Writes what the parties of a federation over a network must have alike; nothing is trained.
+
+    Args:
+      config: as for `federated`.
+      path: a file of JSON.
+      overrides: values of single keys of the config, by their dotted names.
+      options: as for `federated`.
+
+    Raises UserError for options that a network does not have, and for whatever the server's own source is refused for.
+    """
+    asked = options_of(options)
+    federated_agreement.check(asked)
+    agreed = agree(resolve_config(config, overrides))
+    check_clients(asked, federated_agreement.count_of(asked), agreed.config.seed)
+    federated_agreement.write(files.user_path(path, "--agreement"), agreed.config, asked)
 
 
 def _identity(config: Config, options: FederatedOptions) -> dict[str, Any]:
@@ -271,7 +290,7 @@ def main() -> None:
     program.say_shipped_config()
     options = {each.name: values[each.name].value for each in dataclasses.fields(FederatedOptions)}
     if values.agreement:
-        write_agreement(values.config, files.user_path(values.agreement, "--agreement"), **options)
+        write_agreement(values.config, values.agreement, **options)
         print(f"what the parties must have alike: {values.agreement}")
         return
     federated(values.config, values.workdir, **options)

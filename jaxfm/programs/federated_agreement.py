@@ -5,9 +5,8 @@ batch) decided. Each party has this file and what its config names: the server's
 shape of rows follow, and the weights. Clients have their own data beside it.
 """
 
+import dataclasses
 import pathlib
-from collections.abc import Mapping
-from typing import Any
 
 from jaxfm import files
 from jaxfm.config import Config
@@ -16,27 +15,20 @@ from jaxfm.federation.corrections import SCAFFOLD
 from jaxfm.federation.splits import FILES, parse_split
 from jaxfm.observe.writers import to_json
 from jaxfm.programs.federated_options import FederatedOptions, options_of
-from jaxfm.programs.federated_run import agree, check_clients
-from jaxfm.programs.given_config import GivenConfig, resolve_config
 from jaxfm.schema import to_dict
 from jaxfm.tasks import registry
 
 VERSION = 1
 
 
-def write_agreement(
-    config: GivenConfig, path: pathlib.Path, overrides: Mapping[str, Any] | None = None, **options: Any
-) -> None:
-    """Writes what all parties of a federation must have alike.
-
-    Raises UserError for options that a network does not have, and for whatever the server's own source is refused for.
-    """
-    asked = options_of(options)
-    check(asked)
-    agreed = agree(resolve_config(config, overrides))
-    check_clients(asked, count_of(asked), agreed.config.seed)
-    clients = count_of(asked)
-    found = {"version": VERSION, "clients": clients, "config": to_dict(agreed.config), "options": options}
+def write(path: pathlib.Path, config: Config, options: FederatedOptions) -> None:
+    """Writes what all parties of a federation must have alike; `config`: with what data decide decided."""
+    found = {
+        "version": VERSION,
+        "clients": count_of(options),
+        "config": to_dict(config),
+        "options": dataclasses.asdict(options),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(path, to_json(found))
 

@@ -110,12 +110,12 @@ def resolve(config: Config, batches: TrainBatches, rows: int, total_steps: int) 
     if not asked.clip:
         return config, None
     assert isinstance(batches, PoissonBatches)
-    if bool(asked.epsilon) == bool(asked.noise):
+    if bool(config.privacy.epsilon) == bool(config.privacy.noise):
         raise UserError(
             f"config.privacy.epsilon: is {asked.epsilon:g} and config.privacy.noise is {asked.noise:g}; private "
             "training needs one of them: a budget, from which the noise follows, or a noise multiplier."
         )
-    if asked.delta >= 1 / rows:
+    if config.privacy.delta >= 1 / rows:
         raise UserError(
             f"config.privacy.delta: {asked.delta:g}: must be below one divided by the number of rows, {1 / rows:.3g}: "
             "giving away one row whole would satisfy it."

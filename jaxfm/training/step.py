@@ -187,15 +187,11 @@ def make_train_step(
             live_params=moved[0] if adaptation.averaging else {},
             guard=remembered,
         )
-        step_sums = (
-            {"loss": weighted(loss, weight)}
-            | step_sums
-            | {
-                "gradient_norm": weighted(norm),
-                "skipped": weighted(jnp.where(healthy, 0.0, 1.0)),
-                **({} if is_spike is None else {"spikes": weighted(jnp.where(is_spike, 1.0, 0.0))}),
-            }
-        )
+        step_sums = {"loss": weighted(loss, weight), **step_sums} | {
+            "gradient_norm": weighted(norm),
+            "skipped": weighted(jnp.where(healthy, 0.0, 1.0)),
+            **({} if is_spike is None else {"spikes": weighted(jnp.where(is_spike, 1.0, 0.0))}),
+        }
         return state, metrics_lib.add(sums, step_sums)
 
     return train_step

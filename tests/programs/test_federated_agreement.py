@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from jaxfm.errors import UserError
-from jaxfm.programs.federated_agreement import count_of, read_agreement, write_agreement
+from jaxfm.programs.federated import write_agreement
+from jaxfm.programs.federated_agreement import count_of, read_agreement
 from jaxfm.programs.federated_options import FederatedOptions
 from tests import tiny
 
@@ -15,7 +16,7 @@ from tests import tiny
 def test_an_agreement_has_config_and_options_with_what_data_decide(tmp_path: pathlib.Path) -> None:
     config = tiny.classification_config(tmp_path, train__batch_size=4)
     path = tmp_path / "agreed" / "federation.json"
-    write_agreement(config, path, {"train.batch_size": 8}, clients="3", rounds=4, private="")
+    write_agreement(config, path, overrides={"train.batch_size": 8}, clients="3", rounds=4, private="")
     read, options = read_agreement(path)
     assert read.train.batch_size == 8 and read.task == config.task and read.data.source == config.data.source
     assert options == FederatedOptions(clients="3", rounds=4) and count_of(options) == 3

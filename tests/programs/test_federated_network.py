@@ -9,7 +9,8 @@ import pytest
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.programs import federated_run
-from jaxfm.programs.federated_agreement import read_agreement, write_agreement
+from jaxfm.programs.federated import write_agreement
+from jaxfm.programs.federated_agreement import read_agreement
 from jaxfm.programs.federated_network import open_client
 from tests import tiny
 
