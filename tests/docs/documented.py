@@ -64,7 +64,7 @@ NOT_RUN = {
         "needs a run and unlabelled texts, or trains several: tests/programs/test_select.py and test_self_train.py"
     ),
     r"^(jaxfm |python -m jaxfm\.)federated ": "trains many clients; tests/programs/test_federated.py does so",
-    r"^launch/federated_local\.py": "needs Flower; tests/launch/test_federated_local.py has a federation of three processes",
+    r"^launch/federated_local\.py": "needs Flower; tests/launch/test_federated_local.py has federations",
     r"privacy\.": "needs dp-accounting and many rows; tests/training/test_private_rows.py trains so",
     r"^(jaxfm |python -m jaxfm\.)stress |task\.perturb": "scores many times: tests/programs/test_stress.py",
     r"--replay=": "needs a run that stopped; tests/training/test_skipped_batch.py replays one of every task",

@@ -34,7 +34,8 @@ INLINE = [
 
 def _launched_by(script: str) -> str:
     """The program that a script of launch/ starts."""
-    return "jaxfm.search" if "workers" in script else "jaxfm.train"
+    named = {"workers": "jaxfm.search", "federated": "jaxfm.federated"}
+    return next((program for part, program in named.items() if part in script), "jaxfm.train")
 
 
 LAUNCHED = [

@@ -130,14 +130,15 @@ def test_a_killed_client_is_named_and_nothing_of_the_data_crosses_the_socket(tmp
     timer = threading.Timer(1200, child.kill)
     timer.start()
     lines, pid = [], 0
-    assert child.stdout is not None
-    for line in child.stdout:
-        lines.append(line)
-        if found := re.match(r"client2: process (\d+)", line):
-            pid = int(found[1])
-        if line.startswith("round 1 of 2: 3 of 3 clients"):
-            os.killpg(pid, signal.SIGKILL)
-    code = child.wait()
+    with child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            lines.append(line)
+            if found := re.match(r"client2: process (\d+)", line):
+                pid = int(found[1])
+            if line.startswith("round 1 of 2: 3 of 3 clients"):
+                os.killpg(pid, signal.SIGKILL)
+    code = child.returncode
     timer.cancel()
     proxy.close()
     assert code == 0, "".join(lines)[-4000:]

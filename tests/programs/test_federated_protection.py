@@ -45,6 +45,7 @@ def test_without_protection_nothing_is_checked_or_said() -> None:
     assert protection.lines({"asked": {"secure": 0}}) == []
 
 
+@pytest.mark.slow
 @needs_accountant
 def test_a_private_masked_simulation_says_what_it_has_spent(tmp_path: pathlib.Path) -> None:
     config = tiny.classification_config(tmp_path, train__batch_size=4)

@@ -48,6 +48,7 @@ def test_a_private_run_says_what_it_has_spent_and_keeps_no_loss_of_training(tmp_
     assert json.loads((tmp_path / "run" / "report.json").read_text())["privacy"] == spent
 
 
+@pytest.mark.slow
 @needs_accountant
 def test_noise_of_a_budget(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(private_rows.accounting.noise_for.__kwdefaults__, "accountant", "rdp")
@@ -59,6 +60,7 @@ def test_noise_of_a_budget(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPat
     assert any("epsilon" in note and "noise multiplier" in note for note in setup.notes)
 
 
+@pytest.mark.slow
 def test_the_update_is_the_same_on_four_devices_as_on_one(tmp_path: pathlib.Path) -> None:
     config = _config(tmp_path, train__batch_size=8, model__dropout=0.1)
     task, loaded = registry.create(config, resolve(config.model))
