@@ -23,7 +23,7 @@ from jaxfm.federation import splits
 from jaxfm.federation.client import ClientData, client_seed
 from jaxfm.federation.splits import DIRICHLET, FILES, IID, Split
 from jaxfm.observe.progress import Progress
-from jaxfm.programs.audit_records import TRAIN, VALID, readable
+from jaxfm.programs.audit_records import TEST, TRAIN, readable
 from jaxfm.schema import replaced
 
 _COLUMNS = ("words", "tags", "document", "text", "pair", "image", "label")
@@ -45,22 +45,23 @@ class Reader:
     spec: Any
     config: Config
 
-    def records(self, source: str, config: Config) -> tuple[list[LabelledRecord], Sequence[str]]:
-        """Returns the training records of a source, and the classes; UserError for a label that is none of these."""
+    def records(self, source: str, config: Config, split: str = TRAIN) -> tuple[list[LabelledRecord], Sequence[str]]:
+        """Returns the records of a source, and the classes; UserError for a label that is none of these."""
         task = with_class_labels(
-            self.definition.reopen(self.folder, self.spec, config, source, TRAIN), config.task.name
+            self.definition.reopen(self.folder, self.spec, config, source, split), config.task.name
         )
-        return task.labelled(TRAIN), task.class_names
+        return task.labelled(split), task.class_names
 
-    def rows(self, split: str, records: Sequence[LabelledRecord], others: Sequence[LabelledRecord]) -> Task:
-        """Returns the task over records of one split; `others` are of the other one."""
-        data = {split: readable(split, records)}
-        if others:  # else a share of train would be taken for it
-            data[VALID if split == TRAIN else TRAIN] = readable(TRAIN, others)
+    def rows(self, records: Sequence[LabelledRecord]) -> Task:
+        """Returns the task over records, as its split "test".
+
+        Of training examples readers ask for more than one class, which a client may not have.
+        """
+        data = {TEST: readable(TEST, records)}
         # Columns are found by their usual names, whatever those of the source are.
         config = replaced(self.config, {f"data.{name}_column": "" for name in _COLUMNS})
         with in_memory.provided(data) as source:
-            return self.definition.reopen(self.folder, self.spec, config, source, split)
+            return self.definition.reopen(self.folder, self.spec, config, source, TEST)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -163,11 +164,11 @@ def client_data(
     reader: Reader, name: str, training: Sequence[LabelledRecord], held: Sequence[LabelledRecord]
 ) -> ClientData:
     """Returns the data of a client of these records."""
-    rows = reader.rows(TRAIN, training, held or training[:1]).datasets[TRAIN]
+    rows = reader.rows(training).datasets[TEST]
     if not held:
         return ClientData(rows, len(training), name=name)
-    task = reader.rows(VALID, held, training[:1])
-    return ClientData(rows, len(training), task.datasets[VALID], len(held), task.scorer(VALID), name)
+    task = reader.rows(held)
+    return ClientData(rows, len(training), task.datasets[TEST], len(held), task.scorer(TEST), name)
 
 
 def _by_files(reader: Reader, folder: pathlib.Path, least: int) -> list[ClientRecords]:
@@ -180,8 +181,10 @@ def _by_files(reader: Reader, folder: pathlib.Path, least: int) -> list[ClientRe
     config = replaced(reader.config, {"data.holdout": 0.0})
     found = []
     for path in paths:
-        source = f"{scheme}:{path}" if path.is_dir() else f"{scheme}:{TRAIN}={path}"
-        records, names = reader.records(source, config)
+        if path.is_dir():
+            records, names = reader.records(f"{scheme}:{path}", config)
+        else:
+            records, names = reader.records(f"{scheme}:{TEST}={path}", config, TEST)
         if len(records) < least:
             raise UserError(
                 f"{path}: the client has {len(records):,} examples, fewer than --min_examples={least}. Leave it out, "
