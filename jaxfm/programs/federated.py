@@ -288,7 +288,7 @@ def main() -> None:
     if values.config is None or not (values.workdir or values.agreement):
         raise UserError(f"--{'config' if values.config is None else 'workdir'} is missing.\n{USAGE}")
     program.say_shipped_config()
-    options = {each.name: values[each.name].value for each in dataclasses.fields(FederatedOptions)}
+    options: dict[str, Any] = {each.name: values[each.name].value for each in dataclasses.fields(FederatedOptions)}
     if values.agreement:
         write_agreement(values.config, values.agreement, **options)
         print(f"what the parties must have alike: {values.agreement}")

@@ -106,11 +106,8 @@ def make_gradients(
         context = LossContext(key, state.step / total_steps, constants, key)
         loss, grads, weight, step_sums = summed(moved, state.params, batch, context)
         if privacy is not None:
-            grads, weight, step_sums = (
-                privacy.noised(grads, key),
-                jnp.float32(privacy.expected),
-                privacy.metrics(step_sums),
-            )
+            grads, weight = privacy.noised(grads, key), jnp.float32(privacy.expected)
+            step_sums = privacy.metrics(step_sums)
         return Gradients(loss, adaptation.mask(grads, state.step), weight, step_sums)
 
     return gradients

@@ -24,6 +24,7 @@ def agreement(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder / "federation.json"
 
 
+@pytest.mark.slow
 def test_a_client_trains_as_in_the_simulation(agreement: pathlib.Path) -> None:
     config, options = read_agreement(agreement)
     with Progress(None) as progress:
