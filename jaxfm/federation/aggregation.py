@@ -7,8 +7,9 @@ not depend on the order in which updates arrive.
 # C clients
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -61,19 +62,11 @@ def combine_controls(updates: Sequence[Update], how: Aggregation = Aggregation()
 
 def combine_values(values: Sequence[Mapping[str, np.ndarray]], weights: Sequence[float], how: Aggregation) -> Values:
     """Returns path -> f32 of arrays of C clients; weights are read by "mean" alone."""
-    rule: Callable[[np.ndarray], np.ndarray]
     if how.rule == MEAN:
         share_C = np.asarray(weights, np.float64) / np.sum(weights, dtype=np.float64)
         return {path: _weighted_sum([each[path] for each in values], share_C).astype(np.float32) for path in values[0]}
-    if how.rule == MEDIAN:
-        rule = _median
-    else:
-        cut = trimmed(len(values), how.trim)
-
-        def rule(values_C: np.ndarray) -> np.ndarray:
-            return np.sort(values_C, axis=0)[cut : len(values_C) - cut].mean(axis=0, dtype=np.float64)
-
-    return {path: rule(np.stack([each[path] for each in values])).astype(np.float32) for path in values[0]}
+    combined = _median if how.rule == MEDIAN else functools.partial(_trimmed_mean, cut=trimmed(len(values), how.trim))
+    return {path: combined(np.stack([each[path] for each in values])).astype(np.float32) for path in values[0]}
 
 
 def trimmed(clients: int, trim: float) -> int:
@@ -123,3 +116,7 @@ def _weighted_sum(arrays: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarr
 
 def _median(values_C: np.ndarray) -> np.ndarray:
     return np.median(values_C, axis=0)
+
+
+def _trimmed_mean(values_C: np.ndarray, cut: int) -> np.ndarray:
+    return np.sort(values_C, axis=0)[cut : len(values_C) - cut].mean(axis=0, dtype=np.float64)

@@ -47,7 +47,7 @@ def corrected(
         anchor = jax.tree.map(jnp.copy, params) if method == FEDPROX else {}
         return Corrected(inner.init(params), anchor, zeros, jax.tree.map(jnp.copy, zeros), jnp.zeros((), jnp.int32))
 
-    def update(updates: Any, state: Corrected, params: Any = None, **told: Any) -> tuple[Any, Corrected]:
+    def update(updates: Any, state: Any, params: Any = None, **told: Any) -> tuple[Any, Any]:
         own, total = updates, state.total
         if method == FEDPROX:
             updates = jax.tree.map(lambda g, y, x: g + proximal * (y - x), own, params, state.anchor)

@@ -5,14 +5,15 @@ Whether and how is a function of the seed, the round and the client's number, so
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.federation.update import Update, Values
 
+Value = TypeVar("Value")
 PARTIAL, DROP = LATE = ("partial", "drop")
 SIGN_FLIP, SCALE, NOISE, NAN = POISONS = ("sign_flip", "scale", "noise", "nan")
 _FAIL, _STRAGGLE, _PART, _NOISE = 21, 22, 23, 24  # streams of random numbers
@@ -135,18 +136,18 @@ def _poisoned(value: np.ndarray, kind: str, scale: float, rng: np.random.Generat
     return (scale * size * rng.standard_normal(value.shape)).astype(np.float32)
 
 
-def parse_of_clients(text: str, option: str, kind: type) -> dict[int, float | int | str]:
+def parse_of_clients(text: str, option: str, kind: Callable[[str], Value], example: str) -> dict[int, Value]:
     """Returns client -> value of "3:0.25,7:0.5"; UserError for another form, or a client that is named twice."""
-    found: dict[int, float | int | str] = {}
+    found: dict[int, Value] = {}
     for part in filter(None, (each.strip() for each in text.split(","))):
         client, colon, value = part.partition(":")
         try:
+            if not (colon and value):
+                raise ValueError("no value")
             number, parsed = int(client), kind(value)
         except ValueError:
-            colon = ""
-        if not colon or not value:
-            what = {float: "0.25", int: "5", str: SIGN_FLIP}[kind]
-            raise UserError(f"--{option}={text}: must be CLIENT:VALUE, several with commas, as --{option}=3:{what}.")
+            form = f"must be CLIENT:VALUE, several with commas, as --{option}={example}"
+            raise UserError(f"--{option}={text}: {form}.") from None
         if number in found:
             raise UserError(f"--{option}={text}: names client {number} twice.")
         found[number] = parsed

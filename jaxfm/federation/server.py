@@ -130,7 +130,7 @@ class Server:
         """
         gradient = {path: -value for path, value in difference.items()}
         updates, self._opt_state = self._optimizer.update(gradient, self._opt_state, self.values)
-        moved = optax.apply_updates(self.values, updates)
+        moved: Any = optax.apply_updates(self.values, updates)
         self.values = {path: np.asarray(value, np.float32) for path, value in moved.items()}
         if self.control is not None:
             assert control is not None

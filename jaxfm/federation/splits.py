@@ -118,15 +118,18 @@ def main_classes(records: Sequence[LabelledRecord], class_names: Sequence[str]) 
     """
     found: list[collections.Counter[str]] = []
     for record in records:
+        names = [str(class_names[number]) for number in _class_numbers(record)]
         if TOKENS in record.row:
-            tags = [class_names[number] for number in record.classes.tolist()]
-            found.append(collections.Counter(tag[2:] for tag in tags if tag.startswith("B-")))
-        elif record.classes.dtype == bool:
-            found.append(collections.Counter(class_names[number] for number in np.flatnonzero(record.classes[0])))
-        else:
-            found.append(collections.Counter([class_names[int(record.classes[0])]]))
+            names = [name[2:] for name in names if name.startswith("B-")]
+        found.append(collections.Counter(names))
     total: collections.Counter[str] = sum(found, collections.Counter())
     return [min(own, key=lambda name: (-own[name], total[name], name)) if own else NO_CLASS for own in found]
+
+
+def _class_numbers(record: LabelledRecord) -> list[int]:
+    """Returns the classes of a record, or of its words."""
+    several = record.classes.dtype == bool
+    return (np.flatnonzero(record.classes[0]) if several else record.classes).tolist()
 
 
 def _cuts(sizes_K: np.ndarray, clients: int, alpha: float, seed: int, attempt: int) -> np.ndarray:

@@ -141,12 +141,12 @@ class FederatedOptions:
         found = Faults(
             seed=seed,
             stragglers=self.stragglers,
-            slow=parse_of_clients(self.slow, "slow", float),
+            slow=parse_of_clients(self.slow, "slow", float, "3:0.25"),
             deadline=self.deadline,
             late=self.late,
-            gone=parse_of_clients(self.leave, "leave", int),
+            gone=parse_of_clients(self.leave, "leave", int, "4:6"),
             fail=self.fail,
-            poison=parse_of_clients(self.poison, "poison", str),
+            poison=parse_of_clients(self.poison, "poison", str, "3:sign_flip"),
             poison_scale=self.poison_scale,
         )
         found.check(clients)

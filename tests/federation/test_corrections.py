@@ -22,11 +22,11 @@ STEPS_C = (2, 5, 9)  # different numbers of local steps: what FedAvg does not co
 def by_jaxfm(method: str, proximal: float = 0.0, rounds: int = ROUNDS, steps: tuple[int, ...] = STEPS_C) -> Any:
     optimizer = optax.with_extra_args_support(corrected(optax.sgd(RATE), method, proximal))
     server = Server({"y": np.zeros(2, np.float32)}, ServerRules(len(steps), len(steps)), control=method == "scaffold")
-    controls = [{"y": np.zeros(2, np.float32)} for _ in steps]
+    controls: Any = [{"y": np.zeros(2, np.float32)} for _ in steps]
     for _ in range(rounds):
         updates = []
         for client, count in enumerate(steps):
-            y = {"y": jnp.asarray(server.values["y"])}
+            y: Any = {"y": jnp.asarray(server.values["y"])}
             offset = None
             if server.control is not None:
                 offset = {"y": jnp.asarray(server.control["y"] - controls[client]["y"])}
@@ -97,7 +97,7 @@ def test_clipping_is_told_the_norm_of_the_corrected_gradient() -> None:
         told.append(float(extra["norm"]))
         return updates, state
 
-    inner = optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+    inner = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
     optimizer = optax.with_extra_args_support(corrected(inner, "fedprox", 1.0))
     state = optimizer.init({"y": jnp.zeros(2)})
     optimizer.update({"y": jnp.asarray([0.0, 1.0])}, state, {"y": jnp.asarray([3.0, 3.0])}, norm=jnp.asarray(1.0))

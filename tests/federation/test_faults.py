@@ -60,15 +60,15 @@ def test_poison() -> None:
 
 
 def test_options_of_clients() -> None:
-    assert parse_of_clients("3:0.25, 7:0.5", "slow", float) == {3: 0.25, 7: 0.5}
-    assert parse_of_clients("", "slow", float) == {}
+    assert parse_of_clients("3:0.25, 7:0.5", "slow", float, "3:0.25") == {3: 0.25, 7: 0.5}
+    assert parse_of_clients("", "slow", float, "3:0.25") == {}
     for text, message in (
         ("3", "must be CLIENT:VALUE"),
         ("x:1", "must be CLIENT:VALUE"),
         ("3:1,3:2", "client 3 twice"),
     ):
         with pytest.raises(UserError, match=message):
-            parse_of_clients(text, "slow", float)
+            parse_of_clients(text, "slow", float, "3:0.25")
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ def params_of(workdir: pathlib.Path) -> list[Any]:
     return jax.tree.leaves(jax.device_get(run.restore(mesh, Build(compute_dtype("f32"), False)).params))
 
 
+@pytest.mark.slow  # tests/federation/test_rounds.py and test_storage.py have the parts of it
 def test_killed_in_the_midst_of_a_round_it_goes_on_to_the_same_bits(
     run: tuple[pathlib.Path, dict[str, Any]], config: Config, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
