@@ -50,3 +50,4 @@ class RecordingProxy:
         for each in (one, other):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
+        one.close()  # the other one is closed by the thread that reads it

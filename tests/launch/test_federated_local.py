@@ -6,9 +6,11 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -63,6 +65,23 @@ def test_a_dry_run_prints_the_commands_of_all_parties(tmp_path: pathlib.Path) ->
         assert f"client={number}" in lines[2 + number] and "--root-certificates=" in lines[2 + number]
     assert all("FLWR_TELEMETRY_ENABLED=0" in line and "--insecure" not in line for line in lines[1:4])
     assert lines[4].endswith("app jaxfm --stream")
+
+
+def test_the_proxy_passes_on_and_keeps_what_is_sent_both_ways() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        proxy = RecordingProxy(server.getsockname()[1])
+        with socket.create_connection(("127.0.0.1", proxy.port)) as near:
+            far, _ = server.accept()
+            with far:
+                near.sendall(b"asked")
+                assert far.recv(5) == b"asked"
+                far.sendall(b"answered")
+                assert near.recv(8) == b"answered"
+        deadline = time.monotonic() + 10
+        while threading.active_count() > 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert proxy.recorded() == b"asked\nanswered"
+        proxy.close()
 
 
 def _config(folder: pathlib.Path) -> Any:
@@ -190,8 +209,6 @@ def _look_for_data(sent: bytes, folder: pathlib.Path) -> None:
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
