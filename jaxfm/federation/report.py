@@ -88,6 +88,8 @@ def events(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
         f"client {client}: {why} (round{'s' * (len(of) > 1)} {_ranges(of)})"
         for (client, why), of in sorted(by_what.items(), key=lambda item: (int(item[0][0]), item[1]))
     ]
+    if not any(each["accepted"] for each in rounds):
+        lines.append("WARNING: no round was taken, so the model is that of the beginning")
     if refused := [each["round"] for each in rounds if not each["accepted"]]:
         lines.append(f"refused and rolled back: round{'s' * (len(refused) > 1)} {_ranges(refused)}")
     return lines

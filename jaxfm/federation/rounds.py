@@ -119,7 +119,8 @@ class Rounds:
             history.append(self._round(self.server.round, rounds))
             best = best_round(history, self.goal)
             self.store.save(self.server, self.clients, history, best)
-            self.progress.say(describe(history[-1], rounds, self.goal.metric, is_best=best == len(history)))
+            is_best = best == len(history) and history[-1]["accepted"]
+            self.progress.say(describe(history[-1], rounds, self.goal.metric, is_best=is_best))
         if not any(each["answered"] for each in history):
             raise UserError("no client has answered in any round: there is no model. Look at --leave, --fail, --slow.")
         return history

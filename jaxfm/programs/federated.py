@@ -248,8 +248,8 @@ def _write(
             "worst client": [(each["round"], each.get("held_out", {}).get("worst")) for each in rounds],
         }
         levels = {
-            f"{name}: mean of clients": scores["held_out"]["mean"]
-            for name, scores in compared.items()
+            f"{tables.TITLES[name]} (mean)": each["held_out"]["mean"]
+            for name, each in compared.items()
             if name in BESIDE
         }
         plot_rounds(

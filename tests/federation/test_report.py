@@ -63,6 +63,11 @@ def test_events_name_clients_and_rounds() -> None:
     ]
 
 
+def test_it_is_said_where_no_round_was_taken() -> None:
+    first, *_ = events([record(1, accepted=False)])
+    assert first == "WARNING: no round was taken, so the model is that of the beginning"
+
+
 def test_traffic_in_words() -> None:
     assert traffic(FOUND) == ("sent: 8.00 MB to clients and 4.00 MB from them; 5 of 50 (10.00%) parameters travel")
     assert "all parameters travel" in traffic({"traffic": {**FOUND["traffic"], "values": 50}})
