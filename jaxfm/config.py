@@ -14,6 +14,7 @@ from jaxfm.consolidation_config import ConsolidationConfig
 from jaxfm.distil_config import DistilConfig
 from jaxfm.errors import UserError
 from jaxfm.optim_config import OptimConfig
+from jaxfm.privacy_config import PrivacyConfig
 from jaxfm.schema import field
 
 # What of a layer is computed again for the backward pass, to save memory; see ModelConfig.remat.
@@ -406,6 +407,7 @@ class Config:
     distil: DistilConfig = dataclasses.field(default_factory=DistilConfig)
     augment: TextAugmentConfig = dataclasses.field(default_factory=TextAugmentConfig)
     consolidate: ConsolidationConfig = dataclasses.field(default_factory=ConsolidationConfig)
+    privacy: PrivacyConfig = dataclasses.field(default_factory=PrivacyConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)

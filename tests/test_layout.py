@@ -46,6 +46,7 @@ LOWEST = (
     "consolidation_config",
     "distil_config",
     "optim_config",
+    "privacy_config",
 )
 TASK_REGISTRY = "jaxfm.tasks.registry"
 # Who may import from another task's folder, and why.

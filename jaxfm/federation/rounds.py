@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -71,6 +71,14 @@ class Quorum:
         return sorted(shuffled(clients, self.seed, _QUORUM, round)[: self.size].tolist())
 
 
+class Exchange(Protocol):
+    """Reaches clients that are in other processes."""
+
+    def train(self, going: Mapping[int, int], values: Values, round: int) -> tuple[list[Update], dict[int, str]]:
+        """Returns the updates of the clients `going` (client -> steps), and client -> why one has not answered."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rounds:
     """All that rounds need.
@@ -85,6 +93,7 @@ class Rounds:
       store: where the state is saved.
       progress: where to show how far it is.
       at_once: clients that are trained in one program; 1: one after the other.
+      exchange: reaches clients that are elsewhere; None: they are in this process.
     """
 
     server: Server
@@ -96,6 +105,7 @@ class Rounds:
     store: RoundStore
     progress: Progress
     at_once: int = 1
+    exchange: Exchange | None = None
 
     def run(self, rounds: int) -> list[dict[str, Any]]:
         """Goes on to round `rounds` and returns the history: of each round JSON values, from round 1.
@@ -139,10 +149,12 @@ class Rounds:
             "loss": _mean_loss(updates),
             "accepted": bool(updates),
         }
-        if not updates:
+        problem = server.problem(updates, record["clients"])
+        if problem or not (updates or server.moves_alone):
             server.skip()
+            record |= {"accepted": False, **({"problem": problem} if problem else {})}
         else:
-            record |= self._move(updates, round)
+            record |= {"accepted": True, **self._move(updates, record["clients"], round)}
         for client in self.clients:
             client.settle(accepted=record["accepted"] and client.number in record["answered"])
         if (round + 1) % self.goal.every == 0 or round + 1 == rounds:
@@ -154,8 +166,12 @@ class Rounds:
         server = self.server
         going = [(self.clients[turn.client], turn.steps) for turn in turns if turn.steps]
         updates: list[Update] = []
+        refused: dict[int, str] = {}
         with self.progress.task(f"round {round + 1}: clients", len(going)) as advance:
-            if self.at_once > 1:
+            if self.exchange is not None:
+                steps = {client.number: count for client, count in going}
+                updates, refused = self.exchange.train(steps, server.values, round)
+            elif self.at_once > 1:
                 for first in range(0, len(going), self.at_once):
                     part = going[first : first + self.at_once]
                     updates += self._stacked.train(part, server.values, round, server.control)
@@ -164,7 +180,7 @@ class Rounds:
                 for client, steps in going:
                     updates.append(client.train(server.values, round, steps=steps, control=server.control))
                     advance(1)
-        usable, refused = [], {}
+        usable = []
         for update in (self.faults.poisoned(each, round) for each in updates):
             if problem := aggregation.problem_of(update):
                 refused[update.client] = problem
@@ -176,15 +192,15 @@ class Rounds:
     def _stacked(self) -> StackedTraining:
         return StackedTraining(self.work, self.at_once)
 
-    def _move(self, updates: Sequence[Update], round: int) -> dict[str, Any]:
+    def _move(self, updates: Sequence[Update], selected: Sequence[int], round: int) -> dict[str, Any]:
         """Moves the model, asks the quorum, and goes back where it refuses; returns facts of it."""
         server, before, state = self.server, self.server.values, self.server.state()
-        server.receive(updates)
+        server.receive(updates, selected)
         moved = math.sqrt(
             sum(float(np.sum(np.square(server.values[path] - before[path], dtype=np.float64))) for path in before)
         )
         if not self.quorum.size:
-            return {"moved": moved}
+            return {"moved": moved, **server.facts()}
         votes: dict[str, str] = {}
         members = self.quorum.members(len(self.clients), round)
         with self.progress.task(f"round {round + 1}: quorum", len(members)) as advance:
@@ -197,7 +213,7 @@ class Rounds:
         if not accepted:
             server.restore(state, round)
             server.skip()
-        return {"moved": moved, "accepted": accepted, "votes": votes}
+        return {"moved": moved, "accepted": accepted, "votes": votes, **server.facts()}
 
     def _vote(self, client: Client, before: Values, after: Values) -> str:
         goal = self.goal
@@ -260,6 +276,7 @@ def describe(record: Mapping[str, Any], rounds: int, metric: str, *, is_best: bo
     if not record["accepted"]:
         against = [client for client, vote in record.get("votes", {}).items() if vote == "against"]
         why = f"clients {', '.join(against)} voted against it" if against else "no client has answered"
+        why = record.get("problem", why)
         lines.append(f"  WARNING: round {record['round']} is refused and the model is that of before: {why}")
     return "\n".join(lines)
 

@@ -92,11 +92,26 @@ class Server:
         rules = self.rules
         return sorted(shuffled(rules.clients, rules.seed, _SELECTION, round)[: rules.per_round].tolist())
 
-    def receive(self, updates: Sequence[Update]) -> None:
-        """Moves the model by the updates of a round, and counts the round.
+    @property
+    def moves_alone(self) -> bool:
+        """Whether a round moves the model without an update of any client."""
+        return False
+
+    def problem(self, updates: Sequence[Update], selected: Sequence[int]) -> str:
+        """Returns why the updates of the clients that were selected cannot be read together; "" where they can."""
+        del updates, selected
+        return ""
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what to remember of the last round, as JSON values."""
+        return {}
+
+    def receive(self, updates: Sequence[Update], selected: Sequence[int] = ()) -> None:
+        """Moves the model by the updates of a round, and counts the round; `selected`: clients that were to answer.
 
         Raises UserError for updates that cannot be combined (`aggregation.check`); nothing is changed then.
         """
+        del selected
         ordered = aggregation.check(updates)
         self.move(
             aggregation.combine(ordered, self.rules.aggregation),

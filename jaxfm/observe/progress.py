@@ -1,6 +1,7 @@
 """The progress of a run for a person to watch: a bar on a terminal, plain lines in a file."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from time import monotonic
 from types import TracebackType
@@ -114,7 +115,7 @@ class Progress:
         self._fields = {
             **({"run": run} if run else {}),
             "epoch": f"epoch {epoch:.2f}",
-            "loss": f"loss {loss:.4f}",
+            **({} if math.isnan(loss) else {"loss": f"loss {loss:.4f}"}),  # private training has none
             "rate": f"lr {learning_rate:.1e}",
             "speed": speed,
             **({} if mfu is None else {"mfu": f"MFU {mfu:.1%}"}),

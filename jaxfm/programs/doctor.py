@@ -51,6 +51,8 @@ EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "remote": (("gcsfs", "s3fs"), "copies of runs on object stores (config.checkpoint.mirror)"),
     "retrieval": (("bm25s", "usearch"), "ranking by words (BM25), approximate search in large corpora"),
     "search": (("optuna", "cmaes"), "jaxfm.search: values of keys, by trying them"),
+    "privacy": (("dp_accounting",), "what private training spends (config.privacy, jaxfm.federated --private)"),
+    "federated": (("flwr",), "federated training over a network"),
     "probe": (("sklearn",), "probes of vectors: logistic regression, clusters"),
     "images": (("sklearn",), "the quickstart of images: handwritten digits"),
     "tpu": (("libtpu",), "TPUs, and plans for TPUs elsewhere"),

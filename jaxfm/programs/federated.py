@@ -10,7 +10,7 @@ stopped, to the same bits.
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import flags
@@ -26,9 +26,9 @@ from jaxfm.observe.progress import Progress
 from jaxfm.observe.quiet import libraries_quieted
 from jaxfm.observe.tables import to_markdown
 from jaxfm.observe.writers import to_json
-from jaxfm.programs import program
+from jaxfm.programs import federated_agreement, federated_protection, program
 from jaxfm.programs.federated_options import BESIDE, FederatedOptions, options_of
-from jaxfm.programs.federated_run import Simulation, run_rounds, set_up, train_beside
+from jaxfm.programs.federated_run import Simulation, agree, check_clients, run_rounds, set_up, train_beside
 from jaxfm.programs.given_config import GivenConfig, resolve_config
 from jaxfm.programs.pruned_run import is_whole, new_output, written
 from jaxfm.schema import to_dict
@@ -40,6 +40,8 @@ USAGE = (
     "  [--per_round=all|N|SHARE] [--local_steps=N | --local_epochs=1]\n"
     "  [--method=fedavg|fedprox|scaffold] [--server_optimizer=sgd|adam|yogi ...]\n"
     "  [--aggregate=mean|trimmed_mean|median] [--quorum=N] [--beside=local,central]\n"
+    "  [--private=epsilon:8,delta:1e-5,clip:0.5] [--secure=32|64]\n"
+    "  [--agreement=FILE]\n"
     "  [--poison=ID:sign_flip] [--slow=ID:0.25] [--leave=ID:ROUND]\n"
     "  [--config.KEY=VALUE ...]\n"
     "  CONFIG: a name (ner, ner:files) or --config=FILE.py[:variant]"
@@ -55,6 +57,7 @@ def federated(
     *,
     overrides: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    reached: Callable[[Config, FederatedOptions, Progress], Simulation] = set_up,
     **options: Any,
 ) -> dict[str, Any]:
     """Simulates federated training and writes the run of the model that it comes to.
@@ -64,6 +67,7 @@ def federated(
       workdir: the run directory that is written; rounds are kept beside it, in WORKDIR-rounds.
       overrides: values of single keys of the config, by their dotted names.
       progress: where to show how far it is.
+      reached: sets up clients and server; another one where clients are elsewhere (`federated_network`).
       options: those of the command line, by their names, as clients=10, split="dirichlet=0.1", rounds=20,
         method="fedprox", proximal=0.01 (`jaxfm.programs.federated_options.FederatedOptions`).
 
@@ -85,7 +89,7 @@ def federated(
         held.enter_context(libraries_quieted())
         shown = held.enter_context(progress or Progress(None))
         home = _home(folder, identity)
-        simulation = set_up(resolved, asked, shown)
+        simulation = reached(resolved, asked, shown)
         home.mkdir(parents=True, exist_ok=True)
         held.enter_context(files.held(home / _LOCK, f"--workdir={folder}"))
         _remember(home, folder, identity, simulation)
@@ -101,10 +105,31 @@ def federated(
             "clients": _clients(simulation, history),
             "rounds": history,
             "traffic": _traffic(simulation, history, values),
+            **_privacy(simulation, len(history)),
         }
         _write(folder, simulation, found, values, shown)
         _show(found, folder, shown)
     return files.read_object(folder / JSON_FILE)
+
+
+def write_agreement(
+    config: GivenConfig, path: str | pathlib.Path, *, overrides: Mapping[str, Any] | None = None, **options: Any
+) -> None:
+    """Writes what the parties of a federation over a network must have alike; nothing is trained.
+
+    Args:
+      config: as for `federated`.
+      path: a file of JSON.
+      overrides: values of single keys of the config, by their dotted names.
+      options: as for `federated`.
+
+    Raises UserError for options that a network does not have, and for whatever the server's own source is refused for.
+    """
+    asked = options_of(options)
+    federated_agreement.check(asked)
+    agreed = agree(resolve_config(config, overrides))
+    check_clients(asked, federated_agreement.count_of(asked), agreed.config.seed)
+    federated_agreement.write(files.user_path(path, "--agreement"), agreed.config, asked)
 
 
 def _identity(config: Config, options: FederatedOptions) -> dict[str, Any]:
@@ -190,6 +215,12 @@ def _clients(simulation: Simulation, history: list[dict[str, Any]]) -> list[dict
     ]
 
 
+def _privacy(simulation: Simulation, rounds: int) -> dict[str, Any]:
+    options, count = simulation.options, len(simulation.clients)
+    spent = federated_protection.spent_in(options.server_rules(count, simulation.config.seed), options, rounds)
+    return {} if spent is None else {"privacy": {**spent.to_json(), "sentence": str(spent)}}
+
+
 def _traffic(simulation: Simulation, history: list[dict[str, Any]], values: Values) -> dict[str, int]:
     size = simulation.setup.model_size
     return {
@@ -234,7 +265,8 @@ def _write(
             f"## {each.title}\n\n{to_markdown(each).strip()}"
             for each in (tables.model_table(found), tables.client_table(found), tables.round_table(found))
         ]
-        lines = [tables.traffic(found), *tables.events(rounds)]
+        lines = [tables.traffic(found), *federated_protection.lines(found), *tables.events(rounds)]
+        federated_protection.write(made, found)
         text = "\n\n".join(["# Federated training", "\n".join(f"- {line}" for line in lines), *parts])
         files.write_text(made / MARKDOWN_FILE, f"{text}\n\n![Rounds](plots/{PICTURE})\n")
         files.write_json(made / JSON_FILE, to_json(found))
@@ -245,17 +277,22 @@ def _show(found: Mapping[str, Any], folder: pathlib.Path, shown: Progress) -> No
     shown.table(tables.client_table(found))
     for line in tables.events(found["rounds"]):
         shown.say(line)
-    shown.say(tables.traffic(found))
+    for line in (tables.traffic(found), *federated_protection.lines(found)):
+        shown.say(line)
     shown.say(f"round {found['kept']} of {len(found['rounds'])} is kept: {folder}")
 
 
 def main() -> None:
     """The program."""
     values = flags.FLAGS
-    if values.config is None or not values.workdir:
+    if values.config is None or not (values.workdir or values.agreement):
         raise UserError(f"--{'config' if values.config is None else 'workdir'} is missing.\n{USAGE}")
     program.say_shipped_config()
-    options = {each.name: values[each.name].value for each in dataclasses.fields(FederatedOptions)}
+    options: dict[str, Any] = {each.name: values[each.name].value for each in dataclasses.fields(FederatedOptions)}
+    if values.agreement:
+        write_agreement(values.config, values.agreement, **options)
+        print(f"what the parties must have alike: {values.agreement}")
+        return
     federated(values.config, values.workdir, **options)
     print(f"run finished; report: {values.workdir}/{MARKDOWN_FILE}")
 
@@ -264,6 +301,7 @@ def run() -> None:
     """Defines the flags and runs the program."""
     program.define_config_flag()
     flags.DEFINE_string("workdir", None, "The run directory to write; the same one again goes on.")
+    flags.DEFINE_string("agreement", None, "A file to write for parties over a network; nothing is trained then.")
     for each in dataclasses.fields(FederatedOptions):
         define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}[type(each.default)]
         define(each.name, each.default, each.metadata["doc"])

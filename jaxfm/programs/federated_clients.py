@@ -142,20 +142,28 @@ def make_clients(
     digest = hashlib.sha256()
     with progress.task("reading clients", len(dealt)) as advance:
         for number, (name, records, of_class) in enumerate(dealt):
-            train, held = splits.held_out(len(records), holdout, client_seed(reader.config.seed, number))
-            own = [[records[index] for index in part] for part in (train, held)]
-            clients.append(_client(reader, name, *own))
+            own = own_records(reader, number, records, holdout)
+            clients.append(client_data(reader, name, *own))
             digest.update(f"{name} {clients[-1].rows.fingerprint()} ".encode())
             training += own[0]
             counts = np.unique(np.asarray(of_class, object), return_counts=True)
             classes.append(dict(zip(map(str, counts[0]), map(int, counts[1]), strict=True)))
             advance(1)
-    return Dealt(clients, classes, _client(reader, "all clients", training, []), digest.hexdigest())
+    return Dealt(clients, classes, client_data(reader, "all clients", training, []), digest.hexdigest())
 
 
-def _client(
+def own_records(
+    reader: Reader, number: int, records: Sequence[LabelledRecord], holdout: float
+) -> tuple[list[LabelledRecord], list[LabelledRecord]]:
+    """Returns the records that a client trains on, and those that it holds out, drawn by its own number."""
+    train, held = splits.held_out(len(records), holdout, client_seed(reader.config.seed, number))
+    return [records[index] for index in train], [records[index] for index in held]
+
+
+def client_data(
     reader: Reader, name: str, training: Sequence[LabelledRecord], held: Sequence[LabelledRecord]
 ) -> ClientData:
+    """Returns the data of a client of these records."""
     rows = reader.rows(training).datasets[TEST]
     if not held:
         return ClientData(rows, len(training), name=name)

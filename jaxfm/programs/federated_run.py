@@ -5,8 +5,8 @@ import dataclasses
 import functools
 import pathlib
 import tempfile
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,22 +14,21 @@ from jax.sharding import Mesh
 
 from jaxfm import files
 from jaxfm.config import Config
-from jaxfm.core.initial import Initial
+from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.task import Task
 from jaxfm.errors import UserError
 from jaxfm.federation import fairness
 from jaxfm.federation.client import Client, ClientData
 from jaxfm.federation.corrections import SCAFFOLD
 from jaxfm.federation.local import LocalRules, LocalTraining
-from jaxfm.federation.rounds import Goal, Rounds, score_clients
-from jaxfm.federation.server import Server
+from jaxfm.federation.rounds import Exchange, Goal, Rounds, score_clients
 from jaxfm.federation.splits import FILES, parse_split
 from jaxfm.federation.storage import RoundStore
 from jaxfm.federation.update import Values
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.writers import to_json
 from jaxfm.parallel.mesh import make_mesh
-from jaxfm.programs import federated_clients
+from jaxfm.programs import federated_clients, federated_protection
 from jaxfm.programs.audit_records import TRAIN, VALID
 from jaxfm.programs.federated_clients import Dealt, Reader
 from jaxfm.programs.federated_options import CENTRAL, LOCAL, FederatedOptions
@@ -58,6 +57,7 @@ class Simulation:
       work: what clients share.
       clients: all of them.
       dealt: their data.
+      exchange: reaches clients that are elsewhere; None: they are in this process.
     """
 
     config: Config
@@ -68,6 +68,7 @@ class Simulation:
     work: LocalTraining
     clients: list[Client]
     dealt: Dealt
+    exchange: Exchange | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -86,7 +87,8 @@ class Simulation:
             bool(task.directions[config.eval.metric]),
             score if VALID in task.datasets else None,
             self.options.eval_every,
-            config.eval.select == "best",
+            # Which round is the best one would tell of clients' examples, where these are what it is judged by.
+            config.eval.select == "best" and (VALID in task.datasets or not self.options.private),
         )
 
     def score(self, values: Values, split: str, progress: Progress, work: LocalTraining | None = None) -> Any:
@@ -105,15 +107,32 @@ class Simulation:
         return found | {"held_out": fairness.summary(scores, goal.metric, more_is_better=goal.more_is_better)}
 
 
-def set_up(config: Config, options: FederatedOptions, progress: Progress) -> Simulation:
-    """Reads data and weights, deals out clients and builds the local step; makes nothing on the disk.
+class Agreed(NamedTuple):
+    """What all parties of a federation know before anybody reads a client's data.
 
-    Raises:
-      UserError: whatever `jaxfm.train` refuses; keys that have no meaning where clients train; too few examples.
+    Attributes:
+      config: of the run, with what the server's own source has chosen.
+      first: where the first weights are from.
+      task: over the server's own source.
+      loaded: the weights.
+      mesh: of this process.
+      lines: for the log.
+    """
+
+    config: Config
+    first: Initial
+    task: Task
+    loaded: Mapping[str, HostArray]
+    mesh: Mesh
+    lines: tuple[str, ...]
+
+
+def agree(config: Config) -> Agreed:
+    """Reads the server's source and the weights; makes nothing on the disk.
+
+    Raises UserError for whatever `jaxfm.train` refuses, and keys that have no meaning where clients train.
     """
     _check(config)
-    split = parse_split(options.split)
-    folder = options.folder() if split.kind == FILES else None
     first = initial.resolve(config.model)
     task, loaded = registry.create(config, first)
     mesh = make_mesh(config.parallel.mesh)
@@ -121,27 +140,56 @@ def set_up(config: Config, options: FederatedOptions, progress: Progress) -> Sim
     config = workdirs.with_values(config, task.chosen)
     config, by_examples = batch_size.batch_of_examples(config, rows.volume, mesh)
     config, found = batch_size.autotune_batch_size(config, task.objective, mesh, most=len(rows))
+    return Agreed(config, first, task, loaded, mesh, (*task.notes, *by_examples, *found))
+
+
+@contextlib.contextmanager
+def reading(agreed: Agreed) -> Iterator[Reader]:
+    """Yields what reads clients' data as the server's task does."""
     with tempfile.TemporaryDirectory() as name:
         saved = pathlib.Path(name)
-        task.save(saved)
-        spec = task.objective.spec
-        reader = Reader(registry.definition(config.task.name), saved, spec, config)
+        agreed.task.save(saved)
+        definition = registry.definition(agreed.config.task.name)
+        yield Reader(definition, saved, agreed.task.objective.spec, agreed.config)
+
+
+def local_work(agreed: Agreed, options: FederatedOptions, stride: int) -> tuple[Config, Setup, LocalTraining]:
+    """Returns the local step, of which a round is `stride` updates of the schedule, with its config and its setup."""
+    config = replaced(agreed.config, {"train.steps": options.rounds * stride})
+    setup = prepare(config, agreed.task, agreed.loaded, agreed.mesh)
+    work = LocalTraining(setup.session, config, setup.initial_state().params, options.local_rules(stride))
+    return config, setup, work
+
+
+def check_clients(options: FederatedOptions, count: int, seed: int) -> None:
+    """Raises UserError for options that do not go with so many clients."""
+    options.server_rules(count, seed)
+    options.faults(count, seed)
+    options.of_quorum(count, seed)
+    federated_protection.check(options, count)
+
+
+def set_up(config: Config, options: FederatedOptions, progress: Progress) -> Simulation:
+    """Reads data and weights, deals out clients and builds the local step; makes nothing on the disk.
+
+    Raises:
+      UserError: whatever `jaxfm.train` refuses; keys that have no meaning where clients train; too few examples.
+    """
+    split = parse_split(options.split)
+    folder = options.folder() if split.kind == FILES else None
+    agreed = agree(config)
+    with reading(agreed) as reader:
         dealt_out = federated_clients.deal(
             reader, split, 0 if folder else int(options.clients), folder, options.min_examples
         )
         dealt = federated_clients.make_clients(reader, dealt_out, options.holdout, progress)
-    count = len(dealt.clients)
-    options.server_rules(count, config.seed)
-    options.faults(count, config.seed)
-    options.of_quorum(count, config.seed)
-    stride = max(_local_steps(config, options, each, mesh) for each in dealt.clients)
-    config = replaced(config, {"train.steps": options.rounds * stride})
-    setup = prepare(config, task, loaded, mesh)
-    work = LocalTraining(setup.session, config, setup.initial_state().params, options.local_rules(stride))
-    for line in (*task.notes, *by_examples, *found, *setup.session.notes):
+    check_clients(options, len(dealt.clients), agreed.config.seed)
+    stride = max(_local_steps(agreed.config, options, each, agreed.mesh) for each in dealt.clients)
+    config, setup, work = local_work(agreed, options, stride)
+    for line in (*agreed.lines, *setup.session.notes):
         progress.say(line)
     clients = [Client(number, data, work) for number, data in enumerate(dealt.clients)]
-    return Simulation(config, options, first, task, setup, work, clients, dealt)
+    return Simulation(config, options, agreed.first, agreed.task, setup, work, clients, dealt)
 
 
 def _check(config: Config) -> None:
@@ -151,6 +199,7 @@ def _check(config: Config) -> None:
     if jax.process_count() > 1:
         raise UserError("a simulation of several processes is not there. Start it as one process.")
     values: dict[str, tuple[Any, Any]] = {
+        "privacy.clip": (config.privacy.clip, 0.0),
         "grow.layers": (config.grow.layers, ()),
         "supernet.depths": (config.supernet.depths, ()),
         "supernet.heads": (config.supernet.heads, ()),
@@ -184,7 +233,13 @@ def run_rounds(
     count, seed = len(simulation.clients), config.seed
     work = simulation.work
     rules = options.server_rules(count, seed)
-    server = Server(work.values_of(work.base), rules, control=work.rules.method == SCAFFOLD)
+    server = federated_protection.make_server(
+        work.values_of(work.base),
+        rules,
+        options,
+        examples=sum(each.data.examples for each in simulation.clients),
+        control=work.rules.method == SCAFFOLD,
+    )
     with contextlib.closing(RoundStore(home / CHECKPOINTS)) as store:
         rounds = Rounds(
             server=server,
@@ -196,6 +251,7 @@ def run_rounds(
             store=store,
             progress=progress,
             at_once=options.at_once,
+            exchange=simulation.exchange,
         )
         history = rounds.run(options.rounds)
         kept, values = rounds.result(history)

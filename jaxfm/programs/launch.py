@@ -18,6 +18,7 @@ SCRIPTS = {
     "gke_jobset.py": "TPU slices in GKE, by JobSet",
     "gke_xpk.sh": "TPU slices in GKE, by xpk",
     "slurm.sh": "GPU nodes, by SLURM",
+    "federated_local.py": "a federation of several processes on this machine, by Flower",
     "workers.py": "the workers of one search on this machine",
     "slurm_workers.sh": "the workers of one search on GPU nodes, by SLURM",
     "gke_workers.py": "the workers of one search in GKE, by an indexed Job",

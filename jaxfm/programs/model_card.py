@@ -22,6 +22,7 @@ from jaxfm.observe.tables import Table, to_markdown
 from jaxfm.programs import shipped
 from jaxfm.programs.given_config import resolve_config
 from jaxfm.schema import flatten, is_under, to_dict
+from jaxfm.training import private_rows
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.saved_run import SavedRun
 
@@ -67,7 +68,7 @@ def model_card(run: SavedRun, predictor: Predictor, *, step: int, license: str =
         *_studies(run, step),
         _data(run, report),
         _training(run, report, step),
-        _repeat(run),
+        _privacy(report) or _repeat(run),
         "" if license else "## Licence\n\nNone was given. That of the base model and of the data may bind its users.",
     ]
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
@@ -201,7 +202,9 @@ def _data(run: SavedRun, report: Mapping[str, Any] | None) -> str:
 def _training(run: SavedRun, report: Mapping[str, Any] | None, step: int) -> str:
     values = workdirs.read_made_with(run.workdir)
     config = run.config
-    rows: list[tuple[str, str]] = [("checkpoint", f"step {step:,}"), ("seed", f"{config.seed}")]
+    rows: list[tuple[str, str]] = [("checkpoint", f"step {step:,}")]
+    if not config.privacy.clip:  # the seed of private training takes its noise away
+        rows.append(("seed", f"{config.seed}"))
     if report is not None:
         training, model = report["training"], report["model"]
         rows += [
@@ -216,6 +219,14 @@ def _training(run: SavedRun, report: Mapping[str, Any] | None, step: int) -> str
         ("precision", config.train.precision),
     ]
     return "## Training\n\n" + to_markdown(Table("", ("what", "value"), [row for row in rows if row[1]]))
+
+
+def _privacy(report: Mapping[str, Any] | None) -> str:
+    """Returns what private training has spent; "" for other training."""
+    if report is None or "privacy" not in report:
+        return ""
+    said = private_rows.sentence(report["privacy"])
+    return f"## Privacy\n\n{said[0].upper()}{said[1:]}. Validation and test examples are not protected."
 
 
 def _repeat(run: SavedRun) -> str:

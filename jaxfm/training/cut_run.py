@@ -16,6 +16,7 @@ from jaxfm.hub.initial import SIZES
 from jaxfm.models.subnets import Subnet, cut, cut_encoder
 from jaxfm.observe.progress import Progress
 from jaxfm.parallel.mesh import make_mesh
+from jaxfm.privacy_config import PrivacyConfig
 from jaxfm.schema import replaced
 from jaxfm.tasks import registry
 from jaxfm.training import initial
@@ -37,6 +38,7 @@ _ALONE = {
     "distil": DistilConfig(),
     "augment": TextAugmentConfig(),
     "consolidate": ConsolidationConfig(),
+    "privacy": PrivacyConfig(),
     "model.keep_layers": (),
     "optim.mup": 0,
     "train.seeds": 1,

@@ -58,7 +58,7 @@ def fit(
         programs = {size: stepping.compiled(size) for size in lead.setup.batches.sizes}
         # gloo (collectives on CPU) gives all processes 30 s to come to the first step; compiling may differ by more.
         distributed.agree("compiled", {})
-    progress.say(describe(programs[lead.config.train.batch_size], lead.setup, lead.config, lead.task, len(runs)))
+    progress.say(describe(programs[lead.setup.batches.sizes[-1]], lead.setup, lead.config, lead.task, len(runs)))
     first = min((run.step for run in runs if not run.ended), default=max(run.step for run in runs))
     progress.start_at(first)
     with (

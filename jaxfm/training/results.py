@@ -21,7 +21,7 @@ from jaxfm.observe.writers import MetricsWriter, read_metrics, to_json, write_pr
 from jaxfm.parallel import distributed, host_memory
 from jaxfm.schema import describe
 from jaxfm.tasks import registry
-from jaxfm.training import exit_scores, history, retention
+from jaxfm.training import exit_scores, history, private_rows, retention
 from jaxfm.training.best import Best
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.member import TrainResult
@@ -87,6 +87,9 @@ def finish(
         "device": device_name(),
         "versions": versions(),
     }
+    if setup.privacy is not None:
+        report["privacy"] = setup.privacy.spent(fitted.last_step)
+        progress.say(private_rows.sentence(report["privacy"]))
     if turns := history.read_history(workdir):
         report["history"] = [to_json(dataclasses.asdict(turn)) for turn in turns]
     with wall_clock.during("evaluate"):
@@ -95,6 +98,8 @@ def finish(
         report["distillation"] = to_json(taught)
     if distributed.is_main():
         more = _history_tables(workdir) | teacher_tables(taught, evaluations)
+        if "privacy" in report:
+            more["Differential privacy"] = [private_rows.table(report["privacy"])]
         _write(config, task, evaluations, report, fitted.step, workdir, more)
     return report
 

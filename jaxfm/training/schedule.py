@@ -9,6 +9,7 @@ from jaxfm.config import Config
 from jaxfm.core.batch import Dataset
 from jaxfm.data.pipeline import TrainBatches
 from jaxfm.parallel import mesh as meshes
+from jaxfm.training import private_rows
 
 # Evaluations of a run whose epochs are too short for one each: enough to see a curve, and at most a few minutes' worth
 # of checkpoints.
@@ -19,13 +20,16 @@ FEW = 100
 
 def train_batches(config: Config, rows: Dataset, mesh: Mesh) -> TrainBatches:
     """Returns the training batches of a run; of each, this host makes the rows that its devices of `mesh` hold."""
+    host_rows = functools.partial(meshes.host_rows, mesh)
+    if (drawn := private_rows.make_batches(config, rows, mesh, host_rows)) is not None:
+        return drawn
     return TrainBatches(
         rows,
         batch_size=config.train.batch_size,
         first_batch_size=config.train.first_batch_size,
         warmup_steps=config.train.batch_warmup_steps,
         seed=config.seed,
-        host_rows=functools.partial(meshes.host_rows, mesh),
+        host_rows=host_rows,
     )
 
 

@@ -43,6 +43,7 @@ from jaxfm.training.corruption import Verifier, check_deterministic
 from jaxfm.training.evaluation import Evaluator
 from jaxfm.training.hashes import hash_of
 from jaxfm.training.optim import make_optimizer, range_rates
+from jaxfm.training.private_rows import make_row_privacy
 from jaxfm.training.rate_schedules import Schedule, make_schedule
 from jaxfm.training.spikes import make_spike_guard
 from jaxfm.training.state import NO_PARAMS, TrainState, abstract_state, new_state
@@ -317,8 +318,7 @@ def make_session(
 
     constants, more_fields = augmentation.read_by_steps(changes, objective)
     batch_spec = {**spec.batch_spec(), **more_fields}
-    micro_batches = 1 if objective.whole_batch else accumulate
-    settings = {"total_steps": total_steps, "accumulate": micro_batches, "adaptation": adaptation}
+    settings = _settings(config, objective, adaptation, total_steps)
     step_by = functools.partial(make_train_step, loss, **settings, guard=guard)
     shapes = abstract_batch(batch_spec, config.train.batch_size, mesh)
     sizes = {config.train.first_batch_size: "config.train.first_batch_size"}
@@ -346,6 +346,16 @@ def make_session(
         changes=changes,
         _devices=target.chosen(),
     )
+
+
+def _settings(config: Config, objective: Objective, adaptation: Adaptation, total_steps: int) -> dict[str, Any]:
+    """Returns what gradients are computed by, for `make_gradients` and `make_train_step`."""
+    return {
+        "total_steps": total_steps,
+        "accumulate": 1 if objective.whole_batch else config.train.accumulate,
+        "adaptation": adaptation,
+        "privacy": make_row_privacy(config, objective),
+    }
 
 
 def _around(

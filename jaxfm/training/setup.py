@@ -19,7 +19,7 @@ from jaxfm.errors import UserError, did_you_mean
 from jaxfm.parallel import chips, target
 from jaxfm.parallel import mesh as meshes
 from jaxfm.tasks.fine_tuning import SHORTEST_ROWS
-from jaxfm.training import mup, optimizers, supernet_order
+from jaxfm.training import mup, optimizers, private_rows, supernet_order
 from jaxfm.training.distillation_checks import check
 from jaxfm.training.evaluation import Evaluator
 from jaxfm.training.rate_schedules import learning_rate_at
@@ -43,6 +43,7 @@ class Setup:
       volume: what a training row is worth.
       fingerprint: sha256 of the training rows; a checkpoint remembers it.
       valid_fingerprint: the same of the validation rows, "" without any.
+      privacy: of its training rows; None where it has none.
       constants_hash: of what every update reads (weights of teachers), "" for none; as the fingerprint.
       total_steps: optimizer updates of the whole run.
       profiled: of these updates, counted from 0, those that are recorded.
@@ -68,6 +69,7 @@ class Setup:
     initial_state: Callable[[], TrainState]
     notes: tuple[str, ...]
     constants_hash: str = ""
+    privacy: private_rows.PrivacyOfRun | None = None
 
 
 def set_up(
@@ -112,6 +114,7 @@ def prepare(
             f"config.eval.metric: {config.eval.metric!r}. {did_you_mean(config.eval.metric, task.directions)}"
         )
     mup.check_fresh(config.optim.mup, loaded)
+    private_rows.check(config, task.objective)
     datasets = task.datasets
     if not config.data.packed:
         for rows in datasets.values():
@@ -125,6 +128,7 @@ def prepare(
         taught = train.teachers
     batches = train_batches(config, train, mesh)
     total_steps, update_notes = count_updates(config, batches)
+    config, privacy = private_rows.resolve(config, batches, len(train), total_steps)
     session = (
         first.session
         if first
@@ -160,10 +164,12 @@ def prepare(
         notes=(
             *session.notes,
             *update_notes,
+            *private_rows.notes(config, privacy, total_steps),
             *optimizers.notes(config.optim, session.adaptation, loaded),
             *_shorter_rows(config, datasets, mesh),
         ),
         constants_hash=taught,
+        privacy=privacy,
     )
 
 

@@ -11,6 +11,7 @@ from jaxfm.core.objective import Objective
 from jaxfm.core.task import Task
 from jaxfm.errors import UserError
 from jaxfm.models.kernels import KERNELS, XLA, attention_problems, choose
+from jaxfm.training import private_rows
 from jaxfm.training.session import run_build
 from jaxfm.training.setup import Setup, prepare, with_constants
 from jaxfm.training.stepping import StackedRuns
@@ -33,6 +34,7 @@ def set_up_several(
     """
     setups: dict[str, Setup] = {}
     for name, config in runs.items():
+        private_rows.check_alone(config)
         first = next(iter(setups.values()), None)
         setups[name] = prepare(config, tasks[name], loaded[name], mesh, first, teachers)
     steps = {name: f"{setup.total_steps:,} updates" for name, setup in setups.items()}

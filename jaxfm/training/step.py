@@ -15,6 +15,7 @@ from jaxfm.observe import metrics as metrics_lib
 from jaxfm.observe.metrics import Sums, weighted
 from jaxfm.training.adaptation import EVERYTHING, Adaptation
 from jaxfm.training.micro_batches import cut
+from jaxfm.training.private_gradients import RowPrivacy
 from jaxfm.training.spikes import SpikeGuard
 from jaxfm.training.state import TrainState
 
@@ -78,7 +79,12 @@ class Gradients(NamedTuple):
 
 
 def make_gradients(
-    loss_fn: LossFn, *, total_steps: int, accumulate: int = 1, adaptation: Adaptation = EVERYTHING
+    loss_fn: LossFn,
+    *,
+    total_steps: int,
+    accumulate: int = 1,
+    adaptation: Adaptation = EVERYTHING,
+    privacy: RowPrivacy | None = None,
 ) -> Callable[..., Gradients]:
     """Returns (moved, state, batch, constants) -> Gradients of the update that follows the state.
 
@@ -91,13 +97,17 @@ def make_gradients(
         loss = loss_fn(partition.join(trained, params), batch, context)
         return loss.total, (loss.weight, loss.metrics)
 
-    summed = _over_micro_batches(jax.value_and_grad(total, has_aux=True), accumulate)
+    of_batch = jax.value_and_grad(total, has_aux=True)
+    summed = _over_micro_batches(of_batch if privacy is None else privacy.of_rows(of_batch), accumulate)
 
     def gradients(moved: Any, state: TrainState, batch: Mapping[str, jax.Array], constants: Any = ()) -> Gradients:
         with jax.named_scope("random"):
             key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         context = LossContext(key, state.step / total_steps, constants, key)
         loss, grads, weight, step_sums = summed(moved, state.params, batch, context)
+        if privacy is not None:
+            grads, weight = privacy.noised(grads, key), jnp.float32(privacy.expected)
+            step_sums = privacy.metrics(step_sums)
         return Gradients(loss, adaptation.mask(grads, state.step), weight, step_sums)
 
     return gradients
@@ -116,6 +126,7 @@ def make_train_step(
     accumulate: int = 1,
     adaptation: Adaptation = EVERYTHING,
     guard: SpikeGuard | None = None,
+    privacy: RowPrivacy | None = None,
 ) -> StepFn:
     """Returns (state, sums, batch, constants) -> (state after one update, sums with this step's metrics added).
 
@@ -128,11 +139,15 @@ def make_train_step(
 
     Gradients are taken of the trained part of the parameters alone, as `adaptation` says; nothing touches the rest.
 
+    With `privacy` the gradients are noised sums of clipped ones of single rows, divided by a fixed number, and there is
+    no loss; what follows is computed from these.
+
     The optimizer's update may ask for the gradients' global norm, as `norm`, and for the step, as `step`. The loss is
     told how far the run of `total_steps` is, from 0 to 1, for whatever a task schedules.
     """
     partition = adaptation.partition
-    gradients = make_gradients(loss_fn, total_steps=total_steps, accumulate=accumulate, adaptation=adaptation)
+    of_rows = {"accumulate": accumulate, "adaptation": adaptation, "privacy": privacy}
+    gradients = make_gradients(loss_fn, total_steps=total_steps, **of_rows)
     optimizer = optax.with_extra_args_support(optimizer)
 
     def train_step(
@@ -173,8 +188,7 @@ def make_train_step(
             live_params=moved[0] if adaptation.averaging else {},
             guard=remembered,
         )
-        step_sums = step_sums | {
-            "loss": weighted(loss, weight),
+        step_sums = {"loss": weighted(loss, weight), **step_sums} | {
             "gradient_norm": weighted(norm),
             "skipped": weighted(jnp.where(healthy, 0.0, 1.0)),
             **({} if is_spike is None else {"spikes": weighted(jnp.where(is_spike, 1.0, 0.0))}),

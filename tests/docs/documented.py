@@ -65,6 +65,8 @@ NOT_RUN = {
     ),
     r"^(jaxfm |python -m jaxfm\.)continual |grow_head": "trains many runs: tests/programs/test_continual.py",
     r"^(jaxfm |python -m jaxfm\.)federated ": "trains many clients; tests/programs/test_federated.py does so",
+    r"^launch/federated_local\.py": "needs Flower; tests/launch/test_federated_local.py has federations",
+    r"privacy\.": "needs dp-accounting and many rows; tests/training/test_private_rows.py trains so",
     r"^(jaxfm |python -m jaxfm\.)stress |task\.perturb": "scores many times: tests/programs/test_stress.py",
     r"^(jaxfm |python -m jaxfm\.)drift |^launch/drift_": (
         "needs a run, new data and, at set times, cron or a cluster: tests/programs/test_drift.py, tests/launch"

@@ -37,7 +37,8 @@ def _launched_by(script: str) -> tuple[str, ...]:
     """The programs that a script of launch/ starts, whose flags stand each after a --."""
     if "drift_" in script:
         return "jaxfm.drift", "jaxfm.train"
-    return ("jaxfm.search" if "workers" in script else "jaxfm.train",)
+    named = {"workers": "jaxfm.search", "federated": "jaxfm.federated"}
+    return (next((program for part, program in named.items() if part in script), "jaxfm.train"),)
 
 
 def _parts(words: Sequence[str]) -> list[list[str]]:
