@@ -12,7 +12,7 @@ class PrivacyConfig:
     clip: float = field(
         0.0,
         "largest L2 norm of a row's gradient, over all trained parameters together; longer ones are scaled down "
-        "(Abadi et al. 2016). 0: training is not private, and the other keys of the group are not read",
+        "(Abadi et al. 2016). 0: training is not private, and `epsilon` and `noise` are refused",
         at_least=0.0,
     )
     epsilon: float = field(

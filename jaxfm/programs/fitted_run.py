@@ -123,6 +123,9 @@ def _check(plan: FitPlan, config: Config) -> None:
         "supernet.ffn_sizes": (config.supernet.ffn_sizes, ()),
         "exits.every": (config.exits.every, 0),
         "distil.teacher": (config.distil.teachers, ()),
+        "consolidate.importance": (config.consolidate.importance, ""),
+        "consolidate.orthogonal_to": (config.consolidate.orthogonal_to, ""),
+        "privacy.clip": (config.privacy.clip, 0.0),
         "checkpoint.mirror": (config.checkpoint.mirror, ""),
     }
     for key, (value, default) in values.items():

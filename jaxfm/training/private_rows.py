@@ -177,8 +177,14 @@ def check_alone(config: Config) -> None:
 
 
 def check(config: Config, objective: Objective) -> None:
-    """Raises UserError for what a row's own gradient, or the count of what leaves, does not allow."""
+    """Raises UserError for a budget without a clip, and what a row's gradient or the count of what leaves forbids."""
     if not config.privacy.clip:
+        for name, value in (("epsilon", config.privacy.epsilon), ("noise", config.privacy.noise)):
+            if value:
+                raise UserError(
+                    f"config.privacy.{name}: is {value:g}, but training is not private while config.privacy.clip is 0. "
+                    "Set the largest norm of a row's gradient, as --config.privacy.clip=0.5."
+                )
         return
     rules = (
         (config.data.packed, "config.data.packed=True", "a packed row mixes examples of several people"),

@@ -84,6 +84,10 @@ def test_the_update_is_the_same_on_four_devices_as_on_one(tmp_path: pathlib.Path
         ),
         ({"augment__mixup": 0.4}, "config.augment.mixup=0.4: cannot .* a mixture is of two rows"),
         ({"privacy__noise": 0.0}, "config.privacy.epsilon: is 0 and config.privacy.noise is 0"),
+        (
+            {"privacy__clip": 0.0},
+            "config.privacy.noise: is 0.8, but training is not private while config.privacy.clip is 0",
+        ),
         ({"privacy__epsilon": 3.0}, "config.privacy.epsilon: is 3 and config.privacy.noise is 0.8"),
         ({"privacy__delta": 0.05}, "config.privacy.delta: 0.05: must be below one divided by the number of rows"),
         ({"train__batch_size": 400}, "config.train.batch_size: 400: private training draws each of the"),
