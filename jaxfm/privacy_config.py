@@ -9,7 +9,7 @@ from jaxfm.schema import field
 class PrivacyConfig:
     """Differential privacy of the training rows, by DP-SGD; see docs/federated_privacy.md."""
 
-    clip: float = field(
+    clip_norm: float = field(
         0.0,
         "largest L2 norm of a row's gradient, over all trained parameters together; longer ones are scaled down "
         "(Abadi et al. 2016). 0: training is not private, and `epsilon` and `noise` are refused",
@@ -23,7 +23,7 @@ class PrivacyConfig:
     )
     noise: float = field(
         0.0,
-        "noise multiplier: standard deviation of the noise on a step's sum of gradients, in units of `clip`; with "
+        "noise multiplier: standard deviation of the noise on a step's sum of gradients, in units of `clip_norm`; with "
         "`epsilon` the run computes it",
         at_least=0.0,
         at_most=1e4,

@@ -46,7 +46,7 @@ distil.relation_heads distil.relation_layer distil.layers distil.cache
 consolidate.importance consolidate.weight consolidate.orthogonal_to consolidate.orthogonal_weight
 augment.word_dropout augment.dropped_to augment.substitute augment.masked_lm augment.temperature augment.mixup
 augment.mixup_layers augment.start augment.stop
-privacy.clip privacy.epsilon privacy.delta privacy.noise
+privacy.clip_norm privacy.epsilon privacy.delta privacy.noise
 eval.every_steps eval.batch_size eval.metric eval.first eval.select eval.patience
 checkpoint.every_steps checkpoint.keep_last checkpoint.mirror checkpoint.keep_optimizer
 parallel.mesh.data parallel.mesh.fsdp parallel.mesh.tensor parallel.mesh.sequence

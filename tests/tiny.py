@@ -64,6 +64,9 @@ ENCODER = EncoderConfig(
     max_positions=64,
     initializer_range=0.1,
 )
+# Options of a compilation as users have it: for tests of what two programs have in common to the last bit, or of what
+# is in a program. The others compile faster (tests/conftest.py).
+AS_USERS_COMPILE = {"xla_cpu_use_fusion_emitters": True}
 
 
 def write_conll(path: pathlib.Path, content: Sequence[Sentence], *, documents: int = 0) -> None:

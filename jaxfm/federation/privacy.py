@@ -23,8 +23,8 @@ from jaxfm.errors import UserError, did_you_mean
 from jaxfm.training.privacy_accounting import LEAST_NOISE, MOST_NOISE, RDP, epsilon_of, library, noise_for
 
 Arrays = Mapping[str, np.ndarray]
-EXAMPLE = "epsilon:8,delta:1e-5,clip:0.5"
-_NAMES = ("epsilon", "noise", "delta", "clip")
+EXAMPLE = "epsilon:8,delta:1e-5,clip_norm:0.5"
+_NAMES = ("epsilon", "noise", "delta", "clip_norm")
 _NOISE, _SAMPLING = 0x6E6F6973, 0x73616D70
 """Tell the draws of noise and of clients from each other and from others of a seed."""
 
@@ -34,24 +34,24 @@ class Privacy:
     """What is asked for: a budget or an amount of noise, and the bound of an update.
 
     Attributes:
-      clip: C, the largest L2 norm of an update.
+      clip_norm: C, the largest L2 norm of an update.
       delta: of (epsilon, delta)-privacy.
       epsilon: the budget of all rounds together; None: `noise` says how much noise there is.
       noise: z, the noise multiplier: standard deviation of the noise on the sum, in units of C; None: from `epsilon`.
     """
 
-    clip: float
+    clip_norm: float
     delta: float
     epsilon: float | None = None
     noise: float | None = None
 
     def __str__(self) -> str:
         budget = f"noise:{self.noise:g}" if self.epsilon is None else f"epsilon:{self.epsilon:g}"
-        return f"{budget},delta:{self.delta:g},clip:{self.clip:g}"
+        return f"{budget},delta:{self.delta:g},clip_norm:{self.clip_norm:g}"
 
 
 def read_privacy(words: Sequence[str], flag: str = "--private") -> Privacy | None:
-    """Reads what is asked for, as ("epsilon:8", "delta:1e-5", "clip:0.5"); None of no words.
+    """Reads what is asked for, as ("epsilon:8", "delta:1e-5", "clip_norm:0.5"); None of no words.
 
     Raises:
       UserError: a word of another form, an unknown name, one given twice, missing, or out of its range.
@@ -71,7 +71,7 @@ def read_privacy(words: Sequence[str], flag: str = "--private") -> Privacy | Non
             raise UserError(f"{given}: {text!r} must be a number, as {EXAMPLE}.") from None
         if not (0 < values[name] < math.inf):
             raise UserError(f"{given}: {name} must be a number above 0.")
-    missing = [name for name in ("delta", "clip") if name not in values]
+    missing = [name for name in ("delta", "clip_norm") if name not in values]
     if missing or ("epsilon" in values) == ("noise" in values):
         lacking = " and ".join(missing) or "either epsilon, a budget, or noise, a multiplier"
         raise UserError(f"{given}: must have {lacking}, as {EXAMPLE}.")
@@ -87,8 +87,8 @@ def global_norm(arrays: Arrays) -> float:
     return math.sqrt(sum(float(np.sum(np.square(each, dtype=np.float64))) for each in arrays.values()))
 
 
-def clipped(difference: Arrays, clip: float) -> dict[str, np.ndarray]:
-    """Returns the difference scaled to an L2 norm of at most `clip` over all arrays, f64.
+def clipped(difference: Arrays, clip_norm: float) -> dict[str, np.ndarray]:
+    """Returns the difference scaled to an L2 norm of at most `clip_norm` over all arrays, f64.
 
     One that is not finite becomes zeros: no bound holds for it, and who sees the model may not learn of it.
     """
@@ -96,7 +96,7 @@ def clipped(difference: Arrays, clip: float) -> dict[str, np.ndarray]:
     if not math.isfinite(norm):
         return {name: np.zeros(each.shape, np.float64) for name, each in difference.items()}
     # Rounding of the product may not push it above the bound again.
-    scale = 1.0 if norm <= clip else clip / norm * (1 - 1e-12)
+    scale = 1.0 if norm <= clip_norm else clip_norm / norm * (1 - 1e-12)
     return {name: np.asarray(each, np.float64) * scale for name, each in difference.items()}
 
 
@@ -120,14 +120,14 @@ class GaussianMechanism:
     """The mean of clipped updates with noise, of clients that are drawn independently of each other.
 
     Attributes:
-      clip: C, the largest L2 norm of an update.
+      clip_norm: C, the largest L2 norm of an update.
       noise: z, the noise multiplier.
       rate: q, the probability with which a client is in a round.
       clients: N, of the federation, however many come.
       seed: of noise and sampling. A secret: whoever knows it can subtract the noise.
     """
 
-    clip: float
+    clip_norm: float
     noise: float
     rate: float
     clients: int
@@ -152,14 +152,14 @@ class GaussianMechanism:
         total = {name: np.zeros(tuple(shape), np.float64) for name, shape in shapes.items()}
         for difference in differences:
             assert difference.keys() == total.keys(), (sorted(difference), sorted(total))
-            for name, each in clipped(difference, self.clip).items():
+            for name, each in clipped(difference, self.clip_norm).items():
                 total[name] += each
         return self.noised(total, round_number)
 
     def noised(self, total: Arrays, round_number: int) -> dict[str, np.ndarray]:
         """Returns (a sum of differences that clients have clipped + noise) / (q N), f64."""
         shapes = {name: each.shape for name, each in total.items()}
-        noise = noise_like(shapes, self.noise * self.clip, self.seed, round_number)
+        noise = noise_like(shapes, self.noise * self.clip_norm, self.seed, round_number)
         return {name: (total[name] + noise[name]) / self.denominator for name in total}
 
 
@@ -170,7 +170,7 @@ class Spent:
     Attributes:
       epsilon, delta: (epsilon, delta)-privacy of everything so far, by privacy loss distributions (the tighter one).
       epsilon_rdp: the same delta by Rényi divergences; an upper bound too.
-      rounds, rate, noise, clip, clients: what it is computed from.
+      rounds, rate, noise, clip_norm, clients: what it is computed from.
     """
 
     epsilon: float
@@ -179,14 +179,14 @@ class Spent:
     rounds: int
     rate: float
     noise: float
-    clip: float
+    clip_norm: float
     clients: int
 
     def __str__(self) -> str:
         return (
             f"epsilon {self.epsilon:.3g} at delta {self.delta:g} a client (Renyi: {self.epsilon_rdp:.3g}), "
             f"of {self.rounds} rounds, each client in a round with probability {self.rate:g}, noise multiplier "
-            f"{self.noise:.4g}, clip {self.clip:g}"
+            f"{self.noise:.4g}, clip_norm {self.clip_norm:g}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def make_mechanism(privacy: Privacy, *, clients: int, rate: float, rounds: int, 
         noise = noise_for(privacy.epsilon, rate=rate, rounds=rounds, delta=privacy.delta)
     else:
         library()  # what was spent is told at the end: a run without the accountant ends here, not there
-    return GaussianMechanism(privacy.clip, noise, rate, clients, seed)
+    return GaussianMechanism(privacy.clip_norm, noise, rate, clients, seed)
 
 
 def spent(mechanism: GaussianMechanism, rounds: int, delta: float) -> Spent:
@@ -232,6 +232,6 @@ def spent(mechanism: GaussianMechanism, rounds: int, delta: float) -> Spent:
         rounds,
         mechanism.rate,
         mechanism.noise,
-        mechanism.clip,
+        mechanism.clip_norm,
         mechanism.clients,
     )

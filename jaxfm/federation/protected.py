@@ -113,12 +113,12 @@ class ProtectedServer(Server):
             # Rounding to integers may make it longer, by half a unit in each number at most.
             size = sum(value.size for value in update.difference.values())
             rounding = math.sqrt(size) * 2.0 ** -(self._form.fraction + 1)
-            if rounding > 0.1 * self._mechanism.clip:
+            if rounding > 0.1 * self._mechanism.clip_norm:
                 raise UserError(
                     f"secure aggregation modulo 2^{self._form.bits}: rounds an update of {size:,} numbers by up to "
-                    f"{rounding:.2g}, too much beside its largest norm of {self._mechanism.clip:g}. Take 2^64."
+                    f"{rounding:.2g}, too much beside its largest norm of {self._mechanism.clip_norm:g}. Take 2^64."
                 )
-            return clipped(update.difference, self._mechanism.clip - rounding)
+            return clipped(update.difference, self._mechanism.clip_norm - rounding)
         # On average 1: sums of weights keep within the integers, whatever examples there are.
         weight = update.examples * self.rules.clients / max(self._examples, 1)
         weighed = {path: weight * value.astype(np.float64) for path, value in update.difference.items()}

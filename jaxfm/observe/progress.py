@@ -1,7 +1,6 @@
 """The progress of a run for a person to watch: a bar on a terminal, plain lines in a file."""
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator
 from time import monotonic
 from types import TracebackType
@@ -102,7 +101,7 @@ class Progress:
         step: int,
         *,
         epoch: float,
-        loss: float,
+        loss: float | None,
         learning_rate: float,
         speed: str,
         mfu: float | None = None,
@@ -110,12 +109,12 @@ class Progress:
     ) -> None:
         """Shows the state of training: `step` updates done, passes over the data, loss, speed and, where known, MFU.
 
-        `run` is which one it is of, where several are trained at once.
+        `run` is which one it is of, where several are trained at once. Private training has no loss to show: None.
         """
         self._fields = {
             **({"run": run} if run else {}),
             "epoch": f"epoch {epoch:.2f}",
-            **({} if math.isnan(loss) else {"loss": f"loss {loss:.4f}"}),  # private training has none
+            **({} if loss is None else {"loss": f"loss {loss:.4f}"}),
             "rate": f"lr {learning_rate:.1e}",
             "speed": speed,
             **({} if mfu is None else {"mfu": f"MFU {mfu:.1%}"}),

@@ -90,9 +90,9 @@ def check_config(config: Config) -> None:
         raise UserError("config.grow.layers: a stage is one run, and a model that grows is several. Leave it empty.")
     if supernet.is_asked_for(config.supernet):
         raise UserError("config.supernet: stages are of one model. Leave it empty.")
-    if config.privacy.clip:
+    if config.privacy.clip_norm:
         raise UserError(
-            "config.privacy.clip: what methods keep of a stage (examples, importance) is not private. Leave it at 0."
+            "config.privacy.clip_norm: what methods keep of a stage (examples, importance) is not private. Set it to 0."
         )
     if config.checkpoint.mirror:
         raise UserError("config.checkpoint.mirror: is the place of one run, and a stream has many. Leave it empty.")

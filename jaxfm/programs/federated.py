@@ -40,7 +40,7 @@ USAGE = (
     "  [--per_round=all|N|SHARE] [--local_steps=N | --local_epochs=1]\n"
     "  [--method=fedavg|fedprox|scaffold] [--server_optimizer=sgd|adam|yogi ...]\n"
     "  [--aggregate=mean|trimmed_mean|median] [--quorum=N] [--beside=local,central]\n"
-    "  [--private=epsilon:8,delta:1e-5,clip:0.5] [--secure=32|64]\n"
+    "  [--private=epsilon:8,delta:1e-5,clip_norm:0.5] [--secure=32|64]\n"
     "  [--agreement=FILE]\n"
     "  [--poison=ID:sign_flip] [--slow=ID:0.25] [--leave=ID:ROUND]\n"
     "  [--config.KEY=VALUE ...]\n"

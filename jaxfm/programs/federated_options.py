@@ -52,7 +52,9 @@ class FederatedOptions:
     poison_scale: float = _option(1.0, "What a poisoned update is multiplied by.")
     quorum: int = _option(0, "Clients, drawn anew, that score a round's model before it is taken; 0: it is taken.")
     tolerance: float = _option(0.0, "How much worse for a client a model may be that it does not vote against.")
-    private: str = _option("", "Differential privacy of clients, as epsilon:8,delta:1e-5,clip:0.5, or noise:1.1,...")
+    private: str = _option(
+        "", "Differential privacy of clients, as epsilon:8,delta:1e-5,clip_norm:0.5, or noise:1.1,..."
+    )
     secure: int = _option(0, "Simulated secure aggregation of updates modulo 2^32 or 2^64: 32 or 64; 0: none.")
     eval_every: int = _option(1, "Rounds between two evaluations.")
     beside: str = _option("", "What is trained to compare with: local, central, or both with a comma.")

@@ -199,7 +199,7 @@ def _check(config: Config) -> None:
     if jax.process_count() > 1:
         raise UserError("a simulation of several processes is not there. Start it as one process.")
     values: dict[str, tuple[Any, Any]] = {
-        "privacy.clip": (config.privacy.clip, 0.0),
+        "privacy.clip_norm": (config.privacy.clip_norm, 0.0),
         "grow.layers": (config.grow.layers, ()),
         "supernet.depths": (config.supernet.depths, ()),
         "supernet.heads": (config.supernet.heads, ()),

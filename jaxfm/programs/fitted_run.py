@@ -125,7 +125,7 @@ def _check(plan: FitPlan, config: Config) -> None:
         "distil.teacher": (config.distil.teachers, ()),
         "consolidate.importance": (config.consolidate.importance, ""),
         "consolidate.orthogonal_to": (config.consolidate.orthogonal_to, ""),
-        "privacy.clip": (config.privacy.clip, 0.0),
+        "privacy.clip_norm": (config.privacy.clip_norm, 0.0),
         "checkpoint.mirror": (config.checkpoint.mirror, ""),
     }
     for key, (value, default) in values.items():

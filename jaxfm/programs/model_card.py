@@ -203,7 +203,7 @@ def _training(run: SavedRun, report: Mapping[str, Any] | None, step: int) -> str
     values = workdirs.read_made_with(run.workdir)
     config = run.config
     rows: list[tuple[str, str]] = [("checkpoint", f"step {step:,}")]
-    if not config.privacy.clip:  # the seed of private training takes its noise away
+    if not config.privacy.clip_norm:  # the seed of private training takes its noise away
         rows.append(("seed", f"{config.seed}"))
     if report is not None:
         training, model = report["training"], report["model"]

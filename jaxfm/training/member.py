@@ -107,7 +107,7 @@ class Log:
             step,
             run=self.member.name,
             epoch=epoch,
-            loss=values["loss"],
+            loss=None if setup.privacy is not None else values["loss"],
             learning_rate=rate,
             speed=f"{speed:,.0f} useful {volume.unit}/s",
             mfu=mfu,

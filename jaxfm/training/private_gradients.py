@@ -28,12 +28,12 @@ class RowPrivacy:
     """How the gradients of a step are made private.
 
     Attributes:
-      clip: C.
+      clip_norm: C.
       noise: z, the noise multiplier.
       expected: B, the rows of a batch on average, by which sums are divided.
     """
 
-    clip: float
+    clip_norm: float
     noise: float
     expected: int
 
@@ -52,7 +52,7 @@ class RowPrivacy:
             def of_row(row: Any, key: jax.Array) -> Any:
                 alone = jax.tree.map(lambda field: field[None], row)
                 (_, (weight, sums)), grads = gradients(trained, params, alone, context._replace(key=key))
-                return clipped(grads, self.clip, weight), dict.fromkeys(sums, weighted(0.0, 0.0))
+                return clipped(grads, self.clip_norm, weight), dict.fromkeys(sums, weighted(0.0, 0.0))
 
             of_rows, nothing = jax.vmap(of_row)(dict(batch), jax.random.split(context.key, rows))
             grads, sums = jax.tree.map(lambda each: each.sum(axis=0), (of_rows, nothing))
@@ -65,7 +65,7 @@ class RowPrivacy:
         """Returns sums of gradients with noise, which is a function of the step's key."""
         leaves, structure = jax.tree.flatten(grads)
         keys = jax.random.split(jax.random.fold_in(key, _NOISE), len(leaves))
-        deviation = self.noise * self.clip
+        deviation = self.noise * self.clip_norm
         noised = [
             leaf + deviation * jax.random.normal(each, leaf.shape, leaf.dtype)
             for leaf, each in zip(leaves, keys, strict=True)
@@ -77,16 +77,16 @@ class RowPrivacy:
         return {**sums, "loss": weighted(0.0, 0.0)}
 
 
-def clipped(grads: Any, clip: float, weight: jax.Array) -> Any:
-    """Returns the gradient of a row's mean loss, of norm `clip` at most over all leaves; zeros where it is not finite.
+def clipped(grads: Any, clip_norm: float, weight: jax.Array) -> Any:
+    """Returns the gradient of a row's mean loss, of at most that norm over all leaves; zeros where it is not finite.
 
     Args:
       grads: of the SUM of the row's losses.
-      clip: the bound.
+      clip_norm: the bound.
       weight: what the sum is divided by; 0 for a row that only fills up a batch, or one without targets.
     """
     divisor = jnp.where(weight > 0, weight, 1.0)
     norm = optax.tree.norm(grads) / divisor
-    scale = jnp.minimum(1.0, clip * (1 - _ROUNDING) / jnp.maximum(norm, 1e-30)) / divisor
+    scale = jnp.minimum(1.0, clip_norm * (1 - _ROUNDING) / jnp.maximum(norm, 1e-30)) / divisor
     counts = jnp.isfinite(norm) & (weight > 0)
     return jax.tree.map(lambda grad: jnp.where(counts, grad * scale, 0.0), grads)

@@ -36,7 +36,7 @@ def make_row_privacy(config: Config, objective: Objective) -> RowPrivacy | None:
     Raises UserError for what single rows or their privacy do not allow, and for a budget whose noise nobody computed.
     """
     asked = config.privacy
-    if not asked.clip:
+    if not asked.clip_norm:
         return None
     check(config, objective)
     if not asked.noise:
@@ -44,7 +44,7 @@ def make_row_privacy(config: Config, objective: Objective) -> RowPrivacy | None:
             "config.privacy.noise: is 0. Here nobody knows the data from which a run computes it of config.privacy."
             "epsilon; give the multiplier itself."
         )
-    return RowPrivacy(asked.clip, asked.noise, config.train.batch_size)
+    return RowPrivacy(asked.clip_norm, asked.noise, config.train.batch_size)
 
 
 def make_batches(config: Config, rows: Dataset, mesh: Mesh, host_rows: HostRows) -> TrainBatches | None:
@@ -52,7 +52,7 @@ def make_batches(config: Config, rows: Dataset, mesh: Mesh, host_rows: HostRows)
 
     Raises UserError for a batch of more rows than there are.
     """
-    if not config.privacy.clip:
+    if not config.privacy.clip_norm:
         return None
     if config.train.batch_size > len(rows):
         raise UserError(
@@ -74,13 +74,13 @@ class PrivacyOfRun:
     """What the privacy of a run is computed from.
 
     Attributes:
-      clip, noise, delta: of the mechanism.
+      clip_norm, noise, delta: of the mechanism.
       rate: q, the probability with which a row is in a step.
       rows: N.
       capacity: the most rows of a step.
     """
 
-    clip: float
+    clip_norm: float
     noise: float
     delta: float
     rate: float
@@ -96,7 +96,13 @@ class PrivacyOfRun:
             delta=self.delta,
             truncation=accounting.Truncation(self.rows, self.capacity),
         )
-        facts = {"epsilon": epsilon, "delta": self.delta, "steps": steps, "noise": self.noise, "clip": self.clip}
+        facts = {
+            "epsilon": epsilon,
+            "delta": self.delta,
+            "steps": steps,
+            "noise": self.noise,
+            "clip_norm": self.clip_norm,
+        }
         return {**facts, "rate": self.rate, "rows": self.rows, "unit": "row", "neighbours": "one row more or less"}
 
 
@@ -107,7 +113,7 @@ def resolve(config: Config, batches: TrainBatches, rows: int, total_steps: int) 
     or where dp-accounting is not installed.
     """
     asked = config.privacy
-    if not asked.clip:
+    if not asked.clip_norm:
         return config, None
     assert isinstance(batches, PoissonBatches)
     if bool(config.privacy.epsilon) == bool(config.privacy.noise):
@@ -127,7 +133,7 @@ def resolve(config: Config, batches: TrainBatches, rows: int, total_steps: int) 
         noise = math.ceil((searched + accounting.TOLERANCE) * 1e4) / 1e4
     accounting.library()
     config = dataclasses.replace(config, privacy=dataclasses.replace(asked, noise=noise))
-    return config, PrivacyOfRun(asked.clip, noise, asked.delta, batches.rate, rows, batches.capacity)
+    return config, PrivacyOfRun(asked.clip_norm, noise, asked.delta, batches.rate, rows, batches.capacity)
 
 
 def notes(config: Config, privacy: PrivacyOfRun | None, total_steps: int) -> tuple[str, ...]:
@@ -149,7 +155,7 @@ def sentence(spent: Mapping[str, Any]) -> str:
     return (
         f"differential privacy of training rows: epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g} "
         f"(DP-SGD: {spent['steps']:,} steps, each row in a step with probability {spent['rate']:.3g}, noise multiplier "
-        f"{spent['noise']:.4g}, clip {spent['clip']:g}; one row more or less)"
+        f"{spent['noise']:.4g}, clip_norm {spent['clip_norm']:g}; one row more or less)"
     )
 
 
@@ -162,28 +168,28 @@ def table(spent: Mapping[str, Any]) -> Table:
         ("steps", f"{spent['steps']:,}"),
         ("probability of a row at each step", f"{spent['rate']:.4g}"),
         ("noise multiplier", f"{spent['noise']:.4g}"),
-        ("clip", f"{spent['clip']:g}"),
+        ("clip_norm", f"{spent['clip_norm']:g}"),
     ]
     return Table("By DP-SGD; validation and test rows are not protected", ("", "value"), rows)
 
 
 def check_alone(config: Config) -> None:
     """Raises UserError for private training of several runs at once."""
-    if config.privacy.clip:
+    if config.privacy.clip_norm:
         raise UserError(
-            f"config.privacy.clip={config.privacy.clip:g}: is for one run. Each further one of config.train.seeds, "
-            ".learning_rates or .weight_decays would spend as much again."
+            f"config.privacy.clip_norm={config.privacy.clip_norm:g}: is for one run. Each further one of config.train."
+            "seeds, .learning_rates or .weight_decays would spend as much again."
         )
 
 
 def check(config: Config, objective: Objective) -> None:
-    """Raises UserError for a budget without a clip, and what a row's gradient or the count of what leaves forbids."""
-    if not config.privacy.clip:
+    """Raises UserError for a budget without a bound, and what a row's gradient or the count of what leaves forbids."""
+    if not config.privacy.clip_norm:
         for name, value in (("epsilon", config.privacy.epsilon), ("noise", config.privacy.noise)):
             if value:
                 raise UserError(
-                    f"config.privacy.{name}: is {value:g}, but training is not private while config.privacy.clip is 0. "
-                    "Set the largest norm of a row's gradient, as --config.privacy.clip=0.5."
+                    f"config.privacy.{name}: is {value:g}, but training is not private while config.privacy.clip_norm "
+                    "is 0. Set the largest norm of a row's gradient, as --config.privacy.clip_norm=0.5."
                 )
         return
     rules = (
@@ -200,4 +206,6 @@ def check(config: Config, objective: Objective) -> None:
     )
     for holds, what, why in rules:
         if holds:
-            raise UserError(f"{what}: cannot be trained with config.privacy.clip={config.privacy.clip:g}: {why}.")
+            raise UserError(
+                f"{what}: cannot be trained with config.privacy.clip_norm={config.privacy.clip_norm:g}: {why}."
+            )

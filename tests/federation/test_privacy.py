@@ -21,7 +21,7 @@ needs_accountant = pytest.mark.skipif(
 def test_a_mechanism_of_a_budget_and_what_it_has_spent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(noise_for.__kwdefaults__, "accountant", "rdp")  # the search by PLD is slow
     mechanism = privacy.make_mechanism(
-        Privacy(clip=0.5, delta=1e-2, epsilon=8.0), clients=20, rate=0.5, rounds=10, seed=3
+        Privacy(clip_norm=0.5, delta=1e-2, epsilon=8.0), clients=20, rate=0.5, rounds=10, seed=3
     )
     done = privacy.spent(mechanism, 10, 1e-2)
     assert done.epsilon <= done.epsilon_rdp <= 8.0 and privacy.spent(mechanism, 5, 1e-2).epsilon < done.epsilon
@@ -32,7 +32,7 @@ def test_a_mechanism_of_a_budget_and_what_it_has_spent(monkeypatch: pytest.Monke
 
 
 def test_budgets_that_cannot_be_kept_are_refused() -> None:
-    asked = Privacy(clip=1.0, delta=0.06, epsilon=8.0)
+    asked = Privacy(clip_norm=1.0, delta=0.06, epsilon=8.0)
     with pytest.raises(UserError, match="delta must be below one divided by the number of clients, 0.05"):
         privacy.make_mechanism(asked, clients=20, rate=0.5, rounds=10, seed=0)
     with pytest.raises(UserError, match="the share of clients of a round must be above 0"):
@@ -68,12 +68,12 @@ def test_the_bound_holds_for_every_size_of_update() -> None:
 def test_the_mean_is_the_clipped_sum_over_a_fixed_denominator_with_noise_as_asked_for() -> None:
     shapes = {"w": (300, 200), "b": (40_000,)}
     updates = [{name: np.full(shape, value) for name, shape in shapes.items()} for value in (1e-5, -2.0, 5.0)]
-    mechanism = GaussianMechanism(clip=0.5, noise=1.7, rate=0.25, clients=40, seed=11)
+    mechanism = GaussianMechanism(clip_norm=0.5, noise=1.7, rate=0.25, clients=40, seed=11)
     mean = mechanism.mean(updates, shapes, 4)
     size = math.sqrt(100_000)
     signal = (1e-5 - 0.5 / size + 0.5 / size) / 10
     numbers = np.concatenate([mean[name].ravel() for name in mean])
-    deviation = 1.7 * 0.5 / 10  # multiplier * clip / denominator; not again divided by anything
+    deviation = 1.7 * 0.5 / 10  # multiplier * clip_norm / denominator; not again divided by anything
     # 100,000 draws: the deviation to 0.22 %, the mean to 0.32 % of it; the bounds are five of these.
     assert numbers.std() == pytest.approx(deviation, rel=0.011)
     assert abs(numbers.mean() - signal) < 0.016 * deviation
@@ -111,24 +111,24 @@ def test_each_client_is_in_a_round_by_itself_with_the_same_probability() -> None
 
 def test_words_of_the_flag() -> None:
     assert read_privacy([]) is None
-    assert read_privacy(["epsilon:8", "delta:1e-5", "clip:0.5"]) == Privacy(0.5, 1e-5, epsilon=8.0)
-    assert str(read_privacy(["noise:1.1", "clip:2", "delta:1e-3"])) == "noise:1.1,delta:0.001,clip:2"
+    assert read_privacy(["epsilon:8", "delta:1e-5", "clip_norm:0.5"]) == Privacy(0.5, 1e-5, epsilon=8.0)
+    assert str(read_privacy(["noise:1.1", "clip_norm:2", "delta:1e-3"])) == "noise:1.1,delta:0.001,clip_norm:2"
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["epsilon=8"], "'epsilon=8' must be NAME:NUMBER, as epsilon:8,delta:1e-5,clip:0.5"),
+        (["epsilon=8"], "'epsilon=8' must be NAME:NUMBER, as epsilon:8,delta:1e-5,clip_norm:0.5"),
         (["epsilonn:8"], "Did you mean 'epsilon'"),
         (["epsilon:8", "epsilon:9"], "names epsilon twice"),
         (["epsilon:x"], "'x' must be a number"),
         (["epsilon:-1"], "epsilon must be a number above 0"),
         (["epsilon:nan"], "epsilon must be a number above 0"),
-        (["epsilon:8"], "must have delta and clip"),
-        (["delta:1e-5", "clip:1"], "must have either epsilon, a budget, or noise, a multiplier"),
-        (["epsilon:8", "noise:1", "delta:1e-5", "clip:1"], "must have either epsilon"),
-        (["epsilon:8", "delta:1", "clip:1"], "delta must be below 1"),
-        (["noise:0.01", "delta:1e-5", "clip:1"], "noise must be from 0.2 to 10000"),
+        (["epsilon:8"], "must have delta and clip_norm"),
+        (["delta:1e-5", "clip_norm:1"], "must have either epsilon, a budget, or noise, a multiplier"),
+        (["epsilon:8", "noise:1", "delta:1e-5", "clip_norm:1"], "must have either epsilon"),
+        (["epsilon:8", "delta:1", "clip_norm:1"], "delta must be below 1"),
+        (["noise:0.01", "delta:1e-5", "clip_norm:1"], "noise must be from 0.2 to 10000"),
     ],
 )
 def test_words_that_are_refused(words: list[str], message: str) -> None:

@@ -41,7 +41,7 @@ def test_the_masked_mean_is_that_of_a_server_that_sees_all(bits: int, bound: flo
 
 def test_a_private_mean_weighs_all_alike_and_moves_without_clients() -> None:
     rules, start = ServerRules(5, 5, seed=1), _values(99)
-    quiet = GaussianMechanism(clip=0.3, noise=1e-9, rate=1.0, clients=5, seed=1)
+    quiet = GaussianMechanism(clip_norm=0.3, noise=1e-9, rate=1.0, clients=5, seed=1)
     server = ProtectedServer(start, rules, mechanism=quiet)
     updates = _updates((0, 1, 4))
     server.receive(updates)
@@ -60,7 +60,7 @@ def test_a_private_mean_weighs_all_alike_and_moves_without_clients() -> None:
 
 def test_masked_and_private_is_private_and_masking_changes_the_rounding_alone() -> None:
     rules, start = ServerRules(5, 5, seed=1), _values(99)
-    mechanism = GaussianMechanism(clip=0.3, noise=1.0, rate=1.0, clients=5, seed=1)
+    mechanism = GaussianMechanism(clip_norm=0.3, noise=1.0, rate=1.0, clients=5, seed=1)
     seen, masked = (
         ProtectedServer(start, rules, mechanism=mechanism, form=form) for form in (None, fixed_point(64, 5))
     )
@@ -71,11 +71,11 @@ def test_masked_and_private_is_private_and_masking_changes_the_rounding_alone() 
 
 
 def test_rounding_is_counted_with_the_clipped_norm() -> None:
-    tight = GaussianMechanism(clip=1e-5, noise=1.0, rate=1.0, clients=3, seed=1)
+    tight = GaussianMechanism(clip_norm=1e-5, noise=1.0, rate=1.0, clients=3, seed=1)
     server = ProtectedServer(_values(99), ServerRules(3, 3), mechanism=tight, form=fixed_point(32, 3))
     with pytest.raises(UserError, match="rounds an update of 203 numbers by up to 6.8e-06, too much beside"):
         server.receive(_updates((0, 1, 2)), range(3))
-    close = GaussianMechanism(clip=1e-3, noise=1.0, rate=1.0, clients=3, seed=1)
+    close = GaussianMechanism(clip_norm=1e-3, noise=1.0, rate=1.0, clients=3, seed=1)
     server = ProtectedServer(_values(99), ServerRules(3, 3), mechanism=close, form=fixed_point(32, 3))
     for update in _updates((0, 1, 2)):
         decoded = fixed_point(32, 3).decode(fixed_point(32, 3).encode(server._prepared(update)))

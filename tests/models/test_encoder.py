@@ -17,6 +17,7 @@ from jaxfm.core.build import DEFAULT_BUILD, Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.encoder import Encoder
 from jaxfm.parallel import mesh as meshes
+from tests import tiny
 
 # A wide spread of weights: with the usual 0.02 a fresh encoder hardly mixes tokens, and a leak would be too small.
 CONFIG = EncoderConfig(
@@ -63,7 +64,7 @@ def program(scan: bool = True, dropout: bool = False) -> Any:
         hidden_BTD = nnx.merge(graphdef, params)(batch, key=KEY if dropout else None)
         return jnp.sum(jnp.sin(hidden_BTD) * chosen_BT[..., None]), hidden_BTD
 
-    return jax.jit(jax.grad(output, has_aux=True)).lower(PARAMS, BATCH, EVERYWHERE).compile()
+    return jax.jit(jax.grad(output, has_aux=True)).lower(PARAMS, BATCH, EVERYWHERE).compile(tiny.AS_USERS_COMPILE)
 
 
 def forward(key: jax.Array | None, *, dtype: Any = jnp.float32, rate: float = 0.1) -> Any:

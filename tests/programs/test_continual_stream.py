@@ -80,7 +80,7 @@ def test_absent_files_and_configs_that_are_no_stage(config: Config, tmp_path: pa
         ({"train__seeds": 2}, "train.seeds.*Take --seeds"),
         ({"grow__layers": (1, 2)}, "config.grow.layers"),
         ({"supernet__depths": (1,)}, "config.supernet"),
-        ({"privacy__clip": 1.0}, "config.privacy.clip"),
+        ({"privacy__clip_norm": 1.0}, "config.privacy.clip_norm"),
         ({"distil__teacher": "run:a"}, "config.distil.teacher: is 'run:a', but methods of a stream set it"),
         ({"consolidate__importance": "f"}, "config.consolidate: is 'f'"),
         ({"checkpoint__mirror": "gs://b/f"}, "config.checkpoint.mirror"),

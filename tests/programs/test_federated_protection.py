@@ -16,7 +16,7 @@ from tests import tiny
 needs_accountant = pytest.mark.skipif(
     importlib.util.find_spec("dp_accounting") is None, reason="needs the extra `privacy`: dp-accounting"
 )
-PRIVATE = "noise:0.8,delta:1e-2,clip:0.5"
+PRIVATE = "noise:0.8,delta:1e-2,clip_norm:0.5"
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ PRIVATE = "noise:0.8,delta:1e-2,clip:0.5"
         ({"private": PRIVATE, "method": "scaffold"}, "--method=scaffold: does not go with --private="),
         ({"private": PRIVATE, "quorum": 2}, "--quorum=2: does not go with .*: the clients' votes have no noise"),
         ({"private": PRIVATE, "secure": 64, "per_round": "0.5"}, "would tell who was drawn. Take --per_round=all"),
-        ({"private": "epsilon:8"}, "--private=epsilon:8: must have delta and clip"),
+        ({"private": "epsilon:8"}, "--private=epsilon:8: must have delta and clip_norm"),
         (
             {"secure": 64, "aggregate": "trimmed_mean"},
             "--aggregate=trimmed_mean: does not go with --secure=64: the server",

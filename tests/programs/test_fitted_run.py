@@ -224,7 +224,7 @@ def test_a_prompt_without_training(tmp_path: pathlib.Path) -> None:
             r"config\.train\.seeds: several runs in one program do not go with config\.task\.fit=setfit",
         ),
         ({"adapt__lora__rank": 2}, r"config\.adapt\.lora\.rank: 2: does not go with config\.task\.fit=setfit"),
-        ({"privacy__clip": 0.5}, r"config\.privacy\.clip: 0\.5: does not go with config\.task\.fit=setfit"),
+        ({"privacy__clip_norm": 0.5}, r"config\.privacy\.clip_norm: 0\.5: does not go with config\.task\.fit=setfit"),
         ({"exits__every": 1}, r"config\.exits\.every: 1: does not go with config\.task\.fit=setfit\. Leave it at 0\."),
         ({"train__batch_size": 0}, r"config\.train\.batch_size: 'auto' does not go with config\.task\.fit=setfit"),
         ({"adapt__train": "head"}, r"config\.adapt\.train: 'head', but config\.task\.fit=setfit trains the encoder"),

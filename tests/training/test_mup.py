@@ -1,6 +1,7 @@
 """muP: factors against the paper's table, coordinate checks, the equivalence behind tied decoders, what is refused."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -338,7 +339,7 @@ def descend(
         picked = jnp.take_along_axis(jax.nn.log_softmax(logits_BTV), jnp.maximum(labels_BT, 0)[..., None], axis=-1)
         return -jnp.sum(jnp.where(labels_BT >= 0, picked[..., 0], 0.0)) / jnp.sum(labels_BT >= 0)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=tiny.AS_USERS_COMPILE)
     def step(params: Any, state: Any, batch: Mapping[str, jax.Array]) -> Any:
         loss, grads = jax.value_and_grad(loss_of)(params, batch)
         update = optax.with_extra_args_support(optimizer).update

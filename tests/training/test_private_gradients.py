@@ -35,7 +35,7 @@ def _gradient(privacy: RowPrivacy, batch: Any, accumulate: int = 1, params: Any 
     return jax.tree.map(lambda before, after: np.asarray(before - after), params, state.params)
 
 
-def _one_by_one(batch: Any, clip: float) -> Any:
+def _one_by_one(batch: Any, clip_norm: float) -> Any:
     """The same by a loop over rows, and NumPy."""
     params, total = toy_params(), None
     context = LossContext(jax.random.key(0))
@@ -45,21 +45,21 @@ def _one_by_one(batch: Any, clip: float) -> Any:
         grads = jax.grad(lambda each, alone=alone: toy_loss(each, alone, context).total)(params)
         grads = {name: np.asarray(each, np.float64) / max(float(loss.weight), 1.0) for name, each in grads.items()}
         norm = np.sqrt(sum((each**2).sum() for each in grads.values()))
-        grads = {name: each * min(1.0, clip / max(norm, 1e-30)) for name, each in grads.items()}
+        grads = {name: each * min(1.0, clip_norm / max(norm, 1e-30)) for name, each in grads.items()}
         total = grads if total is None else {name: total[name] + grads[name] for name in total}
     return total
 
 
-@pytest.mark.parametrize(("clip", "accumulate"), [(CLIP, 1), (CLIP, 4), (1e3, 2)])
-def test_the_gradient_is_the_sum_of_clipped_ones_of_single_rows(clip: float, accumulate: int) -> None:
+@pytest.mark.parametrize(("clip_norm", "accumulate"), [(CLIP, 1), (CLIP, 4), (1e3, 2)])
+def test_the_gradient_is_the_sum_of_clipped_ones_of_single_rows(clip_norm: float, accumulate: int) -> None:
     batch, expected_rows = toy_batch(), 5
-    found = _gradient(RowPrivacy(clip, 0.0, expected_rows), batch, accumulate)
-    expected = _one_by_one(batch, clip)
+    found = _gradient(RowPrivacy(clip_norm, 0.0, expected_rows), batch, accumulate)
+    expected = _one_by_one(batch, clip_norm)
     for name, each in expected.items():
         np.testing.assert_allclose(found[name], each / expected_rows, rtol=2e-5, atol=2e-7)
-    # Row 6 has no target, others some: the clip changes something where it is small, and nothing where it is large.
+    # Row 6 has no target, others some: the bound changes something where it is small, and nothing where it is large.
     unclipped = _one_by_one(batch, 1e9)
-    assert (clip == 1e3) == np.allclose(expected["kernel"], unclipped["kernel"])
+    assert (clip_norm == 1e3) == np.allclose(expected["kernel"], unclipped["kernel"])
 
 
 def test_a_row_that_is_not_finite_adds_nothing_and_skips_nothing() -> None:
@@ -93,11 +93,11 @@ def test_the_noise_has_the_deviation_multiplier_times_clip_over_batch(accumulate
     80,000 numbers without a gradient: their deviation is known to 0.25 %, the bound is five of these.
     """
     params = {**toy_params(), "unused": jnp.zeros((400, 200))}
-    for noise, clip, expected in ((1.3, CLIP, 8), (1.3, CLIP, 32), (2.6, 0.1, 8)):
-        found = _gradient(RowPrivacy(clip, noise, expected), toy_batch(), accumulate, params)["unused"]
-        assert found.std() == pytest.approx(noise * clip / expected, rel=0.0125)
-        assert abs(found.mean()) < 5 * noise * clip / expected / np.sqrt(found.size)
-        within = (np.abs(found) < noise * clip / expected).mean()
+    for noise, clip_norm, expected in ((1.3, CLIP, 8), (1.3, CLIP, 32), (2.6, 0.1, 8)):
+        found = _gradient(RowPrivacy(clip_norm, noise, expected), toy_batch(), accumulate, params)["unused"]
+        assert found.std() == pytest.approx(noise * clip_norm / expected, rel=0.0125)
+        assert abs(found.mean()) < 5 * noise * clip_norm / expected / np.sqrt(found.size)
+        within = (np.abs(found) < noise * clip_norm / expected).mean()
         assert within == pytest.approx(0.6827, abs=0.009)
 
 

@@ -24,7 +24,7 @@ needs_accountant = pytest.mark.skipif(
     importlib.util.find_spec("dp_accounting") is None, reason="needs the extra `privacy`: dp-accounting"
 )
 PRIVATE: dict[str, Any] = {
-    "privacy__clip": 0.5, "privacy__noise": 0.8, "privacy__delta": 1e-3, "data__packed": False
+    "privacy__clip_norm": 0.5, "privacy__noise": 0.8, "privacy__delta": 1e-3, "data__packed": False
 }  # fmt: skip
 
 
@@ -80,18 +80,18 @@ def test_the_update_is_the_same_on_four_devices_as_on_one(tmp_path: pathlib.Path
     [
         (
             {"data__packed": True},
-            "config.data.packed=True: cannot be trained with config.privacy.clip=0.5: a packed row",
+            "config.data.packed=True: cannot be trained with config.privacy.clip_norm=0.5: a packed row",
         ),
         ({"augment__mixup": 0.4}, "config.augment.mixup=0.4: cannot .* a mixture is of two rows"),
         ({"privacy__noise": 0.0}, "config.privacy.epsilon: is 0 and config.privacy.noise is 0"),
         (
-            {"privacy__clip": 0.0},
-            "config.privacy.noise: is 0.8, but training is not private while config.privacy.clip is 0",
+            {"privacy__clip_norm": 0.0},
+            "config.privacy.noise: is 0.8, but training is not private while config.privacy.clip_norm is 0",
         ),
         ({"privacy__epsilon": 3.0}, "config.privacy.epsilon: is 3 and config.privacy.noise is 0.8"),
         ({"privacy__delta": 0.05}, "config.privacy.delta: 0.05: must be below one divided by the number of rows"),
         ({"train__batch_size": 400}, "config.train.batch_size: 400: private training draws each of the"),
-        ({"train__seeds": 2}, "config.privacy.clip=0.5: is for one run"),
+        ({"train__seeds": 2}, "config.privacy.clip_norm=0.5: is for one run"),
     ],
 )
 def test_what_is_refused_leaves_no_run(tmp_path: pathlib.Path, keys: dict[str, Any], message: str) -> None:

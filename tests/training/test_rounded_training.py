@@ -81,12 +81,12 @@ def test_ranges_are_measured_then_learned(whole: dict[int, bytes], config: Confi
 def test_what_was_trained_is_what_is_written(whole: dict[int, bytes], folder: pathlib.Path) -> None:
     del whole
     trained = json.loads((folder / "whole" / "report.json").read_text())["splits"]["valid"]
-    made = quantise(folder / "whole", folder / "written", max_loss=0.02)
+    # The run has trained with a word embedding in floats: kept so, what is written scores as it did.
+    made = quantise(folder / "whole", folder / "written", keep=["embeddings/word"], max_loss=0.02)
     facts = json.loads((made / "quantisation.json").read_text())
     assert facts["method"] == "static" and facts["calibration"] == "learned"
-    # The word embedding is rounded in the file alone, so scores may differ by a token.
     assert facts["scores"]["valid"]["before"] == pytest.approx(trained["f1"], abs=1e-6)
-    assert facts["scores"]["valid"]["after"] == pytest.approx(trained["f1"], abs=0.02)
+    assert facts["scores"]["valid"]["after"] == pytest.approx(trained["f1"], abs=1e-6)
     params = open_run(folder / "whole").restore(make_mesh(MeshConfig()), Build()).to_host()
     written = open_run(made).restore(make_mesh(MeshConfig()), Build()).to_host()
     np.testing.assert_allclose(written["encoder/layers/ffn/down/input_scale"], np.exp2(params[RANGE]) / 127, rtol=1e-5)
