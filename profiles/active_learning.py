@@ -15,7 +15,6 @@ rounds; the JSON has it of each seed's curve too. Finished runs in --workdir are
 """
 
 import argparse
-import ast
 import json
 import pathlib
 import statistics
@@ -48,14 +47,7 @@ def config_of(source: str, changes: Sequence[str]) -> Config:
     """Returns the config of the runs, changed by words --config.KEY=VALUE."""
     tagged = source.startswith(("conll:", "brat:"))
     config = resolve_config("ner:files" if tagged else "classification:files", {"data.source": source})
-    known, given = flatten(to_dict(config)), {}
-    for word in changes:
-        key, _, text = word.removeprefix("--config.").partition("=")
-        try:
-            given[key] = text if isinstance(known.get(key), str) else ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            given[key] = text
-    return resolve_config(config, given)
+    return resolve_config(config, command_line.values(changes, flatten(to_dict(config))))
 
 
 def read_lines(config: Config) -> dict[str, list[Line]]:

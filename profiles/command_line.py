@@ -5,9 +5,11 @@ mistake, with 130 after Ctrl-C. Scripts that read absl flags call `jaxfm.program
 """
 
 import argparse
+import ast
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from jaxfm.errors import UserError
 from jaxfm.parallel.distributed import EXIT_INTERRUPTED, EXIT_USER_MISTAKE
@@ -42,6 +44,21 @@ def integers(flag: str, words: Sequence[str]) -> list[int]:
         return [int(word) for word in words]
     except ValueError as error:
         raise UserError(f"{flag}={','.join(words)}: must be whole numbers, separated by commas.") from error
+
+
+def values(words: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns key -> value of words --config.KEY=VALUE: a Python value, or the text as it is where it is none.
+
+    It is a text too where `known`, key -> value of the config that is changed, has one.
+    """
+    given: dict[str, Any] = {}
+    for word in words:
+        key, _, text = word.removeprefix("--config.").partition("=")
+        try:
+            given[key] = text if isinstance(known.get(key), str) else ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            given[key] = text
+    return given
 
 
 def run(main: Callable[[], None]) -> None:

@@ -17,7 +17,6 @@ as they are, and the figures of a set are written when it is done.
 """
 
 import argparse
-import ast
 import json
 import pathlib
 import sys
@@ -126,18 +125,6 @@ def write_stages(stages: Stages, folder: pathlib.Path, limits: Mapping[str, int]
     return [{"name": name, "data.source": f"jsonl:{(folder / name).resolve()}"} for name in stages]
 
 
-def changes_of(words: Sequence[str]) -> dict[str, Any]:
-    """Returns key -> value of words --config.KEY=VALUE."""
-    given: dict[str, Any] = {}
-    for word in words:
-        key, _, text = word.removeprefix("--config.").partition("=")
-        try:
-            given[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            given[key] = text
-    return given
-
-
 def measure(name: str, arguments: argparse.Namespace, changes: Mapping[str, Any], home: pathlib.Path) -> dict[str, Any]:
     """Trains the stream of a set by all methods; returns what continual.json says, and the seconds."""
     make, config, metric = SETS[name]
@@ -180,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--ewc_weight", type=float, default=400.0)
     parser.add_argument("--ewc_examples", type=int, default=256)
     arguments, words = command_line.parse(parser, argv)
-    changes = changes_of(words)
+    changes = command_line.values(words, {})
     check_methods(arguments.methods.split(","), tuple(METHODS))
     sets = arguments.sets.split(",")
     for name in sets:

@@ -15,7 +15,6 @@ training stand beside the first scenario. Finished runs in --workdir are taken a
 """
 
 import argparse
-import ast
 import json
 import pathlib
 import statistics
@@ -124,14 +123,7 @@ SETS: Mapping[str, tuple[str, Callable[[pathlib.Path, pathlib.Path, int], tuple[
 def config_of(name: str, source: str, changes: Sequence[str]) -> Config:
     """Returns the config of the runs of a set, changed by words --config.KEY=VALUE."""
     config = resolve_config(name, {"data.source": source, "eval.select": "last"})
-    known, given = flatten(to_dict(config)), {}
-    for word in changes:
-        key, _, text = word.removeprefix("--config.").partition("=")
-        try:
-            given[key] = text if isinstance(known.get(key), str) else ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            given[key] = text
-    return resolve_config(config, given)
+    return resolve_config(config, command_line.values(changes, flatten(to_dict(config))))
 
 
 def scores_of(scores: Mapping[str, Any], metric: str) -> dict[str, Any]:

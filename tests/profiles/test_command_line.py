@@ -222,6 +222,18 @@ def test_ctrl_c_is_told_by_its_exit_code(capsys: pytest.CaptureFixture[str]) -> 
     assert ended.value.code == 130 and capsys.readouterr().err == "stopped by Ctrl-C\n"
 
 
+def test_values_of_words() -> None:
+    words = [
+        "--config.train.steps=3",
+        "--config.task.name=7",
+        "--config.data.source=csv:a=b",
+        "--config.adapt.x=(1, 2)",
+    ]
+    wanted = {"train.steps": 3, "task.name": "7", "data.source": "csv:a=b", "adapt.x": (1, 2)}
+    assert command_line.values(words, {"task.name": "ner", "train.steps": 0}) == wanted
+    assert command_line.values(words, {})["task.name"] == 7
+
+
 def test_numbers_of_a_flag() -> None:
     assert command_line.integers("--seeds", ["0", "12"]) == [0, 12]
     with pytest.raises(UserError, match=r"--seeds=0,one: must be whole numbers, separated by commas\."):
