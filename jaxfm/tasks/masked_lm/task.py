@@ -28,6 +28,7 @@ from jaxfm.tasks.masked_text import (
     reopen_text,
 )
 from jaxfm.tasks.older_configs import upgraded
+from jaxfm.tasks.running_text import WHOLE_MODEL, head_note
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +87,10 @@ class MaskedLMDefinition:
         Raises UserError as `masked_text.open_text`.
         """
         task = config.task
-        encoder, text = open_text(config, initial, task.masking, _head_note(initial))
+        encoder, text = open_text(config, initial, task.masking, head_note(initial))
         spec = MaskedLMSpec(encoder, task.masking, task.ratios, text.units, config.data.row_length)
         objective = MaskedLMObjective(spec, text.vocabulary, task.z_loss, task.logits_chunk)
-        used = ("encoder/", "transform/", "decoder/")
-        params = {name: value for name, value in initial.params.items() if name.startswith(used)}
+        params = {name: value for name, value in initial.params.items() if name.startswith(WHOLE_MODEL)}
         return MaskedLMTask(objective, text), params
 
     def check(self, config: Config, initial: Initial) -> DataCheck:
@@ -121,16 +121,3 @@ class MaskedLMDefinition:
     def predictor(self, workdir: pathlib.Path, spec: MaskedLMSpec) -> FillMask:
         """Returns what fills masks in texts."""
         return FillMask(spec, load_tokenizer(workdir / TOKENIZER_DIR))
-
-
-def _head_note(initial: Initial) -> tuple[str, ...]:
-    if not initial.params:
-        return ()
-    parts = [part for part in ("transform/", "decoder/") if any(name.startswith(part) for name in initial.params)]
-    if len(parts) == initial.encoder.vocabulary_transform + (
-        initial.encoder.decoder_bias or not initial.encoder.tied_decoder
-    ):
-        return ("masked-LM head: loaded with the weights",)
-    if parts:
-        return ("masked-LM head: its transform is loaded with the weights, its bias over the vocabulary starts at 0",)
-    return ("masked-LM head: new, the weights have none that can be used",)

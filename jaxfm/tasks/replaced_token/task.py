@@ -151,6 +151,7 @@ def _spec(config: Config, encoder: EncoderConfig, units: tuple[str, ...]) -> Rep
         row_length=config.data.row_length,
         generator_layers=generator_layers(config.task.generator_depth, encoder),
         discriminator_weight=config.task.discriminator_weight,
+        ratio_starts=config.task.ratio_starts,
     )
 
 
