@@ -8,8 +8,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxfm.core.encoder_config import CAUSAL
+from jaxfm.core.encoder_config import CAUSAL, EncoderConfig
+from jaxfm.errors import UserError
 from jaxfm.tasks.masked_predictions import chunked_losses
+
+
+def check_causal(encoder: EncoderConfig, advice: str) -> None:
+    """Raises UserError, which begins with `advice`, for an encoder that tells a token of later ones in other ways."""
+    if encoder.token_dropout_id >= 0:
+        raise UserError(
+            f"{advice}: {encoder.family} rescales all embeddings of a text by the number of masks in it, so that a "
+            "token would know of later ones."
+        )
 
 
 def next_token_targets(tokens_BT: jax.Array, segment_ids_BT: jax.Array) -> jax.Array:

@@ -95,7 +95,7 @@ def check_running_text(config: Config, initial: Initial, *, needs_mask: bool) ->
         )
 
 
-def head_note(initial: Initial) -> tuple[str, ...]:
+def head_note(initial: Initial, head: str = "vocabulary head") -> tuple[str, ...]:
     """Returns a line for the log: what of the vocabulary head came with the weights; () from scratch."""
     if not initial.params:
         return ()
@@ -103,7 +103,7 @@ def head_note(initial: Initial) -> tuple[str, ...]:
     if len(parts) == initial.encoder.vocabulary_transform + (
         initial.encoder.decoder_bias or not initial.encoder.tied_decoder
     ):
-        return ("vocabulary head: loaded with the weights",)
+        return (f"{head}: loaded with the weights",)
     if parts:
-        return ("vocabulary head: its transform is loaded with the weights, its bias over the vocabulary starts at 0",)
-    return ("vocabulary head: new, the weights have none that can be used",)
+        return (f"{head}: its transform is loaded with the weights, its bias over the vocabulary starts at 0",)
+    return (f"{head}: new, the weights have none that can be used",)

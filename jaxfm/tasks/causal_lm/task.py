@@ -19,8 +19,9 @@ from jaxfm.tasks.causal_lm.objective import CausalLMObjective
 from jaxfm.tasks.causal_lm.predictor import CausalLMPredictor
 from jaxfm.tasks.causal_lm.scorer import DIRECTIONS, CausalLMScorer
 from jaxfm.tasks.causal_lm.spec import NAME, CausalLMConfig, CausalLMSpec
-from jaxfm.tasks.causal_lm.text import CausalText, check_causal, open_causal_text, reopen_causal_text
+from jaxfm.tasks.causal_lm.text import CausalText, open_causal_text, reopen_causal_text
 from jaxfm.tasks.masked_checks import check_text
+from jaxfm.tasks.next_tokens import check_causal
 from jaxfm.tasks.running_text import WHOLE_MODEL, head_note
 
 
@@ -64,7 +65,7 @@ class CausalLMDefinition:
 
     def abstract_objective(self, config: Config, encoder: EncoderConfig) -> CausalLMObjective:
         """Builds model and loss without text or tokenizer, for shapes alone."""
-        check_causal(encoder)
+        check_causal(encoder, f"config.task.name: {NAME!r} takes an encoder of another family")
         spec = CausalLMSpec(with_sight(encoder, CAUSAL), config.data.row_length)
         return CausalLMObjective(spec, config.task.z_loss, config.task.logits_chunk)
 

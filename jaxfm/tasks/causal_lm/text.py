@@ -20,6 +20,7 @@ from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError
 from jaxfm.families.registry import with_sight
 from jaxfm.tasks.mask_shares import scored_notes
+from jaxfm.tasks.next_tokens import check_causal
 from jaxfm.tasks.running_text import Baseline, check_running_text, open_running_text, read_counts
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def open_causal_text(
     Raises:
       UserError: an empty corpus, a tokenizer that does not fit the weights, an encoder that cannot read causally.
     """
-    check_causal(initial.encoder)
+    check_causal(initial.encoder, f"config.task.name: {config.task.name!r} takes an encoder of another family")
     check_running_text(config, initial, needs_mask=False)
     encoder, data, tokenizer = open_running_text(config, initial, needs_mask=False)
     train = data.rows["train"]
@@ -94,15 +95,6 @@ def reopen_causal_text(
     held_out = {split: SpreadRows(rows, spread_index(len(rows), config.task.eval_rows))}
     _check_targets(split, held_out[split])
     return CausalText(tokenizer, {}, held_out, Baseline.of(read_counts(workdir), possible_targets(tokenizer, encoder)))
-
-
-def check_causal(encoder: EncoderConfig) -> None:
-    """Raises UserError for an encoder whose output at a token depends on later ones by more than attention."""
-    if encoder.token_dropout_id >= 0:
-        raise UserError(
-            f"config.task.name: a {encoder.family} encoder rescales its embeddings by the number of masks in the whole "
-            "text, so that its tokens know of later ones. Take an encoder of another family, or masked_lm."
-        )
 
 
 def possible_targets(tokenizer: "PreTrainedTokenizerFast", encoder: EncoderConfig) -> np.ndarray:

@@ -73,6 +73,8 @@ class ReplacedTokenDefinition:
     defaults: Mapping[str, Any] = types.MappingProxyType({})
     moved: Mapping[str, str] = {
         **MOVED_KEYS,
+        "task.causal_until": "is of the task masked_lm alone: the models of other tasks predict no next tokens first. "
+        "Leave it out.",
         "mask.generator_depth": "task.generator_depth",
         "mask.discriminator_weight": "task.discriminator_weight",
         "objective": (
