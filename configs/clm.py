@@ -80,6 +80,7 @@ def _tiny(config: ml_collections.ConfigDict) -> None:
     config.model.preset = "bert_tiny"
     config.model.tokenizer = "train:wordpiece/2048"
     config.data.source = "quickstart"
+    config.task.eval_rows = 512
     config.optim.learning_rate = 1e-3
     config.train.batch_size = 16
     config.train.steps = 300

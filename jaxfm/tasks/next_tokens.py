@@ -49,3 +49,8 @@ def next_token_losses(
     targets_BT = next_token_targets(batch["tokens"], batch["segment_ids"])
     hidden_BTD = model.hidden(batch, key=key, sight=CAUSAL)
     return {"target": targets_BT, **chunked_losses(model, hidden_BTD, targets_BT, chunk)}
+
+
+def next_token_logits(vocabulary: int, row_length: int, chunk: int) -> float:
+    """Returns how many numbers the logits of a row are that are in memory at once."""
+    return float(vocabulary * (min(chunk, row_length) or row_length))

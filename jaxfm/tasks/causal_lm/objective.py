@@ -14,7 +14,7 @@ from jaxfm.models.heads import MaskedLM
 from jaxfm.observe.metrics import weighted
 from jaxfm.tasks.causal_lm.spec import CausalLMSpec
 from jaxfm.tasks.masks import total_loss
-from jaxfm.tasks.next_tokens import next_token_losses
+from jaxfm.tasks.next_tokens import next_token_logits, next_token_losses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +57,3 @@ class CausalLMObjective:
         encoder, length = self.spec.encoder, self.spec.row_length
         head = length * flops.vocabulary_head_flops(encoder, adapt)
         return flops.encoder_flops_per_row(encoder, length, adapt) + head
-
-
-def next_token_logits(vocabulary: int, row_length: int, chunk: int) -> float:
-    """Returns how many numbers the logits of a row are that are in memory at once."""
-    return float(vocabulary * (min(chunk, row_length) or row_length))
