@@ -190,7 +190,7 @@ def test_from_scratch_the_family_is_that_of_the_decoder(folder: pathlib.Path) ->
         preset("modern_tiny"), sight=CAUSAL, family="modernbert-decoder", vocab_size=len(tiny.VOCABULARY)
     )
     with pytest.raises(UserError, match=r"config.task.name: 'causal_lm' takes an encoder of another family: esm"):
-        created(tiny.masked_lm_config(folder, "causal_lm", model__preset="esm2_t6_8m", **scratch))
+        created(tiny.masked_lm_config(folder, "causal_lm", model__preset="esm2_8m", **scratch))
 
 
 @pytest.mark.parametrize(
