@@ -95,7 +95,7 @@ def test_parameters_that_are_not_trained_get_no_gradient() -> None:
     np.testing.assert_allclose(jax.jit(jax.grad(total))(shift, 0.9), wanted, atol=1e-5)
     assert not np.any(jax.jit(jax.grad(total))(shift, 0.1))
     # The matrices stand still, so nothing in the program makes gradients of them: its products are those of the losses.
-    text = jax.jit(jax.grad(total)).lower(shift, 0.1).as_text()
+    text = jax.jit(jax.value_and_grad(total)).lower(shift, 0.1).as_text()
     assert text.count("dot_general") == 2 * LAYERS
 
 

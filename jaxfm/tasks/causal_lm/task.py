@@ -19,9 +19,8 @@ from jaxfm.tasks.causal_lm.objective import CausalLMObjective
 from jaxfm.tasks.causal_lm.predictor import CausalLMPredictor
 from jaxfm.tasks.causal_lm.scorer import DIRECTIONS, CausalLMScorer
 from jaxfm.tasks.causal_lm.spec import NAME, CausalLMConfig, CausalLMSpec
-from jaxfm.tasks.causal_lm.text import CausalText, open_causal_text, reopen_causal_text
+from jaxfm.tasks.causal_lm.text import CausalText, check_reads_causally, open_causal_text, reopen_causal_text
 from jaxfm.tasks.masked_checks import check_text
-from jaxfm.tasks.next_tokens import check_causal
 from jaxfm.tasks.running_text import WHOLE_MODEL, head_note
 
 
@@ -60,12 +59,13 @@ class CausalLMDefinition:
 
     name = NAME
     config_class = CausalLMConfig
-    defaults: Mapping[str, Any] = types.MappingProxyType({})
+    # Weights of any sight are taken, and trained causally.
+    defaults: Mapping[str, Any] = types.MappingProxyType({"model.sight": CAUSAL})
     moved: Mapping[str, str] = types.MappingProxyType({})
 
     def abstract_objective(self, config: Config, encoder: EncoderConfig) -> CausalLMObjective:
         """Builds model and loss without text or tokenizer, for shapes alone."""
-        check_causal(encoder, f"config.task.name: {NAME!r} takes an encoder of another family")
+        check_reads_causally(config, encoder)
         spec = CausalLMSpec(with_sight(encoder, CAUSAL), config.data.row_length)
         return CausalLMObjective(spec, config.task.z_loss, config.task.logits_chunk)
 

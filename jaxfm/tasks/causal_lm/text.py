@@ -58,9 +58,7 @@ class CausalText:
         self.baseline.save(workdir)
 
 
-def open_causal_text(
-    config: Config, initial: Initial, head_notes: tuple[str, ...]
-) -> tuple[EncoderConfig, CausalText]:
+def open_causal_text(config: Config, initial: Initial, head_notes: tuple[str, ...]) -> tuple[EncoderConfig, CausalText]:
     """Opens the source (prepares it first where it is plain text) for a new run.
 
     Returns the encoder's shape, of causal sight and with the vocabulary of the text where it starts from scratch, and
@@ -69,7 +67,7 @@ def open_causal_text(
     Raises:
       UserError: an empty corpus, a tokenizer that does not fit the weights, an encoder that cannot read causally.
     """
-    check_causal(initial.encoder, f"config.task.name: {config.task.name!r} takes an encoder of another family")
+    check_reads_causally(config, initial.encoder)
     check_running_text(config, initial, needs_mask=False)
     encoder, data, tokenizer = open_running_text(config, initial, needs_mask=False)
     train = data.rows["train"]
@@ -95,6 +93,16 @@ def reopen_causal_text(
     held_out = {split: SpreadRows(rows, spread_index(len(rows), config.task.eval_rows))}
     _check_targets(split, held_out[split])
     return CausalText(tokenizer, {}, held_out, Baseline.of(read_counts(workdir), possible_targets(tokenizer, encoder)))
+
+
+def check_reads_causally(config: Config, encoder: EncoderConfig) -> None:
+    """Raises UserError for an encoder, or a sight that is asked for, with which no next token can be predicted."""
+    check_causal(encoder, f"config.task.name: {config.task.name!r} takes an encoder of another family")
+    if config.model.sight not in ("auto", CAUSAL):
+        raise UserError(
+            f"config.model.sight: is {config.model.sight!r}, but where a token sees later ones nothing is left to "
+            f"predict. Set {CAUSAL}."
+        )
 
 
 def possible_targets(tokenizer: "PreTrainedTokenizerFast", encoder: EncoderConfig) -> np.ndarray:

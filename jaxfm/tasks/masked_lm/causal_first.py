@@ -26,8 +26,7 @@ class CausalFirstObjective:
     """Next tokens until a share of the run is done, then masked ones (implements jaxfm.core.objective.Objective).
 
     Which of both a step computes follows from its number alone, so a run that is resumed goes on exactly. Held-out text
-    is scored as in masked LM at any time. It is no objective that learns from a teacher, as what the model sees and what
-    it predicts change in the run.
+    is scored as in masked LM at any time. Such a model cannot learn from a teacher: what it sees and predicts changes.
 
     Attributes:
       masked: what is minimised later, and what scores text.

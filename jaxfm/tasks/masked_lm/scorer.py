@@ -4,7 +4,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,7 +15,14 @@ from jaxfm.observe.examples import WrongExample
 from jaxfm.observe.tables import Table
 from jaxfm.tasks.mask_shares import row_counts, scored_part
 from jaxfm.tasks.masked_errors import TokenMark, show_row, worst_rows
-from jaxfm.tasks.masked_scores import row_identity, row_metrics, row_sums, unigram_plateau_warning, unit_parts, unit_scores
+from jaxfm.tasks.masked_scores import (
+    row_identity,
+    row_metrics,
+    row_sums,
+    unigram_plateau_warning,
+    unit_parts,
+    unit_scores,
+)
 from jaxfm.tasks.masked_text import MaskedText
 
 DIRECTIONS = {"loss": False, "accuracy": True, "perplexity": False}
