@@ -36,7 +36,9 @@ def _read_config(values: ConfigValues) -> EncoderConfig:
 def _write_config(encoder: EncoderConfig) -> dict[str, Any]:
     """Returns the encoder's values of config.json."""
     window = encoder.local_window + _ITSELF if encoder.local_window else 0
-    return modernbert.write_config(dataclasses.replace(encoder, sight=FULL, local_window=window))
+    values = modernbert.write_config(dataclasses.replace(encoder, sight=FULL, local_window=window))
+    # transformers' class takes numbers of special tokens alone, not None; a caller that knows them adds them.
+    return {name: value for name, value in values.items() if not (name.endswith("_token_id") and value is None)}
 
 
 FAMILY = Family(
