@@ -10,6 +10,7 @@ from tests.docs.pages import Command
 RUN_PAGES = (
     "README.md",
     "docs/audit.md",
+    "docs/causal.md",
     "docs/checkpoints.md",
     "docs/classification.md",
     "docs/data_check.md",
