@@ -222,5 +222,3 @@ def _note(name: str, pairs: Sequence[TextPair]) -> str:
     several = sum(len(pair.targets) > 1 for pair in pairs)
     more = f", {several:,} with several references" if several else ""
     return f"{name}: {len(pairs):,} pairs of texts{more}"
-
-

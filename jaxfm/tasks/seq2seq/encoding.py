@@ -28,9 +28,7 @@ class Tokens:
     @classmethod
     def of(cls, tokenizer: "PreTrainedTokenizerFast") -> "Tokens":
         """Reads them; the mask of a tokenizer without one is the padding (next-token prediction needs none)."""
-        opening, separator, padding = (
-            getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad")
-        )
+        opening, separator, padding = (getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad"))
         mask = tokenizer.mask_token_id
         assert None not in (opening, separator, padding), "see check_tokenizer"
         return cls(opening, separator, padding, padding if not isinstance(mask, int) else mask)

@@ -56,9 +56,7 @@ class HeldOut:
     @functools.cached_property
     def _joined(self) -> ArrayDataset:
         parts = [(rows, role) for rows, role in ((self.scored, SCORED), (self.blank, WRITTEN)) if len(rows)]
-        batches = [
-            rows.take(np.arange(len(rows))) | {ROLE: np.full(len(rows), role, np.int32)} for rows, role in parts
-        ]
+        batches = [rows.take(np.arange(len(rows))) | {ROLE: np.full(len(rows), role, np.int32)} for rows, role in parts]
         return ArrayDataset(
             {name: np.concatenate([batch[name] for batch in batches]) for name in self.spec}, self.spec, self.volume
         )

@@ -85,7 +85,10 @@ class Seq2SeqScorer:
             warnings=self._warnings(found),
             bootstrap_data=self._bootstrap_data(found),
             wrong=worst_pairs(
-                self._chosen(), found.texts, found.exact, _mean(found.sums["loss"], found.sums["count"])[self.rows.chosen]
+                self._chosen(),
+                found.texts,
+                found.exact,
+                _mean(found.sums["loss"], found.sums["count"])[self.rows.chosen],
             ),
         )
 
@@ -145,7 +148,9 @@ class Seq2SeqScorer:
         )
 
     def _tables(self, found: _Found, metrics: Mapping[str, float]) -> tuple[Table, ...]:
-        table = Table("Target tokens", ("pairs", "loss", "accuracy"), [(len(self.pairs), metrics["loss"], metrics["accuracy"])])
+        table = Table(
+            "Target tokens", ("pairs", "loss", "accuracy"), [(len(self.pairs), metrics["loss"], metrics["accuracy"])]
+        )
         if not found.texts:
             return (table,)
         names = ("exact_match", *found.scores)

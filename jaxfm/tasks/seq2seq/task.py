@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxfm.config import AUTO, Config
+from jaxfm.config import Config
 from jaxfm.core.batch import Dataset
 from jaxfm.core.data_check import DataCheck
 from jaxfm.core.encoder_config import EncoderConfig
@@ -171,9 +171,7 @@ class Seq2SeqDefinition:
         del values
         return None
 
-    def reopen(
-        self, workdir: pathlib.Path, spec: Seq2SeqSpec, config: Config, source: str, split: str
-    ) -> Seq2SeqTask:
+    def reopen(self, workdir: pathlib.Path, spec: Seq2SeqSpec, config: Config, source: str, split: str) -> Seq2SeqTask:
         """Builds the task of a trained run over one split of (other) pairs, for evaluation."""
         tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
         columns = PairColumns(config.data.text_column, config.data.label_column, spec.controls.columns)
@@ -312,9 +310,7 @@ def _cut_note(encoded: EncodedPairs, over: int, longest: int, what: str = "left 
     return said + (f"; {over:,} targets of more than {longest} tokens {what}" if over else "")
 
 
-def _held_out(
-    spec: Seq2SeqSpec, tokens: Tokens, encoded: EncodedPairs, wanted: int | None
-) -> HeldOut:
+def _held_out(spec: Seq2SeqSpec, tokens: Tokens, encoded: EncodedPairs, wanted: int | None) -> HeldOut:
     """Packs a split: all pairs with targets, and `wanted` of them (None: all) to be written."""
     count = len(encoded.sources)
     chosen = spread(count, count if wanted is None else wanted)
