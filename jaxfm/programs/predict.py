@@ -183,11 +183,8 @@ def _exit_asked() -> float | str | None:
 
 def _writing_asked() -> model_options.Writing:
     """Returns what --decoding and --control say."""
-    values = flags.FLAGS
-    return model_options.Writing(
-        model_options.named_values("--decoding", values.decoding),
-        model_options.named_values("--control", values.control),
-    )
+    values, named = flags.FLAGS, model_options.named_values
+    return model_options.Writing(named("--decoding", values.decoding), named("--control", values.control))
 
 
 def _records(

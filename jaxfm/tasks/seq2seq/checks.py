@@ -98,9 +98,7 @@ def _lost(pairs: Mapping[str, Sequence[TextPair]], tokenizer: "PreTrainedTokeniz
         again = text_of(tokenizer, tokenizer(each.targets[0], add_special_tokens=False)["input_ids"])
         if again != " ".join(each.targets[0].split()):
             changed.append(f"{each.origin}: {shown(each.targets[0])} becomes {shown(again)}")
-    message = (
-        f"targets that the tokenizer changes (case, spaces, unknown characters): {len(changed):,} of {len(seen):,}"
-    )
+    message = f"targets that the tokenizer changes (case, spaces, signs): {len(changed):,} of {len(seen):,}"
     if not changed:
         return Finding("ok", "written as it is", message)
     fix = "scores compare with the references as they are: a tokenizer that keeps all is train:bpe/SIZE"

@@ -26,7 +26,7 @@ def worst_pairs(
             (
                 View("source", pairs[index].source),
                 View("reference", " | ".join(pairs[index].targets)),
-                View("written", texts[index] or "(nothing)"),
+                View("written", str(texts[index]) or "(nothing)"),
             ),
             (("loss of the reference", float(loss[index])),),
         )

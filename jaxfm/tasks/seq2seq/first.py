@@ -1,4 +1,4 @@
-"""What a run starts from: the encoder with the sight of its way, and a tokenizer, which may be learned from the pairs."""
+"""What a run starts from: the encoder with the sight of its way, and a tokenizer, perhaps learned from the pairs."""
 
 import dataclasses
 import hashlib

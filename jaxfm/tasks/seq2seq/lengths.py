@@ -6,7 +6,9 @@ import dataclasses
 
 import numpy as np
 
-_COVERED = 0.995  # share of the training targets that fit their block; a longer one has a block of its own length
+# Share of the training targets that fit their block where blocks for all would be larger by _DEARER on average: a
+# longer one has a block of its own length in training.
+_COVERED, _DEARER = 0.995, 1.3
 _RATIOS = np.linspace(0.0, 4.0, 81)  # target tokens a source token
 
 
@@ -28,7 +30,7 @@ class LengthRule:
 
 
 def fit_lengths(source_E: np.ndarray, target_E: np.ndarray, *, exact: bool) -> LengthRule:
-    """Returns the line with the smallest blocks on average that nearly all targets fit, one separator included.
+    """Returns the line with the smallest blocks on average that all or nearly all targets fit, a separator included.
 
     Args:
       source_E: tokens of each source.
@@ -39,11 +41,17 @@ def fit_lengths(source_E: np.ndarray, target_E: np.ndarray, *, exact: bool) -> L
     most = int(needed_E.max(initial=1))
     if not exact or not len(needed_E):
         return LengthRule(0.0, most, most)
+    rules = {share: _smallest(np.asarray(source_E), needed_E, most, share) for share in (1.0, _COVERED)}
+    sizes = {share: float(rule.block(source_E).mean()) for share, rule in rules.items()}
+    return rules[1.0 if sizes[1.0] <= _DEARER * sizes[_COVERED] else _COVERED]
+
+
+def _smallest(source_E: np.ndarray, needed_E: np.ndarray, most: int, share: float) -> LengthRule:
+    """Returns the rule that a share of the targets fits, with the smallest blocks on average."""
     best, smallest = LengthRule(0.0, most, most), float("inf")
     for ratio in _RATIOS.tolist():
         over_E = needed_E - np.ceil(ratio * source_E - 1e-9)
-        extra = int(np.quantile(over_E, _COVERED, method="higher"))
-        rule = LengthRule(round(ratio, 4), extra, most)
+        rule = LengthRule(round(ratio, 4), max(int(np.quantile(over_E, share, method="higher")), 1), most)
         size = float(rule.block(source_E).mean())
         if size < smallest - 1e-9:
             best, smallest = rule, size

@@ -76,6 +76,7 @@ class Seq2SeqScorer:
         del calibration
         found = self._found(outputs)
         metrics = self._metrics(found)
+        loss = (found.sums["loss"] / np.maximum(found.sums["count"], 1.0))[self.rows.chosen]
         own = own_metrics(NAME, [pair.targets for pair in self._chosen()], found.texts) if found.texts else {}
         return Evaluation(
             metrics={**metrics, **own},
@@ -84,12 +85,7 @@ class Seq2SeqScorer:
             predictions=self._records(found, self.rows.scores(outputs)),
             warnings=self._warnings(found),
             bootstrap_data=self._bootstrap_data(found),
-            wrong=worst_pairs(
-                self._chosen(),
-                found.texts,
-                found.exact,
-                _mean(found.sums["loss"], found.sums["count"])[self.rows.chosen],
-            ),
+            wrong=worst_pairs(self._chosen(), found.texts, found.exact, loss),
         )
 
     def _chosen(self) -> list[TextPair]:
@@ -148,9 +144,8 @@ class Seq2SeqScorer:
         )
 
     def _tables(self, found: _Found, metrics: Mapping[str, float]) -> tuple[Table, ...]:
-        table = Table(
-            "Target tokens", ("pairs", "loss", "accuracy"), [(len(self.pairs), metrics["loss"], metrics["accuracy"])]
-        )
+        known = (len(self.pairs), metrics["loss"], metrics["accuracy"])
+        table = Table("Target tokens", ("pairs", "loss", "accuracy"), [known])
         if not found.texts:
             return (table,)
         names = ("exact_match", *found.scores)
@@ -182,10 +177,6 @@ class Seq2SeqScorer:
 
 def _cut(text: str) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 4]} ..."
-
-
-def _mean(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-    return total / np.maximum(count, 1.0)
 
 
 def _sums(units: Units, weight_RE: np.ndarray) -> dict[str, np.ndarray]:

@@ -281,8 +281,8 @@ def _check_room(pairs: Sequence[TextPair], lengths: np.ndarray, longest: int, wi
     over = int((lengths[:, 1] > room).sum())
     fewer = f"a target of at most {room} tokens" if room > 0 else "no target"
     raise UserError(
-        f"{pairs[index].origin}: the target has {lengths[index, 1]:,} tokens, but a segment of {window} tokens has room "
-        f"for {fewer} beside a source of {_LEAST_SOURCE} (targets of train that are longer: {over:,}). Raise "
+        f"{pairs[index].origin}: the target has {lengths[index, 1]:,} tokens, but a segment of {window} tokens has "
+        f"room for {fewer} beside a source of {_LEAST_SOURCE} (targets of train that are longer: {over:,}). Raise "
         f"config.data.row_length, or set config.task.max_target={max(room, 1)}: longer ones are left out."
     )
 
