@@ -77,6 +77,12 @@ class ModelConfig:
         at_most=0.9,
         adjustable="always",
     )
+    sight: str = field(
+        "auto",
+        "what of its text a token sees: all of it (full), or no token after itself (causal); auto: all of it, and "
+        "weights of another sight are refused",
+        choices=("auto", "full", "causal"),
+    )
     attention: str = field(
         "auto",
         "what computes attention in training, never which function: XLA, a fused kernel of cuDNN (NVIDIA "

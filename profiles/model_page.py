@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxfm import files
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.encoder_config import CAUSAL, EncoderConfig
 from jaxfm.errors import UserError
 from jaxfm.families.registry import FAMILIES
 from jaxfm.observe.tables import Table, to_markdown
@@ -121,7 +121,7 @@ def kind_of_attention(encoder: EncoderConfig) -> str:
     parts = {
         "rotary": encoder.position_embedding == "rope",
         "learned positions": encoder.position_embedding == "learned",
-        "causal": encoder.causal,
+        "causal": encoder.sight == CAUSAL,
         "relative bias": encoder.relative_positions == "bias",
         "disentangled": encoder.relative_positions == "disentangled",
         "local windows": bool(encoder.local_window),

@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 OPTIONS = """
 seed
 model.init model.preset model.num_layers model.hidden_size model.num_heads model.head_size model.ffn_size
-model.keep_layers model.grow_head model.tokenizer model.dropout model.attention_dropout model.attention
+model.keep_layers model.grow_head model.tokenizer model.dropout model.attention_dropout model.sight model.attention
 model.scan_layers model.remat
 data.source data.words_column data.tags_column data.document_column data.row_length data.packed data.window
 data.text_column data.pair_column data.image_column data.label_column data.holdout data.cache

@@ -14,6 +14,8 @@ NORM_PLACEMENTS = ("post", "pre", "pre_and_post")
 INITIALIZERS = ("normal", "xavier")
 POSITION_EMBEDDINGS = ("learned", "sine", "rope", "none")
 RELATIVE_POSITIONS = ("none", "bias", "disentangled")
+FULL, CAUSAL, PREFIX = "full", "causal", "prefix"
+SIGHTS = (FULL, CAUSAL, PREFIX)
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh")
 # Above all published encoders by an order of magnitude. A larger value is a slip, and memory would be taken for it.
 LARGEST: Mapping[str, int] = {
@@ -250,7 +252,9 @@ class EncoderConfig:
       norm_bias: biases in layer norms.
       layer_groups: n groups of consecutive layers, all layers of a group having the same weights (Lan et al. 2020);
         0: each layer has its own.
-      causal: a token sees no token after it in its segment; its vector is then that of its last token.
+      sight: what of its segment a token sees: all of it ("full"); no token after itself ("causal"); or of a prefix all,
+        and after the prefix no token after itself ("prefix", Dong et al. 2019, UniLM, section 2.3), where the batch's
+        field "horizons" says how far each token sees.
       reads_padding: texts are filled up to `max_positions` with padding that is read as they are, so that each has a
         row of its own (Zhai et al. 2023, SigLIP, in their code).
       layer_scale: what the learned factor of each feature of a part's output starts from (Touvron et al. 2021, CaiT);
@@ -315,7 +319,7 @@ class EncoderConfig:
     ffn_bias: bool = True
     norm_bias: bool = True
     layer_groups: int = 0
-    causal: bool = False
+    sight: str = FULL
     reads_padding: bool = False
     layer_scale: float = 0.0
     patches: PatchConfig = PatchConfig()
@@ -365,10 +369,12 @@ class EncoderConfig:
         )
         _require(self.reads_images or self.position_embedding != "sine", "sine positions are of images")
         _require(
-            not self.reads_images or not (self.causal or self.reads_padding), "only texts have an order and padding"
+            not self.reads_images or (self.sight == FULL and not self.reads_padding),
+            "only texts have an order and padding",
         )
         _require(self.num_layers % self.layer_stacks == 0, "num_layers must be a multiple of layer_groups")
         _require(not (self.layer_groups and self.local_window), "groups of layers have no local window")
+        _require(self.sight in SIGHTS, f"sight is one of {', '.join(SIGHTS)}")
         _require(set(self.relative_terms) <= {"c2p", "p2c"}, "relative_terms are c2p and p2c")
         _require(not (self.local_window and self.has_relative_positions), "relative positions have no local window")
 
@@ -422,10 +428,12 @@ def has_padded_rows(path: str) -> bool:
 
 
 def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the encoder's fields of a task.json of version 2 or older under their names of today."""
+    """Returns the encoder's fields of a task.json of an older jaxfm under their names of today."""
     found = dict(values)
     if "ffn" in found:
         found |= {"activation": "gelu", "gated": found.pop("ffn") == "geglu"}
     if "linear_bias" in found:
         found |= dict.fromkeys(("attention_bias", "ffn_bias", "head_bias"), found.pop("linear_bias"))
+    if "causal" in found:
+        found["sight"] = CAUSAL if found.pop("causal") else FULL
     return found

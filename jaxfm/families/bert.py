@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.encoder_config import CAUSAL, FULL, EncoderConfig
 from jaxfm.families.config_values import ConfigValues, written_activation, written_sizes
 from jaxfm.families.family import Family, Head, vocabulary_head
 from jaxfm.families.tensors import CLASSIFIER, OTHER_HEADS, SPANS, Tensor, linear, norm
@@ -31,6 +31,7 @@ VOCABULARY = vocabulary_head(
     weight="cls.predictions.decoder.weight",
     bias="cls.predictions.bias",
     copy="cls.predictions.decoder.bias",
+    causal_suffix="LMHeadModel",
 )
 
 
@@ -48,10 +49,11 @@ def read_config(
     """
     sizes = values.sizes()
     # transformers 5 computes no other positions either.
-    values.require(position_embedding_type="absolute", is_decoder=False)
+    values.require(position_embedding_type="absolute", add_cross_attention=False)
     activation = values.activation("hidden_act", "gelu")
     return EncoderConfig(
         **sizes,
+        sight=CAUSAL if values.boolean("is_decoder", False) else FULL,
         activation=activation,
         head_activation=activation if head_activation is None else head_activation,
         tied_decoder=values.boolean("tie_word_embeddings", True),
@@ -84,6 +86,7 @@ def write_config(encoder: EncoderConfig) -> dict[str, Any]:
         "tie_word_embeddings": encoder.tied_decoder,
         "hidden_dropout_prob": encoder.dropout,
         "attention_probs_dropout_prob": encoder.attention_dropout,
+        **({"is_decoder": True} if encoder.sight == CAUSAL else {}),
     }
 
 
@@ -91,8 +94,12 @@ def _preset(layers: int, width: int) -> EncoderConfig:
     return EncoderConfig(family="bert", hidden_size=width, num_layers=layers, num_heads=width // 64, ffn_size=4 * width)
 
 
+# Of families whose classes are BERT's under other names.
+SIGHTS = (FULL, CAUSAL)
+
 FAMILY = Family(
     name="bert",
+    sights=SIGHTS,
     architecture="Bert",
     prefix="bert.",
     encoder=ENCODER,

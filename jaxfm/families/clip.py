@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxfm.core.encoder_config import EncoderConfig, PatchConfig
+from jaxfm.core.encoder_config import CAUSAL, FULL, EncoderConfig, PatchConfig
 from jaxfm.core.towers import TowersConfig
 from jaxfm.errors import UserError
 from jaxfm.families.config_values import IMAGE_SIZES, ConfigValues, written_activation, written_sizes
@@ -112,7 +112,7 @@ def _text_encoder(**fields: Any) -> EncoderConfig:
         "first_norm": True,
         "dropout": 0.0,
         "attention_dropout": 0.0,
-        "causal": fields["family"] == CLIP_TEXT,
+        "sight": CAUSAL if fields["family"] == CLIP_TEXT else FULL,
         "reads_padding": fields["family"] == SIGLIP_TEXT,
     }
     return EncoderConfig(**{**fixed, **fields})
@@ -162,7 +162,7 @@ def _write_image(encoder: EncoderConfig) -> dict[str, Any]:
 
 def _write_text(encoder: EncoderConfig) -> dict[str, Any]:
     """Returns the values of config.json of a text tower."""
-    kind = (encoder.causal, encoder.reads_padding)
+    kind = (encoder.sight == CAUSAL, encoder.reads_padding)
     assert kind == (encoder.family == CLIP_TEXT, encoder.family == SIGLIP_TEXT) and not encoder.embedding_norm
     own = {"max_position_embeddings": encoder.max_positions, "initializer_range": encoder.initializer_range}
     return written_sizes(encoder) | _write_common(encoder) | own

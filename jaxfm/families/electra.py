@@ -16,6 +16,7 @@ _VOCABULARY = vocabulary_head(
     },
     weight="generator_lm_head.weight",
     bias="generator_lm_head.bias",
+    causal_suffix="ForCausalLM",
 )
 _REPLACED_TOKENS: dict[str, Tensor] = {
     **linear("detector/dense", "discriminator_predictions.dense"),
@@ -38,6 +39,7 @@ def write_config(encoder: EncoderConfig) -> dict[str, Any]:
 
 FAMILY = Family(
     name="electra",
+    sights=bert.SIGHTS,
     architecture="Electra",
     prefix="electra.",
     encoder={**bert.ENCODER, **linear("embeddings/projection", "embeddings_project")},

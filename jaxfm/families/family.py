@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.encoder_config import CAUSAL, FULL, EncoderConfig
 from jaxfm.core.towers import TowersConfig
 from jaxfm.families.config_values import ConfigValues
 from jaxfm.families.tensors import WORD_EMBEDDING, Tensor
@@ -20,6 +20,7 @@ class Head:
       tied: further tensors that a checkpoint may carry -> our parameter that they must equal.
       unread: tensors that transformers' class has and does not compute with -> our parameter whose values they get.
       untied: the head of encoders without `tied_decoder`, where it has other tensors.
+      causal_suffix: of the class over an encoder of causal sight; "": the same class.
       pooling_key: key of config.json that says how a text becomes one vector; "" where the class always reads the first
         token.
       poolings: our name of that -> theirs.
@@ -30,12 +31,19 @@ class Head:
     tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
     unread: Mapping[str, str] = dataclasses.field(default_factory=dict)
     untied: "Head | None" = None
+    causal_suffix: str = ""
     pooling_key: str = ""
     poolings: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"cls": "cls", "mean": "mean"})
 
 
 def vocabulary_head(
-    transform: Mapping[str, Tensor], weight: str, bias: str, *, copy: str = "", suffix: str = "ForMaskedLM"
+    transform: Mapping[str, Tensor],
+    weight: str,
+    bias: str,
+    *,
+    copy: str = "",
+    suffix: str = "ForMaskedLM",
+    causal_suffix: str = "",
 ) -> Head:
     """Returns a masked-LM head, for word embeddings that score the vocabulary and for a separate table.
 
@@ -45,11 +53,14 @@ def vocabulary_head(
       bias: name of the bias; that of a tied table where there are two.
       copy: name of the bias that an untied table has beside `bias`, which then nothing reads.
       suffix: of transformers' class.
+      causal_suffix: of its class that predicts the next token, where that is another one.
     """
     tied = {weight: WORD_EMBEDDING} | ({copy: "decoder/bias"} if copy else {})
     own = {"decoder/embedding": Tensor(weight), "decoder/bias": Tensor(copy or bias)}
-    untied = Head(suffix, {**transform, **own}, unread={bias: "decoder/bias"} if copy else {})
-    return Head(suffix, {**transform, "decoder/bias": Tensor(bias)}, tied=tied, untied=untied)
+    unread = {bias: "decoder/bias"} if copy else {}
+    untied = Head(suffix, {**transform, **own}, unread=unread, causal_suffix=causal_suffix)
+    tensors = {**transform, "decoder/bias": Tensor(bias)}
+    return Head(suffix, tensors, tied=tied, untied=untied, causal_suffix=causal_suffix)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +76,8 @@ class Family:
       heads: kind of head (`families.models.KINDS`) -> its tensors.
       known_extras: tensors that checkpoints may carry and nothing here uses: full names, or patterns (fnmatch).
       bare_suffix: of the encoder's own class.
+      sights: those of `core.encoder_config.SIGHTS` that its classes compute.
+      causal_of: family of the same parameters, but for their names, whose tokens see both sides; "": there is none.
       renamed: part of a tensor's name in older checkpoints -> that part today.
       read_config: from the checked values of config.json to the encoder's shape; raises UserError for values with which
         transformers computes another function.
@@ -86,6 +99,8 @@ class Family:
     discriminator_of: tuple[str, ...] = ()
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     bare_suffix: str = "Model"
+    sights: tuple[str, ...] = (FULL,)
+    causal_of: str = ""
 
     @property
     def first_tensor(self) -> str:
@@ -108,13 +123,20 @@ class Family:
         tensors = self.head(kind, encoder).tensors
         return {ours: tensor.without(self.prefix) if bare else tensor for ours, tensor in tensors.items()}
 
-    def class_name(self, kind: str) -> str:
-        """Returns transformers' class with a head of that kind; "" stands for the encoder alone."""
-        return self.architecture + (self.heads[kind].suffix if kind else self.bare_suffix)
+    def class_name(self, kind: str, sight: str = FULL) -> str:
+        """Returns transformers' class with a head of that kind over an encoder of that sight; "": the encoder alone."""
+        if not kind:
+            return self.architecture + self.bare_suffix
+        head = self.heads[kind]
+        return self.architecture + ((head.causal_suffix if sight == CAUSAL else "") or head.suffix)
 
     def kind_of(self, class_name: str) -> str:
         """Returns the kind of head of transformers' class of that name; "" where no head here is of it."""
-        kinds = (kind for kind, head in self.heads.items() if head.suffix and self.class_name(kind) == class_name)
+        kinds = (
+            kind
+            for kind, head in self.heads.items()
+            if head.suffix and class_name in (self.class_name(kind), self.class_name(kind, CAUSAL))
+        )
         return next(kinds, "")
 
 

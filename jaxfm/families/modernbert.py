@@ -9,7 +9,7 @@ from jaxfm.families.config_values import ConfigValues, shown, written_activation
 from jaxfm.families.family import Family, Head, vocabulary_head
 from jaxfm.families.tensors import CLASSIFIER, OTHER_HEADS, Tensor, linear, norm
 
-_ENCODER: dict[str, Tensor] = {
+ENCODER: dict[str, Tensor] = {
     "embeddings/word/embedding": Tensor("embeddings.tok_embeddings.weight"),
     **norm("embeddings/norm", "embeddings.norm"),
     **linear("layers/attention/query", "layers.{}.attn.Wqkv", part=0, parts=3),
@@ -31,7 +31,7 @@ _ROPE = {"full_attention": ("global_rope_theta", 160_000.0), "sliding_attention"
 _WINDOW = 128
 
 
-def _read_config(values: ConfigValues) -> EncoderConfig:
+def read_config(values: ConfigValues) -> EncoderConfig:
     """Reads config.json; defaults are those of transformers' ModernBertConfig."""
     sizes = values.rotary_sizes()
     thetas = {kind: _rope_theta(kind, values) for kind in _ROPE}
@@ -110,7 +110,7 @@ def _global_every(values: ConfigValues, layers: int) -> int:
     )
 
 
-def _write_config(encoder: EncoderConfig) -> dict[str, Any]:
+def write_config(encoder: EncoderConfig) -> dict[str, Any]:
     """Returns the encoder's values of config.json, for transformers 5 and before."""
     assert (encoder.norm_placement, encoder.position_embedding, encoder.gated) == ("pre", "rope", True)
     assert encoder.classifier_transform and not encoder.type_vocab_size and not encoder.position_offset
@@ -142,7 +142,8 @@ def _write_config(encoder: EncoderConfig) -> dict[str, Any]:
     }
 
 
-def _preset(layers: int, width: int, ffn_size: int) -> EncoderConfig:
+def shape(layers: int, width: int, ffn_size: int) -> EncoderConfig:
+    """Returns the shape of a published encoder, but for its sizes."""
     return _encoder(
         family="modernbert",
         vocab_size=50368,
@@ -167,7 +168,7 @@ FAMILY = Family(
     name="modernbert",
     architecture="ModernBert",
     prefix="model.",
-    encoder=_ENCODER,
+    encoder=ENCODER,
     heads={
         "token_classes": Head("ForTokenClassification", _CLASSES),
         "sequence_classes": Head("ForSequenceClassification", _CLASSES, pooling_key="classifier_pooling"),
@@ -175,11 +176,11 @@ FAMILY = Family(
         "vocabulary": vocabulary_head(_TRANSFORM, weight="decoder.weight", bias="decoder.bias"),
     },
     known_extras=OTHER_HEADS,
-    read_config=_read_config,
-    write_config=_write_config,
+    read_config=read_config,
+    write_config=write_config,
     presets={
-        "modern_tiny": _preset(3, 192, 288),  # not published: jaxfm's own, which learns something in minutes on a CPU
-        "modern_base": _preset(22, 768, 1152),
-        "modern_large": _preset(28, 1024, 2624),
+        "modern_tiny": shape(3, 192, 288),  # not published: jaxfm's own, which learns something in minutes on a CPU
+        "modern_base": shape(22, 768, 1152),
+        "modern_large": shape(28, 1024, 2624),
     },
 )

@@ -1,6 +1,8 @@
 """The families, by model_type. A new one is a file beside this one and a line here."""
 
-from jaxfm.core.encoder_config import EncoderConfig
+import dataclasses
+
+from jaxfm.core.encoder_config import CAUSAL, EncoderConfig
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.families import (
     albert,
@@ -16,6 +18,7 @@ from jaxfm.families import (
     eurobert,
     gemma3_text,
     modernbert,
+    modernbert_decoder,
     mpnet,
     neobert,
     roberta,
@@ -64,6 +67,16 @@ def family(name: str) -> Family:
     return FAMILIES[name]
 
 
+def with_sight(encoder: EncoderConfig, sight: str) -> EncoderConfig:
+    """Returns the encoder with another sight, under the name of the family whose classes have that."""
+    name = encoder.family
+    if sight == CAUSAL:
+        name = next((each.name for each in FAMILIES.values() if each.causal_of and each.causal_of == name), name)
+    elif name in FAMILIES and FAMILIES[name].causal_of:
+        name = FAMILIES[name].causal_of
+    return dataclasses.replace(encoder, sight=sight, family=name)
+
+
 def pair_of(image: str, text: str) -> TowerPair | None:
     """Returns the pair that has an image tower and a text tower of these families; None: there is none."""
     return next((pair for pair in PAIRS.values() if (pair.image.name, pair.text.name) == (image, text)), None)
@@ -92,6 +105,7 @@ for _module in (
     camembert,
     electra,
     modernbert,
+    modernbert_decoder,
     distilbert,
     mpnet,
     albert,

@@ -12,6 +12,7 @@ VOCABULARY = vocabulary_head(
     weight="lm_head.decoder.weight",
     bias="lm_head.bias",
     copy="lm_head.decoder.bias",
+    causal_suffix="ForCausalLM",
 )
 _POOLER = linear("pooler", "classifier.dense")
 _SEQUENCE_CLASSES: dict[str, Tensor] = {**_POOLER, **linear("head", "classifier.out_proj")}
@@ -42,6 +43,7 @@ def first_position(values: ConfigValues) -> int:
 
 FAMILY = Family(
     name="roberta",
+    sights=bert.SIGHTS,
     architecture="Roberta",
     prefix="roberta.",
     encoder=bert.ENCODER,

@@ -6,6 +6,7 @@ from typing import Any
 from jaxfm.core.encoder_config import EncoderConfig, UnfitShapeError
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.families.config_values import ConfigValues, is_integer, shown
+from jaxfm.families.family import Family
 from jaxfm.families.registry import FAMILIES, classes_with, family
 
 # Families of transformers that are near a name of ours and compute something else.
@@ -29,9 +30,16 @@ def encoder_config(values: Mapping[str, Any], where: str) -> EncoderConfig:
         raise UserError(f"{where}: model_type {shown(name)} is not supported. {_nearest(name)}{code}")
     labels_of(values, where)
     try:
-        return FAMILIES[name].read_config(ConfigValues(values, where))
+        return _read(FAMILIES[name], ConfigValues(values, where))
     except UnfitShapeError as error:  # values that are right each by itself, and not together
         raise UserError(f"{where}: {error}.") from error
+
+
+def _read(own: Family, values: ConfigValues) -> EncoderConfig:
+    found = own.read_config(values)
+    if found.sight not in own.sights:
+        raise values.error("is_decoder", f"the {own.name} encoder here computes False.")
+    return found
 
 
 def hf_config(
@@ -52,7 +60,7 @@ def hf_config(
     # transformers takes heads to be that wide where the file does not say otherwise; see hub/whole_heads.py
     assert encoder.num_heads * encoder.head_dim == encoder.hidden_size or "head_dim" in written
     return (
-        {"architectures": [own.class_name(head)], "model_type": encoder.family}
+        {"architectures": [own.class_name(head, encoder.sight)], "model_type": encoder.family}
         | written
         | ({} if pad_token_id is None else {"pad_token_id": pad_token_id})
         | {"dtype": "float32"}
@@ -70,6 +78,11 @@ def _label_values(labels: tuple[str, ...]) -> dict[str, Any]:
 def missing_class(encoder: EncoderConfig, head: str) -> str:
     """Returns why transformers has no class for a kind of head over an encoder; "" where it has one."""
     own = family(encoder.family)
+    if encoder.sight not in own.sights:
+        return (
+            f"transformers' {own.architecture} classes compute no encoder whose sight is {encoder.sight!r}, only "
+            f"{' or '.join(map(repr, own.sights))}."
+        )
     if not head or (head in own.heads and own.heads[head].suffix):
         return ""
     return (

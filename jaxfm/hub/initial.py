@@ -4,12 +4,12 @@ import dataclasses
 import pathlib
 
 from jaxfm.config import ModelConfig
-from jaxfm.core.encoder_config import EncoderConfig, UnfitShapeError
+from jaxfm.core.encoder_config import CAUSAL, FULL, EncoderConfig, UnfitShapeError
 from jaxfm.core.initial import Initial, Origin
 from jaxfm.core.towers import TowersConfig
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError
-from jaxfm.families.registry import preset
+from jaxfm.families.registry import preset, with_sight
 from jaxfm.hub.image_processors import read_image_processor
 from jaxfm.hub.locate import commit_of, locate
 from jaxfm.hub.multi_vector import read_multi_vector
@@ -33,8 +33,8 @@ def resolve(config: ModelConfig, *, tower: bool = False) -> Initial:
       UserError: contradicting or missing keys, and all that `locate` and `read_checkpoint` find.
     """
     if config.init == "scratch":
-        encoder = with_dropout(_from_preset(config), config)
-        _check_tower(encoder, f"config.model.preset: {config.preset!r}", allowed=tower)
+        encoder = as_asked(_from_preset(config), config)
+        check_kind(encoder, config, f"config.model.preset: {config.preset!r}", tower=tower)
         notes = (f"weights: none, {_shape_name(config)} starts from random values",)
         return Initial(encoder, {}, (), tokenizer_folder(config), notes)
     check_no_preset(config)
@@ -42,14 +42,14 @@ def resolve(config: ModelConfig, *, tower: bool = False) -> Initial:
     checkpoint = read_checkpoint(directory)
     if checkpoint.encoder.reads_images:
         return _of_images(config, directory, checkpoint)
-    _check_tower(checkpoint.encoder, f"config.model.init: {config.init!r}", allowed=tower)
+    check_kind(checkpoint.encoder, config, f"config.model.init: {config.init!r}", tower=tower)
     tokenizer = fitting_tokenizer(config, directory)
     encoder, params, notes = fit_vocabulary(checkpoint.encoder, checkpoint.params, tokenizer, directory)
     sentence, projection = read_multi_vector(directory) or read_sentence_transformers(directory) or (None, {})
     commit = commit_of(directory)
     other = commit_of(tokenizer) if tokenizer != directory else ""
     return Initial(
-        encoder=with_dropout(encoder, config),
+        encoder=as_asked(encoder, config),
         params={**params, **projection},
         labels=checkpoint.labels,
         tokenizer=tokenizer,
@@ -59,15 +59,20 @@ def resolve(config: ModelConfig, *, tower: bool = False) -> Initial:
     )
 
 
-def _check_tower(encoder: EncoderConfig, what: str, *, allowed: bool) -> None:
-    """Raises UserError for a text tower where tokens are to see both sides and no padding."""
-    if allowed or not (encoder.causal or encoder.reads_padding):
+def check_kind(encoder: EncoderConfig, config: ModelConfig, what: str, *, tower: bool = False) -> None:
+    """Raises UserError for a text tower where padding is not read, and for one-sided sight that nobody asked for."""
+    if tower:
         return
-    reason = "its tokens see only those before them" if encoder.causal else "it reads padding as if it were text"
-    raise UserError(
-        f"{what} is the text tower of a pair: {reason}. It is trained beside images (task.text_init); here take an "
-        "encoder of texts."
-    )
+    if encoder.reads_padding:
+        raise UserError(
+            f"{what} is the text tower of a pair: it reads padding as if it were text. It is trained beside images "
+            "(task.text_init); here take an encoder of texts."
+        )
+    if encoder.sight != FULL and config.sight == "auto":
+        raise UserError(
+            f"{what} has tokens that see only those before them: a decoder, or the text tower of a pair. Set "
+            f"config.model.sight={FULL} to train it as an encoder that sees both sides, or {CAUSAL} to leave it so."
+        )
 
 
 def resolve_pair(config: ModelConfig) -> tuple[PairCheckpoint, pathlib.Path]:
@@ -112,7 +117,7 @@ def _no_pair(config: ModelConfig) -> UserError:
 
 
 def _tower_dropout(towers: TowersConfig, config: ModelConfig) -> TowersConfig:
-    image, text = (with_dropout(each, config) for each in (towers.image, towers.text))
+    image, text = (as_asked(each, config) for each in (towers.image, towers.text))
     return dataclasses.replace(towers, image=image, text=text)
 
 
@@ -124,7 +129,7 @@ def _of_images(config: ModelConfig, directory: pathlib.Path, checkpoint: Checkpo
         )
     commit, encoder = commit_of(directory), checkpoint.encoder
     return Initial(
-        encoder=with_dropout(encoder, config),
+        encoder=as_asked(encoder, config),
         params=checkpoint.params,
         labels=checkpoint.labels,
         tokenizer=None,
@@ -146,7 +151,7 @@ def shape(config: ModelConfig) -> tuple[EncoderConfig, tuple[str, ...]]:
       UserError: as `resolve`; of a hf: repository only config.json is needed.
     """
     if config.init == "scratch":
-        encoder = with_dropout(_from_preset(config), config)
+        encoder = as_asked(_from_preset(config), config)
         learned, _, size = config.tokenizer.removeprefix("train:").partition("/")
         if config.tokenizer == f"train:{learned}/{size}" and size.isdigit():
             return dataclasses.replace(encoder, vocab_size=int(size)), (
@@ -157,7 +162,7 @@ def shape(config: ModelConfig) -> tuple[EncoderConfig, tuple[str, ...]]:
         return encoder, (f"vocabulary: {encoder.vocab_size}, the usual one of {config.preset}",)
     check_no_preset(config)
     directory = locate(config.init, "config.model.init", ["config.json"])
-    return with_dropout(read_config(directory), config), (f"shape: config.json of {config.init}",)
+    return as_asked(read_config(directory), config), (f"shape: config.json of {config.init}",)
 
 
 def _from_preset(config: ModelConfig) -> EncoderConfig:
@@ -233,8 +238,17 @@ def check_no_preset(config: ModelConfig) -> None:
         )
 
 
-def with_dropout(encoder: EncoderConfig, config: ModelConfig) -> EncoderConfig:
-    """Returns the encoder with `config.model.dropout` and `attention_dropout`, if these are set."""
+def as_asked(encoder: EncoderConfig, config: ModelConfig) -> EncoderConfig:
+    """Returns the encoder with `config.model.dropout`, `attention_dropout` and `sight`, if these are set.
+
+    Raises UserError for a sight that an encoder of images cannot have.
+    """
+    if config.sight not in ("auto", encoder.sight):
+        if encoder.reads_images:
+            raise UserError(
+                f"config.model.sight: is {config.sight!r}, but patches of images have no order. Leave it auto."
+            )
+        encoder = with_sight(encoder, config.sight)
     if config.dropout is not None:
         encoder = dataclasses.replace(encoder, dropout=config.dropout, attention_dropout=config.dropout)
     if config.attention_dropout is not None:

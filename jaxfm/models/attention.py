@@ -1,4 +1,4 @@
-"""One `attend` for every encoder: attention, to both sides or causal, in which no token sees another segment."""
+"""One `attend` for every encoder, whatever its tokens see of their segment; none sees another segment."""
 
 # B batch, T tokens (S: the same axis as keys), N heads, H head dim, C chunks, W tokens a chunk, P prefix
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxfm.core.build import Build
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.encoder_config import CAUSAL, FULL, EncoderConfig
 from jaxfm.models.dropout import DropoutKey, apply_dropout, dropout_mask
 from jaxfm.models.kernels import (
     KERNELS,
@@ -36,36 +36,47 @@ class AttentionSpec(NamedTuple):
       path: a name of `kernels.KERNELS`, or "xla".
       segment_ids: [B, T]; a token sees its own segment; see `segment_mask` for negative ones.
       window_radius: tokens of it that are more positions away are not seen; 0: no such limit.
-      mask: these, and whether tokens after the own one are seen, as a mask, where the path needs one ("xla" always).
+      causal: no token after the own one is seen. What else limits sight is in the mask alone.
+      mask: all of this as a mask, where the path needs one ("xla" always).
       chunk: length in tokens of the chunks that "xla" cuts queries into; 0: it does not cut them.
     """
 
     path: str
     segment_ids: jax.Array
     window_radius: int
+    causal: bool
     mask: jax.Array | None
     chunk: int
 
 
 def attention_specs(
-    encoder: EncoderConfig, build: Build, segment_ids_BT: jax.Array, positions_BT: jax.Array, *, training: bool
+    encoder: EncoderConfig,
+    build: Build,
+    segment_ids_BT: jax.Array,
+    positions_BT: jax.Array,
+    horizons_BT: jax.Array | None = None,
+    *,
+    training: bool,
 ) -> tuple[AttentionSpec, ...]:
     """Returns what layers see: those of the whole segment, then, if there are any, those of a local window.
+
+    `horizons_BT` are read where the encoder's sight is "prefix".
 
     Raises:
       UserError: the path that was asked for cannot compute this (`kernels.choose`).
     """
 
     def one(problem: AttentionProblem) -> AttentionSpec:
-        path, window_radius, causal = choose(build.attention, problem), problem.window_radius, problem.causal
+        path, window_radius, causal = choose(build.attention, problem), problem.window_radius, problem.sight == CAUSAL
+        spec = AttentionSpec(path, segment_ids_BT, window_radius, causal, None, 0)
         if path != XLA and not KERNELS[path].needs_mask(problem):
-            return AttentionSpec(path, segment_ids_BT, window_radius, None, 0)
+            return spec
+        last_BT = horizons(problem.sight, positions_BT, horizons_BT)
         if not window_radius:
-            mask = causal_mask(segment_ids_BT, positions_BT) if causal else segment_mask(segment_ids_BT)
-            return AttentionSpec(path, segment_ids_BT, window_radius, mask, 0)
+            return spec._replace(mask=sight_mask(segment_ids_BT, positions_BT, last_BT))
         chunk = chunk_length(segment_ids_BT.shape[1], window_radius) if path == XLA else 0
-        mask = local_mask(segment_ids_BT, positions_BT, window_radius, chunk, causal=causal)
-        return AttentionSpec(path, segment_ids_BT, window_radius, mask, chunk)
+        mask = local_mask(segment_ids_BT, positions_BT, window_radius, chunk, last_BT)
+        return spec._replace(mask=mask, chunk=chunk)
 
     mesh, tokens = jax.sharding.get_abstract_mesh(), segment_ids_BT.shape[1]
     return tuple(map(one, attention_problems(encoder, build, tokens, mesh, training=training)))
@@ -95,7 +106,20 @@ def attend(
     assert prefix is None and bias is None and scale is None, "see kernels.choose"
     assert dropout_key is None or dropout_rate == 0.0, "see kernels.choose"
     inputs = KernelInputs(q_BTNH, k_BTNH, v_BTNH, spec.segment_ids, spec.mask)
-    return fused_attention(KERNELS[spec.path], inputs, spec.window_radius)
+    return fused_attention(KERNELS[spec.path], inputs, spec.window_radius, spec.causal)
+
+
+def horizons(sight: str, positions_BT: jax.Array, horizons_BT: jax.Array | None) -> jax.Array | None:
+    """Returns the last position that each token sees, [B, T]; None where it sees its whole segment.
+
+    `horizons_BT` are those of a batch; a token sees itself whatever they say, so that no row of a softmax is empty.
+    """
+    if sight == FULL:
+        return None
+    if sight == CAUSAL:
+        return positions_BT
+    assert horizons_BT is not None, 'a batch for this sight has "horizons"'
+    return jnp.maximum(positions_BT, horizons_BT)
 
 
 def segment_mask(segment_ids_BT: jax.Array) -> jax.Array:
@@ -107,21 +131,25 @@ def segment_mask(segment_ids_BT: jax.Array) -> jax.Array:
     return (jnp.abs(segment_ids_BT)[:, :, None] == segment_ids_BT[:, None, :])[:, None]
 
 
-def causal_mask(segment_ids_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
-    """Returns `segment_mask` without the keys that stand after their query (Vaswani et al. 2017, section 3.2.3).
+def sight_mask(segment_ids_BT: jax.Array, positions_BT: jax.Array, last_BT: jax.Array | None) -> jax.Array:
+    """Returns `segment_mask` without the keys that stand after the last position that their query sees.
 
-    Every token sees itself, padding too, whose positions are 0: no row of the softmax is empty.
+    With `last_BT` = positions that is causal attention (Vaswani et al. 2017, section 3.2.3). None: all are seen.
     """
-    before = positions_BT[:, None, :] <= positions_BT[:, :, None]
-    return segment_mask(segment_ids_BT) & before[:, None]
+    same_B1TT = segment_mask(segment_ids_BT)
+    return same_B1TT if last_BT is None else same_B1TT & (positions_BT[:, None, :] <= last_BT[:, :, None])[:, None]
 
 
 def local_mask(
-    segment_ids_BT: jax.Array, positions_BT: jax.Array, window_radius: int, chunk: int, *, causal: bool = False
+    segment_ids_BT: jax.Array,
+    positions_BT: jax.Array,
+    window_radius: int,
+    chunk: int,
+    last_BT: jax.Array | None = None,
 ) -> jax.Array:
     """Returns True where query and key are of one segment and at most `window_radius` positions apart.
 
-    With `causal`, no key after its query is seen.
+    No key is seen that stands after the position `last_BT` of its query, where that is given.
 
     The result is bool [B, 1, T, T], or [B, C, 1, W, 3 W] for `masked_attention` with chunk = W >= `window_radius`.
     """
@@ -131,11 +159,14 @@ def local_mask(
         # What fills the last chunk, or lies before the first or after the last, is of segment -1, which no one sees.
         queries = [_cut(segment_ids_BT, chunk, -1), _cut(positions_BT, chunk, 0)]
         keys = [_with_neighbours(segment_ids_BT, chunk, -1), _with_neighbours(positions_BT, chunk, 0)]
+        last_BT = None if last_BT is None else _cut(last_BT, chunk, 0)
     (query_segments, query_positions), (key_segments, key_positions) = queries, keys
     same = jnp.abs(query_segments)[..., :, None] == key_segments[..., None, :]
     away = query_positions[..., :, None] - key_positions[..., None, :]
-    near = (jnp.abs(away) <= window_radius) & (away >= 0 if causal else True)
-    return (same & near)[..., None, :, :]
+    seen = same & (jnp.abs(away) <= window_radius)
+    if last_BT is not None:
+        seen &= key_positions[..., None, :] <= last_BT[..., :, None]
+    return seen[..., None, :, :]
 
 
 def chunk_length(tokens: int, window_radius: int) -> int:

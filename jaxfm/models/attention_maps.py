@@ -34,7 +34,7 @@ def last_attention(encoder: Encoder, batch: Mapping[str, jax.Array]) -> jax.Arra
         before = jax.tree.map(lambda leaf: leaf[:-1], parameters)
         shorter = dataclasses.replace(config, num_layers=config.num_layers - 1)
         build = dataclasses.replace(encoder.build, frozen_layers=0)
-        normed_BTD = apply_layers(shorter, nnx.merge(graphdef, before), encoder.common, *inputs, build)
+        normed_BTD = apply_layers(shorter, nnx.merge(graphdef, before), encoder.common, inputs, build)
     elif encoder.common is not None and encoder.common.first_norm is not None:
         normed_BTD = encoder.common.first_norm(normed_BTD)
     scores_BNTT = attention_scores(encoder, config.num_layers - 1, normed_BTD, inputs.positions_BT)

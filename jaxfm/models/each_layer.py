@@ -10,8 +10,9 @@ from flax import nnx
 
 from jaxfm.core.build import AttentionConfig, Build
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.models.attention import AttentionSpec, attention_specs, local_mask
+from jaxfm.models.attention import AttentionSpec, attention_specs, horizons, local_mask
 from jaxfm.models.encoder import Encoder
+from jaxfm.models.inputs.inputs import Inputs
 from jaxfm.models.kernels import XLA
 from jaxfm.models.stack import EncoderLayer, make_layer_inputs
 
@@ -33,7 +34,7 @@ def each_layer(
     """
     config = encoder.config
     inputs = encoder.embeddings(batch, None)
-    specs = _whole_masks(config, encoder.build, inputs.segment_ids_BT, inputs.positions_BT)
+    specs = _whole_masks(config, encoder.build, inputs)
     of_period = make_layer_inputs(config, specs, encoder.common, inputs.positions_BT)
     graphdef, parameters = nnx.split(encoder.layers)
     first_norm = None if encoder.common is None else encoder.common.first_norm
@@ -65,16 +66,14 @@ def rollout(encoder: Encoder, batch: Mapping[str, jax.Array]) -> jax.Array:
     return rolled_BTT
 
 
-def _whole_masks(
-    config: EncoderConfig, build: Build, segment_ids_BT: jax.Array, positions_BT: jax.Array
-) -> tuple[AttentionSpec, ...]:
+def _whole_masks(config: EncoderConfig, build: Build, inputs: Inputs) -> tuple[AttentionSpec, ...]:
     """Returns what the layers see, by no kernel and not cut into chunks: all weights of a row are asked for."""
     plain = Build(build.dtype, attention=AttentionConfig(XLA))
-    specs = attention_specs(config, plain, segment_ids_BT, positions_BT, training=False)
+    _, segment_ids_BT, positions_BT, horizons_BT = inputs
+    specs = attention_specs(config, plain, segment_ids_BT, positions_BT, horizons_BT, training=False)
+    last_BT = horizons(config.sight, positions_BT, horizons_BT)
     return tuple(
-        spec._replace(
-            mask=local_mask(segment_ids_BT, positions_BT, spec.window_radius, 0, causal=config.causal), chunk=0
-        )
+        spec._replace(mask=local_mask(segment_ids_BT, positions_BT, spec.window_radius, 0, last_BT), chunk=0)
         if spec.chunk
         else spec
         for spec in specs

@@ -69,7 +69,7 @@ class ReplacedTokenModel(nnx.Module):
         inputs_key, layers_key = split_key(key, 2)
         inputs = self.encoder.embeddings(batch, inputs_key)
         layers, common = self.generator.layers, self.generator.common
-        return apply_layers(self.generator_config, layers, common, *inputs, self.generator_build, key=layers_key)
+        return apply_layers(self.generator_config, layers, common, inputs, self.generator_build, key=layers_key)
 
     def logits(self, hidden_BPD: jax.Array) -> jax.Array:
         """Returns the generator's logits [B, P, V] in f32 at hidden states of any tokens."""

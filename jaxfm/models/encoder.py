@@ -2,6 +2,7 @@
 
 # B batch, T tokens, D model
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
@@ -42,24 +43,33 @@ class Encoder(nnx.Module):
         self.common = make_common(config, build.dtype, rngs)
         self.config, self.build = config, build
 
-    def __call__(self, batch: Mapping[str, jax.Array], *, key: DropoutKey | None = None) -> jax.Array:
-        """Returns the last hidden states [B, T, D]; `key` turns dropout on."""
-        return self.encode(batch, key=key).x_BTD
+    def __call__(
+        self, batch: Mapping[str, jax.Array], *, key: DropoutKey | None = None, sight: str | None = None
+    ) -> jax.Array:
+        """Returns the last hidden states [B, T, D]; arguments as of `encode`."""
+        return self.encode(batch, key=key, sight=sight).x_BTD
 
     def encode(
-        self, batch: Mapping[str, jax.Array], *, key: DropoutKey | None = None, mixing: Mixing | None = None
+        self,
+        batch: Mapping[str, jax.Array],
+        *,
+        key: DropoutKey | None = None,
+        mixing: Mixing | None = None,
+        sight: str | None = None,
     ) -> Inputs:
         """Returns the last hidden states as `x_BTD`, and the segments and positions of the tokens that they are of.
 
-        `key` turns dropout on, `mixing` mixes hidden states on the way.
+        `key` turns dropout on, `mixing` mixes hidden states on the way. `sight` is what tokens see in this pass, of
+        `core.encoder_config.SIGHTS`; None: as the encoder's shape says.
         """
+        config = self.config if sight is None else dataclasses.replace(self.config, sight=sight)
         inputs_key, layers_key = split_key(key, 2)
         inputs = self.embeddings(batch, inputs_key)
         if mixing is not None and 0 in mixing.after:
             inputs = inputs._replace(x_BTD=mixing.after_layers(0, inputs.x_BTD))
         record = None if self.record is None else functools.partial(_recorded, self.record, inputs)
         x_BTD = apply_layers(
-            self.config, self.layers, self.common, *inputs, self.build, key=layers_key, record=record, mixing=mixing
+            config, self.layers, self.common, inputs, self.build, key=layers_key, record=record, mixing=mixing
         )
         return inputs._replace(x_BTD=x_BTD)
 
@@ -69,5 +79,5 @@ class Encoder(nnx.Module):
         """Returns the residual stream after each of these numbers of layers, ascending, and what `encode` returns."""
         inputs_key, layers_key = split_key(key, 2)
         inputs = self.embeddings(batch, inputs_key)
-        found = layer_states(self.config, self.layers, self.common, *inputs, self.build, layers, key=layers_key)
+        found = layer_states(self.config, self.layers, self.common, inputs, self.build, layers, key=layers_key)
         return [inputs._replace(x_BTD=x_BTD) for x_BTD in found]

@@ -13,7 +13,7 @@ weights of a head, whatever `config.adapt.freeze` says.
 import fnmatch
 
 from jaxfm.adapt_config import AdaptConfig
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.encoder_config import CAUSAL, EncoderConfig
 
 _ALL_TRAINED = AdaptConfig()
 
@@ -153,7 +153,7 @@ def _embeddings_frozen(adapt: AdaptConfig) -> bool:
 
 def _keys(encoder: EncoderConfig, row_length: int) -> list[int]:
     """Returns the number of keys that a token of each layer sees, in the mean."""
-    if encoder.causal:
+    if encoder.sight == CAUSAL:
         row_length = (row_length + 1) // 2
     local = min(row_length, encoder.local_window + 1) if encoder.local_window else row_length
     every, first = encoder.global_every, encoder.global_first

@@ -115,9 +115,11 @@ class MaskedLM(nnx.Module):
         self.transform = vocabulary_transform(config, build.dtype, rngs)
         self.decoder = Decoder(config, rngs)
 
-    def hidden(self, batch: Mapping[str, jax.Array], key: DropoutKey | None = None) -> jax.Array:
-        """Returns the encoder's hidden states [B, T, D]; `key` turns dropout on."""
-        return self.encoder(batch, key=key)
+    def hidden(
+        self, batch: Mapping[str, jax.Array], key: DropoutKey | None = None, sight: str | None = None
+    ) -> jax.Array:
+        """Returns the encoder's hidden states [B, T, D]; `key` turns dropout on, `sight` is as in `Encoder.encode`."""
+        return self.encoder(batch, key=key, sight=sight)
 
     def logits(self, hidden_BPD: jax.Array) -> jax.Array:
         """Returns the padded vocabulary's logits [B, P, V] in f32 at hidden states of any tokens."""
@@ -156,7 +158,7 @@ class SequenceHead(nnx.Module):
 
     def features(self, inputs: Inputs) -> jax.Array:
         """Returns what the last layer reads of each segment [B, S, D], without dropout."""
-        x_BSD = pool(*inputs, self.pooling, self.segments)
+        x_BSD = pool(*inputs[:3], self.pooling, self.segments)
         if self.transform is not None:
             x_BSD = self.transform(x_BSD)
         if self.pooler is not None:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 
 from jaxfm.core.build import AttentionConfig, Build
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.encoder_config import FULL, PREFIX, EncoderConfig
 from jaxfm.errors import UserError
 from jaxfm.parallel import target
 from jaxfm.parallel.mesh import drop_indivisible_axes, spec
@@ -37,7 +37,7 @@ class AttentionProblem:
       head_dim: H.
       one_segment: see `AttentionConfig`.
       window_radius: tokens that a query sees to each side; 0: its whole segment.
-      causal: whether it sees none that stand after it.
+      sight: what of its segment it sees (`EncoderConfig`).
       prefix: whether there are keys of a prefix, which every query sees.
       relative_positions: what is added to the scores for distances (`EncoderConfig`).
       dropout: rate on the attention weights.
@@ -50,7 +50,7 @@ class AttentionProblem:
     head_dim: int
     one_segment: bool = False
     window_radius: int = 0
-    causal: bool = False
+    sight: str = FULL
     prefix: bool = False
     relative_positions: str = "none"
     dropout: float = 0.0
@@ -74,13 +74,13 @@ class Kernel:
     Attributes:
       platforms: as `target.platform` calls them.
       unsupported_reason: why it cannot compute a problem of these platforms; None: it can.
-      compute: (inputs, window_radius) -> [B, T, N, H], on one device.
-      needs_mask: whether segments and `window_radius` alone do not tell it what a query sees, so that it needs a mask.
+      compute: (inputs, window_radius, causal) -> [B, T, N, H], on one device.
+      needs_mask: whether segments, `window_radius` and `causal` do not tell it what a query sees: it needs a mask.
     """
 
     platforms: tuple[str, ...]
     unsupported_reason: Callable[[AttentionProblem], str | None]
-    compute: Callable[[KernelInputs, int], jax.Array]
+    compute: Callable[[KernelInputs, int, bool], jax.Array]
     needs_mask: Callable[[AttentionProblem], bool]
 
 
@@ -94,7 +94,7 @@ def attention_problems(
         tokens=tokens,
         head_dim=encoder.head_dim,
         one_segment=build.attention.one_segment,
-        causal=encoder.causal,
+        sight=encoder.sight,
         prefix=encoder.prefix_length > 0,
         relative_positions=encoder.relative_positions,
         dropout=encoder.attention_dropout if training else 0.0,
@@ -163,19 +163,19 @@ def describe(encoder: EncoderConfig, build: Build, tokens: int, mesh: Mesh | Abs
     return f"attention: {training}" + (f". Evaluation: {evaluation}" if evaluation != training else "")
 
 
-def fused_attention(kernel: Kernel, inputs: KernelInputs, window_radius: int) -> jax.Array:
+def fused_attention(kernel: Kernel, inputs: KernelInputs, window_radius: int, causal: bool) -> jax.Array:
     """Runs a kernel on every device's own rows and heads; returns [B, T, N, H].
 
     Without this the partitioner, which cannot cut a kernel, would gather its inputs.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return kernel.compute(inputs, window_radius)
+        return kernel.compute(inputs, window_radius, causal)
     heads = drop_indivisible_axes(inputs.q_BTNH.shape, spec("batch", "keys", "heads", "head_dim"), mesh)
     rows = drop_indivisible_axes(inputs.segment_ids_BT.shape, spec("batch", "keys"), mesh)
     mask = None if inputs.mask_B1TT is None else drop_indivisible_axes(inputs.mask_B1TT.shape, spec("batch"), mesh)
     on_each = jax.shard_map(
-        lambda inputs: kernel.compute(inputs, window_radius),
+        lambda inputs: kernel.compute(inputs, window_radius, causal),
         in_specs=(KernelInputs(heads, heads, heads, rows, mask),),  # pyright: ignore[reportArgumentType]
         out_specs=heads,
         check_vma=False,
@@ -216,16 +216,16 @@ def _unsupported_by_cudnn(problem: AttentionProblem) -> str | None:
 
 def _needs_mask_for_cudnn(problem: AttentionProblem) -> bool:
     """Of what a query sees it is told only the length of a row's one segment; all else is a mask."""
-    return problem.window_radius > 0 or problem.causal or not problem.one_segment
+    return problem.window_radius > 0 or problem.sight != FULL or not problem.one_segment
 
 
-def _cudnn(inputs: KernelInputs, window_radius: int) -> jax.Array:
+def _cudnn(inputs: KernelInputs, window_radius: int, causal: bool) -> jax.Array:
     """Flash attention of cuDNN: by a mask, or over rows of one segment each and padding after it.
 
     By a mask every block is computed, and the mask's 2 T bytes a query are read; no array of [B, N, T, T] is held.
     Without one, padding attends to the segment and not to other padding; its outputs are never read.
     """
-    del window_radius  # part of the mask
+    del window_radius, causal  # part of the mask
     q_BTNH, k_BTNH, v_BTNH, segment_ids_BT, mask_B1TT = inputs
     if mask_B1TT is not None:
         return jax.nn.dot_product_attention(q_BTNH, k_BTNH, v_BTNH, mask=mask_B1TT, implementation="cudnn")
@@ -251,15 +251,16 @@ def _unsupported_by_splash(problem: AttentionProblem) -> str | None:
         return f"computes in bf16 or f32, not {problem.dtype}"
     if problem.tokens % _LANES:
         return f"needs rows of a multiple of {_LANES} tokens, not {problem.tokens} (config.data.row_length)"
-    if problem.causal:
-        return "is set up here for attention to both sides, and this encoder is causal"
+    if problem.sight == PREFIX:
+        return "is not told where a prefix ends, of which tokens see all (EncoderConfig.sight)"
     return unsupported_by_all(problem)
 
 
-def _splash(inputs: KernelInputs, window_radius: int, *, interpret: bool = False) -> jax.Array:
+def _splash(inputs: KernelInputs, window_radius: int, causal: bool, *, interpret: bool = False) -> jax.Array:
     """Splash attention of JAX's Pallas kernels for TPUs; blocks that lie outside the window are never computed.
 
-    Its window counts indices in the row. These differ as positions do, because a segment's tokens are neighbours.
+    Its window counts indices in the row, and "after" is one of them too. These differ as positions do, because a
+    segment's tokens are neighbours, in order.
     """
     # Imported here: it takes a second, and is of use on TPUs only.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
@@ -269,7 +270,10 @@ def _splash(inputs: KernelInputs, window_radius: int, *, interpret: bool = False
     assert mask_B1TT is None
     tokens, heads = q_BTNH.shape[1:3]
     square = (tokens, tokens)
-    mask = masks.LocalMask(square, (window_radius, window_radius), 0) if window_radius else masks.FullMask(square)
+    if window_radius:
+        mask = masks.LocalMask(square, (window_radius, 0 if causal else window_radius), 0)
+    else:
+        mask = masks.CausalMask(square) if causal else masks.FullMask(square)
     # Small blocks waste the least work at the edges of a window.
     block = _LANES if window_radius else max(size for size in (_LANES, 2 * _LANES, 4 * _LANES) if tokens % size == 0)
     names = (

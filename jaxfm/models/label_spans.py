@@ -67,8 +67,8 @@ class LabelSpanScorer(nnx.Module):
     def span_vectors(self, batch: Mapping[str, jax.Array], *, key: DropoutKey | None = None) -> jax.Array:
         """Returns the vectors of all spans, f32 [B, T, K, D] of length 1."""
         encoder_key, first_key, second_key = split_key(key, 3)
-        hidden_BTD, _, positions_BT = self.encoder.encode(batch, key=encoder_key)
-        hidden_BTD = dropout(hidden_BTD, self.dropout_rate, first_key)
+        encoded = self.encoder.encode(batch, key=encoder_key)
+        positions_BT, hidden_BTD = encoded.positions_BT, dropout(encoded.x_BTD, self.dropout_rate, first_key)
         features_BTKH = span_features(self.starts, self.ends, self.widths[...], hidden_BTD, batch, positions_BT)
         moved_BTKD = self.projection(dropout(features_BTKH, self.dropout_rate, second_key))
         hidden_BTD = constrain(hidden_BTD, "batch", "keys", "features")
@@ -81,6 +81,6 @@ class LabelSpanScorer(nnx.Module):
 
         `labels` are rows [C, L] of one text each: tokens, segment_ids, positions.
         """
-        hidden_CLD, segment_ids_CL, _ = self.encoder.encode(labels, key=key)
-        taken_CL = jnp.ones_like(segment_ids_CL, bool)
-        return normalized(pool_at(hidden_CLD, segment_ids_CL, taken_CL, 1)[:, 0].astype(jnp.float32))
+        encoded = self.encoder.encode(labels, key=key)
+        taken_CL = jnp.ones_like(encoded.segment_ids_BT, bool)
+        return normalized(pool_at(encoded.x_BTD, encoded.segment_ids_BT, taken_CL, 1)[:, 0].astype(jnp.float32))

@@ -14,7 +14,7 @@ from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.dropout import DropoutKey, split_key
 from jaxfm.models.encoder import Encoder
-from jaxfm.models.inputs.inputs import InputModule
+from jaxfm.models.inputs.inputs import InputModule, Inputs
 from jaxfm.models.inputs.patches import HIDDEN, sine_positions
 from jaxfm.models.relative import make_common
 from jaxfm.models.stack import apply_layers, make_layers
@@ -127,9 +127,7 @@ class MaskedAutoencoder(nnx.Module):
             self.decoder,
             self.decoder_layers,
             self.decoder_common,
-            x_BTE,
-            batch["segment_ids"],
-            batch["positions"],
+            Inputs(x_BTE, batch["segment_ids"], batch["positions"]),
             self.build,
             key=decoder_key,
         )

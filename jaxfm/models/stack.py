@@ -19,6 +19,7 @@ from jaxfm.models.adapters import Bottleneck, Linear, Prefix
 from jaxfm.models.attention import AttentionSpec, attend, attention_specs
 from jaxfm.models.dropout import DropoutKey, batch_key, dropout, split_key, stacked_keys
 from jaxfm.models.initializers import kernel_init
+from jaxfm.models.inputs.inputs import Inputs
 from jaxfm.models.mixup import Mixing
 from jaxfm.models.norms import RMSNorm, make_norm
 from jaxfm.models.products import WITH_WEIGHTS
@@ -256,9 +257,7 @@ def apply_layers(
     config: EncoderConfig,
     layers: EncoderLayer,
     common: CommonParts | None,
-    x_BTD: jax.Array,
-    segment_ids_BT: jax.Array,
-    positions_BT: jax.Array,
+    inputs: Inputs,
     build: Build,
     *,
     key: DropoutKey | None = None,
@@ -266,8 +265,7 @@ def apply_layers(
     mixing: Mixing | None = None,
 ) -> jax.Array:
     """Returns the hidden states [B, T, D] after stacked layers; arguments and errors as of `layer_states`."""
-    given = (config, layers, common, x_BTD, segment_ids_BT, positions_BT, build)
-    return layer_states(*given, key=key, record=record, mixing=mixing)[-1]
+    return layer_states(config, layers, common, inputs, build, key=key, record=record, mixing=mixing)[-1]
 
 
 @jax.named_scope("encoder")
@@ -275,9 +273,7 @@ def layer_states(
     config: EncoderConfig,
     layers: EncoderLayer,
     common: CommonParts | None,
-    x_BTD: jax.Array,
-    segment_ids_BT: jax.Array,
-    positions_BT: jax.Array,
+    inputs: Inputs,
     build: Build,
     after: Sequence[int] = (),
     *,
@@ -294,9 +290,7 @@ def layer_states(
       config: of these layers.
       layers: as `make_layers` makes them.
       common: as `relative.make_common` makes it.
-      x_BTD: what a modality makes of its tokens [B, T, D] (`models.inputs`).
-      segment_ids_BT: [B, T], from 1; 0 is padding; -n: attends to segment n, unseen by all.
-      positions_BT: [B, T], from 0 in each segment.
+      inputs: what a modality makes of its tokens.
       build: how they are computed.
       after: numbers of layers, ascending, above 0 and below all.
       key: turns dropout on.
@@ -306,8 +300,8 @@ def layer_states(
     Raises:
       UserError: the kernel that `build.attention` asks for cannot compute these layers.
     """
-    specs = attention_specs(config, build, segment_ids_BT, positions_BT, training=key is not None)
-    period_inputs = make_layer_inputs(config, specs, common, positions_BT)
+    specs = attention_specs(config, build, *inputs[1:], training=key is not None)
+    period_inputs = make_layer_inputs(config, specs, common, inputs.positions_BT)
     graphdef, parameters = nnx.split(layers)
     keys, period = stacked_keys(key, config.num_layers), len(period_inputs)
     with_inputs = functools.partial(_one_layer, graphdef, build)
@@ -318,11 +312,11 @@ def layer_states(
         if config.layer_groups:
             one = with_inputs(period_inputs[0])
             return _apply_groups(config, parameters, keys, stream, one, build, first, last, seen)
-        inputs = [period_inputs[(first + index) % period] for index in range(period)]
+        of_period = [period_inputs[(first + index) % period] for index in range(period)]
 
         def apply(stream: Any, some: list[tuple[nnx.State, DropoutKey | None]]) -> tuple[Any, list[Any]]:
             after = []
-            for (layer, layer_key), layer_inputs in zip(some, inputs, strict=False):
+            for (layer, layer_key), layer_inputs in zip(some, of_period, strict=False):
                 stream = with_inputs(layer_inputs)(stream, layer, layer_key)
                 after.append(seen(stream))
             return stream, after
@@ -338,7 +332,7 @@ def layer_states(
         stream, last_ones = apply(stream, left)
         return stream, [_in_turn(after), *(each[None] for each in last_ones)] if record is not None else []
 
-    stream, found = first_stream(config, common, x_BTD), []
+    stream, found = first_stream(config, common, inputs.x_BTD), []
     recorded = [] if record is None else [_read(config, stream)[None]]
     ends = sorted({0, build.frozen_layers, *after, *(mixing.after if mixing else ()), config.num_layers})
     for first, last in itertools.pairwise(ends):

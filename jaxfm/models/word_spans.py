@@ -59,9 +59,9 @@ class WordSpanClassifier(nnx.Module):
         many words.
         """
         encoder_key, first_key, second_key = split_key(key, 3)
-        hidden_BTD, _, positions_BT = self.encoder.encode(batch, key=encoder_key)
-        hidden_BTD = dropout(hidden_BTD, self.dropout_rate, first_key)
-        spans_BTKH = span_features(self.starts, self.ends, self.widths[...], hidden_BTD, batch, positions_BT)
+        encoded = self.encoder.encode(batch, key=encoder_key)
+        hidden_BTD = dropout(encoded.x_BTD, self.dropout_rate, first_key)
+        spans_BTKH = span_features(self.starts, self.ends, self.widths[...], hidden_BTD, batch, encoded.positions_BT)
         return self.head(dropout(spans_BTKH, self.dropout_rate, second_key)).astype(jnp.float32)
 
 

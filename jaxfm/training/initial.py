@@ -39,7 +39,7 @@ def resolve(config: ModelConfig) -> Initial:
     Raises:
       UserError: as `jaxfm.hub.initial.resolve`, no run or checkpoint at run:WORKDIR, or layers that cannot be kept.
     """
-    first = hub_initial.resolve(config) if not config.init.startswith(RUN) else _of_run(config)
+    first = _of_run(config) if config.init.startswith(RUN) else hub_initial.resolve(config)
     if not config.keep_layers:
         return first
     kept = _kept(config, first.encoder)
@@ -91,13 +91,14 @@ def _of_run(config: ModelConfig) -> Initial:
     note = f"weights: {config.init}, step {restored.step} ({run.spec.encoder.family})"
     if encoder.reads_images:
         layout = run.spec.layout if isinstance(run.spec, HasImageLayout) else None
-        encoder = hub_initial.with_dropout(encoder, config)
+        encoder = hub_initial.as_asked(encoder, config)
         return Initial(encoder, params, labels, None, (note,), origin, images=layout)
     own = workdir / TOKENIZER_DIR
     tokenizer = hub_initial.fitting_tokenizer(config, own)
     encoder, grown, notes = fit_vocabulary(encoder, params, tokenizer, own)
+    hub_initial.check_kind(encoder, config, f"config.model.init: {config.init!r}")
     return Initial(
-        encoder=hub_initial.with_dropout(encoder, config),
+        encoder=hub_initial.as_asked(encoder, config),
         params=grown,
         labels=labels,
         tokenizer=tokenizer,
@@ -110,7 +111,7 @@ def shape(config: ModelConfig) -> tuple[EncoderConfig, tuple[str, ...]]:
     """Finds the shape alone of what `config.model` names; see `jaxfm.hub.initial.shape`."""
     if config.init.startswith(RUN):
         encoder, _ = plain_weights(open_run(_workdir(config)).spec.encoder, {})
-        encoder, notes = hub_initial.with_dropout(encoder, config), (f"shape: task.json of {config.init}",)
+        encoder, notes = hub_initial.as_asked(encoder, config), (f"shape: task.json of {config.init}",)
     else:
         encoder, notes = hub_initial.shape(config)
     if config.keep_layers:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jaxfm.config import Config
 from jaxfm.core.build import Build
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.encoder_config import FULL, EncoderConfig
 from jaxfm.core.grown_head import takes_head
 from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.objective import LearnsFromTeachers
@@ -121,8 +121,10 @@ def open_teachers(
 
 def _opened(known: KnownTeacher, config: Config, objective: LearnsFromTeachers, build: Build, mesh: Mesh) -> Teacher:
     uri, encoder = known.uri, known.encoder
-    if encoder.causal or encoder.reads_padding:
+    if encoder.reads_padding:
         raise UserError(f"{KEY}: {uri!r} is the text tower of a pair. Name an encoder of texts.")
+    if encoder.sight != FULL:
+        raise UserError(f"{KEY}: {uri!r} is an encoder whose tokens see no later ones. Name one that sees both sides.")
     given: Any = objective
     own, spec = None, of_shape(given, encoder).spec
     if config.distil.soft:

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfm.models.attention import causal_mask, chunk_length, local_mask, masked_attention, segment_mask
+from jaxfm.models.attention import chunk_length, local_mask, masked_attention, segment_mask, sight_mask
 from jaxfm.models.dropout import dropout
 
 B, T, N, H = 3, 12, 2, 16
@@ -129,7 +129,7 @@ def before(segments: np.ndarray) -> np.ndarray:
 
 
 def test_a_causal_token_sees_none_after_it_in_its_segment() -> None:
-    mask = causal_mask(jnp.asarray(SEGMENTS), jnp.asarray(POSITIONS))
+    mask = sight_mask(jnp.asarray(SEGMENTS), jnp.asarray(POSITIONS), jnp.asarray(POSITIONS))
     real = SEGMENTS > 0
     np.testing.assert_array_equal(np.asarray(mask)[:, 0][real], before(SEGMENTS)[real])
     assert np.asarray(mask).any(axis=-1).all()  # no query is left without a key, padding included
@@ -145,7 +145,7 @@ def test_causal_attention_within_a_window(window_radius: int) -> None:
     near = before(SEGMENTS) & (POSITIONS[:, :, None] - POSITIONS[:, None, :] <= window_radius)
     expected, real = reference(q, k, v, near), SEGMENTS > 0
     for chunk in (0, window_radius):
-        mask = local_mask(jnp.asarray(SEGMENTS), jnp.asarray(POSITIONS), window_radius, chunk, causal=True)
+        mask = local_mask(jnp.asarray(SEGMENTS), jnp.asarray(POSITIONS), window_radius, chunk, jnp.asarray(POSITIONS))
         result = np.asarray(masked_attention(q, k, v, mask, chunk=chunk))
         np.testing.assert_allclose(result[real], expected[real], atol=2e-5)
 

@@ -16,7 +16,7 @@ from jaxfm.adapt_config import AdaptConfig
 from jaxfm.analysis import hlo
 from jaxfm.config import MeshConfig
 from jaxfm.core.build import DEFAULT_BUILD
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.encoder_config import CAUSAL, EncoderConfig
 from jaxfm.families.registry import preset
 from jaxfm.models.electra import Detector
 from jaxfm.models.encoder import Encoder
@@ -58,7 +58,7 @@ def test_local_layers_see_their_window_alone() -> None:
 
 
 def test_a_causal_token_sees_half_of_its_row() -> None:
-    causal = dataclasses.replace(BERT, causal=True)
+    causal = dataclasses.replace(BERT, sight=CAUSAL)
     assert encoder_flops_per_row(causal, 127) == 127 * (72 * 12 * D**2 + 12 * 12 * D * 64)
 
 

@@ -9,7 +9,7 @@ tpu,cpu) lets the same tests run its kernels.
 import dataclasses
 import functools
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from flax import nnx
 from jaxfm.analysis import hlo
 from jaxfm.config import ATTENTION, MeshConfig
 from jaxfm.core.build import DEFAULT_BUILD, AttentionConfig, Build
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.encoder_config import CAUSAL, FULL, PREFIX, EncoderConfig
 from jaxfm.errors import UserError
 from jaxfm.models.attention import attend, attention_specs, masked_attention, segment_mask
 from jaxfm.models.encoder import Encoder
@@ -54,16 +54,27 @@ def rows(*lengths: tuple[int, ...]) -> np.ndarray:
 
 PACKED = rows((70, 100, 60), (T,), ())
 ALONE = rows((200,), (T,), ())
-# Path, segment ids, window radius.
+# Path, segment ids, window radius, sight.
 CASES = {
-    "xla": ("xla", PACKED, 0),
-    "xla local": ("xla", PACKED, RADIUS),
-    "splash": ("splash", PACKED, 0),
-    "splash local": ("splash", PACKED, RADIUS),
-    "cudnn": ("cudnn", ALONE, 0),
-    "cudnn packed": ("cudnn", PACKED, 0),
-    "cudnn local": ("cudnn", PACKED, RADIUS),
+    "xla": ("xla", PACKED, 0, FULL),
+    "xla local": ("xla", PACKED, RADIUS, FULL),
+    "splash": ("splash", PACKED, 0, FULL),
+    "splash local": ("splash", PACKED, RADIUS, FULL),
+    "cudnn": ("cudnn", ALONE, 0, FULL),
+    "cudnn packed": ("cudnn", PACKED, 0, FULL),
+    "cudnn local": ("cudnn", PACKED, RADIUS, FULL),
+    "xla causal": ("xla", PACKED, 0, CAUSAL),
+    "xla local causal": ("xla", PACKED, RADIUS, CAUSAL),
+    "splash causal": ("splash", PACKED, 0, CAUSAL),
+    "splash local causal": ("splash", PACKED, RADIUS, CAUSAL),
+    "cudnn causal": ("cudnn", ALONE, 0, CAUSAL),
+    "cudnn packed causal": ("cudnn", PACKED, 0, CAUSAL),
+    "cudnn local causal": ("cudnn", PACKED, RADIUS, CAUSAL),
+    "xla prefix": ("xla", PACKED, 0, PREFIX),
+    "xla local prefix": ("xla", PACKED, RADIUS, PREFIX),
+    "cudnn prefix": ("cudnn", PACKED, 0, PREFIX),
 }
+PREFIX_LENGTH = 37  # of each segment
 
 
 def positions(segments: np.ndarray) -> np.ndarray:
@@ -74,11 +85,20 @@ def positions(segments: np.ndarray) -> np.ndarray:
     return np.where(segments > 0, place - np.maximum.accumulate(np.where(starts, place, 0), axis=1), 0)
 
 
-def allowed(segments: np.ndarray, window_radius: int) -> np.ndarray:
+def allowed(segments: np.ndarray, window_radius: int, sight: str = FULL) -> np.ndarray:
     """The rule by hand, [B, T, S]."""
     own = positions(segments)
-    same = np.abs(segments)[:, :, None] == segments[:, None, :]
-    return same & (np.abs(own[:, :, None] - own[:, None, :]) <= (window_radius or T))
+    query, key = own[:, :, None], own[:, None, :]
+    seen = (np.abs(segments)[:, :, None] == segments[:, None, :]) & (np.abs(query - key) <= (window_radius or T))
+    if sight == PREFIX:
+        return seen & ((key <= query) | ((query < PREFIX_LENGTH) & (key < PREFIX_LENGTH)))
+    return seen & (key <= query) if sight == CAUSAL else seen
+
+
+def horizons(segments: np.ndarray) -> np.ndarray:
+    """What a batch says of the last position that each token sees, for the sight "prefix"."""
+    own = positions(segments)
+    return np.where(own < PREFIX_LENGTH, PREFIX_LENGTH - 1, own)
 
 
 def reference(arrays: list[np.ndarray], mask_BTS: np.ndarray, back: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -128,13 +148,14 @@ def on_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def with_gradients(path: str, segments: np.ndarray, window_radius: int, dtype: Any) -> Any:
+def with_gradients(path: str, segments: np.ndarray, window_radius: int, dtype: Any, sight: str = FULL) -> Any:
     """Compiles (q, k, v, back) -> the result and the gradients of q, k, v."""
-    config = dataclasses.replace(ENCODER, local_window=2 * window_radius)
+    config = dataclasses.replace(ENCODER, local_window=2 * window_radius, sight=sight)
+    last = jnp.asarray(horizons(segments)) if sight == PREFIX else None
     build = Build(dtype, attention=AttentionConfig(path, one_segment=segments is ALONE))
 
     def apply(q: jax.Array, k: jax.Array, v: jax.Array, back: jax.Array, segment_ids: jax.Array, own: jax.Array) -> Any:
-        spec = attention_specs(config, build, segment_ids, own, training=True)[-1]
+        spec = attention_specs(config, build, segment_ids, own, last, training=True)[-1]
         assert spec.path == path and spec.window_radius == window_radius
         result, pull = jax.vjp(lambda q, k, v: attend(q, k, v, spec), q, k, v)
         return result, *pull(back.astype(dtype))
@@ -146,36 +167,56 @@ def with_gradients(path: str, segments: np.ndarray, window_radius: int, dtype: A
 @pytest.mark.usefixtures("on_this_machine")
 @pytest.mark.parametrize("case", CASES)
 def test_every_path_computes_one_function_and_leaks_nothing(case: str) -> None:
-    path, segments, window_radius = CASES[case]
+    path, segments, window_radius, sight = CASES[case]
     dtype = jnp.bfloat16 if path == "cudnn" else jnp.float32
     exact = dtype == jnp.float32 and jax.default_backend() == "cpu"
     (q, k, v), back = inputs(dtype)
     back[segments == 0] = 0.0  # outputs at padding are never read
-    apply = with_gradients(path, segments, window_radius, dtype)
+    apply = with_gradients(path, segments, window_radius, dtype, sight)
     found = [np.asarray(x, np.float64) for x in apply(q, k, v, back)]
     wide = [np.asarray(x, np.float64) for x in (q, k, v)]
-    wanted = reference(wide, allowed(segments, window_radius), back)
+    wanted = reference(wide, allowed(segments, window_radius, sight), back)
     real = segments > 0
     assert all(np.isfinite(x).all() for x in found)
     for got, expected in zip(found, wanted, strict=True):
         np.testing.assert_allclose(got[real], expected[real], atol=2e-6 if exact else 5e-2)
     for gradient in found[1:]:
         np.testing.assert_array_equal(gradient[~real], 0.0)
-    # The mask matters here, and so does the window.
-    for other in ({0: RADIUS, RADIUS: 0}[window_radius], None):
-        mask = allowed(segments, other) if other is not None else np.ones((B, T, T), bool)
+    # The mask matters here, and so do the window and the sight.
+    others = [allowed(segments, {0: RADIUS, RADIUS: 0}[window_radius], sight), np.ones((B, T, T), bool)]
+    others += [allowed(segments, window_radius, other) for other in (FULL, CAUSAL, PREFIX) if other != sight]
+    for mask in others:
         assert np.abs(reference(wide, mask, back)[0] - wanted[0])[real].max() > 0.1
     for segment in range(1, segments.max() + 1):
         inside = segments == segment
         for gradient in apply(q, k, v, np.where(inside[..., None, None], back, 0.0))[1:]:
             np.testing.assert_array_equal(np.asarray(gradient)[~inside], 0.0)
-            assert (np.abs(np.asarray(gradient, np.float64)[inside]).max(axis=(1, 2)) > 0).all()
+            # A first token that sees itself alone has no choice: its query has no gradient.
+            first = inside & (positions(segments) == 0) & (sight == CAUSAL)
+            assert (np.abs(np.asarray(gradient, np.float64)[inside & ~first]).max(axis=(1, 2)) > 0).all()
+    if sight != FULL:
+        nothing_comes_from_the_future(apply, (q, k, v), back, segments, sight)
+
+
+def nothing_comes_from_the_future(
+    apply: Any, arrays: Sequence[jax.Array], back: np.ndarray, segments: np.ndarray, sight: str
+) -> None:
+    """What one token gets has no gradient at a later one, but within a prefix."""
+    own = positions(segments)
+    for place in (5, PREFIX_LENGTH - 1, PREFIX_LENGTH, 55):
+        asked = (segments > 0) & (own == place)
+        last = max(place, PREFIX_LENGTH - 1) if sight == PREFIX else place
+        for gradient in apply(*arrays, np.where(asked[..., None, None], back, 0.0))[2:]:
+            found = np.abs(np.asarray(gradient, np.float64)).max(axis=(2, 3))
+            assert not found[own > last].any() and (found[asked] > 0).all()
 
 
 @pytest.mark.usefixtures("on_this_machine")
-@pytest.mark.parametrize("case", [name for name, (_, segments, _) in CASES.items() if segments is PACKED])
+@pytest.mark.parametrize(
+    "case", [name for name, (_, segments, _, sight) in CASES.items() if segments is PACKED and sight == FULL]
+)
 def test_tokens_of_negative_segments_see_theirs_and_are_not_seen(case: str) -> None:
-    path, segments, window_radius = CASES[case]
+    path, segments, window_radius, _ = CASES[case]
     segments = segments.copy()
     segments[0, 60:70] *= -1  # the ends of two segments, near enough to the rest for a window
     segments[1, -12:] *= -1
@@ -197,31 +238,17 @@ def test_tokens_of_negative_segments_see_theirs_and_are_not_seen(case: str) -> N
     assert not found[3][hidden].any(), "nothing flows to the keys and values of what is not seen"
 
 
-@pytest.mark.usefixtures("on_this_machine")
-@pytest.mark.parametrize(("path", "segments"), [("xla", PACKED), ("cudnn", PACKED), ("cudnn", ALONE)])
-def test_a_causal_encoder_has_a_mask_on_paths_that_take_one(path: str, segments: np.ndarray) -> None:
-    dtype = jnp.bfloat16 if path == "cudnn" else jnp.float32
-    (q, k, v), back = inputs(dtype)
-    config = dataclasses.replace(ENCODER, local_window=0, causal=True)
-    build = Build(dtype, attention=AttentionConfig(path, one_segment=segments is ALONE))
-    (spec,) = attention_specs(config, build, jnp.asarray(segments), jnp.asarray(positions(segments)), training=True)
-    assert spec.path == path and spec.mask is not None
-    wide = [np.asarray(x, np.float64) for x in (q, k, v)]
-    wanted = reference(wide, allowed(segments, 0) & np.tril(np.ones((T, T), bool)), back)[0]
-    real = segments > 0
-    found = np.asarray(attend(q, k, v, spec), np.float64)
-    np.testing.assert_allclose(found[real], wanted[real], atol=2e-6 if path == "xla" else 5e-2)
-    assert np.abs(reference(wide, allowed(segments, 0), back)[0] - wanted)[real].max() > 0.1
-
-
 @pytest.mark.usefixtures("cudnn_here")
 def test_what_causal_attention_runs_on() -> None:
-    causal = problem("gpu", causal=True)
+    causal = problem("gpu", sight=CAUSAL)
     assert choose(AUTO, causal) == "cudnn" and KERNELS["cudnn"].needs_mask(causal)
-    assert choose(AUTO, problem("tpu", causal=True)) == "xla"
-    encoder = dataclasses.replace(ENCODER, local_window=0, causal=True)
+    assert choose(AUTO, problem("tpu", sight=CAUSAL)) == "splash"
+    assert choose(AUTO, problem("tpu", sight=PREFIX)) == "xla"
+    with pytest.raises(UserError, match="'splash' cannot compute .* is not told where a prefix ends"):
+        choose(AttentionConfig("splash"), problem("tpu", sight=PREFIX))
+    encoder = dataclasses.replace(ENCODER, local_window=0, sight=CAUSAL)
     (found,) = attention_problems(encoder, DEFAULT_BUILD, T, meshes.make_mesh(MeshConfig()), training=True)
-    assert found.causal
+    assert found.sight == CAUSAL
 
 
 @pytest.mark.usefixtures("on_this_machine")
@@ -401,7 +428,7 @@ UNSUPPORTED = [
     ("tpu", {"dtype": jnp.dtype(jnp.float16)}, "float16"),
     ("tpu", {"dropout": 0.1}, "config.model.attention_dropout=0"),
     ("tpu", {"prefix": True}, "config.adapt.prefix_length"),
-    ("tpu", {"causal": True}, "this encoder is causal"),
+    ("tpu", {"sight": PREFIX}, "is not told where a prefix ends"),
     ("tpu", {"sequence_parts": 2}, "config.parallel.mesh.sequence=2"),
 ]
 

@@ -14,7 +14,7 @@ from flax import nnx
 
 from jaxfm.config import MeshConfig
 from jaxfm.core.build import DEFAULT_BUILD
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.encoder_config import CAUSAL, EncoderConfig
 from jaxfm.core.objective import LossContext
 from jaxfm.data.text.packing import PackedRows, build_rows
 from jaxfm.models.heads import TokenClassifier
@@ -65,7 +65,7 @@ def batch_of(packed: PackedRows) -> dict[str, jax.Array]:
 
 
 def test_a_causal_encoder_computes_packed_what_each_computes_alone_and_sees_nothing_later() -> None:
-    causal = dataclasses.replace(CONFIG, causal=True)
+    causal = dataclasses.replace(CONFIG, sight=CAUSAL)
     graphdef, _ = meshes.build_abstract(
         lambda: TokenClassifier(causal, CLASSES, DEFAULT_BUILD, nnx.Rngs(0)), meshes.make_mesh(MeshConfig())
     )

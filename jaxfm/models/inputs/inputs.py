@@ -11,18 +11,21 @@ from jaxfm.models.dropout import DropoutKey
 
 
 class Inputs(NamedTuple):
-    """The three arrays that `models.stack` computes with.
+    """The arrays that `models.stack` computes with.
 
     Attributes:
       x_BTD: what each token is before the first layer [B, T, D], in the dtype of activations.
       segment_ids_BT: int32 [B, T]; a token attends to tokens of its own segment. Segments of a row count from 1; 0 is
         padding. A token of segment -n attends to segment n, and no token attends to it.
       positions_BT: int32 [B, T]; positions count from 0 inside each segment.
+      horizons_BT: int32 [B, T]; the last position of its segment that each token sees, where the encoder's sight is
+        "prefix". None for other sights.
     """
 
     x_BTD: jax.Array
     segment_ids_BT: jax.Array
     positions_BT: jax.Array
+    horizons_BT: jax.Array | None = None
 
 
 class InputModule(Protocol):

@@ -22,15 +22,17 @@ from jaxfm.models.products import dot_general
 from jaxfm.parallel.mesh import constrain, with_axes
 
 WORD_VECTORS = "word_vectors"
+HORIZONS = "horizons"
 
 
-def fields(row_length: int, *, type_ids: bool = False) -> BatchSpec:
+def fields(row_length: int, *, type_ids: bool = False, horizons: bool = False) -> BatchSpec:
     """Returns the arrays that `TextInputs` reads, of rows of `row_length` tokens.
 
     `type_ids` adds the type of each token, which tells the first text of a pair from the second; single texts need
-    none.
+    none. `horizons` adds how far each token sees, for encoders of that sight.
     """
-    names = ("tokens", "segment_ids", "positions", *(("type_ids",) if type_ids else ()))
+    more = (("type_ids", type_ids), (HORIZONS, horizons))
+    names = ("tokens", "segment_ids", "positions", *(name for name, there in more if there))
     return dict.fromkeys(names, Field((row_length,), axes=("tokens",)))
 
 
@@ -68,7 +70,8 @@ class TextInputs(nnx.Module):
     def __call__(self, batch: Mapping[str, jax.Array], key: DropoutKey | None = None) -> Inputs:
         """Returns the inputs of the layers; `key` turns dropout on. Without "type_ids" every token is of type 0.
 
-        A batch with "word_vectors" f32 [B, T, E] has these in place of its tokens' own: their gradient is asked for.
+        "horizons" [B, T] is read where the encoder's sight needs it (`Inputs`). A batch with "word_vectors" f32
+        [B, T, E] has these in place of its tokens' own: their gradient is asked for.
         """
         tokens_BT, positions_BT = batch["tokens"], batch["positions"]
         x_BTE = batch[WORD_VECTORS].astype(self.word.dtype) if WORD_VECTORS in batch else self.word(tokens_BT)
@@ -84,7 +87,8 @@ class TextInputs(nnx.Module):
         x_BTE = x_BTE if self.norm is None else self.norm(x_BTE)
         x_BTE = dropout(x_BTE, self.config.dropout, key).astype(self.word.dtype)
         x_BTD = x_BTE if self.projection is None else self.projection(x_BTE)
-        return Inputs(constrain(x_BTD, "batch", "tokens", "features"), batch["segment_ids"], positions_BT)
+        x_BTD = constrain(x_BTD, "batch", "tokens", "features")
+        return Inputs(x_BTD, batch["segment_ids"], positions_BT, batch.get(HORIZONS))
 
 
 # Rives et al. 2021 train on 15 % of the tokens, 80 % of which are masks; the published code has the number.

@@ -62,6 +62,7 @@ from jaxfm.tasks.classification.spec import (
 from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
 from jaxfm.tasks.older_configs import upgraded
 from jaxfm.tasks.perturbed_copies import changed_copies, copies_note
+from jaxfm.tasks.pooling import check_pooling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -426,6 +427,7 @@ def _spec(
     segments: int,
     prompt: Prompt | None = None,
 ) -> ClassifierSpec:
+    check_pooling(encoder, config.task.pooling)
     if prompt is None:  # no tokenizer says which tokens its words are
         words = tuple(range(len(labels)))
         prompt = Prompt(config.task.prompt.pattern, len(labels), words, words)

@@ -28,6 +28,7 @@ from jaxfm.tasks.embedding.predictor import EmbeddingPredictor
 from jaxfm.tasks.embedding.scorer import EmbeddingScorer
 from jaxfm.tasks.embedding.spec import NAME, EmbeddingConfig, EmbeddingSpec
 from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, open_tokenizer, with_row_length
+from jaxfm.tasks.pooling import check_pooling
 from jaxfm.tasks.text_groups.checks import check_groups
 from jaxfm.tasks.text_groups.config import SimilarityLossConfig, prompt_or
 from jaxfm.tasks.text_groups.encoding import DOCUMENT, QUERY, TextReading
@@ -229,10 +230,12 @@ def _spec(config: Config, encoder: EncoderConfig, *, texts: int, groups: int, po
                 f"config.task.matryoshka: {size} is not from 1 to the {task.dimension or encoder.hidden_size} numbers "
                 "of a vector."
             )
+    pooling = _USUAL_POOLING if task.pooling == "auto" else task.pooling
+    check_pooling(encoder, pooling)
     return EmbeddingSpec(
         kind=task.kind,
         encoder=encoder,
-        pooling=_USUAL_POOLING if task.pooling == "auto" else task.pooling,
+        pooling=pooling,
         normalize=task.normalize,
         projected=task.dimension,
         query_prompt=task.query_prompt,

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.encoder_config import CAUSAL, EncoderConfig
 from jaxfm.core.towers import TowersConfig
 from jaxfm.errors import UserError
 from jaxfm.families.registry import pair_of
@@ -42,12 +42,12 @@ def towers_of(
             left = 0 if key == "dimension" else "auto"
             raise UserError(f"config.task.{key}: is {asked[key]!r}, but the weights have {own!r}. Leave it {left}.")
     image_pooling = str(asked.get("image_pooling", "cls"))
-    text_pooling = str(asked.get("text_pooling", "last" if text.causal else "mean"))
+    text_pooling = str(asked.get("text_pooling", "last" if text.sight == CAUSAL else "mean"))
     if image_pooling in ("cls", "pooler") and not image.patches.class_token:
         raise UserError(
             f"config.task.image_pooling: is {image_pooling!r}, but there is no class token. Take mean, or map."
         )
-    if text.causal and text_pooling in ("cls", "pooler"):
+    if text.sight == CAUSAL and text_pooling in ("cls", "pooler"):
         raise UserError(
             f"config.task.text_pooling: is {text_pooling!r}, but the first token of this text encoder sees no other. "
             "Take last, or mean."
