@@ -21,22 +21,23 @@ def get_config(variant: str = "quickstart") -> ml_collections.ConfigDict:
     config = default_config("seq2seq")
     config.task.way = "prefix" if variant.endswith("prefix") else "diffusion"
     config.model.preset = "modern_tiny"  # pre-norm: learns from scratch within hundreds of steps
-    config.optim.learning_rate = 1e-3
+    config.optim.learning_rate = 3e-3
     config.optim.b2 = 0.98
     if variant.startswith("files"):
         config.data.source = "tsv:."
         config.model.tokenizer = "train:bpe/8192"
+        config.optim.learning_rate = 1e-3
         config.train.batch_size = 32
         config.train.epochs = 30.0
         return config
     config.data.source = "quickstart"
-    config.model.tokenizer = "train:bpe/512"
+    config.model.tokenizer = "train:bpe/270"
     config.model.num_layers = 4
     config.model.hidden_size = 128
     config.model.num_heads = 4
     config.model.ffn_size = 256
-    config.train.batch_size = 16
-    config.train.steps = 600
+    config.train.batch_size = 8
+    config.train.steps = 900
     return config
 
 

@@ -12,7 +12,7 @@ from jax import lax
 
 from jaxfm.data.text.masking import target_places
 from jaxfm.tasks.seq2seq.draws import segment_keys
-from jaxfm.tasks.seq2seq.spec import DecodingConfig
+from jaxfm.tasks.seq2seq.spec import UnmaskingConfig
 from jaxfm.tasks.seq2seq.written import Written, gather_written, per_segment
 
 # The least share: at 0 nothing would be masked, and the weight is its inverse (Nie et al. 2025, LLaDA's code).
@@ -67,7 +67,7 @@ def _places(batch: Mapping[str, jax.Array], limit: int) -> _Places:
 def fill_targets(
     model: Any,
     batch: Mapping[str, jax.Array],
-    decoding: DecodingConfig,
+    unmasking: UnmaskingConfig,
     *,
     segments: int,
     most: int,
@@ -85,7 +85,7 @@ def fill_targets(
     Args:
       model: as models.heads.MaskedLM.
       batch: rows.
-      decoding: steps, temperature and seed.
+      unmasking: steps, temperature and seed.
       segments: S.
       most: M, places of the longest target.
       separator: token that ends a target.
@@ -99,9 +99,9 @@ def fill_targets(
     length_BS = jnp.minimum(per_segment(at.segment_BP, ends_BP, segments, jnp.min, most), last_BS)
     length_BP = jnp.take_along_axis(length_BS, jnp.maximum(at.segment_BP, 0), axis=1)
     open_BP = there_BP & (at.slot_BP < length_BP)
-    steps = decoding.steps or most
+    steps = unmasking.steps or most
     never_all = jnp.asarray((*never, separator), jnp.int32)
-    keys_BS = segment_keys(batch, decoding.seed, segments)
+    keys_BS = segment_keys(batch, unmasking.seed, segments)
 
     def unfinished(state: tuple[jax.Array, ...]) -> jax.Array:
         return (state[0] < steps) & state[2].any()
@@ -109,8 +109,8 @@ def fill_targets(
     def one_pass(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         step, tokens_BP, masked_BP, log_BP = state
         hidden_BPD = _hidden(model, batch, at, jnp.where(there_BP, tokens_BP, 0), masked_BP)
-        noise = None if not decoding.temperature else _noise_keys(keys_BS, at, step)
-        best_BP, sure_BP = _likeliest(model, hidden_BPD, never_all, decoding.temperature, noise)
+        noise = None if not unmasking.temperature else _noise_keys(keys_BS, at, step)
+        best_BP, sure_BP = _likeliest(model, hidden_BPD, never_all, unmasking.temperature, noise)
         left_BS = per_segment(at.segment_BP, masked_BP.astype(jnp.int32), segments, jnp.sum, 0)
         count_BS = -(-left_BS // (steps - step))
         count_BP = jnp.take_along_axis(count_BS, jnp.maximum(at.segment_BP, 0), axis=1)

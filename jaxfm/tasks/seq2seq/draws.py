@@ -17,8 +17,13 @@ def row_keys(batch: Mapping[str, jax.Array], seed: int) -> jax.Array:
 
 def segment_keys(batch: Mapping[str, jax.Array], seed: int, segments: int) -> jax.Array:
     """Returns a key for each segment [B, S]."""
+    return _keys(segment_numbers(batch, segments), seed)
+
+
+def segment_numbers(batch: Mapping[str, jax.Array], segments: int) -> jax.Array:
+    """Returns a hash of each segment, uint32 [B, S]."""
     own_BST = batch["segment_ids"][:, None, :] == jnp.arange(1, segments + 1)[None, :, None]
-    return _keys(jnp.where(own_BST, _mixed(batch)[:, None, :], 0).sum(axis=-1, dtype=jnp.uint32), seed)
+    return jnp.where(own_BST, _mixed(batch)[:, None, :], 0).sum(axis=-1, dtype=jnp.uint32)
 
 
 def _mixed(batch: Mapping[str, jax.Array]) -> jax.Array:

@@ -87,11 +87,15 @@ def training_rows(spec: Seq2SeqSpec, tokens: Tokens, pairs: EncodedPairs, seed: 
 
 
 def blank_rows(spec: Seq2SeqSpec, tokens: Tokens, sources: Sequence[Sequence[int]]) -> PackedRows:
-    """Packs sources with the places of their targets, which are to be written: masks, labelled 0, 1, 2, ..."""
+    """Packs sources whose targets are to be written.
+
+    Diffusion: with the places of these, masks, labelled 0, 1, 2, ...; prefix: alone.
+    """
     blocks = spec.lengths.block(np.asarray([len(source) for source in sources], np.int64))
     segments, labels, types, horizons = [], [], [], []
     for source, block in zip(sources, blocks.tolist(), strict=True):
         before = [tokens.opening, *source, tokens.separator]
+        block = block if spec.way == DIFFUSION else 0
         segments.append(np.asarray(before + [tokens.mask] * block, np.int32))
         labels.append(np.asarray([-1] * len(before) + list(range(block)), np.int32))
         types.append(_types(len(before), len(segments[-1])))

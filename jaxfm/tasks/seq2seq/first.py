@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 from jaxfm import files
 from jaxfm.config import Config
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.encoder_config import FULL, EncoderConfig
+from jaxfm.core.encoder_config import PREFIX as SIGHT_OF_PREFIX
 from jaxfm.core.initial import Initial
 from jaxfm.data.corpora.pretraining import TRAIN_TOKENIZER, cache_folder
 from jaxfm.data.corpora.tokenizer_training import KINDS, train_tokenizer
 from jaxfm.data.records.text_pairs import TextPair
 from jaxfm.data.text.tokenization import check_tokenizer, load_tokenizer
 from jaxfm.errors import UserError, did_you_mean
+from jaxfm.families.registry import with_sight
 from jaxfm.tasks.seq2seq.spec import DIFFUSION
 
 if TYPE_CHECKING:
@@ -22,9 +24,8 @@ if TYPE_CHECKING:
 
 
 def sighted(encoder: EncoderConfig, way: str) -> EncoderConfig:
-    """Returns the encoder with the sight of a way."""
-    del way
-    return encoder
+    """Returns the encoder with the sight of a way, whatever its weights saw before."""
+    return with_sight(encoder, FULL if way == DIFFUSION else SIGHT_OF_PREFIX)
 
 
 def open_writer(

@@ -19,6 +19,7 @@ from jaxfm.tasks.seq2seq.diffusion import LEAST_SHARE, draw_shares, fill_targets
 from jaxfm.tasks.seq2seq.draws import row_keys
 from jaxfm.tasks.seq2seq.encoding import Tokens
 from jaxfm.tasks.seq2seq.held_out import ROLE, SCORED, SUMS, WRITTEN
+from jaxfm.tasks.seq2seq.prefix import continue_prefixes
 from jaxfm.tasks.seq2seq.spec import DIFFUSION, Seq2SeqSpec
 from jaxfm.tasks.seq2seq.written import Written, per_segment
 
@@ -113,17 +114,13 @@ class Seq2SeqObjective:
         return {name: x_KBS.mean(axis=0) for name, x_KBS in found.items()} | {"count": count_BS}
 
     def write(self, model: MaskedLM, batch: Mapping[str, jax.Array]) -> Written:
-        """Writes the targets of rows of `encoding.blank_rows`, as the decoding of the spec says."""
+        """Writes the targets of rows of `encoding.blank_rows`, as the spec says."""
         spec, tokens = self.spec, self.tokens
-        return fill_targets(
-            model,
-            batch,
-            spec.decoding,
-            segments=spec.segments,
-            most=spec.lengths.most,
-            separator=tokens.separator,
-            never=(tokens.opening, tokens.padding, tokens.mask),
-        )
+        never = (tokens.opening, tokens.padding, tokens.mask)
+        shape = {"segments": spec.segments, "most": spec.lengths.most, "separator": tokens.separator}
+        if spec.way == DIFFUSION:
+            return fill_targets(model, batch, spec.unmasking, never=never, **shape)
+        return continue_prefixes(model, batch, spec.decoding, never=never, types=spec.has_types, **shape)
 
     def logits_per_row(self) -> float:
         """A number an entry of the vocabulary and target token."""

@@ -18,7 +18,7 @@ from jaxfm.models.heads import MaskedLM
 from jaxfm.tasks.seq2seq.encoding import EncodedPairs, Tokens, blank_rows, encoded_pairs, pieces
 from jaxfm.tasks.seq2seq.held_out import written_tokens
 from jaxfm.tasks.seq2seq.objective import Seq2SeqObjective
-from jaxfm.tasks.seq2seq.spec import DIFFUSION, DecodingConfig, Seq2SeqSpec
+from jaxfm.tasks.seq2seq.spec import DIFFUSION, Seq2SeqSpec
 from jaxfm.tasks.seq2seq.texts import text_of
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ class Seq2SeqPredictor:
 
     def with_writing(self, decoding: Mapping[str, str], controls: Mapping[str, str]) -> "Seq2SeqPredictor":
         """Returns the same that writes otherwise; UserError for an unknown key or a value that it cannot have."""
-        spec = dataclasses.replace(self.spec, decoding=_changed(self.spec.decoding, decoding))
+        group = "unmasking" if self.spec.way == DIFFUSION else "decoding"
+        spec = dataclasses.replace(self.spec, **{group: _changed(getattr(self.spec, group), decoding)})
         return dataclasses.replace(self, spec=spec, controls=self.spec.controls.checked(controls, "--control"))
 
     def outputs(self, model: MaskedLM, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -166,9 +167,9 @@ class Seq2SeqPredictor:
         )
 
 
-def _changed(decoding: DecodingConfig, asked: Mapping[str, str]) -> DecodingConfig:
+def _changed(settings: Any, asked: Mapping[str, str]) -> Any:
     """Returns the settings with others; UserError for an unknown one or a value that it cannot have."""
-    values: dict[str, Any] = dataclasses.asdict(decoding)
+    values: dict[str, Any] = dataclasses.asdict(settings)
     for name, value in asked.items():
         if name not in values:
             raise UserError(f"--decoding={name}: there is no such setting. {did_you_mean(name, values)}")
@@ -178,4 +179,4 @@ def _changed(decoding: DecodingConfig, asked: Mapping[str, str]) -> DecodingConf
         except ValueError:
             what = "a whole number" if kind is int else "a number"
             raise UserError(f"--decoding={name}={value}: must be {what}.") from None
-    return schema.build(DecodingConfig, values, root="--decoding=")
+    return schema.build(type(settings), values, root="--decoding=")

@@ -10,6 +10,7 @@ from jaxfm.core.batch import BatchSpec
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.data.text.packing import more_fields, text_fields
+from jaxfm.decoding_config import Decoding
 from jaxfm.models.heads import MaskedLM
 from jaxfm.schema import field
 from jaxfm.tasks.seq2seq.controls import Controls
@@ -22,29 +23,28 @@ HORIZONS = "horizons"
 
 
 @dataclasses.dataclass(frozen=True)
-class DecodingConfig:
-    """How targets are written; may be set anew at each prediction."""
+class UnmaskingConfig:
+    """How masked diffusion fills the places of a target; may be set anew at each prediction."""
 
     steps: int = field(
         0,
-        "diffusion: passes in which a block is filled, the surest tokens first; 0: a pass a token",
+        "passes in which a target is filled, the surest tokens first, after one that finds its length; 0: a pass a "
+        "token",
         at_least=0,
         at_most=4096,
     )
     temperature: float = field(
-        0.0, "tokens are drawn from the probabilities at this temperature; 0: the likeliest is taken", at_least=0.0
+        0.0,
+        "tokens are drawn from the probabilities at this temperature; 0: the likeliest is taken",
+        at_least=0.0,
+        at_most=1e3,
     )
-    top_p: float = field(
-        1.0, "prefix: drawn among the likeliest tokens that have this probability together", above=0.0, at_most=1.0
-    )
-    beams: int = field(1, "prefix: hypotheses kept at once; 1: no search", at_least=1, at_most=64)
-    length_penalty: float = field(
-        1.0, "prefix, beams: a hypothesis of n tokens is ranked by its log-probability / n^length_penalty", at_least=0.0
-    )
-    no_repeat_ngram: int = field(
-        0, "prefix: n-grams of this size that are written once at most; 0: no such rule", at_least=0, at_most=16
-    )
-    seed: int = field(0, "of what is drawn where the temperature is above 0", at_least=0)
+    seed: int = field(0, "of what is drawn: the same seed draws the same texts", at_least=0, at_most=2**32 - 1)
+
+
+def _any_length() -> Decoding:
+    """Returns settings whose texts may be as long as the longest target that is learned."""
+    return Decoding(max_tokens=4096)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,8 @@ class Seq2SeqConfig:
         "them again; 0: all of them, and nothing twice",
         at_least=0,
     )
-    decoding: DecodingConfig = dataclasses.field(default_factory=DecodingConfig)
+    unmasking: UnmaskingConfig = dataclasses.field(default_factory=UnmaskingConfig)
+    decoding: Decoding = dataclasses.field(default_factory=_any_length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +102,8 @@ class Seq2SeqSpec:
       targets: most target tokens of a training row.
       lengths: places of a target by the length of its source.
       controls: what may be asked of how a target is written.
-      decoding: how targets are written unless a person says otherwise.
+      unmasking: how diffusion writes unless a person says otherwise.
+      decoding: the same of a prefix language model.
     """
 
     encoder: EncoderConfig
@@ -112,7 +114,8 @@ class Seq2SeqSpec:
     targets: int
     lengths: LengthRule
     controls: Controls
-    decoding: DecodingConfig
+    unmasking: UnmaskingConfig
+    decoding: Decoding
 
     @property
     def has_types(self) -> bool:

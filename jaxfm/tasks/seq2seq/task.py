@@ -113,6 +113,7 @@ class Seq2SeqDefinition:
             targets=min(segments * most, config.data.row_length),
             lengths=LengthRule(0.0, most, most),
             controls=Controls(config.task.controls),
+            unmasking=config.task.unmasking,
             decoding=config.task.decoding,
         )
         return Seq2SeqObjective(spec, _MADE_UP, config.task.logits_chunk)
@@ -248,6 +249,7 @@ def _make(config: Config, encoder: EncoderConfig, tokenizer: "PreTrainedTokenize
         targets=1,
         lengths=rule,
         controls=controls,
+        unmasking=task.unmasking,
         decoding=task.decoding,
     )
     encoded = {"train": encoded_pairs(spec, [sources[i] for i in kept], [targets[i] for i in kept])}

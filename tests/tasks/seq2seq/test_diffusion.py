@@ -1,6 +1,6 @@
 """Masks of targets against numpy, and filling against a loop over single sources."""
 
-import pathlib
+import dataclasses
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from jaxfm.tasks import registry
 from jaxfm.tasks.seq2seq.diffusion import LEAST_SHARE, draw_shares, fill_targets, mask_targets
 from jaxfm.tasks.seq2seq.encoding import blank_rows
 from jaxfm.tasks.seq2seq.held_out import ROLE, SCORED
-from jaxfm.tasks.seq2seq.spec import DecodingConfig
+from jaxfm.tasks.seq2seq.spec import UnmaskingConfig
 from jaxfm.tasks.seq2seq.task import Seq2SeqTask
 from jaxfm.training.initial import resolve
 from tests import tiny
@@ -34,9 +34,8 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Seq2SeqTask:
 
 @pytest.fixture(scope="module")
 def graph(task: Seq2SeqTask) -> Any:
-    return build_abstract(lambda: task.objective.spec.make_model(DEFAULT_BUILD, nnx.Rngs(0)), make_mesh(MeshConfig()))[
-        0
-    ]
+    make = task.objective.spec.make_model
+    return build_abstract(lambda: make(DEFAULT_BUILD, nnx.Rngs(0)), make_mesh(MeshConfig()))[0]
 
 
 def batch_of(task: Seq2SeqTask, count: int = 4) -> dict[str, np.ndarray]:
@@ -97,8 +96,6 @@ def test_the_loss_is_that_of_numpy(task: Seq2SeqTask, graph: Any) -> None:
 
 
 def test_in_chunks_the_loss_is_the_same(task: Seq2SeqTask, graph: Any) -> None:
-    import dataclasses
-
     batch, found = batch_of(task), []
     for chunk in (0, 7):
         objective = dataclasses.replace(task.objective, logits_chunk=chunk)
@@ -178,7 +175,7 @@ def test_filling_packed_rows_is_filling_each_source_alone(task: Seq2SeqTask, gra
         return fill_targets(
             nnx.merge(graph, params),
             {name: jnp.asarray(value) for name, value in rows.take(np.arange(len(rows))).items()},
-            DecodingConfig(steps=steps),
+            UnmaskingConfig(steps=steps),
             segments=spec.segments,
             most=spec.lengths.most,
             separator=tokens.separator,
@@ -203,7 +200,7 @@ def test_draws_do_not_depend_on_what_a_row_is_shared_with(task: Seq2SeqTask, gra
                     fill_targets(
                         nnx.merge(graph, params),
                         batch,
-                        DecodingConfig(temperature=t, seed=s),
+                        UnmaskingConfig(temperature=t, seed=s),
                         segments=spec.segments,
                         most=spec.lengths.most,
                         separator=tokens.separator,
@@ -228,10 +225,7 @@ def test_a_batch_without_blank_rows_writes_nothing(task: Seq2SeqTask, graph: Any
     assert (np.asarray(blank["written"]) >= 0).any() and not np.asarray(blank["count"]).any()
 
 
-def test_the_held_out_loss_is_of_fixed_masks_and_near_that_of_training(
-    task: Seq2SeqTask, graph: Any, tmp_path: pathlib.Path
-) -> None:
-    del tmp_path
+def test_the_held_out_loss_is_of_fixed_masks_and_near_that_of_training(task: Seq2SeqTask, graph: Any) -> None:
     objective, rows = task.objective, task.held_out["valid"]
     index = np.arange(len(rows.scored))
     compute = jax.jit(lambda params, batch: objective.outputs(nnx.merge(graph, params), batch))
