@@ -41,7 +41,10 @@ class Decoding:
         choices=(BEST, FIRST),
     )
     temperature: float = field(
-        1.0, "of sample: scores are divided by it; below 1 likely tokens are drawn more often", at_least=1e-3, at_most=1e3
+        1.0,
+        "of sample: scores are divided by it; below 1 likely tokens are drawn more often",
+        at_least=1e-3,
+        at_most=1e3,
     )
     top_p: float = field(
         1.0,

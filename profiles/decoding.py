@@ -203,7 +203,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"--{flag}={value}: must be at least 1.")
     config, half = shape_of(arguments), arguments.precision == "bf16"
     graphdef, params = random_model(config, Build(jnp.dtype(jnp.bfloat16 if half else jnp.float32)))
-    writers = {name: make(graphdef, params, arguments.new) for name, make in ((CACHE, with_cache), (WHOLE, without_cache))}
+    writers = {
+        name: make(graphdef, params, arguments.new) for name, make in ((CACHE, with_cache), (WHOLE, without_cache))
+    }
     if not half:
         writers[THEIRS] = by_transformers(config, params, arguments.new)
     draw, results = np.random.default_rng(1), {}

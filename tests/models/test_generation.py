@@ -77,7 +77,10 @@ RULES = {
     "plain": (Decoding(max_tokens=12), ()),
     "longer": (Decoding(max_tokens=12, min_tokens=6), SPECIAL),
     "no token twice": (Decoding(max_tokens=12, no_repeat_ngram=1, min_tokens=11), SPECIAL),
-    "no pair twice": (Decoding(max_tokens=20, no_repeat_ngram=2, min_tokens=4), tuple(set(range(96)) - {3, 20, 21, 22})),
+    "no pair twice": (
+        Decoding(max_tokens=20, no_repeat_ngram=2, min_tokens=4),
+        tuple(set(range(96)) - {3, 20, 21, 22}),
+    ),
     "no triple twice": (Decoding(max_tokens=20, no_repeat_ngram=3), tuple(set(range(96)) - {3, 30, 31})),
     "nothing left": (Decoding(max_tokens=8, no_repeat_ngram=1, min_tokens=6), tuple(set(range(96)) - {3, 40, 41})),
     "one token": (Decoding(max_tokens=1), ()),
@@ -103,7 +106,9 @@ def test_greedy_is_what_whole_texts_give(config: EncoderConfig, name: str) -> No
 def test_texts_end_by_themselves_and_what_has_ended_stays() -> None:
     favoured = raised_end(decoders.BERT, 2.5)
     found = Generated(*map(np.asarray, program(decoders.BERT, Decoding(max_tokens=20), 3)(favoured, decoders.packed())))
-    lengths = [found.lengths[row, segment] for row, prompts in enumerate(decoders.ROWS) for segment in range(len(prompts))]
+    lengths = [
+        found.lengths[row, segment] for row, prompts in enumerate(decoders.ROWS) for segment in range(len(prompts))
+    ]
     assert len(set(lengths)) > 2 and min(lengths) < 6 and max(lengths) > 9
     texts(found)
     shorter = program(decoders.BERT, Decoding(max_tokens=7), 3)(favoured, decoders.packed())
@@ -174,7 +179,9 @@ def test_a_text_ends_where_positions_end() -> None:
             )
             assert found.lengths[row, segment] in (room, room - 1)
             assert texts(found)[row][segment] == expected
-    with pytest.raises(UserError, match=r"task.max_tokens: is 8, .* has 9 tokens .* 12 positions. At most 3 new tokens"):
+    with pytest.raises(
+        UserError, match=r"task.max_tokens: is 8, .* has 9 tokens .* 12 positions. At most 3 new tokens"
+    ):
         check_lengths(config, Decoding(max_tokens=8), 9, "task.")
     with pytest.raises(UserError, match="Shorten the prefix"):
         check_lengths(config, Decoding(max_tokens=8), 12)
@@ -211,7 +218,9 @@ def test_whole_texts_are_drawn_by_their_probabilities() -> None:
     batch = decoders.batch_of([[prompt] * 3] * (draws // 3), 16)
     numbers = np.arange(draws).reshape(-1, 3)
     settings = Decoding(method="sample", max_tokens=2, temperature=5.0, seed=11)
-    found = [text for row in texts(written(decoders.BERT, settings, batch, numbers, forbidden=forbidden)) for text in row]
+    found = [
+        text for row in texts(written(decoders.BERT, settings, batch, numbers, forbidden=forbidden)) for text in row
+    ]
     whole, chances = decoders.Uncached(decoders.BERT), {}
 
     def chance(text: Sequence[int]) -> dict[int, float]:
@@ -234,7 +243,9 @@ def test_whole_texts_are_drawn_by_their_probabilities() -> None:
 def test_seeds_and_numbers_decide_what_is_drawn() -> None:
     settings = Decoding(method="sample", max_tokens=10, temperature=3.0)
     other = dataclasses.replace(settings, seed=1)
-    first, again, second = (written(decoders.BERT, each, decoders.packed()).tokens for each in (settings, settings, other))
+    first, again, second = (
+        written(decoders.BERT, each, decoders.packed()).tokens for each in (settings, settings, other)
+    )
     assert (first == again).all() and (first != second).any(axis=-1)[0, :2].all()
     same = decoders.batch_of([[decoders.prompts()[0]] * 2], 16)
     twice = written(decoders.BERT, settings, same)
@@ -268,6 +279,9 @@ def test_a_mistake_is_said(name: str) -> None:
     graphdef, params = decoders.model(decoders.BERT)
     with pytest.raises(UserError) as caught:
         generate(
-            nnx.merge(graphdef, params), decoders.packed(), Decoding(**values), **{"end_id": END, "segments": 3, **given}
+            nnx.merge(graphdef, params),
+            decoders.packed(),
+            Decoding(**values),
+            **{"end_id": END, "segments": 3, **given},
         )
     assert part in str(caught.value)
