@@ -72,6 +72,6 @@ class Decoding:
         build(Decoding, dataclasses.asdict(self), root=root)
         if self.min_tokens >= self.max_tokens:
             raise UserError(
-                f"{root}min_tokens: is {self.min_tokens}, but must be below {root}max_tokens ({self.max_tokens}), which "
-                f"counts the end token too: at most {self.max_tokens - 1}."
+                f"{root}min_tokens: is {self.min_tokens}, but must be below {root}max_tokens ({self.max_tokens}), "
+                f"which counts the end token too: at most {self.max_tokens - 1}."
             )

@@ -151,7 +151,8 @@ def by_transformers(config: EncoderConfig, params: Any, new: int) -> Writer:
         tokens = torch.tensor(prefixes).long()
         with torch.inference_mode():
             found = model.generate(
-                tokens, attention_mask=torch.ones_like(tokens), do_sample=False, max_new_tokens=new, min_new_tokens=new - 1
+                tokens, attention_mask=torch.ones_like(tokens), do_sample=False, max_new_tokens=new,
+                min_new_tokens=new - 1,
             )  # fmt: skip
         return found[:, prefixes.shape[1] :].numpy()
 

@@ -94,7 +94,7 @@ class CachedLayers:
             raise UserError(f"This encoder cannot write text token by token: {reason}.")
         if config.type_vocab_size and not 0 <= type_id < config.type_vocab_size:
             raise UserError(
-                f"type_id: is {type_id}, but this encoder has the types 0 to {config.type_vocab_size - 1}, of which the "
+                f"type_id: is {type_id}, but this encoder has the types 0 to {config.type_vocab_size - 1}, of which "
                 "new tokens get one."
             )
         # What a token sees after itself concerns prefixes alone.

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from jaxfm.config import MeshConfig
-from jaxfm.core.build import Build
+from jaxfm.core.build import DEFAULT_BUILD, Build
 from jaxfm.core.encoder_config import CAUSAL, PREFIX, EncoderConfig
 from jaxfm.families.registry import preset
 from jaxfm.models.heads import MaskedLM
@@ -38,7 +38,9 @@ ROWS = ((0, 1), (2, 3, 4))
 
 
 @functools.cache
-def model(config: EncoderConfig, seed: int = 0, deviation: float = 0.3, build: Build = Build()) -> tuple[Any, Any]:
+def model(
+    config: EncoderConfig, seed: int = 0, deviation: float = 0.3, build: Build = DEFAULT_BUILD
+) -> tuple[Any, Any]:
     """Returns the graph definition and random parameters of a masked LM, wide enough that scores differ clearly."""
     graphdef, _ = meshes.build_abstract(lambda: MaskedLM(config, build, nnx.Rngs(0)), meshes.make_mesh(MeshConfig()))
     flat = tiny.random_masked_lm(dataclasses.replace(config, initializer_range=deviation), seed)
@@ -52,7 +54,7 @@ def prompts(seed: int = 0, lengths: tuple[int, ...] = LENGTHS, first: int = 8) -
     return tuple(tuple(map(int, draw.integers(first, 96, length))) for length in lengths)
 
 
-def batch_of(rows: Sequence[Sequence[Sequence[int]]], length: int) -> dict[str, np.ndarray]:
+def batch_of(rows: Sequence[Sequence[Sequence[int]]], length: int) -> Any:
     """Returns the fields of rows of texts."""
     tokens, segments, positions = np.zeros((3, len(rows), length), np.int32)
     for row, texts in enumerate(rows):
@@ -65,7 +67,7 @@ def batch_of(rows: Sequence[Sequence[Sequence[int]]], length: int) -> dict[str, 
     return {"tokens": tokens, "segment_ids": segments, "positions": positions}
 
 
-def packed(rows: Sequence[Sequence[int]] = ROWS, length: int = 16) -> dict[str, np.ndarray]:
+def packed(rows: Sequence[Sequence[int]] = ROWS, length: int = 16) -> Any:
     """Returns the prompts of each row as a batch."""
     return batch_of([[prompts()[prompt] for prompt in row] for row in rows], length)
 

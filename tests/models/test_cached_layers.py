@@ -62,7 +62,9 @@ def stepwise(
     for number in range(tokens):
         if parents:
             slots = slots[:, :, list(parents[number])]
-        logits, written = step(params, prefixes, written, Step(new_BSRM[..., number], jnp.int32(number), slots))
+        logits, written = step(
+            params, prefixes, written, Step(jnp.asarray(new_BSRM[..., number]), jnp.int32(number), jnp.asarray(slots))
+        )
         slots[..., number] = np.arange(texts)
         found.append(np.asarray(logits))
     return [each[..., :96] for each in found]
