@@ -41,7 +41,10 @@ class Decoding:
         choices=(BEST, FIRST),
     )
     temperature: float = field(
-        1.0, "of sample: scores are divided by it; below 1 likely tokens are drawn more often", at_least=1e-3, at_most=1e3
+        1.0,
+        "of sample: scores are divided by it; below 1 likely tokens are drawn more often",
+        at_least=1e-3,
+        at_most=1e3,
     )
     top_p: float = field(
         1.0,
@@ -69,6 +72,6 @@ class Decoding:
         build(Decoding, dataclasses.asdict(self), root=root)
         if self.min_tokens >= self.max_tokens:
             raise UserError(
-                f"{root}min_tokens: is {self.min_tokens}, but must be below {root}max_tokens ({self.max_tokens}), which "
-                f"counts the end token too: at most {self.max_tokens - 1}."
+                f"{root}min_tokens: is {self.min_tokens}, but must be below {root}max_tokens ({self.max_tokens}), "
+                f"which counts the end token too: at most {self.max_tokens - 1}."
             )

@@ -151,7 +151,8 @@ def by_transformers(config: EncoderConfig, params: Any, new: int) -> Writer:
         tokens = torch.tensor(prefixes).long()
         with torch.inference_mode():
             found = model.generate(
-                tokens, attention_mask=torch.ones_like(tokens), do_sample=False, max_new_tokens=new, min_new_tokens=new - 1
+                tokens, attention_mask=torch.ones_like(tokens), do_sample=False, max_new_tokens=new,
+                min_new_tokens=new - 1,
             )  # fmt: skip
         return found[:, prefixes.shape[1] :].numpy()
 
@@ -203,7 +204,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"--{flag}={value}: must be at least 1.")
     config, half = shape_of(arguments), arguments.precision == "bf16"
     graphdef, params = random_model(config, Build(jnp.dtype(jnp.bfloat16 if half else jnp.float32)))
-    writers = {name: make(graphdef, params, arguments.new) for name, make in ((CACHE, with_cache), (WHOLE, without_cache))}
+    writers = {
+        name: make(graphdef, params, arguments.new) for name, make in ((CACHE, with_cache), (WHOLE, without_cache))
+    }
     if not half:
         writers[THEIRS] = by_transformers(config, params, arguments.new)
     draw, results = np.random.default_rng(1), {}

@@ -11,6 +11,7 @@ reading weights is most of what a step costs.
 # B batch, T tokens of a row, S segments of it, R texts (beams) a segment, Q = S R, M new tokens, V vocabulary, D model
 # N heads, K heads of keys and values, G = N / K, H head dim, L layers
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from flax import nnx
 from jax import lax
 
 from jaxfm.core.build import AttentionConfig, Build
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.encoder_config import CAUSAL, FULL, PREFIX, EncoderConfig
 from jaxfm.errors import UserError
 from jaxfm.models.attention import MASKED, attention_specs
 from jaxfm.models.encoder import Encoder
@@ -77,13 +78,15 @@ class Step(NamedTuple):
 class CachedLayers:
     """An encoder whose tokens see none after themselves, applied to prefixes and then to one more token at a time."""
 
-    def __init__(self, encoder: Encoder, segments: int, *, type_id: int = 0):
+    def __init__(self, encoder: Encoder, segments: int, *, type_id: int = 0, sight: str | None = None):
         """Takes the encoder, the most segments that a row has, and the type of new tokens where tokens have types.
+
+        `sight` is "causal" or "prefix", by default the encoder's own: prefixes see themselves causally, or whole.
 
         Raises:
           UserError: this encoder cannot be applied one token at a time, or it has no such type.
         """
-        config = encoder.config
+        config = encoder.config if sight is None else dataclasses.replace(encoder.config, sight=sight)
         reason = unsupported_reason(config)
         if encoder.layers.gate is not None:
             reason = "it is a subnet inside a larger encoder, which is cut out first"
@@ -91,18 +94,25 @@ class CachedLayers:
             raise UserError(f"This encoder cannot write text token by token: {reason}.")
         if config.type_vocab_size and not 0 <= type_id < config.type_vocab_size:
             raise UserError(
-                f"type_id: is {type_id}, but this encoder has the types 0 to {config.type_vocab_size - 1}, of which the "
+                f"type_id: is {type_id}, but this encoder has the types 0 to {config.type_vocab_size - 1}, of which "
                 "new tokens get one."
             )
-        self.encoder, self.config, self.segments, self.type_id = encoder, config, segments, type_id
+        # What a token sees after itself concerns prefixes alone.
+        self.encoder, self.config = encoder, dataclasses.replace(config, sight=CAUSAL)
+        self.sight, self.segments, self.type_id = config.sight, segments, type_id
         self.graphdef, stacked = nnx.split(encoder.layers)
         self.weights = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(config.layer_stacks)]
 
     def prefixes(self, batch: Mapping[str, jax.Array]) -> Prefixes:
-        """Returns what decoding reads of a batch of prefixes, computed in one pass, dropout off."""
+        """Returns what decoding reads of a batch of prefixes, computed in one pass, dropout off.
+
+        Where the sight is "prefix" they see themselves whole, or as far as the batch's "horizons" say.
+        """
         inputs = self.encoder.embeddings(batch)
-        segment_ids_BT, positions_BT = inputs.segment_ids_BT, inputs.positions_BT
-        specs = attention_specs(self.config, self.encoder.build, segment_ids_BT, positions_BT, training=False)
+        _, segment_ids_BT, positions_BT, horizons_BT = inputs
+        sight = FULL if self.sight == PREFIX and horizons_BT is None else self.sight
+        config, build = dataclasses.replace(self.config, sight=sight), self.encoder.build
+        specs = attention_specs(config, build, segment_ids_BT, positions_BT, horizons_BT, training=False)
         of_period = make_layer_inputs(self.config, specs, self.encoder.common, positions_BT)
         kept: list[tuple[jax.Array, jax.Array]] = []
 
@@ -128,13 +138,17 @@ class CachedLayers:
         batch, segments, texts = step.tokens_BSR.shape
         positions_BS1 = prefixes.lengths_BS[..., None] + step.number
         # A text that has ended goes on unread, and must not read beyond the end of a table.
-        positions_BSR = jnp.broadcast_to(jnp.minimum(positions_BS1, self.config.max_positions - 1), step.tokens_BSR.shape)
+        positions_BSR = jnp.broadcast_to(
+            jnp.minimum(positions_BS1, self.config.max_positions - 1), step.tokens_BSR.shape
+        )
         numbers_BSR = jnp.broadcast_to(jnp.arange(1, segments + 1)[:, None], step.tokens_BSR.shape)
         queries = {"tokens": step.tokens_BSR, "positions": positions_BSR, "segment_ids": numbers_BSR}
         if self.config.type_vocab_size:
             queries["type_ids"] = jnp.full_like(step.tokens_BSR, self.type_id)
         inputs = self.encoder.embeddings({name: value.reshape(batch, -1) for name, value in queries.items()})
-        plain = Build(self.encoder.build.dtype, attention=AttentionConfig(XLA))  # of them only the windows are read here
+        plain = Build(
+            self.encoder.build.dtype, attention=AttentionConfig(XLA)
+        )  # of them only the windows are read here
         specs = attention_specs(self.config, plain, inputs.segment_ids_BT, inputs.positions_BT, training=False)
         of_period = make_layer_inputs(self.config, specs, self.encoder.common, inputs.positions_BT)
         masks = [self._masks(prefixes, step, layer_inputs.spec.window_radius) for layer_inputs in of_period]
@@ -160,8 +174,9 @@ class CachedLayers:
 
     def _apply(self, x_BTD: jax.Array, of_period: Sequence[LayerInputs], caches: Sequence[_CacheOfLayer]) -> jax.Array:
         """Returns the hidden states after all layers, each with its cache."""
-        shared, stream = self.config.num_layers // self.config.layer_stacks, first_stream(
-            self.config, self.encoder.common, x_BTD
+        shared, stream = (
+            self.config.num_layers // self.config.layer_stacks,
+            first_stream(self.config, self.encoder.common, x_BTD),
         )
         for layer, cache in enumerate(caches):
             one = nnx.merge(self.graphdef, self.weights[layer // shared])
@@ -190,7 +205,7 @@ def unsupported_reason(config: EncoderConfig) -> str | None:
     """Returns why an encoder cannot be applied one token at a time; None: it can."""
     if config.reads_images:
         return "it reads images"
-    if not config.causal:
+    if config.sight == FULL:
         return "its tokens see those after them. Train it with tokens that see only those before (model.sight=causal)"
     if config.has_relative_positions:
         return f"it has relative positions ({config.relative_positions}), which are computed for whole rows"

@@ -45,6 +45,7 @@ def generate(
     segments: int,
     forbidden: Collection[int] = (),
     type_id: int = 0,
+    sight: str | None = None,
     key: jax.Array | None = None,
     numbers_BS: jax.Array | None = None,
 ) -> Generated:
@@ -55,13 +56,14 @@ def generate(
     beforehand.
 
     Args:
-      model: its encoder's sight is causal, or prefix: then the prefixes see themselves whole.
+      model: its encoder's sight is "causal", or "prefix": then the prefixes see themselves whole.
       batch: rows of prefixes (`models.inputs.text.fields`).
       settings: how tokens are chosen.
       end_id: the token that ends a text.
       segments: the most segments that a row has.
       forbidden: tokens that are never written: special tokens, say.
       type_id: the type of new tokens, where the encoder's tokens have types.
+      sight: another than the encoder's own ("causal", "prefix").
       key: of "sample"; by default that of `settings.seed`.
       numbers_BS: int32, of "sample": draws are a function of key and number alone, whatever else is in the batch. By
         default segments are counted row by row.
@@ -77,7 +79,7 @@ def generate(
         min_tokens=settings.min_tokens,
         no_repeat_ngram=settings.no_repeat_ngram,
     )
-    layers = CachedLayers(model.encoder, segments, type_id=type_id)
+    layers = CachedLayers(model.encoder, segments, type_id=type_id, sight=sight)
     prefixes = layers.prefixes(batch)
     limits_BS = jnp.clip(model.encoder.config.max_positions - prefixes.lengths_BS, 0, settings.max_tokens)
     limits_BS = jnp.where(prefixes.lengths_BS == 0, 0, limits_BS)

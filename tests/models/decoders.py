@@ -13,15 +13,15 @@ import numpy as np
 from flax import nnx
 
 from jaxfm.config import MeshConfig
-from jaxfm.core.build import Build
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.build import DEFAULT_BUILD, Build
+from jaxfm.core.encoder_config import CAUSAL, PREFIX, EncoderConfig
 from jaxfm.families.registry import preset
 from jaxfm.models.heads import MaskedLM
 from jaxfm.parallel import mesh as meshes
 from tests import tiny
 
 END = 3
-_SIZES: dict[str, Any] = {"vocab_size": 96, "hidden_size": 32, "num_heads": 4, "max_positions": 40, "causal": True}
+_SIZES: dict[str, Any] = {"vocab_size": 96, "hidden_size": 32, "num_heads": 4, "max_positions": 40, "sight": CAUSAL}
 BERT = EncoderConfig(family="bert", num_layers=2, ffn_size=48, **_SIZES)
 # Layers 0 and 3 see all, the others three tokens before them.
 MODERN = dataclasses.replace(preset("modern_base"), num_layers=5, ffn_size=24, local_window=6, **_SIZES)
@@ -30,13 +30,17 @@ GEMMA = dataclasses.replace(
     preset("embedding_gemma"), num_layers=4, ffn_size=24, head_size=16, num_kv_heads=1, local_window=6,
     global_every=3, global_first=2, **_SIZES,
 )  # fmt: skip
-ALBERT = dataclasses.replace(preset("albert_base"), num_layers=4, layer_groups=2, ffn_size=24, embedding_size=16, **_SIZES)
+ALBERT = dataclasses.replace(
+    preset("albert_base"), num_layers=4, layer_groups=2, ffn_size=24, embedding_size=16, **_SIZES
+)
 LENGTHS = (5, 9, 1, 7, 3)
 ROWS = ((0, 1), (2, 3, 4))
 
 
 @functools.cache
-def model(config: EncoderConfig, seed: int = 0, deviation: float = 0.3, build: Build = Build()) -> tuple[Any, Any]:
+def model(
+    config: EncoderConfig, seed: int = 0, deviation: float = 0.3, build: Build = DEFAULT_BUILD
+) -> tuple[Any, Any]:
     """Returns the graph definition and random parameters of a masked LM, wide enough that scores differ clearly."""
     graphdef, _ = meshes.build_abstract(lambda: MaskedLM(config, build, nnx.Rngs(0)), meshes.make_mesh(MeshConfig()))
     flat = tiny.random_masked_lm(dataclasses.replace(config, initializer_range=deviation), seed)
@@ -50,7 +54,7 @@ def prompts(seed: int = 0, lengths: tuple[int, ...] = LENGTHS, first: int = 8) -
     return tuple(tuple(map(int, draw.integers(first, 96, length))) for length in lengths)
 
 
-def batch_of(rows: Sequence[Sequence[Sequence[int]]], length: int) -> dict[str, np.ndarray]:
+def batch_of(rows: Sequence[Sequence[Sequence[int]]], length: int) -> Any:
     """Returns the fields of rows of texts."""
     tokens, segments, positions = np.zeros((3, len(rows), length), np.int32)
     for row, texts in enumerate(rows):
@@ -63,7 +67,7 @@ def batch_of(rows: Sequence[Sequence[Sequence[int]]], length: int) -> dict[str, 
     return {"tokens": tokens, "segment_ids": segments, "positions": positions}
 
 
-def packed(rows: Sequence[Sequence[int]] = ROWS, length: int = 16) -> dict[str, np.ndarray]:
+def packed(rows: Sequence[Sequence[int]] = ROWS, length: int = 16) -> Any:
     """Returns the prompts of each row as a batch."""
     return batch_of([[prompts()[prompt] for prompt in row] for row in rows], length)
 
@@ -74,7 +78,7 @@ class Uncached:
     def __init__(self, config: EncoderConfig, length: int = 40, **given: Any):
         """Takes the model's shape, and the longest text."""
         graphdef, self.params = model(config, **given)
-        self.length = length
+        self.length, self.sight = length, config.sight
 
         @jax.jit
         def logits(params: Any, batch: Any) -> jax.Array:
@@ -83,9 +87,12 @@ class Uncached:
 
         self._logits = logits
 
-    def logits(self, text: Sequence[int]) -> np.ndarray:
-        """Returns the logits [n, V] of all tokens of one text, alone in a row."""
-        found = self._logits(self.params, batch_of([[text]], self.length))
+    def logits(self, text: Sequence[int], prefix: int = 0) -> np.ndarray:
+        """Returns the logits [n, V] of all tokens of one text, alone in a row; `prefix` tokens see each other."""
+        positions = np.arange(self.length)[None]
+        horizons = {"horizons": np.where(positions < prefix, prefix - 1, positions).astype(np.int32)}
+        batch = batch_of([[text]], self.length) | (horizons if self.sight == PREFIX else {})
+        found = self._logits(self.params, batch)
         return np.asarray(found[0, : len(text)], np.float64)[:, :96]
 
     def log_probs(self, text: Sequence[int]) -> np.ndarray:

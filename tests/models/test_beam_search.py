@@ -8,13 +8,13 @@ import tempfile
 from typing import Any
 
 import flax.traverse_util
+import jax
 import numpy as np
 import pytest
 import safetensors.torch
 
 from jaxfm.decoding_config import Decoding
 from jaxfm.hub.weights import write_tensors
-from jaxfm.models.generation import Generated
 from tests.models import decoders
 from tests.models.decoders import END
 from tests.models.test_generation import program, raised_end, texts, written
@@ -122,7 +122,7 @@ def test_the_texts_and_scores_of_transformers(name: str) -> None:
     settings, by = BESIDE[name]
     forbidden = tuple(sorted(set(PROMPTS) | {0}))
     run = program(decoders.BERT, settings, 3, forbidden=forbidden)
-    found = Generated(*map(np.asarray, run(raised_end(decoders.BERT, by), decoders.packed())))
+    found = jax.tree.map(np.asarray, run(raised_end(decoders.BERT, by), decoders.packed()))
     ours, lengths = texts(found), set()
     for row, prompts in enumerate(decoders.ROWS):
         for segment, prompt in enumerate(prompts):

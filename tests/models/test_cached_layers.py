@@ -14,7 +14,7 @@ from flax import nnx
 
 from jaxfm.config import MeshConfig
 from jaxfm.core.build import Build
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.encoder_config import CAUSAL, FULL, PREFIX, EncoderConfig
 from jaxfm.errors import UserError
 from jaxfm.models.cached_layers import CachedLayers, Step, unsupported_reason
 from jaxfm.parallel import mesh as meshes
@@ -26,6 +26,8 @@ CONFIGS = {
     "eurobert": decoders.EURO,
     "gemma": decoders.GEMMA,
     "albert": decoders.ALBERT,
+    "bert, prefix": dataclasses.replace(decoders.BERT, sight=PREFIX),
+    "modernbert, prefix": dataclasses.replace(decoders.MODERN, sight=PREFIX),
     "adapters": dataclasses.replace(decoders.BERT, adapter_size=4, lora_rank=2, lora_targets=("query", "value")),
 }
 TOKENS = 6
@@ -60,7 +62,9 @@ def stepwise(
     for number in range(tokens):
         if parents:
             slots = slots[:, :, list(parents[number])]
-        logits, written = step(params, prefixes, written, Step(new_BSRM[..., number], jnp.int32(number), slots))
+        logits, written = step(
+            params, prefixes, written, Step(jnp.asarray(new_BSRM[..., number]), jnp.int32(number), jnp.asarray(slots))
+        )
         slots[..., number] = np.arange(texts)
         found.append(np.asarray(logits))
     return [each[..., :96] for each in found]
@@ -77,7 +81,7 @@ def test_logits_of_every_step_are_those_of_whole_texts(name: str) -> None:
     for row, prompts in enumerate(decoders.ROWS):
         for segment, prompt in enumerate(prompts):
             text = [*decoders.prompts()[prompt], *new[row, segment, 0]]
-            expected = whole.logits(text)[-TOKENS - 1 :]
+            expected = whole.logits(text, len(text) - TOKENS)[-TOKENS - 1 :]
             ours = np.stack([logits[row, segment, 0] for logits in found])
             np.testing.assert_allclose(ours, expected, atol=2e-5 * np.abs(expected).max())
             assert np.abs(np.diff(expected, axis=0)).max() > 0.1
@@ -97,6 +101,18 @@ def test_texts_of_one_prefix_share_it_and_take_over_what_others_wrote(name: str)
                     expected = whole.logits(texts[text])[-1]
                     ours = found[number + 1][row, segment, text]
                     np.testing.assert_allclose(ours, expected, atol=2e-5 * np.abs(expected).max())
+
+
+def test_another_sight_than_the_encoders_own() -> None:
+    batch, new = decoders.packed(), new_tokens(2, 3, 1, 3)
+    of = {sight: dataclasses.replace(decoders.MODERN, sight=sight) for sight in (FULL, CAUSAL, PREFIX)}
+    for sight in (CAUSAL, PREFIX):
+        for ours, own in zip(stepwise(of[FULL], batch, new, sight=sight), stepwise(of[sight], batch, new), strict=True):
+            np.testing.assert_array_equal(ours, own)
+    # Horizons of a batch are followed: those of a causal encoder make a prefix causal.
+    causal = batch | {"horizons": batch["positions"]}
+    for ours, own in zip(stepwise(of[PREFIX], causal, new), stepwise(of[CAUSAL], batch, new), strict=True):
+        np.testing.assert_allclose(ours[0, :2], own[0, :2], atol=1e-4)
 
 
 def test_new_tokens_have_the_type_that_is_given() -> None:
@@ -133,7 +149,7 @@ def test_the_same_on_a_mesh(sizes: dict[str, int]) -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "sees all": ({"causal": False}, "model.sight=causal"),
+    "sees all": ({"sight": "full"}, "model.sight=causal"),
     "relative bias": (
         {"relative_positions": "bias", "relative_buckets": 8, "relative_distance": 16}, "relative positions (bias)"
     ),
