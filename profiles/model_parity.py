@@ -84,6 +84,11 @@ CASES: Mapping[str, Case] = {
     "modernbert": Case(
         "ModernBertConfig", {**_POSITIONS, "num_hidden_layers": 5, "local_attention": 6, "norm_eps": 1e-4, **_NO_IDS}
     ),
+    # Windows of two tokens before each, and itself.
+    "modernbert-decoder": Case(
+        "ModernBertDecoderConfig",
+        {**_POSITIONS, "num_hidden_layers": 5, "local_attention": 6, "norm_eps": 1e-4, **_NO_IDS},
+    ),
     "distilbert": Case(
         "DistilBertConfig", {**_POSITIONS, "n_layers": 2, "n_heads": 4, "dim": 32, "hidden_dim": 48}
     ),

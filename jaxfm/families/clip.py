@@ -192,6 +192,7 @@ def _family(
         read_config=read,
         write_config=write,
         presets=presets or {},
+        sights=(CAUSAL,) if name == CLIP_TEXT else (FULL,),
     )
 
 

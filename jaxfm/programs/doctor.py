@@ -50,6 +50,7 @@ EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "trackers": (("mlflow", "trackio", "wandb"), "metrics for a tracker of experiments (config.log.tracker)"),
     "remote": (("gcsfs", "s3fs"), "copies of runs on object stores (config.checkpoint.mirror)"),
     "retrieval": (("bm25s", "usearch"), "ranking by words (BM25), approximate search in large corpora"),
+    "generation": (("rouge_score", "sacrebleu"), "scores of written texts: BLEU, chrF, ROUGE"),
     "search": (("optuna", "cmaes"), "jaxfm.search: values of keys, by trying them"),
     "privacy": (("dp_accounting",), "what private training spends (config.privacy, jaxfm.federated --private)"),
     "federated": (("flwr",), "federated training over a network"),

@@ -96,7 +96,8 @@ def test_labels() -> None:
         ({"hidden_act": "mish"}, "hidden_act is 'mish'; the activations computed here are gelu, "),
         ({"hidden_act": ["gelu"]}, 'hidden_act is ["gelu"]; the activations'),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
-        ({"is_decoder": True}, "is_decoder is true"),
+        ({"model_type": "mpnet", "is_decoder": True}, "is_decoder is true"),
+        ({"add_cross_attention": True}, "add_cross_attention is true"),
         (
             {"model_type": "esm", "position_embedding_type": []},
             "position_embedding_type is []; it must be one of 'rotary', 'absolute'.",

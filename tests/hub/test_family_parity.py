@@ -37,6 +37,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         {"attention_bias": True, "mlp_bias": False, "norm_bias": True, "classifier_bias": True},
     ),
     "activations of modernbert": ("modernbert", {"hidden_activation": "silu", "classifier_activation": "relu"}),
+    "causal bert": ("bert", {"is_decoder": True}),
+    "causal roberta": ("roberta", {"is_decoder": True}),
+    "causal electra": ("electra", {"is_decoder": True}),
     "wide electra": ("electra", {"embedding_size": 32}),
     "gelu_new in distilbert": ("distilbert", {"activation": "gelu_new"}),
     "deberta with maps of positions": (
