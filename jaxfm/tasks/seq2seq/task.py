@@ -31,6 +31,7 @@ from jaxfm.tasks.seq2seq.objective import Seq2SeqObjective
 from jaxfm.tasks.seq2seq.predictor import Seq2SeqPredictor
 from jaxfm.tasks.seq2seq.scorer import DIRECTIONS, Seq2SeqScorer
 from jaxfm.tasks.seq2seq.spec import DIFFUSION, NAME, Seq2SeqConfig, Seq2SeqSpec
+from jaxfm.tasks.seq2seq.text_scores import missing_packages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -139,7 +140,7 @@ class Seq2SeqDefinition:
         }
         said = [found.note + made.notes[split] for split, found in read.items()]
         packed = f"train: {len(made.pairs['train']):,} pairs in {len(training):,} rows"
-        lengths = _said_lengths(spec)
+        lengths = (_said_lengths(spec), *_said_missing(config))
         params = {name: value for name, value in initial.params.items() if name.startswith(_USED)}
         return Seq2SeqTask(
             Seq2SeqObjective(spec, tokens, config.task.logits_chunk),
@@ -147,7 +148,7 @@ class Seq2SeqDefinition:
             made.pairs,
             training,
             held_out,
-            (*notes, *initial.left_over(_USED), *said, packed, lengths),
+            (*notes, *initial.left_over(_USED), *said, packed, *lengths),
             {"data.row_length": spec.row_length, "eval.metric": "loss"},
         ), params
 
@@ -182,7 +183,9 @@ class Seq2SeqDefinition:
         encoded, note = _encode_held_out(spec, tokenizer, found.pairs)
         rows = _held_out(spec, tokens, encoded, config.task.test_written or None)
         objective = Seq2SeqObjective(spec, tokens, config.task.logits_chunk)
-        return Seq2SeqTask(objective, tokenizer, {split: found.pairs}, None, {split: rows}, (found.note + note,))
+        return Seq2SeqTask(
+            objective, tokenizer, {split: found.pairs}, None, {split: rows}, (found.note + note, *_said_missing(config))
+        )
 
     def predictor(self, workdir: pathlib.Path, spec: Seq2SeqSpec) -> Seq2SeqPredictor:
         """Returns what writes a target for a source."""
@@ -318,6 +321,12 @@ def _held_out(spec: Seq2SeqSpec, tokens: Tokens, encoded: EncodedPairs, wanted: 
     chosen = spread(count, count if wanted is None else wanted)
     blank = blank_rows(spec, tokens, [encoded.sources[index] for index in chosen.tolist()])
     return HeldOut(training_rows(spec, tokens, encoded, None), blank, chosen)
+
+
+def _said_missing(config: Config) -> tuple[str, ...]:
+    """Returns what to say of scores that cannot be computed here."""
+    said = missing_packages() if config.task.valid_written else ""
+    return (f"NOTE: {said}",) if said else ()
 
 
 def _said_lengths(spec: Seq2SeqSpec) -> str:
