@@ -94,7 +94,6 @@ class Seq2SeqScorer:
         return [pair.targets for pair in self._chosen()]
 
     def _found(self, outputs: Mapping[str, np.ndarray]) -> _Found:
-        chosen = self._chosen()
         written = self.rows.written(outputs)
         texts = tuple(text_of(self.tokenizer, tokens) for tokens in written)
         references = self._references()
