@@ -60,6 +60,7 @@ MISTAKES = {
         "--labels=0,few: must be whole numbers",
     ),
     "data": (["--config=absent.py"], "--config=absent.py"),
+    "decoding": (["--output=o.json", "--batches=1,many"], "--batches=1,many: must be whole numbers"),
     "embedding_quality": (
         ["--train=jsonl:absent", "--output=o.json", "--programs=jaxfn"],
         "--programs: 'jaxfn' is none",
