@@ -15,6 +15,7 @@ from jaxfm.core.extensions import with_own
 from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
+from jaxfm.data.records.dialogues import DialogueOptions
 from jaxfm.data.records.text_pairs import PairColumns, TextPair, TextPairSplit, read_text_pairs
 from jaxfm.data.text.packing import PackedRows, most_together
 from jaxfm.data.text.tokenization import load_tokenizer
@@ -177,7 +178,8 @@ class Seq2SeqDefinition:
         """Builds the task of a trained run over one split of (other) pairs, for evaluation."""
         tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
         columns = PairColumns(config.data.text_column, config.data.label_column, spec.controls.columns)
-        read = read_text_pairs(source, (split,), columns=columns, holdout=config.data.holdout)
+        options = {"columns": columns, "holdout": config.data.holdout, "dialogue": _dialogue(config)}
+        read = read_text_pairs(source, (split,), **options)
         ((split, found),) = read.items()
         tokens = Tokens.of(tokenizer)
         encoded, note = _encode_held_out(spec, tokenizer, found.pairs)
@@ -218,10 +220,15 @@ def _read(config: Config) -> dict[str, TextPairSplit]:
     source, data = config.data.source, config.data
     own = tuple(name for name in config.task.controls if name != LENGTH)
     columns = PairColumns(data.text_column, data.label_column, own)
-    read = read_text_pairs(source, None, columns=columns, holdout=data.holdout)
+    read = read_text_pairs(source, None, columns=columns, holdout=data.holdout, dialogue=_dialogue(config))
     if "train" not in read:
         raise UserError(f"config.data.source: {source} has no training split; it has {', '.join(read)}.")
     return read
+
+
+def _dialogue(config: Config) -> DialogueOptions:
+    # A sign that a tokenizer keeps, and not its separator, which ends the source.
+    return DialogueOptions(config.task.context_turns, " | ", config.task.responder)
 
 
 def _make(config: Config, encoder: EncoderConfig, tokenizer: "PreTrainedTokenizerFast", pairs: Pairs) -> _Made:
