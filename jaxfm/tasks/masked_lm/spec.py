@@ -27,6 +27,14 @@ class MaskedLMConfig(MaskedTextConfig):
         at_least=0,
     )
 
+    causal_until: float = field(
+        0.0,
+        "share of all updates, from the first one, that predict each token from those before it and not masked ones "
+        "(arXiv 2507.00994: better than masked tokens alone at equal compute); 0: none",
+        at_least=0.0,
+        below=1.0,
+    )
+
     @property
     def masking(self) -> Masking:
         """Unit and shares of training."""
