@@ -72,7 +72,7 @@ def their_model(by: float = 0.0) -> Any:
         is_decoder=True, pad_token_id=0, eos_token_id=END, bos_token_id=None,
     )  # fmt: skip
     model = transformers.BertLMHeadModel(theirs)
-    flat = flax.traverse_util.flatten_dict(raised_end(config, by), sep="/")
+    flat: dict[str, Any] = flax.traverse_util.flatten_dict(raised_end(config, by), sep="/")
     with tempfile.TemporaryDirectory() as directory:
         path = pathlib.Path(directory) / "model.safetensors"
         write_tensors(path, config, "vocabulary", flat)
