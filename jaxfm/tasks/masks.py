@@ -13,7 +13,7 @@ from jaxfm.data.text import masking
 from jaxfm.data.text.mask_vocabulary import MaskVocabulary
 from jaxfm.models import flops
 from jaxfm.tasks.mask_ratios import mean_ratio, ratio_at
-from jaxfm.tasks.masked_text import MaskedTextSpec
+from jaxfm.tasks.masked_spec import MaskedTextSpec
 
 
 @dataclasses.dataclass(frozen=True)

@@ -69,7 +69,7 @@ def test_a_run_is_made_once(tmp_path: pathlib.Path) -> None:
     tiny.write_text(tmp_path / "text", {"train": 60, "valid": 16})
     tiny.write_corpus(tmp_path / "data")
     words = [
-        "--config.model.tokenizer=train:wordpiece/120",
+        "--config.model.tokenizer=train:wordpiece/200",
         "--config.data.row_length=32",
         "--config.train.batch_size=4",
         "--config.eval.batch_size=4",

@@ -107,7 +107,9 @@ def test_it_takes_the_memory_of_one_loss() -> None:
             return function(params, batch, progress).total
 
         compiled = jax.jit(jax.grad(total)).lower(STATE, batch, at).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        found = compiled.memory_analysis()
+        assert found is not None
+        return found.temp_size_in_bytes
 
     def plainly(params: Any, batch: Any, progress: Any) -> Loss:
         return jax.lax.cond(

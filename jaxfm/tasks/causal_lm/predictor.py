@@ -163,7 +163,11 @@ class CausalLMPredictor:
 
     def write_hf(self, folder: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
         """Writes what AutoModelForCausalLM and AutoTokenizer open."""
-        write_model(folder, self.spec.encoder, head="vocabulary", params=params, tokenizer=self.tokenizer)
+        opening, closing = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
+        # What generation in transformers starts and ends with; some classes take no config without them.
+        tokens = {f"{name}_token_id": opening for name in ("bos", "cls")}
+        tokens |= {f"{name}_token_id": closing for name in ("eos", "sep")}
+        write_model(folder, self.spec.encoder, head="vocabulary", params=params, tokenizer=self.tokenizer, extra=tokens)
 
     def card(self) -> CardPart:
         """Returns the task's part of the model card."""

@@ -121,9 +121,7 @@ def with_ends(counts_V: np.ndarray, train: Dataset, tokenizer: "PreTrainedTokeni
     """
     sample = train.take(spread_index(len(train), _SAMPLE_ROWS))["segment_ids"]
     ends = round(float(sample.max(axis=1).mean()) * len(train)) if len(sample) else 0
-    counts_V = counts_V.copy()
-    counts_V[tokenizer.sep_token_id] += ends
-    return counts_V
+    return counts_V + ends * (np.arange(len(counts_V)) == tokenizer.sep_token_id)
 
 
 def _check_targets(split: str, rows: SpreadRows) -> None:

@@ -8,7 +8,7 @@ from jaxfm.core.build import Build
 from jaxfm.data.text.masking import Masking
 from jaxfm.models.heads import MaskedLM
 from jaxfm.schema import field
-from jaxfm.tasks.masked_text import MaskedTextConfig, MaskedTextSpec
+from jaxfm.tasks.masked_spec import MaskedTextConfig, MaskedTextSpec
 
 NAME = "masked_lm"
 

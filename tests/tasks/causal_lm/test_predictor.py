@@ -17,6 +17,7 @@ from jaxfm.config import MeshConfig
 from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.encoder_config import CAUSAL
 from jaxfm.data.text.tokenization import load_tokenizer
+from jaxfm.families.registry import preset
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.tasks.causal_lm.predictor import CausalLMPredictor, ScoredTexts
 from jaxfm.tasks.causal_lm.spec import CausalLMSpec
@@ -145,6 +146,41 @@ def test_lines_for_a_person(predictor: CausalLMPredictor, results: list[dict[str
     rarest = min(results[4]["tokens"], key=lambda token: token["log_probability"])
     assert said[2].startswith(f"  least likely: {rarest['token']} ")
     assert "sees 11 tokens at once" in said[3]
+
+
+# A window of four tokens in two of three layers; pre-norm, rotary positions, no biases.
+MODERN = dataclasses.replace(
+    preset("modern_tiny"),
+    family="modernbert-decoder",
+    sight=CAUSAL,
+    vocab_size=96,
+    hidden_size=32,
+    num_heads=2,
+    ffn_size=48,
+    local_window=4,
+    initializer_range=0.3,
+)
+
+
+def test_modernbert_is_written_as_its_decoder(predictor: CausalLMPredictor, tmp_path: pathlib.Path) -> None:
+    torch = pytest.importorskip("torch", reason="torch is the oracle")
+    transformers = pytest.importorskip("transformers")
+    modern = CausalLMPredictor(CausalLMSpec(MODERN, row_length=64), predictor.tokenizer)
+    params = tiny.random_masked_lm(MODERN, seed=3)
+    assert modern.hf_problem() == ""
+    modern.write_hf(tmp_path, params)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert type(model).__name__ == "ModernBertDecoderForCausalLM"
+    cls, sep = modern.tokenizer.cls_token_id, modern.tokenizer.sep_token_id
+    assert (model.config.bos_token_id, model.config.eos_token_id, model.config.pad_token_id) == (cls, sep, 0)
+    encoded = modern.encode([{"text": LONG}])
+    (result,) = modern.decode(encoded, evaluator(modern, 4)(tiny.nested(params), encoded.rows))
+    ids = [cls, *modern.tokenizer(LONG, add_special_tokens=False)["input_ids"]]
+    assert "window" not in result and len(ids) > 40
+    with torch.no_grad():
+        scores = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0, :-1], -1)
+    wanted = scores[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].numpy()
+    np.testing.assert_allclose([each["log_probability"] for each in result["tokens"]], wanted, atol=2e-4)
 
 
 def test_what_is_written_is_a_decoder_that_transformers_reads(

@@ -60,7 +60,7 @@ def test_what_a_model_writes_is_given_back_to_each_prompt(tokenizer: Any) -> Non
     def next_token(tokens_1T: Any, last: Any) -> Any:
         model = nnx.merge(graphdef, params)
         ones = np.ones(tokens_1T.shape, np.int32)
-        batch = {"tokens": tokens_1T, "segment_ids": ones, "positions": np.arange(ones.shape[1])[None]}
+        batch = {"tokens": tokens_1T, "segment_ids": ones, "positions": np.arange(32)[None]}
         return model.logits(model.hidden(batch))[0, last].argmax()
 
     def written(ids: list[int]) -> list[int]:

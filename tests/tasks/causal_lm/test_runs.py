@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pathlib
 import signal
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -60,10 +61,10 @@ def whole(folder: pathlib.Path, config: Config) -> dict[str, Any]:
     return train(config, folder / "whole")
 
 
-def created(config: Config) -> tuple[CausalLMTask, dict[str, np.ndarray]]:
+def created(config: Config) -> tuple[CausalLMTask, Mapping[str, Any]]:
     task, loaded = registry.create(config, resolve(config.model))
     assert isinstance(task, CausalLMTask)
-    return task, dict(loaded)
+    return task, loaded
 
 
 def lines(workdir: pathlib.Path) -> list[dict[str, Any]]:

@@ -70,23 +70,19 @@ def test_the_baseline_is_the_frequency_of_tokens_and_of_the_ends_of_segments(tas
     rows: Any = task.text.training["train"]
     batch = rows.take(np.arange(len(rows)))
     segments = int(batch["segment_ids"].max(axis=1).sum())
-    sep = task.text.tokenizer.sep_token_id
-    assert isinstance(sep, int)
+    tokenizer: Any = task.text.tokenizer
+    sep, cls, pad = tokenizer.sep_token_id, tokenizer.cls_token_id, tokenizer.pad_token_id
     counts = np.bincount(
         batch["tokens"][batch["segment_ids"] > 0], minlength=task.objective.spec.encoder.padded_vocab_size
     )
-    counts[task.text.tokenizer.cls_token_id] = 0
+    counts[cls] = 0
     assert counts[sep] == segments
     baseline = task.text.baseline
     np.testing.assert_array_equal(baseline.counts, counts)
     assert baseline.top == counts.argmax()
     # Neither padding nor what starts a segment is ever a target; nor is what no token of the tokenizer is.
     impossible = np.isneginf(baseline.log_probs)
-    wanted = {
-        task.text.tokenizer.pad_token_id,
-        task.text.tokenizer.cls_token_id,
-        *range(len(tiny.VOCABULARY), len(counts)),
-    }
+    wanted = {pad, cls, *range(len(tiny.VOCABULARY), len(counts))}
     assert set(np.flatnonzero(impossible).tolist()) == wanted
     assert np.exp(baseline.log_probs).sum() == pytest.approx(1.0)
 
