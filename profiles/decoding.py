@@ -135,7 +135,7 @@ def by_transformers(config: EncoderConfig, params: Any, new: int) -> Writer:
         num_attention_heads=config.num_heads, intermediate_size=config.ffn_size, layer_norm_eps=config.norm_eps,
         max_position_embeddings=config.max_positions, is_decoder=True, eos_token_id=END, pad_token_id=0,
     )  # fmt: skip
-    model = transformers.BertLMHeadModel(theirs).eval()
+    model: Any = transformers.BertLMHeadModel(theirs).eval()
     flat = {path: np.asarray(leaf) for path, leaf in flax.traverse_util.flatten_dict(params, sep="/").items()}
     for path in ("encoder/embeddings/word/embedding", "decoder/bias"):
         flat[path] = np.where(

@@ -59,7 +59,10 @@ IMAGES = (
     "task.augment.crop task.augment.cutmix task.augment.erase task.augment.flip task.augment.magnitude "
     "task.augment.mixup task.augment.operations task.augment.pad_crop"
 )
-MASKS = "task.name task.unit task.ratio task.final_ratio task.evaluate task.eval_rows task.z_loss"
+MASKS = (
+    "task.name task.unit task.ratio task.final_ratio task.later_ratios task.later_at task.evaluate task.eval_rows "
+    "task.z_loss"
+)
 TASK_OPTIONS = {
     "ner": (
         "task.name task.context task.overlap task.splitter task.overlapping task.decoding task.head task.word_pooling "
@@ -91,8 +94,9 @@ TASK_OPTIONS = {
         "task.responder task.negatives task.loss.function task.loss.temperature task.loss.learned_temperature "
         "task.loss.symmetric task.loss.margin task.loss.score_range"
     ).split(),
-    "masked_lm": f"{MASKS} task.mask_share task.random_share task.logits_chunk".split(),
+    "masked_lm": f"{MASKS} task.mask_share task.random_share task.logits_chunk task.causal_until".split(),
     "replaced_token": f"{MASKS} task.generator_depth task.discriminator_weight".split(),
+    "causal_lm": "task.name task.eval_rows task.z_loss task.logits_chunk".split(),
     "image_classification": f"{IMAGES} task.kind task.pooling task.threshold {LOSS}".split(),
     "masked_images": (
         f"{IMAGES} task.method task.ratio task.normalize_target task.decoder_size task.decoder_layers"

@@ -205,7 +205,7 @@ def config(directory: pathlib.Path, **overrides: Any) -> Config:
 
 
 def masked_lm_config(directory: pathlib.Path, task: str = "masked_lm", **overrides: Any) -> Config:
-    """The same for objectives over masked tokens, over plain text and weights that have a masked-LM head."""
+    """The same for objectives over running text, and weights that have a masked-LM head."""
     values = default_config(task)
     values.model.init = f"dir:{directory / 'masked_lm'}"
     values.model.scan_layers = True
@@ -464,6 +464,7 @@ CONFIGS: dict[str, Callable[[pathlib.Path], Config]] = {
     "masked_lm": masked_lm_config,
     "replaced_token": lambda directory: masked_lm_config(directory, "replaced_token"),
     "seq2seq": seq2seq_config,
+    "causal_lm": lambda directory: masked_lm_config(directory, "causal_lm"),
 }
 
 

@@ -182,7 +182,10 @@ class ReadsEntities(Protocol):
 
 @runtime_checkable
 class WritesTexts(Protocol):
-    """What a predictor is beside `Predictor` where a text is written for a record ("written" of its result)."""
+    """What a predictor is beside `Predictor` where a text is written for a record ("written" of its result).
+
+    Some do so only after `with_writing`.
+    """
 
     @property
     def record_fields(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,8 +65,8 @@ def generate(
       type_id: the type of new tokens, where the encoder's tokens have types.
       sight: another than the encoder's own ("causal", "prefix").
       key: of "sample"; by default that of `settings.seed`.
-      numbers_BS: int32, of "sample": draws are a function of key and number alone, whatever else is in the batch. By
-        default segments are counted row by row.
+      numbers_BS: of "sample": draws are a function of key and number alone, whatever else is in the batch. By default
+        it is a hash of the prefix, so that equal prefixes draw the same.
 
     Raises:
       UserError: a value out of range, or a model that cannot write token by token.
@@ -83,11 +83,12 @@ def generate(
     prefixes = layers.prefixes(batch)
     limits_BS = jnp.clip(model.encoder.config.max_positions - prefixes.lengths_BS, 0, settings.max_tokens)
     limits_BS = jnp.where(prefixes.lengths_BS == 0, 0, limits_BS)
-    search: _Search
+    search: Any  # start, choose and best, as of `BeamSearch`
     if settings.method == BEAM:
         search = BeamSearch(settings, rules, limits_BS)
     else:
-        keys_BS = None if settings.method == GREEDY else _keys(settings, key, numbers_BS, limits_BS)
+        numbers_BS = prefix_numbers(batch, segments) if numbers_BS is None else numbers_BS
+        keys_BS = None if settings.method == GREEDY else _keys(settings, key, numbers_BS)
         search = _Single(settings, rules, limits_BS, keys_BS)
     logits_BSV = model.logits(prefixes.hidden_BSD)
     logits_BSRV = jnp.broadcast_to(logits_BSV[:, :, None], (*limits_BS.shape, settings.width, logits_BSV.shape[-1]))
@@ -125,22 +126,6 @@ def check_lengths(config: EncoderConfig, settings: Decoding, longest: int, root:
             f"{root}max_tokens: is {settings.max_tokens}, but the longest prefix has {longest} tokens and the encoder "
             f"{config.max_positions} positions. {choice}"
         )
-
-
-class _Search(Protocol):
-    """How tokens are chosen. A state has tokens_BSRM, slots_BSRM (`Step`) and done_BS."""
-
-    def start(self) -> Any:
-        """Returns the state before the first new token."""
-        ...
-
-    def choose(self, state: Any, logits_BSRV: jax.Array, number: jax.Array | int) -> Any:
-        """Returns the state with new token `number` of each text."""
-        ...
-
-    def best(self, state: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns tokens [B, S, M], lengths and scores [B, S]."""
-        ...
 
 
 class _Texts(NamedTuple):
@@ -217,8 +202,16 @@ def sample(
     return jnp.take_along_axis(order_BSV, drawn_BS[..., None], axis=-1)[..., 0]
 
 
-def _keys(settings: Decoding, key: jax.Array | None, numbers_BS: jax.Array | None, like_BS: jax.Array) -> jax.Array:
+def prefix_numbers(batch: Mapping[str, jax.Array], segments: int) -> jax.Array:
+    """Returns a number for each segment's tokens in their order, u32 [B, S], wherever the segment lies."""
+    own_BST = batch["segment_ids"][:, None] == jnp.arange(1, segments + 1)[:, None]
+    # Knuth's multiplicative hash of positions: odd, so that no token is lost; sums of u32 wrap around.
+    places_BT = batch["positions"].astype(jnp.uint32) * jnp.uint32(2_654_435_761) + jnp.uint32(1)
+    mixed_BT = (batch["tokens"].astype(jnp.uint32) + jnp.uint32(1)) * places_BT
+    return jnp.sum(jnp.where(own_BST, mixed_BT[:, None], jnp.uint32(0)), axis=-1, dtype=jnp.uint32)
+
+
+def _keys(settings: Decoding, key: jax.Array | None, numbers_BS: jax.Array) -> jax.Array:
     """Returns a key for each segment."""
     key = jax.random.key(settings.seed) if key is None else key
-    numbers_BS = jnp.arange(like_BS.size).reshape(like_BS.shape) if numbers_BS is None else numbers_BS
     return jax.vmap(jax.vmap(lambda number: jax.random.fold_in(key, number)))(numbers_BS)

@@ -13,6 +13,7 @@ from jaxfm.core.batch import Dataset
 from jaxfm.data.text.mask_vocabulary import MaskVocabulary
 from jaxfm.data.text.masked_rows import MaskedRows, make_masker, mask_eval_rows
 from jaxfm.data.text.masking import Masking
+from jaxfm.data.text.spread_rows import SpreadRows
 from jaxfm.errors import UserError
 from jaxfm.observe.metrics import Sums, weighted
 
@@ -38,7 +39,7 @@ class MaskingSettings(Protocol):
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """Share of the tokens at the first and at the last step."""
+        """Shares of the tokens that are masked: first and last are those of the first and of the last step."""
         ...
 
     @property
@@ -52,7 +53,7 @@ def mask_split(settings: MaskingSettings, split: str, rows: Dataset, most: int) 
 
     Raises UserError where nothing is masked by the run's own unit: there would be no score.
     """
-    masker = make_masker(settings.vocabulary, settings.masking, settings.ratios[1], rows.spec["tokens"].shape[0])
+    masker = make_masker(settings.vocabulary, settings.masking, settings.ratios[-1], rows.spec["tokens"].shape[0])
     found = mask_eval_rows(masker, rows, settings.units, most)
     shares = found.shares(settings.masking.unit)
     if not shares.targets and shares.text < _SHORT_TEXT:
@@ -109,12 +110,7 @@ def mask_notes(
             f"WARNING: {shares.share:.1%} of the tokens of text are masked where config.task.ratio is {ratio:.1%}: the "
             "others are mostly unknown tokens, which are never masked. The tokenizer does not fit this text."
         )
-    notes += [
-        f"{split}: {len(rows.index):,} of its {len(rows.rows):,} rows are scored, evenly spread (config.task.eval_rows)"
-        for split, rows in held_out.items()
-        if len(rows.index) < len(rows.rows)
-    ]
-    return tuple(notes)
+    return (*notes, *scored_notes(held_out))
 
 
 def mask_sums(batch: Mapping[str, jax.Array], labels_BT: jax.Array) -> Sums:
@@ -127,12 +123,21 @@ def mask_sums(batch: Mapping[str, jax.Array], labels_BT: jax.Array) -> Sums:
     }
 
 
-def row_counts(rows: MaskedRows) -> dict[str, int]:
+def scored_notes(held_out: Mapping[str, MaskedRows | SpreadRows]) -> tuple[str, ...]:
+    """Returns a line for the log for each split of which not all rows are scored."""
+    return tuple(
+        f"{split}: {len(rows.index):,} of its {len(rows.rows):,} rows are scored, evenly spread (config.task.eval_rows)"
+        for split, rows in held_out.items()
+        if len(rows.index) < len(rows.rows)
+    )
+
+
+def row_counts(rows: MaskedRows | SpreadRows) -> dict[str, int]:
     """Returns how many rows a score is of, and how many the split has."""
     return {"rows": len(rows.index), "rows_of_the_split": len(rows.rows)}
 
 
-def scored_part(rows: MaskedRows) -> str:
+def scored_part(rows: MaskedRows | SpreadRows) -> str:
     """Returns words for a table's title where not all rows of a split are scored, else nothing."""
     if len(rows.index) == len(rows.rows):
         return ""

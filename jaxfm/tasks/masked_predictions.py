@@ -37,11 +37,20 @@ def masked_token_losses(
     Logits are the largest array of a step: [B, P, V] in f32, and their gradient once more. In chunks, each chunk's are
     computed again in the backward pass, a third more work for the head. The losses are the same.
     """
-    if not 0 < chunk < limit:
-        return token_losses(predict(model, batch, limit, key))
     targets, hidden_BPD = _hidden_at_targets(model, batch, limit, key)
+    return targets | chunked_losses(model, hidden_BPD, targets["target"], chunk)
+
+
+def chunked_losses(model: Any, hidden_BPD: jax.Array, targets_BP: jax.Array, chunk: int) -> dict[str, jax.Array]:
+    """Returns arrays [B, P] that compare what hidden states predict with targets (-1: none, its weight is 0).
+
+    The logits of at most `chunk` positions of a row are in memory (0: of all); see `masked_token_losses`.
+    """
+    limit = targets_BP.shape[1]
+    if not 0 < chunk < limit:
+        return _losses(model.logits(hidden_BPD), targets_BP)
     padding = -limit % chunk
-    targets_BP = jnp.pad(targets["target"], ((0, 0), (0, padding)), constant_values=-1)
+    targets_BP = jnp.pad(targets_BP, ((0, 0), (0, padding)), constant_values=-1)
     hidden_BPD = jnp.pad(hidden_BPD, ((0, 0), (0, padding), (0, 0)))
 
     def in_chunks(x_BP: jax.Array) -> jax.Array:
@@ -53,7 +62,7 @@ def masked_token_losses(
         return _losses(model.logits(hidden_BCD), targets_BC)
 
     losses = lax.map(one, (in_chunks(hidden_BPD), in_chunks(targets_BP)))
-    return targets | {name: jnp.moveaxis(x, 0, 1).reshape(len(x[0]), -1)[:, :limit] for name, x in losses.items()}
+    return {name: jnp.moveaxis(x, 0, 1).reshape(len(x[0]), -1)[:, :limit] for name, x in losses.items()}
 
 
 def _hidden_at_targets(

@@ -1,4 +1,4 @@
-"""What objectives over masked tokens share: config keys, the text, and its held-out rows with fixed masks."""
+"""What objectives over masked tokens share: the text, and its held-out rows with fixed masks."""
 
 # V vocabulary
 
@@ -9,96 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxfm import files
-from jaxfm.config import AUTO, Config
-from jaxfm.core.batch import BatchSpec, Dataset
+from jaxfm.config import Config
+from jaxfm.core.batch import Dataset
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import Initial
 from jaxfm.core.task import TOKENIZER_DIR
-from jaxfm.data.corpora.pretraining import open_pretraining, open_split
+from jaxfm.data.corpora.pretraining import open_split
 from jaxfm.data.text import masking
 from jaxfm.data.text.mask_vocabulary import MaskVocabulary, vocabulary_of
 from jaxfm.data.text.masked_rows import MaskedRows
 from jaxfm.data.text.masking import Masking
-from jaxfm.data.text.packing import text_fields
-from jaxfm.data.text.tokenization import check_tokenizer, load_tokenizer
+from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError, did_you_mean
-from jaxfm.schema import field
+from jaxfm.tasks.mask_ratios import check_stages
 from jaxfm.tasks.mask_shares import mask_notes, mask_split
+from jaxfm.tasks.masked_spec import MaskedTextConfig, MaskedTextSpec
+from jaxfm.tasks.running_text import Baseline, check_running_text, open_running_text, read_counts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-# How often each token occurs in the training split: what `evaluate` compares with needs it.
-COUNTS_FILE = "token_counts.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class MaskedTextConfig:
-    """What is masked (Devlin et al. 2019, section 3.1) and how it is scored."""
-
-    unit: str = field("token", "what is masked as a whole", choices=("token", "whole_word", "span"))
-    ratio: float = field(0.15, "share of the tokens that are masked, at the first step", above=0.0, at_most=0.9)
-    final_ratio: float | None = field(
-        None, "the same at the last step, linear between; None: the ratio stays", above=0.0, at_most=0.9
-    )
-    evaluate: tuple[str, ...] = field(
-        ("token", "whole_word", "span"), "units whose fixed masks validation and test are scored on, beside `unit`"
-    )
-    eval_rows: int = field(
-        4000, "most rows of valid or test that are masked and scored, evenly spread over the split; 0: all", at_least=0
-    )
-    z_loss: float = field(0.0, "weight of the squared log-partition, keeps logits small (PaLM: 1e-4)", at_least=0)
-
-    @property
-    def ratios(self) -> tuple[float, float]:
-        """Share of the tokens that are masked at the first and at the last step."""
-        return self.ratio, self.ratio if self.final_ratio is None else self.final_ratio
-
-
-@dataclasses.dataclass(frozen=True)
-class MaskedTextSpec:
-    """What a model trained on masked tokens is beside its weights, whatever its heads.
-
-    Attributes:
-      encoder: shape of the encoder.
-      masking: unit and shares of training.
-      ratios: share of the tokens that are masked at the first and at the last step.
-      units: in which held-out text is masked and scored, the run's own first.
-      row_length: tokens a packed row.
-    """
-
-    encoder: EncoderConfig
-    masking: Masking
-    ratios: tuple[float, ...]
-    units: tuple[str, ...]
-    row_length: int
-
-    def batch_spec(self) -> BatchSpec:
-        """Packed text; masks and targets are drawn on the device."""
-        return text_fields(self.row_length)
-
-
-@dataclasses.dataclass(frozen=True)
-class Baseline:
-    """What predicting by frequency alone reaches, from the training split's tokens.
-
-    Attributes:
-      counts: [V] how often each token occurs there.
-      log_probs: [V] log of each token's share (one is added to each count).
-      top: the most frequent token.
-    """
-
-    counts: np.ndarray
-    log_probs: np.ndarray
-    top: int
-
-    @classmethod
-    def of(cls, counts_V: np.ndarray, vocabulary: MaskVocabulary) -> "Baseline":
-        """Counts only tokens that can be masked."""
-        some_V = np.where(vocabulary.maskable, counts_V + 1.0, 0.0)
-        with np.errstate(divide="ignore"):
-            return cls(counts_V, np.log(some_V / some_V.sum()), int(some_V.argmax()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +38,7 @@ class MaskedText:
       tokenizer: of the text.
       vocabulary: which tokens can be masked.
       masking: unit and shares of training.
-      ratios: share of the tokens that are masked at the first and at the last step.
+      ratios: share of the tokens that are masked: first and last are those of the first and of the last step.
       units: in which held-out text is masked, the run's own first.
       training: {"train": rows}; empty where a trained run is evaluated.
       held_out: split -> its rows, once for each unit.
@@ -140,7 +69,7 @@ class MaskedText:
     def save(self, workdir: pathlib.Path) -> None:
         """Writes the tokenizer's files and the token counts."""
         self.tokenizer.save_pretrained(workdir / TOKENIZER_DIR)
-        files.write_json(workdir / COUNTS_FILE, self.baseline.counts.tolist())
+        self.baseline.save(workdir)
 
 
 def open_text(
@@ -154,14 +83,7 @@ def open_text(
       UserError: an empty corpus, a tokenizer that does not fit the weights, shares that do not add up.
     """
     _check(config, initial, masking)
-    data = open_pretraining(config.data, config.model.tokenizer, initial.tokenizer)
-    tokenizer = load_tokenizer(data.tokenizer)
-    encoder = initial.encoder
-    if not initial.params:
-        encoder = dataclasses.replace(encoder, vocab_size=len(tokenizer))
-        if encoder.token_dropout_id >= 0 and tokenizer.mask_token_id is not None:
-            encoder = dataclasses.replace(encoder, token_dropout_id=tokenizer.mask_token_id)
-    check_tokenizer(tokenizer, encoder, data.tokenizer, needs_mask=True)
+    encoder, data, tokenizer = open_running_text(config, initial, needs_mask=True)
     vocabulary = vocabulary_of(tokenizer, encoder.padded_vocab_size)
     counts_V = data.token_counts(encoder.padded_vocab_size)
     text = MaskedText(
@@ -172,7 +94,7 @@ def open_text(
         units=tuple(dict.fromkeys((config.task.unit, *config.task.evaluate))),
         training={"train": data.rows["train"]},
         held_out={},
-        baseline=Baseline.of(counts_V, vocabulary),
+        baseline=Baseline.of(counts_V, vocabulary.maskable),
         notes=(*initial.notes, *head_notes, *data.notes),
     )
     others = {split: rows for split, rows in data.rows.items() if split != "train"}
@@ -193,7 +115,7 @@ def reopen_text(workdir: pathlib.Path, spec: MaskedTextSpec, config: Config, sou
         units=spec.units,
         training={},
         held_out={},
-        baseline=Baseline.of(np.asarray(files.read_json(workdir / COUNTS_FILE)), vocabulary),
+        baseline=Baseline.of(read_counts(workdir), vocabulary.maskable),
         notes=(),
     )
     rows = open_split(dataclasses.replace(config.data, source=source), split, workdir / TOKENIZER_DIR)
@@ -222,23 +144,12 @@ MOVED_KEYS: Mapping[str, str] = {
 
 def _check(config: Config, initial: Initial, chosen: Masking) -> None:
     """Raises UserError for what contradicts each other, before hours go into preparing a corpus."""
-    if initial.params and initial.tokenizer is not None:
-        tokenizer = load_tokenizer(initial.tokenizer)
-        check_tokenizer(tokenizer, initial.encoder, initial.tokenizer, needs_mask=True)
-    if config.data.row_length == AUTO:
-        raise UserError(
-            "config.data.row_length: auto is chosen from labelled examples; running text fills rows of any length. "
-            "Give a number, such as 128."
-        )
-    if config.data.row_length > initial.encoder.max_positions:
-        raise UserError(
-            f"config.data.row_length: {config.data.row_length} tokens, but the encoder has "
-            f"{initial.encoder.max_positions} positions. Take at most that many."
-        )
+    check_running_text(config, initial, needs_mask=True)
     if chosen.mask_share + chosen.random_share > 1:
         raise UserError(
             f"config.task.random_share: {chosen.random_share} and mask_share {chosen.mask_share} exceed 1 together."
         )
+    check_stages(config.task.later_ratios, config.task.later_at, config.task.final_ratio)
     _check_units(config.task.evaluate)
 
 

@@ -12,7 +12,8 @@ from jaxfm.adapt_config import AdaptConfig
 from jaxfm.data.text import masking
 from jaxfm.data.text.mask_vocabulary import MaskVocabulary
 from jaxfm.models import flops
-from jaxfm.tasks.masked_text import MaskedTextSpec
+from jaxfm.tasks.mask_ratios import mean_ratio, ratio_at
+from jaxfm.tasks.masked_spec import MaskedTextSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +30,7 @@ class Masks:
 
     def ratio(self, progress: jax.Array | float) -> jax.Array | float:
         """Returns the share of the tokens to mask at `progress` (0 to 1) of a run."""
-        first, last = self.spec.ratios
-        return first + (last - first) * progress
+        return ratio_at(self.spec, progress)
 
     def apply(
         self, batch: Mapping[str, jax.Array], key: jax.Array, progress: jax.Array | float
@@ -60,9 +60,9 @@ def total_loss(found: Mapping[str, jax.Array], z_loss: float) -> jax.Array:
 
 def vocabulary_logits(spec: MaskedTextSpec) -> float:
     """Returns how many numbers the logits of the vocabulary are, a row."""
-    return spec.ratios[0] * spec.row_length * spec.encoder.vocab_size
+    return max(spec.ratios) * spec.row_length * spec.encoder.vocab_size
 
 
 def head_flops(spec: MaskedTextSpec, adapt: AdaptConfig) -> float:
     """Returns the operations of the vocabulary head a token of text, at the run's mean share of masked tokens."""
-    return sum(spec.ratios) / 2 * flops.vocabulary_head_flops(spec.encoder, adapt)
+    return mean_ratio(spec) * flops.vocabulary_head_flops(spec.encoder, adapt)

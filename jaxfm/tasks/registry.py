@@ -19,6 +19,7 @@ from jaxfm.core.spec import SPEC_FILE, Spec, read_spec_values
 from jaxfm.core.task import Task, TaskDefinition
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.models.adapters import with_adapters
+from jaxfm.tasks.causal_lm.task import CausalLMDefinition
 from jaxfm.tasks.classification.task import ClassificationDefinition
 from jaxfm.tasks.embedding.task import EmbeddingDefinition
 from jaxfm.tasks.image_classification.task import ImageClassificationDefinition
@@ -65,6 +66,7 @@ for _definition in (
     Seq2SeqDefinition(),
     MaskedLMDefinition(),
     ReplacedTokenDefinition(),
+    CausalLMDefinition(),
     ImageClassificationDefinition(),
     MaskedImagesDefinition(),
     ImageTextDefinition(),

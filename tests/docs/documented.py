@@ -10,6 +10,7 @@ from tests.docs.pages import Command
 RUN_PAGES = (
     "README.md",
     "docs/audit.md",
+    "docs/causal.md",
     "docs/checkpoints.md",
     "docs/classification.md",
     "docs/data_check.md",
@@ -17,6 +18,7 @@ RUN_PAGES = (
     "docs/explaining.md",
     "docs/exporting.md",
     "docs/few_shot.md",
+    "docs/generation.md",
     "docs/howto/imbalanced_classes.md",
     "docs/howto/labelling_tools.md",
     "docs/howto/long_documents.md",

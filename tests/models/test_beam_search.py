@@ -2,6 +2,7 @@
 
 # S segments, R texts a segment, V vocabulary
 
+import dataclasses
 import functools
 import pathlib
 import tempfile
@@ -11,10 +12,10 @@ import flax.traverse_util
 import jax
 import numpy as np
 import pytest
-import safetensors.torch
 
 from jaxfm.decoding_config import Decoding
 from jaxfm.hub.weights import write_tensors
+from tests import tiny
 from tests.models import decoders
 from tests.models.decoders import END
 from tests.models.test_generation import program, raised_end, texts, written
@@ -62,8 +63,9 @@ def test_wide_enough_it_finds_the_best_of_all_texts(penalty: float, changes: dic
 @functools.cache
 def their_model(by: float = 0.0) -> Any:
     """Returns transformers' BertLMHeadModel with the weights of decoders.BERT, the bias of the end token raised."""
-    import torch
-    import transformers
+    torch = pytest.importorskip("torch", reason="transformers' models need it")
+    transformers = pytest.importorskip("transformers")
+    import safetensors.torch
 
     config = decoders.BERT
     theirs = transformers.BertConfig(
@@ -72,7 +74,7 @@ def their_model(by: float = 0.0) -> Any:
         is_decoder=True, pad_token_id=0, eos_token_id=END, bos_token_id=None,
     )  # fmt: skip
     model = transformers.BertLMHeadModel(theirs)
-    flat = flax.traverse_util.flatten_dict(raised_end(config, by), sep="/")
+    flat: dict[str, Any] = flax.traverse_util.flatten_dict(raised_end(config, by), sep="/")
     with tempfile.TemporaryDirectory() as directory:
         path = pathlib.Path(directory) / "model.safetensors"
         write_tensors(path, config, "vocabulary", flat)
@@ -84,17 +86,18 @@ def their_model(by: float = 0.0) -> Any:
     return model.eval()
 
 
-def theirs(prompt: tuple[int, ...], settings: Decoding, forbidden: tuple[int, ...], by: float) -> tuple[Any, float]:
+def theirs(model: Any, prompt: tuple[int, ...], settings: Decoding, forbidden: tuple[int, ...]) -> tuple[Any, float]:
     """Returns transformers' text without its end, and of beams its score."""
     import torch
 
     beams = {"early_stopping": settings.stop == "first" or "never", "length_penalty": settings.length_penalty}
     with torch.no_grad():
-        found = their_model(by).generate(
+        found = model.generate(
             torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False,
             num_beams=settings.width, max_new_tokens=settings.max_tokens, suppress_tokens=list(forbidden) or None,
             min_new_tokens=settings.min_tokens or None, no_repeat_ngram_size=settings.no_repeat_ngram,
-            return_dict_in_generate=True, output_scores=True, **(beams if settings.method == "beam" else {}),
+            return_dict_in_generate=True, output_scores=True, eos_token_id=END, pad_token_id=0,
+            **(beams if settings.method == "beam" else {}),
         )  # fmt: skip
     new = found.sequences[0, len(prompt) :].tolist()
     text = tuple(new[: new.index(END)] if END in new else new)
@@ -126,9 +129,30 @@ def test_the_texts_and_scores_of_transformers(name: str) -> None:
     ours, lengths = texts(found), set()
     for row, prompts in enumerate(decoders.ROWS):
         for segment, prompt in enumerate(prompts):
-            text, score = theirs(decoders.prompts()[prompt], settings, forbidden, by)
+            text, score = theirs(their_model(by), decoders.prompts()[prompt], settings, forbidden)
             assert ours[row][segment] == text
             if settings.method == "beam":
                 np.testing.assert_allclose(found.scores[row, segment], score, rtol=2e-5)
             lengths.add(len(text))
     assert len(lengths) > 2, "texts hardly differ, so that little is compared"
+
+
+@pytest.mark.parametrize("method", ["greedy", "beam"])
+def test_a_decoder_with_local_windows_writes_what_it_writes_in_transformers(
+    method: str, tmp_path: pathlib.Path
+) -> None:
+    pytest.importorskip("torch", reason="transformers' models need it")
+    transformers = pytest.importorskip("transformers")
+    config = dataclasses.replace(decoders.MODERN, family="modernbert-decoder", initializer_range=0.3)
+    tiny.write_masked_lm_weights(tmp_path, config, seed=0)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert type(model).__name__ == "ModernBertDecoderForCausalLM"
+    settings = Decoding(method=method, max_tokens=10, min_tokens=4, beams=3)
+    forbidden = tuple(sorted(set(PROMPTS) | {0}))
+    found = written(config, settings, decoders.packed(), forbidden=forbidden)
+    for row, prompts in enumerate(decoders.ROWS):
+        for segment, prompt in enumerate(prompts):
+            text, score = theirs(model, decoders.prompts()[prompt], settings, forbidden)
+            assert texts(found)[row][segment] == text
+            if method == "beam":
+                np.testing.assert_allclose(found.scores[row, segment], score, rtol=2e-5)

@@ -130,13 +130,11 @@ def raised_end(config: EncoderConfig, by: float) -> Any:
 def test_packed_with_others_is_alone() -> None:
     together = Decoding(max_tokens=10)
     for settings in (together, dataclasses.replace(together, method="sample", top_p=0.9, temperature=1.3)):
-        numbers = np.array([[0, 1, 9], [2, 3, 4]])
-        found = texts(written(decoders.GEMMA, settings, decoders.packed(), numbers))
+        found = texts(written(decoders.GEMMA, settings, decoders.packed()))
         for row, prompts in enumerate(decoders.ROWS):
             for segment, prompt in enumerate(prompts):
                 alone = decoders.batch_of([[decoders.prompts()[prompt]]], 24)
-                number = np.array([[numbers[row, segment]]])
-                assert texts(written(decoders.GEMMA, settings, alone, number))[0][0] == found[row][segment]
+                assert texts(written(decoders.GEMMA, settings, alone))[0][0] == found[row][segment]
 
 
 def test_one_compilation_serves_every_batch_of_a_shape() -> None:
@@ -251,8 +249,9 @@ def test_seeds_and_numbers_decide_what_is_drawn() -> None:
     )
     assert (first == again).all() and (first != second).any(axis=-1)[0, :2].all()
     same = decoders.batch_of([[decoders.prompts()[0]] * 2], 16)
-    twice = written(decoders.BERT, settings, same)
-    assert (twice.tokens[0, 0] != twice.tokens[0, 1]).any()
+    equal, numbered = (written(decoders.BERT, settings, same, numbers) for numbers in (None, np.array([[0, 1]])))
+    assert (equal.tokens[0, 0] == equal.tokens[0, 1]).all() and (equal.tokens[0, 0] == first[0, 0]).all()
+    assert (numbered.tokens[0, 0] != numbered.tokens[0, 1]).any()
 
 
 def test_sampling_near_temperature_zero_and_of_one_token_is_greedy() -> None:

@@ -49,6 +49,10 @@ MISTAKES = {
         ["--data=absent", "--output=o.json", "--workdir=w", "--kinds=mixap"],
         "--kinds: 'mixap' is not one of none, word_dropout",
     ),
+    "causal_then_masked": (
+        ["--corpus=absent", "--ner=absent", "--output=o.json", "--workdir=w", "--until=1"],
+        "--until: '1' must be a number of at least 0 and below 1",
+    ),
     "ceilings": (["--sizes=8,big", "--output=o.json"], "--sizes=8,big: must be whole numbers"),
     "coordinate_check": (["--output=o.json", "--widths=64,wide"], "--widths=64,wide: must be whole numbers"),
     "continual": (

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jaxfm.core.encoder_config import PatchConfig
+from jaxfm.core.encoder_config import CAUSAL, PatchConfig
 from jaxfm.core.spec import SPEC_VERSION
 from jaxfm.errors import UserError
 from jaxfm.families.vit import image_encoder
@@ -19,7 +19,7 @@ from tests import tiny
 
 TASKS = tuple(
     "ner nested_ner zero_shot_ner classification embedding late_interaction qa relations seq2seq masked_lm "
-    "replaced_token image_classification masked_images image_text".split()
+    "replaced_token causal_lm image_classification masked_images image_text".split()
 )  # fmt: skip
 
 
@@ -208,7 +208,9 @@ def test_shapes_of_any_encoder_need_no_data() -> None:
             assert objective.spec.encoder.patches.grid == (7, 7) and objective.spec.row_length == 64
             continue
         objective = registry.abstract_objective(config, encoder)
-        assert objective.spec.encoder == encoder and objective.spec.row_length == 64
+        # That of next tokens is the same shape, of another sight.
+        assert objective.spec.encoder == dataclasses.replace(encoder, sight=objective.spec.encoder.sight)
+        assert (objective.spec.encoder.sight == CAUSAL) == (task == "causal_lm") and objective.spec.row_length == 64
         assert objective.flops_per_row(config.adapt) > 0 and objective.logits_per_row() > 0
 
 

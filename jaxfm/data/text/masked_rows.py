@@ -15,6 +15,7 @@ from jaxfm.core.batch import Batch, BatchSpec, Dataset, Field, Volume
 from jaxfm.data.text import masking
 from jaxfm.data.text.mask_vocabulary import MaskVocabulary
 from jaxfm.data.text.masking import Masking
+from jaxfm.data.text.spread_rows import spread_index
 
 # The masks never change, so that runs with other seeds are scored on the same targets.
 _SEED = 20181011
@@ -154,8 +155,8 @@ def mask_eval_rows(masker: Masker, rows: Dataset, units: Sequence[str], most: in
       most: at most this many rows, evenly spread over the split; 0: all of them. A row's masks are the same with any
         number.
     """
-    count = min(len(rows), most) if most else len(rows)
-    index = np.arange(count) * len(rows) // max(count, 1)
+    index = spread_index(len(rows), most)
+    count = len(index)
     length = rows.spec["tokens"].shape[0]
     chosen = np.zeros((len(units), count, -(-length // 8)), np.uint8)
     tokens = None

@@ -1,22 +1,28 @@
 """Scores of held-out text under fixed masks."""
 
-# N rows, P masked positions a row, R rounds
+# N rows, P masked positions a row
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from jaxfm.core.evaluation import BootstrapData, Evaluation, Units
+from jaxfm.core.evaluation import BootstrapData, Evaluation
 from jaxfm.core.task import NOT_CALIBRATED
 from jaxfm.observe.examples import WrongExample
 from jaxfm.observe.tables import Table
 from jaxfm.tasks.mask_shares import row_counts, scored_part
 from jaxfm.tasks.masked_errors import TokenMark, show_row, worst_rows
-from jaxfm.tasks.masked_scores import row_identity, row_sums, unigram_plateau_warning, unit_parts, unit_scores
+from jaxfm.tasks.masked_scores import (
+    row_identity,
+    row_metrics,
+    row_sums,
+    unigram_plateau_warning,
+    unit_parts,
+    unit_scores,
+)
 from jaxfm.tasks.masked_text import MaskedText
 
 DIRECTIONS = {"loss": False, "accuracy": True, "perplexity": False}
@@ -51,7 +57,7 @@ class MaskedLMScorer:
         by_unit = self._by_unit(outputs)
         metrics = self._metrics(by_unit)
         rows = self.text.held_out[self.split]
-        title = f"{self.text.ratios[1]:.0%} of the text, by unit{scored_part(rows)}"
+        title = f"{self.text.ratios[-1]:.0%} of the text, by unit{scored_part(rows)}"
         return Evaluation(
             metrics=metrics,
             scores={**metrics, "units": by_unit, **row_counts(rows)},
@@ -85,7 +91,7 @@ class MaskedLMScorer:
             units=row_sums(
                 units, outputs, {name: values.sum(axis=-1, dtype=np.float64) for name, values in each.items()}
             ),
-            computed=functools.partial(_row_metrics, own=self.text.masking.unit, units=units),
+            computed=functools.partial(row_metrics, own=self.text.masking.unit, units=units),
             identity=row_identity(units, outputs, {"masked": outputs["target"]}),
             less_is_better=("loss", "perplexity", *(f"loss_{unit}" for unit in units)),
         )
@@ -139,19 +145,6 @@ class MaskedLMScorer:
                     )
                 ],
             }
-
-
-def _row_metrics(rows: Units, weight_RN: np.ndarray, *, own: str, units: tuple[str, ...]) -> dict[str, np.ndarray]:
-    metrics = {}
-    for unit in units:
-        loss, right, targets = (weight_RN @ rows[f"{name} {unit}"] for name in ("loss", "right", "targets"))
-        none = np.where(targets > 0, 0.0, math.nan)  # as `unit_scores`: no score is better than a perfect one
-        found = {name: value / np.maximum(targets, 1.0) + none for name, value in (("loss", loss), ("accuracy", right))}
-        if unit == own:
-            metrics |= found | {"perplexity": np.exp(np.minimum(found["loss"], 700.0))}
-        else:
-            metrics |= {f"{name}_{unit}": value for name, value in found.items()}
-    return metrics
 
 
 def _table(by_unit: Mapping[str, Mapping[str, float]], what: str) -> Table:

@@ -8,7 +8,7 @@ from jaxfm.core.build import Build
 from jaxfm.data.text.masking import Masking
 from jaxfm.models.heads import MaskedLM
 from jaxfm.schema import field
-from jaxfm.tasks.masked_text import MaskedTextConfig, MaskedTextSpec
+from jaxfm.tasks.masked_spec import MaskedTextConfig, MaskedTextSpec
 
 NAME = "masked_lm"
 
@@ -25,6 +25,14 @@ class MaskedLMConfig(MaskedTextConfig):
         "masked positions of a row whose scores of the whole vocabulary are in memory at once; the backward pass "
         "computes them again; 0: all of them, and nothing twice",
         at_least=0,
+    )
+
+    causal_until: float = field(
+        0.0,
+        "share of all updates, from the first one, that predict each token from those before it and not masked ones "
+        "(arXiv 2507.00994: better than masked tokens alone at equal compute); 0: none",
+        at_least=0.0,
+        below=1.0,
     )
 
     @property

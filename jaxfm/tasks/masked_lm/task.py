@@ -13,8 +13,11 @@ from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
+from jaxfm.data.text.mask_vocabulary import MaskVocabulary
 from jaxfm.data.text.tokenization import load_tokenizer
+from jaxfm.errors import UserError
 from jaxfm.tasks.masked_checks import check_text
+from jaxfm.tasks.masked_lm.causal_first import CausalFirstObjective
 from jaxfm.tasks.masked_lm.objective import MaskedLMObjective
 from jaxfm.tasks.masked_lm.predictor import FillMask
 from jaxfm.tasks.masked_lm.scorer import DIRECTIONS, MaskedLMScorer
@@ -27,14 +30,16 @@ from jaxfm.tasks.masked_text import (
     open_text,
     reopen_text,
 )
+from jaxfm.tasks.next_tokens import check_causal
 from jaxfm.tasks.older_configs import upgraded
+from jaxfm.tasks.running_text import WHOLE_MODEL, head_note
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskedLMTask:
     """A masked language model over packed text (implements jaxfm.core.task.Task)."""
 
-    objective: MaskedLMObjective
+    objective: MaskedLMObjective | CausalFirstObjective
     text: MaskedText
 
     directions = DIRECTIONS
@@ -74,23 +79,20 @@ class MaskedLMDefinition:
         "mask.places_at_once": "task.logits_chunk",
     }
 
-    def abstract_objective(self, config: Config, encoder: EncoderConfig) -> MaskedLMObjective:
+    def abstract_objective(self, config: Config, encoder: EncoderConfig) -> MaskedLMObjective | CausalFirstObjective:
         """Builds model and loss without text or tokenizer, for shapes alone."""
-        task = config.task
-        spec = MaskedLMSpec(encoder, task.masking, task.ratios, (task.unit,), config.data.row_length)
-        return MaskedLMObjective(spec, made_up_vocabulary(encoder), task.z_loss, task.logits_chunk)
+        return _objective(config, encoder, (config.task.unit,), made_up_vocabulary(encoder))
 
     def create(self, config: Config, initial: Initial) -> tuple[MaskedLMTask, dict[str, HostArray]]:
         """Opens the source (prepares it first where it is plain text) and builds the task of a new run.
 
         Raises UserError as `masked_text.open_text`.
         """
-        task = config.task
-        encoder, text = open_text(config, initial, task.masking, _head_note(initial))
-        spec = MaskedLMSpec(encoder, task.masking, task.ratios, text.units, config.data.row_length)
-        objective = MaskedLMObjective(spec, text.vocabulary, task.z_loss, task.logits_chunk)
-        used = ("encoder/", "transform/", "decoder/")
-        params = {name: value for name, value in initial.params.items() if name.startswith(used)}
+        _check_causal_part(config, initial.encoder)
+        head = head_note(initial, "masked-LM head")
+        encoder, text = open_text(config, initial, config.task.masking, (*head, *_causal_note(config.task)))
+        objective = _objective(config, encoder, text.units, text.vocabulary)
+        params = {name: value for name, value in initial.params.items() if name.startswith(WHOLE_MODEL)}
         return MaskedLMTask(objective, text), params
 
     def check(self, config: Config, initial: Initial) -> DataCheck:
@@ -123,14 +125,36 @@ class MaskedLMDefinition:
         return FillMask(spec, load_tokenizer(workdir / TOKENIZER_DIR))
 
 
-def _head_note(initial: Initial) -> tuple[str, ...]:
-    if not initial.params:
+def _objective(
+    config: Config, encoder: EncoderConfig, units: tuple[str, ...], vocabulary: MaskVocabulary
+) -> MaskedLMObjective | CausalFirstObjective:
+    """Builds model and loss of a run; UserError where its causal part does not go with the rest."""
+    task = config.task
+    _check_causal_part(config, encoder)
+    spec = MaskedLMSpec(
+        encoder, task.masking, task.ratios, units, config.data.row_length, ratio_starts=task.ratio_starts
+    )
+    objective = MaskedLMObjective(spec, vocabulary, task.z_loss, task.logits_chunk)
+    return CausalFirstObjective(objective, task.causal_until) if task.causal_until else objective
+
+
+def _check_causal_part(config: Config, encoder: EncoderConfig) -> None:
+    """Raises UserError where a run that begins causally cannot."""
+    until = config.task.causal_until
+    if not until:
+        return
+    check_causal(encoder, "config.task.causal_until: set 0")
+    if config.distil.teacher:
+        raise UserError(
+            f"config.task.causal_until: is {until:g}, but a model that learns from a teacher (config.distil.teacher) "
+            "predicts masked tokens alone. Set 0, or leave the teacher empty."
+        )
+
+
+def _causal_note(task: MaskedLMConfig) -> tuple[str, ...]:
+    if not task.causal_until:
         return ()
-    parts = [part for part in ("transform/", "decoder/") if any(name.startswith(part) for name in initial.params)]
-    if len(parts) == initial.encoder.vocabulary_transform + (
-        initial.encoder.decoder_bias or not initial.encoder.tied_decoder
-    ):
-        return ("masked-LM head: loaded with the weights",)
-    if parts:
-        return ("masked-LM head: its transform is loaded with the weights, its bias over the vocabulary starts at 0",)
-    return ("masked-LM head: new, the weights have none that can be used",)
+    return (
+        f"the first {task.causal_until:.0%} of the updates predict next tokens, the others masked ones "
+        "(config.task.causal_until); the log's `causal` is 1, then 0; held-out text always has masks",
+    )

@@ -68,7 +68,7 @@ class ReplacedTokenScorer:
         by_unit = self._by_unit(outputs)
         metrics = self._metrics(by_unit)
         rows = self.text.held_out[self.split]
-        title = f"{self.text.ratios[1]:.0%} of the text masked, by unit{scored_part(rows)}"
+        title = f"{self.text.ratios[-1]:.0%} of the text masked, by unit{scored_part(rows)}"
         return Evaluation(
             metrics=metrics,
             scores={**metrics, "units": by_unit, **row_counts(rows)},

@@ -9,7 +9,7 @@ from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.data.text.masking import Masking
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.schema import field
-from jaxfm.tasks.masked_text import MaskedTextConfig, MaskedTextSpec
+from jaxfm.tasks.masked_spec import MaskedTextConfig, MaskedTextSpec
 
 NAME = "replaced_token"
 

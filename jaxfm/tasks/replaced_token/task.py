@@ -73,6 +73,8 @@ class ReplacedTokenDefinition:
     defaults: Mapping[str, Any] = types.MappingProxyType({})
     moved: Mapping[str, str] = {
         **MOVED_KEYS,
+        "task.causal_until": "is of the task masked_lm alone: the models of other tasks predict no next tokens first. "
+        "Leave it out.",
         "mask.generator_depth": "task.generator_depth",
         "mask.discriminator_weight": "task.discriminator_weight",
         "objective": (
@@ -151,6 +153,7 @@ def _spec(config: Config, encoder: EncoderConfig, units: tuple[str, ...]) -> Rep
         row_length=config.data.row_length,
         generator_layers=generator_layers(config.task.generator_depth, encoder),
         discriminator_weight=config.task.discriminator_weight,
+        ratio_starts=config.task.ratio_starts,
     )
 
 

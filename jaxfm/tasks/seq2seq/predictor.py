@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxfm import schema
 from jaxfm.core.model_card import CardPart
 from jaxfm.data.text.packing import PackedRows
-from jaxfm.errors import UserError, did_you_mean
+from jaxfm.errors import UserError
 from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.export import write_model
 from jaxfm.models.heads import MaskedLM
+from jaxfm.tasks.asked_decoding import with_asked
 from jaxfm.tasks.seq2seq.encoding import EncodedPairs, Tokens, blank_rows, encoded_pairs, pieces
 from jaxfm.tasks.seq2seq.held_out import written_tokens
 from jaxfm.tasks.seq2seq.objective import Seq2SeqObjective
@@ -74,7 +74,7 @@ class Seq2SeqPredictor:
     def with_writing(self, decoding: Mapping[str, str], controls: Mapping[str, str]) -> "Seq2SeqPredictor":
         """Returns the same that writes otherwise; UserError for an unknown key or a value that it cannot have."""
         group = "unmasking" if self.spec.way == DIFFUSION else "decoding"
-        spec = dataclasses.replace(self.spec, **{group: _changed(getattr(self.spec, group), decoding)})
+        spec = dataclasses.replace(self.spec, **{group: with_asked(getattr(self.spec, group), decoding)})
         return dataclasses.replace(self, spec=spec, controls=self.spec.controls.checked(controls, "--control"))
 
     def outputs(self, model: MaskedLM, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -165,18 +165,3 @@ class Seq2SeqPredictor:
             code,
             details,
         )
-
-
-def _changed(settings: Any, asked: Mapping[str, str]) -> Any:
-    """Returns the settings with others; UserError for an unknown one or a value that it cannot have."""
-    values: dict[str, Any] = dataclasses.asdict(settings)
-    for name, value in asked.items():
-        if name not in values:
-            raise UserError(f"--decoding={name}: there is no such setting. {did_you_mean(name, values)}")
-        kind = type(values[name])
-        try:
-            values[name] = kind(value)
-        except ValueError:
-            what = "a whole number" if kind is int else "a number"
-            raise UserError(f"--decoding={name}={value}: must be {what}.") from None
-    return schema.build(type(settings), values, root="--decoding=")

@@ -1,0 +1,185 @@
+"""Runs that predict next tokens first and masked ones later."""
+
+import dataclasses
+import os
+import pathlib
+import signal
+from typing import Any, cast
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxfm.config import Config, MeshConfig
+from jaxfm.core.build import DEFAULT_BUILD
+from jaxfm.core.encoder_config import CAUSAL, FULL
+from jaxfm.core.objective import Loss, LossContext
+from jaxfm.errors import UserError
+from jaxfm.observe.writers import read_metrics
+from jaxfm.parallel.mesh import build_abstract, make_mesh
+from jaxfm.parallel.preemption import Preempted
+from jaxfm.programs.evaluate import evaluate
+from jaxfm.programs.train import train
+from jaxfm.tasks import registry
+from jaxfm.tasks.causal_lm.objective import CausalLMObjective
+from jaxfm.tasks.causal_lm.spec import CausalLMSpec
+from jaxfm.tasks.masked_lm.causal_first import CausalFirstObjective
+from jaxfm.tasks.masked_lm.task import MaskedLMTask
+from jaxfm.training import session
+from jaxfm.training.checkpoint import Checkpoints
+from jaxfm.training.initial import resolve
+from tests import tiny
+
+KEY = jax.random.key(12)
+PARAMS = tiny.nested(tiny.random_masked_lm(tiny.ENCODER, seed=5))
+UNTIL = 0.5
+# The last causal step is one of an evaluation; the step at which it stops is the first with masks.
+RUN = {
+    "train__steps": 8,
+    "train__batch_size": 8,
+    "train__accumulate": 2,
+    "task__causal_until": UNTIL,
+    "task__ratio": 0.3,
+    "task__later_ratios": [0.15, 0.1],
+    "task__later_at": [0.6, 0.8],
+    "task__evaluate": ["token"],
+    "task__z_loss": 1e-4,
+    "task__logits_chunk": 16,
+    "eval__every_steps": 4,
+    "log__every_steps": 1,
+    "log__tensorboard": False,
+    "checkpoint__keep_optimizer": True,  # for the hashes of the last state
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return tmp_path_factory.mktemp("causal_first")
+
+
+@pytest.fixture(scope="module")
+def config(folder: pathlib.Path) -> Config:
+    return tiny.masked_lm_config(folder, model__dropout=0.1, **RUN)
+
+
+@pytest.fixture(scope="module")
+def whole(folder: pathlib.Path, config: Config) -> dict[str, Any]:
+    return train(config, folder / "whole")
+
+
+def created(config: Config) -> MaskedLMTask:
+    task, _ = registry.create(config, resolve(config.model))
+    assert isinstance(task, MaskedLMTask)
+    return task
+
+
+def computed(objective: Any, batch: Any, progress: float) -> tuple[Loss, Any]:
+    """Returns the loss and its gradients."""
+    graphdef = build_abstract(lambda: objective.spec.make_model(DEFAULT_BUILD, nnx.Rngs(0)), make_mesh(MeshConfig()))[0]
+
+    def total(params: Any, progress: Any) -> Any:
+        found = objective.loss(nnx.merge(graphdef, params), batch, LossContext(KEY, progress))
+        return found.total, found
+
+    (_, found), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(PARAMS, progress)
+    return found, gradients
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.499, 0.5, 1.0])
+def test_a_step_is_one_of_causal_lm_or_one_of_masked_lm(config: Config, progress: float) -> None:
+    task = created(config)
+    objective, batch = task.objective, cast(Any, task.datasets["train"].take(np.arange(8)))
+    assert isinstance(objective, CausalFirstObjective)
+    spec = objective.spec
+    assert spec.encoder.sight == FULL and batch["segment_ids"].max() > 1
+    causal = CausalLMObjective(CausalLMSpec(dataclasses.replace(spec.encoder, sight=CAUSAL), spec.row_length), 1e-4, 16)
+    (found, gradients), (wanted, wanted_gradients) = (
+        computed(each, batch, progress) for each in (objective, causal if progress < UNTIL else objective.masked)
+    )
+    assert float(found.total) == pytest.approx(float(wanted.total), rel=1e-6)
+    assert float(found.weight) == float(wanted.weight) > 30
+    for own, other in zip(jax.tree.leaves(gradients), jax.tree.leaves(wanted_gradients), strict=True):
+        np.testing.assert_allclose(own, other, rtol=1e-4, atol=1e-6 * max(1.0, float(np.abs(other).max())))
+    assert set(found.metrics) == {"accuracy", "masked_share", "rows_without_target", "causal"}
+    assert found.metrics["causal"].tolist() == [float(progress < UNTIL), 1.0]
+    for name in wanted.metrics:
+        np.testing.assert_allclose(found.metrics[name], wanted.metrics[name], rtol=1e-6)
+
+
+def lines(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in line.items() if "per_second" not in name}
+        for line in read_metrics(workdir / "metrics.jsonl")
+    ]
+
+
+def test_the_log_says_which_part_is_on_and_held_out_text_is_always_masked(
+    folder: pathlib.Path, config: Config, whole: dict[str, Any]
+) -> None:
+    logged = [line for line in lines(folder / "whole") if line["split"] == "train"]
+    assert [line["causal"] for line in logged] == [1.0] * 4 + [0.0] * 4
+    # Stages of the whole run: 0.3 up to its 60 %, 0.15 up to 80 %, then 0.1; of tokens that can be masked.
+    masked = [line["masked_share"] for line in logged]
+    assert masked[:4] == [0.0] * 4 and masked[4] > masked[5] > masked[7] > 0
+    valid = [line for line in lines(folder / "whole") if line["split"] == "valid"]
+    assert [line["step"] for line in valid][:2] == [4, 8]
+    alone = created(tiny.replaced(config, task__causal_until=0.0))
+    assert alone.datasets["valid"].fingerprint() == created(config).datasets["valid"].fingerprint()
+    scores = evaluate(folder / "whole", "valid").scores
+    assert scores["loss"] == pytest.approx(whole["splits"]["valid"]["loss"], rel=1e-6)
+    assert "of the updates predict next tokens" in "\n".join(created(config).notes)
+
+
+@pytest.mark.parametrize("batches_before", [3, 5])  # before the change, and after its first step
+def test_a_run_that_is_stopped_goes_on_to_the_same_bits(
+    folder: pathlib.Path, config: Config, whole: dict[str, Any], tmp_path: pathlib.Path, batches_before: int
+) -> None:
+    batches, plain = 0, session.meshes.shard_batch
+
+    def shard_batch(*arguments: Any) -> Any:
+        nonlocal batches
+        batches += 1
+        if batches == batches_before:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session.meshes, "shard_batch", shard_batch)
+        with pytest.raises(Preempted, match=f"step {batches_before}"):
+            train(config, tmp_path)
+    report = train(config, tmp_path)
+
+    def hashes(workdir: pathlib.Path) -> Any:
+        checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+        try:
+            return checkpoints.meta(RUN["train__steps"])["hashes"]
+        finally:
+            checkpoints.close()
+
+    assert hashes(tmp_path) == hashes(folder / "whole") and lines(tmp_path) == lines(folder / "whole")
+    assert report["splits"] == whole["splits"]
+
+
+def test_a_teacher_is_refused(config: Config, folder: pathlib.Path) -> None:
+    with pytest.raises(UserError, match=r"config.task.causal_until: is 0.5, but a model that learns from a teacher"):
+        created(tiny.replaced(config, distil__teacher=f"run:{folder}"))
+    with pytest.raises(UserError, match=r"config.task.causal_until: is 0.5, but a model that learns from a teacher"):
+        registry.abstract_objective(tiny.replaced(config, distil__teacher=f"run:{folder}"), tiny.ENCODER)
+
+
+def test_replaced_tokens_know_no_causal_part() -> None:
+    with pytest.raises(UserError, match=r"config.task.causal_until: is of the task masked_lm alone"):
+        registry.from_config_dict({"task": {"name": "replaced_token", "causal_until": 0.5}})
+    with pytest.raises(UserError, match=r"config.task.causal_until: is 1.0, but must be .*below 1"):
+        registry.from_config_dict({"task": {"name": "masked_lm", "causal_until": 1.0}})
+
+
+def test_work_is_counted_by_the_parts_of_the_run(config: Config) -> None:
+    def flops(until: float) -> float:
+        changed = tiny.replaced(config, task__causal_until=until)
+        return registry.abstract_objective(changed, tiny.ENCODER).flops_per_row(config.adapt)
+
+    spec = CausalLMSpec(dataclasses.replace(tiny.ENCODER, sight=CAUSAL), config.data.row_length)
+    causal = CausalLMObjective(spec).flops_per_row(config.adapt)
+    assert flops(0.25) == pytest.approx(0.25 * causal + 0.75 * flops(0.0)) and causal > flops(0.0)
