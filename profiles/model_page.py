@@ -10,7 +10,7 @@ from typing import Any
 from jaxfm import files
 from jaxfm.core.encoder_config import CAUSAL, EncoderConfig
 from jaxfm.errors import UserError
-from jaxfm.families.registry import FAMILIES
+from jaxfm.families.registry import FAMILIES, with_sight
 from jaxfm.observe.tables import Table, to_markdown
 from profiles import command_line
 from profiles.model_parity import table
@@ -24,6 +24,7 @@ MODELS: Mapping[str, str] = {
     "camembert": "CamemBERT",
     "electra": "ELECTRA small, base and large: discriminators and generators",
     "modernbert": "ModernBERT, Ettin encoders, mmBERT",
+    "modernbert-decoder": "ModernBERT decoders: those of Ettin, which see one side",
     "distilbert": "DistilBERT and its multilingual version",
     "mpnet": "MPNet, all-mpnet-base, paraphrase-mpnet",
     "albert": "ALBERT v1 and v2",
@@ -135,7 +136,11 @@ def page(parity: Mapping[str, Any], training: Mapping[str, Any]) -> str:
     """Returns the page for two results of profiles/results."""
     rows = []
     for name, family in FAMILIES.items():
-        shape = next(iter(family.presets.values()), None)
+        # The shapes of causal models are those of their family, which `model.sight` makes causal.
+        shapes = family.presets or (FAMILIES[family.causal_of].presets if family.causal_of else {})
+        shape = next(iter(shapes.values()), None)
+        if shape is not None and family.causal_of:
+            shape = with_sight(shape, CAUSAL)
         attention = kind_of_attention(shape) if shape is not None else "learned positions"
         presets = ", ".join(f"`{preset}`" for preset in family.presets)
         rows.append((f"`{name}`", MODELS[name], attention, presets))

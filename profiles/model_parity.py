@@ -87,7 +87,7 @@ CASES: Mapping[str, Case] = {
     # Windows of two tokens before each, and itself.
     "modernbert-decoder": Case(
         "ModernBertDecoderConfig",
-        {**_POSITIONS, "num_hidden_layers": 5, "local_attention": 6, "norm_eps": 1e-4, **_NO_IDS},
+        {**_POSITIONS, "num_hidden_layers": 5, "local_attention": 6, "norm_eps": 1e-4, **dict.fromkeys(_NO_IDS, 1)},
     ),
     "distilbert": Case(
         "DistilBertConfig", {**_POSITIONS, "n_layers": 2, "n_heads": 4, "dim": 32, "hidden_dim": 48}

@@ -105,6 +105,14 @@ TASK_OPTIONS = {
         f"{IMAGES} task.loss task.text_init task.text_preset task.text_length task.image_pooling task.text_pooling "
         "task.dimension task.label_prompt"
     ).split(),
+    "seq2seq": (
+        "task.name task.way task.max_target task.controls task.control_dropout task.context_turns task.responder "
+        "task.valid_written task.test_written "
+        "task.logits_chunk task.unmasking.steps task.unmasking.temperature task.unmasking.seed task.decoding.method "
+        "task.decoding.max_tokens task.decoding.min_tokens task.decoding.beams task.decoding.length_penalty "
+        "task.decoding.stop task.decoding.temperature task.decoding.top_p task.decoding.no_repeat_ngram "
+        "task.decoding.seed"
+    ).split(),
     "relations": f"task.name task.markers task.negative task.unrelated {LOSS}".split(),
 }
 

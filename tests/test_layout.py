@@ -44,6 +44,7 @@ LOWEST = (
     "adapt_config",
     "augment_config",
     "consolidation_config",
+    "decoding_config",
     "distil_config",
     "optim_config",
     "privacy_config",

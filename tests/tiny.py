@@ -47,6 +47,7 @@ from tests.tiny_records import (  # noqa: F401  the records of these runs, for t
     write_nested,
     write_questions,
     write_relations,
+    write_text_pairs,
 )
 
 PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *FILLERS)
@@ -371,6 +372,27 @@ def with_dropout(encoder: EncoderConfig, rate: float) -> EncoderConfig:
     return dataclasses.replace(encoder, dropout=rate, attention_dropout=rate)
 
 
+def seq2seq_config(directory: pathlib.Path, **overrides: Any) -> Config:
+    """The same for a model that writes texts, over pairs and weights that have a masked-LM head."""
+    values = default_config("seq2seq")
+    values.model.init = f"dir:{directory / 'masked_lm'}"
+    values.model.scan_layers = True
+    values.data.source = f"jsonl:{directory / 'text_pairs'}"
+    values.data.row_length = 48
+    values.optim.learning_rate = 1e-2
+    values.train.batch_size = 4
+    values.train.steps = 8
+    values.train.min_steps = 0  # tests that set epochs mean these
+    values.eval.batch_size = 8
+    values.eval.metric = "loss"
+    values.log.every_steps = 2
+    if not (directory / "text_pairs").exists():
+        write_text_pairs(directory / "text_pairs")
+    if not (directory / "masked_lm").exists():
+        write_masked_lm_weights(directory / "masked_lm")
+    return replaced(from_config_dict(values), **overrides)
+
+
 def nested_config(directory: pathlib.Path, **overrides: Any) -> Config:
     """The same for entities inside each other."""
     values = _spans_values("nested_ner", directory)
@@ -441,6 +463,7 @@ CONFIGS: dict[str, Callable[[pathlib.Path], Config]] = {
     "late_interaction": lambda directory: groups_config(directory, "late_interaction"),
     "masked_lm": masked_lm_config,
     "replaced_token": lambda directory: masked_lm_config(directory, "replaced_token"),
+    "seq2seq": seq2seq_config,
     "causal_lm": lambda directory: masked_lm_config(directory, "causal_lm"),
 }
 

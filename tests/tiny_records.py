@@ -73,6 +73,22 @@ def write_questions(directory: pathlib.Path, sizes: Mapping[str, int] = SIZES) -
     return f"jsonl:{directory}"
 
 
+def reversed_pair(draw: random.Random, least: int = 2, most: int = 5) -> tuple[str, str]:
+    """A source of a few different words, and the same words in reverse order."""
+    words = draw.sample(FILLERS, draw.randint(least, most))
+    return " ".join(words), " ".join(reversed(words))
+
+
+def write_text_pairs(directory: pathlib.Path, sizes: Mapping[str, int] = SIZES) -> str:
+    """Writes a folder of sources and targets that can be learned: words in reverse order; returns its URI."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for seed, (split, count) in enumerate(sizes.items()):
+        draw = random.Random(seed)
+        lines = [dict(zip(("source", "target"), reversed_pair(draw), strict=True)) for _ in range(count)]
+        (directory / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    return f"jsonl:{directory}"
+
+
 def relations(count: int, seed: int) -> list[dict[str, Any]]:
     """Records of two names of a text: the kinds of the names, and their order, decide the relation."""
     draw, made = random.Random(seed), []

@@ -22,6 +22,7 @@ _ENCODER: dict[str, Tensor] = {
 _TRANSFORM: dict[str, Tensor] = {**linear("transform/dense", "lm_head.dense"), **norm("transform/norm", "lm_head.norm")}
 # Of `local_attention`: half of it, the token itself left out, is seen to the left (masking_utils of transformers).
 _ITSELF = 2
+_SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
 
 
 def _read_config(values: ConfigValues) -> EncoderConfig:
@@ -37,8 +38,8 @@ def _write_config(encoder: EncoderConfig) -> dict[str, Any]:
     """Returns the encoder's values of config.json."""
     window = encoder.local_window + _ITSELF if encoder.local_window else 0
     values = modernbert.write_config(dataclasses.replace(encoder, sight=FULL, local_window=window))
-    # transformers' class takes numbers of special tokens alone, not None; a caller that knows them adds them.
-    return {name: value for name, value in values.items() if not (name.endswith("_token_id") and value is None)}
+    # This class takes no null for them; `hub.export` writes those of the tokenizer.
+    return {key: value for key, value in values.items() if key not in _SPECIAL_TOKENS}
 
 
 FAMILY = Family(

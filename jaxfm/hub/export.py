@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxfm import files
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.encoder_config import CAUSAL, EncoderConfig
 from jaxfm.hub.config_json import hf_config
 from jaxfm.hub.weights import write_tensors
 from jaxfm.hub.whole_heads import with_whole_heads
@@ -44,6 +44,15 @@ def write_model(
     assert isinstance(pad, int), "see check_tokenizer"
     encoder, params = with_whole_heads(encoder, params)
     config = hf_config(encoder, head=head, pad_token_id=pad, labels=labels)
-    files.write_json(folder / "config.json", {**config, **(extra or {})})
+    special = _special_tokens(tokenizer) if encoder.sight == CAUSAL else {}
+    files.write_json(folder / "config.json", {**config, **special, **(extra or {})})
     write_tensors(folder / "model.safetensors", encoder, head, params)
     tokenizer.save_pretrained(folder)
+
+
+def _special_tokens(tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:
+    """Returns the numbers of the tokens that texts begin and end with: what is written starts and stops at them."""
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
+    last = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    found = {"bos": first, "eos": last, "cls": tokenizer.cls_token_id, "sep": tokenizer.sep_token_id}
+    return {f"{name}_token_id": number for name, number in found.items() if isinstance(number, int)}

@@ -42,11 +42,13 @@ class LayerInputs(NamedTuple):
       spec: what its attention sees.
       rotation: of queries and keys; None where positions are learned.
       relative: what its attention reads of distances.
+      cache: is given its queries, keys and values; what it returns, unless that is None, stands for its attention.
     """
 
     spec: AttentionSpec
     rotation: Rotation | None
     relative: RelativeInputs = RelativeInputs()
+    cache: Callable[[jax.Array, jax.Array, jax.Array], jax.Array | None] | None = None
 
 
 class Attention(nnx.Module):
@@ -102,6 +104,8 @@ class Attention(nnx.Module):
             q_BTNH, k_BTNH = self.query_norm(q_BTNH), self.key_norm(k_BTNH)
         if layer_inputs.rotation is not None:
             q_BTNH, k_BTNH = rotate(q_BTNH, layer_inputs.rotation), rotate(k_BTNH, layer_inputs.rotation)
+        if layer_inputs.cache and (context_BTNH := layer_inputs.cache(q_BTNH, k_BTNH, v_BTNH)) is not None:
+            return context_BTNH
         if (shared := self.config.num_heads // self.config.kv_heads) > 1:
             k_BTNH, v_BTNH = (jnp.repeat(x_BTKH, shared, axis=2) for x_BTKH in (k_BTNH, v_BTNH))
         axes = ("batch", "tokens", "heads", "head_dim")

@@ -23,6 +23,7 @@ from jaxfm.core.task import (
     ReadsImages,
     ReadsNeighbours,
     ScoresPairs,
+    WritesTexts,
 )
 from jaxfm.data.records import source_unlabelled
 from jaxfm.data.records.examples import PAIR_COLUMNS
@@ -72,13 +73,14 @@ class Model:
         labels: Sequence[str] = (),
         precision: str = "",
         exit: float | str | None = None,
+        writing: model_options.Writing = model_options.AS_TRAINED,
     ):
         """Restores the run's chosen checkpoint; UserError when there is none. `words`, `entities`: the program's flags.
 
         `entities` is a run that finds the entities of each text, for a model that relates entities. `labels` are the
         classes that inputs are compared with, for a model that compares them with any texts. `precision` of activations
         is "f32", "bf16" or, where it is empty, that of the run. `exit`, of a run with early heads, is the confidence
-        from which an input leaves, "never", or None for the run's own.
+        from which an input leaves, "never", or None for the run's own. `writing`: how a model that writes does so.
         """
         self.workdir = files.user_path(workdir, "--workdir")
         with libraries_quieted():
@@ -88,7 +90,7 @@ class Model:
             predictor = run.predictor() if self._ensemble is None else self._ensemble.predictor
             self._finder = None if entities is None else _finder(predictor, entities, words)
             predictor = predictor if self._finder else model_options.split_by(predictor, words)
-            predictor = model_options.labelled(predictor, labels)
+            predictor = model_options.writing_as(model_options.labelled(predictor, labels), writing)
             config = run.config
             self._mesh = make_mesh(MeshConfig())
             build = Build(compute_dtype(precision or config.train.precision))
@@ -132,7 +134,7 @@ class Model:
         """What it reads."""
         if self._finder is not None:
             return self._finder.wanted
-        fields = self._predictor.record_fields if isinstance(self._predictor, ReadsEntities) else ()
+        fields = self._predictor.record_fields if isinstance(self._predictor, ReadsEntities | WritesTexts) else ()
         return Wanted(self._predictor.pairs, self._predictor.takes_words, trained=self._trained, fields=fields)
 
     @property

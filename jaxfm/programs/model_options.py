@@ -2,16 +2,30 @@
 
 import itertools
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from jaxfm.core.task import ComparesLabels, FindsEntities, Predictor, ReadsEntities, ReadsLabels
+from jaxfm.core.task import ComparesLabels, FindsEntities, Predictor, ReadsEntities, ReadsLabels, WritesTexts
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.training.evaluation import Evaluator, bucket
 from jaxfm.training.saved_run import Restored
 
 RUN_WORDS = "run"
+
+
+class Writing(NamedTuple):
+    """How texts are written: settings of decoding (--decoding), and controls of all texts that lack them (--control).
+
+    Both are name -> value; what is not named is as the run has it.
+    """
+
+    decoding: Mapping[str, str] = {}
+    controls: Mapping[str, str] = {}
+
+
+AS_TRAINED = Writing()
 
 
 def split_by(predictor: Predictor, words: str) -> Predictor:
@@ -38,6 +52,27 @@ def labelled(predictor: Predictor, labels: Sequence[str]) -> Predictor:
         least = "two texts at least" if fewest == 2 else "texts"
         raise UserError(f"--labels={','.join(labels)}: give {least}, all different, with commas between them.")
     return predictor.with_labels(asked)
+
+
+def writing_as(predictor: Predictor, writing: Writing) -> Predictor:
+    """Returns the predictor with another way of writing; UserError where it writes nothing."""
+    if not writing.decoding and not writing.controls:
+        return predictor
+    if not isinstance(predictor, WritesTexts):
+        flag = "--decoding" if writing.decoding else "--control"
+        raise UserError(f"{flag}: the model of --workdir writes no texts: leave out the flag.")
+    return predictor.with_writing(writing.decoding, writing.controls)
+
+
+def named_values(flag: str, given: Sequence[str]) -> dict[str, str]:
+    """Returns the values of a flag "NAME=VALUE", given any number of times; UserError for another form."""
+    found: dict[str, str] = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not name.strip() or not equals or not value.strip():
+            raise UserError(f"{flag}={each}: give {flag}=NAME=VALUE.")
+        found[name.strip()] = value.strip()
+    return found
 
 
 def with_label_vectors(predictor: Predictor, restored: Restored, mesh: Mesh, batch_size: int) -> Predictor:

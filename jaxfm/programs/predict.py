@@ -23,7 +23,7 @@ from jaxfm.errors import UserError
 from jaxfm.formats import vector_files
 from jaxfm.observe.image_sheets import Tile, draw_sheet
 from jaxfm.observe.progress import Progress
-from jaxfm.programs import image_input, plugins, program, vector_output
+from jaxfm.programs import image_input, model_options, plugins, program, vector_output
 from jaxfm.programs.model import COLUMNS, RUN_WORDS, Model, Text
 
 USAGE = (
@@ -32,6 +32,7 @@ USAGE = (
     "  [--vectors=float32|int8|binary] [--role=query|document]  with --output=FILE.npy or FILE.parquet\n"
     "  [--exit=CONFIDENCE | --no_exit] [--stats]  of a model with early heads\n"
     "  [--labels=A,B,...]  of a model that compares inputs with any labels\n"
+    "  [--decoding=NAME=VALUE ...] [--control=NAME=VALUE ...]  of a model that writes texts\n"
     "  of images: (IMAGE|FOLDER ... | --input=FOLDER|TABLE --output=FILE.jsonl)\n"
     "  [--pictures=FILE.png]"
 )
@@ -83,6 +84,7 @@ def predict_file(
     role: str = "",
     labels: Sequence[str] = (),
     exit: float | str | None = None,
+    writing: model_options.Writing = model_options.AS_TRAINED,
 ) -> int:
     """Writes one JSON result a record of `source` to `output`, whole or not at all; returns the number of records.
 
@@ -104,6 +106,7 @@ def predict_file(
       role: see `--role`.
       labels: see `--labels`.
       exit: of a model with early heads, the confidence from which a text leaves, "never", or None: the run's own.
+      writing: of a model that writes texts, see `--decoding` and `--control`.
 
     Raises:
       UserError: a record that cannot be read (file:line), no run or checkpoint, an output that cannot be written or
@@ -115,7 +118,7 @@ def predict_file(
     if output.exists() and os.path.samefile(source, output):
         raise UserError(f"--output={output}: is the input itself. Name another file.")
     form = vector_output.form_of(output, vectors, role)
-    model = Model(workdir, words, entities, labels, exit=exit)
+    model = Model(workdir, words, entities, labels, exit=exit, writing=writing)
     if source.is_dir() and not model.reads_images:
         raise UserError(f"--input={source}: is a directory; name a file. This model reads texts, not images.")
     if form:
@@ -176,6 +179,12 @@ def _exit_asked() -> float | str | None:
         return float(values.exit)
     except ValueError:
         return values.exit
+
+
+def _writing_asked() -> model_options.Writing:
+    """Returns what --decoding and --control say."""
+    values, named = flags.FLAGS, model_options.named_values
+    return model_options.Writing(named("--decoding", values.decoding), named("--control", values.control))
 
 
 def _records(
@@ -256,6 +265,7 @@ def main(texts: Sequence[str]) -> None:
             role=values.role,
             labels=labels,
             exit=_exit_asked(),
+            writing=_writing_asked(),
         )
         to = sys.stderr if files.is_stream(files.output_file(values.output, "--output")) else sys.stdout
         what = "vectors" if values.output.endswith(vector_files.ENDINGS) else "lines"
@@ -269,7 +279,7 @@ def main(texts: Sequence[str]) -> None:
     texts = [_argument(text, f"text {number}") for number, text in enumerate(texts, start=1)]
     pair = {} if values.pair is None else {"pair": _argument(values.pair, "--pair")}
     pair = pair if context is None else {"pair": context}
-    model = Model(values.workdir, values.words, values.entities, labels, exit=_exit_asked())
+    model = Model(values.workdir, values.words, values.entities, labels, exit=_exit_asked(), writing=_writing_asked())
     if model.reads_images:
         if pair:
             raise UserError(f"--pair, --context: {_SINGLE}")
@@ -352,6 +362,12 @@ def run() -> None:
     )
     flags.DEFINE_bool("no_exit", False, "Whether every text takes all layers, of a model with early heads too.")
     flags.DEFINE_bool("stats", False, "Whether to say at the end how many layers texts took on average.")
+    flags.DEFINE_multi_string(
+        "decoding", [], "NAME=VALUE: how a model that writes texts chooses tokens (task.decoding of the keys): steps=8."
+    )
+    flags.DEFINE_multi_string(
+        "control", [], "NAME=VALUE: what is asked of the texts that a model writes, such as length=short."
+    )
     flags.DEFINE_string("pair", None, "The second text, for a model that judges pairs.")
     flags.DEFINE_string("context", None, "A file whose whole text is the second one of every text given.")
     flags.DEFINE_string("entities", None, "A run that finds the entities of each text, for a model that relates them.")

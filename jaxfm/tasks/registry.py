@@ -32,6 +32,7 @@ from jaxfm.tasks.nested_ner.task import NestedNerDefinition
 from jaxfm.tasks.qa.task import QaDefinition
 from jaxfm.tasks.relations.task import RelationsDefinition
 from jaxfm.tasks.replaced_token.task import ReplacedTokenDefinition
+from jaxfm.tasks.seq2seq.task import Seq2SeqDefinition
 from jaxfm.tasks.zero_shot_ner.task import ZeroShotNerDefinition
 
 _DEFINITIONS: dict[str, TaskDefinition] = {}
@@ -62,6 +63,7 @@ for _definition in (
     LateInteractionDefinition(),
     QaDefinition(),
     RelationsDefinition(),
+    Seq2SeqDefinition(),
     MaskedLMDefinition(),
     ReplacedTokenDefinition(),
     CausalLMDefinition(),

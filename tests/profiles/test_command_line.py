@@ -22,6 +22,7 @@ REFERENCES = {
     "hf_mlm",
     "hf_qa",
     "hf_relations",
+    "hf_seq2seq",
     "hf_serve",
     "st_embedding",
     "st_encode",
@@ -63,6 +64,7 @@ MISTAKES = {
         "--labels=0,few: must be whole numbers",
     ),
     "data": (["--config=absent.py"], "--config=absent.py"),
+    "decoding": (["--output=o.json", "--batches=1,many"], "--batches=1,many: must be whole numbers"),
     "embedding_quality": (
         ["--train=jsonl:absent", "--output=o.json", "--programs=jaxfn"],
         "--programs: 'jaxfn' is none",
@@ -73,6 +75,7 @@ MISTAKES = {
         ["--source=conll:absent", "--output=o.json", "--pool=100", "--reference=90", "--new=20"],
         "--pool=100: is less than --reference and --new take together",
     ),
+    "seq2seq": (["--set=revers", "--output=o.json"], "--set: 'revers' is none of them. Did you mean 'reverse'?"),
     "stress": (
         ["--source=conll:absent", "--output=o.json", "--seen=case", "--unseen=case,ocr"],
         "--unseen: case is one of --seen too",
@@ -95,6 +98,7 @@ MISTAKES = {
     "hf_mlm": (["absent", "--batch=1", "--row-length=8"], "absent/config.json: no such file"),
     "hf_qa": (["absent", "absent", "--predictions=o.json"], "absent/config.json: no such file"),
     "hf_relations": (["absent", "absent"], "absent/config.json: no such file"),
+    "hf_seq2seq": (["absent", "absent", "--predictions=o.json"], "absent/train.jsonl: no such file"),
     "hf_serve": (["absent"], "absent: no such directory"),
     "image_data": (["--sizes=32,big", "--output=o.json"], "--sizes=32,big: must be whole numbers"),
     "image_quality": (["--data=absent", "--output=o.json", "--programs=hf"], "--programs: 'hf' is none of scratch"),

@@ -37,6 +37,7 @@ EMPTY: dict[str, dict[str, Any]] = {
     "qa": {"answer": None, "score": None, "answers": []},
     "masked_lm": {"tokens": [], "pseudo_perplexity": None},
     "replaced_token": {"tokens": []},
+    "seq2seq": {"written": None, "score": None},
     "causal_lm": {"log_probability": 0.0, "perplexity": None, "bits_per_byte": None, "tokens": []},
 }
 

@@ -18,8 +18,8 @@ from jaxfm.training.initial import resolve
 from tests import tiny
 
 TASKS = tuple(
-    "ner nested_ner zero_shot_ner classification embedding late_interaction qa relations masked_lm replaced_token "
-    "causal_lm image_classification masked_images image_text".split()
+    "ner nested_ner zero_shot_ner classification embedding late_interaction qa relations seq2seq masked_lm "
+    "replaced_token causal_lm image_classification masked_images image_text".split()
 )  # fmt: skip
 
 

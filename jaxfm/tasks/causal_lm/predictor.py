@@ -14,10 +14,12 @@ import numpy as np
 
 from jaxfm.core.model_card import CardPart
 from jaxfm.data.text.packing import PackedRows, build_rows
+from jaxfm.errors import UserError
 from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.export import write_model
 from jaxfm.models.heads import MaskedLM
 from jaxfm.tasks.causal_lm.spec import CausalLMSpec
+from jaxfm.tasks.causal_lm.writer import CausalLMWriter, make_writer
 from jaxfm.tasks.next_tokens import next_token_losses
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class ScoredTexts:
 
 @dataclasses.dataclass(frozen=True)
 class CausalLMPredictor:
-    """Texts in, log-probabilities of their tokens out (implements jaxfm.core.task.Predictor)."""
+    """Texts in, log-probabilities of their tokens out (implements Predictor and WritesTexts of core.task)."""
 
     spec: CausalLMSpec
     tokenizer: "PreTrainedTokenizerFast"
@@ -61,10 +63,17 @@ class CausalLMPredictor:
     takes_words = False
     splitters = ()
     pairs = False
+    record_fields = ()
 
     def with_splitter(self, splitter: str) -> "CausalLMPredictor":
         """Never called: a text is read as a whole."""
         raise AssertionError(splitter)
+
+    def with_writing(self, decoding: Mapping[str, str], controls: Mapping[str, str]) -> CausalLMWriter:
+        """Returns what goes on with texts instead; UserError for a setting that there is not, and for any control."""
+        if controls:
+            raise UserError(f"--control={next(iter(controls))}: this model was not trained with controls.")
+        return make_writer(self, decoding)
 
     @property
     def window(self) -> int:

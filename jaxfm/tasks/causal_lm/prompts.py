@@ -62,15 +62,20 @@ def encode_prompts(
 
 
 def decode_continuations(
-    tokenizer: "PreTrainedTokenizerFast", prompts: Prompts, tokens_BSM: np.ndarray, lengths_BS: np.ndarray
+    tokenizer: "PreTrainedTokenizerFast",
+    prompts: Prompts,
+    tokens_BSM: np.ndarray,
+    lengths_BS: np.ndarray,
+    scores_BS: np.ndarray,
 ) -> list[dict[str, Any]]:
-    """Returns {"text", "continuation"} of each prompt, and "truncated": true of those that are cut.
+    """Returns {"text", "written", "score"} of each prompt, and "truncated": true of those that are cut.
 
     Args:
       tokenizer: of the model.
       prompts: what was continued.
       tokens_BSM: new tokens of each segment of `prompts.rows`.
       lengths_BS: how many of them count; the token that ends a text is none of them.
+      scores_BS: of what was written.
     """
     results = []
     for text, cut, (row, segment, _) in zip(
@@ -78,5 +83,6 @@ def decode_continuations(
     ):
         new = tokens_BSM[row, segment, : lengths_BS[row, segment]].tolist()
         written = tokenizer.decode(new, skip_special_tokens=True)
-        results.append({"text": text, "continuation": written, **({"truncated": True} if cut else {})})
+        score = round(float(scores_BS[row, segment]), 4)
+        results.append({"text": text, "written": written, "score": score, **({"truncated": True} if cut else {})})
     return results

@@ -81,7 +81,10 @@ def test_what_a_model_writes_is_given_back_to_each_prompt(tokenizer: Any) -> Non
         new = written(ids)
         tokens[row, segment], lengths[row, segment] = new, NEW - number % 2
         wanted.append(tokenizer.decode(new[: NEW - number % 2], skip_special_tokens=True))
-    results = decode_continuations(tokenizer, found, tokens, lengths)
+    scores = -np.arange(lengths.size, dtype=np.float32).reshape(lengths.shape)
+    results = decode_continuations(tokenizer, found, tokens, lengths, scores)
     assert [each["text"] for each in results] == list(TEXTS)
-    assert [each["continuation"] for each in results] == wanted and len(set(wanted)) > 3
+    assert [each["written"] for each in results] == wanted and len(set(wanted)) > 3
+    places = found.rows.example_locations.tolist()
+    assert [each["score"] for each in results] == [scores[row, segment] for row, segment, _ in places]
     assert [each.get("truncated", False) for each in results] == list(found.cut)

@@ -1,0 +1,1 @@
+"""The task `seq2seq`: texts that are written for texts."""
