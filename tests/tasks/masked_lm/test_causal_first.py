@@ -1,6 +1,7 @@
 """Runs that predict next tokens first and masked ones later."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import signal
@@ -32,6 +33,7 @@ from jaxfm.tasks.masked_lm.task import MaskedLMTask
 from jaxfm.training import session
 from jaxfm.training.checkpoint import Checkpoints
 from jaxfm.training.initial import resolve
+from jaxfm.training.saved_run import open_run
 from jaxfm.training.setup import set_up
 from jaxfm.training.step import moved_part
 from tests import tiny
@@ -191,6 +193,13 @@ def test_a_teacher_is_refused(config: Config, folder: pathlib.Path) -> None:
         registry.abstract_objective(tiny.replaced(config, distil__teacher=f"run:{folder}"), tiny.ENCODER)
 
 
+@pytest.mark.parametrize("key", ["eval__patience", "grow__patience"])
+def test_a_run_does_not_wait_for_scores_that_its_causal_part_does_not_improve(config: Config, key: str) -> None:
+    name = key.replace("__", r"\.")
+    with pytest.raises(UserError, match=rf"^config\.{name}: is 2, but while next tokens are predicted .* Set 0\."):
+        created(tiny.replaced(config, **{key: 2}))
+
+
 def test_replaced_tokens_know_no_causal_part() -> None:
     with pytest.raises(UserError, match=r"config.task.causal_until: is of the task masked_lm alone"):
         registry.from_config_dict({"task": {"name": "replaced_token", "causal_until": 0.5}})
@@ -286,3 +295,15 @@ def test_a_decoder_becomes_an_encoder(tmp_path: pathlib.Path, family: str) -> No
     model = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "hf")
     assert type(model).__name__ in ("BertForMaskedLM", "ModernBertForMaskedLM")
     assert not getattr(model.config, "is_decoder", False)
+
+
+def test_a_run_of_before_there_were_stages_is_opened(tmp_path: pathlib.Path) -> None:
+    run = tiny.write_runs(tmp_path, ["masked_lm"])["masked_lm"]
+    now = open_run(run)
+    for name, keys in (("task.json", ("ratio_starts",)), ("config.json", ("later_ratios", "later_at", "causal_until"))):
+        values = json.loads((run / name).read_text())
+        group = values if name == "task.json" else values.get("config", values)["task"]
+        for key in keys:
+            del group[key]
+        (run / name).write_text(json.dumps(values))
+    assert open_run(run).spec == now.spec and open_run(run).config == now.config
