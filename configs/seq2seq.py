@@ -37,7 +37,7 @@ def get_config(variant: str = "quickstart") -> ml_collections.ConfigDict:
     config.model.num_heads = 4
     config.model.ffn_size = 256
     config.train.batch_size = 8
-    config.train.steps = 900
+    config.train.steps = 1800
     return config
 
 

@@ -106,7 +106,8 @@ TASK_OPTIONS = {
         "task.dimension task.label_prompt"
     ).split(),
     "seq2seq": (
-        "task.name task.way task.max_target task.controls task.control_dropout task.valid_written task.test_written "
+        "task.name task.way task.max_target task.controls task.control_dropout task.context_turns task.responder "
+        "task.valid_written task.test_written "
         "task.logits_chunk task.unmasking.steps task.unmasking.temperature task.unmasking.seed task.decoding.method "
         "task.decoding.max_tokens task.decoding.min_tokens task.decoding.beams task.decoding.length_penalty "
         "task.decoding.stop task.decoding.temperature task.decoding.top_p task.decoding.no_repeat_ngram "

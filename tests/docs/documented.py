@@ -42,6 +42,7 @@ RUN_PAGES = (
     "docs/reliability.md",
     "docs/retrieval.md",
     "docs/seeds.md",
+    "docs/seq2seq.md",
     "docs/trackers.md",
     "docs/trust.md",
     "docs/tutorial.md",

@@ -129,6 +129,7 @@ def prepare(page: str, folder: pathlib.Path, earlier: pathlib.Path) -> None:
     for path in (folder / "REVIEWS").glob("*.csv"):
         path.write_text(path.read_text().replace("text,label", "review,stars"))
     tiny.write_questions(folder / "QUESTIONS", {"train": 24, "valid": 8, "test": 8})
+    tiny.write_text_pairs(folder / "SENTENCES", {"train": 24, "valid": 8, "test": 8})
     (folder / "trec").mkdir()  # apart: a reader of conll: would ask which of .conll and .tsv is meant
     for path in (folder / "DIR").glob("*.csv"):
         tabs = path.read_text().replace("text,label", "text,coarse_label").replace(",", "\t")

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from jaxfm.data.records.dialogues import DIALOGUE_COLUMNS, DialogueOptions, dialogue_tables
 from jaxfm.data.records.example_holdout import choose_held_out
 from jaxfm.data.records.holdout import holdout_share
 from jaxfm.data.records.line_pairs import FORM as LINES
@@ -15,6 +16,7 @@ from jaxfm.errors import UserError
 
 SOURCE_COLUMNS = ("source", "src", "input", "text", "document", "article", "dialogue", "context", "question", "en")
 TARGET_COLUMNS = ("target", "tgt", "output", "summary", "highlights", "response", "answer", "translation", "label")
+DIALOGUE = "dialogue:DIR"
 _SET = "Set data.text_column (source) and data.label_column (target)."
 
 
@@ -59,23 +61,30 @@ class PairColumns:
 
 
 def read_text_pairs(
-    source: str, splits: Sequence[str] | None, *, columns: PairColumns = PairColumns(), holdout: float | None = 0.0
+    source: str,
+    splits: Sequence[str] | None,
+    *,
+    columns: PairColumns = PairColumns(),
+    holdout: float | None = 0.0,
+    dialogue: DialogueOptions = DialogueOptions(),
 ) -> dict[str, TextPairSplit]:
     """Reads the splits asked for (train, valid, test, or another usual name of them) of a source.
 
-    Sources: quickstart (made), `lines:` (files of lines that go together), and all of `jaxfm/data/records/formats/`.
+    Sources: quickstart (made), `lines:` (files of lines that go together), `dialogue:` (what was said, and the next
+    turn), and all of `jaxfm/data/records/formats/`.
 
     Args:
       source: the URI.
       splits: what to read; None: all that the source has.
       columns: which columns to read.
       holdout: this share of train becomes valid where the source has no valid, None: a share by size. A hash of the
-        source text chooses, so that equal ones are on one side.
+        source text chooses, so that equal ones are on one side; of dialogues, all turns of one.
+      dialogue: how a dialogue becomes pairs.
 
     Raises:
       UserError: unknown source, split or column, an empty split, a damaged record, a blank source or target.
     """
-    tables = _open(source, columns)
+    tables = _open(source, columns, dialogue)
     opened = {split: tables.splits[split]() for split in SPLIT_NAMES if split in tables.splits}
     if not opened:
         raise UserError(f"{source}: none of its splits is train, valid or test ({tables.found}).")
@@ -88,18 +97,19 @@ def read_text_pairs(
             raise UserError(f"{source} has no split {name!r}; it has: {', '.join(present)}.")
     wanted = present if wanted is None else wanted
     read: dict[str, list[TextPair]] = {}
+    units: dict[str, list[str]] = {}  # what a holdout keeps on one side
     notes: dict[str, str] = {}
     for name in dict.fromkeys("train" if held_out and name == "valid" else name for name in wanted):
-        read[name], notes[name] = _read(opened[name], chosen)
+        read[name], units[name], notes[name] = _read(opened[name], chosen)
     if held_out and "train" in read:
-        read["train"], read["valid"], share = _held_out(source, read["train"], holdout)
-        notes["valid"] = f"; {share:.1%} of train, chosen by a hash of the source text"
+        read["train"], read["valid"], share = _held_out(source, read["train"], units["train"], holdout)
+        notes["valid"] = f"; {share:.1%} of train, chosen by a hash"
         notes["train"] += f"; without the {len(read['valid']):,} that are valid"
     return {name: TextPairSplit(tuple(read[name]), _note(name, read[name]) + notes[name]) for name in wanted}
 
 
-def _open(source: str, columns: PairColumns) -> Tables:
-    scheme, rest = parse_source(source, own=(LINES,))
+def _open(source: str, columns: PairColumns, dialogue: DialogueOptions) -> Tables:
+    scheme, rest = parse_source(source, own=(LINES, DIALOGUE))
     if scheme == "quickstart":
         from jaxfm.data.records.quickstart_dates import COLUMNS, build
 
@@ -111,8 +121,10 @@ def _open(source: str, columns: PairColumns) -> Tables:
         )
     if scheme == LINES.partition(":")[0]:
         return line_tables(rest)
+    if scheme == DIALOGUE.partition(":")[0]:
+        return dialogue_tables(rest, dialogue)
     by_number = are_numbers((columns.source, columns.target, *columns.controls))
-    return open_tables(scheme, rest, by_number=by_number, own=(LINES,))
+    return open_tables(scheme, rest, by_number=by_number, own=(LINES, DIALOGUE))
 
 
 def _choose(table: Table, asked: PairColumns) -> PairColumns:
@@ -138,13 +150,15 @@ def _choose(table: Table, asked: PairColumns) -> PairColumns:
     return PairColumns(source, target, asked.controls)
 
 
-def _read(table: Table, columns: PairColumns) -> tuple[list[TextPair], str]:
-    """Reads a split; also what its note says of records left out."""
+def _read(table: Table, columns: PairColumns) -> tuple[list[TextPair], list[str], str]:
+    """Reads a split; also the unit of each pair, and what the note says of records left out."""
     names = (columns.source, columns.target)
     read = [name if name in table.columns else name.partition(".")[0] for name in names]
     pairs: list[TextPair] = []
+    units: list[str] = []
     left_out = 0
-    for origin, values in table.values([*read, *columns.controls]):
+    whole = [DIALOGUE_COLUMNS[2]] if table.columns == DIALOGUE_COLUMNS else []
+    for origin, values in table.values([*read, *columns.controls, *whole]):
         texts = [_field(value, name, column) for value, name, column in zip(values, names, read, strict=False)]
         source, targets = _source(texts[0], names[0], origin), _targets(texts[1], names[1], origin)
         if not source.strip() or not targets:
@@ -156,14 +170,15 @@ def _read(table: Table, columns: PairColumns) -> tuple[list[TextPair], str]:
             continue
         controls = {
             name: _control(value, name, origin)
-            for name, value in zip(columns.controls, values[2:], strict=True)
+            for name, value in zip(columns.controls, values[2:], strict=False)
             if value is not None and value != ""
         }
         pairs.append(TextPair(source, targets, controls, origin))
+        units.append(str(values[-1]) if whole else source)
     if not pairs:
         raise UserError(f"{table.source}: the split is empty: it has no pair of texts.")
     note = f"; {left_out:,} without a source or a target left out" if left_out else ""
-    return pairs, f" from {table.source}{note}"
+    return pairs, units, f" from {table.source}{note}"
 
 
 def _field(value: Any, name: str, column: str) -> Any:
@@ -203,11 +218,11 @@ def _control(value: Any, column: str, origin: str) -> str:
 
 
 def _held_out(
-    source: str, pairs: list[TextPair], holdout: float | None
+    source: str, pairs: list[TextPair], units: list[str], holdout: float | None
 ) -> tuple[list[TextPair], list[TextPair], float]:
     """Returns train, valid and the share of it."""
     share = holdout_share(holdout, len(pairs))
-    chosen = choose_held_out([pair.source for pair in pairs], [float(len(pair.targets[0])) for pair in pairs], share)
+    chosen = choose_held_out(units, [float(len(pair.targets[0])) for pair in pairs], share)
     kept = [pair for pair, out in zip(pairs, chosen, strict=True) if not out]
     held = [pair for pair, out in zip(pairs, chosen, strict=True) if out]
     if not held or not kept:

@@ -161,6 +161,7 @@ function show(model, given, result) {
   else if (result.value !== undefined) parts.push(make("p", {class: "shown"}, number(result.value)), whyButton(model, given, 0));
   else if (result.masks) parts.push(...masks(result));
   else if (result.answers) parts.push(...answers(given, result));
+  else if (result.written !== undefined) parts.push(make("p", {class: "shown"}, result.written || "Nothing was written."));
   else if (result.tokens) parts.push(...tokens(result));
   else parts.push(make("pre", {}, JSON.stringify(result, null, 1)));
   $("result").append(...parts);

@@ -127,7 +127,7 @@ class Seq2SeqPredictor:
         if self.spec.way != DIFFUSION:
             return (
                 "transformers has no class of a prefix language model over an encoder. Predict with jaxfm, or start "
-                "another run from this one: --config.model.init=run:WORKDIR."
+                "another run from this one: --config.model.init=run:WORKDIR --config.model.sight=full."
             )
         return missing_class(self.spec.encoder, "vocabulary")
 

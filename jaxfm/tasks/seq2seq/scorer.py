@@ -16,13 +16,13 @@ from jaxfm.observe.tables import Table
 from jaxfm.tasks.seq2seq.errors import worst_pairs
 from jaxfm.tasks.seq2seq.held_out import HeldOut
 from jaxfm.tasks.seq2seq.spec import NAME
-from jaxfm.tasks.seq2seq.text_scores import METRICS, text_scores
+from jaxfm.tasks.seq2seq.text_scores import EXACT, RANKED, baselines, exact_matches, text_scores
 from jaxfm.tasks.seq2seq.texts import text_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-DIRECTIONS = {"loss": False, "accuracy": True, "exact_match": True} | dict.fromkeys(METRICS, True)
+DIRECTIONS = {"loss": False, "accuracy": True, EXACT: True} | dict.fromkeys(RANKED, True)
 _SAMPLES = 5  # of the table of samples
 _SHOWN = 160  # characters of a text in it
 _COPIES = 0.5  # share of what is written that is its source, from which it is said
@@ -38,14 +38,12 @@ class _Found:
       texts: what is written for the chosen examples.
       exact: bool [n], whether these are the tokens of a reference.
       scores: of the texts; empty without any.
-      baselines: name -> the same of copying the source and the like.
     """
 
     sums: Mapping[str, np.ndarray]
     texts: tuple[str, ...]
     exact: np.ndarray
     scores: Mapping[str, float]
-    baselines: Mapping[str, Mapping[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +75,12 @@ class Seq2SeqScorer:
         found = self._found(outputs)
         metrics = self._metrics(found)
         loss = (found.sums["loss"] / np.maximum(found.sums["count"], 1.0))[self.rows.chosen]
-        own = own_metrics(NAME, [pair.targets for pair in self._chosen()], found.texts) if found.texts else {}
+        others = baselines([pair.source for pair in self._chosen()], self._references(), self._tokens)
+        own = own_metrics(NAME, self._references(), found.texts) if found.texts else {}
         return Evaluation(
             metrics={**metrics, **own},
-            scores={**metrics, **own, "written": len(found.texts), "baselines": dict(found.baselines)},
-            tables=(*self._tables(found, metrics), *own_metrics_table(own)),
+            scores={**metrics, **own, "written": len(found.texts), "baselines": others},
+            tables=(*self._tables(found, metrics, others), *own_metrics_table(own)),
             predictions=self._records(found, self.rows.scores(outputs)),
             warnings=self._warnings(found),
             bootstrap_data=self._bootstrap_data(found),
@@ -91,16 +90,16 @@ class Seq2SeqScorer:
     def _chosen(self) -> list[TextPair]:
         return [self.pairs[index] for index in self.rows.chosen.tolist()]
 
+    def _references(self) -> list[tuple[str, ...]]:
+        return [pair.targets for pair in self._chosen()]
+
     def _found(self, outputs: Mapping[str, np.ndarray]) -> _Found:
-        chosen = self._chosen()
         written = self.rows.written(outputs)
         texts = tuple(text_of(self.tokenizer, tokens) for tokens in written)
-        exact = [
-            any(tokens == self._tokens(target) for target in pair.targets)
-            for tokens, pair in zip(written, chosen, strict=True)
-        ]
-        scores, baselines = text_scores(texts, [pair.targets for pair in chosen], [pair.source for pair in chosen])
-        return _Found(self.rows.sums(outputs), texts, np.asarray(exact, bool), scores, baselines)
+        references = self._references()
+        exact = exact_matches(written, references, self._tokens)
+        scores = text_scores(texts, references)
+        return _Found(self.rows.sums(outputs), texts, np.asarray(exact, bool), scores)
 
     def _tokens(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
@@ -111,7 +110,7 @@ class Seq2SeqScorer:
             "loss": sums["loss"] / max(sums["count"], 1.0),
             "accuracy": sums["right"] / max(sums["weight"], 1e-9),
         }
-        return metrics | ({"exact_match": float(found.exact.mean()), **found.scores} if found.texts else {})
+        return metrics | ({EXACT: float(found.exact.mean()), **found.scores} if found.texts else {})
 
     def _warnings(self, found: _Found) -> tuple[str, ...]:
         texts, chosen = found.texts, self._chosen()
@@ -143,14 +142,16 @@ class Seq2SeqScorer:
             less_is_better=("loss",),
         )
 
-    def _tables(self, found: _Found, metrics: Mapping[str, float]) -> tuple[Table, ...]:
+    def _tables(
+        self, found: _Found, metrics: Mapping[str, float], others: Mapping[str, Mapping[str, float]]
+    ) -> tuple[Table, ...]:
         known = (len(self.pairs), metrics["loss"], metrics["accuracy"])
         table = Table("Target tokens", ("pairs", "loss", "accuracy"), [known])
         if not found.texts:
             return (table,)
-        names = ("exact_match", *found.scores)
+        names = (EXACT, *found.scores)
         rows = [("model", *(metrics[name] for name in names))]
-        rows += [(name, *(each.get(key) for key in names)) for name, each in found.baselines.items()]
+        rows += [(name, *(each.get(key) for key in names)) for name, each in others.items()]
         samples = [
             (_cut(pair.source), _cut(pair.targets[0]), _cut(text))
             for pair, text in list(zip(self._chosen(), found.texts, strict=True))[:_SAMPLES]
@@ -188,4 +189,4 @@ def _sums(units: Units, weight_RE: np.ndarray) -> dict[str, np.ndarray]:
 
 def _with_exact(units: Units, weight_RE: np.ndarray) -> dict[str, np.ndarray]:
     exact_R = weight_RE @ units["exact"] / np.maximum(weight_RE @ units["written"], 1e-12)
-    return _sums(units, weight_RE) | {"exact_match": exact_R}
+    return _sums(units, weight_RE) | {EXACT: exact_R}

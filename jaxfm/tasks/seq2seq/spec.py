@@ -72,6 +72,8 @@ class Seq2SeqConfig:
     control_dropout: float = field(
         0.1, "share of the training examples that lack a control, so that none has to be given", at_least=0.0, below=1.0
     )
+    context_turns: int = field(6, "dialogues: turns before the one that is written which are its source", at_least=1)
+    responder: str = field("", "dialogues: the speaker whose turns are written (SYSTEM); empty: every speaker")
     valid_written: int = field(
         100,
         "targets of the validation split that are written at each evaluation, and scored (BLEU, ROUGE, exact match); "

@@ -15,6 +15,7 @@ from jaxfm.core.extensions import with_own
 from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
+from jaxfm.data.records.dialogues import DialogueOptions
 from jaxfm.data.records.text_pairs import PairColumns, TextPair, TextPairSplit, read_text_pairs
 from jaxfm.data.text.packing import PackedRows, most_together
 from jaxfm.data.text.tokenization import load_tokenizer
@@ -31,6 +32,7 @@ from jaxfm.tasks.seq2seq.objective import Seq2SeqObjective
 from jaxfm.tasks.seq2seq.predictor import Seq2SeqPredictor
 from jaxfm.tasks.seq2seq.scorer import DIRECTIONS, Seq2SeqScorer
 from jaxfm.tasks.seq2seq.spec import DIFFUSION, NAME, Seq2SeqConfig, Seq2SeqSpec
+from jaxfm.tasks.seq2seq.text_scores import missing_packages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -139,7 +141,7 @@ class Seq2SeqDefinition:
         }
         said = [found.note + made.notes[split] for split, found in read.items()]
         packed = f"train: {len(made.pairs['train']):,} pairs in {len(training):,} rows"
-        lengths = _said_lengths(spec)
+        lengths = (_said_lengths(spec), *_said_missing(config))
         params = {name: value for name, value in initial.params.items() if name.startswith(_USED)}
         return Seq2SeqTask(
             Seq2SeqObjective(spec, tokens, config.task.logits_chunk),
@@ -147,7 +149,7 @@ class Seq2SeqDefinition:
             made.pairs,
             training,
             held_out,
-            (*notes, *initial.left_over(_USED), *said, packed, lengths),
+            (*notes, *initial.left_over(_USED), *said, packed, *lengths),
             {"data.row_length": spec.row_length, "eval.metric": "loss"},
         ), params
 
@@ -176,13 +178,16 @@ class Seq2SeqDefinition:
         """Builds the task of a trained run over one split of (other) pairs, for evaluation."""
         tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
         columns = PairColumns(config.data.text_column, config.data.label_column, spec.controls.columns)
-        read = read_text_pairs(source, (split,), columns=columns, holdout=config.data.holdout)
+        options = {"columns": columns, "holdout": config.data.holdout, "dialogue": _dialogue(config)}
+        read = read_text_pairs(source, (split,), **options)
         ((split, found),) = read.items()
         tokens = Tokens.of(tokenizer)
         encoded, note = _encode_held_out(spec, tokenizer, found.pairs)
         rows = _held_out(spec, tokens, encoded, config.task.test_written or None)
         objective = Seq2SeqObjective(spec, tokens, config.task.logits_chunk)
-        return Seq2SeqTask(objective, tokenizer, {split: found.pairs}, None, {split: rows}, (found.note + note,))
+        return Seq2SeqTask(
+            objective, tokenizer, {split: found.pairs}, None, {split: rows}, (found.note + note, *_said_missing(config))
+        )
 
     def predictor(self, workdir: pathlib.Path, spec: Seq2SeqSpec) -> Seq2SeqPredictor:
         """Returns what writes a target for a source."""
@@ -215,10 +220,15 @@ def _read(config: Config) -> dict[str, TextPairSplit]:
     source, data = config.data.source, config.data
     own = tuple(name for name in config.task.controls if name != LENGTH)
     columns = PairColumns(data.text_column, data.label_column, own)
-    read = read_text_pairs(source, None, columns=columns, holdout=data.holdout)
+    read = read_text_pairs(source, None, columns=columns, holdout=data.holdout, dialogue=_dialogue(config))
     if "train" not in read:
         raise UserError(f"config.data.source: {source} has no training split; it has {', '.join(read)}.")
     return read
+
+
+def _dialogue(config: Config) -> DialogueOptions:
+    # A sign that a tokenizer keeps, and not its separator, which ends the source.
+    return DialogueOptions(config.task.context_turns, " | ", config.task.responder)
 
 
 def _make(config: Config, encoder: EncoderConfig, tokenizer: "PreTrainedTokenizerFast", pairs: Pairs) -> _Made:
@@ -318,6 +328,12 @@ def _held_out(spec: Seq2SeqSpec, tokens: Tokens, encoded: EncodedPairs, wanted: 
     chosen = spread(count, count if wanted is None else wanted)
     blank = blank_rows(spec, tokens, [encoded.sources[index] for index in chosen.tolist()])
     return HeldOut(training_rows(spec, tokens, encoded, None), blank, chosen)
+
+
+def _said_missing(config: Config) -> tuple[str, ...]:
+    """Returns what to say of scores that cannot be computed here."""
+    said = missing_packages() if config.task.valid_written else ""
+    return (f"NOTE: {said}",) if said else ()
 
 
 def _said_lengths(spec: Seq2SeqSpec) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from jaxfm.data.records.dialogues import DialogueOptions
 from jaxfm.data.records.text_pairs import PairColumns, TextPair, read_text_pairs
 from jaxfm.errors import UserError
 
@@ -144,6 +145,19 @@ def test_named_sets_of_lines(tmp_path: pathlib.Path) -> None:
     assert refusal(f"{source}", columns=PairColumns("de", "en", ("style",))).endswith(
         "config.task.controls='style' is absent. Columns: 'de', 'en'."
     )
+
+
+def test_dialogues_give_the_next_turn_of_a_speaker(tmp_path: pathlib.Path) -> None:
+    turns = [{"speaker": name, "text": f"turn {n}"} for n, name in enumerate(("USER", "SYSTEM") * 3)]
+    records = [{"turns": [*turns, {"speaker": "USER", "text": f"{n}"}]} for n in range(20)]
+    write(tmp_path / "train.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+    options = DialogueOptions(2, " | ", "SYSTEM")
+    found = read(f"dialogue:{tmp_path}", dialogue=options, holdout=0.2)
+    first = found["train"][0]
+    assert first.targets == ("turn 1",) and first.source == "turn 0"
+    assert found["train"][1].source == "turn 1 | turn 2" and found["train"][1].targets == ("turn 3",)
+    of = {split: {pair.origin.partition("[")[0] for pair in pairs} for split, pairs in found.items()}
+    assert not of["train"] & of["valid"] and len(of["valid"]) == 4
 
 
 def test_real_translations_and_summaries(shared_data: pathlib.Path) -> None:
