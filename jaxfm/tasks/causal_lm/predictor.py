@@ -51,7 +51,7 @@ class ScoredTexts:
 
 @dataclasses.dataclass(frozen=True)
 class CausalLMPredictor:
-    """Texts in, log-probabilities of their tokens out (implements Predictor and WritesTexts of core.task)."""
+    """Texts in, log-probabilities of their tokens out (implements core.task.Predictor, core.writing.WritesTexts)."""
 
     spec: CausalLMSpec
     tokenizer: "PreTrainedTokenizerFast"

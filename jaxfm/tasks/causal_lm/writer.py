@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class CausalLMWriter:
-    """Texts in, what goes on from them out (implements Predictor and WritesTexts of core.task).
+    """Texts in, what goes on from them out (implements core.task.Predictor, core.writing.WritesTexts).
 
     Attributes:
       scores: the predictor of the same model, which says how likely texts are.
