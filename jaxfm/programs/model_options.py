@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from jaxfm.core.task import ComparesLabels, FindsEntities, Predictor, ReadsEntities, ReadsLabels, WritesTexts
+from jaxfm.core.task import ComparesLabels, FindsEntities, Predictor, ReadsEntities, ReadsLabels
+from jaxfm.core.writing import WritesTexts
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.training.evaluation import Evaluator, bucket
 from jaxfm.training.saved_run import Restored

@@ -44,7 +44,7 @@ class EncodedSources:
 
 @dataclasses.dataclass(frozen=True)
 class Seq2SeqPredictor:
-    """Sources in, texts out (implements Predictor and WritesTexts of core.task).
+    """Sources in, texts out (implements core.task.Predictor and core.writing.WritesTexts).
 
     Attributes:
       spec: of the model; its decoding is how texts are written.
