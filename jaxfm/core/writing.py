@@ -1,4 +1,4 @@
-"""What the programs ask of a model that writes texts."""
+"""What a task says of models that write texts."""
 
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable

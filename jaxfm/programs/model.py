@@ -100,10 +100,8 @@ class Model:
                 predictor, self._restored, self._mesh, config.eval.batch_size
             )
             self._exits, self.exit_note = open_exits(runs, self._restored, self._mesh, config.eval.batch_size, exit)
-        self._run = run
         self.task, self.labels = config.task.name, self._predictor.labels
-        self.step = self._restored.step
-        self._batch_size = config.eval.batch_size
+        self._run, self.step, self._batch_size = run, self._restored.step, config.eval.batch_size
         self._trained = {name: getattr(config.data, name) for name in (*COLUMNS, "label_column")}
         # One compiled function a batch size: small calls must not pay for a large batch.
         self._evaluators: dict[int, Evaluator] = {}
