@@ -11,6 +11,7 @@ from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.data.text.packing import more_fields, text_fields
 from jaxfm.decoding_config import BEAM, SAMPLE, Decoding
+from jaxfm.errors import UserError
 from jaxfm.models.heads import MaskedLM
 from jaxfm.schema import field
 from jaxfm.tasks.seq2seq.controls import Controls
@@ -52,6 +53,20 @@ class TargetDecoding(Decoding):
         at_least=1,
         at_most=1_000_000,
     )
+
+
+def check_decoding(decoding: TargetDecoding, most: int, root: str) -> None:
+    """Checks settings for targets of at most `most` tokens; `root` is what keys begin with in messages.
+
+    Raises:
+      UserError: a value out of its range, or more tokens at least than a target can have.
+    """
+    decoding.check(root)
+    if decoding.min_tokens >= most:
+        raise UserError(
+            f"{root}min_tokens: is {decoding.min_tokens}, but targets have at most {most - 1} tokens before their end. "
+            f"At most {most - 1} is possible."
+        )
 
 
 def said_decoding(decoding: TargetDecoding) -> str:

@@ -31,7 +31,7 @@ from jaxfm.tasks.seq2seq.lengths import LengthRule, fit_lengths
 from jaxfm.tasks.seq2seq.objective import Seq2SeqObjective
 from jaxfm.tasks.seq2seq.predictor import Seq2SeqPredictor
 from jaxfm.tasks.seq2seq.scorer import DIRECTIONS, Seq2SeqScorer
-from jaxfm.tasks.seq2seq.spec import DIFFUSION, NAME, Seq2SeqConfig, Seq2SeqSpec, said_decoding
+from jaxfm.tasks.seq2seq.spec import DIFFUSION, NAME, Seq2SeqConfig, Seq2SeqSpec, check_decoding, said_decoding
 from jaxfm.tasks.seq2seq.text_scores import missing_packages
 
 if TYPE_CHECKING:
@@ -250,6 +250,7 @@ def _make(config: Config, encoder: EncoderConfig, tokenizer: "PreTrainedTokenize
     window = window_length(config.data, encoder.max_positions)
     _check_room(train, lengths, longest, window)
     rule = fit_lengths(np.minimum(lengths[kept, 0], window), lengths[kept, 1], exact=task.way == DIFFUSION)
+    check_decoding(task.decoding, rule.most, "config.task.decoding.")
     spec = Seq2SeqSpec(
         encoder=encoder,
         way=task.way,
