@@ -17,6 +17,7 @@ from jaxfm.errors import UserError
 SOURCE_COLUMNS = ("source", "src", "input", "text", "document", "article", "dialogue", "context", "question", "en")
 TARGET_COLUMNS = ("target", "tgt", "output", "summary", "highlights", "response", "answer", "translation", "label")
 DIALOGUE = "dialogue:DIR"
+_TURNS = DialogueOptions()
 _SET = "Set data.text_column (source) and data.label_column (target)."
 
 
@@ -66,7 +67,7 @@ def read_text_pairs(
     *,
     columns: PairColumns = PairColumns(),
     holdout: float | None = 0.0,
-    dialogue: DialogueOptions = DialogueOptions(),
+    dialogue: DialogueOptions = _TURNS,
 ) -> dict[str, TextPairSplit]:
     """Reads the splits asked for (train, valid, test, or another usual name of them) of a source.
 
