@@ -24,7 +24,6 @@ from jaxfm.core.task import (
     ReadsNeighbours,
     ScoresPairs,
 )
-from jaxfm.core.writing import WritesTexts
 from jaxfm.data.records import source_unlabelled
 from jaxfm.data.records.examples import PAIR_COLUMNS
 from jaxfm.data.records.source_unlabelled import Wanted
@@ -132,7 +131,7 @@ class Model:
         """What it reads."""
         if self._finder is not None:
             return self._finder.wanted
-        fields = self._predictor.record_fields if isinstance(self._predictor, ReadsEntities | WritesTexts) else ()
+        fields = model_options.record_fields(self._predictor)
         return Wanted(self._predictor.pairs, self._predictor.takes_words, trained=self._trained, fields=fields)
 
     @property

@@ -55,6 +55,11 @@ def labelled(predictor: Predictor, labels: Sequence[str]) -> Predictor:
     return predictor.with_labels(asked)
 
 
+def record_fields(predictor: Predictor) -> tuple[str, ...]:
+    """Returns the fields of a record that the predictor reads beside its text."""
+    return predictor.record_fields if isinstance(predictor, ReadsEntities | WritesTexts) else ()
+
+
 def writing_as(predictor: Predictor, writing: Writing) -> Predictor:
     """Returns the predictor with another way of writing; UserError where it writes nothing."""
     if not writing.decoding and not writing.controls:

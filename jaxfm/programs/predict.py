@@ -97,8 +97,7 @@ def predict_file(
       output: JSON lines, in the order of the input; an empty line of .txt gives a result without findings. A field "id"
         of the input is kept.
       progress: where to show how far it is.
-      columns: `text_column`, `pair_column`, `words_column`, `image_column`: the fields to read, where they are not the
-        usual ones.
+      columns: `text_column`, `pair_column`, `words_column`, `image_column`: the fields to read instead of the usual.
       words: see `--words`.
       context: the second text of every record, of which `source` then has the first alone.
       entities: see `--entities`.
