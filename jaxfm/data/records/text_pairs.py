@@ -89,7 +89,12 @@ def read_text_pairs(
     opened = {split: tables.splits[split]() for split in SPLIT_NAMES if split in tables.splits}
     if not opened:
         raise UserError(f"{source}: none of its splits is train, valid or test ({tables.found}).")
-    chosen = _choose(next(iter(opened.values())), columns)
+    if source.startswith(DIALOGUE.removesuffix("DIR")):
+        if named := [name for name in (columns.source, columns.target, *columns.controls) if name]:
+            raise UserError(f"{source}: has no columns to choose from, but {named[0]!r} is asked for.")
+        chosen = PairColumns(*DIALOGUE_COLUMNS[:2])
+    else:
+        chosen = _choose(next(iter(opened.values())), columns)
     wanted = None if splits is None else list(map(require_split, splits))
     held_out = holdout != 0 and "valid" not in opened and "train" in opened
     present = [name for name in SPLIT_NAMES if name in opened or (name == "valid" and held_out)]
