@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jaxfm.decoding_config import BEAM
 from jaxfm.models.generation import generate
 from jaxfm.models.heads import MaskedLM
-from jaxfm.tasks.seq2seq.draws import segment_numbers
 from jaxfm.tasks.seq2seq.spec import TargetDecoding
 from jaxfm.tasks.seq2seq.written import NOTHING, Written
 
@@ -49,7 +48,6 @@ def continue_prefixes(
         segments=segments,
         forbidden=frozenset(never),
         type_id=int(types),
-        numbers_BS=segment_numbers(batch, segments).astype(jnp.int32),
     )
     written_BSM = jnp.arange(limit) < found.lengths[..., None]
     tokens_BSM = jnp.where(written_BSM, found.tokens, NOTHING)
