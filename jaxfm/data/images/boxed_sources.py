@@ -93,7 +93,8 @@ def _held_out(source: str, train: BoxedSplit, asked: float | None) -> tuple[Boxe
         sides[uniform_hash(example.image.digest()) <= last].append(example)
     if not sides[0]:
         raise UserError(
-            f"{source}: it has no split 'valid', and none of its {len(train.examples):,} training images can be held out."
+            f"{source}: it has no split 'valid', and none of its {len(train.examples):,} training images can be held "
+            "out."
         )
     kept, valid = (dataclasses.replace(train, examples=tuple(side)) for side in sides)
     note = f"valid: {counted(valid.examples)}; {share:.1%} of train, chosen by a hash of the images"

@@ -27,7 +27,7 @@ class BoxedExample:
       labels: class of each.
       crowds: bool [n]; boxes of several objects that nobody told apart: they are not learned, and what is found in them
         is neither right nor wrong (COCO's iscrowd).
-      areas: f64 [n] pixels of each object, by which scores call it small or large; of its box where nothing else is known.
+      areas: f64 [n] pixels of each object, by which scores call it small or large; of its box where no other is known.
       origin: where it was read.
     """
 

@@ -41,13 +41,13 @@ def find_coco(rest: str) -> dict[str, pathlib.Path]:
             continue
         if split in found:
             raise UserError(
-                f"coco:{rest}: both {found[split]} and {path} could be the split {split!r}. Name a file: coco:FILE.json."
+                f"coco:{rest}: both {found[split]} and {path} could be the split {split!r}. Name one: coco:FILE.json."
             )
         found[split] = path
     if not found:
         raise UserError(
-            f"coco:{rest}: has no JSON file named for a split, such as annotations/instances_train2017.json, train.json "
-            "or train/_annotations.coco.json. For another name write coco:FILE.json."
+            f"coco:{rest}: has no JSON file named for a split, such as annotations/instances_train2017.json, "
+            "train.json or train/_annotations.coco.json. For another name write coco:FILE.json."
         )
     return found
 
@@ -77,8 +77,8 @@ def read_coco(path: pathlib.Path, split: str, root: pathlib.Path, rules: BoxRule
       rules: of its boxes; they count what they repair.
 
     Raises:
-      UserError: no such JSON, a record that lacks a field or has one of a wrong kind, a category or an image that is not
-        declared, an absent image, one of another size than declared, a box that breaks a rule.
+      UserError: no such JSON, a record that lacks a field or has one of a wrong kind, a category or an image that is
+        not declared, an absent image, one of another size than declared, a box that breaks a rule.
     """
     values = _json(path)
     names = {}
@@ -97,7 +97,8 @@ def read_coco(path: pathlib.Path, split: str, root: pathlib.Path, rules: BoxRule
             raise UserError(f"{where}: image_id {image} is not among the images of the file.")
         if category not in names:
             raise UserError(
-                f"{where}: category_id {category} is not among the categories: {', '.join(map(str, sorted(names)[:20]))}."
+                f"{where}: category_id {category} is not among the categories: "
+                f"{', '.join(map(str, sorted(names)[:20]))}."
             )
         of_image[image].append(record)
     examples = []

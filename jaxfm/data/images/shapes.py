@@ -1,4 +1,4 @@
-"""`quickstart` of objects: circles, squares and triangles of several sizes and colours on a noisy ground, drawn here."""
+"""`quickstart` of objects: circles, squares and triangles of several sizes and colours on a noisy ground."""
 
 from collections.abc import Mapping
 

@@ -129,6 +129,6 @@ class DetectionPredictor:
             "object-detection",
             f"Finds up to {self.spec.tokens} objects in an image: {names}{more}.",
             code,
-            f"It reads {side} x {side} pixels of an image, whatever its shape. An object is named from a probability of "
-            f"{self.spec.threshold:g}.",
+            f"It reads {side} x {side} pixels of an image, whatever its shape. An object is named from a probability "
+            f"of {self.spec.threshold:g}.",
         )

@@ -58,8 +58,8 @@ class DetectionConfig(ImageConfig):
     name: str = field(NAME, "the task", choices=(NAME,))
     resize: str = field(
         "squash",
-        "to image_size: whatever the shape (squash); native: its own shape in whole patches, as many as that square has "
-        "at most (with data.packed=True several images share a row). Nothing is cut off, so that all boxes stay",
+        "to image_size: whatever the shape (squash); native: its own shape in whole patches, as many as that square "
+        "has at most (with data.packed=True several images share a row). Nothing is cut off, so that all boxes stay",
         choices=("squash", "native"),
     )
     detection_tokens: int = field(

@@ -196,10 +196,10 @@ def _check_size(config: Config, images: int) -> None:
     if config.model.init != "scratch" or images >= FEWEST_IMAGES or config.task.small_data:
         return
     raise UserError(
-        f"config.model.init: is scratch, but there are only {images:,} training images. From scratch a detector of this "
-        f"kind learns next to nothing from fewer than {FEWEST_IMAGES:,}: 2,000 to 6,000 images gave an average precision "
-        "of 0 after 300 epochs (facebookresearch/detr#125, #495). Start from weights (config.model.init=hf:..., dir:... "
-        "or run:... of a model of images), or set config.task.small_data=True."
+        f"config.model.init: is scratch, but there are only {images:,} training images. From scratch a detector of "
+        f"this kind learns next to nothing from fewer than {FEWEST_IMAGES:,}: 2,000 to 6,000 images gave an average "
+        "precision of 0 after 300 epochs (facebookresearch/detr#125, #495). Start from weights (config.model.init=hf:..., "
+        "dir:... or run:... of a model of images), or set config.task.small_data=True."
     )
 
 
@@ -243,7 +243,7 @@ def _reading(config: Config, encoder: EncoderConfig, given: ImageLayout | None) 
 
 
 def _params(params: Mapping[str, HostArray], own: EncoderConfig, wanted: EncoderConfig) -> dict[str, HostArray]:
-    """Returns loaded parameters for an encoder that has been given detection tokens: rows of positions, no mask token."""
+    """Returns loaded parameters for an encoder that was given detection tokens: their positions, no mask token."""
     found = {name: value for name, value in params.items() if name != "encoder/embeddings/mask_token"}
     more = wanted.patches.detection_tokens - own.patches.detection_tokens
     path = "encoder/embeddings/position/embedding"
