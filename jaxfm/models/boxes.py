@@ -42,7 +42,7 @@ def generalized_overlap(one: jax.Array, other: jax.Array) -> jax.Array:
 
     The arrays [..., 4] are broadcast. Of two boxes without area it is a number, not NaN, and has a gradient.
     """
-    tiny = jnp.finfo(jnp.float32).tiny
+    tiny = 1e-12
     shared = _area(jnp.maximum(one[..., :2], other[..., :2]), jnp.minimum(one[..., 2:], other[..., 2:]))
     union = _area(one[..., :2], one[..., 2:]) + _area(other[..., :2], other[..., 2:]) - shared
     around = _area(jnp.minimum(one[..., :2], other[..., :2]), jnp.maximum(one[..., 2:], other[..., 2:]))

@@ -198,8 +198,8 @@ def _check_size(config: Config, images: int) -> None:
     raise UserError(
         f"config.model.init: is scratch, but there are only {images:,} training images. From scratch a detector of "
         f"this kind learns next to nothing from fewer than {FEWEST_IMAGES:,}: 2,000 to 6,000 images gave an average "
-        "precision of 0 after 300 epochs (facebookresearch/detr#125, #495). Start from weights (config.model.init=hf:..., "
-        "dir:... or run:... of a model of images), or set config.task.small_data=True."
+        "precision of 0 after 300 epochs (facebookresearch/detr#125, #495). Start from weights (config.model.init: "
+        "hf:..., dir:... or run:... of a model of images), or set config.task.small_data=True."
     )
 
 
