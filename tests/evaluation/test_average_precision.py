@@ -21,10 +21,9 @@ def found(boxes: list[list[float]], classes: list[int], scores: list[float]) -> 
 def test_all_right_is_one_and_nothing_is_zero() -> None:
     objects = gold([[0, 0, 10, 10], [20, 20, 60, 60], [0, 0, 120, 120]], [0, 1, 1])
     right = average_precision([objects], [found(objects.boxes.tolist(), [0, 1, 1], [0.9, 0.8, 0.7])], 3)
-    assert right.metrics == dict.fromkeys(
-        ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ap50_small"), 1.0
-    )
-    assert right.classes[:2].tolist() == [1, 1] and np.isnan(right.classes[2])
+    names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ap50_small")
+    assert right.metrics == pytest.approx(dict.fromkeys(names, 1.0))
+    assert right.classes[:2].tolist() == pytest.approx([1, 1]) and np.isnan(right.classes[2])
     nothing = average_precision([objects], [found([], [], [])], 3)
     assert set(nothing.metrics.values()) == {0.0}
 

@@ -80,7 +80,7 @@ def put(where: str, key: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (put("annotations", "bbox", [1, 2, 0, 5]), r"train2017\.json: annotation 1: the box .* has no area \(0 x 5"),
         (
             put("annotations", "bbox", [35, 2, 10, 5]),
-            r"annotation 1: the box .*: 35, 2, 45, 7\) lies outside its image of",
+            r"the box .*: 35, 2, 45, 7\) lies outside its image of",
         ),
         (put("annotations", "bbox", [1, 2, 3]), r"annotation 1: bbox is \[1, 2, 3\]; it must be \[left, top, width"),
         (put("annotations", "category_id", 4), r"annotation 1: category_id 4 is not among the categories: 3, 7"),
