@@ -65,7 +65,7 @@ def average_precision(gold: Sequence[GoldObjects], found: Sequence[FoundObjects]
     except ModuleNotFoundError:
         raise UserError(f"average precision needs pycocotools: {install_hint('detection')}.") from None
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
+        truth: Any = COCO()
         truth.dataset = _dataset(gold, num_classes)
         truth.createIndex()
         told = [each for number, image in enumerate(found) for each in _found(image, number)]
@@ -131,7 +131,7 @@ def _empty(truth: Any) -> Any:
     """Returns what COCO's reader makes of no result, which it cannot read."""
     from pycocotools.coco import COCO
 
-    nothing = COCO()
+    nothing: Any = COCO()
     nothing.dataset = {**truth.dataset, "annotations": []}
     nothing.createIndex()
     return nothing

@@ -140,7 +140,7 @@ def test_the_loss_is_that_of_transformers(theirs: tuple[Any, pathlib.Path]) -> N
     with torch.no_grad():
         wanted = model(scaled(images()), labels=given)
     found, weights = ours(read_checkpoint(folder), images()), DetectionLoss()
-    each = jax.vmap(lambda *image: image_sums(*image, weights))(
+    each = jax.vmap(lambda *image: image_sums(*image, loss=weights))(
         found.logits, found.boxes, jnp.asarray(labels), jnp.asarray(boxes)
     )
     sums = ImageSums(*(values.sum() for values in each))

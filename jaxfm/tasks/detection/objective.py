@@ -145,7 +145,7 @@ class DetectionObjective:
         del model, context
         ids_S = jnp.arange(1, self.spec.segments + 1)
         present_BS = (batch["segment_ids"][:, None, :] == ids_S[:, None]).any(axis=-1)
-        one = jax.vmap(jax.vmap(lambda *image: image_sums(*image, self.weights)))
+        one = jax.vmap(jax.vmap(lambda *image: image_sums(*image, loss=self.weights)))
         found = embedded.found
         each = one(found.logits, found.boxes, embedded.labels, embedded.boxes)
         sums = ImageSums(*(jnp.where(present_BS, values, 0.0).sum() for values in each))

@@ -103,4 +103,4 @@ def losses(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _sums(weights: DetectionLoss, *arrays: jax.Array) -> ImageSums:
-    return jax.vmap(lambda *image: image_sums(*image, weights))(*arrays)
+    return jax.vmap(lambda *image: image_sums(*image, loss=weights))(*arrays)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxfm.config import Config
+from jaxfm.config import Config, MeshConfig
 from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.objective import LossContext
 from jaxfm.data.images.stored import StoredImage
@@ -19,6 +19,7 @@ from jaxfm.errors import UserError
 from jaxfm.evaluation import average_precision
 from jaxfm.models.inputs.augmentation import Augmentation, Moves, augment, image_moves
 from jaxfm.models.inputs.image_moves import identity
+from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel.preemption import Preempted
 from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.export import export
@@ -150,9 +151,16 @@ def batch_of(folder: pathlib.Path, **changes: Any) -> tuple[Any, Any, dict[str, 
     """The objective of a task, a model of random weights, and a batch of eight rows."""
     config = tiny.detection_config(folder, **changes)
     task, _ = create(config, resolve(config.model))
-    rows = task.datasets["train"].take(np.arange(8))
+    rows = task.datasets["train"].take(np.arange(min(8, len(task.datasets["train"]))))
     objective: Any = task.objective
-    model = objective.spec.make_model(DEFAULT_BUILD, nnx.Rngs(0))
+    spec = objective.spec
+
+    def make() -> nnx.Module:
+        return spec.make_model(DEFAULT_BUILD, nnx.Rngs(0))
+
+    graphdef, _ = meshes.build_abstract(make, meshes.make_mesh(MeshConfig()))
+    params = tiny.nested(tiny.drawn(make, dataclasses.replace(spec.encoder, initializer_range=0.2), 0))
+    model = nnx.merge(graphdef, nnx.State(jax.tree.map(lambda value: nnx.Param(jnp.asarray(value)), params)))
     return objective, model, {name: jnp.asarray(values) for name, values in rows.items()}
 
 
