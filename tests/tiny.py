@@ -41,7 +41,6 @@ from tests.tiny_records import (  # noqa: F401  the records of these runs, for t
     relations,
     sentences,
     text_groups,
-    write_boxes,
     write_examples,
     write_groups,
     write_images,
@@ -447,25 +446,6 @@ def image_config(directory: pathlib.Path, task: str = "image_classification", **
     values.log.every_steps = 4
     if not (directory / "images").exists():
         write_images(directory / "images")
-    return replaced(from_config_dict(values), **overrides)
-
-
-def detection_config(directory: pathlib.Path, **overrides: Any) -> Config:
-    """The same for objects in images."""
-    values = default_config("detection")
-    values.model.init, values.model.preset = "scratch", "yolos_nano"
-    values.model.num_layers, values.model.hidden_size, values.model.ffn_size = 2, 32, 64
-    values.model.scan_layers = True
-    values.data.source = f"coco:{directory / 'boxes'}"
-    values.task.image_size, values.task.patch_size, values.task.detection_tokens = 16, 4, 4
-    values.task.small_data = True
-    values.train.batch_size = 8
-    values.train.steps = 12
-    values.train.min_steps = 0
-    values.eval.batch_size = 8
-    values.log.every_steps = 4
-    if not (directory / "boxes").exists():
-        write_boxes(directory / "boxes")
     return replaced(from_config_dict(values), **overrides)
 
 

@@ -157,28 +157,6 @@ def write_nested(directory: pathlib.Path, sizes: Mapping[str, int] = SIZES) -> s
     return f"jsonl:{directory}"
 
 
-def write_boxes(directory: pathlib.Path, sizes: Mapping[str, int] = SIZES, side: int = 16) -> str:
-    """Writes COCO's form of small pictures with one or two dark or light squares on grey, all learnable; its URI."""
-    from PIL import Image
-
-    for seed, (split, count) in enumerate(sizes.items()):
-        draw, found, folder = np.random.default_rng(seed), [], directory / split
-        folder.mkdir(parents=True, exist_ok=True)
-        for number in range(count):
-            pixels = np.full((side, side, 3), 128, np.uint8)
-            for left in (0, side // 2)[: 1 + number % 2]:
-                kind, top, size = number % 3 // 2, int(draw.integers(0, side // 2)), int(draw.integers(4, side // 2))
-                pixels[top : top + size, left : left + size] = (20, 240)[kind]
-                box = [left, top, size, size]
-                found.append({"id": len(found), "image_id": number, "category_id": kind + 1, "bbox": box})
-            Image.fromarray(pixels).save(folder / f"{number}.png")
-        images = [{"id": each, "file_name": f"{each}.png", "width": side, "height": side} for each in range(count)]
-        classes = [{"id": 1, "name": "dark"}, {"id": 2, "name": "light"}]
-        values = {"images": images, "annotations": found, "categories": classes}
-        (folder / "_annotations.coco.json").write_text(json.dumps(values))
-    return f"coco:{directory}"
-
-
 def write_images(directory: pathlib.Path, sizes: Mapping[str, int] = SIZES, side: int = 8) -> str:
     """Writes a folder a split and class of PNG files, dark or light ones with noise; returns its URI."""
     from PIL import Image

@@ -1,4 +1,4 @@
-"""Average precision of found objects as COCO counts it, by pycocotools (the extra `detection`)."""
+"""Average precision of found objects as COCO counts it, by pycocotools (the extra `boxes`)."""
 
 # n objects of an image, k found ones, C classes
 

@@ -4,11 +4,11 @@ import functools
 from typing import Any
 
 from jaxfm.core.encoder_config import LARGEST, EncoderConfig, PatchConfig
+from jaxfm.families import vit
 from jaxfm.families.config_values import IMAGE_SIZES, ConfigValues, is_integer
 from jaxfm.families.family import Family, Head
 from jaxfm.families.tensors import Tensor, linear
-from jaxfm.families.vit import ENCODER, MAE_FAMILY, image_encoder, write_config
-from jaxfm.families.vit import FAMILY as PATCHES_ONLY
+from jaxfm.families.vit import ENCODER, image_encoder, write_config
 
 _TOKENS = {"embeddings/detection_tokens": Tensor("embeddings.detection_tokens", ones=1)}
 _NO_MASK = {path: tensor for path, tensor in ENCODER.items() if path != "embeddings/mask_token"}
@@ -104,5 +104,5 @@ FAMILY = Family(
             ffn_size=768,
         ),
     },  # fmt: skip
-    detector_of=(PATCHES_ONLY.name, MAE_FAMILY.name),
+    detector_of=(vit.FAMILY.name, vit.MAE_FAMILY.name),
 )

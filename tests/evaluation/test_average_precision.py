@@ -5,7 +5,7 @@ import pytest
 
 from jaxfm.evaluation.average_precision import FoundObjects, GoldObjects, average_precision, mistakes, overlaps
 
-pytest.importorskip("pycocotools", reason="the extra detection is not installed")
+pytest.importorskip("pycocotools", reason="the extra boxes is not installed")
 
 
 def gold(boxes: list[list[float]], classes: list[int], crowds: list[bool] | None = None) -> GoldObjects:
@@ -32,7 +32,7 @@ def test_overlaps_and_a_false_one_by_hand() -> None:
     """Overlap 0.8 counts at 0.5 to 0.8, seven of ten; a surer false one halves precision at every recall."""
     objects = [gold([[0, 0, 10, 10]], [0])]
     near = average_precision(objects, [found([[0, 0, 10, 8]], [0], [0.5])], 1)
-    assert near.metrics["ap"] == pytest.approx(0.7) and near.metrics["ap75"] == 1.0
+    assert near.metrics["ap"] == pytest.approx(0.7) and near.metrics["ap75"] == pytest.approx(1.0)
     false = average_precision(objects, [found([[50, 50, 60, 60], [0, 0, 10, 10]], [0, 0], [0.9, 0.5])], 1)
     assert false.metrics["ap"] == pytest.approx(0.5)
     less_sure = average_precision(objects, [found([[50, 50, 60, 60], [0, 0, 10, 10]], [0, 0], [0.1, 0.5])], 1)

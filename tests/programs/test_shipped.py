@@ -82,7 +82,7 @@ def test_a_file_of_the_working_directory_comes_first(empty_folder: pathlib.Path)
         ("configs/nerr.py", r"there is no such file, here or in jaxfm\. Did you mean 'configs/ner\.py'\?"),
         (
             "mine.py:x",
-            r"--config=mine\.py:x: there is no such file \(looked from .*empty\)\. .*: classification, clm, embed",
+            r"--config=mine\.py:x: there is no such file \(looked from .*empty\)\. .*: classification, clm, detec",
         ),
         ("/no/such.py", r"--config=/no/such\.py: there is no such file"),
         ("", r"--config=: there is no such file"),

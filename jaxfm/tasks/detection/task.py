@@ -267,8 +267,9 @@ def _spec(config: Config, reading: Reading, labels: tuple[str, ...], *, segments
 
 
 def _weights(config: Config) -> DetectionLoss:
-    keys = config.task.loss
-    return DetectionLoss(MatchingCosts(keys.class_cost, keys.boxes, keys.overlap), keys.no_object)
+    task = config.task
+    costs = MatchingCosts(task.loss.class_cost, task.loss.boxes, task.loss.overlap)
+    return DetectionLoss(costs, task.loss.no_object)
 
 
 def _augmentation(config: Config) -> Augmentation | None:

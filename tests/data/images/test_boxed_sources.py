@@ -33,7 +33,7 @@ def write_coco(folder: pathlib.Path, change: Callable[[dict[str, Any]], None] = 
                 {"id": 1, "image_id": 5, "category_id": 7, "bbox": [1, 2, 10, 20], "area": 150, "iscrowd": 0},
                 {"id": 2, "image_id": 5, "category_id": 3, "bbox": [20, 0, 20.5, 30], "iscrowd": 1},
             ],
-            "categories": CATEGORIES,
+            "categories": [dict(each) for each in CATEGORIES],
         }
         if split == "train":
             change(values)
