@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxfm.data.images.decoding import decode
+from jaxfm.data.images.decoding import decode, readable_formats
 from jaxfm.data.images.stored import BadImageError, StoredImage
 from jaxfm.errors import UserError
 
@@ -159,7 +159,7 @@ def image_size(image: StoredImage) -> tuple[int, int]:
 
     if image.path is not None and image.size < 0:
         try:
-            with Image.open(image.path) as picture:
+            with Image.open(image.path, formats=readable_formats()) as picture:
                 turned = picture.getexif().get(ImageOps.ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
                 width, height = picture.size
                 return (width, height) if turned else (height, width)

@@ -107,15 +107,14 @@ class DetectionSpec:
         """Q."""
         return self.encoder.patches.detection_tokens
 
-    def target_fields(self, objects: int | None = None) -> dict[str, Field]:
-        """Returns the fields of targets, for images of at most so many objects (None: those of training).
+    def target_fields(self) -> dict[str, Field]:
+        """Returns the fields of targets.
 
         Labels are -1 where an image has no such object; boxes are middle (column, row), width and height in shares.
         """
-        most = self.objects if objects is None else objects
         return {
-            LABELS: Field((self.segments, most), fill=-1),
-            BOXES: Field((self.segments, most, 4), np.dtype(np.float32)),
+            LABELS: Field((self.segments, self.objects), fill=-1),
+            BOXES: Field((self.segments, self.objects, 4), np.dtype(np.float32)),
         }
 
     def batch_spec(self) -> BatchSpec:

@@ -94,9 +94,7 @@ class DetectionDefinition:
         """
         reading = _reading(config, initial.encoder, initial.images)
         read = _read(config, None)
-        if "train" not in read:
-            raise UserError(f"{config.data.source}: has no training images; it has: {', '.join(read)}.")
-        _check_size(config, len(read["train"].examples))
+        _check_size(config, read)
         _check_objects(read, reading.encoder.patches.detection_tokens)
         labels, head_note = read["train"].classes, "heads: new"
         fits = "box_head/kernel" in initial.params and set(labels) <= set(initial.labels)
@@ -132,7 +130,7 @@ class DetectionDefinition:
         found = check_images({split: each.examples for split, each in read.items()}, reading, "multi")
         few = [Finding("ok", "objects", f"at most {largest(read)[0]} objects an image")]
         for check, what in (
-            (lambda: _check_size(config, len(read["train"].examples)), "number of images"),
+            (lambda: _check_size(config, read), "number of images"),
             (lambda: _check_objects(read, reading.encoder.patches.detection_tokens), "objects"),
         ):
             try:
@@ -191,8 +189,11 @@ def _read(config: Config, splits: Sequence[str] | None, classes: Sequence[str] =
     return read
 
 
-def _check_size(config: Config, images: int) -> None:
-    """Raises UserError for a start from scratch on few images that nobody asked for."""
+def _check_size(config: Config, read: Mapping[str, BoxedSplit]) -> None:
+    """Raises UserError without training images, and for a start from scratch on few that nobody asked for."""
+    if "train" not in read:
+        raise UserError(f"{config.data.source}: has no training images; it has: {', '.join(read)}.")
+    images = len(read["train"].examples)
     if config.model.init != "scratch" or images >= FEWEST_IMAGES or config.task.small_data:
         return
     raise UserError(
@@ -215,11 +216,14 @@ def _check_objects(read: Mapping[str, BoxedSplit], tokens: int) -> None:
 
 
 def _with_targets(spec: DetectionSpec, examples: Sequence[BoxedExample], rows: ImageRows) -> ImageRows:
-    """Returns rows with the objects of their images; held-out images may have more than those of training."""
+    """Returns rows with the objects of their images, of held-out ones as many as an image of training may have.
+
+    Scores read all objects from the examples.
+    """
     most = max(spec.objects, max(len(example.learned) for example in examples))
-    labels, boxes = targets(spec, examples, most)
+    labels, boxes = (array[:, : spec.objects] for array in targets(spec, examples, most))
     arrays = {LABELS: of_images(rows, labels, spec.segments), BOXES: of_images(rows, boxes, spec.segments)}
-    return rows.with_fields(arrays, spec.target_fields(most))
+    return rows.with_fields(arrays, spec.target_fields())
 
 
 def _reading(config: Config, encoder: EncoderConfig, given: ImageLayout | None) -> Reading:
