@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxfm.parallel.mesh import drop_indivisible_axes, spec
+
 _LARGEST_COST = 1e6  # of what is not a number
 
 
@@ -72,6 +74,27 @@ def match(
     cost_MQ = matching_costs(logits_QC, boxes_Q4, labels_M, targets_M4, costs)
     rows, columns = optax.assignment.hungarian_algorithm(cost_MQ)
     return jnp.zeros(len(labels_M), jnp.int32).at[rows].set(columns.astype(jnp.int32))
+
+
+def match_batch(
+    found: tuple[jax.Array, jax.Array], labels: jax.Array, targets: jax.Array, costs: MatchingCosts
+) -> jax.Array:
+    """Returns `match` of each image [B, S, M], of arrays [B, S, ...]; `found` are logits and boxes.
+
+    Each device matches the images that it holds. A loop over all of them at once would exchange a number among all
+    devices in each of its turns.
+    """
+
+    def own(*arrays: jax.Array) -> jax.Array:
+        return jax.vmap(jax.vmap(lambda *image: match(*image, costs=costs)))(*arrays)
+
+    arrays = (*found, labels, targets)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return own(*arrays)
+    cut = drop_indivisible_axes(labels.shape, spec("batch", "segments", "features"), mesh)
+    first = jax.sharding.PartitionSpec(cut[0])
+    return jax.shard_map(own, in_specs=(first,) * len(arrays), out_specs=first, check_vma=False)(*arrays)
 
 
 def matching_costs(

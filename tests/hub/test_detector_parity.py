@@ -24,7 +24,7 @@ from jaxfm.hub.weights import Checkpoint, read_checkpoint, write_tensors
 from jaxfm.models.detector import Detector, Found
 from jaxfm.models.inputs.patches import PatchInputs
 from jaxfm.parallel import mesh as meshes
-from jaxfm.tasks.detection.objective import DetectionLoss, ImageSums, image_sums, total_loss
+from jaxfm.tasks.detection.objective import DetectionLoss, ImageSums, batch_sums, total_loss
 
 torch = pytest.importorskip("torch", reason="torch is the oracle; it is installed with the test extra on Python 3.11")
 transformers = pytest.importorskip("transformers")
@@ -140,9 +140,8 @@ def test_the_loss_is_that_of_transformers(theirs: tuple[Any, pathlib.Path]) -> N
     with torch.no_grad():
         wanted = model(scaled(images()), labels=given)
     found, weights = ours(read_checkpoint(folder), images()), DetectionLoss()
-    each = jax.vmap(lambda *image: image_sums(*image, loss=weights))(
-        found.logits, found.boxes, jnp.asarray(labels), jnp.asarray(boxes)
-    )
+    given_rows = Found(*(values[:, None] for values in found))
+    each = batch_sums(given_rows, jnp.asarray(labels)[:, None], jnp.asarray(boxes)[:, None], weights)
     sums = ImageSums(*(values.sum() for values in each))
     parts = {name: float(value) for name, value in wanted.loss_dict.items()}
     np.testing.assert_allclose(sums.classes / sums.class_weight, parts["loss_ce"], rtol=1e-5)

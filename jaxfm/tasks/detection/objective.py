@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxfm.adapt_config import AdaptConfig
 from jaxfm.core.objective import Loss, LossContext
 from jaxfm.models import flops
-from jaxfm.models.boxes import MatchingCosts, corners, generalized_overlap, match, middles
+from jaxfm.models.boxes import MatchingCosts, corners, generalized_overlap, match_batch, middles
 from jaxfm.models.detector import Detector, Found
 from jaxfm.models.dropout import DropoutKey, split_key
 from jaxfm.models.inputs.augmentation import Augmentation, Moves, image_moves
@@ -57,22 +57,32 @@ class ImageSums(NamedTuple):
     right: jax.Array
 
 
-def image_sums(
-    logits_QC: jax.Array, boxes_Q4: jax.Array, labels_M: jax.Array, targets_M4: jax.Array, loss: DetectionLoss
-) -> ImageSums:
-    """Returns the sums of one image, each of whose objects is given to a token of its own at the least cost.
+def batch_sums(found: Found, labels: jax.Array, targets: jax.Array, loss: DetectionLoss) -> ImageSums:
+    """Returns the sums of each image [B, S], each of whose objects is given to a token of its own at the least cost.
 
-    The choice has no gradient. Arguments are as of `models.boxes.match`.
+    The choice has no gradient. Arguments are as of `models.boxes.match_batch`.
     """
-    fixed = jax.lax.stop_gradient((logits_QC, boxes_Q4))
-    taken_M = match(*fixed, labels_M, targets_M4, loss.costs)
+    taken = match_batch(jax.lax.stop_gradient((found.logits, found.boxes)), labels, targets, loss.costs)
+    one = jax.vmap(jax.vmap(lambda *image: image_sums(*image, no_object=loss.no_object)))
+    return one(found.logits, found.boxes, labels, targets, taken)
+
+
+def image_sums(
+    logits_QC: jax.Array,
+    boxes_Q4: jax.Array,
+    labels_M: jax.Array,
+    targets_M4: jax.Array,
+    taken_M: jax.Array,
+    no_object: float,
+) -> ImageSums:
+    """Returns the sums of one image whose objects are given to the tokens `taken_M`; see `models.boxes.match`."""
     is_object_M = labels_M >= 0
     none = logits_QC.shape[-1] - 1
     # Absent objects are written past the end, which `mode="drop"` leaves out.
     class_Q = jnp.full(len(logits_QC), none, jnp.int32)
     class_Q = class_Q.at[jnp.where(is_object_M, taken_M, len(class_Q))].set(labels_M, mode="drop")
     log_QC = jax.nn.log_softmax(logits_QC, axis=-1)
-    weight_Q = jnp.where(class_Q == none, loss.no_object, 1.0)
+    weight_Q = jnp.where(class_Q == none, no_object, 1.0)
     said_Q = jnp.take_along_axis(log_QC, class_Q[:, None], axis=-1)[:, 0]
     found_M4 = boxes_Q4[taken_M]
     apart_M = jnp.abs(found_M4 - targets_M4).sum(axis=-1)
@@ -145,9 +155,7 @@ class DetectionObjective:
         del model, context
         ids_S = jnp.arange(1, self.spec.segments + 1)
         present_BS = (batch["segment_ids"][:, None, :] == ids_S[:, None]).any(axis=-1)
-        one = jax.vmap(jax.vmap(lambda *image: image_sums(*image, loss=self.weights)))
-        found = embedded.found
-        each = one(found.logits, found.boxes, embedded.labels, embedded.boxes)
+        each = batch_sums(embedded.found, embedded.labels, embedded.boxes, self.weights)
         sums = ImageSums(*(jnp.where(present_BS, values, 0.0).sum() for values in each))
         images = present_BS.sum().astype(jnp.float32)
         metrics = {

@@ -13,7 +13,8 @@ import numpy as np
 from jaxfm.data.images.boxes import BoxedExample
 from jaxfm.data.images.rows import ImageRows
 from jaxfm.evaluation.average_precision import FoundObjects, GoldObjects
-from jaxfm.tasks.detection.objective import DetectionLoss, ImageSums, image_sums
+from jaxfm.models.detector import Found
+from jaxfm.tasks.detection.objective import DetectionLoss, ImageSums, batch_sums
 from jaxfm.tasks.detection.spec import BOXES, DetectionSpec
 
 _AT_ONCE = 256  # images whose losses are computed together
@@ -103,4 +104,6 @@ def losses(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _sums(weights: DetectionLoss, *arrays: jax.Array) -> ImageSums:
-    return jax.vmap(lambda *image: image_sums(*image, loss=weights))(*arrays)
+    logits, boxes, labels, targets = (array[:, None] for array in arrays)
+    each = batch_sums(Found(logits, boxes), labels, targets, weights)
+    return ImageSums(*(values[:, 0] for values in each))
