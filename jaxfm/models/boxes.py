@@ -76,6 +76,7 @@ def match(
     return jnp.zeros(len(labels_M), jnp.int32).at[rows].set(columns.astype(jnp.int32))
 
 
+@jax.named_scope("match_objects")
 def match_batch(
     found: tuple[jax.Array, jax.Array], labels: jax.Array, targets: jax.Array, costs: MatchingCosts
 ) -> jax.Array:

@@ -198,7 +198,7 @@ def test_the_loss_and_its_gradient_are_the_same_on_four_devices(folder: pathlib.
         step = jax.jit(jax.value_and_grad(loss)).lower(*given).compile()
         found, sharded = step(*given)
     # Matching is done where the images are: no loop exchanges anything.
-    lines = [line for line in step.as_text().splitlines() if "match_objects" in line]
+    lines = [line for line in str(step.as_text()).splitlines() if "match_objects" in line]
     assert any("while" in line for line in lines) and not any("all-reduce" in line for line in lines)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(sharded), strict=True):
