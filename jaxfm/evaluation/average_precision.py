@@ -63,7 +63,7 @@ def average_precision(gold: Sequence[GoldObjects], found: Sequence[FoundObjects]
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ModuleNotFoundError:
-        raise UserError(f"average precision needs pycocotools: {install_hint('detection')}.") from None
+        raise UserError(f"average precision needs pycocotools: {install_hint('boxes')}.") from None
     with contextlib.redirect_stdout(io.StringIO()):
         truth: Any = COCO()
         truth.dataset = _dataset(gold, num_classes)

@@ -82,10 +82,10 @@ _make = functools.partial(image_encoder, family="yolos", initializer="xavier")
 FAMILY = Family(
     name="yolos",
     architecture="Yolos",
-    prefix="vit.",
+    prefix=vit.FAMILY.prefix,
     encoder={**_NO_MASK, **_TOKENS},
     heads={"objects": OBJECTS},
-    known_extras=("vit.pooler.dense.weight", "vit.pooler.dense.bias"),
+    known_extras=tuple(f"{vit.FAMILY.prefix}pooler.dense.{part}" for part in ("weight", "bias")),
     read_config=_read_config,
     write_config=_write_config,
     presets={
