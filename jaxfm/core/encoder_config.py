@@ -39,6 +39,7 @@ LARGEST: Mapping[str, int] = {
     "patch_size": 10_000,
     "channels": 1_000,
     "registers": 10_000,
+    "detection_tokens": 10_000,
     "position_offset": 10_000_000,
     "prefix_length": 100_000,
     "adapter_size": 100_000,
@@ -79,8 +80,8 @@ def _require_sizes(sizes: Mapping[str, int]) -> None:
 class PatchConfig:
     """Images cut into squares, each of which becomes a token (Dosovitskiy et al. 2021, section 3.1).
 
-    Tokens of an image are, in this order: the class token, the distillation token, the registers, and the patches row
-    by row. The first three are the `prefix`: they have no pixels.
+    Tokens of an image are, in this order: the class token, the distillation token, the registers, the detection tokens,
+    and the patches row by row. All before the patches are the `prefix`: they have no pixels.
 
     Attributes:
       size: side P of a patch in pixels; 0: the encoder reads no images.
@@ -90,6 +91,8 @@ class PatchConfig:
       class_token: a token that gathers what an image shows.
       distillation_token: a further one, of a model that learned from a teacher (Touvron et al. 2021, DeiT).
       registers: number of further tokens that nothing reads (Darcet et al. 2024).
+      detection_tokens: number of tokens each of which finds an object (Fang et al. 2021, YOLOS). The table of learned
+        positions has a row for each of them, after those of the patches.
       bias: the linear map of patches has one.
       pooling: what an image is judged by where transformers' class of the family has one way: its class token ("cls"),
         the mean over its patches ("mean"), or both, one after the other ("cls_mean").
@@ -102,6 +105,7 @@ class PatchConfig:
     class_token: bool = True
     distillation_token: bool = False
     registers: int = 0
+    detection_tokens: int = 0
     bias: bool = True
     pooling: str = "cls"
     mask_token: bool = False
@@ -109,6 +113,7 @@ class PatchConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", tuple(self.grid))  # a list where it comes from JSON
         names = {"patch_size": self.size, "channels": self.channels, "registers": self.registers}
+        names |= {"detection_tokens": self.detection_tokens}
         _require_sizes(names | {"image_size": max(self.grid, default=-1)})
         _require(len(self.grid) == 2 and min(self.grid) >= 0, "grid is rows and columns")
         _require(self.pooling in IMAGE_POOLINGS, f"pooling is one of {', '.join(IMAGE_POOLINGS)}")
@@ -117,11 +122,11 @@ class PatchConfig:
     @property
     def prefix(self) -> int:
         """Tokens of an image before its patches."""
-        return self.class_token + self.distillation_token + self.registers
+        return self.class_token + self.distillation_token + self.registers + self.detection_tokens
 
     @property
     def placed_prefix(self) -> int:
-        """Tokens of the prefix that have a learned position: all but the registers."""
+        """Tokens of the prefix whose learned position stands before those of the patches: class and distillation."""
         return self.class_token + self.distillation_token
 
     @property

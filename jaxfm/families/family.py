@@ -24,6 +24,7 @@ class Head:
       pooling_key: key of config.json that says how a text becomes one vector; "" where the class always reads the first
         token.
       poolings: our name of that -> theirs.
+      unnamed_classes: outputs of the last layer after the classes that have names ("no object" of detectors).
     """
 
     suffix: str
@@ -34,6 +35,7 @@ class Head:
     causal_suffix: str = ""
     pooling_key: str = ""
     poolings: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"cls": "cls", "mean": "mean"})
+    unnamed_classes: int = 0
 
 
 def vocabulary_head(
@@ -85,6 +87,8 @@ class Family:
       presets: published shapes by name.
       discriminator_of: families of the same parameters and function whose own classes lack the head "replaced_tokens":
         their encoders are trained for it, and written, as this family.
+      detector_of: families of the same parameters whose own classes find no objects: with detection tokens beside their
+        patches, their encoders are trained for it, and written, as this family.
     """
 
     name: str
@@ -97,6 +101,7 @@ class Family:
     write_config: Callable[[EncoderConfig], dict[str, Any]]
     presets: Mapping[str, EncoderConfig] = dataclasses.field(default_factory=dict)
     discriminator_of: tuple[str, ...] = ()
+    detector_of: tuple[str, ...] = ()
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     bare_suffix: str = "Model"
     sights: tuple[str, ...] = (FULL,)

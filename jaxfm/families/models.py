@@ -14,6 +14,7 @@ from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.towers import TowersConfig
 from jaxfm.models.adapters import without_adapters
+from jaxfm.models.detector import Detector
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.heads import MaskedLM, SequenceClassifier, SpanClassifier, TokenClassifier
 from jaxfm.models.image_classifier import ImageClassifier
@@ -29,6 +30,7 @@ KINDS: Mapping[str, Callable[[EncoderConfig, int], nnx.Module]] = {
     "image_classes": lambda encoder, count: ImageClassifier(
         encoder, count, DEFAULT_BUILD, nnx.Rngs(0), pooling=encoder.patches.pooling, segments=1
     ),
+    "objects": lambda encoder, count: Detector(encoder, count, DEFAULT_BUILD, nnx.Rngs(0), segments=1),
     "spans": lambda encoder, _: SpanClassifier(encoder, DEFAULT_BUILD, nnx.Rngs(0)),
     "vocabulary": lambda encoder, _: MaskedLM(encoder, DEFAULT_BUILD, nnx.Rngs(0)),
     "replaced_tokens": lambda encoder, _: ReplacedTokenModel(encoder, 1, DEFAULT_BUILD, nnx.Rngs(0)),

@@ -25,6 +25,7 @@ from jaxfm.families import (
     vit,
     xlm_roberta,
     xlm_roberta_xl,
+    yolos,
 )
 from jaxfm.families.family import Family, TowerPair
 
@@ -93,6 +94,11 @@ def discriminator_family(name: str) -> str:
     return next((each.name for each in FAMILIES.values() if name in each.discriminator_of), "")
 
 
+def detector_family(name: str) -> str:
+    """Returns the family as which encoders of family `name` are trained to find objects: its own if none is known."""
+    return next((each.name for each in FAMILIES.values() if name in each.detector_of), name)
+
+
 def classes_with(kind: str) -> list[str]:
     """Returns transformers' classes that have a head of that kind, over the families known here."""
     return [each.class_name(kind) for each in FAMILIES.values() if kind in each.heads and each.heads[kind].suffix]
@@ -122,6 +128,7 @@ for _family in (
     deit.FAMILY,
     dinov2.FAMILY,
     dinov2.WITH_REGISTERS,
+    yolos.FAMILY,
     clip.FAMILY,
     clip.SIGLIP_FAMILY,
     clip.CLIP_PAIR,

@@ -66,6 +66,29 @@ def write_image_processor(folder: pathlib.Path, layout: ImageLayout) -> None:
     files.write_json(folder / FILE, values)
 
 
+def write_detection_processor(folder: pathlib.Path, layout: ImageLayout) -> None:
+    """Writes the file that AutoImageProcessor opens for a model that finds objects in squares of one size.
+
+    Its `post_process_object_detection` makes boxes in pixels of what the model says.
+    """
+    assert layout.rule == "squash"
+    values: dict[str, Any] = {
+        "image_processor_type": "YolosImageProcessor",
+        "format": "coco_detection",
+        "do_convert_annotations": True,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(layout.mean),
+        "image_std": list(layout.std),
+        "do_resize": True,
+        "resample": _BICUBIC,
+        "size": {"height": layout.side, "width": layout.side},
+        "do_pad": False,
+    }
+    files.write_json(folder / FILE, values)
+
+
 def _numbers(values: dict[str, Any], key: str, path: pathlib.Path) -> tuple[float, ...]:
     found = values.get(key)
     if found is None:

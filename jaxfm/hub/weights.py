@@ -137,8 +137,9 @@ def plan_model(encoder: EncoderConfig, head: str, params: Mapping[str, HostArray
       UserError: a family without tables.
     """
     own = family(encoder.family)
-    num_classes = len(params["head/bias"]) if "head/bias" in params else 1
     kind = head or ("pooler" if "pooler/kernel" in params else "")
+    unnamed = own.head(kind, encoder).unnamed_classes if kind else 0
+    num_classes = len(params["head/bias"]) - unnamed if "head/bias" in params else 1
     table = _encoder_entries(own, encoder, bare=not head)
     table |= _head_entries(own, encoder, kind, num_classes, bare=not head) if kind else {}
     assert set(params) == set(table), f"not the parameters of {head}: {sorted(set(params) ^ set(table))}"

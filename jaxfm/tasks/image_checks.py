@@ -4,18 +4,38 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from jaxfm.core.data_check import DataCheck, Finding
 from jaxfm.data.images.decoding import decode
-from jaxfm.data.images.examples import ImageExample
-from jaxfm.data.images.stored import BadImageError
+from jaxfm.data.images.stored import BadImageError, StoredImage
 from jaxfm.observe.tables import Table
 from jaxfm.tasks import text_checks
 from jaxfm.tasks.image_options import Reading
 from jaxfm.tasks.label_checks import check_balance, check_names
 from jaxfm.tasks.text_checks import LabelCounts, label_table
 
-Examples = Mapping[str, Sequence[ImageExample]]
+
+class CheckedExample(Protocol):
+    """An image with any number of labels."""
+
+    @property
+    def image(self) -> StoredImage:
+        """Where it is kept."""
+        ...
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Its classes."""
+        ...
+
+    @property
+    def origin(self) -> str:
+        """Where it was read."""
+        ...
+
+
+Examples = Mapping[str, Sequence[CheckedExample]]
 # An image smaller than this share of what is read is enlarged so much that little of it is seen.
 _SMALL = 0.5
 
@@ -108,6 +128,6 @@ def _small(small: Sequence[str], reading: Reading) -> Finding:
     return Finding("warning", "sizes", message, fix, tuple(small))
 
 
-def _labels(examples: Sequence[ImageExample]) -> list[tuple[str, str]]:
+def _labels(examples: Sequence[CheckedExample]) -> list[tuple[str, str]]:
     """Returns each label of each image, and where it stands."""
     return [(name, each.origin) for each in examples for name in each.labels]

@@ -4,7 +4,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -12,11 +12,31 @@ from jaxfm.config import Config
 from jaxfm.core.batch import Field
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import ImageLayout
-from jaxfm.data.images.examples import ImageExample, ImageSplit
 from jaxfm.data.images.rows import ImageRows, build_image_rows, channel_statistics
 from jaxfm.data.images.stored import StoredImage
 from jaxfm.errors import UserError
 from jaxfm.tasks.image_options import Reading
+
+
+class HasImage(Protocol):
+    """An example with one image."""
+
+    @property
+    def image(self) -> StoredImage:
+        """Where it is kept."""
+        ...
+
+
+class HasExamples(Protocol):
+    """A split of such examples."""
+
+    @property
+    def examples(self) -> Sequence[HasImage]:
+        """In the order of the source."""
+        ...
+
+
+Example = TypeVar("Example", bound=HasImage)
 
 
 class ImageSpec(Protocol):
@@ -48,7 +68,7 @@ class ImageSpec(Protocol):
         ...
 
 
-def read_rows(reading: Reading, read: Mapping[str, ImageSplit], config: Config) -> dict[str, ImageRows]:
+def read_rows(reading: Reading, read: Mapping[str, HasExamples], config: Config) -> dict[str, ImageRows]:
     """Returns rows of the images of each split; packed ones of "train" are shuffled first.
 
     Raises:
@@ -63,7 +83,7 @@ def read_rows(reading: Reading, read: Mapping[str, ImageSplit], config: Config) 
     return rows
 
 
-def kept_examples(examples: Sequence[ImageExample], rows: ImageRows) -> tuple[ImageExample, ...]:
+def kept_examples(examples: Sequence[Example], rows: ImageRows) -> tuple[Example, ...]:
     """Returns the examples whose images could be decoded."""
     return tuple(examples[index] for index in rows.kept.tolist())
 

@@ -21,6 +21,7 @@ from jaxfm.errors import UserError, did_you_mean
 from jaxfm.models.adapters import with_adapters
 from jaxfm.tasks.causal_lm.task import CausalLMDefinition
 from jaxfm.tasks.classification.task import ClassificationDefinition
+from jaxfm.tasks.detection.task import DetectionDefinition
 from jaxfm.tasks.embedding.task import EmbeddingDefinition
 from jaxfm.tasks.image_classification.task import ImageClassificationDefinition
 from jaxfm.tasks.image_text.task import ImageTextDefinition
@@ -70,6 +71,7 @@ for _definition in (
     ImageClassificationDefinition(),
     MaskedImagesDefinition(),
     ImageTextDefinition(),
+    DetectionDefinition(),
 ):
     register(_definition)
 

@@ -86,7 +86,10 @@ _INPUTS = (
     *(f"{stack}/layers/*/bias" for stack in ("encoder", "generator")),
     *(f"{stack}/layers/{part}_scale/scale" for stack in ("encoder", "generator") for part in ("attention", "ffn")),
     *(f"encoder/embeddings/{table}/embedding" for table in ("word", "position", "type")),
-    *(f"encoder/embeddings/{token}" for token in ("class_token", "distillation_token", "registers", "mask_token")),
+    *(
+        f"encoder/embeddings/{token}"
+        for token in ("class_token", "distillation_token", "registers", "detection_tokens", "mask_token")
+    ),
     *(f"{part}bias" for part in ("encoder/embeddings/", "encoder/embeddings/projection/", "decoder/")),
     *(f"{layer}/bias" for layer in ("transform/dense", "pooler", "dense", "head", "spans", "detector/*")),
     *("generator/transform/dense/bias", "generator/decoder/bias", "chain/start", "chain/end", "chain/pairs"),

@@ -14,6 +14,7 @@ RUN_PAGES = (
     "docs/checkpoints.md",
     "docs/classification.md",
     "docs/data_check.md",
+    "docs/detection.md",
     "docs/embeddings.md",
     "docs/explaining.md",
     "docs/exporting.md",

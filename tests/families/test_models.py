@@ -16,6 +16,11 @@ HEADS = {
     "sequence_classes": {"head/kernel": (32, 5), "head/bias": (5,), "pooler/kernel": (32, 32), "pooler/bias": (32,)},
     "pooler": {"pooler/kernel": (32, 32), "pooler/bias": (32,)},
     "image_classes": {"head/kernel": (32, 5), "head/bias": (5,)},
+    "objects": {
+        **{f"{part}/{layer}/kernel": (32, 32) for part in ("classes", "boxes") for layer in ("first", "second")},
+        **{f"{part}/{layer}/bias": (32,) for part in ("classes", "boxes") for layer in ("first", "second")},
+        "head/kernel": (32, 6), "head/bias": (6,), "box_head/kernel": (32, 4), "box_head/bias": (4,),
+    },
     "spans": {"spans/kernel": (32, 2), "spans/bias": (2,)},
     "vocabulary": {
         **{f"transform/{name}": shape for name, shape in DENSE.items()},

@@ -31,6 +31,7 @@ MILLIONS = {
     "esm2_3b": 2832.44, "embedding_gemma": 302.86, "neobert": 221.67,
     # Of images: P^2 C D + D for the patches, a row for each position, tokens before them. Published: 5.7 M (DeiT-Ti),
     # 86 M (ViT-B, both with their heads), 87 M (DINOv2-B), 0.4 B (SigLIP So400m).
+    "yolos_nano": 0.83, "yolos_tiny": 6.32,
     "vit_nano": 0.20, "vit_mini": 1.20, "vit_cifar": 3.59, "vit_tiny": 5.52, "vit_small": 21.67, "vit_base": 85.80,
     "vit_large": 303.30, "deit_tiny": 5.52, "deit_small": 21.67, "deit_base": 85.80, "dinov2_small": 22.06,
     "dinov2_base": 86.58, "dinov2_large": 304.37, "dinov2_small_with_registers": 22.06,

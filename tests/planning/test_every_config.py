@@ -38,10 +38,12 @@ SMALL = {
     ("image_classification", "quickstart"): "v5e:2x2",
     ("masked_images", "quickstart"): "v5e:2x2",
     ("image_text", "quickstart"): "v5e:2x2",
+    ("detection", "quickstart"): "v5e:2x2",
 }
 LARGE = {
     **{("image_classification", name): "v5e:2x2" for name in ("files", "multi", "cifar10")},
     ("image_classification", "finetune"): "v5e:2x4",
+    **{("detection", name): "v5e:2x2" for name in ("files", "yolos")},
     **{("masked_images", name): "v5e:2x2" for name in ("files", "simmim", "cifar10")},
     ("masked_images", "imagenet"): "v5e:8x8",
     **{("image_text", name): "v5e:2x2" for name in ("files", "sigmoid")},

@@ -19,7 +19,7 @@ from tests import tiny
 
 TASKS = tuple(
     "ner nested_ner zero_shot_ner classification embedding late_interaction qa relations seq2seq masked_lm "
-    "replaced_token causal_lm image_classification masked_images image_text".split()
+    "replaced_token causal_lm image_classification masked_images image_text detection".split()
 )  # fmt: skip
 
 
@@ -199,9 +199,10 @@ def test_shapes_of_any_encoder_need_no_data() -> None:
     text = dataclasses.replace(tiny.ENCODER, num_layers=3)
     images = image_encoder(family="vit", patches=PatchConfig(4, grid=(7, 7), class_token=True), num_layers=2)
     for task in TASKS:
-        reads_images = "image" in task
+        reads_images = "image" in task or task == "detection"
         encoder = images if reads_images else text
         more = {"task": {"text_init": "scratch", "text_preset": "bert_tiny"}} if task == "image_text" else {}
+        more = {"task": {"detection_tokens": 4}} if task == "detection" else more
         config = registry.from_config_dict(defaults(task, data={"row_length": 64}, **more))
         if reads_images:
             objective = registry.abstract_objective(config, encoder)

@@ -174,12 +174,12 @@ def _decoded(content: bytes, origin: str) -> np.ndarray:
     if not content:
         raise BadImageError(f"{origin}: the file is empty.")
     try:
-        picture = Image.open(io.BytesIO(content), formats=_formats())
+        picture = Image.open(io.BytesIO(content), formats=readable_formats())
     except UnidentifiedImageError:
         if content.startswith(_MAGIC):
             raise BadImageError(f"{origin}: the image is damaged or truncated: it ends in its header.") from None
         raise BadImageError(
-            f"{origin}: is not an image ({_looks_like(content)}); read are {', '.join(_formats())}."
+            f"{origin}: is not an image ({_looks_like(content)}); read are {', '.join(readable_formats())}."
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(origin) from None
@@ -190,7 +190,7 @@ def _decoded(content: bytes, origin: str) -> np.ndarray:
 
 
 @functools.cache
-def _formats() -> tuple[str, ...]:
+def readable_formats() -> tuple[str, ...]:
     """Those of _FORMATS that this Pillow was built with."""
     from PIL import Image
 

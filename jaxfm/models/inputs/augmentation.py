@@ -178,6 +178,33 @@ def augment(
     return jax.vmap(one)(batch["pixels"], batch["segment_ids"], batch["cells"], batch["grids"], keys)
 
 
+class Moves(NamedTuple):
+    """How images of a batch are moved: where each pixel of a result is read, and their sides in pixels, all [B, S]."""
+
+    moved: Affine
+    height: jax.Array
+    width: jax.Array
+
+
+def image_moves(
+    batch: Mapping[str, jax.Array],
+    augmentation: Augmentation,
+    patch: int,
+    channels: int,
+    key: DropoutKey,
+    *,
+    segments: int | None = None,
+) -> Moves:
+    """Returns how `augment`, given the same arguments, moves each image: for targets that lie in it."""
+
+    def one(pixels: jax.Array, ids: jax.Array, cells: jax.Array, grids: jax.Array, key: jax.Array) -> Moves:
+        row = ImageRow(pixels.reshape(-1, patch, patch, channels), ids, cells, grids, patch, segments or len(ids))
+        return Moves(*_draw(row, augmentation, key)[:3])
+
+    keys = _row_keys(key, batch["pixels"].shape[0])
+    return jax.vmap(one)(batch["pixels"], batch["segment_ids"], batch["cells"], batch["grids"], keys)
+
+
 @jax.named_scope("mix_images")
 def mix(
     batch: Mapping[str, jax.Array],
@@ -256,8 +283,17 @@ def _row_keys(key: DropoutKey, rows: int) -> jax.Array:
 # --- one row ---------------------------------------------------------------------------------------------------------
 
 
-def _augment_row(row: ImageRow, augmentation: Augmentation, key: jax.Array) -> jax.Array:
-    """The pixels of a row, f32 [T, P, P, C]."""
+class _Drawn(NamedTuple):
+    """What is drawn for the images of a row: where their pixels go, sizes in pixels, operations, erased parts."""
+
+    moved: Affine
+    height_S: jax.Array
+    width_S: jax.Array
+    operations: list[tuple[jax.Array, jax.Array]]
+    erased: list[jax.Array]
+
+
+def _draw(row: ImageRow, augmentation: Augmentation, key: jax.Array) -> _Drawn:
     count, magnitude = augmentation.rand_augment
     keys_S = jax.vmap(lambda segment: jax.random.fold_in(key, segment))(jnp.arange(row.segments))
     draws = iter(jax.vmap(lambda each: jax.random.uniform(each, (12 + 2 * count,)))(keys_S).T)
@@ -279,6 +315,13 @@ def _augment_row(row: ImageRow, augmentation: Augmentation, key: jax.Array) -> j
     level = magnitude / MAGNITUDES
     for operation, sign in drawn:
         moved = after(moved, _geometric(operation, sign * level, height_S, width_S))
+    return _Drawn(moved, height_S, width_S, drawn, erase)
+
+
+def _augment_row(row: ImageRow, augmentation: Augmentation, key: jax.Array) -> jax.Array:
+    """The pixels of a row, f32 [T, P, P, C]."""
+    moved, height_S, width_S, drawn, erase = _draw(row, augmentation, key)
+    level = augmentation.rand_augment[1] / MAGNITUDES
     pixels = sample(row, moved, augmentation.border) if augmentation.moves else row.pixels.astype(jnp.float32)
     for operation, sign in drawn:
         # Stored before it is read several times; the compiler would rather compute it anew for each.

@@ -78,9 +78,10 @@ class PatchInputs(nnx.Module):
         self.class_token = tokens(int(patches.class_token))
         self.distillation_token = tokens(int(patches.distillation_token))
         self.registers = tokens(patches.registers)
+        self.detection_tokens = tokens(patches.detection_tokens)
         self.mask_token = tokens(int(patches.mask_token))
         learned = config.position_embedding == "learned"
-        rows = patches.placed_prefix + patches.grid[0] * patches.grid[1]
+        rows = patches.placed_prefix + patches.grid[0] * patches.grid[1] + patches.detection_tokens
         waves = config.initializer == "xavier" and width % 4 == 0
         table = with_axes(functools.partial(_wave_table, patches) if waves else init, "positions", "embed")
         self.position = nnx.Embed(rows, width, dtype=dtype, embedding_init=table, rngs=rngs) if learned else None
@@ -128,7 +129,8 @@ class PatchInputs(nnx.Module):
 
     def _with_prefix(self, x_BTD: jax.Array, cells_BT2: jax.Array) -> jax.Array:
         """Puts the learned tokens where they belong."""
-        parts = [part[...] for part in (self.class_token, self.distillation_token, self.registers) if part is not None]
+        every = (self.class_token, self.distillation_token, self.registers, self.detection_tokens)
+        parts = [part[...] for part in every if part is not None]
         if not parts:
             return x_BTD
         table = jnp.concatenate(parts).astype(self.dtype)
@@ -146,13 +148,17 @@ class PatchInputs(nnx.Module):
         if self.position is None:
             return jnp.zeros((), self.dtype)
         table_GD = self.position.embedding[...].astype(self.dtype)
-        first = patches.placed_prefix
-        x_BTD = jnp.where(is_patch_BT1, between(table_GD[first:], patches.grid, cells_BT2, grids_BT2), 0)
-        if not first:
-            return x_BTD
-        placed_BT = (cells_BT2[..., 0] < 0) & (cells_BT2[..., 1] >= 0) & (cells_BT2[..., 1] < first)
-        prefix_BTD = _rows(table_GD[:first], jnp.clip(cells_BT2[..., 1], 0, first - 1))
-        return jnp.where(placed_BT[..., None], prefix_BTD, x_BTD)
+        first, count = patches.placed_prefix, patches.detection_tokens
+        last = len(table_GD) - count
+        x_BTD = jnp.where(is_patch_BT1, between(table_GD[first:last], patches.grid, cells_BT2, grids_BT2), 0)
+        # Of tokens of the prefix: number of the first one, and their rows.
+        for start, rows_GD in ((0, table_GD[:first]), (patches.prefix - count, table_GD[last:])):
+            if len(rows_GD):
+                number_BT = cells_BT2[..., 1] - start
+                placed_BT = (cells_BT2[..., 0] < 0) & (number_BT >= 0) & (number_BT < len(rows_GD))
+                prefix_BTD = _rows(rows_GD, jnp.clip(number_BT, 0, len(rows_GD) - 1))
+                x_BTD = jnp.where(placed_BT[..., None], prefix_BTD, x_BTD)
+        return x_BTD
 
 
 def _rows(table: jax.Array, index: jax.Array) -> jax.Array:
@@ -181,7 +187,9 @@ def between(table_GD: jax.Array, grid: tuple[int, int], cells_BT2: jax.Array, gr
 
 
 def position_table(config: EncoderConfig, table: np.ndarray | None, grid: tuple[int, int]) -> np.ndarray:
-    """Returns what an encoder adds to the tokens of an image of one size, f32 [placed prefix + patches, D].
+    """Returns what an encoder adds to the tokens of an image of one size, f32 [G, D].
+
+    Rows are those of the placed prefix, of the patches, and of the detection tokens.
 
     Args:
       config: of the encoder, whose positions are "learned" or "sine".
@@ -191,18 +199,22 @@ def position_table(config: EncoderConfig, table: np.ndarray | None, grid: tuple[
     first, (rows, columns) = config.patches.placed_prefix, grid
     cells = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1).reshape(1, -1, 2)
     prefix = np.zeros((first, config.hidden_size), np.float32)
+    after = np.zeros((config.patches.detection_tokens, config.hidden_size), np.float32)
     if config.position_embedding == "sine":
         of_patches = sine_positions(jnp.asarray(cells), config.hidden_size)
     else:
         assert table is not None
-        prefix = np.asarray(table[:first], np.float32)
+        last = len(table) - len(after)
+        prefix, after = np.asarray(table[:first], np.float32), np.asarray(table[last:], np.float32)
         grids = jnp.broadcast_to(jnp.asarray(grid), cells.shape)
-        of_patches = between(jnp.asarray(table[first:], jnp.float32), config.patches.grid, jnp.asarray(cells), grids)
-    return np.concatenate([prefix, np.asarray(of_patches[0], np.float32)])
+        of_patches = between(
+            jnp.asarray(table[first:last], jnp.float32), config.patches.grid, jnp.asarray(cells), grids
+        )
+    return np.concatenate([prefix, np.asarray(of_patches[0], np.float32), after])
 
 
 def _wave_table(patches: PatchConfig, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Returns a table of positions [rows, D] that begins as the fixed waves, zero for the tokens before the patches.
+    """Returns a table of positions [rows, D] that begins as the fixed waves, zero for tokens without pixels.
 
     Waves tell patches apart from the first step on; narrow random rows have to grow first. Beyer et al. 2022 ("Better
     plain ViT baselines for ImageNet-1k") find waves no worse than a learned table.
@@ -211,7 +223,8 @@ def _wave_table(patches: PatchConfig, key: jax.Array, shape: tuple[int, ...], dt
     rows, columns = patches.grid
     cells_1G2 = jnp.stack(jnp.meshgrid(jnp.arange(rows), jnp.arange(columns), indexing="ij"), axis=-1).reshape(1, -1, 2)
     waves_GD = sine_positions(cells_1G2, shape[1])[0]
-    return jnp.pad(waves_GD, ((shape[0] - len(waves_GD), 0), (0, 0))).astype(dtype)
+    after = patches.detection_tokens
+    return jnp.pad(waves_GD, ((shape[0] - len(waves_GD) - after, after), (0, 0))).astype(dtype)
 
 
 def sine_positions(cells_BT2: jax.Array, width: int) -> jax.Array:

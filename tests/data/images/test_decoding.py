@@ -243,5 +243,5 @@ def test_patches_that_leave_too_little():
 
 
 def test_the_formats_that_are_read_start_no_program():
-    assert {"PNG", "JPEG", "GIF", "WEBP"} <= set(decoding._formats())
-    assert "EPS" not in decoding._formats()
+    assert {"PNG", "JPEG", "GIF", "WEBP"} <= set(decoding.readable_formats())
+    assert "EPS" not in decoding.readable_formats()

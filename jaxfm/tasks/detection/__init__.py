@@ -1,0 +1,1 @@
+"""Objects in images: what they are, and where."""
