@@ -17,6 +17,7 @@ from jaxfm.models.adapters import without_adapters
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.heads import MaskedLM, SequenceClassifier, SpanClassifier, TokenClassifier
 from jaxfm.models.image_classifier import ImageClassifier
+from jaxfm.models.sound_classifier import SoundClassifier
 from jaxfm.models.two_towers import TwoTowers
 from jaxfm.parallel.mesh import initialise
 
@@ -28,6 +29,9 @@ KINDS: Mapping[str, Callable[[EncoderConfig, int], nnx.Module]] = {
     ),
     "image_classes": lambda encoder, count: ImageClassifier(
         encoder, count, DEFAULT_BUILD, nnx.Rngs(0), pooling=encoder.patches.pooling, segments=1
+    ),
+    "sound_classes": lambda encoder, count: SoundClassifier(
+        encoder, count, DEFAULT_BUILD, nnx.Rngs(0), pooling="tokens", segments=1
     ),
     "spans": lambda encoder, _: SpanClassifier(encoder, DEFAULT_BUILD, nnx.Rngs(0)),
     "vocabulary": lambda encoder, _: MaskedLM(encoder, DEFAULT_BUILD, nnx.Rngs(0)),
