@@ -318,9 +318,10 @@ def stored_media(medium: Medium, value: Any, column: str, origin: str, folder: p
     Raises:
       UserError: any other value, a path that is absent or leaves the folder; or as `Medium.of_value`.
     """
-    if isinstance(value, Mapping) and {"bytes", "path"} & value.keys():
-        value = value.get("bytes") or value.get("path")
     found = medium.of_value(value, origin)
+    if found is None and isinstance(value, Mapping) and {"bytes", "path"} & value.keys():
+        value = value.get("bytes") or value.get("path")
+        found = medium.of_value(value, origin)
     if found is not None:
         return found
     if isinstance(value, str):

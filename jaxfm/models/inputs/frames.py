@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from jaxfm.core.batch import BatchSpec, Field
-from jaxfm.core.encoder_config import EncoderConfig, PatchConfig
+from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import SoundLayout
 from jaxfm.models.dropout import DropoutKey
 from jaxfm.models.inputs.inputs import Inputs
@@ -112,7 +112,7 @@ def log_mel(samples_BN: jax.Array, rate: int, mels: int) -> jax.Array:
     return jnp.log(jnp.maximum(energy_BFM, _FLOOR))
 
 
-def fields(row_length: int, patches: PatchConfig, *, slots: int, rate: int) -> BatchSpec:
+def fields(row_length: int, *, slots: int, rate: int) -> BatchSpec:
     """Returns the arrays that `FrameInputs` reads, of rows of `row_length` tokens and `slots` hops of samples.
 
     "samples" are from -1 to 1, one clip after the other, each at the start of a slot. "slots" say whose they are: k
