@@ -94,7 +94,8 @@ def _check_whole(origin: str, content: bytes) -> None:
         if name == b"data":
             if size not in _UNKNOWN_SIZE and at + 8 + size > len(content):
                 raise BadSoundError(
-                    f"{origin}: is cut: its header promises {size:,} bytes of samples, it has {len(content) - at - 8:,}."
+                    f"{origin}: is cut: its header promises {size:,} bytes of samples, it has "
+                    f"{len(content) - at - 8:,}."
                 )
             return
         at += 8 + size + size % 2

@@ -287,7 +287,8 @@ def _read(found: _Source, split: str) -> tuple[list[MediaExample], str]:
             continue
         if first is not None:
             raise UserError(
-                f"{origin}: without {first[0]} in {first[1]!r}, but every {noun(found.medium)} needs one. Leave the record "
+                f"{origin}: without {first[0]} in {first[1]!r}, but every {noun(found.medium)} needs one. Leave "
+                f"the record "
                 "out, or complete it."
             )
         stored = stored_media(found.medium, media, found.media, origin, table.folder)
@@ -349,7 +350,8 @@ def _checked_path(medium: Medium, value: str, column: str, origin: str, folder: 
     path = os.path.realpath(os.path.join(root, value))
     if os.path.commonpath([root, path]) != root:
         raise UserError(
-            f"{origin}: {value!r} in {column!r} leads out of {folder}. Paths of {medium.many} are relative to the folder "
+            f"{origin}: {value!r} in {column!r} leads out of {folder}. Paths of {medium.many} are relative to "
+            f"the folder "
             f"of their table and stay inside it: move the {medium.many} or the table."
         )
     if not os.path.isfile(path):
@@ -367,12 +369,14 @@ def _check_training(found: _Source, examples: Sequence[MediaExample]) -> list[st
     if len(different) == 1:
         said = ", ".join(examples[0].labels) or "(none)"
         raise UserError(
-            f"{found.source}: all {len(examples):,} training {found.medium.many} have the class {said} in {column!r}: there is "
+            f"{found.source}: all {len(examples):,} training {found.medium.many} have the class {said} in "
+            f"{column!r}: there is "
             "nothing to learn. Pretraining needs no classes."
         )
     if found.kind == "single" and len(examples) >= _FEW and len(different) > _OWN * len(examples):
         raise UserError(
-            f"{found.source}: {column!r} has {len(different):,} values in {len(examples):,} training {found.medium.many}, hardly "
+            f"{found.source}: {column!r} has {len(different):,} values in {len(examples):,} training "
+            f"{found.medium.many}, hardly "
             "any of them twice: these are not classes. Set data.label_column to another column "
             f"({', '.join(map(repr, found.tables['train'].columns))})."
         )
@@ -388,8 +392,10 @@ def _held_out(
     )
     if not any(chosen):
         raise UserError(
-            f"{found.source}: it has no split 'valid', and none of the {len(examples):,} training {found.medium.many} can be held out: "
-            f"each is the only one of its class, or all are equal. Give more, a split of validation {found.medium.many}, or "
+            f"{found.source}: it has no split 'valid', and none of the {len(examples):,} training "
+            f"{found.medium.many} can be held out: "
+            f"each is the only one of its class, or all are equal. Give more, a split of validation "
+            f"{found.medium.many}, or "
             "config.data.holdout=0 for no validation."
         )
     sides: tuple[list[MediaExample], list[MediaExample]] = ([], [])

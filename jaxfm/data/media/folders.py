@@ -56,7 +56,8 @@ def _splits(medium: Medium, rest: str) -> tuple[dict[str, pathlib.Path], str]:
     root = expanded(rest)
     if root.is_file():
         raise UserError(
-            f"{medium.scheme}:{rest}: is a file; {medium.scheme}: takes a folder. For a table write csv:, jsonl: or parquet:."
+            f"{medium.scheme}:{rest}: is a file; {medium.scheme}: takes a folder. For a table write csv:, "
+            f"jsonl: or parquet:."
         )
     if not root.is_dir():
         raise UserError(f"{medium.scheme}:{rest}: no such folder; {nearest_folder(root)}.")
@@ -77,8 +78,10 @@ def _splits(medium: Medium, rest: str) -> tuple[dict[str, pathlib.Path], str]:
     ]
     if others or beside:
         raise UserError(
-            f"{medium.scheme}:{rest}: its folders {listed(path.name for path in named.values())} name splits, but beside them "
-            f"are the {medium.many} {listed((others + beside)[:5])}, which belong to none. Move them into a split; or, where "
+            f"{medium.scheme}:{rest}: its folders {listed(path.name for path in named.values())} name splits, "
+            f"but beside them "
+            f"are the {medium.many} {listed((others + beside)[:5])}, which belong to none. Move them into a "
+            f"split; or, where "
             f"a class is named so, rename its folder or write a table with the paths of the {medium.many}."
         )
     return named, f"the folders {', '.join(str(path) for path in named.values())}"
