@@ -28,12 +28,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxfm.data.records.quickstart_dates import build as build_dates
-from jaxfm.data.records.text_pairs import read_text_pairs
-
 from jaxfm import files
 from jaxfm.config import Config
 from jaxfm.data.corpora.documents import uniform_hash
+from jaxfm.data.records.quickstart_dates import build as build_dates
+from jaxfm.data.records.text_pairs import read_text_pairs
 from jaxfm.data.text.bm25 import Bm25
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation.generation import METRICS, baseline_scores, generation_scores

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 import pathlib
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from jaxfm.core.task import (
     ExplainsResults,
     Predictor,
     ReadsEntities,
+    ReadsFiles,
     ReadsImages,
     ReadsNeighbours,
     ScoresPairs,
@@ -166,7 +168,7 @@ class Model:
             return next(self.stream([self.record(texts, "the text")]))
         if getattr(texts, "shape", None) == ():  # one text as a NumPy array without axes
             texts = texts.item()  # type: ignore[union-attr]
-        if isinstance(texts, str | Mapping):
+        if isinstance(texts, str | Mapping | os.PathLike):
             return next(self.stream([self.record(texts, "the text")]))
         if isinstance(texts, bytes) or hasattr(texts, "columns") or not isinstance(texts, Iterable):
             raise UserError(f"a {type(texts).__name__} is neither a text nor a list of texts (such as one column).")
@@ -180,6 +182,8 @@ class Model:
         """
         accepted = self.wanted_explained if explained else self.wanted
         is_text = isinstance(text, str) or (isinstance(text, Mapping) and "image" not in text)
+        if isinstance(self._predictor, ReadsFiles):
+            return self._predictor.record_of(text, origin.replace("text", "file"))
         if self.reads_images and not (is_text and self.reads_texts):
             return image_input.image_record(text, origin.replace("text", "image"))
         if isinstance(text, Mapping):
@@ -403,6 +407,8 @@ class Model:
                 return
 
     def _example(self, words: int) -> dict[str, Any]:
+        if isinstance(self._predictor, ReadsFiles):
+            return self._predictor.example_record()
         if not self.reads_texts:
             return {"image": np.zeros((64, 64, 3), np.uint8)}
         text = " ".join(["a"] * words)
@@ -424,7 +430,19 @@ class Model:
     @property
     def reads_texts(self) -> bool:
         """Whether a record may be a text."""
+        if isinstance(self._predictor, ReadsFiles):
+            return False
         return not isinstance(self._predictor, ReadsImages) or self._predictor.reads_texts
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether a record is a file that the model's predictor reads itself."""
+        return isinstance(self._predictor, ReadsFiles)
+
+    def input_records(self, path: pathlib.Path, argument: str, column: str = "") -> list[dict[str, Any]]:
+        """Returns the records of a file, a folder or a table; see `core.task.ReadsFiles`."""
+        assert isinstance(self._predictor, ReadsFiles)
+        return self._predictor.input_records(path, argument, column)
 
     def pictures(self, images: Iterable[Any]) -> Iterator[Mapping[str, np.ndarray]]:
         """Yields what the model makes of each image, heading -> pixels uint8 [H, W, C].

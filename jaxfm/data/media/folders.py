@@ -96,7 +96,7 @@ class _Walked(NamedTuple):
 
 
 def media_files(medium: Medium, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the medium's files of a folder and of those in it, in the order of their paths; hidden ones are left out."""
+    """Returns the medium's files of a folder and of those in it, sorted; hidden ones are left out."""
     return _walk(medium, folder).found
 
 
