@@ -79,5 +79,4 @@ def _long(long: Sequence[str], seconds: float) -> Finding:
     if not long:
         return Finding("ok", "lengths", f"every clip is read whole: {seconds:.2f} seconds at most")
     message = f"clips longer than the {seconds:.2f} seconds that are read, which are cut: {len(long):,}"
-    return Finding("warning", "lengths", message, "cut them into parts, or read more: --config.task.seconds", "
-    "tuple(long))
+    return Finding("warning", "lengths", message, "cut them, or read more: --config.task.seconds", tuple(long))
