@@ -34,7 +34,7 @@ def _quickstart(config: ml_collections.ConfigDict) -> None:
     config.model.preset = "ast_nano"
     config.data.source = "quickstart"
     config.task.augment.shift = 0.1
-    config.train.epochs = 30.0
+    config.train.epochs = 12.0
     config.train.batch_size = 32
 
 

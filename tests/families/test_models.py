@@ -16,6 +16,9 @@ HEADS = {
     "sequence_classes": {"head/kernel": (32, 5), "head/bias": (5,), "pooler/kernel": (32, 32), "pooler/bias": (32,)},
     "pooler": {"pooler/kernel": (32, 32), "pooler/bias": (32,)},
     "image_classes": {"head/kernel": (32, 5), "head/bias": (5,)},
+    "sound_classes": {
+        "head/kernel": (32, 5), "head/bias": (5,), "head_norm/scale": (32,), "head_norm/bias": (32,),
+    },
     "spans": {"spans/kernel": (32, 2), "spans/bias": (2,)},
     "vocabulary": {
         **{f"transform/{name}": shape for name, shape in DENSE.items()},

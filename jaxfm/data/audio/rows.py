@@ -88,11 +88,15 @@ class FrameSettings:
         return math.ceil(row_length * max(ratios))
 
     def read(self, clip: StoredClip, content: bytes | None = None) -> tuple[np.ndarray, int]:
-        """Returns what is read of a clip, f32 samples that fill whole frames at least, and its whole length before."""
-        samples = decode(clip, self.layout.rate, content)
-        whole, least = len(samples), window_size(self.layout.rate)
-        samples = samples[: self.most_samples]
-        return np.pad(samples, (0, max(0, least - len(samples)))), whole
+        """Returns what frames read of a clip, f32 samples, and how many it has in all.
+
+        What is left after the last whole frame is cut off; a clip shorter than a frame is filled up with silence.
+        """
+        rate = self.layout.rate
+        samples = decode(clip, rate, content)
+        frames = min(frame_count(len(samples), rate), self.most_frames)
+        taken = (frames - 1) * hop_size(rate) + window_size(rate)
+        return np.pad(samples[:taken], (0, max(0, taken - len(samples)))), len(samples)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
