@@ -38,6 +38,7 @@ MODELS: Mapping[str, str] = {
     "deit": "DeiT; images",
     "dinov2": "DINOv2 small to large; images",
     "dinov2_with_registers": "the same with registers",
+    "audio-spectrogram-transformer": "AST; sound",
     "clip": "CLIP: both towers, in pairs of images and texts",
     "clip_vision_model": "its image tower",
     "clip_text_model": "its text tower",

@@ -173,7 +173,7 @@ def write_images(directory: pathlib.Path, sizes: Mapping[str, int] = SIZES, side
 
 
 def write_audio(directory: pathlib.Path, sizes: Mapping[str, int] = SIZES, rate: int = 8000) -> str:
-    """Writes a folder a split and class of wav files, low or high tones of a fifth to half a second; returns its URI."""
+    """Writes a folder a split and class of wav files, low or high tones of at most half a second; returns its URI."""
     import soundfile
 
     for seed, (split, count) in enumerate(sizes.items()):

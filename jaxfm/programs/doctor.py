@@ -56,6 +56,7 @@ EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "federated": (("flwr",), "federated training over a network"),
     "probe": (("sklearn",), "probes of vectors: logistic regression, clusters"),
     "images": (("sklearn",), "the quickstart of images: handwritten digits"),
+    "audio": (("soundfile", "soxr"), "sound files: read, resampled"),
     "tpu": (("libtpu",), "TPUs, and plans for TPUs elsewhere"),
     "cuda": (("jax_cuda13_plugin",), "NVIDIA GPUs, and plans for GPUs elsewhere"),
 }

@@ -15,6 +15,7 @@ from jaxfm.data.audio.examples import read_sounds, stored_clip
 from jaxfm.data.audio.rows import FrameSettings, build_sound_rows, frame_statistics
 from jaxfm.data.audio.stored import BadSoundError, StoredClip
 from jaxfm.data.media.examples import MediaColumns
+from jaxfm.data.records.formats.hf import open_dataset
 from jaxfm.errors import UserError
 from jaxfm.families.audio_spectrogram_transformer import sound_patches
 from tests import tiny
@@ -154,6 +155,17 @@ def test_values_of_a_table_that_are_clips() -> None:
         with pytest.raises(UserError, match=message) as caught:
             stored_clip(value, "audio", "data[3]", None)
         assert str(caught.value).startswith("data[3]: ")
+
+
+def test_a_column_of_sound_of_a_data_set_is_read_as_it_is_stored() -> None:
+    datasets = pytest.importorskip("datasets")
+    content = encoded(wave(100))
+    features = datasets.Features({"audio": datasets.Audio(), "label": datasets.ClassLabel(names=["no", "yes"])})
+    columns = {"audio": [{"bytes": content, "path": "a.wav"}], "label": [1]}
+    data = datasets.Dataset.from_dict(columns, features=features)
+    table = open_dataset(data, "data", lambda index: f"data[{index}]")
+    ((origin, (value, label)),) = table.values(("audio", "label"))
+    assert (origin, label) == ("data[0]", 1) and stored_clip(value, "audio", origin, None).data == content
 
 
 def archive(path: pathlib.Path, **changes: Any) -> str:
