@@ -66,7 +66,7 @@ def test_predictions_are_those_of_the_evaluation(run: pathlib.Path, folder: path
     for line, result in zip(lines, results, strict=True):
         assert result["audio"] == line["audio"] and result["label"] == line["predicted"] and "parts" not in result
         assert result["scores"] == pytest.approx(line["scores"], abs=2e-4)
-    assert model(pathlib.Path(lines[0]["audio"])) == results[0]
+    assert model({"audio": pathlib.Path(lines[0]["audio"])}) == results[0]
     assert predict_file(run, folder / "audio" / "test", folder / "out.jsonl") == len(lines)
     written = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
     assert sorted(each["audio"] for each in written) == sorted(line["audio"] for line in lines)
