@@ -51,7 +51,7 @@ def sound_model_problem(layout: SoundLayout) -> str:
         )
     if not layout.padded:
         return (
-            f"--format=hf: transformers' {_CLASS} fills every clip up to one length; this run reads clips in their own "
+            f"--format=hf: transformers' {_CLASS} fills every recording up to one length; this run reads each in its own "
             "(config.task.lengths=native). Train with config.task.lengths=padded for it."
         )
     return ""

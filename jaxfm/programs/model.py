@@ -14,6 +14,7 @@ from jaxfm import files
 from jaxfm.config import MeshConfig
 from jaxfm.core.batch import Dataset, Units
 from jaxfm.core.build import Build
+from jaxfm.core.reads_files import ReadsFiles
 from jaxfm.core.task import (
     DrawsPictures,
     EmbedsTexts,
@@ -21,7 +22,6 @@ from jaxfm.core.task import (
     ExplainsResults,
     Predictor,
     ReadsEntities,
-    ReadsFiles,
     ReadsImages,
     ReadsNeighbours,
     ScoresPairs,
@@ -435,14 +435,9 @@ class Model:
         return not isinstance(self._predictor, ReadsImages) or self._predictor.reads_texts
 
     @property
-    def reads_files(self) -> bool:
-        """Whether a record is a file that the model's predictor reads itself."""
-        return isinstance(self._predictor, ReadsFiles)
-
-    def input_records(self, path: pathlib.Path, argument: str, column: str = "") -> list[dict[str, Any]]:
-        """Returns the records of a file, a folder or a table; see `core.task.ReadsFiles`."""
-        assert isinstance(self._predictor, ReadsFiles)
-        return self._predictor.input_records(path, argument, column)
+    def reads_files(self) -> ReadsFiles | None:
+        """How it reads files that are its records; None: its records are texts or images."""
+        return self._predictor if isinstance(self._predictor, ReadsFiles) else None
 
     def pictures(self, images: Iterable[Any]) -> Iterator[Mapping[str, np.ndarray]]:
         """Yields what the model makes of each image, heading -> pixels uint8 [H, W, C].

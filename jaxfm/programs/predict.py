@@ -193,7 +193,7 @@ def _records(
 ) -> Iterable[Mapping[str, Any]]:
     """Returns the records of an input: images, or other files, where the model reads these, else texts."""
     if model.reads_files:
-        return model.input_records(source, f"--input={source}", given.get(AUDIO_COLUMN, ""))
+        return model.reads_files.input_records(source, f"--input={source}", given.get(AUDIO_COLUMN, ""))
     if model.reads_images:
         return image_input.read_images_of(source, given.get(image_input.COLUMN, ""))
     return source_unlabelled.read_unlabelled(source, wanted, progress.say)
@@ -286,7 +286,7 @@ def main(texts: Sequence[str]) -> None:
     if model.reads_files:
         if pair or values.pictures:
             raise UserError(f"--pair, --context, --pictures: the model of --workdir reads files alone.\n{USAGE}")
-        records = [record for word in texts for record in model.input_records(pathlib.Path(word), word)]
+        records = [record for word in texts for record in model.reads_files.input_records(pathlib.Path(word), word, "")]
         for result in model.stream(records):
             print("\n".join(model.lines(result)))
         return

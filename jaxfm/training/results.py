@@ -7,7 +7,8 @@ from typing import Any
 
 from jaxfm.config import Config
 from jaxfm.core.initial import Initial, Origin
-from jaxfm.core.task import Evaluation, ReadsEntities, ReadsFiles, ReadsImages, Task
+from jaxfm.core.reads_files import ReadsFiles
+from jaxfm.core.task import Evaluation, ReadsEntities, ReadsImages, Task
 from jaxfm.evaluation import intervals
 from jaxfm.evaluation.calibration import write_calibration
 from jaxfm.models.adapters import is_mergeable

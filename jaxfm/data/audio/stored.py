@@ -32,7 +32,7 @@ class StoredClip:
     rate: int = 0
 
     def __post_init__(self) -> None:
-        assert sum(each is not None for each in (self.path, self.data, self.array)) == 1, "one place for a clip"
+        assert sum(each is not None for each in (self.path, self.data, self.array)) == 1, "one place for a recording"
         assert (self.array is None) == (self.rate == 0), "samples have a rate, files know theirs"
 
     def content(self) -> bytes:

@@ -70,13 +70,13 @@ def check_sounds(examples: Mapping[str, Sequence[SoundExample]], reading: Readin
 
 def _silent(silent: Sequence[str]) -> Finding:
     if not silent:
-        return Finding("ok", "silence", "no clip is silent")
+        return Finding("ok", "silence", "no recording is silent")
     message = f"clips in which all samples are equal: {len(silent):,}"
     return Finding("warning", "silence", message, "leave them out, unless silence is a class", tuple(silent))
 
 
 def _long(long: Sequence[str], seconds: float) -> Finding:
     if not long:
-        return Finding("ok", "lengths", f"every clip is read whole: {seconds:.2f} seconds at most")
+        return Finding("ok", "lengths", f"every recording is read whole: {seconds:.2f} seconds at most")
     message = f"clips longer than the {seconds:.2f} seconds that are read, which are cut: {len(long):,}"
     return Finding("warning", "lengths", message, "cut them, or read more: --config.task.seconds", tuple(long))

@@ -44,7 +44,7 @@ class SoundConfig:
     )
     seconds: float = field(
         0.0,
-        "what is read of a clip at most, a longer one is cut; from scratch alone; 0: what the positions of the weights "
+        "what is read of a recording at most, a longer one is cut; from scratch alone; 0: what the positions of the weights "
         "or of the preset cover",
         at_least=0.0,
     )
@@ -64,15 +64,15 @@ class SoundConfig:
 class SoundAugmentConfig:
     """Changes of training clips, drawn on the device for each clip and step."""
 
-    shift: float = field(0.0, "most seconds that a clip is moved, earlier or later; 0: none", at_least=0.0)
+    shift: float = field(0.0, "most seconds that a recording is moved, earlier or later; 0: none", at_least=0.0)
     noise: float = field(
-        0.0, "most white noise, as a share of the clip's own root mean square; 0: none", at_least=0.0, at_most=10.0
+        0.0, "most white noise, as a share of the recording's own root mean square; 0: none", at_least=0.0, at_most=10.0
     )
     time_masks: int = field(
         0, "SpecAugment (Park et al. 2019): stretches of time that are hidden; 0: none", at_least=0, at_most=100
     )
     time_width: int = field(
-        20, "of these: most frames of 10 ms, and at most half of the clip", at_least=0, at_most=10_000
+        20, "of these: most frames of 10 ms, and at most half of the recording", at_least=0, at_most=10_000
     )
     frequency_masks: int = field(
         0, "SpecAugment: ranges of mel bands that are hidden; 0: none", at_least=0, at_most=100
@@ -125,7 +125,7 @@ class Reading:
                 raise UserError(f"config.task.{key}: is {value}, but the weights have {own}. Leave it 0.")
         if task.seconds and not scratch:
             raise UserError(
-                f"config.task.seconds: is {task.seconds}, but the weights say how long a clip is. Leave it 0."
+                f"config.task.seconds: is {task.seconds}, but the weights say how long a recording is. Leave it 0."
             )
         mels = task.mels or patches.mels
         if mels < patches.size:
@@ -180,6 +180,6 @@ def _row_length(config: Config, most: int) -> int:
         return max(-(-most // _ROW_MULTIPLE) * _ROW_MULTIPLE, _PACKED_ROWS) if packed else most
     if given < most:
         raise UserError(
-            f"config.data.row_length: is {given}, but a clip has up to {most} tokens. Take auto, or at least {most}."
+            f"config.data.row_length: is {given}, but a recording has up to {most} tokens. Take auto, or at least {most}."
         )
     return given

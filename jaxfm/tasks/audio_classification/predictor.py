@@ -55,7 +55,7 @@ class EncodedSounds:
 
 @dataclasses.dataclass(frozen=True)
 class AudioClassifierPredictor:
-    """Sound files in, classes out (implements Predictor and ReadsFiles of core.task).
+    """Sound files in, classes out (implements Predictor of core.task and core.reads_files.ReadsFiles).
 
     Attributes:
       spec: of the classifier.
@@ -80,15 +80,15 @@ class AudioClassifierPredictor:
         raise AssertionError(splitter)
 
     def input_records(self, path: pathlib.Path, argument: str, column: str) -> list[dict[str, Any]]:
-        """See core.task.ReadsFiles."""
+        """See core.reads_files.ReadsFiles."""
         return input_records(SOUNDS, path, argument, column)
 
     def record_of(self, value: Any, origin: str) -> dict[str, Any]:
-        """See core.task.ReadsFiles."""
+        """See core.reads_files.ReadsFiles."""
         return media_record(SOUNDS, value, origin)
 
     def example_record(self) -> dict[str, Any]:
-        """See core.task.ReadsFiles: a second of silence."""
+        """See core.reads_files.ReadsFiles: a second of silence."""
         rate = self.spec.layout.rate
         return {SOUNDS.name: StoredClip("silence", array=np.zeros(rate, np.float32), rate=rate)}
 

@@ -38,5 +38,5 @@ class AudioClassifierScorer(SegmentClassScorer):
             if facts and len(shown) < SHOWN:
                 example = self.examples[index]
                 told = (*facts, ("loss", float(loss_E[index])))
-                shown.append(WrongExample(example.origin, (View("clip", example.clip.origin),), told))
+                shown.append(WrongExample(example.origin, (View("recording", example.clip.origin),), told))
         return tuple(shown), {}

@@ -188,9 +188,13 @@ class AudioClassificationDefinition:
 
 
 def _read(config: Config, splits: Sequence[str] | None) -> dict[str, SoundSplit]:
-    data = config.data
-    columns = MediaColumns(data.audio_column, data.label_column)
-    return read_sounds(data.source, splits, columns=columns, holdout=data.holdout, labels=config.task.kind)
+    return read_sounds(
+        config.data.source,
+        splits,
+        columns=MediaColumns(config.data.audio_column, config.data.label_column),
+        holdout=config.data.holdout,
+        labels=config.task.kind,
+    )
 
 
 def _rows(reading: Reading, split: str, found: SoundSplit, config: Config) -> SoundRows:

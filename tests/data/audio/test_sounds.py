@@ -150,7 +150,7 @@ def test_values_of_a_table_that_are_clips() -> None:
     for value, message in (
         (np.zeros(3), r"samples without their rate\. Give"),
         ({"array": [0.0], "sampling_rate": 0}, "sampling_rate 0; it must be an integer above 0"),
-        (7, "a clip is a path, the bytes of a file, or"),
+        (7, "a recording is a path, the bytes of a file, or"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             stored_clip(value, "audio", "data[3]", None)
@@ -160,9 +160,8 @@ def test_values_of_a_table_that_are_clips() -> None:
 def test_a_column_of_sound_of_a_data_set_is_read_as_it_is_stored() -> None:
     datasets = pytest.importorskip("datasets")
     content = encoded(wave(100))
-    features = datasets.Features({"audio": datasets.Audio(), "label": datasets.ClassLabel(names=["no", "yes"])})
     columns = {"audio": [{"bytes": content, "path": "a.wav"}], "label": [1]}
-    data = datasets.Dataset.from_dict(columns, features=features)
+    data = datasets.Dataset.from_dict(columns).cast_column("audio", datasets.Audio())
     table = open_dataset(data, "data", lambda index: f"data[{index}]")
     ((origin, (value, label)),) = table.values(("audio", "label"))
     assert (origin, label) == ("data[0]", 1) and stored_clip(value, "audio", origin, None).data == content

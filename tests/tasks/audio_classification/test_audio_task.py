@@ -22,6 +22,7 @@ from jaxfm.tasks.registry import create, definition
 from jaxfm.training.initial import resolve
 from jaxfm.training.saved_run import open_run
 from tests import tiny
+from tests.tiny_audio import audio_config
 from tests.training.whole_run import at_step, record_saves, terminate
 
 AUGMENTED = {
@@ -37,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def run(folder: pathlib.Path) -> pathlib.Path:
-    config = tiny.audio_config(
+    config = audio_config(
         folder, train__steps=40, eval__metric="accuracy", task__lengths="padded", task__sample_rate=16_000, **AUGMENTED
     )
     train(config, folder / "run")
@@ -114,7 +115,7 @@ def test_an_export_has_the_scores_of_the_run(run: pathlib.Path, tmp_path: pathli
         theirs = {each["label"]: each["score"] for each in classify(twice)}
         ours = Model(run)({"array": twice, "sampling_rate": 16_000})
         assert max(theirs, key=theirs.__getitem__) == ours["label"]
-    again = tiny.audio_config(
+    again = audio_config(
         tmp_path, model__init=f"dir:{tmp_path / 'hf'}", model__preset="", model__num_layers=0, model__hidden_size=0,
         model__ffn_size=0, task__seconds=0.0, task__sample_rate=0, task__mels=0,
     )  # fmt: skip
@@ -124,7 +125,7 @@ def test_an_export_has_the_scores_of_the_run(run: pathlib.Path, tmp_path: pathli
 
 
 def test_a_stopped_run_is_the_run_that_was_not(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    config = tiny.audio_config(folder, train__steps=6, eval__every_steps=3, model__dropout=0.1, **AUGMENTED)
+    config = audio_config(folder, train__steps=6, eval__every_steps=3, model__dropout=0.1, **AUGMENTED)
     with pytest.MonkeyPatch.context() as patch:
         saved = record_saves(patch)
         report = train(config, tmp_path / "whole")
@@ -145,12 +146,12 @@ def losses(config: Config, workdir: pathlib.Path) -> list[float]:
 
 
 def test_four_devices_and_packed_rows_learn_the_same(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    more = {"data__packed": True, "train__steps": 4, "log__every_steps": 1, **AUGMENTED}
-    rows = losses(tiny.audio_config(folder, **more), tmp_path / "rows")
+    more = {"data__packed": True, "train__steps": 4, "log__every_steps": 1, "train__precision": "f32", **AUGMENTED}
+    rows = losses(audio_config(folder, **more), tmp_path / "rows")
     tokens = losses(
-        tiny.audio_config(folder, **more, parallel__mesh__data=1, parallel__mesh__sequence=4), tmp_path / "tokens"
+        audio_config(folder, **more, parallel__mesh__data=1, parallel__mesh__sequence=4), tmp_path / "tokens"
     )
-    parts = losses(tiny.audio_config(folder, **more, train__accumulate=2), tmp_path / "parts")
+    parts = losses(audio_config(folder, **more, train__accumulate=2), tmp_path / "parts")
     assert len(rows) == 4
     np.testing.assert_allclose(tokens, rows, rtol=1e-4)
     np.testing.assert_allclose(parts, rows, rtol=1e-4)
@@ -160,20 +161,20 @@ def test_what_is_refused(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     tiny.write_audio(tmp_path / "audio", {"train": 8, "valid": 4})
     (tmp_path / "audio" / "valid" / "other").mkdir()
     (tmp_path / "audio" / "valid" / "low" / "1.wav").rename(tmp_path / "audio" / "valid" / "other" / "1.wav")
-    unknown = refusal(tiny.audio_config(tmp_path))
+    unknown = refusal(audio_config(tmp_path))
     assert "other/1.wav: the label 'other' does not occur in the training data" in unknown
-    texts = refusal(tiny.audio_config(folder, model__preset="bert_tiny", model__num_layers=0, model__hidden_size=0,
+    texts = refusal(audio_config(folder, model__preset="bert_tiny", model__num_layers=0, model__hidden_size=0,
                                       model__ffn_size=0))  # fmt: skip
     assert "reads texts, and this task reads sound" in texts and "ast_nano" in texts
-    assert "config.task.mels: is 4, but a patch has 8 bands" in refusal(tiny.audio_config(folder, task__mels=4))
-    assert "a patch alone has 8 frames" in refusal(tiny.audio_config(folder, task__seconds=0.05))
-    assert "config.data.row_length: is 8" in refusal(tiny.audio_config(folder, data__row_length=8))
+    assert "config.task.mels: is 4, but a patch has 8 bands" in refusal(audio_config(folder, task__mels=4))
+    assert "a patch alone has 8 frames" in refusal(audio_config(folder, task__seconds=0.05))
+    assert "config.data.row_length: is 8" in refusal(audio_config(folder, data__row_length=8))
     for split in ("train", "valid"):
         for number, label in enumerate(("high", "low")):
             path = tmp_path / "silent" / split / label / f"{number}.wav"
             path.parent.mkdir(parents=True)
             soundfile.write(path, np.zeros(4000), 8000)
-    silent = tiny.audio_config(folder, data__source=f"audio:{tmp_path / 'silent'}")
+    silent = audio_config(folder, data__source=f"audio:{tmp_path / 'silent'}")
     assert "all frames of the training clips are equal: they are silent" in refusal(silent)
     checked = definition("audio_classification").check(silent, resolve(silent.model))
     assert any(each.check == "silence" and each.level == "warning" for each in checked.findings)
