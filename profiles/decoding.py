@@ -66,7 +66,7 @@ def shape_of(arguments: argparse.Namespace) -> EncoderConfig:
         ffn_size=4 * arguments.width,
         sight=CAUSAL,
     )
-    check_lengths(config, Decoding(max_tokens=arguments.new), arguments.prefix, "--new as ")
+    check_lengths(config, Decoding(max_tokens=arguments.new), arguments.prefix, "--new: ")
     return config
 
 

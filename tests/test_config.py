@@ -414,6 +414,7 @@ def reads(source: str) -> set[str]:
     for name in registry.names():
         by_class |= dict(groups(registry.definition(name).config_class, "task."))
     by_class["AxisSizes"] = by_class["MeshConfig"]  # the protocol by which the lower room knows that group
+    by_class["Decoding"] = by_class["TargetDecoding"]  # the class that the models' room knows
     for scope in ast.walk(ast.parse(source)):
         if isinstance(scope, ast.ClassDef) and scope.name.endswith("Config"):  # its own properties
             own = [node for node in ast.walk(scope) if isinstance(node, ast.Attribute)]

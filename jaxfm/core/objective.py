@@ -1,6 +1,6 @@
 """A model and what it minimises: all that a train step is made of."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -90,6 +90,16 @@ class WholeBatchObjective(Objective, Protocol):
 
     def compare(self, model: Any, embedded: Any, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
         """Returns the loss of what `embed` gave; of the batch, it reads what no layer does (targets)."""
+        ...
+
+
+@runtime_checkable
+class HasPhases(Protocol):
+    """What an objective is beside `Objective` where parts of a run differ in what is minimised: for the log."""
+
+    @property
+    def phases(self) -> Sequence[tuple[float, str]]:
+        """Progress from which a part holds, ascending from 0, and what its steps do; () where all do the same."""
         ...
 
 

@@ -25,7 +25,6 @@ from jaxfm.core.task import (
     ReadsImages,
     ReadsNeighbours,
     ScoresPairs,
-    WritesTexts,
 )
 from jaxfm.data.records import source_unlabelled
 from jaxfm.data.records.examples import PAIR_COLUMNS
@@ -103,10 +102,8 @@ class Model:
                 predictor, self._restored, self._mesh, config.eval.batch_size
             )
             self._exits, self.exit_note = open_exits(runs, self._restored, self._mesh, config.eval.batch_size, exit)
-        self._run = run
         self.task, self.labels = config.task.name, self._predictor.labels
-        self.step = self._restored.step
-        self._batch_size = config.eval.batch_size
+        self._run, self.step, self._batch_size = run, self._restored.step, config.eval.batch_size
         self._trained = {name: getattr(config.data, name) for name in (*COLUMNS, "label_column")}
         # One compiled function a batch size: small calls must not pay for a large batch.
         self._evaluators: dict[int, Evaluator] = {}
@@ -136,7 +133,7 @@ class Model:
         """What it reads."""
         if self._finder is not None:
             return self._finder.wanted
-        fields = self._predictor.record_fields if isinstance(self._predictor, ReadsEntities | WritesTexts) else ()
+        fields = model_options.record_fields(self._predictor)
         return Wanted(self._predictor.pairs, self._predictor.takes_words, trained=self._trained, fields=fields)
 
     @property

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from jaxfm.core.task import ComparesLabels, FindsEntities, Predictor, ReadsEntities, ReadsLabels, WritesTexts
+from jaxfm.core.task import ComparesLabels, FindsEntities, Predictor, ReadsEntities, ReadsLabels
+from jaxfm.core.writing import WritesTexts
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.training.evaluation import Evaluator, bucket
 from jaxfm.training.saved_run import Restored
@@ -52,6 +53,11 @@ def labelled(predictor: Predictor, labels: Sequence[str]) -> Predictor:
         least = "two texts at least" if fewest == 2 else "texts"
         raise UserError(f"--labels={','.join(labels)}: give {least}, all different, with commas between them.")
     return predictor.with_labels(asked)
+
+
+def record_fields(predictor: Predictor) -> tuple[str, ...]:
+    """Returns the fields of a record that the predictor reads beside its text."""
+    return predictor.record_fields if isinstance(predictor, ReadsEntities | WritesTexts) else ()
 
 
 def writing_as(predictor: Predictor, writing: Writing) -> Predictor:

@@ -98,8 +98,7 @@ def predict_file(
       output: JSON lines, in the order of the input; an empty line of .txt gives a result without findings. A field "id"
         of the input is kept.
       progress: where to show how far it is.
-      columns: `text_column`, `pair_column`, `words_column`, `image_column`: the fields to read, where they are not the
-        usual ones.
+      columns: `text_column`, `pair_column`, `words_column`, `image_column`: the fields to read instead of the usual.
       words: see `--words`.
       context: the second text of every record, of which `source` then has the first alone.
       entities: see `--entities`.
@@ -113,11 +112,7 @@ def predict_file(
       UserError: a record that cannot be read (file:line), no run or checkpoint, an output that cannot be written or
         that another process is writing, vectors of a model that makes none.
     """
-    source, output = files.user_path(source, "--input"), files.output_file(output, "--output")
-    if not source.is_dir():
-        source_unlabelled.form_of(source)
-    if output.exists() and os.path.samefile(source, output):
-        raise UserError(f"--output={output}: is the input itself. Name another file.")
+    source, output = _paths(source, output)
     form = vector_output.form_of(output, vectors, role)
     model = Model(workdir, words, entities, labels, exit=exit, writing=writing)
     if source.is_dir() and not (model.reads_images or model.reads_files):
@@ -153,6 +148,16 @@ def predict_file(
         for note in _notes(model, count, cut):
             progress.say(note)
     return count
+
+
+def _paths(source: str | pathlib.Path, output: str | pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """Returns the files that are read and written; UserError for a source of no known form, and for one file twice."""
+    source, output = files.user_path(source, "--input"), files.output_file(output, "--output")
+    if not source.is_dir():
+        source_unlabelled.form_of(source)
+    if output.exists() and os.path.samefile(source, output):
+        raise UserError(f"--output={output}: is the input itself. Name another file.")
+    return source, output
 
 
 def _notes(model: Model, count: int, cut: int) -> list[str]:

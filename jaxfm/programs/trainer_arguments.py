@@ -291,7 +291,7 @@ RENAMED = {
 OTHERS: dict[str, dict[str, str]] = {
     "The call of Trainer": {
         "model": "`model.init`; AutoModelForTokenClassification is `ner:files`, ...ForSequenceClassification "
-        "`classification:files`, ...ForMaskedLM `mlm:continue`",
+        "`classification:files`, ...ForMaskedLM `mlm:continue`, ...ForCausalLM `clm:continue`",
         "args": "the tables above",
         "train_dataset": "`data=` of `jaxfm.train`, or `data.source`",
         "eval_dataset": "`data=` of `jaxfm.train`, or `data.source`",

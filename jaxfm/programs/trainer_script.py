@@ -22,6 +22,7 @@ _HEADS = {
     "ForSequenceClassification": _SINGLE,
     "ForQuestionAnswering": "qa:files",
     "ForMaskedLM": "mlm:continue",
+    "ForCausalLM": "clm:continue",
 }
 # Arguments of Trainer that need a word; the others are what every script has.
 _OF_TRAINER = (

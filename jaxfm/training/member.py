@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from jaxfm.config import Config
+from jaxfm.core.objective import HasPhases
 from jaxfm.core.task import Task
 from jaxfm.errors import UserError
 from jaxfm.observe import metrics as metrics_lib
@@ -84,6 +85,7 @@ class Log:
     pending: tuple[int, Sums] | None = None
     last: tuple[int, float] = (0, 0.0)
     skipped_in_a_row: int = 0
+    phase: str = ""
 
     def flush(self) -> None:
         """Fetches and writes the interval that was closed last, if it is not written yet."""
@@ -112,7 +114,18 @@ class Log:
             speed=f"{speed:,.0f} useful {volume.unit}/s",
             mfu=mfu,
         )
+        self._say_phase(step)
         self._stop_after_skips(step, step - last_step, values)
+
+    def _say_phase(self, step: int) -> None:
+        """Says what the steps of a part of the run do, once it is on."""
+        objective = self.member.task.objective
+        progress = (step - 1) / self.member.setup.total_steps
+        phases = objective.phases if isinstance(objective, HasPhases) else ()
+        phase = next((name for start, name in reversed(phases) if progress >= start), "")
+        if phase != self.phase:
+            self.progress.say(f"step {step}: {phase}")
+        self.phase = phase
 
     def _stop_after_skips(self, step: int, updates: int, values: Mapping[str, float]) -> None:
         """Warns of updates of the interval that were skipped, and ends the run where these are too many."""

@@ -205,6 +205,11 @@ def test_masked_lm_and_classification(tmp_path: pathlib.Path) -> None:
     )
     assert masked.base == "mlm:continue"
     assert masked.keys == {"train.batch_size": 4, "task.ratio": 0.3, "model.init": "dir:./weights"}
+    causal = converted(
+        tmp_path,
+        "model = AutoModelForCausalLM.from_pretrained('./weights')\nTrainingArguments(output_dir='o', seed=3)\n",
+    )
+    assert causal.base == "clm:continue" and causal.keys == {"seed": 3, "model.init": "dir:./weights"}
     several = "AutoModelForSequenceClassification.from_pretrained(name, problem_type='multi_label_classification')\n"
     multi = converted(tmp_path, several + "TrainingArguments()\n")
     assert multi.base == "classification:multi"

@@ -124,6 +124,19 @@ def test_it_takes_the_memory_of_one_loss() -> None:
 def test_runs_that_are_stacked_take_each_its_own() -> None:
     batch = inputs()
     both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), STATE)
-    found = jax.jit(jax.vmap(either, in_axes=(0, None, 0)))(both, batch, jnp.asarray([0.1, 0.9]))
+
+    def total(params: Any, batch: Any, progress: Any, function: Any = either) -> Any:
+        found = function(params, batch, progress)
+        return found.total, found
+
+    found = jax.jit(jax.vmap(jax.value_and_grad(total, has_aux=True), in_axes=(0, None, 0)))(
+        both, batch, jnp.asarray([0.1, 0.9])
+    )
     for at, loss in ((0, first), (1, second)):
-        assert_equal(jax.tree.map(lambda leaf, at=at: leaf[at], found), alone(loss, STATE, batch, (0.1, 0.9)[at]))
+
+        def one(*given: Any, loss: Any = loss) -> Any:
+            return total(*given, function=lambda *given: alone(loss, *given))
+
+        wanted = jax.jit(jax.value_and_grad(one, has_aux=True))(STATE, batch, jnp.float32((0.1, 0.9)[at]))
+        for own, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(own[at], other, rtol=1e-5, atol=1e-5)

@@ -17,6 +17,7 @@ from jaxfm.errors import UserError
 SOURCE_COLUMNS = ("source", "src", "input", "text", "document", "article", "dialogue", "context", "question", "en")
 TARGET_COLUMNS = ("target", "tgt", "output", "summary", "highlights", "response", "answer", "translation", "label")
 DIALOGUE = "dialogue:DIR"
+_TURNS = DialogueOptions()
 _SET = "Set data.text_column (source) and data.label_column (target)."
 
 
@@ -66,7 +67,7 @@ def read_text_pairs(
     *,
     columns: PairColumns = PairColumns(),
     holdout: float | None = 0.0,
-    dialogue: DialogueOptions = DialogueOptions(),
+    dialogue: DialogueOptions = _TURNS,
 ) -> dict[str, TextPairSplit]:
     """Reads the splits asked for (train, valid, test, or another usual name of them) of a source.
 
@@ -88,7 +89,12 @@ def read_text_pairs(
     opened = {split: tables.splits[split]() for split in SPLIT_NAMES if split in tables.splits}
     if not opened:
         raise UserError(f"{source}: none of its splits is train, valid or test ({tables.found}).")
-    chosen = _choose(next(iter(opened.values())), columns)
+    if source.startswith(DIALOGUE.removesuffix("DIR")):
+        if named := [name for name in (columns.source, columns.target, *columns.controls) if name]:
+            raise UserError(f"{source}: has no columns to choose from, but {named[0]!r} is asked for.")
+        chosen = PairColumns(*DIALOGUE_COLUMNS[:2])
+    else:
+        chosen = _choose(next(iter(opened.values())), columns)
     wanted = None if splits is None else list(map(require_split, splits))
     held_out = holdout != 0 and "valid" not in opened and "train" in opened
     present = [name for name in SPLIT_NAMES if name in opened or (name == "valid" and held_out)]

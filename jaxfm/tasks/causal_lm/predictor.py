@@ -14,7 +14,6 @@ import numpy as np
 
 from jaxfm.core.model_card import CardPart
 from jaxfm.data.text.packing import PackedRows, build_rows
-from jaxfm.errors import UserError
 from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.export import write_model
 from jaxfm.models.heads import MaskedLM
@@ -52,7 +51,7 @@ class ScoredTexts:
 
 @dataclasses.dataclass(frozen=True)
 class CausalLMPredictor:
-    """Texts in, log-probabilities of their tokens out (implements Predictor and WritesTexts of core.task)."""
+    """Texts in, log-probabilities of their tokens out (implements core.task.Predictor, core.writing.WritesTexts)."""
 
     spec: CausalLMSpec
     tokenizer: "PreTrainedTokenizerFast"
@@ -71,9 +70,7 @@ class CausalLMPredictor:
 
     def with_writing(self, decoding: Mapping[str, str], controls: Mapping[str, str]) -> CausalLMWriter:
         """Returns what goes on with texts instead; UserError for a setting that there is not, and for any control."""
-        if controls:
-            raise UserError(f"--control={next(iter(controls))}: this model was not trained with controls.")
-        return make_writer(self, decoding)
+        return make_writer(self, self.tokenizer, self.window + 1, decoding, controls)
 
     @property
     def window(self) -> int:

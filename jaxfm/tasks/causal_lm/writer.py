@@ -11,30 +11,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfm.core.model_card import CardPart
+from jaxfm.core.spec import Spec
+from jaxfm.core.task import Predictor
 from jaxfm.decoding_config import BEAM, Decoding
+from jaxfm.errors import UserError
 from jaxfm.models.generation import generate
 from jaxfm.models.heads import MaskedLM
 from jaxfm.tasks.asked_decoding import ROOT, with_asked
 from jaxfm.tasks.causal_lm.prompts import SEGMENTS, Prompts, decode_continuations, encode_prompts
-from jaxfm.tasks.causal_lm.spec import CausalLMSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from jaxfm.tasks.causal_lm.predictor import CausalLMPredictor
-
 
 @dataclasses.dataclass(frozen=True)
 class CausalLMWriter:
-    """Texts in, what goes on from them out (implements Predictor and WritesTexts of core.task).
+    """Texts in, what goes on from them out (implements core.task.Predictor, core.writing.WritesTexts).
 
     Attributes:
       scores: the predictor of the same model, which says how likely texts are.
+      tokenizer: of the run.
+      positions: tokens that the model sees at once.
       decoding: how tokens are chosen.
     """
 
-    scores: "CausalLMPredictor"
+    scores: Predictor
+    tokenizer: "PreTrainedTokenizerFast"
+    positions: int
     decoding: Decoding
 
     labels = ()
@@ -45,22 +48,20 @@ class CausalLMWriter:
     record_fields = ()
 
     @property
-    def spec(self) -> CausalLMSpec:
+    def spec(self) -> Spec:
         """What the model is beside its weights."""
         return self.scores.spec
-
-    @property
-    def tokenizer(self) -> "PreTrainedTokenizerFast":
-        """That of the run."""
-        return self.scores.tokenizer
 
     def with_splitter(self, splitter: str) -> "CausalLMWriter":
         """Never called: a text is read as a whole."""
         raise AssertionError(splitter)
 
     def with_writing(self, decoding: Mapping[str, str], controls: Mapping[str, str]) -> "CausalLMWriter":
-        """Returns one that writes otherwise; UserError as of `CausalLMPredictor.with_writing`."""
-        return self.scores.with_writing(decoding, controls)
+        """Returns one that writes otherwise.
+
+        Raises UserError for a setting that there is not, a value that it cannot have, and for any control.
+        """
+        return make_writer(self.scores, self.tokenizer, self.positions, decoding, controls)
 
     def outputs(self, model: MaskedLM, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns "written" int32 [B, S, M], "length" int32 [B, S] and "score" f32 [B, S]."""
@@ -78,7 +79,7 @@ class CausalLMWriter:
     def encode(self, records: Sequence[Mapping[str, Any]]) -> Prompts:
         """Tokenizes and packs texts to go on with; UserError where the new tokens leave no room for any."""
         texts = [str(record["text"]) for record in records]
-        return encode_prompts(self.tokenizer, texts, self.scores.window + 1, self.decoding.max_tokens)
+        return encode_prompts(self.tokenizer, texts, self.positions, self.decoding.max_tokens)
 
     def decode(self, encoded: Prompts, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """Returns {"text", "written", "score"} of each text.
@@ -106,20 +107,21 @@ class CausalLMWriter:
         """Writes what AutoModelForCausalLM and AutoTokenizer open."""
         self.scores.write_hf(folder, params)
 
-    def card(self) -> CardPart:
-        """Returns the task's part of the model card."""
-        return self.scores.card()
-
 
 def make_writer(
-    scores: "CausalLMPredictor", decoding: Mapping[str, str], most: int = Decoding.max_tokens
+    scores: Predictor,
+    tokenizer: "PreTrainedTokenizerFast",
+    positions: int,
+    decoding: Mapping[str, str],
+    controls: Mapping[str, str],
 ) -> CausalLMWriter:
-    """Returns what writes by the settings asked for; without one of max_tokens, up to half of what the model sees.
+    """Returns what writes by the settings asked for; where none is of max_tokens, up to half of `positions`.
 
     Raises:
-      UserError: an unknown setting, a value that it cannot have, or two that do not fit.
+      UserError: an unknown setting, a value that it cannot have, two that do not fit, or a control.
     """
-    default = Decoding(max_tokens=max(1, min(most, (scores.window + 1) // 2)))
-    settings = with_asked(default, decoding)
+    if controls:
+        raise UserError(f"--control={next(iter(controls))}: this model was not trained with controls.")
+    settings = with_asked(Decoding(max_tokens=max(1, min(Decoding.max_tokens, positions // 2))), decoding)
     settings.check(ROOT)
-    return CausalLMWriter(scores, settings)
+    return CausalLMWriter(scores, tokenizer, positions, settings)

@@ -43,6 +43,14 @@ class CausalFirstObjective:
         """What is trained."""
         return self.masked.spec
 
+    @property
+    def phases(self) -> tuple[tuple[float, str], ...]:
+        """Progress from which next tokens, and then masked ones are predicted, and in which shares these are masked."""
+        masked = self.masked.phases or ((0.0, "masked tokens are predicted"),)
+        # Of the stages that begin before the causal part ends, the last one is on then.
+        first = max(number for number, (start, _) in enumerate(masked) if start <= self.until)
+        return ((0.0, "next tokens are predicted"), (self.until, masked[first][1]), *masked[first + 1 :])
+
     def loss(self, model: MaskedLM, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
         """Returns the loss of next tokens or that of masked ones.
 

@@ -49,6 +49,15 @@ class MaskedLMObjective:
         """How tokens are masked."""
         return Masks(self.spec, self.vocabulary)
 
+    @property
+    def phases(self) -> tuple[tuple[float, str], ...]:
+        """Progress from which another share of the tokens is masked, and that share; () without stages."""
+        spec = self.spec
+        if not spec.ratio_starts:
+            return ()
+        stages = zip((0.0, *spec.ratio_starts), spec.ratios, strict=True)
+        return tuple((start, f"{ratio:.0%} of the tokens are masked and predicted") for start, ratio in stages)
+
     def loss(self, model: MaskedLM, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
         """Cross-entropy summed over the tokens masked at this step, plus the z-loss; also their "accuracy".
 

@@ -149,6 +149,12 @@ def _check_causal_part(config: Config, encoder: EncoderConfig) -> None:
             f"config.task.causal_until: is {until:g}, but a model that learns from a teacher (config.distil.teacher) "
             "predicts masked tokens alone. Set 0, or leave the teacher empty."
         )
+    for key, patience in (("eval.patience", config.eval.patience), ("grow.patience", config.grow.patience)):
+        if patience:
+            raise UserError(
+                f"config.{key}: is {patience}, but while next tokens are predicted (task.causal_until={until:g}), "
+                "the score of masked tokens need not get better. Set 0."
+            )
 
 
 def _causal_note(task: MaskedLMConfig) -> tuple[str, ...]:

@@ -14,11 +14,11 @@ from jaxfm.errors import UserError
 from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.export import write_model
 from jaxfm.models.heads import MaskedLM
-from jaxfm.tasks.asked_decoding import with_asked
+from jaxfm.tasks.asked_decoding import ROOT, with_asked
 from jaxfm.tasks.seq2seq.encoding import EncodedPairs, Tokens, blank_rows, encoded_pairs, pieces
 from jaxfm.tasks.seq2seq.held_out import written_tokens
 from jaxfm.tasks.seq2seq.objective import Seq2SeqObjective
-from jaxfm.tasks.seq2seq.spec import DIFFUSION, Seq2SeqSpec
+from jaxfm.tasks.seq2seq.spec import DIFFUSION, Seq2SeqSpec, check_decoding
 from jaxfm.tasks.seq2seq.texts import text_of
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class EncodedSources:
 
 @dataclasses.dataclass(frozen=True)
 class Seq2SeqPredictor:
-    """Sources in, texts out (implements Predictor and WritesTexts of core.task).
+    """Sources in, texts out (implements core.task.Predictor and core.writing.WritesTexts).
 
     Attributes:
       spec: of the model; its decoding is how texts are written.
@@ -75,6 +75,7 @@ class Seq2SeqPredictor:
         """Returns the same that writes otherwise; UserError for an unknown key or a value that it cannot have."""
         group = "unmasking" if self.spec.way == DIFFUSION else "decoding"
         spec = dataclasses.replace(self.spec, **{group: with_asked(getattr(self.spec, group), decoding)})
+        check_decoding(spec.decoding, spec.lengths.most, ROOT)
         return dataclasses.replace(self, spec=spec, controls=self.spec.controls.checked(controls, "--control"))
 
     def outputs(self, model: MaskedLM, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

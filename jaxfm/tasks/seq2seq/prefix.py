@@ -8,17 +8,17 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from jaxfm.decoding_config import BEAM, Decoding
+from jaxfm.decoding_config import BEAM
 from jaxfm.models.generation import generate
 from jaxfm.models.heads import MaskedLM
-from jaxfm.tasks.seq2seq.draws import segment_numbers
+from jaxfm.tasks.seq2seq.spec import TargetDecoding
 from jaxfm.tasks.seq2seq.written import NOTHING, Written
 
 
 def continue_prefixes(
     model: MaskedLM,
     batch: Mapping[str, jax.Array],
-    decoding: Decoding,
+    decoding: TargetDecoding,
     *,
     segments: int,
     most: int,
@@ -39,7 +39,7 @@ def continue_prefixes(
       types: whether tokens of a target have a type of their own.
     """
     limit = min(decoding.max_tokens, most)
-    settings = dataclasses.replace(decoding, max_tokens=limit, min_tokens=min(decoding.min_tokens, limit - 1))
+    settings = dataclasses.replace(decoding, max_tokens=limit)  # `check_decoding` has seen that min_tokens fit
     found = generate(
         model,
         batch,
@@ -48,7 +48,6 @@ def continue_prefixes(
         segments=segments,
         forbidden=frozenset(never),
         type_id=int(types),
-        numbers_BS=segment_numbers(batch, segments).astype(jnp.int32),
     )
     written_BSM = jnp.arange(limit) < found.lengths[..., None]
     tokens_BSM = jnp.where(written_BSM, found.tokens, NOTHING)

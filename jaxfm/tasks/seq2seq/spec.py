@@ -10,7 +10,8 @@ from jaxfm.core.batch import BatchSpec
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.data.text.packing import more_fields, text_fields
-from jaxfm.decoding_config import Decoding
+from jaxfm.decoding_config import BEAM, SAMPLE, Decoding
+from jaxfm.errors import UserError
 from jaxfm.models.heads import MaskedLM
 from jaxfm.schema import field
 from jaxfm.tasks.seq2seq.controls import Controls
@@ -42,9 +43,41 @@ class UnmaskingConfig:
     seed: int = field(0, "of what is drawn: the same seed draws the same texts", at_least=0, at_most=2**32 - 1)
 
 
-def _any_length() -> Decoding:
-    """Returns settings whose texts may be as long as the longest target that is learned."""
-    return Decoding(max_tokens=4096)
+@dataclasses.dataclass(frozen=True)
+class TargetDecoding(Decoding):
+    """How a prefix language model writes targets: a length that no target has leaves it to the data."""
+
+    max_tokens: int = field(
+        4096,
+        "tokens of a target at most, its end token counted; no more than the longest target that is learned has",
+        at_least=1,
+        at_most=1_000_000,
+    )
+
+
+def check_decoding(decoding: TargetDecoding, most: int, root: str) -> None:
+    """Checks settings for targets of at most `most` tokens; `root` is what keys begin with in messages.
+
+    Raises:
+      UserError: a value out of its range, or more tokens at least than a target can have.
+    """
+    decoding.check(root)
+    if decoding.min_tokens >= most:
+        raise UserError(
+            f"{root}min_tokens: is {decoding.min_tokens}, but targets have at most {most - 1} tokens before their end. "
+            f"At most {most - 1} is possible."
+        )
+
+
+def said_decoding(decoding: TargetDecoding) -> str:
+    """Returns how tokens are chosen, in words."""
+    rule = f", no {decoding.no_repeat_ngram} tokens twice" if decoding.no_repeat_ngram else ""
+    if decoding.method == BEAM:
+        stop = f"length penalty {decoding.length_penalty:g}, ends at {decoding.stop}"
+        return f"a search over {decoding.beams} texts, {stop}{rule}"
+    if decoding.method == SAMPLE:
+        return f"drawn at temperature {decoding.temperature:g}, top-p {decoding.top_p:g}, seed {decoding.seed}{rule}"
+    return f"the likeliest token each time{rule}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +121,7 @@ class Seq2SeqConfig:
         at_least=0,
     )
     unmasking: UnmaskingConfig = dataclasses.field(default_factory=UnmaskingConfig)
-    decoding: Decoding = dataclasses.field(default_factory=_any_length)
+    decoding: TargetDecoding = dataclasses.field(default_factory=TargetDecoding)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +150,7 @@ class Seq2SeqSpec:
     lengths: LengthRule
     controls: Controls
     unmasking: UnmaskingConfig
-    decoding: Decoding
+    decoding: TargetDecoding
 
     @property
     def has_types(self) -> bool:

@@ -31,7 +31,7 @@ from jaxfm.tasks.seq2seq.lengths import LengthRule, fit_lengths
 from jaxfm.tasks.seq2seq.objective import Seq2SeqObjective
 from jaxfm.tasks.seq2seq.predictor import Seq2SeqPredictor
 from jaxfm.tasks.seq2seq.scorer import DIRECTIONS, Seq2SeqScorer
-from jaxfm.tasks.seq2seq.spec import DIFFUSION, NAME, Seq2SeqConfig, Seq2SeqSpec
+from jaxfm.tasks.seq2seq.spec import DIFFUSION, NAME, Seq2SeqConfig, Seq2SeqSpec, check_decoding, said_decoding
 from jaxfm.tasks.seq2seq.text_scores import missing_packages
 
 if TYPE_CHECKING:
@@ -250,6 +250,7 @@ def _make(config: Config, encoder: EncoderConfig, tokenizer: "PreTrainedTokenize
     window = window_length(config.data, encoder.max_positions)
     _check_room(train, lengths, longest, window)
     rule = fit_lengths(np.minimum(lengths[kept, 0], window), lengths[kept, 1], exact=task.way == DIFFUSION)
+    check_decoding(task.decoding, rule.most, "config.task.decoding.")
     spec = Seq2SeqSpec(
         encoder=encoder,
         way=task.way,
@@ -339,7 +340,8 @@ def _said_missing(config: Config) -> tuple[str, ...]:
 def _said_lengths(spec: Seq2SeqSpec) -> str:
     rule = spec.lengths
     if spec.way != DIFFUSION:
-        return f"targets: at most {rule.most - 1} tokens; sources: the first {spec.max_source}"
+        how = said_decoding(spec.decoding)
+        return f"targets: at most {rule.most - 1} tokens, {how}; sources: the first {spec.max_source} tokens"
     return (
         f"targets: written into {rule.ratio:g} x source {rule.extra:+} places, at most {rule.most}; sources: the first "
         f"{spec.max_source} tokens"

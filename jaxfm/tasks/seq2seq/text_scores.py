@@ -1,13 +1,14 @@
 """Scores of what a model has written, beside those of systems that only copy."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from jaxfm.errors import UserError
 from jaxfm.evaluation.generation import METRICS, baseline_texts, generation_scores
 
 EXACT = "exact_match"
 RANKED = tuple(name for name in METRICS if name not in (EXACT, "length_ratio"))  # more of them is better
-Tokens = Callable[[str], Sequence[int]]
+Tokens = Callable[[str], Sequence[Any]]
 
 
 def missing_packages() -> str:
@@ -19,7 +20,7 @@ def missing_packages() -> str:
     return ""
 
 
-def exact_matches(written: Sequence[Sequence[int]], references: Sequence[Sequence[str]], tokens: Tokens) -> list[bool]:
+def exact_matches(written: Sequence[Sequence[Any]], references: Sequence[Sequence[str]], tokens: Tokens) -> list[bool]:
     """Returns whether tokens are those of a reference, for each text: what a tokenizer drops makes no difference."""
     return [
         any(list(text) == list(tokens(target)) for target in targets)

@@ -158,6 +158,8 @@ def test_dialogues_give_the_next_turn_of_a_speaker(tmp_path: pathlib.Path) -> No
     assert found["train"][1].source == "turn 1 | turn 2" and found["train"][1].targets == ("turn 3",)
     of = {split: {pair.origin.partition("[")[0] for pair in pairs} for split, pairs in found.items()}
     assert not of["train"] & of["valid"] and len(of["valid"]) == 4
+    message = refusal(f"dialogue:{tmp_path}", columns=PairColumns("text"))
+    assert message.endswith("has no columns to choose from, but 'text' is asked for.")
 
 
 def test_real_translations_and_summaries(shared_data: pathlib.Path) -> None:

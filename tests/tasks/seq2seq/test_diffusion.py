@@ -38,7 +38,7 @@ def graph(task: Seq2SeqTask) -> Any:
     return build_abstract(lambda: make(DEFAULT_BUILD, nnx.Rngs(0)), make_mesh(MeshConfig()))[0]
 
 
-def batch_of(task: Seq2SeqTask, count: int = 4) -> dict[str, np.ndarray]:
+def batch_of(task: Seq2SeqTask, count: int = 4) -> Any:
     return task.datasets["train"].take(np.arange(count))
 
 
@@ -232,7 +232,8 @@ def test_the_held_out_loss_is_of_fixed_masks_and_near_that_of_training(task: Seq
     first, again = (rows.sums({k: np.asarray(v) for k, v in compute(PARAMS, rows.take(index)).items()}) for _ in "ab")
     np.testing.assert_array_equal(first["loss"], again["loss"])
     assert first["count"].sum() == (rows.scored.labels >= 0).sum()
-    drawn = jax.jit(lambda key: objective.loss(nnx.merge(graph, PARAMS), rows.scored.take(index), LossContext(key)))
+    batch: Any = rows.scored.take(index)
+    drawn = jax.jit(lambda key: objective.loss(nnx.merge(graph, PARAMS), batch, LossContext(key)))
     losses = [drawn(jax.random.key(seed)) for seed in range(60)]
     mean = np.mean([float(each.total) / float(each.weight) for each in losses])
     assert first["loss"].sum() / first["count"].sum() == pytest.approx(mean, rel=0.25)

@@ -192,6 +192,18 @@ def test_what_has_no_room_or_no_separator_is_refused(tmp_path: pathlib.Path) -> 
         created(tiny.seq2seq_config(tmp_path, data__holdout=0.0))
 
 
+def test_more_tokens_than_targets_have_cannot_be_asked_for(tmp_path: pathlib.Path) -> None:
+    for value, said in (
+        (5, "config.task.decoding.min_tokens: is 5, but targets have at most 4 tokens before their end. At most 4 is"),
+        (5000, "config.task.decoding.min_tokens: is 5000, but must be below config.task.decoding.max_tokens (4096)"),
+    ):
+        records = [{"source": WORDS[n % 12], "target": " ".join([WORDS[n % 12]] * (n % 4 + 1))} for n in range(24)]
+        pairs_in(tmp_path / "text_pairs", records)
+        with pytest.raises(UserError) as caught:
+            created(tiny.seq2seq_config(tmp_path, task__way="prefix", task__decoding__min_tokens=value))
+        assert str(caught.value).startswith(said)
+
+
 def test_a_tokenizer_without_separator_or_mask_is_refused(tmp_path: pathlib.Path) -> None:
     config = tiny.seq2seq_config(tmp_path)
     folder = tmp_path / "other"
