@@ -51,7 +51,8 @@ def sound_model_problem(layout: SoundLayout) -> str:
         )
     if not layout.padded:
         return (
-            f"--format=hf: transformers' {_CLASS} fills every recording up to one length; this run reads each in its own "
+            f"--format=hf: transformers' {_CLASS} fills every recording up to one length; this run reads each "
+            f"in its own "
             "(config.task.lengths=native). Train with config.task.lengths=padded for it."
         )
     return ""

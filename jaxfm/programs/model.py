@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import os
 import pathlib
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -165,7 +164,7 @@ class Model:
             return next(self.stream([self.record(texts, "the text")]))
         if getattr(texts, "shape", None) == ():  # one text as a NumPy array without axes
             texts = texts.item()  # type: ignore[union-attr]
-        if isinstance(texts, str | Mapping | os.PathLike):
+        if isinstance(texts, str | Mapping):
             return next(self.stream([self.record(texts, "the text")]))
         if isinstance(texts, bytes) or hasattr(texts, "columns") or not isinstance(texts, Iterable):
             raise UserError(f"a {type(texts).__name__} is neither a text nor a list of texts (such as one column).")
@@ -399,17 +398,11 @@ class Model:
         for count, words in [*((1, words) for words in shorter), *((size, length) for size in sizes)]:
             yield f"compiling for {count} x {words} words"
             try:
-                self.answer_all([[self.record(self._example(words), "an example")] * count])
+                self.answer_all(
+                    [[self.record(model_options.example_record(self._predictor, words), "an example")] * count]
+                )
             except UserError:  # a task that reads more than a text: its programs are compiled when they are needed
                 return
-
-    def _example(self, words: int) -> dict[str, Any]:
-        if isinstance(self._predictor, ReadsFiles):
-            return self._predictor.example_record()
-        if not self.reads_texts:
-            return {"image": np.zeros((64, 64, 3), np.uint8)}
-        text = " ".join(["a"] * words)
-        return {"text": "a", "pair": text} if self.pairs else {"text": text}
 
     def fingerprint(self) -> str:
         """Returns a hash of the weights, the spec and the tokenizer: of all that a vector of a text depends on."""
@@ -427,9 +420,7 @@ class Model:
     @property
     def reads_texts(self) -> bool:
         """Whether a record may be a text."""
-        if isinstance(self._predictor, ReadsFiles):
-            return False
-        return not isinstance(self._predictor, ReadsImages) or self._predictor.reads_texts
+        return model_options.reads_texts(self._predictor)
 
     @property
     def reads_files(self) -> ReadsFiles | None:

@@ -3,11 +3,13 @@
 import itertools
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 from jax.sharding import Mesh
 
-from jaxfm.core.task import ComparesLabels, FindsEntities, Predictor, ReadsEntities, ReadsLabels
+from jaxfm.core.reads_files import ReadsFiles
+from jaxfm.core.task import ComparesLabels, FindsEntities, Predictor, ReadsEntities, ReadsImages, ReadsLabels
 from jaxfm.core.writing import WritesTexts
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.training.evaluation import Evaluator, bucket
@@ -120,3 +122,20 @@ def check_finder(predictor: Predictor, found: Predictor, entities: str | pathlib
     assert isinstance(predictor, ReadsEntities)
     if problem := predictor.entity_problem(found.entity_types):
         raise UserError(f"--entities={entities}: {problem}")
+
+
+def reads_texts(predictor: Predictor) -> bool:
+    """Whether a record may be a text."""
+    if isinstance(predictor, ReadsFiles):
+        return False
+    return not isinstance(predictor, ReadsImages) or predictor.reads_texts
+
+
+def example_record(predictor: Predictor, words: int) -> dict[str, Any]:
+    """Returns any record, of a text of so many words where it reads texts, to compile a program with."""
+    if isinstance(predictor, ReadsFiles):
+        return predictor.example_record()
+    if not reads_texts(predictor):
+        return {"image": np.zeros((64, 64, 3), np.uint8)}
+    text = " ".join(["a"] * words)
+    return {"text": "a", "pair": text} if predictor.pairs else {"text": text}

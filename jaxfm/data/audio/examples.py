@@ -122,9 +122,7 @@ SOUNDS = Medium(
     scheme="audio",
     suffixes=SUFFIXES,
     sure_columns=("audio",),
-    columns=tuple(
-        "sound recording wav audio_path path file_path filepath file_name filename file bytes speech".split()
-    ),
+    columns=tuple("sound recording wav audio_path path file_path filepath filename file bytes speech".split()),
     forms=("audio:DIR", archives.FORM),
     open_own={"quickstart": _open_quickstart, "audio": _open_folders, "npz": _open_archive},
     of_path=_of_path,

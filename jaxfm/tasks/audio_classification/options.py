@@ -44,7 +44,8 @@ class SoundConfig:
     )
     seconds: float = field(
         0.0,
-        "what is read of a recording at most, a longer one is cut; from scratch alone; 0: what the positions of the weights "
+        "what is read of a recording at most, a longer one is cut; from scratch alone; 0: what the positions of "
+        "the weights "
         "or of the preset cover",
         at_least=0.0,
     )
@@ -180,6 +181,7 @@ def _row_length(config: Config, most: int) -> int:
         return max(-(-most // _ROW_MULTIPLE) * _ROW_MULTIPLE, _PACKED_ROWS) if packed else most
     if given < most:
         raise UserError(
-            f"config.data.row_length: is {given}, but a recording has up to {most} tokens. Take auto, or at least {most}."
+            f"config.data.row_length: is {given}, but a recording has up to {most} tokens. Take auto, or at "
+            f"least {most}."
         )
     return given

@@ -30,7 +30,8 @@ class AudioClassificationConfig(SoundConfig):
     kind: str = field("single", "one class; several labels that may hold together (multi)", choices=("single", "multi"))
     pooling: str = field(
         "tokens",
-        "what a recording is judged by: the mean of its learned tokens (tokens, as transformers' class), or that over its "
+        "what a recording is judged by: the mean of its learned tokens (tokens, as transformers' class), or "
+        "that over its "
         "patches (mean)",
         choices=("tokens", "mean"),
     )
