@@ -11,7 +11,7 @@ from tests.tiny_records import write_audio
 
 def audio_config(directory: pathlib.Path, **overrides: Any) -> Config:
     """Returns a config of a run on sound, over folders of short clips, from scratch: half a second is read."""
-    values = default_config("audio_classification")
+    values: Any = default_config("audio_classification")
     values.model.init, values.model.preset = "scratch", "ast_nano"
     values.model.num_layers, values.model.hidden_size, values.model.ffn_size = 2, 32, 64
     values.model.scan_layers = True

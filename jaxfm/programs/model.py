@@ -26,7 +26,6 @@ from jaxfm.core.task import (
     ScoresPairs,
 )
 from jaxfm.data.records import source_unlabelled
-from jaxfm.data.records.examples import PAIR_COLUMNS
 from jaxfm.data.records.source_unlabelled import Wanted
 from jaxfm.data.text.short_rows import short_row
 from jaxfm.errors import UserError
@@ -183,11 +182,7 @@ class Model:
         if self.reads_images and not (is_text and self.reads_texts):
             return image_input.image_record(text, origin.replace("text", "image"))
         if isinstance(text, Mapping):
-            names = ("text", "pair", "tokens", "id", *accepted.fields)
-            record = {name: text[name] for name in names if name in text}
-            if accepted.pairs and "text" not in record:
-                both = next((both for both in PAIR_COLUMNS if set(both) <= set(text)), ())
-                record |= {name: text[column] for name, column in zip(("text", "pair"), both, strict=False)}
+            record = model_options.named_fields(text, accepted)
         elif isinstance(text, tuple | list) and len(text) == 2:
             record = {"text": text[0], "pair": text[1]}
         else:
@@ -398,9 +393,8 @@ class Model:
         for count, words in [*((1, words) for words in shorter), *((size, length) for size in sizes)]:
             yield f"compiling for {count} x {words} words"
             try:
-                self.answer_all(
-                    [[self.record(model_options.example_record(self._predictor, words), "an example")] * count]
-                )
+                example = model_options.example_record(self._predictor, words)
+                self.answer_all([[self.record(example, "an example")] * count])
             except UserError:  # a task that reads more than a text: its programs are compiled when they are needed
                 return
 

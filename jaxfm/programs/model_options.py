@@ -11,6 +11,8 @@ from jax.sharding import Mesh
 from jaxfm.core.reads_files import ReadsFiles
 from jaxfm.core.task import ComparesLabels, FindsEntities, Predictor, ReadsEntities, ReadsImages, ReadsLabels
 from jaxfm.core.writing import WritesTexts
+from jaxfm.data.records.examples import PAIR_COLUMNS
+from jaxfm.data.records.source_unlabelled import Wanted
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.training.evaluation import Evaluator, bucket
 from jaxfm.training.saved_run import Restored
@@ -139,3 +141,13 @@ def example_record(predictor: Predictor, words: int) -> dict[str, Any]:
         return {"image": np.zeros((64, 64, 3), np.uint8)}
     text = " ".join(["a"] * words)
     return {"text": "a", "pair": text} if predictor.pairs else {"text": text}
+
+
+def named_fields(text: Mapping[str, Any], accepted: Wanted) -> dict[str, Any]:
+    """Returns the fields of a text that a model reads; both texts of a pair may have other usual names."""
+    names = ("text", "pair", "tokens", "id", *accepted.fields)
+    record = {name: text[name] for name in names if name in text}
+    if accepted.pairs and "text" not in record:
+        both = next((both for both in PAIR_COLUMNS if set(both) <= set(text)), ())
+        record |= {name: text[column] for name, column in zip(("text", "pair"), both, strict=False)}
+    return record
