@@ -83,8 +83,19 @@ class SoundAugmentConfig:
 
 def augmentation(config: Config) -> SoundAugmentation | None:
     """Returns what is done to training clips; None: nothing."""
-    found = SoundAugmentation(**dataclasses.asdict(config.task.augment))
+    found = _asked(config.task.augment)
     return found if found.changes else None
+
+
+def _asked(keys: SoundAugmentConfig) -> SoundAugmentation:
+    return SoundAugmentation(
+        shift=keys.shift,
+        noise=keys.noise,
+        time_masks=keys.time_masks,
+        time_width=keys.time_width,
+        frequency_masks=keys.frequency_masks,
+        frequency_width=keys.frequency_width,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -160,7 +160,7 @@ class AudioClassifierPredictor:
             return problem
         if spec.pooling != "tokens":
             return (
-                "--format=hf: transformers' ASTForAudioClassification judges by its learned tokens, but this run was "
+                "--format=hf: transformers' class judges by its learned tokens, but this run was "
                 f"trained with config.task.pooling={spec.pooling}."
             )
         return ""
@@ -190,7 +190,7 @@ class AudioClassifierPredictor:
             "from transformers import pipeline\n\n"
             'classify = pipeline("audio-classification", model="DIRECTORY"'
             + ("" if single else ', function_to_apply="sigmoid"')
-            + ')\nclassify("clip.wav")'
+            + ')\nclassify("sound.wav")'
         )
         seconds = self.spec.settings.most_samples / self.spec.layout.rate
         reads = f"It reads {seconds:.2f} seconds at {self.spec.layout.rate:,} samples a second."
