@@ -119,6 +119,9 @@ class DataConfig:
     image_column: str = field(
         "", "field of an image: a path relative to the file, or the bytes of an image file; empty: the usual names"
     )
+    audio_column: str = field(
+        "", "field of a recording: a path relative to the file, or the bytes of a sound file; empty: the usual names"
+    )
     label_column: str = field(
         "", "field of the class, classes or score of a text, or several 0/1 fields A,B,C; empty: the usual names"
     )

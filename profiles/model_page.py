@@ -39,6 +39,7 @@ MODELS: Mapping[str, str] = {
     "dinov2": "DINOv2 small to large; images",
     "dinov2_with_registers": "the same with registers",
     "yolos": "YOLOS-tiny: objects in images (without positions in each layer)",
+    "audio-spectrogram-transformer": "AST; sound",
     "clip": "CLIP: both towers, in pairs of images and texts",
     "clip_vision_model": "its image tower",
     "clip_text_model": "its text tower",

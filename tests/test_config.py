@@ -25,7 +25,7 @@ model.init model.preset model.num_layers model.hidden_size model.num_heads model
 model.keep_layers model.grow_head model.tokenizer model.dropout model.attention_dropout model.sight model.attention
 model.scan_layers model.remat
 data.source data.words_column data.tags_column data.document_column data.row_length data.packed data.window
-data.text_column data.pair_column data.image_column data.label_column data.holdout data.cache
+data.text_column data.pair_column data.image_column data.audio_column data.label_column data.holdout data.cache
 optim.name optim.learning_rate optim.schedule optim.warmup_fraction optim.decay_fraction optim.decay_power
 optim.final_fraction optim.weight_decay optim.no_decay optim.b1 optim.b2 optim.eps
 optim.sgd.momentum optim.sgd.nesterov optim.lion.b1 optim.lion.b2 optim.adafactor.decay_power optim.adafactor.clip_rms
@@ -98,6 +98,11 @@ TASK_OPTIONS = {
     "replaced_token": f"{MASKS} task.generator_depth task.discriminator_weight".split(),
     "causal_lm": "task.name task.eval_rows task.z_loss task.logits_chunk".split(),
     "image_classification": f"{IMAGES} task.kind task.pooling task.threshold {LOSS}".split(),
+    "audio_classification": (
+        "task.name task.sample_rate task.seconds task.mels task.lengths task.broken_files task.kind task.pooling "
+        "task.threshold task.augment.shift task.augment.noise task.augment.time_masks task.augment.time_width "
+        f"task.augment.frequency_masks task.augment.frequency_width {LOSS}"
+    ).split(),
     "masked_images": (
         f"{IMAGES} task.method task.ratio task.normalize_target task.decoder_size task.decoder_layers"
     ).split(),

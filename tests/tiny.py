@@ -41,6 +41,7 @@ from tests.tiny_records import (  # noqa: F401  the records of these runs, for t
     relations,
     sentences,
     text_groups,
+    write_audio,
     write_examples,
     write_groups,
     write_images,

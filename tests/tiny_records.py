@@ -170,3 +170,20 @@ def write_images(directory: pathlib.Path, sizes: Mapping[str, int] = SIZES, side
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8)).save(path)
     return f"images:{directory}"
+
+
+def write_audio(directory: pathlib.Path, sizes: Mapping[str, int] = SIZES, rate: int = 8000) -> str:
+    """Writes a folder a split and class of wav files, low or high tones of at most half a second; returns its URI."""
+    import soundfile
+
+    for seed, (split, count) in enumerate(sizes.items()):
+        draw = np.random.default_rng(seed)
+        for number in range(count):
+            label = ("high", "low")[number % 2]
+            time = np.arange(round(rate * draw.uniform(0.2, 0.5))) / rate
+            pitch = draw.uniform(1500, 2500) if label == "high" else draw.uniform(200, 500)
+            wave = 0.3 * np.sin(2 * np.pi * pitch * time) + 0.01 * draw.normal(size=len(time))
+            path = directory / split / label / f"{number}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, wave, rate, subtype="PCM_16")
+    return f"audio:{directory}"

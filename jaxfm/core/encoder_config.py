@@ -40,6 +40,9 @@ LARGEST: Mapping[str, int] = {
     "channels": 1_000,
     "registers": 10_000,
     "detection_tokens": 10_000,
+    "mels": 1_000,
+    "stride": 10_000,
+    "frames": 1_000_000,
     "position_offset": 10_000_000,
     "prefix_length": 100_000,
     "adapter_size": 100_000,
@@ -97,6 +100,10 @@ class PatchConfig:
       pooling: what an image is judged by where transformers' class of the family has one way: its class token ("cls"),
         the mean over its patches ("mean"), or both, one after the other ("cls_mean").
       mask_token: a learned vector in place of patches that are hidden from the encoder (Xie et al. 2022, SimMIM).
+      mels: bands of the log-mel frames of sound whose patches these are: rows are bands, columns are frames; 0: the
+        patches are of images.
+      stride: of patches of sound: bands and frames from one patch to the next, which may overlap (Gong et al. 2021,
+        AST, section 2.1); of images 0, patches lie side by side.
     """
 
     size: int = 0
@@ -109,15 +116,24 @@ class PatchConfig:
     bias: bool = True
     pooling: str = "cls"
     mask_token: bool = False
+    mels: int = 0
+    stride: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "grid", tuple(self.grid))  # a list where it comes from JSON
-        names = {"patch_size": self.size, "channels": self.channels, "registers": self.registers}
+        for name in ("grid", "stride"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # a list where it comes from JSON
+        names = {"patch_size": self.size, "channels": self.channels, "registers": self.registers, "mels": self.mels}
         names |= {"detection_tokens": self.detection_tokens}
         _require_sizes(names | {"image_size": max(self.grid, default=-1)})
         _require(len(self.grid) == 2 and min(self.grid) >= 0, "grid is rows and columns")
         _require(self.pooling in IMAGE_POOLINGS, f"pooling is one of {', '.join(IMAGE_POOLINGS)}")
         _require(self.class_token or self.pooling == "mean", "without a class token the pooling is mean")
+        _require(len(self.stride) == 2 and min(self.stride) >= 0, "stride is bands and frames")
+        _require((self.mels > 0) == (min(self.stride) > 0), "patches of sound have bands and a stride, others neither")
+        if self.mels:
+            _require(self.size <= self.mels and self.channels == 1, "a patch of sound has at most all bands")
+            rows = (self.mels - self.size) // self.stride[0] + 1
+            _require(self.grid[0] in (0, rows), f"{self.mels} bands have {rows} rows of patches")
 
     @property
     def prefix(self) -> int:
@@ -372,9 +388,9 @@ class EncoderConfig:
             {self.activation, self.head_activation, self.pooler} <= set(ACTIVATIONS),
             f"activations are {', '.join(ACTIVATIONS)}",
         )
-        _require(self.reads_images or self.position_embedding != "sine", "sine positions are of images")
+        _require(self.reads_patches or self.position_embedding != "sine", "sine positions are of images")
         _require(
-            not self.reads_images or (self.sight == FULL and not self.reads_padding),
+            not self.reads_patches or (self.sight == FULL and not self.reads_padding),
             "only texts have an order and padding",
         )
         _require(self.num_layers % self.layer_stacks == 0, "num_layers must be a multiple of layer_groups")
@@ -384,9 +400,19 @@ class EncoderConfig:
         _require(not (self.local_window and self.has_relative_positions), "relative positions have no local window")
 
     @property
-    def reads_images(self) -> bool:
-        """Whether its rows are patches of images, not tokens of texts."""
+    def reads_patches(self) -> bool:
+        """Whether its rows are patches, of images or of sound, not tokens of texts."""
         return self.patches.size > 0
+
+    @property
+    def reads_sound(self) -> bool:
+        """Whether its rows are patches of the log-mel frames of sound."""
+        return self.patches.mels > 0
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether its rows are patches of images."""
+        return self.reads_patches and not self.reads_sound
 
     @property
     def head_dim(self) -> int:

@@ -126,13 +126,32 @@ class ImageLayout:
     std: tuple[float, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class SoundLayout:
+    """How a recording becomes the log-mel frames that weights know; see `models.inputs.frames.log_mel`.
+
+    Attributes:
+      rate: samples a second.
+      frames: the most that are read of a clip, 10 ms apart; 0: not said.
+      padded: whether every clip is filled up to `frames` with frames of zeros, as transformers' extractor does.
+      mean: of all numbers of training frames, which is subtracted.
+      std: half of what is divided by then (Gong et al. 2021, AST, section 2.1); 0: not said.
+    """
+
+    rate: int = 16_000
+    frames: int = 0
+    padded: bool = False
+    mean: float = 0.0
+    std: float = 0.0
+
+
 @runtime_checkable
-class HasImageLayout(Protocol):
-    """What the spec of a run is beside `core.spec.Spec` where the run reads images."""
+class HasLayout(Protocol):
+    """What the spec of a run is beside `core.spec.Spec` where the run reads images or sound."""
 
     @property
-    def layout(self) -> ImageLayout:
-        """How an image becomes pixels."""
+    def layout(self) -> ImageLayout | SoundLayout:
+        """How an image becomes pixels, or a recording frames."""
         ...
 
 
@@ -150,6 +169,7 @@ class Initial:
       origin: where the weights were first read from; None for scratch.
       sentence: how they make vectors of texts; None where no file says it.
       images: how they read images; None where no file says it.
+      sound: how they read recordings; None where no file says it.
     """
 
     encoder: EncoderConfig
@@ -160,6 +180,7 @@ class Initial:
     origin: Origin | None = None
     sentence: SentenceLayout | None = None
     images: ImageLayout | None = None
+    sound: SoundLayout | None = None
 
     def left_over(self, used: tuple[str, ...]) -> tuple[str, ...]:
         """Returns a sentence for the log that names the parts not under the path prefixes `used`; none: nothing."""

@@ -18,6 +18,7 @@ from jaxfm.models.detector import Detector
 from jaxfm.models.electra import ReplacedTokenModel
 from jaxfm.models.heads import MaskedLM, SequenceClassifier, SpanClassifier, TokenClassifier
 from jaxfm.models.image_classifier import ImageClassifier
+from jaxfm.models.sound_classifier import SoundClassifier
 from jaxfm.models.two_towers import TwoTowers
 from jaxfm.parallel.mesh import initialise
 
@@ -31,6 +32,9 @@ KINDS: Mapping[str, Callable[[EncoderConfig, int], nnx.Module]] = {
         encoder, count, DEFAULT_BUILD, nnx.Rngs(0), pooling=encoder.patches.pooling, segments=1
     ),
     "objects": lambda encoder, count: Detector(encoder, count, DEFAULT_BUILD, nnx.Rngs(0), segments=1),
+    "sound_classes": lambda encoder, count: SoundClassifier(
+        encoder, count, DEFAULT_BUILD, nnx.Rngs(0), pooling="tokens", segments=1
+    ),
     "spans": lambda encoder, _: SpanClassifier(encoder, DEFAULT_BUILD, nnx.Rngs(0)),
     "vocabulary": lambda encoder, _: MaskedLM(encoder, DEFAULT_BUILD, nnx.Rngs(0)),
     "replaced_tokens": lambda encoder, _: ReplacedTokenModel(encoder, 1, DEFAULT_BUILD, nnx.Rngs(0)),

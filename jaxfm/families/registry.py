@@ -6,6 +6,7 @@ from jaxfm.core.encoder_config import CAUSAL, EncoderConfig
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.families import (
     albert,
+    audio_spectrogram_transformer,
     bert,
     camembert,
     clip,
@@ -135,5 +136,6 @@ for _family in (
     clip.SIGLIP_PAIR,
     clip.TEXT_FAMILY,
     clip.SIGLIP_TEXT_FAMILY,
+    audio_spectrogram_transformer.FAMILY,
 ):
     register(_family)

@@ -10,6 +10,7 @@ from jaxfm.core.towers import TowersConfig
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError
 from jaxfm.families.registry import preset, with_sight
+from jaxfm.hub.feature_extractors import read_feature_extractor
 from jaxfm.hub.image_processors import read_image_processor
 from jaxfm.hub.locate import commit_of, locate
 from jaxfm.hub.multi_vector import read_multi_vector
@@ -40,8 +41,8 @@ def resolve(config: ModelConfig, *, tower: bool = False) -> Initial:
     check_no_preset(config)
     directory = locate(config.init, "config.model.init")
     checkpoint = read_checkpoint(directory)
-    if checkpoint.encoder.reads_images:
-        return _of_images(config, directory, checkpoint)
+    if checkpoint.encoder.reads_patches:
+        return _of_patches(config, directory, checkpoint)
     check_kind(checkpoint.encoder, config, f"config.model.init: {config.init!r}", tower=tower)
     tokenizer = fitting_tokenizer(config, directory)
     encoder, params, notes = fit_vocabulary(checkpoint.encoder, checkpoint.params, tokenizer, directory)
@@ -121,12 +122,10 @@ def _tower_dropout(towers: TowersConfig, config: ModelConfig) -> TowersConfig:
     return dataclasses.replace(towers, image=image, text=text)
 
 
-def _of_images(config: ModelConfig, directory: pathlib.Path, checkpoint: Checkpoint) -> Initial:
-    """Returns what weights of images are, which no tokenizer belongs to."""
+def _of_patches(config: ModelConfig, directory: pathlib.Path, checkpoint: Checkpoint) -> Initial:
+    """Returns what weights of images or of sound are, which no tokenizer belongs to."""
     if config.tokenizer:
-        raise UserError(
-            f"config.model.tokenizer: is {config.tokenizer!r}, but {config.init!r} reads images, not texts."
-        )
+        raise UserError(f"config.model.tokenizer: is {config.tokenizer!r}, but {config.init!r} reads no texts.")
     commit, encoder = commit_of(directory), checkpoint.encoder
     return Initial(
         encoder=as_asked(encoder, config),
@@ -135,7 +134,8 @@ def _of_images(config: ModelConfig, directory: pathlib.Path, checkpoint: Checkpo
         tokenizer=None,
         notes=(_weights_note(config, commit, encoder), *checkpoint.notes),
         origin=Origin(config.init, commit),
-        images=read_image_processor(directory),
+        images=read_image_processor(directory) if encoder.reads_images else None,
+        sound=read_feature_extractor(directory) if encoder.reads_sound else None,
     )
 
 
@@ -157,7 +157,7 @@ def shape(config: ModelConfig) -> tuple[EncoderConfig, tuple[str, ...]]:
             return dataclasses.replace(encoder, vocab_size=int(size)), (
                 f"vocabulary: {size}, as {config.tokenizer} says",
             )
-        if encoder.reads_images:
+        if encoder.reads_patches:
             return encoder, ()
         return encoder, (f"vocabulary: {encoder.vocab_size}, the usual one of {config.preset}",)
     check_no_preset(config)
@@ -241,10 +241,10 @@ def check_no_preset(config: ModelConfig) -> None:
 def as_asked(encoder: EncoderConfig, config: ModelConfig) -> EncoderConfig:
     """Returns the encoder with `config.model.dropout`, `attention_dropout` and `sight`, if these are set.
 
-    Raises UserError for a sight that an encoder of images cannot have.
+    Raises UserError for a sight that an encoder of patches cannot have.
     """
     if config.sight not in ("auto", encoder.sight):
-        if encoder.reads_images:
+        if encoder.reads_patches:
             raise UserError(
                 f"config.model.sight: is {config.sight!r}, but patches of images have no order. Leave it auto."
             )

@@ -203,8 +203,8 @@ class CachedLayers:
 
 def unsupported_reason(config: EncoderConfig) -> str | None:
     """Returns why an encoder cannot be applied one token at a time; None: it can."""
-    if config.reads_images:
-        return "it reads images"
+    if config.reads_patches:
+        return f"it reads {'sound' if config.reads_sound else 'images'}"
     if config.sight == FULL:
         return "its tokens see those after them. Train it with tokens that see only those before (model.sight=causal)"
     if config.has_relative_positions:

@@ -111,6 +111,14 @@ def split_key(key: DropoutKey | None, count: int) -> list[DropoutKey | None]:
     return [None] * count if key is None else list(jax.random.split(key, count))
 
 
+def row_keys(key: DropoutKey, rows: int) -> jax.Array:
+    """Returns a key for each of `rows` rows, by its number in the batch."""
+    numbers = jnp.arange(rows, dtype=jnp.uint32)
+    if isinstance(key, RowsKey):
+        key, numbers = key.key, key.first + key.every * numbers
+    return jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
+
+
 @jax.named_scope("random")
 def stacked_keys(key: DropoutKey | None, count: int) -> DropoutKey | None:
     """Returns the keys of `split_key` as one array, or one of each part, along a leading axis; None without a key."""

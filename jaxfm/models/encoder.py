@@ -12,6 +12,7 @@ from flax import nnx
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.models.dropout import DropoutKey, split_key
+from jaxfm.models.inputs.frames import FrameInputs
 from jaxfm.models.inputs.inputs import InputModule, Inputs
 from jaxfm.models.inputs.patches import PatchInputs
 from jaxfm.models.inputs.text import TextInputs
@@ -37,7 +38,7 @@ class Encoder(nnx.Module):
 
         Parameters are f32, whatever `build` says.
         """
-        usual = PatchInputs if config.reads_images else TextInputs
+        usual = FrameInputs if config.reads_sound else PatchInputs if config.reads_images else TextInputs
         self.embeddings: InputModule = usual(config, build.dtype, rngs) if inputs is None else inputs
         self.layers = make_layers(config, build.dtype, rngs)
         self.common = make_common(config, build.dtype, rngs)

@@ -190,8 +190,8 @@ class Subject:
             )
         encoder, notes = initial.shape(config.model)
         given, config = config, assumed_shapes(config)
-        objective = registry.abstract_objective(given if encoder.reads_images else config, encoder)
-        if encoder.reads_images:  # what a row has follows from the size of an image, not from data
+        objective = registry.abstract_objective(given if encoder.reads_patches else config, encoder)
+        if encoder.reads_patches:  # what a row has follows from the size of an image, not from data
             config = replaced(config, {"data.row_length": objective.spec.row_length})
         elif config != given:
             notes += (

@@ -6,9 +6,9 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxfm.data.images.examples import IMAGE_COLUMNS, SURE_COLUMNS, stored_image
-from jaxfm.data.images.folders import image_files
+from jaxfm.data.images.examples import IMAGE_COLUMNS, IMAGES, SURE_COLUMNS, stored_image
 from jaxfm.data.images.stored import StoredImage
+from jaxfm.data.media.folders import media_files
 from jaxfm.data.records.registry import file_formats, open_file
 from jaxfm.data.records.table import choose_column
 from jaxfm.errors import UserError
@@ -23,7 +23,7 @@ def find_images(path: pathlib.Path, argument: str) -> list[StoredImage]:
     Raises UserError, which names the `argument`, where there is none.
     """
     if path.is_dir():
-        found = image_files(path)
+        found = media_files(IMAGES, path)
         if not found:
             raise UserError(f"{argument}: holds no image.")
         return [StoredImage(str(each), path=each) for each in found]

@@ -13,6 +13,7 @@ from jaxfm import files
 from jaxfm.config import MeshConfig
 from jaxfm.core.batch import Dataset, Units
 from jaxfm.core.build import Build
+from jaxfm.core.reads_files import ReadsFiles
 from jaxfm.core.task import (
     DrawsPictures,
     EmbedsTexts,
@@ -25,7 +26,6 @@ from jaxfm.core.task import (
     ScoresPairs,
 )
 from jaxfm.data.records import source_unlabelled
-from jaxfm.data.records.examples import PAIR_COLUMNS
 from jaxfm.data.records.source_unlabelled import Wanted
 from jaxfm.data.text.short_rows import short_row
 from jaxfm.errors import UserError
@@ -177,14 +177,12 @@ class Model:
         """
         accepted = self.wanted_explained if explained else self.wanted
         is_text = isinstance(text, str) or (isinstance(text, Mapping) and "image" not in text)
+        if isinstance(self._predictor, ReadsFiles):
+            return self._predictor.record_of(text, origin.replace("text", "file"))
         if self.reads_images and not (is_text and self.reads_texts):
             return image_input.image_record(text, origin.replace("text", "image"))
         if isinstance(text, Mapping):
-            names = ("text", "pair", "tokens", "id", *accepted.fields)
-            record = {name: text[name] for name in names if name in text}
-            if accepted.pairs and "text" not in record:
-                both = next((both for both in PAIR_COLUMNS if set(both) <= set(text)), ())
-                record |= {name: text[column] for name, column in zip(("text", "pair"), both, strict=False)}
+            record = model_options.named_fields(text, accepted)
         elif isinstance(text, tuple | list) and len(text) == 2:
             record = {"text": text[0], "pair": text[1]}
         else:
@@ -395,15 +393,10 @@ class Model:
         for count, words in [*((1, words) for words in shorter), *((size, length) for size in sizes)]:
             yield f"compiling for {count} x {words} words"
             try:
-                self.answer_all([[self.record(self._example(words), "an example")] * count])
+                example = model_options.example_record(self._predictor, words)
+                self.answer_all([[self.record(example, "an example")] * count])
             except UserError:  # a task that reads more than a text: its programs are compiled when they are needed
                 return
-
-    def _example(self, words: int) -> dict[str, Any]:
-        if not self.reads_texts:
-            return {"image": np.zeros((64, 64, 3), np.uint8)}
-        text = " ".join(["a"] * words)
-        return {"text": "a", "pair": text} if self.pairs else {"text": text}
 
     def fingerprint(self) -> str:
         """Returns a hash of the weights, the spec and the tokenizer: of all that a vector of a text depends on."""
@@ -421,7 +414,12 @@ class Model:
     @property
     def reads_texts(self) -> bool:
         """Whether a record may be a text."""
-        return not isinstance(self._predictor, ReadsImages) or self._predictor.reads_texts
+        return model_options.reads_texts(self._predictor)
+
+    @property
+    def reads_files(self) -> ReadsFiles | None:
+        """How it reads files that are its records; None: its records are texts or images."""
+        return self._predictor if isinstance(self._predictor, ReadsFiles) else None
 
     def pictures(self, images: Iterable[Any]) -> Iterator[Mapping[str, np.ndarray]]:
         """Yields what the model makes of each image, heading -> pixels uint8 [H, W, C].

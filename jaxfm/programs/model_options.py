@@ -3,12 +3,16 @@
 import itertools
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 from jax.sharding import Mesh
 
-from jaxfm.core.task import ComparesLabels, FindsEntities, Predictor, ReadsEntities, ReadsLabels
+from jaxfm.core.reads_files import ReadsFiles
+from jaxfm.core.task import ComparesLabels, FindsEntities, Predictor, ReadsEntities, ReadsImages, ReadsLabels
 from jaxfm.core.writing import WritesTexts
+from jaxfm.data.records.examples import PAIR_COLUMNS
+from jaxfm.data.records.source_unlabelled import Wanted
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.training.evaluation import Evaluator, bucket
 from jaxfm.training.saved_run import Restored
@@ -120,3 +124,30 @@ def check_finder(predictor: Predictor, found: Predictor, entities: str | pathlib
     assert isinstance(predictor, ReadsEntities)
     if problem := predictor.entity_problem(found.entity_types):
         raise UserError(f"--entities={entities}: {problem}")
+
+
+def reads_texts(predictor: Predictor) -> bool:
+    """Whether a record may be a text."""
+    if isinstance(predictor, ReadsFiles):
+        return False
+    return not isinstance(predictor, ReadsImages) or predictor.reads_texts
+
+
+def example_record(predictor: Predictor, words: int) -> dict[str, Any]:
+    """Returns any record, of a text of so many words where it reads texts, to compile a program with."""
+    if isinstance(predictor, ReadsFiles):
+        return predictor.example_record()
+    if not reads_texts(predictor):
+        return {"image": np.zeros((64, 64, 3), np.uint8)}
+    text = " ".join(["a"] * words)
+    return {"text": "a", "pair": text} if predictor.pairs else {"text": text}
+
+
+def named_fields(text: Mapping[str, Any], accepted: Wanted) -> dict[str, Any]:
+    """Returns the fields of a text that a model reads; both texts of a pair may have other usual names."""
+    names = ("text", "pair", "tokens", "id", *accepted.fields)
+    record = {name: text[name] for name in names if name in text}
+    if accepted.pairs and "text" not in record:
+        both = next((both for both in PAIR_COLUMNS if set(both) <= set(text)), ())
+        record |= {name: text[column] for name, column in zip(("text", "pair"), both, strict=False)}
+    return record

@@ -2,7 +2,7 @@
 or a file, in bounded memory: `--input=FILE --output=OUT.jsonl`. Where a model judges pairs of texts, the second one is
 --pair="TEXT", follows a tab, has a column, or is a file: `--context=FILE "Who met Ada?" [more questions ...]`. Where it
 relates entities, --entities=DIR is a run that finds them. Where it reads images, these are files and folders:
-`--workdir=runs/photos cat.png photos/`.
+`--workdir=runs/photos cat.png photos/`; likewise where it reads sound: `clip.wav clips/`.
 """
 
 import contextlib
@@ -33,9 +33,10 @@ USAGE = (
     "  [--exit=CONFIDENCE | --no_exit] [--stats]  of a model with early heads\n"
     "  [--labels=A,B,...]  of a model that compares inputs with any labels\n"
     "  [--decoding=NAME=VALUE ...] [--control=NAME=VALUE ...]  of a model that writes texts\n"
-    "  of images: (IMAGE|FOLDER ... | --input=FOLDER|TABLE --output=FILE.jsonl)\n"
+    "  of images and sound: (FILE|FOLDER ... | --input=FOLDER|TABLE --output=FILE.jsonl)\n"
     "  [--pictures=FILE.png]"
 )
+AUDIO_COLUMN = "audio_column"
 _MOST_PICTURES = 24  # images of a sheet
 _SINGLE = "this model judges single texts: leave the second one out."
 
@@ -114,7 +115,7 @@ def predict_file(
     source, output = _paths(source, output)
     form = vector_output.form_of(output, vectors, role)
     model = Model(workdir, words, entities, labels, exit=exit, writing=writing)
-    if source.is_dir() and not model.reads_images:
+    if source.is_dir() and not (model.reads_images or model.reads_files):
         raise UserError(f"--input={source}: is a directory; name a file. This model reads texts, not images.")
     if form:
         vector_files.check_output(output, form, model.embeds.dimension)
@@ -195,7 +196,9 @@ def _writing_asked() -> model_options.Writing:
 def _records(
     model: Model, source: pathlib.Path, wanted: Wanted, given: Mapping[str, str], progress: Progress
 ) -> Iterable[Mapping[str, Any]]:
-    """Returns the records of an input: images where the model reads these, else texts."""
+    """Returns the records of an input: images, or other files, where the model reads these, else texts."""
+    if model.reads_files:
+        return model.reads_files.input_records(source, f"--input={source}", given.get(AUDIO_COLUMN, ""))
     if model.reads_images:
         return image_input.read_images_of(source, given.get(image_input.COLUMN, ""))
     return source_unlabelled.read_unlabelled(source, wanted, progress.say)
@@ -257,7 +260,7 @@ def main(texts: Sequence[str]) -> None:
             raise UserError(
                 f"--pair: belongs to a text of the command line; in a file the second text has a column.\n{USAGE}"
             )
-        columns = program.given_columns((*COLUMNS, image_input.COLUMN))
+        columns = program.given_columns((*COLUMNS, image_input.COLUMN, AUDIO_COLUMN))
         count = predict_file(
             values.workdir,
             values.input,
@@ -285,6 +288,13 @@ def main(texts: Sequence[str]) -> None:
     pair = {} if values.pair is None else {"pair": _argument(values.pair, "--pair")}
     pair = pair if context is None else {"pair": context}
     model = Model(values.workdir, values.words, values.entities, labels, exit=_exit_asked(), writing=_writing_asked())
+    if model.reads_files:
+        if pair or values.pictures:
+            raise UserError(f"--pair, --context, --pictures: the model of --workdir reads files alone.\n{USAGE}")
+        records = [record for word in texts for record in model.reads_files.input_records(pathlib.Path(word), word, "")]
+        for result in model.stream(records):
+            print("\n".join(model.lines(result)))
+        return
     if model.reads_images:
         if pair:
             raise UserError(f"--pair, --context: {_SINGLE}")
@@ -376,5 +386,5 @@ def run() -> None:
     flags.DEFINE_string("pair", None, "The second text, for a model that judges pairs.")
     flags.DEFINE_string("context", None, "A file whose whole text is the second one of every text given.")
     flags.DEFINE_string("entities", None, "A run that finds the entities of each text, for a model that relates them.")
-    program.define_column_flags((*COLUMNS, image_input.COLUMN))
+    program.define_column_flags((*COLUMNS, image_input.COLUMN, AUDIO_COLUMN))
     program.run(main, USAGE, takes_arguments=True)

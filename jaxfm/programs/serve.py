@@ -71,10 +71,17 @@ def load_models(
                 finders[name] = entities
         if not finders:
             raise UserError(f"--entities={entities}: no model of --workdir relates entities: leave out the flag.")
-    return {
+    models = {
         name: Model(directory, entities=finders.get(name), precision=precision, exit=None if exits else NEVER)
         for name, directory in directories.items()
     }
+    for name, model in models.items():
+        if model.reads_files:
+            raise UserError(
+                f"--workdir: {name} is a run of the task {model.task}, whose files are not served. Take "
+                f"jaxfm.predict --workdir={directories[name]} FILE."
+            )
+    return models
 
 
 def token_of(environment: dict[str, str] | os._Environ[str]) -> str:

@@ -13,6 +13,7 @@ from jaxfm.observe.tables import Table
 from jaxfm.tasks import text_checks
 from jaxfm.tasks.image_options import Reading
 from jaxfm.tasks.label_checks import check_balance, check_names
+from jaxfm.tasks.media_checks import check_broken, check_copies
 from jaxfm.tasks.text_checks import LabelCounts, label_table
 
 
@@ -38,6 +39,7 @@ class CheckedExample(Protocol):
 Examples = Mapping[str, Sequence[CheckedExample]]
 # An image smaller than this share of what is read is enlarged so much that little of it is seen.
 _SMALL = 0.5
+_FIX = "repair or remove them, or leave them out with --config.task.broken_images=skip"
 
 
 def check_images(examples: Examples, reading: Reading, kind: str = "none") -> DataCheck:
@@ -67,7 +69,7 @@ def check_images(examples: Examples, reading: Reading, kind: str = "none") -> Da
                 small.append(f"{example.origin}: {width} x {height} pixels")
     tables = [Table("Splits", ("split", "images", "median width", "median height", "smallest", "largest"),
                     [_size_row(split, found) for split, found in sizes.items()])]  # fmt: skip
-    findings = [_broken(broken), _copies(places, examples), _small(small, reading)]
+    findings = [check_broken(broken, "images", _FIX), check_copies(places, examples, "images"), _small(small, reading)]
     if kind != "none":
         counts = {split: LabelCounts.of(_labels(found)) for split, found in examples.items()}
         tables.append(label_table(counts, "Labels", "label"))
@@ -92,32 +94,6 @@ def _size_row(split: str, found: Sequence[tuple[int, int]]) -> tuple[str, int, i
         f"{least[1]} x {least[0]}",
         f"{most[1]} x {most[0]}",
     )
-
-
-def _broken(broken: Sequence[str]) -> Finding:
-    if not broken:
-        return Finding("ok", "broken images", "every file can be decoded")
-    fix = "repair or remove them, or leave them out with --config.task.broken_images=skip"
-    return Finding("error", "broken images", f"files that cannot be decoded: {len(broken):,}", fix, tuple(broken))
-
-
-def _copies(places: Mapping[str, Mapping[str, str]], examples: Examples) -> Finding:
-    """Checks for equal files: in two splits, where scores then promise too much, or within training."""
-    splits = list(places)
-    across = [
-        f"{places[one][digest]} = {places[other][digest]}"
-        for at, one in enumerate(splits)
-        for other in splits[at + 1 :]
-        for digest in places[one].keys() & places[other].keys()
-    ]
-    if across:
-        message = f"images that are in two splits: {len(across):,}; their scores promise too much"
-        return Finding("warning", "copies", message, "keep each in one split", tuple(sorted(across)))
-    repeated = sum(len(examples[split]) - len(found) for split, found in places.items())
-    if repeated:
-        fix = "leave them out, unless they are meant to count more"
-        return Finding("warning", "copies", f"images that another of their split is a copy of: {repeated:,}", fix)
-    return Finding("ok", "copies", "no image is in the data twice")
 
 
 def _small(small: Sequence[str], reading: Reading) -> Finding:

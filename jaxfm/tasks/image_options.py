@@ -181,7 +181,8 @@ def _patches(encoder: EncoderConfig, task: ImageConfig, *, scratch: bool) -> Pat
         readers = [name for name, shape in presets().items() if shape.reads_images]
         families = dict.fromkeys(presets()[name].family for name in readers)
         raise UserError(
-            f"config.model: an encoder of family {encoder.family or 'none'!r} reads texts, and this task reads images. "
+            f"config.model: an encoder of family {encoder.family or 'none'!r} reads "
+            f"{'sound' if encoder.reads_sound else 'texts'}, and this task reads images. "
             f"Take one of images: --config.model.init=scratch --config.model.preset={readers[0]} (or {readers[1]}, ...)"
             f", or weights of {', '.join(families)}."
         )

@@ -4,7 +4,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -146,13 +146,13 @@ def with_statistics(reading: Reading, train: ImageRows) -> tuple[Reading, tuple[
     )
 
 
-def most_in_a_row(rows: ImageRows) -> int:
-    """Returns how many images the fullest row has."""
+def most_in_a_row(rows: Any) -> int:
+    """Returns how many examples the fullest row has; `rows` say where they lie."""
     return int(rows.example_locations[:, 1].max(initial=0)) + 1
 
 
-def of_images(rows: ImageRows, targets_E: np.ndarray, segments: int) -> np.ndarray:
-    """Returns targets [N, S, ...] of targets [E, ...] of the images; -1 where a row has no such image."""
+def of_segments(rows: Any, targets_E: np.ndarray, segments: int) -> np.ndarray:
+    """Returns targets [N, S, ...] of targets [E, ...] of the examples; -1 where a row has no such example."""
     laid = np.full((len(rows), segments, *targets_E.shape[1:]), -1, targets_E.dtype)
     laid[rows.example_locations[:, 0], rows.example_locations[:, 1]] = targets_E
     return laid
@@ -160,4 +160,4 @@ def of_images(rows: ImageRows, targets_E: np.ndarray, segments: int) -> np.ndarr
 
 def with_labels(rows: ImageRows, targets_E: np.ndarray, field: Field) -> ImageRows:
     """Returns rows with the field "labels", whose first axis is the images of a row."""
-    return rows.with_fields({"labels": of_images(rows, targets_E, field.shape[0])}, {"labels": field})
+    return rows.with_fields({"labels": of_segments(rows, targets_E, field.shape[0])}, {"labels": field})

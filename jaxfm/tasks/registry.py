@@ -19,6 +19,7 @@ from jaxfm.core.spec import SPEC_FILE, Spec, read_spec_values
 from jaxfm.core.task import Task, TaskDefinition
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.models.adapters import with_adapters
+from jaxfm.tasks.audio_classification.task import AudioClassificationDefinition
 from jaxfm.tasks.causal_lm.task import CausalLMDefinition
 from jaxfm.tasks.classification.task import ClassificationDefinition
 from jaxfm.tasks.detection.task import DetectionDefinition
@@ -72,6 +73,7 @@ for _definition in (
     MaskedImagesDefinition(),
     ImageTextDefinition(),
     DetectionDefinition(),
+    AudioClassificationDefinition(),
 ):
     register(_definition)
 

@@ -123,7 +123,7 @@ def _vocabulary(
 def _opened(known: KnownTeacher, objective: Objective, build: Build, mesh: Mesh) -> Teacher:
     """Returns a masked LM as a step computes it, by its shape alone."""
     encoder = known.encoder
-    if encoder.reads_images or encoder.sight != FULL or encoder.reads_padding:
+    if encoder.reads_patches or encoder.sight != FULL or encoder.reads_padding:
         raise UserError(f"{MASKED_LM_KEY}: {known.uri!r} is not a masked LM of texts.")
     check_length(MASKED_LM_KEY, known.uri, objective.spec, encoder)
     build = dataclasses.replace(build, remat="none", frozen_layers=0)

@@ -10,7 +10,7 @@ from jaxfm import files
 from jaxfm.config import Config, MeshConfig, ModelConfig
 from jaxfm.core.build import Build
 from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.core.initial import HasImageLayout, Initial
+from jaxfm.core.initial import HasLayout, ImageLayout, Initial, SoundLayout
 from jaxfm.core.spec import SPEC_FILE
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.errors import UserError
@@ -89,10 +89,14 @@ def _of_run(config: ModelConfig) -> Initial:
         check_finite(name, [value], f"config.model.init: {config.init}")
     labels, origin = run.predictor().labels, read_origin(workdir)
     note = f"weights: {config.init}, step {restored.step} ({run.spec.encoder.family})"
-    if encoder.reads_images:
-        layout = run.spec.layout if isinstance(run.spec, HasImageLayout) else None
+    if encoder.reads_patches:
+        layout = run.spec.layout if isinstance(run.spec, HasLayout) else None
         encoder = hub_initial.as_asked(encoder, config)
-        return Initial(encoder, params, labels, None, (note,), origin, images=layout)
+        return Initial(
+            encoder, params, labels, None, (note,), origin,
+            images=layout if isinstance(layout, ImageLayout) else None,
+            sound=layout if isinstance(layout, SoundLayout) else None,
+        )  # fmt: skip
     own = workdir / TOKENIZER_DIR
     tokenizer = hub_initial.fitting_tokenizer(config, own)
     encoder, grown, notes = fit_vocabulary(encoder, params, tokenizer, own)

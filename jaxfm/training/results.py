@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxfm.config import Config
 from jaxfm.core.initial import Initial, Origin
+from jaxfm.core.reads_files import ReadsFiles
 from jaxfm.core.task import Evaluation, ReadsEntities, ReadsImages, Task
 from jaxfm.evaluation import intervals
 from jaxfm.evaluation.calibration import write_calibration
@@ -190,7 +191,8 @@ def commands(config: Config, task: Task, workdir: pathlib.Path, splits: Sequence
     spec = task.objective.spec
     predictor = registry.definition(config.task.name).predictor(workdir, spec)
     images = isinstance(predictor, ReadsImages)
-    one = "IMAGE" if images else '"TEXT"'
+    reads_files = isinstance(predictor, ReadsFiles)
+    one = "IMAGE" if images else "FILE" if reads_files else '"TEXT"'
     if predictor.pairs:
         one += ' --pair="SECOND TEXT"'
     if isinstance(predictor, ReadsEntities):
@@ -199,7 +201,7 @@ def commands(config: Config, task: Task, workdir: pathlib.Path, splits: Sequence
         workdir,
         splits,
         record=one,
-        several=f"--input={'FOLDER' if images else 'FILE'}",
+        several=f"--input={'FOLDER' if images or reads_files else 'FILE'}",
         export=not predictor.hf_problem() and is_mergeable(spec.encoder) and not spec.encoder.quantisation.weights,
     )
 

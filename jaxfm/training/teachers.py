@@ -165,7 +165,7 @@ def _check_rows(uri: str, spec: Spec, own: Spec, encoder: EncoderConfig) -> None
 def check_length(key: str, uri: str, own: Spec, encoder: EncoderConfig) -> None:
     """Raises UserError where a frozen model, which `key` names by `uri`, has fewer positions than a run's examples."""
     longest = getattr(own, "window", own.row_length)
-    if not encoder.reads_images and longest > encoder.max_positions:
+    if not encoder.reads_patches and longest > encoder.max_positions:
         raise UserError(
             f"{key}: {uri!r} has {encoder.max_positions} positions, but an example of this run may have {longest} "
             "tokens. Set config.data.row_length, or config.data.window, to at most that many."

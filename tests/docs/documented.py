@@ -9,6 +9,7 @@ from tests.docs.pages import Command
 # Pages whose commands are run, in their order, each page in a folder of its own.
 RUN_PAGES = (
     "README.md",
+    "docs/audio.md",
     "docs/audit.md",
     "docs/causal.md",
     "docs/checkpoints.md",

@@ -82,6 +82,12 @@ def write_photos(folder: pathlib.Path) -> None:
         (folder / "IMAGE_PAIRS" / f"{split}.csv").write_text("".join(["path,caption\n", *rows]))
 
 
+def write_clips(folder: pathlib.Path) -> None:
+    """Clips of sound in a folder a class, and one clip."""
+    tiny.write_audio(folder / "clips", {"train": 24, "valid": 8, "test": 8})
+    shutil.copy(next((folder / "clips" / "test" / "low").glob("*.wav")), folder / "clip.wav")
+
+
 def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     return kept | {"PYTHONPATH": str(ROOT)}
@@ -137,6 +143,7 @@ def prepare(page: str, folder: pathlib.Path, earlier: pathlib.Path) -> None:
     tiny.write_relations(folder / "PAIRS", {"train": 24, "valid": 8, "test": 8})
     write_search(folder)
     write_photos(folder)
+    write_clips(folder)
     (folder / "lines.txt").write_text("ada met boole in hull .\n\nthe old town\n")
     (folder / "texts.txt").write_text("ada met boole in hull .\nthe old town\n")
     (folder / "test.csv").write_text("text\nA text.\nAnother one.\n")

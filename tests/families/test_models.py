@@ -21,6 +21,9 @@ HEADS = {
         **{f"{part}/{layer}/bias": (32,) for part in ("classes", "boxes") for layer in ("first", "second")},
         "head/kernel": (32, 6), "head/bias": (6,), "box_head/kernel": (32, 4), "box_head/bias": (4,),
     },
+    "sound_classes": {
+        "head/kernel": (32, 5), "head/bias": (5,), "head_norm/scale": (32,), "head_norm/bias": (32,),
+    },
     "spans": {"spans/kernel": (32, 2), "spans/bias": (2,)},
     "vocabulary": {
         **{f"transform/{name}": shape for name, shape in DENSE.items()},

@@ -36,11 +36,14 @@ SMALL = {
     ("seq2seq", "quickstart"): "v5e:2x2",
     ("late_interaction", "quickstart"): "v5e:2x2",
     ("image_classification", "quickstart"): "v5e:2x2",
+    ("audio_classification", "quickstart"): "v5e:2x2",
     ("masked_images", "quickstart"): "v5e:2x2",
     ("image_text", "quickstart"): "v5e:2x2",
     ("detection", "quickstart"): "v5e:2x2",
 }
 LARGE = {
+    **{("audio_classification", name): "v5e:2x2" for name in ("files", "multi", "digits")},
+    ("audio_classification", "finetune"): "v5e:2x4",
     **{("image_classification", name): "v5e:2x2" for name in ("files", "multi", "cifar10")},
     ("image_classification", "finetune"): "v5e:2x4",
     **{("detection", name): "v5e:2x2" for name in ("files", "yolos")},

@@ -10,6 +10,7 @@ import pytest
 from jaxfm.core.encoder_config import CAUSAL, PatchConfig
 from jaxfm.core.spec import SPEC_VERSION
 from jaxfm.errors import UserError
+from jaxfm.families.registry import preset
 from jaxfm.families.vit import image_encoder
 from jaxfm.schema import describe, field, to_dict
 from jaxfm.tasks import registry
@@ -19,7 +20,7 @@ from tests import tiny
 
 TASKS = tuple(
     "ner nested_ner zero_shot_ner classification embedding late_interaction qa relations seq2seq masked_lm "
-    "replaced_token causal_lm image_classification masked_images image_text detection".split()
+    "replaced_token causal_lm image_classification masked_images image_text detection audio_classification".split()
 )  # fmt: skip
 
 
@@ -198,7 +199,13 @@ def test_values_of_a_wrong_kind_in_a_task_json_are_refused(tmp_path: pathlib.Pat
 def test_shapes_of_any_encoder_need_no_data() -> None:
     text = dataclasses.replace(tiny.ENCODER, num_layers=3)
     images = image_encoder(family="vit", patches=PatchConfig(4, grid=(7, 7), class_token=True), num_layers=2)
+    sound = dataclasses.replace(preset("ast_nano"), num_layers=2)
     for task in TASKS:
+        if task == "audio_classification":
+            config = registry.from_config_dict(defaults(task, data={"row_length": 192}))
+            objective = registry.abstract_objective(config, sound)
+            assert objective.spec.encoder.patches.grid == (8, 16) and objective.spec.row_length == 192
+            continue
         reads_images = "image" in task or task == "detection"
         encoder = images if reads_images else text
         more = {"task": {"text_init": "scratch", "text_preset": "bert_tiny"}} if task == "image_text" else {}

@@ -2,13 +2,10 @@
 
 # N rows, T tokens, E examples (images), P patch side, C channels, H height, W width
 
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,19 +13,18 @@ from jaxfm.core.batch import Batch, BatchSpec, Field, Volume
 from jaxfm.core.encoder_config import PatchConfig
 from jaxfm.data.images.decoding import RULES, Fitted, check_patch, decode, fit, fit_size
 from jaxfm.data.images.stored import BadImageError, StoredImage
-from jaxfm.data.text.packing import pack, shuffled
+from jaxfm.data.media.looking import (
+    BROKEN,
+    MEMORY_BYTES,
+    Decoded,
+    broken_notes,
+    in_threads,
+    look,
+    row_members,
+    stopped_message,
+)
 from jaxfm.errors import UserError
 from jaxfm.models.inputs.patches import fields
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-MEMORY_BYTES = 256 << 20
-"""Pixels of a split up to which they stay decoded in memory; a larger split is decoded anew in every epoch."""
-BROKEN = ("stop", "skip")
-_AT_ONCE = 1024  # images in the threads that look at all of them
-_THREADS = min(os.cpu_count() or 1, 16)
-_NAMED = 5  # broken images that a note names
 
 
 def to_patches(image: np.ndarray, patch: int) -> np.ndarray:
@@ -266,12 +262,17 @@ def build_image_rows(
     assert rule in RULES and broken in BROKEN
     check_patch(side, patch)
     settings = PatchSettings(rule, side, patch, channels, prefix, shorter_side)
-    looked = _look(images, settings, memory_bytes)
+
+    def one(image: StoredImage) -> Decoded:
+        content = image.content()
+        return Decoded(image.digest(content), *settings.patches(image, content))
+
+    looked = look(images, one, BadImageError, memory_bytes)
     if looked.broken and broken == "stop":
-        raise BadImageError(_stopped(looked.broken, len(images), broken_option))
+        raise BadImageError(stopped_message(looked.broken, len(images), "images", broken_option))
     if not looked.kept:
         raise UserError(f"None of the {len(images):,} images can be decoded. The first: {looked.broken[0]}")
-    grids = np.asarray(looked.grids, np.int32).reshape(-1, 2)
+    grids = np.asarray(looked.more, np.int32).reshape(-1, 2)
     lengths = prefix + grids.prod(axis=1)
     length = row_length or settings.most_tokens
     if lengths.max() > length:
@@ -286,86 +287,17 @@ def build_image_rows(
         settings=settings,
         grids=grids,
         row_length=length,
-        members=_members(lengths, length, packed, seed, max_segments),
+        members=row_members(lengths, length, packed, seed, max_segments),
         content=looked.content,
         decoded=looked.decoded,
-        notes=_notes(looked, len(images), memory_bytes),
+        notes=(*broken_notes(looked.broken, len(images), "images"), *_notes(looked.decoded, memory_bytes)),
     )
 
 
-def _members(
-    lengths: np.ndarray, row_length: int, packed: bool, seed: int | None, max_segments: int | None
-) -> Sequence[np.ndarray]:
-    if not packed:
-        return list(np.arange(len(lengths))[:, None])
-    order = np.argsort(-lengths, kind="stable") if seed is None else shuffled(len(lengths), seed)
-    return [order[members] for members in pack(lengths[order], row_length, max_segments)]
-
-
-class _Looked(NamedTuple):
-    """What decoding all images once has found: numbers and grids of those that are whole, errors of the others."""
-
-    kept: list[int]
-    grids: list[tuple[int, int]]
-    content: str
-    decoded: list[np.ndarray] | None
-    broken: list[BadImageError]
-
-
-def _look(images: Sequence[StoredImage], settings: PatchSettings, memory_bytes: int) -> _Looked:
-    def one(image: StoredImage) -> tuple[str, np.ndarray, tuple[int, int]] | BadImageError:
-        try:
-            content = image.content()
-            return image.digest(content), *settings.patches(image, content)
-        except BadImageError as error:
-            return error
-
-    kept: list[int] = []
-    grids: list[tuple[int, int]] = []
-    broken: list[BadImageError] = []
-    decoded: list[np.ndarray] | None = []
-    digest, size = hashlib.sha256(), 0
-    for number, found in enumerate(_in_threads(one, images)):
-        if isinstance(found, BadImageError):
-            broken.append(found)
-            continue
-        content, patches, grid = found
-        digest.update(content.encode())
-        kept.append(number)
-        grids.append(grid)
-        size += patches.nbytes
-        if decoded is not None:
-            decoded.append(patches)
-        if size > memory_bytes:
-            decoded = None
-    return _Looked(kept, grids, digest.hexdigest(), decoded, broken)
-
-
-def _in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """Yields function(item) of each item, in order; a limited number of results is waiting at any time."""
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-        for start in range(0, len(items), _AT_ONCE):
-            yield from threads.map(function, items[start : start + _AT_ONCE])
-
-
-def _stopped(broken: Sequence[BadImageError], count: int, option: str) -> str:
-    """The message of the first broken image, and of how many there are."""
-    more = f" And {len(broken) - 1:,} more of {count:,} images cannot be decoded." if len(broken) > 1 else ""
-    skip = f", or set {option}=skip to leave such images out" if option else ""
-    return f"{broken[0]}{more} Repair or remove what is broken{skip}."
-
-
-def _notes(looked: _Looked, count: int, memory_bytes: int) -> tuple[str, ...]:
-    notes = []
-    if looked.broken:
-        named = " ".join(map(str, looked.broken[:_NAMED]))
-        rest = f" and {len(looked.broken) - _NAMED:,} more" if len(looked.broken) > _NAMED else ""
-        notes.append(f"{len(looked.broken):,} of {count:,} images are broken and left out: {named}{rest}")
-    if looked.decoded is None:
-        notes.append(
-            f"the images have more than {memory_bytes >> 20} MiB of pixels, so they are decoded anew in every epoch"
-        )
-    return tuple(notes)
+def _notes(decoded: Sequence[np.ndarray] | None, memory_bytes: int) -> list[str]:
+    if decoded is not None:
+        return []
+    return [f"the images have more than {memory_bytes >> 20} MiB of pixels, so they are decoded anew in every epoch"]
 
 
 def channel_statistics(rows: ImageRows) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -380,7 +312,7 @@ def channel_statistics(rows: ImageRows) -> tuple[tuple[float, ...], tuple[float,
         return len(pixels), pixels.sum(axis=0), (pixels**2).sum(axis=0)
 
     count, total, squares = 0, np.zeros(channels, object), np.zeros(channels, object)
-    for pixels, one, two in _in_threads(sums, range(len(rows.images))):
+    for pixels, one, two in in_threads(sums, range(len(rows.images))):
         count, total, squares = count + pixels, total + one, squares + two
     # As whole numbers of any size: count * squares - total**2 is exact.
     deviations = [

@@ -11,8 +11,8 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jaxfm.data.images.folders import SUFFIXES
 from jaxfm.data.images.stored import StoredImage
+from jaxfm.data.images.suffixes import SUFFIXES
 from jaxfm.data.records.source_files import file_names, files_size, find_corpus_files
 from jaxfm.data.records.table import Row, Table, Tables
 from jaxfm.errors import UserError

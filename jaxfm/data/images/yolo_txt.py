@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 
 from jaxfm.data.images.boxes import BoxedSplit, BoxRules, counted, example_of
-from jaxfm.data.images.folders import image_files
+from jaxfm.data.images.examples import IMAGES
 from jaxfm.data.images.stored import StoredImage
+from jaxfm.data.media.folders import media_files
 from jaxfm.data.records.source_files import nearest_folder, numbered_lines
 from jaxfm.data.records.splits import SPLIT_NAMES, canonical_split
 from jaxfm.errors import UserError
@@ -104,7 +105,7 @@ def read_yolo(folder: pathlib.Path, names: Sequence[str], split: str, rules: Box
       UserError: no image, a text file without its image, a line that is not a class and a box, an unknown class, a box
         that breaks a rule.
     """
-    files = image_files(folder)
+    files = media_files(IMAGES, folder)
     if not files:
         raise UserError(f"{folder}: holds no image.")
     labels = _labels_folder(folder)

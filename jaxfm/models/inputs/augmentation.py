@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxfm.errors import UserError, did_you_mean
-from jaxfm.models.dropout import DropoutKey, RowsKey
+from jaxfm.models.dropout import DropoutKey, row_keys
 from jaxfm.models.inputs.image_moves import (
     Affine,
     ImageRow,
@@ -174,7 +174,7 @@ def augment(
         row = ImageRow(pixels.reshape(-1, patch, patch, channels), ids, cells, grids, patch, segments or len(ids))
         return _augment_row(row, augmentation, key).reshape(pixels.shape)
 
-    keys = _row_keys(key, rows)
+    keys = row_keys(key, rows)
     return jax.vmap(one)(batch["pixels"], batch["segment_ids"], batch["cells"], batch["grids"], keys)
 
 
@@ -201,7 +201,7 @@ def image_moves(
         row = ImageRow(pixels.reshape(-1, patch, patch, channels), ids, cells, grids, patch, segments or len(ids))
         return Moves(*_draw(row, augmentation, key)[:3])
 
-    keys = _row_keys(key, batch["pixels"].shape[0])
+    keys = row_keys(key, batch["pixels"].shape[0])
     return jax.vmap(one)(batch["pixels"], batch["segment_ids"], batch["cells"], batch["grids"], keys)
 
 
@@ -270,14 +270,6 @@ def _mixing(
 def _partner(rows: jax.Array) -> jax.Array:
     """Row b ^ 1 in place of row b."""
     return rows.reshape(-1, 2, *rows.shape[1:])[:, ::-1].reshape(rows.shape)
-
-
-def _row_keys(key: DropoutKey, rows: int) -> jax.Array:
-    """A key for each row, by its number in the batch."""
-    numbers = jnp.arange(rows, dtype=jnp.uint32)
-    if isinstance(key, RowsKey):
-        key, numbers = key.key, key.first + key.every * numbers
-    return jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
 
 
 # --- one row ---------------------------------------------------------------------------------------------------------

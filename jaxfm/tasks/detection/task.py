@@ -35,7 +35,7 @@ from jaxfm.tasks.image_rows import (
     image_rows,
     kept_examples,
     most_in_a_row,
-    of_images,
+    of_segments,
     read_rows,
     with_statistics,
 )
@@ -222,7 +222,7 @@ def _with_targets(spec: DetectionSpec, examples: Sequence[BoxedExample], rows: I
     """
     most = max(spec.objects, max(len(example.learned) for example in examples))
     labels, boxes = (array[:, : spec.objects] for array in targets(spec, examples, most))
-    arrays = {LABELS: of_images(rows, labels, spec.segments), BOXES: of_images(rows, boxes, spec.segments)}
+    arrays = {LABELS: of_segments(rows, labels, spec.segments), BOXES: of_segments(rows, boxes, spec.segments)}
     return rows.with_fields(arrays, spec.target_fields())
 
 

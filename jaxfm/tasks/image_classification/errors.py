@@ -13,6 +13,7 @@ from jaxfm.data.images.rows import ImageRows
 from jaxfm.observe.examples import SHOWN, View, WrongExample
 from jaxfm.observe.image_sheets import Tile, draw_sheet
 from jaxfm.tasks.image_classification.spec import ImageClassifierSpec
+from jaxfm.tasks.segment_scorer import wrong_facts
 
 
 def worst_images(
@@ -30,7 +31,7 @@ def worst_images(
     for index in np.argsort(-loss_E, kind="stable").tolist():
         if len(shown) == SHOWN:
             break
-        facts = _facts(spec, examples[index], found_EC[index])
+        facts = wrong_facts(spec, examples[index], found_EC[index])
         if facts:
             told = (*facts, ("loss", float(loss_E[index])))
             name = examples[index].image.origin
@@ -53,23 +54,3 @@ def sheet(worst: Sequence[tuple[int, WrongExample]], rows: ImageRows) -> dict[st
         draw_sheet(tiles, path, title="Worst errors: images whose class was least expected")
 
     return {"worst_errors": functools.partial(draw)}
-
-
-def _facts(
-    spec: ImageClassifierSpec, example: ImageExample, found_C: np.ndarray
-) -> tuple[tuple[str, str | float], ...]:
-    """Returns what is said of an image that is wrong; () for one that is right."""
-    if spec.kind == "single":
-        best, gold = int(np.argmax(found_C)), example.labels[0]
-        if spec.labels[best] == gold:
-            return ()
-        return (
-            ("gold", gold),
-            ("predicted", spec.labels[best]),
-            ("probability", float(found_C[best])),
-            ("of the gold class", float(found_C[spec.labels.index(gold)])),
-        )
-    said = [label for label, share in zip(spec.labels, found_C, strict=True) if share >= spec.threshold]
-    if set(said) == set(example.labels):
-        return ()
-    return (("gold", ", ".join(example.labels) or "(no label)"), ("predicted", ", ".join(said) or "(no label)"))

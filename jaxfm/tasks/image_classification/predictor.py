@@ -26,9 +26,9 @@ from jaxfm.observe.image_sheets import lit
 from jaxfm.tasks.class_targets import predicted_targets
 from jaxfm.tasks.explaining import explained_arrays
 from jaxfm.tasks.image_classification.explaining import explained_images
-from jaxfm.tasks.image_classification.scorer import per_image
 from jaxfm.tasks.image_classification.spec import ImageClassifierSpec
 from jaxfm.tasks.image_rows import image_rows
+from jaxfm.tasks.segment_scorer import per_segment
 
 HEAD = "image_classes"
 _CARD_LABELS = 50  # that the model card names
@@ -101,7 +101,7 @@ class ImageClassifierPredictor:
 
         Scores are probabilities, calibrated on the validation split of the run where it had one.
         """
-        found_EC = probabilities(per_image(encoded.rows, outputs["outputs"]), self.calibration, self.spec.kind)
+        found_EC = probabilities(per_segment(encoded.rows, outputs["outputs"]), self.calibration, self.spec.kind)
         results = []
         predicted = predicted_targets(self.spec.kind, self.spec.labels, self.spec.threshold, found_EC)
         for name, shares_C, said in zip(encoded.names, found_EC, predicted, strict=True):
@@ -126,7 +126,7 @@ class ImageClassifierPredictor:
 
     def explained(self, encoded: EncodedImages, outputs: Mapping[str, np.ndarray]) -> list[Explained]:
         """Returns what the likeliest class, or each label that holds, is due to."""
-        found_EC = probabilities(per_image(encoded.rows, outputs["outputs"]), self.calibration, self.spec.kind)
+        found_EC = probabilities(per_segment(encoded.rows, outputs["outputs"]), self.calibration, self.spec.kind)
         return explained_images(self.spec, encoded.rows, self.decode(encoded, outputs), found_EC)
 
     def lines(self, result: Mapping[str, Any]) -> list[str]:

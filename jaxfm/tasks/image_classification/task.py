@@ -36,7 +36,7 @@ from jaxfm.tasks.class_targets import (
 from jaxfm.tasks.image_checks import check_images
 from jaxfm.tasks.image_classification.objective import ImageClassifierObjective
 from jaxfm.tasks.image_classification.predictor import ImageClassifierPredictor
-from jaxfm.tasks.image_classification.scorer import ImageClassifierScorer, per_image, target, targets_of
+from jaxfm.tasks.image_classification.scorer import ImageClassifierScorer
 from jaxfm.tasks.image_classification.spec import NAME, ImageClassificationConfig, ImageClassifierSpec
 from jaxfm.tasks.image_options import DEFAULTS, Reading, augmentation, image_columns
 from jaxfm.tasks.image_rows import (
@@ -48,6 +48,7 @@ from jaxfm.tasks.image_rows import (
     with_labels,
     with_statistics,
 )
+from jaxfm.tasks.segment_scorer import per_segment, target, targets_of
 
 # Classes where no data says how many.
 _SOME_CLASSES = ("no", "yes")
@@ -114,7 +115,7 @@ class ImageClassificationTask:
 
     def unit_logits(self, encoded: EncodedRecords, outputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Returns the logits [1, C] of each image."""
-        return list(per_image(encoded.detail, outputs["outputs"])[:, None])
+        return list(per_segment(encoded.detail, outputs["outputs"])[:, None])
 
     def classes(self, split: str) -> np.ndarray | None:
         """Returns the class of each image."""
@@ -151,7 +152,7 @@ class ImageClassificationTask:
     def class_probabilities(self, split: str, outputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Returns the probability of each class of each image."""
         spec = self.objective.spec
-        logits_EC = per_image(self.datasets[split], outputs["outputs"])
+        logits_EC = per_segment(self.datasets[split], outputs["outputs"])
         return list(probabilities(logits_EC, {}, spec.kind)[:, None])
 
 

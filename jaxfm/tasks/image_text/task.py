@@ -186,7 +186,7 @@ def _text_tower(config: Config) -> tuple[Initial, TowersConfig | None]:
     """Returns the text encoder with its weights, and the pair that both encoders are of where it is that of one."""
     if config.task.text_init:
         text = hub_initial.resolve(_text_model(config), tower=True)
-        if text.encoder.reads_images:
+        if text.encoder.reads_patches:
             raise UserError(f"config.task.text_init: {config.task.text_init!r} reads images; take an encoder of texts.")
         return text, None
     pair, tokenizer = hub_initial.resolve_pair(config.model)

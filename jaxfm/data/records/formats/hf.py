@@ -14,6 +14,7 @@ from jaxfm.errors import UserError, install_hint
 _NAME = re.compile(r"((?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*)(?::([\w.-]+))?")
 _OLDEST = 4  # datasets 4.0 removed scripts: from there on a data set is files alone
 _IS_SCRIPT = "scripts are no longer supported"  # what datasets >= 4 says
+_STORED = ("Image", "Audio")  # features that are read as they are kept
 _CHUNK = 1000  # rows in memory
 
 
@@ -42,9 +43,9 @@ def _open_split(data: Any, source: str) -> Table:
 
 
 def open_dataset(data: Any, source: str, origin: Callable[[int], str]) -> Table:
-    """Returns a `datasets.Dataset` as a table. Images are as stored, {"bytes", "path"}.
+    """Returns a `datasets.Dataset` as a table. Images and sound are as stored, {"bytes", "path"}.
 
-    Columns of other things that would have to be decoded (sound, video) are left out.
+    Columns of other things that would have to be decoded (video) are left out.
 
     Args:
       data: the data set.
@@ -57,12 +58,12 @@ def open_dataset(data: Any, source: str, origin: Callable[[int], str]) -> Table:
             class_names[column] = names
     plain = data.with_format(None)
     for name, feature in data.features.items():
-        if type(feature).__name__ == "Image":
+        if type(feature).__name__ in _STORED:
             plain = plain.cast_column(name, type(feature)(decode=False))
     columns = tuple(
         name
         for name, feature in data.features.items()
-        if type(feature).__name__ == "Image" or not hasattr(feature, "decode_example")
+        if type(feature).__name__ in _STORED or not hasattr(feature, "decode_example")
     )
     return Table(
         source, columns, functools.partial(_read, plain, columns, origin), class_names, size=f"{len(data):,} records"

@@ -1,0 +1,54 @@
+"""Recordings longer than what a model reads: windows with overlap, of which each frame has one that answers for it."""
+
+# W windows
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxfm.data.audio.rows import FrameSettings
+from jaxfm.data.audio.stored import StoredClip
+from jaxfm.models.inputs.frames import frame_count, hop_size
+
+
+class Window(NamedTuple):
+    """A part of a recording.
+
+    Attributes:
+      clip: its samples.
+      start: first frame that it answers for.
+      end: the frame after the last one.
+    """
+
+    clip: StoredClip
+    start: int
+    end: int
+
+
+def windows_of(clip: StoredClip, samples: np.ndarray, settings: FrameSettings) -> list[Window]:
+    """Returns the windows of a recording, in order; one of all of it where the model reads it whole.
+
+    They are as long as the model reads, half of that apart, the last one ends with the recording. A frame belongs to
+    the window whose middle is nearest, so it always has a quarter of a window before and after it, but at the ends.
+
+    Args:
+      clip: the recording.
+      samples: its samples at the model's rate.
+      settings: how the model reads clips.
+    """
+    rate, size = settings.layout.rate, settings.most_frames
+    hop, frames = hop_size(rate), frame_count(len(samples), rate)
+    if frames <= size:
+        return [Window(StoredClip(clip.origin, array=samples, rate=rate), 0, frames)]
+    step = max(1, size // 2)
+    starts = [*range(0, frames - size, step), frames - size]
+    # Between two windows the border lies in the middle of what both hear.
+    borders = [0, *((one + other + size) // 2 for one, other in zip(starts, starts[1:], strict=False)), frames]
+    return [
+        Window(
+            StoredClip(clip.origin, array=samples[start * hop : start * hop + settings.most_samples], rate=rate),
+            borders[number],
+            borders[number + 1],
+        )
+        for number, start in enumerate(starts)
+    ]
