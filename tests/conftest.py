@@ -51,6 +51,25 @@ def shared_data() -> pathlib.Path:
     return folder
 
 
+# The kernel allows a process 65,530 maps of memory (vm.max_map_count), and each compiled program takes some. When none
+# is left, the next compilation ends the process.
+_MOST_MAPS = 30_000
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Lets go of compiled programs between two files where there are many; the session's cache has most of them."""
+    maps = pathlib.Path("/proc/self/maps")
+    if nextitem is None or nextitem.path == item.path or not maps.is_file():
+        return
+    with open(maps, "rb") as file:
+        if sum(1 for _ in file) < _MOST_MAPS:
+            return
+    import jax
+
+    jax.clear_caches()
+    gc.collect()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole runs first: files are handed to the workers in this order, and a long one at the end has no company."""
     items.sort(
