@@ -70,8 +70,14 @@ def message(values: dict[str, Any]) -> str:
         ({"id2label": {"0": "O", "1": None}}, "the name of class 1 must be text, not null."),
         ({"id2label": {"0": "O", "1": ["B"]}}, 'the name of class 1 must be text, not ["B"].'),
         ({"id2label": "O"}, "id2label is 'O'; it must be an object"),
-        ({"model_type": "deberta"}, "'deberta' is not supported. The families there are: albert, bert, camembert"),
-        ({"model_type": "mbart"}, "'mbart' is not supported. The families there are: albert, bert, camembert"),
+        (
+            {"model_type": "deberta"},
+            "'deberta' is not supported. The families there are: albert, audio-spectrogram-transformer, bert",
+        ),
+        (
+            {"model_type": "mbart"},
+            "'mbart' is not supported. The families there are: albert, audio-spectrogram-transformer, bert",
+        ),
         ({"model_type": ["bert"]}, 'model_type ["bert"] is not supported. The families there are: albert'),
     ],
     ids=str,
@@ -92,7 +98,7 @@ def test_labels() -> None:
     [
         ({"model_type": "robertta"}, "model_type 'robertta' is not supported. Did you mean 'roberta'?"),
         ({"model_type": None}, "model_type null is not supported."),
-        ({"model_type": "llama"}, "The families there are: albert, bert, camembert, clip, "),
+        ({"model_type": "llama"}, "The families there are: albert, audio-spectrogram-transformer, bert, "),
         ({"hidden_act": "mish"}, "hidden_act is 'mish'; the activations computed here are gelu, "),
         ({"hidden_act": ["gelu"]}, 'hidden_act is ["gelu"]; the activations'),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),

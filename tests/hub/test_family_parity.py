@@ -83,9 +83,10 @@ def test_states_and_logits_are_those_of_transformers(family: str, tmp_path: path
 
 def test_every_family_has_a_case() -> None:
     # NeoBERT is no class of transformers: tests/families/test_neobert.py has its oracle. Families of images, and the
-    # text towers beside them, have theirs in test_image_parity.py, test_detector_parity.py and test_pair_parity.py.
+    # text towers beside them, and that of sound have theirs in test_image_parity.py, test_detector_parity.py,
+    # test_pair_parity.py and test_sound_parity.py.
     images = {"vit", "vit_mae", "deit", "dinov2", "dinov2_with_registers", "clip", "siglip"}
-    images |= {"yolos"}
+    images |= {"yolos", "audio-spectrogram-transformer"}
     towers = {f"{model}_{tower}_model" for model in ("clip", "siglip") for tower in ("vision", "text")}
     assert set(parity.CASES) == set(FAMILIES) - {"neobert"} - images - towers
 
