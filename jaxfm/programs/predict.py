@@ -33,7 +33,7 @@ USAGE = (
     "  [--exit=CONFIDENCE | --no_exit] [--stats]  of a model with early heads\n"
     "  [--labels=A,B,...]  of a model that compares inputs with any labels\n"
     "  [--decoding=NAME=VALUE ...] [--control=NAME=VALUE ...]  of a model that writes texts\n"
-    "  of images and sound: (FILE|FOLDER ... | --input=FOLDER|TABLE --output=FILE.jsonl)\n"
+    "  of images, sound: (FILE|FOLDER ... | --input=FOLDER|TABLE --output=FILE.jsonl)\n"
     "  [--pictures=FILE.png]"
 )
 AUDIO_COLUMN = "audio_column"
