@@ -17,6 +17,7 @@ SHARED = {"command_line", "quality", "small_sets", "steps"}
 BY_FLAGS = {"classification_quality", "ner_quality", "packing_quality", "prepare_memory", "relations"}
 # Standing alone, they need torch.
 REFERENCES = {
+    "hf_audio",
     "hf_classification",
     "hf_image",
     "hf_mlm",
@@ -45,6 +46,7 @@ MISTAKES = {
         ["--reference=absent.py", "--source=conll:absent", "--output=o.json"],
         "absent",
     ),
+    "audio_quality": (["--data=absent", "--output=o.json"], "--data=absent: must be a folder with one .npz file"),
     "augmentation": (
         ["--data=absent", "--output=o.json", "--workdir=w", "--kinds=mixap"],
         "--kinds: 'mixap' is not one of none, word_dropout",
@@ -94,6 +96,7 @@ MISTAKES = {
         "--layers=1,many: must be whole numbers",
     ),
     "hf_classification": (["absent", "absent"], "absent/config.json: no such file"),
+    "hf_audio": (["absent.npz", "absent"], "absent.npz: no such file"),
     "hf_image": (["absent", "absent"], "absent/images.npz: no such file"),
     "hf_mlm": (["absent", "--batch=1", "--row-length=8"], "absent/config.json: no such file"),
     "hf_qa": (["absent", "absent", "--predictions=o.json"], "absent/config.json: no such file"),
