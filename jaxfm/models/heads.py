@@ -96,6 +96,12 @@ class Decoder(nnx.Module):
         bias_V = jnp.where(jnp.arange(len(table_VE)) < self.vocab_size, bias, MASKED)
         return constrain(logits_BPV + bias_V, "batch", "places", "vocab")
 
+    def rows(self, word_VE: jax.Array, ids: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+        """Returns the rows [..., E] of the table, and the bias [...], of entries of the vocabulary."""
+        table_VE = word_VE if self.embedding is None else self.embedding[...]
+        bias = jnp.zeros(ids.shape, jnp.float32) if self.bias is None else self.bias[...][ids]
+        return table_VE[ids].astype(dtype), bias
+
 
 def vocabulary_transform(config: EncoderConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Transform | None:
     """Makes what stands between encoder and `Decoder`, to the width of the embeddings; None for families without."""
@@ -125,6 +131,18 @@ class MaskedLM(nnx.Module):
         """Returns the padded vocabulary's logits [B, P, V] in f32 at hidden states of any tokens."""
         x_BPE = hidden_BPD if self.transform is None else self.transform(hidden_BPD)
         return self.decoder(x_BPE, word_table(self.encoder.embeddings))
+
+    def logits_of(self, hidden_BPD: jax.Array, ids_BK: jax.Array) -> jax.Array:
+        """Returns logits [B, P, K] in f32 of some entries of the vocabulary, the same at all chosen tokens of a row."""
+        x_BPE = hidden_BPD if self.transform is None else self.transform(hidden_BPD)
+        table_BKE, bias_BK = self.decoder.rows(word_table(self.encoder.embeddings), ids_BK, x_BPE.dtype)
+        return einsum("BPE,BKE->BPK", x_BPE, table_BKE, jnp.float32) + bias_BK[:, None]
+
+    def target_logits(self, hidden_BPD: jax.Array, ids_BP: jax.Array) -> jax.Array:
+        """Returns the logit [B, P] in f32 of one entry of the vocabulary at each chosen token."""
+        x_BPE = hidden_BPD if self.transform is None else self.transform(hidden_BPD)
+        table_BPE, bias_BP = self.decoder.rows(word_table(self.encoder.embeddings), ids_BP, x_BPE.dtype)
+        return einsum("BPE,BPE->BP", x_BPE, table_BPE, jnp.float32) + bias_BP
 
 
 class SequenceHead(nnx.Module):

@@ -32,6 +32,7 @@ from jaxfm.tasks.masked_lm.task import MaskedLMDefinition
 from jaxfm.tasks.ner.task import NerDefinition
 from jaxfm.tasks.nested_ner.task import NestedNerDefinition
 from jaxfm.tasks.qa.task import QaDefinition
+from jaxfm.tasks.recommendation.task import RecommendationDefinition
 from jaxfm.tasks.relations.task import RelationsDefinition
 from jaxfm.tasks.replaced_token.task import ReplacedTokenDefinition
 from jaxfm.tasks.seq2seq.task import Seq2SeqDefinition
@@ -74,6 +75,7 @@ for _definition in (
     ImageTextDefinition(),
     DetectionDefinition(),
     AudioClassificationDefinition(),
+    RecommendationDefinition(),
 ):
     register(_definition)
 
