@@ -124,6 +124,12 @@ TASK_OPTIONS = {
         "task.decoding.stop task.decoding.temperature task.decoding.top_p task.decoding.no_repeat_ngram "
         "task.decoding.seed"
     ).split(),
+    "recommendation": (
+        "task.name task.method task.history task.user_column task.item_column task.time_column task.split "
+        "task.held_out task.least_per_user task.least_per_item task.repeats task.mask_ratio task.last_share "
+        "task.loss.kind task.loss.negatives task.loss.calibration task.logits_chunk task.eval_users task.top "
+        "task.separator"
+    ).split(),
     "relations": f"task.name task.markers task.negative task.unrelated {LOSS}".split(),
 }
 

@@ -38,6 +38,7 @@ RUN_PAGES = (
     "docs/ner.md",
     "docs/nested_ner.md",
     "docs/optimizers.md",
+    "docs/recommendation.md",
     "docs/pretraining.md",
     "docs/qa.md",
     "docs/relations.md",

@@ -27,6 +27,7 @@ REFERENCES = {
     "hf_serve",
     "st_embedding",
     "st_encode",
+    "torch_sasrec",
 }
 # Run by the Python of another environment, which has spaCy.
 ELSEWHERE = {"spacy_reference"}
@@ -132,6 +133,7 @@ MISTAKES = {
     ),
     "pictures": (["--workdir=."], "--workdir=.: is there already"),
     "qa_quality": (["--source=jsonl:absent", "--output=o.json", "--unanswered=1"], "--unanswered=1: must be a share"),
+    "recommendation": (["--output=o.json", "--programs=causl"], "--programs: 'causl' is none of them. Did you mean"),
     "scaling": (["--config=absent.py", "--output=o.json"], "--config=absent.py"),
     "small_data": (["--data=absent", "--output=o.json"], "--data=absent: no such folder"),
     "st_embedding": (["absent", "absent", "absent"], "absent/config.json: no such file"),
@@ -162,6 +164,7 @@ MISTAKES = {
     "whole_batch_memory": (["--batches=64,many", "--output=o.json"], "--batches=64,many: must be whole numbers"),
     "start": (["--config=configs/ner.py", "--repeats=0", "--output=o.json"], "--repeats=0: must be at least 1"),
     "throughput": (["--config=absent.py"], "--config=absent.py"),
+    "torch_sasrec": (["absent.json"], "absent.json: no such file"),
     "training_parity": (["--families=brt", "--output=o.json"], "--families: 'brt' is not one of bert"),
     "trace": (["--config=absent.py"], "--config=absent.py"),
 }

@@ -20,7 +20,8 @@ from tests import tiny
 
 TASKS = tuple(
     "ner nested_ner zero_shot_ner classification embedding late_interaction qa relations seq2seq masked_lm "
-    "replaced_token causal_lm image_classification masked_images image_text detection audio_classification".split()
+    "replaced_token causal_lm image_classification masked_images image_text detection audio_classification "
+    "recommendation".split()
 )  # fmt: skip
 
 
@@ -216,10 +217,14 @@ def test_shapes_of_any_encoder_need_no_data() -> None:
             assert objective.spec.encoder.patches.grid == (7, 7) and objective.spec.row_length == 64
             continue
         objective = registry.abstract_objective(config, encoder)
+        assert objective.flops_per_row(config.adapt) > 0 and objective.logits_per_row() > 0
+        if task == "recommendation":  # items in place of pieces
+            found = objective.spec.encoder
+            assert (found.num_layers, found.max_positions, found.sight) == (3, config.task.history, CAUSAL)
+            continue
         # That of next tokens is the same shape, of another sight.
         assert objective.spec.encoder == dataclasses.replace(encoder, sight=objective.spec.encoder.sight)
         assert (objective.spec.encoder.sight == CAUSAL) == (task == "causal_lm") and objective.spec.row_length == 64
-        assert objective.flops_per_row(config.adapt) > 0 and objective.logits_per_row() > 0
 
 
 def test_all_keys_are_those_of_every_task() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxfm.data.records.quickstart_shop import drawn_records, make_shop
 from jaxfm.data.records.registry import are_numbers, open_tables, parse_source
 from jaxfm.data.records.table import Table, choose_column, listed, shown, usual_column
 from jaxfm.errors import UserError
@@ -63,9 +64,9 @@ def read_interactions(source: str, columns: InteractionColumns = InteractionColu
     """
     scheme, rest = parse_source(source)
     if scheme == "quickstart":
-        from jaxfm.data.records.quickstart_shop import interactions
-
-        return interactions()
+        user, item, time = (list(column) for column in zip(*drawn_records(), strict=True))
+        names = tuple(f"user-{number}" for number in range(max(user) + 1))
+        return make_interactions(names, make_shop().items, user, item, time, "drawn (two threads a user)")
     named = (columns.user, columns.item, columns.time)
     tables = open_tables(scheme, rest, by_number=are_numbers(named))
     if len(tables.splits) > 1:

@@ -8,11 +8,9 @@ little, and the best possible ranking can be computed (`best_scores`).
 # G genres, M items of a genre, I = G M items
 
 import dataclasses
-import functools
+from collections.abc import Iterator
 
 import numpy as np
-
-from jaxfm.data.records.interactions import Interactions, make_interactions
 
 _GENRES = ("tea", "tools", "books", "games", "garden", "music")
 _SUCCESSORS = (0.6, 0.25, 0.1)  # probabilities of an item's three successors; the rest is shared by its genre
@@ -87,13 +85,7 @@ def draw_histories(shop: Shop, users: int, seed: int = 0, lengths: tuple[int, in
     return found
 
 
-@functools.cache
-def interactions(users: int = 8_000, seed: int = 0) -> Interactions:
-    """Returns the interactions of the quickstart: a step of time each, all users at once."""
-    shop = make_shop(seed=seed)
-    histories = draw_histories(shop, users, seed)
-    user = [number for number, taken in enumerate(histories) for _ in taken]
-    time = [float(step) for taken in histories for step in range(len(taken))]
-    item = [each for taken in histories for each in taken]
-    names = tuple(f"user-{number}" for number in range(users))
-    return make_interactions(names, shop.items, user, item, time, "drawn (two threads a user)")
+def drawn_records(users: int = 8_000, seed: int = 0) -> Iterator[tuple[int, int, float]]:
+    """Yields the interactions of the quickstart: the number of the user, that of the item, a step of time each."""
+    for user, taken in enumerate(draw_histories(make_shop(seed=seed), users, seed)):
+        yield from ((user, item, float(step)) for step, item in enumerate(taken))

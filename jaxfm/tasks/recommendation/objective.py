@@ -103,7 +103,8 @@ class RecommendationObjective:
 
     def _drawn_loss(self, model: MaskedLM, hidden_BPD: jax.Array, targets_BP: jax.Array, key: jax.Array) -> Loss:
         """Drawn items are those of a row, the same for all of its places: their scores are one product."""
-        shape = (len(targets_BP), self.costs.negatives)
+        loss = self.costs
+        shape = (len(targets_BP), loss.negatives)
         drawn_BK = jax.random.randint(key, shape, FIRST_ITEM, FIRST_ITEM + self.spec.items)
         wanted_BP = jnp.maximum(targets_BP, FIRST_ITEM)
         loss_BP = gbce_losses(
@@ -111,7 +112,7 @@ class RecommendationObjective:
             model.logits_of(hidden_BPD, drawn_BK),
             drawn_BK[:, None] == targets_BP[..., None],
             items=self.spec.items,
-            calibration=self.costs.calibration,
+            calibration=loss.calibration,
         )
         weight_BP = (targets_BP >= 0).astype(jnp.float32)
         return Loss((loss_BP * weight_BP).sum(), weight_BP.sum(), {})

@@ -132,7 +132,13 @@ def test_transformers_ranks_alike(folder: pathlib.Path, whole: dict[str, Any], t
     [
         {"task__method": "masked"},
         {"task__loss__kind": "gbce", "task__loss__negatives": 6},
-        {"task__split": "time", "task__held_out": 0.15, "task__least_per_user": 2, "data__packed": False, "train__epochs": 25.0},
+        {
+            "task__split": "time",
+            "task__held_out": 0.15,
+            "task__least_per_user": 2,
+            "data__packed": False,
+            "train__epochs": 25.0,
+        },
     ],
 )
 def test_other_ways_learn_too(changes: dict[str, Any], tmp_path: pathlib.Path) -> None:
