@@ -47,8 +47,8 @@ def sound_model_problem(layout: SoundLayout, patches: PatchConfig) -> str:
     """Returns why no class of transformers reads recordings as a run does; "" where one does."""
     if patches.span != patches.size:
         return (
-            f"--format=hf: the patches of transformers' AST are square; those of this run have {patches.size} bands and "
-            f"{patches.span} frames."
+            f"--format=hf: the patches of transformers' AST are square; those of this run have {patches.size} bands "
+            f"and {patches.span} frames."
         )
     if layout.rate != RATE:
         return (

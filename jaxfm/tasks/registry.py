@@ -35,6 +35,7 @@ from jaxfm.tasks.qa.task import QaDefinition
 from jaxfm.tasks.relations.task import RelationsDefinition
 from jaxfm.tasks.replaced_token.task import ReplacedTokenDefinition
 from jaxfm.tasks.seq2seq.task import Seq2SeqDefinition
+from jaxfm.tasks.speech_recognition.task import SpeechRecognitionDefinition
 from jaxfm.tasks.zero_shot_ner.task import ZeroShotNerDefinition
 
 _DEFINITIONS: dict[str, TaskDefinition] = {}
@@ -74,6 +75,7 @@ for _definition in (
     ImageTextDefinition(),
     DetectionDefinition(),
     AudioClassificationDefinition(),
+    SpeechRecognitionDefinition(),
 ):
     register(_definition)
 

@@ -16,11 +16,13 @@ class Window(NamedTuple):
 
     Attributes:
       clip: its samples.
+      first: frame of the recording at which these begin.
       start: first frame that it answers for.
       end: the frame after the last one.
     """
 
     clip: StoredClip
+    first: int
     start: int
     end: int
 
@@ -39,7 +41,7 @@ def windows_of(clip: StoredClip, samples: np.ndarray, settings: FrameSettings) -
     rate, size = settings.layout.rate, settings.most_frames
     hop, frames = hop_size(rate), frame_count(len(samples), rate)
     if frames <= size:
-        return [Window(StoredClip(clip.origin, array=samples, rate=rate), 0, frames)]
+        return [Window(StoredClip(clip.origin, array=samples, rate=rate), 0, 0, frames)]
     step = max(1, size // 2)
     starts = [*range(0, frames - size, step), frames - size]
     # Between two windows the border lies in the middle of what both hear.
@@ -47,6 +49,7 @@ def windows_of(clip: StoredClip, samples: np.ndarray, settings: FrameSettings) -
     return [
         Window(
             StoredClip(clip.origin, array=samples[start * hop : start * hop + settings.most_samples], rate=rate),
+            start,
             borders[number],
             borders[number + 1],
         )

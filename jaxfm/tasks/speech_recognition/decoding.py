@@ -35,9 +35,7 @@ class Said(NamedTuple):
 
 def greedy(candidates: Candidates) -> Said:
     """Returns the likeliest symbol of each step, repetitions and blanks left out."""
-    best_K = np.where(
-        candidates.blank_K >= candidates.log_probs_KN[:, 0], BLANK, candidates.ids_KN[:, 0]
-    )
+    best_K = np.where(candidates.blank_K >= candidates.log_probs_KN[:, 0], BLANK, candidates.ids_KN[:, 0])
     starts = np.flatnonzero(np.diff(best_K, prepend=-1))
     ends = [*starts[1:].tolist(), len(best_K)]
     runs = [
