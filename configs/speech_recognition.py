@@ -32,8 +32,9 @@ def _quickstart(config: ml_collections.ConfigDict) -> None:
     config.data.source = "quickstart"
     config.task.sample_rate = 8000
     config.task.augment.shift = 0.1
+    config.data.packed = True
     config.train.epochs = 30.0
-    config.train.batch_size = 32
+    config.train.batch_size = 8
 
 
 def _files(config: ml_collections.ConfigDict) -> None:
@@ -44,6 +45,8 @@ def _files(config: ml_collections.ConfigDict) -> None:
     config.task.augment.noise = 0.1
     config.task.augment.time_masks = 1
     config.task.augment.frequency_masks = 1
+    config.data.packed = True
+    config.train.batch_size = 8
 
 
 def _digits(config: ml_collections.ConfigDict) -> None:
@@ -52,7 +55,6 @@ def _digits(config: ml_collections.ConfigDict) -> None:
     config.data.text_column = "digit"
     config.task.spell_digits = True
     config.task.sample_rate = 8000
-    config.train.batch_size = 32
     config.train.epochs = 100.0
 
 

@@ -36,7 +36,9 @@ class SpeechRecognizerPredictor(SoundPredictor):
             heard = of_windows(self.spec, encoded.rows, windows, first, outputs)
             first += len(windows)
             said = decoded(self.spec, heard.candidates)
-            results.append({"audio": name, "text": text_of(self.spec, said), "words": words_of(self.spec, said, heard)})
+            results.append(
+                {"audio": name, "text": text_of(self.spec, said.ids), "words": words_of(self.spec, said, heard)}
+            )
         return results
 
     def lines(self, result: Mapping[str, Any]) -> list[str]:

@@ -59,12 +59,18 @@ def of_windows(
     return Heard(Candidates(*map(np.concatenate, zip(*parts, strict=True))), np.concatenate(frames))
 
 
-def of_rows(spec: SpeechRecognizerSpec, rows: SoundRows, outputs: Mapping[str, np.ndarray]) -> list[Said]:
-    """Returns what is said in each clip of rows, in the order in which they were given."""
+def texts_of_rows(
+    spec: SpeechRecognizerSpec, rows: SoundRows, outputs: Mapping[str, np.ndarray], method: str
+) -> list[str]:
+    """Returns what is said in each clip of rows, in the order in which they were given; `method`: as of the spec."""
     found = []
     for frames, (row, segment) in zip(rows.frames.tolist(), rows.example_locations.tolist(), strict=True):
-        steps_K = np.arange(spec.settings.columns(frames))
-        found.append(decoded(spec, _of_clip(outputs, row, segment, steps_K)))
+        candidates = _of_clip(outputs, row, segment, np.arange(spec.settings.columns(frames)))
+        if method == "greedy":
+            ids = greedy(candidates).ids
+        else:
+            ids, _ = prefix_beam(candidates, spec.decoding.beams)
+        found.append(text_of(spec, ids))
     return found
 
 
@@ -79,9 +85,9 @@ def decoded(spec: SpeechRecognizerSpec, candidates: Candidates) -> Said:
     return aligned(candidates, prefix_beam(candidates, spec.decoding.beams)[0])
 
 
-def text_of(spec: SpeechRecognizerSpec, said: Said) -> str:
+def text_of(spec: SpeechRecognizerSpec, ids: Sequence[int]) -> str:
     """Returns symbols as a text, without spaces at its ends and with one between words."""
-    return " ".join("".join(spec.symbols[symbol - 1] for symbol in said.ids).split())
+    return " ".join("".join(spec.symbols[symbol - 1] for symbol in ids).split())
 
 
 def words_of(spec: SpeechRecognizerSpec, said: Said, heard: Heard) -> list[dict[str, Any]]:

@@ -17,10 +17,11 @@ from jaxfm.evaluation.transcripts import TranscriptErrors, error_rates, transcri
 from jaxfm.observe.examples import SHOWN, View, WrongExample
 from jaxfm.observe.tables import Table
 from jaxfm.tasks.segment_scorer import per_segment
-from jaxfm.tasks.speech_recognition.results import of_rows, text_of
+from jaxfm.tasks.speech_recognition.results import texts_of_rows
 from jaxfm.tasks.speech_recognition.spec import NAME, SpeechRecognizerSpec
 
 DIRECTIONS = {"wer": False, "cer": False, "loss": False, "exact_match": True}
+_RATES = ("wer", "cer", "exact_match")
 _SAMPLES = 8
 
 
@@ -47,7 +48,7 @@ class SpeechRecognizerScorer:
 
     def warnings(self, outputs: Mapping[str, np.ndarray]) -> tuple[str, ...]:
         """Says so where nothing is recognised anywhere."""
-        if any(said.ids for said in of_rows(self.spec, self.rows, outputs)):
+        if any(self._texts(outputs, "greedy")):
             return ()
         return (
             "nothing is recognised in any clip: the model says blanks alone, as CTC does at first. Train for longer.",
@@ -67,9 +68,9 @@ class SpeechRecognizerScorer:
         units, own = self._units(outputs, errors), own_metrics(NAME, self._gold, texts)
         metrics = self._metrics(units) | own
         table = Table(
-            "Transcripts",
-            ("clips", "words", "word error rate", "character error rate", "right", "loss of a symbol"),
-            [(len(texts), int(errors.words.sum()), *(metrics[name] for name in ("wer", "cer", "exact_match", "loss")))],
+            f"Transcripts: {len(texts):,} clips, {int(errors.words.sum()):,} words",
+            ("decoding", "word error rate", "character error rate", "right"),
+            [(self.spec.decoding.method, *(metrics[name] for name in _RATES)), *self._greedy(outputs)],
         )
         samples = list(zip(self._gold, texts, strict=True))[:_SAMPLES]
         return Evaluation(
@@ -95,8 +96,19 @@ class SpeechRecognizerScorer:
         return [example.text for example in self.examples]
 
     def _found(self, outputs: Mapping[str, np.ndarray]) -> tuple[list[str], TranscriptErrors]:
-        texts = [text_of(self.spec, said) for said in of_rows(self.spec, self.rows, outputs)]
+        texts = self._texts(outputs, self.spec.decoding.method)
         return texts, transcript_errors(self._gold, texts)
+
+    def _texts(self, outputs: Mapping[str, np.ndarray], method: str) -> list[str]:
+        return texts_of_rows(self.spec, self.rows, outputs, method)
+
+    def _greedy(self, outputs: Mapping[str, np.ndarray]) -> list[tuple[Any, ...]]:
+        """Returns the row of the table of greedy decoding, where another one is used."""
+        if self.spec.decoding.method == "greedy":
+            return []
+        texts = self._texts(outputs, "greedy")
+        found = self._metrics(self._units(outputs, transcript_errors(self._gold, texts)))
+        return [("greedy", *(found[name] for name in _RATES))]
 
     def _units(self, outputs: Mapping[str, np.ndarray], errors: TranscriptErrors) -> dict[str, np.ndarray]:
         return {

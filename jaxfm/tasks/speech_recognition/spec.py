@@ -27,9 +27,9 @@ class CtcDecodingConfig:
     """How symbols are found in what a model says of each step."""
 
     method: str = field(
-        "greedy",
-        "the likeliest symbol of each step (greedy), or the transcript that is likeliest over all its alignments, as a "
-        "search over prefixes finds it (beam)",
+        "beam",
+        "the transcript that is likeliest over all its alignments, as a search over prefixes finds it (beam), or the "
+        "likeliest symbol of each step (greedy), which is faster",
         choices=("greedy", "beam"),
     )
     beams: int = field(8, "beam: prefixes that are kept at each step", at_least=1, at_most=1_000)

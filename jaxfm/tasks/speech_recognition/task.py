@@ -306,7 +306,8 @@ def _normalized(example: SoundExample, task: Any) -> SoundExample:
 
 def _steps_note(spec: SpeechRecognizerSpec) -> str:
     patches = spec.encoder.patches
-    return f"steps: one every {10 * patches.stride[1]} ms, of {10 * patches.span} ms each; at most {patches.grid[1]} a clip"
+    step, span = 10 * patches.stride[1], 10 * patches.span
+    return f"steps: one every {step} ms, of {span} ms each; at most {patches.grid[1]} a clip"
 
 
 def _spec(
