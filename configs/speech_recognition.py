@@ -35,6 +35,7 @@ def _quickstart(config: ml_collections.ConfigDict) -> None:
     config.data.packed = True
     config.train.epochs = 30.0
     config.train.batch_size = 8
+    config.optim.learning_rate = 2e-3
 
 
 def _files(config: ml_collections.ConfigDict) -> None:

@@ -1,14 +1,22 @@
 """Sound as moments: what an encoder says of each step in time of each clip of a row."""
 
-# B batch, T tokens, S segments (clips in a row), K steps in time of the longest clip, R rows of patches, D model
+# B batch, T tokens, S segments (clips in a row), K steps in time of the longest clip, R rows of patches, D model,
+# C classes
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
-from jaxfm.core.encoder_config import PatchConfig
+from jaxfm.core.build import Build
+from jaxfm.core.encoder_config import EncoderConfig, PatchConfig
+from jaxfm.models.dropout import DropoutKey, dropout, split_key
+from jaxfm.models.encoder import Encoder
+from jaxfm.models.heads import output_layer
+from jaxfm.models.inputs.inputs import InputModule
+from jaxfm.models.norms import make_norm
 from jaxfm.parallel.mesh import constrain
 
 
@@ -56,3 +64,43 @@ def of_tokens(values_BSK: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Arra
     is_patch_BT = (batch["cells"][..., 0] >= 0) & (batch["segment_ids"] > 0)
     index_BT = jnp.where(is_patch_BT, clip_BT * values_BSK.shape[2] + step_BT, 0)
     return jnp.take_along_axis(flat_BX, index_BT, axis=1)
+
+
+class StepScores(NamedTuple):
+    """What a model says of the steps of clips.
+
+    Attributes:
+      logits_BSKC: f32; scores of classes.
+      valid_BSK: whether a clip has the step.
+    """
+
+    logits_BSKC: jax.Array
+    valid_BSK: jax.Array
+
+
+class StepClassifier(nnx.Module):
+    """An encoder, a norm and one linear layer that scores classes of each step of each clip."""
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        classes: int,
+        build: Build,
+        rngs: nnx.Rngs,
+        *,
+        segments: int,
+        inputs: InputModule | None = None,
+    ):
+        """Makes encoder and head for rows of at most `segments` clips; `inputs`: as `Encoder`."""
+        self.encoder = Encoder(config, build, rngs, inputs)
+        self.head_norm = make_norm(config, build.dtype, rngs)
+        self.head = output_layer(config, classes, build.dtype, rngs)
+        self.patches, self.segments, self.dropout_rate = config.patches, segments, config.dropout
+
+    def __call__(self, batch: Mapping[str, jax.Array], *, key: DropoutKey | None = None) -> StepScores:
+        """Scores all steps; `key` turns dropout on."""
+        encoder_key, head_key = split_key(key, 2)
+        hidden_BTD = self.head_norm(self.encoder(batch, key=encoder_key))
+        steps = find_steps(batch, self.patches, self.segments)
+        x_BSKD = dropout(states_at(hidden_BTD, steps), self.dropout_rate, head_key)
+        return StepScores(self.head(x_BSKD).astype(jnp.float32), steps.valid_BSK)

@@ -1,6 +1,6 @@
 """`quickstart` of speech: melodies, drawn by numpy, no download. Each letter is a tone of its own pitch.
 
-A clip has one to three words of one to four letters. A tone lasts 60 to 120 ms, with silence after it and more of it
+A clip has one to three words of one to three letters. A tone lasts 60 to 120 ms, with silence after it and more of it
 after a word; all are a little out of tune and of another loudness, with some noise behind them.
 """
 
@@ -15,7 +15,7 @@ RATE = 8_000
 LETTERS = "abcdefgh"
 _SIZES = {"train": 600, "valid": 100, "test": 100}
 _LOWEST, _STEP = 300.0, 2.0**0.5  # hertz, and from one letter to the next
-_TONE, _REST, _PAUSE = (0.06, 0.12), (0.02, 0.05), (0.12, 0.2)  # seconds
+_TONE, _REST, _PAUSE = (0.06, 0.12), (0.02, 0.04), (0.2, 0.3)  # seconds
 _OUT_OF_TUNE = 0.05
 
 
@@ -30,7 +30,7 @@ def _clips(split: str) -> list[tuple[str, tuple[StoredClip, str]]]:
     for number in range(_SIZES[split]):
         rng = np.random.Generator(np.random.PCG64([tuple(_SIZES).index(split), number]))
         origin = f"melodies/{split}[{number}]"
-        words = ["".join(rng.choice(list(LETTERS), rng.integers(1, 5))) for _ in range(rng.integers(1, 4))]
+        words = ["".join(rng.choice(list(LETTERS), rng.integers(1, 4))) for _ in range(rng.integers(1, 4))]
         wave = _melody(" ".join(words), rng)
         wave = wave * rng.uniform(0.1, 0.5) + rng.normal(size=len(wave)) * 0.01
         samples = np.clip(np.rint(wave * 2**15), -(2**15), 2**15 - 1).astype(np.int16)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxfm.models.speech_recognizer import BLANK
+from jaxfm.models.ctc import BLANK
 
 _NONE = -math.inf
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jaxfm.adapt_config import AdaptConfig
 from jaxfm.core.objective import Loss, LossContext
 from jaxfm.models import flops
+from jaxfm.models.ctc import BLANK, ctc_losses
 from jaxfm.models.inputs.sound_augmentation import SoundAugmentation
-from jaxfm.models.speech_recognizer import BLANK, SpeechRecognizer, ctc_losses
+from jaxfm.models.sound_steps import StepClassifier
 from jaxfm.tasks.sound_rows import changed_batch
 from jaxfm.tasks.speech_recognition.spec import SpeechRecognizerSpec
 
@@ -29,14 +30,14 @@ class SpeechRecognizerObjective:
 
     whole_batch = False
 
-    def loss(self, model: SpeechRecognizer, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
+    def loss(self, model: StepClassifier, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
         """Minus the log probability of the transcripts, and as the weight their symbols."""
         augment_key, key = jax.random.split(context.key)
         seen = changed_batch(model.encoder.embeddings, batch, self.augmentation, augment_key, self.spec.segments)
         losses = ctc_losses(model(seen, key=key), batch["labels"])
         return Loss(losses.sum(), (batch["labels"] != BLANK).sum().astype(jnp.float32), {})
 
-    def outputs(self, model: SpeechRecognizer, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def outputs(self, model: StepClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns `candidates` of the spec, and "loss" f32 [B, S] of the transcripts of clips."""
         scores = model(batch)
         return {**self.spec.candidates(scores), "loss": ctc_losses(scores, batch["labels"])}

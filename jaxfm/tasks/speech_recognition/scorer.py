@@ -122,7 +122,7 @@ class SpeechRecognizerScorer:
         every = np.ones((1, len(self.examples)))
         return {name: float(value) for name, (value,) in _rates(units, every).items()}
 
-    def _worst(self, texts: Sequence[str], errors: TranscriptErrors) -> tuple[WrongExample, ...]:
+    def _worst(self, texts: list[str], errors: TranscriptErrors) -> tuple[WrongExample, ...]:
         order = np.argsort(-errors.character_edits, kind="stable")[:SHOWN]
         return tuple(
             WrongExample(

@@ -15,7 +15,7 @@ from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import SoundLayout
 from jaxfm.data.audio.rows import FrameSettings
 from jaxfm.models.inputs.frames import FrameInputs, fields
-from jaxfm.models.speech_recognizer import SpeechRecognizer, StepScores
+from jaxfm.models.sound_steps import StepClassifier, StepScores
 from jaxfm.schema import field
 from jaxfm.tasks.sound_options import SoundAugmentConfig, SoundConfig
 
@@ -108,18 +108,18 @@ class SpeechRecognizerSpec:
         """Returns the field of targets, [S, length]; 0 after the last symbol."""
         return Field((self.segments, length))
 
-    def make_model(self, build: Build, rngs: nnx.Rngs) -> SpeechRecognizer:
+    def make_model(self, build: Build, rngs: nnx.Rngs) -> StepClassifier:
         """Builds encoder and head."""
-        return SpeechRecognizer(
+        return StepClassifier(
             self.encoder,
-            len(self.symbols),
+            len(self.symbols) + 1,
             build,
             rngs,
             segments=self.segments,
             inputs=FrameInputs(self.encoder, build.dtype, rngs, self.layout),
         )
 
-    def outputs(self, model: SpeechRecognizer, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def outputs(self, model: StepClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns the likeliest symbols of each step; see `candidates`."""
         return self.candidates(model(batch))
 
@@ -129,7 +129,7 @@ class SpeechRecognizerSpec:
         These are the likeliest symbols but the blank, their log probabilities and that of the blank; greedy decoding
         needs one. Steps after the end of a clip are unspecified.
         """
-        log_probs = jax.nn.log_softmax(scores.logits_BSKV)
+        log_probs = jax.nn.log_softmax(scores.logits_BSKC)
         count = min(1 if self.decoding.method == "greedy" else self.decoding.candidates, len(self.symbols))
         found, ids = jax.lax.top_k(log_probs[..., 1:], count)
         return {"ids": (ids + 1).astype(jnp.int32), "log_probs": found, "blank": log_probs[..., 0]}
