@@ -22,8 +22,8 @@ class Draws(NamedTuple):
     place_BS: jax.Array
 
 
-def draw_spans(key: DropoutKey, shape: tuple[int, int, int]) -> Draws:
-    """Draws the numbers of rows; those of a row depend on the key and its number in the batch alone."""
+def draw_spans(key: DropoutKey, shape: tuple[int, ...]) -> Draws:
+    """Draws the numbers of rows, `shape` is [B, S, K]; those of a row depend on the key and its number alone."""
 
     def one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         begins_key, place_key = jax.random.split(key)
@@ -36,8 +36,9 @@ def draw_spans(key: DropoutKey, shape: tuple[int, int, int]) -> Draws:
 def hidden_steps(draws: Draws, valid_BSK: jax.Array, *, starts: float, length: int) -> jax.Array:
     """Returns which steps are hidden, bool [B, S, K].
 
-    Each step begins a span with the probability `starts`; spans may overlap and are cut at the end of a clip. A span has
-    `length` steps, in a short clip at most half of its steps, and one at least. A clip in which none begins has one.
+    Each step begins a span with the probability `starts`; spans may overlap and are cut at the end of a clip. A span
+    has `length` steps, in a short clip at most half of its steps, and one at least. A clip in which none begins has
+    one.
     """
     steps = valid_BSK.shape[-1]
     count_BS = valid_BSK.sum(axis=-1)

@@ -29,6 +29,7 @@ from jaxfm.tasks.image_text.task import ImageTextDefinition
 from jaxfm.tasks.late_interaction.task import LateInteractionDefinition
 from jaxfm.tasks.masked_images.task import MaskedImagesDefinition
 from jaxfm.tasks.masked_lm.task import MaskedLMDefinition
+from jaxfm.tasks.masked_sound.task import MaskedSoundDefinition
 from jaxfm.tasks.ner.task import NerDefinition
 from jaxfm.tasks.nested_ner.task import NestedNerDefinition
 from jaxfm.tasks.qa.task import QaDefinition
@@ -76,6 +77,7 @@ for _definition in (
     DetectionDefinition(),
     AudioClassificationDefinition(),
     SpeechRecognitionDefinition(),
+    MaskedSoundDefinition(),
 ):
     register(_definition)
 

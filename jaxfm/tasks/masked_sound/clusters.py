@@ -12,15 +12,15 @@ import safetensors
 import safetensors.numpy
 
 from jaxfm import files
-from jaxfm.core.encoder_config import EncoderConfig
-from jaxfm.core.initial import SoundLayout
 from jaxfm.data.audio.rows import SoundRows
 from jaxfm.errors import UserError
 from jaxfm.tasks.masked_sound.features import ENCODER, hidden_states, mel_features, state_features
 from jaxfm.tasks.masked_sound.kmeans import fit_kmeans, nearest
+from jaxfm.tasks.masked_sound.spec import MaskedSoundSpec
 
 FILE = "clusters.safetensors"
-_CENTRES = "centres"
+_CENTRES, _MASK_TOKEN = "centres", f"{ENCODER}embeddings/mask_token"
+_BACKUP = "Take it from a backup of the run."
 _ROUNDS, _MOST_POINTS = 50, 200_000
 
 
@@ -36,10 +36,9 @@ class Clusters:
     centres_CF: np.ndarray
     params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def of_rows(self, rows: SoundRows, encoder: EncoderConfig, layout: SoundLayout, layer: int) -> list[np.ndarray]:
+    def of_rows(self, spec: MaskedSoundSpec, rows: SoundRows) -> list[np.ndarray]:
         """Returns the cluster of each step of each clip, int64 [K] each."""
-        found = features_of(rows, encoder, layout, self.params, layer)
-        return [nearest(each, self.centres_CF)[0] for each in found]
+        return [nearest(each, self.centres_CF)[0] for each in features_of(spec, rows, self.params)]
 
     def save(self, workdir: pathlib.Path) -> None:
         """Writes them beside task.json."""
@@ -49,30 +48,29 @@ class Clusters:
             file.write(content)
 
 
-def features_of(
-    rows: SoundRows, encoder: EncoderConfig, layout: SoundLayout, params: Mapping[str, Any], layer: int
-) -> list[np.ndarray]:
+def features_of(spec: MaskedSoundSpec, rows: SoundRows, params: Mapping[str, Any]) -> list[np.ndarray]:
     """Returns what is clustered of each clip, f32 [K, F] each: hidden states where there are `params`."""
     if not params:
         return mel_features(rows)
-    return state_features(rows, hidden_states(encoder, layout, params, layer))
+    # Weights that nothing was hidden from have no mask token, and nothing is hidden here.
+    patches = dataclasses.replace(spec.encoder.patches, mask_token=_MASK_TOKEN in params)
+    encoder = dataclasses.replace(spec.encoder, patches=patches)
+    return state_features(rows, hidden_states(encoder, spec.layout, params, spec.layer))
 
 
-def fit_clusters(
-    rows: SoundRows,
-    encoder: EncoderConfig,
-    layout: SoundLayout,
-    params: Mapping[str, Any],
-    *,
-    layer: int,
-    count: int,
-    seed: int,
-) -> Clusters:
+def fit_clusters(spec: MaskedSoundSpec, rows: SoundRows, params: Mapping[str, Any], *, seed: int) -> Clusters:
     """Clusters the steps of training clips.
 
-    Raises UserError where there are fewer different steps than clusters.
+    Args:
+      spec: of the new run.
+      rows: of the training clips.
+      params: path -> array of the encoder whose hidden states are clustered; empty: log-mel frames are.
+      seed: of the first centres, and of the steps that are taken where there are very many.
+
+    Raises:
+      UserError: there are fewer different steps than clusters.
     """
-    found = np.concatenate(features_of(rows, encoder, layout, params, layer))
+    count, found = spec.clusters, np.concatenate(features_of(spec, rows, params))
     if len(found) > _MOST_POINTS:
         chosen = np.random.Generator(np.random.PCG64(seed)).choice(len(found), _MOST_POINTS, replace=False)
         found = found[np.sort(chosen)]
@@ -95,13 +93,11 @@ def read_clusters(workdir: pathlib.Path, count: int, of_weights: bool) -> Cluste
     try:
         arrays = safetensors.numpy.load(path.read_bytes())
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read: {error.strerror or error}. Take it from a backup of the run."
-        ) from None
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}. {_BACKUP}") from None
     except safetensors.SafetensorError as error:
-        raise UserError(f"{path}: is damaged ({error}). Take it from a backup of the run.") from None
+        raise UserError(f"{path}: is damaged ({error}). {_BACKUP}") from None
     centres = arrays.pop(_CENTRES, np.zeros(0))
     whole = centres.ndim == 2 and len(centres) == count and np.isfinite(centres).all()
     if not whole or bool(arrays) != of_weights or not all(name.startswith(ENCODER) for name in arrays):
-        raise UserError(f"{path}: is not that of this run. Take it from a backup of the run.")
+        raise UserError(f"{path}: is not that of this run. {_BACKUP}")
     return Clusters(centres, arrays)

@@ -45,7 +45,7 @@ def mel_features(rows: SoundRows) -> list[np.ndarray]:
             weights_KQ1 = (own_KQ / np.maximum(own_KQ.sum(axis=1, keepdims=True), 1))[..., None]
             mel_KM = (frames_BFM[row][slots_KQ] * weights_KQ1).sum(axis=1)
             mel_KM = mel_KM - mel_KM.mean(axis=0)
-            change_KM = np.gradient(mel_KM, axis=0) if len(mel_KM) > 1 else np.zeros_like(mel_KM)
+            change_KM = np.asarray(np.gradient(mel_KM, axis=0) if len(mel_KM) > 1 else np.zeros_like(mel_KM))
             found[place] = np.concatenate([mel_KM, change_KM], axis=1).astype(np.float32)
     return found
 
@@ -60,7 +60,7 @@ def state_features(rows: SoundRows, compute: Callable[[Mapping[str, np.ndarray]]
             # Rows of patches lie one after the other; a step's state is the mean over them, as of the model's head.
             columns = len(tokens)
             every = [states_BTD[row, tokens + band * columns] for band in range(bands)]
-            found[place] = np.mean(every, axis=0, dtype=np.float32)
+            found[place] = np.asarray(np.mean(every, axis=0), np.float32)
     return found
 
 
@@ -94,7 +94,7 @@ def hidden_states(
 
 
 def on_tokens(rows: SoundRows, values: list[np.ndarray], fill: int) -> np.ndarray:
-    """Returns int32 [N, T]: of each clip's steps the value at the token of the first row of patches, `fill` elsewhere."""
+    """Returns int32 [N, T]: the value of each clip's steps at the first row of its patches, `fill` elsewhere."""
     laid = np.full((len(rows), rows.row_length), fill, np.int32)
     settings = rows.settings
     for row, members in enumerate(rows.members):

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxfm.data.audio.rows import SoundRows
 from jaxfm.models.inputs.frames import hop_size
-from jaxfm.tasks.sound_windows import Window
+from jaxfm.tasks.sound_windows import Window, own_steps
 from jaxfm.tasks.speech_recognition.decoding import Candidates, Said, aligned, greedy, prefix_beam
 from jaxfm.tasks.speech_recognition.spec import SpeechRecognizerSpec
 
@@ -44,18 +44,13 @@ def of_windows(
       first: number of its first window among all.
       outputs: see `SpeechRecognizerSpec.candidates`.
     """
-    patches, settings = spec.encoder.patches, spec.settings
     parts: list[Candidates] = []
     frames: list[np.ndarray] = []
-    last = windows[-1].end - 1
     for number, window in enumerate(windows, start=first):
-        count = settings.columns(int(rows.frames[number]))
-        frames_K = window.first + np.arange(count) * patches.stride[1]
-        middle_K = np.minimum(frames_K + patches.span // 2, last)
-        own_K = (middle_K >= window.start) & (middle_K < window.end)
+        own = own_steps(spec.settings, int(rows.frames[number]), window, windows[-1].end)
         row, segment = rows.example_locations[number]
-        parts.append(_of_clip(outputs, row, segment, np.flatnonzero(own_K)))
-        frames.append(frames_K[own_K])
+        parts.append(_of_clip(outputs, row, segment, own.steps_K))
+        frames.append(own.frames_K)
     return Heard(Candidates(*map(np.concatenate, zip(*parts, strict=True))), np.concatenate(frames))
 
 
