@@ -76,8 +76,9 @@ def test_a_file_of_the_working_directory_comes_first(empty_folder: pathlib.Path)
         (
             "mine",
             r"Valid choices: 'audio_classification', 'classification', 'clm', 'detection', 'embedding', 'few_shot', "
-            r"'image_classification', 'image_text', 'late_interaction', 'masked_images', 'masked_sound', 'mlm', 'ner', 'nested_ner', "
-            r"'prompts', 'qa', 'relations', 'seq2seq', 'speech_recognition', 'zero_shot_ner'\. A file of your own",
+            r"'image_classification', 'image_text', 'late_interaction', 'masked_images', 'masked_sound', 'mlm', 'ner', "
+            r"'nested_ner', 'prompts', 'qa', 'relations', 'seq2seq', 'speech_recognition', 'zero_shot_ner'\. A file of "
+            r"your own",
         ),
         ("configs/nerr.py", r"there is no such file, here or in jaxfm\. Did you mean 'configs/ner\.py'\?"),
         (

@@ -20,8 +20,8 @@ from tests import tiny
 
 TASKS = tuple(
     "ner nested_ner zero_shot_ner classification embedding late_interaction qa relations seq2seq masked_lm "
-    "replaced_token causal_lm image_classification masked_images image_text detection audio_classification speech_recognition "
-    "masked_sound".split()
+    "replaced_token causal_lm image_classification masked_images image_text detection audio_classification "
+    "speech_recognition masked_sound".split()
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import types
 from typing import Any
 
 import jax
@@ -85,12 +86,11 @@ def test_the_loss_is_that_of_numpy(folder: pathlib.Path) -> None:
     logits = np.random.default_rng(0).normal(size=(*steps.valid_BSK.shape, 6)).astype(np.float32)
 
     class Model:
-        class encoder:
-            embeddings = None
+        encoder = types.SimpleNamespace(embeddings=None)
 
         def __call__(self, given: dict[str, Any], key: Any = None) -> Any:
             self.hidden = np.asarray(given["hidden"])
-            return type("Scores", (), {"logits_BSKC": logits})()
+            return types.SimpleNamespace(logits_BSKC=logits)
 
     model: Any = Model()
     loss = MaskedSoundObjective(objective.spec).loss(model, batch, LossContext(jax.random.key(0)))
@@ -143,8 +143,8 @@ def test_a_second_round_clusters_what_the_first_has_learned(
     run: pathlib.Path, folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     second = masked_config(
-        folder, **OF_RUN, model__init=f"run:{run}", task__clusters__features="weights", task__fresh=True, train__steps=4,
-        task__clusters__count=5,
+        folder, **OF_RUN, model__init=f"run:{run}", task__clusters__features="weights", task__fresh=True,
+        task__clusters__count=5, train__steps=4,
     )  # fmt: skip
     task, params = create(second, resolve(second.model))
     assert not params and task.clusters.centres_CF.shape == (5, 32)  # type: ignore[attr-defined]

@@ -1,7 +1,6 @@
 """A recogniser of speech from files to scores and predictions, and what it refuses."""
 
 import dataclasses
-import functools
 import json
 import pathlib
 from typing import Any
@@ -161,9 +160,7 @@ def test_packed_clips_are_scored_as_clips_alone(run: pathlib.Path, folder: pathl
         source = f"jsonl:{folder / 'speech'}"
         task: Any = definition("speech_recognition").reopen(run, own, opened.config, source, "valid")
         rows = task.datasets["valid"]
-        graphdef, _ = build_abstract(
-            functools.partial(own.make_model, DEFAULT_BUILD, nnx.Rngs(0)), make_mesh(ONE, DEVICE)
-        )
+        graphdef, _ = build_abstract(lambda own=own: own.make_model(DEFAULT_BUILD, nnx.Rngs(0)), make_mesh(ONE, DEVICE))
         compute = jax.jit(lambda params, batch, task=task, graphdef=graphdef: task.objective.outputs(
             nnx.merge(graphdef, params), batch))  # fmt: skip
         outputs = jax.tree.map(np.asarray, compute(params, rows.take(np.arange(len(rows)))))
