@@ -56,7 +56,7 @@ def _digits(config: ml_collections.ConfigDict) -> None:
     config.data.text_column = "digit"
     config.task.spell_digits = True
     config.task.sample_rate = 8000
-    config.train.epochs = 100.0
+    config.train.epochs = 200.0
 
 
 def _joined(config: ml_collections.ConfigDict) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -66,7 +67,7 @@ def test_features_are_those_of_a_clip_alone() -> None:
             samples = rows.samples(clip)
             hop = RATE // 100
             whole = np.pad(samples, (0, -len(samples) % hop))[None]
-            mel = np.asarray(log_mel(whole.astype(np.float32), RATE, 8))[0, :frames]
+            mel = np.asarray(log_mel(jnp.asarray(whole, jnp.float32), RATE, 8))[0, :frames]
             step, span = patches.stride[1], patches.span
             means = np.stack([mel[at * step : at * step + span].mean(axis=0) for at in range(len(one))])
             means -= means.mean(axis=0)

@@ -81,7 +81,7 @@ def test_the_loss_is_that_of_numpy(folder: pathlib.Path) -> None:
     config = masked_config(folder)
     task, _ = create(config, resolve(config.model))
     objective: Any = task.objective
-    batch = task.datasets["train"].take(np.arange(3))
+    batch: dict[str, Any] = task.datasets["train"].take(np.arange(3))
     steps = objective._steps(batch)
     logits = np.random.default_rng(0).normal(size=(*steps.valid_BSK.shape, 6)).astype(np.float32)
 
