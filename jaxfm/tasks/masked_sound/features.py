@@ -67,7 +67,7 @@ def state_features(rows: SoundRows, compute: Callable[[Mapping[str, np.ndarray]]
 def hidden_states(
     encoder: EncoderConfig, layout: SoundLayout, params: Mapping[str, Any], layer: int
 ) -> Callable[[Mapping[str, np.ndarray]], jax.Array]:
-    """Returns what computes the residual stream [B, T, D] after a number of layers, without dropout.
+    """Returns what computes the residual stream [B, T, D] after a number of layers, or what all give; without dropout.
 
     Args:
       encoder: its shape.
@@ -87,8 +87,8 @@ def hidden_states(
 
     @jax.jit
     def compute(state: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
-        (found,) = nnx.merge(graphdef, state).states(batch, [layer])
-        return found.x_BTD
+        between = [layer] if layer < encoder.num_layers else []  # after all of them, they are normalised
+        return nnx.merge(graphdef, state).states(batch, between)[0].x_BTD
 
     return functools.partial(compute, state)
 

@@ -2,13 +2,16 @@
 
 # N points, C centres, F features
 
+import math
+
 import numpy as np
 
 _AT_ONCE = 8192  # points whose distances are computed together
 
 
 def fit_kmeans(points_NF: np.ndarray, count: int, *, seed: int, rounds: int) -> np.ndarray:
-    """Returns centres f64 [C, F] (Lloyd 1982), begun by k-means++ (Arthur and Vassilvitskii 2007).
+    """Returns centres f64 [C, F] (Lloyd 1982), begun by k-means++ (Arthur and Vassilvitskii 2007, of which the
+    greedy form).
 
     A centre that no point is nearest to moves to the point that is farthest from its own.
 
@@ -57,12 +60,19 @@ def nearest(points_NF: np.ndarray, centres_CF: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _first_centres(points_NF: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws each further centre among the points by its squared distance from those that are drawn."""
+    """Draws each further centre among the points by its squared distance from those that are drawn.
+
+    Of some that are drawn the one is taken that leaves the least sum of distances.
+    """
     chosen = [int(rng.integers(len(points_NF)))]
     distances = np.square(points_NF - points_NF[chosen[0]]).sum(axis=1)
+    tries = 2 + int(math.log(count))
     for _ in range(count - 1):
         total = distances.sum()
         share = distances / total if total > 0 else np.full(len(points_NF), 1 / len(points_NF))
-        chosen.append(int(rng.choice(len(points_NF), p=share)))
-        distances = np.minimum(distances, np.square(points_NF - points_NF[chosen[-1]]).sum(axis=1))
+        tried = rng.choice(len(points_NF), tries, p=share).tolist()
+        left = [np.minimum(distances, np.square(points_NF - points_NF[each]).sum(axis=1)) for each in tried]
+        best = int(np.argmin([each.sum() for each in left]))
+        chosen.append(tried[best])
+        distances = left[best]
     return points_NF[chosen]
