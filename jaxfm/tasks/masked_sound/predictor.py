@@ -93,7 +93,7 @@ class MaskedSoundPredictor(SoundPredictor):
     def hf_problem(self) -> str:
         """Returns why `write_hf` refuses."""
         return (
-            "--format=hf: transformers has no class of an AST that predicts clusters. Train a classifier from this run "
+            "transformers has no class of an AST that predicts clusters. Train a classifier from this run "
             "(config.model.init=run:DIR) and export that."
         )
 

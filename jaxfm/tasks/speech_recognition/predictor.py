@@ -49,7 +49,7 @@ class SpeechRecognizerPredictor(SoundPredictor):
     def hf_problem(self) -> str:
         """Returns why `write_hf` refuses."""
         return (
-            "--format=hf: transformers has no class of an AST that recognises speech: its ASTForAudioClassification "
+            "transformers has no class of an AST that recognises speech: its ASTForAudioClassification "
             "gives a recording one vector of scores, and its CTC classes have other encoders."
         )
 
