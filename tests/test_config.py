@@ -59,6 +59,11 @@ IMAGES = (
     "task.augment.crop task.augment.cutmix task.augment.erase task.augment.flip task.augment.magnitude "
     "task.augment.mixup task.augment.operations task.augment.pad_crop"
 )
+SOUNDS = (
+    "task.name task.sample_rate task.seconds task.mels task.lengths task.broken_files task.augment.shift "
+    "task.augment.noise task.augment.time_masks task.augment.time_width task.augment.frequency_masks "
+    "task.augment.frequency_width"
+)
 MASKS = (
     "task.name task.unit task.ratio task.final_ratio task.later_ratios task.later_at task.evaluate task.eval_rows "
     "task.z_loss"
@@ -98,10 +103,14 @@ TASK_OPTIONS = {
     "replaced_token": f"{MASKS} task.generator_depth task.discriminator_weight".split(),
     "causal_lm": "task.name task.eval_rows task.z_loss task.logits_chunk".split(),
     "image_classification": f"{IMAGES} task.kind task.pooling task.threshold {LOSS}".split(),
-    "audio_classification": (
-        "task.name task.sample_rate task.seconds task.mels task.lengths task.broken_files task.kind task.pooling "
-        "task.threshold task.augment.shift task.augment.noise task.augment.time_masks task.augment.time_width "
-        f"task.augment.frequency_masks task.augment.frequency_width {LOSS}"
+    "audio_classification": (f"{SOUNDS} task.kind task.pooling task.threshold {LOSS}").split(),
+    "speech_recognition": (
+        f"{SOUNDS} task.lower task.spell_digits task.unfit task.decoding.method task.decoding.beams "
+        "task.decoding.candidates task.join.clips task.join.fewest task.join.examples task.join.column task.join.gap"
+    ).split(),
+    "masked_sound": (
+        f"{SOUNDS} task.fresh task.clusters.count task.clusters.features task.clusters.layer task.spans.starts "
+        "task.spans.length"
     ).split(),
     "masked_images": (
         f"{IMAGES} task.method task.ratio task.normalize_target task.decoder_size task.decoder_layers"

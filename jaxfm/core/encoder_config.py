@@ -104,6 +104,7 @@ class PatchConfig:
         patches are of images.
       stride: of patches of sound: bands and frames from one patch to the next, which may overlap (Gong et al. 2021,
         AST, section 2.1); of images 0, patches lie side by side.
+      frames: of patches of sound that are not square: frames of one, whose `size` is then its bands alone; 0: `size`.
     """
 
     size: int = 0
@@ -118,18 +119,20 @@ class PatchConfig:
     mask_token: bool = False
     mels: int = 0
     stride: tuple[int, int] = (0, 0)
+    frames: int = 0
 
     def __post_init__(self) -> None:
         for name in ("grid", "stride"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # a list where it comes from JSON
         names = {"patch_size": self.size, "channels": self.channels, "registers": self.registers, "mels": self.mels}
-        names |= {"detection_tokens": self.detection_tokens}
+        names |= {"detection_tokens": self.detection_tokens, "frames": self.frames}
         _require_sizes(names | {"image_size": max(self.grid, default=-1)})
         _require(len(self.grid) == 2 and min(self.grid) >= 0, "grid is rows and columns")
         _require(self.pooling in IMAGE_POOLINGS, f"pooling is one of {', '.join(IMAGE_POOLINGS)}")
         _require(self.class_token or self.pooling == "mean", "without a class token the pooling is mean")
         _require(len(self.stride) == 2 and min(self.stride) >= 0, "stride is bands and frames")
         _require((self.mels > 0) == (min(self.stride) > 0), "patches of sound have bands and a stride, others neither")
+        _require(self.mels > 0 or not self.frames, "only patches of sound have frames")
         if self.mels:
             _require(self.size <= self.mels and self.channels == 1, "a patch of sound has at most all bands")
             rows = (self.mels - self.size) // self.stride[0] + 1
@@ -146,9 +149,14 @@ class PatchConfig:
         return self.class_token + self.distillation_token
 
     @property
+    def span(self) -> int:
+        """Columns of a patch: pixels, or frames of sound."""
+        return self.frames or self.size
+
+    @property
     def values(self) -> int:
         """Numbers of a patch."""
-        return self.size * self.size * self.channels
+        return self.size * self.span * self.channels
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,12 @@ def sound_patches(size: int, mels: int, stride: tuple[int, int], frames: int) ->
     return PatchConfig(size, 1, (rows, columns), distillation_token=True, mels=mels, stride=stride)
 
 
+def strip_patches(mels: int, span: int, step: int, frames: int) -> PatchConfig:
+    """Returns patches of all bands and `span` frames, `step` frames apart, with positions for as many frames."""
+    grid = (1, (frames - span) // step + 1)
+    return PatchConfig(mels, 1, grid, distillation_token=True, mels=mels, stride=(mels, step), frames=span)
+
+
 def _read_config(values: ConfigValues) -> EncoderConfig:
     """Reads config.json; defaults are those of transformers' ASTConfig."""
     values.require(qkv_bias=True)
@@ -44,6 +50,7 @@ def _write_config(encoder: EncoderConfig) -> dict[str, Any]:
     assert (encoder.norm_placement, encoder.norm) == ("pre", "layer")
     assert not encoder.layer_scale and encoder.attention_bias and not encoder.embedding_norm
     patches = encoder.patches
+    assert patches.span == patches.size, "transformers' patches are square"
     return written_sizes(encoder, IMAGE_SIZES) | {
         "patch_size": patches.size,
         "num_mel_bins": patches.mels,
@@ -78,7 +85,8 @@ FAMILY = Family(
     read_config=_read_config,
     write_config=_write_config,
     # Gong et al. 2021, section 2: patches of 16 bands and 16 frames, 10 apart, of ten seconds. ast_tiny and ast_nano
-    # are small ones of jaxfm, whose patches lie side by side: 1.3 and 2.6 seconds.
+    # are small ones of jaxfm, whose patches lie side by side: 1.3 and 2.6 seconds. The patches of "strips" have all
+    # bands and few frames, so that each is a moment of 20 ms: for speech, 2.6 and 10 seconds.
     presets={
         "ast_nano": image_encoder(
             family=_NAME,
@@ -97,6 +105,24 @@ FAMILY = Family(
             hidden_size=192,
             num_heads=3,
             ffn_size=768,
+        ),
+        "ast_strips_nano": image_encoder(
+            family=_NAME,
+            initializer="xavier",
+            patches=strip_patches(64, 4, 2, 256),
+            num_layers=4,
+            hidden_size=96,
+            num_heads=4,
+            ffn_size=384,
+        ),
+        "ast_strips_small": image_encoder(
+            family=_NAME,
+            initializer="xavier",
+            patches=strip_patches(80, 4, 2, 1024),
+            num_layers=12,
+            hidden_size=384,
+            num_heads=6,
+            ffn_size=1536,
         ),
     }
     | image_presets(

@@ -4,6 +4,7 @@ import pathlib
 from typing import Any
 
 from jaxfm import files
+from jaxfm.core.encoder_config import PatchConfig
 from jaxfm.core.initial import SoundLayout
 from jaxfm.errors import UserError
 from jaxfm.families.config_values import is_integer, is_number
@@ -42,8 +43,13 @@ def read_feature_extractor(directory: pathlib.Path) -> SoundLayout | None:
     return SoundLayout(rate, frames, padded=True, mean=float(mean), std=float(std))
 
 
-def sound_model_problem(layout: SoundLayout) -> str:
+def sound_model_problem(layout: SoundLayout, patches: PatchConfig) -> str:
     """Returns why no class of transformers reads recordings as a run does; "" where one does."""
+    if patches.span != patches.size:
+        return (
+            f"--format=hf: the patches of transformers' AST are square; those of this run have {patches.size} bands "
+            f"and {patches.span} frames."
+        )
     if layout.rate != RATE:
         return (
             f"--format=hf: transformers' {_CLASS} has windows of 400 samples whatever the rate, which are 25 ms at "

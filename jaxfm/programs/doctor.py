@@ -57,7 +57,7 @@ EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "probe": (("sklearn",), "probes of vectors: logistic regression, clusters"),
     "images": (("sklearn",), "the quickstart of images: handwritten digits"),
     "boxes": (("pycocotools",), "average precision of objects found in images"),
-    "audio": (("soundfile", "soxr"), "sound files: read, resampled"),
+    "audio": (("jiwer", "soundfile", "soxr"), "sound files: read, resampled; errors of transcripts"),
     "tpu": (("libtpu",), "TPUs, and plans for TPUs elsewhere"),
     "cuda": (("jax_cuda13_plugin",), "NVIDIA GPUs, and plans for GPUs elsewhere"),
 }

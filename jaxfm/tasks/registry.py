@@ -29,6 +29,7 @@ from jaxfm.tasks.image_text.task import ImageTextDefinition
 from jaxfm.tasks.late_interaction.task import LateInteractionDefinition
 from jaxfm.tasks.masked_images.task import MaskedImagesDefinition
 from jaxfm.tasks.masked_lm.task import MaskedLMDefinition
+from jaxfm.tasks.masked_sound.task import MaskedSoundDefinition
 from jaxfm.tasks.ner.task import NerDefinition
 from jaxfm.tasks.nested_ner.task import NestedNerDefinition
 from jaxfm.tasks.qa.task import QaDefinition
@@ -36,6 +37,7 @@ from jaxfm.tasks.recommendation.task import RecommendationDefinition
 from jaxfm.tasks.relations.task import RelationsDefinition
 from jaxfm.tasks.replaced_token.task import ReplacedTokenDefinition
 from jaxfm.tasks.seq2seq.task import Seq2SeqDefinition
+from jaxfm.tasks.speech_recognition.task import SpeechRecognitionDefinition
 from jaxfm.tasks.zero_shot_ner.task import ZeroShotNerDefinition
 
 _DEFINITIONS: dict[str, TaskDefinition] = {}
@@ -75,6 +77,8 @@ for _definition in (
     ImageTextDefinition(),
     DetectionDefinition(),
     AudioClassificationDefinition(),
+    SpeechRecognitionDefinition(),
+    MaskedSoundDefinition(),
     RecommendationDefinition(),
 ):
     register(_definition)

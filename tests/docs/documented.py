@@ -46,6 +46,7 @@ RUN_PAGES = (
     "docs/retrieval.md",
     "docs/seeds.md",
     "docs/seq2seq.md",
+    "docs/speech_recognition.md",
     "docs/trackers.md",
     "docs/trust.md",
     "docs/tutorial.md",

@@ -13,6 +13,7 @@ import pytest
 from tests import tiny
 from tests.docs.documented import RUN_PAGES, program_words, reasons
 from tests.docs.pages import ROOT, Command, commands, text
+from tests.tiny_speech import write_speech
 
 pytestmark = pytest.mark.slow
 
@@ -83,9 +84,10 @@ def write_photos(folder: pathlib.Path) -> None:
 
 
 def write_clips(folder: pathlib.Path) -> None:
-    """Clips of sound in a folder a class, and one clip."""
+    """Clips of sound in a folder a class, one clip, and clips with transcripts."""
     tiny.write_audio(folder / "clips", {"train": 24, "valid": 8, "test": 8})
     shutil.copy(next((folder / "clips" / "test" / "low").glob("*.wav")), folder / "clip.wav")
+    write_speech(folder / "talks", {"train": 24, "valid": 8, "test": 8})
 
 
 def environment() -> dict[str, str]:

@@ -41,7 +41,7 @@ MILLIONS = {
     # without the projection).
     "clip_text_b": 63.17, "clip_text_l": 123.06, "siglip_text_b": 109.68,
     # Sound: as ViT with two tokens and a position for each place of a patch. Published: 87 M (AST, with 527 classes).
-    "ast_nano": 0.21, "ast_tiny": 5.41, "ast_base": 86.19,
+    "ast_nano": 0.21, "ast_tiny": 5.41, "ast_strips_nano": 0.48, "ast_strips_small": 21.62, "ast_base": 86.19,
 }  # fmt: skip
 
 

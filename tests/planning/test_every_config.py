@@ -37,6 +37,8 @@ SMALL = {
     ("late_interaction", "quickstart"): "v5e:2x2",
     ("image_classification", "quickstart"): "v5e:2x2",
     ("audio_classification", "quickstart"): "v5e:2x2",
+    ("speech_recognition", "quickstart"): "v5e:2x2",
+    ("masked_sound", "quickstart"): "v5e:2x2",
     ("masked_images", "quickstart"): "v5e:2x2",
     ("image_text", "quickstart"): "v5e:2x2",
     ("detection", "quickstart"): "v5e:2x2",
@@ -45,6 +47,8 @@ SMALL = {
 LARGE = {
     **{("audio_classification", name): "v5e:2x2" for name in ("files", "multi", "digits")},
     ("audio_classification", "finetune"): "v5e:2x4",
+    **{("speech_recognition", name): "v5e:2x2" for name in ("files", "digits", "joined")},
+    **{("masked_sound", name): "v5e:2x2" for name in ("files", "digits")},
     **{("image_classification", name): "v5e:2x2" for name in ("files", "multi", "cifar10")},
     ("image_classification", "finetune"): "v5e:2x4",
     **{("detection", name): "v5e:2x2" for name in ("files", "yolos")},

@@ -21,7 +21,7 @@ from tests import tiny
 TASKS = tuple(
     "ner nested_ner zero_shot_ner classification embedding late_interaction qa relations seq2seq masked_lm "
     "replaced_token causal_lm image_classification masked_images image_text detection audio_classification "
-    "recommendation".split()
+    "speech_recognition masked_sound recommendation".split()
 )  # fmt: skip
 
 
@@ -202,7 +202,7 @@ def test_shapes_of_any_encoder_need_no_data() -> None:
     images = image_encoder(family="vit", patches=PatchConfig(4, grid=(7, 7), class_token=True), num_layers=2)
     sound = dataclasses.replace(preset("ast_nano"), num_layers=2)
     for task in TASKS:
-        if task == "audio_classification":
+        if task in ("audio_classification", "speech_recognition", "masked_sound"):
             config = registry.from_config_dict(defaults(task, data={"row_length": 192}))
             objective = registry.abstract_objective(config, sound)
             assert objective.spec.encoder.patches.grid == (8, 16) and objective.spec.row_length == 192

@@ -25,8 +25,10 @@ FORM = "npz:FILE"
 _AUDIO, _OFFSETS = "audio_", "offsets_"
 
 
-def open_archive(rest: str) -> Tables:
+def open_archive(rest: str, *, texts: bool = False) -> Tables:
     """Returns the splits of an archive as tables: audio, and a column for each array that has a value a clip.
+
+    With `texts` whole numbers are read as texts: as their names where they have some, else in digits.
 
     Raises UserError: no such file, one that is damaged or holds Python objects, arrays that are missing or do not fit
     together.
@@ -44,7 +46,7 @@ def open_archive(rest: str) -> Tables:
             continue
         if split in splits:
             raise UserError(f"{path}: two arrays {_AUDIO}... could be the split {split!r}.")
-        splits[split] = functools.partial(_open, path, arrays, name.removeprefix(_AUDIO))
+        splits[split] = functools.partial(_open, path, arrays, name.removeprefix(_AUDIO), texts=texts)
     if not splits:
         raise UserError(f"{path}: no array {_AUDIO}train, valid or test; it has {listed(sorted(arrays))}.")
     return Tables(splits, f"arrays {listed(sorted(arrays))}")
@@ -58,7 +60,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: is not an archive of plain arrays (.npz), or it is damaged: {error}.") from None
 
 
-def _open(path: pathlib.Path, arrays: dict[str, np.ndarray], split: str) -> Table:
+def _open(path: pathlib.Path, arrays: dict[str, np.ndarray], split: str, *, texts: bool) -> Table:
     audio, offsets = arrays[_AUDIO + split], arrays.get(_OFFSETS + split)
     rate = arrays.get("sample_rate")
     if rate is None or rate.size != 1 or not np.issubdtype(rate.dtype, np.integer):
@@ -78,12 +80,22 @@ def _open(path: pathlib.Path, arrays: dict[str, np.ndarray], split: str) -> Tabl
             continue
         if array.ndim != 1 or len(array) != count:
             raise UserError(f"{path}: {name} has the shape {array.shape}, but {split} has {count:,} clips.")
-        columns[own] = array.tolist()
+        columns[own] = _as_texts(path, arrays, name, own) if texts and array.dtype.kind in "iu" else array.tolist()
     rows: list[tuple[str, list[Any]]] = []
     for number in range(count):
         origin = f"{path}:{split}[{number}]"
         clip = StoredClip(origin, array=audio[offsets[number] : offsets[number + 1]], rate=int(rate.reshape(())))
         rows.append((origin, [clip, *(values[number] for values in columns.values())]))
     table = memory_table(f"{path}:{split}", ("audio", *columns), rows)
-    named = {own: arrays[f"{own}_names"].tolist() for own in columns if f"{own}_names" in arrays}
+    named = {own: arrays[f"{own}_names"].tolist() for own in columns if f"{own}_names" in arrays and not texts}
     return Table(table.source, table.declared, table.read, named, table.size)
+
+
+def _as_texts(path: pathlib.Path, arrays: dict[str, np.ndarray], name: str, column: str) -> list[str]:
+    """Returns whole numbers as their names, or in digits."""
+    numbers, names = arrays[name].tolist(), arrays.get(f"{column}_names")
+    if names is None:
+        return list(map(str, numbers))
+    if numbers and not 0 <= min(numbers) <= max(numbers) < len(names):
+        raise UserError(f"{path}: {name} has the numbers {min(numbers)} to {max(numbers)}, but {len(names)} names.")
+    return [str(names[number]) for number in numbers]

@@ -58,13 +58,14 @@ def read_sounds(
     columns: MediaColumns | None = None,
     holdout: float | None = 0.0,
     labels: str = "none",
+    texts: bool = False,
 ) -> dict[str, SoundSplit]:
     """Reads the splits asked for of a source; decodes nothing. Arguments and errors as of `read_media`.
 
-    Sources: quickstart (tones, sweeps and noise, drawn here), `audio:DIR`, `npz:FILE`, and all of
+    Sources: quickstart (tones, sweeps and noise, drawn here; with texts melodies), `audio:DIR`, `npz:FILE`, and all of
     `jaxfm/data/records/formats/`: tables with a column of paths or of bytes.
     """
-    read = read_media(SOUNDS, source, splits, columns=columns, holdout=holdout, labels=labels)
+    read = read_media(SOUNDS, source, splits, columns=columns, holdout=holdout, labels=labels, texts=texts)
     return {
         split: SoundSplit(
             tuple(SoundExample(each.stored, each.labels, each.text, each.origin) for each in found.examples),
@@ -100,10 +101,11 @@ def _of_path(origin: str, path: pathlib.Path) -> StoredClip:
 
 
 def _open_quickstart(rest: str, kind: str, texts: bool) -> Tables:
-    del rest, kind, texts
+    del rest, kind
+    from jaxfm.data.audio.melodies import find_melodies
     from jaxfm.data.audio.synthetic import find_synthetic
 
-    return find_synthetic()
+    return find_melodies() if texts else find_synthetic()
 
 
 def _open_folders(rest: str, kind: str, texts: bool) -> Tables:
@@ -111,8 +113,8 @@ def _open_folders(rest: str, kind: str, texts: bool) -> Tables:
 
 
 def _open_archive(rest: str, kind: str, texts: bool) -> Tables:
-    del kind, texts
-    return archives.open_archive(rest)
+    del kind
+    return archives.open_archive(rest, texts=texts)
 
 
 SOUNDS = Medium(

@@ -47,8 +47,8 @@ class FrameSettings:
     def most_frames(self) -> int:
         """Frames that the patches of the longest clip cover: what is read of a clip at most."""
         patches = self.patches
-        columns = (self.layout.frames - patches.size) // patches.stride[1] + 1
-        return (columns - 1) * patches.stride[1] + patches.size
+        columns = (self.layout.frames - patches.span) // patches.stride[1] + 1
+        return (columns - 1) * patches.stride[1] + patches.span
 
     @property
     def most_samples(self) -> int:
@@ -65,7 +65,7 @@ class FrameSettings:
         """Returns the patches along time of a clip; the last one may hang over its end."""
         patches, most = self.patches, self.most_frames
         frames = most if self.layout.padded else min(frames, most)
-        return max(0, -(-(frames - patches.size) // patches.stride[1])) + 1
+        return max(0, -(-(frames - patches.span) // patches.stride[1])) + 1
 
     def tokens(self, columns: int) -> int:
         """Returns the tokens of a clip with so many patches along time."""
@@ -73,7 +73,7 @@ class FrameSettings:
 
     def slots(self, frames: int) -> int:
         """Returns the hops of samples that a clip takes in a row: its frames, and all that its patches cover."""
-        covered = (self.columns(frames) - 1) * self.patches.stride[1] + self.patches.size
+        covered = (self.columns(frames) - 1) * self.patches.stride[1] + self.patches.span
         return max(slot_count(frames, self.layout.rate), covered)
 
     def row_slots(self, row_length: int, *, packed: bool) -> int:
@@ -83,7 +83,7 @@ class FrameSettings:
             return self.slots(self.most_frames)
         ratios = []
         for columns in (most,) if self.layout.padded else range(1, most + 1):
-            frames = (columns - 1) * self.patches.stride[1] + self.patches.size
+            frames = (columns - 1) * self.patches.stride[1] + self.patches.span
             ratios.append(self.slots(min(frames, self.most_frames)) / self.tokens(columns))
         return math.ceil(row_length * max(ratios))
 
@@ -110,6 +110,7 @@ class SoundRows:
         kept: [E] which of the clips given these are.
         settings: how they become patches.
         frames: [E] frames of each.
+        cut: [E] bool, whether a clip is longer than what is read of it.
         row_length: T.
         slots: F.
         members: of each row, the numbers of its clips, in order.
@@ -124,6 +125,7 @@ class SoundRows:
     kept: np.ndarray
     settings: FrameSettings
     frames: np.ndarray
+    cut: np.ndarray
     row_length: int
     slots: int
     members: Sequence[np.ndarray]
@@ -284,6 +286,7 @@ def build_sound_rows(
         kept=np.asarray(looked.kept, np.int64),
         settings=settings,
         frames=frames,
+        cut=sizes[:, 1] > settings.most_samples,
         row_length=row_length,
         slots=settings.row_slots(row_length, packed=packed),
         members=row_members(lengths, row_length, packed, seed, max_segments),

@@ -4,7 +4,7 @@ The frames are those of Kaldi, which transformers' extractor of AST computes on 
 model, so whoever trains, evaluates or exports it gives samples.
 """
 
-# B batch, N samples of a row, F frames of a row, T tokens, M mel bands, K frequencies, P side of a patch
+# B batch, N samples of a row, F frames of a row, T tokens, M mel bands, K frequencies, P bands of a patch, Q its frames
 
 import functools
 from collections.abc import Mapping
@@ -136,7 +136,7 @@ def fields(row_length: int, *, slots: int, rate: int) -> BatchSpec:
 class FrameInputs(PatchInputs):
     """Maps patches of log-mel frames, puts learned tokens before them, adds positions.
 
-    A batch may have "normalized" patches f32 [B, T, P * P] (augmentation makes these); else they are made of its
+    A batch may have "normalized" patches f32 [B, T, P * Q] (augmentation makes these); else they are made of its
     samples. What a patch reads after the end of its clip is 0 before it is brought to the scale of the weights, as
     transformers' extractor has it.
     """
@@ -163,22 +163,22 @@ class FrameInputs(PatchInputs):
         return (frames - self.layout.mean) / (2 * self.layout.std) if self.layout.std else frames
 
     def patches(self, frames_BFM: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
-        """Returns the patch f32 [B, T, P * P] of each token, row by row: bands, then frames; 0 for tokens without one.
+        """Returns the patch f32 [B, T, P * Q] of each token, row by row: bands, then frames; 0 for tokens without one.
 
         A patch takes nothing of the row's next clip.
         """
         patches = self.config.patches
-        cells_BT2, span = batch["cells"], jnp.arange(patches.size)
-        columns_BTP = batch["starts"][..., None] + span
-        inside_BTP = columns_BTP < batch["slots"].shape[1]
-        columns_BTP = jnp.minimum(columns_BTP, batch["slots"].shape[1] - 1)
-        own_BTP = jax.vmap(lambda slots_F, columns_TP: slots_F[columns_TP])(batch["slots"], columns_BTP)
-        own_BTP = inside_BTP & (own_BTP == batch["segment_ids"][..., None])
-        bands_BTP = jnp.maximum(cells_BT2[..., :1], 0) * patches.stride[0] + span
-        found_BTPP = jax.vmap(lambda frames_FM, f, m: frames_FM[f[:, None, :], m[:, :, None]])(
-            frames_BFM, columns_BTP, bands_BTP
+        cells_BT2 = batch["cells"]
+        columns_BTQ = batch["starts"][..., None] + jnp.arange(patches.span)
+        inside_BTQ = columns_BTQ < batch["slots"].shape[1]
+        columns_BTQ = jnp.minimum(columns_BTQ, batch["slots"].shape[1] - 1)
+        own_BTQ = jax.vmap(lambda slots_F, columns_TQ: slots_F[columns_TQ])(batch["slots"], columns_BTQ)
+        own_BTQ = inside_BTQ & (own_BTQ == batch["segment_ids"][..., None])
+        bands_BTP = jnp.maximum(cells_BT2[..., :1], 0) * patches.stride[0] + jnp.arange(patches.size)
+        found_BTPQ = jax.vmap(lambda frames_FM, f, m: frames_FM[f[:, None, :], m[:, :, None]])(
+            frames_BFM, columns_BTQ, bands_BTP
         )
         nothing = self.normalize(jnp.zeros((), jnp.float32))
-        found_BTPP = jnp.where(own_BTP[..., None, :], found_BTPP, nothing)
-        found_BTPP = jnp.where(cells_BT2[..., :1, None] >= 0, found_BTPP, 0.0)
-        return found_BTPP.reshape(*cells_BT2.shape[:2], -1)
+        found_BTPQ = jnp.where(own_BTQ[..., None, :], found_BTPQ, nothing)
+        found_BTPQ = jnp.where(cells_BT2[..., :1, None] >= 0, found_BTPQ, 0.0)
+        return found_BTPQ.reshape(*cells_BT2.shape[:2], -1)

@@ -72,7 +72,7 @@ class PatchInputs(nnx.Module):
         def tokens(count: int) -> nnx.Param | None:
             return param((count, width), init, "prefix", "embed") if count else None
 
-        shape = (patches.size, patches.size, patches.channels, width)
+        shape = (patches.size, patches.span, patches.channels, width)
         self.kernel = param(shape, kernel_init(config, patches.values, width), "patch", "patch", "channels", "embed")
         self.bias = param((width,), nnx.initializers.zeros_init(), "norm") if patches.bias else None
         self.class_token = tokens(int(patches.class_token))

@@ -11,13 +11,11 @@ from jaxfm.core.objective import LossContext
 from jaxfm.core.spec import Spec
 from jaxfm.errors import UserError
 from jaxfm.models import flops
-from jaxfm.models.dropout import split_key
-from jaxfm.models.inputs.frames import FrameInputs
-from jaxfm.models.inputs.patches import NORMALIZED
-from jaxfm.models.inputs.sound_augmentation import SoundAugmentation, augment_samples, mask_frames
+from jaxfm.models.inputs.sound_augmentation import SoundAugmentation
 from jaxfm.models.sound_classifier import SoundClassifier
 from jaxfm.tasks.audio_classification.spec import AudioClassifierSpec
 from jaxfm.tasks.segment_objective import SegmentClassObjective
+from jaxfm.tasks.sound_rows import changed_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,18 +29,8 @@ class AudioClassifierObjective(SegmentClassObjective):
         self, model: SoundClassifier, batch: Mapping[str, jax.Array], context: LossContext
     ) -> tuple[Mapping[str, jax.Array], None]:
         """Returns a batch with the patches of changed clips; see `SegmentClassObjective.augmented`."""
-        if self.augmentation is None:
-            return batch, None
         key, _ = jax.random.split(context.key)
-        sample_key, mask_key = split_key(key, 2)
-        assert sample_key is not None and mask_key is not None
-        inputs, segments = model.encoder.embeddings, self.spec.segments
-        assert isinstance(inputs, FrameInputs)
-        rate = self.spec.layout.rate
-        samples = augment_samples(batch, self.augmentation, rate, sample_key, segments=segments)
-        frames = inputs.frames({**batch, "samples": samples})
-        frames = mask_frames(frames, batch["slots"], self.augmentation, mask_key, segments=segments)
-        return {**batch, NORMALIZED: inputs.patches(frames, batch)}, None
+        return changed_batch(model.encoder.embeddings, batch, self.augmentation, key, self.spec.segments), None
 
     def of_teacher(self, spec: Spec | None, encoder: EncoderConfig) -> "AudioClassifierObjective":
         """Returns the objective of a teacher with the classes and the rows of this one.

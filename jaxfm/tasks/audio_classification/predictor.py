@@ -4,19 +4,13 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxfm import files
 from jaxfm.core.model_card import CardPart
-from jaxfm.data.audio.decoding import decode
-from jaxfm.data.audio.examples import SOUNDS
-from jaxfm.data.audio.rows import SoundRows, build_sound_rows
-from jaxfm.data.audio.stored import StoredClip
-from jaxfm.data.media.inputs import input_records, media_record
 from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import probabilities
 from jaxfm.hub.config_json import hf_config, missing_class
@@ -25,11 +19,10 @@ from jaxfm.hub.weights import write_tensors
 from jaxfm.hub.whole_heads import with_whole_heads
 from jaxfm.models.inputs.frames import hop_size
 from jaxfm.models.inputs.patches import position_table
-from jaxfm.models.sound_classifier import SoundClassifier
 from jaxfm.tasks.audio_classification.spec import AudioClassifierSpec
-from jaxfm.tasks.audio_classification.windows import Window, windows_of
 from jaxfm.tasks.class_targets import predicted_targets
 from jaxfm.tasks.segment_scorer import per_segment
+from jaxfm.tasks.sound_predictor import EncodedSounds, SoundPredictor
 
 HEAD = "sound_classes"
 _CARD_LABELS = 50  # that the model card names
@@ -39,22 +32,7 @@ _POSITIONS = "encoder/embeddings/position/embedding"
 
 
 @dataclasses.dataclass(frozen=True)
-class EncodedSounds:
-    """Recordings and the rows of their windows.
-
-    Attributes:
-      names: of the recordings.
-      windows: of each.
-      rows: of all windows, in order.
-    """
-
-    names: tuple[str, ...]
-    windows: tuple[tuple[Window, ...], ...]
-    rows: SoundRows
-
-
-@dataclasses.dataclass(frozen=True)
-class AudioClassifierPredictor:
+class AudioClassifierPredictor(SoundPredictor):
     """Sound files in, classes out (implements Predictor of core.task and core.reads_files.ReadsFiles).
 
     Attributes:
@@ -65,49 +43,10 @@ class AudioClassifierPredictor:
     spec: AudioClassifierSpec
     calibration: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
-    records_at_once = 64
-    takes_words = False
-    splitters = ()
-    pairs = False
-
     @property
     def labels(self) -> tuple[str, ...]:
         """Name of each class."""
         return self.spec.labels
-
-    def with_splitter(self, splitter: str) -> "AudioClassifierPredictor":
-        """Never called: sound has no words."""
-        raise AssertionError(splitter)
-
-    def input_records(self, path: pathlib.Path, argument: str, column: str) -> list[dict[str, Any]]:
-        """See core.reads_files.ReadsFiles."""
-        return input_records(SOUNDS, path, argument, column)
-
-    def record_of(self, value: Any, origin: str) -> dict[str, Any]:
-        """See core.reads_files.ReadsFiles."""
-        return media_record(SOUNDS, value, origin)
-
-    def example_record(self) -> dict[str, Any]:
-        """See core.reads_files.ReadsFiles: a second of silence."""
-        rate = self.spec.layout.rate
-        return {SOUNDS.name: StoredClip("silence", array=np.zeros(rate, np.float32), rate=rate)}
-
-    def outputs(self, model: SoundClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """See AudioClassifierSpec.outputs."""
-        return self.spec.outputs(model, batch)
-
-    def encode(self, records: Sequence[Mapping[str, Any]]) -> EncodedSounds:
-        """Makes rows of {"audio": StoredClip}; one that cannot be decoded is a UserError that names it."""
-        spec, clips = self.spec, [record[SOUNDS.name] for record in records]
-        windows = tuple(tuple(windows_of(clip, decode(clip, spec.layout.rate), spec.settings)) for clip in clips)
-        rows = build_sound_rows(
-            [window.clip for found in windows for window in found],
-            spec.settings,
-            row_length=spec.row_length,
-            packed=spec.packed,
-            max_segments=spec.segments if spec.packed else None,
-        )
-        return EncodedSounds(tuple(clip.origin for clip in clips), windows, rows)
 
     def decode(self, encoded: EncodedSounds, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """Returns "audio" (its name) with "label", "score" and all "scores", or with "labels" and "scores".
@@ -156,7 +95,7 @@ class AudioClassifierPredictor:
     def hf_problem(self) -> str:
         """Returns why `write_hf` would refuse; "" where it would not."""
         spec = self.spec
-        if problem := missing_class(spec.encoder, HEAD) or sound_model_problem(spec.layout):
+        if problem := missing_class(spec.encoder, HEAD) or sound_model_problem(spec.layout, spec.encoder.patches):
             return problem
         if spec.pooling != "tokens":
             return (

@@ -16,8 +16,8 @@ from jaxfm.data.audio.rows import FrameSettings
 from jaxfm.models.inputs.frames import FrameInputs, fields
 from jaxfm.models.sound_classifier import SoundClassifier
 from jaxfm.schema import field
-from jaxfm.tasks.audio_classification.options import SoundAugmentConfig, SoundConfig
 from jaxfm.tasks.losses import LossConfig
+from jaxfm.tasks.sound_options import SoundAugmentConfig, SoundConfig
 
 NAME = "audio_classification"
 

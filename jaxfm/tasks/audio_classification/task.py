@@ -16,15 +16,12 @@ from jaxfm.core.extensions import check_metrics, with_own
 from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.data.audio.examples import SoundExample, SoundSplit, read_sounds
-from jaxfm.data.audio.rows import SoundRows, build_sound_rows, frame_statistics
+from jaxfm.data.audio.rows import SoundRows
 from jaxfm.data.media.examples import MediaColumns
-from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import read_calibration
 from jaxfm.evaluation.classes import undefined_metrics
 from jaxfm.schema import replaced
-from jaxfm.tasks.audio_classification.checks import check_sounds
 from jaxfm.tasks.audio_classification.objective import AudioClassifierObjective
-from jaxfm.tasks.audio_classification.options import DEFAULTS, Reading, augmentation
 from jaxfm.tasks.audio_classification.predictor import AudioClassifierPredictor
 from jaxfm.tasks.audio_classification.scorer import AudioClassifierScorer
 from jaxfm.tasks.audio_classification.spec import NAME, AudioClassificationConfig, AudioClassifierSpec
@@ -36,12 +33,16 @@ from jaxfm.tasks.class_targets import (
     target_losses,
     undefined_metric_note,
 )
-from jaxfm.tasks.image_rows import most_in_a_row, of_segments
+from jaxfm.tasks.image_rows import of_segments
+from jaxfm.tasks.label_checks import check_balance, check_names
 from jaxfm.tasks.segment_scorer import target, targets_of
+from jaxfm.tasks.sound_checks import check_sounds
+from jaxfm.tasks.sound_options import DEFAULTS, Reading, augmentation
+from jaxfm.tasks.sound_rows import check_train, kept, read_rows, rows_of_spec
+from jaxfm.tasks.text_checks import LabelCounts, check_labels, label_table
 
 # Classes where no data says how many.
 _SOME_CLASSES = ("no", "yes")
-_BROKEN = "config.task.broken_files"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +101,7 @@ class AudioClassificationDefinition:
         task, changes = config.task, augmentation(config)
         reading = Reading.of(config, initial.encoder, initial.sound)
         read = _read(config, None)
-        if "train" not in read:
-            raise UserError(f"config.data.source: {config.data.source} has no split train.")
+        check_train(read, config)
         labels = read["train"].classes or ordered_labels(
             task.kind,
             (each.labels[0] if task.kind == "single" else each.labels for each in read["train"].examples),
@@ -110,12 +110,9 @@ class AudioClassificationDefinition:
         head_note = "head: new"
         if set(initial.labels) == set(labels):
             labels, head_note = initial.labels, "head: loaded, its classes are those of the data"
-        rows = {split: _rows(reading, split, found, config) for split, found in read.items()}
-        reading, frame_notes = _with_statistics(reading, rows["train"])
-        rows = {split: dataclasses.replace(found, settings=reading.settings) for split, found in rows.items()}
-        segments = max(map(most_in_a_row, rows.values())) if config.data.packed else 1
-        spec = _spec(config, reading, labels, segments=segments)
-        examples = {split: _kept(found.examples, rows[split]) for split, found in read.items()}
+        found = read_rows(reading, read, config)
+        rows, spec = found.rows, _spec(config, found.reading, labels, segments=found.segments)
+        examples = found.kept(read)
         targets = {split: targets_of(spec, found) for split, found in examples.items()}
         counts_C = target_counts(spec.kind, labels, targets["train"])
         check_metrics(NAME, [target(spec, example) for example in examples["train"]])
@@ -128,9 +125,7 @@ class AudioClassificationDefinition:
             *initial.notes,
             *initial.left_over(used),
             f"{head_note}, {len(labels)} classes ({listed})",
-            *(found.note for found in read.values()),
-            *(note for found in rows.values() for note in found.notes),
-            *frame_notes,
+            *found.notes,
             *([metric_note] if config.eval.metric == metric and metric_note else []),
             *undefined_metric_note(
                 config.eval.metric, undefined_metrics(task.kind, targets["valid"]) if "valid" in targets else {}
@@ -138,7 +133,7 @@ class AudioClassificationDefinition:
         )
         losses = target_losses(task.kind, task.loss, labels, counts_C)
         objective = AudioClassifierObjective(spec, *losses, task.loss.r_drop, changes)
-        datasets = {split: _labelled(spec, found, targets[split]) for split, found in rows.items()}
+        datasets = {split: _labelled(spec, each, targets[split]) for split, each in rows.items()}
         params = {name: value for name, value in initial.params.items() if name.startswith(used)}
         chosen = {"data.row_length": spec.row_length, "eval.metric": metric}
         return AudioClassificationTask(objective, examples, datasets, notes, chosen), params
@@ -147,7 +142,18 @@ class AudioClassificationDefinition:
         """Reads the source as `create` does and says what a person should know of it before training."""
         reading = Reading.of(config, initial.encoder, initial.sound)
         examples = {split: found.examples for split, found in _read(config, None).items()}
-        return check_sounds(examples, reading, config.task.kind)
+        looked = check_sounds(examples, reading)
+        counts = {
+            split: LabelCounts.of([(name, each.origin) for each in found for name in each.labels])
+            for split, found in examples.items()
+        }
+        findings = (
+            *looked.findings,
+            *check_labels(counts, "labels"),
+            check_balance(counts["train"].counts, len(examples["train"]), config.task.kind),
+            check_names(counts),
+        )
+        return DataCheck((*looked.tables, label_table(counts, "Labels", "label")), findings)
 
     def reads(self, values: Mapping[str, Any]) -> bool:
         """Whether a task.json is of this task."""
@@ -168,16 +174,8 @@ class AudioClassificationDefinition:
         """Builds the task of a trained run over one split of (other) labelled data, for evaluation."""
         del workdir
         ((split, found),) = _read(replaced(config, {"data.source": source}), (split,)).items()
-        rows = build_sound_rows(
-            [each.clip for each in found.examples],
-            spec.settings,
-            row_length=spec.row_length,
-            packed=spec.packed,
-            max_segments=spec.segments if spec.packed else None,
-            broken=config.task.broken_files,
-            broken_option=_BROKEN,
-        )
-        examples = _kept(found.examples, rows)
+        rows = rows_of_spec(spec, [each.clip for each in found.examples], config.task.broken_files)
+        examples = kept(found.examples, rows)
         rows = _labelled(spec, rows, targets_of(spec, examples))
         notes = (found.note, *rows.notes)
         return AudioClassificationTask(AudioClassifierObjective(spec), {split: examples}, {split: rows}, notes)
@@ -195,33 +193,6 @@ def _read(config: Config, splits: Sequence[str] | None) -> dict[str, SoundSplit]
         holdout=config.data.holdout,
         labels=config.task.kind,
     )
-
-
-def _rows(reading: Reading, split: str, found: SoundSplit, config: Config) -> SoundRows:
-    """Returns rows of a split; packed ones of "train" are shuffled first."""
-    return build_sound_rows(
-        [each.clip for each in found.examples],
-        reading.settings,
-        row_length=reading.row_length,
-        packed=config.data.packed,
-        seed=config.seed if split == "train" else None,
-        broken=config.task.broken_files,
-        broken_option=_BROKEN,
-    )
-
-
-def _with_statistics(reading: Reading, train: SoundRows) -> tuple[Reading, tuple[str, ...]]:
-    """Returns the reading with mean and deviation of the training frames where the weights say none, and a note."""
-    if reading.layout.std:
-        return reading, ()
-    mean, std = (round(each, 6) for each in frame_statistics(train))
-    if std == 0:
-        raise UserError("config.data.source: all frames of the training clips are equal: they are silent.")
-    return reading.with_statistics(mean, std), (f"frames: mean {mean:.3f}, deviation {std:.3f} of the training clips",)
-
-
-def _kept(examples: Sequence[SoundExample], rows: SoundRows) -> tuple[SoundExample, ...]:
-    return tuple(examples[index] for index in rows.kept.tolist())
 
 
 def _labelled(spec: AudioClassifierSpec, rows: SoundRows, targets_E: np.ndarray) -> SoundRows:

@@ -17,8 +17,8 @@ from jaxfm.programs.export import export
 from jaxfm.programs.model import Model
 from jaxfm.programs.predict import predict_file
 from jaxfm.programs.train import train
-from jaxfm.tasks.audio_classification.windows import windows_of
 from jaxfm.tasks.registry import create, definition
+from jaxfm.tasks.sound_windows import windows_of
 from jaxfm.training.initial import resolve
 from jaxfm.training.saved_run import open_run
 from tests import tiny

@@ -140,16 +140,18 @@ class Reading:
                 f"config.task.seconds: is {task.seconds}, but the weights say how long a recording is. Leave it 0."
             )
         mels = task.mels or patches.mels
+        if patches.size == patches.mels:  # all bands, however many
+            patches = dataclasses.replace(patches, size=mels, stride=(mels, patches.stride[1]), mels=mels)
         if mels < patches.size:
             raise UserError(f"config.task.mels: is {mels}, but a patch has {patches.size} bands. Take that, or more.")
-        frames = given.frames or (patches.grid[1] - 1) * patches.stride[1] + patches.size
+        frames = given.frames or (patches.grid[1] - 1) * patches.stride[1] + patches.span
         if task.seconds:
             frames = int((task.seconds * rate - window_size(rate)) / hop_size(rate)) + 1
-        if frames < patches.size:
+        if frames < patches.span:
             raise UserError(
-                f"config.task.seconds: is {task.seconds}, but a patch alone has {patches.size} frames, 10 ms apart."
+                f"config.task.seconds: is {task.seconds}, but a patch alone has {patches.span} frames, 10 ms apart."
             )
-        grid = ((mels - patches.size) // patches.stride[0] + 1, (frames - patches.size) // patches.stride[1] + 1)
+        grid = ((mels - patches.size) // patches.stride[0] + 1, (frames - patches.span) // patches.stride[1] + 1)
         if not scratch and grid != patches.grid:
             raise UserError(
                 f"config.model.init: its positions are for {patches.grid[1]} patches along time, but the extractor "

@@ -1,4 +1,4 @@
-"""Checks of clips before training: broken files, copies, silence, lengths, classes."""
+"""Checks of clips before training: broken files, copies, silence, lengths."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -10,20 +10,16 @@ from jaxfm.data.audio.decoding import decode
 from jaxfm.data.audio.examples import SoundExample
 from jaxfm.data.audio.stored import BadSoundError
 from jaxfm.observe.tables import Table
-from jaxfm.tasks import text_checks
-from jaxfm.tasks.audio_classification.options import Reading
-from jaxfm.tasks.label_checks import check_balance, check_names
 from jaxfm.tasks.media_checks import check_broken, check_copies
-from jaxfm.tasks.text_checks import LabelCounts, label_table
+from jaxfm.tasks.sound_options import Reading
 
 
-def check_sounds(examples: Mapping[str, Sequence[SoundExample]], reading: Reading, kind: str) -> DataCheck:
-    """Decodes every clip once and runs all checks.
+def check_sounds(examples: Mapping[str, Sequence[SoundExample]], reading: Reading) -> DataCheck:
+    """Decodes every clip once and says what holds of clips, whatever is learned of them.
 
     Args:
       examples: of each split, "train" first.
       reading: how they are read.
-      kind: "single" or "multi".
     """
     seconds: dict[str, list[float]] = {}
     broken: list[str] = []
@@ -50,22 +46,15 @@ def check_sounds(examples: Mapping[str, Sequence[SoundExample]], reading: Readin
         (split, len(found), round(statistics.median(found or [0.0]), 2), round(max(found, default=0.0), 2))
         for split, found in seconds.items()
     ]
-    counts = {
-        split: LabelCounts.of([(name, each.origin) for each in found for name in each.labels])
-        for split, found in examples.items()
-    }
     fix = "repair or remove them, or leave them out with --config.task.broken_files=skip"
     findings = [
         check_broken(broken, "clips", fix),
         check_copies(places, examples, "clips"),
         _silent(silent),
         _long(long, most / rate),
-        *text_checks.check_labels(counts, "labels"),
-        check_balance(counts["train"].counts, len(examples["train"]), kind),
-        check_names(counts),
     ]
     lengths = Table("Splits", ("split", "clips", "median seconds", "longest"), rows)
-    return DataCheck((lengths, label_table(counts, "Labels", "label")), tuple(findings))
+    return DataCheck((lengths,), tuple(findings))
 
 
 def _silent(silent: Sequence[str]) -> Finding:

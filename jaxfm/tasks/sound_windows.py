@@ -16,11 +16,13 @@ class Window(NamedTuple):
 
     Attributes:
       clip: its samples.
+      first: frame of the recording at which these begin.
       start: first frame that it answers for.
       end: the frame after the last one.
     """
 
     clip: StoredClip
+    first: int
     start: int
     end: int
 
@@ -39,7 +41,7 @@ def windows_of(clip: StoredClip, samples: np.ndarray, settings: FrameSettings) -
     rate, size = settings.layout.rate, settings.most_frames
     hop, frames = hop_size(rate), frame_count(len(samples), rate)
     if frames <= size:
-        return [Window(StoredClip(clip.origin, array=samples, rate=rate), 0, frames)]
+        return [Window(StoredClip(clip.origin, array=samples, rate=rate), 0, 0, frames)]
     step = max(1, size // 2)
     starts = [*range(0, frames - size, step), frames - size]
     # Between two windows the border lies in the middle of what both hear.
@@ -47,8 +49,37 @@ def windows_of(clip: StoredClip, samples: np.ndarray, settings: FrameSettings) -
     return [
         Window(
             StoredClip(clip.origin, array=samples[start * hop : start * hop + settings.most_samples], rate=rate),
+            start,
             borders[number],
             borders[number + 1],
         )
         for number, start in enumerate(starts)
     ]
+
+
+class OwnSteps(NamedTuple):
+    """Steps in time of a window that it answers for.
+
+    Attributes:
+      steps_K: their numbers in the window.
+      frames_K: the frame of the recording at which the patch of each begins.
+    """
+
+    steps_K: np.ndarray
+    frames_K: np.ndarray
+
+
+def own_steps(settings: FrameSettings, frames: int, window: Window, end: int) -> OwnSteps:
+    """Returns the steps of a window whose middle lies in the frames that it answers for.
+
+    Args:
+      settings: how the model reads clips.
+      frames: of the window's clip.
+      window: one of `windows_of`.
+      end: the frame after the last one of the recording; what hangs over it belongs to its last window.
+    """
+    patches = settings.patches
+    frames_K = window.first + np.arange(settings.columns(frames)) * patches.stride[1]
+    middle_K = np.minimum(frames_K + patches.span // 2, end - 1)
+    (steps_K,) = np.nonzero((middle_K >= window.start) & (middle_K < window.end))
+    return OwnSteps(steps_K, frames_K[steps_K])

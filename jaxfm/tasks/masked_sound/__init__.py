@@ -1,0 +1,1 @@
+"""Pretraining on sound without labels: clusters of hidden steps are predicted from the others (HuBERT)."""
