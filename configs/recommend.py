@@ -30,7 +30,8 @@ def variants() -> tuple[str, ...]:
 
 def _quickstart(config: ml_collections.ConfigDict) -> None:
     config.data.source = "quickstart"
-    config.train.epochs = 15.0
+    config.train.epochs = 10.0
+    config.train.batch_size = 8
     config.task.eval_users = 2_000
 
 

@@ -220,7 +220,7 @@ def test_shapes_of_any_encoder_need_no_data() -> None:
         assert objective.flops_per_row(config.adapt) > 0 and objective.logits_per_row() > 0
         if task == "recommendation":  # items in place of pieces
             found = objective.spec.encoder
-            assert (found.num_layers, found.max_positions, found.sight) == (3, config.task.history, CAUSAL)
+            assert (found.num_layers, found.max_positions, found.sight) == (3, config.task.history + 1, CAUSAL)
             continue
         # That of next tokens is the same shape, of another sight.
         assert objective.spec.encoder == dataclasses.replace(encoder, sight=objective.spec.encoder.sight)

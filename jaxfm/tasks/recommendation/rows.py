@@ -20,16 +20,19 @@ _LEAST_SEEN = 64  # items of `AskedRows.seen`, so that few programs are compiled
 class HistoryRows:
     """Packed histories to learn from (implements jaxfm.core.batch.Dataset).
 
-    Positions count from the end: the last item of a history has the last position, however long it is, as where
-    histories are filled up on the left (Kang and McAuley 2018, section 3.1).
+    Positions count from the end: the last item from which another one is predicted has the last position, however long
+    the history is, as where histories are filled up on the left (Kang and McAuley 2018, section 3.1).
 
     Attributes:
       packed: the rows; their positions count from the start.
-      history: most items of a history.
+      history: most items of a history that are read.
+      target_last: whether the last item of each is a target alone, from which nothing is predicted and which no other
+        item sees: it has a position of its own after the last one.
     """
 
     packed: PackedRows
     history: int
+    target_last: bool = False
 
     def __len__(self) -> int:
         return len(self.packed)
@@ -52,8 +55,8 @@ class HistoryRows:
         segments = self.packed.segment_ids
         for row in range(len(found)):
             lengths = np.bincount(segments[row])
-            found[row] += np.where(segments[row] > 0, self.history - lengths[segments[row]], 0).astype(np.int32)
-        return found
+            found[row] += (self.history + self.target_last - lengths[segments[row]]).astype(np.int32)
+        return np.where(segments > 0, found, 0)
 
     def take(self, index: np.ndarray) -> Batch:
         """Returns the rows [n] asked for."""
@@ -78,7 +81,7 @@ class AskedRows(HistoryRows):
       seen: of each history the numbers of such items.
     """
 
-    seen: tuple[np.ndarray, ...]
+    seen: tuple[np.ndarray, ...] = ()
 
     @functools.cached_property
     def _members(self) -> list[list[int]]:
@@ -125,14 +128,16 @@ class AskedRows(HistoryRows):
 def training_rows(spec: RecommendationSpec, histories: Sequence[np.ndarray], seed: int) -> HistoryRows:
     """Packs histories (numbers of items) to learn from.
 
-    A long one is cut from its end into parts of `spec.history` items; of the causal method these share an item, so that
-    each step from one item to the next is in one of them. Parts of one item say nothing and are left out.
+    A long one is cut from its end into parts of `spec.history` items. Those of the causal method have a target more and
+    share an item, so that each step from one item to the next is in one of them. Parts of one item say nothing and are
+    left out.
     """
-    parts = [part for taken in histories for part in _parts(taken, spec.history, shared=spec.method == CAUSAL_METHOD)]
+    causal = spec.method == CAUSAL_METHOD
+    parts = [part for taken in histories for part in _parts(taken, spec.history + causal, shared=causal)]
     tokens = [part.astype(np.int32) + FIRST_ITEM for part in parts]
     labels = [np.full(len(part), -1, np.int32) for part in parts]
     most = None if spec.packed else 1
-    return HistoryRows(build_rows(tokens, labels, spec.row_length, PAD, seed, most), spec.history)
+    return HistoryRows(build_rows(tokens, labels, spec.row_length, PAD, seed, most), spec.history, causal)
 
 
 def _parts(taken: np.ndarray, length: int, *, shared: bool) -> list[np.ndarray]:
@@ -165,4 +170,4 @@ def asked_rows(
         tokens.append(read)
         labels.append(label)
     packed = build_rows(tokens, labels, spec.row_length, PAD, None, spec.users_per_row)
-    return AskedRows(packed, spec.history, tuple(np.asarray(each, np.int32) + FIRST_ITEM for each in seen))
+    return AskedRows(packed, spec.history, seen=tuple(np.asarray(each, np.int32) + FIRST_ITEM for each in seen))

@@ -195,17 +195,18 @@ def _spec(config: Config, encoder: EncoderConfig, items: int) -> RecommendationS
     if not task.separator.strip() and task.separator != "\t":
         raise UserError("config.task.separator: is blank, but must be told from the spaces in names, such as '|'.")
     length, given = task.history, config.data.row_length
-    row_length = max(-(-length // _ROW_MULTIPLE) * _ROW_MULTIPLE, _ROW_MULTIPLE) if given == AUTO else given
-    row_length = row_length if config.data.packed else length
-    if row_length < length:
+    most = length + causal  # with a last target
+    row_length = -(-most // _ROW_MULTIPLE) * _ROW_MULTIPLE if given == AUTO else given
+    row_length = row_length if config.data.packed else most
+    if row_length < most:
         raise UserError(
-            f"config.data.row_length: is {row_length}, but a history has up to {length} items (config.task.history). "
-            f"Set auto, or at least {length}."
+            f"config.data.row_length: is {row_length}, but a history has up to {most} items (config.task.history). "
+            f"Set auto, or at least {most}."
         )
     shaped = dataclasses.replace(
         encoder,
         vocab_size=items + FIRST_ITEM,
-        max_positions=length,
+        max_positions=most,
         position_offset=0,
         type_vocab_size=min(encoder.type_vocab_size, 1),
     )

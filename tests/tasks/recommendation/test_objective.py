@@ -30,7 +30,7 @@ from tests import tiny
 
 ITEMS, ROW, HISTORY = 30, 16, 6
 ENCODER = dataclasses.replace(
-    tiny.ENCODER, vocab_size=ITEMS + FIRST_ITEM, max_positions=HISTORY, type_vocab_size=1, dropout=0.0,
+    tiny.ENCODER, vocab_size=ITEMS + FIRST_ITEM, max_positions=HISTORY + 1, type_vocab_size=1, dropout=0.0,
     attention_dropout=0.0, initializer_range=0.3,
 )  # fmt: skip
 KEY = jax.random.key(5)
@@ -63,7 +63,7 @@ def call(method: str, function: Any, *arguments: Any) -> Any:
 
 
 def alone(method: str, items: list[int]) -> np.ndarray:
-    """Logits [T, V] of one history, in a row of its own."""
+    """Logits [T, V] of one history, in a row of its own, its last item at the last position."""
     length = len(items)
     places = np.arange(HISTORY - length, HISTORY, dtype=np.int32)
     batch = {"tokens": np.asarray([items], np.int32), "segment_ids": np.ones((1, length), np.int32)}
@@ -82,16 +82,15 @@ def test_every_step_of_a_history_is_learned_once(method: str) -> None:
         for own in [batch["segment_ids"][row] == number for number in range(1, 9)]
         if own.any()
     ]
-    causal = [[0, 1, 2], [2, 3, 4, 5, 6, 7], [7, 8, 9, 10, 11, 12], [14, 15]]
+    causal = [[0, 1, 2, 3, 4, 5, 6], [6, 7, 8, 9, 10, 11, 12], [14, 15]]
     masked = [[1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12], [14, 15]]  # item 0 alone says nothing
     assert sorted(parts) == sorted(causal if method == "causal" else masked)
-    ends = [HISTORY - 1] * len(parts)
-    found = [
-        batch["positions"][row][batch["segment_ids"][row] == number].max()
-        for row in range(len(rows))
-        for number in range(1, 1 + batch["segment_ids"][row].max())
-    ]
-    assert found == ends  # the last item has the last position
+    for row in range(len(rows)):
+        for number in range(1, 1 + batch["segment_ids"][row].max()):
+            own = batch["positions"][row][batch["segment_ids"][row] == number].tolist()
+            # The last item that predicts has the last position; of the causal method a target follows it.
+            places = list(range(HISTORY))[-(len(own) - (method == "causal")) :]
+            assert own == [*places, *([HISTORY] if method == "causal" else [])]
 
 
 def test_hidden_items_are_as_often_as_they_should_be() -> None:
@@ -129,7 +128,7 @@ def test_the_causal_loss_is_that_of_each_history_alone() -> None:
     total, count = 0.0, 0
     for each in taken:
         ids = (each + FIRST_ITEM).tolist()
-        logits = alone("causal", ids)
+        logits = alone("causal", ids[:-1])
         for place, wanted in enumerate(ids[1:]):
             own_V = logits[place][: ITEMS + FIRST_ITEM].astype(np.float64)
             total += np.log(np.exp(own_V).sum()) - own_V[wanted]
