@@ -77,6 +77,7 @@ class SpeechRecognizerSpec:
       segments: most clips a row, S.
       packed: several clips may share a row.
       label_length: most symbols of a transcript, L.
+      longest: frames of the longest training clip; 0: not known.
       lower: transcripts are in lower case.
       spell_digits: their digits are spelled out.
       decoding: how symbols are found.
@@ -89,6 +90,7 @@ class SpeechRecognizerSpec:
     segments: int
     packed: bool
     label_length: int
+    longest: int
     lower: bool
     spell_digits: bool
     decoding: CtcDecodingConfig
