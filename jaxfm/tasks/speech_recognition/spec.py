@@ -33,7 +33,9 @@ class CtcDecodingConfig:
         choices=("greedy", "beam"),
     )
     beams: int = field(8, "beam: prefixes that are kept at each step", at_least=1, at_most=1_000)
-    candidates: int = field(16, "beam: likeliest symbols of each step that are tried", at_least=1, at_most=1_000)
+    candidates: int = field(
+        16, "beam: likeliest symbols of each step that are tried, above 0.1 %", at_least=1, at_most=1_000
+    )
 
 
 @dataclasses.dataclass(frozen=True)
