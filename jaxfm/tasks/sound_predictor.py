@@ -42,6 +42,11 @@ class SoundPredictor:
 
     spec: Any
 
+    @property
+    def window_frames(self) -> int:
+        """Frames of the windows of long recordings; 0: as many as the model reads of a clip."""
+        return 0
+
     records_at_once = 64
     takes_words = False
     splitters = ()
@@ -71,6 +76,8 @@ class SoundPredictor:
     def encode(self, records: Sequence[Mapping[str, Any]]) -> EncodedSounds:
         """Makes rows of {"audio": StoredClip}; one that cannot be decoded is a UserError that names it."""
         spec, clips = self.spec, [record[SOUNDS.name] for record in records]
-        windows = tuple(tuple(windows_of(clip, decode(clip, spec.layout.rate), spec.settings)) for clip in clips)
+        windows = tuple(
+            tuple(windows_of(clip, decode(clip, spec.layout.rate), spec.settings, self.window_frames)) for clip in clips
+        )
         rows = rows_of_spec(spec, [window.clip for found in windows for window in found])
         return EncodedSounds(tuple(clip.origin for clip in clips), windows, rows)

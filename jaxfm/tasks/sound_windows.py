@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxfm.data.audio.rows import FrameSettings
 from jaxfm.data.audio.stored import StoredClip
-from jaxfm.models.inputs.frames import frame_count, hop_size
+from jaxfm.models.inputs.frames import frame_count, hop_size, window_size
 
 
 class Window(NamedTuple):
@@ -27,18 +27,21 @@ class Window(NamedTuple):
     end: int
 
 
-def windows_of(clip: StoredClip, samples: np.ndarray, settings: FrameSettings) -> list[Window]:
+def windows_of(clip: StoredClip, samples: np.ndarray, settings: FrameSettings, most_frames: int = 0) -> list[Window]:
     """Returns the windows of a recording, in order; one of all of it where the model reads it whole.
 
-    They are as long as the model reads, half of that apart, the last one ends with the recording. A frame belongs to
-    the window whose middle is nearest, so it always has a quarter of a window before and after it, but at the ends.
+    They are as long as the model reads, or less where that is asked for, half of that apart, and the last one ends with
+    the recording. A frame belongs to the window whose middle is nearest, so it always has a quarter of a window before
+    and after it, but at the ends.
 
     Args:
       clip: the recording.
       samples: its samples at the model's rate.
       settings: how the model reads clips.
+      most_frames: of a window; 0: as many as the model reads of a clip.
     """
-    rate, size = settings.layout.rate, settings.most_frames
+    rate, size = settings.layout.rate, min(most_frames or settings.most_frames, settings.most_frames)
+    most_samples = (size - 1) * hop_size(rate) + window_size(rate)
     hop, frames = hop_size(rate), frame_count(len(samples), rate)
     if frames <= size:
         return [Window(StoredClip(clip.origin, array=samples, rate=rate), 0, 0, frames)]
@@ -48,7 +51,7 @@ def windows_of(clip: StoredClip, samples: np.ndarray, settings: FrameSettings) -
     borders = [0, *((one + other + size) // 2 for one, other in zip(starts, starts[1:], strict=False)), frames]
     return [
         Window(
-            StoredClip(clip.origin, array=samples[start * hop : start * hop + settings.most_samples], rate=rate),
+            StoredClip(clip.origin, array=samples[start * hop : start * hop + most_samples], rate=rate),
             start,
             borders[number],
             borders[number + 1],

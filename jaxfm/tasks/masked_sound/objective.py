@@ -16,11 +16,8 @@ from jaxfm.models.inputs.sound_augmentation import SoundAugmentation
 from jaxfm.models.sound_steps import StepClassifier, Steps, find_steps, of_tokens
 from jaxfm.models.span_masks import draw_spans, hidden_steps
 from jaxfm.observe.metrics import weighted
-from jaxfm.tasks.masked_sound.spec import MaskedSoundSpec
+from jaxfm.tasks.masked_sound.spec import MASKED, MaskedSoundSpec
 from jaxfm.tasks.sound_rows import changed_batch
-
-# Of held-out rows: 1 at the first patch of steps that are hidden. int32 [T].
-MASKED = "masked"
 
 
 @dataclasses.dataclass(frozen=True)

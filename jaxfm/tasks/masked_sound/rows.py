@@ -10,8 +10,7 @@ import numpy as np
 from jaxfm.data.audio.rows import SoundRows
 from jaxfm.models.span_masks import Draws, hidden_steps
 from jaxfm.tasks.masked_sound.features import on_tokens
-from jaxfm.tasks.masked_sound.objective import MASKED
-from jaxfm.tasks.masked_sound.spec import MaskedSoundSpec
+from jaxfm.tasks.masked_sound.spec import MASKED, MaskedSoundSpec
 
 _SEED = 20210614
 

@@ -14,8 +14,7 @@ from jaxfm.data.audio.examples import SoundExample
 from jaxfm.data.audio.rows import SoundRows
 from jaxfm.observe.examples import SHOWN, View, WrongExample
 from jaxfm.observe.tables import Table
-from jaxfm.tasks.masked_sound.objective import MASKED
-from jaxfm.tasks.masked_sound.spec import MaskedSoundSpec
+from jaxfm.tasks.masked_sound.spec import MASKED, MaskedSoundSpec
 from jaxfm.tasks.segment_scorer import per_segment
 
 DIRECTIONS = {"loss": False, "accuracy": True}

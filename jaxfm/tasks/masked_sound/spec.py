@@ -17,6 +17,8 @@ from jaxfm.schema import field
 from jaxfm.tasks.sound_options import SoundAugmentConfig, SoundConfig
 
 NAME = "masked_sound"
+# Of held-out rows: 1 at the first patch of steps that are hidden. int32 [T].
+MASKED = "masked"
 
 
 @dataclasses.dataclass(frozen=True)

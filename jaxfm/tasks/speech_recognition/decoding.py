@@ -9,6 +9,8 @@ import numpy as np
 
 from jaxfm.models.ctc import BLANK
 
+LEAST = math.log(1e-3)
+"""Log probability below which a symbol is not tried at a step: few are, so most steps take little time."""
 _NONE = -math.inf
 
 
@@ -69,24 +71,29 @@ class _Prefixes:
         return tuple(reversed(found))
 
 
-def prefix_beam(candidates: Candidates, beams: int) -> tuple[tuple[int, ...], float]:
+def prefix_beam(candidates: Candidates, beams: int, least: float = _NONE) -> tuple[tuple[int, ...], float]:
     """Returns the likeliest symbols that a search finds, and their log probability, summed over their alignments.
 
     Each step keeps the `beams` likeliest prefixes (Graves and Jaitly 2014; Hannun et al. 2014, algorithm 1, without a
-    language model). With all symbols as candidates and enough beams nothing is left out.
+    language model). With all symbols as candidates, enough beams and no `least` nothing is left out.
+
+    Args:
+      candidates: of the steps.
+      beams: prefixes that are kept.
+      least: log probability from which a symbol is tried at a step.
     """
-    prefixes = _Prefixes()
+    prefixes, many_K = _Prefixes(), (candidates.log_probs_KN >= least).sum(axis=1).tolist()
     # Prefix -> log probability of its alignments that end with a blank, and of those that end with its last symbol.
     kept: dict[int, tuple[float, float]] = {0: (0.0, _NONE)}
-    for ids_N, log_probs_N, blank in zip(
-        candidates.ids_KN.tolist(), candidates.log_probs_KN.tolist(), candidates.blank_K.tolist(), strict=True
+    for ids_N, log_probs_N, blank, many in zip(
+        candidates.ids_KN.tolist(), candidates.log_probs_KN.tolist(), candidates.blank_K.tolist(), many_K, strict=True
     ):
         after: dict[int, list[float]] = {}
         for prefix, (with_blank, with_symbol) in kept.items():
             both, last = _add(with_blank, with_symbol), prefixes.last[prefix]
             own = after.setdefault(prefix, [_NONE, _NONE])
             own[0] = _add(own[0], both + blank)
-            for symbol, log_prob in zip(ids_N, log_probs_N, strict=True):
+            for symbol, log_prob in zip(ids_N[:many], log_probs_N[:many], strict=True):
                 if symbol == last:
                     own[1] = _add(own[1], with_symbol + log_prob)
                 before = with_blank if symbol == last else both

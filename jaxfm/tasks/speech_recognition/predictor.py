@@ -25,6 +25,11 @@ class SpeechRecognizerPredictor(SoundPredictor):
         """The symbols."""
         return self.spec.symbols
 
+    @property
+    def window_frames(self) -> int:
+        """See `SoundPredictor`: those of the longest training clip, as positions after these were not learned."""
+        return self.spec.longest
+
     def decode(self, encoded: EncodedSounds, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """Returns "audio" (its name), "text", and "words" with "start" and "end" in seconds, and "score".
 

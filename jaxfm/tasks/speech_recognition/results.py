@@ -11,7 +11,7 @@ import numpy as np
 from jaxfm.data.audio.rows import SoundRows
 from jaxfm.models.inputs.frames import hop_size
 from jaxfm.tasks.sound_windows import Window, own_steps
-from jaxfm.tasks.speech_recognition.decoding import Candidates, Said, aligned, greedy, prefix_beam
+from jaxfm.tasks.speech_recognition.decoding import LEAST, Candidates, Said, aligned, greedy, prefix_beam
 from jaxfm.tasks.speech_recognition.spec import SpeechRecognizerSpec
 
 
@@ -64,7 +64,7 @@ def texts_of_rows(
         if method == "greedy":
             ids = greedy(candidates).ids
         else:
-            ids, _ = prefix_beam(candidates, spec.decoding.beams)
+            ids, _ = prefix_beam(candidates, spec.decoding.beams, LEAST)
         found.append(text_of(spec, ids))
     return found
 
@@ -77,7 +77,7 @@ def decoded(spec: SpeechRecognizerSpec, candidates: Candidates) -> Said:
     """Returns the symbols of consecutive steps, found as the spec says."""
     if spec.decoding.method == "greedy":
         return greedy(candidates)
-    return aligned(candidates, prefix_beam(candidates, spec.decoding.beams)[0])
+    return aligned(candidates, prefix_beam(candidates, spec.decoding.beams, LEAST)[0])
 
 
 def text_of(spec: SpeechRecognizerSpec, ids: Sequence[int]) -> str:

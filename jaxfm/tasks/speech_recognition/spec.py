@@ -33,7 +33,9 @@ class CtcDecodingConfig:
         choices=("greedy", "beam"),
     )
     beams: int = field(8, "beam: prefixes that are kept at each step", at_least=1, at_most=1_000)
-    candidates: int = field(16, "beam: likeliest symbols of each step that are tried", at_least=1, at_most=1_000)
+    candidates: int = field(
+        16, "beam: likeliest symbols of each step that are tried, above 0.1 %", at_least=1, at_most=1_000
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +79,7 @@ class SpeechRecognizerSpec:
       segments: most clips a row, S.
       packed: several clips may share a row.
       label_length: most symbols of a transcript, L.
+      longest: frames of the longest training clip; 0: not known.
       lower: transcripts are in lower case.
       spell_digits: their digits are spelled out.
       decoding: how symbols are found.
@@ -89,6 +92,7 @@ class SpeechRecognizerSpec:
     segments: int
     packed: bool
     label_length: int
+    longest: int
     lower: bool
     spell_digits: bool
     decoding: CtcDecodingConfig

@@ -109,7 +109,7 @@ class SpeechRecognitionDefinition:
         targets = {split: _Targets.of(spec, each, found.rows[split]) for split, each in examples.items()}
         _check_fit(targets["train"], examples["train"], found.rows["train"], spec, config)
         length = max(targets[split].length for split in targets)
-        spec = dataclasses.replace(spec, label_length=length)
+        spec = dataclasses.replace(spec, label_length=length, longest=int(found.rows["train"].frames.max()))
         objective = SpeechRecognizerObjective(spec, augmentation(config))
         head = initial.params.get("head/kernel")
         fits = initial.labels == symbols and head is not None and head.shape[-1] == len(symbols) + 1
@@ -322,6 +322,7 @@ def _spec(
         segments=segments,
         packed=config.data.packed,
         label_length=length,
+        longest=0,
         lower=task.lower,
         spell_digits=task.spell_digits,
         decoding=task.decoding,

@@ -62,6 +62,10 @@ def test_few_beams_and_candidates_leave_out_what_is_unlikely() -> None:
         every = every_transcript(log_probs_KV)
         found, log_prob = prefix_beam(candidates(log_probs_KV, 2), beams=3)
         assert np.exp(log_prob) <= every[found] + 1e-9
+        few = candidates(log_probs_KV)
+        kept = few.log_probs_KN >= -2.0
+        only = Candidates(few.ids_KN, np.where(kept, few.log_probs_KN, -np.inf), few.blank_K)
+        assert prefix_beam(few, 100, least=-2.0) == prefix_beam(only, 100)
 
 
 @pytest.mark.parametrize("seed", range(8))
