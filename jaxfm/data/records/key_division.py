@@ -245,10 +245,12 @@ class _Division:
 
     def _early(self, parts: _Parts) -> "_Leak | None":
         """Finds training records that are not before all records of the other splits."""
+        if not self._by.time:
+            return None
         others = [
             (_time(member).value, split, member) for split in ("valid", "test") for member in parts.get(split, ())
         ]
-        if not self._by.time or not others or "train" not in parts:
+        if not others or "train" not in parts:
             return None
         first, split, earliest = min(others, key=lambda each: each[0])
         late = [member for member in parts["train"] if _time(member).value >= first]

@@ -49,6 +49,15 @@ class SplitKeys:
         named = ((GROUP_KEY, self.group), (TIME_KEY, self.time))
         return " and ".join(f"config.{key}={column!r}" for key, column in named if column)
 
+    @property
+    def rule(self) -> str:
+        """What holds of splits, in words."""
+        rules = (
+            (self.group, f"no two splits share a group by {self.group!r} ({GROUP_KEY})"),
+            (self.time, f"training records are before all others by {self.time!r} ({TIME_KEY})"),
+        )
+        return " and ".join(rule for column, rule in rules if column)
+
     def hide(self, tables: Tables, seen: Iterable[str] = ()) -> Tables:
         """Returns tables in which readers do not find these columns by their usual names; `seen` are found still."""
         hidden = {self.group, self.time} - {"", *seen}
