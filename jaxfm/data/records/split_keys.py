@@ -139,13 +139,13 @@ def keys_of_rows(rows: Mapping[str, Iterable[Row]], by: SplitKeys) -> RecordKeys
         for origin, values in own:
             group = _group(_value(values, by.group), by.group, origin) if by.group else None
             time = _value(values, by.time) if by.time else None
-            if _is_absent(time):
-                keys[origin] = Key(group, None)
-                continue
-            moment = moment_of(time, by.time, origin)
-            first = first or (moment, origin)
-            check_kind(moment, origin, *first, by.time)
-            keys[origin] = Key(group, moment)
+            moment = None if _is_absent(time) else moment_of(time, by.time, origin)
+            if moment is not None:
+                first = first or (moment, origin)
+                check_kind(moment, origin, *first, by.time)
+            key = Key(group, moment)
+            if keys.setdefault(origin, key) != key:
+                raise UserError(f"{origin}: records of several groups or times have this one place. Write one a line.")
     return found
 
 
