@@ -9,7 +9,7 @@ from jaxfm.data.corpora import docstrings, source_text
 from jaxfm.data.corpora.divided import divided_streams
 from jaxfm.data.corpora.documents import Document, Streams, uniform_hash
 from jaxfm.data.records.registry import parse_source
-from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys, no_columns
+from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys
 from jaxfm.errors import UserError
 
 
@@ -97,8 +97,7 @@ def _not_empty(source: str, split: str, read: Callable[[], Iterator[Document]]) 
 
 def _find(source: str, text_column: str, holdout: float, by: SplitKeys) -> Streams:
     scheme, rest = parse_source(source, ("text:DIR",))
-    if by and scheme in ("text", "quickstart"):
-        raise no_columns(source, by)
+    by.check_source(source, None)
     if scheme == "text":
         return source_text.find_text(rest, text_column)
     if scheme != "quickstart":

@@ -8,7 +8,7 @@ from jaxfm.data.images import coco, shapes, yolo_txt
 from jaxfm.data.images.boxes import BoxedExample, BoxedSplit, BoxRules, check_classes, counted
 from jaxfm.data.records.holdout import holdout_share
 from jaxfm.data.records.key_division import divide_by_keys
-from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys, keys_of_rows, no_columns
+from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys, keys_of_rows
 from jaxfm.data.records.splits import SPLIT_NAMES, require_split
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.files import expanded
@@ -43,6 +43,8 @@ def read_boxed(
     Raises:
       UserError: unknown source or split, and all that its reader finds.
     """
+    if not source.startswith("coco:"):
+        by.check_source(source, splits)
     readers = _readers(source, lambda: BoxRules(bad, broken), drawn)
     wanted = None if splits is None else list(map(require_split, splits))
     held_out = holdout != 0 and "valid" not in readers and "train" in readers
@@ -94,10 +96,8 @@ def _divided(
     source: str, read: Mapping[str, BoxedSplit], by: SplitKeys, given: Sequence[str], holdout: float | None
 ) -> dict[str, BoxedSplit]:
     """Returns the splits divided by groups and times."""
-    scheme, _, rest = source.partition(":")
-    if scheme != "coco":
-        raise no_columns(source, by)
-    keys = keys_of_rows({split: coco.image_rows(path, by.columns) for split, path in coco.find_coco(rest).items()}, by)
+    paths = coco.find_coco(source.partition(":")[2])
+    keys = keys_of_rows({split: coco.image_rows(path, by.columns) for split, path in paths.items()}, by)
     divided = divide_by_keys(
         source,
         {name: split.examples for name, split in read.items()},

@@ -113,6 +113,7 @@ def read_media(
         of its folder, a missing file, label or text, training classes that are all the same.
     """
     assert labels in LABELS
+    by.check_source(source, splits)
     wanted = None if splits is None else list(map(require_split, splits))
     found = _open(medium, source, columns or MediaColumns(), labels, texts, by)
     held_out = holdout != 0 and "valid" not in found.tables and "train" in found.tables

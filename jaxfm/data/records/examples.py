@@ -124,6 +124,7 @@ def read_examples(
         text, a target that is missing or of another kind, training targets that are all the same.
     """
     assert kind in targets.KINDS
+    by.check_source(source, splits)
     wanted = [] if splits is None else list(map(require_split, splits))
     found = _open(source, columns, kind, by)
     present = found.split_names(holdout)

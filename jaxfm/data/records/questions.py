@@ -87,6 +87,7 @@ def read_questions(
     Raises:
       UserError: unknown source, split or column, an empty split, a damaged record, an answer that is not at its offset.
     """
+    by.check_source(source, splits)
     tables = by.hide(_open(source), (*dataclasses.astuple(columns), _ID, *_TITLES))
     opened = {split: tables.splits[split]() for split in SPLIT_NAMES if split in tables.splits}
     if not opened:

@@ -79,6 +79,7 @@ def read_relations(
     Raises:
       UserError: unknown source or split, a split that is empty, a damaged record, a pair without a relation.
     """
+    by.check_source(source, splits)
     tables = by.hide(_open(source), fields)
     present = [name for name in SPLIT_NAMES if name in tables.splits]
     held_out = holdout != 0 and "train" in present and "valid" not in present

@@ -10,7 +10,7 @@ from jaxfm.data.records.conll import find_conll
 from jaxfm.data.records.registry import open_tables, parse_source
 from jaxfm.data.records.source_brat import find_brat
 from jaxfm.data.records.spans import MarkedText
-from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys, no_columns
+from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys
 from jaxfm.data.records.splits import SPLIT_NAMES, require_split
 from jaxfm.data.records.table import Table, Tables, memory_table
 from jaxfm.data.records.tag_forms import find_form
@@ -159,8 +159,6 @@ def _first_broken(sentence: RawSentence, strict: Sequence[str]) -> str:
 
 def _find(source: str, columns: Columns, by: SplitKeys = NO_KEYS) -> Splits:
     scheme, rest = parse_source(source, _OWN_FORMS)
-    if by and scheme in (*_OWN_FINDERS, "quickstart"):
-        raise no_columns(source, by)
     if scheme in _OWN_FINDERS:
         return _OWN_FINDERS[scheme](rest, columns)
     tables = _quickstart_tables() if scheme == "quickstart" else open_tables(scheme, rest, own=_OWN_FORMS)

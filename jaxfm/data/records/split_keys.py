@@ -58,6 +58,14 @@ class SplitKeys:
         )
         return " and ".join(rule for column, rule in rules if column)
 
+    def check_source(self, source: str, splits: Sequence[str] | None) -> None:
+        """Raises UserError where splits of a source without columns are to be kept apart, before anything is read.
+
+        `splits` are those asked for, None: all; a split that is scored alone needs no columns.
+        """
+        if self and (splits is None or "train" in splits) and source.partition(":")[0] not in find_formats():
+            raise no_columns(source, self)
+
     def hide(self, tables: Tables, seen: Iterable[str] = ()) -> Tables:
         """Returns tables in which readers do not find these columns by their usual names; `seen` are found still."""
         hidden = {self.group, self.time} - {"", *seen}
@@ -100,8 +108,7 @@ def source_keys(source: str, by: SplitKeys) -> RecordKeys:
     of two kinds.
     """
     scheme, _, rest = source.partition(":")
-    if scheme not in find_formats():
-        raise no_columns(source, by)
+    by.check_source(source, None)
     glue = glue_set(source)
     open_source = functools.partial(open_tables, scheme, rest, names=glue.splits if glue else None)
     tables = _opened(open_source())

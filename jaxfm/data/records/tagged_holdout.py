@@ -29,6 +29,7 @@ def read_splits(
         `divide_by_keys`.
     """
     wanted = None if splits is None else [require_split(split) for split in splits]
+    by.check_source(source, splits)
     if by:
         return _divided(source, wanted, columns, holdout, by)
     if wanted is not None and holdout != 0 and set(wanted) & {"train", "valid"}:

@@ -87,6 +87,7 @@ def read_groups(
         finite number, scores that do not fit the passages, texts or scores that are all the same.
     """
     assert kind in KINDS
+    by.check_source(source, splits)
     if label_rule not in LABEL_RULES:
         raise UserError(
             f"task.label_rule={label_rule!r}: {did_you_mean(label_rule, [rule for rule in LABEL_RULES if rule])}"

@@ -90,6 +90,7 @@ def read_text_pairs(
     Raises:
       UserError: unknown source, split or column, an empty split, a damaged record, a blank source or target.
     """
+    by.check_source(source, splits)
     tables = by.hide(_open(source, columns, dialogue), (columns.source, columns.target, *columns.controls))
     opened = {split: tables.splits[split]() for split in SPLIT_NAMES if split in tables.splits}
     if not opened:
