@@ -158,7 +158,7 @@ def _report(config: Config, asked: _Asked, folder: pathlib.Path, progress: Progr
     report = AuditReport(config.data.source, config.task.name, records, names, check, copies, asked.folds)
     if not asked.folds:
         return report
-    fold_N, note = _assign(records[TRAIN], copies.groups, config.data.group_column, asked)
+    fold_N, note = _assign(records[TRAIN], copies.groups, asked, config.data.group_column)
     progress.say(note)
     folds = make_folds(config, records, fold_N, folder)
     probabilities = out_of_fold(folds, records, names, progress)
@@ -174,7 +174,7 @@ def _report(config: Config, asked: _Asked, folder: pathlib.Path, progress: Progr
 
 
 def _assign(
-    records: Sequence[LabelledRecord], groups: np.ndarray, group_column: str, asked: _Asked
+    records: Sequence[LabelledRecord], groups: np.ndarray, asked: _Asked, group_column: str = ""
 ) -> tuple[np.ndarray, str]:
     """Returns the fold of each record of train, and a line that says what is together in one."""
     origins = [record.origin for record in records]
