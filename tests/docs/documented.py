@@ -45,6 +45,7 @@ RUN_PAGES = (
     "docs/retrieval.md",
     "docs/seeds.md",
     "docs/seq2seq.md",
+    "docs/splits.md",
     "docs/trackers.md",
     "docs/trust.md",
     "docs/tutorial.md",

@@ -192,7 +192,7 @@ class _Division:
             note += f"; without the {len(parts['valid']):,} that are valid"
         if by.group:
             count = len({member.key.group for member in own})
-            note += f"; {len(own):,} records of {count:,} groups by {by.group!r} ({GROUP_KEY})"
+            note += f"; {len(own):,} records of {count:,} group{'s' * (count > 1)} by {by.group!r} ({GROUP_KEY})"
         if by.time:
             times = [_time(member) for member in own]
             note += f"; {min(times).text} to {max(times).text} by {by.time!r} ({TIME_KEY})"
