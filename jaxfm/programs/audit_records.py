@@ -8,7 +8,8 @@ from typing import Any
 
 from jaxfm.config import Config
 from jaxfm.core.labels import DOCUMENT, GROUP, IMAGE, TIME, LabelledRecord, with_class_labels
-from jaxfm.data.records.split_keys import check_key, source_keys, split_keys
+from jaxfm.data.records.source_keys import source_keys, split_keys
+from jaxfm.data.records.split_keys import check_key
 from jaxfm.tasks import registry
 from jaxfm.training import initial as initials
 

@@ -19,7 +19,8 @@ from jaxfm.core.few_labels import FitPlan, FitsHead, PlansFit
 from jaxfm.core.initial import Initial
 from jaxfm.data.records import in_memory
 from jaxfm.data.records.key_division import LeakError, key_notes, leak_warnings
-from jaxfm.data.records.split_keys import ALLOW, SplitKeys, split_keys
+from jaxfm.data.records.source_keys import split_keys
+from jaxfm.data.records.split_keys import ALLOW, SplitKeys
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.quiet import libraries_quieted

@@ -15,7 +15,7 @@ from jaxfm.data.corpora.corpus import open_corpus
 from jaxfm.data.corpora.pretraining import HOLDOUT
 from jaxfm.data.records import in_memory
 from jaxfm.data.records.near_texts import record_text
-from jaxfm.data.records.split_keys import split_keys
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.programs.unlabelled_pool import Given, given_records, wanted_of

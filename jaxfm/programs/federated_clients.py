@@ -18,9 +18,10 @@ from jaxfm.config import Config
 from jaxfm.core.labels import GROUP, TIME, LabelledRecord, with_class_labels
 from jaxfm.core.task import ReadsNeighbours, Task, TaskDefinition
 from jaxfm.data.records import in_memory
-from jaxfm.data.records.key_holdout import hold_out
+from jaxfm.data.records.key_division import hold_out
 from jaxfm.data.records.record_times import Moment, moment_of
-from jaxfm.data.records.split_keys import Key, SplitKeys, split_keys
+from jaxfm.data.records.source_keys import split_keys
+from jaxfm.data.records.split_keys import Key, SplitKeys
 from jaxfm.errors import UserError
 from jaxfm.federation import splits
 from jaxfm.federation.client import ClientData, client_seed

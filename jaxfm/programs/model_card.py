@@ -14,7 +14,7 @@ import yaml
 from jaxfm.config import FREE_ON_RESUME, Config
 from jaxfm.core.model_card import CardPart
 from jaxfm.core.task import Predictor
-from jaxfm.data.records.split_keys import split_keys
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.errors import UserError
 from jaxfm.observe import studies
 from jaxfm.observe.progress import format_seconds

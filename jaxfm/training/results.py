@@ -10,7 +10,7 @@ from jaxfm.core.initial import Initial, Origin
 from jaxfm.core.reads_files import ReadsFiles
 from jaxfm.core.task import Evaluation, ReadsEntities, ReadsImages, Task
 from jaxfm.data.records.key_division import key_notes, leak_warnings
-from jaxfm.data.records.split_keys import split_keys
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.evaluation import intervals
 from jaxfm.evaluation.calibration import write_calibration
 from jaxfm.models.adapters import is_mergeable

@@ -9,6 +9,7 @@ from jaxfm.data.corpora import docstrings, source_text
 from jaxfm.data.corpora.divided import divided_streams
 from jaxfm.data.corpora.documents import Document, Streams, uniform_hash
 from jaxfm.data.records.registry import parse_source
+from jaxfm.data.records.source_keys import check_source
 from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys
 from jaxfm.errors import UserError
 
@@ -97,7 +98,7 @@ def _not_empty(source: str, split: str, read: Callable[[], Iterator[Document]]) 
 
 def _find(source: str, text_column: str, holdout: float, by: SplitKeys) -> Streams:
     scheme, rest = parse_source(source, ("text:DIR",))
-    by.check_source(source, None)
+    check_source(source, by, None)
     if scheme == "text":
         return source_text.find_text(rest, text_column)
     if scheme != "quickstart":

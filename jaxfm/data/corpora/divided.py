@@ -32,10 +32,10 @@ def divided_streams(source: str, scheme: str, rest: str, found: Streams, holdout
         source,
         {split: list(own) for split, own in keys.items()},
         by,
+        lambda: keys,
         given=keys,
         holdout=holdout,
         origin=lambda place: place,
-        keys=keys,
     )
     streams: dict[str, Callable[[], Iterator[Document]]] = {}
     for split in SPLIT_NAMES:

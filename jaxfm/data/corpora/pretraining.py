@@ -18,7 +18,7 @@ from jaxfm.data.corpora.preparation import Preparation, prepare_cached
 from jaxfm.data.corpora.preparation_report import unknown_warning
 from jaxfm.data.corpora.shards import ShardedRows
 from jaxfm.data.corpora.tokenizer_training import KINDS, train_tokenizer
-from jaxfm.data.records.split_keys import no_columns, split_keys
+from jaxfm.data.records.source_keys import no_columns, split_keys
 from jaxfm.data.records.splits import SPLIT_NAMES, require_split
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError, did_you_mean

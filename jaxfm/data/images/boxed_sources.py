@@ -8,6 +8,7 @@ from jaxfm.data.images import coco, shapes, yolo_txt
 from jaxfm.data.images.boxes import BoxedExample, BoxedSplit, BoxRules, check_classes, counted
 from jaxfm.data.records.holdout import holdout_share
 from jaxfm.data.records.key_division import divide_by_keys
+from jaxfm.data.records.source_keys import check_source
 from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys, keys_of_rows
 from jaxfm.data.records.splits import SPLIT_NAMES, require_split
 from jaxfm.errors import UserError, did_you_mean
@@ -44,7 +45,7 @@ def read_boxed(
       UserError: unknown source or split, and all that its reader finds.
     """
     if not source.startswith("coco:"):
-        by.check_source(source, splits)
+        check_source(source, by, splits)
     readers = _readers(source, lambda: BoxRules(bad, broken), drawn)
     wanted = None if splits is None else list(map(require_split, splits))
     held_out = holdout != 0 and "valid" not in readers and "train" in readers
@@ -97,16 +98,15 @@ def _divided(
 ) -> dict[str, BoxedSplit]:
     """Returns the splits divided by groups and times."""
     paths = coco.find_coco(source.partition(":")[2])
-    keys = keys_of_rows({split: coco.image_rows(path, by.columns) for split, path in paths.items()}, by)
     divided = divide_by_keys(
         source,
         {name: split.examples for name, split in read.items()},
         by,
+        lambda: keys_of_rows({split: coco.image_rows(path, by.columns) for split, path in paths.items()}, by),
         given=given,
         holdout=holdout,
         origin=lambda example: example.origin,
         targets=lambda examples: [tuple(sorted(set(each.labels))) for each in examples],
-        keys=keys,
     )
     splits = {}
     for name, own in divided.read.items():

@@ -11,9 +11,9 @@ from jaxfm.data.media.medium import Medium, noun
 from jaxfm.data.records import targets
 from jaxfm.data.records.example_holdout import choose_held_out
 from jaxfm.data.records.holdout import holdout_share
-from jaxfm.data.records.key_division import divide_by_keys
 from jaxfm.data.records.label_forms import LabelForm, find_form
 from jaxfm.data.records.registry import are_numbers, open_tables, parse_source
+from jaxfm.data.records.source_keys import check_source, divide_source
 from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys
 from jaxfm.data.records.splits import SPLIT_NAMES, require_split
 from jaxfm.data.records.table import Table, Tables, choose_column, require_columns, shown, text_or_empty
@@ -113,7 +113,7 @@ def read_media(
         of its folder, a missing file, label or text, training classes that are all the same.
     """
     assert labels in LABELS
-    by.check_source(source, splits)
+    check_source(source, by, splits)
     wanted = None if splits is None else list(map(require_split, splits))
     found = _open(medium, source, columns or MediaColumns(), labels, texts, by)
     held_out = holdout != 0 and "valid" not in found.tables and "train" in found.tables
@@ -139,7 +139,7 @@ def read_media(
             notes["valid"] = f"; {share:.1%} of train, chosen by a hash of the {medium.many}"
             notes["train"] += f"; without the {len(read['valid']):,} that are valid"
     if by:
-        divided = divide_by_keys(
+        divided = divide_source(
             source,
             read,
             by,

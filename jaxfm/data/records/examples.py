@@ -10,9 +10,9 @@ from jaxfm.data.records.choice_tasks import with_choices
 from jaxfm.data.records.example_holdout import choose_held_out
 from jaxfm.data.records.glue import GlueSet, glue_set
 from jaxfm.data.records.holdout import holdout_share
-from jaxfm.data.records.key_division import divide_by_keys
 from jaxfm.data.records.label_forms import LabelForm, find_form
 from jaxfm.data.records.registry import are_numbers, open_tables, parse_source
+from jaxfm.data.records.source_keys import check_source, divide_source
 from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys
 from jaxfm.data.records.splits import SPLIT_NAMES, require_split
 from jaxfm.data.records.table import Table, Tables, choose_column, require_columns, text_or_empty
@@ -124,7 +124,7 @@ def read_examples(
         text, a target that is missing or of another kind, training targets that are all the same.
     """
     assert kind in targets.KINDS
-    by.check_source(source, splits)
+    check_source(source, by, splits)
     wanted = [] if splits is None else list(map(require_split, splits))
     found = _open(source, columns, kind, by)
     present = found.split_names(holdout)
@@ -142,7 +142,7 @@ def read_examples(
     for name in dict.fromkeys("train" if held_out and name == "valid" else name for name in wanted):
         read[name], notes[name] = _read(found, name)
     if by:
-        divided = divide_by_keys(
+        divided = divide_source(
             source,
             read,
             by,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from jaxfm.data.records.holdout import holdout_share
-from jaxfm.data.records.key_holdout import Targets, hold_out
+from jaxfm.data.records.key_holdout import Targets, choose_groups, choose_latest
 from jaxfm.data.records.record_times import Moment
 from jaxfm.data.records.split_keys import (
     ALLOW,
@@ -17,7 +17,6 @@ from jaxfm.data.records.split_keys import (
     RecordKeys,
     SplitKeys,
     check_key,
-    source_keys,
 )
 from jaxfm.data.records.splits import SPLIT_NAMES
 from jaxfm.errors import UserError
@@ -57,16 +56,21 @@ class Divided(Generic[R]):
     share: float = 0.0
 
 
+def as_one_target(records: Sequence[object]) -> Targets:
+    """Returns targets of records that have no classes."""
+    return ["record"] * len(records)
+
+
 def divide_by_keys(
     source: str,
     read: Mapping[str, Sequence[R]],
     by: SplitKeys,
+    keys: Callable[[], RecordKeys],
     *,
     given: Collection[str],
     holdout: float | None,
     origin: Callable[[R], str],
-    targets: Callable[[Sequence[R]], Targets] = lambda records: ["record"] * len(records),
-    keys: RecordKeys | None = None,
+    targets: Callable[[Sequence[R]], Targets] = as_one_target,
 ) -> Divided[R]:
     """Divides records that were read so that no two splits share a group and training records are before all others.
 
@@ -78,19 +82,19 @@ def divide_by_keys(
       source: the URI.
       read: split -> records; "train" for a valid that is to be held out.
       by: the columns.
+      keys: reads the keys of all records of the source.
       given: splits that the source has.
       holdout: this share of train becomes valid where it is not given; 0: none; None: by size (`holdout_share`).
       origin: of a record, its place.
       targets: of training records, for `choose_groups`.
-      keys: of all records; None: those of the source.
 
     Raises:
       LeakError: splits that leak, where `by.leaks` is REFUSE.
-      UserError: as `source_keys`; a record without group or time; nothing that can be held out; nothing left.
+      UserError: as `keys`; a record without group or time; nothing that can be held out; nothing left.
     """
     if "train" not in read and not ("valid" in read and by.leaks == DROP):
         return Divided({split: list(records) for split, records in read.items()}, dict.fromkeys(read, ""))
-    known = source_keys(source, by) if keys is None else keys
+    known = keys()
     parts: _Parts = {}
     for split in SPLIT_NAMES:
         if split in read:
@@ -118,6 +122,16 @@ def divide_by_keys(
         {split: division.note(split, parts, share) for split in of_split},
         share,
     )
+
+
+def hold_out(keys: Sequence[Key], by: SplitKeys, share: float, targets: Targets) -> list[bool]:
+    """Returns which records are held out: the latest ones where there are times, otherwise whole groups.
+
+    None where that is impossible; see `choose_groups` and `choose_latest`.
+    """
+    if by.time:
+        return choose_latest([key.time for key in keys if key.time is not None], share)
+    return choose_groups([key.group or "" for key in keys], share, targets)
 
 
 def key_notes(notes: Iterable[str]) -> list[str]:

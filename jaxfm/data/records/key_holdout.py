@@ -6,19 +6,8 @@ from collections.abc import Sequence
 from jaxfm.data.corpora.documents import uniform_hash
 from jaxfm.data.records.example_holdout import TrainingLeft
 from jaxfm.data.records.record_times import Moment
-from jaxfm.data.records.split_keys import Key, SplitKeys
 
 Targets = Sequence[str | float | tuple[str, ...] | None]
-
-
-def hold_out(keys: Sequence[Key], by: SplitKeys, share: float, targets: Targets) -> list[bool]:
-    """Returns which records are held out: the latest ones where there are times, otherwise whole groups.
-
-    None where that is impossible; see `choose_groups` and `choose_latest`.
-    """
-    if by.time:
-        return choose_latest([key.time for key in keys if key.time is not None], share)
-    return choose_groups([key.group or "" for key in keys], share, targets)
 
 
 def choose_groups(groups: Sequence[str], share: float, targets: Targets) -> list[bool]:

@@ -7,9 +7,9 @@ from typing import Any
 
 from jaxfm.data.corpora.documents import uniform_hash
 from jaxfm.data.records.holdout import holdout_share
-from jaxfm.data.records.key_division import divide_by_keys
 from jaxfm.data.records.question_answers import Answer, answers_of
 from jaxfm.data.records.registry import open_tables, parse_source
+from jaxfm.data.records.source_keys import check_source, divide_source
 from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys
 from jaxfm.data.records.splits import SPLIT_NAMES, require_split
 from jaxfm.data.records.table import Table, Tables, choose_column, memory_table, require_text, usual_column
@@ -87,7 +87,7 @@ def read_questions(
     Raises:
       UserError: unknown source, split or column, an empty split, a damaged record, an answer that is not at its offset.
     """
-    by.check_source(source, splits)
+    check_source(source, by, splits)
     tables = by.hide(_open(source), (*dataclasses.astuple(columns), _ID, *_TITLES))
     opened = {split: tables.splits[split]() for split in SPLIT_NAMES if split in tables.splits}
     if not opened:
@@ -107,7 +107,7 @@ def read_questions(
     for name in dict.fromkeys("train" if held_out and name == "valid" else name for name in wanted):
         read[name], notes[name] = _read(opened[name], chosen)
     if by:
-        divided = divide_by_keys(source, read, by, given=opened, holdout=holdout, origin=_place)
+        divided = divide_source(source, read, by, given=opened, holdout=holdout, origin=_place)
         read = divided.read
         notes = {name: notes.get(name, notes.get("train", "")) + said for name, said in divided.notes.items()}
     elif held_out and "train" in read:

@@ -6,7 +6,6 @@ import math
 import re
 from typing import Any, NamedTuple
 
-from jaxfm.data.records.table import shown
 from jaxfm.errors import UserError
 
 NUMBER, DAY, LOCAL, ZONED = "a number", "a day", "a time of day without a time zone", "a time of day with a time zone"
@@ -54,8 +53,8 @@ def moment_of(value: Any, column: str, origin: str) -> Moment:
         if found and not found["zone"]:
             return _day(datetime.date.fromisoformat(text), text)
     except ValueError as error:
-        raise UserError(f"{origin}: {shown(value)} in {column!r} is no time: {error}; {_RULE}.") from None
-    raise UserError(f"{origin}: {shown(value)} in {column!r} is no time: {_RULE}.")
+        raise UserError(f"{origin}: {value!r:.80} in {column!r} is no time: {error}; {_RULE}.") from None
+    raise UserError(f"{origin}: {value!r:.80} in {column!r} is no time: {_RULE}.")
 
 
 def check_kind(moment: Moment, origin: str, first: Moment, first_origin: str, column: str) -> None:

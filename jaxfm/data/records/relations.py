@@ -8,10 +8,10 @@ from typing import Any
 
 from jaxfm.data.records.example_holdout import choose_held_out
 from jaxfm.data.records.holdout import holdout_share
-from jaxfm.data.records.key_division import divide_by_keys
 from jaxfm.data.records.registry import open_tables, parse_source
 from jaxfm.data.records.relation_forms import USUAL_FIELDS, Entity, Related, RelationFields, read_related
 from jaxfm.data.records.semeval import SCHEME, open_semeval
+from jaxfm.data.records.source_keys import check_source, divide_source
 from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys
 from jaxfm.data.records.splits import SPLIT_NAMES, require_split
 from jaxfm.data.records.table import Table, Tables, memory_table
@@ -79,7 +79,7 @@ def read_relations(
     Raises:
       UserError: unknown source or split, a split that is empty, a damaged record, a pair without a relation.
     """
-    by.check_source(source, splits)
+    check_source(source, by, splits)
     tables = by.hide(_open(source), fields)
     present = [name for name in SPLIT_NAMES if name in tables.splits]
     held_out = holdout != 0 and "train" in present and "valid" not in present
@@ -201,7 +201,7 @@ def _divided(
     source: str, read: Mapping[str, RelationSplit], by: SplitKeys, given: Collection[str], holdout: float | None
 ) -> dict[str, RelationSplit]:
     """Returns the splits divided by groups and times."""
-    divided = divide_by_keys(
+    divided = divide_source(
         source,
         {name: split.examples for name, split in read.items()},
         by,

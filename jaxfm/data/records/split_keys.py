@@ -5,15 +5,11 @@ import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxfm.config import LEAKS, DataConfig
-from jaxfm.data.records.glue import glue_set
 from jaxfm.data.records.record_times import Moment, check_kind, moment_of
-from jaxfm.data.records.registry import file_forms, find_formats, open_tables
-from jaxfm.data.records.splits import SPLIT_NAMES
 from jaxfm.data.records.table import Row, Table, Tables, choose_column, shown
 from jaxfm.errors import UserError
 
-REFUSE, DROP, ALLOW = LEAKS
+REFUSE, DROP, ALLOW = LEAKS = ("refuse", "drop", "allow")
 GROUP_KEY, TIME_KEY = "data.group_column", "data.time_column"
 _LOOK = 100  # rows of a ragged table that show its columns
 _NESTED = "data"  # Label Studio keeps the fields of a task in it
@@ -58,14 +54,6 @@ class SplitKeys:
         )
         return " and ".join(rule for column, rule in rules if column)
 
-    def check_source(self, source: str, splits: Sequence[str] | None) -> None:
-        """Raises UserError where splits of a source without columns are to be kept apart, before anything is read.
-
-        `splits` are those asked for, None: all; a split that is scored alone needs no columns.
-        """
-        if self and (splits is None or "train" in splits) and source.partition(":")[0] not in find_formats():
-            raise no_columns(source, self)
-
     def hide(self, tables: Tables, seen: Iterable[str] = ()) -> Tables:
         """Returns tables in which readers do not find these columns by their usual names; `seen` are found still."""
         hidden = {self.group, self.time} - {"", *seen}
@@ -80,16 +68,6 @@ class SplitKeys:
 NO_KEYS = SplitKeys()
 
 
-def split_keys(data: DataConfig) -> SplitKeys:
-    """Returns what a config says. Raises UserError where both keys name one column."""
-    if data.group_column and data.group_column == data.time_column:
-        raise UserError(
-            f"config.{GROUP_KEY} and config.{TIME_KEY} are both {data.group_column!r}: a group has records of several "
-            "times. Leave one of them empty."
-        )
-    return SplitKeys(data.group_column, data.time_column, data.leaks)
-
-
 class Key(NamedTuple):
     """Group and time of a record; None where no such column is asked for, or the record has no value."""
 
@@ -101,44 +79,16 @@ RecordKeys = Mapping[str, Mapping[str, Key]]
 """Split -> origin of a record -> its key."""
 
 
-def source_keys(source: str, by: SplitKeys) -> RecordKeys:
-    """Reads the keys of all records of a source.
-
-    Raises UserError: a source without columns, an absent column, a value that is no name of a group or no time, times
-    of two kinds.
-    """
-    scheme, _, rest = source.partition(":")
-    by.check_source(source, None)
-    glue = glue_set(source)
-    open_source = functools.partial(open_tables, scheme, rest, names=glue.splits if glue else None)
-    tables = _opened(open_source())
-    # Without a line that names columns these go by number, as those of the reader do.
-    if all(name.isdigit() and name not in tables[0][1].columns for name in by.columns):
-        tables = _opened(open_source(by_number=True))
-    return read_keys({split: [table] for split, table in tables}, by)
-
-
-def no_columns(source: str, by: SplitKeys) -> UserError:
-    """Returns the error of a source whose records have no columns."""
-    scheme = source.partition(":")[0]
-    return UserError(
-        f"{by.said}: {scheme}{':' * (':' in source)} has no columns, by which splits could be kept apart. Sources "
-        f"with columns are {file_forms()}, tfds:, hf: and data in memory; of images with boxes coco:, where fields of "
-        "its image records count. Write the data as one of these, with a column more."
-    )
-
-
-def _opened(tables: Tables) -> list[tuple[str, Table]]:
-    return [(split, tables.splits[split]()) for split in SPLIT_NAMES if split in tables.splits]
-
-
 def read_keys(tables: Mapping[str, Iterable[Table]], by: SplitKeys) -> RecordKeys:
-    """Reads the keys of all rows of tables, of which a split may have several; raises UserError as `source_keys`."""
+    """Reads the keys of all rows of tables, of which a split may have several; raises UserError as `keys_of_rows`."""
     return keys_of_rows({split: _rows(parts, by) for split, parts in tables.items()}, by)
 
 
 def keys_of_rows(rows: Mapping[str, Iterable[Row]], by: SplitKeys) -> RecordKeys:
-    """Returns the keys of rows; UserError as `source_keys`."""
+    """Returns the keys of rows.
+
+    Raises UserError: an absent column, a value that is no name of a group or no time, times of two kinds.
+    """
     first: tuple[Moment, str] | None = None
     found: dict[str, dict[str, Key]] = {}
     for split, own in rows.items():

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from jaxfm.data.corpora.documents import uniform_hash
 from jaxfm.data.records.holdout import holdout_share
-from jaxfm.data.records.key_division import divide_by_keys
+from jaxfm.data.records.source_keys import check_source, divide_source
 from jaxfm.data.records.sources import TaggedSentence, TaggedSplit, available_splits, read_tagged
 from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys
 from jaxfm.data.records.splits import require_split
@@ -29,7 +29,7 @@ def read_splits(
         `divide_by_keys`.
     """
     wanted = None if splits is None else [require_split(split) for split in splits]
-    by.check_source(source, splits)
+    check_source(source, by, splits)
     if by:
         return _divided(source, wanted, columns, holdout, by)
     if wanted is not None and holdout != 0 and set(wanted) & {"train", "valid"}:
@@ -55,7 +55,7 @@ def _divided(
     if held_out:
         names = list(dict.fromkeys("train" if name == "valid" else name for name in names))
     read = read_tagged(source, names, columns=columns, by=by)
-    divided = divide_by_keys(
+    divided = divide_source(
         source,
         {name: split.sentences for name, split in read.items()},
         by,

@@ -11,8 +11,8 @@ from jaxfm.data.records.glue import glue_set
 from jaxfm.data.records.group_columns import KINDS, LABEL_RULES, ChosenColumns, GroupColumns, choose_columns
 from jaxfm.data.records.group_forms import NEGATIVE, NEITHER, POSITIVE, role_of, scores_of, teacher_scores, texts_of
 from jaxfm.data.records.holdout import holdout_share
-from jaxfm.data.records.key_division import divide_by_keys
 from jaxfm.data.records.registry import are_numbers, open_tables, parse_source
+from jaxfm.data.records.source_keys import check_source, divide_source
 from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys
 from jaxfm.data.records.splits import SPLIT_NAMES, require_split
 from jaxfm.data.records.table import Table
@@ -87,7 +87,7 @@ def read_groups(
         finite number, scores that do not fit the passages, texts or scores that are all the same.
     """
     assert kind in KINDS
-    by.check_source(source, splits)
+    check_source(source, by, splits)
     if label_rule not in LABEL_RULES:
         raise UserError(
             f"task.label_rule={label_rule!r}: {did_you_mean(label_rule, [rule for rule in LABEL_RULES if rule])}"
@@ -116,7 +116,7 @@ def read_groups(
                 notes["train"] += f"; without the {len(read['valid']):,} that are valid"
             notes["train"] += "".join(f"; {reason}" for reason in found.left_out)
     if by:
-        divided = divide_by_keys(source, read, by, given=found.tables, holdout=holdout, origin=lambda each: each.origin)
+        divided = divide_source(source, read, by, given=found.tables, holdout=holdout, origin=lambda each: each.origin)
         read = divided.read
         notes = {name: notes.get(name, "") + said for name, said in divided.notes.items()}
     return {

@@ -7,10 +7,10 @@ from typing import Any
 from jaxfm.data.records.dialogues import DIALOGUE_COLUMNS, DialogueOptions, dialogue_tables
 from jaxfm.data.records.example_holdout import choose_held_out
 from jaxfm.data.records.holdout import holdout_share
-from jaxfm.data.records.key_division import divide_by_keys
 from jaxfm.data.records.line_pairs import FORM as LINES
 from jaxfm.data.records.line_pairs import line_tables
 from jaxfm.data.records.registry import are_numbers, open_tables, parse_source
+from jaxfm.data.records.source_keys import check_source, divide_source
 from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys
 from jaxfm.data.records.splits import SPLIT_NAMES, require_split
 from jaxfm.data.records.table import Table, Tables, choose_column, listed, memory_table, require_text
@@ -90,7 +90,7 @@ def read_text_pairs(
     Raises:
       UserError: unknown source, split or column, an empty split, a damaged record, a blank source or target.
     """
-    by.check_source(source, splits)
+    check_source(source, by, splits)
     tables = by.hide(_open(source, columns, dialogue), (columns.source, columns.target, *columns.controls))
     opened = {split: tables.splits[split]() for split in SPLIT_NAMES if split in tables.splits}
     if not opened:
@@ -114,7 +114,7 @@ def read_text_pairs(
     for name in dict.fromkeys("train" if held_out and name == "valid" else name for name in wanted):
         read[name], units[name], notes[name] = _read(opened[name], chosen)
     if by:
-        divided = divide_by_keys(source, read, by, given=opened, holdout=holdout, origin=lambda pair: pair.origin)
+        divided = divide_source(source, read, by, given=opened, holdout=holdout, origin=lambda pair: pair.origin)
         read = divided.read
         notes = {name: notes.get(name, notes.get("train", "")) + said for name, said in divided.notes.items()}
     elif held_out and "train" in read:

@@ -18,7 +18,7 @@ from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.data.audio.examples import SoundExample, SoundSplit, read_sounds
 from jaxfm.data.audio.rows import SoundRows, build_sound_rows, frame_statistics
 from jaxfm.data.media.examples import MediaColumns
-from jaxfm.data.records.split_keys import split_keys
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import read_calibration
 from jaxfm.evaluation.classes import undefined_metrics

@@ -26,7 +26,7 @@ from jaxfm.data.records.any_texts import read_any_texts
 from jaxfm.data.records.examples import Example, ExampleColumns, ExampleSplit, read_examples
 from jaxfm.data.records.glue import glue_set
 from jaxfm.data.records.shots import draw_shots
-from jaxfm.data.records.split_keys import split_keys
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.data.text.packing import PackedRows, most_together
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.data.text.windows import window_length

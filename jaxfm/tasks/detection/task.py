@@ -18,7 +18,7 @@ from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.data.images.boxed_sources import largest, read_boxed
 from jaxfm.data.images.boxes import BoxedExample, BoxedSplit
 from jaxfm.data.images.rows import ImageRows
-from jaxfm.data.records.split_keys import split_keys
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.errors import UserError
 from jaxfm.evaluation import average_precision
 from jaxfm.families.registry import detector_family

@@ -20,7 +20,7 @@ from jaxfm.core.records import IMAGE, EncodedRecords, ImageRecord, Record, one_p
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.data.images.examples import ImageExample, ImageSplit, read_images
 from jaxfm.data.images.rows import ImageRows
-from jaxfm.data.records.split_keys import split_keys
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import probabilities, read_calibration
 from jaxfm.evaluation.classes import undefined_metrics

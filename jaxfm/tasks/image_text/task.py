@@ -17,7 +17,7 @@ from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.core.towers import TowersConfig
 from jaxfm.data.images.examples import ImageExample, ImageSplit, read_images
-from jaxfm.data.records.split_keys import split_keys
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError
 from jaxfm.families.models import tower_shapes

@@ -14,7 +14,7 @@ from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.data.images.examples import ImageExample, ImageSplit, read_images
 from jaxfm.data.images.rows import ImageRows
-from jaxfm.data.records.split_keys import split_keys
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.errors import UserError
 from jaxfm.schema import replaced
 from jaxfm.tasks.image_checks import check_images

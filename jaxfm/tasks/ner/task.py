@@ -21,8 +21,8 @@ from jaxfm.core.records import WORDS, EncodedRecords, Record, WordsRecord
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.records.any_texts import read_any_texts
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.data.records.sources import TaggedSentence, TaggedSplit
-from jaxfm.data.records.split_keys import split_keys
 from jaxfm.data.records.tagged_builder import Columns
 from jaxfm.data.records.tagged_holdout import read_splits
 from jaxfm.data.records.tagged_writing import tagged_line

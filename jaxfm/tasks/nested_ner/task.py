@@ -15,8 +15,8 @@ from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.records import nested_quickstart
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.data.records.sources import TaggedSentence, TaggedSplit
-from jaxfm.data.records.split_keys import split_keys
 from jaxfm.data.records.splits import require_split
 from jaxfm.data.records.tagged_builder import Columns
 from jaxfm.data.records.tagged_holdout import read_splits

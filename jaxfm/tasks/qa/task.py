@@ -15,7 +15,7 @@ from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.records.questions import Question, QuestionColumns, QuestionSplit, read_questions
-from jaxfm.data.records.split_keys import split_keys
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.data.text.packing import PackedRows, most_together
 from jaxfm.data.text.question_windows import QuestionWindows
 from jaxfm.data.text.tokenization import load_tokenizer

@@ -19,7 +19,7 @@ from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.records.relation_forms import RelationFields
 from jaxfm.data.records.relations import RelationExample, RelationSplit, read_relations, usual_negative
-from jaxfm.data.records.split_keys import split_keys
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.data.text.markers import MarkedPair
 from jaxfm.data.text.packing import PackedRows, most_together
 from jaxfm.data.text.tokenization import load_tokenizer
