@@ -28,6 +28,8 @@ BY_EXAMPLES = -1
 AUTO_METRIC = "auto"
 # By what attention is computed; see ModelConfig.attention.
 ATTENTION = ("auto", "xla", "cudnn", "splash")
+# What becomes of splits of a source that share groups or look ahead in time; see DataConfig.leaks.
+LEAKS = ("refuse", "drop", "allow")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +134,23 @@ class DataConfig:
         "unlabelled text",
         at_least=0,
         at_most=0.5,
+    )
+    group_column: str = field(
+        "",
+        "field whose value no two splits may share (a patient, a customer, an article): what is held out are whole "
+        "groups; empty: none",
+    )
+    time_column: str = field(
+        "",
+        "field of the time (ISO dates and times, or numbers): all training examples are before all others, and what is "
+        "held out are the latest; empty: none",
+    )
+    leaks: str = field(
+        "refuse",
+        "splits of the source that share groups of group_column, or train on what is not before the others by "
+        "time_column: refuse them; drop the examples that do from train (of groups also from valid, where test has "
+        "them); allow them, and say so in the report",
+        choices=LEAKS,
     )
     cache: str = field("", "folder for corpora prepared on the fly; empty: jaxfm in the user's cache folder")
     row_length: int = field(

@@ -26,6 +26,7 @@ model.keep_layers model.grow_head model.tokenizer model.dropout model.attention_
 model.scan_layers model.remat
 data.source data.words_column data.tags_column data.document_column data.row_length data.packed data.window
 data.text_column data.pair_column data.image_column data.audio_column data.label_column data.holdout data.cache
+data.group_column data.time_column data.leaks
 optim.name optim.learning_rate optim.schedule optim.warmup_fraction optim.decay_fraction optim.decay_power
 optim.final_fraction optim.weight_decay optim.no_decay optim.b1 optim.b2 optim.eps
 optim.sgd.momentum optim.sgd.nesterov optim.lion.b1 optim.lion.b2 optim.adafactor.decay_power optim.adafactor.clip_rms

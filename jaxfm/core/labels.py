@@ -12,6 +12,8 @@ from jaxfm.errors import UserError
 
 TEXT, PAIR, LABEL, TOKENS, TAGS, DOCUMENT, IMAGE = "text", "pair", "label", "tokens", "ner_tags", "document", "image"
 """Columns of `LabelledRecord.row`: names that readers find by themselves."""
+GROUP, TIME = "group", "time"
+"""Further columns of it, where splits are kept apart by groups and times (`data.records.split_keys`)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

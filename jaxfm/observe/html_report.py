@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxfm.observe.examples import Mark, View, WrongExample
-from jaxfm.observe.summary import result_of, summary_table
+from jaxfm.observe.summary import data_lines, result_of, summary_table
 from jaxfm.observe.tables import Table, right_aligned, texts
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ def to_html(
         changed=[setting for setting in settings if setting[1] != setting[2]],
         settings=settings,
         commands=commands,
+        data_warnings=data_lines(report, "warnings"),
+        data_splits=data_lines(report, "splits"),
         most_open=_MOST_OPEN,
     )
 

@@ -11,7 +11,7 @@ from jaxfm.files import check_values, read_object, relative_path, write_json, wr
 from jaxfm.observe.examples import WrongExample
 from jaxfm.observe.html_report import to_html
 from jaxfm.observe.progress import format_seconds
-from jaxfm.observe.summary import result_of
+from jaxfm.observe.summary import data_lines, result_of
 from jaxfm.observe.tables import Cell, Table, to_markdown
 from jaxfm.observe.writers import to_json
 
@@ -109,7 +109,10 @@ def to_report_text(
     parts = [f"# {report['task']}: {workdir.name or workdir}"]
     result = result_of(report["splits"], metric)
     parts += [*([f"**{result}**"] if result else []), _summary(report)]
+    parts += [f"**WARNING:** {warning}" for warning in data_lines(report, "warnings")]
     parts += ["## Scores", to_markdown(scores_table(report["splits"]))]
+    if told := data_lines(report, "splits"):
+        parts += ["## Splits", "\n".join(f"- {line}" for line in told)]
     for heading, group in tables.items():
         parts += [f"## {heading}"]
         for table in group:

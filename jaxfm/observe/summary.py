@@ -125,6 +125,8 @@ def show_summary(
     for split, scores in splits.items():
         for warning in scores.get("warnings", ()):
             progress.say(f"WARNING: {split}: {warning}")
+    for warning in data_lines(report, "warnings"):
+        progress.say(f"WARNING: {warning}")
     unit = training["unit"]
     if averaged := training.get("averaged_steps"):
         weights = f"the mean of steps {averaged}"
@@ -165,6 +167,13 @@ def metrics_of(scores: Mapping[str, Any]) -> list[str]:
         intervals = scores["intervals"]
         return [*intervals["metrics"], *intervals.get("groups", {}).get("metrics", {})]
     return [name for name, value in scores.items() if isinstance(value, int | float) and not isinstance(value, bool)]
+
+
+def data_lines(report: Mapping[str, Any], name: str) -> list[str]:
+    """Returns what a report says of its data: "splits", how they are kept apart, or "warnings"; [] where nothing."""
+    data = report.get("data")
+    found = data.get(name) if isinstance(data, Mapping) else None
+    return list(map(str, found)) if isinstance(found, list) else []
 
 
 def number(value: Any) -> float:

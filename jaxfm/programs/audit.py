@@ -17,7 +17,7 @@ from absl import flags
 
 from jaxfm import files
 from jaxfm.config import Config
-from jaxfm.core.labels import DOCUMENT, LABEL, TAGS, TOKENS, LabelledRecord
+from jaxfm.core.labels import DOCUMENT, GROUP, LABEL, TAGS, TOKENS, LabelledRecord
 from jaxfm.data.records import in_memory
 from jaxfm.data.records.folds import assign_folds
 from jaxfm.data.text.tagging import entity_spans
@@ -158,7 +158,7 @@ def _report(config: Config, asked: _Asked, folder: pathlib.Path, progress: Progr
     report = AuditReport(config.data.source, config.task.name, records, names, check, copies, asked.folds)
     if not asked.folds:
         return report
-    fold_N, note = _assign(records[TRAIN], copies.groups, asked)
+    fold_N, note = _assign(records[TRAIN], copies.groups, asked, config.data.group_column)
     progress.say(note)
     folds = make_folds(config, records, fold_N, folder)
     probabilities = out_of_fold(folds, records, names, progress)
@@ -173,10 +173,16 @@ def _report(config: Config, asked: _Asked, folder: pathlib.Path, progress: Progr
     )
 
 
-def _assign(records: Sequence[LabelledRecord], groups: np.ndarray, asked: _Asked) -> tuple[np.ndarray, str]:
+def _assign(
+    records: Sequence[LabelledRecord], groups: np.ndarray, asked: _Asked, group_column: str = ""
+) -> tuple[np.ndarray, str]:
     """Returns the fold of each record of train, and a line that says what is together in one."""
     origins = [record.origin for record in records]
     classes = [_classes(record) for record in records]
+    if group_column:
+        together = _joined(groups.tolist(), [record.row[GROUP] for record in records])
+        note = f"{asked.folds} folds of whole groups by {group_column!r}; copies and near copies are together"
+        return assign_folds(together, classes, origins, asked.folds, asked.seed), note
     documents = [record.row.get(DOCUMENT) for record in records]
     if None not in documents:
         together = _joined(groups.tolist(), documents)

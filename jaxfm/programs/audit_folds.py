@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxfm.config import Config
 from jaxfm.core.build import Build
-from jaxfm.core.labels import with_class_labels
+from jaxfm.core.labels import GROUP, with_class_labels
 from jaxfm.data.records import in_memory
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
@@ -25,7 +25,7 @@ from jaxfm.training.saved_run import available_mesh, open_run
 from jaxfm.training.session import compute_dtype, scans_layers
 
 FOLDER = "folds"
-_COLUMNS = ("words", "tags", "document", "text", "pair", "image", "label")
+_COLUMNS = ("words", "tags", "document", "text", "pair", "image", "label", "time")
 
 
 class Fold(NamedTuple):
@@ -65,6 +65,8 @@ def make_folds(config: Config, records: Records, fold_N: np.ndarray, workdir: pa
     rows = {split: readable(split, found) for split, found in records.items() if split != TEST}
     # Columns are found by their usual names, whatever those of the source are.
     unnamed = {f"data.{name}_column": "" for name in _COLUMNS}
+    # What a fold's run holds out are whole groups too; folds are of all times.
+    unnamed["data.group_column"] = GROUP if config.data.group_column else ""
     folds = []
     for number in range(int(fold_N.max()) + 1):
         data = {split: found for split, found in rows.items() if split != TRAIN}

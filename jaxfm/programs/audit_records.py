@@ -1,12 +1,15 @@
 """The records that an audit looks at: as they were read, and as rows that a run reads again."""
 
+import dataclasses
 import pathlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxfm.config import Config
-from jaxfm.core.labels import DOCUMENT, IMAGE, LabelledRecord, with_class_labels
+from jaxfm.core.labels import DOCUMENT, GROUP, IMAGE, TIME, LabelledRecord, with_class_labels
+from jaxfm.data.records.source_keys import source_keys, split_keys
+from jaxfm.data.records.split_keys import check_key
 from jaxfm.tasks import registry
 from jaxfm.training import initial as initials
 
@@ -32,8 +35,26 @@ def read_records(config: Config) -> tuple[Records, tuple[str, ...]]:
         records = {}
         for split in task.datasets:
             reopened = definition.reopen(workdir, spec, config, config.data.source, split)
-            records[split] = with_class_labels(reopened, config.task.name).labelled(split)
+            found = with_class_labels(reopened, config.task.name).labelled(split)
+            records[split] = with_keys(found, config, config.data.source, split)
     return records, made.class_names
+
+
+def with_keys(records: Sequence[LabelledRecord], config: Config, source: str, split: str) -> Sequence[LabelledRecord]:
+    """Returns records with their group and time as columns more, where a config says by which splits are kept apart.
+
+    Raises UserError for a record without.
+    """
+    by = split_keys(config.data)
+    if not by:
+        return records
+    keys, found = source_keys(source, by)[split], []
+    for record in records:
+        key = check_key(keys.get(record.origin), by, record.origin)
+        own = {GROUP: key.group, TIME: None if key.time is None else key.time.text}
+        row = dict(record.row) | {name: value for name, value in own.items() if value is not None}
+        found.append(dataclasses.replace(record, row=row))
+    return found
 
 
 def readable(split: str, records: Sequence[LabelledRecord]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ its scores would mean nothing, and with 2 where the data cannot be read at all.
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -18,6 +18,9 @@ from jaxfm.core.data_check import DataCheck, Finding
 from jaxfm.core.few_labels import FitPlan, FitsHead, PlansFit
 from jaxfm.core.initial import Initial
 from jaxfm.data.records import in_memory
+from jaxfm.data.records.key_division import LeakError, key_notes, leak_warnings
+from jaxfm.data.records.source_keys import split_keys
+from jaxfm.data.records.split_keys import ALLOW, SplitKeys
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.observe.quiet import libraries_quieted
@@ -59,11 +62,20 @@ def check(config: GivenConfig, *, data: Any = None, overrides: Mapping[str, Any]
         if data is not None:
             chosen = replaced(chosen, {"data.source": held.enter_context(in_memory.provided(data))})
         initial = initials.resolve(chosen.model)
-        checked = registry.definition(chosen.task.name).check(chosen, initial)
+        checked = _checked(chosen, initial)
         definition = registry.definition(chosen.task.name)
         plan = definition.fit_plan(chosen) if isinstance(definition, PlansFit) else None
         found = _training(chosen, initial) if plan is None else _fitting(plan, chosen, initial)
         return dataclasses.replace(checked, findings=(*checked.findings, *found))
+
+
+def _checked(config: Config, initial: Initial) -> DataCheck:
+    """Returns what the task's own checks find; splits that leak are read all the same, and training refuses them."""
+    definition = registry.definition(config.task.name)
+    try:
+        return definition.check(config, initial)
+    except LeakError:
+        return definition.check(replaced(config, {"data.leaks": ALLOW}), initial)
 
 
 class UpdatePlan(NamedTuple):
@@ -76,6 +88,7 @@ class UpdatePlan(NamedTuple):
       epochs: passes over the training rows.
       evaluations: of the validation split, early stopping aside.
       notes: how the batch size came about.
+      said: the task's own notes.
     """
 
     config: Config
@@ -84,6 +97,7 @@ class UpdatePlan(NamedTuple):
     epochs: float
     evaluations: int
     notes: tuple[str, ...]
+    said: tuple[str, ...] = ()
 
 
 def plan_updates(config: Config, initial: Initial) -> UpdatePlan:
@@ -101,11 +115,22 @@ def plan_updates(config: Config, initial: Initial) -> UpdatePlan:
     config, notes = batch_of_examples(config, rows.volume, mesh)
     splits = tuple(task.datasets)
     if config.train.batch_size == AUTO:
-        return UpdatePlan(config, splits, 0, 0.0, 0, notes)
+        return UpdatePlan(config, splits, 0, 0.0, 0, notes, tuple(task.notes))
     batches = train_batches(config, rows, mesh)
     updates, _ = count_updates(config, batches)
     evaluations = count_evaluations(config, batches, updates)
-    return UpdatePlan(config, splits, updates, batches.epoch_of(updates), evaluations, notes)
+    epochs = batches.epoch_of(updates)
+    return UpdatePlan(config, splits, updates, epochs, evaluations, notes, tuple(task.notes))
+
+
+def _apart(by: SplitKeys, notes: Sequence[str]) -> Iterator[Finding]:
+    """Yields by which groups and times splits are kept apart, and leaks that are allowed."""
+    if said := key_notes(notes):
+        level = "leaks that config.data.leaks=allow lets through aside, " if leak_warnings(notes) else ""
+        yield Finding("ok", "groups and times", f"{level}{by.rule}", examples=tuple(said))
+    for warning in leak_warnings(notes):
+        fix = "--config.data.leaks=drop leaves these records out: scores are too good otherwise"
+        yield Finding("warning", "groups and times", warning, fix)
 
 
 def _fitting(plan: FitPlan, config: Config, initial: Initial) -> Iterator[Finding]:
@@ -116,6 +141,7 @@ def _fitting(plan: FitPlan, config: Config, initial: Initial) -> Iterator[Findin
     except UserError as error:
         yield Finding("error", "training", str(error), "training refuses to start until this is mended")
         return
+    yield from _apart(split_keys(config.data), task.notes)
     if pairs:
         yield Finding("ok", "pairs", f"the encoder learns from {pairs:,} pairs of examples ({plan.key})")
     what = "is fitted to the vectors of the training examples" if plan.head else "is used as it is"
@@ -129,6 +155,7 @@ def _training(config: Config, initial: Initial) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("error", "training", str(error), "training refuses to start until this is mended")
         return
+    yield from _apart(split_keys(config.data), plan.said)
     if "valid" not in plan.splits:
         fix = "leave config.data.holdout at None, or give a file of validation examples"
         yield Finding("warning", "validation", "there is no validation split, by which a checkpoint is chosen", fix)

@@ -22,7 +22,9 @@ from jaxfm.training.saved_run import open_run
 TRAIN = "train"
 _EXAMPLES, _FACTS = "store.jsonl", "facts.json"
 # Written data have the usual names of columns, whatever those of the sources are.
-_COLUMNS = tuple(f"data.{name}_column" for name in ("words", "tags", "document", "text", "pair", "label"))
+_COLUMNS = tuple(
+    f"data.{name}_column" for name in ("words", "tags", "document", "text", "pair", "label", "group", "time")
+)
 
 
 @dataclasses.dataclass(frozen=True)

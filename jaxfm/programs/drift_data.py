@@ -15,6 +15,7 @@ from jaxfm.data.corpora.corpus import open_corpus
 from jaxfm.data.corpora.pretraining import HOLDOUT
 from jaxfm.data.records import in_memory
 from jaxfm.data.records.near_texts import record_text
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.errors import UserError
 from jaxfm.observe.progress import Progress
 from jaxfm.programs.unlabelled_pool import Given, given_records, wanted_of
@@ -146,7 +147,7 @@ class Reader:
         """Returns documents of plain text."""
         data = self.run.config.data
         holdout = HOLDOUT if data.holdout is None else data.holdout
-        splits = open_corpus(source, text_column=data.text_column, holdout=holdout).splits
+        splits = open_corpus(source, text_column=data.text_column, holdout=holdout, by=split_keys(data)).splits
         if split not in splits:
             raise UserError(f"{source} has no split {split!r}; it has: {', '.join(splits)}.")
         return [

@@ -15,18 +15,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxfm.config import Config
-from jaxfm.core.labels import LabelledRecord, with_class_labels
+from jaxfm.core.labels import GROUP, TIME, LabelledRecord, with_class_labels
 from jaxfm.core.task import ReadsNeighbours, Task, TaskDefinition
 from jaxfm.data.records import in_memory
+from jaxfm.data.records.key_division import hold_out
+from jaxfm.data.records.record_times import Moment, moment_of
+from jaxfm.data.records.source_keys import split_keys
+from jaxfm.data.records.split_keys import Key, SplitKeys
 from jaxfm.errors import UserError
 from jaxfm.federation import splits
 from jaxfm.federation.client import ClientData, client_seed
 from jaxfm.federation.splits import DIRICHLET, FILES, IID, Split
 from jaxfm.observe.progress import Progress
-from jaxfm.programs.audit_records import TEST, TRAIN, readable
+from jaxfm.programs.audit_records import TEST, TRAIN, readable, with_keys
 from jaxfm.schema import replaced
 
-_COLUMNS = ("words", "tags", "document", "text", "pair", "image", "label")
+_COLUMNS = ("words", "tags", "document", "text", "pair", "image", "label", "group", "time")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,7 +54,7 @@ class Reader:
         task = with_class_labels(
             self.definition.reopen(self.folder, self.spec, config, source, split), config.task.name
         )
-        return task.labelled(split), task.class_names
+        return list(with_keys(task.labelled(split), config, source, split)), task.class_names
 
     def rows(self, records: Sequence[LabelledRecord]) -> Task:
         """Returns the task over records, as its split "test".
@@ -112,6 +116,12 @@ def deal(reader: Reader, split: Split, clients: int, folder: pathlib.Path | None
         assert folder is not None
         return _by_files(reader, folder, least)
     _check_neighbours(reader)
+    if column := reader.config.data.group_column:
+        raise UserError(
+            f"--split={split.kind}: deals out single records, so several clients would have records of one group "
+            f"(config.data.group_column={column!r}), trained on by one and held out by another. Take --split=files, a "
+            "file or folder a client, with whole groups in each."
+        )
     records, names = reader.records(reader.config.data.source, reader.config)
     seed = reader.config.seed
     if len(records) < clients * least:
@@ -155,9 +165,27 @@ def make_clients(
 def own_records(
     reader: Reader, number: int, records: Sequence[LabelledRecord], holdout: float
 ) -> tuple[list[LabelledRecord], list[LabelledRecord]]:
-    """Returns the records that a client trains on, and those that it holds out, drawn by its own number."""
+    """Returns the records that a client trains on, and those that it holds out, drawn by its own number.
+
+    Where splits are kept apart by groups and times they are whole groups of it, or its latest records; UserError where
+    that is impossible.
+    """
+    if by := split_keys(reader.config.data):
+        keys = [Key(each.row.get(GROUP), _moment(each, by)) for each in records]
+        chosen = hold_out(keys, by, holdout, ["record"] * len(records))
+        if not any(chosen):
+            raise UserError(
+                f"{records[0].origin}: client {number} has records of one group or time only ({by.said}), of which "
+                "none can be held out. Leave the client out, or give it more."
+            )
+        sides = [[each for each, held in zip(records, chosen, strict=True) if held is side] for side in (False, True)]
+        return sides[0], sides[1]
     train, held = splits.held_out(len(records), holdout, client_seed(reader.config.seed, number))
     return [records[index] for index in train], [records[index] for index in held]
+
+
+def _moment(record: LabelledRecord, by: SplitKeys) -> Moment | None:
+    return moment_of(record.row[TIME], by.time, record.origin) if by.time else None
 
 
 def client_data(

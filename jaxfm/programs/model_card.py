@@ -14,10 +14,12 @@ import yaml
 from jaxfm.config import FREE_ON_RESUME, Config
 from jaxfm.core.model_card import CardPart
 from jaxfm.core.task import Predictor
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.errors import UserError
 from jaxfm.observe import studies
 from jaxfm.observe.progress import format_seconds
 from jaxfm.observe.report import JSON_FILE
+from jaxfm.observe.summary import data_lines
 from jaxfm.observe.tables import Table, to_markdown
 from jaxfm.programs import shipped
 from jaxfm.programs.given_config import resolve_config
@@ -196,7 +198,9 @@ def _studies(run: SavedRun, step: int) -> list[str]:
 def _data(run: SavedRun, report: Mapping[str, Any] | None) -> str:
     source = run.config.data.source
     rows = f" (sha256 of the training rows: `{report['data']['fingerprint']}`)" if report is not None else ""
-    return f"## Data\n\n`{source}`{rows}."
+    by, leaks = split_keys(run.config.data), data_lines(report or {}, "warnings")
+    rule = f" In these data {by.rule}{', but for the leaks below, which were allowed' if leaks else ''}." if by else ""
+    return f"## Data\n\n`{source}`{rows}.{rule}" + "".join(f"\n\n**Warning:** {leak}." for leak in leaks)
 
 
 def _training(run: SavedRun, report: Mapping[str, Any] | None, step: int) -> str:

@@ -31,7 +31,9 @@ TRAIN, VALID = "train", "valid"
 HARD, SOFT = LABELS = ("hard", "soft")
 DATA, _FACTS, _DIGESTS = "data", "facts.json", "digests.json"
 # The students' data have the usual names of columns, whatever those of the source are.
-_COLUMNS = tuple(f"data.{name}_column" for name in ("words", "tags", "document", "text", "pair", "label"))
+_COLUMNS = tuple(
+    f"data.{name}_column" for name in ("words", "tags", "document", "text", "pair", "label", "group", "time")
+)
 
 
 @dataclasses.dataclass(frozen=True)

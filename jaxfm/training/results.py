@@ -9,6 +9,8 @@ from jaxfm.config import Config
 from jaxfm.core.initial import Initial, Origin
 from jaxfm.core.reads_files import ReadsFiles
 from jaxfm.core.task import Evaluation, ReadsEntities, ReadsImages, Task
+from jaxfm.data.records.key_division import key_notes, leak_warnings
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.evaluation import intervals
 from jaxfm.evaluation.calibration import write_calibration
 from jaxfm.models.adapters import is_mergeable
@@ -80,7 +82,7 @@ def finish(
         "splits": splits,
         "training": training_facts(setup, fitted, wall_clock),
         "model": {**dataclasses.asdict(setup.model_size), "init": config.model.init},
-        "data": {"source": config.data.source, "fingerprint": setup.fingerprint},
+        "data": {"source": config.data.source, "fingerprint": setup.fingerprint, **_kept_apart(config, task)},
         "seed": config.seed,
         "checkpoint": retention.plan(
             fitted.step, averaged=bool(fitted.averaged), keep_optimizer=config.checkpoint.keep_optimizer
@@ -103,6 +105,16 @@ def finish(
             more["Differential privacy"] = [private_rows.table(report["privacy"])]
         _write(config, task, evaluations, report, fitted.step, workdir, more)
     return report
+
+
+def _kept_apart(config: Config, task: Task) -> dict[str, Any]:
+    """Returns by which columns splits are kept apart, what the task's notes say of it, and leaks that are allowed."""
+    if not split_keys(config.data):
+        return {}
+    columns = {"group_column": config.data.group_column, "time_column": config.data.time_column}
+    found = {name: column for name, column in columns.items() if column}
+    warnings = leak_warnings(task.notes)
+    return {**found, "splits": key_notes(task.notes), **({"warnings": warnings} if warnings else {})}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -47,6 +47,7 @@ RUN_PAGES = (
     "docs/seeds.md",
     "docs/seq2seq.md",
     "docs/speech_recognition.md",
+    "docs/splits.md",
     "docs/trackers.md",
     "docs/trust.md",
     "docs/tutorial.md",

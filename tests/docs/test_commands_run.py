@@ -56,6 +56,18 @@ def write_data(folder: pathlib.Path) -> None:
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
+def write_visits(folder: pathlib.Path) -> None:
+    """Labelled texts of patients, a day each; one patient is in two splits."""
+    folder.mkdir()
+    patients = {"train": ("p0", "p1", "p2", "p3", "p4", "p5"), "test": ("p1", "p7", "p8", "p9")}
+    for (split, own), count, month in zip(patients.items(), (24, 8), (1, 2), strict=True):
+        rows = [
+            f"{split} text {n} about {CLASSES[n % 2]},{CLASSES[n % 2]},{own[n % len(own)]},2024-0{month}-{n + 1:02}\n"
+            for n in range(count)
+        ]
+        (folder / f"{split}.csv").write_text("".join(["text,label,patient,day\n", *rows]))
+
+
 def write_search(folder: pathlib.Path) -> None:
     """Pairs of texts, a corpus to search in, queries, and questions with answers."""
     (folder / "PAIRS_OF_TEXTS").mkdir()
@@ -136,6 +148,7 @@ def prepare(page: str, folder: pathlib.Path, earlier: pathlib.Path) -> None:
         shutil.copytree(earlier / "DIR", folder / name)
     for path in (folder / "REVIEWS").glob("*.csv"):
         path.write_text(path.read_text().replace("text,label", "review,stars"))
+    write_visits(folder / "VISITS")
     tiny.write_questions(folder / "QUESTIONS", {"train": 24, "valid": 8, "test": 8})
     tiny.write_text_pairs(folder / "SENTENCES", {"train": 24, "valid": 8, "test": 8})
     (folder / "trec").mkdir()  # apart: a reader of conll: would ask which of .conll and .tsv is meant

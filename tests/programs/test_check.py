@@ -154,3 +154,21 @@ def test_what_is_written(runs: list[tuple[int, str, str]], folder: pathlib.Path)
 
 def test_the_function_is_public() -> None:
     assert jaxfm.check is check
+
+
+def test_groups_and_times_are_told_and_leaks_are_errors(folder: pathlib.Path) -> None:
+    source = tiny.write_examples(folder / "keyed", "single", pairs=False, sizes={"train": 40, "test": 8})
+    for split, first in (("train", 0), ("test", 9)):
+        path = folder / "keyed" / f"{split}.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        keyed = [row | {"patient": f"p{first + number // 4}"} for number, row in enumerate(rows)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in keyed))
+    config = tiny.classification_config(folder, data__source=source, data__group_column="patient")
+    found = by_check(check(config))
+    assert found["training"].level == "error" and "1 group by 'patient'" in found["training"].message
+    assert "data.leaks=drop" in found["training"].message and "duplicates" in found
+    allowed = check(config, overrides={"data.leaks": "allow"})
+    told = [each for each in allowed.findings if each.check == "groups and times"]
+    assert [each.level for each in told] == ["ok", "warning"] and "1 group by 'patient'" in told[1].message
+    assert len(told[0].examples) == 3 and "groups by 'patient' (data.group_column)" in told[0].examples[1]
+    assert not check(config, overrides={"data.leaks": "drop"}).count("error")

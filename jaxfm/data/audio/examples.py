@@ -12,6 +12,7 @@ from jaxfm.data.audio.stored import StoredClip
 from jaxfm.data.media import folders
 from jaxfm.data.media.examples import MediaColumns, read_media, stored_media
 from jaxfm.data.media.medium import Medium
+from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys
 from jaxfm.data.records.table import Tables
 from jaxfm.errors import UserError
 
@@ -59,13 +60,14 @@ def read_sounds(
     holdout: float | None = 0.0,
     labels: str = "none",
     texts: bool = False,
+    by: SplitKeys = NO_KEYS,
 ) -> dict[str, SoundSplit]:
     """Reads the splits asked for of a source; decodes nothing. Arguments and errors as of `read_media`.
 
     Sources: quickstart (tones, sweeps and noise, drawn here; with texts melodies), `audio:DIR`, `npz:FILE`, and all of
     `jaxfm/data/records/formats/`: tables with a column of paths or of bytes.
     """
-    read = read_media(SOUNDS, source, splits, columns=columns, holdout=holdout, labels=labels, texts=texts)
+    read = read_media(SOUNDS, source, splits, columns=columns, holdout=holdout, labels=labels, texts=texts, by=by)
     return {
         split: SoundSplit(
             tuple(SoundExample(each.stored, each.labels, each.text, each.origin) for each in found.examples),

@@ -6,8 +6,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 
 from jaxfm.data.corpora import docstrings, source_text
+from jaxfm.data.corpora.divided import divided_streams
 from jaxfm.data.corpora.documents import Document, Streams, uniform_hash
 from jaxfm.data.records.registry import parse_source
+from jaxfm.data.records.source_keys import check_source
+from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys
 from jaxfm.errors import UserError
 
 
@@ -28,7 +31,7 @@ class Corpus:
     notes: tuple[str, ...]
 
 
-def open_corpus(source: str, *, text_column: str = "", holdout: float = 0.0) -> Corpus:
+def open_corpus(source: str, *, text_column: str = "", holdout: float = 0.0, by: SplitKeys = NO_KEYS) -> Corpus:
     """Opens `quickstart` (docstrings of the installed packages), `text:`, or any format of `data/records/formats/`.
 
     Args:
@@ -37,15 +40,17 @@ def open_corpus(source: str, *, text_column: str = "", holdout: float = 0.0) -> 
       holdout: this share of the documents of "train" becomes "valid" where the source has none, but at least one of
         them, and never all. Which ones, a hash of their text says: it depends on no order, and equal texts are on one
         side.
+      by: columns of groups and times, by which splits are kept apart and what is held out is chosen; see
+        `divide_by_keys`. Records that are so large that they are several documents stay together.
 
     Raises:
       UserError: unknown source, no such files, no such column.
     """
     if not 0 <= holdout < 1:
         raise UserError(f"holdout={holdout}: must be a share of the documents, at least 0 and below 1.")
-    found = _find(source, text_column)
+    found = _find(source, text_column, holdout, by)
     splits, notes = dict(found.splits), found.notes
-    if holdout and "train" in splits and "valid" not in splits:
+    if not by and holdout and "train" in splits and "valid" not in splits:
         whole = splits["train"]
         border = functools.cache(functools.partial(_border, source, whole, holdout))
         splits["train"] = functools.partial(_side, whole, border, False)
@@ -91,12 +96,14 @@ def _not_empty(source: str, split: str, read: Callable[[], Iterator[Document]]) 
         raise UserError(f"{source}: the split {split!r} is empty: no document with text in it.")
 
 
-def _find(source: str, text_column: str) -> Streams:
+def _find(source: str, text_column: str, holdout: float, by: SplitKeys) -> Streams:
     scheme, rest = parse_source(source, ("text:DIR",))
+    check_source(source, by, None)
     if scheme == "text":
         return source_text.find_text(rest, text_column)
     if scheme != "quickstart":
-        return source_text.find_records(scheme, rest, text_column)
+        found = source_text.find_records(scheme, rest, text_column, by)
+        return divided_streams(source, scheme, rest, found, holdout, by) if by else found
     if text_column:
         raise UserError(f"text_column={text_column!r}: quickstart has no columns; leave it empty.")
     return docstrings.find_docstrings()

@@ -18,6 +18,7 @@ from jaxfm.data.corpora.preparation import Preparation, prepare_cached
 from jaxfm.data.corpora.preparation_report import unknown_warning
 from jaxfm.data.corpora.shards import ShardedRows
 from jaxfm.data.corpora.tokenizer_training import KINDS, train_tokenizer
+from jaxfm.data.records.source_keys import no_columns, split_keys
 from jaxfm.data.records.splits import SPLIT_NAMES, require_split
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError, did_you_mean
@@ -52,7 +53,7 @@ def open_pretraining(data: DataConfig, tokenizer_uri: str, tokenizer: pathlib.Pa
     """Opens the splits of a source; text that is not prepared yet is, into a cache named after its content.
 
     Args:
-      data: source, row_length, packed, text_column, holdout and cache are read.
+      data: source, row_length, packed, text_column, holdout, group_column, time_column, leaks and cache are read.
       tokenizer_uri: `config.model.tokenizer`, for train:KIND/SIZE.
       tokenizer: directory of the tokenizer; None: learn one as `tokenizer_uri` says, or take that of prepared rows.
 
@@ -101,7 +102,7 @@ def open_documents(data: DataConfig) -> Corpus | None:
 
 def _open(data: DataConfig) -> Corpus:
     holdout = HOLDOUT if data.holdout is None else data.holdout
-    return open_corpus(data.source, text_column=data.text_column, holdout=holdout)
+    return open_corpus(data.source, text_column=data.text_column, holdout=holdout, by=split_keys(data))
 
 
 def cache_folder(data: DataConfig) -> pathlib.Path:
@@ -125,6 +126,8 @@ def _prepared(data: DataConfig, corpus: Corpus, split: str, tokenizer: pathlib.P
 
 
 def _open_prepared(data: DataConfig, tokenizer: pathlib.Path | None) -> PretrainingData:
+    if by := split_keys(data):
+        raise no_columns(data.source, by)
     rest = data.source.removeprefix(PREPARED)
     folders = {}
     if re.match(r"\w+=", rest):

@@ -2,12 +2,13 @@
 
 import functools
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from jaxfm.data.corpora.documents import Document, Streams, joined_documents, whole_documents
 from jaxfm.data.records.registry import TableParts, open_corpus_tables
 from jaxfm.data.records.source_files import files_size, find_corpus_files, numbered_pieces
-from jaxfm.data.records.table import Table, choose_column, listed, require_text
+from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys
+from jaxfm.data.records.table import Table, Tables, choose_column, listed, require_text
 from jaxfm.errors import UserError
 
 TEXT_SUFFIXES = (".txt", ".md")
@@ -63,12 +64,16 @@ def read_text(path: pathlib.Path, divided: bool) -> Iterator[Document]:
     return joined_documents(_fragments(path, divided), str(path))
 
 
-def find_records(scheme: str, rest: str, text_column: str) -> Streams:
+def find_records(scheme: str, rest: str, text_column: str, by: SplitKeys = NO_KEYS) -> Streams:
     """Returns the splits of a source of records with a column of text, of any format in `jaxfm/data/records/formats/`.
 
+    The columns of `by` are not taken for the text.
     Raises UserError: no such files or data set, no column of text or several.
     """
-    splits = open_corpus_tables(scheme, rest, own=("text:DIR",))
+    splits = {
+        split: parts._replace(openers=_without(parts.openers, by, text_column))
+        for split, parts in open_corpus_tables(scheme, rest, own=("text:DIR",)).items()
+    }
     for parts in splits.values():
         first = parts.openers[0]()
         if first.declared is not None:
@@ -77,6 +82,11 @@ def find_records(scheme: str, rest: str, text_column: str) -> Streams:
         {split: functools.partial(_read_records, parts, text_column) for split, parts in splits.items()},
         tuple(f"{split}: {parts.size}" for split, parts in splits.items()),
     )
+
+
+def _without(openers: Sequence[Callable[[], Table]], by: SplitKeys, text_column: str) -> list[Callable[[], Table]]:
+    """Returns what opens tables without the columns of groups and times."""
+    return [by.hide(Tables({"": opener}), (text_column,)).splits[""] for opener in openers]
 
 
 def _read_files(paths: Sequence[pathlib.Path]) -> Iterator[Document]:

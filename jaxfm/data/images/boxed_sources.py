@@ -7,6 +7,9 @@ from jaxfm.data.corpora.documents import uniform_hash
 from jaxfm.data.images import coco, shapes, yolo_txt
 from jaxfm.data.images.boxes import BoxedExample, BoxedSplit, BoxRules, check_classes, counted
 from jaxfm.data.records.holdout import holdout_share
+from jaxfm.data.records.key_division import divide_by_keys
+from jaxfm.data.records.source_keys import check_source
+from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys, keys_of_rows
 from jaxfm.data.records.splits import SPLIT_NAMES, require_split
 from jaxfm.errors import UserError, did_you_mean
 from jaxfm.files import expanded
@@ -23,6 +26,7 @@ def read_boxed(
     broken: str = "stop",
     drawn: int = 10_000,
     classes: Sequence[str] = (),
+    by: SplitKeys = NO_KEYS,
 ) -> dict[str, BoxedSplit]:
     """Reads the splits asked for; no image is decoded but those whose size no header says.
 
@@ -35,10 +39,13 @@ def read_boxed(
       broken: what becomes of images that cannot be read.
       drawn: training images of the quickstart.
       classes: that objects may have; empty: those that the first split declares.
+      by: columns of groups and times: fields of the image records of `coco:`; see `divide_by_keys`.
 
     Raises:
       UserError: unknown source or split, and all that its reader finds.
     """
+    if not source.startswith("coco:"):
+        check_source(source, by, splits)
     readers = _readers(source, lambda: BoxRules(bad, broken), drawn)
     wanted = None if splits is None else list(map(require_split, splits))
     held_out = holdout != 0 and "valid" not in readers and "train" in readers
@@ -51,7 +58,9 @@ def read_boxed(
         name: readers[name]()
         for name in dict.fromkeys("train" if held_out and name == "valid" else name for name in wanted)
     }
-    if held_out and "train" in read:
+    if by:
+        read = _divided(source, read, by, list(readers), holdout)
+    elif held_out and "train" in read:
         read["train"], read["valid"] = _held_out(source, read["train"], holdout)
     found = {name: read[name] for name in wanted}
     known = tuple(classes) or next(iter(found.values())).classes
@@ -82,6 +91,28 @@ def _readers(source: str, rules: Callable[[], BoxRules], drawn: int) -> dict[str
         f"config.data.source: {source!r} is not a source of images with boxes: {', '.join(FORMS)}. "
         f"{did_you_mean(scheme, ('quickstart', 'coco', 'yolo'))}"
     )
+
+
+def _divided(
+    source: str, read: Mapping[str, BoxedSplit], by: SplitKeys, given: Sequence[str], holdout: float | None
+) -> dict[str, BoxedSplit]:
+    """Returns the splits divided by groups and times."""
+    paths = coco.find_coco(source.partition(":")[2])
+    divided = divide_by_keys(
+        source,
+        {name: split.examples for name, split in read.items()},
+        by,
+        lambda: keys_of_rows({split: coco.image_rows(path, by.columns) for split, path in paths.items()}, by),
+        given=given,
+        holdout=holdout,
+        origin=lambda example: example.origin,
+        targets=lambda examples: [tuple(sorted(set(each.labels))) for each in examples],
+    )
+    splits = {}
+    for name, own in divided.read.items():
+        split = read.get(name) or dataclasses.replace(read["train"], note=f"valid: {counted(own)}")
+        splits[name] = dataclasses.replace(split, examples=tuple(own), note=split.note + divided.notes[name])
+    return splits
 
 
 def _held_out(source: str, train: BoxedSplit, asked: float | None) -> tuple[BoxedSplit, BoxedSplit]:

@@ -8,14 +8,15 @@ DIR/train/_annotations.coco.json          with DIR/train/x.jpg         Roboflow'
 import json
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxfm.data.images.boxes import BoxedSplit, BoxRules, counted, example_of
 from jaxfm.data.images.stored import StoredImage
 from jaxfm.data.records.source_files import nearest_folder
 from jaxfm.data.records.splits import canonical_split
-from jaxfm.errors import UserError
+from jaxfm.data.records.table import Row, listed
+from jaxfm.errors import UserError, did_you_mean
 from jaxfm.families.config_values import is_integer, is_number
 from jaxfm.files import expanded
 
@@ -107,7 +108,7 @@ def read_coco(path: pathlib.Path, split: str, root: pathlib.Path, rules: BoxRule
         name = record.get("file_name")
         if not isinstance(name, str) or not name:
             raise UserError(f"{path}: image {number}: has no file_name.")
-        stored = StoredImage(f"{path}: image {number} ({name})", path=_image_path(name, number, path, split, root))
+        stored = StoredImage(_place(path, number, name), path=_image_path(name, number, path, split, root))
         size = rules.size(stored)
         if size is None:
             continue
@@ -122,6 +123,25 @@ def read_coco(path: pathlib.Path, split: str, root: pathlib.Path, rules: BoxRule
     if not examples:
         raise UserError(f"{path}: has no images.")
     return BoxedSplit(tuple(examples), classes, f"{split}: {counted(examples)} from {path}{rules.note()}")
+
+
+def image_rows(path: pathlib.Path, columns: Sequence[str]) -> Iterator[Row]:
+    """Yields the record of each image of a file as a row. Raises UserError as `read_coco`, or for absent columns."""
+    records = _records(_json(path), "images", path)
+    names = tuple(dict.fromkeys(name for record in records for name in record))
+    for name in columns:
+        if name not in names:
+            raise UserError(
+                f"{path}: images: no record has the field {name!r}. {did_you_mean(name, names)} Fields: "
+                f"{listed(names)}."
+            )
+    for record in records:
+        yield Row(_place(path, _number(record, "id", path, "images"), record.get("file_name")), record)
+
+
+def _place(path: pathlib.Path, number: int, name: Any) -> str:
+    """Returns what messages call an image."""
+    return f"{path}: image {number} ({name})"
 
 
 def _objects(

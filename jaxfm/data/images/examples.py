@@ -13,6 +13,7 @@ from jaxfm.data.images.suffixes import SUFFIXES
 from jaxfm.data.media import folders
 from jaxfm.data.media.examples import MediaColumns, read_media, stored_media
 from jaxfm.data.media.medium import Medium
+from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys
 from jaxfm.data.records.table import Tables
 
 __all__ = ["BadImageError", "ImageColumns", "ImageExample", "ImageSplit", "StoredImage", "read_images"]
@@ -79,6 +80,7 @@ def read_images(
     holdout: float | None = 0.0,
     labels: str = "none",
     texts: bool = False,
+    by: SplitKeys = NO_KEYS,
 ) -> dict[str, ImageSplit]:
     """Reads the splits asked for (train, valid, test, or another usual name of them) of a source; decodes nothing.
 
@@ -95,6 +97,8 @@ def read_images(
         A hash of the image's file chooses, so equal images are on one side.
       labels: "none", "single" (each image has a class) or "multi" (any number of classes).
       texts: whether each image has a text.
+      by: columns of groups and times, by which splits are kept apart and what is held out is chosen; see
+        `divide_by_keys`.
 
     Raises:
       UserError: unknown source, split or column, an empty split, a damaged record, a path that is absent or leads out
@@ -109,6 +113,7 @@ def read_images(
         holdout=holdout,
         labels=labels,
         texts=texts,
+        by=by,
     )
     return {
         split: ImageSplit(

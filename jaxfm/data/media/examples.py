@@ -13,6 +13,8 @@ from jaxfm.data.records.example_holdout import choose_held_out
 from jaxfm.data.records.holdout import holdout_share
 from jaxfm.data.records.label_forms import LabelForm, find_form
 from jaxfm.data.records.registry import are_numbers, open_tables, parse_source
+from jaxfm.data.records.source_keys import check_source, divide_source
+from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys
 from jaxfm.data.records.splits import SPLIT_NAMES, require_split
 from jaxfm.data.records.table import Table, Tables, choose_column, require_columns, shown, text_or_empty
 from jaxfm.data.records.target_checks import summarise, target_notes
@@ -85,6 +87,7 @@ def read_media(
     holdout: float | None = 0.0,
     labels: str = "none",
     texts: bool = False,
+    by: SplitKeys = NO_KEYS,
 ) -> dict[str, MediaSplit]:
     """Reads the splits asked for (train, valid, test, or another usual name of them) of a source; decodes nothing.
 
@@ -102,14 +105,17 @@ def read_media(
         A hash of each file chooses, so equal ones are on one side.
       labels: "none", "single" (each has a class) or "multi" (any number of classes).
       texts: whether each has a text.
+      by: columns of groups and times, by which splits are kept apart and what is held out is chosen; see
+        `divide_by_keys`.
 
     Raises:
       UserError: unknown source, split or column, an empty split, a damaged record, a path that is absent or leads out
         of its folder, a missing file, label or text, training classes that are all the same.
     """
     assert labels in LABELS
+    check_source(source, by, splits)
     wanted = None if splits is None else list(map(require_split, splits))
-    found = _open(medium, source, columns or MediaColumns(), labels, texts)
+    found = _open(medium, source, columns or MediaColumns(), labels, texts, by)
     held_out = holdout != 0 and "valid" not in found.tables and "train" in found.tables
     present = [name for name in SPLIT_NAMES if name in found.tables or (name == "valid" and held_out)]
     for name in present[:0] if wanted is None else wanted:
@@ -127,11 +133,23 @@ def read_media(
         read[name], notes[name] = _read(found, name)
     if "train" in read:
         notes["train"] += "".join(f"; {note}" for note in (*_check_training(found, read["train"]), *found.left_out))
-        if held_out:
+        if held_out and not by:
             share = holdout_share(holdout, len(read["train"]))
             read["train"], read["valid"] = _held_out(found, read["train"], share)
             notes["valid"] = f"; {share:.1%} of train, chosen by a hash of the {medium.many}"
             notes["train"] += f"; without the {len(read['valid']):,} that are valid"
+    if by:
+        divided = divide_source(
+            source,
+            read,
+            by,
+            given=found.tables,
+            holdout=holdout,
+            origin=lambda example: example.origin,
+            targets=lambda examples: [example.labels for example in examples],
+        )
+        read = divided.read
+        notes = {name: notes.get(name, "") + said for name, said in divided.notes.items()}
     return {
         name: MediaSplit(tuple(read[name]), _note(name, read[name], found, held_out) + notes[name], found.form.classes)
         for name in wanted
@@ -177,13 +195,14 @@ class _Source:
         return (targets.class_of(values[0], table.class_names.get(column), column, origin),)
 
 
-def _open(medium: Medium, source: str, columns: MediaColumns, kind: str, texts: bool) -> _Source:
+def _open(medium: Medium, source: str, columns: MediaColumns, kind: str, texts: bool, by: SplitKeys) -> _Source:
     scheme, rest = parse_source(source, medium.forms)
     if scheme in medium.open_own:
         tables = medium.open_own[scheme](rest, kind, texts)
     else:
         by_number = are_numbers((columns.media, columns.text, *columns.label.split(",")))
         tables = open_tables(scheme, rest, by_number=by_number, own=medium.forms)
+        tables = by.hide(tables, (columns.media, columns.text, *columns.label.split(",")))
     opened = {split: tables.splits[split]() for split in SPLIT_NAMES if split in tables.splits}
     if not opened:
         raise UserError(f"{source}: none of its splits is train, valid or test ({tables.found}).")

@@ -28,7 +28,7 @@ def choose_held_out(
     for index, text in enumerate(texts):
         indices_of[text].append(index)
     stratum_of = _strata(targets)
-    left = _TrainingLeft(targets)
+    left = TrainingLeft(targets)
     strata: dict[Hashable, list[tuple[float, str]]] = collections.defaultdict(list)
     for text, indices in indices_of.items():
         if len(indices) <= max(share * len(texts), 1):
@@ -69,7 +69,7 @@ def _in_order(strata: Mapping[Hashable, list[tuple[float, str]]], share: float) 
     return [text for _, _, text in sorted(ranked)]
 
 
-class _TrainingLeft:
+class TrainingLeft:
     """The numbers of examples left in training, of each class and of each target."""
 
     def __init__(self, targets: Sequence[str | float | tuple[str, ...] | None]):

@@ -12,6 +12,8 @@ from jaxfm.data.records.glue import GlueSet, glue_set
 from jaxfm.data.records.holdout import holdout_share
 from jaxfm.data.records.label_forms import LabelForm, find_form
 from jaxfm.data.records.registry import are_numbers, open_tables, parse_source
+from jaxfm.data.records.source_keys import check_source, divide_source
+from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys
 from jaxfm.data.records.splits import SPLIT_NAMES, require_split
 from jaxfm.data.records.table import Table, Tables, choose_column, require_columns, text_or_empty
 from jaxfm.data.records.target_checks import SET_COLUMNS, check_training, summarise, target_notes
@@ -93,7 +95,13 @@ class ExampleColumns:
 
 
 def read_examples(
-    source: str, splits: Sequence[str] | None, *, columns: ExampleColumns, kind: str, holdout: float | None = 0.0
+    source: str,
+    splits: Sequence[str] | None,
+    *,
+    columns: ExampleColumns,
+    kind: str,
+    holdout: float | None = 0.0,
+    by: SplitKeys = NO_KEYS,
 ) -> dict[str, ExampleSplit]:
     """Reads the splits asked for (train, valid, test, or another usual name of them) of a source.
 
@@ -108,14 +116,17 @@ def read_examples(
       kind: what the target of an example is: "single" (a class), "multi" (any number of classes), "regression".
       holdout: this share of train becomes valid where the source has no labelled split of that name, None: a share
         by size (`holdout_share`); see `choose_held_out`.
+      by: columns of groups and times, by which splits are kept apart and what is held out is chosen; see
+        `divide_by_keys`.
 
     Raises:
       UserError: unknown source, split or column, a split that is empty or without labels, a damaged record, a blank
         text, a target that is missing or of another kind, training targets that are all the same.
     """
     assert kind in targets.KINDS
+    check_source(source, by, splits)
     wanted = [] if splits is None else list(map(require_split, splits))
-    found = _open(source, columns, kind)
+    found = _open(source, columns, kind, by)
     present = found.split_names(holdout)
     if splits is None:
         wanted = [*present] if "train" in present else ["train"]  # refused below, with the reason
@@ -130,7 +141,19 @@ def read_examples(
     notes: dict[str, str] = {}
     for name in dict.fromkeys("train" if held_out and name == "valid" else name for name in wanted):
         read[name], notes[name] = _read(found, name)
-    if held_out and "train" in read:
+    if by:
+        divided = divide_source(
+            source,
+            read,
+            by,
+            given=found.tables,
+            holdout=holdout,
+            origin=lambda example: example.origin,
+            targets=lambda examples: [example.target for example in examples],
+        )
+        read = divided.read
+        notes = {name: notes.get(name, "") + said for name, said in divided.notes.items()}
+    elif held_out and "train" in read:
         share = holdout_share(holdout, len(read["train"]))
         read["train"], read["valid"] = _held_out(source, read["train"], share)
         notes["valid"] = f"; {share:.1%} of the examples of train, of every class, chosen by a hash of their text"
@@ -188,9 +211,10 @@ class _LabelledSource:
         return targets.class_of(value, table.class_names.get(column), column, origin)
 
 
-def _open(source: str, columns: ExampleColumns, kind: str) -> _LabelledSource:
+def _open(source: str, columns: ExampleColumns, kind: str, by: SplitKeys) -> _LabelledSource:
     glue = glue_set(source)
-    found = _tables(source, columns, glue)
+    asked = (columns.text, columns.pair, *columns.label.split(","))
+    found = by.hide(_tables(source, columns, glue), asked)
     opened = {split: found.splits[split]() for split in SPLIT_NAMES if split in found.splits}
     if not opened:
         raise UserError(f"{source}: none of its splits is train, valid or test ({found.found}).")

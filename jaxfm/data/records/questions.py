@@ -9,6 +9,8 @@ from jaxfm.data.corpora.documents import uniform_hash
 from jaxfm.data.records.holdout import holdout_share
 from jaxfm.data.records.question_answers import Answer, answers_of
 from jaxfm.data.records.registry import open_tables, parse_source
+from jaxfm.data.records.source_keys import check_source, divide_source
+from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys
 from jaxfm.data.records.splits import SPLIT_NAMES, require_split
 from jaxfm.data.records.table import Table, Tables, choose_column, memory_table, require_text, usual_column
 from jaxfm.errors import UserError
@@ -65,6 +67,7 @@ def read_questions(
     *,
     columns: QuestionColumns = QuestionColumns(),
     holdout: float | None = 0.0,
+    by: SplitKeys = NO_KEYS,
 ) -> dict[str, QuestionSplit]:
     """Reads the splits asked for (train, valid, test, or another usual name of them) of a source.
 
@@ -78,11 +81,14 @@ def read_questions(
       columns: which columns to read.
       holdout: this share of train becomes valid where the source has no valid, None: a share by size; articles stay
         whole, where there are few of them contexts.
+      by: columns of groups and times, by which splits are kept apart and what is held out is chosen; see
+        `divide_by_keys`.
 
     Raises:
       UserError: unknown source, split or column, an empty split, a damaged record, an answer that is not at its offset.
     """
-    tables = _open(source)
+    check_source(source, by, splits)
+    tables = by.hide(_open(source), (*dataclasses.astuple(columns), _ID, *_TITLES))
     opened = {split: tables.splits[split]() for split in SPLIT_NAMES if split in tables.splits}
     if not opened:
         raise UserError(f"{source}: none of its splits is train, valid or test ({tables.found}).")
@@ -100,7 +106,11 @@ def read_questions(
     notes: dict[str, str] = {}
     for name in dict.fromkeys("train" if held_out and name == "valid" else name for name in wanted):
         read[name], notes[name] = _read(opened[name], chosen)
-    if held_out and "train" in read:
+    if by:
+        divided = divide_source(source, read, by, given=opened, holdout=holdout, origin=_place)
+        read = divided.read
+        notes = {name: notes.get(name, notes.get("train", "")) + said for name, said in divided.notes.items()}
+    elif held_out and "train" in read:
         share = holdout_share(holdout, len(read["train"]))
         read["train"], read["valid"], unit = _held_out(source, read["train"], share)
         notes["valid"] = f"; {share:.1%} of train, {unit} chosen by a hash"
@@ -195,6 +205,11 @@ def _text(value: Any, column: str, origin: str) -> str:
     if not text.strip():
         raise UserError(f"{origin}: {column!r} is empty. Leave the question out, or correct it.")
     return text
+
+
+def _place(question: Question) -> str:
+    """Returns where the record of a question was read, without its id."""
+    return question.origin.removesuffix(f" (id {question.id})")
 
 
 def _is_impossible(value: Any, column: str, origin: str) -> bool:

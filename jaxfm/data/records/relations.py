@@ -11,6 +11,8 @@ from jaxfm.data.records.holdout import holdout_share
 from jaxfm.data.records.registry import open_tables, parse_source
 from jaxfm.data.records.relation_forms import USUAL_FIELDS, Entity, Related, RelationFields, read_related
 from jaxfm.data.records.semeval import SCHEME, open_semeval
+from jaxfm.data.records.source_keys import check_source, divide_source
+from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys
 from jaxfm.data.records.splits import SPLIT_NAMES, require_split
 from jaxfm.data.records.table import Table, Tables, memory_table
 from jaxfm.errors import UserError
@@ -55,6 +57,7 @@ def read_relations(
     unrelated: str = "",
     related_types: Collection[tuple[str, str]] | None = None,
     holdout: float | None = 0.0,
+    by: SplitKeys = NO_KEYS,
 ) -> dict[str, RelationSplit]:
     """Reads the splits asked for (train, valid, test, or another usual name of them) of a source.
 
@@ -70,11 +73,14 @@ def read_relations(
         train is related by. Without types there all pairs are taken.
       holdout: this share of train becomes valid where the source has no split of that name, None: a share by size
         (`holdout_share`). All pairs of one text are on one side.
+      by: columns of groups and times, by which splits are kept apart and what is held out is chosen; see
+        `divide_by_keys`.
 
     Raises:
       UserError: unknown source or split, a split that is empty, a damaged record, a pair without a relation.
     """
-    tables = _open(source)
+    check_source(source, by, splits)
+    tables = by.hide(_open(source), fields)
     present = [name for name in SPLIT_NAMES if name in tables.splits]
     held_out = holdout != 0 and "train" in present and "valid" not in present
     names = [name for name in SPLIT_NAMES if name in present or (held_out and name == "valid")]
@@ -91,7 +97,9 @@ def read_relations(
                 (pair.head.type, pair.tail.type) for _, related in records for pair in related.pairs if pair.relation
             }
         read[name] = _examples(tables.splits[name](), name, records, unrelated, related_types or ())
-    if held_out and "train" in read:
+    if by:
+        read = _divided(source, read, by, present, holdout)
+    elif held_out and "train" in read:
         read |= _hold_out(source, read["train"], holdout)
     return {name: read[name] for name in wanted}
 
@@ -187,6 +195,26 @@ def _unrelated(
         else:
             counts[f"of them of no relation ({name})"] += 1
             yield RelationExample(related.text, head, tail, name, origin)
+
+
+def _divided(
+    source: str, read: Mapping[str, RelationSplit], by: SplitKeys, given: Collection[str], holdout: float | None
+) -> dict[str, RelationSplit]:
+    """Returns the splits divided by groups and times."""
+    divided = divide_source(
+        source,
+        {name: split.examples for name, split in read.items()},
+        by,
+        given=given,
+        holdout=holdout,
+        origin=lambda each: each.origin,
+        targets=lambda examples: [each.relation for each in examples],
+    )
+    notes = {name: split.note for name, split in read.items()}
+    return {
+        name: RelationSplit(tuple(own), notes.get(name, f"{name}: {len(own):,} pairs") + divided.notes[name])
+        for name, own in divided.read.items()
+    }
 
 
 def _hold_out(source: str, train: RelationSplit, holdout: float | None) -> dict[str, RelationSplit]:

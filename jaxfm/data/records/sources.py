@@ -10,10 +10,11 @@ from jaxfm.data.records.conll import find_conll
 from jaxfm.data.records.registry import open_tables, parse_source
 from jaxfm.data.records.source_brat import find_brat
 from jaxfm.data.records.spans import MarkedText
+from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys
 from jaxfm.data.records.splits import SPLIT_NAMES, require_split
 from jaxfm.data.records.table import Table, Tables, memory_table
 from jaxfm.data.records.tag_forms import find_form
-from jaxfm.data.records.tagged_builder import USUAL_COLUMNS, Columns, RawSentence, RawSplit, Splits
+from jaxfm.data.records.tagged_builder import DOCUMENT_COLUMNS, USUAL_COLUMNS, Columns, RawSentence, RawSplit, Splits
 from jaxfm.data.records.tagged_tables import tagged_splits
 from jaxfm.data.text import tagging
 from jaxfm.errors import UserError
@@ -69,16 +70,16 @@ def available_splits(source: str, columns: Columns = USUAL_COLUMNS) -> tuple[str
 
 
 def read_tagged(
-    source: str, splits: Sequence[str] | None, *, columns: Columns = USUAL_COLUMNS
+    source: str, splits: Sequence[str] | None, *, columns: Columns = USUAL_COLUMNS, by: SplitKeys = NO_KEYS
 ) -> dict[str, TaggedSplit]:
     """Reads the splits asked for (train, valid, test, or another usual name of them; None: all) of a source.
 
     Sources: `quickstart`, `conll:`, `brat:`, and all of `jaxfm/data/records/formats/`. Entities of any tag scheme
     become strict BIO; the scheme is found on all these splits together, since a small one may not show it. An I- that
-    starts an entity in BIO data becomes B-.
+    starts an entity in BIO data becomes B-. The columns of `by` are not taken for words or tags.
     Raises UserError: unknown source or split, a split absent or empty, and all that the source's reader finds.
     """
-    found = _find(source, columns)
+    found = _find(source, columns, by)
     raw: dict[str, RawSplit] = {}
     for name in [name for name in SPLIT_NAMES if name in found.readers] if splits is None else splits:
         split = require_split(name)
@@ -156,12 +157,12 @@ def _first_broken(sentence: RawSentence, strict: Sequence[str]) -> str:
     return f"{sentence.origin}: {sentence.tags[at]} of {sentence.words[at]!r} {before}"
 
 
-def _find(source: str, columns: Columns) -> Splits:
+def _find(source: str, columns: Columns, by: SplitKeys = NO_KEYS) -> Splits:
     scheme, rest = parse_source(source, _OWN_FORMS)
     if scheme in _OWN_FINDERS:
         return _OWN_FINDERS[scheme](rest, columns)
     tables = _quickstart_tables() if scheme == "quickstart" else open_tables(scheme, rest, own=_OWN_FORMS)
-    return tagged_splits(tables, columns)
+    return tagged_splits(by.hide(tables, (*dataclasses.astuple(columns), *DOCUMENT_COLUMNS)), columns)
 
 
 def _quickstart_tables() -> Tables:

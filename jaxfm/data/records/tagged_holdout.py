@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from jaxfm.data.corpora.documents import uniform_hash
 from jaxfm.data.records.holdout import holdout_share
+from jaxfm.data.records.source_keys import check_source, divide_source
 from jaxfm.data.records.sources import TaggedSentence, TaggedSplit, available_splits, read_tagged
+from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys
 from jaxfm.data.records.splits import require_split
 from jaxfm.data.records.tagged_builder import Columns
 
@@ -14,7 +16,7 @@ FEW = 20  # sentences: a score on fewer is too uncertain
 
 
 def read_splits(
-    source: str, splits: Sequence[str] | None, *, columns: Columns, holdout: float | None
+    source: str, splits: Sequence[str] | None, *, columns: Columns, holdout: float | None, by: SplitKeys = NO_KEYS
 ) -> dict[str, TaggedSplit]:
     """Reads the splits asked for, None for all that a source has; `valid` is held out of `train` if it is absent.
 
@@ -23,8 +25,13 @@ def read_splits(
       splits: names of splits.
       columns: which columns to read.
       holdout: the share of the documents of train that become valid; 0 for none, None: by size (`holdout_share`).
+      by: columns of groups and times, by which splits are kept apart and what is held out is chosen; see
+        `divide_by_keys`.
     """
     wanted = None if splits is None else [require_split(split) for split in splits]
+    check_source(source, by, splits)
+    if by:
+        return _divided(source, wanted, columns, holdout, by)
     if wanted is not None and holdout != 0 and set(wanted) & {"train", "valid"}:
         found = available_splits(source, columns)
         if "valid" not in found and "train" in found:
@@ -36,6 +43,40 @@ def read_splits(
     if wanted is None and holdout != 0 and "train" in read and "valid" not in read:
         return hold_out(read, holdout)
     return read
+
+
+def _divided(
+    source: str, wanted: Sequence[str] | None, columns: Columns, holdout: float | None, by: SplitKeys
+) -> dict[str, TaggedSplit]:
+    """Returns the splits asked for, kept apart by groups and times."""
+    found = available_splits(source, columns)
+    held_out = holdout != 0 and "valid" not in found and "train" in found
+    names = [*(found if wanted is None else wanted)]
+    if held_out:
+        names = list(dict.fromkeys("train" if name == "valid" else name for name in names))
+    read = read_tagged(source, names, columns=columns, by=by)
+    divided = divide_source(
+        source,
+        {name: split.sentences for name, split in read.items()},
+        by,
+        given=found,
+        holdout=holdout,
+        origin=lambda sentence: sentence.origin,
+        targets=lambda sentences: [tuple(_types([sentence])) for sentence in sentences],
+    )
+    splits = {}
+    for name, own in divided.read.items():
+        split = read.get(name) or TaggedSplit((), read["train"].scheme, f"valid: {len(own):,} sentences")
+        sentences = tuple(own)
+        if len(own) != len(split.sentences):
+            documents, _ = _documents(own)  # what is left of one long document are no neighbours
+            sentences = tuple(
+                dataclasses.replace(sentence, document=number)
+                for number, document in enumerate(documents.values())
+                for sentence in document
+            )
+        splits[name] = dataclasses.replace(split, sentences=sentences, note=split.note + divided.notes[name])
+    return {name: splits[name] for name in (splits if wanted is None else wanted)}
 
 
 def hold_out(read: Mapping[str, TaggedSplit], holdout: float | None) -> dict[str, TaggedSplit]:

@@ -12,6 +12,8 @@ from jaxfm.data.records.group_columns import KINDS, LABEL_RULES, ChosenColumns, 
 from jaxfm.data.records.group_forms import NEGATIVE, NEITHER, POSITIVE, role_of, scores_of, teacher_scores, texts_of
 from jaxfm.data.records.holdout import holdout_share
 from jaxfm.data.records.registry import are_numbers, open_tables, parse_source
+from jaxfm.data.records.source_keys import check_source, divide_source
+from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys
 from jaxfm.data.records.splits import SPLIT_NAMES, require_split
 from jaxfm.data.records.table import Table
 from jaxfm.data.records.targets import is_missing
@@ -56,6 +58,7 @@ def read_groups(
     holdout: float | None = 0.0,
     label_rule: str = "",
     dialogue: DialogueOptions | None = None,
+    by: SplitKeys = NO_KEYS,
 ) -> dict[str, GroupSplit]:
     """Reads the splits asked for (train, valid, test, or another usual name of them) of a source.
 
@@ -76,18 +79,21 @@ def read_groups(
         negatives), "binary" (1 is a positive, 0 of the same anchor a negative), "all" (labels are not read). Empty:
         there must be no such label.
       dialogue: how a dialogue becomes pairs; None: as DialogueOptions says.
+      by: columns of groups and times, by which splits are kept apart and what is held out is chosen; see
+        `divide_by_keys`.
 
     Raises:
       UserError: unknown source, split or column, an empty split, a damaged record, a blank text, a score that is not a
         finite number, scores that do not fit the passages, texts or scores that are all the same.
     """
     assert kind in KINDS
+    check_source(source, by, splits)
     if label_rule not in LABEL_RULES:
         raise UserError(
             f"task.label_rule={label_rule!r}: {did_you_mean(label_rule, [rule for rule in LABEL_RULES if rule])}"
         )
     wanted = None if splits is None else list(map(require_split, splits))
-    found = _open(source, columns, kind, label_rule, dialogue or DialogueOptions())
+    found = _open(source, columns, kind, label_rule, dialogue or DialogueOptions(), by)
     held_out = holdout != 0 and "valid" not in found.tables and "train" in found.tables
     present = [name for name in SPLIT_NAMES if name in found.tables or (name == "valid" and held_out)]
     for name in wanted or ():
@@ -102,13 +108,17 @@ def read_groups(
         read[name], units, notes[name] = _read(found, name)
         if name == "train":
             check_training(source, kind, read[name])
-            if held_out:
+            if held_out and not by:
                 share = holdout_share(holdout, len(read[name]))
                 read["train"], read["valid"] = _held_out(source, kind, read[name], units, share)
                 what = "dialogues" if found.is_dialogue else "anchors"
                 notes["valid"] = f"; {share:.1%} of train, {what} chosen by a hash"
                 notes["train"] += f"; without the {len(read['valid']):,} that are valid"
             notes["train"] += "".join(f"; {reason}" for reason in found.left_out)
+    if by:
+        divided = divide_source(source, read, by, given=found.tables, holdout=holdout, origin=lambda each: each.origin)
+        read = divided.read
+        notes = {name: notes.get(name, "") + said for name, said in divided.notes.items()}
     return {
         name: GroupSplit(tuple(read[name]), _note(name, read[name], found, held_out) + notes[name]) for name in wanted
     }
@@ -128,7 +138,9 @@ class _GroupSource:
     is_dialogue: bool
 
 
-def _open(source: str, columns: GroupColumns, kind: str, label_rule: str, dialogue: DialogueOptions) -> _GroupSource:
+def _open(
+    source: str, columns: GroupColumns, kind: str, label_rule: str, dialogue: DialogueOptions, by: SplitKeys
+) -> _GroupSource:
     scheme, rest = parse_source(source, own=(DIALOGUE,))
     glue = glue_set(source)
     if glue is not None and not glue.pair:
@@ -148,6 +160,7 @@ def _open(source: str, columns: GroupColumns, kind: str, label_rule: str, dialog
     else:
         names = glue.splits if glue else None
         tables = open_tables(scheme, rest, by_number=are_numbers(columns.named()), names=names, own=(DIALOGUE,))
+        tables = by.hide(tables, columns.named())
     opened = {split: tables.splits[split]() for split in SPLIT_NAMES if split in tables.splits}
     if not opened:
         raise UserError(f"{source}: none of its splits is train, valid or test ({tables.found}).")

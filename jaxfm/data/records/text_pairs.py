@@ -10,6 +10,8 @@ from jaxfm.data.records.holdout import holdout_share
 from jaxfm.data.records.line_pairs import FORM as LINES
 from jaxfm.data.records.line_pairs import line_tables
 from jaxfm.data.records.registry import are_numbers, open_tables, parse_source
+from jaxfm.data.records.source_keys import check_source, divide_source
+from jaxfm.data.records.split_keys import NO_KEYS, SplitKeys
 from jaxfm.data.records.splits import SPLIT_NAMES, require_split
 from jaxfm.data.records.table import Table, Tables, choose_column, listed, memory_table, require_text
 from jaxfm.errors import UserError
@@ -68,6 +70,7 @@ def read_text_pairs(
     columns: PairColumns = PairColumns(),
     holdout: float | None = 0.0,
     dialogue: DialogueOptions = _TURNS,
+    by: SplitKeys = NO_KEYS,
 ) -> dict[str, TextPairSplit]:
     """Reads the splits asked for (train, valid, test, or another usual name of them) of a source.
 
@@ -81,11 +84,14 @@ def read_text_pairs(
       holdout: this share of train becomes valid where the source has no valid, None: a share by size. A hash of the
         source text chooses, so that equal ones are on one side; of dialogues, all turns of one.
       dialogue: how a dialogue becomes pairs.
+      by: columns of groups and times, by which splits are kept apart and what is held out is chosen; see
+        `divide_by_keys`.
 
     Raises:
       UserError: unknown source, split or column, an empty split, a damaged record, a blank source or target.
     """
-    tables = _open(source, columns, dialogue)
+    check_source(source, by, splits)
+    tables = by.hide(_open(source, columns, dialogue), (columns.source, columns.target, *columns.controls))
     opened = {split: tables.splits[split]() for split in SPLIT_NAMES if split in tables.splits}
     if not opened:
         raise UserError(f"{source}: none of its splits is train, valid or test ({tables.found}).")
@@ -107,7 +113,11 @@ def read_text_pairs(
     notes: dict[str, str] = {}
     for name in dict.fromkeys("train" if held_out and name == "valid" else name for name in wanted):
         read[name], units[name], notes[name] = _read(opened[name], chosen)
-    if held_out and "train" in read:
+    if by:
+        divided = divide_source(source, read, by, given=opened, holdout=holdout, origin=lambda pair: pair.origin)
+        read = divided.read
+        notes = {name: notes.get(name, notes.get("train", "")) + said for name, said in divided.notes.items()}
+    elif held_out and "train" in read:
         read["train"], read["valid"], share = _held_out(source, read["train"], units["train"], holdout)
         notes["valid"] = f"; {share:.1%} of train, chosen by a hash"
         notes["train"] += f"; without the {len(read['valid']):,} that are valid"

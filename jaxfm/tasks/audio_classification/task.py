@@ -18,6 +18,7 @@ from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.data.audio.examples import SoundExample, SoundSplit, read_sounds
 from jaxfm.data.audio.rows import SoundRows
 from jaxfm.data.media.examples import MediaColumns
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.evaluation.calibration import read_calibration
 from jaxfm.evaluation.classes import undefined_metrics
 from jaxfm.schema import replaced
@@ -191,6 +192,7 @@ def _read(config: Config, splits: Sequence[str] | None) -> dict[str, SoundSplit]
         splits,
         columns=MediaColumns(config.data.audio_column, config.data.label_column),
         holdout=config.data.holdout,
+        by=split_keys(config.data),
         labels=config.task.kind,
     )
 

@@ -26,6 +26,7 @@ from jaxfm.data.records.any_texts import read_any_texts
 from jaxfm.data.records.examples import Example, ExampleColumns, ExampleSplit, read_examples
 from jaxfm.data.records.glue import glue_set
 from jaxfm.data.records.shots import draw_shots
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.data.text.packing import PackedRows, most_together
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.data.text.windows import window_length
@@ -311,7 +312,14 @@ class ClassificationDefinition:
     ) -> ClassificationTask:
         """Builds the task of a trained run over one split of (other) labelled data, for evaluation."""
         tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
-        read = read_examples(source, (split,), columns=_columns(config), kind=spec.kind, holdout=config.data.holdout)
+        read = read_examples(
+            source,
+            (split,),
+            columns=_columns(config),
+            kind=spec.kind,
+            holdout=config.data.holdout,
+            by=split_keys(config.data),
+        )
         if split == "train" and source == config.data.source:
             read = _with_shots(config, read)
         ((split, found),) = read.items()
@@ -331,7 +339,9 @@ def _read(config: Config) -> tuple[dict[str, ExampleSplit], str]:
     glue = glue_set(source)
     if glue is not None and glue.kind != kind:
         raise UserError(f"config.task.kind: is {kind!r}, but {source} is of kind {glue.kind!r}.")
-    read = read_examples(source, None, columns=_columns(config), kind=kind, holdout=config.data.holdout)
+    read = read_examples(
+        source, None, columns=_columns(config), kind=kind, holdout=config.data.holdout, by=split_keys(config.data)
+    )
     return _with_shots(config, read), glue.positive if glue else ""
 
 

@@ -18,6 +18,7 @@ from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.data.images.boxed_sources import largest, read_boxed
 from jaxfm.data.images.boxes import BoxedExample, BoxedSplit
 from jaxfm.data.images.rows import ImageRows
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.errors import UserError
 from jaxfm.evaluation import average_precision
 from jaxfm.families.registry import detector_family
@@ -178,6 +179,7 @@ def _read(config: Config, splits: Sequence[str] | None, classes: Sequence[str] =
         config.data.source,
         splits,
         holdout=config.data.holdout,
+        by=split_keys(config.data),
         bad=config.task.bad_boxes,
         broken=config.task.broken_images,
         drawn=config.task.drawn_images,

@@ -20,6 +20,7 @@ from jaxfm.core.records import IMAGE, EncodedRecords, ImageRecord, Record, one_p
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.data.images.examples import ImageExample, ImageSplit, read_images
 from jaxfm.data.images.rows import ImageRows
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.errors import UserError
 from jaxfm.evaluation.calibration import probabilities, read_calibration
 from jaxfm.evaluation.classes import undefined_metrics
@@ -268,6 +269,7 @@ def _read(config: Config, splits: Sequence[str] | None) -> dict[str, ImageSplit]
         splits,
         columns=image_columns(config),
         holdout=config.data.holdout,
+        by=split_keys(config.data),
         labels=config.task.kind,
     )
 

@@ -17,6 +17,7 @@ from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.core.towers import TowersConfig
 from jaxfm.data.images.examples import ImageExample, ImageSplit, read_images
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.errors import UserError
 from jaxfm.families.models import tower_shapes
@@ -200,6 +201,7 @@ def _read(config: Config, splits: Sequence[str] | None) -> dict[str, ImageSplit]
         splits,
         columns=image_columns(config),
         holdout=config.data.holdout,
+        by=split_keys(config.data),
         labels="single" if config.task.label_prompt else "none",
         texts=True,
     )

@@ -14,6 +14,7 @@ from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.data.images.examples import ImageExample, ImageSplit, read_images
 from jaxfm.data.images.rows import ImageRows
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.errors import UserError
 from jaxfm.schema import replaced
 from jaxfm.tasks.image_checks import check_images
@@ -135,7 +136,12 @@ class MaskedImagesDefinition:
 
 def _read(config: Config, splits: Sequence[str] | None) -> dict[str, ImageSplit]:
     return read_images(
-        config.data.source, splits, columns=image_columns(config), holdout=config.data.holdout, labels="none"
+        config.data.source,
+        splits,
+        columns=image_columns(config),
+        holdout=config.data.holdout,
+        by=split_keys(config.data),
+        labels="none",
     )
 
 

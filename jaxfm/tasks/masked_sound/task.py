@@ -15,6 +15,7 @@ from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.data.audio.examples import SoundExample, SoundSplit, read_sounds
 from jaxfm.data.audio.rows import SoundRows
 from jaxfm.data.media.examples import MediaColumns
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.errors import UserError
 from jaxfm.models.inputs.sound_augmentation import SoundAugmentation
 from jaxfm.schema import replaced
@@ -148,7 +149,8 @@ class MaskedSoundDefinition:
 
 def _read(config: Config, splits: Sequence[str] | None) -> dict[str, SoundSplit]:
     columns = MediaColumns(config.data.audio_column)
-    return read_sounds(config.data.source, splits, columns=columns, holdout=config.data.holdout)
+    data = config.data
+    return read_sounds(data.source, splits, columns=columns, holdout=data.holdout, by=split_keys(data))
 
 
 def _augmentation(config: Config) -> SoundAugmentation | None:

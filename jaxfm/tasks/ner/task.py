@@ -21,6 +21,7 @@ from jaxfm.core.records import WORDS, EncodedRecords, Record, WordsRecord
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.records.any_texts import read_any_texts
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.data.records.sources import TaggedSentence, TaggedSplit
 from jaxfm.data.records.tagged_builder import Columns
 from jaxfm.data.records.tagged_holdout import read_splits
@@ -257,7 +258,9 @@ class NerDefinition:
     def reopen(self, workdir: pathlib.Path, spec: NerSpec, config: Config, source: str, split: str) -> NerTask:
         """Builds the task of a trained run over one split of (other) labelled data, for evaluation."""
         tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
-        read = read_splits(source, (split,), columns=_columns(config), holdout=config.data.holdout)
+        read = read_splits(
+            source, (split,), columns=_columns(config), holdout=config.data.holdout, by=split_keys(config.data)
+        )
         ((split, found),) = read.items()
         _check_overlapping(found.sentences, config)
         sentences = split_again(found.sentences, spec.splitter)
@@ -292,7 +295,7 @@ def _read(config: Config, initial: Initial, *, copies: bool = False) -> _Read:
     Raises UserError without a training split or a tokenizer.
     """
     source = config.data.source
-    read = read_splits(source, None, columns=_columns(config), holdout=config.data.holdout)
+    read = read_splits(source, None, columns=_columns(config), holdout=config.data.holdout, by=split_keys(config.data))
     if "train" not in read:
         raise UserError(f"config.data.source: {source} has no split 'train' (found: {', '.join(read)}).")
     for found in read.values():

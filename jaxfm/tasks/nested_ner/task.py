@@ -15,6 +15,7 @@ from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.records import nested_quickstart
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.data.records.sources import TaggedSentence, TaggedSplit
 from jaxfm.data.records.splits import require_split
 from jaxfm.data.records.tagged_builder import Columns
@@ -222,7 +223,7 @@ def _read_source(source: str, splits: Sequence[str] | None, config: Config) -> d
         read = nested_quickstart.read()
         return read if splits is None else {require_split(split): read[require_split(split)] for split in splits}
     columns = Columns(config.data.words_column, config.data.tags_column, config.data.document_column)
-    return read_splits(source, splits, columns=columns, holdout=config.data.holdout)
+    return read_splits(source, splits, columns=columns, holdout=config.data.holdout, by=split_keys(config.data))
 
 
 def encode_nested(

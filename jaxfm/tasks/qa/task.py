@@ -15,6 +15,7 @@ from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.records.questions import Question, QuestionColumns, QuestionSplit, read_questions
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.data.text.packing import PackedRows, most_together
 from jaxfm.data.text.question_windows import QuestionWindows
 from jaxfm.data.text.tokenization import load_tokenizer
@@ -140,7 +141,9 @@ class QaDefinition:
     def reopen(self, workdir: pathlib.Path, spec: QaSpec, config: Config, source: str, split: str) -> QaTask:
         """Builds the task of a trained run over one split of (other) questions, for evaluation."""
         tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
-        read = read_questions(source, (split,), columns=_columns(config), holdout=config.data.holdout)
+        read = read_questions(
+            source, (split,), columns=_columns(config), holdout=config.data.holdout, by=split_keys(config.data)
+        )
         ((split, found),) = read.items()
         windows = tokenize(spec, tokenizer, [(each.question, each.context) for each in found.questions])
         encoded = encode(spec, tokenizer, windows)
@@ -154,7 +157,9 @@ class QaDefinition:
 
 def _read(config: Config) -> dict[str, QuestionSplit]:
     source = config.data.source
-    read = read_questions(source, None, columns=_columns(config), holdout=config.data.holdout)
+    read = read_questions(
+        source, None, columns=_columns(config), holdout=config.data.holdout, by=split_keys(config.data)
+    )
     if "train" not in read:
         raise UserError(f"config.data.source: {source} has no training split with answers; it has {', '.join(read)}.")
     return read

@@ -16,6 +16,7 @@ from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.data.records.histories import Histories, make_histories
 from jaxfm.data.records.interactions import InteractionColumns, read_interactions
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.data.text.spread_rows import spread_index
 from jaxfm.errors import UserError
 from jaxfm.families.registry import with_sight
@@ -172,6 +173,11 @@ class RecommendationDefinition:
 
 def _histories(config: Config) -> Histories:
     task = config.task
+    if by := split_keys(config.data):
+        raise UserError(
+            f"{by.said}: a recommender's records are one user's history, of which the end is held out. Leave it empty, and "
+            "set config.task.split: leave_one_out, or time."
+        )
     columns = InteractionColumns(task.user_column, task.item_column, task.time_column)
     return make_histories(
         read_interactions(config.data.source, columns),

@@ -19,6 +19,7 @@ from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.records.relation_forms import RelationFields
 from jaxfm.data.records.relations import RelationExample, RelationSplit, read_relations, usual_negative
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.data.text.markers import MarkedPair
 from jaxfm.data.text.packing import PackedRows, most_together
 from jaxfm.data.text.tokenization import load_tokenizer
@@ -181,6 +182,7 @@ class RelationsDefinition:
             unrelated=spec.negative if config.task.unrelated else "",
             related_types=set(zip(spec.pair_heads, spec.pair_tails, strict=True)),
             holdout=config.data.holdout,
+            by=split_keys(config.data),
         )
         ((split, found),) = read.items()
         encoded = _encode(spec, tokenizer, found.examples, mark_all(spec, tokenizer, found.examples), None)
@@ -247,7 +249,14 @@ def _read(config: Config) -> tuple[dict[str, RelationSplit], str]:
             "their class, or leave it at auto."
         )
     generated = (UNRELATED if negative == AUTO else negative) if config.task.unrelated else ""
-    read = read_relations(source, None, fields=_fields(config), unrelated=generated, holdout=config.data.holdout)
+    read = read_relations(
+        source,
+        None,
+        fields=_fields(config),
+        unrelated=generated,
+        holdout=config.data.holdout,
+        by=split_keys(config.data),
+    )
     labels = {str(example.relation) for example in read["train"].examples}
     if config.task.unrelated and generated not in labels:
         raise UserError(

@@ -16,6 +16,7 @@ from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
 from jaxfm.data.records.dialogues import DialogueOptions
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.data.records.text_pairs import PairColumns, TextPair, TextPairSplit, read_text_pairs
 from jaxfm.data.text.packing import PackedRows, most_together
 from jaxfm.data.text.tokenization import load_tokenizer
@@ -178,7 +179,12 @@ class Seq2SeqDefinition:
         """Builds the task of a trained run over one split of (other) pairs, for evaluation."""
         tokenizer = load_tokenizer(workdir / TOKENIZER_DIR)
         columns = PairColumns(config.data.text_column, config.data.label_column, spec.controls.columns)
-        options = {"columns": columns, "holdout": config.data.holdout, "dialogue": _dialogue(config)}
+        options = {
+            "columns": columns,
+            "holdout": config.data.holdout,
+            "by": split_keys(config.data),
+            "dialogue": _dialogue(config),
+        }
         read = read_text_pairs(source, (split,), **options)
         ((split, found),) = read.items()
         tokens = Tokens.of(tokenizer)
@@ -220,7 +226,9 @@ def _read(config: Config) -> dict[str, TextPairSplit]:
     source, data = config.data.source, config.data
     own = tuple(name for name in config.task.controls if name != LENGTH)
     columns = PairColumns(data.text_column, data.label_column, own)
-    read = read_text_pairs(source, None, columns=columns, holdout=data.holdout, dialogue=_dialogue(config))
+    read = read_text_pairs(
+        source, None, columns=columns, holdout=data.holdout, by=split_keys(data), dialogue=_dialogue(config)
+    )
     if "train" not in read:
         raise UserError(f"config.data.source: {source} has no training split; it has {', '.join(read)}.")
     return read

@@ -19,6 +19,7 @@ from jaxfm.data.audio.examples import SoundExample, SoundSplit, read_sounds
 from jaxfm.data.audio.joined import join_clips
 from jaxfm.data.audio.rows import SoundRows
 from jaxfm.data.media.examples import MediaColumns
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.errors import UserError
 from jaxfm.evaluation.transcripts import load_jiwer
 from jaxfm.schema import replaced
@@ -278,6 +279,7 @@ def _read(config: Config, splits: Sequence[str] | None, reading: Reading) -> dic
         holdout=config.data.holdout,
         labels="single" if grouped else "none",
         texts=True,
+        by=split_keys(config.data),
     )
     if splits is None:
         check_train(read, config)

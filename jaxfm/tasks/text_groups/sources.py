@@ -10,6 +10,7 @@ from jaxfm.config import Config
 from jaxfm.core.initial import Initial
 from jaxfm.data.records.dialogues import DialogueOptions
 from jaxfm.data.records.group_columns import GroupColumns
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.data.records.text_groups import GroupSplit, TextGroup, read_groups
 from jaxfm.errors import UserError
 from jaxfm.tasks.text_groups.encoding import DOCUMENT, TextsSpec
@@ -60,6 +61,7 @@ def read_source(
         kind=task.kind,
         label_rule=task.label_rule,
         holdout=data.holdout,
+        by=split_keys(data),
         dialogue=DialogueOptions(task.context_turns, separator, task.responder),
     )
     return {

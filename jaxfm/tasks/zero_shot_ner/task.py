@@ -17,6 +17,7 @@ from jaxfm.core.extensions import check_metrics, with_own
 from jaxfm.core.initial import HostArray, Initial
 from jaxfm.core.spec import SpecValues, build_spec, write_spec
 from jaxfm.core.task import TOKENIZER_DIR
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.data.records.sources import TaggedSentence, TaggedSplit
 from jaxfm.data.records.tagged_builder import Columns
 from jaxfm.data.records.tagged_holdout import read_splits
@@ -278,7 +279,7 @@ def _read(config: Config, initial: Initial) -> _Read:
 
 def _read_source(source: str, splits: Sequence[str] | None, config: Config) -> dict[str, TaggedSplit]:
     columns = Columns(config.data.words_column, config.data.tags_column, config.data.document_column)
-    return read_splits(source, splits, columns=columns, holdout=config.data.holdout)
+    return read_splits(source, splits, columns=columns, holdout=config.data.holdout, by=split_keys(config.data))
 
 
 def _types(sentences: Iterable[TaggedSentence]) -> set[str]:

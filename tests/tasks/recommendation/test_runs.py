@@ -171,6 +171,7 @@ def test_damaged_catalogues_are_refused(folder: pathlib.Path, whole: dict[str, A
 def test_mistakes_are_told(folder: pathlib.Path, config: Config) -> None:
     for changes, message in (
         ({"task__least_per_item": 1000}, "no interaction is left"),
+        ({"data__time_column": "time"}, "config.task.split: leave_one_out, or time"),
         ({"data__row_length": 4}, "a history has up to 7 items"),
         ({"task__separator": " "}, "config.task.separator"),
         ({"model__preset": "vit_nano"}, "reads patches, and this task reads items"),

@@ -96,10 +96,13 @@ def _streamed(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of an array, or one after the other; one of them is in memory at a time."""
     stream = _JsonStream(path)
     is_array = stream.skip("[")
+    line = same = 0
     while not stream.at_end():
         if is_array and stream.skip("]"):
             break
-        origin = f"{path}:{stream.line}"
+        same = same + 1 if stream.line == line else 0
+        line = stream.line
+        origin = f"{path}:{line}[{same}]" if same else f"{path}:{line}"  # each record has its own place
         value = stream.value()
         records = _inner_records(value) if isinstance(value, dict) else None
         if records is None:
