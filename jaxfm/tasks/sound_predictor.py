@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -52,7 +52,7 @@ class SoundPredictor:
     splitters = ()
     pairs = False
 
-    def with_splitter(self, splitter: str) -> "SoundPredictor":
+    def with_splitter(self, splitter: str) -> Self:
         """Never called: sound has no words."""
         raise AssertionError(splitter)
 

@@ -175,8 +175,8 @@ def _histories(config: Config) -> Histories:
     task = config.task
     if by := split_keys(config.data):
         raise UserError(
-            f"{by.said}: a recommender's records are one user's history, of which the end is held out. Leave it empty, and "
-            "set config.task.split: leave_one_out, or time."
+            f"{by.said}: of a recommender's source the end of each history is held out, or what lies after a time. "
+            "Leave it empty, and set config.task.split: leave_one_out, or time."
         )
     columns = InteractionColumns(task.user_column, task.item_column, task.time_column)
     return make_histories(
