@@ -51,7 +51,7 @@ class SpeechRecognizerScorer:
         if any(self._texts(outputs, "greedy")):
             return ()
         return (
-            "nothing is recognised in any clip: the model says blanks alone, as CTC does at first. Train for longer.",
+            "nothing is recognised in any recording: the model says blanks alone, as CTC does at first. Train for longer.",
         )
 
     def calibrate(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
