@@ -40,7 +40,7 @@ class SpansConfig:
     """Which steps are hidden (Hsu et al. 2021, HuBERT: 0.08 and 10 steps of 20 ms)."""
 
     starts: float = field(0.08, "probability that a span begins at a step", above=0.0, at_most=1.0)
-    length: int = field(10, "steps of a span; at most half of a clip's", at_least=1, at_most=10_000)
+    length: int = field(10, "steps of a span; at most half of those of a recording", at_least=1, at_most=10_000)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,6 +72,6 @@ def _too_many(examples: Mapping[str, Sequence[SoundExample]], most: int) -> Find
         if (steps := steps_needed([ord(letter) for letter in each.text])) > most
     )
     if not found:
-        return Finding("ok", "long transcripts", f"none needs more than the {most} steps of the longest clip")
-    message = f"transcripts that need more than the {most} steps of the longest clip that is read: {len(found):,}"
+        return Finding("ok", "long transcripts", f"none needs more than the {most} steps of the longest recording")
+    message = f"transcripts that need more than the {most} steps of the longest recording that is read: {len(found):,}"
     return Finding("warning", "long transcripts", message, "read more: --config.task.seconds", found)

@@ -54,7 +54,7 @@ class SpeechRecognizerPredictor(SoundPredictor):
     def hf_problem(self) -> str:
         """Returns why `write_hf` refuses."""
         return (
-            "transformers has no class of an AST that recognises speech: its ASTForAudioClassification "
+            "transformers has no class of an AST that recognises speech: its class of an AST "
             "gives a recording one vector of scores, and its CTC classes have other encoders."
         )
 
@@ -68,7 +68,7 @@ class SpeechRecognizerPredictor(SoundPredictor):
         spec = self.spec
         seconds = spec.settings.most_samples / spec.layout.rate
         does = f"Writes down what is said in clips of sound, in {len(spec.symbols)} characters."
-        code = 'from jaxfm.programs.model import Model\n\nModel("DIRECTORY")("clip.wav")["text"]'
+        code = 'from jaxfm.programs.model import Model\n\nModel("DIRECTORY")("sound.wav")["text"]'
         reads = (
             f"It reads {seconds:.2f} seconds at {spec.layout.rate:,} samples a second at once, longer recordings by "
             "windows that overlap."

@@ -50,9 +50,7 @@ class SpeechRecognizerScorer:
         """Says so where nothing is recognised anywhere."""
         if any(self._texts(outputs, "greedy")):
             return ()
-        return (
-            "nothing is recognised in any clip: the model says blanks alone, as CTC does at first. Train for longer.",
-        )
+        return ("nothing is recognised anywhere: the model says blanks alone, as CTC does at first. Train for longer.",)
 
     def calibrate(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Nothing to fit."""

@@ -58,8 +58,8 @@ class SpeechRecognitionConfig(SoundConfig):
     spell_digits: bool = field(False, "digits in transcripts are spelled out in English, each as a word: 7, seven")
     unfit: str = field(
         "stop",
-        "a training clip that is longer than what is read, or too short for its transcript, ends the run, or teaches "
-        "nothing and is counted (skip)",
+        "a training recording that is longer than what is read, or too short for its transcript, ends the run, or "
+        "teaches nothing and is counted (skip)",
         choices=("stop", "skip"),
     )
     decoding: CtcDecodingConfig = dataclasses.field(default_factory=CtcDecodingConfig)

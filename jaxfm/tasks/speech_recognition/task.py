@@ -257,7 +257,7 @@ def _check_fit(
             f"has {settings.columns(frames)} steps of {10 * hop} ms, but its transcript {example.text!r:.80} needs "
             f"{need}: one a character, and one more between equal ones"
         )
-        fix = "Correct the transcript, take patches of fewer frames (config.model.preset=ast_strips_nano)"
+        fix = "Correct the transcript, take patches of fewer frames (config.model.preset)"
     more = f" And {len(targets.unfit) - 1:,} more of {len(examples):,}." if len(targets.unfit) > 1 else ""
     raise UserError(
         f"{example.origin}: {said}.{more} {fix}, or set config.task.unfit=skip to learn without such clips."
@@ -309,7 +309,7 @@ def _normalized(example: SoundExample, task: Any) -> SoundExample:
 def _steps_note(spec: SpeechRecognizerSpec) -> str:
     patches = spec.encoder.patches
     step, span = 10 * patches.stride[1], 10 * patches.span
-    return f"steps: one every {step} ms, of {span} ms each; at most {patches.grid[1]} a clip"
+    return f"steps: one every {step} ms, of {span} ms each; at most {patches.grid[1]} a recording"
 
 
 def _spec(
