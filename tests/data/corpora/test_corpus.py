@@ -105,6 +105,6 @@ def test_quickstart_is_the_docstrings(monkeypatch):
 
 
 def test_a_source_without_a_usual_split(monkeypatch):
-    monkeypatch.setattr(corpora.source_text, "find_records", lambda scheme, rest, column: Streams({}, ()))
+    monkeypatch.setattr(corpora.source_text, "find_records", lambda scheme, rest, column, by: Streams({}, ()))
     with pytest.raises(UserError, match="tfds:x: none of its splits is train, valid or test"):
         open_corpus("tfds:x")
