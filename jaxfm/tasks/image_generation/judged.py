@@ -4,6 +4,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,17 +30,25 @@ class RealImages:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What a judge says of some images: the row of a table.
+    """What a judge says of some images.
 
     Attributes:
-      images: how many.
-      recognised: share of them taken for the class that they are, or were asked to be.
+      right: bool [n], whether each is taken for the class that it is, or was asked to be.
       distance: Fréchet distance of their features from those of the split's real images; NaN where it has none.
     """
 
-    images: int
-    recognised: float
+    right: np.ndarray
     distance: float
+
+    @property
+    def recognised(self) -> float:
+        """The share of them that is taken for its class."""
+        return float(self.right.mean()) if len(self.right) else float("nan")
+
+    def facts(self) -> dict[str, float]:
+        """Returns the numbers that there are, as JSON values."""
+        known = {"images": len(self.right), RECOGNISED: self.recognised, DISTANCE: self.distance}
+        return {name: value for name, value in known.items() if not math.isnan(value)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,5 +87,4 @@ class Judging:
 
     def _compared(self, found: Judged, classes: Sequence[str]) -> Comparison:
         right = [said == wanted for said, wanted in zip(found.labels, classes, strict=True)]
-        distance = frechet_distance(found.features, self._real.features)
-        return Comparison(len(right), float(np.mean(right)) if right else float("nan"), distance)
+        return Comparison(np.asarray(right, bool), frechet_distance(found.features, self._real.features))

@@ -71,14 +71,15 @@ class ImageGenerationScorer:
         found = self._compared(codes)
         metrics = self._metrics(sums, found)
         judged = {} if self.judging is None else self._beside(self.judging)
-        scores = {name: dataclasses.asdict(each) for name, each in judged.items() if each is not None}
+        scores = {name: each.facts() for name, each in judged.items() if each is not None}
         return Evaluation(
             metrics=metrics,
-            scores={**metrics, "made": len(codes), "codebook_error": self.error, "real_images": _plain(scores)},
+            scores={**metrics, "made": len(codes), "codebook_error": self.error, "real_images": scores},
             tables=self._tables(metrics, found, judged),
             predictions=self._records(codes, self.rows.scores(outputs)),
             warnings=self._warnings(codes),
             bootstrap_data=self._bootstrap_data(sums),
+            group_data=None if found is None else self._judged_data(found),
             plots={"samples": functools.partial(self._draw, codes)} if len(codes) else {},
         )
 
@@ -126,6 +127,20 @@ class ImageGenerationScorer:
             less_is_better=("loss",),
         )
 
+    def _judged_data(self, found: Comparison) -> BootstrapData:
+        """Returns the share that is recognised, as a function of the images that are made.
+
+        The distance is no such function: drawn again, an image has copies, and a set with copies lies farther away.
+        """
+        return BootstrapData(
+            sampling_unit="images made",
+            units={RECOGNISED: found.right.astype(np.float64)},
+            computed=_share,
+            identity=[(number, place) for place, number in enumerate(self.made.tolist())],
+            right=found.right,
+            shares=(RECOGNISED,),
+        )
+
     def _tables(
         self, metrics: Mapping[str, float], found: Comparison | None, judged: Mapping[str, Comparison | None]
     ) -> tuple[Table, ...]:
@@ -134,7 +149,7 @@ class ImageGenerationScorer:
         tables = [Table("Masked codes (the same ones in every evaluation)", columns, [known])]
         if found is not None:
             rows = [
-                (name, each.images, each.recognised, None if math.isnan(each.distance) else each.distance)
+                (name, len(each.right), each.recognised, None if math.isnan(each.distance) else each.distance)
                 for name, each in {"made": found, **judged}.items()
                 if each is not None
             ]
@@ -166,14 +181,10 @@ def draw_samples(
     draw_sheet(tiles, path, title="Images that were made, a row a class", columns=_SHOWN)
 
 
-def _plain(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Returns the same without numbers that are none."""
-    return {
-        name: {key: value for key, value in each.items() if not (isinstance(value, float) and math.isnan(value))}
-        for name, each in values.items()
-    }
-
-
 def _sums(units: Units, weight_RE: np.ndarray) -> dict[str, np.ndarray]:
     total = np.maximum(weight_RE @ units["weight"], 1e-12)
     return {"loss": weight_RE @ units["loss"] / total, "accuracy": weight_RE @ units["right"] / total}
+
+
+def _share(units: Units, weight_Rn: np.ndarray) -> dict[str, np.ndarray]:
+    return {RECOGNISED: weight_Rn @ units[RECOGNISED] / np.maximum(weight_Rn.sum(axis=1), 1e-12)}

@@ -205,6 +205,7 @@ class ImageGenerationDefinition:
     ) -> ImageGenerationTask:
         """Builds the task of a trained run over one split of (other) labelled images, for evaluation."""
         codebook = read_codebook(workdir, spec.codes, spec.values)
+        spec = dataclasses.replace(spec, unmasking=config.task.unmasking)
         ((split, found),) = _read(replaced(config, {"data.source": source}), (split,)).items()
         pixels = read_pixels([each.image for each in found.examples], spec, config.task.broken_images)
         examples = kept_examples(found.examples, pixels)
