@@ -36,6 +36,9 @@ def _quickstart(config: ml_collections.ConfigDict) -> None:
     config.task.patch_size = 1
     config.task.codebook = "levels"
     config.task.codes = 17
+    config.task.unmasking.steps = 12
+    config.train.batch_size = 32
+    config.train.epochs = 25.0
 
 
 def _files(config: ml_collections.ConfigDict) -> None:

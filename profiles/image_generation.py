@@ -1,13 +1,13 @@
 """Images of classes that are made in few and many steps, as a classifier of real ones sees them, over several seeds.
 
   python -m profiles.image_generation --output=profiles/results/image_generation.json --workdir=runs/image_generation \
-      --seeds=0,1,2 [--steps=1,4,12] [--config.train.epochs=40.0] [--config.task.unmasking.temperature=0.9]
+      --seeds=0,1,2 [--steps=1,4,12] [--config.train.epochs=50.0] [--config.task.unmasking.temperature=0.9]
 
 The judge is a run of configs/image_classification.py:quickstart, the models are runs of
 configs/image_generation.py:quickstart; both learn from scikit-learn's digits. The best checkpoint by the loss on valid
-makes as many images as `task.test_made` says, of classes as in test. Beside them are the test images themselves, as many
-training images, and a baseline: pixels each drawn from the training images of the class, whatever the others are. A run
-that is finished is not trained again. Sheets of what is made lie beside the output, a PNG file a number of steps.
+makes as many images as `task.test_made` says, of classes as in test. Beside them are the test images themselves, as
+many training images, and a baseline: pixels each drawn from the training images of the class, whatever the others are.
+A run that is finished is not trained again. Sheets of what is made lie beside the output, a PNG file a number of steps.
 """
 
 import pathlib

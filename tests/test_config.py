@@ -116,7 +116,7 @@ TASK_OPTIONS = {
         "task.name task.image_size task.patch_size task.channels task.resize task.broken_images task.detection_tokens "
         "task.threshold task.bad_boxes task.small_data task.drawn_images task.augment.flip task.augment.crop "
         "task.augment.pad_crop task.augment.erase task.loss.no_object task.loss.boxes task.loss.overlap "
-        "task.loss.patches task.loss.class_cost"
+        "task.loss.classes task.loss.patches task.loss.class_cost"
     ).split(),
     "image_text": (
         f"{IMAGES} task.loss task.text_init task.text_preset task.text_length task.image_pooling task.text_pooling "

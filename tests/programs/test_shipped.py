@@ -76,8 +76,8 @@ def test_a_file_of_the_working_directory_comes_first(empty_folder: pathlib.Path)
         (
             "mine",
             r"Valid choices: 'audio_classification', 'classification', 'clm', 'detection', 'embedding', 'few_shot', "
-            r"'image_classification', 'image_generation', 'image_text', 'late_interaction', 'masked_images', 'mlm', 'ner', 'nested_ner', "
-            r"'prompts', 'qa', 'relations', 'seq2seq', 'zero_shot_ner'\. A file of your own",
+            r"'image_classification', 'image_generation', 'image_text', 'late_interaction', 'masked_images', 'mlm', "
+            r"'ner', 'nested_ner', 'prompts', 'qa', 'relations', 'seq2seq', 'zero_shot_ner'\. A file of your own",
         ),
         ("configs/nerr.py", r"there is no such file, here or in jaxfm\. Did you mean 'configs/ner\.py'\?"),
         (

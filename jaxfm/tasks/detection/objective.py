@@ -31,11 +31,13 @@ class DetectionLoss:
     Attributes:
       costs: by which objects are given to detection tokens; those of boxes weigh the parts of the loss too.
       no_object: weight of a token without object in the cross-entropy.
+      classes: weight of the cross-entropy in the loss.
       patches: weight of the same loss at the patches, each of which is to find the object that it lies in; 0: none.
     """
 
     costs: MatchingCosts = MatchingCosts()
     no_object: float = 0.1
+    classes: float = 1.0
     patches: float = 0.0
 
 
@@ -157,7 +159,7 @@ def total_loss(sums: ImageSums, loss: DetectionLoss) -> jax.Array:
     """Returns the loss of images whose sums are added: a mean over tokens, plus means over objects."""
     objects = jnp.maximum(sums.objects, 1.0)
     boxes = loss.costs.boxes * sums.boxes + loss.costs.overlap * sums.overlap
-    return sums.classes / jnp.maximum(sums.class_weight, 1e-9) + boxes / objects
+    return loss.classes * sums.classes / jnp.maximum(sums.class_weight, 1e-9) + boxes / objects
 
 
 class Seen(NamedTuple):

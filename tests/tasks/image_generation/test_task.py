@@ -215,7 +215,7 @@ def test_what_is_refused(folder: pathlib.Path, run: pathlib.Path, judge: pathlib
         ({"task__patch_size": 3}, "patch"),
         ({"task__patch_size": 4}, "16"),
         ({"model__preset": "vit_nano"}, "reads patches.*preset=bert_tiny"),
-        ({"model__preset": "modernbert_base"}, "no table with a row for each position"),
+        ({"model__preset": "modern_base"}, "no table with a row for each position"),
         ({"data__row_length": 16}, r"row_length: is 16, but an image has 17 tokens"),
         ({"task__judge": "run:nowhere"}, r"task\.judge: 'run:nowhere' is not a trained run"),
         ({"task__judge": f"run:{run}"}, "a run of the task image_generation, which does not judge images"),
