@@ -123,10 +123,10 @@ class ImageGenerationPredictor:
         return results
 
     def pictures(self, encoded: AskedImages, outputs: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-        """Returns of each name the images uint8 [H, W, C] that were made, by "NAME 1", "NAME 2" ..."""
+        """Returns of each name the images uint8 [H, W, C] that were made, by "NAME (1)", "NAME (2)" ..."""
         made, samples = iter(self._made(encoded, outputs)), self.spec.unmasking.samples
         return [
-            {f"{name} {place}": next(made) for place in range(1, samples + 1)} if number >= 0 else {}
+            {f"{name} ({place})": next(made) for place in range(1, samples + 1)} if number >= 0 else {}
             for name, number in zip(encoded.names, encoded.numbers, strict=True)
         ]
 

@@ -103,7 +103,7 @@ def test_images_of_classes_that_are_asked_for(model: Model, run: pathlib.Path) -
     assert model.lines(light)[1].startswith("  3 images of 8 x 8 pixels, score -")
     assert model.lines(blank) == ["  (nothing)"]
     (drawn,) = model.pictures(["light"])
-    assert list(drawn) == ["light 1", "light 2", "light 3"]
+    assert list(drawn) == ["light (1)", "light (2)", "light (3)"]
     np.testing.assert_array_equal(np.stack(list(drawn.values()))[..., 0], light["images"])
     with pytest.raises(UserError, match="text 2: 'lihgt' is not a class of this model. Did you mean 'light'"):
         model(["dark", "lihgt"])
