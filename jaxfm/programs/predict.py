@@ -35,6 +35,7 @@ USAGE = (
     "  [--labels=A,B,...]  of a model that compares inputs with any labels\n"
     "  [--decoding=NAME=VALUE ...] [--control=NAME=VALUE ...]  of a model that writes texts\n"
     "  of images, sound: (FILE|FOLDER ... | --input=FOLDER|TABLE --output=FILE.jsonl)\n"
+    "  of a model that makes images: (CLASS ... | --input=FILE --output=FILE.jsonl)\n"
     "  [--pictures=FILE.png]"
 )
 AUDIO_COLUMN = "audio_column"

@@ -8,7 +8,7 @@ from flax import nnx
 
 from jaxfm.core.batch import BatchSpec
 from jaxfm.core.build import Build
-from jaxfm.core.encoder_config import EncoderConfig
+from jaxfm.core.encoder_config import EncoderConfig, UnfitShapeError
 from jaxfm.data.images.codebook import KINDS, KMEANS
 from jaxfm.data.text.packing import more_fields, text_fields
 from jaxfm.models.heads import MaskedLM
@@ -122,6 +122,13 @@ class ImageGenerationSpec:
     segments: int
     packed: bool
     unmasking: ImageUnmaskingConfig
+
+    def __post_init__(self) -> None:
+        whole = self.patch_size > 0 and self.image_size % self.patch_size == 0 and self.channels in (1, 3)
+        if not whole or self.encoder.vocab_size != self.tokens or min(self.segments, self.cells) < 1:
+            raise UnfitShapeError("the cells of an image, its codes and classes do not fit the encoder's vocabulary")
+        if self.segments * (self.cells + 1) > self.row_length or self.encoder.max_positions <= self.cells:
+            raise UnfitShapeError(f"images of {self.cells} cells do not fit its rows")
 
     @property
     def side(self) -> int:

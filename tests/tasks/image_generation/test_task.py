@@ -24,7 +24,7 @@ from jaxfm.programs.model import Model
 from jaxfm.programs.model_options import Writing
 from jaxfm.programs.train import train
 from jaxfm.tasks.image_generation.rows import picture
-from jaxfm.tasks.registry import create, default_config, definition, from_config_dict
+from jaxfm.tasks.registry import create, default_config, definition, from_config_dict, read_spec
 from jaxfm.training.initial import resolve
 from jaxfm.training.saved_run import open_run
 from tests import tiny
@@ -234,11 +234,20 @@ def test_what_is_refused(folder: pathlib.Path, run: pathlib.Path, judge: pathlib
         create(config, resolve(config.model))
 
 
-def test_a_run_without_its_codebook_says_so(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_damaged_run_says_so(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (tmp_path / SPEC_FILE).write_bytes((run / SPEC_FILE).read_bytes())
     saved = open_run(run)
     with pytest.raises(UserError, match=r"codebook\.safetensors: cannot be read"):
         saved.definition.predictor(tmp_path, saved.spec)
+    values = json.loads((run / SPEC_FILE).read_text())
+    for change, words in (
+        ({"codes": values["codes"] + 1}, "do not fit the encoder's vocabulary"),
+        ({"patch_size": 0}, "do not fit the encoder's vocabulary"),
+        ({"segments": 2}, "images of 16 cells do not fit its rows"),
+    ):
+        (tmp_path / SPEC_FILE).write_text(json.dumps(values | change))
+        with pytest.raises(UserError, match=words):
+            read_spec(tmp_path, {})
 
 
 def test_what_a_person_should_know_before_training(folder: pathlib.Path) -> None:
