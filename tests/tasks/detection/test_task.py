@@ -177,7 +177,7 @@ def batch_of(folder: pathlib.Path, **changes: Any) -> tuple[Any, Any, dict[str, 
 
 
 def test_rows_that_fill_up_a_batch_count_nothing(folder: pathlib.Path) -> None:
-    objective, model, batch = batch_of(folder)
+    objective, model, batch = batch_of(folder, task__loss__patches=1.0)
     context = LossContext(jax.random.key(0))
     wanted = objective.loss(model, batch, context)
     spec = objective.spec.batch_spec()
@@ -190,7 +190,7 @@ def test_rows_that_fill_up_a_batch_count_nothing(folder: pathlib.Path) -> None:
 
 
 def test_the_loss_and_its_gradient_are_the_same_on_four_devices(folder: pathlib.Path) -> None:
-    objective, model, batch = batch_of(folder)
+    objective, model, batch = batch_of(folder, task__loss__patches=1.0)
     graphdef, state = nnx.split(model)
 
     def loss(state: Any, batch: Any) -> jax.Array:
@@ -263,6 +263,7 @@ def test_the_loss_at_patches_is_that_of_a_slow_version(folder: pathlib.Path) -> 
     """Each patch says the smallest object that its middle lies in; the patches of an object count 1 together."""
     objective, model, batch = batch_of(folder, **{"task__resize": "native", "data__packed": True})
     labels, boxes = np.asarray(batch["labels"]), np.array(batch["boxes"])
+    objective = dataclasses.replace(objective, weights=DetectionLoss(patches=0.5))
     inner = (labels[..., 0] >= 0) & (labels[..., 1] >= 0)
     assert inner.any()
     boxes[inner, 1] = boxes[inner, 0] * [1, 1, 0.6, 0.6]  # one object inside another
