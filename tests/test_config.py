@@ -116,11 +116,17 @@ TASK_OPTIONS = {
     "masked_images": (
         f"{IMAGES} task.method task.ratio task.normalize_target task.decoder_size task.decoder_layers"
     ).split(),
+    "image_generation": (
+        "task.name task.image_size task.patch_size task.channels task.resize task.broken_images task.codebook "
+        "task.codes task.codebook_patches task.class_dropout task.judge task.valid_made task.test_made "
+        "task.unmasking.steps task.unmasking.temperature task.unmasking.order_noise task.unmasking.guidance "
+        "task.unmasking.samples task.unmasking.seed"
+    ).split(),
     "detection": (
         "task.name task.image_size task.patch_size task.channels task.resize task.broken_images task.detection_tokens "
         "task.threshold task.bad_boxes task.small_data task.drawn_images task.augment.flip task.augment.crop "
         "task.augment.pad_crop task.augment.erase task.loss.no_object task.loss.boxes task.loss.overlap "
-        "task.loss.class_cost"
+        "task.loss.classes task.loss.patches task.loss.class_cost"
     ).split(),
     "image_text": (
         f"{IMAGES} task.loss task.text_init task.text_preset task.text_length task.image_pooling task.text_pooling "

@@ -1,4 +1,4 @@
-"""What a task says of models that write texts."""
+"""What a task says of models that write texts, or make images, for a record."""
 
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
@@ -8,7 +8,7 @@ from jaxfm.core.task import Predictor
 
 @runtime_checkable
 class WritesTexts(Protocol):
-    """What a predictor is beside `Predictor` where a text is written for a record ("written" of its result).
+    """What a predictor is beside `Predictor` where a text is written for a record, or images are made for its name.
 
     Some do so only after `with_writing`.
     """

@@ -42,12 +42,30 @@ def write_model(
     """
     pad = tokenizer.pad_token_id
     assert isinstance(pad, int), "see check_tokenizer"
-    encoder, params = with_whole_heads(encoder, params)
-    config = hf_config(encoder, head=head, pad_token_id=pad, labels=labels)
     special = _special_tokens(tokenizer) if encoder.sight == CAUSAL else {}
-    files.write_json(folder / "config.json", {**config, **special, **(extra or {})})
-    write_tensors(folder / "model.safetensors", encoder, head, params)
+    more = {**special, **(extra or {})}
+    write_token_model(folder, encoder, head=head, params=params, padding=pad, labels=labels, extra=more)
     tokenizer.save_pretrained(folder)
+
+
+def write_token_model(
+    folder: pathlib.Path,
+    encoder: EncoderConfig,
+    *,
+    head: str,
+    params: Mapping[str, np.ndarray],
+    padding: int,
+    labels: tuple[str, ...] = (),
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes what transformers' AutoModel class of the head opens, of tokens that no tokenizer makes: codes of images.
+
+    `padding` is the number of the padding token; other arguments and errors are as of `write_model`.
+    """
+    encoder, params = with_whole_heads(encoder, params)
+    config = hf_config(encoder, head=head, pad_token_id=padding, labels=labels)
+    files.write_json(folder / "config.json", {**config, **(extra or {})})
+    write_tensors(folder / "model.safetensors", encoder, head, params)
 
 
 def _special_tokens(tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:

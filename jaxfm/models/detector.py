@@ -79,13 +79,18 @@ class Detector(nnx.Module):
 
     def __call__(self, batch: Mapping[str, jax.Array], *, key: DropoutKey | None = None) -> Found:
         """Returns classes and boxes, unspecified where a row has no such image; `key` turns dropout on."""
+        return self.found(self.of_detection_tokens(self.encoder(batch, key=key), batch))
+
+    def of_detection_tokens(self, x_BTD: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """Returns the hidden states of the detection tokens of each image [B, S, Q, D]."""
         patches = self.encoder.config.patches
-        x_BTD = self.encoder(batch, key=key)
-        x_BSQD = take_tokens(
-            x_BTD, batch, patches.prefix - patches.detection_tokens, patches.detection_tokens, self.segments
-        )
-        logits = self.head(self.classes(x_BSQD)).astype(jnp.float32)
-        boxes = self.box_head(self.boxes(x_BSQD)).astype(jnp.float32)
+        first = patches.prefix - patches.detection_tokens
+        return take_tokens(x_BTD, batch, first, patches.detection_tokens, self.segments)
+
+    def found(self, x: jax.Array) -> Found:
+        """Returns what hidden states [..., D] of any tokens say: classes [..., C + 1] and boxes [..., 4]."""
+        logits = self.head(self.classes(x)).astype(jnp.float32)
+        boxes = self.box_head(self.boxes(x)).astype(jnp.float32)
         return Found(logits, jax.nn.sigmoid(boxes))
 
 

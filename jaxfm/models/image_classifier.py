@@ -43,6 +43,12 @@ class ImageClassifier(nnx.Module):
     def __call__(self, batch: Mapping[str, jax.Array], *, key: DropoutKey | None = None) -> jax.Array:
         """Returns logits [B, S, C] in f32, unspecified where a row has no such image; `key` turns dropout on."""
         encoder_key, head_key = split_key(key, 2)
-        hidden = self.encoder.encode(batch, key=encoder_key)
-        x_BSD = pool_images(hidden.x_BTD, batch, self.pooling, self.segments)
-        return self.head(dropout(x_BSD, self.dropout_rate, head_key)).astype(jnp.float32)
+        return self.logits(dropout(self.features(batch, key=encoder_key), self.dropout_rate, head_key))
+
+    def features(self, batch: Mapping[str, jax.Array], *, key: DropoutKey | None = None) -> jax.Array:
+        """Returns what the last layer reads of each image [B, S, D or 2 D]; `key` turns dropout of the encoder on."""
+        return pool_images(self.encoder.encode(batch, key=key).x_BTD, batch, self.pooling, self.segments)
+
+    def logits(self, features: jax.Array) -> jax.Array:
+        """Returns logits [..., C] in f32 of `features`."""
+        return self.head(features).astype(jnp.float32)

@@ -421,16 +421,23 @@ class Model:
         """How it reads files that are its records; None: its records are texts or images."""
         return self._predictor if isinstance(self._predictor, ReadsFiles) else None
 
-    def pictures(self, images: Iterable[Any]) -> Iterator[Mapping[str, np.ndarray]]:
-        """Yields what the model makes of each image, heading -> pixels uint8 [H, W, C].
+    @property
+    def draws_pictures(self) -> bool:
+        """Whether it makes pictures of its inputs."""
+        return isinstance(self._predictor, DrawsPictures)
 
-        Of a classifier: what its last layer attends to; of masked pretraining: hidden patches as it predicts them.
-        Raises UserError for a model that makes no pictures.
+    def pictures(self, inputs: Iterable[Any]) -> Iterator[Mapping[str, np.ndarray]]:
+        """Yields what the model makes of each input, heading -> pixels uint8 [H, W, C].
+
+        Of a classifier of images: what its last layer attends to; of masked pretraining: hidden patches as it predicts
+        them; of image generation, whose inputs are names of classes: the images that it makes. Raises UserError for a
+        model that makes no pictures.
         """
         if not isinstance(self._predictor, DrawsPictures):
             raise UserError(f"{self.workdir}: is a run of the task {self.task}, which makes no pictures.")
         drawing = self._predictor.with_pictures()
-        records = (image_input.image_record(each, f"image {number}") for number, each in enumerate(images, start=1))
+        what = "image" if self.reads_images else "text"
+        records = (self.record(each, f"{what} {number}") for number, each in enumerate(inputs, start=1))
         for encoded, outputs in self._computed(drawing, records):
             yield from self._predictor.pictures(encoded, outputs)
 

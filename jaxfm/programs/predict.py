@@ -2,7 +2,8 @@
 or a file, in bounded memory: `--input=FILE --output=OUT.jsonl`. Where a model judges pairs of texts, the second one is
 --pair="TEXT", follows a tab, has a column, or is a file: `--context=FILE "Who met Ada?" [more questions ...]`. Where it
 relates entities, --entities=DIR is a run that finds them. Where it reads images, these are files and folders:
-`--workdir=runs/photos cat.png photos/`; likewise where it reads sound: `clip.wav clips/`.
+`--workdir=runs/photos cat.png photos/`; likewise where it reads sound: `clip.wav clips/`. Where it makes images, these
+are names of classes: `--workdir=runs/made --pictures=made.png 0 1 2`.
 """
 
 import contextlib
@@ -34,10 +35,12 @@ USAGE = (
     "  [--labels=A,B,...]  of a model that compares inputs with any labels\n"
     "  [--decoding=NAME=VALUE ...] [--control=NAME=VALUE ...]  of a model that writes texts\n"
     "  of images, sound: (FILE|FOLDER ... | --input=FOLDER|TABLE --output=FILE.jsonl)\n"
+    "  of a model that makes images: (CLASS ... | --input=FILE --output=FILE.jsonl)\n"
     "  [--pictures=FILE.png]"
 )
 AUDIO_COLUMN = "audio_column"
-_MOST_PICTURES = 24  # images of a sheet
+_MOST_PICTURES = 24  # inputs of a sheet
+_MOST_COLUMNS = 12
 _SINGLE = "this model judges single texts: leave the second one out."
 
 
@@ -298,9 +301,9 @@ def main(texts: Sequence[str]) -> None:
     if model.reads_images:
         if pair:
             raise UserError(f"--pair, --context: {_SINGLE}")
-        _of_images(model, image_input.argument_records(texts, texts=model.reads_texts), values.pictures)
+        _with_pictures(model, image_input.argument_records(texts, texts=model.reads_texts), values.pictures)
         return
-    if values.pictures:
+    if values.pictures and not model.draws_pictures:
         raise UserError(f"--pictures: the model of --workdir reads texts.\n{USAGE}")
     records = []
     for number, text in enumerate(texts, start=1):
@@ -313,23 +316,32 @@ def main(texts: Sequence[str]) -> None:
             )
         record = source_unlabelled.split_pair(text, origin) if by_tab else {"text": text, "origin": origin, **pair}
         records.append(source_unlabelled.check_record(record, model.wanted))
+    if values.pictures:
+        _with_pictures(model, records, values.pictures)
+        return
     for result in model.stream(records):
         print("\n".join(model.lines(result)))
     if values.stats:
         print(exit_summary(model) or "all inputs take all layers: the model has no early heads")
 
 
-def _of_images(model: Model, records: Sequence[Mapping[str, Any]], pictures: str | None) -> None:
-    """Prints what a model says of images and, with a file for it, draws what it makes of them."""
+def _with_pictures(model: Model, records: Sequence[Mapping[str, Any]], pictures: str | None) -> None:
+    """Prints what a model says of records and, with a file for it, draws what it makes of them."""
     sheet = None if pictures is None else files.output_file(pictures, "--pictures")
     for result in model.stream(records):
         print("\n".join(model.lines(result)))
     if sheet is None:
         return
-    shown = records[:_MOST_PICTURES]
-    tiles = [Tile(pixels, (heading,)) for made in model.pictures(shown) for heading, pixels in made.items()]
-    draw_sheet(tiles, sheet, title=f"What {model.workdir.name} makes of {len(shown)} images")
-    left = f" (the first {_MOST_PICTURES} of {len(records):,} images)" if len(records) > _MOST_PICTURES else ""
+    shown, what = records[:_MOST_PICTURES], "images" if model.reads_images else "inputs"
+    made = list(model.pictures(shown))
+    tiles = [Tile(pixels, (heading,)) for each in made for heading, pixels in each.items()]
+    if not tiles:
+        raise UserError("--pictures: there is nothing to draw.")
+    # The pictures of an input stand in one row, where they are not too many.
+    wide = max(map(len, made))
+    columns = wide if 4 <= wide <= _MOST_COLUMNS else 6
+    draw_sheet(tiles, sheet, title=f"What {model.workdir.name} makes of {len(shown)} {what}", columns=columns)
+    left = f" (the first {_MOST_PICTURES} of {len(records):,} {what})" if len(records) > _MOST_PICTURES else ""
     print(f"written: {sheet}{left}")
 
 
@@ -367,7 +379,10 @@ def run() -> None:
         "Classes that inputs are compared with (zero-shot), with commas between them; NAME: TEXT to describe one.",
     )
     flags.DEFINE_string(
-        "pictures", None, "PNG file of what the model makes of images: what it attends to, or hidden patches predicted."
+        "pictures",
+        None,
+        "PNG file of what the model makes of images: what it attends to, or hidden patches predicted; or of the images "
+        "that it makes of classes.",
     )
     flags.DEFINE_string(
         "exit",

@@ -25,6 +25,7 @@ from jaxfm.tasks.classification.task import ClassificationDefinition
 from jaxfm.tasks.detection.task import DetectionDefinition
 from jaxfm.tasks.embedding.task import EmbeddingDefinition
 from jaxfm.tasks.image_classification.task import ImageClassificationDefinition
+from jaxfm.tasks.image_generation.task import ImageGenerationDefinition
 from jaxfm.tasks.image_text.task import ImageTextDefinition
 from jaxfm.tasks.late_interaction.task import LateInteractionDefinition
 from jaxfm.tasks.masked_images.task import MaskedImagesDefinition
@@ -77,6 +78,7 @@ for _definition in (
     ImageTextDefinition(),
     DetectionDefinition(),
     AudioClassificationDefinition(),
+    ImageGenerationDefinition(),
     SpeechRecognitionDefinition(),
     MaskedSoundDefinition(),
     RecommendationDefinition(),

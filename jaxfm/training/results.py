@@ -2,13 +2,14 @@
 
 import dataclasses
 import pathlib
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxfm.config import Config
 from jaxfm.core.initial import Initial, Origin
 from jaxfm.core.reads_files import ReadsFiles
-from jaxfm.core.task import Evaluation, ReadsEntities, ReadsImages, Task
+from jaxfm.core.task import DrawsPictures, Evaluation, ReadsEntities, ReadsImages, Task
 from jaxfm.data.records.key_division import key_notes, leak_warnings
 from jaxfm.data.records.source_keys import split_keys
 from jaxfm.evaluation import intervals
@@ -205,6 +206,8 @@ def commands(config: Config, task: Task, workdir: pathlib.Path, splits: Sequence
     images = isinstance(predictor, ReadsImages)
     reads_files = isinstance(predictor, ReadsFiles)
     one = "IMAGE" if images else "FILE" if reads_files else '"TEXT"'
+    if isinstance(predictor, DrawsPictures) and not images:
+        one = f"--pictures=FILE.png {shlex.quote(predictor.labels[0])}"
     if predictor.pairs:
         one += ' --pair="SECOND TEXT"'
     if isinstance(predictor, ReadsEntities):

@@ -1,4 +1,4 @@
-"""A trained run, opened once for everything that uses it: evaluation, prediction, export, a next run."""
+"""A trained run, opened once for everything that uses it: evaluation, prediction, export, a next run, a judge."""
 
 import dataclasses
 import hashlib
@@ -11,8 +11,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from jaxfm import files
 from jaxfm.config import Config, MeshConfig
 from jaxfm.core.build import AttentionConfig, Build
+from jaxfm.core.judging import register_opener
 from jaxfm.core.spec import SPEC_FILE, Spec
 from jaxfm.core.task import TOKENIZER_DIR, Predictor, Task, TaskDefinition
 from jaxfm.errors import UserError
@@ -22,6 +24,7 @@ from jaxfm.schema import to_dict
 from jaxfm.tasks import registry
 from jaxfm.training import workdir as workdirs
 from jaxfm.training.checkpoint import Checkpoints, array_hashes
+from jaxfm.training.judging import RunJudge, check_judge
 from jaxfm.training.paths import path_name
 from jaxfm.training.quantised_weights import WEIGHTS_FILE, restore_stored
 
@@ -154,3 +157,28 @@ def _best(directory: pathlib.Path, checkpoints: Checkpoints, step: int) -> int:
             f"{directory / str(step)}: the checkpoint's meta cannot be read ({error}). Remove this "
             "checkpoint to use the one before, or train on from it."
         ) from error
+
+
+_RUN = "run:"
+
+
+def _open_judge(uri: str, option: str) -> RunJudge:
+    """Opens run:WORKDIR as a judge of images (`core.judging.open_judge`), on one device of this process.
+
+    All processes of a run score the same outputs, each by itself.
+    """
+    workdir = files.expanded(uri.removeprefix(_RUN))
+    if not uri.startswith(_RUN) or not (workdir / SPEC_FILE).is_file():
+        raise UserError(f"{option}: {uri!r} is not a trained run. Give run:WORKDIR, the directory of such a run.")
+    run = open_run(workdir)
+    predictor = run.predictor()
+    check_judge(predictor, run.config.task.name, f"{option}: {uri}")
+    mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
+    try:
+        restored = run.restore(mesh, Build())
+    except UserError as error:
+        raise UserError(f"{option}: {error}") from error
+    return RunJudge(predictor, restored.graphdef, restored.params, mesh, run.config.eval.batch_size)
+
+
+register_opener(_open_judge)

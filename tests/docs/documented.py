@@ -29,6 +29,7 @@ RUN_PAGES = (
     "docs/howto/small_data.md",
     "docs/howto/tpu_pod.md",
     "docs/image_classification.md",
+    "docs/image_generation.md",
     "docs/image_text.md",
     "docs/index.md",
     "docs/late_interaction.md",

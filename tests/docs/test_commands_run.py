@@ -162,6 +162,7 @@ def prepare(page: str, folder: pathlib.Path, earlier: pathlib.Path) -> None:
     (folder / "lines.txt").write_text("ada met boole in hull .\n\nthe old town\n")
     (folder / "texts.txt").write_text("ada met boole in hull .\nthe old town\n")
     (folder / "test.csv").write_text("text\nA text.\nAnother one.\n")
+    (folder / "classes.txt").write_text("0\n7\n")
     (folder / "context.txt").write_text("Daisy Sharp was born in Oslo. Veltronic is led by Hope Banks.\n")
     asked = {"question": "Where was Daisy Sharp born?", "context": "Daisy Sharp was born in Oslo."}
     (folder / "questions.jsonl").write_text(json.dumps(asked) + "\n")

@@ -43,6 +43,7 @@ SMALL = {
     ("image_text", "quickstart"): "v5e:2x2",
     ("detection", "quickstart"): "v5e:2x2",
     ("recommend", "quickstart"): "v5e:2x2",
+    ("image_generation", "quickstart"): "v5e:2x2",
 }
 LARGE = {
     **{("audio_classification", name): "v5e:2x2" for name in ("files", "multi", "digits")},
@@ -53,6 +54,7 @@ LARGE = {
     ("image_classification", "finetune"): "v5e:2x4",
     **{("detection", name): "v5e:2x2" for name in ("files", "yolos")},
     **{("recommend", name): "v5e:2x2" for name in ("files", "bert4rec", "movielens")},
+    ("image_generation", "files"): "v5e:2x2",
     **{("masked_images", name): "v5e:2x2" for name in ("files", "simmim", "cifar10")},
     ("masked_images", "imagenet"): "v5e:8x8",
     **{("image_text", name): "v5e:2x2" for name in ("files", "sigmoid")},

@@ -105,6 +105,7 @@ MISTAKES = {
     "hf_seq2seq": (["absent", "absent", "--predictions=o.json"], "absent/train.jsonl: no such file"),
     "hf_serve": (["absent"], "absent: no such directory"),
     "detection": (["--output=o.json", "--seeds=0,x"], "--seeds=0,x: must be whole numbers"),
+    "image_generation": (["--output=o.json", "--steps=1,few"], "--steps=1,few: must be whole numbers"),
     "image_data": (["--sizes=32,big", "--output=o.json"], "--sizes=32,big: must be whole numbers"),
     "image_quality": (["--data=absent", "--output=o.json", "--programs=hf"], "--programs: 'hf' is none of scratch"),
     "image_text_quality": (["--data=absent", "--output=o.json"], "--data=absent: must be a folder with one .npz"),

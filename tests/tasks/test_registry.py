@@ -21,7 +21,7 @@ from tests import tiny
 TASKS = tuple(
     "ner nested_ner zero_shot_ner classification embedding late_interaction qa relations seq2seq masked_lm "
     "replaced_token causal_lm image_classification masked_images image_text detection audio_classification "
-    "speech_recognition masked_sound recommendation".split()
+    "image_generation speech_recognition masked_sound recommendation".split()
 )  # fmt: skip
 
 
@@ -206,6 +206,12 @@ def test_shapes_of_any_encoder_need_no_data() -> None:
             config = registry.from_config_dict(defaults(task, data={"row_length": 192}))
             objective = registry.abstract_objective(config, sound)
             assert objective.spec.encoder.patches.grid == (8, 16) and objective.spec.row_length == 192
+            continue
+        if task == "image_generation":
+            config = registry.from_config_dict(defaults(task, data={"row_length": 64}, task={"image_size": 14}))
+            objective = registry.abstract_objective(config, text)
+            assert objective.spec.encoder.vocab_size == 256 + 1 + 2 + 1 and objective.spec.cells == 49
+            assert objective.flops_per_row(config.adapt) > 0 and objective.logits_per_row() == 49 * 260
             continue
         reads_images = "image" in task or task == "detection"
         encoder = images if reads_images else text

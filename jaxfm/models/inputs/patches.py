@@ -3,6 +3,7 @@
 # B batch, T tokens, P side of a patch, C channels, D model, G entries of the position table
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -214,17 +215,29 @@ def position_table(config: EncoderConfig, table: np.ndarray | None, grid: tuple[
 
 
 def _wave_table(patches: PatchConfig, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Returns a table of positions [rows, D] that begins as the fixed waves, zero for tokens without pixels.
+    """Returns a table of positions [rows, D] that begins as the fixed waves, zero for tokens without a place.
 
     Waves tell patches apart from the first step on; narrow random rows have to grow first. Beyer et al. 2022 ("Better
-    plain ViT baselines for ImageNet-1k") find waves no worse than a learned table.
+    plain ViT baselines for ImageNet-1k") find waves no worse than a learned table. Detection tokens begin at places
+    spread over the image (anchor points: Wang et al. 2022, Anchor DETR): tokens that begin alike say the same box, the
+    mean of all, and it takes long until they differ.
     """
     del key
     rows, columns = patches.grid
     cells_1G2 = jnp.stack(jnp.meshgrid(jnp.arange(rows), jnp.arange(columns), indexing="ij"), axis=-1).reshape(1, -1, 2)
-    waves_GD = sine_positions(cells_1G2, shape[1])[0]
-    after = patches.detection_tokens
-    return jnp.pad(waves_GD, ((shape[0] - len(waves_GD) - after, after), (0, 0))).astype(dtype)
+    places_1N2 = jnp.concatenate([cells_1G2, _spread_places(patches)[None]], axis=1)
+    waves_ND = sine_positions(places_1N2, shape[1])[0]
+    return jnp.pad(waves_ND, ((shape[0] - len(waves_ND), 0), (0, 0))).astype(dtype)
+
+
+def _spread_places(patches: PatchConfig) -> jax.Array:
+    """Returns a row and a column of the grid for each detection token, f32 [Q, 2]: middles of equal parts of it."""
+    count = patches.detection_tokens
+    side = math.ceil(math.sqrt(count))
+    place_Q = jnp.arange(count)
+    parts_Q2 = jnp.stack([place_Q // max(side, 1), place_Q % max(side, 1)], axis=-1)
+    across = jnp.asarray([max(-(-count // max(side, 1)), 1), max(side, 1)], jnp.float32)
+    return (parts_Q2 + 0.5) * jnp.asarray(patches.grid, jnp.float32) / across - 0.5
 
 
 def sine_positions(cells_BT2: jax.Array, width: int) -> jax.Array:

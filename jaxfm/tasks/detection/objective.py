@@ -31,10 +31,14 @@ class DetectionLoss:
     Attributes:
       costs: by which objects are given to detection tokens; those of boxes weigh the parts of the loss too.
       no_object: weight of a token without object in the cross-entropy.
+      classes: weight of the cross-entropy in the loss.
+      patches: weight of the same loss at the patches, each of which is to find the object that it lies in; 0: none.
     """
 
     costs: MatchingCosts = MatchingCosts()
     no_object: float = 0.1
+    classes: float = 1.0
+    patches: float = 0.0
 
 
 class ImageSums(NamedTuple):
@@ -98,17 +102,78 @@ def image_sums(
     )
 
 
+def patch_sums(
+    found: Found, batch: Mapping[str, jax.Array], labels: jax.Array, targets: jax.Array, no_object: float
+) -> ImageSums:
+    """Returns the sums over the patches of a batch, each of which is to say the object that its middle lies in.
+
+    Of several it is the smallest. The patches of an object count 1 together; those in none have `no_object` as weight.
+    It is what detectors without anchors learn (Tian et al. 2019, FCOS), here by the heads of the detection tokens: what
+    patches know of their objects need not wait for the matching to become stable.
+
+    Args:
+      found: at each token, [B, T, ...].
+      batch: rows of images.
+      labels: int32 [B, S, M], -1: absent.
+      targets: f32 [B, S, M, 4].
+      no_object: weight.
+    """
+    cells_BT2, segments = batch["cells"], labels.shape[1]
+    is_patch_BT = (cells_BT2[..., 0] >= 0) & (batch["segment_ids"] > 0)
+    middle_BT2 = ((cells_BT2 + 0.5) / jnp.maximum(batch["grids"], 1))[..., ::-1]  # column, row
+    own_BTS = (batch["segment_ids"] - 1)[..., None] == jnp.arange(segments)
+    corners_BSM4 = corners(targets)
+    middle_BT112 = middle_BT2[:, :, None, None, :]
+    inside_BTSM = (middle_BT112 >= corners_BSM4[:, None, ..., :2]).all(axis=-1)
+    inside_BTSM &= (middle_BT112 < corners_BSM4[:, None, ..., 2:]).all(axis=-1)
+    inside_BTSM &= (labels >= 0)[:, None] & own_BTS[..., None] & is_patch_BT[..., None, None]
+    shape = (*is_patch_BT.shape, -1)
+    area_BTN = jnp.where(inside_BTSM, jnp.prod(targets[..., 2:], axis=-1)[:, None], jnp.inf).reshape(shape)
+    chosen_BT = area_BTN.argmin(axis=-1)
+    has_BT = inside_BTSM.any(axis=(-2, -1))
+    one_BTN = jax.nn.one_hot(chosen_BT, area_BTN.shape[-1]) * has_BT[..., None]
+    # What is chosen is at hand as a product with one-hot vectors: rows may be cut along their tokens.
+    many_BN = one_BTN.sum(axis=1)
+    weight_BT = jnp.einsum("BTN,BN->BT", one_BTN, 1.0 / jnp.maximum(many_BN, 1.0), precision="highest")
+    objects_BN4 = targets.reshape(len(targets), -1, 4)
+    target_BT4 = jnp.einsum("BTN,BNF->BTF", one_BTN, objects_BN4, precision="highest")
+    label_BT = jnp.einsum("BTN,BN->BT", one_BTN, labels.reshape(len(labels), -1).astype(jnp.float32)).astype(jnp.int32)
+    none = found.logits.shape[-1] - 1
+    class_BT = jnp.where(has_BT, label_BT, none)
+    said_BT = jnp.take_along_axis(jax.nn.log_softmax(found.logits), class_BT[..., None], axis=-1)[..., 0]
+    class_weight_BT = jnp.where(has_BT, weight_BT, jnp.where(is_patch_BT, no_object, 0.0))
+    apart_BT = jnp.abs(found.boxes - target_BT4).sum(axis=-1)
+    overlap_BT = generalized_overlap(corners(found.boxes), corners(target_BT4))
+    right_BT = jnp.argmax(found.logits, axis=-1) == class_BT
+    return ImageSums(
+        -(class_weight_BT * said_BT).sum(),
+        class_weight_BT.sum(),
+        (weight_BT * apart_BT).sum(),
+        (weight_BT * (1.0 - overlap_BT)).sum(),
+        weight_BT.sum(),
+        (weight_BT * right_BT).sum(),
+    )
+
+
 def total_loss(sums: ImageSums, loss: DetectionLoss) -> jax.Array:
     """Returns the loss of images whose sums are added: a mean over tokens, plus means over objects."""
     objects = jnp.maximum(sums.objects, 1.0)
     boxes = loss.costs.boxes * sums.boxes + loss.costs.overlap * sums.overlap
-    return sums.classes / jnp.maximum(sums.class_weight, 1e-9) + boxes / objects
+    return loss.classes * sums.classes / jnp.maximum(sums.class_weight, 1e-9) + boxes / objects
 
 
 class Seen(NamedTuple):
-    """What the model says of the images of a batch as they are changed at this step, and their objects there."""
+    """What the model says of the images of a batch as they are changed at this step, and their objects there.
+
+    Attributes:
+      found: by the detection tokens, [B, S, Q, ...].
+      at_patches: by each token of the rows, [B, T, ...]; None where these are not asked.
+      labels: int32 [B, S, M].
+      boxes: f32 [B, S, M, 4].
+    """
 
     found: Found
+    at_patches: Found | None
     labels: jax.Array
     boxes: jax.Array
 
@@ -148,7 +213,9 @@ class DetectionObjective:
                 batch, augmentation, patches.size, patches.channels, augment_key, segments=self.spec.segments
             )
             labels, boxes = moved_objects(labels, boxes, moves)
-        return Seen(model(seen, key=model_key), labels, boxes)
+        x_BTD = model.encoder(seen, key=model_key)
+        at_patches = model.found(x_BTD) if self.weights.patches else None
+        return Seen(model.found(model.of_detection_tokens(x_BTD, seen)), at_patches, labels, boxes)
 
     def compare(self, model: Detector, embedded: Seen, batch: Mapping[str, jax.Array], context: LossContext) -> Loss:
         """Returns the loss of what `embed` gave, weighted by the number of images."""
@@ -164,7 +231,12 @@ class DetectionObjective:
             "overlap_loss": weighted(sums.overlap, sums.objects),
             "class_accuracy": weighted(sums.right, sums.objects),
         }
-        return Loss(total_loss(sums, self.weights) * images, images, metrics)
+        total = total_loss(sums, self.weights)
+        if embedded.at_patches is not None:
+            at_patches = patch_sums(embedded.at_patches, batch, embedded.labels, embedded.boxes, self.weights.no_object)
+            total += self.weights.patches * total_loss(at_patches, self.weights)
+            metrics["patch_accuracy"] = weighted(at_patches.right, at_patches.objects)
+        return Loss(total * images, images, metrics)
 
     def outputs(self, model: Detector, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns classes and boxes; see `outputs` of the spec."""

@@ -48,6 +48,13 @@ class DetectionLossConfig:
     no_object: float = field(0.1, "weight of a token without object in the cross-entropy", above=0.0, at_most=1.0)
     boxes: float = field(5.0, "weight of the differences of middles and sides, in loss and costs", at_least=0.0)
     overlap: float = field(2.0, "weight of the generalised overlap (GIoU), in loss and costs", at_least=0.0)
+    classes: float = field(1.0, "weight of the cross-entropy of classes in the loss", at_least=0.0)
+    patches: float = field(
+        0.0,
+        "weight of the same loss at the patches of an image, each of which is to find the object that it lies in; it "
+        "is of training alone: detection tokens are what finds; 0: none",
+        at_least=0.0,
+    )
     class_cost: float = field(1.0, "weight of the probability of the class in the costs", at_least=0.0)
 
 

@@ -275,7 +275,7 @@ def _spec(config: Config, reading: Reading, labels: tuple[str, ...], *, segments
 def _weights(config: Config) -> DetectionLoss:
     task = config.task
     costs = MatchingCosts(task.loss.class_cost, task.loss.boxes, task.loss.overlap)
-    return DetectionLoss(costs, task.loss.no_object)
+    return DetectionLoss(costs, task.loss.no_object, task.loss.classes, task.loss.patches)
 
 
 def _augmentation(config: Config) -> Augmentation | None:

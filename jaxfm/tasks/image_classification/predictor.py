@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxfm.core.explained import Explained
+from jaxfm.core.judging import Judged
 from jaxfm.core.model_card import CardPart
 from jaxfm.data.images.rows import ImageRows
 from jaxfm.data.images.stored import StoredImage
@@ -46,7 +48,8 @@ class EncodedImages:
 
 @dataclasses.dataclass(frozen=True)
 class ImageClassifierPredictor:
-    """Images in, classes out (implements Predictor, ReadsImages and ExplainsResults of core.task).
+    """Images in, classes out (implements Predictor, ReadsImages and ExplainsResults of core.task, and
+    core.judging.JudgesImages).
 
     Attributes:
       spec: of the classifier.
@@ -109,6 +112,20 @@ class ImageClassifierPredictor:
             found = {"label": said, "score": scores[said]} if self.spec.kind == "single" else {"labels": list(said)}
             results.append({"image": name, **found, "scores": scores})
         return results
+
+    def judge_problem(self) -> str:
+        """See core.judging.JudgesImages."""
+        return "" if self.spec.kind == "single" else "its images have several labels each; a judge names one class."
+
+    def judging_outputs(self, model: ImageClassifier, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns "outputs", logits f32 [B, S, C], and "features" f32 [B, S, D]."""
+        features = model.features(batch)
+        return {"outputs": model.logits(features), "features": features.astype(jnp.float32)}
+
+    def judged(self, encoded: EncodedImages, outputs: Mapping[str, np.ndarray]) -> Judged:
+        """Returns the likeliest class of each image, and what the last layer reads of it."""
+        best_E = per_segment(encoded.rows, outputs["outputs"]).argmax(axis=-1)
+        return Judged([self.labels[best] for best in best_E.tolist()], per_segment(encoded.rows, outputs["features"]))
 
     explains_pairs = False
 

@@ -3,6 +3,7 @@
 # B batch, T tokens, S segments (examples in a row), P target places of a row
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -14,14 +15,15 @@ from jaxfm.core.objective import Loss, LossContext
 from jaxfm.models import flops
 from jaxfm.models.heads import MaskedLM
 from jaxfm.observe.metrics import weighted
+from jaxfm.tasks.draws import row_keys
+from jaxfm.tasks.held_out import outputs_by_role
 from jaxfm.tasks.masked_predictions import masked_token_losses
-from jaxfm.tasks.seq2seq.diffusion import LEAST_SHARE, draw_shares, fill_targets, mask_targets
-from jaxfm.tasks.seq2seq.draws import row_keys
+from jaxfm.tasks.seq2seq.diffusion import fill_targets
 from jaxfm.tasks.seq2seq.encoding import Tokens
-from jaxfm.tasks.seq2seq.held_out import ROLE, SCORED, SUMS, WRITTEN
 from jaxfm.tasks.seq2seq.prefix import continue_prefixes
 from jaxfm.tasks.seq2seq.spec import DIFFUSION, Seq2SeqSpec
-from jaxfm.tasks.seq2seq.written import Written, per_segment
+from jaxfm.tasks.unmasking import LEAST_SHARE, draw_shares, mask_targets
+from jaxfm.tasks.written import Written, per_segment
 
 # Mask shares at which the loss of a held-out pair is measured: one in each quarter from 0 to 1.
 _SHARES = 4
@@ -67,20 +69,10 @@ class Seq2SeqObjective:
         return Loss((found["loss"] * weight_BP).sum(), count, metrics)
 
     def outputs(self, model: MaskedLM, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns of each segment what the rows of `held_out.HeldOut` are for.
-
-        Rows with targets: `scored`; rows of blank targets: "written" int32 [B, S, M] and "score" f32 [B, S]. A batch
-        without rows of one kind does not compute for it.
-        """
-        role_B = batch[ROLE]
-        rows = {name: value for name, value in batch.items() if name != ROLE}
-        empty_BS = jnp.zeros((len(role_B), self.spec.segments), jnp.float32)
-        none = Written.none(len(role_B), self.spec.segments, self.spec.lengths.most)
-        sums = lax.cond(
-            (role_B == SCORED).any(), lambda: self.scored(model, rows), lambda: dict.fromkeys(SUMS, empty_BS)
-        )
-        written = lax.cond((role_B == WRITTEN).any(), lambda: self.write(model, rows), lambda: none)
-        return {**sums, "written": written.tokens_BSM, "score": written.score_BS}
+        """Returns of each segment what the rows of `held_out.HeldOut` are for, see `outputs_by_role`."""
+        spec = self.spec
+        write, scored = functools.partial(self.write, model), functools.partial(self.scored, model)
+        return outputs_by_role(batch, spec.segments, spec.lengths.most, scored, write)
 
     def scored(self, model: MaskedLM, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns sums over the target tokens of each segment, f32 [B, S]: "loss", "right", their "weight", "count".

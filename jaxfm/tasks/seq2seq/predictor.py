@@ -15,8 +15,8 @@ from jaxfm.hub.config_json import missing_class
 from jaxfm.hub.export import write_model
 from jaxfm.models.heads import MaskedLM
 from jaxfm.tasks.asked_decoding import ROOT, with_asked
+from jaxfm.tasks.held_out import written_tokens
 from jaxfm.tasks.seq2seq.encoding import EncodedPairs, Tokens, blank_rows, encoded_pairs, pieces
-from jaxfm.tasks.seq2seq.held_out import written_tokens
 from jaxfm.tasks.seq2seq.objective import Seq2SeqObjective
 from jaxfm.tasks.seq2seq.spec import DIFFUSION, Seq2SeqSpec, check_decoding
 from jaxfm.tasks.seq2seq.texts import text_of

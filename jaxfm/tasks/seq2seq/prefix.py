@@ -12,7 +12,7 @@ from jaxfm.decoding_config import BEAM
 from jaxfm.models.generation import generate
 from jaxfm.models.heads import MaskedLM
 from jaxfm.tasks.seq2seq.spec import TargetDecoding
-from jaxfm.tasks.seq2seq.written import NOTHING, Written
+from jaxfm.tasks.written import NOTHING, Written
 
 
 def continue_prefixes(

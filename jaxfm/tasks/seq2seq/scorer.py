@@ -13,8 +13,8 @@ from jaxfm.core.extensions import own_metrics
 from jaxfm.core.task import NOT_CALIBRATED
 from jaxfm.data.records.text_pairs import TextPair
 from jaxfm.observe.tables import Table
+from jaxfm.tasks.held_out import HeldOut
 from jaxfm.tasks.seq2seq.errors import worst_pairs
-from jaxfm.tasks.seq2seq.held_out import HeldOut
 from jaxfm.tasks.seq2seq.spec import NAME
 from jaxfm.tasks.seq2seq.text_scores import EXACT, RANKED, baselines, exact_matches, text_scores
 from jaxfm.tasks.seq2seq.texts import text_of

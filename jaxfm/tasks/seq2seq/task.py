@@ -23,11 +23,11 @@ from jaxfm.data.text.tokenization import load_tokenizer
 from jaxfm.data.text.windows import window_length
 from jaxfm.errors import UserError
 from jaxfm.tasks.fine_tuning import DEFAULTS, assumed_shapes, with_row_length
+from jaxfm.tasks.held_out import HeldOut, spread
 from jaxfm.tasks.seq2seq.checks import check_pairs
 from jaxfm.tasks.seq2seq.controls import LENGTH, Controls
 from jaxfm.tasks.seq2seq.encoding import EncodedPairs, Tokens, blank_rows, encoded_pairs, pieces, training_rows
 from jaxfm.tasks.seq2seq.first import open_writer, sighted
-from jaxfm.tasks.seq2seq.held_out import HeldOut, spread
 from jaxfm.tasks.seq2seq.lengths import LengthRule, fit_lengths
 from jaxfm.tasks.seq2seq.objective import Seq2SeqObjective
 from jaxfm.tasks.seq2seq.predictor import Seq2SeqPredictor

@@ -13,20 +13,30 @@ from flax import nnx
 
 from jaxfm.config import Config, MeshConfig
 from jaxfm.core.build import DEFAULT_BUILD
+from jaxfm.core.encoder_config import PatchConfig
 from jaxfm.core.objective import LossContext
 from jaxfm.data.images.stored import StoredImage
 from jaxfm.errors import UserError
 from jaxfm.evaluation import average_precision
+from jaxfm.models.boxes import corners, generalized_overlap
 from jaxfm.models.detector import Found
 from jaxfm.models.inputs.augmentation import Augmentation, Moves, augment, image_moves
 from jaxfm.models.inputs.image_moves import identity
+from jaxfm.models.inputs.patches import _spread_places
 from jaxfm.parallel import mesh as meshes
 from jaxfm.parallel.preemption import Preempted
 from jaxfm.programs.evaluate import evaluate
 from jaxfm.programs.export import export
 from jaxfm.programs.predict import predict
 from jaxfm.programs.train import train
-from jaxfm.tasks.detection.objective import DetectionLoss, ImageSums, batch_sums, moved_objects, total_loss
+from jaxfm.tasks.detection.objective import (
+    DetectionLoss,
+    ImageSums,
+    batch_sums,
+    moved_objects,
+    patch_sums,
+    total_loss,
+)
 from jaxfm.tasks.registry import create
 from jaxfm.training.initial import resolve
 from jaxfm.training.saved_run import open_run
@@ -167,7 +177,7 @@ def batch_of(folder: pathlib.Path, **changes: Any) -> tuple[Any, Any, dict[str, 
 
 
 def test_rows_that_fill_up_a_batch_count_nothing(folder: pathlib.Path) -> None:
-    objective, model, batch = batch_of(folder)
+    objective, model, batch = batch_of(folder, task__loss__patches=1.0)
     context = LossContext(jax.random.key(0))
     wanted = objective.loss(model, batch, context)
     spec = objective.spec.batch_spec()
@@ -180,7 +190,7 @@ def test_rows_that_fill_up_a_batch_count_nothing(folder: pathlib.Path) -> None:
 
 
 def test_the_loss_and_its_gradient_are_the_same_on_four_devices(folder: pathlib.Path) -> None:
-    objective, model, batch = batch_of(folder)
+    objective, model, batch = batch_of(folder, task__loss__patches=1.0)
     graphdef, state = nnx.split(model)
 
     def loss(state: Any, batch: Any) -> jax.Array:
@@ -247,6 +257,67 @@ def test_what_is_mostly_outside_is_no_longer_looked_for() -> None:
     np.testing.assert_array_equal(labels[0, 0], [0, -1, 1])
     np.testing.assert_allclose(found[0, 0, 0], [0.05, 0.5, 0.1, 0.2], atol=1e-6)
     np.testing.assert_allclose(found[0, 0, 2], [0.05, 0.5, 0.1, 0.2], atol=1e-6)
+
+
+def test_the_loss_at_patches_is_that_of_a_slow_version(folder: pathlib.Path) -> None:
+    """Each patch says the smallest object that its middle lies in; the patches of an object count 1 together."""
+    objective, model, batch = batch_of(folder, **{"task__resize": "native", "data__packed": True})
+    labels, boxes = np.asarray(batch["labels"]), np.array(batch["boxes"])
+    objective = dataclasses.replace(objective, weights=DetectionLoss(patches=0.5))
+    inner = (labels[..., 0] >= 0) & (labels[..., 1] >= 0)
+    assert inner.any()
+    boxes[inner, 1] = boxes[inner, 0] * [1, 1, 0.6, 0.6]  # one object inside another
+    found = model.found(model.encoder(batch))
+    sums = patch_sums(found, batch, jnp.asarray(labels), jnp.asarray(boxes), 0.3)
+    log, said = np.asarray(jax.nn.log_softmax(found.logits)), np.asarray(found.boxes)
+    chosen: dict[tuple[int, int, int], list[int]] = {}
+    none = []
+    for row in range(len(labels)):
+        for token, (at, segment) in enumerate(
+            zip(np.asarray(batch["cells"])[row], np.asarray(batch["segment_ids"])[row], strict=True)
+        ):
+            if segment == 0 or at[0] < 0:
+                continue
+            middle = ((at + 0.5) / np.asarray(batch["grids"])[row, token])[::-1]
+            inside = []
+            for number, (label, box) in enumerate(zip(labels[row, segment - 1], boxes[row, segment - 1], strict=True)):
+                first, last = box[:2] - box[2:] / 2, box[:2] + box[2:] / 2
+                if label >= 0 and (middle >= first).all() and (middle < last).all():
+                    inside.append((box[2] * box[3], number))
+            if inside:
+                chosen.setdefault((row, segment - 1, min(inside)[1]), []).append(token)
+            else:
+                none.append((row, token))
+    wanted = np.zeros(6)
+    for row, token in none:
+        wanted += [-0.3 * log[row, token, -1], 0.3, 0, 0, 0, 0]
+    for (row, segment, number), tokens in chosen.items():
+        label, box = labels[row, segment, number], boxes[row, segment, number]
+        for token in tokens:
+            own = said[row, token]
+            overlap = float(generalized_overlap(corners(jnp.asarray(own)), corners(jnp.asarray(box))))
+            right = log[row, token].argmax() == label
+            each = [-log[row, token, label], 1, np.abs(own - box).sum(), 1 - overlap, 1, right]
+            wanted += np.asarray(each, float) / len(tokens)
+    np.testing.assert_allclose(np.asarray(sums), wanted, rtol=1e-4)
+    assert len(chosen) == float(sums.objects) > len(labels)
+    weights = dataclasses.replace(objective.weights, patches=0.0)
+    context = LossContext(jax.random.key(0))
+    plain = dataclasses.replace(objective, weights=weights).loss(model, batch, context)
+    both = objective.loss(model, batch, context)
+    own = patch_sums(found, batch, batch["labels"], batch["boxes"], objective.weights.no_object)
+    difference = float(both.total - plain.total) / float(plain.weight)
+    assert difference == pytest.approx(float(objective.weights.patches * total_loss(own, objective.weights)), rel=1e-4)
+
+
+def test_detection_tokens_begin_at_places_spread_over_the_image() -> None:
+    for count in (1, 4, 5, 16):
+        places = np.asarray(_spread_places(PatchConfig(8, grid=(8, 6), detection_tokens=count)))
+        assert places.shape == (count, 2) and len(np.unique(places, axis=0)) == count
+        assert (places >= -0.5).all() and (places <= np.asarray([7.5, 5.5])).all()
+    np.testing.assert_allclose(
+        _spread_places(PatchConfig(8, grid=(8, 6), detection_tokens=4)), [[1.5, 1], [1.5, 4], [5.5, 1], [5.5, 4]]
+    )
 
 
 def test_perfect_predictions_have_the_least_loss() -> None:

@@ -14,11 +14,12 @@ from jaxfm.core.build import DEFAULT_BUILD
 from jaxfm.core.objective import LossContext
 from jaxfm.parallel.mesh import build_abstract, make_mesh
 from jaxfm.tasks import registry
-from jaxfm.tasks.seq2seq.diffusion import LEAST_SHARE, draw_shares, fill_targets, mask_targets
+from jaxfm.tasks.held_out import ROLE, SCORED
+from jaxfm.tasks.seq2seq.diffusion import fill_targets
 from jaxfm.tasks.seq2seq.encoding import blank_rows
-from jaxfm.tasks.seq2seq.held_out import ROLE, SCORED
 from jaxfm.tasks.seq2seq.spec import UnmaskingConfig
 from jaxfm.tasks.seq2seq.task import Seq2SeqTask
+from jaxfm.tasks.unmasking import LEAST_SHARE, draw_shares, mask_targets
 from jaxfm.training.initial import resolve
 from tests import tiny
 

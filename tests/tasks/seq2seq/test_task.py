@@ -10,7 +10,7 @@ import pytest
 from jaxfm.config import Config
 from jaxfm.errors import UserError
 from jaxfm.tasks import registry
-from jaxfm.tasks.seq2seq.held_out import ROLE, spread
+from jaxfm.tasks.held_out import ROLE, spread
 from jaxfm.tasks.seq2seq.lengths import LengthRule, fit_lengths
 from jaxfm.tasks.seq2seq.task import Seq2SeqTask
 from jaxfm.training.initial import resolve

@@ -1,17 +1,20 @@
-"""The held-out pairs of a split as rows of two kinds: with their targets, and with blank ones that are written."""
+"""The held-out examples of a split as rows of two kinds: with their targets, and with blank ones that are written."""
 
-# N rows, S segments, E examples, M places of a target
+# B batch, N rows, S segments, E examples, M places of a target
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxfm.core.batch import Batch, BatchSpec, Field, Volume
 from jaxfm.data.arrays import ArrayDataset
 from jaxfm.data.text.packing import PackedRows
-from jaxfm.tasks.seq2seq.written import NOTHING
+from jaxfm.tasks.written import NOTHING, Written
 
 ROLE = "role"
 SUMS = ("loss", "right", "weight", "count")
@@ -23,7 +26,7 @@ class HeldOut:
     """A split's rows (implements jaxfm.core.batch.Dataset): those with targets first.
 
     Attributes:
-      scored: all pairs, with their targets.
+      scored: all examples, with their targets.
       blank: the chosen ones, whose targets are to be written.
       chosen: int64 [n] numbers of these examples.
     """
@@ -74,6 +77,27 @@ class HeldOut:
         """Returns the mean log-probability of the tokens written for each of `chosen`, float64 [n]."""
         row, segment, _ = self.blank.example_locations.T
         return outputs["score"][len(self.scored) + row, segment].astype(np.float64)
+
+
+def outputs_by_role(
+    batch: Mapping[str, jax.Array],
+    segments: int,
+    most: int,
+    scored: Callable[[Mapping[str, jax.Array]], dict[str, jax.Array]],
+    write: Callable[[Mapping[str, jax.Array]], Written],
+) -> dict[str, jax.Array]:
+    """Returns of each segment what the rows of `HeldOut` are for; a batch without rows of one kind computes no such.
+
+    Rows with targets: what `scored` gives, SUMS f32 [B, S]; rows of blank targets: what `write` gives, "written" int32
+    [B, S, M] and "score" f32 [B, S]. `segments` is S, `most` is M.
+    """
+    role_B = batch[ROLE]
+    rows = {name: value for name, value in batch.items() if name != ROLE}
+    empty_BS = jnp.zeros((len(role_B), segments), jnp.float32)
+    none = Written.none(len(role_B), segments, most)
+    sums = lax.cond((role_B == SCORED).any(), lambda: scored(rows), lambda: dict.fromkeys(SUMS, empty_BS))
+    written = lax.cond((role_B == WRITTEN).any(), lambda: write(rows), lambda: none)
+    return {**sums, "written": written.tokens_BSM, "score": written.score_BS}
 
 
 def spread(count: int, wanted: int) -> np.ndarray:
