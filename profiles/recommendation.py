@@ -1,6 +1,6 @@
 """Recommendation on drawn shops whose best ranking is known: both methods, PyTorch's SASRec, and that best, by seeds.
 
-  python -m profiles.recommendation --output=profiles/results/recommendation.json [--users=8000] [--steps=500] \
+  python -m profiles.recommendation --output=profiles/results/recommendation.json [--users=8000] [--steps=1100] \
       [--programs=causal,masked,reference] [--seeds=0,1,2]
 
 Each seed draws another shop of 240 items (`jaxfm.data.records.quickstart_shop`) and its users, of whom the last item
@@ -34,7 +34,7 @@ REFERENCE = "profiles/torch_sasrec.py"
 THEIRS = "reference"
 PROGRAMS = ("causal", "masked", THEIRS)
 METRICS = ("ndcg@10", "recall@10")
-_PRESET, _ROWS, _ROW = "bert_tiny", 32, 128
+_PRESET, _ROWS, _ROW = "bert_tiny", 8, 128
 
 
 def write_shop(shop: Shop, users: int, seed: int, folder: pathlib.Path) -> pathlib.Path:
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = command_line.make_parser(__doc__)
     parser.add_argument("--programs", default=",".join(PROGRAMS))
     parser.add_argument("--users", type=int, default=8_000)
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=1_100)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--workdir", type=pathlib.Path, default=None)
     parser.add_argument("--output", type=pathlib.Path, required=True)

@@ -27,6 +27,7 @@ from jaxfm.data.images.codebook import (
 from jaxfm.data.images.decoding import check_patch
 from jaxfm.data.images.examples import ImageExample, ImageSplit, read_images
 from jaxfm.data.images.rows import ImageRows
+from jaxfm.data.records.source_keys import split_keys
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.errors import UserError
 from jaxfm.schema import replaced
@@ -139,8 +140,9 @@ class ImageGenerationDefinition:
         """
         if initial.params:
             raise UserError(
-                f"config.model.init: is {config.model.init!r}, but this task starts from scratch: what a code of images "
-                "means is a matter of each run alone. Set --config.model.init=scratch --config.model.preset=bert_tiny."
+                f"config.model.init: is {config.model.init!r}, but this task starts from scratch: what a code of "
+                "images means is a matter of each run alone. Set --config.model.init=scratch "
+                "--config.model.preset=bert_tiny."
             )
         check_options(config)
         read = _read(config, None)
@@ -234,9 +236,9 @@ def check_options(config: Config) -> None:
 
 
 def _read(config: Config, splits: Sequence[str] | None) -> dict[str, ImageSplit]:
-    return read_images(
-        config.data.source, splits, columns=image_columns(config), holdout=config.data.holdout, labels="single"
-    )
+    data = config.data
+    columns, by = image_columns(config), split_keys(config.data)
+    return read_images(data.source, splits, columns=columns, holdout=data.holdout, labels="single", by=by)
 
 
 def _codebook(config: Config, train: ImageRows) -> Codebook:
