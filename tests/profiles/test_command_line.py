@@ -137,6 +137,10 @@ MISTAKES = {
     "recommendation": (["--output=o.json", "--programs=causl"], "--programs: 'causl' is none of them. Did you mean"),
     "scaling": (["--config=absent.py", "--output=o.json"], "--config=absent.py"),
     "small_data": (["--data=absent", "--output=o.json"], "--data=absent: no such folder"),
+    "speech_quality": (
+        ["--data=absent", "--output=o.json", "--parts=digit"],
+        "--parts: 'digit' is none of them.",
+    ),
     "st_embedding": (["absent", "absent", "absent"], "absent/config.json: no such file"),
     "st_encode": (["absent", "absent.txt", "vectors.npy"], "absent.txt: no such file"),
     "embed_corpus": (["--run=absent", "--words=absent", "--output=o.json"], "--words=absent: no such file"),
