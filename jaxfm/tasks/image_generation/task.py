@@ -140,7 +140,8 @@ class ImageGenerationDefinition:
         if initial.params:
             raise UserError(
                 f"config.model.init: is {config.model.init!r}, but this task starts from scratch: what a code of "
-                "images means is a matter of each run alone. Set --config.model.init=scratch --config.model.preset=bert_tiny."
+                "images means is a matter of each run alone. Set --config.model.init=scratch "
+                "--config.model.preset=bert_tiny."
             )
         check_options(config)
         read = _read(config, None)
