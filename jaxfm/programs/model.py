@@ -421,11 +421,6 @@ class Model:
         """How it reads files that are its records; None: its records are texts or images."""
         return self._predictor if isinstance(self._predictor, ReadsFiles) else None
 
-    @property
-    def draws_pictures(self) -> bool:
-        """Whether it makes pictures of its inputs."""
-        return isinstance(self._predictor, DrawsPictures)
-
     def pictures(self, inputs: Iterable[Any]) -> Iterator[Mapping[str, np.ndarray]]:
         """Yields what the model makes of each input, heading -> pixels uint8 [H, W, C].
 

@@ -18,6 +18,7 @@ from typing import Any, overload
 from absl import flags
 
 from jaxfm import files
+from jaxfm.core.task import DrawsPictures
 from jaxfm.data.records import source_unlabelled
 from jaxfm.data.records.source_unlabelled import Wanted
 from jaxfm.errors import UserError
@@ -303,7 +304,7 @@ def main(texts: Sequence[str]) -> None:
             raise UserError(f"--pair, --context: {_SINGLE}")
         _with_pictures(model, image_input.argument_records(texts, texts=model.reads_texts), values.pictures)
         return
-    if values.pictures and not model.draws_pictures:
+    if values.pictures and not isinstance(model.predictor, DrawsPictures):
         raise UserError(f"--pictures: the model of --workdir reads texts.\n{USAGE}")
     records = []
     for number, text in enumerate(texts, start=1):

@@ -93,12 +93,10 @@ class ImageGenerationPredictor:
                     f"{origin}: {name!r:.60} is not a class of this model. {did_you_mean(name, self.labels)}"
                 )
             numbers.append(self.labels.index(name) if name else -1)
-        samples, asked = (
-            self.spec.unmasking.samples,
-            np.asarray([number for number in numbers if number >= 0], np.int64),
-        )
+        spec, asked = self.spec, np.asarray([number for number in numbers if number >= 0], np.int64)
+        samples = spec.unmasking.samples
         each = np.tile(np.arange(samples), len(asked))
-        return AskedImages(names, tuple(numbers), blank_rows(self.spec, np.repeat(asked, samples), each))
+        return AskedImages(names, tuple(numbers), blank_rows(spec, np.repeat(asked, samples), each))
 
     def decode(self, encoded: AskedImages, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """Returns {"class", "images", "scores"} for each name.
