@@ -269,7 +269,8 @@ def _read(config: Config, splits: Sequence[str] | None, reading: Reading) -> dic
     grouped = task.join.column if task.join.clips > 1 else ""
     if task.join.fewest > task.join.clips:
         raise UserError(
-            f"config.task.join.fewest: is {task.join.fewest}, but at most {task.join.clips} are joined (config.task.join.clips)."
+            f"config.task.join.fewest: is {task.join.fewest}, but at most {task.join.clips} are joined "
+            "(config.task.join.clips)."
         )
     read = read_sounds(
         config.data.source,
