@@ -25,7 +25,7 @@ MASKED = "masked"
 class ClustersConfig:
     """What is predicted of hidden steps: the number of the nearest centre of k-means."""
 
-    count: int = field(100, "clusters", at_least=2, at_most=10_000)
+    count: int = field(100, "number of clusters", at_least=2, at_most=10_000)
     features: str = field(
         "mel",
         "what is clustered: log-mel frames and how they change (mel), or hidden states of the weights of "

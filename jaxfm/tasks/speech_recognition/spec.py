@@ -134,6 +134,10 @@ class SpeechRecognizerSpec:
         needs one. Steps after the end of a clip are unspecified.
         """
         log_probs = jax.nn.log_softmax(scores.logits_BSKC)
-        count = min(1 if self.decoding.method == "greedy" else self.decoding.candidates, len(self.symbols))
-        found, ids = jax.lax.top_k(log_probs[..., 1:], count)
+        found, ids = jax.lax.top_k(log_probs[..., 1:], min(_candidates(self.decoding), len(self.symbols)))
         return {"ids": (ids + 1).astype(jnp.int32), "log_probs": found, "blank": log_probs[..., 0]}
+
+
+def _candidates(decoding: CtcDecodingConfig) -> int:
+    """Returns how many symbols of a step decoding looks at."""
+    return 1 if decoding.method == "greedy" else decoding.candidates

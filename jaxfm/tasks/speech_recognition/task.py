@@ -266,11 +266,12 @@ def _check_fit(
 
 def _read(config: Config, splits: Sequence[str] | None, reading: Reading) -> dict[str, SoundSplit]:
     """Reads splits with their transcripts as they are learned; joined where the config says so."""
-    task, join = config.task, config.task.join
-    grouped = join.column if join.clips > 1 else ""
-    if join.fewest > join.clips:
+    task = config.task
+    grouped = task.join.column if task.join.clips > 1 else ""
+    if task.join.fewest > task.join.clips:
         raise UserError(
-            f"config.task.join.fewest: is {join.fewest}, but at most {join.clips} are joined (config.task.join.clips)."
+            f"config.task.join.fewest: is {task.join.fewest}, but at most {task.join.clips} are joined "
+            "(config.task.join.clips)."
         )
     read = read_sounds(
         config.data.source,
@@ -287,14 +288,14 @@ def _read(config: Config, splits: Sequence[str] | None, reading: Reading) -> dic
     for split, each in read.items():
         examples = tuple(_normalized(example, task) for example in each.examples)
         note = each.note
-        if join.clips > 1:
-            count = join.examples if split == "train" and join.examples else len(examples)
-            fewest = join.fewest or join.clips
+        if task.join.clips > 1:
+            count = task.join.examples if split == "train" and task.join.examples else len(examples)
+            fewest = task.join.fewest or task.join.clips
             examples = join_clips(
-                examples, reading.layout.rate, fewest=fewest, most=join.clips, count=count, gap=join.gap,
+                examples, reading.layout.rate, fewest=fewest, most=task.join.clips, count=count, gap=task.join.gap,
                 seed=_SPLITS.index(split),
             )  # fmt: skip
-            shown = str(fewest) if fewest == join.clips else f"{fewest} to {join.clips}"
+            shown = str(fewest) if fewest == task.join.clips else f"{fewest} to {task.join.clips}"
             note += f"; {count:,} joined clips are drawn of these, of {shown} each"
         found[split] = SoundSplit(examples, note)
     return found

@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def run(folder: pathlib.Path) -> pathlib.Path:
     pytest.importorskip("jiwer", reason="it counts the errors")
     config = speech_config(
-        folder, train__steps=300, train__batch_size=16, log__every_steps=100, data__packed=True, data__row_length=64,
+        folder, train__steps=200, train__batch_size=16, log__every_steps=100, data__packed=True, data__row_length=64,
         eval__metric="wer",
     )  # fmt: skip
     train(config, folder / "run")
