@@ -15,7 +15,8 @@ def choose_groups(groups: Sequence[str], share: float, targets: Targets) -> list
 
     Groups are taken in the order of a hash of their names, those left out that are larger than what is still wanted;
     at last the smallest of these where that comes nearer to the share, or where none has been taken. So the number of
-    held-out records differs from the wanted one by half of the smallest group left, at most. Neither order nor seed
+    held-out records differs from the wanted one by half of the smallest group left, at most, unless each group alone is
+    larger than the share. Neither order nor seed
     matters. A group with the last record of a class in training is never taken, nor one without which all targets in
     training would be equal; all are False where these rules exclude every group.
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from jaxfm import config
 from jaxfm.config import DataConfig
 from jaxfm.data.audio.examples import read_sounds
 from jaxfm.data.corpora.corpus import open_corpus
@@ -22,7 +23,7 @@ from jaxfm.data.records.questions import read_questions
 from jaxfm.data.records.record_times import moment_of
 from jaxfm.data.records.relations import read_relations
 from jaxfm.data.records.source_keys import split_keys
-from jaxfm.data.records.split_keys import NO_KEYS, Key, SplitKeys
+from jaxfm.data.records.split_keys import LEAKS, NO_KEYS, Key, SplitKeys
 from jaxfm.data.records.tagged_builder import USUAL_COLUMNS
 from jaxfm.data.records.tagged_holdout import read_splits
 from jaxfm.data.records.text_groups import read_groups
@@ -221,7 +222,8 @@ def test_without_the_keys_splits_are_what_they_were(write, tmp_path):
     source = write("train", rows)
     plain = read_examples(source, None, columns=ExampleColumns(), kind="single", holdout=0.2)
     assert examples(source, split_keys(DataConfig()), holdout=0.2) == plain
-    assert not split_keys(DataConfig()) and not key_notes([split.note for split in plain.values()])
+    assert config.LEAKS == LEAKS and not split_keys(DataConfig())
+    assert not key_notes([split.note for split in plain.values()])
 
 
 def test_columns_are_not_taken_for_texts_or_labels(write):
