@@ -50,7 +50,7 @@ class Outcomes:
 
     @property
     def alone_answered(self) -> np.ndarray:
-        """Bool [R]: as many requests as are answered, those of the highest `alone_scores`, of equal ones wrong first."""
+        """Bool [R]: as many requests as are answered, of the highest `alone_scores`, of equal ones wrong first."""
         chosen = np.zeros(len(self.dialogues), bool)
         chosen[_surest_first(self.alone_scores, self.alone_right)[: int(self.answered.sum())]] = True
         return chosen

@@ -178,10 +178,10 @@ class SearchIndex:
     def search(self, queries: Any, top: int | None = None, among: Sequence[int] | None = None) -> Any:
         """Returns the best `top` texts of a query, or a list of them for each of several queries.
 
-        None stands for 10, or all texts of a smaller corpus. `among` are the places, from 0, of the texts that may be
-        found; None: all. It is not for approximate search. Each result is {"rank", "score", "id", "text"}, with "title" and
-        "answer" where the corpus has them, and "fields" where any were asked for; the score is the cosine or product of vectors, BM25's, or the reranker's,
-        which leaves the first one as "first_score".
+        None stands for 10, or all texts of a smaller corpus. Each result is {"rank", "score", "id", "text"}, with
+        "title", "answer" and "fields" (columns that were asked for) where the corpus has them; the score is the cosine
+        or product of vectors, BM25's, or the reranker's, which leaves the first one as "first_score". `among` are the
+        places, from 0, of the texts that may be found; None: all. It is not for approximate search.
 
         Raises:
           UserError: `top` is not from 1 to the number of texts; a query that is blank or not text.
