@@ -41,12 +41,14 @@ class AssistReport:
       tables: all that was found, for people.
       values: the same as JSON values.
       curves: name -> (share answered, share of the answers that are wrong).
+      scores: float [R], of the best answer to each request; -inf where an intent's rule hands over or none is found.
     """
 
     shares: Mapping[str, Interval]
     tables: Sequence[Table]
     values: Mapping[str, Any]
     curves: Mapping[str, Sequence[tuple[float, float]]]
+    scores: np.ndarray
 
     def __repr__(self) -> str:
         return f"AssistReport({', '.join(f'{name}={each.value:.4f}' for name, each in self.shares.items())})"
@@ -220,7 +222,7 @@ def _report(
         "risk_coverage": curves,
         "wrong": wrong,
     }
-    return AssistReport(shares, tables, values, curves)
+    return AssistReport(shares, tables, values, curves, outcomes.scores)
 
 
 def _by_intent(replies: Sequence[Mapping[str, Any]], outcomes: Outcomes) -> Table:
