@@ -7,6 +7,7 @@ The programs as functions: `jaxfm.check(config)`, `jaxfm.audit(config, workdir)`
 `jaxfm.stress`, which changes inputs on purpose; `jaxfm.drift`, which compares new data with those of a run;
 `jaxfm.bias` and `jaxfm.leaks`, which look for what a model should not have learned;
 `jaxfm.retrieve` and `jaxfm.open_index`, which search a corpus; `jaxfm.mine`, which finds hard negatives;
+`jaxfm.open_assistant`, which answers customers or hands them over to a person;
 `jaxfm.probe`, which says how much of texts' labels is in vectors; `jaxfm.explain`, which says which words results are
 due to.
 `jaxfm.select`, which chooses what to label next, `jaxfm.self_train`, which learns from unlabelled texts, and
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from jaxfm.config import Config as Config
     from jaxfm.core.extensions import register_loss as register_loss
     from jaxfm.core.extensions import register_metric as register_metric
+    from jaxfm.programs.assistant import Assistant as Assistant
+    from jaxfm.programs.assistant import open_assistant as open_assistant
     from jaxfm.programs.audit import audit as audit
     from jaxfm.programs.bias import bias as bias
     from jaxfm.programs.check import check as check
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Assistant": "jaxfm.programs.assistant",
     "Config": "jaxfm.config",
     "Model": "jaxfm.programs.model",
     "SearchIndex": "jaxfm.programs.search_index",
@@ -71,6 +75,7 @@ _HOME = {
     "leaks": "jaxfm.programs.leaks",
     "load": "jaxfm.programs.model",
     "mine": "jaxfm.programs.mine",
+    "open_assistant": "jaxfm.programs.assistant",
     "open_index": "jaxfm.programs.search_index",
     "predict": "jaxfm.programs.predict",
     "probe": "jaxfm.programs.probe",

@@ -56,6 +56,7 @@ PROGRAMS = (
     Program("bias", USING, "looks for bias: exchanged terms, scores by group, stereotypes"),
     Program("leaks", USING, "says what a model gives away of its training texts"),
     Program("retrieve", USING, "finds the texts of a corpus that fit a query, or answers"),
+    Program("assist", USING, "answers customers' dialogues, or hands over to a person"),
     Program("serve", USING, "serves trained models over HTTP, with a page to try them on"),
     Program("export", USING, "writes a model for transformers, ONNX or JAX without jaxfm"),
     Program("quantise", USING, "rounds a run's weights to 8 or 4 bits, if it keeps its score"),

@@ -4,6 +4,7 @@
 
 import dataclasses
 import itertools
+import math
 import os
 import pathlib
 import shutil
@@ -37,8 +38,16 @@ _RECALL_AT = 10
 class Ranker(Protocol):
     """Ranks the texts of a corpus, which go by their numbers, for each query."""
 
-    def rank(self, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns numbers [Q, K], -1 where nothing more was found, and scores [Q, K], the best first."""
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """The least and the greatest score that there can be."""
+        ...
+
+    def rank(self, queries: Sequence[str], k: int, among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Returns numbers [Q, K], -1 where nothing more was found, and scores [Q, K], the best first.
+
+        `among`: the numbers of the texts that may be found, in order; None: all.
+        """
         ...
 
     def texts(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
@@ -54,9 +63,18 @@ class VectorRanker:
     store: VectorStore
     graph: graphs.Graph | None = None
 
-    def rank(self, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def score_range(self) -> tuple[float, float]:
         """See `Ranker`."""
+        return (-1.0, 1.0) if self.store.identity.similarity == "cosine" else (-math.inf, math.inf)
+
+    def rank(self, queries: Sequence[str], k: int, among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """See `Ranker`; `among` is of exact search alone."""
         vectors_QD = self.model.embed(queries, "query")
+        if among is not None:
+            assert self.graph is None
+            places_QK, scores_QK = rank_all(vectors_QD, np.asarray(self.store.vectors[among]), k)
+            return among[places_QK], scores_QK
         return self.graph.rank(vectors_QD, k) if self.graph else rank_all(vectors_QD, self.store.vectors, k)
 
     def texts(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
@@ -71,9 +89,20 @@ class TokenRanker:
     model: Model
     store: VectorStore
 
-    def rank(self, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def score_range(self) -> tuple[float, float]:
         """See `Ranker`."""
-        return maxsim.rank_all(self.model.embed_tokens(queries, "query"), self.store.vectors, self.store.ends, k)
+        return -math.inf, math.inf
+
+    def rank(self, queries: Sequence[str], k: int, among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """See `Ranker`."""
+        asked, vectors, ends = self.model.embed_tokens(queries, "query"), self.store.vectors, self.store.ends
+        if among is None:
+            return maxsim.rank_all(asked, vectors, ends, k)
+        parts = [vectors[int(ends[number - 1]) if number else 0 : int(ends[number])] for number in among.tolist()]
+        ends = np.cumsum([len(part) for part in parts])
+        places_QK, scores_QK = maxsim.rank_all(asked, np.concatenate(parts), ends, k)
+        return among[places_QK], scores_QK
 
     def texts(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
         """See `Ranker`."""
@@ -87,9 +116,14 @@ class WordRanker:
     index: Bm25
     kept: Sequence[Mapping[str, Any]]
 
-    def rank(self, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def score_range(self) -> tuple[float, float]:
         """See `Ranker`."""
-        numbers, scores = self.index.top(queries, k)
+        return 0.0, math.inf
+
+    def rank(self, queries: Sequence[str], k: int, among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """See `Ranker`."""
+        numbers, scores = self.index.top(queries, k, among)
         return np.where(scores > 0, numbers, -1), scores
 
     def texts(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
@@ -126,26 +160,39 @@ class SearchIndex:
     def __repr__(self) -> str:
         return f"<jaxfm.SearchIndex: {self.count:,} texts{', with answers' if self.answers else ''}>"
 
-    @overload
-    def search(self, queries: str, top: int | None = None) -> list[dict[str, Any]]: ...
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """The least and the greatest score that there can be, as far as that is known."""
+        return self._ranker.score_range if self._reranker is None else (-math.inf, math.inf)
 
     @overload
-    def search(self, queries: Iterable[str], top: int | None = None) -> list[list[dict[str, Any]]]: ...
+    def search(
+        self, queries: str, top: int | None = None, among: Sequence[int] | None = None
+    ) -> list[dict[str, Any]]: ...
 
-    def search(self, queries: Any, top: int | None = None) -> Any:
+    @overload
+    def search(
+        self, queries: Iterable[str], top: int | None = None, among: Sequence[int] | None = None
+    ) -> list[list[dict[str, Any]]]: ...
+
+    def search(self, queries: Any, top: int | None = None, among: Sequence[int] | None = None) -> Any:
         """Returns the best `top` texts of a query, or a list of them for each of several queries.
 
-        None stands for 10, or all texts of a smaller corpus. Each is {"rank", "score", "id", "text"}, with "title" and
-        "answer" where the corpus has them; the score is the cosine or product of vectors, BM25's, or the reranker's,
-        which leaves the first one as "first_score".
+        None stands for 10, or all texts of a smaller corpus. Each result is {"rank", "score", "id", "text"}, with
+        "title", "answer" and "fields" (columns that were asked for) where the corpus has them; the score is the cosine
+        or product of vectors, BM25's, or the reranker's, which leaves the first one as "first_score". `among` are the
+        places, from 0, of the texts that may be found; None: all. It is not for approximate search.
 
         Raises:
           UserError: `top` is not from 1 to the number of texts; a query that is blank or not text.
         """
-        top = min(TOP, self.count) if top is None else top
+        found = None if among is None else np.unique(np.asarray(among, np.int64))
+        count = self.count if found is None else len(found)
+        top = min(TOP, count) if top is None else top
         if isinstance(queries, str):
-            return self._search([_query(queries, "the query")], top)[0]
-        return self._search([_query(each, f"query {number}") for number, each in enumerate(queries, start=1)], top)
+            return self._search([_query(queries, "the query")], top, found)[0]
+        asked = [_query(each, f"query {number}") for number, each in enumerate(queries, start=1)]
+        return self._search(asked, top, found)
 
     @overload
     def answer(self, queries: str) -> dict[str, Any]: ...
@@ -175,12 +222,13 @@ class SearchIndex:
             results.append({"query": query, "answer": best["answer"] if sure else None, **shown})
         return results[0] if single else results
 
-    def _search(self, queries: Sequence[str], top: int) -> list[list[dict[str, Any]]]:
-        self.check_top(top)
-        depth = min(self.count, max(top, self._candidates)) if self._reranker else top
+    def _search(self, queries: Sequence[str], top: int, among: np.ndarray | None) -> list[list[dict[str, Any]]]:
+        count = self.count if among is None else len(among)
+        self.check_top(top, count)
+        depth = min(count, max(top, self._candidates)) if self._reranker else top
         if not queries:
             return []
-        numbers_QK, scores_QK = self._ranker.rank(queries, depth)
+        numbers_QK, scores_QK = self._ranker.rank(queries, depth, among)
         found = []
         for numbers, scores in zip(numbers_QK, scores_QK, strict=True):
             texts = self._ranker.texts(int(number) for number in numbers if number >= 0)
@@ -203,10 +251,14 @@ class SearchIndex:
             ordered.append(sorted(scored, key=lambda each: -each["score"]))
         return ordered
 
-    def check_top(self, top: int | None) -> None:
-        """Raises UserError where `top` is not from 1 to the number of texts; None: as many as `search` says."""
-        if top is not None and not 1 <= top <= self.count:
-            raise UserError(f"--top={top}: must be from 1 to {self.count:,}, the number of texts of the corpus.")
+    def check_top(self, top: int | None, count: int | None = None) -> None:
+        """Raises UserError where `top` is not from 1 to the number of texts, or to `count` of them.
+
+        None as `top`: as many as `search` says.
+        """
+        count = self.count if count is None else count
+        if top is not None and not 1 <= top <= count:
+            raise UserError(f"--top={top}: must be from 1 to {count:,}, the number of texts of the corpus.")
 
 
 NO_THRESHOLD = (
@@ -217,7 +269,7 @@ NO_THRESHOLD = (
 
 def open_index(
     workdir: str | os.PathLike[str] | None = None,
-    corpus: str | os.PathLike[str] | Iterable[Any] | None = None,
+    corpus: str | os.PathLike[str] | Iterable[Any] | Corpus | None = None,
     index: str | os.PathLike[str] | None = None,
     *,
     bm25: bool = False,
@@ -234,7 +286,8 @@ def open_index(
 
     Args:
       workdir: a run whose task gives vectors; None with `bm25`.
-      corpus: a file (see `corpus_file`), or texts or records in memory; None: that of a finished `index`.
+      corpus: a file (see `corpus_file`), texts or records in memory, or one that is open already (`answers` and
+        `columns` are then its own); None: that of a finished `index`.
       index: a directory that keeps the vectors and texts; None: a temporary one, removed with the result.
       bm25: rank by shared words in place of vectors.
       approximate: find candidates by a graph, kept in `index`.
@@ -305,8 +358,8 @@ def open_reranker(workdir: str | os.PathLike[str], option: str) -> Model:
 def _corpus(
     corpus: Any, answers: bool, columns: Mapping[str, str] | None, note: Callable[[str], None]
 ) -> Corpus | None:
-    if corpus is None:
-        return None
+    if corpus is None or isinstance(corpus, Corpus):
+        return corpus
     if isinstance(corpus, str | os.PathLike):
         return corpus_file(files.user_path(corpus, "--corpus"), answers=answers, columns=columns, note=note)
     return corpus_in_memory(corpus, answers=answers)

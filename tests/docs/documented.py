@@ -68,6 +68,7 @@ NOT_RUN = {
     r"^(jaxfm |python -m jaxfm\.)quantise |adapt\.quantise": "scores many times: tests/programs/test_quantise.py",
     r"^(jaxfm |python -m jaxfm\.)audit (?!.*--folds=0)": "trains a run a fold; tests/programs/test_audit.py does so",
     r"^(jaxfm |python -m jaxfm\.)(bias|leaks) ": "tests/programs/test_bias.py and test_leaks.py",
+    r"^(jaxfm |python -m jaxfm\.)assist ": "needs answers and dialogues: tests/programs/test_assist.py",
     r"^(jaxfm |python -m jaxfm\.)(prune|compress) |runs/r1": "many models: tests/programs/test_prune.py",
     r"^(jaxfm |python -m jaxfm\.)(select|self-train|self_train) |--data jsonl:DIR --workdir runs/b$": (
         "needs a run and unlabelled texts, or trains several: tests/programs/test_select.py and test_self_train.py"

@@ -48,6 +48,10 @@ MISTAKES = {
         "absent",
     ),
     "audio_quality": (["--data=absent", "--output=o.json"], "--data=absent: must be a folder with one .npz file"),
+    "assist": (
+        ["--data=absent", "--output=o.json", "--ways=bm52"],
+        "--ways: 'bm52' is none of them. Did you mean 'bm25'?",
+    ),
     "augmentation": (
         ["--data=absent", "--output=o.json", "--workdir=w", "--kinds=mixap"],
         "--kinds: 'mixap' is not one of none, word_dropout",

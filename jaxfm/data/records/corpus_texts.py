@@ -3,8 +3,9 @@
 import dataclasses
 import hashlib
 import itertools
+import json
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxfm.data.records.registry import open_file
@@ -12,7 +13,9 @@ from jaxfm.data.records.source_unlabelled import ID, Wanted, check_record, form_
 from jaxfm.data.records.table import listed, require_text
 from jaxfm.errors import UserError
 
-TITLE, ANSWER, QUESTION = "title", "answer", "question"
+TITLE, ANSWER, QUESTION, FIELDS = "title", "answer", "question", "fields"
+OWN_COLUMNS = ("text", ID, TITLE, ANSWER, QUESTION, "pair", "tokens", "origin")
+"""What a text is made of: none of `fields` may be one of them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class CorpusText:
       title: "" where there is none.
       answer: what is given for it in answer mode; None where there is no such column.
       origin: where it was read.
+      fields: further columns that were asked for, JSON values; an absent one is left out.
     """
 
     id: Any
@@ -32,6 +36,7 @@ class CorpusText:
     title: str = ""
     answer: str | None = None
     origin: str = ""
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def searched(self) -> str:
@@ -42,12 +47,15 @@ class CorpusText:
         """Returns what a result shows."""
         values = {"id": self.id, "text": self.text}
         values |= {TITLE: self.title} if self.title else {}
+        values |= {FIELDS: dict(self.fields)} if self.fields else {}
         return values if self.answer is None else values | {ANSWER: self.answer}
 
 
 def from_dict(values: Mapping[str, Any]) -> CorpusText:
     """Returns the text that `to_dict` gave."""
-    return CorpusText(values["id"], values["text"], values.get(TITLE, ""), values.get(ANSWER))
+    return CorpusText(
+        values["id"], values["text"], values.get(TITLE, ""), values.get(ANSWER), "", values.get(FIELDS, {})
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +87,8 @@ class Corpus:
             if short in seen:  # 64 bits of an id, which take less memory; what they are of is looked up
                 self._refuse_twice(each)
             seen.add(short)
-            digest.update(repr((_name(each.id), each.title, each.text, each.answer)).encode("utf-8"))
+            further = (dict(each.fields),) if each.fields else ()  # without any: the hash that older indexes have
+            digest.update(repr((_name(each.id), each.title, each.text, each.answer, *further)).encode("utf-8"))
             count += 1
         if not count:
             raise UserError(f"--corpus={self.name}: has no text: there is nothing to find.")
@@ -121,6 +130,7 @@ def corpus_file(
     *,
     answers: bool = False,
     columns: Mapping[str, str] | None = None,
+    fields: Sequence[str] = (),
     note: Callable[[str], None] = lambda text: None,
 ) -> Corpus:
     """Returns the corpus of a file: .txt (a text a line), .jsonl, .csv, .tsv, .parquet, with .gz or without.
@@ -132,6 +142,7 @@ def corpus_file(
       path: of the file.
       answers: every record needs an answer.
       columns: `text_column`: the text's, where it is not the usual one.
+      fields: further columns that are kept with a text, where it has them; none of `OWN_COLUMNS`.
       note: is told which columns were taken where that was not "text".
 
     Raises:
@@ -147,7 +158,8 @@ def corpus_file(
             raise UserError(f"--corpus={path}: --answer needs a column {ANSWER!r} ({has}).")
         if QUESTION in found and not given:
             given, note = {"text_column": QUESTION}, lambda text: None  # as it should be
-    wanted = Wanted(given=given, fields=(TITLE, ANSWER))
+    assert not set(fields) & set(OWN_COLUMNS)
+    wanted = Wanted(given=given, fields=(TITLE, ANSWER, *fields))
     noted: list[str] = []
 
     def say_once(text: str) -> None:
@@ -156,13 +168,17 @@ def corpus_file(
             note(text)
 
     def read() -> Iterator[CorpusText]:
-        return _numbered(read_unlabelled(path, wanted, say_once))
+        return _numbered(read_unlabelled(path, wanted, say_once), fields)
 
     return Corpus(str(path), read, answers)
 
 
-def corpus_in_memory(texts: Iterable[Any], *, answers: bool = False) -> Corpus:
-    """Returns the corpus of texts, or of records {"text": ..., "id": ..., "title": ..., "answer": ...}."""
+def corpus_in_memory(texts: Iterable[Any], *, answers: bool = False, fields: Sequence[str] = ()) -> Corpus:
+    """Returns the corpus of texts, or of records {"text": ..., "id": ..., "title": ..., "answer": ...}.
+
+    `fields` are further keys that are kept, as of `corpus_file`.
+    """
+    assert not set(fields) & set(OWN_COLUMNS)
     kept = list(texts)
 
     def record(number: int, value: Any) -> dict[str, Any]:
@@ -171,12 +187,13 @@ def corpus_in_memory(texts: Iterable[Any], *, answers: bool = False) -> Corpus:
         if QUESTION in values and (answers or "text" not in values):
             values["text"] = values[QUESTION]
         return check_record(
-            {name: values[name] for name in ("text", ID, TITLE, ANSWER) if name in values} | {"origin": origin},
-            Wanted(fields=(TITLE, ANSWER)),
+            {name: values[name] for name in ("text", ID, TITLE, ANSWER, *fields) if name in values}
+            | {"origin": origin},
+            Wanted(fields=(TITLE, ANSWER, *fields)),
         )
 
     def read() -> Iterator[CorpusText]:
-        return _numbered(record(number, value) for number, value in enumerate(kept, start=1))
+        return _numbered((record(number, value) for number, value in enumerate(kept, start=1)), fields)
 
     return Corpus("texts in memory", read, answers)
 
@@ -188,7 +205,7 @@ def _form(path: pathlib.Path) -> str:
         raise UserError(str(error).replace("--input=", "--corpus=", 1)) from None
 
 
-def _numbered(records: Iterable[Mapping[str, Any]]) -> Iterator[CorpusText]:
+def _numbered(records: Iterable[Mapping[str, Any]], fields: Sequence[str] = ()) -> Iterator[CorpusText]:
     has_ids: bool | None = None
     for number, record in enumerate(records, start=1):
         origin = record["origin"]
@@ -199,7 +216,16 @@ def _numbered(records: Iterable[Mapping[str, Any]]) -> Iterator[CorpusText]:
             others = "the records before it have none" if own is not None else "those before it have one"
             raise UserError(f"{origin}: has {'an' if own is not None else 'no'} id, but {others}: give all or none.")
         title, answer = (_text_of(record, name, origin) for name in (TITLE, ANSWER))
-        yield CorpusText(own if own is not None else number, record["text"], title or "", answer, origin)
+        further = {name: _json(record[name], name, origin) for name in fields if record.get(name) is not None}
+        yield CorpusText(own if own is not None else number, record["text"], title or "", answer, origin, further)
+
+
+def _json(value: Any, name: str, origin: str) -> Any:
+    """Returns the value of a column as JSON gives it back."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{origin}: {name!r} is {value!r:.60}, which JSON cannot hold ({error}).") from None
 
 
 def _text_of(record: Mapping[str, Any], name: str, origin: str) -> str | None:

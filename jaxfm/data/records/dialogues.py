@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from jaxfm.data.records.registry import open_tables
 from jaxfm.data.records.table import Row, Table, Tables, listed, require_text, shown
@@ -15,6 +15,20 @@ DIALOGUE_COLUMNS = ("context", "response", "dialogue")
 TURN_COLUMNS = ("turns", "dialogue", "dialog", "messages", "conversations", "conversation", "utterances")
 _TEXTS = ("text", "content", "utterance", "value")
 _SPEAKERS = ("speaker", "role", "from")
+
+
+class Turn(NamedTuple):
+    """What one speaker says at a time.
+
+    Attributes:
+        speaker: "" where the record does not say.
+        text: as it is.
+        values: all that the record says of the turn; empty where it is a text alone.
+    """
+
+    speaker: str
+    text: str
+    values: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +81,12 @@ def _read(table: Table, options: DialogueOptions, asked: Sequence[str] | None) -
     speakers: dict[str, None] = {}
     found = 0
     for origin, record in table.read(None):
-        turns = [(speaker, text) for speaker, text in _turns(record, origin) if text.strip()]
-        texts = [text for _, text in turns]
-        speakers |= dict.fromkeys(speaker for speaker, _ in turns)
+        turns = [turn for turn in turns_of(record, origin) if turn.text.strip()]
+        texts = [turn.text for turn in turns]
+        speakers |= dict.fromkeys(turn.speaker for turn in turns)
         whole = json.dumps(texts)
         for number in range(1, len(turns)):
-            if options.responder and turns[number][0] != options.responder:
+            if options.responder and turns[number].speaker != options.responder:
                 continue
             found += 1
             parts = (context_of(texts[:number], options), texts[number], whole)
@@ -83,8 +97,8 @@ def _read(table: Table, options: DialogueOptions, asked: Sequence[str] | None) -
         raise UserError(f"{table.source}: task.responder={options.responder!r} answers nothing in it. {hint}")
 
 
-def _turns(record: Any, origin: str) -> Iterator[tuple[str, str]]:
-    """Yields (speaker, text) of each turn, the speaker "" where the record does not say."""
+def turns_of(record: Mapping[str, Any], origin: str) -> Iterator[Turn]:
+    """Yields the turns of a dialogue, blank ones too. Raises UserError naming `origin` for what is not a dialogue."""
     column = next((name for name in TURN_COLUMNS if isinstance(record.get(name), list)), None)
     if column is None:
         raise UserError(
@@ -92,7 +106,7 @@ def _turns(record: Any, origin: str) -> Iterator[tuple[str, str]]:
         )
     for turn in record[column]:
         if isinstance(turn, str):
-            yield "", require_text(turn, column, origin)
+            yield Turn("", require_text(turn, column, origin), {})
             continue
         text = next((name for name in _TEXTS if isinstance(turn, dict) and name in turn), None)
         if text is None:
@@ -101,4 +115,4 @@ def _turns(record: Any, origin: str) -> Iterator[tuple[str, str]]:
                 f"{', '.join(_TEXTS)}."
             )
         speaker = next((turn[name] for name in _SPEAKERS if name in turn), "")
-        yield str(speaker), require_text(turn[text], text, origin)
+        yield Turn(str(speaker), require_text(turn[text], text, origin), turn)

@@ -65,18 +65,20 @@ class Bm25:
             return np.zeros(self.count, np.float32)
         return np.asarray(self._index.get_scores_from_ids(known), np.float32)
 
-    def top(self, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
+    def top(self, queries: Sequence[str], k: int, among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Returns numbers, int32 [Q, K], and scores, f32 [Q, K], of the best texts: of one score the lower number.
 
-        Raises UserError unless k is from 1 to N.
+        `among`: the numbers of the texts that may be found, in order; None: all. Scores do not depend on it.
+        Raises UserError unless k is from 1 to the number of these texts.
         """
-        if not 1 <= k <= self.count:
-            raise UserError(f"k={k}: must be from 1 to the {self.count:,} texts of the corpus.")
+        count = self.count if among is None else len(among)
+        if not 1 <= k <= count:
+            raise UserError(f"k={k}: must be from 1 to the {count:,} texts of the corpus.")
         indices = np.zeros((len(queries), k), np.int32)
         scores = np.zeros((len(queries), k), np.float32)
         for row, query in enumerate(queries):
             found_N = self.scores(query)
-            indices[row] = _best(found_N, k)
+            indices[row] = _best(found_N, k) if among is None else among[_best(found_N[among], k)]
             scores[row] = found_N[indices[row]]
         return indices, scores
 
