@@ -8,8 +8,8 @@ The stored answers are the system's turns of training, each with the intent of t
 finds them by a run of vectors that learned which turn follows three others; `bm25` by the words that the turns so far
 share with those before the stored answer. An answer is right where service and acts are those of the turn that
 followed (a stored answer has other names and times in it). The threshold is the score that --coverage of the validation
-requests reach whose intent is sure. Test shares in percent; "no intents" is the same without the run of intents. What is done is
-kept in --workdir.
+requests reach whose intent is sure. Test shares in percent; "no intents" is the same without the run of intents. What
+is done is kept in --workdir.
 """
 
 import dataclasses
