@@ -28,8 +28,9 @@ from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation.coverage import COVERAGE, THRESHOLD, fit_threshold
 from jaxfm.observe.tables import Table, to_markdown
 from jaxfm.observe.writers import to_json
+from jaxfm.programs.assist import open_assistant
 from jaxfm.programs.assist_evaluation import AssistReport, evaluate_assistant
-from jaxfm.programs.assistant import Assistant, open_assistant
+from jaxfm.programs.assistant import Assistant
 from jaxfm.programs.given_config import resolve_config
 from jaxfm.programs.train import train
 from profiles import command_line, quality

@@ -12,9 +12,9 @@ import jaxfm
 from jaxfm.data.records.conversations import conversation_of, read_requests
 from jaxfm.errors import UserError
 from jaxfm.evaluation import hand_over as measures
-from jaxfm.programs.assist import assist_file, lines
+from jaxfm.programs.assist import assist_file, lines, open_assistant
 from jaxfm.programs.assist_evaluation import evaluate_assistant, is_right
-from jaxfm.programs.assistant import FOR_A_PERSON, NO_ANSWER, UNSURE, Assistant, open_assistant
+from jaxfm.programs.assistant import FOR_A_PERSON, NO_ANSWER, UNSURE, Assistant
 from jaxfm.programs.model import Model
 from tests import tiny
 from tests.programs import embedding_run
@@ -124,7 +124,7 @@ def test_only_answers_of_the_intent_are_found(runs: dict[str, pathlib.Path]) -> 
 
 def test_reranked(runs: dict[str, pathlib.Path]) -> None:
     """The score that the threshold is of is the reranker's."""
-    given = {"bm25": True, "rerank": runs["pairs"], "candidates": 5}
+    given: dict[str, Any] = {"bm25": True, "rerank": runs["pairs"], "candidates": 5}
     found = open_assistant(None, STORED, threshold=0.0, **given).reply(DIALOGUES[0])
     best = found["candidates"][0]
     query = DIALOGUES[0][-1]
@@ -199,7 +199,7 @@ def test_evaluation_with_intents(runs: dict[str, pathlib.Path], tmp_path: pathli
     sure = float(
         np.median([each["score"] for each in Model(runs["classification"])([each[2][-1] for each in requests])])
     )
-    given = {"intent_threshold": sure, "threshold": 0.0}
+    given: dict[str, Any] = {"intent_threshold": sure, "threshold": 0.0}
     assistant = open_assistant(runs["classification"], STORED, runs["retriever"], **given)
     report = evaluate_assistant(assistant, f"dialogue:{tmp_path}")
     replies = [assistant.reply(each.texts) for each in requests]
