@@ -56,7 +56,7 @@ def test_some_of_the_texts(run: pathlib.Path, corpus: pathlib.Path) -> None:
                 expected = [each for each in whole if each["id"] in names]
                 assert [each["id"] for each in found] == [each["id"] for each in expected]
                 scores = [[each["score"] for each in both] for both in (found, expected)]
-                np.testing.assert_allclose(*scores, atol=1e-5)
+                np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
         with pytest.raises(UserError, match="--top=3: must be from 1 to 2, the number of texts"):
             index.search(QUERIES, 3, among=[0, 4])
 
