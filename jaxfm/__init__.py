@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from jaxfm.config import Config as Config
     from jaxfm.core.extensions import register_loss as register_loss
     from jaxfm.core.extensions import register_metric as register_metric
+    from jaxfm.programs.assist import open_assistant as open_assistant
     from jaxfm.programs.assistant import Assistant as Assistant
-    from jaxfm.programs.assistant import open_assistant as open_assistant
     from jaxfm.programs.audit import audit as audit
     from jaxfm.programs.bias import bias as bias
     from jaxfm.programs.check import check as check
@@ -75,7 +75,7 @@ _HOME = {
     "leaks": "jaxfm.programs.leaks",
     "load": "jaxfm.programs.model",
     "mine": "jaxfm.programs.mine",
-    "open_assistant": "jaxfm.programs.assistant",
+    "open_assistant": "jaxfm.programs.assist",
     "open_index": "jaxfm.programs.search_index",
     "predict": "jaxfm.programs.predict",
     "probe": "jaxfm.programs.probe",

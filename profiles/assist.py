@@ -3,7 +3,7 @@
   python -m profiles.assist --data=../shared/data/sgd-dialogue --output=profiles/results/assist.json \
       [--ways=trained,bm25] [--seeds=0,1,2]
 
-Dialogues of one service that training has. A run of intents learns from users' turns (MiniLM, with the turn before).
+Dialogues whose services training has. A run of intents learns from users' turns (MiniLM, with the turn before).
 The stored answers are the system's turns of training, each with the intent of the user's turn before it. `trained`
 finds them by a run of vectors that learned which turn follows three others; `bm25` by the words that the turns so far
 share with those before the stored answer. An answer is right where service and acts are those of the turn that
@@ -12,6 +12,7 @@ requests reach whose intent is sure. Test shares in percent; "no intents" is the
 is done is kept in --workdir.
 """
 
+import collections
 import dataclasses
 import gzip
 import json
@@ -28,8 +29,9 @@ from jaxfm.errors import UserError, did_you_mean
 from jaxfm.evaluation.coverage import COVERAGE, THRESHOLD, fit_threshold
 from jaxfm.observe.tables import Table, to_markdown
 from jaxfm.observe.writers import to_json
+from jaxfm.programs.assist import open_assistant
 from jaxfm.programs.assist_evaluation import AssistReport, evaluate_assistant
-from jaxfm.programs.assistant import Assistant, open_assistant
+from jaxfm.programs.assistant import Assistant
 from jaxfm.programs.given_config import resolve_config
 from jaxfm.programs.train import train
 from profiles import command_line, quality
@@ -47,26 +49,44 @@ Dialogue = Mapping[str, Any]
 
 
 def read_dialogues(data: pathlib.Path, limit: int | None = None) -> dict[str, list[dict[str, Any]]]:
-    """Returns the dialogues of one service that training has, by split, the system's turns with their `REPLY`.
+    """Returns the dialogues all of whose services training has, by split, the system's turns with their `REPLY`.
 
     `limit`: the first so many of each split; None: all.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
-    services: set[str] = set()
+    read: dict[str, list[Dialogue]] = {}
     for split, name in SPLITS.items():
         with gzip.open(data / name, "rt") if name.endswith(".gz") else open(data / name) as file:
-            dialogues = [each for each in map(json.loads, file) if len(each["services"]) == 1]
-        services |= {each["services"][0] for each in dialogues} if split == "train" else set()
-        found[split] = [_with_replies(each) for each in dialogues if each["services"][0] in services][:limit]
-    return found
+            read[split] = [json.loads(line) for line in file]
+    known = {service for each in read["train"] for service in each["services"]}
+    shares = intents_by_service(read["train"])
+    return {
+        split: [with_replies(each, shares) for each in found if set(each["services"]) <= known][:limit]
+        for split, found in read.items()
+    }
 
 
-def _with_replies(dialogue: Dialogue) -> dict[str, Any]:
-    (service,) = dialogue["services"]
-    turns = [
-        turn | ({REPLY: " ".join([service, *turn["acts"]])} if turn["speaker"] == _RESPONDER else {})
-        for turn in dialogue["turns"]
-    ]
+def intents_by_service(dialogues: Sequence[Dialogue]) -> dict[tuple[str, str], float]:
+    """Returns (service, intent) -> the share of the dialogues with the service that have the intent."""
+    services, both = collections.Counter[str](), collections.Counter[tuple[str, str]]()
+    for each in dialogues:
+        intents = {turn["intent"] for turn in each["turns"]} - {None}
+        services.update(each["services"])
+        both.update((service, intent) for service in each["services"] for intent in intents)
+    return {pair: count / services[pair[0]] for pair, count in both.items()}
+
+
+def with_replies(dialogue: Dialogue, shares: Mapping[tuple[str, str], float]) -> dict[str, Any]:
+    """Returns a dialogue whose system's turns have `REPLY`.
+
+    The set names the services of a dialogue and not of a turn. That of a turn is the one of them whose dialogues most
+    often have the user's last intent.
+    """
+    turns, service = [], dialogue["services"][0]
+    for turn in dialogue["turns"]:
+        if (intent := turn["intent"]) is not None:
+            service = max(dialogue["services"], key=lambda each: shares.get((each, intent), 0.0))
+        is_reply = turn["speaker"] == _RESPONDER
+        turns.append(turn | ({REPLY: " ".join([service, *turn["acts"]])} if is_reply else {}))
     return {"dialogue_id": dialogue["dialogue_id"], "turns": turns}
 
 

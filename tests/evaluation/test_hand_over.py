@@ -1,6 +1,7 @@
 """Shares of answers and hand-overs by hand, their intervals, and the curve of wrong answers."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from jaxfm.evaluation.hand_over import Outcomes, risk_coverage, shares
 INF = float("inf")
 
 
-def outcomes(**changes: list) -> Outcomes:  # type: ignore[type-arg]
+def outcomes(**changes: Any) -> Outcomes:
     """Six requests of three dialogues: four answered, three of these rightly."""
     values = {
         "dialogues": [0, 0, 1, 1, 1, 2],

@@ -12,9 +12,9 @@ import jaxfm
 from jaxfm.data.records.conversations import conversation_of, read_requests
 from jaxfm.errors import UserError
 from jaxfm.evaluation import hand_over as measures
-from jaxfm.programs.assist import assist_file, lines
+from jaxfm.programs.assist import assist_file, lines, open_assistant
 from jaxfm.programs.assist_evaluation import evaluate_assistant, is_right
-from jaxfm.programs.assistant import FOR_A_PERSON, NO_ANSWER, UNSURE, Assistant, open_assistant
+from jaxfm.programs.assistant import FOR_A_PERSON, NO_ANSWER, UNSURE, Assistant
 from jaxfm.programs.model import Model
 from tests import tiny
 from tests.programs import embedding_run
@@ -47,17 +47,23 @@ def stored(folder: pathlib.Path) -> pathlib.Path:
 
 
 def slow_reply(
-    intents: Model, vectors: Model, turns: Sequence[str], *, sure: float, persons: Sequence[str], threshold: float
+    intents: Model,
+    query: np.ndarray,
+    vectors: Sequence[np.ndarray],
+    turns: Sequence[str],
+    *,
+    sure: float,
+    persons: Sequence[str],
+    threshold: float,
 ) -> dict[str, Any]:
     """The rule for one dialogue, answer by answer."""
     (found,) = intents([" [SEP] ".join(turns[-2:])])
     unsure = found["score"] < sure
-    (query,) = vectors.embed([turns[-1]], "query")
-    scored = []
-    for row in STORED:
-        if unsure or row["intent"] in (None, found["label"]):
-            (vector,) = vectors.embed([row["question"]], "document")
-            scored.append((float(query @ vector), row))
+    scored = [
+        (float(query @ vector), row)
+        for vector, row in zip(vectors, STORED, strict=True)
+        if unsure or row["intent"] in (None, found["label"])
+    ]
     best, row = max(scored, key=lambda each: each[0])
     reason = UNSURE if unsure else FOR_A_PERSON if found["label"] in persons else None
     reason = reason or (None if best >= threshold else NO_ANSWER)
@@ -70,17 +76,18 @@ def test_the_rule(runs: dict[str, pathlib.Path], stored: pathlib.Path) -> None:
     open_ = {"threshold": -1.0, "intent_threshold": 0.0, "context_turns": 1, "query_turns": 0}
     free = open_assistant(runs["classification"], stored, runs["retriever"], **open_).replies(DIALOGUES)
     assert {each["action"] for each in free} == {"answer"}
-    assert {each["intent"] for each in free} == {"PER", "LOC"}, "the rule is tried on both"
+    person = free[0]["intent"]
+    documents = [vectors.embed([row["question"]], "document")[0] for row in STORED]
     sure = float(np.median([each["probability"] for each in free]))
     threshold = float(np.median([each["score"] for each in free]))
     reasons = set()
-    for persons in ([], ["LOC"]):
+    for persons in ([], [person]):
         rule = {"sure": sure, "persons": persons, "threshold": threshold}
         given = open_ | {"threshold": threshold, "intent_threshold": sure, "hand_over": persons}
         assistant = open_assistant(runs["classification"], stored, runs["retriever"], **given)
         replies = assistant.replies(DIALOGUES)
         for turns, reply in zip(DIALOGUES, replies, strict=True):
-            expected = slow_reply(intents, vectors, turns, **rule)
+            expected = slow_reply(intents, vectors.embed([turns[-1]], "query")[0], documents, turns, **rule)
             assert reply["score"] == pytest.approx(expected.pop("score"), abs=1e-5)
             assert {name: reply[name] for name in expected} == expected
             assert reply["action"] == ("hand_over" if expected["reason"] else "answer")
@@ -97,27 +104,27 @@ def test_the_rule(runs: dict[str, pathlib.Path], stored: pathlib.Path) -> None:
 
 def test_only_answers_of_the_intent_are_found(runs: dict[str, pathlib.Path]) -> None:
     """By words and by vectors; an intent without any stored answer hands over."""
-    only = [row for row in STORED if row["intent"] == "PER"]
-    for by in ({"bm25": True, "threshold": 0.0}, {"retriever": runs["retriever"], "threshold": -1.0}):
-        found = open_assistant(runs["classification"], only, intent_threshold=0.0, **by).replies(DIALOGUES)
-        for each in found:
-            assert (each["reason"] == NO_ANSWER and not each["candidates"]) == (each["intent"] == "LOC") or (
-                by.get("bm25") and not each["candidates"]
-            )
+    vectors = {"retriever": runs["retriever"], "threshold": -1.0}
+    for intent in ("PER", "LOC"):
+        only = [row for row in STORED if row["intent"] == intent]
+        for each in open_assistant(runs["classification"], only, intent_threshold=0.0, **vectors).replies(DIALOGUES):
+            assert bool(each["candidates"]) == (each["intent"] == intent) == (each["reason"] is None)
+    for by in ({"bm25": True, "threshold": 0.0}, vectors):
         kept = open_assistant(runs["classification"], STORED, intent_threshold=0.0, **by)
         everything = open_assistant(None, STORED, top=24, **by)
-        for reply, turns in zip(kept.replies(DIALOGUES), DIALOGUES, strict=True):
+        for reply, whole in zip(kept.replies(DIALOGUES), everything.replies(DIALOGUES), strict=True):
             allowed = {row["id"] for row in STORED if row["intent"] in (None, reply["intent"])}
-            ranked = [each for each in everything.reply(turns)["candidates"] if each["id"] in allowed][:3]
-            assert [each["id"] for each in reply["candidates"]] == [each["id"] for each in ranked]
-            np.testing.assert_allclose(
-                [each["score"] for each in reply["candidates"]], [each["score"] for each in ranked], atol=1e-5
-            )
+            ranked = [each for each in whole["candidates"] if each["id"] in allowed][:3]
+            assert len(allowed) == 16 and [each["id"] for each in reply["candidates"]] == [
+                each["id"] for each in ranked
+            ]
+            found, expected = ([each["score"] for each in both] for both in (reply["candidates"], ranked))
+            np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_reranked(runs: dict[str, pathlib.Path]) -> None:
     """The score that the threshold is of is the reranker's."""
-    given = {"bm25": True, "rerank": runs["pairs"], "candidates": 5}
+    given: dict[str, Any] = {"bm25": True, "rerank": runs["pairs"], "candidates": 5}
     found = open_assistant(None, STORED, threshold=0.0, **given).reply(DIALOGUES[0])
     best = found["candidates"][0]
     query = DIALOGUES[0][-1]
@@ -188,10 +195,13 @@ def test_evaluation_with_intents(runs: dict[str, pathlib.Path], tmp_path: pathli
         talk["turns"][0]["intent"] = ("PER", "LOC")[first % 3 == 0]
         talks.append(talk)
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(each) + "\n" for each in talks))
-    given = {"intent_threshold": 0.5, "hand_over": ["LOC"], "threshold": 0.0}
+    requests = read_requests([conversation_of(each, "x") for each in talks], "", "x")
+    sure = float(
+        np.median([each["score"] for each in Model(runs["classification"])([each[2][-1] for each in requests])])
+    )
+    given: dict[str, Any] = {"intent_threshold": sure, "threshold": 0.0}
     assistant = open_assistant(runs["classification"], STORED, runs["retriever"], **given)
     report = evaluate_assistant(assistant, f"dialogue:{tmp_path}")
-    requests = read_requests([conversation_of(each, "x") for each in talks], "", "x")
     replies = [assistant.reply(each.texts) for each in requests]
     answered = [each["action"] == "answer" for each in replies]
     right = [is_right(a["candidates"][0], b) and c for a, b, c in zip(replies, requests, answered, strict=True)]

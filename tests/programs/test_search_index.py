@@ -47,6 +47,20 @@ def test_the_order_is_that_of_maxsim(
     assert open_index(run, None, tmp_path / "index").search(QUERIES[0], 1)[0]["rank"] == 1
 
 
+def test_some_of_the_texts(run: pathlib.Path, corpus: pathlib.Path) -> None:
+    """Ranks and scores are those of a search of all without the others, by a vector a token and by words."""
+    for index in (open_index(run, corpus), open_index(corpus=corpus, bm25=True)):
+        for among in ([0, 3, 4], [5], [4, 0, 4]):
+            names = {f"d{number}" for number in among}
+            for found, whole in zip(index.search(QUERIES, among=among), index.search(QUERIES), strict=True):
+                expected = [each for each in whole if each["id"] in names]
+                assert [each["id"] for each in found] == [each["id"] for each in expected]
+                scores = [[each["score"] for each in both] for both in (found, expected)]
+                np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
+        with pytest.raises(UserError, match="--top=3: must be from 1 to 2, the number of texts"):
+            index.search(QUERIES, 3, among=[0, 4])
+
+
 def test_answers_and_what_is_refused(run: pathlib.Path, corpus: pathlib.Path, tmp_path: pathlib.Path) -> None:
     index = open_index(run, corpus, answers=True, threshold=-100.0)
     best = index.search(QUERIES[0], 1)[0]
