@@ -76,7 +76,9 @@ def _of_file(clip: StoredClip, content: bytes) -> tuple[np.ndarray, int]:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             samples_NC, rate, promised = file.read(dtype="float32", always_2d=True), file.samplerate, file.frames
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
-        raise BadSoundError(f"{clip.origin}: cannot be decoded: {str(error).rstrip('.')}.") from None
+        # What libsndfile itself says; the whole message names the object that held the bytes.
+        said = getattr(error, "error_string", str(error))
+        raise BadSoundError(f"{clip.origin}: cannot be decoded: {said.rstrip('.')}.") from None
     if len(samples_NC) < promised:
         raise BadSoundError(
             f"{clip.origin}: is cut: its header promises {promised:,} samples, it has {len(samples_NC):,}."

@@ -73,7 +73,7 @@ def test_a_clip_of_one_sample_is_a_clip(rate: int) -> None:
         (encoded(wave(4000))[:3000], r"is cut: its header promises 8,000 bytes of samples, it has 2,956"),
         (encoded(wave(9000), form="FLAC")[:4000], r"clip\.wav: (is cut|cannot be decoded)"),
         (b"", "the file is empty"),
-        (b"not sound at all", "cannot be decoded"),
+        (b"not sound at all", r"clip\.wav: cannot be decoded: [A-Z][a-z ]+\.$"),
         (encoded(np.zeros(0, np.float32)), "has no samples"),
         (encoded(np.full(100, np.nan, np.float32), subtype="FLOAT"), "samples that are not finite"),
     ],
