@@ -30,8 +30,14 @@ def open_tfds(rest: str, names: Mapping[str, str], files: str) -> Tables:
     match = _NAME.fullmatch(rest)
     if not match:
         raise UserError(f"tfds:{rest}: write tfds:NAME or tfds:NAME/CONFIG, such as tfds:glue/sst2.")
-    builder = _builder(match[1], match[2] or "")
-    if not builder.is_prepared():
+    try:
+        builder = _builder(match[1], match[2] or "")
+        prepared = builder.is_prepared()
+    except ModuleNotFoundError as error:
+        # Features of sound and video are made by TensorFlow, and tfds raises this anew without the package's name.
+        name = error.name or "tensorflow"
+        raise UserError(f"tfds:{rest}: the package {name} is needed for it: pip install it.") from None
+    if not prepared:
         _prepare(builder, rest, files)
     names = names or named_splits(builder.info.splits, f"tfds:{rest}")
     openers = {split: functools.partial(_open_split, builder, name, rest) for split, name in names.items()}
@@ -48,6 +54,11 @@ def _open_split(builder: Any, name: str, rest: str) -> Table:
             if names := getattr(feature, "names", None):
                 class_names[column] = names
     images = [column for column in features if isinstance(features[column], tfds.features.Image)]
+    rates = {
+        column: int(features[column].sample_rate or 0)
+        for column in features
+        if isinstance(features[column], tfds.features.Audio)
+    }
     try:
         data = builder.as_data_source(split=name, decoders=dict.fromkeys(images, tfds.decode.SkipDecoding()) or None)
     except NotImplementedError:
@@ -63,7 +74,7 @@ def _open_split(builder: Any, name: str, rest: str) -> Table:
     return Table(
         source,
         tuple(features),
-        functools.partial(_read, data, source, tuple(features), frozenset(images), order),
+        functools.partial(read_rows, data, source, tuple(features), frozenset(images), rates, order),
         class_names,
         size=f"{len(data):,} records",
         published=True,
@@ -71,23 +82,39 @@ def _open_split(builder: Any, name: str, rest: str) -> Table:
     )
 
 
-def _read(
+def read_rows(
     data: Any,
     source: str,
     columns: Sequence[str],
     images: frozenset[str],
+    rates: Mapping[str, int],
     order: Sequence[int],
     asked: Sequence[str] | None,
 ) -> Iterator[Row]:
-    """Yields the rows; the columns `images` hold the bytes of image files."""
+    """Yields the rows; the columns `images` hold the bytes of image files, those of `rates` samples of sound."""
     wanted = columns if asked is None else asked
+
+    def value_of(name: str, value: Any, origin: str) -> Any:
+        if name in rates:
+            return {"array": _samples(value), "sampling_rate": rates[name]}
+        return value if name in images else _plain(value, name, origin)
+
     index = 0
     for start in range(0, len(order), _CHUNK):
         for record in data.__getitems__(order[start : start + _CHUNK]):
             origin = f"{source}[{index}]"
-            values = {name: record[name] if name in images else _plain(record[name], name, origin) for name in wanted}
-            yield Row(origin, values)
+            yield Row(origin, {name: value_of(name, record[name], origin) for name in wanted})
             index += 1
+
+
+def _samples(values: Any) -> np.ndarray:
+    """Returns samples in the integers that files have: tfds keeps those of 16 bits in 64."""
+    samples = np.asarray(values)
+    if samples.dtype.kind == "f":
+        return samples
+    narrow = np.iinfo(np.int16)
+    fits = not samples.size or (samples.min() >= narrow.min and samples.max() <= narrow.max)
+    return samples.astype(np.int16 if fits else np.int32)
 
 
 def _plain(value: Any, column: str, origin: str) -> Any:

@@ -1,19 +1,24 @@
 """tensorflow-datasets offline: order, names, and what cannot be had."""
 
+import importlib.util
 import io
 import shutil
 import socket
 
+import numpy as np
 import pytest
 
+from jaxfm.data.audio.decoding import decode
+from jaxfm.data.audio.examples import read_sounds, stored_clip
 from jaxfm.data.images.examples import read_images
-from jaxfm.data.records.formats.tfds import original_order
+from jaxfm.data.records.formats.tfds import original_order, read_rows
 from jaxfm.data.records.sources import Columns, available_splits, read_tagged
 from jaxfm.errors import UserError
 from tests import tiny
 from tests.data.images.image_files import image_bytes
 
 ALL = ("train", "valid", "test")
+CLIPS = (np.asarray([-(2**15), 0, 5]), np.asarray([2**15, 1]), np.asarray([0.5, -1.0], np.float32))
 
 
 def words(split):
@@ -138,3 +143,28 @@ def test_tfds_images_are_the_bytes_of_their_files(tmp_path, monkeypatch):
     assert [example.labels for example in read["train"].examples] == [("cat",), ("dog",)] * 2
     for number, example in enumerate(read["train"].examples):
         assert example.image.data == image_bytes(number)
+
+
+def test_sound_is_samples_at_its_rate():
+    """Of the records alone: tfds' own feature of sound imports TensorFlow."""
+
+    class Records:
+        def __getitems__(self, index):
+            return [{"audio": CLIPS[number], "label": number} for number in index]
+
+    rows = list(
+        read_rows(Records(), "tfds:toy/train", ("audio", "label"), frozenset(), {"audio": 8000}, range(3), None)
+    )
+    assert [row.origin for row in rows] == ["tfds:toy/train[0]", "tfds:toy/train[1]", "tfds:toy/train[2]"]
+    for row, values, kind in zip(rows, CLIPS, (np.int16, np.int32, np.float32), strict=True):
+        clip = stored_clip(row.values["audio"], "audio", row.origin, None)
+        assert clip.rate == 8000 and clip.array.dtype == kind and (clip.array == values).all()
+    assert decode(stored_clip(rows[0].values["audio"], "audio", "x", None), 8000) == pytest.approx(CLIPS[0] / 2**15)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is installed")
+def test_a_set_of_sound_says_what_it_needs(tmp_path, monkeypatch):
+    pytest.importorskip("tensorflow_datasets")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(UserError, match=r"tfds:speech_commands: the package tensorflow is needed for it: pip install"):
+        read_sounds("tfds:speech_commands", None, labels="single")
