@@ -3,7 +3,8 @@
   python -m profiles.speech_quality --data=../shared/data/spoken-digits --output=profiles/results/speech_digits.json \
       [--parts=digits,joined,few] [--epochs=200] [--seeds=0,1,2]
 
-digits  `speech_recognition:digits` for --epochs: digits spelled out, word and character error rate on test
+digits  `speech_recognition:digits` for --epochs: digits spelled out, word and character error rate on test, by the
+        search over prefixes (greedy_wer: without it)
 joined  `speech_recognition:joined` for a share of these epochs: strings of one to three digits of one speaker
 few     `audio_classification` with 10 labelled clips a class, accuracy on test: from scratch, and from masked sound
         that has heard all training clips without their labels (--pretrain_epochs)
@@ -46,6 +47,7 @@ def recognition(part: str, archive: pathlib.Path, epochs: float, seed: int, fold
     report = trained(f"configs/speech_recognition.py:{part}", changes, folder / part)
     scores = report["splits"]["test"]
     found = {name: round(100 * scores[name], 2) for name in ("wer", "cer")}
+    found["greedy_wer"] = round(100 * scores["greedy"]["wer"], 2)
     return {**found, "seconds": round(report["training"]["seconds"], 1)}
 
 

@@ -64,16 +64,17 @@ class SpeechRecognizerScorer:
         del calibration
         texts, errors = self._found(outputs)
         units, own = self._units(outputs, errors), own_metrics(NAME, self._gold, texts)
-        metrics = self._metrics(units) | own
+        metrics, greedy = self._metrics(units) | own, self._greedy(outputs)
+        decodings = {self.spec.decoding.method: metrics} | ({"greedy": greedy} if greedy else {})
         table = Table(
             f"Transcripts: {len(texts):,} clips, {int(errors.words.sum()):,} words",
             ("decoding", "word error rate", "character error rate", "right"),
-            [(self.spec.decoding.method, *(metrics[name] for name in _RATES)), *self._greedy(outputs)],
+            [(method, *(found[name] for name in _RATES)) for method, found in decodings.items()],
         )
         samples = list(zip(self._gold, texts, strict=True))[:_SAMPLES]
         return Evaluation(
             metrics=metrics,
-            scores=metrics,
+            scores=metrics | ({"greedy": greedy} if greedy else {}),
             tables=(table, Table("Samples", ("said", "recognised"), samples), *own_metrics_table(own)),
             predictions=self._records(texts, errors),
             warnings=self.warnings(outputs),
@@ -100,13 +101,13 @@ class SpeechRecognizerScorer:
     def _texts(self, outputs: Mapping[str, np.ndarray], method: str) -> list[str]:
         return texts_of_rows(self.spec, self.rows, outputs, method)
 
-    def _greedy(self, outputs: Mapping[str, np.ndarray]) -> list[tuple[Any, ...]]:
-        """Returns the row of the table of greedy decoding, where another one is used."""
+    def _greedy(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Returns the rates of greedy decoding, where another one is used; else nothing."""
         if self.spec.decoding.method == "greedy":
-            return []
+            return {}
         texts = self._texts(outputs, "greedy")
         found = self._metrics(self._units(outputs, transcript_errors(self._gold, texts)))
-        return [("greedy", *(found[name] for name in _RATES))]
+        return {name: found[name] for name in _RATES}
 
     def _units(self, outputs: Mapping[str, np.ndarray], errors: TranscriptErrors) -> dict[str, np.ndarray]:
         return {

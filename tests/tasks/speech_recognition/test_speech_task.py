@@ -72,6 +72,8 @@ def lines_of(run: pathlib.Path) -> list[dict[str, Any]]:
 def test_a_run_learns(run: pathlib.Path) -> None:
     report = json.loads((run / "report.json").read_text())
     assert report["splits"]["test"]["cer"] < 0.2 and {"wer", "loss", "exact_match"} <= report["splits"]["test"].keys()
+    greedy = report["splits"]["test"]["greedy"]
+    assert set(greedy) == {"wer", "cer", "exact_match"} and 0 <= greedy["cer"] < 0.5
     low, high = report["splits"]["test"]["intervals"]["metrics"]["cer"]
     assert 0 <= low <= report["splits"]["test"]["cer"] <= high
     spec: Any = open_run(run).spec
