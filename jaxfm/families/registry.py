@@ -51,6 +51,15 @@ def presets() -> dict[str, EncoderConfig]:
     return found | _SHAPES_ONLY
 
 
+def token_presets() -> tuple[str, ...]:
+    """Returns the names of shapes that read tokens with a learned position each, from the first: for any vocabulary."""
+    return tuple(
+        name
+        for name, shape in presets().items()
+        if not shape.reads_patches and shape.position_embedding == "learned" and not shape.position_offset
+    )
+
+
 def preset(name: str) -> EncoderConfig:
     """Returns the encoder shape of that name; an unknown one is a UserError that names the nearest."""
     known = presets()

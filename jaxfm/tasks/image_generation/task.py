@@ -30,6 +30,7 @@ from jaxfm.data.images.rows import ImageRows
 from jaxfm.data.records.source_keys import split_keys
 from jaxfm.data.text.packing import PackedRows
 from jaxfm.errors import UserError
+from jaxfm.families.registry import token_presets
 from jaxfm.schema import replaced
 from jaxfm.tasks.class_targets import ordered_labels, target_numbers
 from jaxfm.tasks.held_out import HeldOut, spread
@@ -142,7 +143,7 @@ class ImageGenerationDefinition:
             raise UserError(
                 f"config.model.init: is {config.model.init!r}, but this task starts from scratch: what a code of "
                 "images means is a matter of each run alone. Set --config.model.init=scratch "
-                "--config.model.preset=bert_tiny."
+                f"--config.model.preset={token_presets()[0]}."
             )
         check_options(config)
         read = _read(config, None)
@@ -260,7 +261,7 @@ def _spec(config: Config, encoder: EncoderConfig, classes: tuple[str, ...], code
         raise UserError(
             f"config.model: an encoder of family {encoder.family or 'none'!r} {what}. This task reads codes, each at a "
             "place of the image that the encoder learns: take one of BERT's kind, --config.model.init=scratch "
-            "--config.model.preset=bert_tiny (or bert_mini, ...)."
+            f"--config.model.preset={' (or '.join(token_presets()[:2])}, ...)."
         )
     length = (task.image_size // task.patch_size) ** 2 + 1
     row_length = config.data.row_length

@@ -19,7 +19,7 @@ from jaxfm.data.records.interactions import InteractionColumns, read_interaction
 from jaxfm.data.records.source_keys import split_keys
 from jaxfm.data.text.spread_rows import spread_index
 from jaxfm.errors import UserError
-from jaxfm.families.registry import with_sight
+from jaxfm.families.registry import token_presets, with_sight
 from jaxfm.tasks.next_tokens import check_causal
 from jaxfm.tasks.recommendation.catalogue import Catalogue, read_catalogue
 from jaxfm.tasks.recommendation.checks import check_histories
@@ -194,7 +194,7 @@ def _spec(config: Config, encoder: EncoderConfig, items: int) -> RecommendationS
     if encoder.reads_patches:
         raise UserError(
             f"config.model: an encoder of family {encoder.family!r} reads patches, and this task reads items. Set "
-            "--config.model.preset=bert_tiny, or another shape of texts."
+            f"--config.model.preset={token_presets()[0]}, or another shape of texts."
         )
     if causal:
         check_causal(encoder, "config.task.method: set masked, or take an encoder of another family")
