@@ -13,7 +13,6 @@ The weights after the last step are scored. What is done is kept in --workdir.
 """
 
 import pathlib
-import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -125,7 +124,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "pretrain_epochs": arguments.pretrain_epochs,
                 "labelled_clips_per_class": _LABELLED,
                 "seeds": seeds,
-                "parts": {name: {"summary": means(found), "runs": found} for name, found in records.items()},
+                "parts": {
+                    name: {"summary": quality.summary(found, {key: key for key in found[0]}), "runs": found}
+                    for name, found in records.items()
+                },
             }
             files.write_json(arguments.output, result)
     rows = [
@@ -134,17 +136,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, value in found["summary"].items()
     ]
     print(to_markdown(Table("On test, percent (and seconds)", ("part", "score", "mean and deviation"), rows)))
-
-
-def means(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Returns mean and sample deviation of each number of the records."""
-    return {
-        name: {
-            "mean": round(statistics.mean(record[name] for record in records), 2),
-            "sd": round(statistics.stdev(record[name] for record in records), 2) if len(records) > 1 else 0.0,
-        }
-        for name in records[0]
-    }
 
 
 if __name__ == "__main__":

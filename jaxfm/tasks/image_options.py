@@ -3,11 +3,8 @@
 # C channels
 
 import dataclasses
-import types
-from collections.abc import Mapping
-from typing import Any
 
-from jaxfm.config import AUTO, Config
+from jaxfm.config import Config
 from jaxfm.core.encoder_config import EncoderConfig, PatchConfig
 from jaxfm.core.initial import ImageLayout
 from jaxfm.data.images.decoding import check_patch
@@ -16,22 +13,7 @@ from jaxfm.errors import UserError
 from jaxfm.families.registry import presets
 from jaxfm.models.inputs.augmentation import BORDERS, Augmentation, check_augmentation
 from jaxfm.schema import field
-
-# Keys whose default for images is not that of `jaxfm/config.py`: an image fills its row, and small models of images,
-# which nothing was taught before, need long training with strong decay (Steiner et al. 2022, section 3).
-DEFAULTS: Mapping[str, Any] = types.MappingProxyType(
-    {
-        "data.row_length": AUTO,
-        "data.packed": False,
-        "train.batch_size": 64,
-        "train.epochs": 30.0,
-        "optim.learning_rate": 1e-3,
-        "optim.schedule": "cosine",
-        "optim.weight_decay": 0.05,
-    }
-)
-_PACKED_ROWS = 256  # tokens of rows that several images share, unless data.row_length says otherwise
-_ROW_MULTIPLE = 128
+from jaxfm.tasks.media_options import row_length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +149,7 @@ class Reading:
         shorter = given.shorter_side if rule == "crop" and side == given.side else 0
         shaped = dataclasses.replace(encoder, patches=patches, max_positions=most)
         layout = ImageLayout(side, rule, shorter, given.mean, given.std)
-        return cls(shaped, layout, _row_length(config, most))
+        return cls(shaped, layout, row_length(config, most, "an image"))
 
     def with_statistics(self, mean: tuple[float, ...], std: tuple[float, ...]) -> "Reading":
         """Returns the same with the mean and deviation of channels."""
@@ -192,15 +174,3 @@ def _patches(encoder: EncoderConfig, task: ImageConfig, *, scratch: bool) -> Pat
             raise UserError(f"config.task.{name}: is {value}, but the weights have {own}. Leave it 0.")
     size, channels = (value or own for value, own in asked.values())
     return dataclasses.replace(patches, size=size, channels=channels)
-
-
-def _row_length(config: Config, most: int) -> int:
-    """Returns the tokens of a row: of `most`, those of the largest image, or where images share rows as config says."""
-    given, packed = config.data.row_length, config.data.packed
-    if given == AUTO:
-        return max(-(-most // _ROW_MULTIPLE) * _ROW_MULTIPLE, _PACKED_ROWS) if packed else most
-    if given < most:
-        raise UserError(
-            f"config.data.row_length: is {given}, but an image has up to {most} tokens. Take auto, or at least {most}."
-        )
-    return given

@@ -1,11 +1,8 @@
 """How a run reads sound: keys of its config, the encoder, the frames and the changes that these ask for."""
 
 import dataclasses
-import types
-from collections.abc import Mapping
-from typing import Any
 
-from jaxfm.config import AUTO, Config
+from jaxfm.config import Config
 from jaxfm.core.encoder_config import EncoderConfig
 from jaxfm.core.initial import SoundLayout
 from jaxfm.data.audio.rows import FrameSettings
@@ -14,21 +11,8 @@ from jaxfm.families.registry import presets
 from jaxfm.models.inputs.frames import hop_size, window_size
 from jaxfm.models.inputs.sound_augmentation import SoundAugmentation
 from jaxfm.schema import field
+from jaxfm.tasks.media_options import row_length
 
-# As of images (`tasks/image_options.py`): small models, which nothing was taught before, need long training.
-DEFAULTS: Mapping[str, Any] = types.MappingProxyType(
-    {
-        "data.row_length": AUTO,
-        "data.packed": False,
-        "train.batch_size": 64,
-        "train.epochs": 30.0,
-        "optim.learning_rate": 1e-3,
-        "optim.schedule": "cosine",
-        "optim.weight_decay": 0.05,
-    }
-)
-_PACKED_ROWS = 256  # tokens of rows that several clips share, unless data.row_length says otherwise
-_ROW_MULTIPLE = 128
 _LEAST_RATE, _MOST_RATE = 4_000, 192_000
 
 
@@ -162,7 +146,7 @@ class Reading:
         padded = given.padded if task.lengths == "auto" else task.lengths == "padded"
         layout = SoundLayout(rate, frames, padded, given.mean, given.std)
         shaped = dataclasses.replace(encoder, patches=patches, max_positions=most)
-        return cls(shaped, layout, _row_length(config, most))
+        return cls(shaped, layout, row_length(config, most, "a recording"))
 
     @property
     def settings(self) -> FrameSettings:
@@ -185,16 +169,3 @@ def _check_encoder(encoder: EncoderConfig) -> None:
         f"--config.model.init=scratch --config.model.preset={readers[0]} (or {', '.join(readers[1:])}), or weights of "
         f"{', '.join(families)}."
     )
-
-
-def _row_length(config: Config, most: int) -> int:
-    """Returns the tokens of a row: of `most`, those of the longest clip, or where clips share rows as config says."""
-    given, packed = config.data.row_length, config.data.packed
-    if given == AUTO:
-        return max(-(-most // _ROW_MULTIPLE) * _ROW_MULTIPLE, _PACKED_ROWS) if packed else most
-    if given < most:
-        raise UserError(
-            f"config.data.row_length: is {given}, but a recording has up to {most} tokens. Take auto, or at "
-            f"least {most}."
-        )
-    return given

@@ -36,9 +36,10 @@ from jaxfm.tasks.class_targets import (
 )
 from jaxfm.tasks.image_rows import of_segments
 from jaxfm.tasks.label_checks import check_balance, check_names
+from jaxfm.tasks.media_options import DEFAULTS
 from jaxfm.tasks.segment_scorer import target, targets_of
 from jaxfm.tasks.sound_checks import check_sounds
-from jaxfm.tasks.sound_options import DEFAULTS, Reading, augmentation
+from jaxfm.tasks.sound_options import Reading, augmentation
 from jaxfm.tasks.sound_rows import check_train, kept, read_rows, rows_of_spec
 from jaxfm.tasks.text_checks import LabelCounts, check_labels, label_table
 

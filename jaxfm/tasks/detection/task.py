@@ -31,7 +31,7 @@ from jaxfm.tasks.detection.results import targets
 from jaxfm.tasks.detection.scorer import LOSS, DetectionScorer, directions
 from jaxfm.tasks.detection.spec import BOXES, LABELS, NAME, DetectionConfig, DetectionSpec
 from jaxfm.tasks.image_checks import check_images
-from jaxfm.tasks.image_options import DEFAULTS, Reading
+from jaxfm.tasks.image_options import Reading
 from jaxfm.tasks.image_rows import (
     image_rows,
     kept_examples,
@@ -40,6 +40,7 @@ from jaxfm.tasks.image_rows import (
     read_rows,
     with_statistics,
 )
+from jaxfm.tasks.media_options import DEFAULTS
 
 FEWEST_IMAGES = 10_000
 """For a start from scratch, below which detectors of this kind learn nothing."""

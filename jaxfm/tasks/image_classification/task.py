@@ -39,7 +39,7 @@ from jaxfm.tasks.image_classification.objective import ImageClassifierObjective
 from jaxfm.tasks.image_classification.predictor import ImageClassifierPredictor
 from jaxfm.tasks.image_classification.scorer import ImageClassifierScorer
 from jaxfm.tasks.image_classification.spec import NAME, ImageClassificationConfig, ImageClassifierSpec
-from jaxfm.tasks.image_options import DEFAULTS, Reading, augmentation, image_columns
+from jaxfm.tasks.image_options import Reading, augmentation, image_columns
 from jaxfm.tasks.image_rows import (
     image_rows,
     kept_examples,
@@ -49,6 +49,7 @@ from jaxfm.tasks.image_rows import (
     with_labels,
     with_statistics,
 )
+from jaxfm.tasks.media_options import DEFAULTS
 from jaxfm.tasks.segment_scorer import per_segment, target, targets_of
 
 # Classes where no data says how many.

@@ -46,8 +46,9 @@ from jaxfm.tasks.image_generation.spec import (
     ImageGenerationSpec,
     vocabulary_size,
 )
-from jaxfm.tasks.image_options import DEFAULTS, Reading, image_columns
+from jaxfm.tasks.image_options import Reading, image_columns
 from jaxfm.tasks.image_rows import kept_examples
+from jaxfm.tasks.media_options import DEFAULTS
 
 _SOME_CLASSES = ("no", "yes")  # where no data says how many
 _MOST_LEVELS = 256

@@ -25,7 +25,7 @@ from jaxfm.hub import initial as hub_initial
 from jaxfm.schema import replaced
 from jaxfm.tasks.fine_tuning import open_tokenizer
 from jaxfm.tasks.image_checks import check_images
-from jaxfm.tasks.image_options import DEFAULTS, Reading, augmentation, image_columns
+from jaxfm.tasks.image_options import Reading, augmentation, image_columns
 from jaxfm.tasks.image_rows import image_rows, kept_examples, read_rows, with_statistics
 from jaxfm.tasks.image_text.objective import ImageTextObjective
 from jaxfm.tasks.image_text.predictor import ImageTextPredictor
@@ -33,6 +33,7 @@ from jaxfm.tasks.image_text.rows import PairRows, pair_numbers, text_rows
 from jaxfm.tasks.image_text.scorer import ImageTextScorer, directions
 from jaxfm.tasks.image_text.spec import NAME, NUMBERS, ImageTextConfig, ImageTextSpec
 from jaxfm.tasks.image_text.towers import towers_of
+from jaxfm.tasks.media_options import DEFAULTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -18,13 +18,14 @@ from jaxfm.data.records.source_keys import split_keys
 from jaxfm.errors import UserError
 from jaxfm.schema import replaced
 from jaxfm.tasks.image_checks import check_images
-from jaxfm.tasks.image_options import DEFAULTS, Reading, augmentation, image_columns
+from jaxfm.tasks.image_options import Reading, augmentation, image_columns
 from jaxfm.tasks.image_rows import image_rows, kept_examples, most_in_a_row, read_rows, with_statistics
 from jaxfm.tasks.masked_images.objective import MaskedImagesObjective
 from jaxfm.tasks.masked_images.predictor import MaskedImagesPredictor
 from jaxfm.tasks.masked_images.rows import with_noise
 from jaxfm.tasks.masked_images.scorer import DIRECTIONS, MaskedImagesScorer
 from jaxfm.tasks.masked_images.spec import NAME, MaskedImagesConfig, MaskedImagesSpec
+from jaxfm.tasks.media_options import DEFAULTS
 
 _PICTURE_BYTES = 32 << 20  # predicted pixels of a split up to which a sheet of them is drawn
 _WIDEST_DECODER = 512  # unless the config says otherwise: He et al. 2022, table 1b

@@ -26,8 +26,9 @@ from jaxfm.tasks.masked_sound.predictor import MaskedSoundPredictor
 from jaxfm.tasks.masked_sound.rows import with_clusters, with_masks
 from jaxfm.tasks.masked_sound.scorer import DIRECTIONS, MaskedSoundScorer
 from jaxfm.tasks.masked_sound.spec import NAME, MaskedSoundConfig, MaskedSoundSpec
+from jaxfm.tasks.media_options import DEFAULTS
 from jaxfm.tasks.sound_checks import check_sounds
-from jaxfm.tasks.sound_options import DEFAULTS, Reading, augmentation
+from jaxfm.tasks.sound_options import Reading, augmentation
 from jaxfm.tasks.sound_rows import check_train, kept, read_rows, rows_of_spec
 
 _METRIC, _WEIGHTS = "loss", "weights"

@@ -23,8 +23,9 @@ from jaxfm.data.records.source_keys import split_keys
 from jaxfm.errors import UserError
 from jaxfm.evaluation.transcripts import load_jiwer
 from jaxfm.schema import replaced
+from jaxfm.tasks.media_options import DEFAULTS
 from jaxfm.tasks.sound_checks import check_sounds
-from jaxfm.tasks.sound_options import DEFAULTS, Reading, augmentation
+from jaxfm.tasks.sound_options import Reading, augmentation
 from jaxfm.tasks.sound_rows import check_train, kept, read_rows, rows_of_spec
 from jaxfm.tasks.speech_recognition.checks import check_transcripts
 from jaxfm.tasks.speech_recognition.objective import SpeechRecognizerObjective
